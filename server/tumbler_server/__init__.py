@@ -1,0 +1,1 @@
+"""Tumbler: a self-hosted gRPC service that issues and verifies API keys."""

@@ -1,0 +1,19 @@
+"""Time as the service keeps it: whole microseconds since 1970-01-01 UTC."""
+
+import time
+from collections.abc import Callable
+
+Clock = Callable[[], int]
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+NEVER = 2**63 - 1
+"""Later than every instant: the expiry of a key that does not expire. It sorts last, and ``now >= NEVER`` is false."""
+
+
+def system_clock() -> int:
+    """Return the present instant by the operating system's wall clock."""
+    return time.time_ns() // 1000

@@ -1,0 +1,208 @@
+"""The ``tumbler-server`` command."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import rich.console
+import rich.table
+import typer
+
+from tumbler_server import config as settings
+from tumbler_server import doctor as diagnosis
+from tumbler_server import founding, logs
+from tumbler_server.config import Config, Installation, Tls
+from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.events import log
+from tumbler_server.keys import pepper as pepper_file
+from tumbler_server.server import build_server
+from tumbler_server.store import migrations
+from tumbler_server.store.database import open_store
+
+app = typer.Typer(
+    name="tumbler-server",
+    help="Tumbler issues API keys and verifies them. Begin with `tumbler-server init`, then `tumbler-server serve`.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+audit_app = typer.Typer(help="Check the audit trail.", no_args_is_help=True)
+pepper_app = typer.Typer(help="Manage the pepper file.", no_args_is_help=True)
+app.add_typer(audit_app, name="audit")
+app.add_typer(pepper_app, name="pepper")
+
+_DEFAULTS = Config(Installation())
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@app.command()
+def init(
+    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir,
+    database: settings.DatabaseUrl = "",
+    pepper: settings.PepperFile = None,
+    bcrypt_cost: settings.BcryptCost = _DEFAULTS.bcrypt_cost,
+    default_prefix: settings.DefaultPrefix = _DEFAULTS.default_prefix,
+) -> None:
+    """Create the database, the pepper file and the first key, which alone is printed on stdout.
+
+    The key belongs to the reserved project `tumbler` and may do everything. It is shown this once:
+
+        tumbler-server init > first-key
+    """
+    installation = Installation(data_dir, database, pepper)
+    text = founding.found(installation, bcrypt_cost, default_prefix)
+    _say(f"Created the database, the pepper file {installation.pepper_file}, and this first key:")
+    print(text, flush=True)
+    _say("It is shown this once. Keep it safe; keep the pepper file apart from backups of the database.")
+
+
+@app.command()
+def serve(
+    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir,
+    database: settings.DatabaseUrl = "",
+    pepper: settings.PepperFile = None,
+    listen: settings.Listen = _DEFAULTS.listen,
+    bcrypt_cost: settings.BcryptCost = _DEFAULTS.bcrypt_cost,
+    cache_size: settings.CacheSize = _DEFAULTS.cache_size,
+    cache_ttl: settings.CacheTtl = "60s",  # type: ignore[assignment] - parsed
+    default_prefix: settings.DefaultPrefix = _DEFAULTS.default_prefix,
+    min_rotation_interval: settings.MinRotationInterval = "1h",  # type: ignore[assignment] - parsed
+    threads: settings.Threads = _DEFAULTS.threads,
+    shutdown_grace: settings.ShutdownGrace = "30s",  # type: ignore[assignment] - parsed
+    reflection: settings.Reflection = None,
+    tls_cert: settings.TlsCert = None,
+    tls_key: settings.TlsKey = None,
+    tls_client_ca: settings.TlsClientCa = None,
+    insecure: settings.Insecure = False,
+    log_level: settings.LogLevel = "info",
+    log_format: settings.LogFormat = "",
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish the calls under way. Prints one line when it is ready.
+
+    tumbler-server serve --listen 127.0.0.1:50051
+    """
+    _configure_logs(log_level, log_format)
+    config = Config(
+        installation=Installation(data_dir, database, pepper),
+        listen=listen,
+        bcrypt_cost=bcrypt_cost,
+        cache_size=cache_size,
+        cache_ttl=cache_ttl,
+        default_prefix=default_prefix,
+        min_rotation_interval=min_rotation_interval,
+        threads=threads,
+        shutdown_grace=shutdown_grace,
+        reflection=reflection,
+        tls=Tls(tls_cert, tls_key, tls_client_ca),
+        insecure=insecure,
+    )
+    # Blocked before any thread exists, so that every thread inherits it and the signal waits for us below.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    server = build_server(config)
+    server.start()
+    host = config.listen.rpartition(":")[0]
+    print(f"tumbler-server is ready on {host}:{server.port}", flush=True)
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    signal.signal(signal.SIGINT, _give_up)
+    _say("Stopping: finishing the calls under way.")
+    server.stop()
+
+
+@app.command()
+def migrate(data_dir: settings.DataDir = _DEFAULTS.installation.data_dir, database: settings.DatabaseUrl = "") -> None:
+    """Bring the database's schema up to what this program knows. Back up first. Safe to run more than once."""
+    store = open_store(Installation(data_dir, database).database_url)
+    if migrations.current(store) == 0:
+        raise SetupError("the database is empty: run `tumbler-server init` first")
+    applied = migrations.migrate(store)
+    _say(
+        f"Applied {', '.join(map(str, applied))}." if applied else f"Nothing to do: the schema is {migrations.NEWEST}."
+    )
+    store.close()
+
+
+@app.command()
+def doctor(
+    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir,
+    database: settings.DatabaseUrl = "",
+    pepper: settings.PepperFile = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is wrong with this installation, and how to mend it. Exits with 1 where anything is."""
+    findings = diagnosis.examine(Installation(data_dir, database, pepper))
+    if as_json:
+        print(json.dumps([vars(finding) for finding in findings], indent=2))
+    else:
+        table = rich.table.Table("", "checked", "found", "mend")
+        marks = {"ok": "[green]ok", "warning": "[yellow]warning", "wrong": "[red]wrong"}
+        for finding in findings:
+            table.add_row(marks[finding.severity], finding.subject, finding.found, finding.mend)
+        rich.console.Console().print(table)
+    if any(finding.severity == "wrong" for finding in findings):
+        raise typer.Exit(1)
+
+
+@audit_app.command("verify")
+def audit_verify(
+    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir,
+    database: settings.DatabaseUrl = "",
+    as_json: Json = False,
+) -> None:
+    """Recompute the hash chain of all events, and compare the keys with it. Exits with 1 where anything is wrong.
+
+    The server may go on meanwhile.
+    """
+    store = open_store(Installation(data_dir, database).database_url)
+    migrations.check(store)
+    audit = log.audit(store)
+    store.close()
+    if as_json:
+        print(json.dumps({"ok": bool(audit), "events": audit.events, "problems": audit.problems}))
+    elif audit:
+        print(f"ok: {audit.events:,} events, each as it was written")
+    else:
+        print("\n".join(audit.problems))
+    if not audit:
+        raise typer.Exit(1)
+
+
+@pepper_app.command("rotate")
+def pepper_rotate(
+    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir, pepper: settings.PepperFile = None
+) -> None:
+    """Put a new pepper first. Restart the servers; keys are signed anew as they are used, and none stops working."""
+    path = Installation(data_dir, pepper=pepper).pepper_file
+    newest = pepper_file.rotate(path)
+    _say(f"{path} now begins with the new pepper {newest.id}. Restart every server that uses it.")
+
+
+def main() -> None:
+    """Run the command; what is wrong with an installation is one line on stderr and exit code 1."""
+    logs.configure()
+    try:
+        app()
+    except (SetupError, StoreUnavailable) as failure:
+        text = str(failure) if isinstance(failure, SetupError) else "the database does not answer"
+        _say(f"tumbler-server: {text}")
+        sys.exit(1)
+
+
+def _configure_logs(level: str, form: str) -> None:
+    if level not in logs.LEVELS:
+        raise typer.BadParameter(f"--log-level must be one of {', '.join(logs.LEVELS)}")
+    if form and form not in logs.FORMATS:
+        raise typer.BadParameter(f"--log-format must be one of {', '.join(logs.FORMATS)}")
+    logs.configure(level, form)
+
+
+def _give_up(_: int, __: FrameType | None) -> Any:
+    sys.exit(130)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

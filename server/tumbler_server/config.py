@@ -1,0 +1,266 @@
+"""What an operator can set. Every setting is a flag and an environment variable; both are declared here alone.
+
+docs/configuration.md has the table; a test holds it against these declarations.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tumbler import keyformat
+from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
+from tumbler_server.errors import SetupError
+from tumbler_server.keys import pepper
+from tumbler_server.keys.pepper import Pepper
+from tumbler_server.keys.secret import CHEAPEST_COST, DEFAULT_COST, HIGHEST_COST
+
+_UNITS = {"ms": SECOND // 1_000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
+
+
+def parse_span(text: str | int) -> int:
+    """Return a span written ``500ms``, ``90s``, ``15m``, ``1h`` or ``7d`` in microseconds."""
+    if isinstance(text, int):
+        return text
+    match = re.fullmatch(r"(\d{1,9})(ms|s|m|h|d)", text)
+    if match is None:
+        raise typer.BadParameter("write a span as 500ms, 90s, 15m, 1h or 7d")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _prefix(text: str) -> str:
+    if not keyformat.valid_prefix(text):
+        raise typer.BadParameter("must match [a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?, such as acme_live")
+    return text
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise typer.BadParameter("write an address as 127.0.0.1:50051 or [::1]:50051")
+    return text
+
+
+DataDir = Annotated[
+    Path,
+    typer.Option("--data-dir", envvar="TUMBLER_DATA_DIR", help="Folder of the embedded database and the pepper file."),
+]
+DatabaseUrl = Annotated[
+    str,
+    typer.Option(
+        "--database",
+        envvar="TUMBLER_DATABASE_URL",
+        metavar="URL",
+        show_default="sqlite, tumbler.db in the data folder",
+        help="sqlite:///path, postgresql://… (any libpq URI) or cockroachdb://….",
+    ),
+]
+PepperFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--pepper-file",
+        envvar="TUMBLER_PEPPER_FILE",
+        show_default="pepper in the data folder",
+        help="File of the peppers, mode 0600. Named here, it must exist.",
+    ),
+]
+Listen = Annotated[
+    str,
+    typer.Option("--listen", envvar="TUMBLER_LISTEN", parser=_address, metavar="ADDRESS", help="Address to serve on."),
+]
+BcryptCost = Annotated[
+    int,
+    typer.Option(
+        "--bcrypt-cost",
+        envvar="TUMBLER_BCRYPT_COST",
+        min=CHEAPEST_COST,
+        max=HIGHEST_COST,
+        help="Cost of new bcrypt hashes; each step doubles the time. Older hashes are remade as their keys are used.",
+    ),
+]
+CacheSize = Annotated[
+    int, typer.Option("--cache-size", envvar="TUMBLER_CACHE_SIZE", min=1, help="Most keys that a process remembers.")
+]
+CacheTtl = Annotated[
+    int,
+    typer.Option(
+        "--cache-ttl",
+        envvar="TUMBLER_CACHE_TTL",
+        parser=parse_span,
+        metavar="SPAN",
+        help="Longest that a client may reuse an answer while it watches.",
+    ),
+]
+DefaultPrefix = Annotated[
+    str,
+    typer.Option(
+        "--default-prefix",
+        envvar="TUMBLER_DEFAULT_PREFIX",
+        parser=_prefix,
+        metavar="PREFIX",
+        help="How keys begin for which Create names no prefix.",
+    ),
+]
+MinRotationInterval = Annotated[
+    int,
+    typer.Option(
+        "--min-rotation-interval",
+        envvar="TUMBLER_MIN_ROTATION_INTERVAL",
+        parser=parse_span,
+        metavar="SPAN",
+        help="Shortest rotation interval that a key may have.",
+    ),
+]
+Threads = Annotated[
+    int,
+    typer.Option(
+        "--threads",
+        envvar="TUMBLER_THREADS",
+        min=1,
+        max=1_000,
+        help="Calls served at the same time; each thread holds a database connection.",
+    ),
+]
+ShutdownGrace = Annotated[
+    int,
+    typer.Option(
+        "--shutdown-grace",
+        envvar="TUMBLER_SHUTDOWN_GRACE",
+        parser=parse_span,
+        metavar="SPAN",
+        help="How long calls under way may go on after SIGTERM.",
+    ),
+]
+Reflection = Annotated[
+    bool | None,
+    typer.Option(
+        "--reflection/--no-reflection",
+        envvar="TUMBLER_REFLECTION",
+        show_default="on for a loopback address, else off",
+        help="Let tools such as grpcurl ask what the service offers.",
+    ),
+]
+TlsCert = Annotated[
+    Path | None, typer.Option("--tls-cert", envvar="TUMBLER_TLS_CERT", help="PEM file of the certificate chain.")
+]
+TlsKey = Annotated[
+    Path | None, typer.Option("--tls-key", envvar="TUMBLER_TLS_KEY", help="PEM file of the private key.")
+]
+TlsClientCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-client-ca",
+        envvar="TUMBLER_TLS_CLIENT_CA",
+        help="PEM file; clients must then show a certificate it signed.",
+    ),
+]
+Insecure = Annotated[
+    bool,
+    typer.Option("--insecure", envvar="TUMBLER_INSECURE", help="Serve without TLS on an address that is not loopback."),
+]
+LogLevel = Annotated[
+    str,
+    typer.Option("--log-level", envvar="TUMBLER_LOG_LEVEL", metavar="LEVEL", help="debug, info, warning or error."),
+]
+LogFormat = Annotated[
+    str,
+    typer.Option(
+        "--log-format",
+        envvar="TUMBLER_LOG_FORMAT",
+        metavar="FORMAT",
+        show_default="console on a terminal, else json",
+        help="console or json.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Where an installation keeps what it must keep. The defaults are the embedded ones."""
+
+    data_dir: Path = Path("tumbler-data")
+    database: str = ""
+    pepper: Path | None = None
+
+    @property
+    def database_url(self) -> str:
+        """Return the database's URL."""
+        return self.database or f"sqlite:////{str(self.database_file).lstrip('/')}"
+
+    @property
+    def database_file(self) -> Path:
+        """Return where the embedded database is."""
+        return self.data_dir.absolute() / "tumbler.db"
+
+    @property
+    def pepper_file(self) -> Path:
+        """Return where the peppers are."""
+        return self.pepper or self.data_dir / "pepper"
+
+    def peppers(self) -> tuple[Pepper, ...]:
+        """Return the peppers; none, where the file is not there and nobody named it. Raises ``SetupError``."""
+        if self.pepper is None and not self.pepper_file.exists():
+            return ()
+        return pepper.load(self.pepper_file)
+
+
+@dataclass(frozen=True)
+class Tls:
+    """The files of TLS. Raises ``SetupError`` where half of it is missing."""
+
+    cert: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.cert) != bool(self.key):
+            raise SetupError("--tls-cert and --tls-key belong together")
+        if self.client_ca and not self.cert:
+            raise SetupError("--tls-client-ca needs --tls-cert and --tls-key")
+
+    def __bool__(self) -> bool:
+        return self.cert is not None
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that the server is built from. Spans are microseconds."""
+
+    installation: Installation
+    listen: str = "127.0.0.1:50051"
+    bcrypt_cost: int = DEFAULT_COST
+    cache_size: int = 100_000
+    cache_ttl: int = MINUTE
+    default_prefix: str = "tmb"
+    min_rotation_interval: int = HOUR
+    threads: int = 16
+    shutdown_grace: int = 30 * SECOND
+    reflection: bool | None = None
+    tls: Tls = Tls()
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.tls or self.loopback or self.insecure):
+            raise SetupError(
+                f"{self.listen} is not a loopback address, and keys would travel in the clear: "
+                "give --tls-cert and --tls-key, or say --insecure where something in front encrypts"
+            )
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the server can be reached from this machine alone."""
+        host = self.listen.rpartition(":")[0].strip("[]")
+        if host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def reflects(self) -> bool:
+        """Whether reflection is on."""
+        return self.loopback if self.reflection is None else self.reflection

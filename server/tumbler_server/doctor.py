@@ -1,0 +1,97 @@
+"""What is wrong with an installation, and how to mend it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import apsw
+import peewee
+
+from tumbler_server.config import Installation
+from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.events import log
+from tumbler_server.keys import access
+from tumbler_server.store import migrations
+from tumbler_server.store.database import SQLITE, Store, open_store
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: ``ok``, ``warning`` or ``wrong``."""
+
+    severity: str
+    subject: str
+    found: str
+    mend: str = ""
+
+
+def examine(installation: Installation) -> list[Finding]:
+    """Look at everything that a server needs, as far as what comes before allows. Changes nothing."""
+    findings = [*_data_dir(installation), *_pepper(installation)]
+    try:
+        store = open_store(installation.database_url)
+    except SetupError as failure:
+        return [*findings, Finding("wrong", "database", str(failure), "tumbler-server init, or correct --database")]
+    if store.dialect == SQLITE:
+        findings.append(Finding("ok", "SQLite library", apsw.sqlite_lib_version()))
+    for step in (_schema, _first_key, _audit):
+        finding = _guarded(step, store)
+        findings.append(finding)
+        if finding.severity == "wrong":
+            break
+    store.close()
+    return findings
+
+
+def _data_dir(installation: Installation) -> Iterator[Finding]:
+    if installation.database and installation.pepper:
+        return
+    if not installation.data_dir.is_dir():
+        yield Finding("wrong", "data folder", f"{installation.data_dir} does not exist", "tumbler-server init")
+    elif installation.data_dir.stat().st_mode & 0o077:
+        mend = f"chmod 700 {installation.data_dir}"
+        yield Finding("warning", "data folder", f"{installation.data_dir} can be read by others", mend)
+    else:
+        yield Finding("ok", "data folder", str(installation.data_dir))
+
+
+def _pepper(installation: Installation) -> Iterator[Finding]:
+    try:
+        peppers = installation.peppers()
+    except SetupError as failure:
+        yield Finding("wrong", "pepper file", str(failure), "restore it, or mend what is said")
+        return
+    if peppers:
+        yield Finding("ok", "pepper file", f"{len(peppers)} pepper(s), the newest is {peppers[0].id}")
+    else:
+        found = f"there is none at {installation.pepper_file}: every key costs bcrypt when first seen"
+        yield Finding("warning", "pepper file", found, "restore it from where `init` put it")
+
+
+def _guarded(step: Callable[[Store], Finding], store: Store) -> Finding:
+    try:
+        return step(store)
+    except StoreUnavailable as failure:
+        said = str(failure.__cause__).partition("\n")[0]
+        mend = "check --database, and that the database server runs and lets this user in"
+        return Finding("wrong", "database", f"it does not answer: {said}", mend)
+    except (SetupError, peewee.DatabaseError) as failure:
+        text = str(failure) if isinstance(failure, SetupError) else f"it is damaged: {type(failure).__name__}"
+        return Finding("wrong", "database", text)
+
+
+def _schema(store: Store) -> Finding:
+    migrations.check(store)
+    return Finding("ok", "database", f"{store.dialect}, schema {migrations.NEWEST}")
+
+
+def _first_key(store: Store) -> Finding:
+    if store.read("SELECT 1 FROM api_key WHERE project_id = ? LIMIT 1", (access.OPERATORS,)):
+        return Finding("ok", "operator's key", "there is one")
+    return Finding("wrong", "operator's key", "there is none", "tumbler-server init")
+
+
+def _audit(store: Store) -> Finding:
+    audit = log.audit(store)
+    if audit:
+        return Finding("ok", "audit trail", f"{audit.events:,} events, each as it was written")
+    return Finding("wrong", "audit trail", "; ".join(audit.problems), "restore a backup from before the change")

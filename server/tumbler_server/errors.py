@@ -1,0 +1,146 @@
+"""What can go wrong, in the domain's own terms. ``rpc.status`` gives each its gRPC status; nothing here knows of it.
+
+No message or detail ever holds a secret or text of a caller's that could hold one: they are sent to callers and logged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One broken rule: the field's path as in the proto (``api_key.scopes[3]``), and the rule."""
+
+    field: str
+    rule: str
+
+
+class TumblerError(Exception):
+    """The base of all that a caller may be told. ``detail`` becomes the metadata of ErrorInfo."""
+
+    def __init__(self, message: str, **detail: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+
+
+class InvalidFields(TumblerError):
+    """One or more fields break a rule."""
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__("; ".join(f"{violation.field}: {violation.rule}" for violation in violations))
+        self.violations = tuple(violations)
+
+
+class Undecodable(TumblerError):
+    """The request's bytes are not a message of the expected type."""
+
+    def __init__(self, message_type: str) -> None:
+        super().__init__(f"the request cannot be decoded as {message_type}", message=message_type)
+
+
+class Unauthenticated(TumblerError):
+    """No key came with the call, or one that is not accepted; it is not said which."""
+
+    def __init__(self) -> None:
+        super().__init__("send a valid API key of this service as `authorization: Bearer <key>`")
+
+
+class ScopeMissing(TumblerError):
+    """The calling key lacks the scope that the RPC asks for."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"the calling key lacks the scope {scope}", scope=scope)
+
+
+class OtherProject(TumblerError):
+    """The request names a project that is not the caller's."""
+
+    def __init__(self, project_id: str) -> None:
+        super().__init__("the calling key acts in its own project alone", project_id=project_id)
+
+
+class ScopeEscalation(TumblerError):
+    """The caller would hand out a permission on this service that it does not hold."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"the calling key cannot hand out {scope}, which it does not hold itself", scope=scope)
+
+
+class KeyNotFound(TumblerError):
+    """No such key, or none that the caller may see: one answer for both."""
+
+    def __init__(self, key_id: str = "") -> None:
+        super().__init__("no such key", **({"key_id": key_id} if key_id else {}))
+
+
+class KeyIsRevoked(TumblerError):
+    """A revoked key cannot be changed."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__("the key is revoked, for ever; create a new one", key_id=key_id)
+
+
+class KeyIsSuperseded(TumblerError):
+    """The key was rotated before."""
+
+    def __init__(self, key_id: str, replaced_by_key_id: str) -> None:
+        super().__init__(
+            "the key has been rotated already; rotate its successor",
+            key_id=key_id,
+            replaced_by_key_id=replaced_by_key_id,
+        )
+
+
+class KeyIsExpired(TumblerError):
+    """An expired key cannot be rotated."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__("the key has expired; create a new one, or give it a later expire_time first", key_id=key_id)
+
+
+class NameIsAmbiguous(TumblerError):
+    """A name fits several keys."""
+
+    def __init__(self, key_ids: Sequence[str]) -> None:
+        super().__init__("the name fits several keys; choose one by its key_id", key_ids=",".join(key_ids))
+
+
+class EtagMismatch(TumblerError):
+    """The key has changed since the caller read it."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__("the key has changed since it was read; read it again and repeat", key_id=key_id)
+
+
+class RequestIdReused(TumblerError):
+    """A request_id came again with another body."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__("this request_id was used for a request with another body", request_id=request_id)
+
+
+class Overloaded(TumblerError):
+    """Too much work is waiting. ``retry_after`` is in microseconds."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("too much work is waiting; come back later")
+        self.retry_after = retry_after
+
+
+class StoreUnavailable(TumblerError):
+    """The database does not answer. Whether a change was made is unknown."""
+
+    def __init__(self) -> None:
+        super().__init__("the database does not answer; a change may or may not have been made")
+
+
+class NotOffered(TumblerError):
+    """This version does not offer the RPC."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"this version of the server does not offer {method} yet", method=method)
+
+
+class SetupError(Exception):
+    """The installation is wrong; the message tells the operator what to do. Never sent to callers."""

@@ -1,0 +1,84 @@
+"""The verdict: may this key do this, now? The one place for the rules of CONTRACT section 4.
+
+Every client library carries the same function, and ``tests/vectors/verify.json`` tests them all.
+"""
+
+import enum
+import functools
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tumbler_server.keys.record import Key
+from tumbler_server.keys.scopes import any_grants
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Code(enum.IntEnum):
+    """The outcome of a verification; the numbers are the proto's."""
+
+    VALID = 1
+    MALFORMED = 2
+    NOT_FOUND = 3
+    REVOKED = 4
+    SUPERSEDED = 5
+    INACTIVE = 6
+    EXPIRED = 7
+    ENVIRONMENT_MISMATCH = 8
+    IP_NOT_ALLOWED = 9
+    INSUFFICIENT_SCOPE = 10
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a key is presented for. An empty project or environment asks for no particular one."""
+
+    project_id: str = ""
+    environment_id: str = ""
+    required_scopes: tuple[str, ...] = ()
+    client_ip: str = ""
+
+
+def decide(key: Key | None, demand: Demand, now: int) -> Code:
+    """Return the first reason to deny, in the order of the contract, or VALID where there is none.
+
+    ``key`` is None where nothing was proven. Pure: no I/O, no clock of its own.
+    """
+    if key is None or (demand.project_id and key.project_id != demand.project_id):
+        return Code.NOT_FOUND
+    if key.revoked:
+        return Code.REVOKED
+    if now >= key.grace_expire_time:
+        return Code.SUPERSEDED
+    if not key.active:
+        return Code.INACTIVE
+    if now >= key.expire_time:
+        return Code.EXPIRED
+    if demand.environment_id and key.environment_id != demand.environment_id:
+        return Code.ENVIRONMENT_MISMATCH
+    if key.allowed_cidrs and not _within(key.allowed_cidrs, demand.client_ip):
+        return Code.IP_NOT_ALLOWED
+    if not all(any_grants(key.scopes, scope) for scope in demand.required_scopes):
+        return Code.INSUFFICIENT_SCOPE
+    return Code.VALID
+
+
+def parse_address(text: str) -> Address | None:
+    """Return the address that ``text`` names, an IPv4-mapped IPv6 address as IPv4, or None where it names none."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+@functools.lru_cache(maxsize=10_000)
+def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Return the network that ``text`` names. Raises ValueError where it names none, or has host bits set."""
+    return ipaddress.ip_network(text)
+
+
+def _within(cidrs: Iterable[str], client_ip: str) -> bool:
+    address = parse_address(client_ip)
+    return address is not None and any(address in parse_network(cidr) for cidr in cidrs)

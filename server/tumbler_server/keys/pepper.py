@@ -1,0 +1,89 @@
+"""The pepper file: the secrets that keep the database's digests useless to whoever has only the database.
+
+One pepper a line, 32 bytes in URL-safe base64, the newest first; ``#`` begins a comment. The newest signs, all verify.
+"""
+
+import base64
+import binascii
+import hashlib
+import os
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tumbler_server.errors import SetupError
+
+SIZE = 32
+"""Bytes of a pepper."""
+
+_HEADER = "# Tumbler's peppers, newest first. Keep this file secret, and apart from the database and its backups.\n"
+
+
+@dataclass(frozen=True)
+class Pepper:
+    """A key for digests. ``id`` is a fingerprint that tells which one made a digest and gives nothing away."""
+
+    secret: bytes = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """Return the fingerprint: 12 hexadecimal digits."""
+        return hashlib.sha256(b"tumbler pepper id" + self.secret).hexdigest()[:12]
+
+
+def load(path: Path) -> tuple[Pepper, ...]:
+    """Return the peppers of the file, newest first.
+
+    Raises ``SetupError`` where the file is missing, readable by others than its owner, empty or damaged.
+    """
+    try:
+        if path.stat().st_mode & 0o077:
+            raise SetupError(f"the pepper file {path} can be read by others: chmod 600 {path}")
+        lines = path.read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        raise SetupError(f"there is no pepper file {path}") from None
+    except (OSError, UnicodeDecodeError) as failure:
+        raise SetupError(f"the pepper file {path} cannot be read: {type(failure).__name__}") from None
+    peppers = []
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        try:
+            secret = base64.b64decode(text, altchars=b"-_", validate=True)
+        except binascii.Error:
+            secret = b""
+        if len(secret) != SIZE:
+            raise SetupError(f"line {number} of the pepper file {path} is not {SIZE} bytes in URL-safe base64")
+        peppers.append(Pepper(secret))
+    if not peppers:
+        raise SetupError(f"the pepper file {path} holds no pepper: `tumbler-server pepper rotate` adds one")
+    return tuple(peppers)
+
+
+def create(path: Path) -> None:
+    """Make a pepper file of mode 0600 with one new pepper. Raises ``SetupError`` where one exists."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise SetupError(f"there is a pepper file already: {path}") from None
+    _write(descriptor, [])
+
+
+def rotate(path: Path) -> Pepper:
+    """Put a new pepper before the others, all at once or not at all, and return it."""
+    peppers = load(path)
+    staged = path.with_name(path.name + ".new")
+    staged.unlink(missing_ok=True)
+    _write(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), list(peppers))
+    staged.replace(path)
+    return load(path)[0]
+
+
+def _write(descriptor: int, older: list[Pepper]) -> None:
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(_HEADER)
+        for secret in (secrets.token_bytes(SIZE), *(pepper.secret for pepper in older)):
+            file.write(base64.urlsafe_b64encode(secret).decode() + "\n")
+        file.flush()
+        os.fsync(file.fileno())

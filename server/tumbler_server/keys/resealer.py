@@ -1,0 +1,60 @@
+"""Sealing keys anew after they were proven, behind the caller's back: the cost went up, or another pepper signs."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+from tumbler_server.keys.record import Sealed
+from tumbler_server.keys.secret import Hasher
+from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.models import ApiKeyRow
+
+_MOST_WAITING = 1_000
+
+_log = structlog.get_logger(__name__)
+
+
+class Resealer:
+    """One thread that seals keys anew, as they are used. It can always be put off: the next use asks again."""
+
+    def __init__(self, store: Store, hasher: Hasher) -> None:
+        self._store = store
+        self._hasher = hasher
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="reseal")
+        self._waiting: set[str] = set()
+        self._lock = threading.Lock()
+
+    def later(self, key_id: str, text: str, secret: str, sealed: Sealed) -> None:
+        """Have a proven key sealed anew soon, unless that is under way or too many are waiting."""
+        with self._lock:
+            if key_id in self._waiting or len(self._waiting) >= _MOST_WAITING:
+                return
+            self._waiting.add(key_id)
+        self._executor.submit(self._reseal, key_id, text, secret, sealed)
+
+    def drain(self) -> None:
+        """Wait until everything that was asked for so far is done."""
+        self._executor.submit(lambda: None).result()
+
+    def close(self) -> None:
+        """Finish the one under way, and drop the others."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _reseal(self, key_id: str, text: str, secret: str, sealed: Sealed) -> None:
+        try:
+            fresh = self._hasher.seal(text, secret)
+            query = ApiKeyRow.update(
+                secret_hash=fresh.secret_hash, digest=fresh.digest, pepper_id=fresh.pepper_id
+            ).where((ApiKeyRow.id == key_id) & (ApiKeyRow.secret_hash == sealed.secret_hash))
+
+            def work(transaction: Transaction) -> None:
+                transaction.run(query)
+
+            self._store.write(work)
+        except Exception as failure:
+            # The key goes on working as it was sealed. The exception's text is not logged: it could hold anything.
+            _log.warning("sealing a key anew failed", key_id=key_id, error=type(failure).__name__)
+        finally:
+            with self._lock:
+                self._waiting.discard(key_id)

@@ -1,0 +1,182 @@
+"""The rules that a request's fields must keep. Each is stated here once, in code and in words.
+
+A ``Check`` collects all that is wrong, so that a caller learns everything in one answer. What a rule says about a value
+never quotes the value: somebody may have pasted a secret into the wrong field.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+
+from tumbler import keyformat
+from tumbler_server.clock import DAY
+from tumbler_server.errors import InvalidFields, Violation
+from tumbler_server.keys import decide
+
+DEFAULT_NAME = "default"
+MAX_SCOPES = 100
+MAX_CIDRS = 100
+MAX_TTL = 36_500 * DAY
+MAX_ROTATION_INTERVAL = 3_650 * DAY
+MAX_GRACE = 30 * DAY
+
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
+_TENANT_RULE = "must be 1–128 of the characters A-Z a-z 0-9 . _ : / @ + -, beginning with a letter or digit"
+_SEGMENTS = r"[A-Za-z0-9._/-]+(?::[A-Za-z0-9._/-]+)*"
+_REQUIRED_SCOPE = re.compile(_SEGMENTS)
+_GRANTED_SCOPE = re.compile(rf"\*|{_SEGMENTS}(?::\*)?")
+_KEY_ID = re.compile(r"[0-9A-Za-z]{16}")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+class Check:
+    """Collects broken rules; ``done`` raises them all together."""
+
+    def __init__(self) -> None:
+        self._violations: list[Violation] = []
+
+    def fail(self, field: str, rule: str) -> None:
+        """Note that a field breaks a rule."""
+        self._violations.append(Violation(field, rule))
+
+    def done(self) -> None:
+        """Raise ``InvalidFields`` if any rule was broken."""
+        if self._violations:
+            raise InvalidFields(self._violations)
+
+    def key_id(self, field: str, value: str) -> str:
+        """Check the form of a key's id."""
+        if not _KEY_ID.fullmatch(value):
+            self.fail(field, "must be the id of a key: 16 of the characters 0-9 A-Z a-z (not the key itself)")
+        return value
+
+    def project(self, field: str, value: str) -> str:
+        """Check a project's id, which must be given."""
+        if not value:
+            self.fail(field, "is required")
+        return self.filter(field, value)
+
+    def filter(self, field: str, value: str) -> str:
+        """Check a project's or environment's id, which may be left out."""
+        if value and not _TENANT.fullmatch(value):
+            self.fail(field, _TENANT_RULE)
+        return value
+
+    def name(self, field: str, value: str) -> str:
+        """Check a key's name, and return it or the default."""
+        if not value:
+            return DEFAULT_NAME
+        if not 3 <= len(value) <= 255 or not value.strip() or _has_controls(value):
+            self.fail(field, "must be 3–255 characters, not all blank, without control characters")
+        return value
+
+    def text(self, field: str, value: str, most: int) -> str:
+        """Check a text that may be left out."""
+        if len(value) > most or _has_controls(value):
+            self.fail(field, f"must be at most {most:,} characters, without control characters")
+        return value
+
+    def prefix(self, field: str, value: str, default: str) -> str:
+        """Check how a key's text is to begin, and return it or the default."""
+        if value and not keyformat.valid_prefix(value):
+            self.fail(field, "must match [a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?")
+        return value or default
+
+    def granted_scopes(self, field: str, values: Iterable[str]) -> tuple[str, ...]:
+        """Check the scopes that a key is to carry, and return them without duplicates."""
+        rule = "must be segments of A-Z a-z 0-9 . _ / - joined by `:`, the last may be `*`; or `*` alone"
+        return self._scopes(field, values, _GRANTED_SCOPE, rule)
+
+    def required_scopes(self, field: str, values: Iterable[str]) -> tuple[str, ...]:
+        """Check the scopes that a verification asks for."""
+        rule = "must be segments of A-Z a-z 0-9 . _ / - joined by `:`, without wildcards"
+        return self._scopes(field, values, _REQUIRED_SCOPE, rule)
+
+    def metadata(self, field: str, values: Mapping[str, str]) -> dict[str, str]:
+        """Check a key's metadata."""
+        if len(values) > 50:
+            self.fail(field, "must hold at most 50 pairs")
+        for number, (name, value) in enumerate(sorted(values.items())):
+            # A name that breaks its own rule may be anything: it is told by its place.
+            if not 1 <= len(name) <= 64 or _has_controls(name):
+                self.fail(f"{field}[{number}]", "must have a key of 1–64 characters, without control characters")
+            elif len(value) > 1_024 or _has_controls(value, allowed="\t\n\r"):
+                self.fail(
+                    f"{field}[{name!r}]",
+                    "must have a value of at most 1,024 characters, without control characters but tab and newline",
+                )
+        return dict(values)
+
+    def cidrs(self, field: str, values: Iterable[str]) -> tuple[str, ...]:
+        """Check networks, and return them in their canonical form, without duplicates."""
+        networks = []
+        for number, value in enumerate(values):
+            try:
+                # Any zone (`fe80::1%eth0`) or mask (`/255.0.0.0`) means something else elsewhere.
+                if len(value) > 64 or not re.fullmatch(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?", value):
+                    raise ValueError
+                network = decide.parse_network(value)
+                if network.version == 6 and network.network_address.ipv4_mapped:
+                    raise ValueError
+                networks.append(str(network))
+            except ValueError:
+                self.fail(
+                    f"{field}[{number}]",
+                    "must be an IPv4 or IPv6 network without host bits, such as 192.0.2.0/24 or 2001:db8::/32",
+                )
+        if len(networks) > MAX_CIDRS:
+            self.fail(field, f"must hold at most {MAX_CIDRS}")
+        return tuple(dict.fromkeys(networks))
+
+    def address(self, field: str, value: str) -> str:
+        """Check an IP address that may be left out."""
+        if value and (len(value) > 64 or decide.parse_address(value) is None):
+            self.fail(field, "must be an IPv4 or IPv6 address")
+        return value
+
+    def request_id(self, field: str, value: str) -> str:
+        """Check a request id that may be left out, and return it in lower case."""
+        if value and not _UUID.fullmatch(value):
+            self.fail(field, "must be a UUID, such as 123e4567-e89b-42d3-a456-426614174000")
+        return value.lower()
+
+    def ttl(self, field: str, value: int | None) -> int | None:
+        """Check a span of life."""
+        if value is not None and not 0 < value <= MAX_TTL:
+            self.fail(field, "must be more than 0 and at most 36,500 days")
+        return value
+
+    def in_future(self, field: str, value: int | None, now: int) -> int | None:
+        """Check an instant that must not have come yet."""
+        if value is not None and value <= now:
+            self.fail(field, "must be in the future")
+        return value
+
+    def grace(self, field: str, value: int) -> int:
+        """Check a grace period."""
+        if not 0 <= value <= MAX_GRACE:
+            self.fail(field, "must be between 0 and 30 days")
+        return value
+
+    def rotation(self, field: str, interval: int | None, webhook_url: str, least: int) -> int:
+        """Check a rotation schedule, and return its interval; 0: there is none."""
+        if webhook_url:
+            self.fail(f"{field}.webhook_url", "must be empty: this version delivers no webhooks")
+        if interval is not None and not least <= interval <= MAX_ROTATION_INTERVAL:
+            self.fail(f"{field}.interval", f"must be between {least // 1_000_000} seconds and 3,650 days")
+        return interval or 0
+
+    def _scopes(self, field: str, values: Iterable[str], form: re.Pattern[str], rule: str) -> tuple[str, ...]:
+        scopes = tuple(dict.fromkeys(values))
+        if len(scopes) > MAX_SCOPES:
+            self.fail(field, f"must hold at most {MAX_SCOPES}")
+        for number, scope in enumerate(values):
+            if len(scope) > 128 or not form.fullmatch(scope):
+                self.fail(f"{field}[{number}]", f"{rule}; at most 128 characters")
+                if number > MAX_SCOPES:
+                    break
+        return scopes
+
+
+def _has_controls(text: str, allowed: str = "") -> bool:
+    return any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") and char not in allowed for char in text)

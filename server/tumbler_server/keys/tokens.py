@@ -1,0 +1,66 @@
+"""Opaque tokens that callers hold: where a page continues, and how fresh an answer must be.
+
+Both are signed under the installation's own secret, so that a changed or foreign one is known as such. They are no
+secrets and give no rights: what a caller may see is decided anew on each call.
+"""
+
+import functools
+import hashlib
+
+import itsdangerous
+
+from tumbler_server.errors import InvalidFields, Violation
+from tumbler_server.store.database import Store
+
+_LONGEST = 4_096
+
+
+class Tokens:
+    """Makes and reads an installation's tokens."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._pages = _serializer(secret, "page")
+        self._revisions = _serializer(secret, "revision")
+        # Nearly all answers of a moment name the same revision.
+        self.consistency = functools.lru_cache(maxsize=64)(self._consistency)
+
+    def page(self, fingerprint: str, value: int | str, key_id: str) -> str:
+        """Return the token of the page after the key with this id and sort value, for the filter of this fingerprint."""
+        return str(self._pages.dumps([fingerprint, value, key_id]))
+
+    def read_page(self, token: str, fingerprint: str) -> tuple[int | str, str]:
+        """Return the sort value and id after which the page begins. Raises ``InvalidFields``."""
+        try:
+            if len(token) > _LONGEST:
+                raise itsdangerous.BadData("too long")
+            found, value, key_id = self._pages.loads(token)
+        except itsdangerous.BadData:
+            raise InvalidFields([Violation("page_token", "was not issued by this service, or was changed")]) from None
+        if found != fingerprint:
+            raise InvalidFields([Violation("page_token", "belongs to another filter or order; begin again without it")])
+        return value, key_id
+
+    def revision(self, token: str) -> int:
+        """Return the revision that a consistency token names. Raises ``InvalidFields``."""
+        try:
+            if len(token) > _LONGEST:
+                raise itsdangerous.BadData("too long")
+            return int(self._revisions.loads(token))
+        except itsdangerous.BadData:
+            violation = Violation(
+                "consistency.at_least_as_fresh", "was not issued by this installation, or was changed"
+            )
+            raise InvalidFields([violation]) from None
+
+    def _consistency(self, revision: int) -> str:
+        return str(self._revisions.dumps(revision))
+
+
+def open_tokens(store: Store) -> Tokens:
+    """Return the tokens of the installation whose database this is."""
+    ((secret,),) = store.read("SELECT token_secret FROM installation WHERE id = 1")
+    return Tokens(bytes(secret))
+
+
+def _serializer(secret: bytes, salt: str) -> itsdangerous.URLSafeSerializer:
+    return itsdangerous.URLSafeSerializer(secret, salt=salt, signer_kwargs={"digest_method": hashlib.sha256})

@@ -1,0 +1,137 @@
+"""Requests become what the domain takes: presence, times and spans. The rules about them are the domain's."""
+
+import hashlib
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tumbler.v1 import api_key_pb2 as pb
+from tumbler.v1 import api_key_service_pb2 as service_pb
+from tumbler_server.clock import SECOND
+from tumbler_server.errors import InvalidFields, Violation
+from tumbler_server.keys.lifecycle import DEFAULT_GRACE, UPDATABLE, Draft, Edit, Rotation
+from tumbler_server.keys.listing import Query
+from tumbler_server.keys.requests import RequestId
+
+# The limits of the two messages, by google/protobuf/timestamp.proto and duration.proto.
+_EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799
+_LONGEST = 315_576_000_000
+
+
+def draft(request: service_pb.CreateRequest) -> Draft:
+    """Return what a Create asks for."""
+    return Draft(
+        project_id=request.project_id,
+        environment_id=request.environment_id,
+        name=request.name,
+        owner_id=request.owner_id,
+        scopes=tuple(request.scopes),
+        metadata=dict(request.metadata),
+        allowed_cidrs=tuple(request.allowed_cidrs),
+        expire_time=_optional_instant(request, "expire_time", "expire_time"),
+        ttl=_optional_span(request, "ttl", "ttl"),
+        prefix=request.prefix,
+        rotation_interval=_interval(request, ""),
+        webhook_url=request.rotation.webhook_url,
+        request_id=_request_id(request),
+        validate_only=request.validate_only,
+    )
+
+
+def edit(request: service_pb.UpdateRequest) -> Edit:
+    """Return what an Update asks for."""
+    key = pb.ApiKey()
+    key.CopyFrom(request.api_key)
+    if request.HasField("update_mask"):
+        fields = tuple(dict.fromkeys(request.update_mask.paths))
+    else:  # AIP-134: without a mask, what is set
+        present = {descriptor.name for descriptor, _ in key.ListFields()}
+        fields = tuple(name for name in UPDATABLE if name in present)
+    for name in UPDATABLE:
+        if name not in fields:  # what is not to be changed need not keep any rule
+            key.ClearField(name)
+    return Edit(
+        key_id=key.id,
+        draft=Draft(
+            project_id="",
+            name=key.name,
+            owner_id=key.owner_id,
+            scopes=tuple(key.scopes),
+            metadata=dict(key.metadata),
+            allowed_cidrs=tuple(key.allowed_cidrs),
+            expire_time=_optional_instant(key, "expire_time", "api_key.expire_time"),
+            rotation_interval=_interval(key, "api_key."),
+            webhook_url=key.rotation.webhook_url,
+        ),
+        fields=fields,
+        etag=key.etag,
+    )
+
+
+def rotation(request: service_pb.RotateRequest) -> Rotation:
+    """Return what a Rotate asks for."""
+    grace = _optional_span(request, "grace_period", "grace_period")
+    return Rotation(
+        key_id=request.key_id,
+        grace=DEFAULT_GRACE if grace is None else grace,
+        expire_time=_optional_instant(request, "expire_time", "expire_time"),
+        ttl=_optional_span(request, "ttl", "ttl"),
+        request_id=_request_id(request),
+    )
+
+
+def query(request: service_pb.ListRequest) -> Query:
+    """Return what a List asks for."""
+    return Query(
+        project_id=request.project_id,
+        environment_id=request.environment_id,
+        owner_id=request.owner_id,
+        states=tuple(request.states),
+        scope=request.scope,
+        search=request.search,
+        order_by=request.order_by,
+        page_size=request.page_size,
+        page_token=request.page_token,
+        skip=request.skip,
+        show_total_size=request.show_total_size,
+    )
+
+
+def _interval(message: service_pb.CreateRequest | pb.ApiKey, path: str) -> int | None:
+    if not message.HasField("rotation"):
+        return None
+    interval = _optional_span(message.rotation, "interval", f"{path}rotation.interval")
+    if interval is None:
+        raise InvalidFields([Violation(f"{path}rotation.interval", "is required in a rotation")])
+    return interval
+
+
+def _optional_instant(message: Message, name: str, path: str) -> int | None:
+    if not message.HasField(name):
+        return None
+    value: Timestamp = getattr(message, name)
+    if not (_EARLIEST <= value.seconds <= _LATEST and 0 <= value.nanos < 1_000_000_000):
+        raise InvalidFields([Violation(path, "must be a time between the years 1 and 9999")])
+    return value.seconds * SECOND + value.nanos // 1_000
+
+
+def _optional_span(message: Message, name: str, path: str) -> int | None:
+    if not message.HasField(name):
+        return None
+    value: Duration = getattr(message, name)
+    nanos, seconds = value.nanos, value.seconds
+    contrary = (seconds < 0 < nanos) or (nanos < 0 < seconds)
+    if contrary or not (-_LONGEST <= seconds <= _LONGEST and -1_000_000_000 < nanos < 1_000_000_000):
+        raise InvalidFields([Violation(path, "must be a span of at most 10,000 years")])
+    return (seconds * 1_000_000_000 + nanos) // 1_000
+
+
+def _request_id(request: service_pb.CreateRequest | service_pb.RotateRequest) -> RequestId:
+    if not request.request_id:
+        return RequestId()
+    body = type(request)()
+    body.CopyFrom(request)
+    body.ClearField("request_id")
+    text = request.DESCRIPTOR.full_name.encode() + b"\n" + body.SerializeToString(deterministic=True)
+    return RequestId(request.request_id.lower(), hashlib.sha256(text).digest())

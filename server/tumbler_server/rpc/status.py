@@ -1,0 +1,98 @@
+"""Exceptions become statuses here, and only here.
+
+A domain error is told to the caller as it is. Anything else is a fault of ours: the caller gets a fixed text, and the log
+the exception's type and the places it passed through, but not its message, which could hold a secret.
+"""
+
+import traceback
+from typing import NoReturn
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from tumbler.v1 import error_reason_pb2
+from tumbler_server import errors
+from tumbler_server.clock import SECOND
+
+DOMAIN = "tumbler.dev"
+
+INTERNAL_TEXT = "the server failed; its log says more"
+
+STATUSES: dict[type[errors.TumblerError], tuple[grpc.StatusCode, str]] = {
+    errors.InvalidFields: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"),
+    errors.Undecodable: (grpc.StatusCode.INVALID_ARGUMENT, "UNDECODABLE"),
+    errors.Unauthenticated: (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    errors.ScopeMissing: (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"),
+    errors.OtherProject: (grpc.StatusCode.PERMISSION_DENIED, "OTHER_PROJECT"),
+    errors.ScopeEscalation: (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_ESCALATION"),
+    errors.KeyNotFound: (grpc.StatusCode.NOT_FOUND, "KEY_NOT_FOUND"),
+    errors.KeyIsRevoked: (grpc.StatusCode.FAILED_PRECONDITION, "KEY_REVOKED"),
+    errors.KeyIsSuperseded: (grpc.StatusCode.FAILED_PRECONDITION, "KEY_SUPERSEDED"),
+    errors.KeyIsExpired: (grpc.StatusCode.FAILED_PRECONDITION, "KEY_EXPIRED"),
+    errors.NameIsAmbiguous: (grpc.StatusCode.FAILED_PRECONDITION, "NAME_AMBIGUOUS"),
+    errors.EtagMismatch: (grpc.StatusCode.ABORTED, "ETAG_MISMATCH"),
+    errors.RequestIdReused: (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
+    errors.Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
+    errors.StoreUnavailable: (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"),
+    errors.NotOffered: (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED"),
+}
+"""Every domain error's status and ErrorReason, the latter without its prefix."""
+
+_log = structlog.get_logger(__name__)
+
+
+def abort(context: grpc.ServicerContext, failure: BaseException, method: str) -> NoReturn:
+    """End the call with the status that ``failure`` has."""
+    status = to_status(failure)
+    if status.code == grpc.StatusCode.INTERNAL.value[0]:
+        _log_fault(failure, method)
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    context.abort(_CODES[status.code], status.message)
+    raise AssertionError("abort() returned")
+
+
+def to_status(failure: BaseException) -> status_pb2.Status:
+    """Return the status of an exception, with its details."""
+    if not isinstance(failure, errors.TumblerError) or type(failure) not in STATUSES:
+        return _status(grpc.StatusCode.INTERNAL, INTERNAL_TEXT, _info("INTERNAL", {}))
+    code, reason = STATUSES[type(failure)]
+    details: list[Message] = [_info(reason, failure.detail)]
+    if isinstance(failure, errors.InvalidFields):
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.rule)
+                    for violation in failure.violations
+                ]
+            )
+        )
+    if isinstance(failure, errors.Overloaded):
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMicroseconds(failure.retry_after)
+        details.append(retry)
+    return _status(code, failure.message, *details)
+
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _info(reason: str, metadata: dict[str, str]) -> error_details_pb2.ErrorInfo:
+    error_reason_pb2.ErrorReason.Value(f"ERROR_REASON_{reason}")  # the list is closed: an unknown one is our fault
+    return error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+
+
+def _status(code: grpc.StatusCode, message: str, *details: Message) -> status_pb2.Status:
+    status = status_pb2.Status(code=code.value[0], message=message)
+    for detail in details:
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def _log_fault(failure: BaseException, method: str) -> None:
+    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(failure.__traceback__)]
+    _log.error("a call failed", method=method, error=type(failure).__name__, places=places[-8:])

@@ -1,0 +1,194 @@
+"""The only wiring: a configuration becomes a server."""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from tumbler.v1 import api_key_service_pb2
+from tumbler_server.clock import Clock, system_clock
+from tumbler_server.config import Config, Tls
+from tumbler_server.errors import SetupError
+from tumbler_server.events.tail import Tail
+from tumbler_server.keys.cache import ProofCache
+from tumbler_server.keys.lifecycle import Lifecycle
+from tumbler_server.keys.listing import Listing
+from tumbler_server.keys.prover import BcryptPool
+from tumbler_server.keys.resealer import Resealer
+from tumbler_server.keys.secret import Hasher
+from tumbler_server.keys.tokens import open_tokens
+from tumbler_server.keys.verifier import Verifier
+from tumbler_server.rpc import auth
+from tumbler_server.rpc.servicer import Broken, Servicer
+from tumbler_server.store import migrations
+from tumbler_server.store.database import Store, open_store
+
+SERVICE = api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"]
+
+HEALTH_INTERVAL = 2.0
+"""Seconds between two looks at the database."""
+
+_OPTIONS = (
+    # Two servers on one port would each serve half the calls: refuse the second.
+    ("grpc.so_reuseport", 0),
+    # Clients that watch keep their connection alive with pings while nothing happens.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A key's record is at most some 100 KiB; nobody has reason to send more.
+    ("grpc.max_receive_message_length", 1024 * 1024),
+)
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Core:
+    """The domain, wired to a database, and the servicer in front of it."""
+
+    store: Store
+    lifecycle: Lifecycle
+    servicer: Servicer
+    resealer: Resealer
+    pool: BcryptPool
+
+    def close(self) -> None:
+        """Finish what is under way, and let go of the database."""
+        self.pool.close()
+        self.resealer.close()
+        self.store.close()
+
+
+def build_core(config: Config, clock: Clock = system_clock) -> Core:
+    """Wire the domain. Raises ``SetupError`` where the installation is not ready for it."""
+    store = open_store(config.installation.database_url)
+    migrations.check(store)
+    peppers = config.installation.peppers()
+    if not peppers:
+        _log.warning("there is no pepper file: each key costs a bcrypt run when a process first sees it")
+    hasher = Hasher(config.bcrypt_cost, peppers)
+    cache = ProofCache(config.cache_size)
+    tokens = open_tokens(store)
+    pool = BcryptPool(os.cpu_count() or 1)
+    resealer = Resealer(store, hasher)
+    lifecycle = Lifecycle(store, hasher, clock, config.default_prefix, config.min_rotation_interval)
+    verifier = Verifier(store, hasher, Tail(store, cache), cache, pool, resealer, clock)
+    servicer = Servicer(verifier, lifecycle, Listing(store, tokens, clock), tokens, config.cache_ttl)
+    return Core(store, lifecycle, servicer, resealer, pool)
+
+
+class Server:
+    """A server that is listening. ``port`` is the one it got where the configuration said 0."""
+
+    def __init__(self, core: Core, config: Config) -> None:
+        auth.check_policy(SERVICE)
+        self._core = core
+        self._grace = config.shutdown_grace / 1_000_000
+        self._grpc = grpc.server(
+            ThreadPoolExecutor(config.threads, thread_name_prefix="rpc"),
+            handlers=[_handlers(core.servicer)],
+            options=_OPTIONS,
+        )
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        if config.reflects:
+            _reflect(self._grpc)
+        self.port = _listen(self._grpc, config)
+        self._stopping = threading.Event()
+        self._monitor = threading.Thread(target=self._watch_health, name="health", daemon=True)
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._look()
+        self._grpc.start()
+        self._monitor.start()
+
+    def stop(self) -> None:
+        """Refuse new calls, let those under way finish within the grace, and end."""
+        self._stopping.set()
+        self._health.enter_graceful_shutdown()
+        self._grpc.stop(self._grace).wait()
+        self._monitor.join()
+        self._core.close()
+
+    def _watch_health(self) -> None:
+        while not self._stopping.wait(HEALTH_INTERVAL):
+            self._look()
+
+    def _look(self) -> None:
+        answers = self._core.store.ping()
+        status = health_pb2.HealthCheckResponse.SERVING if answers else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in (health.OVERALL_HEALTH, SERVICE.full_name):
+            self._health.set(service, status)
+
+
+def build_server(config: Config, clock: Clock = system_clock) -> Server:
+    """Build a server that listens and does not serve yet. Raises ``SetupError``."""
+    core = build_core(config, clock)
+    try:
+        return Server(core, config)
+    except BaseException:
+        core.close()
+        raise
+
+
+def _handlers(servicer: Servicer) -> grpc.GenericRpcHandler:
+    """Register the servicer as the generated code would, but with deserializers that do not answer INTERNAL."""
+    handlers = {}
+    for method in SERVICE.methods:
+        kind = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
+        request = getattr(api_key_service_pb2, method.input_type.name)
+        response = getattr(api_key_service_pb2, method.output_type.name)
+        handlers[method.name] = kind(
+            getattr(servicer, method.name),
+            request_deserializer=_tolerant(request),
+            response_serializer=response.SerializeToString,
+        )
+    return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
+
+
+def _tolerant(message: Any) -> Any:
+    def deserialize(data: bytes) -> Any:
+        try:
+            return message.FromString(data)
+        except Exception:  # whatever a parser throws at hostile bytes
+            return Broken(message.DESCRIPTOR.full_name)
+
+    return deserialize
+
+
+def _reflect(server: grpc.Server) -> None:
+    names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    servicer = reflection.ReflectionServicer(names)
+    # Its streams hold a thread each for as long as a caller likes, who need not even be authenticated: not ours.
+    inner = servicer.ServerReflectionInfo
+
+    def info(request_iterator: Any, context: grpc.ServicerContext) -> Any:
+        return inner(request_iterator, context)
+
+    info.experimental_thread_pool = ThreadPoolExecutor(2, thread_name_prefix="reflection")  # type: ignore[attr-defined]
+    servicer.ServerReflectionInfo = info
+    reflection._reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # noqa: SLF001
+
+
+def _listen(server: grpc.Server, config: Config) -> int:
+    try:
+        if config.tls:
+            return int(server.add_secure_port(config.listen, _credentials(config.tls)))
+        return int(server.add_insecure_port(config.listen))
+    except RuntimeError:
+        raise SetupError(f"cannot listen on {config.listen}: is another server running there?") from None
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    try:
+        pair = (tls.key.read_bytes(), tls.cert.read_bytes())  # type: ignore[union-attr] - Tls checks that both are there
+        client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
+    except OSError as failure:
+        raise SetupError(f"a TLS file cannot be read: {failure.filename}: {failure.strerror}") from None
+    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)

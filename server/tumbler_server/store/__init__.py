@@ -1,0 +1,1 @@
+"""The database: how it is opened, what is in it, and how its schema grows."""

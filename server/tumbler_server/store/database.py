@@ -1,0 +1,263 @@
+"""Opening a database by its URL, and the one way to read from it and to write to it.
+
+Three things are settled here so that nobody else has to think of them:
+
+- *Connections* belong to threads. Each thread's is opened at first use, kept, and closed when the thread ends.
+- *Writers go one at a time*, on every database: SQLite by ``BEGIN IMMEDIATE`` (and a lock, so that this process's own
+  writers queue instead of polling), the others by locking the log's head row first. Whatever a write transaction reads
+  is therefore true until it commits.
+- *Failures*: a transaction that lost a race (40001, 40P01) or its connection before it began to commit is repeated, a
+  bounded number of times; what still fails because the database is not there is ``StoreUnavailable``.
+"""
+
+import contextlib
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+import apsw
+import peewee
+import structlog
+from playhouse.apsw_ext import APSWDatabase
+from playhouse.cockroachdb import CockroachDatabase
+
+from tumbler_server.errors import SetupError, StoreUnavailable
+
+T = TypeVar("T")
+
+SQLITE = "sqlite"
+POSTGRESQL = "postgresql"
+COCKROACHDB = "cockroachdb"
+
+SQLITE_FLOOR = (3, 51, 3)
+"""Older libraries can corrupt a WAL database that has several connections, or lose a commit."""
+
+POSTGRESQL_FLOOR = 140_000
+
+BUSY_TIMEOUT = 15.0
+"""Seconds that a SQLite writer waits for another process's."""
+
+ATTEMPTS = 8
+"""How often a transaction is tried before its failure is reported."""
+
+RETRIED_SQLSTATES = frozenset({"40001", "40P01"})  # serialization failure, deadlock
+
+_log = structlog.get_logger(__name__)
+
+
+class Store:
+    """A database, opened. Safe for use by many threads."""
+
+    def __init__(self, database: peewee.Database, dialect: str) -> None:
+        self.dialect = dialect
+        self._db = database
+        self._writing = threading.Lock() if dialect == SQLITE else None
+        self._lock_statement = "" if dialect == SQLITE else "SELECT id FROM log_head WHERE id = 1 FOR UPDATE"
+        self._connections: set[Any] = set()
+        self._thread = threading.local()
+
+    def read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Run one reading statement, written with ``?`` for parameters, and return its rows.
+
+        Raises ``StoreUnavailable`` where the database does not answer.
+        """
+        if self.dialect != SQLITE:
+            sql = sql.replace("?", "%s")
+        return self._attempt(lambda: self._connected().execute_sql(sql, parameters).fetchall())
+
+    def select(self, query: peewee.BaseQuery) -> list[Any]:
+        """Run a peewee query that reads, and return its rows."""
+        return self._attempt(lambda: list(query.bind(self._connected())))
+
+    def write(self, work: Callable[["Transaction"], T]) -> T:
+        """Run ``work`` in a write transaction, alone among all writers, and return what it returned.
+
+        ``work`` may run more than once: it must have no effect but through its transaction. An exception rolls back.
+        Raises ``StoreUnavailable`` where the database does not answer; the change may then have been made, if and only
+        if the failure came while committing.
+        """
+        with self._writing or contextlib.nullcontext():
+            return self._attempt(lambda: self._transact(lambda db: work(Transaction(db)), lock=self._lock_statement))
+
+    def alone(self, work: Callable[[peewee.Database], T]) -> T:
+        """Run ``work`` in one transaction of its own on the bare database, as migrations need it."""
+        with self._writing or contextlib.nullcontext():
+            return self._attempt(lambda: self._transact(work, lock=""))
+
+    def ping(self) -> bool:
+        """Say whether the database answers now."""
+        try:
+            self.read("SELECT 1")
+        except StoreUnavailable:
+            return False
+        return True
+
+    def strpos(self, column: peewee.Node, text: str) -> peewee.Expression:
+        """Return the condition that ``column`` contains ``text``, case counting."""
+        position = peewee.fn.instr if self.dialect == SQLITE else peewee.fn.strpos
+        return position(column, text) > 0
+
+    def close(self) -> None:
+        """Close every thread's connection; no call may be under way."""
+        while self._connections:
+            _close(self._connections, next(iter(self._connections)))
+
+    def _connected(self) -> peewee.Database:
+        if self._db.is_closed():
+            self._db.connect()
+            connection = self._db.connection()
+            self._connections.add(connection)
+            self._thread.leash = _Leash()  # goes with the thread
+            weakref.finalize(self._thread.leash, _close, self._connections, connection)
+        return self._db
+
+    def _transact(self, work: Callable[[peewee.Database], T], lock: str) -> T:
+        db = self._connected()
+        if self.dialect == SQLITE:
+            db.begin("IMMEDIATE")
+        else:
+            db.begin()
+        try:
+            if lock:
+                db.execute_sql(lock)
+            result = work(db)
+        except BaseException:
+            self._roll_back()
+            raise
+        try:
+            db.commit()
+        except peewee.DatabaseError as failure:
+            self._roll_back()
+            if _sqlstate(failure) in RETRIED_SQLSTATES:
+                raise
+            raise _CommitFailed from failure
+        return result
+
+    def _roll_back(self) -> None:
+        try:
+            self._db.rollback()
+        except (peewee.DatabaseError, peewee.InterfaceError):
+            _log.debug("rolling back failed: the connection is gone, and the transaction with it")
+
+    def _attempt(self, action: Callable[[], T]) -> T:
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return action()
+            except _CommitFailed as failure:
+                raise StoreUnavailable from failure
+            except (peewee.OperationalError, peewee.InterfaceError) as failure:
+                if isinstance(failure.orig, apsw.SQLError):
+                    raise  # the statement is wrong, not the database
+                lost = self._forget_lost_connection()
+                raced = _sqlstate(failure) in RETRIED_SQLSTATES
+                if (raced and attempt < ATTEMPTS) or (lost and attempt == 1):
+                    time.sleep(random.uniform(0, 0.005 * 2**attempt))  # noqa: S311 - jitter, no secret
+                    continue
+                _log.warning("the database does not answer", error=type(failure).__name__, sqlstate=_sqlstate(failure))
+                raise StoreUnavailable from failure
+
+    def _forget_lost_connection(self) -> bool:
+        """Drop this thread's connection if the server has ended it; say whether that was so."""
+        if self.dialect == SQLITE or self._db.is_closed() or not self._db.connection().closed:
+            return False
+        self._db.close()
+        return True
+
+
+class Transaction:
+    """The one handle that a piece of writing work has on the database."""
+
+    def __init__(self, database: peewee.Database) -> None:
+        self._db = database
+
+    def select(self, query: peewee.BaseQuery) -> list[Any]:
+        """Run a peewee query that reads, or one with RETURNING, and return its rows."""
+        return list(query.bind(self._db))
+
+    def run(self, query: peewee.BaseQuery) -> None:
+        """Run a peewee query that writes."""
+        query.execute(self._db)
+
+
+class _Leash:
+    """What a thread holds as long as it lives: a connection's end is tied to it."""
+
+
+def _close(connections: set[Any], connection: Any) -> None:
+    if connection in connections:
+        connections.discard(connection)
+        try:
+            connection.close()
+        except Exception:
+            _log.debug("closing a connection failed: it was broken already")
+
+
+class _CommitFailed(Exception):
+    """The commit itself failed: whether the change was made is not known."""
+
+
+def _sqlstate(failure: BaseException) -> str | None:
+    return getattr(getattr(failure, "orig", None), "sqlstate", None)
+
+
+def open_store(url: str, create: bool = False) -> Store:
+    """Open the database that ``url`` names: ``sqlite:///path``, ``postgresql://…`` or ``cockroachdb://…``.
+
+    Nothing is connected yet. Raises ``SetupError`` for a URL of no known form, for a SQLite library that is too old, and
+    for a SQLite file that does not exist, unless it may be created.
+    """
+    scheme, separator, rest = url.partition("://")
+    if scheme == "sqlite" and separator:
+        path = _sqlite_path(rest)
+        if not create and not path.exists():
+            raise SetupError(f"there is no database {path}: run `tumbler-server init` first, or correct --data-dir")
+        return Store(_sqlite(path), SQLITE)
+    if scheme in ("postgresql", "postgres") and separator:
+        return Store(_postgresql(peewee.PostgresqlDatabase, "postgresql://" + rest), POSTGRESQL)
+    if scheme == "cockroachdb" and separator:
+        return Store(_postgresql(CockroachDatabase, "postgresql://" + rest), COCKROACHDB)
+    raise SetupError("the database URL must begin with sqlite:///, postgresql:// or cockroachdb://")
+
+
+def _sqlite_path(rest: str) -> Path:
+    # As everywhere: sqlite:///relative.db, sqlite:////absolute.db.
+    path = unquote(rest.removeprefix("/"))
+    if not rest.startswith("/") or not path or path == ":memory:":
+        raise SetupError("a SQLite URL names a file: sqlite:///relative/path.db or sqlite:////absolute/path.db")
+    return Path(path)
+
+
+def _sqlite(path: Path) -> APSWDatabase:
+    version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+    if version < SQLITE_FLOOR:
+        floor = ".".join(map(str, SQLITE_FLOOR))
+        raise SetupError(
+            f"this SQLite library is {apsw.sqlite_lib_version()}; at least {floor} is needed, since older ones can corrupt "
+            "a database that has several connections: pip install --upgrade apsw"
+        )
+    return APSWDatabase(
+        str(path),
+        autoconnect=False,
+        timeout=BUSY_TIMEOUT,
+        pragmas=(("journal_mode", "wal"), ("synchronous", "full")),
+    )
+
+
+def _postgresql(kind: type[peewee.PostgresqlDatabase], url: str) -> peewee.PostgresqlDatabase:
+    # A peer that vanished without a word must not hold a call for the minutes that TCP would wait.
+    return kind(
+        url,
+        autoconnect=False,
+        prefer_psycopg3=True,
+        connect_timeout=5,
+        keepalives_idle=15,
+        tcp_user_timeout=10_000,
+        application_name="tumbler-server",
+    )

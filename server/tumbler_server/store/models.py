@@ -1,0 +1,113 @@
+"""The schema, as peewee models: the one definition that queries are written against.
+
+Migrations make the tables; a test holds the two against each other. Times are microseconds (see ``clock``). The models
+are bound to no database: ``Store.bind`` binds a query, so that one process can hold several.
+"""
+
+from peewee import (
+    BigIntegerField,
+    BlobField,
+    BooleanField,
+    CharField,
+    CompositeKey,
+    Model,
+    SmallIntegerField,
+    TextField,
+)
+
+from tumbler_server.clock import NEVER
+
+
+class ApiKeyRow(Model):
+    """A key: what may be known of it, and the proofs of its secret."""
+
+    id = CharField(primary_key=True)
+    project_id = TextField()
+    environment_id = TextField()
+    name = TextField()
+    key_prefix = TextField()
+    search_text = TextField()  # name and key_prefix, case-folded: databases differ in how they fold
+    owner_id = TextField()
+    scopes = TextField()  # JSON list
+    metadata = TextField()  # JSON object
+    allowed_cidrs = TextField()  # JSON list
+    active = BooleanField()
+    create_time = BigIntegerField()
+    created_by_key_id = TextField()
+    created_by_name = TextField()
+    update_time = BigIntegerField()
+    expire_time = BigIntegerField(default=NEVER)
+    last_used_time = BigIntegerField(default=0)  # 0: never; it sorts first
+    revoke_time = BigIntegerField(default=NEVER)
+    revoke_reason = SmallIntegerField(default=0)
+    revoke_comment = TextField(default="")
+    replaces_key_id = TextField(default="")
+    replaced_by_key_id = TextField(default="")
+    grace_expire_time = BigIntegerField(default=NEVER)
+    rotation_interval = BigIntegerField(default=0)  # 0: no schedule
+    rotation_next_time = BigIntegerField(default=NEVER)
+    revision = BigIntegerField()  # of the key's last event
+    secret_hash = TextField()
+    digest = BlobField(null=True)
+    pepper_id = TextField(default="")
+
+    class Meta:
+        table_name = "api_key"
+
+
+class EventRow(Model):
+    """One change of one key; see ``events.log``."""
+
+    revision = BigIntegerField(primary_key=True)
+    type = SmallIntegerField()
+    key_id = TextField()
+    project_id = TextField()
+    environment_id = TextField()
+    time = BigIntegerField()
+    actor_key_id = TextField()
+    actor_name = TextField()
+    detail = TextField()  # JSON object
+    hash = BlobField()
+
+    class Meta:
+        table_name = "event"
+
+
+class LogHeadRow(Model):
+    """The single row that hands out revisions, and holds the newest hash."""
+
+    id = SmallIntegerField(primary_key=True)
+    revision = BigIntegerField()
+    hash = BlobField()
+
+    class Meta:
+        table_name = "log_head"
+
+
+class RequestRow(Model):
+    """A request_id that was used, and what came of it."""
+
+    project_id = TextField()
+    request_id = TextField()
+    fingerprint = BlobField()
+    key_id = TextField()
+    revision = BigIntegerField()
+    rotated = BooleanField()
+    create_time = BigIntegerField()
+
+    class Meta:
+        table_name = "request"
+        primary_key = CompositeKey("project_id", "request_id")
+
+
+class InstallationRow(Model):
+    """The single row that makes this installation itself: what signs its page and consistency tokens."""
+
+    id = SmallIntegerField(primary_key=True)
+    token_secret = BlobField()
+
+    class Meta:
+        table_name = "installation"
+
+
+MODELS = (ApiKeyRow, EventRow, LogHeadRow, RequestRow, InstallationRow)
