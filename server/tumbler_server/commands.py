@@ -3,7 +3,6 @@
 import json
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
@@ -68,11 +67,11 @@ def serve(
     listen: settings.Listen = _DEFAULTS.listen,
     bcrypt_cost: settings.BcryptCost = _DEFAULTS.bcrypt_cost,
     cache_size: settings.CacheSize = _DEFAULTS.cache_size,
-    cache_ttl: settings.CacheTtl = "60s",  # type: ignore[assignment] - parsed
+    cache_ttl: settings.CacheTtl = "60s",  # type: ignore[assignment]  # parsed
     default_prefix: settings.DefaultPrefix = _DEFAULTS.default_prefix,
-    min_rotation_interval: settings.MinRotationInterval = "1h",  # type: ignore[assignment] - parsed
+    min_rotation_interval: settings.MinRotationInterval = "1h",  # type: ignore[assignment]  # parsed
     threads: settings.Threads = _DEFAULTS.threads,
-    shutdown_grace: settings.ShutdownGrace = "30s",  # type: ignore[assignment] - parsed
+    shutdown_grace: settings.ShutdownGrace = "30s",  # type: ignore[assignment]  # parsed
     reflection: settings.Reflection = None,
     tls_cert: settings.TlsCert = None,
     tls_key: settings.TlsKey = None,

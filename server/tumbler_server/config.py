@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from tumbler import keyformat
+
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
 from tumbler_server.errors import SetupError
 from tumbler_server.keys import pepper

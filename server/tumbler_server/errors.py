@@ -18,7 +18,7 @@ class Violation:
 class TumblerError(Exception):
     """The base of all that a caller may be told. ``detail`` becomes the metadata of ErrorInfo."""
 
-    def __init__(self, message: str, **detail: str) -> None:
+    def __init__(self, message: str, /, **detail: str) -> None:
         super().__init__(message)
         self.message = message
         self.detail = detail
@@ -136,7 +136,7 @@ class StoreUnavailable(TumblerError):
 
 
 class NotOffered(TumblerError):
-    """This version does not offer the RPC."""
+    """The RPC is not offered by this version."""
 
     def __init__(self, method: str) -> None:
         super().__init__(f"this version of the server does not offer {method} yet", method=method)

@@ -10,8 +10,8 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-
 from tumbler.v1 import api_key_service_pb2
+
 from tumbler_server.clock import Clock, system_clock
 from tumbler_server.config import Config, Tls
 from tumbler_server.errors import SetupError
@@ -156,7 +156,8 @@ def _tolerant(message: Any) -> Any:
     def deserialize(data: bytes) -> Any:
         try:
             return message.FromString(data)
-        except Exception:  # whatever a parser throws at hostile bytes
+        except Exception:
+            # Whatever a parser makes of hostile bytes: it must not get away as INTERNAL.
             return Broken(message.DESCRIPTOR.full_name)
 
     return deserialize
@@ -173,7 +174,7 @@ def _reflect(server: grpc.Server) -> None:
 
     info.experimental_thread_pool = ThreadPoolExecutor(2, thread_name_prefix="reflection")  # type: ignore[attr-defined]
     servicer.ServerReflectionInfo = info
-    reflection._reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # noqa: SLF001
+    reflection._reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
 
 
 def _listen(server: grpc.Server, config: Config) -> int:
@@ -187,7 +188,7 @@ def _listen(server: grpc.Server, config: Config) -> int:
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:
     try:
-        pair = (tls.key.read_bytes(), tls.cert.read_bytes())  # type: ignore[union-attr] - Tls checks that both are there
+        pair = (tls.key.read_bytes(), tls.cert.read_bytes())  # type: ignore[union-attr]  # Tls checks that both are there
         client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
     except OSError as failure:
         raise SetupError(f"a TLS file cannot be read: {failure.filename}: {failure.strerror}") from None

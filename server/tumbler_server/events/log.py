@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tumbler_server.clock import NEVER
 from tumbler_server.store.database import Store, Transaction
@@ -127,9 +128,7 @@ def audit(store: Store) -> Audit:
     return Audit(events=newest, problems=(*problems, *_disagreements(store, up_to=newest)))
 
 
-def _events(
-    store: Store, up_to: int
-) -> Iterator[tuple[int, object, object, object, object, object, object, object, object, bytes]]:
+def _events(store: Store, up_to: int) -> Iterator[tuple[Any, ...]]:
     after = -1
     while True:
         page = store.read(
@@ -137,7 +136,7 @@ def _events(
             "FROM event WHERE revision > ? AND revision <= ? ORDER BY revision LIMIT ?",
             (after, up_to, _PAGE),
         )
-        yield from page  # type: ignore[misc]
+        yield from page
         if len(page) < _PAGE:
             return
         after = page[-1][0]

@@ -144,7 +144,7 @@ _IN_STATE: dict[State, Callable[[int], peewee.Expression]] = {
 """``Key.state`` in SQL."""
 
 
-def _where(query: peewee.ModelSelect, conditions: list[peewee.Expression]) -> peewee.ModelSelect:
+def _where(query: "peewee.ModelSelect[Row]", conditions: list[peewee.Expression]) -> "peewee.ModelSelect[Row]":
     return query.where(*conditions) if conditions else query
 
 

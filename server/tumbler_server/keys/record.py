@@ -78,7 +78,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Sealed:
-    """What is stored of a secret: its bcrypt hash, and a digest where there was a pepper. Nothing here is ever shown."""
+    """What is stored of a secret: its bcrypt hash, and a digest where there was a pepper. Never shown."""
 
     secret_hash: str = field(repr=False)
     digest: bytes | None = field(repr=False)

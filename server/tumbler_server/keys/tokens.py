@@ -25,7 +25,7 @@ class Tokens:
         self.consistency = functools.lru_cache(maxsize=64)(self._consistency)
 
     def page(self, fingerprint: str, value: int | str, key_id: str) -> str:
-        """Return the token of the page after the key with this id and sort value, for the filter of this fingerprint."""
+        """Return the token of the page after the key with this sort value and id, for one filter."""
         return str(self._pages.dumps([fingerprint, value, key_id]))
 
     def read_page(self, token: str, fingerprint: str) -> tuple[int | str, str]:

@@ -1,13 +1,14 @@
 """Requests become what the domain takes: presence, times and spans. The rules about them are the domain's."""
 
+import copy
 import hashlib
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-
 from tumbler.v1 import api_key_pb2 as pb
 from tumbler.v1 import api_key_service_pb2 as service_pb
+
 from tumbler_server.clock import SECOND
 from tumbler_server.errors import InvalidFields, Violation
 from tumbler_server.keys.lifecycle import DEFAULT_GRACE, UPDATABLE, Draft, Edit, Rotation
@@ -130,8 +131,7 @@ def _optional_span(message: Message, name: str, path: str) -> int | None:
 def _request_id(request: service_pb.CreateRequest | service_pb.RotateRequest) -> RequestId:
     if not request.request_id:
         return RequestId()
-    body = type(request)()
-    body.CopyFrom(request)
+    body = copy.deepcopy(request)
     body.ClearField("request_id")
     text = request.DESCRIPTOR.full_name.encode() + b"\n" + body.SerializeToString(deterministic=True)
     return RequestId(request.request_id.lower(), hashlib.sha256(text).digest())

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import grpc
-
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceServicer
+
 from tumbler_server.errors import NotOffered, Undecodable
 from tumbler_server.keys import access
 from tumbler_server.keys.decide import Demand
@@ -43,13 +43,12 @@ def rpc(method: Callable[["Servicer", Any, Any], Response]) -> Callable[["Servic
                 raise Undecodable(request.message_type)
             return method(self, caller, request)
         except Exception as failure:
-            failed = failure
-        status.abort(context, failed, method.__name__)
+            return status.abort(context, failure, method.__name__)
 
     return handler
 
 
-class Servicer(ApiKeyServiceServicer):  # type: ignore[misc] - the generated module is untyped
+class Servicer(ApiKeyServiceServicer):
     """The RPCs of ``ApiKeyService``. ``cache_ttl`` is what clients are allowed, in microseconds."""
 
     def __init__(

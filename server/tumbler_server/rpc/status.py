@@ -1,7 +1,7 @@
 """Exceptions become statuses here, and only here.
 
-A domain error is told to the caller as it is. Anything else is a fault of ours: the caller gets a fixed text, and the log
-the exception's type and the places it passed through, but not its message, which could hold a secret.
+A domain error is told to the caller as it is. Anything else is a fault of ours: the caller gets a fixed text, and the
+log the exception's type and the places it passed through, but not its message, which could hold a secret.
 """
 
 import traceback
@@ -12,10 +12,9 @@ import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-
 from tumbler.v1 import error_reason_pb2
+
 from tumbler_server import errors
-from tumbler_server.clock import SECOND
 
 DOMAIN = "tumbler.dev"
 
@@ -51,7 +50,7 @@ def abort(context: grpc.ServicerContext, failure: BaseException, method: str) ->
         _log_fault(failure, method)
     context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
     context.abort(_CODES[status.code], status.message)
-    raise AssertionError("abort() returned")
+    raise AssertionError("abort() returned")  # gRPC's raises
 
 
 def to_status(failure: BaseException) -> status_pb2.Status:

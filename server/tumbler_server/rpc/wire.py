@@ -2,9 +2,9 @@
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-
 from tumbler.v1 import api_key_pb2 as pb
 from tumbler.v1 import api_key_service_pb2 as service_pb
+
 from tumbler_server.clock import NEVER, SECOND
 from tumbler_server.keys.decide import Code
 from tumbler_server.keys.record import Key
@@ -23,14 +23,14 @@ def api_key(key: Key, now: int) -> pb.ApiKey:
         scopes=key.scopes,
         metadata=key.metadata,
         allowed_cidrs=key.allowed_cidrs,
-        state=key.state(now),
+        state=pb.State.Name(key.state(now)),
         create_time=timestamp(key.create_time),
         created_by=pb.Actor(key_id=key.created_by.key_id, name=key.created_by.name),
         update_time=timestamp(key.update_time),
         expire_time=timestamp(key.expire_time),
         last_used_time=timestamp(key.last_used_time or NEVER),
         revoke_time=timestamp(key.revoke_time),
-        revoke_reason=key.revoke_reason,
+        revoke_reason=pb.RevokeReason.Name(key.revoke_reason),
         revoke_comment=key.revoke_comment,
         replaces_key_id=key.replaces_key_id,
         replaced_by_key_id=key.replaced_by_key_id,
@@ -49,7 +49,7 @@ def verdict(outcome: Verdict, cache_ttl: int, consistency_token: str) -> service
     """Return a verdict as callers see it. ``cache_ttl`` is the longest that a client may reuse it."""
     message = service_pb.VerifyResponse(
         valid=outcome.code is Code.VALID,
-        code=outcome.code,
+        code=int(outcome.code),  # type: ignore[arg-type]  # the numbers are the same
         check_time=timestamp(outcome.time),
         revision=outcome.revision,
         consistency_token=consistency_token,

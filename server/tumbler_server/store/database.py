@@ -119,7 +119,7 @@ class Store:
     def _transact(self, work: Callable[[peewee.Database], T], lock: str) -> T:
         db = self._connected()
         if self.dialect == SQLITE:
-            db.begin("IMMEDIATE")
+            db.begin("IMMEDIATE")  # type: ignore[call-arg]  # SQLite's own
         else:
             db.begin()
         try:
@@ -153,7 +153,7 @@ class Store:
             except _CommitFailed as failure:
                 raise StoreUnavailable from failure
             except (peewee.OperationalError, peewee.InterfaceError) as failure:
-                if isinstance(failure.orig, apsw.SQLError):
+                if isinstance(getattr(failure, "orig", None), apsw.SQLError):
                     raise  # the statement is wrong, not the database
                 lost = self._forget_lost_connection()
                 raced = _sqlstate(failure) in RETRIED_SQLSTATES
@@ -210,8 +210,8 @@ def _sqlstate(failure: BaseException) -> str | None:
 def open_store(url: str, create: bool = False) -> Store:
     """Open the database that ``url`` names: ``sqlite:///path``, ``postgresql://…`` or ``cockroachdb://…``.
 
-    Nothing is connected yet. Raises ``SetupError`` for a URL of no known form, for a SQLite library that is too old, and
-    for a SQLite file that does not exist, unless it may be created.
+    Nothing is connected yet. Raises ``SetupError`` for a URL of no known form, for a SQLite library that is too old,
+    and for a SQLite file that does not exist, unless it may be created.
     """
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator:
@@ -239,8 +239,8 @@ def _sqlite(path: Path) -> APSWDatabase:
     if version < SQLITE_FLOOR:
         floor = ".".join(map(str, SQLITE_FLOOR))
         raise SetupError(
-            f"this SQLite library is {apsw.sqlite_lib_version()}; at least {floor} is needed, since older ones can corrupt "
-            "a database that has several connections: pip install --upgrade apsw"
+            f"this SQLite library is {apsw.sqlite_lib_version()}; at least {floor} is needed, since older ones can "
+            "corrupt a database that has several connections: pip install --upgrade apsw"
         )
     return APSWDatabase(
         str(path),

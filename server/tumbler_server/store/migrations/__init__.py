@@ -1,7 +1,7 @@
 """The schema's history: numbered steps, each applied once, under a lock, in one transaction with its number.
 
-To add one, write ``m0002_….py`` with a function ``apply(dialect, db)`` and append the module to ``STEPS``. A step that has
-been released is never edited.
+To add one, write ``m0002_….py`` with a function ``apply(dialect, db)`` and append the module to ``STEPS``. A step that
+has been released is never edited.
 """
 
 from types import ModuleType
@@ -38,7 +38,7 @@ def check(store: Store) -> None:
         raise SetupError("the database is empty: run `tumbler-server init` first")
     if found < NEWEST:
         raise SetupError(
-            f"the database has schema {found}, this program needs {NEWEST}: run `tumbler-server migrate` (back up first)"
+            f"the database has schema {found}, this program needs {NEWEST}: back up, then run `tumbler-server migrate`"
         )
     if found > NEWEST:
         raise SetupError(

@@ -1,0 +1,82 @@
+# `make` alone says what there is. Everything happens in .venv and build/, which `make clean` removes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run demo test coverage mutants load lint check-generated grpcurl generate lock clean
+
+# As many test processes as there are cores.
+JOBS ?= auto
+
+help: ## Say what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/run ## Serve from ./tumbler-data (made at the first time), and say what to type next
+	@exec scripts/run
+
+demo: .venv/run ## Watch a key's life on a server of its own: create, verify, rotate, revoke
+	@.venv/bin/python scripts/demo.py
+
+test: .venv/test ## Run all tests, on SQLite and on a real PostgreSQL that needs no installing
+	@.venv/bin/pytest -n $(JOBS)
+
+coverage: .venv/test ## Run all tests, and demand 95 % branch coverage of keys/ and rpc/
+	@rm -f .coverage .coverage.*
+	@.venv/bin/pytest -n $(JOBS) --cov --cov-report=
+	@.venv/bin/coverage report --include='*/tumbler_server/keys/*,*/tumbler_server/rpc/*' --fail-under=95
+
+mutants: .venv/test ## Break the code in ways that matter, and see that a test notices each
+	@.venv/bin/python tests/mutants/run.py
+
+load: .venv/test ## 32 callers for 30 s on each database; nothing may fail or be lost
+	@.venv/bin/python -m tests.load.load --seconds 30 --callers 32
+
+lint: .venv/lint ## Check style, types and the protobuf definitions
+	@.venv/bin/ruff format --check --quiet .
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/mypy
+	@.venv/bin/buf lint
+	@.venv/bin/buf format --diff --exit-code
+	@.venv/bin/buf breaking --against '.git#branch=main'
+
+generate: .venv/lint ## Make the stubs anew from protos/
+	@PYTHON=$$(scripts/python) scripts/generate
+
+check-generated: generate ## Fail if the committed stubs are not what protos/ makes
+	@git diff --exit-code --stat -- clients
+	@test -z "$$(git status --porcelain -- clients)"
+
+grpcurl: .venv/run ## Call a served instance with grpcurl (from $$GRPCURL or PATH), through reflection
+	@scripts/grpcurl-check
+
+lock: .venv/lint ## Choose the newest versions of everything we use, and write constraints.txt
+	@.venv/bin/pip install --quiet uv
+	@printf '%s\n' './clients/python[cli]' ./server | .venv/bin/uv pip compile --quiet --universal --python-version 3.10 \
+	  --no-header --no-annotate --upgrade - --group pyproject.toml:test --group pyproject.toml:lint \
+	  --no-emit-package tumbler --no-emit-package tumbler-server --output-file constraints.txt
+
+clean: ## Remove everything that was made here, but for your keys in ./tumbler-data
+	@rm -rf .venv build .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+# The virtual environment, as far as each target needs it.
+
+.venv/base: scripts/python
+	@echo "Making a virtual environment in .venv …" >&2
+	@$$(scripts/python) -m venv --clear .venv
+	@.venv/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@touch $@
+
+.venv/run: .venv/base clients/python/pyproject.toml server/pyproject.toml constraints.txt
+	@echo "Installing the server and the client …" >&2
+	@.venv/bin/pip install --quiet --constraint constraints.txt --editable 'clients/python[cli]' --editable server
+	@touch $@
+
+.venv/test: .venv/run pyproject.toml
+	@echo "Installing what the tests need …" >&2
+	@.venv/bin/pip install --quiet --constraint constraints.txt --group test
+	@touch $@
+
+.venv/lint: .venv/test
+	@echo "Installing what the checks need …" >&2
+	@.venv/bin/pip install --quiet --constraint constraints.txt --group lint
+	@touch $@

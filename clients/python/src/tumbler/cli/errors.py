@@ -1,0 +1,121 @@
+"""What a refused or failed call says, read from the status and the details that every error of the service carries."""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from tumbler import keyformat
+
+__all__ = ["Failure"]
+
+_DETAILS_KEY: Final = "grpc-status-details-bin"
+_UNREACHABLE: Final = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+
+_HINTS: Final = {
+    "UNAUTHENTICATED": "Set TUMBLER_API_KEY, or --api-key-file, to an active key of this server.",
+    "SCOPE_MISSING": "Call with a key that carries the scope {scope}.",
+    "SCOPE_ESCALATION": "Nobody grants what it does not hold: call with a key that carries {scope}.",
+    "OTHER_PROJECT": "Call with a key of that project, or with an operator's key (project tumbler).",
+    "NAME_AMBIGUOUS": "Name the key by one of these ids.",
+    "ETAG_MISMATCH": "The key has changed since it was read. Read it again, then decide.",
+    "KEY_SUPERSEDED": "Use its successor, {replaced_by_key_id}.",
+    "REQUEST_ID_REUSED": "Repeat a request unchanged, or give it a new --request-id.",
+    "STORE_UNAVAILABLE": "The server runs, but its database does not answer. A change may have been made all the same.",
+    "NOT_IMPLEMENTED": "This server's version does not offer that yet.",
+    "UNAVAILABLE": "Is a server listening at {endpoint}? Set TUMBLER_ENDPOINT or --endpoint; with TLS also --tls or "
+    "--tls-ca.",
+    "DEADLINE_EXCEEDED": "{endpoint} did not answer in time; --timeout gives it longer. A change may have been made "
+    "all the same: look before you repeat it.",
+}
+"""By the error's reason, else by its status. Placeholders are the metadata of its ErrorInfo, and the endpoint."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One failed call, in words and in data. Nothing in it is escaped for a terminal yet."""
+
+    code: str
+    """The gRPC status, `PERMISSION_DENIED` for example."""
+
+    message: str
+    """What the server, or gRPC, says."""
+
+    reason: str = ""
+    """The name of the service's `ErrorReason`, without its prefix; empty where the service did not answer."""
+
+    metadata: dict[str, str] = field(default_factory=dict)
+    """What the reason is about, `{"scope": "tumbler:keys:create"}` for example."""
+
+    violations: tuple[tuple[str, str], ...] = ()
+    """For bad input: each field's path, and the rule that it breaks."""
+
+    retry_seconds: float | None = None
+    """When the server asks to come back."""
+
+    hint: str = ""
+    """What to do about it."""
+
+    @classmethod
+    def of(cls, error: grpc.RpcError, endpoint: str, api_key: str) -> "Failure":
+        """Read what gRPC raised for a call to this endpoint with this key. Unreadable details count as none."""
+        code = error.code().name
+        info = error_details_pb2.ErrorInfo()
+        violations: tuple[tuple[str, str], ...] = ()
+        retry_seconds = None
+        for detail in _details(error):
+            if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+                detail.Unpack(info)
+            elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
+                bad_request = error_details_pb2.BadRequest()
+                detail.Unpack(bad_request)
+                violations = tuple((each.field, each.description) for each in bad_request.field_violations)
+            elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+                retry = error_details_pb2.RetryInfo()
+                detail.Unpack(retry)
+                retry_seconds = retry.retry_delay.ToTimedelta().total_seconds()
+        metadata = dict(info.metadata)
+        hint = _HINTS.get(info.reason) or _HINTS.get(code, "")
+        if code == "UNAUTHENTICATED" and not keyformat.is_well_formed(api_key):
+            hint += " The one that was sent is mistyped or cut: its form or its check is wrong."
+        words = {"scope": "it needs", "replaced_by_key_id": "the newer key", **metadata, "endpoint": endpoint}
+        return cls(
+            code=code,
+            message=error.details() or "",
+            reason=info.reason,
+            metadata=metadata,
+            violations=violations,
+            retry_seconds=retry_seconds,
+            hint=hint.format_map(words),
+        )
+
+    @property
+    def exit_code(self) -> int:
+        """3 where nothing was decided because the server cannot be reached, 1 where it refused."""
+        return 3 if self.code in _UNREACHABLE else 1
+
+    def as_data(self) -> dict[str, Any]:
+        """Return what `--json` prints of it."""
+        return {
+            "error": {
+                "code": self.code,
+                "reason": self.reason,
+                "message": self.message,
+                "metadata": self.metadata,
+                "field_violations": [{"field": path, "description": rule} for path, rule in self.violations],
+                "retry_seconds": self.retry_seconds,
+                "hint": self.hint,
+            }
+        }
+
+
+def _details(error: grpc.RpcError) -> list[Any]:
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY:
+            try:
+                return list(status_pb2.Status.FromString(value).details)
+            except DecodeError:
+                return []
+    return []

@@ -1,0 +1,83 @@
+"""How an option is declared, and those that every command has: which server, as whom, how long, in what form."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from tumbler.cli.values import span
+
+__all__ = ["Flags", "option", "takes_flags"]
+
+
+def option(name: str, text: str, *more_names: str, **settings: Any) -> Any:
+    """Declare an option with this help text; its default, which the text tells where it matters, is not shown."""
+    return typer.Option(name, *more_names, help=text, show_default=False, **settings)
+
+
+def _connection(name: str, text: str, **settings: Any) -> Any:
+    return option(name, text, rich_help_panel="Connection", **settings)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What was typed of these options, at one level of the command line; `None` or false is what was not typed."""
+
+    endpoint: Annotated[
+        str | None,
+        _connection("--endpoint", "The server; TUMBLER_ENDPOINT, else 127.0.0.1:50051.", metavar="HOST:PORT"),
+    ] = None
+    api_key_file: Annotated[
+        str | None,
+        _connection(
+            "--api-key-file", "Read the calling key here, not from TUMBLER_API_KEY; - is stdin.", metavar="FILE"
+        ),
+    ] = None
+    timeout: Annotated[
+        timedelta | None,
+        _connection("--timeout", "The longest wait; TUMBLER_TIMEOUT, else 10s.", metavar="SPAN", parser=span),
+    ] = None
+    tls: Annotated[bool, _connection("--tls", "Encrypt, and trust the system's authorities (TUMBLER_TLS=1).")] = False
+    tls_ca: Annotated[
+        str | None,
+        _connection("--tls-ca", "Encrypt, and trust these authorities instead (TUMBLER_TLS_CA).", metavar="FILE"),
+    ] = None
+    tls_cert: Annotated[
+        str | None, _connection("--tls-cert", "Encrypt, and present this certificate.", metavar="FILE")
+    ] = None
+    tls_key: Annotated[str | None, _connection("--tls-key", "The private key of --tls-cert.", metavar="FILE")] = None
+    insecure: Annotated[bool, _connection("--insecure", "Send keys in plaintext even to another machine.")] = False
+    as_json: Annotated[bool, option("--json", "Print JSON, errors too.")] = False
+
+    def inside(self, outer: "Flags") -> "Flags":
+        """Return these options, and for one that was not typed, that of the level before."""
+        typed = {name: value for name in _NAMES if (value := getattr(self, name)) is not None and value is not False}
+        return replace(outer, **typed)
+
+
+_NAMES = tuple(field.name for field in fields(Flags))
+_HINTS = get_type_hints(Flags, include_extras=True)
+_PARAMETERS = tuple(
+    inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=_HINTS[field.name])
+    for field in fields(Flags)
+)
+
+
+def takes_flags(function: Callable[..., None]) -> Callable[..., None]:
+    """Give typer each option of `Flags` in place of the function's one parameter `flags`."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def with_flags(**values: Any) -> None:
+        flags = Flags(**{name: values.pop(name) for name in _NAMES})
+        function(**values, flags=flags)
+
+    kept = [parameter for name, parameter in signature.parameters.items() if name != "flags"]
+    parameters = [*kept, *_PARAMETERS]
+    with_flags.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_flags

@@ -1,0 +1,336 @@
+"""The commands that manage keys: each builds one request, calls the server and prints the answer."""
+
+import sys
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tumbler.cli import render
+from tumbler.cli.commands import command
+from tumbler.cli.flags import option
+from tumbler.cli.session import Session
+from tumbler.cli.values import duration, enum_name, key_id, pairs, timestamp
+from tumbler.v1 import api_key_pb2, api_key_service_pb2
+
+__all__ = ["keys"]
+
+keys = typer.Typer(name="keys", help="Create, read, change, end and verify keys.", pretty_exceptions_show_locals=False)
+
+_LARGEST = 2**31 - 1
+_KEY_ID_TEXT = "The key's id, or what lists show of it."
+
+
+def _times(name: str, text: str) -> Any:
+    return option(name, text, metavar="TIME", parser=timestamp)
+
+
+def _spans(name: str, text: str) -> Any:
+    return option(name, text, metavar="SPAN", parser=duration)
+
+
+KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", parser=key_id, help=_KEY_ID_TEXT, show_default=False)]
+OptionalKeyId = Annotated[
+    str | None, typer.Argument(metavar="KEY_ID", parser=key_id, help=_KEY_ID_TEXT, show_default=False)
+]
+Project = Annotated[str, option("--project", "The project; the calling key's own, if left out.", metavar="ID")]
+Environment = Annotated[str, option("--environment", "The environment, live or test for example.", metavar="ID")]
+RequestId = Annotated[
+    UUID | None,
+    option("--request-id", "Makes the call safe to repeat: the same id makes nothing twice.", metavar="UUID"),
+]
+
+
+@command(keys, "create", example="tumbler keys create --project acme --name ci --scope orders:read --ttl 90d")
+def create(
+    session: Session,
+    project: Annotated[str, option("--project", "The project that the key belongs to.", metavar="ID")],
+    environment: Environment = "",
+    name: Annotated[str, option("--name", "What people call the key, 3-255 characters.")] = "",
+    owner: Annotated[str, option("--owner", "On whose behalf the key acts.", metavar="ID")] = "",
+    scope: Annotated[list[str] | None, option("--scope", "What the key may do. Repeatable.")] = None,
+    metadata: Annotated[
+        list[str] | None, option("--metadata", "Told to whoever verifies the key. Repeatable.", metavar="NAME=VALUE")
+    ] = None,
+    allow_cidr: Annotated[
+        list[str] | None,
+        option("--allow-cidr", "A network that the key may be used from. Repeatable.", metavar="CIDR"),
+    ] = None,
+    expires: Annotated[Timestamp | None, _times("--expires", "When the key ends.")] = None,
+    ttl: Annotated[Duration | None, _spans("--ttl", "How long the key lives, instead of --expires.")] = None,
+    prefix: Annotated[str, option("--prefix", "How the key's text begins, acme_live for example.")] = "",
+    rotation_interval: Annotated[
+        Duration | None, _spans("--rotation-interval", "How often the key should be replaced.")
+    ] = None,
+    request_id: RequestId = None,
+    validate_only: Annotated[bool, option("--validate-only", "Check everything and make nothing.")] = False,
+) -> None:
+    """Make a key and show it, this once.
+
+    The key is the only line on stdout: a pipe can take it to where secrets are kept.
+    """
+    answer = session.call(
+        "Create",
+        api_key_service_pb2.CreateRequest(
+            project_id=project,
+            environment_id=environment,
+            name=name,
+            owner_id=owner,
+            scopes=scope,
+            metadata=pairs(metadata or (), "--metadata"),
+            allowed_cidrs=allow_cidr,
+            prefix=prefix,
+            rotation=_rotation(rotation_interval),
+            request_id=str(request_id or ""),
+            validate_only=validate_only,
+            **_expiry(expires, ttl),
+        ),
+    )
+    if session.as_json:
+        render.print_json(answer)
+    else:
+        render.print_new_key(answer.key, answer.api_key, answer.secret_omitted)
+
+
+@command(keys, "get", example="tumbler keys get 0123456789abcdef")
+def get(session: Session, key_id: KeyId) -> None:
+    """Show what is known of a key, in whatever state it is. Its secret is stored nowhere."""
+    answer = session.call("Get", api_key_service_pb2.GetRequest(key_id=key_id))
+    _print_record(session, answer)
+
+
+@command(keys, "list", example="tumbler keys list --project acme --state active --order-by 'expire_time asc'")
+def list_(
+    session: Session,
+    project: Project = "",
+    environment: Environment = "",
+    owner: Annotated[str, option("--owner", "Only keys of this owner.", metavar="ID")] = "",
+    state: Annotated[
+        list[str] | None,
+        option(
+            "--state",
+            "Only keys in this state: active, inactive, expired, revoked or superseded. Repeatable.",
+            metavar="STATE",
+            parser=enum_name(api_key_pb2.State, "STATE_"),
+        ),
+    ] = None,
+    scope: Annotated[str, option("--scope", "Only keys that carry exactly this scope.")] = "",
+    search: Annotated[str, option("--search", "Only keys with this text in the name or the key's beginning.")] = "",
+    order_by: Annotated[
+        str,
+        option(
+            "--order-by",
+            "create_time (newest first, if left out), name, expire_time or last_used_time; then ' asc' or ' desc'.",
+            metavar="FIELD",
+        ),
+    ] = "",
+    page_size: Annotated[
+        int, option("--page-size", "Keys a page: 20, if left out; at most 1000.", "--limit", min=0, max=_LARGEST)
+    ] = 0,
+    skip: Annotated[int, option("--skip", "Leave out so many keys first.", "--offset", min=0, max=_LARGEST)] = 0,
+    page_token: Annotated[
+        str, option("--page-token", "Where to go on, from the page before; with the same filters.", metavar="TOKEN")
+    ] = "",
+    every: Annotated[bool, option("--all", "Follow every page.")] = False,
+    total: Annotated[bool, option("--total", "Count all keys that fit.")] = False,
+) -> None:
+    """List keys, a page at a time, revoked ones too."""
+    request = api_key_service_pb2.ListRequest(
+        project_id=project,
+        environment_id=environment,
+        owner_id=owner,
+        states=state,
+        scope=scope,
+        search=search,
+        order_by=order_by,
+        page_size=page_size or (1000 if every else 0),
+        page_token=page_token,
+        skip=skip,
+        show_total_size=total,
+    )
+    answer = session.call("List", request)
+    while every and answer.next_page_token:
+        request.page_token, request.skip, request.show_total_size = answer.next_page_token, 0, False
+        page = session.call("List", request)
+        answer.api_keys.extend(page.api_keys)
+        answer.next_page_token = page.next_page_token
+    if session.as_json:
+        render.print_json(answer)
+    else:
+        render.print_keys(answer)
+
+
+@command(keys, "update", example="tumbler keys update 0123456789abcdef --scope orders:read --expires 2027-01-31")
+def update(
+    session: Session,
+    key_id: KeyId,
+    name: Annotated[str | None, option("--name", "A new name.")] = None,
+    owner: Annotated[str | None, option("--owner", "A new owner; '' for none.", metavar="ID")] = None,
+    scope: Annotated[list[str] | None, option("--scope", "The new list of scopes. Repeatable.")] = None,
+    no_scopes: Annotated[bool, option("--no-scopes", "Take all scopes away.")] = False,
+    metadata: Annotated[
+        list[str] | None, option("--metadata", "The new metadata, all of it. Repeatable.", metavar="NAME=VALUE")
+    ] = None,
+    no_metadata: Annotated[bool, option("--no-metadata", "Take all metadata away.")] = False,
+    allow_cidr: Annotated[
+        list[str] | None, option("--allow-cidr", "The new list of networks. Repeatable.", metavar="CIDR")
+    ] = None,
+    no_allow_cidrs: Annotated[bool, option("--no-allow-cidrs", "Let the key be used from anywhere.")] = False,
+    expires: Annotated[Timestamp | None, _times("--expires", "When the key ends.")] = None,
+    never_expires: Annotated[bool, option("--never-expires", "Let the key live for ever.")] = False,
+    rotation_interval: Annotated[
+        Duration | None, _spans("--rotation-interval", "How often the key should be replaced.")
+    ] = None,
+    no_rotation: Annotated[bool, option("--no-rotation", "End the key's schedule.")] = False,
+    etag: Annotated[str, option("--etag", "Refuse if the key has changed since it had this etag.")] = "",
+) -> None:
+    """Change fields of a key; what is not named stays. Lists are replaced as a whole."""
+    _not_both(scope, "--scope", no_scopes, "--no-scopes")
+    _not_both(metadata, "--metadata", no_metadata, "--no-metadata")
+    _not_both(allow_cidr, "--allow-cidr", no_allow_cidrs, "--no-allow-cidrs")
+    _not_both(expires, "--expires", never_expires, "--never-expires")
+    _not_both(rotation_interval, "--rotation-interval", no_rotation, "--no-rotation")
+    given = {
+        "name": name is not None,
+        "owner_id": owner is not None,
+        "scopes": scope or no_scopes,
+        "metadata": metadata or no_metadata,
+        "allowed_cidrs": allow_cidr or no_allow_cidrs,
+        "expire_time": expires or never_expires,
+        "rotation": rotation_interval is not None or no_rotation,
+    }
+    paths = [path for path, is_given in given.items() if is_given]
+    if not paths:
+        raise typer.BadParameter("say what to change.", param_hint="'OPTIONS'")
+    request = api_key_service_pb2.UpdateRequest(
+        api_key=api_key_pb2.ApiKey(
+            id=key_id,
+            name=name,
+            owner_id=owner,
+            scopes=scope,
+            metadata=pairs(metadata or (), "--metadata"),
+            allowed_cidrs=allow_cidr,
+            expire_time=expires,
+            rotation=_rotation(rotation_interval),
+            etag=etag,
+        )
+    )
+    request.update_mask.paths.extend(paths)
+    _print_record(session, session.call("Update", request))
+
+
+ByName = Annotated[str, option("--name", "Find the key by its name, instead of KEY_ID.")]
+
+
+@command(keys, "activate", example="tumbler keys activate --name ci --project acme")
+def activate(
+    session: Session,
+    key_id: OptionalKeyId = None,
+    name: ByName = "",
+    project: Project = "",
+    environment: Environment = "",
+) -> None:
+    """Switch a key on again."""
+    _set_active(session, True, key_id, name, project, environment)
+
+
+@command(keys, "deactivate", example="tumbler keys deactivate 0123456789abcdef")
+def deactivate(
+    session: Session,
+    key_id: OptionalKeyId = None,
+    name: ByName = "",
+    project: Project = "",
+    environment: Environment = "",
+) -> None:
+    """Switch a key off. It can be switched on again; to end it for ever, revoke it."""
+    _set_active(session, False, key_id, name, project, environment)
+
+
+def _set_active(session: Session, active: bool, key_id: str | None, name: str, project: str, environment: str) -> None:
+    if bool(key_id) == bool(name):
+        raise typer.BadParameter("name one key, by its id or by --name.", param_hint="KEY_ID")
+    if key_id and (project or environment):
+        raise typer.BadParameter("an id needs no --project and no --environment.", param_hint="KEY_ID")
+    request = api_key_service_pb2.SetActiveRequest(active=active)
+    if key_id:
+        request.key_id = key_id
+    else:
+        request.by_name.CopyFrom(api_key_service_pb2.KeyName(project_id=project, environment_id=environment, name=name))
+    _print_record(session, session.call("SetActive", request))
+
+
+@command(keys, "revoke", example="tumbler keys revoke 0123456789abcdef --reason compromised --comment 'in a log'")
+def revoke(
+    session: Session,
+    key_id: KeyId,
+    reason: Annotated[
+        str | None,
+        option(
+            "--reason",
+            "For the record: compromised, superseded, owner-left, unused or other.",
+            metavar="REASON",
+            parser=enum_name(api_key_pb2.RevokeReason, "REVOKE_REASON_"),
+        ),
+    ] = None,
+    comment: Annotated[str, option("--comment", "For the record. Never a secret.", metavar="TEXT")] = "",
+    yes: Annotated[bool, option("--yes", "Do not ask.", "-y")] = False,
+) -> None:
+    """End a key for ever, from the moment that this returns. On a terminal it asks first."""
+    if not yes and sys.stdin.isatty() and not typer.confirm(f"Revoke {key_id!a} for ever?", err=True):
+        render.print_note("Nothing was changed.")
+        raise typer.Exit(1)
+    request = api_key_service_pb2.RevokeRequest(key_id=key_id, reason=reason, comment=comment)
+    _print_record(session, session.call("Revoke", request))
+
+
+@command(keys, "rotate", example="tumbler keys rotate 0123456789abcdef --grace 1d")
+def rotate(
+    session: Session,
+    key_id: KeyId,
+    grace: Annotated[
+        Duration | None, _spans("--grace", "How long the old key works on: 1h, if left out; 0s ends it now.")
+    ] = None,
+    expires: Annotated[Timestamp | None, _times("--expires", "When the new key ends.")] = None,
+    ttl: Annotated[Duration | None, _spans("--ttl", "How long the new key lives, instead of --expires.")] = None,
+    request_id: RequestId = None,
+) -> None:
+    """Replace a key by a new one of the same rights, and let the old one work for a while.
+
+    The new key is the only line on stdout. Without --expires or --ttl it lives as long as the old one was to live.
+    """
+    answer = session.call(
+        "Rotate",
+        api_key_service_pb2.RotateRequest(
+            key_id=key_id,
+            grace_period=grace,
+            request_id=str(request_id or ""),
+            **_expiry(expires, ttl),
+        ),
+    )
+    if session.as_json:
+        render.print_json(answer)
+    else:
+        render.print_new_key(answer.key, answer.api_key, answer.secret_omitted, answer.old_api_key)
+
+
+def _print_record(session: Session, answer: Any) -> None:
+    if session.as_json:
+        render.print_json(answer)
+    else:
+        render.print_record(answer.api_key)
+
+
+def _not_both(first: object, first_name: str, second: object, second_name: str) -> None:
+    if first is not None and second not in (None, False):
+        raise typer.BadParameter(f"not together with {second_name}.", param_hint=f"'{first_name}'")
+
+
+def _expiry(expires: Timestamp | None, ttl: Duration | None) -> dict[str, Any]:
+    _not_both(expires, "--expires", ttl, "--ttl")
+    return {"expire_time": expires} if ttl is None else {"ttl": ttl}
+
+
+def _rotation(interval: Duration | None) -> api_key_pb2.Rotation | None:
+    return None if interval is None else api_key_pb2.Rotation(interval=interval)

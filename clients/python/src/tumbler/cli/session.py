@@ -1,0 +1,122 @@
+"""One command's connection to the server: the channel, the calling key and the deadline."""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import typer
+from google.protobuf.message import Message
+
+from tumbler.cli.flags import Flags
+from tumbler.cli.inputs import read_bytes, read_key
+from tumbler.cli.values import span
+from tumbler.target import is_loopback
+from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
+
+__all__ = ["Session"]
+
+_DEFAULT_ENDPOINT = "127.0.0.1:50051"
+_DEFAULT_TIMEOUT = timedelta(seconds=10)
+# With http_proxy set, plaintext for this machine would first go to the proxy's.
+_NO_PROXY = (("grpc.enable_http_proxy", 0),)
+
+
+class Session:
+    """What a command calls the server with. It connects at the first call, so that a misuse costs no connection."""
+
+    def __init__(self, flags: Flags) -> None:
+        self.as_json = flags.as_json
+        self.endpoint = flags.endpoint or os.environ.get("TUMBLER_ENDPOINT") or _DEFAULT_ENDPOINT
+        self.reads_key_from_stdin = flags.api_key_file == "-"
+        self._flags = flags
+        self._channel: grpc.Channel | None = None
+        self.api_key = ""
+
+    def call(self, rpc: str, request: Message) -> Any:
+        """Call one RPC of the service and return its answer.
+
+        Raises:
+            typer.BadParameter: The options or the environment do not say how to connect, or would send keys in
+                plaintext to another machine.
+            grpc.RpcError: The server refused, or cannot be reached.
+
+        """
+        timeout = self._timeout()
+        if self._channel is None:
+            credentials = self._credentials()
+            self.api_key = self._read_api_key()
+            self._channel = (
+                grpc.insecure_channel(self.endpoint, options=_NO_PROXY)
+                if credentials is None
+                else grpc.secure_channel(self.endpoint, credentials)
+            )
+        method = getattr(ApiKeyServiceStub(self._channel), rpc)
+        metadata = (("authorization", f"Bearer {self.api_key}"),)
+        return method(request, timeout=timeout.total_seconds(), metadata=metadata)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._channel is not None:
+            self._channel.close()
+
+    def _timeout(self) -> timedelta:
+        timeout = self._flags.timeout
+        if timeout is None:
+            text = os.environ.get("TUMBLER_TIMEOUT")
+            timeout = _from_environment("TUMBLER_TIMEOUT", text) if text else _DEFAULT_TIMEOUT
+        if not timeout:
+            raise typer.BadParameter("no time at all is too short.", param_hint="'--timeout'")
+        return timeout
+
+    def _credentials(self) -> grpc.ChannelCredentials | None:
+        """Return what to encrypt with; `None` for plaintext, where that is safe or was asked for."""
+        flags = self._flags
+        if "://" in self.endpoint and self.endpoint.startswith(("http:", "https:")):
+            raise typer.BadParameter("write HOST:PORT, without a scheme.", param_hint="'--endpoint'")
+        authorities = flags.tls_ca or os.environ.get("TUMBLER_TLS_CA")
+        if bool(flags.tls_cert) != bool(flags.tls_key):
+            raise typer.BadParameter("a certificate and its private key go together.", param_hint="'--tls-cert'")
+        if flags.tls or authorities or flags.tls_cert or _is_set("TUMBLER_TLS"):
+            if flags.insecure:
+                raise typer.BadParameter("plaintext and encryption exclude each other.", param_hint="'--insecure'")
+            return grpc.ssl_channel_credentials(
+                root_certificates=read_bytes(authorities, "--tls-ca") if authorities else None,
+                private_key=read_bytes(flags.tls_key, "--tls-key") if flags.tls_key else None,
+                certificate_chain=read_bytes(flags.tls_cert, "--tls-cert") if flags.tls_cert else None,
+            )
+        if not flags.insecure and not is_loopback(self.endpoint):
+            raise typer.BadParameter(
+                f"{self.endpoint} is another machine, and keys would cross the network in plaintext. "
+                "Give --tls or --tls-ca, or --insecure if the network is trusted.",
+                param_hint="'--endpoint'",
+            )
+        return None
+
+    def _read_api_key(self) -> str:
+        path = self._flags.api_key_file
+        if path is None:
+            key, source = os.environ.get("TUMBLER_API_KEY", "").strip(), "TUMBLER_API_KEY"
+            if not key:
+                raise typer.BadParameter(
+                    "there is no key to call with. Set it to a key of this server, or name a file: --api-key-file.",
+                    param_hint="TUMBLER_API_KEY",
+                )
+        else:
+            key, source = read_key(path, "--api-key-file"), "'--api-key-file'"
+        # gRPC would refuse it too, with an error that shows the key.
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            raise typer.BadParameter("that is not one key on one line.", param_hint=source)
+        return key
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() not in ("", "0", "false", "no", "off")
+
+
+def _from_environment(variable: str, text: str) -> timedelta:
+    try:
+        return span(text)
+    except typer.BadParameter as error:
+        error.param_hint = variable
+        raise

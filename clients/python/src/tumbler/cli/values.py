@@ -1,0 +1,116 @@
+"""How values are written on the command line: spans, times, pairs, names of enum values, ids of keys.
+
+Each function takes what was typed and returns what it means. What cannot be read raises `typer.BadParameter`, and typer
+adds the option's name. No message repeats a text that could be a key.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+
+import typer
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tumbler import keyformat
+
+__all__ = ["duration", "enum_name", "key_id", "pairs", "span", "span_text", "timestamp"]
+
+_SPAN = re.compile(r"(\d{1,18})(ms|s|m|h|d)", re.ASCII)
+_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+# A protobuf Duration goes no further.
+_LONGEST_SPAN = timedelta(seconds=315_576_000_000)
+
+_TIME = re.compile(
+    r"(?P<day>\d{4}-\d\d-\d\d)"
+    r"(?:[Tt ](?P<clock>\d\d:\d\d:\d\d)(?:\.(?P<fraction>\d+))?(?P<offset>[Zz]|[+-]\d\d:\d\d))?",
+    re.ASCII,
+)
+
+_KEY_PREFIX = re.compile(rf"{keyformat.PREFIX_PATTERN.pattern}_([0-9A-Za-z]{{{keyformat.ID_LENGTH}}})_", re.ASCII)
+
+
+def span(text: str) -> timedelta:
+    """Read a span of time: a whole number and one of ms, s, m, h, d."""
+    match = _SPAN.fullmatch(text)
+    if match:
+        number, unit = match.groups()
+        try:
+            value = timedelta(**{_UNITS[unit]: int(number)})
+        except OverflowError:
+            value = timedelta.max
+        if value <= _LONGEST_SPAN:
+            return value
+    raise typer.BadParameter("a span is written 500ms, 90s, 15m, 1h or 7d.")
+
+
+def span_text(value: timedelta) -> str:
+    """Write a span as `span` reads it, in the largest unit that leaves no remainder."""
+    milliseconds = value // timedelta(milliseconds=1)
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
+        if milliseconds % size == 0:
+            return f"{milliseconds // size}{unit}"
+    return f"{milliseconds}ms"
+
+
+def duration(text: str) -> Duration:
+    """Read a span as protobuf's message for it."""
+    result = Duration()
+    result.FromTimedelta(span(text))
+    return result
+
+
+def timestamp(text: str) -> Timestamp:
+    """Read a moment: RFC 3339, or a date for its first moment in UTC. Digits past the microsecond are dropped."""
+    match = _TIME.fullmatch(text)
+    try:
+        if match:
+            clock = match["clock"] or "00:00:00"
+            fraction = (match["fraction"] or "")[:6].ljust(6, "0")
+            offset = (match["offset"] or "Z").upper().replace("Z", "+00:00")
+            result = Timestamp()
+            result.FromDatetime(datetime.fromisoformat(f"{match['day']}T{clock}.{fraction}{offset}"))
+            return result
+    except (OverflowError, ValueError):
+        pass
+    raise typer.BadParameter("a time is written 2027-01-31T00:00:00Z, or 2027-01-31 for midnight UTC.")
+
+
+def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
+    """Read the pairs that a repeatable option was given as `name=value`; the value may hold further equals signs."""
+    result: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise typer.BadParameter("a pair is written name=value.", param_hint=f"'{option}'")
+        if name in result:
+            raise typer.BadParameter(f"{name} is given twice.", param_hint=f"'{option}'")
+        result[name] = value
+    return result
+
+
+def enum_name(enum: EnumTypeWrapper, prefix: str) -> Callable[[str], str]:
+    """Make the reader of an enum's names, which people write without their prefix and in lower case."""
+    names = {name.removeprefix(prefix).lower(): name for name, number in enum.items() if number != 0}
+
+    def read(text: str) -> str:
+        name = names.get(text.lower().replace("-", "_"))
+        if name is None:
+            raise typer.BadParameter(f"it is one of {', '.join(names)}.")
+        return name
+
+    return read
+
+
+def key_id(text: str) -> str:
+    """Read a key's id, or what lists show of the key (`acme_live_<id>_`), as its id. A whole key is refused."""
+    match = _KEY_PREFIX.match(text)
+    if match is None and len(text) <= keyformat.MAX_LENGTH - keyformat.SECRET_LENGTH:
+        return text
+    if match is None or match.end() < len(text):
+        raise typer.BadParameter(
+            "a key is named by its id, not by its whole text. If this was a real key, your shell's history may hold it "
+            "now: rotate it."
+        )
+    return match[1]

@@ -1,0 +1,152 @@
+"""The form of a key: ``<prefix>_<id>_<secret><check>``, for example ``acme_live_<16 characters>_<49 characters>``.
+
+Nothing here needs a server, a file or the network. A key that is well formed may still be unknown, revoked or expired;
+one that is not well formed can be refused on the spot, since its check is wrong after any single typing error.
+The form is fixed by section 3 of Tumbler's contract, and the other clients follow the same test vectors
+(``tests/vectors/keyformat.json``).
+"""
+
+import re
+import zlib
+from dataclasses import dataclass, field
+from typing import Final
+
+__all__ = [
+    "ALPHABET",
+    "CHECK_LENGTH",
+    "ID_LENGTH",
+    "MAX_LENGTH",
+    "PATTERN",
+    "PREFIX_PATTERN",
+    "SECRET_LENGTH",
+    "MalformedKey",
+    "ParsedKey",
+    "build",
+    "checksum",
+    "is_well_formed",
+    "parse",
+    "valid_prefix",
+]
+
+ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+"""The 62 digits of ids, secrets and checks, by value."""
+
+ID_LENGTH: Final = 16
+"""Characters in a key's id."""
+
+SECRET_LENGTH: Final = 43
+"""Characters in a key's secret: 256 bits in base 62."""
+
+CHECK_LENGTH: Final = 6
+"""Characters in a key's check: 32 bits in base 62."""
+
+PREFIX_PATTERN: Final = re.compile(r"[a-z][a-z0-9]{1,15}(?:_[a-z0-9]{1,15})?", re.ASCII)
+"""A prefix, when the whole text matches (see `valid_prefix`)."""
+
+MAX_LENGTH: Final = 32 + 1 + ID_LENGTH + 1 + SECRET_LENGTH + CHECK_LENGTH
+"""Characters in the longest key."""
+
+PATTERN: Final = re.compile(r"\b[a-z][a-z0-9]{1,15}(?:_[a-z0-9]{1,15})?_[0-9A-Za-z]{16}_[0-9A-Za-z]{49}\b", re.ASCII)
+"""Finds keys in other text, for secret scanners and log filters. It cannot tell a wrong check: `parse` can."""
+
+# An underscore inside the prefix is no ambiguity: the last 66 characters are of fixed length and hold one underscore.
+_WHOLE_KEY: Final = re.compile(
+    rf"({PREFIX_PATTERN.pattern})_([0-9A-Za-z]{{{ID_LENGTH}}})"
+    rf"_([0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9A-Za-z]{{{CHECK_LENGTH}}})",
+    re.ASCII,
+)
+
+
+class MalformedKey(ValueError):
+    """The text is no key. The message says what is wrong with it and never repeats any part of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedKey:
+    """The parts of a well-formed key. Printing it does not show the secret; its fields do."""
+
+    prefix: str
+    """What was chosen when the key was made, ``acme_live`` for example."""
+
+    id: str
+    """The id by which the key is managed; no secret."""
+
+    secret: str = field(repr=False)
+    """The part that proves possession, without the check."""
+
+    @property
+    def key_prefix(self) -> str:
+        """Return everything before the secret, ``acme_live_<id>_`` for example: what a list may show of the key."""
+        return f"{self.prefix}_{self.id}_"
+
+
+def parse(text: str) -> ParsedKey:
+    """Take a key apart, after checking its form and its check.
+
+    A few microseconds, however long the text is.
+
+    Raises:
+        MalformedKey: The text is not exactly one key; white space around it counts too.
+
+    """
+    if len(text) > MAX_LENGTH:
+        raise MalformedKey("too long for a key")
+    match = _WHOLE_KEY.fullmatch(text)
+    if match is None:
+        raise MalformedKey("not of the form <prefix>_<id>_<secret><check>")
+    prefix, key_id, secret, check = match.groups()
+    if checksum(text[:-CHECK_LENGTH]) != check:
+        raise MalformedKey("the check at the end does not fit: most likely a typing error")
+    return ParsedKey(prefix, key_id, secret)
+
+
+def is_well_formed(text: str) -> bool:
+    """Say whether `parse` would accept the text."""
+    try:
+        parse(text)
+    except MalformedKey:
+        return False
+    return True
+
+
+def build(prefix: str, key_id: str, secret: str) -> str:
+    """Join the parts of a key and add the check: what `parse` takes apart.
+
+    Raises:
+        ValueError: A part is not of its form. The message names the part and never shows it.
+
+    """
+    if not valid_prefix(prefix):
+        raise ValueError(f"a prefix must match {PREFIX_PATTERN.pattern}")
+    if not _is_base62(key_id, ID_LENGTH):
+        raise ValueError(f"an id must be {ID_LENGTH} base62 characters")
+    if not _is_base62(secret, SECRET_LENGTH):
+        raise ValueError(f"a secret must be {SECRET_LENGTH} base62 characters")
+    text = f"{prefix}_{key_id}_{secret}"
+    return text + checksum(text)
+
+
+def valid_prefix(prefix: str) -> bool:
+    """Say whether a key may begin so: ``[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?``."""
+    return PREFIX_PATTERN.fullmatch(prefix) is not None
+
+
+def checksum(text_before: str) -> str:
+    """Return the check that ends a key: the CRC-32 of the text before it, as six base62 digits, the highest first.
+
+    It finds typing errors and proves nothing: anybody can compute it.
+
+    Raises:
+        UnicodeEncodeError: The text is not ASCII.
+
+    """
+    value = zlib.crc32(text_before.encode("ascii"))
+    digits = ""
+    for _ in range(CHECK_LENGTH):
+        value, digit = divmod(value, len(ALPHABET))
+        digits = ALPHABET[digit] + digits
+    return digits
+
+
+def _is_base62(text: str, length: int) -> bool:
+    return len(text) == length and all(character in ALPHABET for character in text)
