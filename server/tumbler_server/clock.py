@@ -10,6 +10,9 @@ MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
+END = 253_402_300_799 * SECOND + 999_999
+"""The end of the year 9999: the last instant that a timestamp on the wire can name."""
+
 NEVER = 2**63 - 1
 """Later than every instant: the expiry of a key that does not expire. It sorts last, and ``now >= NEVER`` is false."""
 

@@ -1,6 +1,7 @@
 """The ``tumbler-server`` command."""
 
 import json
+import os
 import signal
 import sys
 from types import FrameType
@@ -183,6 +184,7 @@ def pepper_rotate(
 def main() -> None:
     """Run the command; what is wrong with an installation is one line on stderr and exit code 1."""
     logs.configure()
+    os.umask(0o077)  # nothing that we make is anybody else's business
     try:
         app()
     except (SetupError, StoreUnavailable) as failure:

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 from tumbler import keyformat
@@ -188,7 +189,7 @@ class Installation:
     @property
     def database_url(self) -> str:
         """Return the database's URL."""
-        return self.database or f"sqlite:////{str(self.database_file).lstrip('/')}"
+        return self.database or f"sqlite:///{quote(str(self.database_file))}"
 
     @property
     def database_file(self) -> Path:

@@ -1,7 +1,6 @@
 """The log: structured, on stderr, and never a secret in it."""
 
 import logging
-import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any
@@ -12,7 +11,7 @@ from tumbler import keyformat
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 FORMATS = ("console", "json")
 
-_SECRET = re.compile(keyformat.PATTERN)
+_SECRET = keyformat.PATTERN
 
 REDACTED = "[redacted]"
 

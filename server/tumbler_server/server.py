@@ -94,10 +94,11 @@ class Server:
             handlers=[_handlers(core.servicer)],
             options=_OPTIONS,
         )
-        self._health = health.HealthServicer()
+        self._endless = _Endless()
+        self._health = _Health(self._endless)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         if config.reflects:
-            _reflect(self._grpc)
+            _reflect(self._grpc, self._endless)
         self.port = _listen(self._grpc, config)
         self._stopping = threading.Event()
         self._monitor = threading.Thread(target=self._watch_health, name="health", daemon=True)
@@ -112,7 +113,9 @@ class Server:
         """Refuse new calls, let those under way finish within the grace, and end."""
         self._stopping.set()
         self._health.enter_graceful_shutdown()
-        self._grpc.stop(self._grace).wait()
+        stopped = self._grpc.stop(self._grace)
+        self._endless.cut()
+        stopped.wait()
         self._monitor.join()
         self._core.close()
 
@@ -163,13 +166,45 @@ def _tolerant(message: Any) -> Any:
     return deserialize
 
 
-def _reflect(server: grpc.Server) -> None:
+class _Endless:
+    """The streams of health and reflection, which last as long as anybody likes: they must not hold up the end."""
+
+    def __init__(self) -> None:
+        self._open: set[grpc.ServicerContext] = set()
+        self._over = False
+
+    def enter(self, context: grpc.ServicerContext) -> None:
+        """Note a stream, until it ends."""
+        self._open.add(context)
+        if not context.add_callback(lambda: self._open.discard(context)) or self._over:
+            self._open.discard(context)
+            context.cancel()
+
+    def cut(self) -> None:
+        """End all streams, and each that still comes."""
+        self._over = True
+        for context in tuple(self._open):
+            context.cancel()
+
+
+class _Health(health.HealthServicer):  # type: ignore[misc]  # it ships no types
+    def __init__(self, endless: _Endless) -> None:
+        super().__init__()
+        self._endless = endless
+
+    def Watch(self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None) -> Any:  # noqa: N802
+        self._endless.enter(context)
+        return super().Watch(request, context, send_response_callback)
+
+
+def _reflect(server: grpc.Server, endless: _Endless) -> None:
     names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
     servicer = reflection.ReflectionServicer(names)
     # Its streams hold a thread each for as long as a caller likes, who need not even be authenticated: not ours.
     inner = servicer.ServerReflectionInfo
 
     def info(request_iterator: Any, context: grpc.ServicerContext) -> Any:
+        endless.enter(context)
         return inner(request_iterator, context)
 
     info.experimental_thread_pool = ThreadPoolExecutor(2, thread_name_prefix="reflection")  # type: ignore[attr-defined]

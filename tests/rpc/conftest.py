@@ -14,3 +14,11 @@ def world(database_url: str, tmp_path: Path, clock: FrozenClock) -> Iterator[Wor
     world = World(database_url, tmp_path / "data", clock)
     yield world
     world.close()
+
+
+@pytest.fixture
+def twin(world: World) -> Iterator[World]:
+    """Give a second service on the same database, as another server would be."""
+    twin = world.twin()
+    yield twin
+    twin.close()

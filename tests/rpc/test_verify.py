@@ -1,9 +1,358 @@
-"""Verify, as its callers know it."""
+"""The verdict: which code, and what is told with it. `test_verify_fresh.py` has how fresh it is."""
 
-from tests.harness import World
+import random
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from tumbler import keyformat
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
+from tumbler_server.keys.secret import generate
+
+from tests.harness import World, at, forged, lasting
+
+EVERYTHING: dict[str, Any] = {
+    "environment_id": "live",
+    "name": "worker",
+    "owner_id": "alice",
+    "scopes": ["orders:*", "a:b"],
+    "metadata": {"team": "one"},
+    "allowed_cidrs": ["192.0.2.0/24"],
+    "ttl": lasting(DAY),
+}
+
+FITTING: dict[str, Any] = {
+    "environment_id": "live",
+    "required_scopes": ["orders:read", "a:b"],
+    "client_ip": "192.0.2.7",
+}
 
 
-def test_a_created_key_is_valid(world: World) -> None:
-    """A key that was just created is accepted."""
-    created = world.create(name="first", scopes=["orders:*"])
-    assert world.verdict(created.key, required_scopes=["orders:read"]) == "VALID"
+def test_a_valid_key_is_told_whole(world: World) -> None:
+    """A VALID answer holds all that the caller's own decisions may need, so that nobody has to Get the key as well."""
+    created = world.create(**EVERYTHING)
+    answer = world.verify(created.key, project_id="acme", **FITTING)
+    assert answer == pb.VerifyResponse(
+        valid=True,
+        code="VERIFY_CODE_VALID",
+        key_id=created.api_key.id,
+        project_id="acme",
+        environment_id="live",
+        name="worker",
+        owner_id="alice",
+        scopes=["orders:*", "a:b"],
+        metadata={"team": "one"},
+        allowed_cidrs=["192.0.2.0/24"],
+        expire_time=at(world.clock.now + DAY),
+        cache_ttl=lasting(MINUTE),
+        check_time=at(world.clock.now),
+        revision=world.events()[-1].revision,
+        consistency_token=created.consistency_token,
+    )
+
+
+def revoke(world: World, key_id: str) -> None:
+    world.revoke(key_id)
+
+
+def supersede(world: World, key_id: str) -> None:
+    world.rotate(key_id, grace_period=lasting(0))
+
+
+def deactivate(world: World, key_id: str) -> None:
+    world.set_active(key_id, False)
+
+
+def expire(world: World, key_id: str) -> None:
+    world.clock.advance(DAY)
+
+
+def nothing(world: World, key_id: str) -> None:
+    pass
+
+
+DENIED: list[tuple[str, Callable[[World, str], None], dict[str, Any]]] = [
+    ("REVOKED", revoke, FITTING),
+    ("SUPERSEDED", supersede, FITTING),
+    ("INACTIVE", deactivate, FITTING),
+    ("EXPIRED", expire, FITTING),
+    ("ENVIRONMENT_MISMATCH", nothing, {**FITTING, "environment_id": "test"}),
+    ("IP_NOT_ALLOWED", nothing, {**FITTING, "client_ip": "198.51.100.1"}),
+    ("INSUFFICIENT_SCOPE", nothing, {**FITTING, "required_scopes": ["orders:read", "b:c"]}),
+]
+
+
+@pytest.mark.parametrize(("code", "change", "demand"), DENIED, ids=[code for code, _, _ in DENIED])
+def test_each_reason_to_deny_has_its_code(
+    world: World, code: str, change: Callable[[World, str], None], demand: dict[str, Any]
+) -> None:
+    """A key whose secret is proven is denied in an OK answer that says why, and tells the key's details all the same."""
+    created = world.create(**EVERYTHING)
+    change(world, created.api_key.id)
+    for _ in range(2):  # from the database, then from memory
+        answer = world.verify(created.key, **demand)
+        assert (answer.valid, pb.VerifyCode.Name(answer.code)) == (False, f"VERIFY_CODE_{code}")
+        assert (answer.key_id, answer.owner_id) == (created.api_key.id, "alice")
+        assert list(answer.scopes) == ["orders:*", "a:b"]
+
+
+def test_the_first_reason_decides(world: World) -> None:
+    """Where several reasons apply, the answer is the first in the order of the contract."""
+    created = world.create(**{**EVERYTHING, "ttl": lasting(2 * HOUR)})
+    key_id = created.api_key.id
+    wrong = {"environment_id": "test", "client_ip": "198.51.100.1", "required_scopes": ["b:c"]}
+    codes = []
+    for field, right in FITTING.items():
+        codes.append(world.verdict(created.key, **wrong))
+        wrong[field] = right
+        codes.append(world.verdict(created.key, **wrong))
+        wrong = (
+            {**wrong, "required_scopes": ["b:c"], "client_ip": "198.51.100.1"} if field == "environment_id" else wrong
+        )
+    assert codes[0] == "ENVIRONMENT_MISMATCH"
+    wrong = {"environment_id": "test", "client_ip": "198.51.100.1", "required_scopes": ["b:c"]}
+    world.rotate(key_id, grace_period=lasting(HOUR))
+    world.set_active(key_id, False)
+    assert world.verdict(created.key, **wrong) == "INACTIVE"
+    world.clock.advance(2 * HOUR)
+    assert world.verdict(created.key, **wrong) == "SUPERSEDED"
+    world.revoke(key_id)
+    assert world.verdict(created.key, **wrong) == "REVOKED"
+
+
+def _mangled(text: str) -> list[str]:
+    typo = "A" if text[-10] != "A" else "B"
+    return [
+        "",
+        "garbage",
+        text[:-1],
+        text + "A",
+        " " + text,
+        text + "\n",
+        text.upper(),
+        text[:-10] + typo + text[-9:],
+        text[:-1] + ("A" if text[-1] != "A" else "B"),
+        text.replace("_", "-"),
+        text[:4] + text[5:4:-1] + text[6:] if text[4] != text[5] else text[1:],
+        text * 2,
+        "é" * len(text),
+        "A" * 100_000,
+        "\x00" * 70,
+        "'; DROP TABLE api_key; --",
+    ]
+
+
+def test_what_is_no_key_is_malformed(world: World) -> None:
+    """Text that is not of the key's form, or whose check is wrong, is MALFORMED, and nothing is told but the time."""
+    created = world.create()
+    assert world.verdict(created.key) == "VALID"
+    for text in _mangled(created.key):
+        answer = world.verify(text)
+        assert answer == pb.VerifyResponse(
+            code="VERIFY_CODE_MALFORMED",
+            check_time=at(world.clock.now),
+            revision=answer.revision,
+            consistency_token=answer.consistency_token,
+        )
+
+
+def test_a_typing_error_is_always_malformed(world: World) -> None:
+    """Any one character changed makes a key MALFORMED: the check finds it."""
+    text = world.create().key
+    chance = random.Random(1)  # noqa: S311 - no secret
+    for place in range(len(text)):
+        other = chance.choice([char for char in keyformat.ALPHABET if char != text[place]])
+        assert world.verdict(text[:place] + other + text[place + 1 :]) == "MALFORMED"
+
+
+def test_not_found_tells_nothing(world: World) -> None:
+    """An unknown id, a wrong secret and a key of another project are answered byte for byte the same."""
+    caller = world.caller("tumbler:keys:verify", project_id="beta")
+    created = world.create(**EVERYTHING)
+    revoked = world.create(**EVERYTHING)
+    world.revoke(revoked.api_key.id)
+    own = world.create(project_id="beta")
+    parsed = keyformat.parse(own.key)
+    presented = {
+        "unknown id": generate("tmb").text,
+        "unknown prefix": generate("ship").text,
+        "wrong secret": forged(own.key),
+        "wrong prefix": keyformat.build("ship", parsed.id, parsed.secret),
+        "key of another project": created.key,
+        "revoked key of another project": revoked.key,
+        "wrong secret of another project": forged(created.key),
+    }
+    answers = {}
+    for _ in range(2):  # before and after the keys themselves were proven
+        for name, text in presented.items():
+            answer = world.verify(text, caller)
+            assert pb.VerifyCode.Name(answer.code) == "VERIFY_CODE_NOT_FOUND"
+            answers[answer.SerializeToString(deterministic=True)] = name
+        assert len(answers) == 1
+        assert world.verdict(own.key, caller) == "VALID"
+        assert world.verdict(created.key, **FITTING) == "VALID"
+    (only,) = answers
+    assert pb.VerifyResponse.FromString(only) == pb.VerifyResponse(
+        code="VERIFY_CODE_NOT_FOUND",
+        check_time=at(world.clock.now),
+        revision=world.events()[-1].revision,
+        consistency_token=own.consistency_token,
+    )
+
+
+def test_the_prefix_is_part_of_the_key(world: World) -> None:
+    """A key with another prefix, though its check fits, is NOT_FOUND, before and after the real one was proven."""
+    created = world.create(prefix="acme_live")
+    parsed = keyformat.parse(created.key)
+    other = keyformat.build("acme_test", parsed.id, parsed.secret)
+    assert world.verdict(other) == "NOT_FOUND"
+    assert world.verdict(created.key) == "VALID"
+    assert world.verdict(other) == "NOT_FOUND"
+    assert world.verdict(created.key) == "VALID"
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"), [("", "VALID"), ("acme", "VALID"), ("beta", "NOT_FOUND"), ("Acme", "NOT_FOUND")]
+)
+def test_an_operator_may_ask_for_a_project(world: World, named: str, expected: str) -> None:
+    """Where the request names a project, a key of another one is NOT_FOUND."""
+    assert world.verdict(world.create().key, project_id=named) == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "expected"),
+    [
+        ("", "", "VALID"),
+        ("live", "", "VALID"),
+        ("live", "live", "VALID"),
+        ("live", "test", "ENVIRONMENT_MISMATCH"),
+        ("live", "Live", "ENVIRONMENT_MISMATCH"),
+        ("", "live", "ENVIRONMENT_MISMATCH"),
+    ],
+)
+def test_an_environment_is_asked_for_by_name(world: World, own: str, asked: str, expected: str) -> None:
+    """Naming an environment asks for a key of that one; a key without an environment belongs to none."""
+    assert world.verdict(world.create(environment_id=own).key, environment_id=asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("granted", "required", "expected"),
+    [
+        ([], [], True),
+        ([], ["a"], False),
+        (["a"], [], True),
+        (["a:b"], ["a:b"], True),
+        (["a:b"], ["a:c"], False),
+        (["a:b"], ["A:B"], False),
+        (["a:b"], ["a:b:c"], False),
+        (["a:b:c"], ["a:b"], False),
+        (["a:*"], ["a:b"], True),
+        (["a:*"], ["a:b:c"], True),
+        (["a:*"], ["a"], False),
+        (["a:*"], ["ab"], False),
+        (["a:b:*"], ["a:c"], False),
+        (["*"], ["a", "a:b:c"], True),
+        (["*"], ["tumbler:keys:read"], False),
+        (["*"], ["tumbler"], True),
+        (["tumbler:*"], ["tumbler:keys:read"], True),
+        (["a:b", "c:*"], ["c:d", "a:b"], True),
+        (["a:b", "c:*"], ["c:d", "a:d"], False),
+    ],
+)
+def test_scopes_grant_what_they_say(world: World, granted: list[str], required: list[str], expected: bool) -> None:
+    """A scope grants itself, `a:*` all below `a`, `*` all but this service's own; every required scope must be granted."""
+    text = world.create(scopes=granted).key
+    assert world.verdict(text, required_scopes=required) == ("VALID" if expected else "INSUFFICIENT_SCOPE")
+
+
+@pytest.mark.parametrize(
+    ("networks", "client_ip", "expected"),
+    [
+        ([], "", True),
+        ([], "198.51.100.1", True),
+        (["192.0.2.0/24"], "", False),
+        (["192.0.2.0/24"], "192.0.2.0", True),
+        (["192.0.2.0/24"], "192.0.2.255", True),
+        (["192.0.2.0/24"], "192.0.3.0", False),
+        (["192.0.2.0/24"], "::ffff:192.0.2.9", True),
+        (["192.0.2.0/24"], "::ffff:c000:209", True),
+        (["192.0.2.0/24"], "::192.0.2.9", False),
+        (["192.0.2.7"], "192.0.2.7", True),
+        (["192.0.2.7"], "192.0.2.6", False),
+        (["2001:db8::/32"], "2001:DB8:0:0::1", True),
+        (["2001:db8::/32"], "2001:db9::1", False),
+        (["0.0.0.0/0"], "2001:db8::1", False),
+        (["::/0"], "192.0.2.1", False),
+        (["192.0.2.7", "2001:db8::/32"], "2001:db8::1", True),
+    ],
+)
+def test_a_key_is_bound_to_its_networks(world: World, networks: list[str], client_ip: str, expected: bool) -> None:
+    """With allowed_cidrs set, the client's address must be known and lie in one of them; IPv4-mapped counts as IPv4."""
+    text = world.create(allowed_cidrs=networks).key
+    assert world.verdict(text, client_ip=client_ip) == ("VALID" if expected else "IP_NOT_ALLOWED")
+
+
+INVALID: list[tuple[dict[str, Any], str]] = [
+    *(
+        ({"client_ip": value}, "client_ip")
+        for value in ("localhost", "192.0.2", "192.0.2.1:80", "192.0.2.0/24", "[::1]", "192.0.2.256", "1" * 65, " ::1")
+    ),
+    *(
+        ({"required_scopes": ["fine", value]}, "required_scopes[1]")
+        for value in ("", "a:*", "*", "two words", "s" * 129, "a::b")
+    ),
+    ({"required_scopes": [f"s:{number}" for number in range(101)]}, "required_scopes"),
+    ({"project_id": "p" * 129}, "project_id"),
+    ({"environment_id": "a b"}, "environment_id"),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"), INVALID, ids=[f"{path}={next(iter(fields.values()))!a:.24}" for fields, path in INVALID]
+)
+def test_a_question_that_cannot_be_meant_is_refused(world: World, fields: dict[str, Any], path: str) -> None:
+    """A malformed question is the caller's mistake, INVALID_ARGUMENT, and never a verdict on the key."""
+    text = world.create(scopes=["*"]).key
+    refused = world.refused("Verify", pb.VerifyRequest(key=text, **fields))
+    assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [path])
+
+
+@pytest.mark.parametrize(
+    ("life", "grace", "expected"),
+    [
+        (None, None, MINUTE),
+        (DAY, None, MINUTE),
+        (MINUTE, None, MINUTE),
+        (10 * SECOND, None, 10 * SECOND),
+        (None, HOUR, MINUTE),
+        (None, 5 * SECOND, 5 * SECOND),
+        (3 * SECOND, 5 * SECOND, 3 * SECOND),
+        (None, 0, 0),
+    ],
+)
+def test_an_answer_may_be_reused_for_a_minute_at_most(
+    world: World, life: int | None, grace: int | None, expected: int
+) -> None:
+    """cache_ttl is 60 s, and ends with the key's expiry or grace if that comes sooner."""
+    created = world.create(ttl=None if life is None else lasting(life))
+    if grace is not None:
+        world.rotate(created.api_key.id, grace_period=lasting(grace))
+    assert world.verify(created.key).cache_ttl == lasting(expected)
+    world.clock.advance(SECOND)
+    assert world.verify(created.key).cache_ttl == lasting(
+        max(0, min(MINUTE, expected if expected == MINUTE and life is None else (expected - SECOND)))
+        if life != DAY
+        else MINUTE
+    )
+
+
+def test_the_operator_chooses_how_long_an_answer_may_be_reused(world: World) -> None:
+    """cache_ttl is the server's setting where no expiry comes sooner."""
+    created, short = world.create(), world.create(ttl=lasting(HOUR))
+    world.reopen(cache_ttl=DAY)
+    assert world.verify(created.key).cache_ttl == lasting(DAY)
+    assert world.verify(short.key).cache_ttl == lasting(HOUR)
+    world.clock.advance(2 * HOUR)
+    assert world.verify(short.key).cache_ttl == lasting(0)

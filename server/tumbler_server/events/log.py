@@ -109,8 +109,11 @@ class Audit:
 
 def audit(store: Store) -> Audit:
     """Check the whole chain, its head, and that the keys agree with it. Changes may go on meanwhile."""
-    ((newest, newest_hash),) = store.read("SELECT revision, hash FROM log_head WHERE id = 1")
-    problems: list[str] = []
+    ((newest, newest_hash, strays),) = store.read(
+        "SELECT revision, hash, (SELECT COUNT(*) FROM event e WHERE e.revision < 1 OR e.revision > h.revision) "
+        "FROM log_head h WHERE id = 1"
+    )
+    problems: list[str] = [f"{strays} events stand outside the log: before its first or after its head"] * bool(strays)
     expected, chained = 1, GENESIS
     for revision, *content, stored in _events(store, up_to=newest):
         if revision != expected:
@@ -129,7 +132,7 @@ def audit(store: Store) -> Audit:
 
 
 def _events(store: Store, up_to: int) -> Iterator[tuple[Any, ...]]:
-    after = -1
+    after = 0
     while True:
         page = store.read(
             "SELECT revision, type, key_id, project_id, environment_id, time, actor_key_id, actor_name, detail, hash "
@@ -155,6 +158,10 @@ def _disagreements(store: Store, up_to: int) -> Iterator[str]:
         (up_to, _SHOWN),
     ):
         yield f"key {key_id} has events but is gone"
+    for (key_id,) in store.read(
+        "SELECT k.id FROM api_key k, log_head h WHERE k.revision > h.revision LIMIT ?", (_SHOWN,)
+    ):
+        yield f"key {key_id} was changed after the log's end"
     for (key_id,) in store.read(
         "SELECT k.id FROM api_key k JOIN event e ON e.key_id = k.id AND e.type = ? WHERE k.revoke_time = ? LIMIT ?",
         (int(EventType.REVOKED), NEVER, _SHOWN),

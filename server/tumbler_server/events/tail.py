@@ -45,10 +45,12 @@ class Tail:
 
         Raises ``StoreUnavailable`` where the database does not answer: nobody may then be let in.
         """
-        head = log.head(self._store)
-        if head == self._position:
-            return head
+        # The place is looked at first: in the other order, another thread that went on meanwhile would make it seem
+        # that the head went back.
         position = self._position
+        head = log.head(self._store)
+        if head == position:
+            return head
         changed = log.changed_keys(self._store, position, _MOST) if position <= head else []
         reached = changed[-1][0] if changed else position
         with self._lock:

@@ -65,7 +65,12 @@ def decide(key: Key | None, demand: Demand, now: int) -> Code:
 
 
 def parse_address(text: str) -> Address | None:
-    """Return the address that ``text`` names, an IPv4-mapped IPv6 address as IPv4, or None where it names none."""
+    """Return the address that ``text`` names, an IPv4-mapped IPv6 address as IPv4, or None where it names none.
+
+    One with a zone (``fe80::1%eth0``) names something else on every machine, and so none.
+    """
+    if "%" in text:
+        return None
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tumbler_server.clock import HOUR, NEVER, Clock
+from tumbler_server.clock import END, HOUR, NEVER, Clock
 from tumbler_server.errors import (
     EtagMismatch,
     KeyIsExpired,
@@ -250,12 +250,13 @@ class Lifecycle:
         check.ttl("ttl", rotation.ttl)
         check.request_id("request_id", rotation.request_id.value)
         check.done()
+        # Read before the request is looked for: whatever ended the key by then is not this very request, repeated.
+        old = self._load(self._store.select, caller, rotation.key_id)
         if seen := requests.find(self._store.select, caller, rotation.request_id):
             return self._repeated(self._store.select, caller, seen)
         check.in_future("expire_time", rotation.expire_time, self._clock())
         check.done()
-
-        old = self._rotatable(self._store.select, caller, rotation.key_id)
+        self._demand_rotatable(old)
         # The caller is handed the successor's secret, and with it whatever the key may do to this service.
         access.hand_out(caller, old.scopes)
         made, sealed = self._make(old.key_prefix.removesuffix(f"_{old.id}_"))
@@ -264,9 +265,10 @@ class Lifecycle:
             if seen := requests.find(transaction.select, caller, rotation.request_id):
                 return self._repeated(transaction.select, caller, seen)
             now = self._clock()
-            before = self._rotatable(transaction.select, caller, rotation.key_id)
+            before = self._load(transaction.select, caller, rotation.key_id)
+            self._demand_rotatable(before)
             access.hand_out(caller, before.scopes)
-            lifetime = NEVER if before.expire_time == NEVER else now + before.expire_time - before.create_time
+            lifetime = NEVER if before.expire_time == NEVER else min(now + before.expire_time - before.create_time, END)
             successor = replace(
                 before,
                 create_time=now,
@@ -337,15 +339,13 @@ class Lifecycle:
             raise KeyIsRevoked(key.id)
         return key
 
-    def _rotatable(self, select: requests.Select, caller: Key, key_id: str) -> Key:
-        key = self._load(select, caller, key_id)
+    def _demand_rotatable(self, key: Key) -> None:
         if key.revoked:
             raise KeyIsRevoked(key.id)
         if key.replaced_by_key_id:
             raise KeyIsSuperseded(key.id, key.replaced_by_key_id)
         if self._clock() >= key.expire_time:
             raise KeyIsExpired(key.id)
-        return key
 
     def _switch(self, transaction: Transaction, caller: Key, key_id: str, active: bool) -> Changed:
         now = self._clock()

@@ -115,8 +115,9 @@ class Listing:
         if query.owner_id:
             conditions.append(Row.owner_id == query.owner_id)
         if query.states:
-            condition = _IN_STATE[State(query.states[0])](now)
-            for state in query.states[1:]:
+            first, *others = set(query.states)
+            condition = _IN_STATE[State(first)](now)
+            for state in others:
                 condition |= _IN_STATE[State(state)](now)
             conditions.append(condition)
         if query.scope:

@@ -168,6 +168,7 @@ class Check:
         return interval or 0
 
     def _scopes(self, field: str, values: Iterable[str], form: re.Pattern[str], rule: str) -> tuple[str, ...]:
+        values = tuple(values)
         scopes = tuple(dict.fromkeys(values))
         if len(scopes) > MAX_SCOPES:
             self.fail(field, f"must hold at most {MAX_SCOPES}")

@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 import apsw
 import peewee
+import psycopg
 import structlog
 from playhouse.apsw_ext import APSWDatabase
 from playhouse.cockroachdb import CockroachDatabase
@@ -41,6 +42,14 @@ POSTGRESQL_FLOOR = 140_000
 
 BUSY_TIMEOUT = 15.0
 """Seconds that a SQLite writer waits for another process's."""
+
+_LIBPQ_DEFAULTS: dict[str, Any] = {
+    "application_name": "tumbler-server",
+    # A peer that vanished without a word must not hold a call for the minutes that TCP would wait.
+    "connect_timeout": 5,
+    "keepalives_idle": 15,
+    "tcp_user_timeout": 10_000,
+}
 
 ATTEMPTS = 8
 """How often a transaction is tried before its failure is reported."""
@@ -251,13 +260,9 @@ def _sqlite(path: Path) -> APSWDatabase:
 
 
 def _postgresql(kind: type[peewee.PostgresqlDatabase], url: str) -> peewee.PostgresqlDatabase:
-    # A peer that vanished without a word must not hold a call for the minutes that TCP would wait.
-    return kind(
-        url,
-        autoconnect=False,
-        prefer_psycopg3=True,
-        connect_timeout=5,
-        keepalives_idle=15,
-        tcp_user_timeout=10_000,
-        application_name="tumbler-server",
-    )
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise SetupError("the database URL is not one that libpq understands") from None
+    parameters = {name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in given}
+    return kind(url, autoconnect=False, prefer_psycopg3=True, **parameters)

@@ -8,7 +8,7 @@ out.
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TextIO
 
 from google.protobuf import json_format
@@ -41,6 +41,10 @@ _STATE_STYLES: Final = {
     State.STATE_REVOKED: "bold red",
     State.STATE_SUPERSEDED: "magenta",
 }
+_TITLES: Final = ("KEY", "NAME", "PROJECT", "ENVIRONMENT", "OWNER", "STATE", "SCOPES", "EXPIRES", "LAST USED")
+_GAP: Final = 2
+_LEAST_WIDTHS: Final = {"SCOPES": 12, "EXPIRES": 10, "LAST USED": 10, "OWNER": 8, "NAME": 12}
+_LEAST_WANTED: Final = ("LAST USED", "ENVIRONMENT", "OWNER", "PROJECT", "EXPIRES", "SCOPES")
 _LONG_WORD: Final = re.compile(r"\w{40,}")
 _WIDE_ENOUGH: Final = 100_000
 
@@ -90,10 +94,14 @@ def print_record(api_key: ApiKey) -> None:
 def print_keys(page: ListResponse) -> None:
     """Print a page of keys, one on a line, and below it what there is beyond the page."""
     console = _console(sys.stdout)
-    if page.api_keys:
-        console.print(_listing(page.api_keys))
-    else:
+    rows = list(_rows(page.api_keys))
+    if not rows:
         console.print(Text("No keys."))
+    elif sys.stdout.isatty():
+        console.print(_table(rows, console.width))
+    else:
+        for line in _plain_lines(rows):
+            print(line)
     if page.total_size:
         console.print(Text(f"{page.total_size} in all.", "dim"))
     if page.next_page_token:
@@ -165,14 +173,9 @@ def _console(stream: TextIO) -> Console:
     return _Console(file=stream, highlight=False, width=None if stream.isatty() else _WIDE_ENOUGH)
 
 
-def _listing(api_keys: Iterable[ApiKey]) -> Table:
-    api_keys = list(api_keys)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("KEY", no_wrap=True, min_width=max(len(_visible(api_key.key_prefix)) for api_key in api_keys))
-    for title in ("NAME", "PROJECT", "ENVIRONMENT", "OWNER", "STATE", "SCOPES", "EXPIRES", "LAST USED"):
-        table.add_column(title, overflow="fold")
+def _rows(api_keys: Iterable[ApiKey]) -> Iterator[list[Text]]:
     for api_key in api_keys:
-        table.add_row(
+        yield [
             Text(_visible(api_key.key_prefix)),
             Text(_visible(api_key.name)),
             Text(_visible(api_key.project_id)),
@@ -182,8 +185,39 @@ def _listing(api_keys: Iterable[ApiKey]) -> Table:
             Text(_visible(" ".join(api_key.scopes))),
             Text(_optional_time(api_key, "expire_time", "never")),
             Text(_optional_time(api_key, "last_used_time", "never")),
-        )
+        ]
+
+
+def _table(rows: Sequence[Sequence[Text]], width: int) -> Table:
+    """Make a table that fits into this many cells; a narrow terminal does without the columns that matter least."""
+    columns = dict(zip(_TITLES, zip(*rows, strict=True), strict=True))
+    widths = {title: max(len(title), *(cell.cell_len for cell in cells)) for title, cells in columns.items()}
+    # What names the key for other commands stays whole; the columns that have a least width can be folded down to it.
+    least = {title: min(widest, _LEAST_WIDTHS.get(title, widest)) for title, widest in widths.items()}
+    for title in _LEAST_WANTED:
+        if sum(least.values()) + _GAP * (len(least) - 1) <= width:
+            break
+        del columns[title], widths[title], least[title]
+    excess = sum(widths.values()) + _GAP * (len(widths) - 1) - width
+    for title in (title for title in _LEAST_WIDTHS if title in columns):
+        cut = max(0, min(excess, widths[title] - least[title]))
+        widths[title] -= cut
+        excess -= cut
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for title, cells in widths.items():
+        table.add_column(title, overflow="fold", width=cells)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     return table
+
+
+def _plain_lines(rows: Sequence[Sequence[Text]]) -> Iterator[str]:
+    """Yield the same table for a pipe, each row one line; rich would take a millisecond for each."""
+    rows = [[Text(title) for title in _TITLES], *rows]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = (cell.plain + " " * (width - cell.cell_len) for cell, width in zip(row, widths, strict=True))
+        yield (" " * _GAP).join(padded).rstrip()
 
 
 def _record(api_key: ApiKey) -> Table:

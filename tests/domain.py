@@ -1,0 +1,65 @@
+"""The domain without gRPC: what tests of keys, events and the store are written with."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tests.harness import CHEAP, FrozenClock
+from tumbler_server.clock import HOUR
+from tumbler_server.events.tail import Tail
+from tumbler_server.keys.cache import ProofCache
+from tumbler_server.keys.lifecycle import Draft, Issued, Lifecycle, Rotation
+from tumbler_server.keys.listing import Listing
+from tumbler_server.keys.pepper import Pepper
+from tumbler_server.keys.prover import BcryptPool
+from tumbler_server.keys.record import Key
+from tumbler_server.keys.resealer import Resealer
+from tumbler_server.keys.secret import Hasher
+from tumbler_server.keys.tokens import open_tokens
+from tumbler_server.keys.verifier import Verifier
+from tumbler_server.store import migrations
+from tumbler_server.store.database import Store, open_store
+
+OPERATOR = Key(id="", project_id="tumbler", name="the tests", scopes=("*", "tumbler:*"))
+"""A caller who may do everything."""
+
+PEPPER = Pepper(bytes(range(32)))
+
+
+def new_store(database_url: str) -> Store:
+    """Open an empty database and make its tables."""
+    store = open_store(database_url, create=True)
+    migrations.migrate(store)
+    return store
+
+
+class Domain:
+    """The domain as ``server.build_core`` wires it, on a store that the caller gives and closes."""
+
+    def __init__(self, store: Store, clock: FrozenClock, peppers: Sequence[Pepper] = (PEPPER,)) -> None:
+        self.store = store
+        self.clock = clock
+        self.hasher = Hasher(CHEAP, peppers)
+        self.lifecycle = Lifecycle(store, self.hasher, clock, "tmb", HOUR)
+        self.listing = Listing(store, open_tokens(store), clock)
+        self.pool = BcryptPool(1)
+        self.resealer = Resealer(store, self.hasher)
+        cache = ProofCache(1_000)
+        self.tail = Tail(store, cache)
+        self.verifier = Verifier(store, self.hasher, self.tail, cache, self.pool, self.resealer, clock)
+
+    def create(self, **fields: Any) -> Issued:
+        """Create a key, in project ``acme`` unless another is named."""
+        return self.lifecycle.create(OPERATOR, Draft(**{"project_id": "acme", **fields}))
+
+    def rotate(self, key_id: str, **fields: Any) -> Issued:
+        """Rotate a key."""
+        return self.lifecycle.rotate(OPERATOR, Rotation(key_id, **fields))
+
+    def revoke(self, key_id: str) -> None:
+        """Revoke a key."""
+        self.lifecycle.revoke(OPERATOR, key_id, 0, "")
+
+    def close(self) -> None:
+        """End the threads; the store stays open."""
+        self.pool.close()
+        self.resealer.close()

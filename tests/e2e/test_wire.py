@@ -1,0 +1,262 @@
+"""What goes over the wire that no well-made client would send, and what comes back from a real server."""
+
+import os
+from pathlib import Path
+from uuid import uuid4
+
+import grpc
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tumbler.v1 import api_key_pb2, api_key_service_pb2, event_pb2
+from tumbler.v1 import api_key_service_pb2 as pb
+
+from tests.e2e.service import PATIENCE, Client, Service, refusals, seconds
+from tests.harness import Refused
+
+SERVICE = api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"]
+
+METHODS = [method.name for method in SERVICE.methods]
+
+
+def send(client: Client, method: str, data: bytes) -> bytes:
+    """Send an RPC's request as these bytes, and return the response's."""
+    path = f"/{SERVICE.full_name}/{method}"
+    with refusals():
+        if SERVICE.methods_by_name[method].server_streaming:
+            return next(client.channel.unary_stream(path)(data, metadata=client.metadata, timeout=PATIENCE))
+        return client.channel.unary_unary(path)(data, metadata=client.metadata, timeout=PATIENCE)
+
+
+def refused(client: Client, method: str, request: object) -> Refused:
+    """Call an RPC that must be refused, and return what it said."""
+    with pytest.raises(Refused) as refusal:
+        client.call(method, request)
+    return refusal.value
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "ClaimRotation"])
+def test_bytes_that_are_no_message_are_the_callers_mistake(sqlite_server: Service, method: str) -> None:
+    """If my client's stubs are broken and send rubbish, I am told so, and which message was expected."""
+    with pytest.raises(Refused) as refusal:
+        send(sqlite_server, method, b"\xff\xff\xff\xff")
+    assert (refusal.value.code, refusal.value.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "UNDECODABLE")
+    assert refusal.value.info.domain == "tumbler.dev"
+    assert refusal.value.info.metadata["message"] == SERVICE.methods_by_name[method].input_type.full_name
+
+
+def test_a_string_that_is_not_utf8_is_the_callers_mistake(sqlite_server: Service) -> None:
+    """If a text that I send is not UTF-8, it is refused as undecodable, and not as a fault of the server."""
+    project_id = b"\x0a\x02\xc3\x28"
+    with pytest.raises(Refused) as refusal:
+        send(sqlite_server, "Create", project_id)
+    assert (refusal.value.code, refusal.value.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "UNDECODABLE")
+
+
+def test_rubbish_without_a_key_tells_nothing(sqlite_server: Service) -> None:
+    """Whoever has no key learns nothing of what a request should look like."""
+    with pytest.raises(Refused) as refusal:
+        send(sqlite_server.connect(""), "Create", b"\xff\xff\xff\xff")
+    assert refusal.value.reason == "UNAUTHENTICATED"
+
+
+def test_fields_of_a_newer_client_are_ignored(sqlite_server: Service, project: str) -> None:
+    """If my client is newer than the server and sends fields that it does not know, the rest still counts."""
+    unknown = b"\xfa\x3e\x03new"  # field 1007
+    answer = send(sqlite_server, "Create", pb.CreateRequest(project_id=project).SerializeToString() + unknown)
+    assert pb.CreateResponse.FromString(answer).api_key.project_id == project
+
+
+def test_a_message_beyond_every_limit_is_not_read(sqlite_server: Service) -> None:
+    """A request of several megabytes is refused before it is taken apart, and the connection goes on."""
+    refusal = refused(sqlite_server, "Create", pb.CreateRequest(project_id="acme", name="n" * 2**21))
+    assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert sqlite_server.verdict(sqlite_server.key) == "VALID"
+
+
+def test_random_bytes_never_break_the_server(sqlite_server: Service) -> None:
+    """Whatever bytes come, the answer is never an internal error, and the server goes on."""
+    for _ in range(100):
+        for method in ("Create", "Verify", "Update"):
+            try:
+                send(sqlite_server, method, os.urandom(24))
+            except Refused as refusal:
+                reason = refusal.reason
+                assert reason in ("UNDECODABLE", "INVALID_FIELD")
+    assert sqlite_server.verdict(sqlite_server.key) == "VALID"
+
+
+def test_every_error_tells_its_reason(server: Service, project: str) -> None:
+    """Whatever goes wrong, I find a reason that my program can read, and what it is about."""
+    made = server.create(project_id=project, name="twin")
+    twin = server.create(project_id=project, name="twin")
+    revoked = server.create(project_id=project)
+    server.revoke(revoked.api_key.id)
+    rotated = server.create(project_id=project)
+    successor = server.rotate(rotated.api_key.id).api_key.id
+    request_id = str(uuid4())
+    server.create(project_id=project, request_id=request_id)
+    reader = server.caller("tumbler:keys:read", "tumbler:keys:create", project_id=project)
+    stale = api_key_pb2.ApiKey(id=made.api_key.id, name="other", etag="stale")
+    by_name = pb.KeyName(project_id=project, name="twin")
+    nobody = "0" * 16
+    expected = [
+        (server, "Get", pb.GetRequest(key_id=nobody), "NOT_FOUND", "KEY_NOT_FOUND", {"key_id": nobody}),
+        (
+            server,
+            "SetActive",
+            pb.SetActiveRequest(key_id=revoked.api_key.id),
+            "FAILED_PRECONDITION",
+            "KEY_REVOKED",
+            {"key_id": revoked.api_key.id},
+        ),
+        (
+            server,
+            "Rotate",
+            pb.RotateRequest(key_id=rotated.api_key.id),
+            "FAILED_PRECONDITION",
+            "KEY_SUPERSEDED",
+            {"key_id": rotated.api_key.id, "replaced_by_key_id": successor},
+        ),
+        (
+            server,
+            "SetActive",
+            pb.SetActiveRequest(by_name=by_name),
+            "FAILED_PRECONDITION",
+            "NAME_AMBIGUOUS",
+            {"key_ids": ",".join(sorted([made.api_key.id, twin.api_key.id]))},
+        ),
+        (
+            server,
+            "Update",
+            pb.UpdateRequest(api_key=stale, update_mask=FieldMask(paths=["name"])),
+            "ABORTED",
+            "ETAG_MISMATCH",
+            {"key_id": made.api_key.id},
+        ),
+        (
+            server,
+            "Create",
+            pb.CreateRequest(project_id=project, name="another", request_id=request_id),
+            "ALREADY_EXISTS",
+            "REQUEST_ID_REUSED",
+            {"request_id": request_id},
+        ),
+        (
+            reader,
+            "Revoke",
+            pb.RevokeRequest(key_id=made.api_key.id),
+            "PERMISSION_DENIED",
+            "SCOPE_MISSING",
+            {"scope": "tumbler:keys:revoke"},
+        ),
+        (
+            reader,
+            "List",
+            pb.ListRequest(project_id="elsewhere"),
+            "PERMISSION_DENIED",
+            "OTHER_PROJECT",
+            {"project_id": "elsewhere"},
+        ),
+        (
+            reader,
+            "Create",
+            pb.CreateRequest(project_id=project, scopes=["tumbler:*"]),
+            "PERMISSION_DENIED",
+            "SCOPE_ESCALATION",
+            {"scope": "tumbler:*"},
+        ),
+        (server.connect(""), "Get", pb.GetRequest(key_id=nobody), "UNAUTHENTICATED", "UNAUTHENTICATED", {}),
+        (server.connect(made.key), "Get", pb.GetRequest(key_id=nobody), "PERMISSION_DENIED", "SCOPE_MISSING", None),
+        (server, "BatchVerify", pb.BatchVerifyRequest(), "UNIMPLEMENTED", "NOT_IMPLEMENTED", {"method": "BatchVerify"}),
+    ]
+    for client, method, request, code, reason, metadata in expected:
+        refusal = refused(client, method, request)
+        assert (refusal.code.name, refusal.reason, refusal.info.domain) == (code, reason, "tumbler.dev")
+        assert metadata is None or dict(refusal.info.metadata) == metadata
+
+
+def test_bad_input_names_every_field_at_once(server: Service) -> None:
+    """If several of my fields break a rule, I am told all of them in one answer, by their paths."""
+    request = pb.CreateRequest(
+        project_id="acme", name="ab", scopes=["fine", "not fine"], allowed_cidrs=["192.0.2.1/24"], ttl=seconds(0)
+    )
+    assert sorted(refused(server, "Create", request).fields) == ["allowed_cidrs[0]", "name", "scopes[1]", "ttl"]
+
+
+def test_a_caller_is_known_by_the_address_it_calls_from(server: Service, project: str) -> None:
+    """A calling key that is bound to networks is taken from there alone, by the address of the connection."""
+    here = server.caller("tumbler:keys:verify", project_id=project, allowed_cidrs=["127.0.0.0/8"])
+    elsewhere = server.caller("tumbler:keys:verify", project_id=project, allowed_cidrs=["10.0.0.0/8"])
+    assert here.verdict(here.key, client_ip="127.0.0.1") == "VALID"
+    assert refused(elsewhere, "Verify", pb.VerifyRequest(key=here.key)).code is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_caller_over_ipv6_is_known_by_its_address(embedded: Service) -> None:
+    """The same holds over IPv6."""
+    try:
+        embedded.start(listen="[::1]:0")
+    except AssertionError:
+        if "cannot listen" in embedded.stderr:
+            pytest.skip("this machine has no IPv6")
+        raise
+    here = embedded.caller("tumbler:keys:verify", allowed_cidrs=["::1"])
+    elsewhere = embedded.caller("tumbler:keys:verify", allowed_cidrs=["127.0.0.0/8", "2001:db8::/32"])
+    assert here.verdict(here.key, client_ip="::1") == "VALID"
+    assert refused(elsewhere, "Verify", pb.VerifyRequest(key=here.key)).code is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_key_may_come_in_either_header(sqlite_server: Service) -> None:
+    """My client may send its key as a bearer token or as x-api-key."""
+    client = sqlite_server.connect("")
+    for metadata in (
+        [("authorization", f"Bearer {sqlite_server.key}")],
+        [("authorization", f"bearer {sqlite_server.key}")],
+        [("x-api-key", sqlite_server.key)],
+    ):
+        client.metadata = tuple(metadata)
+        assert client.verdict(sqlite_server.key) == "VALID"
+    client.metadata = (("authorization", f"Basic {sqlite_server.key}"), ("x-api-key", sqlite_server.key))
+    assert refused(client, "Verify", pb.VerifyRequest(key="x")).code is grpc.StatusCode.UNAUTHENTICATED
+
+
+def ask(client: Client, **question: str) -> reflection_pb2.ServerReflectionResponse:
+    """Ask the server what it offers."""
+    stub = reflection_pb2_grpc.ServerReflectionStub(client.channel)
+    request = reflection_pb2.ServerReflectionRequest(**question)
+    with refusals():
+        (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=PATIENCE)
+    return answer
+
+
+def test_on_this_machine_tools_may_ask_what_is_offered(sqlite_server: Service) -> None:
+    """On a loopback address, grpcurl and its like learn the services and their messages without any key."""
+    nobody = sqlite_server.connect("")
+    services = {service.name for service in ask(nobody, list_services="").list_services_response.service}
+    assert services == {SERVICE.full_name, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    answer = ask(nobody, file_containing_symbol="tumbler.v1.KeyEvent").file_descriptor_response
+    assert event_pb2.DESCRIPTOR.serialized_pb in answer.file_descriptor_proto
+
+
+def test_reflection_can_be_off(embedded: Service) -> None:
+    """With --no-reflection, tools learn nothing; calls go on as before."""
+    embedded.start("--no-reflection")
+    with pytest.raises(Refused) as refusal:
+        ask(embedded, list_services="")
+    assert refusal.value.code is grpc.StatusCode.UNIMPLEMENTED
+    assert embedded.verdict(embedded.key) == "VALID"
+
+
+def test_idle_reflection_streams_starve_nobody(embedded: Service) -> None:
+    """Eight tools that hold a reflection stream open take no thread from those who verify keys."""
+    embedded.start("--threads", "2")
+    with embedded.idle_reflection(8):
+        for _ in range(20):
+            assert embedded.call("Verify", pb.VerifyRequest(key=embedded.key), timeout=5).valid
+
+
+def test_a_unix_socket_path_is_refused_as_an_address(tmp_path: Path) -> None:
+    """An address that is not HOST:PORT is refused before anything else happens."""
+    misused = Service(tmp_path).run("serve", "--listen", "unix:/tmp/tumbler")
+    assert misused.returncode == 2
+    assert "127.0.0.1:50051" in misused.stderr

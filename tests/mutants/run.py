@@ -1,0 +1,329 @@
+"""Break the server in ways that matter, one at a time, and see that a test notices each.
+
+    python tests/mutants/run.py [NAME …]
+
+Each mutant is one replaced piece of code in a copy of the server, which the tests then import in its place. Exit code 1
+where a mutant survives, or no longer fits the code.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SERVER = ROOT / "server" / "tumbler_server"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One breakage: in ``file``, ``old`` becomes ``new``, and one of ``tests`` must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant(
+        "the cache drops nothing when a key is revoked",
+        "events/tail.py",
+        "self._follower.forget([key_id for _, key_id in changed], reached)",
+        "self._follower.forget([], reached)",
+        "tests/rpc/test_revoke.py",
+    ),
+    Mutant(
+        "the log is not followed at all",
+        "events/tail.py",
+        "        if head == position:\n",
+        "        if True:\n",
+        "tests/unit/test_tail.py tests/rpc/test_revoke.py",
+    ),
+    Mutant(
+        "a record that was read before a change is cached after it",
+        "keys/cache.py",
+        "key if position == self._position else None",
+        "key",
+        "tests/unit/test_cache.py",
+    ),
+    Mutant(
+        "secrets are compared with ==",
+        "keys/secret.py",
+        "return hmac.compare_digest(one, other)",
+        "return one == other",
+        "tests/unit/test_secret.py",
+    ),
+    Mutant(
+        "a wrong secret for a cached id counts as right",
+        "keys/verifier.py",
+        "if not same(known.tag, tag):",
+        "if False:",
+        "tests/rpc/test_verify.py",
+    ),
+    Mutant(
+        "a wrong secret counts as proven",
+        "keys/verifier.py",
+        "            if not proven:\n                return None\n",
+        "",
+        "tests/rpc/test_verify.py",
+    ),
+    Mutant(
+        "a digest that does not fit goes on to bcrypt",
+        "keys/secret.py",
+        "return same(_digest(pepper, text), sealed.digest)",
+        "return same(_digest(pepper, text), sealed.digest) or None",
+        "tests/unit/test_secret.py tests/rpc/test_rehash.py",
+    ),
+    Mutant(
+        "the prefix of a key proven by bcrypt is not looked at",
+        "keys/verifier.py",
+        "if key.key_prefix != parsed.key_prefix:",
+        "if False:",
+        "tests/rpc/test_verify.py tests/rpc/test_rehash.py",
+    ),
+    Mutant(
+        "the verdict does not ask for the project",
+        "keys/decide.py",
+        "or (demand.project_id and key.project_id != demand.project_id)",
+        "",
+        "tests/unit/test_decide.py",
+    ),
+    Mutant(
+        "other projects' keys are found by their id",
+        "keys/access.py",
+        "return caller.project_id in (OPERATORS, project_id)",
+        "return True",
+        "tests/rpc/test_callers.py",
+    ),
+    Mutant(
+        "a list has no project filter",
+        "keys/listing.py",
+        "        if project_id:\n",
+        "        if False:\n",
+        "tests/rpc/test_list.py tests/rpc/test_callers.py",
+    ),
+    Mutant(
+        "the grace is not read by Verify",
+        "keys/decide.py",
+        "if now >= key.grace_expire_time:",
+        "if False:",
+        "tests/unit/test_decide.py",
+    ),
+    Mutant(
+        "a key is valid by default",
+        "keys/decide.py",
+        "        return Code.NOT_FOUND\n",
+        "        return Code.VALID\n",
+        "tests/unit/test_decide.py",
+    ),
+    Mutant(
+        "the instant of expiry is still valid",
+        "keys/decide.py",
+        "if now >= key.expire_time:",
+        "if now > key.expire_time:",
+        "tests/unit/test_decide.py",
+    ),
+    Mutant(
+        "one required scope is enough",
+        "keys/decide.py",
+        "if not all(any_grants",
+        "if not any(any_grants",
+        "tests/unit/test_decide.py",
+    ),
+    Mutant(
+        "a missing client address is let through",
+        "keys/decide.py",
+        "return address is not None and any(",
+        "return address is None or any(",
+        "tests/unit/test_decide.py",
+    ),
+    Mutant(
+        "the wildcard grants permissions on this service",
+        "keys/scopes.py",
+        "return not required.startswith(RESERVED)",
+        "return True",
+        "tests/unit/test_scopes.py",
+    ),
+    Mutant(
+        "Create hands out what the caller lacks",
+        "keys/lifecycle.py",
+        '        access.hand_out(caller, values["scopes"])\n',
+        "",
+        "tests/rpc/test_callers.py",
+    ),
+    Mutant(
+        "Update hands out what the caller lacks",
+        "keys/lifecycle.py",
+        'access.hand_out(caller, tuple(scope for scope in wanted["scopes"] if scope not in before.scopes))',
+        "pass",
+        "tests/rpc/test_callers.py",
+    ),
+    Mutant(
+        "Rotate hands out what the caller lacks",
+        "keys/lifecycle.py",
+        "access.hand_out(caller, old.scopes)",
+        "pass",
+        "tests/rpc/test_callers.py",
+    ),
+    Mutant(
+        "rotation loses the scopes",
+        "keys/lifecycle.py",
+        "                replaces_key_id=before.id,\n",
+        "                replaces_key_id=before.id,\n                scopes=(),\n",
+        "tests/rpc/test_rotate.py",
+    ),
+    Mutant(
+        "rotation switches a deactivated key on",
+        "keys/lifecycle.py",
+        "                replaces_key_id=before.id,\n",
+        "                replaces_key_id=before.id,\n                active=True,\n",
+        "tests/rpc/test_rotate.py",
+    ),
+    Mutant(
+        "the grace outlives the old key's expiry",
+        "keys/lifecycle.py",
+        "min(now + rotation.grace, before.expire_time)",
+        "now + rotation.grace",
+        "tests/rpc/test_rotate.py",
+    ),
+    Mutant(
+        "a second Revoke overwrites the first",
+        "keys/lifecycle.py",
+        "            if before.revoked:\n                return Changed(before, before.revision, now)\n            after = replace(before, revoke",
+        "            after = replace(before, revoke",
+        "tests/rpc/test_revoke.py",
+    ),
+    Mutant(
+        "a request_id's body is not compared",
+        "keys/requests.py",
+        "if not same(bytes(rows[0].fingerprint), request_id.fingerprint):",
+        "if False:",
+        "tests/rpc/test_request_id.py",
+    ),
+    Mutant(
+        "a request_id is not looked for inside the transaction",
+        "keys/lifecycle.py",
+        "            if seen := requests.find(transaction.select, caller, request_id):\n"
+        "                return self._repeated(transaction.select, caller, seen)\n"
+        "            issued",
+        "            issued",
+        "tests/e2e/test_races.py",
+    ),
+    Mutant(
+        "a rotation does not look again inside the transaction",
+        "keys/lifecycle.py",
+        "            self._demand_rotatable(before)\n",
+        "",
+        "tests/e2e/test_races.py",
+    ),
+    Mutant(
+        "a stale etag is overlooked",
+        "keys/lifecycle.py",
+        "if edit.etag and edit.etag != before.etag:",
+        "if False:",
+        "tests/rpc/test_update.py",
+    ),
+    Mutant(
+        "a page token fits every filter",
+        "keys/tokens.py",
+        "        if found != fingerprint:\n",
+        "        if False:\n",
+        "tests/rpc/test_list.py",
+    ),
+    Mutant(
+        "pages skip ties",
+        "keys/listing.py",
+        "place = peewee.Tuple(sort, Row.id)",
+        "place = peewee.Tuple(sort, sort)",
+        "tests/rpc/test_list.py tests/property/test_listing.py",
+    ),
+    Mutant(
+        "an event's hash does not cover the one before",
+        "events/log.py",
+        "hashlib.sha256(before + text.encode())",
+        "hashlib.sha256(text.encode())",
+        "tests/unit/test_log.py",
+    ),
+    Mutant(
+        "a change leaves no event of its own",
+        "events/log.py",
+        "    transaction.run(EventRow.insert(**row, hash=digest))\n",
+        "",
+        "tests/rpc/test_events.py",
+    ),
+    Mutant(
+        "an exception's text is sent to the caller",
+        "rpc/status.py",
+        'return _status(grpc.StatusCode.INTERNAL, INTERNAL_TEXT, _info("INTERNAL", {}))',
+        'return _status(grpc.StatusCode.INTERNAL, str(failure), _info("INTERNAL", {}))',
+        "tests/rpc/test_errors.py",
+    ),
+    Mutant(
+        "a server starts with an RPC that no policy covers",
+        "rpc/auth.py",
+        "    if missing := sorted(methods - policy.keys()):\n",
+        "    if missing := []:\n",
+        "tests/rpc/test_callers.py",
+    ),
+    Mutant(
+        "the caller's scope is not asked for",
+        "rpc/auth.py",
+        "    if not any_grants(verdict.key.scopes, scope):\n",
+        "    if False:\n",
+        "tests/rpc/test_callers.py",
+    ),
+    Mutant(
+        "the network that a caller's key is bound to is not looked at",
+        "rpc/auth.py",
+        "Demand(client_ip=peer_address(context.peer()))",
+        'Demand(client_ip="10.1.2.3")',
+        "tests/e2e/test_server.py",
+    ),
+)
+
+
+def survives(mutant: Mutant) -> str | None:
+    """Return why the mutant was not noticed, or None where it was."""
+    source = (SERVER / mutant.file).read_text()
+    if source.count(mutant.old) != 1:
+        return f"its code stands {source.count(mutant.old)} times in {mutant.file}: write it anew"
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        shutil.copytree(SERVER, Path(folder, "tumbler_server"), ignore=shutil.ignore_patterns("__pycache__"))
+        Path(folder, "tumbler_server", mutant.file).write_text(source.replace(mutant.old, mutant.new))
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant.tests.split()],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if run.returncode == 1:
+        return None
+    return "no test failed" if run.returncode == 0 else f"pytest itself failed:\n{run.stdout[-2000:]}"
+
+
+def main() -> int:
+    """Try all mutants, or those whose names are given."""
+    chosen = [mutant for mutant in MUTANTS if mutant.name in sys.argv[1:]] if sys.argv[1:] else list(MUTANTS)
+    survivors = 0
+    began = time.monotonic()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for number, (mutant, reason) in enumerate(zip(chosen, pool.map(survives, chosen), strict=True), start=1):
+            print(f"[{number}/{len(chosen)}] {'noticed' if reason is None else 'SURVIVED'}: {mutant.name}", flush=True)
+            if reason is not None:
+                survivors += 1
+                print(f"    {reason}")
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutants were noticed, in {time.monotonic() - began:.0f} s")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

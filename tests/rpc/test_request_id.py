@@ -1,0 +1,227 @@
+"""Calls that are safe to repeat: request_id in Create and Rotate."""
+
+import threading
+import uuid
+from typing import Any
+
+import grpc
+import pytest
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.clock import DAY, HOUR
+from tumbler_server.keys.secret import Hasher
+
+from tests.harness import Refused, World, at, lasting
+
+
+@pytest.fixture
+def request_id() -> str:
+    """Give an id that nobody has used."""
+    return str(uuid.uuid4())
+
+
+def test_a_repeated_create_makes_no_second_key(world: World, request_id: str) -> None:
+    """The same id and body again: the same key and token, secret_omitted, and no key text, since none is stored."""
+    first = world.create(name="once", metadata={"b": "2", "a": "1"}, request_id=request_id)
+    events = len(world.events())
+    again = world.create(name="once", metadata={"a": "1", "b": "2"}, request_id=request_id)
+    assert again == pb.CreateResponse(
+        api_key=first.api_key, consistency_token=first.consistency_token, secret_omitted=True
+    )
+    assert not first.secret_omitted
+    assert len(world.events()) == events
+
+
+def test_a_repeated_rotate_makes_no_second_successor(world: World, request_id: str) -> None:
+    """The same Rotate again: the same two keys and token, secret_omitted, and no key text."""
+    created = world.create()
+    first = world.rotate(created.api_key.id, request_id=request_id, grace_period=lasting(DAY))
+    events = len(world.events())
+    again = world.rotate(created.api_key.id, request_id=request_id, grace_period=lasting(DAY))
+    assert again == pb.RotateResponse(
+        api_key=first.api_key,
+        old_api_key=first.old_api_key,
+        consistency_token=first.consistency_token,
+        secret_omitted=True,
+    )
+    assert not first.secret_omitted
+    assert len(world.events()) == events
+
+
+def test_a_repeated_call_shows_the_key_as_it_is_now(world: World, request_id: str) -> None:
+    """What comes back is the key's present record, and the token of its creation."""
+    first = world.create(request_id=request_id)
+    world.clock.advance(HOUR)
+    revoked = world.revoke(first.api_key.id).api_key
+    again = world.create(request_id=request_id)
+    assert again.api_key == revoked
+    assert again.consistency_token == first.consistency_token
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"name": "another"}, {"scopes": ["a:c"]}, {"project_id": "beta"}, {"validate_only": False, "ttl": lasting(1)}],
+    ids=["name", "scopes", "project", "expiry"],
+)
+def test_the_id_with_another_body_already_exists(world: World, request_id: str, changed: dict[str, Any]) -> None:
+    """The same id with any other body is ALREADY_EXISTS, names the id, and makes nothing."""
+    world.create(name="first", scopes=["a:b"], request_id=request_id)
+    events = len(world.events())
+    body = {"project_id": "acme", "name": "first", "scopes": ["a:b"], "request_id": request_id, **changed}
+    refused = world.refused("Create", pb.CreateRequest(**body))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
+    assert refused.info.metadata["request_id"] == request_id
+    assert len(world.events()) == events
+
+
+def test_create_and_rotate_share_their_ids(world: World, request_id: str) -> None:
+    """An id that a Create used is taken for a Rotate, and the other way round."""
+    created = world.create(request_id=request_id)
+    rotate = pb.RotateRequest(key_id=created.api_key.id, request_id=request_id)
+    assert world.refused("Rotate", rotate).reason == "REQUEST_ID_REUSED"
+    rotate.request_id = str(uuid.uuid4())
+    world.call("Rotate", rotate)
+    create = pb.CreateRequest(project_id="acme", request_id=rotate.request_id)
+    assert world.refused("Create", create).reason == "REQUEST_ID_REUSED"
+
+
+def test_a_rotate_of_another_key_already_exists(world: World, request_id: str) -> None:
+    """One id cannot rotate two keys, and one key not with two grace periods."""
+    one, two = world.create().api_key.id, world.create().api_key.id
+    world.rotate(one, request_id=request_id)
+    other_key = pb.RotateRequest(key_id=two, request_id=request_id)
+    assert world.refused("Rotate", other_key).reason == "REQUEST_ID_REUSED"
+    other_grace = pb.RotateRequest(key_id=one, request_id=request_id, grace_period=lasting(0))
+    assert world.refused("Rotate", other_grace).reason == "REQUEST_ID_REUSED"
+    assert world.get(two).state == world.get(world.get(one).replaced_by_key_id).state
+
+
+def test_ids_are_the_projects_own(world: World, request_id: str) -> None:
+    """Two projects may use one id, and neither sees the other's key."""
+    acme = world.caller("tumbler:keys:create")
+    beta = world.caller("tumbler:keys:create", project_id="beta")
+    first = world.create(acme, request_id=request_id)
+    second = world.create(beta, project_id="beta", request_id=request_id)
+    assert first.api_key.id != second.api_key.id
+    assert second.key
+    assert world.create(beta, project_id="beta", request_id=request_id).api_key == second.api_key
+
+
+def test_ids_are_shared_inside_a_project(world: World, request_id: str) -> None:
+    """Another caller of the same project repeats the call too: ids are the project's, not the caller's."""
+    first = world.create(world.caller("tumbler:keys:create"), request_id=request_id)
+    again = world.create(world.caller("tumbler:keys:create"), request_id=request_id)
+    assert again.api_key == first.api_key
+    assert again.secret_omitted
+
+
+def test_upper_case_is_the_same_id(world: World, request_id: str) -> None:
+    """A UUID in capitals is the same UUID."""
+    first = world.create(request_id=request_id.upper())
+    again = world.create(request_id=request_id.lower())
+    assert again.api_key == first.api_key
+    assert again.secret_omitted
+
+
+def test_a_repeat_after_the_expiry_is_still_a_repeat(world: World, request_id: str) -> None:
+    """A retry that arrives once expire_time has passed returns the key: nothing new is asked for."""
+    expiry = at(world.clock.now + HOUR)
+    created = world.create(request_id=request_id, expire_time=expiry)
+    rotation_id = str(uuid.uuid4())
+    rotated = world.rotate(created.api_key.id, request_id=rotation_id, expire_time=expiry)
+    world.clock.advance(HOUR)
+    again = world.create(request_id=request_id, expire_time=expiry)
+    assert (again.api_key.id, again.secret_omitted) == (created.api_key.id, True)
+    repeated = world.rotate(created.api_key.id, request_id=rotation_id, expire_time=expiry)
+    assert (repeated.api_key.id, repeated.secret_omitted) == (rotated.api_key.id, True)
+
+
+def test_validate_only_does_not_consume_the_id(world: World, request_id: str) -> None:
+    """A trial run leaves its request_id free for the real one."""
+    world.create(request_id=request_id, validate_only=True)
+    created = world.create(request_id=request_id, name="the real one")
+    assert created.key
+    assert not created.secret_omitted
+
+
+def test_a_refused_call_does_not_consume_the_id(world: World, request_id: str) -> None:
+    """A call that was refused leaves its request_id free for a corrected one."""
+    world.refused("Create", pb.CreateRequest(project_id="acme", name="ab", request_id=request_id))
+    assert world.create(name="abc", request_id=request_id).key
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1",
+        "123e4567-e89b-42d3-a456-42661417400",
+        "123e4567-e89b-42d3-a456-4266141740000",
+        "123e4567e89b42d3a456426614174000",
+        "{123e4567-e89b-42d3-a456-426614174000}",
+        "123e4567-e89b-42d3-a456-42661417400g",
+        "123e4567-e89b-42d3-a456-426614174000\n",
+    ],
+    ids=["number", "too short", "too long", "no hyphens", "braces", "not hexadecimal", "newline"],
+)
+def test_only_a_uuid_will_do(world: World, text: str) -> None:
+    """A request_id that is no UUID is refused, in Create and in Rotate."""
+    assert world.refused("Create", pb.CreateRequest(project_id="acme", request_id=text)).fields == ["request_id"]
+    rotate = pb.RotateRequest(key_id="0" * 16, request_id=text)
+    assert world.refused("Rotate", rotate).fields == ["request_id"]
+
+
+def _together(world: World, monkeypatch: pytest.MonkeyPatch, *calls: Any) -> list[Any]:
+    """Make calls that all find nothing before any of them has written: each has sealed its secret first."""
+    barrier = threading.Barrier(len(calls))
+    seal = Hasher.seal
+
+    def waiting(self: Hasher, text: str, secret: str) -> Any:
+        sealed = seal(self, text, secret)
+        barrier.wait(timeout=30)
+        return sealed
+
+    monkeypatch.setattr(Hasher, "seal", waiting)
+    results: list[Any] = [None] * len(calls)
+
+    def run(place: int) -> None:
+        try:
+            results[place] = calls[place]()
+        except Refused as refused:
+            results[place] = refused
+
+    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_of_two_creates_at_once_one_makes_the_key(
+    world: World, request_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two calls with the same id and body at the same time make one key, and one of them shows it."""
+    results = _together(world, monkeypatch, *[lambda: world.create(request_id=request_id)] * 2)
+    assert results[0].api_key == results[1].api_key
+    assert sorted(result.secret_omitted for result in results) == [False, True]
+    assert sorted(bool(result.key) for result in results) == [False, True]
+
+
+def test_of_two_rotates_at_once_one_makes_the_successor(
+    world: World, request_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two Rotates with the same id at the same time make one successor, and one of them shows it."""
+    key_id = world.create().api_key.id
+    results = _together(world, monkeypatch, *[lambda: world.rotate(key_id, request_id=request_id)] * 2)
+    assert results[0].api_key == results[1].api_key
+    assert results[0].old_api_key == results[1].old_api_key
+    assert sorted(result.secret_omitted for result in results) == [False, True]
+
+
+def test_of_two_rotates_at_once_without_an_id_one_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Rotates of one key at the same time exactly one succeeds; the other learns of its successor."""
+    key_id = world.create().api_key.id
+    results = _together(world, monkeypatch, *[lambda: world.rotate(key_id)] * 2)
+    results.sort(key=lambda result: isinstance(result, Refused))
+    rotated, refused = results
+    assert refused.reason == "KEY_SUPERSEDED"
+    assert refused.info.metadata["replaced_by_key_id"] == rotated.api_key.id

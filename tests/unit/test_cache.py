@@ -1,0 +1,135 @@
+"""The cache of proofs and records."""
+
+import threading
+
+import pytest
+
+from tumbler_server.keys.cache import Entry, ProofCache
+from tumbler_server.keys.record import Key
+
+
+def key(number: int) -> Key:
+    """Return a record whose id ends with a number."""
+    return Key(id=f"{number:016}", project_id="acme")
+
+
+def tag(number: int) -> bytes:
+    """Return a tag."""
+    return bytes([number]) * 32
+
+
+@pytest.fixture
+def cache() -> ProofCache:
+    """Give a cache of three keys, as of revision 7."""
+    cache = ProofCache(3)
+    cache.forget_all(7)
+    return cache
+
+
+class TestPut:
+    """Remembering."""
+
+    def test_the_record_is_kept(self, cache: ProofCache) -> None:
+        """Proof and record are known, where nothing was changed since the record was read."""
+        cache.put(key(1), tag(1), 7)
+        assert cache.get(key(1).id) == Entry(tag(1), key(1))
+
+    @pytest.mark.parametrize("position", [6, 8], ids=["read before a change", "read after a change not yet heard of"])
+    def test_another_position(self, cache: ProofCache, position: int) -> None:
+        """At any other position the proof alone is kept: the record may be another by now."""
+        cache.put(key(1), tag(1), position)
+        assert cache.get(key(1).id) == Entry(tag(1), None)
+
+    def test_bounded(self, cache: ProofCache) -> None:
+        """Of more keys than fit, the one that was used longest ago goes."""
+        for number in (1, 2, 3):
+            cache.put(key(number), tag(number), 7)
+        cache.get(key(1).id)
+        cache.put(key(4), tag(4), 7)
+        known = [number for number in (1, 2, 3, 4) if cache.get(key(number).id)]
+        assert known == [1, 3, 4]
+
+    def test_again(self, cache: ProofCache) -> None:
+        """A key that is put again takes no second place."""
+        for number in (1, 2, 3, 3, 3):
+            cache.put(key(number), tag(number), 7)
+        assert all(cache.get(key(number).id) for number in (1, 2, 3))
+
+    def test_unknown(self, cache: ProofCache) -> None:
+        """Of a key that was never put nothing is known."""
+        assert cache.get(key(1).id) is None
+
+
+class TestForget:
+    """Forgetting what may be true no longer."""
+
+    def test_the_proof_stays(self, cache: ProofCache) -> None:
+        """A changed key's record goes; its proof stays, since a key's secret never changes."""
+        cache.put(key(1), tag(1), 7)
+        cache.forget([key(1).id], 8)
+        assert cache.get(key(1).id) == Entry(tag(1), None)
+
+    def test_others_stay(self, cache: ProofCache) -> None:
+        """The other keys' records stay."""
+        cache.put(key(1), tag(1), 7)
+        cache.put(key(2), tag(2), 7)
+        cache.forget([key(1).id], 8)
+        assert cache.get(key(2).id) == Entry(tag(2), key(2))
+
+    def test_unknown_keys(self, cache: ProofCache) -> None:
+        """Forgetting a key that is not known is nothing, and takes no place."""
+        cache.put(key(1), tag(1), 7)
+        cache.forget([key(2).id, key(3).id, key(4).id, key(5).id], 8)
+        assert cache.get(key(2).id) is None
+        assert cache.get(key(1).id) is not None
+
+    def test_position(self, cache: ProofCache) -> None:
+        """Afterwards records count that were read at the new position, and those of the old no more."""
+        cache.forget([], 8)
+        cache.put(key(1), tag(1), 7)
+        cache.put(key(2), tag(2), 8)
+        assert cache.get(key(1).id) == Entry(tag(1), None)
+        assert cache.get(key(2).id) == Entry(tag(2), key(2))
+
+    def test_all(self, cache: ProofCache) -> None:
+        """Everything can be forgotten, proofs too, and the position set back."""
+        cache.put(key(1), tag(1), 7)
+        cache.forget_all(3)
+        assert cache.get(key(1).id) is None
+        cache.put(key(1), tag(1), 3)
+        assert cache.get(key(1).id) == Entry(tag(1), key(1))
+
+
+class TestTag:
+    """What a presented key is remembered by."""
+
+    def test_same_text(self, cache: ProofCache) -> None:
+        """The same text has the same tag, another text another."""
+        assert cache.tag("one") == cache.tag("one") != cache.tag("other")
+
+    def test_keyed(self) -> None:
+        """Another process's cache gives the same text another tag: a tag is useless elsewhere."""
+        assert ProofCache(1).tag("one") != ProofCache(1).tag("one")
+
+    def test_repr_is_silent(self, cache: ProofCache) -> None:
+        """Printing an entry does not show the tag."""
+        assert repr(Entry(tag(1), None)) == "Entry(key=None)"
+
+
+def test_threads() -> None:
+    """Many threads that put and forget leave a cache that is not over its size."""
+    cache = ProofCache(10)
+    barrier = threading.Barrier(4)
+
+    def work(offset: int) -> None:
+        barrier.wait()
+        for number in range(500):
+            cache.put(key(offset + number), tag(1), 0)
+            cache.forget([key(number).id], 0)
+
+    threads = [threading.Thread(target=work, args=(offset,)) for offset in (0, 100, 200, 300)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(cache.get(key(number).id) is not None for number in range(800)) <= 10

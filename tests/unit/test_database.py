@@ -1,0 +1,342 @@
+"""Opening a database, reading from it and writing to it."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import apsw
+import peewee
+import pytest
+
+from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.store.database import (
+    COCKROACHDB,
+    POSTGRESQL,
+    SQLITE,
+    SQLITE_FLOOR,
+    Store,
+    Transaction,
+    open_store,
+)
+from tumbler_server.store.models import InstallationRow, LogHeadRow
+
+
+@pytest.fixture
+def sqlite_url(new_database: Callable[[str], str]) -> str:
+    """Give the URL of a SQLite file that does not exist yet."""
+    return new_database("sqlite")
+
+
+def file_of(url: str) -> Path:
+    """Return the file that an absolute SQLite URL names."""
+    return Path(url.removeprefix("sqlite:///"))
+
+
+def count_up(store: Store) -> int:
+    """Add one to the log's head in a transaction of its own, as every change does."""
+
+    def work(transaction: Transaction) -> int:
+        query = LogHeadRow.update(revision=LogHeadRow.revision + 1).returning(LogHeadRow.revision)
+        return int(transaction.select(query)[0].revision)
+
+    return store.write(work)
+
+
+class TestUrls:
+    """Which database a URL names."""
+
+    @pytest.mark.parametrize(
+        ("url", "dialect"),
+        [
+            ("postgresql://user@host:5432/name", POSTGRESQL),
+            ("postgresql:///name?host=/run/postgresql", POSTGRESQL),
+            ("postgres://host/name", POSTGRESQL),
+            ("cockroachdb://root@host:26257/name", COCKROACHDB),
+        ],
+    )
+    def test_servers(self, url: str, dialect: str) -> None:
+        """A server's URL opens a store of its dialect; nothing is connected before the first use."""
+        store = open_store(url)
+        assert store.dialect == dialect
+        store.close()
+
+    def test_absolute(self, tmp_path: Path) -> None:
+        """Four slashes begin an absolute path."""
+        store = open_store(f"sqlite:////{str(tmp_path).lstrip('/')}/a.db", create=True)
+        assert store.dialect == SQLITE
+        assert store.ping()
+        store.close()
+        assert (tmp_path / "a.db").exists()
+
+    def test_relative(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Three slashes begin a path from the present folder."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "folder").mkdir()
+        store = open_store("sqlite:///folder/a.db", create=True)
+        assert store.ping()
+        store.close()
+        assert (tmp_path / "folder" / "a.db").exists()
+
+    def test_escaped(self, tmp_path: Path) -> None:
+        """Characters of a path may be percent-encoded."""
+        store = open_store(f"sqlite:////{str(tmp_path).lstrip('/')}/a%20b%25.db", create=True)
+        assert store.ping()
+        store.close()
+        assert (tmp_path / "a b%.db").exists()
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "",
+            "tumbler.db",
+            "/var/lib/tumbler.db",
+            "mysql://host/name",
+            "postgresql:/host/name",
+            "host=localhost dbname=name",
+            "sqlite:tumbler.db",
+            "SQLITE:///a.db",
+        ],
+    )
+    def test_unknown(self, url: str) -> None:
+        """A URL of no known form is refused, and the message names the forms there are."""
+        with pytest.raises(SetupError, match="must begin with sqlite:///, postgresql:// or cockroachdb://"):
+            open_store(url)
+
+    @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite://a.db", "sqlite:///:memory:"])
+    def test_no_file(self, url: str) -> None:
+        """A SQLite URL that names no file is refused: in memory each thread would have a database of its own."""
+        with pytest.raises(SetupError, match="a SQLite URL names a file"):
+            open_store(url, create=True)
+
+    def test_no_password_in_a_refusal(self) -> None:
+        """A refused URL is not repeated: there may be a password in it."""
+        password = "hunter" + "2"
+        with pytest.raises(SetupError) as refused:
+            open_store(f"mysql://user:{password}@host/name")
+        assert password not in str(refused.value)
+
+    def test_missing_file(self, sqlite_url: str) -> None:
+        """A file that does not exist is refused unless it may be created: a wrong path must not look like an empty service."""
+        with pytest.raises(SetupError, match=f"no database {file_of(sqlite_url)}: run `tumbler-server init`"):
+            open_store(sqlite_url)
+        assert not file_of(sqlite_url).exists()
+
+
+class TestSqlite:
+    """What SQLite must be and is told."""
+
+    @pytest.mark.parametrize("version", ["3.40.1", "3.51.2", "3.9.0", "2.99.99"])
+    def test_too_old(self, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+        """A library below the floor, which can lose a commit, is refused with what to do."""
+        monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: version)
+        with pytest.raises(SetupError, match=f"is {version}; at least 3.51.3 .* pip install --upgrade apsw"):
+            open_store(sqlite_url, create=True)
+
+    @pytest.mark.parametrize("version", [".".join(map(str, SQLITE_FLOOR)), "3.52.0", "3.100.0", "4.0.0"])
+    def test_new_enough(self, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+        """The floor itself and whatever is newer is accepted."""
+        monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: version)
+        open_store(sqlite_url, create=True).close()
+
+    def test_an_acknowledged_write_survives_a_power_cut(self, sqlite_url: str) -> None:
+        """The journal is a write-ahead log, and each commit waits for the disk."""
+        store = open_store(sqlite_url, create=True)
+        assert store.read("PRAGMA journal_mode") == [("wal",)]
+        assert store.read("PRAGMA synchronous") == [(2,)]  # FULL
+        assert store.read("PRAGMA busy_timeout") == [(15_000,)]
+        store.close()
+
+    def test_missing_folder(self, tmp_path: Path) -> None:
+        """A file that cannot be opened is a database that does not answer."""
+        store = open_store(f"sqlite:////{str(tmp_path).lstrip('/')}/missing/a.db", create=True)
+        assert not store.ping()
+        with pytest.raises(StoreUnavailable):
+            store.read("SELECT 1")
+
+
+class TestRead:
+    """Reading."""
+
+    def test_parameters(self, store: Store) -> None:
+        """A parameter is written `?` on every database."""
+        assert store.read("SELECT id FROM log_head WHERE id = ? AND revision < ?", (1, 5)) == [(1,)]
+
+    def test_percent_sign_in_a_value(self, store: Store) -> None:
+        """A value is never part of the statement, whatever is in it."""
+        value = "100 % ' \" ; %s ?"
+        assert store.read("SELECT id FROM api_key WHERE id = ?", (value,)) == []
+
+    def test_a_wrong_statement(self, store: Store) -> None:
+        """A wrong statement is a fault of ours, not a database that does not answer."""
+        with pytest.raises(peewee.DatabaseError):
+            store.read("SELECT nonsense FROM nowhere")
+        assert store.read("SELECT id FROM log_head") == [(1,)]
+
+    def test_ping(self, store: Store) -> None:
+        """A database that answers says so."""
+        assert store.ping()
+
+    def test_nobody_there(self) -> None:
+        """Where no server listens, the database does not answer."""
+        store = open_store("postgresql://nobody@127.0.0.1:1/nothing")
+        assert not store.ping()
+        with pytest.raises(StoreUnavailable):
+            store.read("SELECT 1")
+        with pytest.raises(StoreUnavailable):
+            store.write(lambda _: None)
+
+    @pytest.mark.parametrize(
+        ("text", "found"), [("orders:read", True), ("Orders", False), ("order_", False), ("%", False), ("", True)]
+    )
+    def test_strpos(self, store: Store, text: str, found: bool) -> None:
+        """Looking for a text in a column, case counts and no character has a meaning of its own."""
+        column = peewee.Value("orders:read")
+        rows = store.select(LogHeadRow.select(LogHeadRow.id).where(store.strpos(column, text)).tuples())
+        assert bool(rows) is found
+
+
+class TestWrite:
+    """Writing."""
+
+    def test_result(self, store: Store) -> None:
+        """What the work returns is returned, and what it wrote is there."""
+        assert count_up(store) == 1
+        assert store.read("SELECT revision FROM log_head") == [(1,)]
+
+    @pytest.mark.parametrize("failure", [KeyError, KeyboardInterrupt, SetupError])
+    def test_roll_back(self, store: Store, failure: type[BaseException]) -> None:
+        """Whatever is raised is raised, nothing of the work stays, and the next writer finds no transaction open."""
+
+        def work(transaction: Transaction) -> None:
+            transaction.run(LogHeadRow.update(revision=99))
+            raise failure
+
+        with pytest.raises(failure):
+            store.write(work)
+        assert store.read("SELECT revision FROM log_head") == [(0,)]
+        assert count_up(store) == 1
+
+    def test_own_writes(self, store: Store) -> None:
+        """Inside a transaction its own writes are seen, outside they are not yet."""
+
+        def work(transaction: Transaction) -> tuple[int, int]:
+            transaction.run(LogHeadRow.update(revision=5))
+            (inside,) = transaction.select(LogHeadRow.select())
+            with ThreadPoolExecutor(1) as executor:
+                ((outside,),) = executor.submit(store.read, "SELECT revision FROM log_head").result()
+            return inside.revision, outside
+
+        assert store.write(work) == (5, 0)
+
+    def test_a_broken_constraint(self, store: Store) -> None:
+        """A row that is there twice is a fault of ours, and nothing of the work stays."""
+
+        def work(transaction: Transaction) -> None:
+            transaction.run(LogHeadRow.update(revision=5))
+            transaction.run(InstallationRow.insert(id=1, token_secret=b""))
+
+        with pytest.raises(peewee.IntegrityError):
+            store.write(work)
+        assert store.read("SELECT revision FROM log_head") == [(0,)]
+
+    def test_no_writer_is_lost(self, store: Store, database_url: str) -> None:
+        """Threads of two servers that write at the same time lose nothing and are told no number twice."""
+        stores = [store, open_store(database_url)]
+        begin = threading.Barrier(8)
+
+        def work(number: int) -> list[int]:
+            begin.wait()
+            return [count_up(stores[number % 2]) for _ in range(20)]
+
+        with ThreadPoolExecutor(8) as executor:
+            numbers = [number for part in executor.map(work, range(8)) for number in part]
+        assert sorted(numbers) == list(range(1, 161))
+        stores[1].close()
+
+    def test_alone_among_writers(self, store: Store, database_url: str) -> None:
+        """What a transaction has read is true until it commits, without any lock of the caller's."""
+        stores = [store, open_store(database_url)]
+        begin = threading.Barrier(4)
+
+        def add_one(transaction: Transaction) -> None:
+            (row,) = transaction.select(LogHeadRow.select())
+            transaction.run(LogHeadRow.update(revision=row.revision + 1))
+
+        def work(number: int) -> None:
+            begin.wait()
+            for _ in range(15):
+                stores[number % 2].write(add_one)
+
+        with ThreadPoolExecutor(4) as executor:
+            list(executor.map(work, range(4)))
+        assert store.read("SELECT revision FROM log_head") == [(60,)]
+        stores[1].close()
+
+
+@pytest.fixture
+def connections(store: Store, database_url: str) -> Iterator[Callable[[], int]]:
+    """Give a function that counts the connections that are open to the test's database."""
+    if store.dialect == SQLITE:
+        yield lambda: sum(connection.filename == str(file_of(database_url)) for connection in apsw.connections())
+        return
+    watcher = open_store(database_url)
+
+    def count() -> int:
+        ((number,),) = watcher.read(
+            "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        return int(number)
+
+    yield count
+    watcher.close()
+
+
+def comes_to(count: Callable[[], int], expected: int) -> bool:
+    """Say whether a count comes to a number soon: a server ends a connection's process when it gets to it."""
+    pause = threading.Event()
+    return any(count() == expected or pause.wait(0.01) for _ in range(500))
+
+
+class TestConnections:
+    """Connections belong to threads."""
+
+    def test_kept(self, store: Store, connections: Callable[[], int]) -> None:
+        """A thread's connection is opened once and kept."""
+        for _ in range(3):
+            store.ping()
+        assert connections() == 1
+
+    def test_one_for_each_thread(self, store: Store, connections: Callable[[], int]) -> None:
+        """Threads that live at the same time have a connection each."""
+        all_here, counted = threading.Barrier(5), threading.Event()
+
+        def work() -> None:
+            store.ping()
+            all_here.wait()
+            counted.wait()
+
+        with ThreadPoolExecutor(4) as executor:
+            for _ in range(4):
+                executor.submit(work)
+            all_here.wait()
+            number = connections()
+            counted.set()
+        assert number == 5  # and this thread's, which made the tables
+
+    def test_closed_with_the_thread(self, store: Store, connections: Callable[[], int]) -> None:
+        """When a thread has ended, so has its connection."""
+        for _ in range(5):
+            thread = threading.Thread(target=store.ping)
+            thread.start()
+            thread.join()
+        assert comes_to(connections, 1)
+
+    def test_close(self, store: Store, connections: Callable[[], int]) -> None:
+        """Closing the store closes the connections of all threads."""
+        with ThreadPoolExecutor(3) as executor:
+            begin = threading.Barrier(3)
+            for future in [executor.submit(lambda: (store.ping(), begin.wait())) for _ in range(3)]:
+                future.result()
+            store.close()
+            assert comes_to(connections, 0)

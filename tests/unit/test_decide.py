@@ -1,0 +1,164 @@
+"""The verdict: the shared vectors, and what holds for every record and request."""
+
+import calendar
+import enum
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tumbler.v1 import api_key_pb2, api_key_service_pb2, event_pb2
+from tumbler_server.clock import NEVER, SECOND
+from tumbler_server.events.log import EventType
+from tumbler_server.keys.decide import Code, Demand, decide, parse_address
+from tumbler_server.keys.record import REVOKE_REASONS, Key, State
+
+VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "vectors" / "verify.json").read_text())[
+    "vectors"
+]
+
+NOT_DECIDED_HERE = {Code.MALFORMED}
+
+TIMES = ("revoke_time", "grace_expire_time", "expire_time")
+
+
+def instant(text: str) -> int:
+    """Return a row's RFC 3339 text as microseconds."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?Z", text)
+    assert match is not None, text
+    seconds = calendar.timegm(time.strptime(match[1], "%Y-%m-%dT%H:%M:%S"))
+    return seconds * SECOND + int((match[2] or "").ljust(6, "0"))
+
+
+def key_of(record: dict[str, Any] | None) -> Key | None:
+    """Return a row's record; what is left out is as in a key that has no restrictions and no end."""
+    if record is None:
+        return None
+    fields = {name: instant(value) if name in TIMES else value for name, value in record.items()}
+    fields["scopes"] = tuple(fields.get("scopes", ()))
+    fields["allowed_cidrs"] = tuple(fields.get("allowed_cidrs", ()))
+    return Key(id="0123456789abcdef", **fields)
+
+
+def demand_of(request: dict[str, Any]) -> Demand:
+    """Return a row's request."""
+    return Demand(**{**request, "required_scopes": tuple(request.get("required_scopes", ()))})
+
+
+class TestVectors:
+    """The rows that the server and every client are held against."""
+
+    @pytest.mark.parametrize("row", VECTORS, ids=lambda row: row["name"])
+    def test_row(self, row: dict[str, Any]) -> None:
+        """Each row is decided as the file says."""
+        assert decide(key_of(row["record"]), demand_of(row["request"]), instant(row["now"])).name == row["code"]
+
+    def test_names(self) -> None:
+        """Names are unique, so that a client can report the row that failed."""
+        names = [row["name"] for row in VECTORS]
+        assert len(names) == len(set(names)) >= 80
+
+    def test_every_code_is_there(self) -> None:
+        """The rows reach every code that is decided here at all."""
+        assert {row["code"] for row in VECTORS} == {code.name for code in Code if code not in NOT_DECIDED_HERE}
+
+    def test_every_pair_of_precedence_is_there(self) -> None:
+        """For every two reasons to deny, there is a row with both, named so, and the earlier one decides."""
+        reasons = [code.name for code in Code if code not in (Code.VALID, *NOT_DECIDED_HERE)]
+        rows = {row["name"]: row["code"] for row in VECTORS}
+        for number, earlier in enumerate(reasons):
+            for later in reasons[number + 1 :]:
+                assert rows[f"{earlier} comes before {later}"] == earlier
+
+
+class TestNumbers:
+    """Numbers that are sent as they are."""
+
+    @pytest.mark.parametrize(
+        ("ours", "protos", "prefix"),
+        [
+            (Code, api_key_service_pb2.VerifyCode, "VERIFY_CODE_"),
+            (State, api_key_pb2.State, "STATE_"),
+            (EventType, event_pb2.KeyEventType, "KEY_EVENT_TYPE_"),
+        ],
+        ids=["VerifyCode", "State", "KeyEventType"],
+    )
+    def test_enums(self, ours: type[enum.IntEnum], protos: EnumTypeWrapper, prefix: str) -> None:
+        """Each of the domain's enums has the proto's names and numbers, all but the unspecified zero."""
+        expected = {name.removeprefix(prefix): number for name, number in protos.items() if number}
+        assert {member.name: member.value for member in ours} == expected
+
+    def test_revoke_reasons(self) -> None:
+        """The reasons have the proto's numbers, zero included, and its names in lower case."""
+        protos = {
+            number: name.removeprefix("REVOKE_REASON_").lower() for name, number in api_key_pb2.RevokeReason.items()
+        }
+        assert protos == REVOKE_REASONS
+
+
+_texts = st.text(max_size=20)
+_scopes = st.lists(st.sampled_from(["*", "orders", "orders:*", "orders:read", "tumbler:*", "a*", ":*"]) | _texts)
+_times = st.sampled_from([0, 1, 2, 3, NEVER])
+_networks = st.lists(st.ip_addresses().map(str) | st.sampled_from(["0.0.0.0/0", "::/0", "192.0.2.0/24"]))
+_keys = st.builds(
+    Key,
+    id=st.just("0123456789abcdef"),
+    project_id=_texts,
+    environment_id=_texts,
+    scopes=_scopes.map(tuple),
+    allowed_cidrs=_networks.map(tuple),
+    active=st.booleans(),
+    expire_time=_times,
+    revoke_time=_times,
+    grace_expire_time=_times,
+)
+_demands = st.builds(
+    Demand,
+    project_id=_texts,
+    environment_id=_texts,
+    required_scopes=_scopes.map(tuple),
+    client_ip=_texts | st.ip_addresses().map(str),
+)
+
+
+class TestDecide:
+    """What holds for every record and request."""
+
+    @given(st.none() | _keys, _demands, st.integers(0, 4))
+    def test_total(self, key: Key | None, demand: Demand, now: int) -> None:
+        """Every record and every request has a verdict, whatever text stands in the request."""
+        assert decide(key, demand, now) in set(Code) - NOT_DECIDED_HERE
+
+    @given(_keys, _demands, st.integers(0, 3))
+    def test_what_has_ended_stays_ended(self, key: Key, demand: Demand, now: int) -> None:
+        """A record that is denied for its age is never allowed at a later time."""
+        if decide(key, demand, now) in (Code.REVOKED, Code.SUPERSEDED, Code.EXPIRED):
+            assert decide(key, demand, now + 1) is not Code.VALID
+
+    @given(_keys, _demands, _scopes)
+    def test_asking_for_more_allows_no_more(self, key: Key, demand: Demand, more: list[str]) -> None:
+        """What is denied stays denied when more scopes are required."""
+        wider = Demand(
+            demand.project_id, demand.environment_id, (*demand.required_scopes, *more), client_ip=demand.client_ip
+        )
+        if decide(key, demand, 0) is not Code.VALID:
+            assert decide(key, wider, 0) is not Code.VALID
+
+    def test_a_demand_for_nothing_is_the_default(self) -> None:
+        """A demand that says nothing asks for nothing."""
+        assert decide(Key(id="0123456789abcdef", project_id="acme"), Demand(), 0) is Code.VALID
+
+    @pytest.mark.parametrize(
+        ("text", "version"),
+        [("192.0.2.7", 4), ("::ffff:192.0.2.7", 4), ("2001:db8::1", 6), ("::1", 6), ("", None), ("fe80::1%eth0", None)],
+    )
+    def test_addresses(self, text: str, version: int | None) -> None:
+        """A text is an IPv4 or an IPv6 address or none; a zone names something else on every machine."""
+        address = parse_address(text)
+        assert (address and address.version) == version

@@ -1,0 +1,301 @@
+"""The event log: appending, and the audit that finds what was changed afterwards."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import peewee
+import pytest
+
+from tests.domain import OPERATOR, Domain, new_store
+from tests.harness import FrozenClock
+from tumbler_server.clock import NEVER
+from tumbler_server.events import log
+from tumbler_server.events.log import Actor, Change, EventType
+from tumbler_server.keys.lifecycle import Draft, Edit
+from tumbler_server.store.database import Store, Transaction, open_store
+from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow
+
+KEY_ID = "0123456789abcdef"
+
+
+def change(number: int = 0, **fields: Any) -> Change:
+    """Return an event that is to be appended."""
+    values: dict[str, Any] = {
+        "type": EventType.CREATED,
+        "key_id": f"{number:016}",
+        "project_id": "acme",
+        "environment_id": "live",
+        "time": 1_893_456_000_000_000 + number,
+        "actor": Actor(KEY_ID, "an operator"),
+    }
+    return Change(**{**values, **fields})
+
+
+def append(store: Store, *changes: Change) -> list[int]:
+    """Append events in one transaction, and return their revisions."""
+    return store.write(lambda transaction: [log.append(transaction, one) for one in changes])
+
+
+def run(store: Store, *queries: peewee.BaseQuery) -> None:
+    """Change the database behind the service's back."""
+
+    def work(transaction: Transaction) -> None:
+        for query in queries:
+            transaction.run(query)
+
+    store.write(work)
+
+
+def chain_problems(store: Store) -> list[str]:
+    """Return what the audit finds in the log itself; events without any key in the table are a test's convenience."""
+    return [problem for problem in log.audit(store).problems if not problem.endswith("has events but is gone")]
+
+
+class TestAppend:
+    """Appending."""
+
+    def test_revisions(self, store: Store) -> None:
+        """Revisions are 1, 2, 3 …, within a transaction and over several."""
+        assert append(store, change(), change()) == [1, 2]
+        assert append(store, change()) == [3]
+        assert log.head(store) == 3
+
+    def test_rolled_back(self, store: Store) -> None:
+        """What was rolled back leaves no gap."""
+        append(store, change())
+
+        def work(transaction: Transaction) -> None:
+            log.append(transaction, change())
+            raise KeyError
+
+        with pytest.raises(KeyError):
+            store.write(work)
+        assert append(store, change()) == [2]
+        assert chain_problems(store) == []
+
+    def test_stored(self, store: Store) -> None:
+        """An event is stored as it happened, its detail as a JSON object."""
+        append(store, change(7, type=EventType.REVOKED, detail={"reason": "other", "comment": "ключ"}))
+        (row,) = store.select(EventRow.select())
+        assert (row.revision, row.type, row.key_id, row.project_id) == (1, 5, f"{7:016}", "acme")
+        assert (row.environment_id, row.time) == ("live", 1_893_456_000_000_007)
+        assert (row.actor_key_id, row.actor_name) == (KEY_ID, "an operator")
+        assert json.loads(row.detail) == {"reason": "other", "comment": "ключ"}
+
+    def test_concurrent(self, database_url: str) -> None:
+        """Writers of two servers at the same time get revisions without a gap or a repetition, and one chain."""
+        stores = [new_store(database_url), open_store(database_url)]
+
+        def work(number: int) -> list[int]:
+            return [append(stores[number % 2], change(number * 100 + count))[0] for count in range(15)]
+
+        with ThreadPoolExecutor(4) as executor:
+            revisions = [revision for part in executor.map(work, range(4)) for revision in part]
+        assert sorted(revisions) == list(range(1, 61))
+        assert chain_problems(stores[0]) == []
+        for store in stores:
+            store.close()
+
+
+class TestChain:
+    """The form of the chain, which no release may change: older logs would no longer be what they were."""
+
+    def test_form(self, store: Store) -> None:
+        """An event's hash is SHA-256 over the hash before it and the event's fields as a JSON list; the first: zeros."""
+        append(store, change(1), change(2, detail={"b": "ключ", "a": "1"}))
+        texts = [
+            '[1,1,"0000000000000001","acme","live",1893456000000001,"0123456789abcdef","an operator","{}"]',
+            '[2,1,"0000000000000002","acme","live",1893456000000002,"0123456789abcdef","an operator",'
+            '"{\\"a\\": \\"1\\", \\"b\\": \\"\\\\u043a\\\\u043b\\\\u044e\\\\u0447\\"}"]',
+        ]
+        before = bytes(32)
+        rows = store.select(EventRow.select().order_by(EventRow.revision))
+        for row, text in zip(rows, texts, strict=True):
+            before = hashlib.sha256(before + text.encode()).digest()
+            assert bytes(row.hash) == before
+        ((newest,),) = store.read("SELECT hash FROM log_head")
+        assert bytes(newest) == before
+
+
+class TestChangedKeys:
+    """What a process must forget."""
+
+    @pytest.mark.parametrize(
+        ("after", "limit", "expected"), [(0, 10, [1, 2, 3]), (1, 10, [2, 3]), (0, 2, [1, 2]), (3, 10, []), (9, 10, [])]
+    )
+    def test_table(self, store: Store, after: int, limit: int, expected: list[int]) -> None:
+        """The first events after a revision come in order, with their keys."""
+        append(store, change(1), change(2), change(3))
+        assert log.changed_keys(store, after, limit) == [(number, f"{number:016}") for number in expected]
+
+
+@pytest.fixture
+def history(domain: Domain) -> tuple[str, str, str]:
+    """Give three keys and six events: the first was updated, the second revoked, the third deactivated."""
+    one, two, three = (domain.create(name=name).key.id for name in ("one", "two", "three"))
+    domain.lifecycle.update(OPERATOR, Edit(one, Draft("", scopes=("orders:read",)), ("scopes",)))
+    domain.lifecycle.revoke(OPERATOR, two, 1, "")
+    domain.lifecycle.set_active(OPERATOR, three, active=False)
+    return one, two, three
+
+
+CHANGED = {
+    "type": 2,
+    "key_id": "another",
+    "project_id": "another",
+    "environment_id": "another",
+    "time": 1,
+    "actor_key_id": "another",
+    "actor_name": "another",
+    "detail": '{"a": "b"}',
+    "hash": bytes(32),
+}
+
+
+class TestAudit:
+    """What the audit finds."""
+
+    def test_nothing(self, store: Store) -> None:
+        """An empty log is as it was written."""
+        assert log.audit(store) == log.Audit(0, ())
+
+    def test_all_well(self, store: Store, history: tuple[str, str, str]) -> None:
+        """A log that nobody has touched is as it was written; the audit is true."""
+        audit = log.audit(store)
+        assert audit
+        assert audit == log.Audit(6, ())
+
+    @pytest.mark.parametrize(
+        ("column", "revision"),
+        [*((column, 3) for column in CHANGED), ("detail", 1), ("detail", 6), ("hash", 1), ("hash", 6)],
+    )
+    def test_changed(self, store: Store, history: tuple[str, str, str], column: str, revision: int) -> None:
+        """An event that was changed in any column is found, be it the first, the last or between."""
+        run(store, EventRow.update(**{column: CHANGED[column]}).where(EventRow.revision == revision))
+        audit = log.audit(store)
+        assert not audit
+        assert audit.problems[0].startswith(f"event {revision} is not what was written")
+
+    @pytest.mark.parametrize(
+        ("condition", "problem"),
+        [
+            (EventRow.revision == 1, "events 1 to 1 are missing"),
+            (EventRow.revision << [3, 4], "events 3 to 4 are missing"),
+            (EventRow.revision == 6, "events 6 to 6 are missing"),
+            (EventRow.revision > 0, "events 1 to 6 are missing"),
+        ],
+        ids=["first", "middle", "last", "all"],
+    )
+    def test_deleted(
+        self, store: Store, history: tuple[str, str, str], condition: peewee.Expression, problem: str
+    ) -> None:
+        """Events that were deleted are found and named."""
+        run(store, EventRow.delete().where(condition))
+        assert problem in log.audit(store).problems
+
+    @pytest.mark.parametrize("revision", [0, -3, 7, 100])
+    def test_slipped_in(self, store: Store, history: tuple[str, str, str], revision: int) -> None:
+        """An event that was slipped in before the first or after the head is found."""
+        ((key_id, project_id),) = store.read("SELECT key_id, project_id FROM event WHERE revision = 1")
+        row = {"key_id": key_id, "project_id": project_id, "environment_id": "", "actor_key_id": "", "actor_name": ""}
+        run(store, EventRow.insert(revision=revision, type=1, time=1, detail="{}", hash=bytes(32), **row))
+        assert log.audit(store).problems[0].startswith("1 events stand outside the log")
+
+    def test_renumbered(self, store: Store, history: tuple[str, str, str]) -> None:
+        """Two events that changed places are found."""
+        run(
+            store,
+            EventRow.update(revision=100).where(EventRow.revision == 2),
+            EventRow.update(revision=2).where(EventRow.revision == 3),
+            EventRow.update(revision=3).where(EventRow.revision == 100),
+        )
+        assert not log.audit(store)
+
+    @pytest.mark.parametrize(
+        ("head", "problem"),
+        [
+            ({"hash": bytes(32)}, "the head's hash is not that of event 6"),
+            ({"revision": 7}, "events 7 to 7 are missing"),
+            ({"revision": 5}, "the head's hash is not that of event 5"),
+        ],
+        ids=["hash", "ahead", "behind"],
+    )
+    def test_head(
+        self, store: Store, history: tuple[str, str, str], head: dict[str, Any], problem: str
+    ) -> None:
+        """A head that was changed is found."""
+        run(store, LogHeadRow.update(**head))
+        assert problem in log.audit(store).problems
+
+    def test_cut_off(self, store: Store, history: tuple[str, str, str]) -> None:
+        """A log whose end was cut off, head and all, is found by the key that was changed there."""
+        ((fifth,),) = store.read("SELECT hash FROM event WHERE revision = 5")
+        run(
+            store,
+            EventRow.delete().where(EventRow.revision == 6),
+            LogHeadRow.update(revision=5, hash=bytes(fifth)),
+        )
+        assert log.audit(store).problems == (f"key {history[2]} was changed after the log's end",)
+
+    def test_row_without_events(self, store: Store, history: tuple[str, str, str]) -> None:
+        """A key that was put into the table without an event is found."""
+        (row,) = store.select(ApiKeyRow.select().where(ApiKeyRow.id == history[0]).dicts())
+        run(store, ApiKeyRow.insert(**{**row, "id": KEY_ID}))
+        assert log.audit(store).problems == (f"key {KEY_ID} was changed without an event",)
+
+    def test_row_of_an_older_state(self, store: Store, history: tuple[str, str, str], domain: Domain) -> None:
+        """A row that was put back as it was before a change is found."""
+        (row,) = store.select(ApiKeyRow.select().where(ApiKeyRow.id == history[0]).dicts())
+        domain.lifecycle.set_active(OPERATOR, history[0], active=False)
+        run(store, ApiKeyRow.update(**row).where(ApiKeyRow.id == history[0]))
+        assert log.audit(store).problems == (f"key {history[0]} was changed without an event",)
+
+    def test_row_gone(self, store: Store, history: tuple[str, str, str]) -> None:
+        """A key whose row was deleted is found."""
+        run(store, ApiKeyRow.delete().where(ApiKeyRow.id == history[1]))
+        assert log.audit(store).problems == (f"key {history[1]} has events but is gone",)
+
+    def test_revocation_undone(self, store: Store, history: tuple[str, str, str]) -> None:
+        """A revocation that was undone in the key's row is found."""
+        run(store, ApiKeyRow.update(revoke_time=NEVER).where(ApiKeyRow.id == history[1]))
+        assert log.audit(store).problems == (f"key {history[1]} was revoked, and its row says that it is not",)
+
+    def test_not_all_are_told(self, store: Store, clock: FrozenClock) -> None:
+        """Of very many problems of a kind, 20 are told."""
+        append(store, *(change(number) for number in range(30)))
+        run(store, EventRow.update(hash=bytes(32)))
+        problems = log.audit(store).problems
+        assert sum(problem.startswith("event ") for problem in problems) == 20
+        assert sum(problem.endswith("is gone") for problem in problems) == 20
+
+    def test_while_changes_go_on(self, store: Store, domain: Domain) -> None:
+        """Changes that are made during the audit are no problem."""
+        domain.create()
+
+        class Busy:
+            """A store in which a key is made before each read."""
+
+            def read(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
+                domain.create()
+                return store.read(sql, parameters)
+
+        audit = log.audit(cast(Store, Busy()))
+        assert audit.problems == ()
+        assert log.head(store) > audit.events
+
+
+def test_a_long_log(new_database: Callable[[str], str]) -> None:
+    """A log of more events than are read at once is audited to its end."""
+    store = new_store(new_database("sqlite"))
+    append(store, *(change(number % 7, key_id=f"{number % 7:016}") for number in range(5_003)))
+    ((last,),) = store.read("SELECT hash FROM event WHERE revision = 5003")
+    run(store, EventRow.update(detail="{ }").where(EventRow.revision == 5_001))
+    audit = log.audit(store)
+    assert audit.events == 5_003
+    assert audit.problems[0].startswith("event 5001 ")
+    run(store, EventRow.update(detail="{}").where(EventRow.revision == 5_001), LogHeadRow.update(hash=bytes(last)))
+    assert chain_problems(store) == []
+    store.close()

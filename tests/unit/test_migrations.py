@@ -1,0 +1,213 @@
+"""The schema's history."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import peewee
+import pytest
+
+from tests.domain import new_store
+from tests.unit.test_database import file_of
+from tumbler_server.errors import SetupError
+from tumbler_server.store import migrations
+from tumbler_server.store.database import Store, open_store
+from tumbler_server.store.models import MODELS
+
+KINDS = {
+    "character varying": "text",
+    "varchar": "text",
+    "text": "text",
+    "bigint": "integer",
+    "smallint": "integer",
+    "integer": "integer",
+    "bytea": "bytes",
+    "blob": "bytes",
+    "boolean": "boolean",
+    "bool": "boolean",
+}
+"""What a column's type is, by the name that a database or peewee has for it."""
+
+
+def columns_of(store: Store, table: str) -> dict[str, tuple[str, bool, bool]]:
+    """Return kind, whether it may be null, and whether it is of the primary key, of each of a table's columns."""
+    found = store.alone(lambda db: db.get_columns(table))
+    return {
+        column.name: (
+            KINDS[column.data_type.partition("(")[0].lower()],
+            column.null and not column.primary_key,  # SQLite lets a key of text be null; nobody else does
+            column.primary_key,
+        )
+        for column in found
+    }
+
+
+def tables(store: Store) -> set[str]:
+    """Return the names of all tables."""
+    return set(store.alone(lambda db: db.get_tables()))
+
+
+def run(store: Store, sql: str) -> None:
+    """Run a statement behind the service's back."""
+    store.alone(lambda db: db.execute_sql(sql))
+
+
+@pytest.fixture
+def empty(database_url: str) -> Store:
+    """Give a store on each database, without any table."""
+    return open_store(database_url, create=True)
+
+
+class TestSchema:
+    """What the migrations make, and what queries are written against."""
+
+    @pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.table_name)
+    def test_columns(self, store: Store, model: type[peewee.Model]) -> None:
+        """Each model has the table's columns, kinds, nullability and primary key."""
+        meta = model._meta
+        keys = {field.name for field in meta.get_primary_keys()}
+        expected = {
+            field.column_name: (KINDS[field.field_type.lower()], field.null, field.name in keys)
+            for field in meta.sorted_fields
+        }
+        assert columns_of(store, meta.table_name) == expected
+
+    def test_tables(self, store: Store) -> None:
+        """There is no table but the models' and the schema's own."""
+        assert tables(store) == {model._meta.table_name for model in MODELS} | {"schema_version"}
+
+    def test_single_rows(self, store: Store) -> None:
+        """The log begins at revision 0, and the installation has a random secret of 32 bytes."""
+        assert [(id_, revision, bytes(hash_)) for id_, revision, hash_ in store.read("SELECT * FROM log_head")] == [
+            (1, 0, bytes(32))
+        ]
+        ((id_, secret),) = store.read("SELECT * FROM installation")
+        assert (id_, len(bytes(secret))) == (1, 32)
+        assert bytes(secret) != bytes(32)
+
+
+class TestMigrate:
+    """Applying what is missing."""
+
+    def test_twice(self, empty: Store) -> None:
+        """The first run applies every step, the second none."""
+        assert migrations.current(empty) == 0
+        assert migrations.migrate(empty) == list(range(1, migrations.NEWEST + 1))
+        assert migrations.migrate(empty) == []
+        assert migrations.current(empty) == migrations.NEWEST
+        empty.close()
+
+    def test_at_the_same_time(self, database_url: str) -> None:
+        """Of eight servers that migrate at the same time one does, and the others wait and find nothing to do."""
+        begin = threading.Barrier(8)
+
+        def work(_: int) -> list[int]:
+            store = open_store(database_url, create=True)
+            begin.wait()
+            try:
+                return migrations.migrate(store)
+            finally:
+                store.close()
+
+        with ThreadPoolExecutor(8) as executor:
+            applied = sorted(executor.map(work, range(8)))
+        assert applied == [[]] * 7 + [list(range(1, migrations.NEWEST + 1))]
+
+    def test_next_step(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of several steps those are applied that the database does not have yet."""
+        number = migrations.NEWEST + 1
+        step = SimpleNamespace(apply=lambda dialect, db: db.execute_sql("CREATE TABLE added (id SMALLINT PRIMARY KEY)"))
+        monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, step))
+        monkeypatch.setattr(migrations, "NEWEST", number)
+        assert migrations.migrate(store) == [number]
+        assert "added" in tables(store)
+        assert migrations.current(store) == number
+
+    def test_all_or_nothing(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A step that fails leaves no trace: neither its tables nor its number."""
+
+        def apply(dialect: str, db: peewee.Database) -> None:
+            db.execute_sql("CREATE TABLE half (id SMALLINT PRIMARY KEY)")
+            raise KeyError
+
+        before = migrations.NEWEST
+        monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, SimpleNamespace(apply=apply)))
+        monkeypatch.setattr(migrations, "NEWEST", before + 1)
+        with pytest.raises(KeyError):
+            migrations.migrate(store)
+        assert "half" not in tables(store)
+        assert migrations.current(store) == before
+
+    def test_newer(self, store: Store) -> None:
+        """A database of a newer program is left alone, and the message says what to upgrade."""
+        run(store, "UPDATE schema_version SET version = 99")
+        with pytest.raises(SetupError, match="schema 99, newer .* upgrade tumbler-server"):
+            migrations.migrate(store)
+        assert migrations.current(store) == 99
+
+    def test_old_postgresql(self, new_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+        """A PostgreSQL server below the floor is refused, and nothing is made in it."""
+        store = open_store(new_database("postgresql"))
+        monkeypatch.setattr(migrations, "POSTGRESQL_FLOOR", 990_000)
+        with pytest.raises(SetupError, match="PostgreSQL 99 or newer is needed"):
+            migrations.migrate(store)
+        assert tables(store) == set()
+        store.close()
+
+
+class TestCheck:
+    """Whether a server may begin to serve."""
+
+    def test_as_it_should_be(self, store: Store) -> None:
+        """The schema that the program knows is accepted."""
+        migrations.check(store)
+
+    def test_empty(self, empty: Store) -> None:
+        """An empty database is refused with what to do."""
+        with pytest.raises(SetupError, match="is empty: run `tumbler-server init`"):
+            migrations.check(empty)
+        empty.close()
+
+    def test_newer(self, store: Store) -> None:
+        """A newer schema is refused: this program does not know what it means."""
+        run(store, "UPDATE schema_version SET version = 99")
+        with pytest.raises(SetupError, match=f"schema 99, which is newer than the {migrations.NEWEST} .* upgrade"):
+            migrations.check(store)
+
+    def test_older(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An older schema is refused with what to do; a server never migrates by itself."""
+        before = migrations.NEWEST
+        monkeypatch.setattr(migrations, "NEWEST", before + 1)
+        with pytest.raises(SetupError, match=f"schema {before}, .* needs {before + 1}: run `tumbler-server migrate`"):
+            migrations.check(store)
+        assert migrations.current(store) == before
+
+    def test_no_database(self, new_database: Callable[[str], str]) -> None:
+        """A file that is no database is not taken for an empty one."""
+        url = new_database("sqlite")
+        file_of(url).write_bytes(b"this is no database " * 100)
+        store = open_store(url)
+        with pytest.raises(peewee.DatabaseError):
+            migrations.check(store)
+
+    def test_damaged(self, new_database: Callable[[str], str]) -> None:
+        """A damaged database is not taken for an empty one."""
+        url = new_database("sqlite")
+        new_store(url).close()
+        content = file_of(url).read_bytes()
+        file_of(url).write_bytes(content[:4_096] + b"\xff" * (len(content) - 4_096))
+        store = open_store(url)
+        with pytest.raises(peewee.DatabaseError):
+            migrations.check(store)
+        store.close()
+
+
+def test_two_installations_differ(dialect: str, new_database: Callable[[str], str]) -> None:
+    """Each installation has a secret of its own."""
+    secrets = set()
+    for _ in range(2):
+        store = new_store(new_database(dialect))
+        secrets.add(bytes(store.read("SELECT token_secret FROM installation")[0][0]))
+        store.close()
+    assert len(secrets) == 2

@@ -1,0 +1,193 @@
+"""The pepper file."""
+
+import base64
+import os
+from pathlib import Path
+
+import pytest
+
+from tumbler_server.errors import SetupError
+from tumbler_server.keys import pepper
+from tumbler_server.keys.pepper import Pepper
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Give the path of a pepper file that does not exist yet."""
+    return tmp_path / "pepper"
+
+
+def write(path: Path, text: str | bytes, mode: int = 0o600) -> None:
+    """Write a pepper file as an operator might."""
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    path.chmod(mode)
+
+
+def line(number: int, size: int = pepper.SIZE) -> str:
+    """Return a line with a pepper whose bytes are all the same."""
+    return base64.urlsafe_b64encode(bytes([number]) * size).decode()
+
+
+class TestCreate:
+    """A new file."""
+
+    def test_private(self, path: Path) -> None:
+        """A new file is of mode 0600, whatever the umask is."""
+        before = os.umask(0)
+        try:
+            pepper.create(path)
+        finally:
+            os.umask(before)
+        assert path.stat().st_mode & 0o777 == 0o600
+
+    def test_one_pepper(self, path: Path) -> None:
+        """A new file holds one pepper of 32 bytes, and another one each time."""
+        pepper.create(path)
+        pepper.create(path.with_name("other"))
+        (one,), (other,) = pepper.load(path), pepper.load(path.with_name("other"))
+        assert len(one.secret) == 32
+        assert one != other
+
+    def test_an_existing_file_is_kept(self, path: Path) -> None:
+        """A file that exists is refused and left as it is: without its pepper every digest would be lost."""
+        write(path, "anything")
+        with pytest.raises(SetupError, match=f"already: {path}"):
+            pepper.create(path)
+        assert path.read_text() == "anything"
+
+
+class TestLoad:
+    """Reading the file."""
+
+    def test_order(self, path: Path) -> None:
+        """The peppers come in the order of the file: the newest is first."""
+        write(path, f"{line(1)}\n{line(2)}\n{line(3)}\n")
+        assert [found.secret[0] for found in pepper.load(path)] == [1, 2, 3]
+
+    def test_comments_and_blanks(self, path: Path) -> None:
+        """Comments, empty lines and white space around a pepper do not count, nor does the way a line ends."""
+        write(path, f"# one\r\n\r\n  {line(1)} \r\n # two\n\t\n{line(2)}")
+        assert [found.secret[0] for found in pepper.load(path)] == [1, 2]
+
+    @pytest.mark.parametrize(
+        ("text", "number"),
+        [
+            ("not base64!\n", 1),
+            (f"{line(1)}\nnot base64!\n", 2),
+            (f"# comment\n\n{line(1)}\n{line(2)[:-4]}\n", 4),
+            (f"{line(1, 31)}\n", 1),
+            (f"{line(1, 33)}\n", 1),
+            (f"{line(1)} {line(2)}\n", 1),
+            (f"{line(1)} # comment\n", 1),
+        ],
+        ids=["no base64", "the second line", "cut off", "31 bytes", "33 bytes", "two in a line", "comment behind it"],
+    )
+    def test_damage_is_named(self, path: Path, text: str, number: int) -> None:
+        """A damaged line is named with its number and the file, and not shown: it may be most of a pepper."""
+        write(path, text)
+        with pytest.raises(SetupError, match=f"^line {number} of the pepper file {path} ") as caught:
+            pepper.load(path)
+        assert text.splitlines()[number - 1] not in str(caught.value)
+
+    @pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n"], ids=["empty", "blank", "comments"])
+    def test_no_pepper(self, path: Path, text: str) -> None:
+        """A file without a pepper is refused: it is not the same as no file."""
+        write(path, text)
+        with pytest.raises(SetupError, match=f"{path} holds no pepper"):
+            pepper.load(path)
+
+    def test_missing(self, path: Path) -> None:
+        """A missing file is refused by its name."""
+        with pytest.raises(SetupError, match=f"no pepper file {path}"):
+            pepper.load(path)
+
+    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o610, 0o601, 0o644])
+    def test_readable_by_others(self, path: Path, mode: int) -> None:
+        """A file that group or others may touch is refused, and the message says how to mend it."""
+        write(path, line(1), mode)
+        with pytest.raises(SetupError, match=f"chmod 600 {path}"):
+            pepper.load(path)
+
+    @pytest.mark.parametrize("mode", [0o600, 0o400])
+    def test_private(self, path: Path, mode: int) -> None:
+        """A file that is its owner's alone is read, be it read-only."""
+        write(path, line(1), mode)
+        assert len(pepper.load(path)) == 1
+
+    def test_a_folder(self, path: Path) -> None:
+        """What is no file cannot be read, and is named."""
+        path.mkdir(mode=0o700)
+        with pytest.raises(SetupError, match=f"{path} cannot be read: IsADirectoryError"):
+            pepper.load(path)
+
+    def test_not_text(self, path: Path) -> None:
+        """Bytes that are no text are refused without being shown."""
+        write(path, b"\xff\xfe" * 20)
+        with pytest.raises(SetupError, match=f"{path} cannot be read: UnicodeDecodeError"):
+            pepper.load(path)
+
+
+class TestRotate:
+    """A new pepper."""
+
+    def test_newest_first(self, path: Path) -> None:
+        """The new pepper comes first and is returned; the others are kept, in their order."""
+        write(path, f"{line(1)}\n{line(2)}\n")
+        new = pepper.rotate(path)
+        found = pepper.load(path)
+        assert found[0] == new
+        assert [older.secret[0] for older in found[1:]] == [1, 2]
+        assert new not in found[1:]
+
+    def test_private(self, path: Path) -> None:
+        """The new file is of mode 0600, and nothing is left beside it."""
+        pepper.create(path)
+        pepper.rotate(path)
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_all_or_nothing(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the disk is full, the old file stays as it was; the next try succeeds."""
+        pepper.create(path)
+        before = path.read_bytes()
+
+        def full(descriptor: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", full)
+            with pytest.raises(OSError, match="No space"):
+                pepper.rotate(path)
+        assert path.read_bytes() == before
+        pepper.rotate(path)
+        assert len(pepper.load(path)) == 2
+
+    def test_reaches_the_disk(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The new file is on the disk before it takes the old one's place."""
+        pepper.create(path)
+        before = path.read_bytes()
+        seen: list[bytes] = []
+        monkeypatch.setattr(os, "fsync", lambda _: seen.append(path.read_bytes()))
+        pepper.rotate(path)
+        assert seen[0] == before
+
+    def test_missing(self, path: Path) -> None:
+        """Where there is no file, there is nothing to rotate."""
+        with pytest.raises(SetupError, match="no pepper file"):
+            pepper.rotate(path)
+        assert not path.exists()
+
+
+class TestPepper:
+    """A pepper."""
+
+    def test_id(self) -> None:
+        """Its id is 12 hexadecimal digits, the same for the same pepper and none of its bytes."""
+        one, other = Pepper(bytes(32)), Pepper(bytes(31) + b"\x01")
+        assert one.id == Pepper(bytes(32)).id != other.id
+        assert len(one.id) == 12
+        assert int(one.id, 16)
+
+    def test_repr_is_silent(self) -> None:
+        """Printing a pepper does not show it."""
+        assert repr(Pepper(b"secret" * 5)) == "Pepper()"

@@ -1,0 +1,164 @@
+"""A key as plain data, and as a row."""
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from tumbler_server.clock import NEVER, SECOND
+from tumbler_server.events.log import Actor
+from tumbler_server.keys import record
+from tumbler_server.keys.record import Key, Sealed, State
+from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.models import ApiKeyRow
+
+NOW = 1_893_456_000 * SECOND
+
+PLAIN = Key(id="0000000000000000", project_id="acme")
+
+FULL = Key(
+    id="0123456789abcdef",
+    project_id="acme",
+    environment_id="live",
+    name="Ключ #1 \U0001f511",
+    key_prefix="acme_live_0123456789abcdef_",
+    owner_id="user:1",
+    scopes=("orders:*", "users:read"),
+    metadata={"team": "línea\n2", "a": '"'},
+    allowed_cidrs=("192.0.2.0/24", "2001:db8::/32"),
+    active=False,
+    create_time=NOW,
+    created_by=Actor("fedcba9876543210", "an operator"),
+    update_time=NOW + 1,
+    expire_time=NOW + 2,
+    last_used_time=NOW + 3,
+    revoke_time=NOW + 4,
+    revoke_reason=3,
+    revoke_comment="left",
+    replaces_key_id="1111111111111111",
+    replaced_by_key_id="2222222222222222",
+    grace_expire_time=NOW + 5,
+    rotation_interval=6,
+    rotation_next_time=NOW + 7,
+    revision=8,
+)
+
+
+def insert(store: Store, key: Key, sealed: Sealed) -> None:
+    """Put a key into the table."""
+    row = {**record.to_columns(key), **dataclasses.asdict(sealed)}
+
+    def work(transaction: Transaction) -> None:
+        transaction.run(ApiKeyRow.insert(**row))
+
+    store.write(work)
+
+
+class TestRow:
+    """Records and rows."""
+
+    @pytest.mark.parametrize("key", [PLAIN, FULL], ids=["plain", "full"])
+    @pytest.mark.parametrize("digest", [None, bytes(range(32))], ids=["no digest", "a digest"])
+    def test_round_trip(self, store: Store, key: Key, digest: bytes | None) -> None:
+        """What is written is what is read, by the ORM and by the hot path's own statement."""
+        sealed = Sealed("hash", digest, "pepper" if digest else "")
+        insert(store, key, sealed)
+        (row,) = store.select(ApiKeyRow.select())
+        assert record.from_row(row) == key
+        (found,) = store.read(f"{record.SELECT} WHERE id = ?", (key.id,))
+        assert record.from_tuple(found) == (key, sealed)
+
+    def test_every_field_is_tried(self) -> None:
+        """The full key of these tests has no field that is as in a plain one."""
+        assert [name for name in vars(PLAIN) if getattr(PLAIN, name) == getattr(FULL, name)] == ["project_id"]
+
+    def test_every_column(self) -> None:
+        """A record gives every column but the proofs of the secret."""
+        columns = {field.column_name for field in ApiKeyRow._meta.sorted_fields}  # noqa: SLF001 - peewee's documented name
+        assert columns - record.to_columns(FULL).keys() == {"secret_hash", "digest", "pepper_id"}
+        assert record.to_columns(FULL).keys() <= columns
+
+    def test_no_secret_in_a_record(self) -> None:
+        """A record, which caches keep and the wire shows, has no field for a secret, a hash or a digest."""
+        assert not {"secret", "secret_hash", "digest", "pepper_id", "text"} & vars(FULL).keys()
+
+    def test_search_text(self) -> None:
+        """What a search looks through is the name and the prefix, without regard to case, in every script."""
+        columns = record.to_columns(dataclasses.replace(FULL, name="STRASSE Straße КЛЮЧ"))
+        assert "strasse strasse ключ" in columns["search_text"]
+        assert FULL.key_prefix.casefold() in columns["search_text"]
+
+    def test_metadata_is_stored_sorted(self) -> None:
+        """The same metadata is always the same text: an update without a difference changes nothing."""
+        one = dataclasses.replace(PLAIN, metadata={"a": "1", "b": "2"})
+        other = dataclasses.replace(PLAIN, metadata={"b": "2", "a": "1"})
+        assert record.to_columns(one) == record.to_columns(other)
+        assert json.loads(record.to_columns(one)["metadata"]) == {"a": "1", "b": "2"}
+
+
+class TestState:
+    """What has become of a key."""
+
+    @pytest.mark.parametrize(
+        ("fields", "state"),
+        [
+            ({}, State.ACTIVE),
+            ({"expire_time": NOW + 1}, State.ACTIVE),
+            ({"expire_time": NOW}, State.EXPIRED),
+            ({"expire_time": NOW - 1}, State.EXPIRED),
+            ({"active": False}, State.INACTIVE),
+            ({"active": False, "expire_time": NOW}, State.INACTIVE),
+            ({"replaced_by_key_id": "x", "grace_expire_time": NOW + 1}, State.SUPERSEDED),
+            ({"replaced_by_key_id": "x", "grace_expire_time": NOW}, State.SUPERSEDED),
+            ({"replaced_by_key_id": "x", "grace_expire_time": NOW + 1, "active": False}, State.SUPERSEDED),
+            ({"replaced_by_key_id": "x", "grace_expire_time": NOW, "expire_time": NOW}, State.SUPERSEDED),
+            ({"revoke_time": NOW}, State.REVOKED),
+            ({"revoke_time": NOW + 1}, State.REVOKED),
+            (
+                {"revoke_time": 0, "replaced_by_key_id": "x", "grace_expire_time": 0, "active": False, "expire_time": 0},
+                State.REVOKED,
+            ),
+        ],
+        ids=lambda value: value.name if isinstance(value, State) else "+".join(value) or "nothing",
+    )
+    def test_table(self, fields: dict[str, Any], state: State) -> None:
+        """Revoked, superseded, inactive, expired, active: the first that applies."""
+        assert dataclasses.replace(PLAIN, **fields).state(NOW) is state
+
+
+class TestEtag:
+    """The text that changes with every change."""
+
+    def test_by_revision(self) -> None:
+        """Another revision is another etag; the same one is the same."""
+        etags = [dataclasses.replace(PLAIN, revision=revision).etag for revision in (1, 2, 16, 2**40)]
+        assert len(set(etags)) == 4
+        assert dataclasses.replace(FULL, revision=1).etag == etags[0]
+
+    def test_form(self) -> None:
+        """An etag is quoted, as RFC 9110 and AIP-154 have it."""
+        assert FULL.etag == '"8"'
+
+
+class TestRfc3339:
+    """Instants as people write them."""
+
+    @pytest.mark.parametrize(
+        ("instant", "text"),
+        [
+            (0, "1970-01-01T00:00:00Z"),
+            (1, "1970-01-01T00:00:00.000001Z"),
+            (NOW, "2030-01-01T00:00:00Z"),
+            (NOW + 500_000, "2030-01-01T00:00:00.500000Z"),
+            (253_402_300_799_999_999, "9999-12-31T23:59:59.999999Z"),
+        ],
+    )
+    def test_table(self, instant: int, text: str) -> None:
+        """An instant is written in UTC, exact to a microsecond."""
+        assert record.rfc3339(instant) == text
+
+    def test_never_is_no_time(self) -> None:
+        """`NEVER` is later than every instant that can be written, and the column holds it."""
+        assert NEVER > 253_402_300_799_999_999
+        assert NEVER == 2**63 - 1

@@ -1,0 +1,411 @@
+"""The rules that a request's fields must keep."""
+
+import string
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tumbler_server.clock import DAY, HOUR
+from tumbler_server.errors import InvalidFields
+from tumbler_server.keys.rules import MAX_CIDRS, MAX_GRACE, MAX_ROTATION_INTERVAL, MAX_SCOPES, MAX_TTL, Check
+
+UUID = "123e4567-e89b-42d3-a456-426614174000"
+NOW = 1_893_456_000_000_000
+
+
+def broken(rule: Callable[[Check], Any]) -> list[str]:
+    """Return the paths of the fields that break a rule."""
+    check = Check()
+    rule(check)
+    try:
+        check.done()
+    except InvalidFields as refused:
+        return [violation.field for violation in refused.violations]
+    return []
+
+
+def returned(rule: Callable[[Check], Any]) -> Any:
+    """Return what a rule makes of a value that keeps it."""
+    check = Check()
+    value = rule(check)
+    check.done()
+    return value
+
+
+def text_id(value: object) -> str:
+    """Name a row by its value, cut short."""
+    shown = ascii(value)
+    return shown if len(shown) <= 40 else f"{shown[:30]}…({len(value)})"  # type: ignore[arg-type]
+
+
+class TestKeyId:
+    """A key's id."""
+
+    @pytest.mark.parametrize("value", ["0123456789abcdef", "ABCDEFGHIJKLMNOP", "zzzzzzzzzzzzzzzz"])
+    def test_accepted(self, value: str) -> None:
+        """A key's id is 16 base62 characters."""
+        assert returned(lambda check: check.key_id("key_id", value)) == value
+
+    @pytest.mark.parametrize(
+        "value",
+        ["", "0" * 15, "0" * 17, "0" * 15 + "_", "0" * 15 + "-", "0" * 15 + "\n", "0" * 16 + "\n", "0" * 15 + "é", "٣" * 16],
+        ids=text_id,
+    )
+    def test_refused(self, value: str) -> None:
+        """Anything else is no id."""
+        assert broken(lambda check: check.key_id("key_id", value)) == ["key_id"]
+
+
+TENANTS = ["a", "7", "acme", "Acme-2.prod", "a_b", "urn:acme/eu@west+1", "a" * 128]
+NO_TENANTS = ["-a", ".a", "_a", ":a", " a", "a ", "a b", "a\n", "a" * 129, "ä", "a,b", "a*", "a\x00"]
+
+
+class TestProjectAndEnvironment:
+    """Ids that tenants choose."""
+
+    @pytest.mark.parametrize("value", TENANTS, ids=text_id)
+    def test_accepted(self, value: str) -> None:
+        """A project's or environment's id is 1–128 plain characters, beginning with a letter or digit."""
+        assert returned(lambda check: check.project("project_id", value)) == value
+        assert returned(lambda check: check.filter("environment_id", value)) == value
+
+    @pytest.mark.parametrize("value", NO_TENANTS, ids=text_id)
+    def test_refused(self, value: str) -> None:
+        """Anything else is no such id."""
+        assert broken(lambda check: check.project("project_id", value)) == ["project_id"]
+        assert broken(lambda check: check.filter("environment_id", value)) == ["environment_id"]
+
+    def test_left_out(self) -> None:
+        """An environment may be left out, a project must be given."""
+        assert broken(lambda check: check.filter("environment_id", "")) == []
+        assert broken(lambda check: check.project("project_id", "")) == ["project_id"]
+
+
+CONTROLS = ["a\nbc", "a\tbc", "abc\r", "abc\x00", "abc\x1b[31m", "abc\x7f", "abc\x85", "a\u2028bc", "a\u2029bc", "abc\ud800"]
+
+
+class TestName:
+    """A key's name."""
+
+    @pytest.mark.parametrize("value", ["abc", "My key #1 (live)", "a" * 255, "ключ", "鍵の名前", " a ", "e\u0301\u0302"], ids=text_id)
+    def test_accepted(self, value: str) -> None:
+        """A name is 3–255 characters of any script."""
+        assert returned(lambda check: check.name("name", value)) == value
+
+    @pytest.mark.parametrize("value", ["a", "ab", "a" * 256, "   ", "\u3000\u3000\u3000", *CONTROLS], ids=text_id)
+    def test_refused(self, value: str) -> None:
+        """A name that is too short, too long, blank or holds control characters is refused."""
+        assert broken(lambda check: check.name("name", value)) == ["name"]
+
+    def test_left_out(self) -> None:
+        """A key without a name is called `default`."""
+        assert returned(lambda check: check.name("name", "")) == "default"
+
+
+class TestText:
+    """Texts that may be left out."""
+
+    @pytest.mark.parametrize("value", ["", "a", "a" * 255, "ключ", " "], ids=text_id)
+    def test_accepted(self, value: str) -> None:
+        """A text may be empty, and has at most so many characters."""
+        assert returned(lambda check: check.text("owner_id", value, 255)) == value
+
+    @pytest.mark.parametrize("value", ["a" * 256, *CONTROLS], ids=text_id)
+    def test_refused(self, value: str) -> None:
+        """A text that is too long or holds control characters is refused."""
+        assert broken(lambda check: check.text("owner_id", value, 255)) == ["owner_id"]
+
+
+class TestPrefix:
+    """How a key's text begins."""
+
+    @pytest.mark.parametrize("value", ["ab", "a1", "acme_live", "a" * 16, "a" * 16 + "_" + "b" * 15, "ab_1"])
+    def test_accepted(self, value: str) -> None:
+        """A prefix has one or two parts of lower-case letters and digits, beginning with a letter."""
+        assert returned(lambda check: check.prefix("prefix", value, "tmb")) == value
+
+    @pytest.mark.parametrize(
+        "value",
+        ["a", "1a", "Ab", "a" * 17, "ab_" + "b" * 16, "ab_", "_ab", "ab__c", "ab_c_d", "a-b", "ab\n", "äb"],
+        ids=text_id,
+    )
+    def test_refused(self, value: str) -> None:
+        """Anything else is no prefix."""
+        assert broken(lambda check: check.prefix("prefix", value, "tmb")) == ["prefix"]
+
+    def test_left_out(self) -> None:
+        """Without a prefix it is the server's default."""
+        assert returned(lambda check: check.prefix("prefix", "", "acme_dev")) == "acme_dev"
+
+
+SCOPES = ["orders", "orders:read", "orders:read:own", "A.z_0/9-b", "a" * 128, "-", ".", "/"]
+WILDCARDS = ["*", "orders:*", "orders:read:*", "tumbler:*"]
+NO_SCOPES = [
+    "", ":", "orders:", ":read", "orders::read", "orders read", "orders,read", "orders\n", "a" * 129,
+    "orders*", "orders:*:read", "*:read", "**", "orders:**", "ordérs", "orders:\x00", '"', "\\",
+]  # fmt: skip
+
+
+class TestScopes:
+    """Scopes that a key carries, and that a verification asks for."""
+
+    @pytest.mark.parametrize("value", [*SCOPES, *WILDCARDS], ids=text_id)
+    def test_granted(self, value: str) -> None:
+        """A key carries segments joined by colons, of which the last may be `*`, or `*` alone."""
+        assert returned(lambda check: check.granted_scopes("scopes", [value])) == (value,)
+
+    @pytest.mark.parametrize("value", SCOPES, ids=text_id)
+    def test_required(self, value: str) -> None:
+        """A verification asks for segments joined by colons."""
+        assert returned(lambda check: check.required_scopes("required_scopes", [value])) == (value,)
+
+    @pytest.mark.parametrize("value", NO_SCOPES, ids=text_id)
+    def test_refused(self, value: str) -> None:
+        """Anything else is no scope; the path says which of them it is."""
+        assert broken(lambda check: check.granted_scopes("api_key.scopes", ["a", "b", "c", value])) == [
+            "api_key.scopes[3]"
+        ]
+        assert broken(lambda check: check.required_scopes("required_scopes", [value])) == ["required_scopes[0]"]
+
+    @pytest.mark.parametrize("value", WILDCARDS)
+    def test_no_wildcard_is_required(self, value: str) -> None:
+        """A verification cannot ask for a wildcard."""
+        assert broken(lambda check: check.required_scopes("required_scopes", [value])) == ["required_scopes[0]"]
+
+    def test_duplicates(self) -> None:
+        """A scope that is there twice counts once, and the order stays."""
+        assert returned(lambda check: check.granted_scopes("scopes", ["b", "a", "b"])) == ("b", "a")
+
+    def test_how_many(self) -> None:
+        """A key carries at most 100 different scopes."""
+        scopes = [f"s{number}" for number in range(MAX_SCOPES + 1)]
+        assert broken(lambda check: check.granted_scopes("scopes", scopes[:-1])) == []
+        assert broken(lambda check: check.granted_scopes("scopes", scopes)) == ["scopes"]
+        assert broken(lambda check: check.granted_scopes("scopes", ["a"] * (MAX_SCOPES + 1))) == []
+
+    def test_a_flood(self) -> None:
+        """Of very many bad scopes not each is told: the answer stays small."""
+        assert len(broken(lambda check: check.granted_scopes("scopes", ["bad one"] * 50_000))) <= MAX_SCOPES + 3
+
+    def test_any_iterable(self) -> None:
+        """Scopes that can be gone through once only are checked all the same."""
+        assert broken(lambda check: check.granted_scopes("scopes", iter(["a", "not a scope"]))) == ["scopes[1]"]
+
+
+class TestMetadata:
+    """A key's metadata."""
+
+    @pytest.mark.parametrize(
+        "values",
+        [{}, {"a": ""}, {"a" * 64: "b" * 1_024}, {"ключ": "線\tline\r\n"}, {str(number): "" for number in range(50)}],
+        ids=["none", "an empty value", "the longest", "any script, tab and newline", "fifty"],
+    )
+    def test_accepted(self, values: dict[str, str]) -> None:
+        """Metadata holds at most 50 pairs, keys of 1–64 and values of at most 1,024 characters."""
+        assert returned(lambda check: check.metadata("metadata", values)) == values
+
+    @pytest.mark.parametrize(
+        ("values", "paths"),
+        [
+            ({str(number): "" for number in range(51)}, ["metadata"]),
+            ({"": "a"}, ["metadata[0]"]),
+            ({"b": "a", "c" * 65: "a"}, ["metadata[1]"]),
+            ({"a\n": "a"}, ["metadata[0]"]),
+            ({"team": "a" * 1_025}, ["metadata['team']"]),
+            ({"team": "a\x00"}, ["metadata['team']"]),
+            ({"team": "\x1b[31m", "": ""}, ["metadata[0]", "metadata['team']"]),
+        ],
+        ids=["too many", "an empty key", "a long key", "a control character in a key", "a long value", "a NUL", "two"],
+    )
+    def test_refused(self, values: dict[str, str], paths: list[str]) -> None:
+        """A bad value is told by its key, a bad key by its place in the sorted order."""
+        assert broken(lambda check: check.metadata("metadata", values)) == paths
+
+
+class TestCidrs:
+    """Networks that a key may be used from."""
+
+    @pytest.mark.parametrize(
+        ("value", "canonical"),
+        [
+            ("192.0.2.0/24", "192.0.2.0/24"),
+            ("192.0.2.7", "192.0.2.7/32"),
+            ("192.0.2.7/32", "192.0.2.7/32"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("2001:0DB8:0:0::/32", "2001:db8::/32"),
+            ("2001:db8::1", "2001:db8::1/128"),
+            ("::/0", "::/0"),
+        ],
+    )
+    def test_accepted(self, value: str, canonical: str) -> None:
+        """A network is kept in its canonical form; an address alone is a network of one."""
+        assert returned(lambda check: check.cidrs("allowed_cidrs", [value])) == (canonical,)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "", "x", "192.0.2.7/24", "192.0.2.0/33", "192.0.2.0/-1", "192.0.2.0/", "/24", "192.0.2.0/255.255.255.0",
+            "192.0.2.0/0.0.0.255", "192.0.2", "192.0.02.0/24", "3221225984", "192.0.2.0/24 ", "192.0.2.0 /24",
+            "2001:db8::1/32", "2001:db8::/129", "fe80::1%eth0", "fe80::%1/64", "::ffff:192.0.2.0/120", "::ffff:0:0/96",
+            "example.com", "192.0.2.0/2\u0664", "0" * 65,
+        ],
+        ids=text_id,
+    )  # fmt: skip
+    def test_refused(self, value: str) -> None:
+        """Host bits, masks, zones, IPv4-mapped networks and whatever is no network are refused."""
+        assert broken(lambda check: check.cidrs("api_key.allowed_cidrs", ["192.0.2.0/24", value])) == [
+            "api_key.allowed_cidrs[1]"
+        ]
+
+    def test_duplicates(self) -> None:
+        """The same network in two spellings counts once, and the order stays."""
+        values = ["2001:db8::/32", "192.0.2.7", "2001:DB8::/32", "192.0.2.7/32"]
+        assert returned(lambda check: check.cidrs("allowed_cidrs", values)) == ("2001:db8::/32", "192.0.2.7/32")
+
+    def test_how_many(self) -> None:
+        """A key has at most 100 networks."""
+        values = [f"192.0.2.{number}" for number in range(MAX_CIDRS + 1)]
+        assert broken(lambda check: check.cidrs("allowed_cidrs", values[:-1])) == []
+        assert broken(lambda check: check.cidrs("allowed_cidrs", values)) == ["allowed_cidrs"]
+
+
+class TestAddress:
+    """Where a key is presented from."""
+
+    @pytest.mark.parametrize("value", ["", "192.0.2.7", "2001:db8::1", "::1", "::ffff:192.0.2.7", "2001:DB8:0::1"])
+    def test_accepted(self, value: str) -> None:
+        """An address is IPv4 or IPv6, or left out."""
+        assert returned(lambda check: check.address("client_ip", value)) == value
+
+    @pytest.mark.parametrize(
+        "value", ["x", "192.0.2.7/32", "192.0.2.7:80", "[::1]", "192.0.2", "fe80::1%eth0", " ::1", "1" * 65], ids=text_id
+    )
+    def test_refused(self, value: str) -> None:
+        """Anything else is no address."""
+        assert broken(lambda check: check.address("client_ip", value)) == ["client_ip"]
+
+
+class TestRequestId:
+    """The id of a request that is safe to repeat."""
+
+    @pytest.mark.parametrize(("value", "kept"), [("", ""), (UUID, UUID), (UUID.upper(), UUID)])
+    def test_accepted(self, value: str, kept: str) -> None:
+        """It is a UUID, whose case does not count, or left out."""
+        assert returned(lambda check: check.request_id("request_id", value)) == kept
+
+    @pytest.mark.parametrize(
+        "value", ["x", UUID[:-1], UUID + "0", UUID.replace("-", ""), f"{{{UUID}}}", "g" + UUID[1:], UUID + "\n"], ids=text_id
+    )
+    def test_refused(self, value: str) -> None:
+        """Anything else is no UUID."""
+        assert broken(lambda check: check.request_id("request_id", value)) == ["request_id"]
+
+
+class TestTimes:
+    """Spans and instants."""
+
+    @pytest.mark.parametrize(
+        ("rule", "value", "accepted"),
+        [
+            ("ttl", None, True),
+            ("ttl", 1, True),
+            ("ttl", MAX_TTL, True),
+            ("ttl", MAX_TTL + 1, False),
+            ("ttl", 0, False),
+            ("ttl", -1, False),
+            ("grace", 0, True),
+            ("grace", MAX_GRACE, True),
+            ("grace", MAX_GRACE + 1, False),
+            ("grace", -1, False),
+        ],
+    )
+    def test_spans(self, rule: str, value: int | None, accepted: bool) -> None:
+        """A life is more than nothing and at most 36,500 days; a grace is nothing to 30 days."""
+        assert broken(lambda check: getattr(check, rule)("field", value)) == ([] if accepted else ["field"])
+
+    def test_limits(self) -> None:
+        """The limits are those of the contract."""
+        assert (MAX_GRACE, MAX_TTL, MAX_ROTATION_INTERVAL) == (30 * DAY, 36_500 * DAY, 3_650 * DAY)
+
+    @pytest.mark.parametrize(
+        ("value", "accepted"), [(None, True), (NOW + 1, True), (NOW, False), (NOW - 1, False), (0, False)]
+    )
+    def test_in_future(self, value: int | None, accepted: bool) -> None:
+        """An instant that must come is after now: at the instant itself a key has expired."""
+        assert broken(lambda check: check.in_future("expire_time", value, NOW)) == ([] if accepted else ["expire_time"])
+
+
+class TestRotation:
+    """A rotation's schedule."""
+
+    @pytest.mark.parametrize(
+        ("interval", "kept"), [(None, 0), (HOUR, HOUR), (DAY, DAY), (MAX_ROTATION_INTERVAL, MAX_ROTATION_INTERVAL)]
+    )
+    def test_accepted(self, interval: int | None, kept: int) -> None:
+        """An interval is at least what the server allows, or there is none."""
+        assert returned(lambda check: check.rotation("rotation", interval, "", HOUR)) == kept
+
+    @pytest.mark.parametrize("interval", [HOUR - 1, 0, -1, MAX_ROTATION_INTERVAL + 1])
+    def test_refused(self, interval: int) -> None:
+        """A shorter or a far too long one is refused."""
+        assert broken(lambda check: check.rotation("rotation", interval, "", HOUR)) == ["rotation.interval"]
+
+    def test_webhook(self) -> None:
+        """This version delivers no webhooks, and says so instead of keeping silent."""
+        url = "https://example.com"
+        assert broken(lambda check: check.rotation("api_key.rotation", DAY, url, HOUR)) == [
+            "api_key.rotation.webhook_url"
+        ]
+
+
+class TestCheck:
+    """The answer."""
+
+    def test_all_together(self) -> None:
+        """Everything that is wrong is told in one answer."""
+
+        def rules(check: Check) -> None:
+            check.name("name", "a")
+            check.granted_scopes("scopes", ["ok", "not ok"])
+            check.ttl("ttl", 0)
+
+        assert broken(rules) == ["name", "scopes[1]", "ttl"]
+
+    def test_nothing_wrong(self) -> None:
+        """Where nothing is wrong, nothing is raised."""
+        Check().done()
+
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            lambda check, pasted: check.key_id("key_id", pasted),
+            lambda check, pasted: check.project("project_id", pasted + " "),
+            lambda check, pasted: check.filter("environment_id", pasted + " "),
+            lambda check, pasted: check.name("name", pasted * 99),
+            lambda check, pasted: check.text("owner_id", pasted * 99, 255),
+            lambda check, pasted: check.prefix("prefix", pasted, "tmb"),
+            lambda check, pasted: check.granted_scopes("scopes", [pasted + " "]),
+            lambda check, pasted: check.required_scopes("required_scopes", [pasted + " "]),
+            lambda check, pasted: check.metadata("metadata", {pasted: ""}),
+            lambda check, pasted: check.metadata("metadata", {"team": pasted * 99}),
+            lambda check, pasted: check.cidrs("allowed_cidrs", [pasted]),
+            lambda check, pasted: check.address("client_ip", pasted),
+            lambda check, pasted: check.request_id("request_id", pasted),
+            lambda check, pasted: check.rotation("rotation", None, pasted, HOUR),
+        ],
+        ids=[
+            "key_id", "project", "filter", "name", "text", "prefix", "granted_scopes", "required_scopes",
+            "a key of metadata", "a value of metadata", "cidrs", "address", "request_id", "rotation",
+        ],
+    )  # fmt: skip
+    def test_no_value_is_quoted(self, rule: Callable[[Check, str], object]) -> None:
+        """A key that was pasted into any field is refused, and no part of it comes back or into the log."""
+        pasted = "tmb_" + string.ascii_letters[:16] + "_" + string.ascii_letters[:49]
+        check = Check()
+        rule(check, pasted)
+        with pytest.raises(InvalidFields) as refused:
+            check.done()
+        told = str(refused.value) + repr(refused.value.violations) + repr(refused.value.detail)
+        assert string.ascii_letters[:10] not in told

@@ -1,0 +1,108 @@
+"""What one scope grants of another."""
+
+import pytest
+
+from tumbler_server.keys.scopes import any_grants, first_not_held, grants
+
+
+class TestGrants:
+    """One scope against one other."""
+
+    @pytest.mark.parametrize(
+        ("granted", "required", "covered"),
+        [
+            ("orders", "orders", True),
+            ("orders:read", "orders:read", True),
+            ("orders", "orders:read", False),
+            ("orders:read", "orders", False),
+            ("orders:read", "orders:reads", False),
+            ("orders:*", "orders:read", True),
+            ("orders:*", "orders:read:own", True),
+            ("orders:*", "orders", False),
+            ("orders:*", "ordersx:read", False),
+            ("orders:*", "Orders:read", False),
+            ("orders:read:*", "orders:read:own", True),
+            ("orders:read:*", "orders:read", False),
+            ("orders:*:own", "orders:read:own", False),
+            ("orders*", "orders:read", False),
+            ("*:read", "orders:read", False),
+            ("*", "orders", True),
+            ("*", "orders:read", True),
+            ("*", "tumbler", True),
+            ("*", "tumblers:read", True),
+            ("*", "tumbler:keys:read", False),
+            ("tumbler:*", "tumbler:keys:read", True),
+            ("tumbler:*", "orders:read", False),
+            ("tumbler:keys:*", "tumbler:keys:read", True),
+            ("tumbler:keys:*", "tumbler:events:read", False),
+        ],
+    )
+    def test_required_scopes(self, granted: str, required: str, covered: bool) -> None:
+        """A scope grants itself; `:*` all below it; `*` everything but this service's own permissions."""
+        assert grants(granted, required) is covered
+
+    @pytest.mark.parametrize(
+        ("granted", "wildcard", "covered"),
+        [
+            ("orders:*", "orders:*", True),
+            ("orders:*", "orders:read:*", True),
+            ("orders:read:*", "orders:*", False),
+            ("orders:read", "orders:*", False),
+            ("*", "*", True),
+            ("*", "orders:*", True),
+            ("*", "tumbler:*", False),
+            ("tumbler:*", "tumbler:*", True),
+            ("tumbler:*", "tumbler:keys:*", True),
+            ("tumbler:*", "*", False),
+            ("tumbler:keys:*", "tumbler:*", False),
+        ],
+    )
+    def test_wildcards(self, granted: str, wildcard: str, covered: bool) -> None:
+        """A wildcard is covered by itself and by a wider one, never by a narrower one."""
+        assert grants(granted, wildcard) is covered
+
+
+class TestAnyGrants:
+    """A list of scopes against one."""
+
+    def test_an_empty_list_covers_nothing(self) -> None:
+        """An empty list is no access, not full access."""
+        assert not any_grants((), "orders:read")
+
+    def test_one_is_enough(self) -> None:
+        """One scope of the list that covers it is enough, wherever it stands."""
+        assert any_grants(("users:read", "orders:*"), "orders:read")
+
+    def test_scopes_do_not_add_up(self) -> None:
+        """Two scopes that each cover a part cover nothing together."""
+        assert not any_grants(("orders", "read"), "orders:read")
+
+
+class TestFirstNotHeld:
+    """What a caller would give away without having it."""
+
+    @pytest.mark.parametrize(
+        ("given", "held", "lacking"),
+        [
+            ((), (), None),
+            (("orders:read",), (), None),
+            (("orders:*", "*"), (), None),
+            (("tumbler",), (), None),
+            (("tumbler:keys:read",), ("tumbler:keys:read",), None),
+            (("tumbler:keys:read",), ("tumbler:keys:*",), None),
+            (("tumbler:keys:*",), ("tumbler:*",), None),
+            (("tumbler:keys:read",), (), "tumbler:keys:read"),
+            (("tumbler:keys:read",), ("*",), "tumbler:keys:read"),
+            (("tumbler:keys:*",), ("tumbler:keys:read",), "tumbler:keys:*"),
+            (("tumbler:*",), ("tumbler:keys:*", "tumbler:events:*"), "tumbler:*"),
+            (("orders:read", "tumbler:keys:read", "tumbler:keys:create"), ("tumbler:keys:read",), "tumbler:keys:create"),
+        ],
+        ids=lambda value: "+".join(value) if isinstance(value, tuple) else value,
+    )
+    def test_table(self, given: tuple[str, ...], held: tuple[str, ...], lacking: str | None) -> None:
+        """Only this service's own permissions count, and each must be covered by one that is held."""
+        assert first_not_held(given, held) == lacking
+
+    def test_held_may_be_any_iterable(self) -> None:
+        """What is held is asked for each scope anew, even where it can be gone through once only."""
+        assert first_not_held(["tumbler:a", "tumbler:b"], iter(["tumbler:b", "tumbler:a"])) is None
