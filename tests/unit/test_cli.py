@@ -498,6 +498,14 @@ class TestOutput:
         assert (code, out) == (0, "the-key\n")
         assert "The old key, old_, works until 2027-01-01 00:00:00Z." in err
 
+    def test_rotate_json(self, run, recorder):
+        """For programs a rotation is one JSON object: the new key, its record and the old one's."""
+        recorder.answers["Rotate"] = [pb.RotateResponse(api_key=API_KEY, old_api_key=API_KEY, key=KEY)]
+        code, out, err = run("keys", "rotate", KEY_ID, "--json")
+        answer = json.loads(out)
+        assert (code, err, answer["key"]) == (0, "", KEY)
+        assert answer["api_key"] == answer["old_api_key"]
+
     def test_record(self, run, recorder):
         """The record shows each field that has a value, and leaves out the others."""
         recorder.answers["Get"] = [pb.GetResponse(api_key=API_KEY)]
@@ -649,12 +657,10 @@ class TestVerify:
 
     def test_prompt(self, run, recorder, monkeypatch):
         """On a terminal the key is asked for, and what is typed is not shown."""
-        asked = []
         monkeypatch.setattr(sys, "stdin", Terminal())
-        monkeypatch.setattr("typer.prompt", lambda _, **options: asked.append(options) or KEY)
+        monkeypatch.setattr("getpass.getpass", lambda _: KEY + "\n")
         _, out, err = run("keys", "verify")
         assert recorder.requests[-1].key == KEY
-        assert asked == [{"hide_input": True, "err": True}]
         assert KEY not in out + err
 
 
@@ -809,7 +815,7 @@ def process(recorder):
     def start(*arguments, before="pass", **options):
         code = f"import sys; {before}; from tumbler.cli import main; sys.exit(main())"
         program = [sys.executable, "-c", code, *arguments]
-        child = subprocess.Popen(program, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
+        child = subprocess.Popen(program, **{"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options})
         started.append(child)
         return child
 
@@ -842,6 +848,21 @@ class TestProcess:
         child.stdout.read(10)
         child.stdout.close()
         assert (child.wait(30), child.stderr.read()) == (141, b"")
+
+    def test_prompt_on_a_terminal(self, process, recorder):
+        """A key that is typed at the prompt of a real terminal is not shown there."""
+        ours, its = os.openpty()
+        process("keys", "verify", stdin=its, stdout=its, stderr=its, start_new_session=True)
+        os.close(its)
+        shown = b""
+        while b"Key: " not in shown:
+            shown += os.read(ours, 1000)
+        os.write(ours, KEY.encode() + b"\n")
+        while b"not valid" not in shown:
+            shown += os.read(ours, 1000)
+        os.close(ours)
+        assert recorder.requests[-1].key == KEY
+        assert b"kkk" not in shown
 
     def test_encoding_of_the_terminal(self, process, recorder, monkeypatch):
         """A name that the terminal's encoding cannot show is written out, not a traceback."""

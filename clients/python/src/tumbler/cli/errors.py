@@ -76,7 +76,7 @@ class Failure:
                 retry = error_details_pb2.RetryInfo()
                 detail.Unpack(retry)
                 retry_seconds = retry.retry_delay.ToTimedelta().total_seconds()
-        metadata = dict(info.metadata)
+        metadata = dict(sorted(info.metadata.items()))
         hint = _HINTS.get(info.reason) or _HINTS.get(code, "")
         if code == "UNAUTHENTICATED" and not keyformat.is_well_formed(api_key):
             hint += " The one that was sent is mistyped or cut: its form or its check is wrong."

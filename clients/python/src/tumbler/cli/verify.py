@@ -1,5 +1,6 @@
 """The command `tumbler keys verify`."""
 
+import getpass
 import sys
 from typing import Annotated
 
@@ -64,7 +65,8 @@ def _presented_key(session: Session, argument: str | None, path: str | None) -> 
     if argument not in (None, "-"):
         return argument
     if argument is None and path is None and sys.stdin.isatty():
-        return str(typer.prompt("Key", hide_input=True, err=True)).strip()
+        # typer's prompt shows itself before it turns the echo off, and what is pasted in between would be seen.
+        return getpass.getpass("Key: ").strip()
     path = path or "-"
     if path == "-" and session.reads_key_from_stdin:
         raise typer.BadParameter("stdin already holds the calling key; name a file.", param_hint="'--key-file'")
