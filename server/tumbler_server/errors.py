@@ -3,6 +3,7 @@
 No message or detail ever holds a secret or text of a caller's that could hold one: they are sent to callers and logged.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,11 +26,15 @@ class TumblerError(Exception):
 
 
 class InvalidFields(TumblerError):
-    """One or more fields break a rule."""
+    """One or more fields break a rule. ``violations`` are the first, as many as an answer has room for."""
 
     def __init__(self, violations: Sequence[Violation]) -> None:
-        super().__init__("; ".join(f"{violation.field}: {violation.rule}" for violation in violations))
-        self.violations = tuple(violations)
+        rules = [f"{violation.field}: {violation.rule}" for violation in violations]
+        more = [f"and {len(rules) - 3} more"] if len(rules) > 3 else []
+        super().__init__("; ".join(rules[:3] + more))
+        # gRPC's clients take 8 KiB of metadata; what is larger reaches a caller as RESOURCE_EXHAUSTED.
+        sizes = itertools.accumulate(len(rule.encode()) for rule in rules)
+        self.violations = tuple(v for v, size in zip(violations, sizes, strict=True) if size <= 4_000)
 
 
 class Undecodable(TumblerError):
@@ -100,10 +105,10 @@ class KeyIsExpired(TumblerError):
 
 
 class NameIsAmbiguous(TumblerError):
-    """A name fits several keys."""
+    """A name fits several keys; the first 100 are told."""
 
     def __init__(self, key_ids: Sequence[str]) -> None:
-        super().__init__("the name fits several keys; choose one by its key_id", key_ids=",".join(key_ids))
+        super().__init__("the name fits several keys; choose one by its key_id", key_ids=",".join(key_ids[:100]))
 
 
 class EtagMismatch(TumblerError):

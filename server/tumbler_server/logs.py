@@ -47,4 +47,5 @@ def configure(level: str = "info", form: str = "") -> None:
 
 
 def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {name: redact(value) for name, value in event.items()}
+    # Rendered, `exc_info` would show an exception's text, which can hold anything.
+    return {name: redact(value) for name, value in event.items() if name != "exc_info"}

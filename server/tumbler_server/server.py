@@ -1,6 +1,7 @@
 """The only wiring: a configuration becomes a server."""
 
 import os
+import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -225,6 +226,11 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
     try:
         pair = (tls.key.read_bytes(), tls.cert.read_bytes())  # type: ignore[union-attr]  # Tls checks that both are there
         client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
+        # gRPC would only say later that it cannot listen.
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.client_ca)
+        context.load_cert_chain(tls.cert, tls.key, password="")  # type: ignore[arg-type]
+    except ssl.SSLError:
+        raise SetupError("a TLS file is not PEM, or the certificate and the private key do not fit together") from None
     except OSError as failure:
         raise SetupError(f"a TLS file cannot be read: {failure.filename}: {failure.strerror}") from None
     return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)

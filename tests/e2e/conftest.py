@@ -1,6 +1,7 @@
 """Real server processes, over real sockets, on both databases."""
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -67,17 +68,26 @@ def project() -> str:
     return f"project-{next(_numbers)}"
 
 
+@pytest.fixture(scope="session")
+def founded(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """Give an installation on the embedded database that is never served, only copied: founding takes a second."""
+    return Service(tmp_path_factory.mktemp("founded") / "data").init()
+
+
 @pytest.fixture
-def installed(database_url: str, tmp_path: Path) -> Iterator[Service]:
-    """Give an installation of the test's own on each database, which nothing serves yet."""
-    service = Service(tmp_path / "data", database_url).init()
+def embedded(founded: Service, tmp_path: Path) -> Iterator[Service]:
+    """Give an installation of the test's own on the embedded database, which nothing serves yet."""
+    service = Service(shutil.copytree(founded.data_dir, tmp_path / "data"), operator=founded.key)
     yield service
     service.close()
 
 
 @pytest.fixture
-def embedded(tmp_path: Path) -> Iterator[Service]:
-    """Give an installation of the test's own on the embedded database, which nothing serves yet."""
-    service = Service(tmp_path / "data").init()
+def installed(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
+    """Give an installation of the test's own on each database, which nothing serves yet."""
+    if dialect == "sqlite":
+        yield request.getfixturevalue("embedded")
+        return
+    service = Service(tmp_path / "data", request.getfixturevalue("database_url")).init()
     yield service
     service.close()

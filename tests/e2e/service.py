@@ -102,6 +102,14 @@ class Client:
         """Call an RPC and do not wait for the response."""
         return getattr(self._stub, method).future(request, metadata=self.metadata, timeout=PATIENCE)
 
+    def ask_reflection(self, **question: str) -> reflection_pb2.ServerReflectionResponse:
+        """Ask the server what it offers; its services, unless the question is another."""
+        stub = reflection_pb2_grpc.ServerReflectionStub(self.channel)
+        request = reflection_pb2.ServerReflectionRequest(**(question or {"list_services": ""}))
+        with refusals():
+            (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=PATIENCE)
+        return answer
+
     @contextmanager
     def idle_reflection(self, count: int) -> Iterator[None]:
         """Hold reflection streams open that were answered once and then ask for nothing."""
@@ -202,6 +210,11 @@ class Service(Client):
         """Return the flags that name the installation."""
         database = self.installation.database
         return ["--data-dir", str(self.data_dir), *(["--database", database] if database else [])]
+
+    @property
+    def pepper_file(self) -> Path:
+        """Return where the peppers are."""
+        return self.installation.pepper_file
 
     @property
     def stdout(self) -> str:

@@ -7,7 +7,6 @@ from uuid import uuid4
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tumbler.v1 import api_key_pb2, api_key_service_pb2, event_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 
@@ -35,7 +34,7 @@ def refused(client: Client, method: str, request: object) -> Refused:
     return refusal.value
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "ClaimRotation"])
+@pytest.mark.parametrize("method", METHODS)
 def test_bytes_that_are_no_message_are_the_callers_mistake(sqlite_server: Service, method: str) -> None:
     """If my client's stubs are broken and send rubbish, I am told so, and which message was expected."""
     with pytest.raises(Refused) as refusal:
@@ -220,21 +219,12 @@ def test_a_key_may_come_in_either_header(sqlite_server: Service) -> None:
     assert refused(client, "Verify", pb.VerifyRequest(key="x")).code is grpc.StatusCode.UNAUTHENTICATED
 
 
-def ask(client: Client, **question: str) -> reflection_pb2.ServerReflectionResponse:
-    """Ask the server what it offers."""
-    stub = reflection_pb2_grpc.ServerReflectionStub(client.channel)
-    request = reflection_pb2.ServerReflectionRequest(**question)
-    with refusals():
-        (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=PATIENCE)
-    return answer
-
-
 def test_on_this_machine_tools_may_ask_what_is_offered(sqlite_server: Service) -> None:
     """On a loopback address, grpcurl and its like learn the services and their messages without any key."""
     nobody = sqlite_server.connect("")
-    services = {service.name for service in ask(nobody, list_services="").list_services_response.service}
+    services = {service.name for service in nobody.ask_reflection().list_services_response.service}
     assert services == {SERVICE.full_name, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
-    answer = ask(nobody, file_containing_symbol="tumbler.v1.KeyEvent").file_descriptor_response
+    answer = nobody.ask_reflection(file_containing_symbol="tumbler.v1.KeyEvent").file_descriptor_response
     assert event_pb2.DESCRIPTOR.serialized_pb in answer.file_descriptor_proto
 
 
@@ -242,7 +232,7 @@ def test_reflection_can_be_off(embedded: Service) -> None:
     """With --no-reflection, tools learn nothing; calls go on as before."""
     embedded.start("--no-reflection")
     with pytest.raises(Refused) as refusal:
-        ask(embedded, list_services="")
+        embedded.ask_reflection()
     assert refusal.value.code is grpc.StatusCode.UNIMPLEMENTED
     assert embedded.verdict(embedded.key) == "VALID"
 

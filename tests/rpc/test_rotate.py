@@ -16,7 +16,7 @@ NOW = 1_893_456_000 * SECOND
 
 
 def test_the_successor_carries_everything_over(world: World) -> None:
-    """A successor has name, owner, scopes, metadata, networks, environment, prefix and schedule of the old key, renamed not."""
+    """A successor has the old key's name, owner, scopes, metadata, networks, environment, prefix and schedule."""
     old = world.create(
         environment_id="live",
         name="worker",
@@ -116,7 +116,7 @@ GRACES = [
 def test_the_old_key_works_until_its_grace_ends(
     world: World, grace: int | None, life: int | None, expected: int
 ) -> None:
-    """The old key is valid to the last microsecond of min(now + grace_period, its expire_time), and SUPERSEDED from then."""
+    """The old key is valid up to, and SUPERSEDED from, the earlier of now + grace_period and its own expire_time."""
     created = world.create(ttl=None if life is None else lasting(life))
     rotated = world.rotate(created.api_key.id, grace_period=None if grace is None else lasting(grace))
     assert rotated.old_api_key.grace_expire_time == at(world.clock.now + expected)
@@ -252,7 +252,7 @@ def test_successors_form_a_chain(world: World) -> None:
     """Each key of a chain names the one before and the one after it, and keeps the name that the first had."""
     texts = [world.create(name="worker")]
     for _ in range(3):
-        texts.append(world.rotate(texts[-1].api_key.id))  # noqa: PERF401 - each needs the one before
+        texts.append(world.rotate(texts[-1].api_key.id))
     keys = [world.get(answer.api_key.id) for answer in texts]
     ids = [key.id for key in keys]
     assert [key.replaces_key_id for key in keys] == ["", *ids[:-1]]

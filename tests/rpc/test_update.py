@@ -193,7 +193,7 @@ def test_every_change_makes_a_new_etag(world: World) -> None:
 
 
 def test_changing_nothing_leaves_no_trace(world: World) -> None:
-    """An Update to the values that are there keeps the etag and leaves no event; a stale etag is refused all the same."""
+    """An Update to the values that are there keeps the etag and leaves no event; a stale etag is refused even so."""
     before = world.create(**EVERYTHING).api_key
     events = len(world.events())
     world.clock.advance(HOUR)

@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-
 from tumbler_server.keys.cache import Entry, ProofCache
 from tumbler_server.keys.record import Key
 
@@ -111,7 +110,7 @@ class TestTag:
         """Another process's cache gives the same text another tag: a tag is useless elsewhere."""
         assert ProofCache(1).tag("one") != ProofCache(1).tag("one")
 
-    def test_repr_is_silent(self, cache: ProofCache) -> None:
+    def test_repr_is_silent(self) -> None:
         """Printing an entry does not show the tag."""
         assert repr(Entry(tag(1), None)) == "Entry(key=None)"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import apsw
 import peewee
 import pytest
-
 from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.store.database import (
     COCKROACHDB,
@@ -117,7 +116,7 @@ class TestUrls:
         assert password not in str(refused.value)
 
     def test_missing_file(self, sqlite_url: str) -> None:
-        """A file that does not exist is refused unless it may be created: a wrong path must not look like an empty service."""
+        """A file that does not exist is refused unless it may be made: a wrong path is no new service."""
         with pytest.raises(SetupError, match=f"no database {file_of(sqlite_url)}: run `tumbler-server init`"):
             open_store(sqlite_url)
         assert not file_of(sqlite_url).exists()

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import typer
-
 from tumbler_server import commands
 from tumbler_server.rpc.auth import OPEN, POLICY
 

@@ -8,15 +8,14 @@ from typing import Any, cast
 
 import peewee
 import pytest
-
-from tests.domain import OPERATOR, Domain, new_store
-from tests.harness import FrozenClock
 from tumbler_server.clock import NEVER
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.store.database import Store, Transaction, open_store
 from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow
+
+from tests.domain import OPERATOR, Domain, new_store
 
 KEY_ID = "0123456789abcdef"
 
@@ -104,7 +103,7 @@ class TestChain:
     """The form of the chain, which no release may change: older logs would no longer be what they were."""
 
     def test_form(self, store: Store) -> None:
-        """An event's hash is SHA-256 over the hash before it and the event's fields as a JSON list; the first: zeros."""
+        """An event's hash is SHA-256 over the hash before it, at first zeros, and its fields as a JSON list."""
         append(store, change(1), change(2, detail={"b": "ключ", "a": "1"}))
         texts = [
             '[1,1,"0000000000000001","acme","live",1893456000000001,"0123456789abcdef","an operator","{}"]',
@@ -162,23 +161,26 @@ class TestAudit:
         """An empty log is as it was written."""
         assert log.audit(store) == log.Audit(0, ())
 
-    def test_all_well(self, store: Store, history: tuple[str, str, str]) -> None:
+    @pytest.mark.usefixtures("history")
+    def test_all_well(self, store: Store) -> None:
         """A log that nobody has touched is as it was written; the audit is true."""
         audit = log.audit(store)
         assert audit
         assert audit == log.Audit(6, ())
 
+    @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize(
         ("column", "revision"),
         [*((column, 3) for column in CHANGED), ("detail", 1), ("detail", 6), ("hash", 1), ("hash", 6)],
     )
-    def test_changed(self, store: Store, history: tuple[str, str, str], column: str, revision: int) -> None:
+    def test_changed(self, store: Store, column: str, revision: int) -> None:
         """An event that was changed in any column is found, be it the first, the last or between."""
         run(store, EventRow.update(**{column: CHANGED[column]}).where(EventRow.revision == revision))
         audit = log.audit(store)
         assert not audit
         assert audit.problems[0].startswith(f"event {revision} is not what was written")
 
+    @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize(
         ("condition", "problem"),
         [
@@ -189,22 +191,22 @@ class TestAudit:
         ],
         ids=["first", "middle", "last", "all"],
     )
-    def test_deleted(
-        self, store: Store, history: tuple[str, str, str], condition: peewee.Expression, problem: str
-    ) -> None:
+    def test_deleted(self, store: Store, condition: peewee.Expression, problem: str) -> None:
         """Events that were deleted are found and named."""
         run(store, EventRow.delete().where(condition))
         assert problem in log.audit(store).problems
 
+    @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize("revision", [0, -3, 7, 100])
-    def test_slipped_in(self, store: Store, history: tuple[str, str, str], revision: int) -> None:
+    def test_slipped_in(self, store: Store, revision: int) -> None:
         """An event that was slipped in before the first or after the head is found."""
         ((key_id, project_id),) = store.read("SELECT key_id, project_id FROM event WHERE revision = 1")
         row = {"key_id": key_id, "project_id": project_id, "environment_id": "", "actor_key_id": "", "actor_name": ""}
         run(store, EventRow.insert(revision=revision, type=1, time=1, detail="{}", hash=bytes(32), **row))
         assert log.audit(store).problems[0].startswith("1 events stand outside the log")
 
-    def test_renumbered(self, store: Store, history: tuple[str, str, str]) -> None:
+    @pytest.mark.usefixtures("history")
+    def test_renumbered(self, store: Store) -> None:
         """Two events that changed places are found."""
         run(
             store,
@@ -214,6 +216,7 @@ class TestAudit:
         )
         assert not log.audit(store)
 
+    @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize(
         ("head", "problem"),
         [
@@ -223,9 +226,7 @@ class TestAudit:
         ],
         ids=["hash", "ahead", "behind"],
     )
-    def test_head(
-        self, store: Store, history: tuple[str, str, str], head: dict[str, Any], problem: str
-    ) -> None:
+    def test_head(self, store: Store, head: dict[str, Any], problem: str) -> None:
         """A head that was changed is found."""
         run(store, LogHeadRow.update(**head))
         assert problem in log.audit(store).problems
@@ -263,7 +264,7 @@ class TestAudit:
         run(store, ApiKeyRow.update(revoke_time=NEVER).where(ApiKeyRow.id == history[1]))
         assert log.audit(store).problems == (f"key {history[1]} was revoked, and its row says that it is not",)
 
-    def test_not_all_are_told(self, store: Store, clock: FrozenClock) -> None:
+    def test_not_all_are_told(self, store: Store) -> None:
         """Of very many problems of a kind, 20 are told."""
         append(store, *(change(number) for number in range(30)))
         run(store, EventRow.update(hash=bytes(32)))
@@ -282,7 +283,7 @@ class TestAudit:
                 domain.create()
                 return store.read(sql, parameters)
 
-        audit = log.audit(cast(Store, Busy()))
+        audit = log.audit(cast("Store", Busy()))
         assert audit.problems == ()
         assert log.head(store) > audit.events
 

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import peewee
 import pytest
-
-from tests.domain import new_store
-from tests.unit.test_database import file_of
 from tumbler_server.errors import SetupError
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
 from tumbler_server.store.models import MODELS
+
+from tests.domain import new_store
+from tests.unit.test_database import file_of
 
 KINDS = {
     "character varying": "text",
@@ -117,7 +117,7 @@ class TestMigrate:
     def test_next_step(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of several steps those are applied that the database does not have yet."""
         number = migrations.NEWEST + 1
-        step = SimpleNamespace(apply=lambda dialect, db: db.execute_sql("CREATE TABLE added (id SMALLINT PRIMARY KEY)"))
+        step = SimpleNamespace(apply=lambda _, db: db.execute_sql("CREATE TABLE added (id SMALLINT PRIMARY KEY)"))
         monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, step))
         monkeypatch.setattr(migrations, "NEWEST", number)
         assert migrations.migrate(store) == [number]
@@ -142,7 +142,7 @@ class TestMigrate:
     def test_newer(self, store: Store) -> None:
         """A database of a newer program is left alone, and the message says what to upgrade."""
         run(store, "UPDATE schema_version SET version = 99")
-        with pytest.raises(SetupError, match="schema 99, newer .* upgrade tumbler-server"):
+        with pytest.raises(SetupError, match=r"schema 99, newer .* upgrade tumbler-server"):
             migrations.migrate(store)
         assert migrations.current(store) == 99
 
@@ -179,7 +179,7 @@ class TestCheck:
         """An older schema is refused with what to do; a server never migrates by itself."""
         before = migrations.NEWEST
         monkeypatch.setattr(migrations, "NEWEST", before + 1)
-        with pytest.raises(SetupError, match=f"schema {before}, .* needs {before + 1}: run `tumbler-server migrate`"):
+        with pytest.raises(SetupError, match=f"schema {before}, .* needs {before + 1}: .*`tumbler-server migrate`"):
             migrations.check(store)
         assert migrations.current(store) == before
 
@@ -188,7 +188,7 @@ class TestCheck:
         url = new_database("sqlite")
         file_of(url).write_bytes(b"this is no database " * 100)
         store = open_store(url)
-        with pytest.raises(peewee.DatabaseError):
+        with pytest.raises(SetupError, match="cannot be read: it is damaged, or no database"):
             migrations.check(store)
 
     def test_damaged(self, new_database: Callable[[str], str]) -> None:
@@ -198,9 +198,20 @@ class TestCheck:
         content = file_of(url).read_bytes()
         file_of(url).write_bytes(content[:4_096] + b"\xff" * (len(content) - 4_096))
         store = open_store(url)
-        with pytest.raises(peewee.DatabaseError):
+        with pytest.raises(SetupError, match="cannot be read: it is damaged, or no database"):
             migrations.check(store)
         store.close()
+
+    def test_forbidden(self, new_database: Callable[[str], str]) -> None:
+        """A database that its user may not read is not taken for an empty one."""
+        url = new_database("postgresql")
+        store = new_store(url)
+        run(store, "DO $$ BEGIN CREATE ROLE stranger LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+        store.close()
+        stranger = open_store(url.replace("postgres:@", "stranger:@", 1))
+        with pytest.raises(SetupError, match="its user may not read it"):
+            migrations.check(stranger)
+        stranger.close()
 
 
 def test_two_installations_differ(dialect: str, new_database: Callable[[str], str]) -> None:

@@ -5,7 +5,6 @@ import json
 from typing import Any
 
 import pytest
-
 from tumbler_server.clock import NEVER, SECOND
 from tumbler_server.events.log import Actor
 from tumbler_server.keys import record
@@ -75,7 +74,7 @@ class TestRow:
 
     def test_every_column(self) -> None:
         """A record gives every column but the proofs of the secret."""
-        columns = {field.column_name for field in ApiKeyRow._meta.sorted_fields}  # noqa: SLF001 - peewee's documented name
+        columns = {field.column_name for field in ApiKeyRow._meta.sorted_fields}
         assert columns - record.to_columns(FULL).keys() == {"secret_hash", "digest", "pepper_id"}
         assert record.to_columns(FULL).keys() <= columns
 
@@ -116,7 +115,13 @@ class TestState:
             ({"revoke_time": NOW}, State.REVOKED),
             ({"revoke_time": NOW + 1}, State.REVOKED),
             (
-                {"revoke_time": 0, "replaced_by_key_id": "x", "grace_expire_time": 0, "active": False, "expire_time": 0},
+                {
+                    "revoke_time": 0,
+                    "replaced_by_key_id": "x",
+                    "grace_expire_time": 0,
+                    "active": False,
+                    "expire_time": 0,
+                },
                 State.REVOKED,
             ),
         ],

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
-
-from tests.domain import PEPPER, Domain
-from tests.harness import CHEAP, FrozenClock
+from tumbler import keyformat
 from tumbler_server.events import log
 from tumbler_server.keys import record
 from tumbler_server.keys.decide import Demand
@@ -17,7 +15,9 @@ from tumbler_server.keys.record import Sealed
 from tumbler_server.keys.resealer import Resealer
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.store.database import Store
-from tumbler import keyformat
+
+from tests.domain import PEPPER, Domain
+from tests.harness import CHEAP, FrozenClock
 
 NEW = Pepper(b"\x07" * 32)
 
@@ -123,7 +123,7 @@ def test_bounded(store: Store) -> None:
 
 
 def test_failure_is_harmless(store: Store, issued: Issued) -> None:
-    """Where it fails, the key stays as it was sealed, the log says so without the failure's text, and it may be tried again."""
+    """Where it fails, the key stays as it was, the log says so without the failure's text, and it is tried again."""
     hasher = SlowHasher(ValueError(issued.text))
     hasher.may_go_on.set()
     resealer = Resealer(store, hasher)

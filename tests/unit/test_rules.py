@@ -5,10 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
 from tumbler_server.clock import DAY, HOUR
 from tumbler_server.errors import InvalidFields
-from tumbler_server.keys.rules import MAX_CIDRS, MAX_GRACE, MAX_ROTATION_INTERVAL, MAX_SCOPES, MAX_TTL, Check
+from tumbler_server.keys.rules import MAX_CIDRS, MAX_GRACE, MAX_ROTATION_INTERVAL, MAX_SCOPES, MAX_TTL, Check, is_scope
 
 UUID = "123e4567-e89b-42d3-a456-426614174000"
 NOW = 1_893_456_000_000_000
@@ -49,7 +48,7 @@ class TestKeyId:
 
     @pytest.mark.parametrize(
         "value",
-        ["", "0" * 15, "0" * 17, "0" * 15 + "_", "0" * 15 + "-", "0" * 15 + "\n", "0" * 16 + "\n", "0" * 15 + "é", "٣" * 16],
+        ["", "0" * 15, "0" * 17, "0" * 15 + "_", "0" * 15 + "-", "0" * 15 + "\n", "0" * 16 + "\n", "é" * 16, "٣" * 16],
         ids=text_id,
     )
     def test_refused(self, value: str) -> None:
@@ -82,13 +81,17 @@ class TestProjectAndEnvironment:
         assert broken(lambda check: check.project("project_id", "")) == ["project_id"]
 
 
-CONTROLS = ["a\nbc", "a\tbc", "abc\r", "abc\x00", "abc\x1b[31m", "abc\x7f", "abc\x85", "a\u2028bc", "a\u2029bc", "abc\ud800"]
+CONTROLS = [
+    "a\nbc", "a\tbc", "abc\r", "abc\x00", "abc\x1b[31m", "abc\x7f", "abc\x85", "a\u2028bc", "a\u2029bc", "abc\ud800"
+]  # fmt: skip
 
 
 class TestName:
     """A key's name."""
 
-    @pytest.mark.parametrize("value", ["abc", "My key #1 (live)", "a" * 255, "ключ", "鍵の名前", " a ", "e\u0301\u0302"], ids=text_id)
+    @pytest.mark.parametrize(
+        "value", ["abc", "My key #1 (live)", "a" * 255, "ключ", "鍵の名前", " a ", "e\u0301\u0302"], ids=text_id
+    )
     def test_accepted(self, value: str) -> None:
         """A name is 3–255 characters of any script."""
         assert returned(lambda check: check.name("name", value)) == value
@@ -167,6 +170,15 @@ class TestScopes:
             "api_key.scopes[3]"
         ]
         assert broken(lambda check: check.required_scopes("required_scopes", [value])) == ["required_scopes[0]"]
+
+    @pytest.mark.parametrize(
+        ("value", "scope"),
+        [*((value, True) for value in (*SCOPES, *WILDCARDS)), *((value, False) for value in NO_SCOPES)],
+        ids=text_id,
+    )
+    def test_is_scope(self, value: str, scope: bool) -> None:
+        """What a key may carry is a scope, wildcards among it, and nothing else is."""
+        assert is_scope(value) is scope
 
     @pytest.mark.parametrize("value", WILDCARDS)
     def test_no_wildcard_is_required(self, value: str) -> None:
@@ -280,7 +292,9 @@ class TestAddress:
         assert returned(lambda check: check.address("client_ip", value)) == value
 
     @pytest.mark.parametrize(
-        "value", ["x", "192.0.2.7/32", "192.0.2.7:80", "[::1]", "192.0.2", "fe80::1%eth0", " ::1", "1" * 65], ids=text_id
+        "value",
+        ["x", "192.0.2.7/32", "192.0.2.7:80", "[::1]", "192.0.2", "fe80::1%eth0", " ::1", "1" * 65],
+        ids=text_id,
     )
     def test_refused(self, value: str) -> None:
         """Anything else is no address."""
@@ -296,7 +310,9 @@ class TestRequestId:
         assert returned(lambda check: check.request_id("request_id", value)) == kept
 
     @pytest.mark.parametrize(
-        "value", ["x", UUID[:-1], UUID + "0", UUID.replace("-", ""), f"{{{UUID}}}", "g" + UUID[1:], UUID + "\n"], ids=text_id
+        "value",
+        ["x", UUID[:-1], UUID + "0", UUID.replace("-", ""), f"{{{UUID}}}", "g" + UUID[1:], UUID + "\n"],
+        ids=text_id,
     )
     def test_refused(self, value: str) -> None:
         """Anything else is no UUID."""
@@ -353,7 +369,7 @@ class TestRotation:
         assert broken(lambda check: check.rotation("rotation", interval, "", HOUR)) == ["rotation.interval"]
 
     def test_webhook(self) -> None:
-        """This version delivers no webhooks, and says so instead of keeping silent."""
+        """Webhooks are not delivered by this version, and a URL is refused instead of ignored."""
         url = "https://example.com"
         assert broken(lambda check: check.rotation("api_key.rotation", DAY, url, HOUR)) == [
             "api_key.rotation.webhook_url"

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator
 
 import pytest
-
-from tests.domain import Domain
-from tests.harness import FrozenClock
 from tumbler_server.events import log
 from tumbler_server.events.tail import Tail
 from tumbler_server.store.database import Store, Transaction, open_store
 from tumbler_server.store.models import EventRow, LogHeadRow
+
+from tests.domain import Domain
+from tests.harness import FrozenClock
 
 
 class Notes:
@@ -115,7 +115,7 @@ def test_restored(store: Store, other: Domain, notes: Notes) -> None:
 def test_far_behind(store: Store, notes: Notes, changes: int, kind: str) -> None:
     """Behind by more than 10,000 changes, everything is forgotten at once."""
     tail = Tail(store, notes)
-    row = {name: "" for name in ("key_id", "project_id", "environment_id", "actor_key_id", "actor_name", "detail")}
+    row = dict.fromkeys(("key_id", "project_id", "environment_id", "actor_key_id", "actor_name", "detail"), "")
     rows = [{**row, "revision": number, "type": 1, "time": 0, "hash": b""} for number in range(1, changes + 1)]
 
     def work(transaction: Transaction) -> None:

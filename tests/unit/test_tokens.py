@@ -1,13 +1,14 @@
 """Opaque tokens that callers hold."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
-
-from tests.domain import new_store
 from tumbler_server.errors import InvalidFields
 from tumbler_server.keys.tokens import Tokens, open_tokens
 from tumbler_server.store.database import Store, open_store
+
+from tests.domain import new_store
 
 FILTER = "fingerprint"
 KEY_ID = "0123456789abcdef"
@@ -19,27 +20,33 @@ def tokens() -> Tokens:
     return Tokens(bytes(range(32)))
 
 
-Kind = tuple[Callable[[Tokens], str], Callable[[Tokens, str], object], str]
+@dataclass(frozen=True)
+class Kind:
+    """A kind of token: how one is issued and read, and the field that it comes in."""
 
-PAGE: Kind = (
+    field: str
+    issue: Callable[[Tokens], str]
+    read: Callable[[Tokens, str], object]
+
+    def refused(self, tokens: Tokens, token: str) -> bool:
+        """Say whether reading a token names its field as the one that is wrong."""
+        with pytest.raises(InvalidFields) as caught:
+            self.read(tokens, token)
+        return [violation.field for violation in caught.value.violations] == [self.field]
+
+
+PAGE = Kind(
+    "page_token",
     lambda tokens: tokens.page(FILTER, 1_893_456_000_000_000, KEY_ID),
     lambda tokens, token: tokens.read_page(token, FILTER),
-    "page_token",
 )
-REVISION: Kind = (
+REVISION = Kind(
+    "consistency.at_least_as_fresh",
     lambda tokens: tokens.consistency(123_456),
     lambda tokens, token: tokens.revision(token),
-    "consistency.at_least_as_fresh",
 )
 
-kinds = pytest.mark.parametrize(("issue", "read", "field"), [PAGE, REVISION], ids=["page", "consistency"])
-
-
-def refused(read: Callable[[Tokens, str], object], tokens: Tokens, token: str) -> list[str]:
-    """Return the fields that are refused when a token is read."""
-    with pytest.raises(InvalidFields) as caught:
-        read(tokens, token)
-    return [violation.field for violation in caught.value.violations]
+kinds = pytest.mark.parametrize("kind", [PAGE, REVISION], ids=lambda kind: kind.field)
 
 
 class TestRoundTrip:
@@ -56,12 +63,10 @@ class TestRoundTrip:
         assert tokens.revision(tokens.consistency(revision)) == revision
 
     @kinds
-    def test_for_urls(
-        self, tokens: Tokens, issue: Callable[[Tokens], str], read: Callable[[Tokens, str], object], field: str
-    ) -> None:
+    def test_for_urls(self, tokens: Tokens, kind: Kind) -> None:
         """A token is short and holds nothing that has to be escaped in a URL or a shell."""
-        assert set(issue(tokens)) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
-        assert len(issue(tokens)) < 200
+        assert set(kind.issue(tokens)) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
+        assert len(kind.issue(tokens)) < 200
 
     def test_the_longest_name(self, tokens: Tokens) -> None:
         """The token after a key with the longest name there is can be read back."""
@@ -73,47 +78,36 @@ class TestRefused:
     """What was not issued is refused."""
 
     @kinds
-    def test_changed(
-        self, tokens: Tokens, issue: Callable[[Tokens], str], read: Callable[[Tokens, str], object], field: str
-    ) -> None:
+    def test_changed(self, tokens: Tokens, kind: Kind) -> None:
         """Whichever character is changed, the token is refused (but for the last, some of whose bits mean nothing)."""
-        token = issue(tokens)
+        token = kind.issue(tokens)
         for place in range(len(token) - 1):
             other = "A" if token[place] != "A" else "B"
-            assert refused(read, tokens, token[:place] + other + token[place + 1 :]) == [field]
+            assert kind.refused(tokens, token[:place] + other + token[place + 1 :])
 
     @kinds
-    def test_cut_off(
-        self, tokens: Tokens, issue: Callable[[Tokens], str], read: Callable[[Tokens, str], object], field: str
-    ) -> None:
+    def test_cut_off(self, tokens: Tokens, kind: Kind) -> None:
         """Wherever it is cut off or made longer, the token is refused."""
-        token = issue(tokens)
+        token = kind.issue(tokens)
         for length in range(len(token)):
-            assert refused(read, tokens, token[:length]) == [field]
-        assert refused(read, tokens, token + "A") == [field]
-        assert refused(read, tokens, " " + token) == [field]
+            assert kind.refused(tokens, token[:length])
+        assert kind.refused(tokens, token + "A")
+        assert kind.refused(tokens, " " + token)
 
     @kinds
     @pytest.mark.parametrize(
-        "token", ["a", ".", "..", "a.b", "\x00", "ключ", "=" * 8, "A" * 5_000_000, "W10.", "....."], ids=lambda text: ascii(text)[:12]
+        "token",
+        ["a", ".", "..", "a.b", "\x00", "ключ", "=" * 8, "A" * 5_000_000, "W10.", "....."],
+        ids=lambda text: ascii(text)[:12],
     )
-    def test_nonsense(
-        self,
-        tokens: Tokens,
-        issue: Callable[[Tokens], str],
-        read: Callable[[Tokens, str], object],
-        field: str,
-        token: str,
-    ) -> None:
+    def test_nonsense(self, tokens: Tokens, kind: Kind, token: str) -> None:
         """Nonsense of any length is refused as what it is, and never fails otherwise."""
-        assert refused(read, tokens, token) == [field]
+        assert kind.refused(tokens, token)
 
     @kinds
-    def test_foreign(
-        self, tokens: Tokens, issue: Callable[[Tokens], str], read: Callable[[Tokens, str], object], field: str
-    ) -> None:
+    def test_foreign(self, tokens: Tokens, kind: Kind) -> None:
         """Another installation's token is refused."""
-        assert refused(read, tokens, issue(Tokens(bytes(32)))) == [field]
+        assert kind.refused(tokens, kind.issue(Tokens(bytes(32))))
 
     def test_another_filter(self, tokens: Tokens) -> None:
         """A page's token belongs to the filter and order that it was issued for, and the message says so."""
@@ -123,16 +117,14 @@ class TestRefused:
 
     def test_the_other_kind(self, tokens: Tokens) -> None:
         """A token of one kind is none of the other."""
-        assert refused(PAGE[1], tokens, REVISION[0](tokens)) == ["page_token"]
-        assert refused(REVISION[1], tokens, PAGE[0](tokens)) == ["consistency.at_least_as_fresh"]
+        assert PAGE.refused(tokens, REVISION.issue(tokens))
+        assert REVISION.refused(tokens, PAGE.issue(tokens))
 
     @kinds
-    def test_not_quoted(
-        self, tokens: Tokens, issue: Callable[[Tokens], str], read: Callable[[Tokens, str], object], field: str
-    ) -> None:
+    def test_not_quoted(self, tokens: Tokens, kind: Kind) -> None:
         """The refusal does not repeat the token: it could be anything."""
         with pytest.raises(InvalidFields) as caught:
-            read(tokens, "pasted-by-mistake")
+            kind.read(tokens, "pasted-by-mistake")
         assert "pasted" not in str(caught.value)
 
 
@@ -148,5 +140,5 @@ class TestInstallation:
     def test_another_database(self, store: Store, dialect: str, new_database: Callable[[str], str]) -> None:
         """A new installation has a secret of its own."""
         other = new_store(new_database(dialect))
-        assert refused(REVISION[1], open_tokens(other), open_tokens(store).consistency(7))
+        assert REVISION.refused(open_tokens(other), open_tokens(store).consistency(7))
         other.close()

@@ -12,7 +12,7 @@ from tumbler_server.clock import NEVER, Clock
 from tumbler_server.errors import InvalidFields, Violation
 from tumbler_server.keys import access, record
 from tumbler_server.keys.record import Key, State
-from tumbler_server.keys.rules import Check
+from tumbler_server.keys.rules import Check, is_scope
 from tumbler_server.keys.tokens import Tokens
 from tumbler_server.store.database import Store
 from tumbler_server.store.models import ApiKeyRow as Row
@@ -122,7 +122,9 @@ class Listing:
             conditions.append(condition)
         if query.scope:
             # A scope holds no character that JSON escapes, so its quoted text occurs only where it stands itself.
-            conditions.append(self._store.strpos(Row.scopes, json.dumps(query.scope)))
+            # Other text could stand between two scopes (`, `) and is none that a key carries.
+            carried = self._store.strpos(Row.scopes, json.dumps(query.scope))
+            conditions.append(carried if is_scope(query.scope) else peewee.SQL("1 = 0"))
         if query.search:
             conditions.append(self._store.strpos(Row.search_text, query.search.casefold()))
         return conditions

@@ -30,6 +30,11 @@ _KEY_ID = re.compile(r"[0-9A-Za-z]{16}")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
+def is_scope(text: str) -> bool:
+    """Say whether a key may carry ``text`` as a scope."""
+    return len(text) <= 128 and _GRANTED_SCOPE.fullmatch(text) is not None
+
+
 class Check:
     """Collects broken rules; ``done`` raises them all together."""
 

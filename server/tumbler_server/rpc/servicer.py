@@ -147,8 +147,8 @@ class Servicer(ApiKeyServiceServicer):
             required_scopes=required,
             client_ip=request.client_ip,
         )
-        token = request.consistency.at_least_as_fresh
-        at_least = self._tokens.revision(token) if token else 0
+        wanted = request.consistency
+        at_least = self._tokens.revision(wanted.at_least_as_fresh) if wanted.HasField("at_least_as_fresh") else 0
         outcome = self.verifier.verify(request.key, demand, at_least)
         return wire.verdict(outcome, self._cache_ttl, self._tokens.consistency(outcome.revision))
 

@@ -140,7 +140,7 @@ class Store:
             raise
         try:
             db.commit()
-        except peewee.DatabaseError as failure:
+        except (peewee.DatabaseError, peewee.InterfaceError) as failure:
             self._roll_back()
             if _sqlstate(failure) in RETRIED_SQLSTATES:
                 raise

@@ -17,17 +17,22 @@ STEPS: tuple[ModuleType, ...] = (m0001_initial,)
 NEWEST = len(STEPS)
 
 _LOCK = 0x74756D626C6572  # "tumbler": the advisory lock that PostgreSQL migrations take
+_UNDEFINED_TABLE = "42P01"
 
 
 def current(store: Store) -> int:
     """Return the number of the last step applied to the database; 0: none, it is empty.
 
-    Raises ``StoreUnavailable`` where the database does not answer.
+    Raises ``SetupError`` where it cannot be read, and ``StoreUnavailable`` where it does not answer.
     """
     try:
         rows = store.read("SELECT version FROM schema_version WHERE id = 1")
-    except peewee.DatabaseError:  # there is no such table
-        return 0
+    except peewee.DatabaseError as failure:
+        if "no such table" in str(failure) or getattr(failure.orig, "sqlstate", None) == _UNDEFINED_TABLE:
+            return 0
+        raise SetupError(
+            "the database cannot be read: it is damaged, or no database, or its user may not read it"
+        ) from failure
     return int(rows[0][0]) if rows else 0
 
 

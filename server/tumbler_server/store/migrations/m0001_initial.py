@@ -10,12 +10,12 @@ from tumbler_server.store.database import POSTGRESQL, SQLITE
 def apply(dialect: str, db: peewee.Database) -> None:
     """Make the tables and their two single rows."""
     blob = "BLOB" if dialect == SQLITE else "BYTEA"
-    # Names sort by code point on every database, so that pages and tests agree; SQLite and CockroachDB do so anyway.
+    # Names and ids sort by code point on every database, so that pages agree; SQLite and CockroachDB do so anyway.
     by_code_point = ' COLLATE "C"' if dialect == POSTGRESQL else ""
     for statement in (
         f"""
         CREATE TABLE api_key (
-          id VARCHAR(255) PRIMARY KEY,
+          id VARCHAR(255){by_code_point} PRIMARY KEY,
           project_id TEXT NOT NULL,
           environment_id TEXT NOT NULL,
           name TEXT{by_code_point} NOT NULL,

@@ -142,7 +142,8 @@ def print_failure(failure: Failure, as_json: bool) -> None:
         return
     headline = f"{failure.code}, {failure.reason}" if failure.reason not in ("", failure.code) else failure.code
     lines = [f"{headline}: {failure.message}" if failure.message else headline]
-    lines += [f"  {path}: {rule}" for path, rule in failure.violations]
+    # The server's message usually says them already, for callers who do not read details.
+    lines += [f"  {path}: {rule}" for path, rule in failure.violations if rule not in failure.message]
     lines += [f"  {name}: {value}" for name, value in failure.metadata.items()]
     if failure.retry_seconds is not None:
         lines.append(f"  Try again in {failure.retry_seconds:g} s.")

@@ -1,0 +1,317 @@
+"""The `tumbler-server` command, as operators use it: founding, checking, mending."""
+
+import json
+import shutil
+import stat
+from pathlib import Path
+
+import psycopg
+import pytest
+from tumbler import keyformat
+from tumbler_server.store import migrations
+
+from tests.e2e.service import Service, eventually
+
+
+def mode(path: Path) -> int:
+    """Return a file's permissions."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def doctor(service: Service) -> tuple[int, dict[str, dict[str, str]]]:
+    """Return the exit code of ``doctor``, and what it found by subject."""
+    examined = service.command("doctor", "--json")
+    return examined.returncode, {finding["subject"]: finding for finding in json.loads(examined.stdout)}
+
+
+def test_init_prints_the_first_key_alone(tmp_path: Path) -> None:
+    """When I found an installation, its first key is all that stdout holds: I can send it to where secrets are kept."""
+    service = Service(tmp_path / "data")
+    founded = service.command("init")
+    assert founded.returncode == 0
+    assert keyformat.is_well_formed(founded.stdout.removesuffix("\n"))
+    assert founded.stdout.strip() not in founded.stderr
+    assert str(tmp_path / "data" / "pepper") in founded.stderr
+
+
+def test_what_init_makes_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """The data folder, the pepper file and the database that init makes can be read by nobody else."""
+    data_dir = tmp_path / "data"
+    service = Service(data_dir).init()
+    assert mode(data_dir) == 0o700
+    assert mode(data_dir / "pepper") == 0o600
+    service.start()
+    service.create()
+    files = {path.name: mode(path) for path in data_dir.iterdir()}
+    assert {"pepper", "tumbler.db", "tumbler.db-wal"} <= files.keys()
+    assert {name for name, permissions in files.items() if permissions & 0o077} == set()
+    service.close()
+
+
+def test_a_database_elsewhere_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """A SQLite database that I put into another folder cannot be read by others either."""
+    Service(tmp_path / "data", f"sqlite:////{str(tmp_path / 'keys.db').lstrip('/')}").init()
+    assert mode(tmp_path / "keys.db") == 0o600
+
+
+def test_a_second_init_is_refused_and_changes_nothing(installed: Service) -> None:
+    """If I run init where an installation exists, it is refused, and the first key and the pepper stay."""
+    pepper = installed.pepper_file.read_bytes()
+    refused = installed.command("init")
+    assert refused.returncode == 1
+    assert "there is an installation" in refused.stderr
+    assert refused.stdout == ""
+    assert installed.pepper_file.read_bytes() == pepper
+    assert installed.read("SELECT COUNT(*) FROM api_key") == [(1,)]
+    assert installed.start().verdict(installed.key) == "VALID"
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the data folder of an installation in which two keys were made and revoked."""
+    service = Service(tmp_path_factory.mktemp("history") / "data").init().start()
+    for _ in range(2):
+        service.revoke(service.create().api_key.id)
+    assert service.stop() == 0
+    service.close()
+    return service.data_dir
+
+
+def test_an_audit_of_an_untouched_log_is_fine(installed: Service) -> None:
+    """An audit says how many events it checked; programs get the same as JSON."""
+    installed.start()
+    for _ in range(3):
+        installed.revoke(installed.create().api_key.id)
+    audit = installed.command("audit", "verify")
+    assert (audit.returncode, audit.stdout) == (0, "ok: 7 events, each as it was written\n")
+    as_json = installed.command("audit", "verify", "--json")
+    assert json.loads(as_json.stdout) == {"ok": True, "events": 7, "problems": []}
+
+
+@pytest.mark.parametrize(
+    ("tampering", "noticed"),
+    [
+        ("UPDATE event SET actor_name = 'somebody else' WHERE revision = 3", "event 3 "),
+        ("UPDATE event SET time = time - 1 WHERE revision = 2", "event 2 "),
+        ("DELETE FROM event WHERE revision = 3", "events 3 to 3 are missing"),
+        ("DELETE FROM event WHERE revision = 5", "events 5 to 5 are missing"),
+        ("DELETE FROM event", "events 1 to 5 are missing"),
+        ("UPDATE api_key SET revoke_time = 9223372036854775807", "was revoked, and its row says that it is not"),
+        ("UPDATE api_key SET revision = revision - 1 WHERE revision = 5", "was changed without an event"),
+        ("DELETE FROM api_key WHERE revision = 5", "has events but is gone"),
+        ("UPDATE log_head SET hash = (SELECT hash FROM event WHERE revision = 1)", "head"),
+    ],
+)
+def test_tampering_with_the_database_is_noticed(history: Path, tmp_path: Path, tampering: str, noticed: str) -> None:
+    """If somebody changes the log, or a key behind its back, an audit says what is wrong and exits with 1."""
+    service = Service(shutil.copytree(history, tmp_path / "data"))
+    service.tamper(tampering)
+    audit = service.command("audit", "verify", "--json")
+    assert audit.returncode == 1
+    found = json.loads(audit.stdout)
+    assert found["ok"] is False
+    assert noticed in "\n".join(found["problems"])
+
+
+def test_a_failed_audit_is_told_to_people(embedded: Service) -> None:
+    """If an audit finds something wrong, I read it in plain words."""
+    embedded.tamper("UPDATE event SET actor_name = 'somebody else'")
+    audit = embedded.command("audit", "verify")
+    assert (audit.returncode, audit.stderr) == (1, "")
+    assert audit.stdout.startswith("event 1 is not what was written")
+
+
+def test_the_doctor_finds_nothing_wrong_with_a_new_installation(installed: Service) -> None:
+    """After init, the doctor is content, and says so to people and to programs."""
+    code, findings = doctor(installed)
+    assert code == 0
+    assert {finding["severity"] for finding in findings.values()} == {"ok"}
+    told = installed.command("doctor")
+    assert told.returncode == 0
+    assert "audit trail" in told.stdout
+
+
+def test_the_doctor_warns_of_a_missing_pepper(embedded: Service) -> None:
+    """If the pepper file is gone, the doctor warns that each key costs bcrypt, and that is all: the service works."""
+    embedded.pepper_file.unlink()
+    code, findings = doctor(embedded)
+    assert code == 0
+    assert findings["pepper file"]["severity"] == "warning"
+    assert "bcrypt" in findings["pepper file"]["found"]
+    assert embedded.start().verdict(embedded.key) == "VALID"
+
+
+def test_the_doctor_warns_of_a_data_folder_that_others_can_read(embedded: Service) -> None:
+    """If others can read the data folder, the doctor gives the command that mends it."""
+    embedded.data_dir.chmod(0o755)
+    code, findings = doctor(embedded)
+    assert (code, findings["data folder"]["severity"]) == (0, "warning")
+    assert findings["data folder"]["mend"] == f"chmod 700 {embedded.data_dir}"
+
+
+def test_a_pepper_file_that_others_can_read_is_refused(embedded: Service) -> None:
+    """If others can read the pepper file, the doctor calls it wrong, and the server does not start."""
+    embedded.pepper_file.chmod(0o640)
+    code, findings = doctor(embedded)
+    assert (code, findings["pepper file"]["severity"]) == (1, "wrong")
+    refused = embedded.command("serve", "--listen", "127.0.0.1:0")
+    assert refused.returncode == 1
+    assert "chmod 600" in refused.stderr
+
+
+def test_the_doctor_says_that_nothing_was_founded(tmp_path: Path) -> None:
+    """Where there is no installation, the doctor says to make one, and makes none itself."""
+    service = Service(tmp_path / "data")
+    code, findings = doctor(service)
+    assert code == 1
+    assert findings["database"]["severity"] == findings["data folder"]["severity"] == "wrong"
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_doctor_says_that_the_database_does_not_answer(tmp_path: Path) -> None:
+    """If the database server cannot be reached, the doctor says so."""
+    nobody = f"postgresql://nobody@/nothing?host={tmp_path}"
+    code, findings = doctor(Service(tmp_path / "data", nobody))
+    assert code == 1
+    assert "does not answer" in findings["database"]["found"]
+
+
+def test_the_doctor_finds_what_an_audit_finds(embedded: Service) -> None:
+    """If the audit trail was tampered with, the doctor says so, too."""
+    embedded.tamper("UPDATE event SET detail = '{}', actor_name = 'nobody'")
+    code, findings = doctor(embedded)
+    assert (code, findings["audit trail"]["severity"]) == (1, "wrong")
+
+
+def test_a_file_that_is_no_database_is_called_damaged(embedded: Service) -> None:
+    """If the database file was overwritten, the doctor calls it damaged, and the server does not start."""
+    for path in embedded.data_dir.glob("tumbler.db*"):
+        path.write_bytes(b"this is not a database, however long it may be " * 100)
+    code, findings = doctor(embedded)
+    assert (code, findings["database"]["severity"]) == (1, "wrong")
+    refused = embedded.command("serve", "--listen", "127.0.0.1:0")
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
+
+
+def test_migrating_an_up_to_date_database_changes_nothing(installed: Service) -> None:
+    """If the schema is what the program knows, migrate says so, however often I run it."""
+    for _ in range(2):
+        migrated = installed.command("migrate")
+        assert migrated.returncode == 0
+        assert "Nothing to do" in migrated.stderr
+    assert installed.start().verdict(installed.key) == "VALID"
+
+
+def test_migrating_an_empty_database_is_refused(database_url: str, tmp_path: Path) -> None:
+    """A database in which nothing was founded is not made up by migrate."""
+    if database_url.startswith("sqlite"):
+        Path("/" + database_url.removeprefix("sqlite:////")).touch()
+    refused = Service(tmp_path / "data", database_url).command("migrate")
+    assert refused.returncode == 1
+    assert "tumbler-server init" in refused.stderr
+
+
+@pytest.mark.parametrize("command", [("serve", "--listen", "127.0.0.1:0"), ("migrate",), ("audit", "verify")])
+def test_a_newer_schema_is_left_alone(embedded: Service, command: tuple[str, ...]) -> None:
+    """If a newer program has migrated the database, an older one refuses to touch it, and says to upgrade."""
+    embedded.tamper("UPDATE schema_version SET version = version + 1")
+    refused = embedded.command(*command)
+    assert refused.returncode == 1
+    assert "newer than" in refused.stderr
+    assert "upgrade" in refused.stderr
+    assert embedded.read("SELECT version FROM schema_version") == [(migrations.NEWEST + 1,)]
+
+
+@pytest.mark.skipif(migrations.NEWEST < 2, reason="there is only one schema so far")
+def test_an_older_schema_is_not_served(embedded: Service) -> None:
+    """If the database has an older schema, the server refuses, and says to migrate."""
+    embedded.tamper("UPDATE schema_version SET version = version - 1")
+    refused = embedded.command("serve", "--listen", "127.0.0.1:0")
+    assert refused.returncode == 1
+    assert "tumbler-server migrate" in refused.stderr
+
+
+def test_after_a_pepper_rotation_every_key_works_and_is_signed_anew(installed: Service) -> None:
+    """I rotate the pepper and restart: old keys work, are signed anew as they are used, and outlive the old pepper."""
+    installed.start()
+    made = installed.create()
+
+    def signers() -> set[str]:
+        return {pepper_id for (pepper_id,) in installed.read("SELECT pepper_id FROM api_key")}
+
+    (oldest,) = signers()
+    rotated = installed.run("pepper", "rotate", "--data-dir", str(installed.data_dir))
+    assert rotated.returncode == 0
+    assert mode(installed.pepper_file) == 0o600
+    assert installed.verdict(made.key) == "VALID"  # the server that runs has the old one alone
+
+    installed.restart()
+    assert installed.verdict(made.key) == "VALID"
+    eventually(lambda: oldest not in signers())
+    (newest,) = signers()
+    assert newest in rotated.stderr
+
+    header, first, *others = installed.pepper_file.read_text().splitlines()
+    assert len(others) == 1
+    installed.pepper_file.write_text(f"{header}\n{first}\n")
+    installed.restart()
+    assert installed.verdict(made.key) == "VALID"
+
+
+def test_a_lost_pepper_locks_nobody_out(installed: Service) -> None:
+    """If the pepper file is lost for good and another one takes its place, every key works on, by bcrypt."""
+    installed.start()
+    made = installed.create()
+    installed.pepper_file.unlink()
+    installed.restart()
+    assert "there is no pepper file" in installed.stderr
+    assert installed.verdict(made.key) == "VALID"
+    assert installed.verdict(installed.create().key) == "VALID"
+
+
+def test_rotating_a_pepper_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """Where there is no pepper file, rotating it is refused in one line."""
+    refused = Service(tmp_path / "data").command("pepper", "rotate")
+    assert refused.returncode == 1
+    assert "no pepper file" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("serve", "--listen", "nowhere"),
+        ("serve", "--cache-ttl", "soon"),
+        ("serve", "--bcrypt-cost", "3"),
+        ("serve", "--log-level", "loud"),
+        ("serve", "--default-prefix", "UPPER"),
+        ("serve", "--threads", "0"),
+    ],
+)
+def test_a_flag_that_makes_no_sense_is_a_misuse(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """If I mistype a flag's value, the command ends with 2 and names the flag."""
+    misused = Service(tmp_path).command(*flags)
+    assert misused.returncode == 2
+    assert flags[1] in misused.stderr
+
+
+def test_a_database_url_of_no_known_form_is_refused(tmp_path: Path) -> None:
+    """If I give a database that is none of the three kinds, I am told which there are."""
+    refused = Service(tmp_path / "data", "mysql://localhost/keys").command("serve")
+    assert refused.returncode == 1
+    for kind in ("sqlite:///", "postgresql://", "cockroachdb://"):
+        assert kind in refused.stderr
+
+
+def test_the_password_of_a_database_is_never_printed(postgresql: str, tmp_path: Path) -> None:
+    """Whatever goes wrong with the database, the password in its URL appears neither in messages nor in the log."""
+    password = "hunter2-is-my-password"
+    service = Service(tmp_path / "data", postgresql.replace("postgres:@", f"nobody:{password}@"))
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(service.database_url).close()
+    for command in (("serve", "--listen", "127.0.0.1:0"), ("doctor",), ("init",)):
+        failed = service.command(*command)
+        assert failed.returncode == 1
+        assert password not in failed.stdout + failed.stderr
+        assert "Traceback" not in failed.stderr

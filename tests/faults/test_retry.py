@@ -1,0 +1,517 @@
+"""What fails beneath a transaction: races are repeated, lost connections replaced, and nothing is done twice."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import apsw
+import peewee
+import psycopg
+import pytest
+from playhouse.cockroachdb import CockroachDatabase
+from tumbler_server.clock import HOUR
+from tumbler_server.errors import KeyIsSuperseded, StoreUnavailable
+from tumbler_server.events import log
+from tumbler_server.keys.decide import Code, Demand
+from tumbler_server.keys.lifecycle import Draft, Edit
+from tumbler_server.keys.listing import Query
+from tumbler_server.keys.requests import RequestId
+from tumbler_server.store import database as opening
+from tumbler_server.store import migrations
+from tumbler_server.store.database import ATTEMPTS, COCKROACHDB, POSTGRESQL, Store, Transaction, open_store
+from tumbler_server.store.models import LogHeadRow
+
+from tests.domain import OPERATOR, Domain, new_store
+from tests.harness import FrozenClock
+
+SERIALIZATION = psycopg.errors.SerializationFailure
+DEADLOCK = psycopg.errors.DeadlockDetected
+DISK_FULL = psycopg.errors.DiskFull
+
+
+def failure(kind: type[psycopg.Error]) -> peewee.OperationalError:
+    """Return a driver's error as peewee passes it on."""
+    return peewee.OperationalError(kind("injected"))
+
+
+class Faulty:
+    """Mixed into a database: what goes wrong at its next commits, in this order."""
+
+    at_commit: Sequence[Exception | Callable[[], None]] = ()
+
+    def commit(self) -> Any:
+        fault, *self.at_commit = self.at_commit or [lambda: None]
+        if isinstance(fault, Exception):
+            raise fault
+        fault()
+        return super().commit()  # type: ignore[misc]
+
+
+class FaultyPostgresql(Faulty, peewee.PostgresqlDatabase):
+    """PostgreSQL, whose commits can be made to fail."""
+
+
+class FaultyCockroach(Faulty, CockroachDatabase):
+    """CockroachDB's dialect, whose commits can be made to fail."""
+
+
+FaultyDatabase = FaultyPostgresql | FaultyCockroach
+
+
+@pytest.fixture
+def url(new_database: Callable[[str], str]) -> str:
+    """Give the URL of a PostgreSQL database with its tables."""
+    url = new_database("postgresql")
+    new_store(url).close()
+    return url
+
+
+@pytest.fixture(params=[POSTGRESQL, COCKROACHDB])
+def faulty(request: pytest.FixtureRequest, url: str) -> Iterator[tuple[Store, FaultyDatabase]]:
+    """Give a store whose commits can be made to fail, for both dialects that speak PostgreSQL's protocol."""
+    kind = FaultyPostgresql if request.param == POSTGRESQL else FaultyCockroach
+    database = kind(url, autoconnect=False, prefer_psycopg3=True)
+    store = Store(database, request.param)
+    yield store, database
+    store.close()
+
+
+@pytest.fixture
+def store(faulty: tuple[Store, FaultyDatabase]) -> Store:
+    """Give the store alone."""
+    return faulty[0]
+
+
+@pytest.fixture
+def admin(postgresql: str) -> Iterator[Callable[[str], Any]]:
+    """Give a function by which the server's administrator runs a statement."""
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+
+        def run(sql: str) -> Any:
+            cursor = connection.execute(sql)
+            return cursor.fetchone() if cursor.description else None
+
+        yield run
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Give the pauses that were made; none of them takes any time."""
+    made: list[float] = []
+    monkeypatch.setattr(time, "sleep", made.append)
+    return made
+
+
+def backend(transaction: Transaction) -> int:
+    """Return the server's process that serves a transaction."""
+    ((pid,),) = transaction.select(LogHeadRow.select(peewee.fn.pg_backend_pid()).tuples())
+    return int(pid)
+
+
+def kill(admin: Callable[[str], Any], pid: int) -> None:
+    """End a server's process, and wait until it is gone."""
+    assert admin(f"SELECT pg_terminate_backend({pid}, 5000)") == (True,)
+
+
+def count_up(transaction: Transaction) -> int:
+    """Add one to the log's head."""
+    query = LogHeadRow.update(revision=LogHeadRow.revision + 1).returning(LogHeadRow.revision)
+    return int(transaction.select(query)[0].revision)
+
+
+class Work:
+    """A change that counts how often it was tried, and fails as the test wants after it has written."""
+
+    def __init__(self, *failures: Exception | Callable[[Transaction], None]) -> None:
+        self.tries = 0
+        self._failures = list(failures)
+
+    def __call__(self, transaction: Transaction) -> int:
+        self.tries += 1
+        revision = count_up(transaction)
+        if self._failures:
+            fault = self._failures.pop(0)
+            if isinstance(fault, Exception):
+                raise fault
+            fault(transaction)
+        return revision
+
+
+class TestRaces:
+    """Transactions that lost a race."""
+
+    @pytest.mark.usefixtures("pauses")
+    @pytest.mark.parametrize("kind", [SERIALIZATION, DEADLOCK])
+    @pytest.mark.parametrize("failures", [1, ATTEMPTS - 1])
+    def test_repeated(self, store: Store, kind: type[psycopg.Error], failures: int) -> None:
+        """A transaction that lost a race is repeated until it wins, and what it did in vain is not there."""
+        work = Work(*(failure(kind) for _ in range(failures)))
+        assert store.write(work) == 1
+        assert work.tries == failures + 1
+        assert log.head(store) == 1
+
+    @pytest.mark.usefixtures("pauses")
+    @pytest.mark.parametrize("kind", [SERIALIZATION, DEADLOCK])
+    def test_bounded(self, store: Store, kind: type[psycopg.Error]) -> None:
+        """After so many tries in vain the database counts as unavailable, and nothing has changed."""
+        work = Work(*(failure(kind) for _ in range(100)))
+        with pytest.raises(StoreUnavailable):
+            store.write(work)
+        assert work.tries == ATTEMPTS
+        assert log.head(store) == 0
+
+    def test_pauses(self, store: Store, pauses: list[float]) -> None:
+        """Between two tries is a pause of random length, whose bound doubles; in all it is less than two seconds."""
+        with pytest.raises(StoreUnavailable):
+            store.write(Work(*(failure(SERIALIZATION) for _ in range(100))))
+        assert len(pauses) == ATTEMPTS - 1
+        bounds = [0.01 * 2**number for number in range(ATTEMPTS - 1)]
+        assert all(0 <= pause <= bound for pause, bound in zip(pauses, bounds, strict=True))
+        assert sum(bounds) < 2
+
+    @pytest.mark.parametrize("kind", [DISK_FULL, psycopg.errors.QueryCanceled, psycopg.OperationalError])
+    def test_no_race(self, store: Store, pauses: list[float], kind: type[psycopg.Error]) -> None:
+        """What is no race is not repeated."""
+        work = Work(failure(kind))
+        with pytest.raises(StoreUnavailable):
+            store.write(work)
+        assert (work.tries, pauses) == (1, [])
+
+    def test_own_failures(self, store: Store, pauses: list[float]) -> None:
+        """What the domain refuses is refused at once."""
+        work = Work(KeyIsSuperseded("a", "b"))
+        with pytest.raises(KeyIsSuperseded):
+            store.write(work)
+        assert (work.tries, pauses) == (1, [])
+
+    @pytest.mark.usefixtures("pauses")
+    @pytest.mark.parametrize("kind", [SERIALIZATION, DEADLOCK])
+    def test_at_commit(self, faulty: tuple[Store, FaultyDatabase], kind: type[psycopg.Error]) -> None:
+        """A commit that is refused for a race was certainly not made: the transaction is repeated."""
+        store, database = faulty
+        database.at_commit = [failure(kind), failure(kind)]
+        work = Work()
+        assert store.write(work) == 1
+        assert work.tries == 3
+        assert log.head(store) == 1
+
+    @pytest.mark.usefixtures("pauses")
+    def test_at_commit_bounded(self, faulty: tuple[Store, FaultyDatabase]) -> None:
+        """Races at commit are bounded too."""
+        store, database = faulty
+        database.at_commit = [failure(SERIALIZATION)] * 100
+        work = Work()
+        with pytest.raises(StoreUnavailable):
+            store.write(work)
+        assert work.tries == ATTEMPTS
+
+    def test_real_ones(self, url: str, admin: Callable[[str], Any]) -> None:
+        """Two servers under an isolation level at which writers lose real races lose no change, and make none twice."""
+        name = url.partition("/test")[2].partition("?")[0]
+        admin(f"ALTER DATABASE test{name} SET default_transaction_isolation = 'serializable'")
+        stores = [open_store(url), open_store(url)]
+        begin = threading.Barrier(2)
+        works = [[Work() for _ in range(10)] for _ in stores]
+
+        def run(number: int) -> list[int]:
+            begin.wait()
+            return [stores[number].write(work) for work in works[number]]
+
+        with ThreadPoolExecutor(2) as executor:
+            revisions = [revision for part in executor.map(run, range(2)) for revision in part]
+        assert sorted(revisions) == list(range(1, 21))
+        assert log.head(stores[0]) == 20
+        for store in stores:
+            store.close()
+
+
+class TestLostConnections:
+    """Connections that the server ends."""
+
+    def test_between_reads(self, store: Store, admin: Callable[[str], Any]) -> None:
+        """A read after the connection was lost succeeds, on a new one."""
+        ((before,),) = store.read("SELECT pg_backend_pid()")
+        kill(admin, before)
+        ((after,),) = store.read("SELECT pg_backend_pid()")
+        assert after != before
+
+    def test_between_queries(self, store: Store, admin: Callable[[str], Any]) -> None:
+        """So does a query of the ORM."""
+        ((before,),) = store.read("SELECT pg_backend_pid()")
+        kill(admin, before)
+        assert [row.revision for row in store.select(LogHeadRow.select())] == [0]
+
+    def test_before_a_write(self, store: Store, admin: Callable[[str], Any]) -> None:
+        """A write after the connection was lost is made once, on a new one."""
+        ((before,),) = store.read("SELECT pg_backend_pid()")
+        kill(admin, before)
+        work = Work()
+        assert store.write(work) == 1
+        assert work.tries == 1
+
+    def test_inside_a_write(self, store: Store, admin: Callable[[str], Any]) -> None:
+        """A transaction whose connection is lost before it commits is repeated, and made exactly once."""
+
+        def lose(transaction: Transaction) -> None:
+            kill(admin, backend(transaction))
+            transaction.select(LogHeadRow.select())
+
+        work = Work(lose)
+        assert store.write(work) == 1
+        assert work.tries == 2
+        assert log.head(store) == 1
+
+    def test_inside_a_write_again_and_again(self, store: Store, admin: Callable[[str], Any]) -> None:
+        """Where the second connection is lost too, the database counts as unavailable."""
+
+        def lose(transaction: Transaction) -> None:
+            kill(admin, backend(transaction))
+            transaction.select(LogHeadRow.select())
+
+        work = Work(*[lose] * 10)
+        with pytest.raises(StoreUnavailable):
+            store.write(work)
+        assert work.tries == 2
+        assert log.head(store) == 0
+
+    def test_at_commit(self, faulty: tuple[Store, FaultyDatabase], admin: Callable[[str], Any]) -> None:
+        """After a connection was lost while committing nobody knows whether the change was made: it is not repeated."""
+        store, database = faulty
+        pids: list[int] = []
+        database.at_commit = [lambda: kill(admin, pids[0])]
+        work = Work(lambda transaction: pids.append(backend(transaction)))
+        with pytest.raises(StoreUnavailable):
+            store.write(work)
+        assert work.tries == 1
+
+    @pytest.mark.parametrize("kind", [peewee.InterfaceError, peewee.OperationalError])
+    def test_after_the_commit(self, faulty: tuple[Store, FaultyDatabase], kind: type[Exception]) -> None:
+        """Where the commit was made and its answer lost, the change is there once, whatever the driver calls it."""
+        store, database = faulty
+
+        def lose() -> None:
+            database.connection().commit()
+            database.connection().close()
+            raise kind("the answer was lost")
+
+        database.at_commit = [lose]
+        work = Work()
+        with pytest.raises(StoreUnavailable):
+            store.write(work)
+        assert work.tries == 1
+        assert log.head(store) == 1
+
+    def test_afterwards(self, faulty: tuple[Store, FaultyDatabase], admin: Callable[[str], Any]) -> None:
+        """After a commit that failed, the next change is made on a new connection."""
+        store, database = faulty
+        pids: list[int] = []
+        database.at_commit = [lambda: kill(admin, pids[0])]
+        with pytest.raises(StoreUnavailable):
+            store.write(Work(lambda transaction: pids.append(backend(transaction))))
+        assert store.write(Work()) == 1
+
+
+@pytest.fixture
+def stop(url: str, admin: Callable[[str], Any]) -> Iterator[Callable[[bool], None]]:
+    """Give a function that stops the database, or lets it go on."""
+    name = "test" + url.partition("/test")[2].partition("?")[0]
+
+    def stopped(yes: bool) -> None:
+        admin(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {not yes}")
+        if yes:
+            admin(f"SELECT COUNT(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
+
+    yield stopped
+    stopped(False)
+
+
+class TestStopped:
+    """A database that is not there."""
+
+    def test_everything_is_refused(self, store: Store, stop: Callable[[bool], None]) -> None:
+        """Reads, queries, writes and the health check fail as unavailable, and no work is begun."""
+        work = Work()
+        assert store.ping()
+        stop(True)
+        for call in (
+            lambda: store.read("SELECT 1"),
+            lambda: store.select(LogHeadRow.select()),
+            lambda: store.write(work),
+            lambda: store.alone(lambda _: None),
+        ):
+            with pytest.raises(StoreUnavailable):
+                call()
+        assert not store.ping()
+        assert work.tries == 0
+
+    def test_and_back(self, store: Store, stop: Callable[[bool], None]) -> None:
+        """When it is back, everything goes on as if nothing had been."""
+        assert store.write(Work()) == 1
+        stop(True)
+        assert not store.ping()
+        stop(False)
+        assert store.ping()
+        assert store.write(Work()) == 2
+
+    def test_fail_closed(self, store: Store, clock: FrozenClock, stop: Callable[[bool], None]) -> None:
+        """Nobody is let in by what is remembered while the database cannot say whether it is still true."""
+        domain = Domain(store, clock)
+        issued = domain.create()
+        assert domain.verifier.verify(issued.text, Demand())
+        stop(True)
+        with pytest.raises(StoreUnavailable):
+            domain.verifier.verify(issued.text, Demand())
+        stop(False)
+        assert domain.verifier.verify(issued.text, Demand())
+        domain.close()
+
+    def test_no_key(self, store: Store, clock: FrozenClock, stop: Callable[[bool], None]) -> None:
+        """What is no key is told so all the same."""
+        domain = Domain(store, clock)
+        stop(True)
+        assert domain.verifier.verify("no key", Demand()).code is Code.MALFORMED
+        domain.close()
+
+
+class TestSqlite:
+    """A SQLite file that another process writes to."""
+
+    def test_a_writer_that_does_not_end(
+        self, new_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A writer waits for another process's so long and no longer; readers do not wait at all."""
+        monkeypatch.setattr(opening, "BUSY_TIMEOUT", 0.05)
+        url = new_database("sqlite")
+        store = new_store(url)
+        other = apsw.Connection(url.removeprefix("sqlite:///"))
+        other.execute("BEGIN IMMEDIATE")
+        work = Work()
+        with pytest.raises(StoreUnavailable):
+            store.write(work)
+        assert work.tries == 0
+        assert log.head(store) == 0
+        other.execute("COMMIT")
+        assert store.write(work) == 1
+        other.close()
+        store.close()
+
+
+@pytest.fixture
+def cockroach(url: str) -> Iterator[Store]:
+    """Give a store of CockroachDB's dialect, on a PostgreSQL server: what both understand is what we may send."""
+    store = open_store(url.replace("postgresql://", "cockroachdb://", 1))
+    yield store
+    store.close()
+
+
+class TestCockroach:
+    """The dialect of CockroachDB. No CockroachDB runs here: what it alone would refuse is not found."""
+
+    def test_driver(self, cockroach: Store) -> None:
+        """The URL opens peewee's own database for CockroachDB, by the same driver as PostgreSQL."""
+        assert cockroach.dialect == COCKROACHDB
+        kind, driver = cockroach.alone(lambda db: (type(db), type(db.connection())))
+        assert (kind, driver) == (CockroachDatabase, psycopg.Connection)
+
+    def test_schema(self, new_database: Callable[[str], str]) -> None:
+        """Its tables are made by the same migrations, once."""
+        store = open_store(new_database("postgresql").replace("postgresql://", "cockroachdb://", 1))
+        assert migrations.migrate(store) == list(range(1, migrations.NEWEST + 1))
+        assert migrations.migrate(store) == []
+        migrations.check(store)
+        store.close()
+
+    def test_a_life(self, cockroach: Store, clock: FrozenClock) -> None:
+        """A key is made, listed, changed, switched, rotated, verified and revoked as on any database."""
+        domain = Domain(cockroach, clock)
+        lifecycle, verify = domain.lifecycle, lambda text: domain.verifier.verify(text, Demand()).code
+        request_id = RequestId("123e4567-e89b-42d3-a456-426614174000", b"body")
+        issued = domain.create(name="first", scopes=("orders:read",), request_id=request_id)
+        key_id = issued.key.id
+        assert domain.create(name="first", scopes=("orders:read",), request_id=request_id).key.id == key_id
+        lifecycle.update(OPERATOR, Edit(key_id, Draft("", scopes=("users:read",)), ("scopes",)))
+        assert lifecycle.get(OPERATOR, key_id).key.scopes == ("users:read",)
+        lifecycle.set_active(OPERATOR, key_id, active=False)
+        assert verify(issued.text) is Code.INACTIVE
+        lifecycle.set_active_by_name(OPERATOR, "acme", "", "first", active=True)
+        rotated = domain.rotate(key_id, grace=HOUR)
+        assert (verify(issued.text), verify(rotated.text)) == (Code.VALID, Code.VALID)
+        clock.advance(HOUR)
+        assert (verify(issued.text), verify(rotated.text)) == (Code.SUPERSEDED, Code.VALID)
+        domain.revoke(rotated.key.id)
+        assert verify(rotated.text) is Code.REVOKED
+        for order in ("create_time", "name desc", "expire_time asc", "last_used_time desc"):
+            query = Query(order_by=order, states=(4, 5), search="FIRST", scope="users:read", show_total_size=True)
+            page = domain.listing.page(OPERATOR, query)
+            assert {key.id for key in page.keys} == {key_id, rotated.key.id}
+            assert page.total_size == 2
+        assert log.audit(cockroach)
+        domain.close()
+
+    def test_two_servers(self, cockroach: Store, url: str, clock: FrozenClock) -> None:
+        """What one server changes, the other knows at its next answer."""
+        theirs = open_store(url.replace("postgresql://", "cockroachdb://", 1))
+        one, other = Domain(cockroach, clock), Domain(theirs, clock)
+        issued = one.create()
+        assert other.verifier.verify(issued.text, Demand())
+        one.revoke(issued.key.id)
+        assert other.verifier.verify(issued.text, Demand()).code is Code.REVOKED
+        one.close()
+        other.close()
+        theirs.close()
+
+
+class TestLifecycle:
+    """Races beneath the changes of a key's life, in both dialects."""
+
+    def test_every_change(self, faulty: tuple[Store, FaultyDatabase], clock: FrozenClock, pauses: list[float]) -> None:
+        """Each change that loses two races at commit is made once, with one event of its own."""
+        store, database = faulty
+        domain = Domain(store, clock)
+        lifecycle = domain.lifecycle
+
+        def raced() -> None:
+            database.at_commit = [failure(SERIALIZATION), failure(DEADLOCK)]
+
+        raced()
+        issued = domain.create()
+        key_id = issued.key.id
+        raced()
+        lifecycle.update(OPERATOR, Edit(key_id, Draft("", scopes=("users:read",)), ("scopes",)))
+        raced()
+        lifecycle.set_active(OPERATOR, key_id, active=False)
+        raced()
+        lifecycle.set_active(OPERATOR, key_id, active=True)
+        raced()
+        rotated = domain.rotate(key_id)
+        raced()
+        domain.revoke(rotated.key.id)
+        assert len(pauses) == 12
+        assert store.read("SELECT type FROM event ORDER BY revision") == [(1,), (2,), (4,), (3,), (1,), (6,), (5,)]
+        assert store.read("SELECT COUNT(*) FROM api_key") == [(2,)]
+        assert domain.verifier.verify(issued.text, Demand())
+        assert domain.verifier.verify(rotated.text, Demand()).code is Code.REVOKED
+        assert log.audit(store)
+        domain.close()
+
+    def test_a_request_that_is_safe_to_repeat(self, faulty: tuple[Store, FaultyDatabase], clock: FrozenClock) -> None:
+        """Where a commit's answer was lost, repeating the request by its id finds the key and makes no second one."""
+        store, database = faulty
+        domain = Domain(store, clock)
+        request_id = RequestId("123e4567-e89b-42d3-a456-426614174000", b"body")
+
+        def lose() -> None:
+            database.connection().commit()
+            database.connection().close()
+            raise peewee.OperationalError("the answer was lost")
+
+        database.at_commit = [lose]
+        with pytest.raises(StoreUnavailable):
+            domain.create(request_id=request_id)
+        again = domain.create(request_id=request_id)
+        assert again.repeated
+        assert again.text == ""
+        assert store.read("SELECT COUNT(*) FROM api_key") == [(1,)]
+        domain.close()

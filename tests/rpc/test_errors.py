@@ -1,0 +1,280 @@
+"""What callers and the log learn when something goes wrong, and what they never do."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import grpc
+import peewee
+import pytest
+import structlog
+from google.protobuf.message import Message
+from tumbler import keyformat
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler.v1 import error_reason_pb2
+from tumbler_server import errors, logs
+from tumbler_server.keys.lifecycle import Lifecycle
+from tumbler_server.keys.listing import Listing
+from tumbler_server.keys.verifier import Verifier
+from tumbler_server.rpc import auth, status
+from tumbler_server.rpc.servicer import Broken
+from tumbler_server.server import SERVICE
+from tumbler_server.store.database import Store
+from tumbler_server.store.models import ApiKeyRow
+
+from tests.harness import Refused, World, forged
+from tests.rpc.test_callers import LATER, POLICY, request_for
+
+PROTO = Path(__file__).parents[2] / "protos/tumbler/v1/error_reason.proto"
+
+METHODS = [method.name for method in SERVICE.methods]
+
+INTERNAL = "the server failed; its log says more"
+
+DOMAIN: dict[str, tuple[type, str]] = {
+    "Create": (Lifecycle, "create"),
+    "Get": (Lifecycle, "get"),
+    "List": (Listing, "page"),
+    "Update": (Lifecycle, "update"),
+    "SetActive": (Lifecycle, "set_active"),
+    "Revoke": (Lifecycle, "revoke"),
+    "Rotate": (Lifecycle, "rotate"),
+    "Verify": (Verifier, "verify"),
+}
+
+
+def _domain_errors() -> set[type]:
+    return {one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.TumblerError)}
+
+
+def test_every_domain_error_has_a_status_and_a_reason() -> None:
+    """Each domain error has one status and one reason; the reasons are those of the proto, no more and no fewer."""
+    assert set(status.STATUSES) == _domain_errors() - {errors.TumblerError}
+    reasons = [reason for _, reason in status.STATUSES.values()]
+    assert len(set(reasons)) == len(reasons)
+    named = {name.removeprefix("ERROR_REASON_") for name in dict(error_reason_pb2.ErrorReason.items())}
+    assert {*reasons, "INTERNAL", "UNSPECIFIED"} == named
+
+
+def test_each_reason_has_the_status_that_the_proto_promises() -> None:
+    """The status that error_reason.proto names for a reason is the one that is sent."""
+    promised = dict(re.findall(r"// ERROR_REASON_([A-Z_]+), ([A-Z_]+):", PROTO.read_text()))
+    sent = {reason: code.name for code, reason in status.STATUSES.values()}
+    assert promised == {**sent, "INTERNAL": "INTERNAL"}
+
+
+@pytest.mark.parametrize("method", sorted(LATER))
+def test_what_is_not_offered_yet_says_so(world: World, method: str) -> None:
+    """The four later RPCs answer UNIMPLEMENTED, once the caller is known, and name themselves."""
+    refused = world.refused(method, request_for(method, ""))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
+    assert refused.info.metadata == {"method": method}
+    if method in POLICY:
+        assert world.refused(method, request_for(method, ""), key="").reason == "UNAUTHENTICATED"
+        assert world.refused(method, request_for(method, ""), world.caller("*")).reason == "SCOPE_MISSING"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bytes_that_are_no_message_are_the_callers_mistake(world: World, method: str) -> None:
+    """Undecodable bytes are INVALID_ARGUMENT, once the caller is known, and the message that was expected is named."""
+    name = f"tumbler.v1.{method}Request"
+    refused = world.refused(method, Broken(name))  # type: ignore[arg-type] - what the deserializer makes of them
+    assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "UNDECODABLE")
+    assert refused.info.metadata == {"message": name}
+    if method in POLICY:
+        broken: Any = Broken(name)
+        assert world.refused(method, broken, key="").reason == "UNAUTHENTICATED"
+
+
+def test_every_error_says_whose_it_is(world: World) -> None:
+    """ErrorInfo's domain is tumbler.dev, and the details repeat the call's status."""
+    for request in (pb.GetRequest(key_id="0" * 16), pb.GetRequest()):
+        refused = world.refused("Get", request)
+        assert refused.info.domain == "tumbler.dev"
+        assert refused.status.code == refused.code.value[0]
+        assert refused.status.message == refused.message
+
+
+@pytest.fixture
+def log(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    """Give a function that returns what was logged, and otherwise written, since it was last called.
+
+    Called first, it begins: pytest changes the streams between a test's set-up and the test itself.
+    """
+
+    def written() -> str:
+        logs.configure("debug", "json")
+        output = capsys.readouterr()
+        return output.err + output.out
+
+    yield written
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def canaries(world: World) -> list[str]:
+    """Give texts that must never come out: a key, its secret, its hash and digest, and SQL."""
+    created = world.create()
+    (row,) = world.core.store.select(ApiKeyRow.select().where(ApiKeyRow.id == created.api_key.id))
+    parsed = keyformat.parse(created.key)
+    return [created.key, parsed.secret, row.secret_hash, bytes(row.digest).hex(), "SELECT secret_hash FROM api_key"]
+
+
+class Unheard(errors.TumblerError):
+    """A domain error that nobody has given a status."""
+
+
+def _faults(canaries: list[str]) -> Iterator[Exception]:
+    text = " ".join(canaries)
+    yield RuntimeError(text)
+    yield KeyError(*canaries)
+    yield peewee.IntegrityError(text)
+    yield peewee.OperationalError(text)
+    yield Unheard(text, key=text)
+    chained = RuntimeError("outer")
+    chained.__cause__ = ValueError(text)
+    yield chained
+
+
+def _says_nothing(world: World, method: str, log: Callable[[], str], canaries: list[str]) -> None:
+    log()
+    refused = world.refused(method, request_for(method, "0" * 16))
+    assert (refused.code, refused.reason, refused.message) == (grpc.StatusCode.INTERNAL, "INTERNAL", INTERNAL)
+    assert not refused.info.metadata
+    logged = log()
+    assert f'"method": "{method}"' in logged
+    for canary in canaries:
+        assert canary.encode() not in refused.status.SerializeToString()
+        assert canary not in logged
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_fault_at_the_door_is_told_to_nobody(
+    world: World, method: str, log: Callable[[], str], canaries: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every RPC an unexpected exception answers INTERNAL with a fixed text; its own reaches no caller and no log."""
+    for fault in _faults(canaries):
+
+        def fail(*_: Any, fault: Exception = fault) -> None:
+            raise fault
+
+        monkeypatch.setattr(auth, "authenticate", fail)
+        _says_nothing(world, method, log, canaries)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in LATER])
+def test_a_fault_in_the_domain_is_told_to_nobody(
+    world: World, method: str, log: Callable[[], str], canaries: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same holds for a fault after the caller was proven, in what the RPC does."""
+    owner, name = DOMAIN[method]
+    kept = getattr(owner, name)
+    for fault in _faults(canaries):
+
+        def fail(self: Any, *given: Any, fault: Exception = fault) -> Any:
+            if given[0] == world.operator:
+                return kept(self, *given)  # the caller's own proof
+            raise fault
+
+        monkeypatch.setattr(owner, name, fail)
+        _says_nothing(world, method, log, canaries)
+
+
+def test_an_error_of_the_database_is_told_to_nobody(world: World, log: Callable[[], str]) -> None:
+    """Where the database refuses a statement, the caller gets the fixed text, the log no SQL, and nothing is made."""
+    created = world.create()
+    world.core.store.alone(lambda db: db.execute_sql("ALTER TABLE event RENAME COLUMN detail TO lost"))
+    log()
+    refused = world.refused("Create", pb.CreateRequest(project_id="acme", name="never made"))
+    assert (refused.code, refused.message) == (grpc.StatusCode.INTERNAL, INTERNAL)
+    logged = log()
+    assert '"method": "Create"' in logged
+    assert "INSERT" not in logged
+    assert "never made" not in logged
+    assert [key.id for key in world.page(project_id="acme").api_keys] == [created.api_key.id]
+    world.core.store.alone(lambda db: db.execute_sql("ALTER TABLE event RENAME COLUMN lost TO detail"))
+    events = len(world.events())
+    assert world.create(name="made").api_key.name == "made"
+    assert [event.revision for event in world.events()] == list(range(1, events + 2))
+
+
+def test_an_ordinary_days_log_holds_no_secret(world: World, log: Callable[[], str]) -> None:
+    """At the most talkative level no key that was made, presented, mistyped or used for a call is logged."""
+    log()
+    created = world.create(name="worker")
+    rotated = world.rotate(created.api_key.id)
+    presented = [created.key, rotated.key, forged(created.key), created.key[:-1], world.caller("tumbler:keys:read")]
+    for text in presented:
+        world.verdict(text)
+        try:
+            world.page(text)
+        except Refused as refused:
+            assert text not in str(refused)  # noqa: PT017 - some are accepted
+    world.revoke(created.api_key.id)
+    logged = log()
+    for text in (*presented, world.operator):
+        assert text[-49:-6] not in logged
+
+
+@pytest.mark.parametrize("method", sorted(POLICY))
+def test_a_database_that_does_not_answer_is_unavailable(
+    world: World, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the database nothing is decided, from memory neither: UNAVAILABLE, and it works again afterwards."""
+    created = world.create()
+    assert world.verdict(created.key) == "VALID"
+
+    def fail(*_: Any) -> None:
+        raise errors.StoreUnavailable
+
+    with monkeypatch.context() as away:
+        for name in ("read", "select", "write"):
+            away.setattr(Store, name, fail)
+        request = pb.VerifyRequest(key=created.key) if method == "Verify" else request_for(method, created.api_key.id)
+        refused = world.refused(method, request)
+        assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+    assert world.verdict(created.key) == "VALID"
+
+
+MANY = 5_000
+
+MONSTROUS: dict[str, tuple[str, Message]] = {
+    "scopes": ("Create", pb.CreateRequest(scopes=["not a scope"] * 100)),
+    "different scopes": ("Create", pb.CreateRequest(scopes=[f"not a scope {number}" for number in range(MANY)])),
+    "networks": ("Create", pb.CreateRequest(allowed_cidrs=["no network"] * MANY)),
+    "metadata": ("Create", pb.CreateRequest(metadata={f"{number:03}" + "🔑" * 61: "\0" for number in range(MANY)})),
+    "metadata that is not printable": (
+        "Create",
+        pb.CreateRequest(metadata={f"{number:03}" + "\U000e0fff" * 61: "\0" for number in range(MANY)}),
+    ),
+    "paths": ("Update", pb.UpdateRequest(update_mask={"paths": [f"p{number}" for number in range(MANY)]})),
+    "long path": ("Update", pb.UpdateRequest(update_mask={"paths": ["p" * 100_000]})),
+    "states": ("List", pb.ListRequest(states=[99] * MANY)),
+    "required scopes": ("Verify", pb.VerifyRequest(required_scopes=["not a scope"] * MANY)),
+    "long text": ("Revoke", pb.RevokeRequest(key_id="é" * MANY, comment="é" * MANY)),
+    "same name": ("SetActive", pb.SetActiveRequest(by_name={"project_id": "acme", "name": "default"})),
+}
+
+
+@pytest.mark.parametrize("name", MONSTROUS)
+def test_an_error_always_fits_into_grpcs_metadata(world: World, name: str) -> None:
+    """However much is wrong, status and details fit the 8 KiB that clients take: the caller learns the first of it."""
+    if name == "same name":
+        (row,) = world.core.store.select(ApiKeyRow.select().where(ApiKeyRow.id == world.create().api_key.id))
+        rows = [{**row.__data__, "id": f"{place:016}"} for place in range(1_000)]
+        for begin in (0, 500):
+            query = ApiKeyRow.insert_many(rows[begin : begin + 500])
+            world.core.store.write(lambda transaction, query=query: transaction.run(query))
+    method, request = MONSTROUS[name]
+    refused = world.refused(method, request)
+    assert refused.code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
+    details = len(refused.status.SerializeToString())
+    assert details + len(quote(refused.message)) < 8_192 - 500
+    if refused.code is grpc.StatusCode.INVALID_ARGUMENT:
+        assert refused.fields
+    else:
+        ids = refused.info.metadata["key_ids"].split(",")
+        assert len(ids) > 1
+        assert world.get(ids[0]).name == "default"

@@ -1,0 +1,230 @@
+"""The log: each change leaves exactly its event, a refused one none, and nothing stored holds a secret."""
+
+import json
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+from tumbler import keyformat
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler.v1 import event_pb2
+from tumbler_server.clock import DAY, HOUR
+from tumbler_server.events import log
+from tumbler_server.store.models import MODELS, EventRow
+
+from tests.harness import World, at, forged, lasting
+
+
+def told(event: EventRow) -> tuple[str, str, dict[str, str]]:
+    """Return an event's type, its key's id, and its detail."""
+    name = event_pb2.KeyEventType.Name(event.type).removeprefix("KEY_EVENT_TYPE_")
+    return name, event.key_id, json.loads(event.detail)
+
+
+class Since:
+    """The events after a moment."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._number = len(world.events())
+
+    def told(self) -> list[tuple[str, str, dict[str, str]]]:
+        """Return what happened since."""
+        return [told(event) for event in self._world.events()[self._number :]]
+
+
+def test_the_first_event_is_the_first_key(world: World) -> None:
+    """The log begins with the making of the first key, by no key, and its revisions begin at 1."""
+    (first,) = world.events()
+    assert first.revision == 1
+    assert told(first) == ("CREATED", keyformat.parse(world.operator).id, {})
+    assert (first.actor_key_id, first.actor_name) == ("", "tumbler-server init")
+
+
+def test_an_event_says_who_changed_what_and_when(world: World) -> None:
+    """Each event names the key with project and environment, the calling key as it was called then, and the time."""
+    caller = world.create(name="robot", scopes=["tumbler:keys:create"])
+    world.clock.advance(HOUR)
+    made = world.create(caller.key, environment_id="live").api_key
+    event = world.events()[-1]
+    assert (event.key_id, event.project_id, event.environment_id) == (made.id, "acme", "live")
+    assert (event.actor_key_id, event.actor_name) == (caller.api_key.id, "robot")
+    assert event.time == world.clock.now
+    assert len(bytes(event.hash)) == 32
+
+
+def test_create_leaves_created(world: World) -> None:
+    """A Create is one CREATED."""
+    since = Since(world)
+    key_id = world.create(scopes=["a:b"], metadata={"k": "v"}).api_key.id
+    assert since.told() == [("CREATED", key_id, {})]
+
+
+UPDATES: list[tuple[dict[str, Any], dict[str, str]]] = [
+    ({"name": "after"}, {"fields": "name"}),
+    ({"owner_id": "bob"}, {"fields": "owner_id"}),
+    ({"scopes": ["c:d", "a:b", "x:y"]}, {"fields": "scopes", "scopes_added": "c:d"}),
+    ({"scopes": ["e:f", "g:h"]}, {"fields": "scopes", "scopes_added": "e:f,g:h", "scopes_removed": "a:b,x:y"}),
+    ({"scopes": ["x:y", "a:b"]}, {"fields": "scopes"}),
+    ({"scopes": []}, {"fields": "scopes", "scopes_removed": "a:b,x:y"}),
+    ({"metadata": {"note": "confidential"}}, {"fields": "metadata"}),
+    ({"allowed_cidrs": ["192.0.2.1"]}, {"fields": "allowed_cidrs"}),
+    ({"expire_time": at(2**51)}, {"fields": "expire_time"}),
+    ({"rotation": {"interval": lasting(DAY)}}, {"fields": "rotation"}),
+    ({"name": "after", "owner_id": "alice", "metadata": {"k": "v"}}, {"fields": "name,metadata"}),
+]
+
+
+@pytest.mark.parametrize(("fields", "detail"), UPDATES)
+def test_update_leaves_updated(world: World, fields: dict[str, Any], detail: dict[str, str]) -> None:
+    """An Update is one UPDATED with the fields that truly changed, for scopes also how, and no other values."""
+    key_id = world.create(owner_id="alice", scopes=["a:b", "x:y"]).api_key.id
+    since = Since(world)
+    world.update(key_id, *fields, **fields)
+    assert since.told() == [("UPDATED", key_id, detail)]
+
+
+def test_set_active_leaves_what_it_did(world: World) -> None:
+    """Switching off is one DEACTIVATED, switching on one ACTIVATED, by id or by name."""
+    key_id = world.create(name="worker").api_key.id
+    since = Since(world)
+    world.set_active(key_id, False)
+    target = {"project_id": "acme", "name": "worker"}
+    world.call("SetActive", pb.SetActiveRequest(by_name=target, active=True))
+    assert since.told() == [("DEACTIVATED", key_id, {}), ("ACTIVATED", key_id, {})]
+
+
+@pytest.mark.parametrize(
+    ("fields", "detail"),
+    [
+        ({}, {"reason": "unspecified"}),
+        ({"reason": "REVOKE_REASON_COMPROMISED"}, {"reason": "compromised"}),
+        ({"reason": "REVOKE_REASON_SUPERSEDED"}, {"reason": "superseded"}),
+        ({"reason": "REVOKE_REASON_OWNER_LEFT"}, {"reason": "owner_left"}),
+        ({"reason": "REVOKE_REASON_UNUSED"}, {"reason": "unused"}),
+        ({"reason": "REVOKE_REASON_OTHER", "comment": "see 42"}, {"reason": "other", "comment": "see 42"}),
+    ],
+)
+def test_revoke_leaves_revoked(world: World, fields: dict[str, Any], detail: dict[str, str]) -> None:
+    """A Revoke is one REVOKED with reason and comment."""
+    key_id = world.create().api_key.id
+    since = Since(world)
+    world.revoke(key_id, **fields)
+    assert since.told() == [("REVOKED", key_id, detail)]
+
+
+def test_rotate_leaves_created_and_rotated(world: World) -> None:
+    """A Rotate is CREATED for the successor and ROTATED for the old key, each naming the other, in this order."""
+    old = world.create().api_key.id
+    since = Since(world)
+    rotated = world.rotate(old, grace_period=lasting(DAY))
+    new = rotated.api_key.id
+    assert since.told() == [
+        ("CREATED", new, {"replaces_key_id": old}),
+        ("ROTATED", old, {"replaced_by_key_id": new, "grace_expire_time": "2030-01-02T00:00:00Z"}),
+    ]
+
+
+def _refusals(world: World) -> list[tuple[str, Message, str | None]]:
+    living = world.create(name="living").api_key
+    revoked = world.create().api_key.id
+    world.revoke(revoked)
+    powerless = world.caller("*")
+    foreign = world.caller("tumbler:*", project_id="beta")
+    return [
+        ("Create", pb.CreateRequest(project_id="acme", name="ab"), None),
+        ("Create", pb.CreateRequest(project_id="acme"), powerless),
+        ("Create", pb.CreateRequest(project_id="acme"), foreign),
+        ("Create", pb.CreateRequest(project_id="acme"), ""),
+        ("Update", pb.UpdateRequest(api_key={"id": living.id, "name": "after", "etag": '"0"'}), None),
+        ("Update", pb.UpdateRequest(api_key={"id": revoked, "name": "after"}), None),
+        ("Update", pb.UpdateRequest(api_key={"id": living.id, "name": "after"}), foreign),
+        ("SetActive", pb.SetActiveRequest(key_id=revoked, active=True), None),
+        ("SetActive", pb.SetActiveRequest(key_id=living.id), powerless),
+        ("Revoke", pb.RevokeRequest(key_id=living.id, reason=99), None),
+        ("Revoke", pb.RevokeRequest(key_id=living.id), foreign),
+        ("Rotate", pb.RotateRequest(key_id=revoked), None),
+        ("Rotate", pb.RotateRequest(key_id=living.id, grace_period=lasting(-1)), None),
+        ("Rotate", pb.RotateRequest(key_id=living.id), powerless),
+    ]
+
+
+def test_a_refused_change_leaves_no_event(world: World) -> None:
+    """A change that was refused, for whatever reason, is not in the log, and reading never is."""
+    refusals = _refusals(world)
+    before = [event.revision for event in world.events()]
+    for method, request, key in refusals:
+        world.refused(method, request, key)
+    world.page()
+    world.verdict("garbage")
+    assert [event.revision for event in world.events()] == before
+
+
+def _history(world: World) -> list[str]:
+    """Make a long mixed history, and return every key that was shown."""
+    shown = [world.operator]
+    for number in range(6):
+        created = world.create(
+            name=f"worker {number}", scopes=["a:b"], metadata={"n": "1"}, prefix="acme_live" if number % 2 else ""
+        )
+        shown.append(created.key)
+        key_id = created.api_key.id
+        world.clock.advance(HOUR)
+        world.verdict(created.key)
+        world.verdict(forged(created.key))
+        world.update(key_id, "owner_id", "scopes", owner_id="ünï", scopes=["a:c"])
+        world.set_active(key_id, False)
+        world.set_active(key_id, False)
+        if number % 3:
+            world.set_active(key_id, True)
+            rotated = world.rotate(key_id, request_id=f"123e4567-e89b-42d3-a456-42661417400{number}")
+            world.rotate(key_id, request_id=f"123e4567-e89b-42d3-a456-42661417400{number}")
+            shown.append(rotated.key)
+            world.verdict(rotated.key)
+        if number % 2:
+            world.revoke(key_id, comment="it’s over 🔑")
+    for method, request, key in _refusals(world):
+        world.refused(method, request, key)
+    world.core.resealer.drain()
+    return shown
+
+
+def test_the_chain_holds_after_a_long_history(world: World, twin: World) -> None:
+    """After changes of every kind by two servers, revisions have no gap and the audit finds nothing wrong."""
+    _history(world)
+    twin.clock.advance(DAY)
+    for api_key in world.page(states=["STATE_ACTIVE"], project_id="acme", page_size=3).api_keys:
+        twin.revoke(api_key.id)
+        world.create()
+    events = world.events()
+    assert [event.revision for event in events] == list(range(1, len(events) + 1))
+    audit = log.audit(world.core.store)
+    assert audit, audit.problems
+    assert audit.events == len(events)
+
+
+def test_a_changed_event_shows(world: World) -> None:
+    """An event that somebody rewrote afterwards, or a key that was changed behind the log's back, fails the audit."""
+    key_id = world.create().api_key.id
+    world.revoke(key_id)
+    event = EventRow.update(actor_name="somebody else").where(EventRow.revision == 2)
+    world.core.store.write(lambda transaction: transaction.run(event))
+    assert not log.audit(world.core.store)
+
+
+def test_nothing_stored_holds_a_secret(world: World) -> None:
+    """No column of any row of any table holds a key that was made, nor its secret, nor any half of that."""
+    shown = _history(world)
+    secrets = [keyformat.parse(text).secret for text in shown]
+    assert len(set(secrets)) == len(shown) > 9
+    stored = []
+    for model in MODELS:
+        names = ", ".join(field.column_name for field in model._meta.sorted_fields)
+        rows = world.core.store.read(f"SELECT {names} FROM {model._meta.table_name}")  # noqa: S608 - names of our own
+        assert rows
+        stored += [bytes(value) if isinstance(value, memoryview) else value for row in rows for value in row]
+    text = "\n".join(value.decode("latin-1") if isinstance(value, bytes) else str(value) for value in stored)
+    assert all(keyformat.parse(one).id in text for one in shown)
+    for secret in secrets:
+        assert secret[:20] not in text
+        assert secret[-20:] not in text

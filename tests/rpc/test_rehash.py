@@ -1,0 +1,255 @@
+"""Proof of secrets while peppers come and go: digests make it cheap, bcrypt outlives them."""
+
+from collections.abc import Callable
+
+import grpc
+import pytest
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.keys import pepper, prover
+from tumbler_server.keys.record import Sealed
+from tumbler_server.keys.secret import Hasher
+from tumbler_server.store.models import ApiKeyRow
+
+from tests.harness import CHEAP, World, forged
+
+
+def sealed(world: World, key_id: str) -> tuple[int, bool, str]:
+    """Return what is stored of a key's secret: bcrypt's cost, whether there is a digest, and its pepper's id."""
+    (row,) = world.core.store.select(ApiKeyRow.select().where(ApiKeyRow.id == key_id))
+    return int(row.secret_hash[4:6]), row.digest is not None, row.pepper_id
+
+
+def peppers(world: World) -> list[str]:
+    """Return the ids of the peppers in the file, newest first."""
+    return [one.id for one in world.installation.peppers()]
+
+
+def rotate_pepper(world: World) -> None:
+    """Put a new pepper first, and begin again with it."""
+    pepper.rotate(world.installation.pepper_file)
+    world.reopen()
+
+
+def drop_old_peppers(world: World) -> None:
+    """Leave the newest pepper alone in the file, and begin again."""
+    path = world.installation.pepper_file
+    comment, newest, *_ = path.read_text().splitlines()
+    path.write_text(f"{comment}\n{newest}\n")
+    world.reopen()
+
+
+def lose_pepper(world: World) -> None:
+    """Take the pepper file away, and begin again without it."""
+    world.installation.pepper_file.unlink()
+    world.reopen()
+
+
+@pytest.fixture
+def bcrypt_runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Give a function that returns how often a secret was checked by bcrypt since it was last called."""
+    runs: list[int] = []
+    check = Hasher.check_bcrypt
+
+    def counted(self: Hasher, secret: str, sealed: Sealed) -> bool:
+        runs.append(1)
+        return check(self, secret, sealed)
+
+    monkeypatch.setattr(Hasher, "check_bcrypt", counted)
+
+    def since() -> int:
+        number = len(runs)
+        runs.clear()
+        return number
+
+    return since
+
+
+def test_a_key_is_stored_as_hash_and_digest(world: World) -> None:
+    """At rest there are a bcrypt hash of the configured cost, and a digest under the newest pepper."""
+    key_id = world.create().api_key.id
+    assert sealed(world, key_id) == (CHEAP, True, peppers(world)[0])
+
+
+def test_with_a_pepper_bcrypt_never_runs(world: World, bcrypt_runs: Callable[[], int]) -> None:
+    """Neither a good key nor a wrong secret, known or unknown, costs a bcrypt run while its digest can be checked."""
+    created = world.create()
+    world.reopen()
+    assert world.verdict(forged(created.key)) == "NOT_FOUND"
+    assert world.verdict(created.key) == "VALID"
+    assert world.verdict(forged(created.key)) == "NOT_FOUND"
+    world.revoke(created.api_key.id)
+    assert world.verdict(forged(created.key)) == "NOT_FOUND"
+    assert bcrypt_runs() == 0
+
+
+def test_after_a_pepper_rotation_old_digests_prove(world: World, bcrypt_runs: Callable[[], int]) -> None:
+    """A key sealed under the older pepper is good without bcrypt, and is sealed under the newest once it was used."""
+    created, unused = world.create(), world.create()
+    (old,) = peppers(world)
+    rotate_pepper(world)
+    newest, older = peppers(world)
+    assert older == old
+    assert world.verdict(created.key) == "VALID"
+    world.core.resealer.drain()
+    assert sealed(world, created.api_key.id) == (CHEAP, True, newest)
+    assert sealed(world, unused.api_key.id) == (CHEAP, True, old)
+    assert bcrypt_runs() == 0
+
+
+def test_a_wrong_secret_seals_nothing(world: World) -> None:
+    """Only a proven key is sealed anew."""
+    created = world.create()
+    before = sealed(world, created.api_key.id)
+    rotate_pepper(world)
+    assert world.verdict(forged(created.key)) == "NOT_FOUND"
+    world.core.resealer.drain()
+    assert sealed(world, created.api_key.id) == before
+
+
+def test_the_old_pepper_can_go_once_keys_were_used(world: World, bcrypt_runs: Callable[[], int]) -> None:
+    """A key that was used under the new pepper needs the old one no more; bcrypt proves one that was not, once."""
+    created, unused = world.create(), world.create()
+    rotate_pepper(world)
+    assert world.verdict(created.key) == "VALID"
+    world.core.resealer.drain()
+    drop_old_peppers(world)
+    assert world.verdict(created.key) == "VALID"
+    assert world.verdict(forged(created.key)) == "NOT_FOUND"
+    assert bcrypt_runs() == 0
+    for _ in range(3):
+        assert world.verdict(unused.key) == "VALID"
+    assert bcrypt_runs() == 1
+    world.core.resealer.drain()
+    world.reopen()
+    assert world.verdict(unused.key) == "VALID"
+    assert bcrypt_runs() == 0
+
+
+def test_without_any_pepper_bcrypt_runs_once_a_key_and_process(
+    world: World, twin: World, bcrypt_runs: Callable[[], int]
+) -> None:
+    """With the pepper file lost every key still works: bcrypt proves it once in each process, then memory does."""
+    created = world.create()
+    lose_pepper(world)
+    twin.reopen()
+    for server in (world, twin):
+        for _ in range(3):
+            assert server.verdict(created.key) == "VALID"
+            assert server.verdict(forged(created.key)) == "NOT_FOUND"
+        assert bcrypt_runs() == 2  # the caller's key, and this one
+    world.set_active(created.api_key.id, False)
+    assert world.verdict(created.key) == "INACTIVE"
+    assert bcrypt_runs() == 0  # a secret never changes, whatever else does
+
+
+def test_without_any_pepper_a_wrong_secret_is_not_found(world: World, bcrypt_runs: Callable[[], int]) -> None:
+    """Bcrypt tells a wrong secret too, where nothing cheaper can."""
+    created = world.create()
+    lose_pepper(world)
+    world.page()
+    bcrypt_runs()
+    assert world.verdict(forged(created.key)) == "NOT_FOUND"
+    assert bcrypt_runs() == 1
+    assert world.verdict(created.key) == "VALID"
+
+
+def test_keys_made_without_a_pepper_work(world: World) -> None:
+    """Without a pepper keys can be made, listed, rotated and revoked as ever; they have a hash and no digest."""
+    lose_pepper(world)
+    created = world.create()
+    assert sealed(world, created.api_key.id) == (CHEAP, False, "")
+    rotated = world.rotate(created.api_key.id)
+    assert (world.verdict(created.key), world.verdict(rotated.key)) == ("VALID", "VALID")
+    world.revoke(created.api_key.id)
+    assert world.verdict(created.key) == "REVOKED"
+
+
+def test_a_new_pepper_file_heals_the_installation(world: World, bcrypt_runs: Callable[[], int]) -> None:
+    """With a new pepper file after the old was lost, bcrypt proves each key once, and then it has a digest again."""
+    created = world.create()
+    lose_pepper(world)
+    made_without = world.create()
+    pepper.create(world.installation.pepper_file)
+    world.reopen()
+    bcrypt_runs()
+    for key in (created, made_without):
+        assert world.verdict(key.key) == "VALID"
+    assert bcrypt_runs() == 3  # the caller's key too
+    world.core.resealer.drain()
+    for key in (created, made_without):
+        assert sealed(world, key.api_key.id) == (CHEAP, True, peppers(world)[0])
+    world.reopen()
+    for key in (created, made_without):
+        assert world.verdict(key.key) == "VALID"
+    assert bcrypt_runs() == 0
+
+
+def test_a_higher_cost_is_taken_on_with_use(world: World) -> None:
+    """When the cost is raised, a key's hash is remade at its next use; when it is lowered, better hashes stay."""
+    created = world.create()
+    key_id = created.api_key.id
+    world.reopen(bcrypt_cost=CHEAP + 1)
+    assert sealed(world, key_id)[0] == CHEAP
+    assert world.verdict(created.key) == "VALID"
+    world.core.resealer.drain()
+    assert sealed(world, key_id) == (CHEAP + 1, True, peppers(world)[0])
+    assert sealed(world, world.create().api_key.id)[0] == CHEAP + 1
+    world.reopen(bcrypt_cost=CHEAP)
+    assert world.verdict(created.key) == "VALID"
+    world.core.resealer.drain()
+    assert sealed(world, key_id)[0] == CHEAP + 1
+
+
+def test_a_remade_hash_still_proves(world: World) -> None:
+    """The hash made anew is that of the same secret: it proves the key with every pepper lost."""
+    created = world.create()
+    world.reopen(bcrypt_cost=CHEAP + 1)
+    assert world.verdict(created.key) == "VALID"
+    world.core.resealer.drain()
+    lose_pepper(world)
+    assert world.verdict(created.key) == "VALID"
+    assert world.verdict(forged(created.key)) == "NOT_FOUND"
+
+
+def test_sealing_anew_is_no_change_of_the_key(world: World) -> None:
+    """A key that was sealed anew has the same etag and update_time, and no event tells of it."""
+    created = world.create()
+    rotate_pepper(world)
+    events = len(world.events())
+    world.clock.advance(1)
+    assert world.verdict(created.key) == "VALID"
+    world.core.resealer.drain()
+    assert world.get(created.api_key.id) == created.api_key
+    assert len(world.events()) == events
+
+
+def test_a_key_goes_on_working_where_sealing_anew_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When sealing anew goes wrong the key works as before, and its next use tries again."""
+    created = world.create()
+    before = sealed(world, created.api_key.id)
+    rotate_pepper(world)
+    with monkeypatch.context() as broken:
+        broken.setattr(Hasher, "seal", lambda *_: 1 / 0)
+        assert world.verdict(created.key) == "VALID"
+        world.core.resealer.drain()
+    assert sealed(world, created.api_key.id) == before
+    world.reopen()
+    assert world.verdict(created.key) == "VALID"
+    world.core.resealer.drain()
+    assert sealed(world, created.api_key.id)[2] == peppers(world)[0]
+
+
+def test_too_many_secrets_to_prove_is_told_with_a_time_to_come_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where more keys wait for bcrypt than the queue holds, the answer is RESOURCE_EXHAUSTED with RetryInfo."""
+    created = world.create()
+    lose_pepper(world)
+    world.page()  # the caller's own key is proven
+    with monkeypatch.context() as full:
+        full.setattr(prover, "QUEUE", 0)
+        refused = world.refused("Verify", pb.VerifyRequest(key=created.key))
+        assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert refused.retry_delay > 0
+        world.page()  # what is proven goes on
+    assert world.verdict(created.key) == "VALID"

@@ -1,0 +1,175 @@
+"""What an operator can set."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import typer
+from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
+from tumbler_server.config import Config, Installation, Tls, parse_span
+from tumbler_server.errors import SetupError
+from tumbler_server.keys import pepper
+from tumbler_server.store.database import open_store
+
+
+class TestSpans:
+    """How spans are written."""
+
+    @pytest.mark.parametrize(
+        ("text", "microseconds"),
+        [
+            ("500ms", SECOND // 2),
+            ("1ms", 1_000),
+            ("90s", 90 * SECOND),
+            ("15m", 15 * MINUTE),
+            ("1h", HOUR),
+            ("7d", 7 * DAY),
+            ("0s", 0),
+            ("007s", 7 * SECOND),
+            ("999999999d", 999_999_999 * DAY),
+        ],
+    )
+    def test_accepted(self, text: str, microseconds: int) -> None:
+        """A span is a whole number and one of ms, s, m, h and d."""
+        assert parse_span(text) == microseconds
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "5", "s", "1.5h", "-1s", "+1s", "1 s", " 1s", "1s\n", "1S", "1w", "1us", "1h30m", "1e3s", "9" * 10 + "s"],
+    )
+    def test_refused(self, text: str) -> None:
+        """Anything else is refused, with examples."""
+        with pytest.raises(typer.BadParameter, match="500ms, 90s, 15m, 1h or 7d"):
+            parse_span(text)
+
+    def test_a_default(self) -> None:
+        """A number is a span in microseconds already."""
+        assert parse_span(5) == 5
+
+
+LOOPBACK = ["127.0.0.1:50051", "127.0.0.2:1", "127.255.255.254:0", "[::1]:50051", "localhost:50051"]
+BEYOND = [
+    "0.0.0.0:50051",
+    "[::]:50051",
+    "192.0.2.7:50051",
+    "[2001:db8::1]:50051",
+    "10.0.0.1:50051",
+    "example.com:50051",
+    "localhost.example.com:50051",
+    "127.0.0.1.example.com:50051",
+    "unix:/run/tumbler.sock",
+    "*:50051",
+]
+
+
+class TestLoopback:
+    """Whether a server can be reached from its own machine alone."""
+
+    @pytest.mark.parametrize("listen", LOOPBACK)
+    def test_loopback(self, listen: str) -> None:
+        """Addresses of this machine's own may be served in the clear; reflection is on there."""
+        config = Config(Installation(), listen=listen)
+        assert config.loopback
+        assert config.reflects
+
+    @pytest.mark.parametrize("listen", BEYOND)
+    def test_beyond(self, listen: str) -> None:
+        """Anywhere else keys would travel in the clear: the server refuses to start, and says what to do."""
+        with pytest.raises(SetupError, match=r"is not a loopback address.*--tls-cert and --tls-key, or say --insecure"):
+            Config(Installation(), listen=listen)
+
+    @pytest.mark.parametrize("listen", BEYOND)
+    def test_encrypted(self, listen: str) -> None:
+        """With TLS, or where it is said that something in front encrypts, it starts; reflection is off."""
+        for config in (
+            Config(Installation(), listen=listen, tls=Tls(Path("cert"), Path("key"))),
+            Config(Installation(), listen=listen, insecure=True),
+        ):
+            assert not config.loopback
+            assert not config.reflects
+
+    @pytest.mark.parametrize("reflection", [True, False])
+    @pytest.mark.parametrize("listen", ["127.0.0.1:1", "0.0.0.0:1"])
+    def test_reflection(self, listen: str, reflection: bool) -> None:
+        """What is said about reflection counts, wherever the server listens."""
+        assert Config(Installation(), listen=listen, insecure=True, reflection=reflection).reflects is reflection
+
+
+FILE = Path("file.pem")
+
+
+class TestTls:
+    """The files of TLS."""
+
+    @pytest.mark.parametrize(
+        ("tls", "message"),
+        [
+            ({"cert": FILE}, "--tls-cert and --tls-key belong together"),
+            ({"key": FILE}, "--tls-cert and --tls-key belong together"),
+            ({"client_ca": FILE}, "--tls-client-ca needs"),
+            ({"key": FILE, "client_ca": FILE}, "belong together"),
+            ({"cert": FILE, "client_ca": FILE}, "belong together"),
+        ],
+        ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
+    )
+    def test_half(self, tls: dict[str, Path], message: str) -> None:
+        """Half of it is refused: the server would be less safe than its operator believes."""
+        with pytest.raises(SetupError, match=message):
+            Tls(**tls)
+
+    def test_whole(self) -> None:
+        """Certificate and key are TLS, with or without a client's authority; nothing is none."""
+        assert Tls(FILE, FILE)
+        assert Tls(FILE, FILE, FILE)
+        assert not Tls()
+
+
+class TestInstallation:
+    """Where an installation keeps what it must keep."""
+
+    def test_embedded(self, tmp_path: Path) -> None:
+        """By default database and peppers are in the data folder."""
+        installation = Installation(tmp_path)
+        assert installation.database_file == tmp_path / "tumbler.db"
+        assert installation.pepper_file == tmp_path / "pepper"
+
+    @pytest.mark.parametrize("name", ["plain", "with space", "100%", "a%20b", "a?b#c", "ключ"])
+    def test_any_folder(self, tmp_path: Path, name: str) -> None:
+        """Whatever the data folder is called, the database is the file in it."""
+        folder = tmp_path / name
+        folder.mkdir()
+        store = open_store(Installation(folder).database_url, create=True)
+        assert store.ping()
+        store.close()
+        assert (folder / "tumbler.db").exists()
+
+    def test_relative_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A relative data folder is one of the present folder."""
+        monkeypatch.chdir(tmp_path)
+        assert Installation(Path("data")).database_file == tmp_path / "data" / "tumbler.db"
+
+    def test_named(self, tmp_path: Path) -> None:
+        """A database and a pepper file that are named are those that count."""
+        installation = Installation(tmp_path, "postgresql://host/name", tmp_path / "elsewhere")
+        assert installation.database_url == "postgresql://host/name"
+        assert installation.pepper_file == tmp_path / "elsewhere"
+
+    def test_no_peppers(self, tmp_path: Path) -> None:
+        """Where there is no pepper file and nobody named one, there are no peppers: bcrypt alone proves."""
+        assert Installation(tmp_path).peppers() == ()
+
+    def test_named_and_missing(self, tmp_path: Path) -> None:
+        """A pepper file that is named must exist."""
+        with pytest.raises(SetupError, match="no pepper file"):
+            Installation(tmp_path, pepper=tmp_path / "missing").peppers()
+
+    def test_peppers(self, tmp_path: Path) -> None:
+        """Peppers are those of the file."""
+        pepper.create(tmp_path / "pepper")
+        assert Installation(tmp_path).peppers() == pepper.load(tmp_path / "pepper")
+
+
+def test_frozen() -> None:
+    """A configuration never changes while the server runs."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config(Installation()).threads = 1  # type: ignore[misc]

@@ -1,0 +1,73 @@
+"""The import ladder: which room may know which (DESIGN, "Rooms")."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tumbler_server
+
+ROOT = Path(tumbler_server.__file__).parent
+
+LADDER = (
+    "errors", "clock", "logs", "store", "events", "keys", "rpc", "config", "founding", "doctor", "server", "commands",
+    "__main__", "__init__",
+)  # fmt: skip
+"""Each room may import itself and those before it."""
+
+KNOWN_TO = {
+    "grpc": ("rpc", "server"),
+    "grpc_health": ("rpc", "server"),
+    "grpc_reflection": ("rpc", "server"),
+    "google": ("rpc", "server"),
+    "tumbler.v1": ("rpc", "server"),
+    "bcrypt": ("keys/secret.py",),
+    "peewee": ("store", "events", "keys", "doctor"),
+    "playhouse": ("store",),
+    "apsw": ("store", "doctor"),
+    "psycopg": ("store",),
+    "typer": ("config", "commands"),
+}
+"""Packages, and the rooms or files that may import them; any other package is known to whoever needs it."""
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Return the full names of all that a module imports, wherever in it, and whatever way it is written."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def room_of(file: Path) -> str:
+    """Return the room that a module is in: its folder, or its own name."""
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+class TestModule:
+    """What each module imports."""
+
+    def test_ladder(self, file: Path) -> None:
+        """A module imports its own room and those below it on the ladder, and never one above."""
+        allowed = LADDER[: LADDER.index(room_of(file)) + 1]
+        ours = [name.split(".")[1] for name in imports(file) if name.startswith("tumbler_server.")]
+        assert [room for room in ours if room not in allowed] == []
+
+    def test_packages(self, file: Path) -> None:
+        """GRPC and generated code, bcrypt, and the databases are each known to a few rooms alone."""
+        here = (room_of(file), file.relative_to(ROOT).as_posix())
+        for name in imports(file):
+            for package, known_to in KNOWN_TO.items():
+                if f"{name}.".startswith(f"{package}."):
+                    assert set(here) & set(known_to), f"{package} is not for {here[1]}"
+
+
+def test_every_room_is_there() -> None:
+    """The ladder names the rooms that there are, and no other."""
+    assert {room_of(file) for file in FILES} == set(LADDER)

@@ -1,0 +1,204 @@
+"""The log, and that no secret is ever in it."""
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+import tumbler.v1
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server import logs
+from tumbler_server.keys.secret import generate
+from tumbler_server.logs import REDACTED, redact
+
+KEY = generate("acme_live").text
+OTHER = generate("tmb").text
+
+SECRET_FIELDS = {
+    "CreateResponse.key",
+    "CreateResponse.webhook_secret",
+    "UpdateResponse.webhook_secret",
+    "RotateResponse.key",
+    "VerifyRequest.key",
+    "ClaimRotationRequest.claim_token",
+    "ClaimRotationResponse.key",
+}
+"""Every field of the contract that holds a secret."""
+
+
+class TestRedact:
+    """Hiding keys."""
+
+    @pytest.mark.parametrize(
+        ("value", "shown"),
+        [
+            (KEY, REDACTED),
+            (f"Bearer {KEY}", f"Bearer {REDACTED}"),
+            (f'{{"key": "{KEY}", "other": "{OTHER}"}}', f'{{"key": "{REDACTED}", "other": "{REDACTED}"}}'),
+            (f"{KEY},{OTHER}\n{KEY}", f"{REDACTED},{REDACTED}\n{REDACTED}"),
+            ([KEY, 1], [REDACTED, 1]),
+            ((KEY, (KEY,)), [REDACTED, [REDACTED]]),
+            ({"a": {"b": [{"c": KEY}]}}, {"a": {"b": [{"c": REDACTED}]}}),
+            ({KEY: 1}, {REDACTED: 1}),
+            ({"a": None, "b": 1, "c": 1.5, "d": True}, {"a": None, "b": 1, "c": 1.5, "d": True}),
+            (KEY.encode(), "<bytes>"),
+            ({KEY}, "<set>"),
+            (ValueError(KEY), "<ValueError>"),
+            (object(), "<object>"),
+            ({"a": [pb.VerifyRequest(key=KEY)]}, {"a": ["<VerifyRequest>"]}),
+        ],
+        ids=[
+            "alone", "in a header", "in JSON", "several", "list", "tuple", "nested", "a name", "harmless", "bytes",
+            "set", "exception", "object", "message",
+        ],
+    )  # fmt: skip
+    def test_table(self, value: Any, shown: Any) -> None:
+        """A key is hidden wherever it stands, and what could hold one unseen is shown by its type alone."""
+        assert redact(value) == shown
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "a plain line", KEY[: KEY.rindex("_") + 1], "0123456789abcdef", "tumbler:keys:read"],
+        ids=["nothing", "prose", "a key's prefix", "an id", "a scope"],
+    )
+    def test_harmless(self, text: str) -> None:
+        """What is no secret is left alone: ids and the prefix that a list shows among it."""
+        assert redact(text) == text
+
+    def test_a_wrong_check(self) -> None:
+        """A key with a typing error in it is still most of a key, and hidden."""
+        assert redact(KEY[:-1] + ("0" if KEY[-1] != "0" else "1")) == REDACTED
+
+
+Output = Callable[[], str]
+
+
+@pytest.fixture
+def output(capsys: pytest.CaptureFixture[str]) -> Iterator[Output]:
+    """Give a function that returns what was logged, and set the log back afterwards."""
+
+    def read() -> str:
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        return captured.err
+
+    yield read
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("form", logs.FORMATS)
+class TestConfigured:
+    """The log as it is written, in both forms."""
+
+    def test_keys(self, output: Output, form: str) -> None:
+        """A key that is logged by mistake is hidden, in the event and in what is said with it."""
+        logs.configure("info", form)
+        structlog.get_logger("test").warning(f"refused {KEY}", key=KEY, request={"metadata": [("authorization", KEY)]})
+        written = output()
+        assert KEY not in written
+        assert written.count(REDACTED) == 3
+
+    def test_messages(self, output: Output, form: str) -> None:
+        """A protobuf message is not rendered: its text would show the key, marked or not."""
+        logs.configure("info", form)
+        request = pb.VerifyRequest(key="not a key by its form, but meant to be one", project_id="acme")
+        structlog.get_logger("test").info("call", request=request)
+        written = output()
+        assert "meant to be" not in written
+        assert "<VerifyRequest>" in written
+
+    def test_exceptions(self, output: Output, form: str) -> None:
+        """An exception's text is not rendered: it could hold anything."""
+        logs.configure("info", form)
+        log = structlog.get_logger("test")
+        try:
+            raise ValueError("hunter" + "2")
+        except ValueError as failure:
+            log.exception("failed")
+            log.error("failed", exc_info=True)
+            log.error("failed", exc_info=failure, error=failure)
+        assert "hunter" + "2" not in output()
+
+    def test_level(self, output: Output, form: str) -> None:
+        """What is below the level is not written."""
+        logs.configure("warning", form)
+        log = structlog.get_logger("test")
+        log.info("one thing")
+        log.warning("another thing")
+        written = output()
+        assert "one thing" not in written
+        assert "another thing" in written
+
+
+class TestForms:
+    """The forms of the log."""
+
+    def test_json(self, output: Output) -> None:
+        """In JSON each event is one line with its level and its time in UTC."""
+        logs.configure("info", "json")
+        structlog.get_logger("test").info("first", number=1, text="a\nb")
+        structlog.get_logger("test").error("second")
+        first, second = (json.loads(line) for line in output().splitlines())
+        assert (first["event"], first["level"], first["number"], first["text"]) == ("first", "info", 1, "a\nb")
+        assert first["timestamp"].endswith("Z")
+        assert second["level"] == "error"
+
+    def test_not_a_terminal(self, output: Output) -> None:
+        """Where stderr is no terminal, programs read it: JSON."""
+        logs.configure()
+        structlog.get_logger("test").info("first")
+        assert json.loads(output())["event"] == "first"
+
+
+def messages() -> Iterator[Descriptor]:
+    """Walk every message of the package, those inside others too."""
+    for module in pkgutil.iter_modules(tumbler.v1.__path__, "tumbler.v1."):
+        if module.name.endswith("_pb2"):
+            waiting = list(importlib.import_module(module.name).DESCRIPTOR.message_types_by_name.values())
+            while waiting:
+                message = waiting.pop()
+                waiting += message.nested_types
+                yield message
+
+
+def fields() -> dict[str, FieldDescriptor]:
+    """Return every field of every message by its name within the package."""
+    return {field.full_name.removeprefix("tumbler.v1."): field for message in messages() for field in message.fields}
+
+
+class TestDescriptors:
+    """What the contract itself says of secrets."""
+
+    def test_marked(self) -> None:
+        """Exactly the fields that hold a secret are marked debug_redact, so that tools that heed it hide them."""
+        assert {name for name, field in fields().items() if field.GetOptions().debug_redact} == SECRET_FIELDS
+
+    def test_named_like_a_secret(self) -> None:
+        """A field that is named as if it held a secret does, but for tokens that give no rights: a new one must say."""
+        harmless = {"page_token", "next_page_token", "consistency_token"}
+        suspicious = {
+            name
+            for name, field in fields().items()
+            if field.name not in harmless
+            and "Entry." not in name
+            and (field.name == "key" or field.name.endswith(("secret", "_token", "hash", "password")))
+        }
+        assert suspicious - SECRET_FIELDS == {"KeyEvent.hash"}  # the chain's, made of what everybody may read
+
+    def test_no_read_shows_a_secret(self) -> None:
+        """No message that reading RPCs answer with holds a secret, at any depth."""
+        for name in ("GetResponse", "ListResponse", "VerifyResponse", "ListEventsResponse", "WatchResponse"):
+            waiting, seen = [getattr(pb, name).DESCRIPTOR], set()
+            while waiting:
+                message = waiting.pop()
+                seen.add(message.full_name)
+                assert not [field.full_name for field in message.fields if field.GetOptions().debug_redact]
+                waiting += [
+                    field.message_type
+                    for field in message.fields
+                    if field.message_type and field.message_type.full_name not in seen
+                ]
