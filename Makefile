@@ -18,11 +18,11 @@ demo: .venv/run ## Watch a key's life on a server of its own: create, verify, ro
 	@.venv/bin/python scripts/demo.py
 
 test: .venv/test ## Run all tests, on SQLite and on a real PostgreSQL that needs no installing
-	@.venv/bin/pytest -n $(JOBS)
+	@.venv/bin/pytest -n $(JOBS) $(PYTEST_ARGS)
 
 coverage: .venv/test ## Run all tests, and demand 95 % branch coverage of keys/ and rpc/
 	@rm -f .coverage .coverage.*
-	@.venv/bin/pytest -n $(JOBS) --cov --cov-report=
+	@$(MAKE) --no-print-directory test PYTEST_ARGS='--cov --cov-report='
 	@.venv/bin/coverage report --include='*/tumbler_server/keys/*,*/tumbler_server/rpc/*' --fail-under=95
 
 mutants: .venv/test ## Break the code in ways that matter, and see that a test notices each

@@ -59,10 +59,10 @@ class ScopeMissing(TumblerError):
 
 
 class OtherProject(TumblerError):
-    """The request names a project that is not the caller's."""
+    """The request names a project that is not the caller's. Which one is not said back: it could be a pasted key."""
 
-    def __init__(self, project_id: str) -> None:
-        super().__init__("the calling key acts in its own project alone", project_id=project_id)
+    def __init__(self) -> None:
+        super().__init__("the calling key acts in its own project alone")
 
 
 class ScopeEscalation(TumblerError):

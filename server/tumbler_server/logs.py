@@ -1,6 +1,7 @@
 """The log: structured, on stderr, and never a secret in it."""
 
 import logging
+import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any
@@ -11,7 +12,8 @@ from tumbler import keyformat
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 FORMATS = ("console", "json")
 
-_SECRET = keyformat.PATTERN
+# Without its word boundaries: a key that is glued to other text is one all the same.
+_SECRET = re.compile(keyformat.PATTERN.pattern.replace(r"\b", ""))
 
 REDACTED = "[redacted]"
 

@@ -17,7 +17,9 @@ def everything_at_rest(service: Service) -> bytes:
     """Return all that the database holds: its files, or a dump of all its tables."""
     if service.database_url.startswith("postgresql"):
         with psycopg.connect(service.database_url) as connection:
-            tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+            tables = connection.execute(
+                "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+            ).fetchall()
             whole = sql.SQL("SELECT t::text FROM {} t")
             rows = [connection.execute(whole.format(sql.Identifier(table))).fetchall() for (table,) in tables]
         return repr(rows).encode()

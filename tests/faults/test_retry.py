@@ -330,6 +330,15 @@ def stop(url: str, admin: Callable[[str], Any]) -> Iterator[Callable[[bool], Non
 class TestStopped:
     """A database that is not there."""
 
+    def test_it_became_read_only(self, store: Store) -> None:
+        """After a failover to a replica, changes are refused as unavailable, and reads go on."""
+        store.read("SELECT set_config('default_transaction_read_only', 'on', false)")
+        work = Work()
+        with pytest.raises(StoreUnavailable):
+            store.write(work)
+        assert work.tries == 0
+        assert store.ping()
+
     def test_everything_is_refused(self, store: Store, stop: Callable[[bool], None]) -> None:
         """Reads, queries, writes and the health check fail as unavailable, and no work is begun."""
         work = Work()

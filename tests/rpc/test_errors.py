@@ -26,6 +26,7 @@ from tumbler_server.store.models import ApiKeyRow
 
 from tests.harness import Refused, World, forged
 from tests.rpc.test_callers import LATER, POLICY, request_for
+from tests.rpc.test_list_pages import crowd
 
 PROTO = Path(__file__).parents[2] / "protos/tumbler/v1/error_reason.proto"
 
@@ -262,11 +263,7 @@ MONSTROUS: dict[str, tuple[str, Message]] = {
 def test_an_error_always_fits_into_grpcs_metadata(world: World, name: str) -> None:
     """However much is wrong, status and details fit the 8 KiB that clients take: the caller learns the first of it."""
     if name == "same name":
-        (row,) = world.core.store.select(ApiKeyRow.select().where(ApiKeyRow.id == world.create().api_key.id))
-        rows = [{**row.__data__, "id": f"{place:016}"} for place in range(1_000)]
-        for begin in (0, 500):
-            query = ApiKeyRow.insert_many(rows[begin : begin + 500])
-            world.core.store.write(lambda transaction, query=query: transaction.run(query))
+        crowd(world, 500)
     method, request = MONSTROUS[name]
     refused = world.refused(method, request)
     assert refused.code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)

@@ -43,6 +43,7 @@ FILTERS: list[tuple[dict[str, Any], list[str]]] = [
     ({"scope": "orders:Read"}, []),
     ({"scope": "orders"}, []),
     ({"scope": 'orders:read", "orders:write'}, []),
+    ({"scope": ", "}, []),
     ({"scope": "%"}, []),
     ({"search": "alph"}, ["Alpha"]),
     ({"search": "ALPHA"}, ["Alpha"]),

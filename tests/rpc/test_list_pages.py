@@ -86,15 +86,14 @@ def test_a_revoked_key_between_pages_moves_nothing(world: World) -> None:
     assert [api_key.id for api_key in (*first.api_keys, *second.api_keys)] == ids
 
 
-@pytest.mark.parametrize(
-    ("page_size", "expected"), [(0, 20), (1, 1), (999, 999), (1_000, 1_000), (1_001, 1_000), (2**31 - 1, 1_000)]
-)
-def test_a_page_has_20_keys_unless_said_and_1000_at_most(world: World, page_size: int, expected: int) -> None:
+def test_a_page_has_20_keys_unless_said_and_1000_at_most(world: World) -> None:
     """page_size 0 means 20, and more than 1,000 counts as 1,000."""
     crowd(world, 1_002)
-    page = world.page(project_id="acme", page_size=page_size)
-    assert len(page.api_keys) == expected
-    assert page.next_page_token
+    sizes = {0: 20, 1: 1, 999: 999, 1_000: 1_000, 1_001: 1_000, 2**31 - 1: 1_000}
+    for page_size, expected in sizes.items():
+        page = world.page(project_id="acme", page_size=page_size)
+        assert len(page.api_keys) == expected
+        assert page.next_page_token
 
 
 def test_the_last_page_has_no_token(world: World) -> None:

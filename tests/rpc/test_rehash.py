@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import grpc
 import pytest
+from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.keys import pepper, prover
 from tumbler_server.keys.record import Sealed
@@ -252,4 +253,13 @@ def test_too_many_secrets_to_prove_is_told_with_a_time_to_come_back(
         assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
         assert refused.retry_delay > 0
         world.page()  # what is proven goes on
+    assert world.verdict(created.key) == "VALID"
+
+
+def test_without_any_pepper_the_prefix_still_counts(world: World) -> None:
+    """A key proven by bcrypt alone, which covers the secret, is good with its own prefix only."""
+    created = world.create(prefix="acme_live")
+    lose_pepper(world)
+    parsed = keyformat.parse(created.key)
+    assert world.verdict(keyformat.build("acme_test", parsed.id, parsed.secret)) == "NOT_FOUND"
     assert world.verdict(created.key) == "VALID"

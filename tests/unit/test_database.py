@@ -300,6 +300,11 @@ def comes_to(count: Callable[[], int], expected: int) -> bool:
 class TestConnections:
     """Connections belong to threads."""
 
+    @pytest.fixture
+    def database_url(self, dialect: str, new_database: Callable[[str], str]) -> str:
+        """Give a database in which nobody else's connections are counted."""
+        return new_database(dialect)
+
     def test_kept(self, store: Store, connections: Callable[[], int]) -> None:
         """A thread's connection is opened once and kept."""
         for _ in range(3):

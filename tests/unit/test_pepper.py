@@ -161,6 +161,16 @@ class TestRotate:
         pepper.rotate(path)
         assert len(pepper.load(path)) == 2
 
+    def test_never_half(self, path: Path) -> None:
+        """A server that is reading the file meanwhile reads the old one, whole."""
+        pepper.create(path)
+        with path.open("rb") as reading:
+            begin = reading.read(5)
+            pepper.rotate(path)
+            old = begin + reading.read()
+        write(path.with_name("old"), old)
+        assert pepper.load(path.with_name("old")) == pepper.load(path)[1:]
+
     def test_reaches_the_disk(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The new file is on the disk before it takes the old one's place."""
         pepper.create(path)

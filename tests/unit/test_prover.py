@@ -138,14 +138,15 @@ class TestSingleFlight:
 class TestQueue:
     """Too many who ask."""
 
-    def test_bounded(self, pool: BcryptPool, callers: Callers) -> None:
+    def test_bounded(self, callers: Callers) -> None:
         """One check more than fit is refused at once, and told to come back in a second."""
         work = Work()
         answers = [callers.ask(number, work) for number in range(QUEUE)]
-        with pytest.raises(Overloaded) as caught:
-            pool.check(tag(QUEUE), work)
-        assert caught.value.retry_after == SECOND
+        one_more = callers.ask(QUEUE, work)
         work.may_end.set()
+        with pytest.raises(Overloaded) as caught:
+            one_more.result(PATIENCE)
+        assert caught.value.retry_after == SECOND
         assert all(answer.result(PATIENCE) for answer in answers)
         assert work.runs == QUEUE
 

@@ -1,8 +1,11 @@
 """Secrets: made, sealed and proven."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
+import tumbler_server
 from tumbler import keyformat
 from tumbler_server.keys.pepper import Pepper
 from tumbler_server.keys.record import Sealed
@@ -199,3 +202,16 @@ class TestSame:
     def test_table(self, one: bytes, other: bytes, equal: bool) -> None:
         """Two byte strings are the same where length and every byte agree."""
         assert same(one, other) is equal
+
+    def test_time_tells_nothing(self) -> None:
+        """The comparison is the standard library's constant-time one, and nothing in its place."""
+        assert "compare_digest" in same.__code__.co_names
+
+    def test_it_is_the_only_one(self) -> None:
+        """No other module compares in constant time, and none compares digests or tags by itself."""
+        package = Path(tumbler_server.__file__).parent
+        for module in package.rglob("*.py"):
+            text = module.read_text()
+            if module.name != "secret.py":
+                assert "compare_digest" not in text, module
+            assert not re.search(r"(digest|tag|fingerprint)\)? *(==|!=) *\w+\.(digest|tag|fingerprint)", text), module

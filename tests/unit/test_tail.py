@@ -1,6 +1,7 @@
 """A process's place in the log."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import pytest
 from tumbler_server.events import log
@@ -127,6 +128,30 @@ def test_far_behind(store: Store, notes: Notes, changes: int, kind: str) -> None
     assert tail.catch_up() == tail.position == changes
     ((told, _, position),) = notes.told[1:]
     assert (told, position) == (kind, changes)
+
+
+def test_overtaken(store: Store, other: Domain, notes: Notes) -> None:
+    """Where another thread got further while this one was reading, the place does not go back."""
+    tail: Tail | None = None
+
+    class Interrupted:
+        """A store at which another thread catches up, once, after this one has read what was changed."""
+
+        waiting = True
+
+        def read(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
+            rows = store.read(sql, parameters)
+            if tail and self.waiting and "event" in sql:
+                self.waiting = False
+                other.create()
+                tail.catch_up()
+            return rows
+
+    tail = Tail(cast("Store", Interrupted()), notes)
+    other.create()
+    assert tail.catch_up() == 1
+    assert tail.position == 2
+    assert [position for _, _, position in notes.told] == [0, 2]
 
 
 def test_head_of_an_empty_log(store: Store) -> None:

@@ -16,7 +16,7 @@ def sees(caller: Key, project_id: str) -> bool:
 def enter(caller: Key, project_id: str) -> None:
     """Raise ``OtherProject`` unless the caller may act in a project that its request names."""
     if not sees(caller, project_id):
-        raise OtherProject(project_id)
+        raise OtherProject
 
 
 def scope_of(caller: Key, project_id: str) -> str:

@@ -257,8 +257,6 @@ class Lifecycle:
         check.in_future("expire_time", rotation.expire_time, self._clock())
         check.done()
         self._demand_rotatable(old)
-        # The caller is handed the successor's secret, and with it whatever the key may do to this service.
-        access.hand_out(caller, old.scopes)
         made, sealed = self._make(old.key_prefix.removesuffix(f"_{old.id}_"))
 
         def work(transaction: Transaction) -> Issued:
@@ -267,6 +265,7 @@ class Lifecycle:
             now = self._clock()
             before = self._load(transaction.select, caller, rotation.key_id)
             self._demand_rotatable(before)
+            # The caller is handed the successor's secret, and with it whatever the key may do to this service.
             access.hand_out(caller, before.scopes)
             lifetime = NEVER if before.expire_time == NEVER else min(now + before.expire_time - before.create_time, END)
             successor = replace(

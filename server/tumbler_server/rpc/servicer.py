@@ -37,13 +37,16 @@ def rpc(method: Callable[["Servicer", Any, Any], Response]) -> Callable[["Servic
 
     @functools.wraps(method)
     def handler(self: "Servicer", request: Any, context: grpc.ServicerContext) -> Response:
+        failed: Exception
         try:
             caller = auth.authenticate(self.verifier, context, method.__name__)
             if isinstance(request, Broken):
                 raise Undecodable(request.message_type)
             return method(self, caller, request)
         except Exception as failure:
-            return status.abort(context, failure, method.__name__)
+            failed = failure
+        # Outside, so that what gRPC raises to end the call does not drag the failure's text along.
+        return status.abort(context, failed, method.__name__)
 
     return handler
 

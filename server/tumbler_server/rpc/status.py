@@ -4,6 +4,7 @@ A domain error is told to the caller as it is. Anything else is a fault of ours:
 log the exception's type and the places it passed through, but not its message, which could hold a secret.
 """
 
+import contextlib
 import traceback
 from typing import NoReturn
 
@@ -94,4 +95,5 @@ def _status(code: grpc.StatusCode, message: str, *details: Message) -> status_pb
 
 def _log_fault(failure: BaseException, method: str) -> None:
     places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(failure.__traceback__)]
-    _log.error("a call failed", method=method, error=type(failure).__name__, places=places[-8:])
+    with contextlib.suppress(Exception):  # a log that cannot be written must not change the answer
+        _log.error("a call failed", method=method, error=type(failure).__name__, places=places[-8:])

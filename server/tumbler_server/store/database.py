@@ -56,6 +56,8 @@ ATTEMPTS = 8
 
 RETRIED_SQLSTATES = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
+UNAVAILABLE_SQLSTATES = frozenset({"25006", "25P03"})  # read-only after a failover, idle too long in a transaction
+
 _log = structlog.get_logger(__name__)
 
 
@@ -161,9 +163,11 @@ class Store:
                 return action()
             except _CommitFailed as failure:
                 raise StoreUnavailable from failure
-            except (peewee.OperationalError, peewee.InterfaceError) as failure:
+            except (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError) as failure:
                 if isinstance(getattr(failure, "orig", None), apsw.SQLError):
                     raise  # the statement is wrong, not the database
+                if isinstance(failure, peewee.InternalError) and _sqlstate(failure) not in UNAVAILABLE_SQLSTATES:
+                    raise
                 lost = self._forget_lost_connection()
                 raced = _sqlstate(failure) in RETRIED_SQLSTATES
                 if (raced and attempt < ATTEMPTS) or (lost and attempt == 1):

@@ -51,7 +51,7 @@ const (
 	ErrorReason_ERROR_REASON_SCOPE_MISSING ErrorReason = 4
 	// ERROR_REASON_OTHER_PROJECT, PERMISSION_DENIED: the request names a project that is not the caller's.
 	//
-	//	{"reason": "OTHER_PROJECT", "metadata": {"project_id": "acme"}}
+	//	{"reason": "OTHER_PROJECT"}
 	ErrorReason_ERROR_REASON_OTHER_PROJECT ErrorReason = 5
 	// ERROR_REASON_SCOPE_ESCALATION, PERMISSION_DENIED: the caller would hand out a `tumbler:…` scope that it does not
 	// hold itself.

@@ -1,0 +1,31 @@
+"""What a key's life comes to at its limits; its rules, one by one, are in tests/rpc."""
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from tumbler_server.clock import DAY, END, HOUR, NEVER
+from tumbler_server.keys.record import rfc3339
+
+from tests.domain import Domain
+
+
+class TestLifetime:
+    """How long a successor lives for which no expiry is asked."""
+
+    @pytest.mark.parametrize("lived", [0, HOUR, 10 * DAY - 1])
+    def test_counted_from_now(self, domain: Domain, lived: int) -> None:
+        """A successor lives as long as the key was made to live, counted from the rotation."""
+        issued = domain.create(ttl=10 * DAY)
+        domain.clock.advance(lived)
+        assert domain.rotate(issued.key.id).key.expire_time == domain.clock.now + 10 * DAY
+
+    def test_never(self, domain: Domain) -> None:
+        """The successor of a key that never expires never expires."""
+        assert domain.rotate(domain.create().key.id).key.expire_time == NEVER
+
+    def test_the_end_of_time(self, domain: Domain) -> None:
+        """No successor lives past the year 9999, which is the last that a Timestamp can tell."""
+        issued = domain.create(expire_time=END)
+        domain.clock.advance(DAY)
+        successor = domain.rotate(issued.key.id).key
+        assert successor.expire_time == END
+        Timestamp().FromJsonString(rfc3339(successor.expire_time))
