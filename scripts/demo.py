@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_pb2 import REVOKE_REASON_COMPROMISED
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tests.harness import CHEAP, FrozenClock
 from tumbler_server.clock import HOUR
 from tumbler_server.events.tail import Tail
 from tumbler_server.keys.cache import ProofCache
@@ -17,8 +18,6 @@ from tumbler_server.keys.tokens import open_tokens
 from tumbler_server.keys.verifier import Verifier
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
-
-from tests.harness import CHEAP, FrozenClock
 
 OPERATOR = Key(id="", project_id="tumbler", name="the tests", scopes=("*", "tumbler:*"))
 """A caller who may do everything."""

@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
+
 from tumbler import keyformat
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb

@@ -11,8 +11,8 @@ from typing import Annotated
 from urllib.parse import quote
 
 import typer
-from tumbler import keyformat
 
+from tumbler import keyformat
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
 from tumbler_server.errors import SetupError
 from tumbler_server.keys import pepper

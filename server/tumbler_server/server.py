@@ -11,8 +11,8 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from tumbler.v1 import api_key_service_pb2
 
+from tumbler.v1 import api_key_service_pb2
 from tumbler_server.clock import Clock, system_clock
 from tumbler_server.config import Config, Tls
 from tumbler_server.errors import SetupError

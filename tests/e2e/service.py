@@ -18,14 +18,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from tests.harness import CHEAP, Refused
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 from tumbler_server.config import Installation
 from tumbler_server.events import log
 from tumbler_server.store.database import Transaction, open_store
-
-from tests.harness import CHEAP, Refused
 
 T = TypeVar("T")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tumbler import keyformat
-from tumbler_server.store import migrations
 
 from tests.e2e.service import Service, eventually
+from tumbler import keyformat
+from tumbler_server.store import migrations
 
 
 def mode(path: Path) -> int:

@@ -3,9 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tumbler import keyformat
-
 from tests.e2e.service import PATIENCE, plain_environment
+from tumbler import keyformat
 
 DEMO = Path(__file__).parents[2] / "scripts" / "demo.py"
 

@@ -7,10 +7,10 @@ from uuid import uuid4
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from tumbler.v1 import api_key_service_pb2 as pb
 
 from tests.e2e.service import Client, Service, eventually, seconds
 from tests.harness import Refused
+from tumbler.v1 import api_key_service_pb2 as pb
 
 MANAGER = ("tumbler:keys:create", "tumbler:keys:read", "tumbler:keys:update", "tumbler:keys:verify")
 

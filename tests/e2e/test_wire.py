@@ -7,11 +7,11 @@ from uuid import uuid4
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from tumbler.v1 import api_key_pb2, api_key_service_pb2, event_pb2
-from tumbler.v1 import api_key_service_pb2 as pb
 
 from tests.e2e.service import PATIENCE, Client, Service, refusals, seconds
 from tests.harness import Refused
+from tumbler.v1 import api_key_pb2, api_key_service_pb2, event_pb2
+from tumbler.v1 import api_key_service_pb2 as pb
 
 SERVICE = api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"]
 

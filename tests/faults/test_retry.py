@@ -11,6 +11,9 @@ import peewee
 import psycopg
 import pytest
 from playhouse.cockroachdb import CockroachDatabase
+
+from tests.domain import OPERATOR, Domain, new_store
+from tests.harness import FrozenClock
 from tumbler_server.clock import HOUR
 from tumbler_server.errors import KeyIsSuperseded, StoreUnavailable
 from tumbler_server.events import log
@@ -22,9 +25,6 @@ from tumbler_server.store import database as opening
 from tumbler_server.store import migrations
 from tumbler_server.store.database import ATTEMPTS, COCKROACHDB, POSTGRESQL, Store, Transaction, open_store
 from tumbler_server.store.models import LogHeadRow
-
-from tests.domain import OPERATOR, Domain, new_store
-from tests.harness import FrozenClock
 
 SERIALIZATION = psycopg.errors.SerializationFailure
 DEADLOCK = psycopg.errors.DeadlockDetected

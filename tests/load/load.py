@@ -27,11 +27,11 @@ from typing import Any
 import grpc
 from rich.console import Console
 from rich.table import Table
-from tumbler.v1 import api_key_pb2
-from tumbler.v1 import api_key_service_pb2 as pb
 
 from tests.e2e.service import Client, Service
 from tests.harness import Refused
+from tumbler.v1 import api_key_pb2
+from tumbler.v1 import api_key_service_pb2 as pb
 
 MIX = {"verify": 60, "create": 8, "get": 6, "update": 6, "set_active": 8, "list": 4, "rotate": 5, "revoke": 3}
 """How often each is done, out of a hundred."""

@@ -200,7 +200,9 @@ MUTANTS = (
     Mutant(
         "a second Revoke overwrites the first",
         "keys/lifecycle.py",
-        "            if before.revoked:\n                return Changed(before, before.revision, now)\n            after = replace(before, revoke",
+        "            if before.revoked:\n"
+        "                return Changed(before, before.revision, now)\n"
+        "            after = replace(before, revoke",
         "            after = replace(before, revoke",
         "tests/rpc/test_revoke.py",
     ),
@@ -288,7 +290,7 @@ MUTANTS = (
         "rpc/auth.py",
         "Demand(client_ip=peer_address(context.peer()))",
         'Demand(client_ip="10.1.2.3")',
-        "tests/e2e/test_server.py",
+        "tests/rpc/test_callers.py tests/e2e/test_wire.py",
     ),
 )
 

@@ -8,6 +8,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+
+from tests.domain import OPERATOR, Domain, new_store
+from tests.harness import FrozenClock
 from tumbler import keyformat
 from tumbler_server.clock import HOUR, MINUTE
 from tumbler_server.errors import KeyIsExpired, KeyIsRevoked, KeyIsSuperseded, TumblerError
@@ -15,9 +18,6 @@ from tumbler_server.events import log
 from tumbler_server.keys.decide import Demand
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.store.database import open_store
-
-from tests.domain import OPERATOR, Domain, new_store
-from tests.harness import FrozenClock
 
 SCOPES = ("orders:read", "orders:*", "users:read", "*", "tumbler:keys:read")
 REQUIRED = ((), ("orders:read",), ("users:read", "orders:read"), ("tumbler:keys:read",))

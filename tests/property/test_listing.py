@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.domain import OPERATOR, new_store
+from tests.harness import FrozenClock
 from tumbler_server.clock import NEVER
 from tumbler_server.keys import record
 from tumbler_server.keys.listing import Listing, Query
@@ -14,9 +17,6 @@ from tumbler_server.keys.record import Key, State
 from tumbler_server.keys.tokens import Tokens
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow
-
-from tests.domain import OPERATOR, new_store
-from tests.harness import FrozenClock
 
 NOW = FrozenClock().now
 

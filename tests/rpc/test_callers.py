@@ -5,14 +5,14 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.message import Message
+
+from tests.harness import Refused, World, forged, lasting
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import HOUR
 from tumbler_server.errors import SetupError
 from tumbler_server.keys.secret import generate
 from tumbler_server.rpc import auth
 from tumbler_server.server import SERVICE
-
-from tests.harness import Refused, World, forged, lasting
 
 POLICY = {
     "Create": "tumbler:keys:create",

@@ -4,12 +4,12 @@ import re
 from typing import Any
 
 import pytest
+
+from tests.harness import World, at, forged, lasting
 from tumbler import keyformat
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR, SECOND
-
-from tests.harness import World, at, forged, lasting
 
 YEAR_9999 = 253_402_300_799 * SECOND + 999_999
 

@@ -6,10 +6,10 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from tumbler.v1 import api_key_service_pb2 as pb
-from tumbler_server.clock import DAY, HOUR, SECOND
 
 from tests.harness import World, at, lasting
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.clock import DAY, HOUR, SECOND
 
 NOW = 1_893_456_000 * SECOND
 

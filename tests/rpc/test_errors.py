@@ -11,6 +11,10 @@ import peewee
 import pytest
 import structlog
 from google.protobuf.message import Message
+
+from tests.harness import Refused, World, forged
+from tests.rpc.test_callers import LATER, POLICY, request_for
+from tests.rpc.test_list_pages import crowd
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import error_reason_pb2
@@ -23,10 +27,6 @@ from tumbler_server.rpc.servicer import Broken
 from tumbler_server.server import SERVICE
 from tumbler_server.store.database import Store
 from tumbler_server.store.models import ApiKeyRow
-
-from tests.harness import Refused, World, forged
-from tests.rpc.test_callers import LATER, POLICY, request_for
-from tests.rpc.test_list_pages import crowd
 
 PROTO = Path(__file__).parents[2] / "protos/tumbler/v1/error_reason.proto"
 

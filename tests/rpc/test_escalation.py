@@ -3,10 +3,10 @@
 import grpc
 import pytest
 from google.protobuf.message import Message
-from tumbler.v1 import api_key_service_pb2 as pb
-from tumbler_server.clock import HOUR
 
 from tests.harness import Refused, World, lasting
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.clock import HOUR
 
 
 def told(world: World, method: str, request: Message, key: str) -> str:

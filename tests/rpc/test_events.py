@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
+
+from tests.harness import World, at, forged, lasting
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import event_pb2
 from tumbler_server.clock import DAY, HOUR
 from tumbler_server.events import log
 from tumbler_server.store.models import MODELS, EventRow
-
-from tests.harness import World, at, forged, lasting
 
 
 def told(event: EventRow) -> tuple[str, str, dict[str, str]]:

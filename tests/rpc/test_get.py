@@ -2,11 +2,11 @@
 
 import grpc
 import pytest
+
+from tests.harness import World, lasting
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import HOUR, SECOND
-
-from tests.harness import World, lasting
 
 
 def test_a_key_is_read_in_every_state(world: World) -> None:

@@ -4,12 +4,12 @@ from typing import Any
 
 import grpc
 import pytest
+
+from tests.harness import World, at, lasting
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR, SECOND
 from tumbler_server.store.models import ApiKeyRow
-
-from tests.harness import World, at, lasting
 
 
 def names(world: World, key: str | None = None, **fields: Any) -> list[str]:

@@ -4,11 +4,11 @@ from typing import Any
 
 import grpc
 import pytest
+
+from tests.harness import World, lasting
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, SECOND
 from tumbler_server.store.models import ApiKeyRow
-
-from tests.harness import World, lasting
 
 ORDERS = [
     f"{name} {way}" for name in ("create_time", "name", "expire_time", "last_used_time") for way in ("asc", "desc")

@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import grpc
 import pytest
+
+from tests.harness import CHEAP, World, forged
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.keys import pepper, prover
 from tumbler_server.keys.record import Sealed
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.store.models import ApiKeyRow
-
-from tests.harness import CHEAP, World, forged
 
 
 def sealed(world: World, key_id: str) -> tuple[int, bool, str]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import grpc
 import pytest
+
+from tests.harness import Refused, World, at, lasting
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR
 from tumbler_server.keys.secret import Hasher
-
-from tests.harness import Refused, World, at, lasting
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 import grpc
 import pytest
+
+from tests.harness import World, at, lasting
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR
-
-from tests.harness import World, at, lasting
 
 REASONS = api_key_pb2.RevokeReason.keys()
 

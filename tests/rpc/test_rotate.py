@@ -5,12 +5,12 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+
+from tests.harness import World, at, forged, lasting
 from tumbler import keyformat
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR, SECOND
-
-from tests.harness import World, at, forged, lasting
 
 NOW = 1_893_456_000 * SECOND
 

@@ -2,11 +2,11 @@
 
 import grpc
 import pytest
+
+from tests.harness import World, at, lasting
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import HOUR
-
-from tests.harness import World, at, lasting
 
 
 def by_name(world: World, name: str, active: bool, key: str | None = None, **fields: str) -> pb.SetActiveResponse:

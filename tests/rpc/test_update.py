@@ -4,11 +4,11 @@ from typing import Any
 
 import grpc
 import pytest
+
+from tests.harness import World, at, lasting
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR, SECOND
-
-from tests.harness import World, at, lasting
 
 NOW = 1_893_456_000 * SECOND
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import grpc
 import pytest
+
+from tests.harness import World, at, forged, lasting
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR, MINUTE
 from tumbler_server.keys.secret import generate
-
-from tests.harness import World, at, forged, lasting
 
 EVERYTHING: dict[str, Any] = {
     "environment_id": "live",

@@ -6,6 +6,7 @@ from threading import Event
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.rpc import status_pb2
+
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceServicer, add_ApiKeyServiceServicer_to_server
 

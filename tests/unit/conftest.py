@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-from tumbler_server.store.database import Store
 
 from tests.domain import Domain, new_store
 from tests.harness import FrozenClock
+from tumbler_server.store.database import Store
 
 
 @pytest.fixture

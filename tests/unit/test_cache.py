@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+
 from tumbler_server.keys.cache import Entry, ProofCache
 from tumbler_server.keys.record import Key
 

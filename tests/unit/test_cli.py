@@ -9,17 +9,17 @@ from threading import Event
 
 import grpc
 import pytest
-import tumbler
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+
+import tumbler
+from tests.unit import cli_server
 from tumbler import cli, keyformat
 from tumbler.target import is_loopback
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
-
-from tests.unit import cli_server
 
 KEY_ID = "0123456789abcdef"
 CALLER = keyformat.build("tmb", "C" * 16, "c" * 43)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import typer
+
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
 from tumbler_server.config import Config, Installation, Tls, parse_span
 from tumbler_server.errors import SetupError

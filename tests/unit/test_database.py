@@ -8,6 +8,7 @@ from pathlib import Path
 import apsw
 import peewee
 import pytest
+
 from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.store.database import (
     COCKROACHDB,

@@ -12,6 +12,7 @@ import pytest
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tumbler.v1 import api_key_pb2, api_key_service_pb2, event_pb2
 from tumbler_server.clock import NEVER, SECOND
 from tumbler_server.events.log import EventType

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import typer
+
 from tumbler_server import commands
 from tumbler_server.rpc.auth import OPEN, POLICY
 

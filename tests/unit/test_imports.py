@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 import tumbler_server
 
 ROOT = Path(tumbler_server.__file__).parent

@@ -5,9 +5,10 @@ import zlib
 from pathlib import Path
 
 import pytest
-import tumbler
 from hypothesis import given
 from hypothesis import strategies as st
+
+import tumbler
 from tumbler import keyformat
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "keyformat.json").read_text())["vectors"]

@@ -2,10 +2,10 @@
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from tumbler_server.clock import DAY, END, HOUR, NEVER
-from tumbler_server.keys.record import rfc3339
 
 from tests.domain import Domain
+from tumbler_server.clock import DAY, END, HOUR, NEVER
+from tumbler_server.keys.record import rfc3339
 
 
 class TestLifetime:

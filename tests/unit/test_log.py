@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import peewee
 import pytest
+
+from tests.domain import OPERATOR, Domain, new_store
 from tumbler_server.clock import NEVER
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.store.database import Store, Transaction, open_store
 from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow
-
-from tests.domain import OPERATOR, Domain, new_store
 
 KEY_ID = "0123456789abcdef"
 

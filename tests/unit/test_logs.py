@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import structlog
-import tumbler.v1
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+import tumbler.v1
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import logs
 from tumbler_server.keys.secret import generate

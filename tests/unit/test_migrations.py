@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import peewee
 import pytest
+
+from tests.domain import new_store
+from tests.unit.test_database import file_of
 from tumbler_server.errors import SetupError
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
 from tumbler_server.store.models import MODELS
-
-from tests.domain import new_store
-from tests.unit.test_database import file_of
 
 KINDS = {
     "character varying": "text",

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from tumbler_server.errors import SetupError
 from tumbler_server.keys import pepper
 from tumbler_server.keys.pepper import Pepper

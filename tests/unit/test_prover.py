@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import pytest
+
 from tumbler_server.clock import SECOND
 from tumbler_server.errors import Overloaded
 from tumbler_server.keys.prover import QUEUE, BcryptPool

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+
 from tumbler_server.clock import NEVER, SECOND
 from tumbler_server.events.log import Actor
 from tumbler_server.keys import record

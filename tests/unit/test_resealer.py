@@ -5,6 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+
+from tests.domain import PEPPER, Domain
+from tests.harness import CHEAP, FrozenClock
 from tumbler import keyformat
 from tumbler_server.events import log
 from tumbler_server.keys import record
@@ -15,9 +18,6 @@ from tumbler_server.keys.record import Sealed
 from tumbler_server.keys.resealer import Resealer
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.store.database import Store
-
-from tests.domain import PEPPER, Domain
-from tests.harness import CHEAP, FrozenClock
 
 NEW = Pepper(b"\x07" * 32)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from tumbler_server.clock import DAY, HOUR
 from tumbler_server.errors import InvalidFields
 from tumbler_server.keys.rules import MAX_CIDRS, MAX_GRACE, MAX_ROTATION_INTERVAL, MAX_SCOPES, MAX_TTL, Check, is_scope

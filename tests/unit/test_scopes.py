@@ -1,6 +1,7 @@
 """What one scope grants of another."""
 
 import pytest
+
 from tumbler_server.keys.scopes import any_grants, first_not_held, grants
 
 

@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+
 import tumbler_server
+from tests.harness import CHEAP
 from tumbler import keyformat
 from tumbler_server.keys.pepper import Pepper
 from tumbler_server.keys.record import Sealed
 from tumbler_server.keys.secret import CHEAPEST_COST, Hasher, NewKey, generate, same
-
-from tests.harness import CHEAP
 
 OLD, NEW, OTHER = (Pepper(bytes([number]) * 32) for number in (1, 2, 3))
 

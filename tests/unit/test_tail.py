@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import pytest
+
+from tests.domain import Domain
+from tests.harness import FrozenClock
 from tumbler_server.events import log
 from tumbler_server.events.tail import Tail
 from tumbler_server.store.database import Store, Transaction, open_store
 from tumbler_server.store.models import EventRow, LogHeadRow
-
-from tests.domain import Domain
-from tests.harness import FrozenClock
 
 
 class Notes:

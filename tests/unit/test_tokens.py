@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+
+from tests.domain import new_store
 from tumbler_server.errors import InvalidFields
 from tumbler_server.keys.tokens import Tokens, open_tokens
 from tumbler_server.store.database import Store, open_store
-
-from tests.domain import new_store
 
 FILTER = "fingerprint"
 KEY_ID = "0123456789abcdef"

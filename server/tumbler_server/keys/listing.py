@@ -106,8 +106,8 @@ class Listing:
         check.done()
         return _order(query.order_by)
 
-    def _conditions(self, query: Query, project_id: str, now: int) -> list[peewee.Expression]:
-        conditions = []
+    def _conditions(self, query: Query, project_id: str, now: int) -> list[peewee.Node]:
+        conditions: list[peewee.Node] = []
         if project_id:
             conditions.append(Row.project_id == project_id)
         if query.environment_id:
@@ -129,7 +129,7 @@ class Listing:
             conditions.append(self._store.strpos(Row.search_text, query.search.casefold()))
         return conditions
 
-    def _count(self, conditions: list[peewee.Expression]) -> int:
+    def _count(self, conditions: list[peewee.Node]) -> int:
         counted = _where(Row.select(peewee.fn.COUNT(Row.id)), conditions).tuples()
         ((total,),) = self._store.select(counted)
         return min(int(total), 2**31 - 1)
@@ -147,7 +147,7 @@ _IN_STATE: dict[State, Callable[[int], peewee.Expression]] = {
 """``Key.state`` in SQL."""
 
 
-def _where(query: "peewee.ModelSelect[Row]", conditions: list[peewee.Expression]) -> "peewee.ModelSelect[Row]":
+def _where(query: "peewee.ModelSelect[Row]", conditions: list[peewee.Node]) -> "peewee.ModelSelect[Row]":
     return query.where(*conditions) if conditions else query
 
 

@@ -9,7 +9,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 
 from tumbler import keyformat
-
 from tumbler_server.clock import DAY
 from tumbler_server.errors import InvalidFields, Violation
 from tumbler_server.keys import decide

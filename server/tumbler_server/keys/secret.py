@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import bcrypt
-from tumbler import keyformat
 
+from tumbler import keyformat
 from tumbler_server.keys.pepper import Pepper
 from tumbler_server.keys.record import Sealed
 

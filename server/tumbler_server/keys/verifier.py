@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from tumbler import keyformat
-
 from tumbler_server.clock import Clock
 from tumbler_server.errors import InvalidFields, Violation
 from tumbler_server.events.tail import Tail

@@ -6,9 +6,9 @@ import hashlib
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from tumbler.v1 import api_key_pb2 as pb
 from tumbler.v1 import api_key_service_pb2 as service_pb
-
 from tumbler_server.clock import SECOND
 from tumbler_server.errors import InvalidFields, Violation
 from tumbler_server.keys.lifecycle import DEFAULT_GRACE, UPDATABLE, Draft, Edit, Rotation

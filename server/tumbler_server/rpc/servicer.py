@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import grpc
+
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceServicer
-
 from tumbler_server.errors import NotOffered, Undecodable
 from tumbler_server.keys import access
 from tumbler_server.keys.decide import Demand

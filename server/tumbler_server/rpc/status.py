@@ -13,8 +13,8 @@ import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-from tumbler.v1 import error_reason_pb2
 
+from tumbler.v1 import error_reason_pb2
 from tumbler_server import errors
 
 DOMAIN = "tumbler.dev"

@@ -2,9 +2,9 @@
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from tumbler.v1 import api_key_pb2 as pb
 from tumbler.v1 import api_key_service_pb2 as service_pb
-
 from tumbler_server.clock import NEVER, SECOND
 from tumbler_server.keys.decide import Code
 from tumbler_server.keys.record import Key

@@ -144,7 +144,7 @@ class Store:
             db.commit()
         except (peewee.DatabaseError, peewee.InterfaceError) as failure:
             self._roll_back()
-            if _sqlstate(failure) in RETRIED_SQLSTATES:
+            if sqlstate(failure) in RETRIED_SQLSTATES:
                 raise
             raise _CommitFailed from failure
         return result
@@ -166,14 +166,14 @@ class Store:
             except (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError) as failure:
                 if isinstance(getattr(failure, "orig", None), apsw.SQLError):
                     raise  # the statement is wrong, not the database
-                if isinstance(failure, peewee.InternalError) and _sqlstate(failure) not in UNAVAILABLE_SQLSTATES:
+                if isinstance(failure, peewee.InternalError) and sqlstate(failure) not in UNAVAILABLE_SQLSTATES:
                     raise
                 lost = self._forget_lost_connection()
-                raced = _sqlstate(failure) in RETRIED_SQLSTATES
+                raced = sqlstate(failure) in RETRIED_SQLSTATES
                 if (raced and attempt < ATTEMPTS) or (lost and attempt == 1):
                     time.sleep(random.uniform(0, 0.005 * 2**attempt))  # noqa: S311 - jitter, no secret
                     continue
-                _log.warning("the database does not answer", error=type(failure).__name__, sqlstate=_sqlstate(failure))
+                _log.warning("the database does not answer", error=type(failure).__name__, sqlstate=sqlstate(failure))
                 raise StoreUnavailable from failure
 
     def _forget_lost_connection(self) -> bool:
@@ -216,7 +216,8 @@ class _CommitFailed(Exception):
     """The commit itself failed: whether the change was made is not known."""
 
 
-def _sqlstate(failure: BaseException) -> str | None:
+def sqlstate(failure: BaseException) -> str | None:
+    """Return the SQLSTATE of what the driver raised, where there is one."""
     return getattr(getattr(failure, "orig", None), "sqlstate", None)
 
 

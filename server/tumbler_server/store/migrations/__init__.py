@@ -9,7 +9,7 @@ from types import ModuleType
 import peewee
 
 from tumbler_server.errors import SetupError
-from tumbler_server.store.database import POSTGRESQL, POSTGRESQL_FLOOR, SQLITE, Store
+from tumbler_server.store.database import POSTGRESQL, POSTGRESQL_FLOOR, SQLITE, Store, sqlstate
 from tumbler_server.store.migrations import m0001_initial
 
 STEPS: tuple[ModuleType, ...] = (m0001_initial,)
@@ -28,7 +28,7 @@ def current(store: Store) -> int:
     try:
         rows = store.read("SELECT version FROM schema_version WHERE id = 1")
     except peewee.DatabaseError as failure:
-        if "no such table" in str(failure) or getattr(failure.orig, "sqlstate", None) == _UNDEFINED_TABLE:
+        if "no such table" in str(failure) or sqlstate(failure) == _UNDEFINED_TABLE:
             return 0
         raise SetupError(
             "the database cannot be read: it is damaged, or no database, or its user may not read it"
