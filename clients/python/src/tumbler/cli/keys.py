@@ -43,7 +43,7 @@ RequestId = Annotated[
 ]
 
 
-@command(keys, "create", example="tumbler keys create --project acme --name ci --scope orders:read --ttl 90d")
+@command(keys, "create", example="tumbler keys create --project acme --name ci-job --scope orders:read --ttl 90d")
 def create(
     session: Session,
     project: Annotated[str, option("--project", "The project that the key belongs to.", metavar="ID")],
@@ -224,7 +224,7 @@ def update(
 ByName = Annotated[str, option("--name", "Find the key by its name, instead of KEY_ID.")]
 
 
-@command(keys, "activate", example="tumbler keys activate --name ci --project acme")
+@command(keys, "activate", example="tumbler keys activate --name ci-job --project acme")
 def activate(
     session: Session,
     key_id: OptionalKeyId = None,
