@@ -9,8 +9,6 @@ from typing import Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from tumbler.v1 import api_key_service_pb2
 from tumbler_server.clock import Clock, system_clock
@@ -26,6 +24,7 @@ from tumbler_server.keys.secret import Hasher
 from tumbler_server.keys.tokens import open_tokens
 from tumbler_server.keys.verifier import Verifier
 from tumbler_server.rpc import auth
+from tumbler_server.rpc.open_services import OpenServices
 from tumbler_server.rpc.servicer import Broken, Servicer
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
@@ -95,11 +94,7 @@ class Server:
             handlers=[_handlers(core.servicer)],
             options=_OPTIONS,
         )
-        self._endless = _Endless()
-        self._health = _Health(self._endless)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        if config.reflects:
-            _reflect(self._grpc, self._endless)
+        self._open = OpenServices(self._grpc, SERVICE.full_name, reflects=config.reflects)
         self.port = _listen(self._grpc, config)
         self._stopping = threading.Event()
         self._monitor = threading.Thread(target=self._watch_health, name="health", daemon=True)
@@ -113,9 +108,9 @@ class Server:
     def stop(self) -> None:
         """Refuse new calls, let those under way finish within the grace, and end."""
         self._stopping.set()
-        self._health.enter_graceful_shutdown()
+        self._open.say_goodbye()
         stopped = self._grpc.stop(self._grace)
-        self._endless.cut()
+        self._open.cut()
         stopped.wait()
         self._monitor.join()
         self._core.close()
@@ -125,10 +120,7 @@ class Server:
             self._look()
 
     def _look(self) -> None:
-        answers = self._core.store.ping()
-        status = health_pb2.HealthCheckResponse.SERVING if answers else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in (health.OVERALL_HEALTH, SERVICE.full_name):
-            self._health.set(service, status)
+        self._open.say_serving(self._core.store.ping())
 
 
 def build_server(config: Config, clock: Clock = system_clock) -> Server:
@@ -165,52 +157,6 @@ def _tolerant(message: Any) -> Any:
             return Broken(message.DESCRIPTOR.full_name)
 
     return deserialize
-
-
-class _Endless:
-    """The streams of health and reflection, which last as long as anybody likes: they must not hold up the end."""
-
-    def __init__(self) -> None:
-        self._open: set[grpc.ServicerContext] = set()
-        self._over = False
-
-    def enter(self, context: grpc.ServicerContext) -> None:
-        """Note a stream, until it ends."""
-        self._open.add(context)
-        if not context.add_callback(lambda: self._open.discard(context)) or self._over:
-            self._open.discard(context)
-            context.cancel()
-
-    def cut(self) -> None:
-        """End all streams, and each that still comes."""
-        self._over = True
-        for context in tuple(self._open):
-            context.cancel()
-
-
-class _Health(health.HealthServicer):  # type: ignore[misc]  # it ships no types
-    def __init__(self, endless: _Endless) -> None:
-        super().__init__()
-        self._endless = endless
-
-    def Watch(self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None) -> Any:  # noqa: N802
-        self._endless.enter(context)
-        return super().Watch(request, context, send_response_callback)
-
-
-def _reflect(server: grpc.Server, endless: _Endless) -> None:
-    names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    servicer = reflection.ReflectionServicer(names)
-    # Its streams hold a thread each for as long as a caller likes, who need not even be authenticated: not ours.
-    inner = servicer.ServerReflectionInfo
-
-    def info(request_iterator: Any, context: grpc.ServicerContext) -> Any:
-        endless.enter(context)
-        return inner(request_iterator, context)
-
-    info.experimental_thread_pool = ThreadPoolExecutor(2, thread_name_prefix="reflection")  # type: ignore[attr-defined]
-    servicer.ServerReflectionInfo = info
-    reflection._reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
 
 
 def _listen(server: grpc.Server, config: Config) -> int:
