@@ -281,7 +281,7 @@ MUTANTS = (
     Mutant(
         "the caller's scope is not asked for",
         "rpc/auth.py",
-        "    if not any_grants(verdict.key.scopes, scope):\n",
+        "    if not any_grants(key.scopes, scope):\n",
         "    if False:\n",
         "tests/rpc/test_callers.py",
     ),

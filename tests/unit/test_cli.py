@@ -2,6 +2,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -432,6 +433,7 @@ class TestConnection:
         assert (code, recorder.requests) == (3, [])
         assert "UNAVAILABLE" in err
 
+    @pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
     def test_mutual_tls(self, run, tmp_path):
         """With an authority and a client certificate, a server that demands one answers."""
         certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"

@@ -7,7 +7,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from tumbler_server.errors import ScopeMissing, SetupError, Unauthenticated
-from tumbler_server.keys.decide import Demand
+from tumbler_server.keys.decide import Code, Demand, decide
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.scopes import any_grants
 from tumbler_server.keys.verifier import Verifier
@@ -52,15 +52,18 @@ def authenticate(verifier: Verifier, context: grpc.ServicerContext, method: str)
     if scope == OPEN:
         return None
     text = _credential(context.invocation_metadata() or ())
-    verdict = verifier.verify(text, Demand()) if text else None
-    if verdict is not None and verdict.key is not None and verdict.key.allowed_cidrs:
-        # Asked for only where it matters: it costs more than the rest of this function.
-        verdict = verifier.verify(text, Demand(client_ip=peer_address(context.peer())))
-    if not verdict or verdict.key is None:
+    if not text:
         raise Unauthenticated
-    if not any_grants(verdict.key.scopes, scope):
+    verdict = verifier.verify(text, Demand())
+    key, code = verdict.key, verdict.code
+    if code is Code.IP_NOT_ALLOWED:
+        # The peer is asked for only where it matters: that costs more than the rest of this function.
+        code = decide(key, Demand(client_ip=peer_address(context.peer())), verdict.time)
+    if key is None or code is not Code.VALID:
+        raise Unauthenticated
+    if not any_grants(key.scopes, scope):
         raise ScopeMissing(scope)
-    return verdict.key
+    return key
 
 
 def peer_address(peer: str) -> str:
