@@ -135,7 +135,8 @@ def test_a_call_under_way_is_finished_before_the_server_ends(installed: Service)
         # On the same connection, calls begin in order: this one's answer says that the other has begun.
         assert installed.verdict(installed.key) == "VALID"
         installed.signal(signal.SIGTERM)
-        assert eventually(lambda: refusal(newcomer)) in ENDING
+        # A call that the busy machine lets run out of time says nothing: ask again.
+        assert eventually(lambda: refusal(newcomer) in ENDING)
         assert not under_way.done()
     made = under_way.result(PATIENCE)
     assert installed.wait() == 0
