@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo test coverage coverage-report mutants load lint check-generated grpcurl generate lock clean
+.PHONY: help run demo test coverage coverage-report mutants load bench lint check-generated grpcurl generate lock clean
 
 # As many test processes as there are cores.
 JOBS ?= auto
@@ -31,6 +31,9 @@ mutants: .venv/test ## Break the code in ways that matter, and see that a test n
 
 load: .venv/test ## 32 callers for 30 s on each database; nothing may fail or be lost
 	@.venv/bin/python -m tests.load.load --seconds 30 --callers 32
+
+bench: .venv/test ## Measure what calls cost, and write docs/performance.md; BENCH_ARGS=--quick tries it out
+	@.venv/bin/python -m benchmarks.run $(BENCH_ARGS)
 
 lint: .venv/lint ## Check style, types and the protobuf definitions
 	@.venv/bin/ruff format --check --quiet .

@@ -5,7 +5,8 @@ from typing import Any
 
 from tests.harness import CHEAP, FrozenClock
 from tumbler_server.clock import HOUR
-from tumbler_server.events.tail import Tail
+from tumbler_server.errors import StoreUnavailable
+from tumbler_server.events.tail import MAX_STALENESS, Tail
 from tumbler_server.keys.cache import ProofCache
 from tumbler_server.keys.lifecycle import Draft, Issued, Lifecycle, Rotation
 from tumbler_server.keys.listing import Listing
@@ -15,6 +16,7 @@ from tumbler_server.keys.record import Key
 from tumbler_server.keys.resealer import Resealer
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.keys.tokens import open_tokens
+from tumbler_server.keys.usage import Usage
 from tumbler_server.keys.verifier import Verifier
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
@@ -32,6 +34,15 @@ def new_store(database_url: str) -> Store:
     return store
 
 
+def answers(store: Store) -> bool:
+    """Say whether a database answers now."""
+    try:
+        store.read("SELECT 1")
+    except StoreUnavailable:
+        return False
+    return True
+
+
 class Domain:
     """The domain as ``server.build_core`` wires it, on a store that the caller gives and closes."""
 
@@ -39,13 +50,15 @@ class Domain:
         self.store = store
         self.clock = clock
         self.hasher = Hasher(CHEAP, peppers)
-        self.lifecycle = Lifecycle(store, self.hasher, clock, "tmb", HOUR)
+        cache = self.cache = ProofCache(1_000)
+        self.uptime = FrozenClock(0)
+        self.tail = Tail(store, cache, uptime=self.uptime)
+        self.lifecycle = Lifecycle(store, self.hasher, clock, "tmb", HOUR, self.tail.committed)
         self.listing = Listing(store, open_tokens(store), clock)
-        self.pool = BcryptPool(1)
+        self.pool = BcryptPool(1, most_waiting=8)
         self.resealer = Resealer(store, self.hasher)
-        cache = ProofCache(1_000)
-        self.tail = Tail(store, cache)
-        self.verifier = Verifier(store, self.hasher, self.tail, cache, self.pool, self.resealer, clock)
+        self.usage = Usage(store)
+        self.verifier = Verifier(store, self.hasher, self.tail, cache, self.pool, self.resealer, self.usage, clock)
 
     def create(self, **fields: Any) -> Issued:
         """Create a key, in project ``acme`` unless another is named."""
@@ -58,6 +71,10 @@ class Domain:
     def revoke(self, key_id: str) -> None:
         """Revoke a key."""
         self.lifecycle.revoke(OPERATOR, key_id, 0, "")
+
+    def let_lapse(self) -> None:
+        """Let so much time go by that a position in the log which nobody confirms is worth nothing."""
+        self.uptime.advance(MAX_STALENESS + 1)
 
     def close(self) -> None:
         """End the threads; the store stays open."""

@@ -131,8 +131,10 @@ class _Told:
         behavior = getattr(self._world.core.servicer, name)
 
         def answer(request: Message, context: grpc.ServicerContext) -> Any:
+            # A stream is opened, and nothing sent: of the threads that would do it, none runs here.
+            sending = [lambda _: None] if name == "Watch" else []
             try:
-                return behavior(request, _Context(context, self._world.peer))
+                return behavior(request, _Context(context, self._world.peer), *sending)
             except _Aborted:
                 return None
 
@@ -144,6 +146,7 @@ class World:
 
     def __init__(self, database_url: str, data_dir: Path, clock: FrozenClock, **settings: Any) -> None:
         self.clock = clock
+        self.uptime = FrozenClock(0)
         self.peer = "ipv4:127.0.0.1:40000"
         self.installation = Installation(data_dir, database_url)
         self.config = Config(self.installation, bcrypt_cost=CHEAP, **settings)
@@ -152,8 +155,12 @@ class World:
 
     def open(self) -> None:
         """Wire the service."""
-        self.core = build_core(self.config, self.clock)
+        self.core = build_core(self.config, self.clock, uptime=self.uptime)
         self._server = grpc_testing.server_from_dictionary({SERVICE: _Told(self)}, grpc_testing.strict_real_time())
+
+    def let_lapse(self) -> None:
+        """Let so much time go by that a position in the log which nobody confirms is worth nothing."""
+        self.uptime.advance(self.config.max_staleness + 1)
 
     def close(self) -> None:
         """End the service; its database stays."""

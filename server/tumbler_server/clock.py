@@ -20,3 +20,11 @@ NEVER = 2**63 - 1
 def system_clock() -> int:
     """Return the present instant by the operating system's wall clock."""
     return time.time_ns() // 1000
+
+
+def uptime() -> int:
+    """Return microseconds on a clock that nobody sets, and that goes on while the machine sleeps, where it can."""
+    return time.clock_gettime_ns(_STEADY) // 1000
+
+
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

@@ -13,14 +13,16 @@ import typer
 
 from tumbler_server import config as settings
 from tumbler_server import doctor as diagnosis
-from tumbler_server import founding, logs
+from tumbler_server import founding, logs, worker
 from tumbler_server.config import Config, Installation, Tls
 from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.events import log
+from tumbler_server.events.board import Board
 from tumbler_server.keys import pepper as pepper_file
-from tumbler_server.server import build_server
+from tumbler_server.keys.record import rfc3339
 from tumbler_server.store import migrations
 from tumbler_server.store.database import open_store
+from tumbler_server.supervisor import supervise
 
 app = typer.Typer(
     name="tumbler-server",
@@ -69,9 +71,16 @@ def serve(
     bcrypt_cost: settings.BcryptCost = _DEFAULTS.bcrypt_cost,
     cache_size: settings.CacheSize = _DEFAULTS.cache_size,
     cache_ttl: settings.CacheTtl = "60s",  # type: ignore[assignment]  # parsed
+    max_staleness: settings.MaxStaleness = "2s",  # type: ignore[assignment]  # parsed
+    stale_if_error: settings.StaleIfError = "0s",  # type: ignore[assignment]  # parsed
+    database_notify: settings.DatabaseNotify = _DEFAULTS.database_notify,
+    event_retention: settings.EventRetention = "400d",  # type: ignore[assignment]  # parsed
     default_prefix: settings.DefaultPrefix = _DEFAULTS.default_prefix,
     min_rotation_interval: settings.MinRotationInterval = "1h",  # type: ignore[assignment]  # parsed
     threads: settings.Threads = _DEFAULTS.threads,
+    workers: settings.Workers = _DEFAULTS.workers,
+    max_watch_streams: settings.MaxWatchStreams = _DEFAULTS.max_watch_streams,
+    metrics_listen: settings.MetricsListen = _DEFAULTS.metrics_listen,
     shutdown_grace: settings.ShutdownGrace = "30s",  # type: ignore[assignment]  # parsed
     reflection: settings.Reflection = None,
     tls_cert: settings.TlsCert = None,
@@ -92,25 +101,30 @@ def serve(
         bcrypt_cost=bcrypt_cost,
         cache_size=cache_size,
         cache_ttl=cache_ttl,
+        max_staleness=max_staleness,
+        stale_if_error=stale_if_error,
+        database_notify=database_notify,
+        event_retention=event_retention,
         default_prefix=default_prefix,
         min_rotation_interval=min_rotation_interval,
         threads=threads,
+        workers=workers,
+        max_watch_streams=max_watch_streams,
+        metrics_listen=metrics_listen,
         shutdown_grace=shutdown_grace,
         reflection=reflection,
         tls=Tls(tls_cert, tls_key, tls_client_ca),
         insecure=insecure,
     )
-    # Blocked before any thread exists, so that every thread inherits it and the signal waits for us below.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    server = build_server(config)
-    server.start()
-    host = config.listen.rpartition(":")[0]
-    print(f"tumbler-server is ready on {host}:{server.port}", flush=True)
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
-    signal.signal(signal.SIGINT, _give_up)
-    _say("Stopping: finishing the calls under way.")
-    server.stop()
+
+    def ready(port: int) -> None:
+        host = config.listen.rpartition(":")[0]
+        print(f"tumbler-server is ready on {host}:{port}", flush=True)
+
+    if config.workers > 1:
+        supervise(config, log_level, log_format, ready, _stopping)
+    else:
+        worker.serve(config, Board(), ready, _stopping_alone)
 
 
 @app.command()
@@ -155,6 +169,7 @@ def audit_verify(
 ) -> None:
     """Recompute the hash chain of all events, and compare the keys with it. Exits with 1 where anything is wrong.
 
+    Events that were removed by their age (`serve --event-retention`) are not missed: what is kept is joined to them.
     The server may go on meanwhile.
     """
     store = open_store(Installation(data_dir, database).database_url)
@@ -162,9 +177,21 @@ def audit_verify(
     audit = log.audit(store)
     store.close()
     if as_json:
-        print(json.dumps({"ok": bool(audit), "events": audit.events, "problems": audit.problems}))
+        found = {
+            "ok": bool(audit),
+            "events": audit.events,
+            "from_revision": audit.removed + 1,
+            "since": rfc3339(audit.since) if audit.since else None,
+            "removed": audit.removed,
+            "problems": audit.problems,
+        }
+        print(json.dumps(found))
     elif audit:
         print(f"ok: {audit.events:,} events, each as it was written")
+        if audit.removed:
+            print(
+                f"from event {audit.removed + 1:,} of {rfc3339(audit.since)} on; those before it are not kept any more"
+            )
     else:
         print("\n".join(audit.problems))
     if not audit:
@@ -188,8 +215,7 @@ def main() -> None:
     try:
         app()
     except (SetupError, StoreUnavailable) as failure:
-        text = str(failure) if isinstance(failure, SetupError) else "the database does not answer"
-        _say(f"tumbler-server: {text}")
+        _say(f"tumbler-server: {worker.explain(failure)}")
         sys.exit(1)
 
 
@@ -199,6 +225,16 @@ def _configure_logs(level: str, form: str) -> None:
     if form and form not in logs.FORMATS:
         raise typer.BadParameter(f"--log-format must be one of {', '.join(logs.FORMATS)}")
     logs.configure(level, form)
+
+
+def _stopping() -> None:
+    _say("Stopping: finishing the calls under way.")
+
+
+def _stopping_alone() -> None:
+    _stopping()
+    signal.signal(signal.SIGINT, _give_up)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.ENDING)
 
 
 def _give_up(_: int, __: FrameType | None) -> Any:

@@ -15,9 +15,14 @@ import typer
 from tumbler import keyformat
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
 from tumbler_server.errors import SetupError
+from tumbler_server.events.tail import MAX_STALENESS
 from tumbler_server.keys import pepper
 from tumbler_server.keys.pepper import Pepper
 from tumbler_server.keys.secret import CHEAPEST_COST, DEFAULT_COST, HIGHEST_COST
+
+SHORTEST_STALENESS = SECOND // 10
+SHORTEST_RETENTION = DAY
+MOST_WORKERS = 64
 
 _UNITS = {"ms": SECOND // 1_000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
 
@@ -38,11 +43,17 @@ def _prefix(text: str) -> str:
     return text
 
 
-def _address(text: str) -> str:
+def parse_address(text: str) -> str:
+    """Return an address as it is, if it is one: a host and a port."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65_535:
         raise typer.BadParameter("write an address as 127.0.0.1:50051 or [::1]:50051")
     return text
+
+
+def parse_address_or_none(text: str) -> str:
+    """Return an address, or nothing where nothing is written."""
+    return text and parse_address(text)
 
 
 DataDir = Annotated[
@@ -70,7 +81,9 @@ PepperFile = Annotated[
 ]
 Listen = Annotated[
     str,
-    typer.Option("--listen", envvar="TUMBLER_LISTEN", parser=_address, metavar="ADDRESS", help="Address to serve on."),
+    typer.Option(
+        "--listen", envvar="TUMBLER_LISTEN", parser=parse_address, metavar="ADDRESS", help="Address to serve on."
+    ),
 ]
 BcryptCost = Annotated[
     int,
@@ -95,6 +108,34 @@ CacheTtl = Annotated[
         help="Longest that a client may reuse an answer while it watches.",
     ),
 ]
+MaxStaleness = Annotated[
+    int,
+    typer.Option(
+        "--max-staleness",
+        envvar="TUMBLER_MAX_STALENESS",
+        parser=parse_span,
+        metavar="SPAN",
+        help="Longest that an answer may lag behind a change made by another server. Past it the database is read.",
+    ),
+]
+StaleIfError = Annotated[
+    int,
+    typer.Option(
+        "--stale-if-error",
+        envvar="TUMBLER_STALE_IF_ERROR",
+        parser=parse_span,
+        metavar="SPAN",
+        help="How much longer remembered keys are answered while the database is away; revocations may be late by it.",
+    ),
+]
+DatabaseNotify = Annotated[
+    bool,
+    typer.Option(
+        "--database-notify/--no-database-notify",
+        envvar="TUMBLER_DATABASE_NOTIFY",
+        help="Wake other servers on PostgreSQL by NOTIFY. Off behind a pooler in transaction mode: they poll.",
+    ),
+]
 DefaultPrefix = Annotated[
     str,
     typer.Option(
@@ -103,6 +144,16 @@ DefaultPrefix = Annotated[
         parser=_prefix,
         metavar="PREFIX",
         help="How keys begin for which Create names no prefix.",
+    ),
+]
+EventRetention = Annotated[
+    int,
+    typer.Option(
+        "--event-retention",
+        envvar="TUMBLER_EVENT_RETENTION",
+        parser=parse_span,
+        metavar="SPAN",
+        help="How long events are kept, at least 1d. Older ones are removed from the log's beginning.",
     ),
 ]
 MinRotationInterval = Annotated[
@@ -122,7 +173,37 @@ Threads = Annotated[
         envvar="TUMBLER_THREADS",
         min=1,
         max=1_000,
-        help="Calls served at the same time; each thread holds a database connection.",
+        help="Verifications served at the same time, and half as many other calls; each holds a database connection.",
+    ),
+]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        envvar="TUMBLER_WORKERS",
+        min=1,
+        max=MOST_WORKERS,
+        help="Processes that serve on the one port, each with threads, cache and connections of its own.",
+    ),
+]
+MaxWatchStreams = Annotated[
+    int,
+    typer.Option(
+        "--max-watch-streams",
+        envvar="TUMBLER_MAX_WATCH_STREAMS",
+        min=1,
+        help="Watch streams that a process serves at the same time. More are refused.",
+    ),
+]
+MetricsListen = Annotated[
+    str,
+    typer.Option(
+        "--metrics-listen",
+        envvar="TUMBLER_METRICS_LISTEN",
+        parser=parse_address_or_none,
+        metavar="ADDRESS",
+        show_default="off",
+        help="Address to show counts on, over plain HTTP in Prometheus' format, to whoever can reach it.",
     ),
 ]
 ShutdownGrace = Annotated[
@@ -235,15 +316,26 @@ class Config:
     bcrypt_cost: int = DEFAULT_COST
     cache_size: int = 100_000
     cache_ttl: int = MINUTE
+    max_staleness: int = MAX_STALENESS
+    stale_if_error: int = 0
+    database_notify: bool = True
+    event_retention: int = 400 * DAY
     default_prefix: str = "tmb"
     min_rotation_interval: int = HOUR
     threads: int = 16
+    workers: int = 1
+    max_watch_streams: int = 5_000
+    metrics_listen: str = ""
     shutdown_grace: int = 30 * SECOND
     reflection: bool | None = None
     tls: Tls = Tls()
     insecure: bool = False
 
     def __post_init__(self) -> None:
+        if self.max_staleness < SHORTEST_STALENESS:
+            raise SetupError("--max-staleness must be at least 100ms")
+        if self.event_retention < SHORTEST_RETENTION:
+            raise SetupError("--event-retention must be at least 1d")
         if not (self.tls or self.loopback or self.insecure):
             raise SetupError(
                 f"{self.listen} is not a loopback address, and keys would travel in the clear: "

@@ -133,6 +133,20 @@ class Overloaded(TumblerError):
         self.retry_after = retry_after
 
 
+class ReaderTooSlow(TumblerError):
+    """A stream's reader does not take what it is sent, or not as fast as it comes."""
+
+    def __init__(self) -> None:
+        super().__init__("the stream was not read fast enough; read faster, and resume from the last cursor")
+
+
+class ServerStopping(TumblerError):
+    """The server ends, and its streams with it."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is stopping; connect again and resume from the last cursor")
+
+
 class StoreUnavailable(TumblerError):
     """The database does not answer. Whether a change was made is unknown."""
 
@@ -149,3 +163,10 @@ class NotOffered(TumblerError):
 
 class SetupError(Exception):
     """The installation is wrong; the message tells the operator what to do. Never sent to callers."""
+
+
+class CannotListen(SetupError):
+    """An address that the operator chose cannot be had."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(f"cannot listen on {address}: is another server running there?")

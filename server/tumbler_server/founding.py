@@ -34,7 +34,7 @@ def found(installation: Installation, bcrypt_cost: int, prefix: str) -> str:
         pepper.create(installation.pepper_file)
     migrations.migrate(store)
     hasher = Hasher(bcrypt_cost, pepper.load(installation.pepper_file))
-    lifecycle = Lifecycle(store, hasher, system_clock, prefix, HOUR)
+    lifecycle = Lifecycle(store, hasher, system_clock, prefix, HOUR, committed=lambda _: None)  # nobody is serving yet
     draft = Draft(project_id=access.OPERATORS, name="first operator", scopes=(ALL_SCOPES,), request_id=_ONCE)
     issued = lifecycle.create(_FOUNDER, draft)
     store.close()

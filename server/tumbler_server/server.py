@@ -1,5 +1,6 @@
 """The only wiring: a configuration becomes a server."""
 
+import functools
 import os
 import ssl
 import threading
@@ -11,10 +12,14 @@ import grpc
 import structlog
 
 from tumbler.v1 import api_key_service_pb2
-from tumbler_server.clock import Clock, system_clock
+from tumbler_server.clock import Clock, system_clock, uptime
 from tumbler_server.config import Config, Tls
-from tumbler_server.errors import SetupError
+from tumbler_server.errors import CannotListen, SetupError, StoreUnavailable
+from tumbler_server.events.board import Board
+from tumbler_server.events.follow import Following
+from tumbler_server.events.retention import Retention
 from tumbler_server.events.tail import Tail
+from tumbler_server.events.watch import Hub
 from tumbler_server.keys.cache import ProofCache
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
@@ -22,21 +27,24 @@ from tumbler_server.keys.prover import BcryptPool
 from tumbler_server.keys.resealer import Resealer
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.keys.tokens import open_tokens
+from tumbler_server.keys.trail import Trail
+from tumbler_server.keys.usage import Usage
 from tumbler_server.keys.verifier import Verifier
 from tumbler_server.rpc import auth
 from tumbler_server.rpc.open_services import OpenServices
 from tumbler_server.rpc.servicer import Broken, Servicer
+from tumbler_server.rpc.watch import Watching
 from tumbler_server.store import migrations
-from tumbler_server.store.database import Store, open_store
+from tumbler_server.store.database import POSTGRESQL, Store, open_store
 
 SERVICE = api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"]
+
+_VERIFYING = ("Verify", "BatchVerify")
 
 HEALTH_INTERVAL = 2.0
 """Seconds between two looks at the database."""
 
 _OPTIONS = (
-    # Two servers on one port would each serve half the calls: refuse the second.
-    ("grpc.so_reuseport", 0),
     # Clients that watch keep their connection alive with pings while nothing happens.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -54,32 +62,59 @@ class Core:
     store: Store
     lifecycle: Lifecycle
     servicer: Servicer
+    tail: Tail
+    following: Following
+    hub: Hub
     resealer: Resealer
+    usage: Usage
+    retention: Retention
     pool: BcryptPool
+
+    def start(self) -> None:
+        """Begin what goes on in the background."""
+        self.following.start()
+        self.hub.start()
+        self.usage.start()
+        self.retention.start()
 
     def close(self) -> None:
         """Finish what is under way, and let go of the database."""
+        self.hub.close()
+        self.following.close()
         self.pool.close()
         self.resealer.close()
+        self.retention.close()
+        self.usage.close()
         self.store.close()
 
 
-def build_core(config: Config, clock: Clock = system_clock) -> Core:
-    """Wire the domain. Raises ``SetupError`` where the installation is not ready for it."""
+def build_core(config: Config, clock: Clock = system_clock, board: Board | None = None, uptime: Clock = uptime) -> Core:
+    """Wire the domain. ``board`` is the one that the server's workers share, where there are several.
+
+    Raises ``SetupError`` where the installation is not ready for it.
+    """
     store = open_store(config.installation.database_url)
     migrations.check(store)
     peppers = config.installation.peppers()
     if not peppers:
         _log.warning("there is no pepper file: each key costs a bcrypt run when a process first sees it")
+    store.notifies = config.database_notify and store.dialect == POSTGRESQL
     hasher = Hasher(config.bcrypt_cost, peppers)
     cache = ProofCache(config.cache_size)
+    tail = Tail(store, cache, config.max_staleness, board, uptime)
     tokens = open_tokens(store)
-    pool = BcryptPool(os.cpu_count() or 1)
+    pool = BcryptPool(max(1, (os.cpu_count() or 1) // config.workers), most_waiting=max(1, config.threads // 2))
     resealer = Resealer(store, hasher)
-    lifecycle = Lifecycle(store, hasher, clock, config.default_prefix, config.min_rotation_interval)
-    verifier = Verifier(store, hasher, Tail(store, cache), cache, pool, resealer, clock)
-    servicer = Servicer(verifier, lifecycle, Listing(store, tokens, clock), tokens, config.cache_ttl)
-    return Core(store, lifecycle, servicer, resealer, pool)
+    usage = Usage(store)
+    lifecycle = Lifecycle(store, hasher, clock, config.default_prefix, config.min_rotation_interval, tail.committed)
+    verifier = Verifier(store, hasher, tail, cache, pool, resealer, usage, clock, config.stale_if_error)
+    listing, trail = Listing(store, tokens, clock), Trail(store, tokens)
+    hub = Hub(store, tail, clock, config.max_watch_streams, config.max_staleness, uptime)
+    watching = Watching(hub, lifecycle, tokens, clock)
+    servicer = Servicer(verifier, lifecycle, listing, trail, tokens, watching, config.cache_ttl)
+    following = Following(store, tail, config.max_staleness)
+    retention = Retention(store, clock, config.event_retention)
+    return Core(store, lifecycle, servicer, tail, following, hub, resealer, usage, retention, pool)
 
 
 class Server:
@@ -89,10 +124,12 @@ class Server:
         auth.check_policy(SERVICE)
         self._core = core
         self._grace = config.shutdown_grace / 1_000_000
+        self._management = ThreadPoolExecutor(max(1, config.threads // 2), thread_name_prefix="management")
         self._grpc = grpc.server(
             ThreadPoolExecutor(config.threads, thread_name_prefix="rpc"),
-            handlers=[_handlers(core.servicer)],
-            options=_OPTIONS,
+            handlers=[_handlers(core.servicer, self._management)],
+            # Two servers on one port would each serve half the calls: refuse the second, unless it is our own worker.
+            options=(*_OPTIONS, ("grpc.so_reuseport", int(config.workers > 1))),
         )
         self._open = OpenServices(self._grpc, SERVICE.full_name, reflects=config.reflects)
         self.port = _listen(self._grpc, config)
@@ -102,6 +139,7 @@ class Server:
     def start(self) -> None:
         """Begin to serve."""
         self._look()
+        self._core.start()
         self._grpc.start()
         self._monitor.start()
 
@@ -109,10 +147,13 @@ class Server:
         """Refuse new calls, let those under way finish within the grace, and end."""
         self._stopping.set()
         self._open.say_goodbye()
+        self._core.hub.say_goodbye()
         stopped = self._grpc.stop(self._grace)
         self._open.cut()
+        self._core.hub.close()
         stopped.wait()
         self._monitor.join()
+        self._management.shutdown()
         self._core.close()
 
     def _watch_health(self) -> None:
@@ -120,12 +161,17 @@ class Server:
             self._look()
 
     def _look(self) -> None:
-        self._open.say_serving(self._core.store.ping())
+        try:
+            self._core.tail.catch_up()
+        except StoreUnavailable:
+            self._open.say_serving(False)
+        else:
+            self._open.say_serving(True)
 
 
-def build_server(config: Config, clock: Clock = system_clock) -> Server:
+def build_server(config: Config, clock: Clock = system_clock, board: Board | None = None) -> Server:
     """Build a server that listens and does not serve yet. Raises ``SetupError``."""
-    core = build_core(config, clock)
+    core = build_core(config, clock, board)
     try:
         return Server(core, config)
     except BaseException:
@@ -133,19 +179,33 @@ def build_server(config: Config, clock: Clock = system_clock) -> Server:
         raise
 
 
-def _handlers(servicer: Servicer) -> grpc.GenericRpcHandler:
-    """Register the servicer as the generated code would, but with deserializers that do not answer INTERNAL."""
+def _handlers(servicer: Servicer, management: ThreadPoolExecutor) -> grpc.GenericRpcHandler:
+    """Register the servicer as the generated code would, but with deserializers that do not answer INTERNAL.
+
+    What does not verify runs on threads of its own: those who wait for the database's one writer take none from Verify.
+    """
     handlers = {}
     for method in SERVICE.methods:
         kind = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
         request = getattr(api_key_service_pb2, method.input_type.name)
         response = getattr(api_key_service_pb2, method.output_type.name)
+        behavior = getattr(servicer, method.name)
         handlers[method.name] = kind(
-            getattr(servicer, method.name),
+            behavior if method.name in _VERIFYING else _run_on(management, behavior),
             request_deserializer=_tolerant(request),
-            response_serializer=response.SerializeToString,
+            # A stream's messages are made once for all who get the same, and come as bytes.
+            response_serializer=None if method.server_streaming else response.SerializeToString,
         )
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
+
+
+def _run_on(threads: ThreadPoolExecutor, behavior: Any) -> Any:
+    @functools.wraps(behavior)
+    def run(*given: Any) -> Any:
+        return behavior(*given)
+
+    run.experimental_thread_pool = threads  # type: ignore[attr-defined]
+    return run
 
 
 def _tolerant(message: Any) -> Any:
@@ -165,7 +225,7 @@ def _listen(server: grpc.Server, config: Config) -> int:
             return int(server.add_secure_port(config.listen, _credentials(config.tls)))
         return int(server.add_insecure_port(config.listen))
     except RuntimeError:
-        raise SetupError(f"cannot listen on {config.listen}: is another server running there?") from None
+        raise CannotListen(config.listen) from None
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.service import Service, eventually
 from tumbler import keyformat
+from tumbler_server.keys.record import rfc3339
 from tumbler_server.store import migrations
 
 
@@ -85,7 +86,10 @@ def test_an_audit_of_an_untouched_log_is_fine(installed: Service) -> None:
     audit = installed.command("audit", "verify")
     assert (audit.returncode, audit.stdout) == (0, "ok: 7 events, each as it was written\n")
     as_json = installed.command("audit", "verify", "--json")
-    assert json.loads(as_json.stdout) == {"ok": True, "events": 7, "problems": []}
+    found = json.loads(as_json.stdout)
+    ((since,),) = installed.read("SELECT time FROM event WHERE revision = 1")
+    assert found.pop("since") == rfc3339(since)
+    assert found == {"ok": True, "events": 7, "from_revision": 1, "removed": 0, "problems": []}
 
 
 @pytest.mark.parametrize(

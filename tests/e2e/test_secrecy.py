@@ -60,7 +60,6 @@ def use_everything(service: Service) -> list[str]:
             ("Verify", pb.VerifyRequest(key=key, client_ip=key)),
             ("Verify", pb.VerifyRequest(key=key, consistency={"at_least_as_fresh": key})),
             ("Create", pb.CreateRequest(project_id="acme", name="x" * 255 + key)),
-            ("BatchVerify", pb.BatchVerifyRequest(requests=[pb.VerifyRequest(key=key)])),
             ("ListEvents", pb.ListEventsRequest(page_token=key)),
             ("ClaimRotation", pb.ClaimRotationRequest(claim_token=key)),
         ]

@@ -167,7 +167,14 @@ def test_every_error_tells_its_reason(server: Service, project: str) -> None:
         ),
         (server.connect(""), "Get", pb.GetRequest(key_id=nobody), "UNAUTHENTICATED", "UNAUTHENTICATED", {}),
         (server.connect(made.key), "Get", pb.GetRequest(key_id=nobody), "PERMISSION_DENIED", "SCOPE_MISSING", None),
-        (server, "BatchVerify", pb.BatchVerifyRequest(), "UNIMPLEMENTED", "NOT_IMPLEMENTED", {"method": "BatchVerify"}),
+        (
+            server,
+            "ClaimRotation",
+            pb.ClaimRotationRequest(),
+            "UNIMPLEMENTED",
+            "NOT_IMPLEMENTED",
+            {"method": "ClaimRotation"},
+        ),
     ]
     for client, method, request, code, reason, metadata in expected:
         refusal = refused(client, method, request)

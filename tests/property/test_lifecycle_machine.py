@@ -17,6 +17,7 @@ from tumbler_server.errors import KeyIsExpired, KeyIsRevoked, KeyIsSuperseded, T
 from tumbler_server.events import log
 from tumbler_server.keys.decide import Demand
 from tumbler_server.keys.lifecycle import Draft, Edit
+from tumbler_server.keys.verifier import Question
 from tumbler_server.store.database import open_store
 
 SCOPES = ("orders:read", "orders:*", "users:read", "*", "tumbler:keys:read")
@@ -173,7 +174,7 @@ class Lives(RuleBasedStateMachine):
         for server in self.servers:
             for key in self.model:
                 for required in REQUIRED:
-                    code = server.verifier.verify(key.text, Demand(required_scopes=required)).code
+                    code = server.verifier.verify(Question(key.text, Demand(required_scopes=required))).code
                     assert code.name == key.verdict(self.clock.now, required)
 
     @invariant()
@@ -188,7 +189,7 @@ class Lives(RuleBasedStateMachine):
         """Whatever is known of a key, a wrong secret is never accepted for it."""
         for key in self.model[-2:]:
             wrong = keyformat.build("tmb", key.id, "0" * keyformat.SECRET_LENGTH)
-            assert self.servers[0].verifier.verify(wrong, Demand()).code.name == "NOT_FOUND"
+            assert self.servers[0].verifier.verify(Question(wrong)).code.name == "NOT_FOUND"
 
     def teardown(self) -> None:
         """At the end the log tells each key's life, and the audit finds nothing wrong."""

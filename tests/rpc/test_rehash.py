@@ -1,6 +1,8 @@
 """Proof of secrets while peppers come and go: digests make it cheap, bcrypt outlives them."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from tests.harness import CHEAP, World, forged
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
-from tumbler_server.keys import pepper, prover
+from tumbler_server.keys import pepper
 from tumbler_server.keys.record import Sealed
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.store.models import ApiKeyRow
@@ -240,19 +242,27 @@ def test_a_key_goes_on_working_where_sealing_anew_fails(world: World, monkeypatc
     assert sealed(world, created.api_key.id)[2] == peppers(world)[0]
 
 
-def test_too_many_secrets_to_prove_is_told_with_a_time_to_come_back(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where more keys wait for bcrypt than the queue holds, the answer is RESOURCE_EXHAUSTED with RetryInfo."""
+def test_too_many_secrets_to_prove_is_told_with_a_time_to_come_back(world: World) -> None:
+    """Where more callers wait for bcrypt than there are seats, the answer is RESOURCE_EXHAUSTED with RetryInfo."""
     created = world.create()
+    world.reopen(threads=2)  # one of them may wait for bcrypt
     lose_pepper(world)
     world.page()  # the caller's own key is proven
-    with monkeypatch.context() as full:
-        full.setattr(prover, "QUEUE", 0)
+    busy, begun = threading.Event(), threading.Event()
+
+    def hold() -> bool:
+        begun.set()
+        return busy.wait(10)
+
+    with ThreadPoolExecutor(1) as others:
+        held = others.submit(lambda: list(world.core.pool.check([(b"another key", hold)])))
+        assert begun.wait(10)
         refused = world.refused("Verify", pb.VerifyRequest(key=created.key))
         assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
         assert refused.retry_delay > 0
         world.page()  # what is proven goes on
+        busy.set()
+        assert held.result() == [True]
     assert world.verdict(created.key) == "VALID"
 
 

@@ -20,10 +20,8 @@ def tag(number: int) -> bytes:
 
 @pytest.fixture
 def cache() -> ProofCache:
-    """Give a cache of three keys, as of revision 7."""
-    cache = ProofCache(3)
-    cache.forget_all(7)
-    return cache
+    """Give a cache of three keys."""
+    return ProofCache(3)
 
 
 class TestPut:
@@ -31,28 +29,29 @@ class TestPut:
 
     def test_the_record_is_kept(self, cache: ProofCache) -> None:
         """Proof and record are known, where nothing was changed since the record was read."""
-        cache.put(key(1), tag(1), 7)
+        cache.put(key(1), tag(1), cache.generation)
         assert cache.get(key(1).id) == Entry(tag(1), key(1))
 
-    @pytest.mark.parametrize("position", [6, 8], ids=["read before a change", "read after a change not yet heard of"])
-    def test_another_position(self, cache: ProofCache, position: int) -> None:
-        """At any other position the proof alone is kept: the record may be another by now."""
-        cache.put(key(1), tag(1), position)
+    def test_read_before_a_change(self, cache: ProofCache) -> None:
+        """Where anything was forgotten since the record was read, the proof alone is kept: it may be another by now."""
+        before = cache.generation
+        cache.forget([key(2).id])
+        cache.put(key(1), tag(1), before)
         assert cache.get(key(1).id) == Entry(tag(1), None)
 
     def test_bounded(self, cache: ProofCache) -> None:
         """Of more keys than fit, the one that was used longest ago goes."""
         for number in (1, 2, 3):
-            cache.put(key(number), tag(number), 7)
+            cache.put(key(number), tag(number), cache.generation)
         cache.get(key(1).id)
-        cache.put(key(4), tag(4), 7)
+        cache.put(key(4), tag(4), cache.generation)
         known = [number for number in (1, 2, 3, 4) if cache.get(key(number).id)]
         assert known == [1, 3, 4]
 
     def test_again(self, cache: ProofCache) -> None:
         """A key that is put again takes no second place."""
         for number in (1, 2, 3, 3, 3):
-            cache.put(key(number), tag(number), 7)
+            cache.put(key(number), tag(number), cache.generation)
         assert all(cache.get(key(number).id) for number in (1, 2, 3))
 
     def test_unknown(self, cache: ProofCache) -> None:
@@ -65,39 +64,38 @@ class TestForget:
 
     def test_the_proof_stays(self, cache: ProofCache) -> None:
         """A changed key's record goes; its proof stays, since a key's secret never changes."""
-        cache.put(key(1), tag(1), 7)
-        cache.forget([key(1).id], 8)
+        cache.put(key(1), tag(1), cache.generation)
+        cache.forget([key(1).id])
         assert cache.get(key(1).id) == Entry(tag(1), None)
 
     def test_others_stay(self, cache: ProofCache) -> None:
         """The other keys' records stay."""
-        cache.put(key(1), tag(1), 7)
-        cache.put(key(2), tag(2), 7)
-        cache.forget([key(1).id], 8)
+        cache.put(key(1), tag(1), cache.generation)
+        cache.put(key(2), tag(2), cache.generation)
+        cache.forget([key(1).id])
         assert cache.get(key(2).id) == Entry(tag(2), key(2))
 
     def test_unknown_keys(self, cache: ProofCache) -> None:
         """Forgetting a key that is not known is nothing, and takes no place."""
-        cache.put(key(1), tag(1), 7)
-        cache.forget([key(2).id, key(3).id, key(4).id, key(5).id], 8)
+        cache.put(key(1), tag(1), cache.generation)
+        cache.forget([key(2).id, key(3).id, key(4).id, key(5).id])
         assert cache.get(key(2).id) is None
         assert cache.get(key(1).id) is not None
 
-    def test_position(self, cache: ProofCache) -> None:
-        """Afterwards records count that were read at the new position, and those of the old no more."""
-        cache.forget([], 8)
-        cache.put(key(1), tag(1), 7)
-        cache.put(key(2), tag(2), 8)
-        assert cache.get(key(1).id) == Entry(tag(1), None)
-        assert cache.get(key(2).id) == Entry(tag(2), key(2))
+    def test_afterwards(self, cache: ProofCache) -> None:
+        """Afterwards records count that are read anew."""
+        cache.forget([key(1).id])
+        cache.put(key(1), tag(1), cache.generation)
+        assert cache.get(key(1).id) == Entry(tag(1), key(1))
 
     def test_all(self, cache: ProofCache) -> None:
-        """Everything can be forgotten, proofs too, and the position set back."""
-        cache.put(key(1), tag(1), 7)
-        cache.forget_all(3)
+        """Everything can be forgotten, proofs too; records that were read before count no more."""
+        before = cache.generation
+        cache.put(key(1), tag(1), before)
+        cache.forget_all()
         assert cache.get(key(1).id) is None
-        cache.put(key(1), tag(1), 3)
-        assert cache.get(key(1).id) == Entry(tag(1), key(1))
+        cache.put(key(1), tag(1), before)
+        assert cache.get(key(1).id) == Entry(tag(1), None)
 
 
 class TestTag:
@@ -124,12 +122,12 @@ def test_threads() -> None:
     def work(offset: int) -> None:
         barrier.wait()
         for number in range(500):
-            cache.put(key(offset + number), tag(1), 0)
-            cache.forget([key(number).id], 0)
+            cache.put(key(offset + number), tag(1), cache.generation)
+            cache.forget([key(number).id])
 
     threads = [threading.Thread(target=work, args=(offset,)) for offset in (0, 100, 200, 300)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(cache.get(key(number).id) is not None for number in range(800)) <= 10
+    assert len(cache) == sum(cache.get(key(number).id) is not None for number in range(800)) <= 10

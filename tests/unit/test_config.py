@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import typer
 
+from tests.domain import answers
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
-from tumbler_server.config import Config, Installation, Tls, parse_span
+from tumbler_server.config import Config, Installation, Tls, parse_address, parse_address_or_none, parse_span
 from tumbler_server.errors import SetupError
 from tumbler_server.keys import pepper
 from tumbler_server.store.database import open_store
@@ -96,6 +97,46 @@ class TestLoopback:
         assert Config(Installation(), listen=listen, insecure=True, reflection=reflection).reflects is reflection
 
 
+class TestAddresses:
+    """How the addresses are written that the command takes."""
+
+    @pytest.mark.parametrize("text", ["127.0.0.1:50051", "[::1]:0", "localhost:65535", "0.0.0.0:9464"])
+    def test_accepted(self, text: str) -> None:
+        """An address is a host and a port."""
+        assert parse_address(text) == parse_address_or_none(text) == text
+
+    @pytest.mark.parametrize(
+        "text", ["127.0.0.1", ":50051", "50051", "localhost:", "localhost:http", "localhost:65536"]
+    )
+    def test_refused(self, text: str) -> None:
+        """Half an address, or a port that there is not, is refused with examples."""
+        for parse in (parse_address, parse_address_or_none):
+            with pytest.raises(typer.BadParameter, match=r"127\.0\.0\.1:50051 or \[::1\]:50051"):
+                parse(text)
+
+    def test_none(self) -> None:
+        """Nothing is an address only where there need not be one."""
+        assert parse_address_or_none("") == ""
+        with pytest.raises(typer.BadParameter):
+            parse_address("")
+
+
+class TestRetention:
+    """How long events are kept."""
+
+    @pytest.mark.parametrize("span", [DAY, 400 * DAY, 10**20])
+    def test_accepted(self, span: int) -> None:
+        """A day, or any longer span, is accepted; 400 days unless it is said."""
+        assert Config(Installation(), event_retention=span).event_retention == span
+        assert Config(Installation()).event_retention == 400 * DAY
+
+    @pytest.mark.parametrize("span", [DAY - 1, 0, -DAY])
+    def test_refused(self, span: int) -> None:
+        """Less is refused: it would be no audit trail, and removes what cannot be brought back."""
+        with pytest.raises(SetupError, match="--event-retention must be at least 1d"):
+            Config(Installation(), event_retention=span)
+
+
 FILE = Path("file.pem")
 
 
@@ -140,7 +181,7 @@ class TestInstallation:
         folder = tmp_path / name
         folder.mkdir()
         store = open_store(Installation(folder).database_url, create=True)
-        assert store.ping()
+        assert answers(store)
         store.close()
         assert (folder / "tumbler.db").exists()
 

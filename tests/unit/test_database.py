@@ -9,6 +9,7 @@ import apsw
 import peewee
 import pytest
 
+from tests.domain import answers
 from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.store.database import (
     COCKROACHDB,
@@ -65,7 +66,7 @@ class TestUrls:
         """Four slashes begin an absolute path."""
         store = open_store(f"sqlite:////{str(tmp_path).lstrip('/')}/a.db", create=True)
         assert store.dialect == SQLITE
-        assert store.ping()
+        assert answers(store)
         store.close()
         assert (tmp_path / "a.db").exists()
 
@@ -74,14 +75,14 @@ class TestUrls:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "folder").mkdir()
         store = open_store("sqlite:///folder/a.db", create=True)
-        assert store.ping()
+        assert answers(store)
         store.close()
         assert (tmp_path / "folder" / "a.db").exists()
 
     def test_escaped(self, tmp_path: Path) -> None:
         """Characters of a path may be percent-encoded."""
         store = open_store(f"sqlite:////{str(tmp_path).lstrip('/')}/a%20b%25.db", create=True)
-        assert store.ping()
+        assert answers(store)
         store.close()
         assert (tmp_path / "a b%.db").exists()
 
@@ -150,7 +151,7 @@ class TestSqlite:
     def test_missing_folder(self, tmp_path: Path) -> None:
         """A file that cannot be opened is a database that does not answer."""
         store = open_store(f"sqlite:////{str(tmp_path).lstrip('/')}/missing/a.db", create=True)
-        assert not store.ping()
+        assert not answers(store)
         with pytest.raises(StoreUnavailable):
             store.read("SELECT 1")
 
@@ -175,12 +176,12 @@ class TestRead:
 
     def test_ping(self, store: Store) -> None:
         """A database that answers says so."""
-        assert store.ping()
+        assert answers(store)
 
     def test_nobody_there(self) -> None:
         """Where no server listens, the database does not answer."""
         store = open_store("postgresql://nobody@127.0.0.1:1/nothing")
-        assert not store.ping()
+        assert not answers(store)
         with pytest.raises(StoreUnavailable):
             store.read("SELECT 1")
         with pytest.raises(StoreUnavailable):
@@ -309,7 +310,7 @@ class TestConnections:
     def test_kept(self, store: Store, connections: Callable[[], int]) -> None:
         """A thread's connection is opened once and kept."""
         for _ in range(3):
-            store.ping()
+            answers(store)
         assert connections() == 1
 
     def test_one_for_each_thread(self, store: Store, connections: Callable[[], int]) -> None:
@@ -317,7 +318,7 @@ class TestConnections:
         all_here, counted = threading.Barrier(5), threading.Event()
 
         def work() -> None:
-            store.ping()
+            answers(store)
             all_here.wait()
             counted.wait()
 
@@ -332,7 +333,7 @@ class TestConnections:
     def test_closed_with_the_thread(self, store: Store, connections: Callable[[], int]) -> None:
         """When a thread has ended, so has its connection."""
         for _ in range(5):
-            thread = threading.Thread(target=store.ping)
+            thread = threading.Thread(target=answers, args=(store,))
             thread.start()
             thread.join()
         assert comes_to(connections, 1)
@@ -341,7 +342,7 @@ class TestConnections:
         """Closing the store closes the connections of all threads."""
         with ThreadPoolExecutor(3) as executor:
             begin = threading.Barrier(3)
-            for future in [executor.submit(lambda: (store.ping(), begin.wait())) for _ in range(3)]:
+            for future in [executor.submit(lambda: (answers(store), begin.wait())) for _ in range(3)]:
                 future.result()
             store.close()
             assert comes_to(connections, 0)

@@ -1,5 +1,6 @@
 """The event log: appending, and the audit that finds what was changed afterwards."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -10,7 +11,8 @@ import peewee
 import pytest
 
 from tests.domain import OPERATOR, Domain, new_store
-from tumbler_server.clock import NEVER
+from tests.harness import FrozenClock
+from tumbler_server.clock import DAY, NEVER
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.keys.lifecycle import Draft, Edit
@@ -60,7 +62,7 @@ class TestAppend:
         """Revisions are 1, 2, 3 …, within a transaction and over several."""
         assert append(store, change(), change()) == [1, 2]
         assert append(store, change()) == [3]
-        assert log.head(store) == 3
+        assert log.head(store).revision == 3
 
     def test_rolled_back(self, store: Store) -> None:
         """What was rolled back leaves no gap."""
@@ -131,6 +133,65 @@ class TestChangedKeys:
         assert log.changed_keys(store, after, limit) == [(number, f"{number:016}") for number in expected]
 
 
+class TestEventsAfter:
+    """Reading the log."""
+
+    def test_event(self, store: Store) -> None:
+        """An event is read as it was appended, with its place and its hash."""
+        append(store, change(7, type=EventType.REVOKED, detail={"reason": "other", "comment": "ключ"}))
+        (event,) = log.events_after(store, 0, 10)
+        ((stored,),) = store.read("SELECT hash FROM event")
+        assert event == log.Event(
+            revision=1,
+            type=EventType.REVOKED,
+            key_id=f"{7:016}",
+            project_id="acme",
+            environment_id="live",
+            time=1_893_456_000_000_007,
+            actor=Actor(KEY_ID, "an operator"),
+            detail={"reason": "other", "comment": "ключ"},
+            hash=bytes(stored),
+        )
+
+    @pytest.mark.parametrize(
+        ("after", "limit", "project_id", "expected"),
+        [
+            (0, 10, "", [1, 2, 3, 4]),
+            (2, 10, "", [3, 4]),
+            (0, 2, "", [1, 2]),
+            (4, 10, "", []),
+            (0, 10, "acme", [1, 3]),
+            (1, 10, "acme", [3]),
+            (0, 1, "beta", [2]),
+            (0, 10, "nobody", []),
+        ],
+    )
+    def test_table(self, store: Store, after: int, limit: int, project_id: str, expected: list[int]) -> None:
+        """The first events after a revision come in order, of one project or of all."""
+        append(store, *(change(number, project_id=("acme", "beta")[number % 2]) for number in range(4)))
+        assert [event.revision for event in log.events_after(store, after, limit, project_id)] == expected
+
+    def test_follows(self, store: Store) -> None:
+        """An event follows the one whose hash its own was made of, and only as it was written."""
+        append(store, change(1), change(2, detail={"b": "ключ", "a": "1"}), change(3))
+        one, two, three = log.events_after(store, 0, 3)
+        assert log.follows(log.GENESIS, one)
+        assert log.follows(one.hash, two)
+        assert not log.follows(one.hash, three)
+        assert not log.follows(one.hash, dataclasses.replace(two, detail={"b": "ключ"}))
+        assert not log.follows(one.hash, dataclasses.replace(two, actor=Actor("", "")))
+
+
+def remove(store: Store, up_to: int) -> None:
+    """Remove the log's beginning as retention does."""
+    ((stored,),) = store.read("SELECT hash FROM event WHERE revision = ?", (up_to,))
+    run(
+        store,
+        EventRow.delete().where(EventRow.revision <= up_to),
+        LogHeadRow.update(anchor_revision=up_to, anchor_hash=bytes(stored)),
+    )
+
+
 @pytest.fixture
 def history(domain: Domain) -> tuple[str, str, str]:
     """Give three keys and six events: the first was updated, the second revoked, the third deactivated."""
@@ -142,7 +203,7 @@ def history(domain: Domain) -> tuple[str, str, str]:
 
 
 CHANGED = {
-    "type": 2,
+    "type": 3,
     "key_id": "another",
     "project_id": "another",
     "environment_id": "another",
@@ -166,7 +227,7 @@ class TestAudit:
         """A log that nobody has touched is as it was written; the audit is true."""
         audit = log.audit(store)
         assert audit
-        assert audit == log.Audit(6, ())
+        assert (audit.events, audit.removed, audit.problems) == (6, 0, ())
 
     @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize(
@@ -285,7 +346,138 @@ class TestAudit:
 
         audit = log.audit(cast("Store", Busy()))
         assert audit.problems == ()
-        assert log.head(store) > audit.events
+        assert log.head(store).revision > audit.events
+
+
+def hash_of(revision: int) -> peewee.Expression:
+    """Return what an event's hash is, in SQL."""
+    return EventRow.select(EventRow.hash).where(EventRow.revision == revision)
+
+
+class TestAnchor:
+    """What the audit finds in a log whose beginning is not kept any more."""
+
+    @pytest.mark.usefixtures("history")
+    @pytest.mark.parametrize("removed", [1, 2, 3, 4, 5])
+    def test_all_well(self, store: Store, clock: FrozenClock, removed: int) -> None:
+        """Wherever it begins now, a log is checked from there on; keys whose events are all gone are not judged."""
+        remove(store, removed)
+        assert log.anchor(store) == removed
+        assert log.audit(store) == log.Audit(6 - removed, (), removed=removed, since=clock.now)
+
+    @pytest.mark.usefixtures("history")
+    def test_since(self, store: Store, domain: Domain, clock: FrozenClock) -> None:
+        """The audit says when the oldest event that is kept was made."""
+        clock.advance(DAY)
+        domain.create()
+        remove(store, 6)
+        assert log.audit(store) == log.Audit(1, (), removed=6, since=clock.now)
+
+    @pytest.mark.usefixtures("history")
+    @pytest.mark.parametrize(
+        ("column", "revision"), [*((column, 3) for column in CHANGED), ("detail", 4), ("detail", 6), ("hash", 6)]
+    )
+    def test_changed(self, store: Store, column: str, revision: int) -> None:
+        """An event that is kept and was changed in any column is found."""
+        remove(store, 2)
+        run(store, EventRow.update(**{column: CHANGED[column]}).where(EventRow.revision == revision))
+        assert log.audit(store).problems[0].startswith(f"event {revision} is not what was written")
+
+    @pytest.mark.usefixtures("history")
+    @pytest.mark.parametrize(
+        ("tampering", "problem"),
+        [
+            ([EventRow.delete().where(EventRow.revision == 3)], "events 3 to 3 are missing"),
+            ([EventRow.delete().where(EventRow.revision == 6)], "events 6 to 6 are missing"),
+            ([EventRow.delete()], "events 3 to 6 are missing"),
+            (
+                [LogHeadRow.update(anchor_hash=bytes(32))],
+                "event 3 is not what was written, or the one before it is not",
+            ),
+            ([LogHeadRow.update(anchor_revision=1)], "events 2 to 2 are missing"),
+            ([LogHeadRow.update(anchor_revision=0, anchor_hash=bytes(32))], "events 1 to 2 are missing"),
+            ([LogHeadRow.update(anchor_revision=0)], "no event counts as removed, and the chain does not start from"),
+            ([LogHeadRow.update(anchor_revision=-2)], "events up to -2 count as removed, of 6"),
+            ([LogHeadRow.update(anchor_revision=3, anchor_hash=hash_of(3))], "1 events stand outside the log"),
+            ([LogHeadRow.update(anchor_revision=6, anchor_hash=hash_of(6))], "events up to 6 count as removed, of 6"),
+            (
+                [LogHeadRow.update(anchor_revision=6, anchor_hash=hash_of(6)), EventRow.delete()],
+                "events up to 6 count as removed, of 6: the newest is never removed",
+            ),
+            ([LogHeadRow.update(anchor_revision=9)], "events up to 9 count as removed, of 6"),
+            ([EventRow.update(revision=2).where(EventRow.revision == 3)], "1 events stand outside the log"),
+            ([EventRow.update(revision=-1).where(EventRow.revision == 3)], "1 events stand outside the log"),
+            (
+                [EventRow.delete(), LogHeadRow.update(revision=2, hash=LogHeadRow.anchor_hash)],
+                "events up to 2 count as removed, of 2: the newest is never removed",
+            ),
+            ([EventRow.delete(), LogHeadRow.update(revision=1)], "events up to 2 count as removed, of 1"),
+            (
+                [EventRow.delete(), LogHeadRow.update(revision=0, hash=bytes(32))],
+                "events up to 2 count as removed, of 0",
+            ),
+        ],
+        ids=[
+            "the first that is kept deleted",
+            "the last deleted",
+            "all deleted",
+            "another hash",
+            "moved back",
+            "moved back to the beginning",
+            "none, but for its hash",
+            "before the beginning",
+            "moved on, the event left behind",
+            "moved to the head, the events left behind",
+            "moved to the head, and all deleted",
+            "beyond the head",
+            "an event put before it",
+            "an event put before the beginning",
+            "the head put back to it",
+            "the head put back before it",
+            "the head put back to the beginning",
+        ],
+    )
+    def test_tampering(self, store: Store, tampering: list[peewee.BaseQuery], problem: str) -> None:
+        """What fits the anchor, the head and the kept events together badly is found, whichever of them was changed."""
+        remove(store, 2)
+        run(store, *tampering)
+        assert any(found.startswith(problem) for found in log.audit(store).problems)
+
+    def test_an_empty_log_with_an_anchor(self, store: Store) -> None:
+        """A log without any event was not cut: an anchor in it is found."""
+        run(store, LogHeadRow.update(anchor_hash=b"x" * 32))
+        assert log.audit(store).problems[0].startswith("no event counts as removed, and the chain does not start")
+        run(store, LogHeadRow.update(anchor_revision=1))
+        assert log.audit(store).problems == ("events up to 1 count as removed, of 0: the newest is never removed",)
+
+    def test_row_of_an_older_state(self, store: Store, history: tuple[str, str, str], domain: Domain) -> None:
+        """A row that was put back as it was before the anchor is found while an event of its later change is kept."""
+        (row,) = store.select(ApiKeyRow.select().where(ApiKeyRow.id == history[0]).dicts())
+        domain.lifecycle.set_active(OPERATOR, history[0], active=False)
+        remove(store, 5)
+        run(store, ApiKeyRow.update(**row).where(ApiKeyRow.id == history[0]))
+        assert log.audit(store).problems == (f"key {history[0]} was changed without an event",)
+
+    @pytest.mark.parametrize("revision", [6, 0, -1])
+    def test_row_without_events(self, store: Store, history: tuple[str, str, str], revision: int) -> None:
+        """A key that names no change that can have been its own is found, though the log's beginning is gone."""
+        remove(store, 5)
+        (row,) = store.select(ApiKeyRow.select().where(ApiKeyRow.id == history[0]).dicts())
+        run(store, ApiKeyRow.insert(**{**row, "id": KEY_ID, "revision": revision}))
+        assert log.audit(store).problems == (f"key {KEY_ID} was changed without an event",)
+
+    def test_two_rows_of_one_change(self, store: Store, history: tuple[str, str, str]) -> None:
+        """A key that was copied within the table is found though its events are gone: a change has one key."""
+        remove(store, 5)
+        (row,) = store.select(ApiKeyRow.select().where(ApiKeyRow.id == history[0]).dicts())
+        run(store, ApiKeyRow.insert(**{**row, "id": "0" * 16}))
+        assert log.audit(store).problems == (f"keys {'0' * 16} and {history[0]} claim the same change",)
+
+    def test_row_gone(self, store: Store, history: tuple[str, str, str]) -> None:
+        """A key of which an event is kept, and whose row was deleted, is found."""
+        remove(store, 4)
+        run(store, ApiKeyRow.delete().where(ApiKeyRow.id == history[1]))
+        assert log.audit(store).problems == (f"key {history[1]} has events but is gone",)
 
 
 def test_a_long_log(new_database: Callable[[str], str]) -> None:
@@ -299,4 +491,15 @@ def test_a_long_log(new_database: Callable[[str], str]) -> None:
     assert audit.problems[0].startswith("event 5001 ")
     run(store, EventRow.update(detail="{}").where(EventRow.revision == 5_001), LogHeadRow.update(hash=bytes(last)))
     assert chain_problems(store) == []
+
+    class Shrinking:
+        """A store from which events go between two pages of them."""
+
+        def read(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
+            if parameters[:1] == (5_000,):
+                remove(store, 5_001)
+            return store.read(sql, parameters)
+
+    assert chain_problems(cast("Store", Shrinking())) == []
+    assert log.anchor(store) == 5_001
     store.close()

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import peewee
 import pytest
 
-from tests.domain import new_store
+from tests.domain import Domain, new_store
+from tests.harness import FrozenClock
 from tests.unit.test_database import file_of
 from tumbler_server.errors import SetupError
+from tumbler_server.events import log
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
 from tumbler_server.store.models import MODELS
@@ -79,9 +81,9 @@ class TestSchema:
 
     def test_single_rows(self, store: Store) -> None:
         """The log begins at revision 0, and the installation has a random secret of 32 bytes."""
-        assert [(id_, revision, bytes(hash_)) for id_, revision, hash_ in store.read("SELECT * FROM log_head")] == [
-            (1, 0, bytes(32))
-        ]
+        ((id_, revision, hash_, anchor_revision, anchor_hash),) = store.read("SELECT * FROM log_head")
+        assert (id_, revision, bytes(hash_)) == (1, 0, bytes(32))
+        assert (anchor_revision, bytes(anchor_hash)) == (0, bytes(32))
         ((id_, secret),) = store.read("SELECT * FROM installation")
         assert (id_, len(bytes(secret))) == (1, 32)
         assert bytes(secret) != bytes(32)
@@ -154,6 +156,33 @@ class TestMigrate:
             migrations.migrate(store)
         assert tables(store) == set()
         store.close()
+
+
+class TestFromAnOlderRelease:
+    """Databases that were made before a step was added to the schema."""
+
+    def test_anchor(self, empty: Store, clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A log from before it had an anchor is refused as it is; migrated, it is kept whole, and goes on."""
+        with monkeypatch.context() as older:
+            older.setattr(migrations, "STEPS", migrations.STEPS[:1])
+            older.setattr(migrations, "NEWEST", 1)
+            assert migrations.migrate(empty) == [1]
+        assert "anchor_revision" not in columns_of(empty, "log_head")
+        domain = Domain(empty, clock)
+        for _ in range(3):
+            domain.revoke(domain.create().key.id)
+        with pytest.raises(SetupError, match="schema 1, this program needs"):
+            migrations.check(empty)
+        before = empty.read("SELECT revision, hash FROM log_head")
+
+        assert migrations.migrate(empty) == list(range(2, migrations.NEWEST + 1))
+        migrations.check(empty)
+        assert log.anchor(empty) == 0
+        assert empty.read("SELECT revision, hash FROM log_head") == before
+        domain.create()
+        assert log.audit(empty) == log.Audit(7, (), removed=0, since=clock.now)
+        domain.close()
+        empty.close()
 
 
 class TestCheck:

@@ -1,17 +1,20 @@
 """The pool that bcrypt runs in."""
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 from tumbler_server.clock import SECOND
 from tumbler_server.errors import Overloaded
-from tumbler_server.keys.prover import QUEUE, BcryptPool
+from tumbler_server.keys.prover import MOST_A_CALL, BcryptPool
 
 PATIENCE = 10.0
 """Seconds after which a test that waits has failed."""
+
+SEATS = 40
+"""How many callers may wait in most tests."""
 
 
 class Tag(bytes):
@@ -46,6 +49,12 @@ class Work:
         return self._outcome
 
 
+def ask(pool: BcryptPool, asked: bytes, run: Callable[[], bool]) -> bool:
+    """Have one check made."""
+    (answer,) = pool.check([(asked, run)])
+    return answer
+
+
 class Callers:
     """Threads that ask the pool, each of which is part of a flight when ``ask`` returns."""
 
@@ -56,15 +65,20 @@ class Callers:
     def ask(self, number: int, work: Work) -> "Future[bool]":
         """Have a thread ask for a check, and return its answer to come."""
         asked = tag(number)
-        answer = self._executor.submit(self._pool.check, asked, work)
+        answer = self._executor.submit(lambda: ask(self._pool, asked, work))
         assert asked.seen.wait(PATIENCE)
         return answer
+
+    def submit(self, works: list[Work]) -> "Future[list[bool]]":
+        """Have a thread ask for many checks, and return its answers to come."""
+        checks = [(tag(number), work) for number, work in enumerate(works)]
+        return self._executor.submit(lambda: list(self._pool.check(checks)))
 
 
 @pytest.fixture
 def pool() -> Iterator[BcryptPool]:
     """Give a pool of one worker."""
-    pool = BcryptPool(1)
+    pool = BcryptPool(1, SEATS)
     yield pool
     pool.close()
 
@@ -72,7 +86,7 @@ def pool() -> Iterator[BcryptPool]:
 @pytest.fixture
 def callers(pool: BcryptPool) -> Iterator[Callers]:
     """Give threads enough to fill the queue."""
-    with ThreadPoolExecutor(QUEUE + 16) as executor:
+    with ThreadPoolExecutor(SEATS + 16) as executor:
         yield Callers(executor, pool)
 
 
@@ -82,13 +96,13 @@ class TestCheck:
     @pytest.mark.parametrize("outcome", [True, False])
     def test_outcome(self, pool: BcryptPool, outcome: bool) -> None:
         """The answer is the check's own."""
-        assert pool.check(tag(1), lambda: outcome) is outcome
+        assert ask(pool, tag(1), lambda: outcome) is outcome
 
     def test_not_remembered(self, pool: BcryptPool) -> None:
         """A check that is over is forgotten: the same tag is checked anew, and may come out otherwise."""
-        assert pool.check(tag(1), lambda: False) is False
-        pool.check(tag(2), lambda: True)  # the one worker begins it after it has put the first away
-        assert pool.check(tag(1), lambda: True) is True
+        assert ask(pool, tag(1), lambda: False) is False
+        ask(pool, tag(2), lambda: True)  # the one worker begins it after it has put the first away
+        assert ask(pool, tag(1), lambda: True) is True
 
     def test_failure(self, pool: BcryptPool) -> None:
         """A check that fails fails for its caller, and does not stay in the way of the next."""
@@ -97,9 +111,9 @@ class TestCheck:
             raise ValueError("broken hash")
 
         with pytest.raises(ValueError, match="broken hash"):
-            pool.check(tag(1), fail)
-        pool.check(tag(2), lambda: True)
-        assert pool.check(tag(1), lambda: True)
+            ask(pool, tag(1), fail)
+        ask(pool, tag(2), lambda: True)
+        assert ask(pool, tag(1), lambda: True)
 
 
 class TestSingleFlight:
@@ -125,11 +139,11 @@ class TestSingleFlight:
 
     def test_side_by_side(self) -> None:
         """As many checks run at the same time as there are workers."""
-        pool = BcryptPool(2)
+        pool = BcryptPool(2, SEATS)
         works = [Work(), Work()]
         with ThreadPoolExecutor(2) as executor:
             for number, work in enumerate(works):
-                executor.submit(pool.check, tag(number), work)
+                executor.submit(ask, pool, tag(number), work)
             assert all(work.begun.wait(PATIENCE) for work in works)
             for work in works:
                 work.may_end.set()
@@ -139,35 +153,61 @@ class TestSingleFlight:
 class TestQueue:
     """Too many who ask."""
 
-    def test_bounded(self, callers: Callers) -> None:
-        """One check more than fit is refused at once, and told to come back in a second."""
+    def test_bounded(self, pool: BcryptPool, callers: Callers) -> None:
+        """One caller more than may wait is refused at once, and told to come back in a second."""
         work = Work()
-        answers = [callers.ask(number, work) for number in range(QUEUE)]
-        one_more = callers.ask(QUEUE, work)
-        work.may_end.set()
-        with pytest.raises(Overloaded) as caught:
-            one_more.result(PATIENCE)
-        assert caught.value.retry_after == SECOND
-        assert all(answer.result(PATIENCE) for answer in answers)
-        assert work.runs == QUEUE
-
-    def test_joining_takes_no_place(self, callers: Callers) -> None:
-        """A full queue still answers those who ask what is asked already."""
-        work = Work()
-        answers = [callers.ask(number, work) for number in range(QUEUE)]
-        answers += [callers.ask(number, work) for number in range(8)]
+        answers = [callers.ask(number, work) for number in range(SEATS)]
+        for number in (0, SEATS):  # whether others ask the same or not: each holds a thread
+            with pytest.raises(Overloaded) as caught:
+                ask(pool, tag(number), work)
+            assert caught.value.retry_after == SECOND
         work.may_end.set()
         assert all(answer.result(PATIENCE) for answer in answers)
-        assert work.runs == QUEUE
+        assert work.runs == SEATS
 
     def test_room_again(self, pool: BcryptPool, callers: Callers) -> None:
-        """When the queue has been worked off, there is room again."""
+        """When those who waited have their answers, there is room again."""
         work = Work()
         work.may_end.set()
-        for answer in [callers.ask(number, work) for number in range(QUEUE)]:
-            answer.result(PATIENCE)
-        pool.check(tag(QUEUE - 1), work)  # joins the last flight if that is being put away still
-        assert pool.check(tag(QUEUE + 1), work)
+        for _ in range(2):
+            for answer in [callers.ask(number, work) for number in range(SEATS)]:
+                assert answer.result(PATIENCE)
+        assert ask(pool, tag(SEATS), work)
+
+
+class TestBatch:
+    """One caller with many keys."""
+
+    def test_in_order(self, pool: BcryptPool) -> None:
+        """The answers come in the order of the checks."""
+        outcomes = [bool(number % 3) for number in range(20)]
+        checks = [(tag(number), lambda outcome=outcome: outcome) for number, outcome in enumerate(outcomes)]
+        assert list(pool.check(checks)) == outcomes
+
+    def test_none(self, pool: BcryptPool) -> None:
+        """Without keys nothing is asked, and nobody waits."""
+        assert list(pool.check([])) == []
+
+    def test_its_turn(self, callers: Callers) -> None:
+        """A batch takes no more of the pool than there are threads: another caller's key comes in between."""
+        first, others, single = Work(), Work(), Work()
+        others.may_end.set()
+        batch = callers.submit([first, *[others] * 10])
+        assert first.begun.wait(PATIENCE)
+        answer = callers.ask(1_000, single)
+        first.may_end.set()
+        assert single.begun.wait(PATIENCE)
+        assert others.runs == 0
+        single.may_end.set()
+        assert answer.result(PATIENCE)
+        assert batch.result(PATIENCE) == [True] * 11
+
+    def test_bounded(self, pool: BcryptPool) -> None:
+        """After 64 keys a call has had its share: what was found out is told, and the rest refused."""
+        answers = pool.check([(tag(number), lambda: True) for number in range(MOST_A_CALL + 1)])
+        assert [next(answers) for _ in range(MOST_A_CALL)] == [True] * MOST_A_CALL
+        with pytest.raises(Overloaded):
+            next(answers)
 
 
 class TestClose:
@@ -181,7 +221,7 @@ class TestClose:
         cancelled = callers.ask(2, waiting)
         closing = threading.Thread(target=pool.close)
         closing.start()
-        with pytest.raises(CancelledError):
+        with pytest.raises(Overloaded):
             cancelled.result(PATIENCE)
         assert closing.is_alive()
         running.may_end.set()
@@ -192,5 +232,5 @@ class TestClose:
     def test_afterwards(self, pool: BcryptPool) -> None:
         """A closed pool takes nothing more."""
         pool.close()
-        with pytest.raises(RuntimeError):
-            pool.check(tag(1), lambda: True)
+        with pytest.raises(Overloaded):
+            ask(pool, tag(1), lambda: True)

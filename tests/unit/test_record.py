@@ -15,6 +15,8 @@ from tumbler_server.store.models import ApiKeyRow
 
 NOW = 1_893_456_000 * SECOND
 
+FIELDS = [field.name for field in dataclasses.fields(Key) if field.init]
+
 PLAIN = Key(id="0000000000000000", project_id="acme")
 
 FULL = Key(
@@ -71,7 +73,7 @@ class TestRow:
 
     def test_every_field_is_tried(self) -> None:
         """The full key of these tests has no field that is as in a plain one."""
-        assert [name for name in vars(PLAIN) if getattr(PLAIN, name) == getattr(FULL, name)] == ["project_id"]
+        assert [name for name in FIELDS if getattr(PLAIN, name) == getattr(FULL, name)] == ["project_id"]
 
     def test_every_column(self) -> None:
         """A record gives every column but the proofs of the secret."""
@@ -81,7 +83,9 @@ class TestRow:
 
     def test_no_secret_in_a_record(self) -> None:
         """A record, which caches keep and the wire shows, has no field for a secret, a hash or a digest."""
-        assert not {"secret", "secret_hash", "digest", "pepper_id", "text"} & vars(FULL).keys()
+        assert not {"secret", "secret_hash", "digest", "pepper_id", "text"} & {
+            field.name for field in dataclasses.fields(Key)
+        }
 
     def test_search_text(self) -> None:
         """What a search looks through is the name and the prefix, without regard to case, in every script."""

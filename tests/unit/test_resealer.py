@@ -11,12 +11,12 @@ from tests.harness import CHEAP, FrozenClock
 from tumbler import keyformat
 from tumbler_server.events import log
 from tumbler_server.keys import record
-from tumbler_server.keys.decide import Demand
 from tumbler_server.keys.lifecycle import Issued
 from tumbler_server.keys.pepper import Pepper
 from tumbler_server.keys.record import Sealed
 from tumbler_server.keys.resealer import Resealer
 from tumbler_server.keys.secret import Hasher
+from tumbler_server.keys.verifier import Question
 from tumbler_server.store.database import Store
 
 NEW = Pepper(b"\x07" * 32)
@@ -65,7 +65,7 @@ def test_nothing_else_changes(store: Store, issued: Issued, resealer: Resealer) 
     reseal(resealer, issued, sealed_of(store, issued.key.id))
     after = store.read(f"{record.SELECT} WHERE id = ?", (issued.key.id,))[0]
     assert record.from_tuple(after)[0] == record.from_tuple(before)[0] == issued.key
-    assert log.head(store) == issued.revision
+    assert log.head(store).revision == issued.revision
     assert log.audit(store)
 
 
@@ -159,7 +159,7 @@ class TestOnUse:
     def test_by_use(self, store: Store, clock: FrozenClock, issued: Issued) -> None:
         """A key that was sealed under an older pepper is sealed under the newest when it is first verified."""
         domain = Domain(store, clock, [NEW, PEPPER])
-        assert domain.verifier.verify(issued.text, Demand())
+        assert domain.verifier.verify(Question(issued.text))
         domain.resealer.drain()
         assert sealed_of(store, issued.key.id).pepper_id == NEW.id
         domain.close()
@@ -167,7 +167,7 @@ class TestOnUse:
     def test_a_lost_pepper(self, store: Store, clock: FrozenClock, issued: Issued) -> None:
         """Without the pepper that signed it, a key is proven by bcrypt once, and by its new digest ever after."""
         domain = Domain(store, clock, [NEW])
-        assert domain.verifier.verify(issued.text, Demand())
+        assert domain.verifier.verify(Question(issued.text))
         domain.resealer.drain()
         assert domain.hasher.check_digest(issued.text, sealed_of(store, issued.key.id))
         domain.close()
@@ -177,7 +177,7 @@ class TestOnUse:
         before = sealed_of(store, issued.key.id)
         wrong = keyformat.build("tmb", issued.key.id, "0" * keyformat.SECRET_LENGTH)
         domain = Domain(store, clock, [NEW])
-        assert not domain.verifier.verify(wrong, Demand())
+        assert not domain.verifier.verify(Question(wrong))
         domain.resealer.drain()
         assert sealed_of(store, issued.key.id) == before
         domain.close()

@@ -1,13 +1,19 @@
 """A process's place in the log."""
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
 
 from tests.domain import Domain
 from tests.harness import FrozenClock
+from tumbler_server.clock import HOUR, SECOND
+from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events import log
+from tumbler_server.events.board import Board
+from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.events.tail import Tail
 from tumbler_server.store.database import Store, Transaction, open_store
 from tumbler_server.store.models import EventRow, LogHeadRow
@@ -17,13 +23,40 @@ class Notes:
     """A follower that writes down what it is told."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, list[str], int]] = []
+        self.told: list[set[str] | None] = []
 
-    def forget(self, key_ids: Iterable[str], position: int) -> None:
-        self.told.append(("some", list(key_ids), position))
+    def forget(self, key_ids: Iterable[str]) -> None:
+        self.told.append(set(key_ids))
 
-    def forget_all(self, position: int) -> None:
-        self.told.append(("all", [], position))
+    def forget_all(self) -> None:
+        self.told.append(None)
+
+
+class Flaky:
+    """A store that can be away, counts how often it is asked, and calls ``then`` once after events were read.
+
+    ``blind``: it does not show what others commit, as PostgreSQL does not.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.away = False
+        self.blind = False
+        self.reads = 0
+        self.then: Callable[[], object] | None = None
+        self._store = store
+
+    def version(self) -> tuple[int, int, int] | None:
+        return None if self.blind else self._store.version()
+
+    def read(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
+        self.reads += 1
+        if self.away:
+            raise StoreUnavailable
+        rows = self._store.read(sql, parameters)
+        if self.then and "FROM event" in sql:
+            then, self.then = self.then, None
+            then()
+        return rows
 
 
 @pytest.fixture
@@ -42,12 +75,30 @@ def notes() -> Notes:
     return Notes()
 
 
+@pytest.fixture
+def flaky(store: Store) -> Flaky:
+    """Give a store that can be away."""
+    return Flaky(store)
+
+
+@pytest.fixture
+def uptime() -> FrozenClock:
+    """Give the clock by which positions age."""
+    return FrozenClock(0)
+
+
+def follow(store: Flaky, notes: Notes, uptime: FrozenClock, board: Board | None = None) -> Tail:
+    """Return a tail of a store that can be away."""
+    return Tail(cast("Store", store), notes, 2 * SECOND, board, uptime)
+
+
 def restore(store: Store, revision: int) -> None:
     """Set the log back, as a restored backup does."""
 
     def work(transaction: Transaction) -> None:
+        (event,) = transaction.select(EventRow.select().where(EventRow.revision == revision))
         transaction.run(EventRow.delete().where(EventRow.revision > revision))
-        transaction.run(LogHeadRow.update(revision=revision))
+        transaction.run(LogHeadRow.update(revision=revision, hash=event.hash))
 
     store.write(work)
 
@@ -56,7 +107,7 @@ def test_begins_now(store: Store, other: Domain, notes: Notes) -> None:
     """A tail begins at the present end of the log, and tells its follower so."""
     issued = other.create()
     assert Tail(store, notes).position == issued.revision
-    assert notes.told == [("all", [], issued.revision)]
+    assert notes.told == [None]
 
 
 def test_nothing_new(store: Store, other: Domain, notes: Notes) -> None:
@@ -74,7 +125,7 @@ def test_changes_of_another_server(store: Store, other: Domain, notes: Notes) ->
     assert tail.catch_up() == tail.position == two.revision
     other.revoke(one.key.id)
     assert tail.catch_up() == two.revision + 1
-    assert notes.told[1:] == [("some", [one.key.id, two.key.id], 2), ("some", [one.key.id], 3)]
+    assert notes.told[1:] == [{one.key.id, two.key.id}, {one.key.id}]
 
 
 def test_once_each(store: Store, other: Domain, notes: Notes) -> None:
@@ -109,51 +160,200 @@ def test_restored(store: Store, other: Domain, notes: Notes) -> None:
     assert tail.catch_up() == tail.position == 1
     issued = other.create()
     assert tail.catch_up() == 2
-    assert notes.told[1:] == [("all", [], 1), ("some", [issued.key.id], 2)]
+    assert notes.told[1:] == [None, {issued.key.id}]
+    assert tail.resets == 1
 
 
-@pytest.mark.parametrize(("changes", "kind"), [(10_000, "some"), (10_001, "all")])
-def test_far_behind(store: Store, notes: Notes, changes: int, kind: str) -> None:
+@pytest.mark.parametrize("changes", [2, 3, 4])
+def test_restored_and_gone_on(store: Store, other: Domain, notes: Notes, changes: int) -> None:
+    """A restored database whose log has come as far as before, or further, has another history: all is forgotten."""
+    for _ in range(3):
+        other.create()
+    tail = Tail(store, notes)
+    restore(store, 1)
+    for _ in range(changes):
+        other.create()
+    assert tail.catch_up() == tail.position == 1 + changes
+    assert notes.told[1:] == [None]
+
+
+@pytest.mark.parametrize("behind", [10_000, 10_001])
+def test_far_behind(store: Store, notes: Notes, behind: int) -> None:
     """Behind by more than 10,000 changes, everything is forgotten at once."""
     tail = Tail(store, notes)
-    row = dict.fromkeys(("key_id", "project_id", "environment_id", "actor_key_id", "actor_name", "detail"), "")
-    rows = [{**row, "revision": number, "type": 1, "time": 0, "hash": b""} for number in range(1, changes + 1)]
+    change = Change(EventType.UPDATED, "k", "acme", "", 0, Actor("", ""))
 
     def work(transaction: Transaction) -> None:
+        log.append(transaction, change)
+        (first,) = transaction.select(EventRow.select().dicts())
+        # The first proves that the history goes on; the others need no hash of their own to be followed.
+        rows = [{**first, "revision": number} for number in range(2, behind + 1)]
         for begin in range(0, len(rows), 2_000):
             transaction.run(EventRow.insert_many(rows[begin : begin + 2_000]))
-        transaction.run(LogHeadRow.update(revision=changes))
+        transaction.run(LogHeadRow.update(revision=behind))
 
     store.write(work)
-    assert tail.catch_up() == tail.position == changes
-    ((told, _, position),) = notes.told[1:]
-    assert (told, position) == (kind, changes)
+    assert tail.catch_up() == tail.position == behind
+    assert notes.told[1:] == [{"k"} if behind == 10_000 else None]
 
 
-def test_overtaken(store: Store, other: Domain, notes: Notes) -> None:
-    """Where another thread got further while this one was reading, the place does not go back."""
-    tail: Tail | None = None
+def test_overtaken(flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock) -> None:
+    """Where another thread got further while this one was reading, the place does not go back, and nothing is lost."""
+    tail = follow(flaky, notes, uptime)
+    one = other.create().key.id
+    ids = [one]
 
-    class Interrupted:
-        """A store at which another thread catches up, once, after this one has read what was changed."""
+    def overtake() -> None:
+        ids.append(other.create().key.id)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(tail.catch_up).result()
 
-        waiting = True
+    flaky.then = overtake
+    assert tail.catch_up() == tail.position == 2
+    assert notes.told[1:] == [set(ids)]
+    events = tail.ring.after(0, 10)
+    assert events is not None
+    assert [event.key_id for event in events] == ids
 
-        def read(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
-            rows = store.read(sql, parameters)
-            if tail and self.waiting and "event" in sql:
-                self.waiting = False
-                other.create()
+
+class TestLook:
+    """The position that an answer may rest on."""
+
+    @pytest.fixture(autouse=True)
+    def blind(self, flaky: Flaky) -> None:
+        """Let commits of others show nowhere but in the log, whatever the database."""
+        flaky.blind = True
+
+    @pytest.mark.parametrize("age", [0, SECOND, 2 * SECOND])
+    def test_within_the_bound(self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock, age: int) -> None:
+        """The database is not asked while the position was the newest within 2 s."""
+        tail = follow(flaky, notes, uptime)
+        uptime.advance(age)
+        other.create()
+        before = flaky.reads
+        assert tail.look() == 0
+        assert flaky.reads == before
+
+    def test_where_commits_show(self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock) -> None:
+        """Where each commit shows, every one that returned before the call counts, and nothing is read without one."""
+        flaky.blind = False
+        tail = follow(flaky, notes, uptime)
+        if flaky.version() is None:
+            pytest.skip("on SQLite alone")
+        tail.look()
+        before = flaky.reads
+        assert tail.look() == 0
+        assert flaky.reads == before
+        issued = other.create()
+        assert tail.look() == issued.revision
+        with ThreadPoolExecutor(1) as pool:  # each thread sees for itself
+            assert pool.submit(tail.look).result() == issued.revision
+
+    def test_past_the_bound(self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock) -> None:
+        """A microsecond later the database is read, and the position is good for another 2 s."""
+        tail = follow(flaky, notes, uptime)
+        issued = other.create()
+        uptime.advance(2 * SECOND + 1)
+        assert tail.look() == issued.revision
+        assert notes.told[-1] == {issued.key.id}
+        assert tail.age == 0
+
+    @pytest.mark.parametrize("asked", [{"exactly": True}, {"at_least": 1}], ids=str)
+    def test_on_demand(
+        self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock, asked: dict[str, Any]
+    ) -> None:
+        """Whoever asks for the newest, or for more than is known here, makes the database be read."""
+        tail = follow(flaky, notes, uptime)
+        other.create()
+        assert tail.look(**asked) == 1
+
+    def test_what_another_worker_committed(
+        self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock
+    ) -> None:
+        """What the board says that a worker of this server has committed is never missed."""
+        board = Board()
+        tail = follow(flaky, notes, uptime, board)
+        board.post(other.create().revision)
+        assert tail.look() == 1
+
+    def test_away(self, flaky: Flaky, notes: Notes, uptime: FrozenClock) -> None:
+        """Without the database a position is good for 2 s, and not a microsecond more."""
+        tail = follow(flaky, notes, uptime)
+        flaky.away = True
+        uptime.advance(2 * SECOND)
+        assert tail.look() == 0
+        uptime.advance(1)
+        with pytest.raises(StoreUnavailable):
+            tail.look()
+
+    def test_a_change_of_ones_own_that_cannot_be_read(
+        self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock
+    ) -> None:
+        """Where the database goes away right after a commit, nothing is answered that lacks it."""
+        tail = follow(flaky, notes, uptime)
+        issued = other.create()
+        flaky.away = True
+        tail.committed(issued.revision)
+        with pytest.raises(StoreUnavailable):
+            tail.look()
+        assert tail.last_resort(HOUR) is None
+
+    def test_only_reading_confirms(self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock) -> None:
+        """A look that failed does not make the position any younger."""
+        tail = follow(flaky, notes, uptime)
+        flaky.away = True
+        for _ in range(3):
+            uptime.advance(SECOND)
+            with contextlib.suppress(StoreUnavailable):
                 tail.catch_up()
-            return rows
+        assert tail.age == 3 * SECOND
 
-    tail = Tail(cast("Store", Interrupted()), notes)
-    other.create()
-    assert tail.catch_up() == 1
-    assert tail.position == 2
-    assert [position for _, _, position in notes.told] == [0, 2]
+    def test_confirmed_before_the_question(
+        self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock
+    ) -> None:
+        """A position is as old as the question to the database, however long the answer took."""
+        tail = follow(flaky, notes, uptime)
+        other.create()
+        uptime.advance(SECOND)
+        flaky.then = lambda: uptime.advance(5 * SECOND)
+        tail.catch_up()
+        assert tail.age == 5 * SECOND
+
+    def test_one_asks_for_all(self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock) -> None:
+        """While the database is away one call in half a second finds that out; the others are told at once."""
+        tail = follow(flaky, notes, uptime)
+        other.create()
+        flaky.away = True
+        uptime.advance(2 * SECOND + 1)
+        before = flaky.reads
+        for _ in range(10):
+            with pytest.raises(StoreUnavailable):
+                tail.look()
+        assert flaky.reads == before + 1
+        uptime.advance(SECOND // 2)
+        flaky.away = False
+        assert tail.look() == 1
+
+
+class TestLastResort:
+    """Going on while the database is away, where the operator asked for it."""
+
+    @pytest.mark.parametrize(
+        ("age", "allowed", "good"),
+        [
+            (2 * SECOND + 1, 0, False),
+            (2 * SECOND + 1, SECOND, True),
+            (3 * SECOND, SECOND, True),
+            (3 * SECOND + 1, SECOND, False),
+        ],
+    )
+    def test_bound(self, flaky: Flaky, notes: Notes, uptime: FrozenClock, age: int, allowed: int, good: bool) -> None:
+        """A position is good for as much longer as was said, and no microsecond more."""
+        tail = follow(flaky, notes, uptime)
+        uptime.advance(age)
+        assert tail.last_resort(allowed) == (0 if good else None)
 
 
 def test_head_of_an_empty_log(store: Store) -> None:
     """An empty log is at revision 0."""
-    assert log.head(store) == 0
+    assert log.head(store).revision == 0

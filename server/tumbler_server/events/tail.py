@@ -1,66 +1,165 @@
-"""Following the log: what has changed since this process last looked, told to the cache that must forget it."""
+"""Following the log: what has changed since this process last looked, told to the cache that must forget it.
 
+A position in the log is worth something only together with the instant at which it was the newest: the *bound*. A
+position counts as confirmed at the instant *before* the question was put to the database, since the answer then holds
+every change that had returned by that instant.
+"""
+
+import contextlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from tumbler_server import clock
+from tumbler_server.clock import SECOND, Clock
+from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events import log
+from tumbler_server.events.board import Board
+from tumbler_server.events.log import Head
+from tumbler_server.events.ring import Ring
 from tumbler_server.store.database import Store
+
+MAX_STALENESS = 2 * SECOND
 
 _MOST = 10_000
 """So far behind, it is cheaper to forget everything than to read what has changed."""
+
+_PAUSE = SECOND // 2
+"""While the database does not answer, only one call in this time finds that out; the others are told at once."""
 
 
 class Follower(Protocol):
     """What is told of changes; its methods are called in the order of the log, one at a time."""
 
-    def forget(self, key_ids: Iterable[str], position: int) -> None:
-        """Forget what is known of these keys; everything else is true as of ``position``."""
+    def forget(self, key_ids: Iterable[str]) -> None:
+        """Forget what is known of these keys."""
 
-    def forget_all(self, position: int) -> None:
+    def forget_all(self) -> None:
         """Forget what is known of every key."""
 
 
 class Tail:
-    """A process's place in the log.
+    """A process's place in the log, and how long ago it was the newest. Safe for use by many threads."""
 
-    ``catch_up`` is called at the beginning of every answer, so that no answer is older than its call, whichever process
-    or server made a change: the price is one read of a single row.
-    """
-
-    def __init__(self, store: Store, follower: Follower) -> None:
+    def __init__(
+        self,
+        store: Store,
+        follower: Follower,
+        max_staleness: int = MAX_STALENESS,
+        board: Board | None = None,
+        uptime: Clock = clock.uptime,
+    ) -> None:
         self._store = store
         self._follower = follower
+        self._max_staleness = max_staleness
+        self._board = board or Board()
+        self._uptime = uptime
+        self._moved: Callable[[], None] = lambda: None
         self._lock = threading.Lock()  # never held while the database is read
-        self._position = log.head(store)
-        follower.forget_all(self._position)
+        self._thread = threading.local()
+        self._confirmed = uptime()
+        self._blocked_until = 0
+        self._commits_show = store.version() is not None
+        self._head = log.head(store)
+        self.ring = Ring(self._head.revision)
+        self.resets = 0
+        """How often everything had to be forgotten: streams that lived through one have missed something."""
+        follower.forget_all()
 
     @property
     def position(self) -> int:
         """The revision that was reached last."""
-        return self._position
+        return self._head.revision
+
+    @property
+    def age(self) -> int:
+        """How many microseconds ago the position was known to be the newest."""
+        return self._uptime() - self._confirmed
+
+    def on_move(self, moved: Callable[[], None]) -> None:
+        """Have ``moved`` called whenever the position has changed. It must return at once."""
+        self._moved = moved
+
+    def look(self, at_least: int = 0, exactly: bool = False) -> int:
+        """Return the position that an answer may rest on, and apply what leads there.
+
+        Where every commit shows at once (SQLite), that is the newest. Elsewhere it is one that was the newest within
+        ``max_staleness``, holds all that this server has committed, and is not before ``at_least``; with ``exactly`` it
+        is the newest again. What is not known is read. Raises ``StoreUnavailable`` where that fails.
+        """
+        position = self._head.revision
+        if (
+            not (exactly or self._commits_show)
+            and position >= at_least
+            and position >= self._board.newest()
+            and self.age <= self._max_staleness
+        ):
+            return position
+        if self._blocked_until and self._uptime() < self._blocked_until:
+            raise StoreUnavailable
+        return self.catch_up()
+
+    def last_resort(self, stale_if_error: int) -> int | None:
+        """Return the position if it was the newest no longer than this past ``max_staleness`` ago; None otherwise."""
+        if self._board.newest() > self.position or self.age > self._max_staleness + stale_if_error:
+            return None
+        return self.position
+
+    def committed(self, revision: int) -> None:
+        """Take up a change that this process has just committed, before anybody is told that it was made.
+
+        From here on every worker of this server sees it, or says UNAVAILABLE.
+        """
+        if revision > self.position:
+            self._board.post(revision)
+            with contextlib.suppress(StoreUnavailable):  # the board keeps everybody from resting on less
+                self.catch_up()
 
     def catch_up(self) -> int:
         """Apply every change committed before this call, and return the revision reached.
 
         Raises ``StoreUnavailable`` where the database does not answer: nobody may then be let in.
         """
+        began = self._uptime()
+        if self._blocked_until:  # one caller at a time tries whether the database is back
+            self._blocked_until = began + _PAUSE
+        try:
+            version = self._store.version()
+            if version is None or version != getattr(self._thread, "version", None):
+                while not self._read():
+                    pass
+                self._thread.version = version
+        except StoreUnavailable:
+            self._blocked_until = self._uptime() + _PAUSE
+            raise
+        self._blocked_until = 0
+        self._confirmed = max(self._confirmed, began)
+        return self.position
+
+    def _read(self) -> bool:
+        """Read what is new and apply it; False where other threads have gone on so that it has to be done again."""
         # The place is looked at first: in the other order, another thread that went on meanwhile would make it seem
         # that the head went back.
-        position = self._position
+        resets, place = self.resets, self._head
         head = log.head(self._store)
-        if head == position:
-            return head
-        changed = log.changed_keys(self._store, position, _MOST) if position <= head else []
-        reached = changed[-1][0] if changed else position
+        if head == place:
+            return True
+        events = log.events_after(self._store, place.revision, _MOST) if head.revision > place.revision else []
+        continues = bool(events) and events[-1].revision >= head.revision and log.follows(place.hash, events[0])
         with self._lock:
-            if position <= head <= reached:
-                if reached > self._position:
-                    self._follower.forget([key_id for _, key_id in changed], reached)
-                    self._position = reached
-                return reached
-            # Too far behind, or the head went back: the database was restored from a backup.
-            if self._position == position:
-                self._follower.forget_all(head)
-                self._position = head
-            return head
+            if self.resets != resets or not (continues or self._head == place):
+                return False
+            if continues:
+                news = [event for event in events if event.revision > self._head.revision]
+                if news:
+                    self._follower.forget({event.key_id for event in news})
+                    self.ring.extend(news)
+                    self._head = Head(news[-1].revision, news[-1].hash)
+            else:
+                # Too far behind, or another history: the database was restored from a backup.
+                self._follower.forget_all()
+                self.ring.restart(head.revision)
+                self.resets += 1
+                self._head = head
+        self._moved()
+        return True

@@ -7,15 +7,14 @@ useful elsewhere stays in memory. Only proven keys enter: a spray of wrong ones 
 import hashlib
 import secrets
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-
-import cachetools
 
 from tumbler_server.keys.record import Key
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Entry:
     """What is known of a key id: the tag of its one right text, and its record, if that is still true."""
 
@@ -24,42 +23,60 @@ class Entry:
 
 
 class ProofCache:
-    """A bounded cache by key id, true as of one position in the log. Safe for use by many threads."""
+    """A bounded cache by key id; who was not asked for longest goes first. Safe for use by many threads."""
 
     def __init__(self, size: int) -> None:
-        self._entries: cachetools.LRUCache[str, Entry] = cachetools.LRUCache(maxsize=size)
+        self._size = size
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._lock = threading.Lock()
-        self._position = 0
-        self._tag_key = secrets.token_bytes(32)
+        self._hash = hashlib.blake2b(key=secrets.token_bytes(32), digest_size=32)
+        self.generation = 0
+        """Goes up whenever anything is forgotten."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def tag(self, text: str) -> bytes:
         """Return what a presented key is remembered by."""
-        return hashlib.blake2b(text.encode(), key=self._tag_key, digest_size=32).digest()
+        keyed = self._hash.copy()
+        keyed.update(text.encode())
+        return keyed.digest()
+
+    def peek(self, key_id: str) -> Entry | None:
+        """Return what is known of a key id, without it counting as a use."""
+        return self._entries.get(key_id)
 
     def get(self, key_id: str) -> Entry | None:
         """Return what is known of a key id."""
         with self._lock:
-            return self._entries.get(key_id)
+            entry = self._entries.get(key_id)
+            if entry is not None:
+                self._entries.move_to_end(key_id)
+            return entry
 
-    def put(self, key: Key, tag: bytes, position: int) -> None:
-        """Remember a proof, and the record if it can still be true: nothing was changed since it was read.
+    def put(self, key: Key, tag: bytes, generation: int) -> None:
+        """Remember a proof, and the record if it can still be true: nothing was forgotten since it was read.
 
-        ``position`` is the log's position before the record was read.
+        ``generation`` is the cache's from before the record was read.
         """
         with self._lock:
-            self._entries[key.id] = Entry(tag, key if position == self._position else None)
+            self._entries[key.id] = Entry(tag, key if generation == self.generation else None)
+            self._entries.move_to_end(key.id)
+            if len(self._entries) > self._size:
+                self._entries.popitem(last=False)
 
-    def forget(self, key_ids: Iterable[str], position: int) -> None:
+    def forget(self, key_ids: Iterable[str]) -> None:
         """Forget the records of these keys; their proofs stay true, since a key's secret never changes."""
         with self._lock:
             for key_id in key_ids:
-                entry = self._entries.pop(key_id, None)
+                entry = self._entries.get(key_id)
                 if entry is not None:
+                    # Another entry, not another key in this one: who holds this one was told of it before the change.
                     self._entries[key_id] = Entry(entry.tag, None)
-            self._position = position
+            self.generation += 1
 
-    def forget_all(self, position: int) -> None:
+    def forget_all(self) -> None:
         """Forget everything."""
         with self._lock:
             self._entries.clear()
-            self._position = position
+            self.generation += 1

@@ -7,7 +7,7 @@ import enum
 import functools
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.scopes import any_grants
@@ -30,8 +30,7 @@ class Code(enum.IntEnum):
     INSUFFICIENT_SCOPE = 10
 
 
-@dataclass(frozen=True)
-class Demand:
+class Demand(NamedTuple):
     """What a key is presented for. An empty project or environment asks for no particular one."""
 
     project_id: str = ""
@@ -59,8 +58,9 @@ def decide(key: Key | None, demand: Demand, now: int) -> Code:
         return Code.ENVIRONMENT_MISMATCH
     if key.allowed_cidrs and not _within(key.allowed_cidrs, demand.client_ip):
         return Code.IP_NOT_ALLOWED
-    if not all(any_grants(key.scopes, scope) for scope in demand.required_scopes):
-        return Code.INSUFFICIENT_SCOPE
+    for scope in demand.required_scopes:
+        if not any_grants(key.scopes, scope):
+            return Code.INSUFFICIENT_SCOPE
     return Code.VALID
 
 

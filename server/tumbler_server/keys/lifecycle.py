@@ -1,8 +1,8 @@
 """A key's life: made, changed, switched, revoked, rotated. Each change and its event are one transaction."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from tumbler_server.clock import END, HOUR, NEVER, Clock
 from tumbler_server.errors import (
@@ -87,13 +87,26 @@ class Issued(Changed):
     old: Key | None = None
 
 
+Outcome = TypeVar("Outcome", bound=Changed)
+
+
 class Lifecycle:
-    """Changes keys. A caller is the key that asks; its scope for the operation has been checked before."""
+    """Changes keys. A caller is the key that asks; its scope for the operation has been checked before.
+
+    ``committed`` is told the revision of each change before its maker is.
+    """
 
     def __init__(
-        self, store: Store, hasher: Hasher, clock: Clock, default_prefix: str, min_rotation_interval: int
+        self,
+        store: Store,
+        hasher: Hasher,
+        clock: Clock,
+        default_prefix: str,
+        min_rotation_interval: int,
+        committed: Callable[[int], None],
     ) -> None:
         self._store = store
+        self._committed = committed
         self._hasher = hasher
         self._clock = clock
         self._default_prefix = default_prefix
@@ -177,14 +190,14 @@ class Lifecycle:
                 return Changed(before, before.revision, now)
             return self._save(transaction, caller, before, after, EventType.UPDATED, now, detail)
 
-        return self._store.write(work)
+        return self._write(work)
 
     def set_active(self, caller: Key, key_id: str, active: bool) -> Changed:
         """Switch a key on or off; where it is so already, nothing changes. Raises ``KeyNotFound``, ``KeyIsRevoked``."""
         check = Check()
         check.key_id("key_id", key_id)
         check.done()
-        return self._store.write(lambda transaction: self._switch(transaction, caller, key_id, active))
+        return self._write(lambda transaction: self._switch(transaction, caller, key_id, active))
 
     def set_active_by_name(self, caller: Key, project_id: str, environment_id: str, name: str, active: bool) -> Changed:
         """Do the same to the one key of this name. Raises also ``OtherProject``, ``NameIsAmbiguous``."""
@@ -216,7 +229,7 @@ class Lifecycle:
                 raise NameIsAmbiguous([key.id for key in fitting])
             return self._switch(transaction, caller, fitting[0].id, active)
 
-        return self._store.write(work)
+        return self._write(work)
 
     def revoke(self, caller: Key, key_id: str, reason: int, comment: str) -> Changed:
         """End a key for ever; a second time changes nothing. Raises ``InvalidFields``, ``KeyNotFound``."""
@@ -236,7 +249,7 @@ class Lifecycle:
             detail = {"reason": record.REVOKE_REASONS[reason]} | ({"comment": comment} if comment else {})
             return self._save(transaction, caller, before, after, EventType.REVOKED, now, detail)
 
-        return self._store.write(work)
+        return self._write(work)
 
     def rotate(self, caller: Key, rotation: Rotation) -> Issued:
         """Replace a key by a successor that carries over everything, and let the old one work for a grace period.
@@ -293,7 +306,7 @@ class Lifecycle:
             requests.remember(transaction, caller, rotation.request_id, successor.id, ended.revision, now, rotated=True)
             return Issued(successor, ended.revision, now, text=made.text, old=ended.key)
 
-        return self._store.write(work)
+        return self._write(work)
 
     def _issue(self, caller: Key, key: Key, prefix: str, request_id: RequestId) -> Issued:
         made, sealed = self._make(prefix)
@@ -305,7 +318,12 @@ class Lifecycle:
             requests.remember(transaction, caller, request_id, issued.id, issued.revision, key.create_time)
             return Issued(issued, issued.revision, key.create_time, text=made.text)
 
-        return self._store.write(work)
+        return self._write(work)
+
+    def _write(self, work: Callable[[Transaction], Outcome]) -> Outcome:
+        outcome = self._store.write(work)
+        self._committed(outcome.revision)
+        return outcome
 
     def _make(self, prefix: str) -> tuple[NewKey, record.Sealed]:
         """Make and seal a secret, before any transaction: bcrypt must not hold the write lock."""

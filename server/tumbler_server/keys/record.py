@@ -26,7 +26,7 @@ REVOKE_REASONS = {0: "unspecified", 1: "compromised", 2: "superseded", 3: "owner
 """The proto's numbers, and what the log calls them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Key:
     """A key's record. Times are microseconds; ``NEVER`` where something has not happened or will not."""
 
@@ -54,6 +54,8 @@ class Key:
     rotation_interval: int = 0
     rotation_next_time: int = NEVER
     revision: int = 0
+    rendered: bytes | None = field(default=None, init=False, repr=False, compare=False)
+    """Whatever the layer above keeps with a record so as not to make it again."""
 
     @property
     def revoked(self) -> bool:

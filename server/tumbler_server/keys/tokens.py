@@ -25,7 +25,10 @@ class Tokens:
         self.consistency = functools.lru_cache(maxsize=64)(self._consistency)
 
     def page(self, fingerprint: str, value: int | str, key_id: str) -> str:
-        """Return the token of the page after the key with this sort value and id, for one filter."""
+        """Return the token of the page after the key with this sort value and id, for one filter.
+
+        Events need no id: their revision says where they stand.
+        """
         return str(self._pages.dumps([fingerprint, value, key_id]))
 
     def read_page(self, token: str, fingerprint: str) -> tuple[int | str, str]:
@@ -40,17 +43,14 @@ class Tokens:
             raise InvalidFields([Violation("page_token", "belongs to another filter or order; begin again without it")])
         return value, key_id
 
-    def revision(self, token: str) -> int:
-        """Return the revision that a consistency token names. Raises ``InvalidFields``."""
+    def revision(self, token: str, field: str = "consistency.at_least_as_fresh") -> int:
+        """Return the revision that a consistency token, or a stream's cursor, names. Raises ``InvalidFields``."""
         try:
             if len(token) > _LONGEST:
                 raise itsdangerous.BadData("too long")
             return int(self._revisions.loads(token))
         except itsdangerous.BadData:
-            violation = Violation(
-                "consistency.at_least_as_fresh", "was not issued by this installation, or was changed"
-            )
-            raise InvalidFields([violation]) from None
+            raise InvalidFields([Violation(field, "was not issued by this installation, or was changed")]) from None
 
     def _consistency(self, revision: int) -> str:
         return str(self._revisions.dumps(revision))

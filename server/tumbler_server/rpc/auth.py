@@ -1,6 +1,7 @@
 """Who may call what: one table, and the proof of the caller."""
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import grpc
@@ -10,7 +11,7 @@ from tumbler_server.errors import ScopeMissing, SetupError, Unauthenticated
 from tumbler_server.keys.decide import Code, Demand, decide
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.scopes import any_grants
-from tumbler_server.keys.verifier import Verifier
+from tumbler_server.keys.verifier import Question, Verifier, View
 
 OPEN = ""
 """The policy of an RPC that carries its own credential."""
@@ -43,8 +44,15 @@ def check_policy(service: ServiceDescriptor, policy: Mapping[str, str] = POLICY)
         raise SetupError(f"rpc.auth.POLICY names RPCs that do not exist: {', '.join(unknown)}")
 
 
-def authenticate(verifier: Verifier, context: grpc.ServicerContext, method: str) -> Key | None:
-    """Return the key that makes the call; None for an RPC that needs none.
+class Caller(NamedTuple):
+    """The key that makes a call, and the view by which it was proven."""
+
+    key: Key
+    view: View
+
+
+def authenticate(verifier: Verifier, context: grpc.ServicerContext, method: str) -> Caller | None:
+    """Return who makes the call; None for an RPC that needs nobody in particular.
 
     Raises ``Unauthenticated`` and ``ScopeMissing``.
     """
@@ -54,16 +62,23 @@ def authenticate(verifier: Verifier, context: grpc.ServicerContext, method: str)
     text = _credential(context.invocation_metadata() or ())
     if not text:
         raise Unauthenticated
-    verdict = verifier.verify(text, Demand())
-    key, code = verdict.key, verdict.code
+    code, time, view, key = verifier.verify(Question(text))
     if code is Code.IP_NOT_ALLOWED:
         # The peer is asked for only where it matters: that costs more than the rest of this function.
-        code = decide(key, Demand(client_ip=peer_address(context.peer())), verdict.time)
+        code = decide(key, Demand(client_ip=peer_address(context.peer())), time)
     if key is None or code is not Code.VALID:
         raise Unauthenticated
     if not any_grants(key.scopes, scope):
         raise ScopeMissing(scope)
-    return key
+    return Caller(key, view)
+
+
+def check_again(key: Key, address: str, method: str, now: int) -> None:
+    """Raise what ``authenticate`` would, if a caller that it has let in would not be let in any more."""
+    if decide(key, Demand(client_ip=address), now) is not Code.VALID:
+        raise Unauthenticated
+    if not any_grants(key.scopes, POLICY[method]):
+        raise ScopeMissing(POLICY[method])
 
 
 def peer_address(peer: str) -> str:
@@ -76,10 +91,15 @@ def peer_address(peer: str) -> str:
 
 def _credential(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """Return the key that came with a call: that of ``authorization``, else that of ``x-api-key``, else nothing."""
-    sent = {name: value for name, value in metadata if isinstance(value, str)}
-    authorization = sent.get("authorization")
+    authorization: str | bytes | None = None
+    api_key: str | bytes = ""
+    for name, value in metadata:
+        if name == "authorization":
+            authorization = value
+        elif name == "x-api-key":
+            api_key = value
     if authorization is None:
-        return sent.get("x-api-key", "")
-    if authorization[: len(_BEARER)].lower() != _BEARER:
+        return api_key if isinstance(api_key, str) else ""
+    if not isinstance(authorization, str) or authorization[: len(_BEARER)].lower() != _BEARER:
         return ""
     return authorization[len(_BEARER) :].strip()

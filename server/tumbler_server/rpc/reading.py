@@ -9,15 +9,28 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tumbler.v1 import api_key_pb2 as pb
 from tumbler.v1 import api_key_service_pb2 as service_pb
-from tumbler_server.clock import SECOND
-from tumbler_server.errors import InvalidFields, Violation
+from tumbler_server.clock import HOUR, SECOND
+from tumbler_server.errors import InvalidFields, OtherProject, Violation
+from tumbler_server.keys import access
+from tumbler_server.keys.decide import Demand
 from tumbler_server.keys.lifecycle import DEFAULT_GRACE, UPDATABLE, Draft, Edit, Rotation
 from tumbler_server.keys.listing import Query
+from tumbler_server.keys.record import Key
 from tumbler_server.keys.requests import RequestId
+from tumbler_server.keys.rules import Check
+from tumbler_server.keys.tokens import Tokens
+from tumbler_server.keys.trail import EventQuery
+from tumbler_server.keys.verifier import Question
+from tumbler_server.rpc.watch import Wanted
 
 # The limits of the two messages, by google/protobuf/timestamp.proto and duration.proto.
 _EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799
 _LONGEST = 315_576_000_000
+
+MOST_IN_A_BATCH = 1_000
+
+DEFAULT_HEARTBEAT = 5 * SECOND
+SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT = SECOND, HOUR
 
 
 def draft(request: service_pb.CreateRequest) -> Draft:
@@ -96,6 +109,77 @@ def query(request: service_pb.ListRequest) -> Query:
         page_token=request.page_token,
         skip=request.skip,
         show_total_size=request.show_total_size,
+    )
+
+
+def event_query(request: service_pb.ListEventsRequest) -> EventQuery:
+    """Return what a ListEvents asks for."""
+    since = _optional_instant(request, "since_time", "since_time")
+    if since is not None and request.since_time.nanos % 1_000:
+        since += 1  # no event is between two microseconds
+    return EventQuery(
+        project_id=request.project_id,
+        key_id=request.key_id,
+        types=tuple(request.types),
+        since_time=since,
+        page_size=request.page_size,
+        page_token=request.page_token,
+    )
+
+
+def question(caller: Key, request: service_pb.VerifyRequest, tokens: Tokens) -> Question:
+    """Return what a Verify asks. Raises ``InvalidFields`` and ``OtherProject``."""
+    project_id, environment_id, client_ip = request.project_id, request.environment_id, request.client_ip
+    required = tuple(request.required_scopes)
+    if project_id or environment_id or client_ip or required:
+        check = Check()
+        check.filter("project_id", project_id)
+        check.filter("environment_id", environment_id)
+        required = check.required_scopes("required_scopes", required)
+        check.address("client_ip", client_ip)
+        check.done()
+    demand = Demand(access.scope_of(caller, project_id), environment_id, required, client_ip)
+    if not request.HasField("consistency"):
+        return Question(request.key, demand)
+    wanted = request.consistency
+    return Question(
+        request.key,
+        demand,
+        at_least=tokens.revision(wanted.at_least_as_fresh) if wanted.HasField("at_least_as_fresh") else 0,
+        exactly=wanted.fully_consistent,
+    )
+
+
+def questions(caller: Key, request: service_pb.BatchVerifyRequest, tokens: Tokens) -> list[Question | None]:
+    """Return what a BatchVerify asks, None for each item that Verify would refuse to answer.
+
+    Raises ``InvalidFields`` where there are none, or too many.
+    """
+    if not 1 <= len(request.requests) <= MOST_IN_A_BATCH:
+        raise InvalidFields([Violation("requests", f"must be 1–{MOST_IN_A_BATCH:,}")])
+    found: list[Question | None] = []
+    for item in request.requests:
+        try:
+            found.append(question(caller, item, tokens))
+        except (InvalidFields, OtherProject):
+            found.append(None)
+    return found
+
+
+def watch(caller: Key, request: service_pb.WatchRequest, tokens: Tokens) -> Wanted:
+    """Return what a Watch asks for. Raises ``InvalidFields`` and ``OtherProject``."""
+    check = Check()
+    check.filter("project_id", request.project_id)
+    interval = _optional_span(request, "heartbeat_interval", "heartbeat_interval")
+    if interval is None:
+        interval = DEFAULT_HEARTBEAT
+    elif not SHORTEST_HEARTBEAT <= interval <= LONGEST_HEARTBEAT:
+        check.fail("heartbeat_interval", "must be 1 s to 1 h")
+    check.done()
+    return Wanted(
+        project_id=access.scope_of(caller, request.project_id),
+        start=tokens.revision(request.start_cursor, "start_cursor") if request.start_cursor else None,
+        interval=interval,
     )
 
 

@@ -1,6 +1,7 @@
 """The service's RPCs, a few lines each: read, ask the domain, answer."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -8,18 +9,21 @@ import grpc
 
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceServicer
+from tumbler_server import metrics
 from tumbler_server.errors import NotOffered, Undecodable
-from tumbler_server.keys import access
-from tumbler_server.keys.decide import Demand
+from tumbler_server.keys.decide import Code
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.rules import Check
 from tumbler_server.keys.tokens import Tokens
+from tumbler_server.keys.trail import Trail
 from tumbler_server.keys.verifier import Verifier
 from tumbler_server.rpc import auth, reading, status, wire
+from tumbler_server.rpc.watch import Send, Watching
 
 Response = TypeVar("Response")
+
+_COUNTED = {code: metrics.VERDICTS.labels(code.name.lower()) for code in Code}
 
 
 class Broken:
@@ -29,24 +33,57 @@ class Broken:
         self.message_type = message_type
 
 
-def rpc(method: Callable[["Servicer", Any, Any], Response]) -> Callable[["Servicer", Any, Any], Response]:
-    """Make a method that takes the caller and the request into an RPC: prove the caller, map what goes wrong.
+Handler = Callable[["Servicer", Any, Any], Response]
+
+
+def rpc(method: Callable[["Servicer", Any, Any], Response]) -> Handler[Response]:
+    """Make a method that takes the calling key and the request into an RPC."""
+    return _guarded(method, lambda self, caller, request: method(self, caller and caller.key, request))
+
+
+def verification(method: Callable[["Servicer", Any, Any], Response]) -> Handler[Response]:
+    """Make a method that takes the verdict on the caller and the request into an RPC: it goes on from the same view."""
+    return _guarded(method, method)
+
+
+def stream(method: Callable[["Servicer", Key, Any, grpc.ServicerContext, Send], None]) -> Callable[..., None]:
+    """Make a method that takes the calling key, the request and what gRPC gives for sending into an RPC.
+
+    It returns as soon as the stream is open: gRPC takes no thread for as long as that lasts.
+    """
+
+    @functools.wraps(method)
+    def handler(self: "Servicer", request: Any, context: grpc.ServicerContext, send: Send) -> None:
+        def answer(self: "Servicer", caller: auth.Caller | None, request: Any) -> None:
+            method(self, caller.key, request, context, send)  # type: ignore[union-attr]  # no policy lets nobody in
+
+        _guarded(method, answer)(self, request, context)
+
+    handler.experimental_non_blocking = True  # type: ignore[attr-defined]
+    return handler
+
+
+def _guarded(
+    method: Callable[..., Any], answer: Callable[["Servicer", "auth.Caller | None", Any], Response]
+) -> Handler[Response]:
+    """Prove the caller before, and map what goes wrong.
 
     A decorator and not an interceptor, since tests that call the servicer run no interceptors.
     """
+    name = method.__name__
 
     @functools.wraps(method)
     def handler(self: "Servicer", request: Any, context: grpc.ServicerContext) -> Response:
         failed: Exception
         try:
-            caller = auth.authenticate(self.verifier, context, method.__name__)
+            caller = auth.authenticate(self.verifier, context, name)
             if isinstance(request, Broken):
                 raise Undecodable(request.message_type)
-            return method(self, caller, request)
+            return answer(self, caller, request)
         except Exception as failure:
             failed = failure
         # Outside, so that what gRPC raises to end the call does not drag the failure's text along.
-        return status.abort(context, failed, method.__name__)
+        return status.abort(context, failed, name)
 
     return handler
 
@@ -55,12 +92,21 @@ class Servicer(ApiKeyServiceServicer):
     """The RPCs of ``ApiKeyService``. ``cache_ttl`` is what clients are allowed, in microseconds."""
 
     def __init__(
-        self, verifier: Verifier, lifecycle: Lifecycle, listing: Listing, tokens: Tokens, cache_ttl: int
+        self,
+        verifier: Verifier,
+        lifecycle: Lifecycle,
+        listing: Listing,
+        trail: Trail,
+        tokens: Tokens,
+        watching: Watching,
+        cache_ttl: int,
     ) -> None:
         self.verifier = verifier
         self._lifecycle = lifecycle
         self._listing = listing
+        self._trail = trail
         self._tokens = tokens
+        self._watching = watching
         self._cache_ttl = cache_ttl
 
     @rpc
@@ -135,40 +181,36 @@ class Servicer(ApiKeyServiceServicer):
             secret_omitted=issued.repeated,
         )
 
-    @rpc
-    def Verify(self, caller: Key, request: pb.VerifyRequest) -> pb.VerifyResponse:
+    @verification
+    def Verify(self, caller: auth.Caller, request: pb.VerifyRequest) -> pb.VerifyResponse:
         """Give the verdict on a key."""
-        check = Check()
-        check.filter("project_id", request.project_id)
-        check.filter("environment_id", request.environment_id)
-        required = check.required_scopes("required_scopes", request.required_scopes)
-        check.address("client_ip", request.client_ip)
-        check.done()
-        demand = Demand(
-            project_id=access.scope_of(caller, request.project_id),
-            environment_id=request.environment_id,
-            required_scopes=required,
-            client_ip=request.client_ip,
+        outcome = self.verifier.verify(reading.question(caller.key, request, self._tokens), caller.view)
+        _COUNTED[outcome.code].inc()
+        return wire.verdict(outcome, self._cache_ttl, self._tokens.consistency)
+
+    @verification
+    def BatchVerify(self, caller: auth.Caller, request: pb.BatchVerifyRequest) -> pb.BatchVerifyResponse:
+        """Give the verdicts on many keys."""
+        questions = reading.questions(caller.key, request, self._tokens)
+        asked = [question for question in questions if question is not None]
+        answers = iter(self.verifier.verify_all(asked, caller.view))
+        outcomes = [None if question is None else next(answers) for question in questions]
+        for code, count in Counter(outcome.code for outcome in outcomes if outcome is not None).items():
+            _COUNTED[code].inc(count)
+        return wire.verdicts(outcomes, self._cache_ttl, self._tokens.consistency)
+
+    @stream
+    def Watch(self, caller: Key, request: pb.WatchRequest, context: grpc.ServicerContext, send: Send) -> None:
+        """Begin to tell what changes."""
+        self._watching.open(caller, reading.watch(caller, request, self._tokens), context, send)
+
+    @rpc
+    def ListEvents(self, caller: Key, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
+        """Read a page of the audit trail."""
+        page = self._trail.page(caller, reading.event_query(request))
+        return pb.ListEventsResponse(
+            events=[wire.event(event) for event in page.events], next_page_token=page.next_page_token
         )
-        wanted = request.consistency
-        at_least = self._tokens.revision(wanted.at_least_as_fresh) if wanted.HasField("at_least_as_fresh") else 0
-        outcome = self.verifier.verify(request.key, demand, at_least)
-        return wire.verdict(outcome, self._cache_ttl, self._tokens.consistency(outcome.revision))
-
-    @rpc
-    def BatchVerify(self, caller: Key, request: pb.BatchVerifyRequest) -> pb.BatchVerifyResponse:  # noqa: ARG002
-        """Not offered yet."""
-        raise NotOffered("BatchVerify")
-
-    @rpc
-    def Watch(self, caller: Key, request: pb.WatchRequest) -> pb.WatchResponse:  # noqa: ARG002
-        """Not offered yet."""
-        raise NotOffered("Watch")
-
-    @rpc
-    def ListEvents(self, caller: Key, request: pb.ListEventsRequest) -> pb.ListEventsResponse:  # noqa: ARG002
-        """Not offered yet."""
-        raise NotOffered("ListEvents")
 
     @rpc
     def ClaimRotation(self, caller: None, request: pb.ClaimRotationRequest) -> pb.ClaimRotationResponse:  # noqa: ARG002

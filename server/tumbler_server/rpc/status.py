@@ -6,6 +6,7 @@ log the exception's type and the places it passed through, but not its message, 
 
 import contextlib
 import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 import grpc
@@ -36,6 +37,8 @@ STATUSES: dict[type[errors.TumblerError], tuple[grpc.StatusCode, str]] = {
     errors.EtagMismatch: (grpc.StatusCode.ABORTED, "ETAG_MISMATCH"),
     errors.RequestIdReused: (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
     errors.Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
+    errors.ReaderTooSlow: (grpc.StatusCode.RESOURCE_EXHAUSTED, "READER_TOO_SLOW"),
+    errors.ServerStopping: (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING"),
     errors.StoreUnavailable: (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"),
     errors.NotOffered: (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED"),
 }
@@ -46,12 +49,16 @@ _log = structlog.get_logger(__name__)
 
 def abort(context: grpc.ServicerContext, failure: BaseException, method: str) -> NoReturn:
     """End the call with the status that ``failure`` has."""
-    status = to_status(failure)
-    if status.code == grpc.StatusCode.INTERNAL.value[0]:
-        _log_fault(failure, method)
-    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
-    context.abort(_CODES[status.code], status.message)
+    context.abort(*_tell(context, failure, method))
     raise AssertionError("abort() returned")  # gRPC's raises
+
+
+def end(context: grpc.ServicerContext, send: Callable[[None], None], failure: BaseException, method: str) -> None:
+    """End a stream that no handler is busy with in the same way; ``send`` is what gRPC gave its handler."""
+    code, message = _tell(context, failure, method)
+    context.set_code(code)
+    context.set_details(message)
+    send(None)
 
 
 def to_status(failure: BaseException) -> status_pb2.Status:
@@ -77,6 +84,14 @@ def to_status(failure: BaseException) -> status_pb2.Status:
 
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _tell(context: grpc.ServicerContext, failure: BaseException, method: str) -> tuple[grpc.StatusCode, str]:
+    status = to_status(failure)
+    if status.code == grpc.StatusCode.INTERNAL.value[0]:
+        _log_fault(failure, method)
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    return _CODES[status.code], status.message
 
 
 def _info(reason: str, metadata: dict[str, str]) -> error_details_pb2.ErrorInfo:

@@ -11,11 +11,12 @@ Three things are settled here so that nobody else has to think of them:
 """
 
 import contextlib
+import itertools
 import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -54,6 +55,9 @@ _LIBPQ_DEFAULTS: dict[str, Any] = {
 ATTEMPTS = 8
 """How often a transaction is tried before its failure is reported."""
 
+CHANNEL = "tumbler"
+"""Where PostgreSQL servers tell each other that something was committed."""
+
 RETRIED_SQLSTATES = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
 UNAVAILABLE_SQLSTATES = frozenset({"25006", "25P03"})  # read-only after a failover, idle too long in a transaction
@@ -64,9 +68,13 @@ _log = structlog.get_logger(__name__)
 class Store:
     """A database, opened. Safe for use by many threads."""
 
-    def __init__(self, database: peewee.Database, dialect: str) -> None:
+    def __init__(self, database: peewee.Database, dialect: str, listen: Callable[[], "Listener"] | None = None) -> None:
         self.dialect = dialect
+        self.notifies = False
+        """Whether changes wake the other servers' listeners."""
         self._db = database
+        self._open_listener = listen
+        self._serials = itertools.count()
         self._writing = threading.Lock() if dialect == SQLITE else None
         self._lock_statement = "" if dialect == SQLITE else "SELECT id FROM log_head WHERE id = 1 FOR UPDATE"
         self._connections: set[Any] = set()
@@ -81,6 +89,32 @@ class Store:
             sql = sql.replace("?", "%s")
         return self._attempt(lambda: self._connected().execute_sql(sql, parameters).fetchall())
 
+    def version(self) -> tuple[int, int, int] | None:
+        """Return what this thread sees change, at the latest, with each commit by anybody; None where nothing does.
+
+        Only on SQLite, where it costs some microseconds. Values of different threads say nothing about each other.
+        Raises ``StoreUnavailable``.
+        """
+        if self.dialect != SQLITE:
+            return None
+        thread = self._thread
+        try:
+            if not hasattr(thread, "connection"):
+                self._connected()
+            # The PRAGMA, since the driver's own function does not see what other processes commit. It does not count
+            # what this very connection commits.
+            return thread.serial, thread.connection.execute("PRAGMA data_version").get, thread.commits
+        except (apsw.Error, peewee.OperationalError) as failure:
+            _log.warning("the database does not answer", error=type(failure).__name__)
+            raise StoreUnavailable from failure
+
+    def listen(self) -> "Listener | None":
+        """Open a connection of its own that hears what ``Transaction.notify`` says; None where databases cannot.
+
+        Raises ``StoreUnavailable``.
+        """
+        return self._open_listener() if self._open_listener and self.notifies else None
+
     def select(self, query: peewee.BaseQuery) -> list[Any]:
         """Run a peewee query that reads, and return its rows."""
         return self._attempt(lambda: list(query.bind(self._connected())))
@@ -93,20 +127,14 @@ class Store:
         if the failure came while committing.
         """
         with self._writing or contextlib.nullcontext():
-            return self._attempt(lambda: self._transact(lambda db: work(Transaction(db)), lock=self._lock_statement))
+            return self._attempt(
+                lambda: self._transact(lambda db: work(Transaction(db, self.notifies)), lock=self._lock_statement)
+            )
 
     def alone(self, work: Callable[[peewee.Database], T]) -> T:
         """Run ``work`` in one transaction of its own on the bare database, as migrations need it."""
         with self._writing or contextlib.nullcontext():
             return self._attempt(lambda: self._transact(work, lock=""))
-
-    def ping(self) -> bool:
-        """Say whether the database answers now."""
-        try:
-            self.read("SELECT 1")
-        except StoreUnavailable:
-            return False
-        return True
 
     def strpos(self, column: peewee.Node, text: str) -> peewee.Expression:
         """Return the condition that ``column`` contains ``text``, case counting."""
@@ -123,6 +151,9 @@ class Store:
             self._db.connect()
             connection = self._db.connection()
             self._connections.add(connection)
+            self._thread.connection = connection
+            self._thread.serial = next(self._serials)
+            self._thread.commits = 0
             self._thread.leash = _Leash()  # goes with the thread
             weakref.finalize(self._thread.leash, _close, self._connections, connection)
         return self._db
@@ -147,6 +178,8 @@ class Store:
             if sqlstate(failure) in RETRIED_SQLSTATES:
                 raise
             raise _CommitFailed from failure
+        finally:
+            self._thread.commits += 1
         return result
 
     def _roll_back(self) -> None:
@@ -187,8 +220,14 @@ class Store:
 class Transaction:
     """The one handle that a piece of writing work has on the database."""
 
-    def __init__(self, database: peewee.Database) -> None:
+    def __init__(self, database: peewee.Database, notifies: bool) -> None:
         self._db = database
+        self._notifies = notifies
+
+    def notify(self) -> None:
+        """Wake the other servers when this has been committed, where the database can. It may get lost."""
+        if self._notifies:
+            self._db.execute_sql(f"NOTIFY {CHANNEL}")
 
     def select(self, query: peewee.BaseQuery) -> list[Any]:
         """Run a peewee query that reads, or one with RETURNING, and return its rows."""
@@ -197,6 +236,32 @@ class Transaction:
     def run(self, query: peewee.BaseQuery) -> None:
         """Run a peewee query that writes."""
         query.execute(self._db)
+
+
+class Listener:
+    """A PostgreSQL connection that waits to be woken. It may miss a call: never rest on it alone."""
+
+    def __init__(self, url: str, parameters: dict[str, Any]) -> None:
+        with _unavailable():
+            self._connection = psycopg.connect(url, autocommit=True, **parameters)
+            self._connection.execute(f"LISTEN {CHANNEL}")
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a call, so long at the most, and say whether there was one. Raises ``StoreUnavailable``."""
+        with _unavailable():
+            return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
+
+@contextlib.contextmanager
+def _unavailable() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as failure:
+        raise StoreUnavailable from failure
 
 
 class _Leash:
@@ -234,9 +299,14 @@ def open_store(url: str, create: bool = False) -> Store:
             raise SetupError(f"there is no database {path}: run `tumbler-server init` first, or correct --data-dir")
         return Store(_sqlite(path), SQLITE)
     if scheme in ("postgresql", "postgres") and separator:
-        return Store(_postgresql(peewee.PostgresqlDatabase, "postgresql://" + rest), POSTGRESQL)
+        url = "postgresql://" + rest
+        parameters = _libpq_parameters(url)
+        return Store(
+            _postgresql(peewee.PostgresqlDatabase, url, parameters), POSTGRESQL, lambda: Listener(url, parameters)
+        )
     if scheme == "cockroachdb" and separator:
-        return Store(_postgresql(CockroachDatabase, "postgresql://" + rest), COCKROACHDB)
+        url = "postgresql://" + rest
+        return Store(_postgresql(CockroachDatabase, url, _libpq_parameters(url)), COCKROACHDB)
     raise SetupError("the database URL must begin with sqlite:///, postgresql:// or cockroachdb://")
 
 
@@ -264,10 +334,15 @@ def _sqlite(path: Path) -> APSWDatabase:
     )
 
 
-def _postgresql(kind: type[peewee.PostgresqlDatabase], url: str) -> peewee.PostgresqlDatabase:
+def _libpq_parameters(url: str) -> dict[str, Any]:
     try:
         given = psycopg.conninfo.conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         raise SetupError("the database URL is not one that libpq understands") from None
-    parameters = {name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in given}
+    return {name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in given}
+
+
+def _postgresql(
+    kind: type[peewee.PostgresqlDatabase], url: str, parameters: dict[str, Any]
+) -> peewee.PostgresqlDatabase:
     return kind(url, autoconnect=False, prefer_psycopg3=True, **parameters)

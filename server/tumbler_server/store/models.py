@@ -74,11 +74,13 @@ class EventRow(Model):
 
 
 class LogHeadRow(Model):
-    """The single row that hands out revisions, and holds the newest hash."""
+    """The single row that hands out revisions, and holds the newest hash; the anchor is the newest removed event's."""
 
     id = SmallIntegerField(primary_key=True)
     revision = BigIntegerField()
     hash = BlobField()
+    anchor_revision = BigIntegerField()
+    anchor_hash = BlobField()
 
     class Meta:
         table_name = "log_head"

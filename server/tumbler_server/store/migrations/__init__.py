@@ -1,6 +1,6 @@
 """The schema's history: numbered steps, each applied once, under a lock, in one transaction with its number.
 
-To add one, write ``m0002_….py`` with a function ``apply(dialect, db)`` and append the module to ``STEPS``. A step that
+To add one, write ``m000N_….py`` with a function ``apply(dialect, db)`` and append the module to ``STEPS``. A step that
 has been released is never edited.
 """
 
@@ -10,9 +10,9 @@ import peewee
 
 from tumbler_server.errors import SetupError
 from tumbler_server.store.database import POSTGRESQL, POSTGRESQL_FLOOR, SQLITE, Store, sqlstate
-from tumbler_server.store.migrations import m0001_initial
+from tumbler_server.store.migrations import m0001_initial, m0002_anchor
 
-STEPS: tuple[ModuleType, ...] = (m0001_initial,)
+STEPS: tuple[ModuleType, ...] = (m0001_initial, m0002_anchor)
 
 NEWEST = len(STEPS)
 

@@ -1822,9 +1822,11 @@ type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
 	ProjectId string `protobuf:"bytes,1,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
-	// start_cursor: the cursor of the last response seen; empty: from now on.
+	// start_cursor: the cursor of the last response seen, whichever server it came from, or any consistency_token; empty:
+	// from now on, that is, all that returned before the call began is behind the stream. What this installation did not
+	// issue is INVALID_ARGUMENT.
 	StartCursor string `protobuf:"bytes,2,opt,name=start_cursor,json=startCursor,proto3" json:"start_cursor,omitempty"`
-	// heartbeat_interval is the longest silence: unset 5 s, at least 1 s.
+	// heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
 	HeartbeatInterval *durationpb.Duration `protobuf:"bytes,3,opt,name=heartbeat_interval,json=heartbeatInterval,proto3" json:"heartbeat_interval,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
@@ -1884,11 +1886,15 @@ func (x *WatchRequest) GetHeartbeatInterval() *durationpb.Duration {
 // WatchResponse carries changes, or, empty, the word that there were none.
 type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// events are in commit order; none: a heartbeat.
+	// events are in commit order; none, and no reset: a heartbeat.
 	Events []*KeyEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
-	// cursor is opaque: start here after a broken stream.
+	// cursor is how far the stream has come: every change of its projects up to here has been told. Begin a new stream
+	// here after a broken one. It is a consistency token as well: what Verify answers to it as
+	// Consistency.at_least_as_fresh reflects all that has been told. (It moves on with changes of other projects too.)
 	Cursor string `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
-	// reset: the start_cursor was older than what is kept. Forget everything cached.
+	// reset: changes before cursor cannot be told. The start_cursor was older than what is kept, or is not from this log
+	// since an older backup was restored; or the server itself lost its place. Forget everything cached, and cache no answer
+	// of Verify that is older than cursor. The stream goes on from there.
 	Reset_        bool `protobuf:"varint,3,opt,name=reset,proto3" json:"reset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1950,11 +1956,12 @@ type ListEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
 	ProjectId string `protobuf:"bytes,1,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
-	// key_id: empty means any key.
+	// key_id: empty means any key. A key that the caller may not see has no events, as one that does not exist.
 	KeyId string `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
-	// types: empty means any.
+	// types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
 	Types []KeyEventType `protobuf:"varint,3,rep,packed,name=types,proto3,enum=tumbler.v1.KeyEventType" json:"types,omitempty"`
-	// since_time: events at or after this time; unset: from the oldest kept.
+	// since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
+	// clocks of an installation's servers are more than ten minutes apart, an event may be missed.
 	SinceTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since_time,json=sinceTime,proto3" json:"since_time,omitempty"`
 	// page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
 	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
@@ -2041,7 +2048,8 @@ type ListEventsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// events are in commit order.
 	Events []*KeyEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
-	// next_page_token is where the next page begins; empty: this was the last.
+	// next_page_token is where the next page begins; empty: this was the last. Changes that are made while a caller pages
+	// come at the end; to be told of each at once, use Watch.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -81,9 +81,24 @@ type ApiKeyServiceClient interface {
 	// Scope `tumbler:keys:verify`. This version answers UNIMPLEMENTED.
 	BatchVerify(ctx context.Context, in *BatchVerifyRequest, opts ...grpc.CallOption) (*BatchVerifyResponse, error)
 	// Watch streams changes as they are committed, so that a client can cache what Verify told it. Scope
-	// `tumbler:keys:verify`. This version answers UNIMPLEMENTED.
+	// `tumbler:keys:verify`.
+	//
+	// The first response comes at once. From then on, every change is told as soon as it is committed, by whichever server
+	// of the installation, each once and in commit order; and a heartbeat, which is a response without events and without
+	// reset, says in every heartbeat_interval that there was nothing else to tell half a second ago or less. None is sent
+	// while the server does not know that, for instance since its database does not answer: a client that is not told
+	// anything for longer than heartbeat_interval should stop using what it remembers, and ask Verify. While a stream that
+	// began at a cursor is being told what it missed, there are no heartbeats; the first follows at once.
+	//
+	// A stream ends with UNAUTHENTICATED or PERMISSION_DENIED when the calling key would not be let in any more (it was
+	// revoked, has expired, lost its scope …); with RESOURCE_EXHAUSTED when its reader takes longer than five seconds for a
+	// response, or falls too far behind (READER_TOO_SLOW; CANCELLED where the reader does not even take that), and at once
+	// where the server has too many streams (OVERLOADED, with RetryInfo); with UNAVAILABLE when the server stops
+	// (SERVER_STOPPING). Connect again after a pause that has some chance in it, and begin at the last cursor: nothing is
+	// missed and nothing told twice.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
-	// ListEvents reads the audit trail, oldest first. Scope `tumbler:events:read`. This version answers UNIMPLEMENTED.
+	// ListEvents reads the audit trail, oldest first: every change, when it was made, and by whom. Events older than the
+	// server's retention (400 days unless its operator says otherwise) are not kept. Scope `tumbler:events:read`.
 	ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsResponse, error)
 	// ClaimRotation fetches the successor of a key whose rotation is due; the claim token is the only credential.
 	// This version answers UNIMPLEMENTED.
@@ -275,9 +290,24 @@ type ApiKeyServiceServer interface {
 	// Scope `tumbler:keys:verify`. This version answers UNIMPLEMENTED.
 	BatchVerify(context.Context, *BatchVerifyRequest) (*BatchVerifyResponse, error)
 	// Watch streams changes as they are committed, so that a client can cache what Verify told it. Scope
-	// `tumbler:keys:verify`. This version answers UNIMPLEMENTED.
+	// `tumbler:keys:verify`.
+	//
+	// The first response comes at once. From then on, every change is told as soon as it is committed, by whichever server
+	// of the installation, each once and in commit order; and a heartbeat, which is a response without events and without
+	// reset, says in every heartbeat_interval that there was nothing else to tell half a second ago or less. None is sent
+	// while the server does not know that, for instance since its database does not answer: a client that is not told
+	// anything for longer than heartbeat_interval should stop using what it remembers, and ask Verify. While a stream that
+	// began at a cursor is being told what it missed, there are no heartbeats; the first follows at once.
+	//
+	// A stream ends with UNAUTHENTICATED or PERMISSION_DENIED when the calling key would not be let in any more (it was
+	// revoked, has expired, lost its scope …); with RESOURCE_EXHAUSTED when its reader takes longer than five seconds for a
+	// response, or falls too far behind (READER_TOO_SLOW; CANCELLED where the reader does not even take that), and at once
+	// where the server has too many streams (OVERLOADED, with RetryInfo); with UNAVAILABLE when the server stops
+	// (SERVER_STOPPING). Connect again after a pause that has some chance in it, and begin at the last cursor: nothing is
+	// missed and nothing told twice.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
-	// ListEvents reads the audit trail, oldest first. Scope `tumbler:events:read`. This version answers UNIMPLEMENTED.
+	// ListEvents reads the audit trail, oldest first: every change, when it was made, and by whom. Events older than the
+	// server's retention (400 days unless its operator says otherwise) are not kept. Scope `tumbler:events:read`.
 	ListEvents(context.Context, *ListEventsRequest) (*ListEventsResponse, error)
 	// ClaimRotation fetches the successor of a key whose rotation is due; the claim token is the only credential.
 	// This version answers UNIMPLEMENTED.

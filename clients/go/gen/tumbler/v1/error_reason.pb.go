@@ -97,12 +97,22 @@ const (
 	ErrorReason_ERROR_REASON_STORE_UNAVAILABLE ErrorReason = 15
 	// ERROR_REASON_NOT_IMPLEMENTED, UNIMPLEMENTED: this version of the server does not offer the RPC yet.
 	//
-	//	{"reason": "NOT_IMPLEMENTED", "metadata": {"method": "Watch"}}
+	//	{"reason": "NOT_IMPLEMENTED", "metadata": {"method": "ClaimRotation"}}
 	ErrorReason_ERROR_REASON_NOT_IMPLEMENTED ErrorReason = 16
 	// ERROR_REASON_INTERNAL, INTERNAL: a fault of the server. The text is fixed; the operator finds the rest in the log.
 	//
 	//	{"reason": "INTERNAL"}
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 17
+	// ERROR_REASON_READER_TOO_SLOW, RESOURCE_EXHAUSTED: a Watch stream was not read as fast as changes came. Read faster,
+	// and begin again at the last cursor.
+	//
+	//	{"reason": "READER_TOO_SLOW"}
+	ErrorReason_ERROR_REASON_READER_TOO_SLOW ErrorReason = 18
+	// ERROR_REASON_SERVER_STOPPING, UNAVAILABLE: the server stops, and ends its Watch streams. Connect again, and begin at
+	// the last cursor.
+	//
+	//	{"reason": "SERVER_STOPPING"}
+	ErrorReason_ERROR_REASON_SERVER_STOPPING ErrorReason = 19
 )
 
 // Enum value maps for ErrorReason.
@@ -126,6 +136,8 @@ var (
 		15: "ERROR_REASON_STORE_UNAVAILABLE",
 		16: "ERROR_REASON_NOT_IMPLEMENTED",
 		17: "ERROR_REASON_INTERNAL",
+		18: "ERROR_REASON_READER_TOO_SLOW",
+		19: "ERROR_REASON_SERVER_STOPPING",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":       0,
@@ -146,6 +158,8 @@ var (
 		"ERROR_REASON_STORE_UNAVAILABLE": 15,
 		"ERROR_REASON_NOT_IMPLEMENTED":   16,
 		"ERROR_REASON_INTERNAL":          17,
+		"ERROR_REASON_READER_TOO_SLOW":   18,
+		"ERROR_REASON_SERVER_STOPPING":   19,
 	}
 )
 
@@ -181,7 +195,7 @@ var File_tumbler_v1_error_reason_proto protoreflect.FileDescriptor
 const file_tumbler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
 	"\x1dtumbler/v1/error_reason.proto\x12\n" +
-	"tumbler.v1*\xce\x04\n" +
+	"tumbler.v1*\x92\x05\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1c\n" +
@@ -201,7 +215,9 @@ const file_tumbler_v1_error_reason_proto_rawDesc = "" +
 	"\x17ERROR_REASON_OVERLOADED\x10\x0e\x12\"\n" +
 	"\x1eERROR_REASON_STORE_UNAVAILABLE\x10\x0f\x12 \n" +
 	"\x1cERROR_REASON_NOT_IMPLEMENTED\x10\x10\x12\x19\n" +
-	"\x15ERROR_REASON_INTERNAL\x10\x11B;\n" +
+	"\x15ERROR_REASON_INTERNAL\x10\x11\x12 \n" +
+	"\x1cERROR_REASON_READER_TOO_SLOW\x10\x12\x12 \n" +
+	"\x1cERROR_REASON_SERVER_STOPPING\x10\x13B;\n" +
 	"\x0edev.tumbler.v1P\x01Z'tumbler.dev/go/gen/tumbler/v1;tumblerv1b\x06proto3"
 
 var (

@@ -126,7 +126,7 @@ type KeyEvent struct {
 	// `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
 	Detail map[string]string `protobuf:"bytes,8,rep,name=detail,proto3" json:"detail,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// hash is the SHA-256 of the event before it and of this one's content, so that a changed, inserted or deleted event
-	// shows. `tumbler-server audit verify` recomputes it.
+	// shows. `tumbler-server audit verify` recomputes it, from the oldest event that is kept.
 	Hash          []byte `protobuf:"bytes,9,opt,name=hash,proto3" json:"hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

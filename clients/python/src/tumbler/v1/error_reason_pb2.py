@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtumbler/v1/error_reason.proto\x12\ntumbler.v1*\xce\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\x1c\n\x18\x45RROR_REASON_UNDECODABLE\x10\x02\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_SCOPE_MISSING\x10\x04\x12\x1e\n\x1a\x45RROR_REASON_OTHER_PROJECT\x10\x05\x12!\n\x1d\x45RROR_REASON_SCOPE_ESCALATION\x10\x06\x12\x1e\n\x1a\x45RROR_REASON_KEY_NOT_FOUND\x10\x07\x12\x1c\n\x18\x45RROR_REASON_KEY_REVOKED\x10\x08\x12\x1f\n\x1b\x45RROR_REASON_KEY_SUPERSEDED\x10\t\x12\x1c\n\x18\x45RROR_REASON_KEY_EXPIRED\x10\n\x12\x1f\n\x1b\x45RROR_REASON_NAME_AMBIGUOUS\x10\x0b\x12\x1e\n\x1a\x45RROR_REASON_ETAG_MISMATCH\x10\x0c\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\r\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x0e\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\x0f\x12 \n\x1c\x45RROR_REASON_NOT_IMPLEMENTED\x10\x10\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x11\x42;\n\x0e\x64\x65v.tumbler.v1P\x01Z\'tumbler.dev/go/gen/tumbler/v1;tumblerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtumbler/v1/error_reason.proto\x12\ntumbler.v1*\x92\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\x1c\n\x18\x45RROR_REASON_UNDECODABLE\x10\x02\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_SCOPE_MISSING\x10\x04\x12\x1e\n\x1a\x45RROR_REASON_OTHER_PROJECT\x10\x05\x12!\n\x1d\x45RROR_REASON_SCOPE_ESCALATION\x10\x06\x12\x1e\n\x1a\x45RROR_REASON_KEY_NOT_FOUND\x10\x07\x12\x1c\n\x18\x45RROR_REASON_KEY_REVOKED\x10\x08\x12\x1f\n\x1b\x45RROR_REASON_KEY_SUPERSEDED\x10\t\x12\x1c\n\x18\x45RROR_REASON_KEY_EXPIRED\x10\n\x12\x1f\n\x1b\x45RROR_REASON_NAME_AMBIGUOUS\x10\x0b\x12\x1e\n\x1a\x45RROR_REASON_ETAG_MISMATCH\x10\x0c\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\r\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x0e\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\x0f\x12 \n\x1c\x45RROR_REASON_NOT_IMPLEMENTED\x10\x10\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x11\x12 \n\x1c\x45RROR_REASON_READER_TOO_SLOW\x10\x12\x12 \n\x1c\x45RROR_REASON_SERVER_STOPPING\x10\x13\x42;\n\x0e\x64\x65v.tumbler.v1P\x01Z\'tumbler.dev/go/gen/tumbler/v1;tumblerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016dev.tumbler.v1P\001Z\'tumbler.dev/go/gen/tumbler/v1;tumblerv1'
   _globals['_ERRORREASON']._serialized_start=46
-  _globals['_ERRORREASON']._serialized_end=636
+  _globals['_ERRORREASON']._serialized_end=704
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,118 @@
+"""Keys by the million, put into a database past the server.
+
+The rows are those that the server itself would write, but for two things: they have no events, and where a digest
+decides, one bcrypt hash (of another secret) stands in all of them, since a million would take a day. A key whose digest
+were not used would so be refused: what is measured is what should be.
+"""
+
+import hmac
+import os
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import apsw
+import psycopg
+
+from tumbler import keyformat
+from tumbler_server.clock import DAY, NEVER, SECOND, system_clock
+from tumbler_server.keys import pepper, record
+from tumbler_server.keys.record import Key, Sealed
+from tumbler_server.keys.secret import DEFAULT_COST, Hasher
+from tumbler_server.store.models import ApiKeyRow
+
+PROJECT = "acme"
+SCOPES = ("orders:read", "orders:write", "customers:read")
+ASKED = "orders:read"
+"""The scope that verifications ask for."""
+
+_SCRAMBLE = 2_654_435_761
+"""Knuth's multiplier: makes names whose order has nothing to do with the order in which they were made."""
+
+_DIGITS = bytes(keyformat.ALPHABET[number % 62].encode()[0] for number in range(256))
+_COLUMNS = [column.column_name for column in ApiKeyRow._meta.sorted_fields]
+
+
+def texts(count: int, prefix: str = "bench") -> Iterator[str]:
+    """Make texts of keys, fast; good enough for keys that guard nothing."""
+    length = keyformat.ID_LENGTH + keyformat.SECRET_LENGTH
+    for _ in range(count):
+        digits = os.urandom(length).translate(_DIGITS).decode()
+        before = f"{prefix}_{digits[: keyformat.ID_LENGTH]}_{digits[keyformat.ID_LENGTH :]}"
+        yield before + keyformat.checksum(before)
+
+
+def add_digested(url: str, pepper_file: Path, keys: Iterable[str], elsewhere: float = 0.0) -> None:
+    """Add keys that their digests prove. A share of them, ``elsewhere``, belongs to a hundred other projects."""
+    newest = pepper.load(pepper_file)[0]
+    (other,) = texts(1)
+    hashed = Hasher(DEFAULT_COST, [newest]).seal(other, keyformat.parse(other).secret).secret_hash
+
+    def sealed(text: str) -> Sealed:
+        return Sealed(hashed, hmac.digest(newest.secret, text.encode(), "sha256"), newest.id)
+
+    _insert(url, _rows(keys, sealed, elsewhere))
+
+
+def add_undigested(url: str, keys: Sequence[str]) -> None:
+    """Add keys that only bcrypt proves, at its default cost."""
+    hasher = Hasher(DEFAULT_COST)
+
+    def seal(text: str) -> Sealed:
+        return hasher.seal(text, keyformat.parse(text).secret)
+
+    with ThreadPoolExecutor() as pool:
+        sealed = dict(zip(keys, pool.map(seal, keys), strict=True))
+    _insert(url, _rows(keys, sealed.__getitem__, 0.0))
+
+
+def _rows(keys: Iterable[str], seal: Any, elsewhere: float) -> Iterator[tuple[Any, ...]]:
+    chance = random.Random(1)  # noqa: S311 - no secret
+    now = system_clock()
+    for number, text in enumerate(keys):
+        parsed = keyformat.parse(text)
+        project = f"other-{chance.randrange(100)}" if chance.random() < elsewhere else PROJECT
+        key = Key(
+            id=parsed.id,
+            project_id=project,
+            environment_id="live",
+            name=f"service {number * _SCRAMBLE % 2**32:08x}",
+            key_prefix=parsed.key_prefix,
+            owner_id=f"owner-{number % 1_000}",
+            scopes=SCOPES,
+            metadata={"team": f"team-{number % 50}", "plan": "standard"},
+            create_time=now - 365 * DAY + number * SECOND,
+            update_time=now - 365 * DAY + number * SECOND,
+            # As in life, many share a value: never expiring, never used.
+            expire_time=NEVER if chance.random() < 0.5 else now + DAY + chance.randrange(365 * DAY),
+            last_used_time=0 if chance.random() < 0.25 else now - chance.randrange(30 * DAY),
+            revision=1,
+        )
+        sealed = seal(text)
+        columns = {
+            **record.to_columns(key),
+            "secret_hash": sealed.secret_hash,
+            "digest": sealed.digest,
+            "pepper_id": sealed.pepper_id,
+        }
+        yield tuple(columns[name] for name in _COLUMNS)
+
+
+def _insert(url: str, rows: Iterator[tuple[Any, ...]]) -> None:
+    names = ", ".join(_COLUMNS)
+    if url.startswith("sqlite"):
+        connection = apsw.Connection(url.removeprefix("sqlite:///"))
+        connection.execute("PRAGMA synchronous = off; PRAGMA cache_size = -400000")
+        slots = ", ".join("?" * len(_COLUMNS))
+        with connection:
+            connection.executemany(f"INSERT INTO api_key ({names}) VALUES ({slots})", rows)  # noqa: S608
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        return
+    with psycopg.connect(url, autocommit=True) as database:
+        with database.cursor().copy(f"COPY api_key ({names}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(row)
+        database.execute("VACUUM ANALYZE api_key")  # what autovacuum does within minutes

@@ -1,0 +1,75 @@
+"""The real server in a process of its own, with one method more: a no-op, which is the yardstick.
+
+    python -m benchmarks.server --data-dir DIR
+
+It is wired by ``build_server`` as ``tumbler-server serve`` is; the no-op runs on the same gRPC server and the same
+threads, and asks for no credential. One JSON line says on which port it listens. Then each line on stdin is answered by
+one with what the server has counted so far; the end of stdin ends it.
+"""
+
+import argparse
+import gc
+import json
+import re
+import sys
+from pathlib import Path
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+from prometheus_client import REGISTRY
+
+from tumbler_server import logs
+from tumbler_server.config import Config, Installation
+from tumbler_server.events.board import Board
+from tumbler_server.server import build_server
+
+NOOP = "/tumbler.benchmarks.Yardstick/NoOp"
+
+_COUNTERS = {"bcrypt_runs": "tumbler_bcrypt_runs_total", "record_reads": "tumbler_record_reads_total"}
+
+
+def counted() -> dict[str, int]:
+    """Return what the server has counted, and how much memory it holds, in bytes."""
+    gc.collect()  # so that memory is what is kept, not what waits to be thrown away
+    resident = re.search(r"^VmRSS:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert resident is not None
+    counters = {name: int(REGISTRY.get_sample_value(sample) or 0) for name, sample in _COUNTERS.items()}
+    return {**counters, "resident": int(resident[1]) * 1024}
+
+
+def _yardstick() -> grpc.GenericRpcHandler:
+    service, method = NOOP[1:].split("/")
+    answer = Empty()
+    handler = grpc.unary_unary_rpc_method_handler(
+        lambda _, __: answer,
+        request_deserializer=Empty.FromString,
+        response_serializer=Empty.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(service, {method: handler})
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.server")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--database", default="")
+    parser.add_argument("--listen", default="127.0.0.1:0")
+    parser.add_argument("--workers", type=int, default=1, help="how many such processes share the port")
+    parser.add_argument("--number", type=int, default=0, help="which of them this is")
+    parser.add_argument("--board", type=int, help="the descriptor of what they share")
+    arguments = parser.parse_args()
+    logs.configure("warning", "json")
+    installation = Installation(arguments.data_dir, arguments.database)
+    config = Config(installation, listen=arguments.listen, workers=arguments.workers)
+    board = None if arguments.board is None else Board(arguments.board, arguments.number)
+    server = build_server(config, board=board)
+    server._grpc.add_generic_rpc_handlers((_yardstick(),))
+    server.start()
+    print(json.dumps({"port": server.port}), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(counted()), flush=True)
+    server.stop()
+
+
+if __name__ == "__main__":
+    main()

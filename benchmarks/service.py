@@ -1,0 +1,172 @@
+"""What is measured: an installation with keys in it, and processes that serve it."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from benchmarks.load import SERVER_CORE, Unfit
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server import founding
+from tumbler_server.config import Installation
+from tumbler_server.events.board import board_file
+from tumbler_server.keys.secret import DEFAULT_COST
+from tumbler_server.supervisor import reserved
+
+SERVICE = "/tumbler.v1.ApiKeyService"
+
+_ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class House:
+    """An installation, and its first key."""
+
+    installation: Installation
+    operator: str
+
+    @property
+    def url(self) -> str:
+        """Return its database's URL."""
+        return self.installation.database_url
+
+    @property
+    def pepper_file(self) -> Path:
+        """Return where its peppers are."""
+        return self.installation.pepper_file
+
+
+def found(data_dir: Path, database: str = "") -> House:
+    """Found an installation with the server's defaults."""
+    installation = Installation(data_dir, database)
+    return House(installation, founding.found(installation, DEFAULT_COST, "tmb"))
+
+
+@contextmanager
+def pinned(cores: set[int]) -> Iterator[None]:
+    """Start processes on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores & before or before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class Service:
+    """The processes that serve an installation, on a core of their own (several share it)."""
+
+    def __init__(self, house: House, workers: int = 1, peppered: bool = True, cores: set[int] = SERVER_CORE) -> None:
+        self.house = house
+        self._open = contextlib.ExitStack()
+        self._workers: list[subprocess.Popen[str]] = []
+        self._channel: grpc.Channel | None = None
+        self.target = ""
+        data_dir = house.installation.data_dir
+        if not peppered:
+            data_dir /= "without-a-pepper"
+            data_dir.mkdir(exist_ok=True)
+        options = ["--data-dir", str(data_dir), "--database", house.url, "--workers", str(workers)]
+        try:
+            with pinned(cores):
+                self._start(options, workers)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._channel is not None:
+            self._channel.close()
+        for worker in self._workers:
+            assert worker.stdin is not None
+            worker.stdin.close()
+        for worker in self._workers:
+            try:
+                worker.wait(30)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+            assert worker.stdout is not None
+            worker.stdout.close()
+        self._open.close()
+
+    @property
+    def pids(self) -> list[int]:
+        """Return the processes whose CPU time counts."""
+        return [worker.pid for worker in self._workers]
+
+    def counted(self) -> dict[str, int]:
+        """Return what the processes have counted so far, and how much memory they hold, in bytes; see ``server``."""
+        total: dict[str, int] = {}
+        for worker in self._workers:
+            assert worker.stdin is not None
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+            for name, number in _line(worker).items():
+                total[name] = total.get(name, 0) + number
+        return total
+
+    def raw(self, method: str, request: bytes, key: str) -> bytes:
+        """Call a method and return the answer as it came. Raises ``grpc.RpcError``."""
+        if self._channel is None:
+            self._channel = grpc.insecure_channel(self.target, (("grpc.enable_http_proxy", 0),))
+        call: Callable[..., bytes] = self._channel.unary_unary(method)
+        return call(request, metadata=(("authorization", f"Bearer {key}"),), timeout=60)
+
+    def call(self, method: str, request: Any, key: str = "") -> Any:
+        """Call an RPC, as the operator unless another key is given."""
+        answer = getattr(pb, f"{method}Response")
+        sent = key or self.house.operator
+        return answer.FromString(self.raw(f"{SERVICE}/{method}", request.SerializeToString(), sent))
+
+    def caller(self, *scopes: str, project_id: str = "acme") -> str:
+        """Create a key that may call the service with these scopes."""
+        made = self.call("Create", pb.CreateRequest(project_id=project_id, name="caller", scopes=scopes))
+        return str(made.key)
+
+    def _start(self, options: Sequence[str], workers: int) -> None:
+        listen, shared = "127.0.0.1:0", list[int]()
+        if workers > 1:
+            board = board_file(workers)
+            self._open.callback(os.close, board)
+            listen = f"127.0.0.1:{self._open.enter_context(reserved(listen))}"
+            options = [*options, "--board", str(board)]
+            shared = [board]
+        for number in range(workers):
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.server", *options, "--listen", listen, "--number", str(number)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=_ROOT,
+                pass_fds=shared,
+                env={name: value for name, value in os.environ.items() if not name.startswith("TUMBLER_")},
+            )
+            self._workers.append(worker)
+        ports = {_line(worker)["port"] for worker in self._workers}
+        self.target = f"127.0.0.1:{ports.pop()}"
+        assert not ports, "the workers do not share a port"
+
+
+def _line(worker: "subprocess.Popen[str]") -> dict[str, int]:
+    assert worker.stdout is not None
+    line = worker.stdout.readline()
+    if not line:
+        raise Unfit(f"a server ended with exit code {worker.wait()}")
+    answer: dict[str, int] = json.loads(line)
+    return answer

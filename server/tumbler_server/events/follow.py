@@ -1,0 +1,82 @@
+"""Keeping a tail at the log's end while nobody asks: polling is the truth, and PostgreSQL's NOTIFY only wakes it."""
+
+import random
+import threading
+
+import structlog
+
+from tumbler_server.clock import SECOND
+from tumbler_server.errors import StoreUnavailable
+from tumbler_server.events.tail import Tail
+from tumbler_server.store.database import SQLITE, Store
+
+_SQLITE_INTERVAL = 0.05
+"""Seconds between two looks at what other processes have committed: a few microseconds each, for streams alone."""
+
+_LONGEST_INTERVAL = 0.25
+_LISTEN = 1.0
+_BACKOFF = (0.1, 5.0)
+
+_log = structlog.get_logger(__name__)
+
+
+class Following:
+    """The threads that keep a tail up to date. Several looks fit into ``max_staleness`` (microseconds)."""
+
+    def __init__(self, store: Store, tail: Tail, max_staleness: int) -> None:
+        self._store = store
+        self._tail = tail
+        often = min(_LONGEST_INTERVAL, max_staleness / SECOND / 4)
+        self._interval = _SQLITE_INTERVAL if store.dialect == SQLITE else often
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._threads = [threading.Thread(target=self._poll, name="follow", daemon=True)]
+        if store.notifies:
+            self._threads.append(threading.Thread(target=self._listen, name="listen", daemon=True))
+
+    def start(self) -> None:
+        """Begin to follow."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Follow no longer."""
+        self._stopping.set()
+        self._wake.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(2 * _LISTEN)  # one that is connecting is left behind
+
+    def _poll(self) -> None:
+        pause = self._interval
+        while not self._stopping.is_set():
+            self._wake.wait(pause)
+            self._wake.clear()
+            try:
+                self._tail.catch_up()
+                pause = self._interval
+            except StoreUnavailable:
+                pause = min(2 * pause, 1.0)
+            except Exception as failure:
+                # Whatever it was: a position that is not confirmed is never rested on, and the next look may succeed.
+                _log.error("following the log failed", error=type(failure).__name__)
+                pause = 1.0
+
+    def _listen(self) -> None:
+        pause = _BACKOFF[0]
+        while not self._stopping.is_set():
+            listener = None
+            try:
+                listener = self._store.listen()
+                while listener and not self._stopping.is_set():
+                    self._wake.set()  # after connecting, too: what was said meanwhile has been missed
+                    pause = _BACKOFF[0]
+                    while not listener.wait(_LISTEN) and not self._stopping.is_set():
+                        pass
+            except StoreUnavailable:
+                _log.warning("the connection that listens for changes is lost; polling goes on", retry_in=pause)
+            finally:
+                if listener:
+                    listener.close()
+            self._stopping.wait(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, no secret
+            pause = min(2 * pause, _BACKOFF[1])

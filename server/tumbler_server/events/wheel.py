@@ -1,0 +1,49 @@
+"""Who is due when: thousands of entries, each put, moved and dropped in a moment."""
+
+from typing import Generic, TypeVar
+
+from tumbler_server.clock import SECOND
+
+T = TypeVar("T")
+
+TICK = SECOND // 20
+"""How exact it is, in microseconds: so much too early at the most, and never late by the wheel's own doing."""
+
+
+class Wheel(Generic[T]):
+    """Entries and the instants at which they are due. Not safe for use by several threads."""
+
+    def __init__(self, now: int) -> None:
+        self._next = now // TICK
+        self._slots: dict[int, set[T]] = {}
+        self._slot_of: dict[T, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
+
+    def put(self, entry: T, due: int) -> None:
+        """Enter somebody, or move who is there."""
+        self.drop(entry)
+        slot = max(due // TICK, self._next)
+        self._slots.setdefault(slot, set()).add(entry)
+        self._slot_of[entry] = slot
+
+    def drop(self, entry: T) -> None:
+        """Take somebody out, who need not be there."""
+        slot = self._slot_of.pop(entry, None)
+        if slot is not None:
+            self._slots[slot].discard(entry)
+            if not self._slots[slot]:
+                del self._slots[slot]
+
+    def due(self, now: int) -> list[T]:
+        """Take out who is due."""
+        found: list[T] = []
+        reached = now // TICK
+        while self._slots and self._next <= reached:
+            for entry in self._slots.pop(self._next, ()):
+                del self._slot_of[entry]
+                found.append(entry)
+            self._next += 1
+        self._next = max(self._next, reached + 1)
+        return found

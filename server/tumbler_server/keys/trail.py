@@ -1,0 +1,84 @@
+"""The audit trail as callers may see it."""
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass
+
+from tumbler_server.events import history
+from tumbler_server.events.history import Filter
+from tumbler_server.events.log import Event, EventType
+from tumbler_server.keys import access
+from tumbler_server.keys.listing import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from tumbler_server.keys.record import Key
+from tumbler_server.keys.rules import Check
+from tumbler_server.keys.tokens import Tokens
+from tumbler_server.store.database import Store
+
+
+@dataclass(frozen=True)
+class EventQuery:
+    """Which events to list; see ListEventsRequest for each field."""
+
+    project_id: str = ""
+    key_id: str = ""
+    types: tuple[int, ...] = ()
+    since_time: int | None = None
+    page_size: int = 0
+    page_token: str = ""
+
+
+@dataclass(frozen=True)
+class EventPage:
+    """One page."""
+
+    events: tuple[Event, ...]
+    next_page_token: str
+
+
+class Trail:
+    """Lists events."""
+
+    def __init__(self, store: Store, tokens: Tokens) -> None:
+        self._store = store
+        self._tokens = tokens
+
+    def page(self, caller: Key, query: EventQuery) -> EventPage:
+        """Return the page that ``query`` asks for, of the events that the caller may see.
+
+        Raises ``InvalidFields``, and ``OtherProject`` where the query names another project than the caller's.
+        """
+        _check(query)
+        wanted = Filter(
+            project_id=access.scope_of(caller, query.project_id),
+            key_id=query.key_id,
+            types=tuple(sorted(set(query.types))),
+            since=query.since_time,
+        )
+        fingerprint = _fingerprint(wanted)
+        after = int(self._tokens.read_page(query.page_token, fingerprint)[0]) if query.page_token else None
+        size = min(query.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        found = history.read(self._store, wanted, after, size + 1)
+        events = tuple(found[:size])
+        more = len(found) > size
+        return EventPage(events, self._tokens.page(fingerprint, events[-1].revision, "") if more else "")
+
+
+def _check(query: EventQuery) -> None:
+    check = Check()
+    check.filter("project_id", query.project_id)
+    if query.key_id:
+        check.key_id("key_id", query.key_id)
+    known = {int(kind) for kind in EventType}
+    for number, kind in enumerate(query.types):
+        if kind not in known:
+            check.fail(f"types[{number}]", "must be one of the named types")
+    if query.page_size < 0:
+        check.fail("page_size", "must not be negative")
+    check.done()
+
+
+def _fingerprint(wanted: Filter) -> str:
+    parts = ["events", wanted.project_id, wanted.key_id, wanted.types, wanted.since]
+    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+    return base64.urlsafe_b64encode(digest[:12]).decode()

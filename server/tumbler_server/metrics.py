@@ -1,0 +1,67 @@
+"""What the service counts of itself. Names and labels are for operators; nothing of a key is ever in them."""
+
+import contextlib
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+import structlog
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, make_wsgi_app
+
+from tumbler_server.errors import CannotListen
+
+_log = structlog.get_logger(__name__)
+
+VERDICTS = Counter("tumbler_verdicts", "Verdicts given by Verify and BatchVerify.", ["code"])
+RECORD_READS = Counter("tumbler_record_reads", "Keys' records that were read from the database to verify.")
+BCRYPT_RUNS = Counter("tumbler_bcrypt_runs", "Secrets that were checked by bcrypt.")
+STALE_ANSWERS = Counter("tumbler_stale_answers", "Answers older than --max-staleness, by leave of --stale-if-error.")
+WATCH_STREAMS = Gauge("tumbler_watch_streams", "Watch streams that are open.", multiprocess_mode="livesum")
+
+_PATIENCE = 10
+"""Seconds that a connection may take to ask."""
+
+
+@contextlib.contextmanager
+def served(address: str, registry: CollectorRegistry = REGISTRY) -> Iterator[None]:
+    """Answer who asks over HTTP with the counts, in Prometheus' text format. Raises ``SetupError``.
+
+    The log says where, since port 0 becomes a free one.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        server = _Http(family, where)
+    except OSError:
+        raise CannotListen(address) from None
+    server.set_app(make_wsgi_app(registry))
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
+    _log.info("metrics are served", address=f"{host}:{server.server_port}")
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Request(WSGIRequestHandler):
+    timeout = _PATIENCE
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+        """Log nothing: that somebody reads the counts is no news."""
+
+
+class _Http(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    allow_reuse_port = False  # some versions of Python would let two servers share it
+
+    def __init__(self, family: socket.AddressFamily, where: Any) -> None:
+        self.address_family = family
+        super().__init__(where, _Request)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Pass over a connection that broke: whoever asked has gone."""

@@ -1,0 +1,354 @@
+"""Several processes that serve on one port, and the one that starts them, restarts what dies, and ends them.
+
+It has no gRPC object and serves no call. A worker is a new process, not a fork, so that nothing is shared by accident.
+Two pipes join them: the worker ends when that to its stdin closes, and is known to have ended when that from its stdout
+does.
+"""
+
+import contextlib
+import errno
+import os
+import pickle
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from tumbler_server import metrics
+from tumbler_server.config import Config
+from tumbler_server.errors import CannotListen, SetupError
+from tumbler_server.events.board import board_file
+from tumbler_server.worker import ENDING, READY, Job
+
+YOUNG = 30.0
+"""Seconds; a worker that lives longer is none that keeps dying."""
+
+LONGEST_PAUSE = 30.0
+"""Seconds; the longest wait before a worker is started again."""
+
+# With the path that we have: `-m` would put the present folder first, and whatever lies in it.
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from tumbler_server.worker import main; main()"
+
+_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+_log = structlog.get_logger(__name__)
+
+
+def supervise(
+    config: Config, log_level: str, log_format: str, ready: Callable[[int], None], stopping: Callable[[], None]
+) -> None:
+    """Serve by ``config.workers`` processes until one of ``ENDING``; each then finishes its calls under way.
+
+    ``ready`` is called with the port once all of them serve, and ``stopping`` when they are told to end. A second
+    signal ends them at once, and raises ``SystemExit``. Raises ``SetupError`` where one cannot start the first time;
+    whatever ends one later, another takes its place.
+    """
+    with contextlib.ExitStack() as open_:
+        signals = open_.enter_context(_signals())
+        port = open_.enter_context(reserved(config.listen))
+        board = board_file(config.workers)
+        open_.callback(os.close, board)
+        counts = open_.enter_context(_counts(config.metrics_listen))
+        host = config.listen.rpartition(":")[0]
+        # Their counts are shown here, as one sum.
+        config = replace(config, listen=f"{host}:{port}", metrics_listen="")
+        jobs = [Job(config, board, slot, log_level, log_format) for slot in range(config.workers)]
+        crew = open_.enter_context(_Crew(jobs, signals, counts))
+        if crew.begin():
+            ready(port)
+            crew.keep()
+        stopping()
+
+
+@contextlib.contextmanager
+def reserved(address: str) -> Iterator[int]:
+    """Keep a port, which is yielded, for the workers and from anybody else. Port 0 becomes a free one.
+
+    Raises ``SetupError`` where somebody serves there already.
+    """
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise SetupError("this system does not let several processes share a port: leave out --workers")
+    host, _, text = address.rpartition(":")
+    port, bound = int(text), False
+    with contextlib.ExitStack() as held:
+        try:
+            found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, _, _, _, (name, _, *scope) in dict.fromkeys(found):
+                try:
+                    port = _bind(held, family, (name, port, *scope))
+                    bound = True
+                except OSError as failure:
+                    # A name can stand for addresses of a kind that this machine does not have.
+                    if failure.errno not in _NO_SUCH_ADDRESS:
+                        raise
+        except OSError:
+            bound = False
+        if not bound:
+            raise CannotListen(address)
+        yield port
+
+
+def _bind(held: contextlib.ExitStack, family: int, where: tuple[Any, ...]) -> int:
+    with socket.socket(family, socket.SOCK_STREAM) as alone:
+        # As a server binds that shares with nobody: it fails where another listens. (Two servers that start within the
+        # same millisecond can both pass here; they would share the port, and their answers be right all the same.)
+        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        alone.bind(where)
+        port = int(alone.getsockname()[1])
+    # It never listens, so no connection comes here.
+    shared = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    shared.bind((where[0], port, *where[2:]))
+    return port
+
+
+class Patience:
+    """How long to wait before a worker is started again: not at all, unless it keeps dying young."""
+
+    def __init__(self) -> None:
+        self._young = 0
+
+    def after(self, lived: float) -> float:
+        """Return the seconds to wait after an end; the worker had ``lived`` so many."""
+        self._young = self._young + 1 if lived < YOUNG else 1
+        return min(2.0 ** min(self._young - 2, 10), LONGEST_PAUSE) if self._young > 1 else 0.0
+
+
+class _Process:
+    """A worker's process. Raises ``OSError`` where the system has no room for one."""
+
+    def __init__(self, job: Job, environment: dict[str, str]) -> None:
+        self.began = time.monotonic()
+        told, self._lifeline = os.pipe()
+        self.report, telling = os.pipe()
+        # Inherited: a signal to the whole group must wait until the worker can end in order.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - ourselves
+                [sys.executable, "-c", _PROGRAM.format(path=sys.path)],
+                stdin=told,
+                stdout=telling,
+                env=environment,
+                pass_fds=[job.board],
+            )
+        except OSError:
+            self._close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+            os.close(told)
+            os.close(telling)
+        with contextlib.suppress(BrokenPipeError), open(self._lifeline, "wb", closefd=False) as pipe:
+            pickle.dump(job, pipe)
+
+    @property
+    def pid(self) -> int:
+        """Return the process's number."""
+        return self._process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def bury(self) -> int:
+        """Take leave of a process that has ended, and return its exit code: below zero, the signal that ended it."""
+        code = self._process.wait()
+        self._close()
+        return code
+
+    def _close(self) -> None:
+        os.close(self._lifeline)
+        os.close(self.report)
+
+
+class _Worker:
+    """A worker's place: processes come and go, the number and the slot on the board stay."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.number = job.slot + 1
+        self.patience = Patience()
+        self.process: _Process | None = None
+        self.ready = False
+        self.lived = 0.0
+        self.told = ""
+        self.end = ""
+        self.in_order = False
+        self.due: float | None = None
+
+    def start(self, environment: dict[str, str]) -> None:
+        """Start a process, if the system lets us."""
+        self.ready, self.told, self.end, self.due = False, "", "", None
+        try:
+            self.process = _Process(self.job, environment)
+        except OSError as failure:
+            self.lived, self.end = 0.0, f"it cannot be started ({failure.strerror})"
+            return
+        _log.debug("a worker is starting", worker=self.number, pid=self.process.pid)
+
+    def hear(self, process: _Process) -> None:
+        """Take what the process has told; nothing, where it has ended."""
+        told = os.read(process.report, 4096)
+        if told == READY:
+            self.ready = True
+            _log.info("a worker is ready", worker=self.number, pid=process.pid)
+        elif told:
+            self.told += told.decode(errors="replace")
+        else:
+            self.process = None
+            self.lived = time.monotonic() - process.began
+            code = process.bury()
+            self.in_order = code == 0
+            self.end = f"exit code {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"
+            _log.debug("a worker's process ended", worker=self.number, pid=process.pid, end=self.end)
+
+
+class _Crew:
+    """The workers. Leaving its context ends them, in order."""
+
+    def __init__(self, jobs: Sequence[Job], signals: int, counts: "_Counts") -> None:
+        self._workers = [_Worker(job) for job in jobs]
+        self._signals = signals
+        self._counts = counts
+
+    def __enter__(self) -> "_Crew":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end(signal.SIGTERM)
+
+    def begin(self) -> bool:
+        """Start all, and wait until they serve; false: a signal came before that.
+
+        Raises ``SetupError`` where one ends instead.
+        """
+        for worker in self._workers:
+            worker.start(self._counts.environment)
+        while not all(worker.ready for worker in self._workers):
+            for worker in self._workers:
+                if not worker.process:
+                    raise SetupError(worker.told or f"worker {worker.number} ended before it served: {worker.end}")
+            if self._turn():
+                return False
+        return True
+
+    def keep(self) -> None:
+        """Put a new process in the place of each that ends, until a signal comes."""
+        signals = b""
+        while not signals:
+            now = time.monotonic()
+            pauses = [self._replace(worker, now) for worker in self._workers if not worker.process]
+            signals = self._turn(min(pauses, default=None))
+
+    def _replace(self, worker: _Worker, now: float) -> float:
+        """Start a process if it is time for it, and return the seconds until that."""
+        if worker.due is None:
+            pause = worker.patience.after(worker.lived)
+            worker.due = now + pause
+            _log.warning(
+                "a worker ended", worker=worker.number, end=worker.end, reason=worker.told or None, restart_in=pause
+            )
+        if worker.due <= now:
+            self._counts.restarts.inc()
+            worker.start(self._counts.environment)
+            return 0.0
+        return worker.due - now
+
+    def _end(self, number: signal.Signals) -> None:
+        """Hand a signal to all, and wait until they have ended."""
+        ending = [worker for worker in self._workers if worker.process]
+        for worker in ending:
+            if worker.process:
+                worker.process.signal(number)
+        while any(worker.process for worker in ending):
+            signals = self._turn()
+            if signals and number is not signal.SIGKILL:
+                self._end(signal.SIGKILL)
+                sys.exit(128 + signals[0])
+        for worker in ending:
+            if worker.ready and not worker.in_order:
+                _log.warning("a worker did not end in order", worker=worker.number, end=worker.end)
+
+    def _turn(self, timeout: float | None = None) -> bytes:
+        """Wait until something happens, take note of it, and return the numbers of the signals that came."""
+        pipes = {worker.process.report: worker for worker in self._workers if worker.process}
+        with selectors.DefaultSelector() as selector:
+            for pipe in (self._signals, *pipes):
+                selector.register(pipe, selectors.EVENT_READ)
+            happened = [key.fd for key, _ in selector.select(timeout)]
+        for pipe in happened:
+            worker = pipes.get(pipe)
+            if worker and worker.process:
+                self._hear(worker, worker.process)
+        return os.read(self._signals, 4096) if self._signals in happened else b""
+
+    def _hear(self, worker: _Worker, process: _Process) -> None:
+        worker.hear(process)
+        if not worker.process:
+            self._counts.forget(process.pid)
+
+
+class _Counts:
+    """What all workers have counted, those that have ended included, as one sum."""
+
+    def __init__(self, folder: str = "") -> None:
+        """Without a ``folder`` nobody asks, and each worker counts for itself."""
+        self._folder = folder
+        self.registry = CollectorRegistry()
+        self.restarts = Counter(
+            "tumbler_worker_restarts",
+            "Workers that were started in the place of one that ended.",
+            registry=self.registry,
+        )
+        self.environment = dict(os.environ)
+        if folder:
+            # Workers are told by their environment, since the library looks there as it is imported.
+            self.environment["PROMETHEUS_MULTIPROC_DIR"] = folder
+            MultiProcessCollector(self.registry, folder)
+
+    def forget(self, pid: int) -> None:
+        """Take what a process that has ended had open out of the sum; what it counted stays."""
+        if self._folder:
+            mark_process_dead(pid, self._folder)
+
+
+@contextlib.contextmanager
+def _counts(address: str) -> Iterator[_Counts]:
+    if not address:
+        yield _Counts()
+        return
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="tumbler-metrics-")  # of mode 0700
+    except OSError as failure:
+        raise SetupError(f"--metrics-listen needs a place for temporary files: {failure.strerror}") from None
+    with folder as name:
+        counts = _Counts(name)
+        with metrics.served(address, counts.registry):
+            yield counts
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[int]:
+    """Give a pipe from which the numbers of the signals that came can be read, one a byte."""
+    receiver, sender = os.pipe()
+    os.set_blocking(receiver, False)
+    os.set_blocking(sender, False)
+    signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
+    for number in ENDING:
+        signal.signal(number, lambda *_: None)
+    try:
+        yield receiver
+    finally:
+        signal.set_wakeup_fd(-1)
+        os.close(receiver)
+        os.close(sender)

@@ -1,0 +1,48 @@
+"""Short histories, and that the longer ones of `make histories` could fail."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.histories.__main__ import plain, report
+from tests.histories.modes import MODES, run
+from tests.histories.scene import Scene
+from tumbler_server.clock import NEVER
+
+BY_NAME = {mode.name: mode for mode in MODES}
+
+
+@pytest.mark.parametrize("name", ["sqlite-workers", "postgresql-servers"])
+def test_a_short_history(name: str, new_database: Callable[[str], str], tmp_path: Path) -> None:
+    """While 200 keys are revoked under my calls, no server and no worker lets one in for longer than it may."""
+    mode = replace(BY_NAME[name], revokes=200)
+    done = run(mode, tmp_path, new_database(mode.dialect))
+    assert done.findings.examples == []
+    assert done.problems == []
+    assert done.findings.revokes == 200
+    told = plain(done)
+    assert told["of_these_valid"].get("A", 0) == told["of_these_demanding_valid"] == 0
+    assert min(told["begun_after_revoke"].values()) > 200
+    assert told["demanding_begun_after_revoke"] > 100
+    assert report([done]).row_count == 1
+
+
+def test_a_key_that_comes_back_is_noticed(tmp_path: Path) -> None:
+    """If a server let revoked keys in again, the history would say so."""
+    undoing = f"UPDATE api_key SET revoke_time = {NEVER}"  # noqa: S608 - no input in it
+
+    def undo(scene: Scene, over: threading.Event) -> Counter[str]:
+        while not over.wait(0.05):
+            scene.servers["A"].tamper(undoing)
+        return Counter(undone=1)
+
+    broken = replace(BY_NAME["sqlite-workers"], revokes=50, options=("--cache-size", "1"), fault=undo)
+    done = run(broken, tmp_path)
+    assert done.findings.stale["A"] > 0
+    assert done.findings.violations >= done.findings.stale["A"]
+    assert any("begun" in text and "after the revocation returned" in text for text in done.findings.examples)
+    assert any("its row says that it is not" in text for text in done.problems)

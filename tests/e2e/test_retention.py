@@ -1,0 +1,56 @@
+"""A server that removes old events, and what is left to read and to check."""
+
+import json
+import time
+
+from tests.e2e.service import Service, eventually
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.clock import DAY, system_clock
+from tumbler_server.events import log
+from tumbler_server.events.log import Actor, Change, EventType
+from tumbler_server.store.database import Transaction, open_store
+from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow
+
+
+def age(service: Service, *days: int) -> None:
+    """Put a log in place of the installation's, whose events are so many days old and about its first key."""
+    store = open_store(service.database_url)
+    ((key_id,),) = store.read("SELECT id FROM api_key")
+
+    def work(transaction: Transaction) -> None:
+        transaction.run(EventRow.delete())
+        transaction.run(LogHeadRow.update(revision=0, hash=log.GENESIS))
+        for old in days:
+            change = Change(EventType.UPDATED, key_id, "tumbler", "", system_clock() - old * DAY, Actor("", "the past"))
+            transaction.run(ApiKeyRow.update(revision=log.append(transaction, change)))
+
+    store.write(work)
+    store.close()
+
+
+def test_old_events_go_and_the_rest_can_be_checked(installed: Service) -> None:
+    """Told to keep events for a week, the server removes older ones soon; an audit tells where the log begins now."""
+    age(installed, 30, 20, 8, 6, 3)
+    installed.start("--event-retention", "7d")
+    assert eventually(lambda: installed.read("SELECT anchor_revision FROM log_head") == [(3,)])
+    events = installed.call("ListEvents", pb.ListEventsRequest()).events
+    assert [event.revision for event in events] == [4, 5]
+    assert events[0].time.ToSeconds() < time.time() - 5 * 86_400
+    key_id = installed.create().api_key.id
+    assert installed.call("ListEvents", pb.ListEventsRequest(key_id=key_id)).events[0].revision == 6
+
+    audit = installed.command("audit", "verify")
+    assert (audit.returncode, audit.stderr) == (0, "")
+    first, second = audit.stdout.splitlines()
+    assert first == "ok: 3 events, each as it was written"
+    assert second.startswith("from event 4 of ")
+    found = json.loads(installed.command("audit", "verify", "--json").stdout)
+    assert (found["events"], found["from_revision"], found["removed"], found["problems"]) == (3, 4, 3, [])
+    assert f"of {found['since']} on" in second
+
+
+def test_less_than_a_day_is_refused(embedded: Service) -> None:
+    """A retention so short that it can only be a mistake is refused before anything is removed."""
+    refused = embedded.command("serve", "--listen", "127.0.0.1:0", "--event-retention", "23h")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "--event-retention must be at least 1d" in refused.stderr

@@ -1,0 +1,376 @@
+"""Several workers on one port: to a caller they are one server, whatever happens to any of them."""
+
+import json
+import os
+import re
+import signal
+import socket
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.service import PATIENCE, Client, Service, eventually, together
+from tests.e2e.test_server import ENDING, refusal
+from tumbler.v1 import api_key_service_pb2 as pb
+
+MANY = 24
+"""Connections; the system spreads them, and that all come to one of two workers has odds of one to eight million."""
+
+
+def logged(service: Service, event: str) -> list[dict[str, Any]]:
+    """Return the lines of the log that tell of an event, those of the workers included."""
+    lines = (json.loads(line) for line in service.stderr.splitlines() if line.startswith("{"))
+    return [line for line in lines if line["event"] == event]
+
+
+def pids(service: Service) -> dict[int, int]:
+    """Return the process of each worker, by its number, as the log tells them."""
+    return {line["worker"]: line["pid"] for line in logged(service, "a worker is ready")}
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def refuses_connections(target: str) -> bool:
+    """Whether nobody listens there any more."""
+    host, _, port = target.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), PATIENCE).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@contextmanager
+def halted(pid: int) -> Iterator[None]:
+    """Let a process stand still."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def counted(service: Service) -> dict[str, float]:
+    """Return what a scraper reads: a number for each name with its labels."""
+    text = scraped(service)
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")}
+
+
+def scraped(service: Service) -> str:
+    """Return what the server shows to a scraper."""
+    (line,) = logged(service, "metrics are served")
+    with urllib.request.urlopen(f"http://{line['address']}/metrics", timeout=PATIENCE) as answer:
+        return str(answer.read().decode())
+
+
+@pytest.fixture(scope="module")
+def crews(
+    new_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Service]]:
+    """Give a function that returns a server with two workers on a dialect, which the tests of this file share."""
+    running: dict[str, Service] = {}
+
+    def serve(dialect: str) -> Service:
+        if dialect not in running:
+            service = Service(tmp_path_factory.mktemp(dialect) / "data", new_database(dialect), ("--workers", "2"))
+            running[dialect] = service.init().start()
+        return running[dialect]
+
+    yield serve
+    for service in running.values():
+        service.close()
+
+
+@pytest.fixture
+def crew(dialect: str, crews: Callable[[str], Service]) -> Service:
+    """Give a running server with two workers on each database, for tests that leave it running."""
+    return crews(dialect)
+
+
+@pytest.fixture
+def pair(embedded: Service) -> Service:
+    """Give an installation of the test's own that will be served by two workers."""
+    embedded.options = ("--workers", "2")
+    return embedded
+
+
+def everywhere(service: Service, key: str | None = None) -> Sequence[Client]:
+    """Open so many connections that each worker has some, and make them."""
+    clients = [service.connect(key) for _ in range(MANY)]
+    assert {client.verdict(service.key) for client in clients} == {"VALID"}
+    return clients
+
+
+def test_one_ready_line(crew: Service) -> None:
+    """A server with several workers says once that it is ready, as one without does."""
+    assert re.fullmatch(r"tumbler-server is ready on 127\.0\.0\.1:\d+\n", crew.stdout)
+    assert len(set(pids(crew).values())) == 2
+
+
+def test_every_worker_serves(crew: Service) -> None:
+    """While one worker stands still, the other answers its callers, whichever of them it is."""
+    clients = everywhere(crew)
+    for pid in pids(crew).values():
+        with halted(pid):
+            calls = [client.begin("Verify", pb.VerifyRequest(key=crew.key)) for client in clients]
+            eventually(lambda calls=calls: any(call.done() for call in calls))
+        assert all(call.result(PATIENCE).valid for call in calls)
+
+
+def test_a_change_made_through_one_worker_holds_in_all(crew: Service, project: str) -> None:
+    """As soon as a key is made, turned off or revoked on one connection, all others go by it: none lags."""
+    clients = everywhere(crew)
+
+    def verdicts(text: str) -> set[Any]:
+        return set(together(MANY, lambda number: clients[number].verdict(text)))
+
+    for client in clients[:6]:
+        made = client.create(project_id=project)
+        assert verdicts(made.key) == {"VALID"}
+        client.set_active(made.api_key.id, False)
+        assert verdicts(made.key) == {"INACTIVE"}
+        clients[7].set_active(made.api_key.id, True)
+        assert verdicts(made.key) == {"VALID"}
+        clients[8].revoke(made.api_key.id)
+        assert verdicts(made.key) == {"REVOKED"}
+    crew.audit()
+
+
+def test_a_dead_worker_is_replaced(installed: Service) -> None:
+    """When a worker is killed, the log says so, another takes its place, and what was acknowledged still holds."""
+    installed.options = ("--workers", "2")
+    installed.start()
+    made = [client.create() for client in everywhere(installed)]
+    before = pids(installed)
+    os.kill(before[1], signal.SIGKILL)
+    eventually(lambda: pids(installed)[1] != before[1])
+    (ended,) = logged(installed, "a worker ended")
+    assert (ended["level"], ended["worker"], ended["end"], ended["restart_in"]) == (
+        "warning",
+        1,
+        "signal 9 (Killed)",
+        0,
+    )
+    # Those who were connected to it may be told once that it has gone.
+    eventually(lambda: refusal(installed) is None)
+    clients = everywhere(installed)
+    assert {clients[number].verdict(each.key) for number, each in enumerate(made)} == {"VALID"}
+    with halted(pids(installed)[2]):
+        calls = [client.begin("Verify", pb.VerifyRequest(key=installed.key)) for client in clients]
+        eventually(lambda: any(call.done() for call in calls))
+    assert installed.stdout.count("\n") == 1
+    assert installed.stop() == 0
+    installed.audit()
+
+
+def test_a_worker_can_be_replaced_in_order(pair: Service) -> None:
+    """When I send a worker SIGTERM, it finishes its calls under way, and another takes its place."""
+    pair.start()
+    clients = everywhere(pair)
+    before = pids(pair)
+    with pair.writers_waiting():
+        calls = [client.begin("Create", pb.CreateRequest(project_id="acme", name="waits")) for client in clients[:8]]
+        # On the same connection, calls begin in order.
+        assert {client.verdict(pair.key) for client in clients[:8]} == {"VALID"}
+        for pid in before.values():
+            os.kill(pid, signal.SIGTERM)
+    assert all(call.result(PATIENCE).key for call in calls)
+    eventually(lambda: not set(pids(pair).values()) & set(before.values()))
+    assert {line["end"] for line in logged(pair, "a worker ended")} == {"exit code 0"}
+    assert pair.stop() == 0
+
+
+def test_a_worker_that_cannot_start_is_tried_again(pair: Service) -> None:
+    """While a worker's place stays empty, the others serve; the log says why, and each try comes later."""
+    pair.start("--pepper-file", str(pair.pepper_file))
+    hidden = pair.pepper_file.rename(pair.pepper_file.with_name("hidden"))
+    os.kill(pids(pair)[2], signal.SIGKILL)
+    killed, failed = eventually(lambda: logged(pair, "a worker ended")[1:] and logged(pair, "a worker ended")[:2])
+    assert (killed["restart_in"], failed["restart_in"]) == (0, 1)
+    assert "no pepper file" in failed["reason"]
+    eventually(lambda: refusal(pair) is None)
+    hidden.rename(pair.pepper_file)
+    eventually(lambda: len(logged(pair, "a worker is ready")) == 3)
+    assert pair.stop() == 0
+
+
+def test_calls_under_way_are_finished_before_the_server_ends(pair: Service) -> None:
+    """When I stop the server, each worker answers the calls under way, new ones are refused, and nobody is left."""
+    pair.start()
+    clients = everywhere(pair)
+    newcomer = pair.connect()
+    with pair.writers_waiting():
+        under_way = [client.begin("Create", pb.CreateRequest(project_id="acme", name="last")) for client in clients[:8]]
+        # On the same connection, calls begin in order: these answers say that the others have begun.
+        assert {client.verdict(pair.key) for client in clients[:8]} == {"VALID"}
+        pair.signal(signal.SIGTERM)
+        eventually(lambda: refusal(newcomer) in ENDING)
+        assert not any(call.done() for call in under_way)
+    made = [call.result(PATIENCE) for call in under_way]
+    assert pair.wait() == 0
+    assert not any(alive(pid) for pid in pids(pair).values())
+    assert not logged(pair, "a worker ended")
+    pair.start()
+    assert {pair.verdict(each.key) for each in made} == {"VALID"}
+    pair.audit()
+
+
+def test_ctrl_c_reaches_everybody(pair: Service) -> None:
+    """Ctrl-C, which a terminal sends to the workers too, ends the server in order, without a traceback."""
+    pair.start()
+    made = pair.create()
+    for pid in pids(pair).values():
+        os.kill(pid, signal.SIGINT)
+    pair.signal(signal.SIGINT)
+    assert pair.wait() == 0
+    assert "Traceback" not in pair.stderr
+    assert not any(alive(pid) for pid in pids(pair).values())
+    pair.start()
+    assert pair.verdict(made.key) == "VALID"
+
+
+def test_ctrl_c_while_it_starts(pair: Service) -> None:
+    """Ctrl-C before the workers are ready ends them as well, without a traceback, whatever they were at."""
+    supervisor = pair.launch("--log-level", "debug")
+    starting = eventually(lambda: logged(pair, "a worker is starting"))
+    begun = [line["pid"] for line in starting]
+
+    def ended_by_it() -> bool:
+        for pid in filter(alive, begun):
+            os.kill(pid, signal.SIGINT)
+        return supervisor.poll() is not None
+
+    pair.signal(signal.SIGINT)
+    eventually(ended_by_it)
+    assert pair.wait() == 0
+    assert {line["end"] for line in logged(pair, "a worker's process ended")} == {"exit code 0"}
+    assert "Traceback" not in pair.stderr
+
+
+def test_a_second_ctrl_c_gives_up(pair: Service) -> None:
+    """If calls under way take too long, a second Ctrl-C ends everything at once."""
+    pair.start()
+    with pair.writers_waiting():
+        waiting = pair.begin("Create", pb.CreateRequest(project_id="acme", name="too slow"))
+        assert pair.verdict(pair.key) == "VALID"
+        pair.signal(signal.SIGINT)
+        eventually(lambda: "Stopping" in pair.stderr)
+        pair.signal(signal.SIGINT)
+        assert pair.wait() == 130
+        assert not any(alive(pid) for pid in pids(pair).values())
+        assert waiting.exception(PATIENCE) is not None
+
+
+def test_workers_end_with_their_supervisor(pair: Service) -> None:
+    """If the supervisor is killed, the workers finish their calls under way and end too: nobody serves on."""
+    pair.start()
+    clients = everywhere(pair)
+    with pair.writers_waiting():
+        under_way = [client.begin("Create", pb.CreateRequest(project_id="acme", name="last")) for client in clients[:8]]
+        assert {client.verdict(pair.key) for client in clients[:8]} == {"VALID"}
+        pair.signal(signal.SIGKILL)
+        assert pair.wait() == -signal.SIGKILL
+        eventually(lambda: refuses_connections(pair.target))
+    assert all(call.result(PATIENCE).key for call in under_way)
+    pair.audit()
+
+
+@pytest.mark.parametrize(("there", "newcomer"), [("1", "2"), ("2", "1"), ("2", "2")])
+def test_a_port_in_use_is_refused(embedded: Service, there: str, newcomer: str) -> None:
+    """If another server runs on the port, with workers or without, a second one does not start, and says why."""
+    embedded.start("--workers", there)
+    refused = embedded.command("serve", "--listen", embedded.target, "--workers", newcomer)
+    assert refused.returncode == 1
+    assert refused.stderr == f"tumbler-server: cannot listen on {embedded.target}: is another server running there?\n"
+    assert refused.stdout == ""
+    assert embedded.verdict(embedded.key) == "VALID"
+
+
+def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
+    """If nothing was founded there, one line says so, however many workers find out, and none is left."""
+    refused = Service(tmp_path / "data").command("serve", "--listen", "127.0.0.1:0", "--workers", "4")
+    assert refused.returncode == 1
+    assert "tumbler-server init" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert refused.stdout == ""
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "65", "many"])
+def test_how_many_workers(embedded: Service, number: str) -> None:
+    """A number of workers that makes no sense is a mistake in how the command was called."""
+    assert embedded.command("serve", "--workers", number).returncode == 2
+
+
+@pytest.mark.parametrize("host", ["localhost", "[::1]"])
+def test_names_and_ipv6(pair: Service, host: str) -> None:
+    """Workers share a port of a host's name, or of an IPv6 address, as well."""
+    try:
+        pair.start(listen=f"{host}:0")
+    except AssertionError:
+        if "cannot listen" in pair.stderr:
+            pytest.skip("this machine has no IPv6")
+        raise
+    assert pair.target.startswith(f"{host}:")
+    everywhere(pair)
+    assert pair.stop() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_counts_are_shown(embedded: Service, workers: str) -> None:
+    """A scraper reads one sum of what all workers have counted, and nothing of any key is in it."""
+    embedded.start("--workers", workers, "--metrics-listen", "127.0.0.1:0")
+    made = embedded.create(name="in nobody's metrics")
+    clients = everywhere(embedded)
+    for client in clients:
+        assert client.verdict(made.key) == "VALID"
+        assert client.verdict(made.key[:-1]) == "MALFORMED"
+        assert client.verdict(embedded.key, environment_id="elsewhere") == "ENVIRONMENT_MISMATCH"
+    counts = counted(embedded)
+    assert counts['tumbler_verdicts_total{code="malformed"}'] == MANY
+    assert counts['tumbler_verdicts_total{code="environment_mismatch"}'] == MANY
+    assert counts['tumbler_verdicts_total{code="valid"}'] >= 2 * MANY
+    text = scraped(embedded)
+    for secret in (made.key, embedded.key):
+        key_id, rest = secret.split("_")[-2:]
+        assert key_id not in text
+        assert rest not in text
+    assert "nobody" not in text
+
+
+def test_counts_outlive_a_worker(pair: Service) -> None:
+    """What a worker had counted stays in the sum when it dies, and that it died is counted too."""
+    pair.start("--metrics-listen", "127.0.0.1:0")
+    for client in everywhere(pair):
+        client.verdict("typing error")
+    assert counted(pair)["tumbler_worker_restarts_total"] == 0
+    for pid in pids(pair).values():
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: len(logged(pair, "a worker is ready")) == 4)
+    counts = counted(pair)
+    assert counts["tumbler_worker_restarts_total"] == 2
+    assert counts['tumbler_verdicts_total{code="malformed"}'] == MANY
+    assert pair.stop() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_counts_need_an_address_of_their_own(embedded: Service, workers: str) -> None:
+    """If something listens where the counts are to be shown, the server does not start, and says so in one line."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        refused = embedded.command(
+            "serve", "--listen", "127.0.0.1:0", "--workers", workers, "--metrics-listen", address
+        )
+    assert refused.returncode == 1
+    assert refused.stderr == f"tumbler-server: cannot listen on {address}: is another server running there?\n"
+    assert refused.stdout == ""

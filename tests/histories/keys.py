@@ -1,0 +1,59 @@
+"""Many keys at once: made by the server's own code, some hundred to a transaction, before any server runs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from tests.domain import OPERATOR
+from tests.harness import CHEAP
+from tumbler_server.clock import HOUR, system_clock
+from tumbler_server.config import Installation
+from tumbler_server.keys.lifecycle import Draft, Lifecycle
+from tumbler_server.keys.secret import Hasher
+from tumbler_server.store.database import Store, Transaction, open_store
+
+T = TypeVar("T")
+
+PROJECT = "histories"
+"""Where the keys belong."""
+
+_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Made:
+    """A key: its id and its text."""
+
+    id: str
+    text: str = field(repr=False)
+
+
+def make(installation: Installation, count: int, cost: int = CHEAP) -> list[Made]:
+    """Make keys in an installation that nobody serves, and return them."""
+    hasher = Hasher(cost, installation.peppers())
+    store = open_store(installation.database_url)
+    try:
+        made: list[Made] = []
+        while len(made) < count:
+            number = min(_AT_ONCE, count - len(made))
+            made += store.write(lambda transaction, number=number: _make(hasher, transaction, number))
+        return made
+    finally:
+        store.close()
+
+
+class _Open:
+    """What stands for the store while a transaction is open: a change becomes a part of that."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self.select: Callable[[Any], list[Any]] = transaction.select
+        self._transaction = transaction
+
+    def write(self, work: Callable[[Transaction], T]) -> T:
+        return work(self._transaction)
+
+
+def _make(hasher: Hasher, transaction: Transaction, count: int) -> list[Made]:
+    lifecycle = Lifecycle(cast("Store", _Open(transaction)), hasher, system_clock, "tmb", HOUR, lambda _: None)
+    issued = [lifecycle.create(OPERATOR, Draft(project_id=PROJECT)) for _ in range(count)]
+    return [Made(each.key.id, each.text) for each in issued]

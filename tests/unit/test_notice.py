@@ -1,0 +1,194 @@
+"""How a process notices what others commit: by its own connection on SQLite, by a wake-up and by polling elsewhere."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.domain import Domain
+from tests.harness import FrozenClock
+from tumbler_server.clock import SECOND
+from tumbler_server.errors import StoreUnavailable
+from tumbler_server.events.follow import Following
+from tumbler_server.events.tail import Tail
+from tumbler_server.keys.cache import ProofCache
+from tumbler_server.store.database import Store, open_store
+from tumbler_server.store.models import LogHeadRow
+
+PATIENCE = 10.0
+
+
+@pytest.fixture
+def other(store: Store, database_url: str, clock: FrozenClock) -> Iterator[Domain]:
+    """Give what another server does on the same database."""
+    theirs = open_store(database_url)
+    theirs.notifies = theirs.dialect == "postgresql"
+    domain = Domain(theirs, clock)
+    yield domain
+    domain.close()
+    theirs.close()
+
+
+def change(store: Store) -> None:
+    """Commit something."""
+    store.write(lambda transaction: transaction.run(LogHeadRow.update(id=1)))
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+class TestVersion:
+    """What changes with each commit, on SQLite alone."""
+
+    @pytest.fixture(autouse=True)
+    def sqlite(self, dialect: str) -> None:
+        """PostgreSQL has nothing of the kind."""
+        if dialect != "sqlite":
+            pytest.skip("on SQLite alone")
+
+    def test_nothing(self, store: Store) -> None:
+        """It stays the same while nobody commits."""
+        first = store.version()
+        store.read("SELECT 1")
+        assert store.version() == first is not None
+
+    def test_own(self, store: Store) -> None:
+        """It changes with a commit of this thread."""
+        first = store.version()
+        change(store)
+        assert store.version() != first
+
+    def test_other_threads(self, store: Store) -> None:
+        """It changes with a commit of another thread."""
+        first = store.version()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(change, store).result()
+        assert store.version() != first
+
+    def test_other_servers(self, store: Store, other: Domain) -> None:
+        """It changes with a commit of another server."""
+        first = store.version()
+        other.create()
+        assert store.version() != first
+
+    def test_closed(self, store: Store) -> None:
+        """Without the database there is none."""
+        store.version()
+        store.close()
+        with pytest.raises(StoreUnavailable):
+            store.version()
+
+
+def test_no_version(store: Store, dialect: str) -> None:
+    """PostgreSQL's commits show in the log alone."""
+    assert (store.version() is None) == (dialect == "postgresql")
+
+
+class TestListener:
+    """PostgreSQL's wake-up."""
+
+    @pytest.fixture(autouse=True)
+    def postgresql(self, dialect: str, store: Store) -> None:
+        """SQLite has nothing of the kind."""
+        if dialect != "postgresql":
+            assert store.listen() is None
+            pytest.skip("on PostgreSQL alone")
+        store.notifies = True
+
+    def test_each_change_wakes(self, store: Store, other: Domain) -> None:
+        """Whoever listens is woken by each change of a key, once it is committed."""
+        listener = store.listen()
+        assert listener is not None
+        assert not listener.wait(0.05)
+        other.create()
+        assert listener.wait(PATIENCE)
+        assert not listener.wait(0.05)
+        listener.close()
+
+    def test_off(self, store: Store, other: Domain) -> None:
+        """Switched off, nobody listens and nobody is woken."""
+        listener = store.listen()
+        assert listener is not None
+        other.store.notifies = False
+        other.create()
+        assert not listener.wait(0.2)
+        listener.close()
+        assert other.store.listen() is None
+
+    def test_cut(self, store: Store) -> None:
+        """A connection that was ended says so."""
+        listener = store.listen()
+        assert listener is not None
+        store.read(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE query LIKE ? AND datname = current_database()",
+            ("LISTEN%",),
+        )
+        with pytest.raises(StoreUnavailable):
+            listener.wait(PATIENCE)
+        listener.close()
+
+
+class TestFollowing:
+    """The threads that keep a tail at the log's end while nobody asks."""
+
+    @pytest.fixture
+    def follow(self, store: Store) -> Iterator[Callable[[bool], Tail]]:
+        """Give what begins to follow, with or without wake-ups."""
+        begun: list[Following] = []
+
+        def begin(notifies: bool) -> Tail:
+            store.notifies = notifies and store.dialect == "postgresql"
+            tail = Tail(store, ProofCache(10))
+            begun.append(Following(store, tail, 2 * SECOND))
+            begun[-1].start()
+            return tail
+
+        yield begin
+        for following in begun:
+            following.close()
+
+    @pytest.mark.parametrize("notifies", [True, False], ids=["woken", "polling"])
+    def test_changes_arrive(self, follow: Callable[[bool], Tail], other: Domain, notifies: bool) -> None:
+        """Each change arrives by itself, and whoever wants to know of it is told."""
+        tail = follow(notifies)
+        told: list[int] = []
+        tail.on_move(lambda: told.append(tail.position))
+        for number in range(1, 4):
+            other.create()
+            eventually(lambda number=number: tail.position == number)
+        assert told[-1] == 3
+
+    def test_stays_young(self, follow: Callable[[bool], Tail]) -> None:
+        """While nothing happens the position is confirmed again and again, well within the bound."""
+        tail = follow(False)
+        ages = []
+        for _ in range(40):
+            time.sleep(0.02)
+            ages.append(tail.age)
+        assert max(ages) < 2 * SECOND
+        assert any(later < earlier for earlier, later in itertools.pairwise(ages))
+
+    def test_the_listener_is_cut_again_and_again(
+        self, follow: Callable[[bool], Tail], other: Domain, dialect: str
+    ) -> None:
+        """Without its connection for wake-ups polling goes on, and the connection comes back."""
+        if dialect != "postgresql":
+            pytest.skip("on PostgreSQL alone")
+        tail = follow(True)
+        for number in range(1, 4):
+            other.store.read(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE query LIKE ? AND datname = current_database()",
+                ("LISTEN%",),
+            )
+            other.create()
+            eventually(lambda number=number: tail.position == number)
+        eventually(lambda: other.store.read("SELECT 1 FROM pg_stat_activity WHERE query LIKE ?", ("LISTEN%",)) != [])

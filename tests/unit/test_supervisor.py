@@ -1,0 +1,117 @@
+"""What the supervisor does without its workers: keeping their port, and its patience with those that die."""
+
+import socket
+from collections.abc import Sequence
+
+import pytest
+
+from tumbler_server.errors import CannotListen, SetupError
+from tumbler_server.supervisor import LONGEST_PAUSE, YOUNG, Patience, reserved
+
+OLD = YOUNG + 1
+
+
+class TestPatience:
+    """How long it waits before it starts a worker again."""
+
+    @pytest.mark.parametrize(
+        ("lives", "pauses"),
+        [
+            ([0], [0]),
+            ([OLD], [0]),
+            ([OLD, OLD, OLD], [0, 0, 0]),
+            ([0, 0, 0, 0, 0, 0, 0, 0], [0, 1, 2, 4, 8, 16, 30, 30]),
+            ([YOUNG - 1, YOUNG - 1], [0, 1]),
+            ([0, 0, 0, OLD], [0, 1, 2, 0]),
+            ([0, 0, 0, OLD, 0, 0], [0, 1, 2, 0, 1, 2]),
+        ],
+    )
+    def test_pauses(self, lives: Sequence[float], pauses: Sequence[float]) -> None:
+        """The first time at once; then, while it keeps dying young, after a pause that doubles up to 30 s."""
+        patience = Patience()
+        assert [patience.after(lived) for lived in lives] == pauses
+
+    def test_for_days(self) -> None:
+        """A worker that dies at each start for days is still started again."""
+        patience = Patience()
+        assert [patience.after(0) for _ in range(10_000)][-1] == LONGEST_PAUSE
+
+
+def listener(port: int, shares: bool, host: str = "127.0.0.1") -> socket.socket:
+    """Return a socket that listens, as a server's would."""
+    ours = socket.socket()
+    try:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shares:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        ours.bind((host, port))
+        ours.listen()
+    except OSError:
+        ours.close()
+        raise
+    return ours
+
+
+class TestReserved:
+    """A port that is kept for the workers."""
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", "0.0.0.0:0"])
+    def test_port_0(self, address: str) -> None:
+        """Port 0 becomes a free one."""
+        with reserved(address) as port:
+            assert 0 < port < 65_536
+
+    def test_workers_share_it(self) -> None:
+        """Workers listen on the kept port, all of them, and connections come to them alone."""
+        with reserved("127.0.0.1:0") as port, listener(port, shares=True) as one, listener(port, shares=True) as two:
+            clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(16)]
+            one.setblocking(False)
+            two.setblocking(False)
+            accepted = []
+            for worker in (one, two):
+                while True:
+                    try:
+                        accepted.append(worker.accept()[0])
+                    except BlockingIOError:
+                        break
+            assert len(accepted) == 16
+            for connection in clients + accepted:
+                connection.close()
+
+    def test_nobody_there(self) -> None:
+        """While no worker listens, connections are refused rather than left to wait."""
+        with reserved("127.0.0.1:0") as port, pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+    def test_kept_from_others(self) -> None:
+        """A server that shares its port with nobody cannot have it; afterwards it can."""
+        with reserved("127.0.0.1:0") as port, pytest.raises(OSError, match="in use"):
+            listener(port, shares=False)
+        listener(port, shares=False).close()
+
+    @pytest.mark.parametrize("shares", [False, True])
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])  # noqa: S104 - tried, and refused
+    def test_taken(self, host: str, shares: bool) -> None:
+        """Where another server listens, even one that would share with anybody, the port cannot be had."""
+        with listener(0, shares) as other:
+            address = f"{host}:{other.getsockname()[1]}"
+            with pytest.raises(CannotListen, match=f"cannot listen on {address}: is another server"), reserved(address):
+                pass
+
+    def test_used_before(self) -> None:
+        """A port whose last connections are only just closed can be had: a restart need not wait for minutes."""
+        with listener(0, shares=True) as other:
+            port = other.getsockname()[1]
+            client = socket.create_connection(("127.0.0.1", port))
+            served = other.accept()[0]
+            served.close()  # who closes first is who must remember the connection
+            client.recv(1)
+            client.close()
+        with reserved(f"127.0.0.1:{port}") as kept:
+            assert kept == port
+
+    @pytest.mark.parametrize("address", ["192.0.2.1:0", "[2001:db8::1]:0"])
+    def test_not_ours(self, address: str) -> None:
+        """An address that this machine does not have is refused in a line that names it."""
+        with pytest.raises(SetupError, match="cannot listen on "), reserved(address):
+            pass
