@@ -2,6 +2,7 @@
 
 import datetime
 import enum
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -100,19 +101,61 @@ def from_row(row: ApiKeyRow) -> Key:
 
 def from_tuple(row: tuple[Any, ...]) -> tuple[Key, Sealed]:
     """Return the record, and the proofs of the secret, of a row loaded by ``SELECT``."""
-    values = dict(zip(_COLUMNS, row, strict=True))
+    values = dict(zip(_COLUMNS, map(_NEVERS.get, row, row), strict=True))
     digest = values.pop("digest")
     sealed = Sealed(
         secret_hash=values.pop("secret_hash"),
         digest=None if digest is None else bytes(digest),
         pepper_id=values.pop("pepper_id"),
     )
-    values["scopes"] = tuple(json.loads(values["scopes"]))
-    values["metadata"] = json.loads(values["metadata"])
-    values["allowed_cidrs"] = tuple(json.loads(values["allowed_cidrs"]))
+    values["project_id"] = _shared(values["project_id"])
+    values["environment_id"] = _shared(values["environment_id"])
+    values["scopes"] = _list(values["scopes"])
+    values["metadata"] = _object(values["metadata"])
+    values["allowed_cidrs"] = _list(values["allowed_cidrs"])
     values["active"] = bool(values["active"])
-    values["created_by"] = Actor(values.pop("created_by_key_id"), values.pop("created_by_name"))
+    values["created_by"] = _actor(values.pop("created_by_key_id"), values.pop("created_by_name"))
     return Key(**values), sealed
+
+
+# Many keys of a project say the same; a cache of 100,000 records takes half the memory where that is said once. Records
+# are frozen: nobody changes what they share.
+
+_NEVERS = {NEVER: NEVER}
+
+_ALIKE = 4_096
+"""How many different values of a kind are shared."""
+
+_LONG = 512
+"""Characters; longer texts are seldom alike, and would make much of what is kept here."""
+
+
+@functools.lru_cache(_ALIKE)
+def _shared(text: str) -> str:
+    return text
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return _short_list(text) if len(text) <= _LONG else tuple(json.loads(text))
+
+
+@functools.lru_cache(_ALIKE)
+def _short_list(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
+
+
+def _object(text: str) -> dict[str, str]:
+    return _short_object(text) if len(text) <= _LONG else dict(json.loads(text))
+
+
+@functools.lru_cache(_ALIKE)
+def _short_object(text: str) -> dict[str, str]:
+    return dict(json.loads(text))
+
+
+@functools.lru_cache(_ALIKE)
+def _actor(key_id: str, name: str) -> Actor:
+    return Actor(key_id, name)
 
 
 def rfc3339(instant: int) -> str:
