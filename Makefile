@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo test coverage coverage-report mutants load bench lint check-generated grpcurl generate lock clean
+.PHONY: help run demo test coverage coverage-report mutants load histories cold-start streams bench lint check-generated grpcurl generate lock clean
 
 # As many test processes as there are cores.
 JOBS ?= auto
@@ -31,6 +31,15 @@ mutants: .venv/test ## Break the code in ways that matter, and see that a test n
 
 load: .venv/test ## 32 callers for 30 s on each database; nothing may fail or be lost
 	@.venv/bin/python -m tests.load.load --seconds 30 --callers 32
+
+histories: .venv/test ## Revoke 10,000 keys under concurrent calls, with and without faults; no stale answer may pass
+	@.venv/bin/python -m tests.histories
+
+cold-start: .venv/test ## Let 10,000 keys meet a server that has seen none of them, with the pepper and without
+	@.venv/bin/python -m tests.histories.cold_start
+
+streams: .venv/test ## Hold 2,000 Watch streams, and cancel 10,000, while keys are verified
+	@.venv/bin/python -m tests.histories.streams
 
 bench: .venv/test ## Measure what calls cost, and write docs/performance.md; BENCH_ARGS=--quick tries it out
 	@.venv/bin/python -m benchmarks.run $(BENCH_ARGS)

@@ -126,7 +126,7 @@ class Service:
         if self._channel is None:
             self._channel = grpc.insecure_channel(self.target, (("grpc.enable_http_proxy", 0),))
         call: Callable[..., bytes] = self._channel.unary_unary(method)
-        return call(request, metadata=(("authorization", f"Bearer {key}"),), timeout=60)
+        return call(request, metadata=(("authorization", f"Bearer {key}"),), timeout=300)
 
     def call(self, method: str, request: Any, key: str = "") -> Any:
         """Call an RPC, as the operator unless another key is given."""

@@ -35,7 +35,16 @@ def uptime() -> FrozenClock:
 
 
 @pytest.fixture
-def listeners(uptime: FrozenClock) -> Iterator[Callable[..., list[Listener]]]:
+def senders(uptime: FrozenClock) -> Iterator[Senders[Listener]]:
+    """Give threads that serve."""
+    senders: Senders[Listener] = Senders(Listener.serve, uptime)
+    senders.start()
+    yield senders
+    senders.close()
+
+
+@pytest.fixture
+def listeners(senders: Senders[Listener], uptime: FrozenClock) -> Iterator[Callable[..., list[Listener]]]:
     """Give a function that makes listeners; at the end all hear."""
     made: list[Listener] = []
 
@@ -47,18 +56,6 @@ def listeners(uptime: FrozenClock) -> Iterator[Callable[..., list[Listener]]]:
     yield make
     for listener in made:
         listener.hears.set()
-
-
-@pytest.fixture
-def senders(uptime: FrozenClock, listeners: Callable[..., list[Listener]]) -> Iterator[Senders[Listener]]:
-    """Give threads that serve."""
-    senders: Senders[Listener] = Senders(Listener.serve, uptime)
-    senders.start()
-    yield senders
-    for thread in threading.enumerate():  # whoever still waits
-        if thread.name == "watch-sender":
-            senders.put(Listener(uptime))
-    senders.close()
 
 
 def running() -> int:

@@ -1,0 +1,343 @@
+"""A server that has seen no key yet, and 10,000 keys that are presented to it at once.
+
+    python -m tests.histories.cold_start
+    python -m tests.histories.cold_start --keys 1000 --json
+
+With the pepper, on each database: 32 calls in flight go over all keys in random order. No bcrypt may run, and each
+key's record is read once.
+
+Without the pepper each key costs a bcrypt run, and there must be no stampede: who finds no seat is refused at once and
+told when to come back, each key is checked exactly once however often it is presented, in the end all are let in, and
+keys that the server has proven before are verified all the while.
+
+Ends with 1 if any of this is not so.
+"""
+
+import argparse
+import asyncio
+import heapq
+import json
+import multiprocessing
+import random
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+import grpc
+from rich.console import Console
+from rich.table import Table
+
+from tests.e2e.service import OWN_CONNECTION, PATIENCE, Client, Service
+from tests.harness import Refused
+from tests.histories import keys
+from tests.histories.checker import quantile
+from tests.histories.counts import BCRYPT_RUNS, METRICS, RECORD_READS, counts
+from tests.histories.scene import Postgresql, memory
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
+
+IN_FLIGHT = 32
+KNOWN = 50
+"""So many keys have been proven before the others come."""
+KNOWN_CALLERS = 4
+_REST = 0.005
+"""Seconds between two calls of one of those who present the known keys."""
+
+_over: Event
+
+
+@dataclass
+class Crowd:
+    """What those who presented cold keys met with. Spans are nanoseconds."""
+
+    keys: int
+    seconds: float = 0.0
+    waited: list[int] = field(default_factory=list)
+    """For each key, from when it was first presented to when it was let in."""
+    attempts: list[int] = field(default_factory=list)
+    refused: int = 0
+    """How many calls were told to come back later."""
+    delays: set[float] = field(default_factory=set)
+    """After how many seconds."""
+    wrong: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Regulars:
+    """What those who presented known keys met with."""
+
+    took: list[int] = field(default_factory=list)
+    wrong: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Report:
+    """What happened on one server, and what is wrong with that."""
+
+    name: str
+    crowd: Crowd
+    bcrypt_runs: int
+    record_reads: int
+    before: Regulars | None = None
+    during: Regulars | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+def join(over: Event) -> None:
+    """Enter a process into a run."""
+    global _over  # noqa: PLW0603 - it can only be handed to a process when that starts
+    _over = over
+
+
+def present_all(target: str, metadata: Any, texts: Sequence[str]) -> Crowd:
+    """Present each key until it is let in, ``IN_FLIGHT`` at a time, in random order; who is refused returns later."""
+    return asyncio.run(_present_all(target, metadata, texts))
+
+
+def present_known(target: str, key: str, texts: Sequence[str], seconds: float) -> Regulars:
+    """Present known keys for some seconds, or, where that is 0, until the run is over."""
+    met = Regulars()
+    until = time.monotonic() + seconds
+
+    def present(number: int) -> None:
+        client = Client(target, key)
+        chosen = random.Random(number)  # noqa: S311 - no secret
+        while time.monotonic() < until if seconds else not _over.is_set():
+            began = time.monotonic_ns()
+            try:
+                verdict = client.verdict(chosen.choice(texts))
+            except Refused as refused:
+                verdict = refused.code.name
+            met.took.append(time.monotonic_ns() - began)
+            if verdict != "VALID":
+                met.wrong[verdict] += 1
+            time.sleep(_REST)
+        client.close()
+
+    threads = [threading.Thread(target=present, args=(number,)) for number in range(KNOWN_CALLERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return met
+
+
+async def _present_all(target: str, metadata: Any, texts: Sequence[str]) -> Crowd:
+    crowd = Crowd(len(texts))
+    order = random.Random(0).sample(range(len(texts)), len(texts))  # noqa: S311 - no secret
+    due: list[tuple[float, int]] = []  # who was refused, by when they may come back
+    first: dict[int, int] = {}
+    attempts: Counter[int] = Counter()
+    open_keys = set(order)
+    began = time.monotonic()
+
+    async def present(stub: ApiKeyServiceStub) -> None:
+        while open_keys:
+            if due and due[0][0] <= time.monotonic():
+                key = heapq.heappop(due)[1]
+            elif order:
+                key = order.pop()
+            else:
+                await asyncio.sleep(0.01)
+                continue
+            attempts[key] += 1
+            first.setdefault(key, time.monotonic_ns())
+            code = ""
+            try:
+                answer = await stub.Verify(pb.VerifyRequest(key=texts[key]), metadata=metadata, timeout=PATIENCE)
+                code = pb.VerifyCode.Name(answer.code)
+            except grpc.aio.AioRpcError as failure:
+                if failure.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    delay = Refused(failure.code(), "", failure.trailing_metadata()).retry_delay
+                    crowd.refused += 1
+                    crowd.delays.add(delay)
+                    heapq.heappush(due, (time.monotonic() + delay, key))
+                    continue
+                code = failure.code().name
+            open_keys.discard(key)
+            if code == "VERIFY_CODE_VALID":
+                crowd.waited.append(time.monotonic_ns() - first[key])
+                crowd.attempts.append(attempts[key])
+            else:
+                crowd.wrong[code] += 1
+
+    async with grpc.aio.insecure_channel(target, OWN_CONNECTION) as channel:
+        stub = ApiKeyServiceStub(channel)
+        await asyncio.gather(*(present(stub) for _ in range(IN_FLIGHT)))
+    crowd.seconds = time.monotonic() - began
+    return crowd
+
+
+def with_pepper(name: str, service: Service, number: int) -> Report:
+    """Meet a server that has the pepper."""
+    texts = [made.text for made in keys.make(service.installation, number)]
+    service.start(*METRICS)
+    with _callers(1) as callers:
+        crowd = callers.submit(present_all, service.target, service.metadata, texts).result()
+    found = counts(service)
+    report = Report(name, crowd, int(found[BCRYPT_RUNS]), int(found[RECORD_READS]))
+    _demand_all(report)
+    if report.bcrypt_runs:
+        report.problems.append(f"{report.bcrypt_runs} bcrypt runs, in spite of the pepper")
+    if report.record_reads > number + IN_FLIGHT:  # the calling key's by each of those who came first
+        report.problems.append(f"{report.record_reads} records were read for {number} keys")
+    if crowd.refused:
+        report.problems.append(f"{crowd.refused} calls were refused")
+    return report
+
+
+def without_pepper(name: str, service: Service, number: int, cost: int, seconds: float) -> Report:
+    """Meet a server that has lost the pepper, while others present keys that it has proven before."""
+    texts = [made.text for made in keys.make(service.installation, number + KNOWN, cost)]
+    known, cold = texts[:KNOWN], texts[KNOWN:]
+    service.pepper_file.rename(service.pepper_file.with_suffix(".lost"))
+    service.start(*METRICS)
+    over = multiprocessing.get_context("spawn").Event()
+    with _callers(2, over) as callers:
+        try:
+            callers.submit(present_all, service.target, service.metadata, known).result()
+            started = counts(service)
+            before = callers.submit(present_known, service.target, service.key, known, seconds).result()
+            regulars = callers.submit(present_known, service.target, service.key, known, 0)
+            crowd = callers.submit(present_all, service.target, service.metadata, cold).result()
+        finally:
+            over.set()
+        during = regulars.result()
+    found = counts(service)
+    runs, reads = (int(found[what] - started[what]) for what in (BCRYPT_RUNS, RECORD_READS))
+    report = Report(name, crowd, runs, reads, before, during)
+    _demand_all(report)
+    if runs != number:
+        report.problems.append(f"{runs} bcrypt runs for {number} keys")
+    if not crowd.refused:
+        report.problems.append("nobody was refused: there were too few at a time to show anything")
+    if min(crowd.delays, default=0.0) <= 0 and crowd.refused:
+        report.problems.append("some were refused and not told when to come back")
+    if wrong := before.wrong + during.wrong:
+        report.problems.append(f"known keys were answered {dict(wrong)}")
+    return report
+
+
+def _callers(number: int, over: Event | None = None) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(number, context, join, (over or context.Event(),))
+
+
+def _demand_all(report: Report) -> None:
+    """Note it as a problem unless every key was let in."""
+    if report.crowd.wrong:
+        report.problems.append(f"valid keys were answered {dict(report.crowd.wrong)}")
+    if len(report.crowd.waited) != report.crowd.keys:
+        report.problems.append(f"{len(report.crowd.waited)} of {report.crowd.keys} keys were let in")
+
+
+def plain(report: Report) -> dict[str, Any]:
+    """Return a report as plain data."""
+    crowd = report.crowd
+    told: dict[str, Any] = {
+        "run": report.name,
+        "keys": crowd.keys,
+        "seconds": round(crowd.seconds, 2),
+        "let_in_ms": _milliseconds(crowd.waited),
+        "refused": crowd.refused,
+        "retry_after_seconds": sorted(crowd.delays),
+        "attempts": {"p50": quantile(crowd.attempts, 0.5), "p99": quantile(crowd.attempts, 0.99)}
+        | {"max": max(crowd.attempts, default=0)},
+        "bcrypt_runs": report.bcrypt_runs,
+        "record_reads": report.record_reads,
+        "problems": report.problems,
+    }
+    for name, regulars in (("known_keys_before", report.before), ("known_keys_during", report.during)):
+        if regulars is not None:
+            told[name] = {"calls": len(regulars.took), "ms": _milliseconds(regulars.took)}
+    return told
+
+
+def _milliseconds(values: Sequence[int]) -> dict[str, float]:
+    shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    return {name: round(quantile(values, share) / 1e6, 2) for name, share in shares.items()}
+
+
+def table(reports: Sequence[Report]) -> Table:
+    """Return the table of what happened."""
+    columns = (
+        "",
+        "keys",
+        "seconds",
+        "bcrypt runs",
+        "records read",
+        "refused",
+        "attempts\np50/max",
+        "let in after\np50/p99/max ms",
+    )
+    shown = Table(*columns, "known keys alone\np50/p99/max ms", "known keys meanwhile\np50/p99/max ms", "wrong")
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for report in reports:
+        told = plain(report)
+        known = [told.get(name, {}).get("ms", {}) for name in ("known_keys_before", "known_keys_during")]
+        shown.add_row(
+            report.name,
+            f"{told['keys']:,}",
+            f"{told['seconds']:,.1f}",
+            f"{report.bcrypt_runs:,}",
+            f"{report.record_reads:,}",
+            f"{told['refused']:,}",
+            f"{told['attempts']['p50']} / {told['attempts']['max']}",
+            *(" / ".join(f"{value:,.1f}" for value in spans.values()) for spans in (told["let_in_ms"], *known)),
+            str(len(report.problems)),
+        )
+    return shown
+
+
+def run(folder: Path, number: int, cost: int, seconds: float, postgresql: Postgresql | None) -> list[Report]:
+    """Meet servers of all kinds, each with an installation of its own."""
+    reports = []
+    urls = {"sqlite": ""} | ({"postgresql": postgresql.new_database("cold")} if postgresql else {})
+    for name, url in urls.items():
+        service = Service(folder / name, url).init()
+        try:
+            reports.append(with_pepper(f"{name}, with the pepper", service, number))
+        finally:
+            service.close()
+    service = Service(folder / "without").init()
+    try:
+        reports.append(without_pepper(f"sqlite, without, bcrypt cost {cost}", service, number, cost, seconds))
+    finally:
+        service.close()
+    return reports
+
+
+def main() -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.histories.cold_start", description="Meet a cold server.")
+    parser.add_argument("--keys", type=int, default=10_000, help="how many (default 10,000)")
+    parser.add_argument("--cost", type=int, default=6, help="bcrypt's, where it must run (default 6: some 7 ms)")
+    parser.add_argument("--json", action="store_true", help="print plain data")
+    arguments = parser.parse_args()
+    with memory() as folder:
+        postgresql = Postgresql(folder / "postgresql")
+        try:
+            reports = run(folder, arguments.keys, arguments.cost, 10.0, postgresql)
+        finally:
+            postgresql.close()
+    if arguments.json:
+        print(json.dumps([plain(report) for report in reports], indent=2))
+    else:
+        console = Console(width=170)
+        console.print(table(reports))
+        for report in reports:
+            for problem in report.problems:
+                console.print(f"problem: {report.name}: {problem}", style="red", markup=False)
+    return 1 if any(report.problems for report in reports) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,323 @@
+"""Thousands of Watch streams on one server: what they cost those who verify, and what they leave behind.
+
+    python -m tests.histories.streams
+    python -m tests.histories.streams --streams 200 --cancelled 1000 --json
+
+Keys are verified at a steady pace, first alone, then beside 2,000 streams that are told a heartbeat every 5 s, then
+while a key is also changed every second, of which each stream is told. Beside streams that only watch, the 99th
+percentile may double. Then 10,000 streams are opened and cancelled, 50 at a time: the server's memory must stay what it
+was after the first tenth of them, and no stream may be left. Ends with 1 if any of this is not so.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import random
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing.context import SpawnContext
+from typing import Any
+
+import grpc
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from tests.e2e.service import OWN_CONNECTION, PATIENCE, Client, Service, eventually
+from tests.harness import Refused
+from tests.histories.checker import quantile
+from tests.histories.counts import METRICS, WATCH_STREAMS, counts
+from tests.histories.scene import memory
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
+
+A_CONNECTION = 100
+"""So many streams share a connection."""
+OPENING = 50
+"""So many streams are opened at a time."""
+CALLERS = 4
+_REST = 0.01
+"""Seconds between two calls of one of those who verify."""
+_GROWTH = 8 * 1024 * 1024
+"""So many bytes of memory may come with any 9,000 streams that were opened and cancelled: under 1 KiB for each."""
+
+
+class Board:
+    """What the processes of a run tell each other while it lasts."""
+
+    def __init__(self, context: SpawnContext) -> None:
+        self.told = context.Value("q", 0)
+        """How many responses the streams have been told."""
+        self.over = context.Event()
+
+
+_board: Board
+
+
+def join(board: Board) -> None:
+    """Enter a process into a run."""
+    global _board  # noqa: PLW0603 - it can only be handed to a process when that starts
+    _board = board
+
+
+@dataclass
+class Verified:
+    """What those who verified met with, in nanoseconds."""
+
+    name: str
+    took: list[int] = field(default_factory=list)
+    wrong: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Report:
+    """What happened, and what is wrong with it. Memory is bytes, after each tenth of the cancelled streams."""
+
+    streams: int
+    cancelled: int
+    verified: list[Verified]
+    opening_seconds: float
+    streams_memory: int
+    memory: list[int]
+    problems: list[str] = field(default_factory=list)
+
+
+def verify(name: str, target: str, key: str, texts: Sequence[str], seconds: float) -> Verified:
+    """Verify keys for some seconds, at a pace that leaves the server time."""
+    met = Verified(name)
+    until = time.monotonic() + seconds
+
+    def present(number: int) -> None:
+        client = Client(target, key)
+        chosen = random.Random(number)  # noqa: S311 - no secret
+        client.verdict(texts[0])
+        while time.monotonic() < until:
+            began = time.monotonic_ns()
+            try:
+                verdict = client.verdict(chosen.choice(texts))
+            except Refused as refused:
+                verdict = refused.code.name
+            met.took.append(time.monotonic_ns() - began)
+            if verdict != "VALID":
+                met.wrong[verdict] += 1
+            time.sleep(chosen.uniform(0, 2 * _REST))
+        client.close()
+
+    threads = [threading.Thread(target=present, args=(number,)) for number in range(CALLERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return met
+
+
+def hold(target: str, metadata: Any, count: int) -> Counter[str]:
+    """Hold streams open until the run is over, and return what else they ended with."""
+    return asyncio.run(_hold(target, metadata, count))
+
+
+async def _hold(target: str, metadata: Any, count: int) -> Counter[str]:
+    ended: Counter[str] = Counter()
+    channels = [grpc.aio.insecure_channel(target, OWN_CONNECTION) for _ in range(-(-count // A_CONNECTION))]
+    opening = asyncio.Semaphore(OPENING)
+
+    async def watch(number: int) -> None:
+        stub = ApiKeyServiceStub(channels[number // A_CONNECTION])
+        call = stub.Watch(pb.WatchRequest(), metadata=metadata)
+        try:
+            async with opening:
+                await call.read()
+                _tell()
+            while await call.read() is not grpc.aio.EOF:
+                _tell()
+            ended["OK"] += 1
+        except grpc.aio.AioRpcError as failure:
+            ended[failure.code().name] += 1
+
+    watching = [asyncio.create_task(watch(number)) for number in range(count)]
+    while not _board.over.is_set():
+        await asyncio.sleep(0.1)
+    for task in watching:
+        task.cancel()
+    await asyncio.gather(*watching, return_exceptions=True)
+    for channel in channels:
+        await channel.close()
+    return ended
+
+
+def cancel(target: str, metadata: Any, count: int) -> Counter[str]:
+    """Open streams, ``OPENING`` at a time, and cancel each when it has been told something; return what went wrong."""
+    return asyncio.run(_cancel(target, metadata, count))
+
+
+async def _cancel(target: str, metadata: Any, count: int) -> Counter[str]:
+    wrong: Counter[str] = Counter()
+    numbers = iter(range(count))
+    async with grpc.aio.insecure_channel(target, OWN_CONNECTION) as channel:
+        stub = ApiKeyServiceStub(channel)
+
+        async def one_after_another() -> None:
+            for _ in numbers:
+                call = stub.Watch(pb.WatchRequest(), metadata=metadata, timeout=PATIENCE)
+                try:
+                    await call.read()
+                    call.cancel()
+                except grpc.aio.AioRpcError as failure:
+                    wrong[failure.code().name] += 1
+
+        await asyncio.gather(*(one_after_another() for _ in range(OPENING)))
+    return wrong
+
+
+def _tell() -> None:
+    with _board.told.get_lock():
+        _board.told.value += 1
+
+
+def run(service: Service, streams: int, cancelled: int, seconds: float) -> Report:
+    """Do all of it to a server that was started with ``counts.METRICS``."""
+    assert service.process is not None
+    server = psutil.Process(service.process.pid)
+    made = [service.create(name=f"watched {number}") for number in range(20)]
+    texts = [each.key for each in made]
+    context = multiprocessing.get_context("spawn")
+    board = Board(context)
+    with ProcessPoolExecutor(2, context, join, (board,)) as callers:
+
+        def verified(name: str) -> Verified:
+            return callers.submit(verify, name, service.target, service.key, texts, seconds).result()
+
+        try:
+            verified("before")  # all of it is warm then
+            report = Report(streams, cancelled, [verified("alone")], 0.0, server.memory_info().rss, [])
+            began = time.monotonic()
+            holding = callers.submit(hold, service.target, service.metadata, streams)
+            eventually(lambda: board.told.value >= streams or holding.done(), 10 * PATIENCE)
+            report.opening_seconds = time.monotonic() - began
+            time.sleep(1)  # what came with the opening is over
+            report.verified.append(verified(f"beside {streams:,} streams"))
+            report.streams_memory = server.memory_info().rss - report.streams_memory
+            told = board.told.value
+            report.verified.append(_while_changing(service, [each.api_key.id for each in made], verified))
+            if board.told.value - told < streams * seconds / 2:
+                report.problems.append(f"the streams were told {board.told.value - told:,} times of the changes")
+            if (found := counts(service)[WATCH_STREAMS]) != streams:
+                report.problems.append(f"the server counts {found:.0f} streams")
+        finally:
+            board.over.set()
+        if ended := holding.result():
+            report.problems.append(f"streams ended: {dict(ended)}")
+        _none_is_left(service, report)
+        for _ in range(10):
+            if wrong := callers.submit(cancel, service.target, service.metadata, cancelled // 10).result():
+                report.problems.append(f"streams could not be opened: {dict(wrong)}")
+            _none_is_left(service, report)
+            report.memory.append(server.memory_info().rss)
+    _judge(report)
+    return report
+
+
+def _while_changing(service: Service, key_ids: Sequence[str], verified: Any) -> Verified:
+    """Verify while a key is changed every second."""
+    over = threading.Event()
+
+    def change() -> None:
+        number = 0
+        while not over.wait(1):
+            number += 1
+            request = pb.UpdateRequest(api_key={"id": key_ids[number % len(key_ids)], "name": f"change {number}"})
+            service.call("Update", request)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        met: Verified = verified("and a change a second")
+    finally:
+        over.set()
+        changing.join()
+    return met
+
+
+def _none_is_left(service: Service, report: Report) -> None:
+    try:
+        eventually(lambda: counts(service)[WATCH_STREAMS] == 0, 10)
+    except AssertionError:
+        report.problems.append(f"{counts(service)[WATCH_STREAMS]:.0f} streams were left after all were cancelled")
+
+
+def _judge(report: Report) -> None:
+    alone, beside, _ = (quantile(met.took, 0.99) for met in report.verified)
+    if beside > 2 * alone:
+        report.problems.append(f"Verify's p99 went from {alone / 1e6:.1f} ms to {beside / 1e6:.1f} ms")
+    for met in report.verified:
+        if met.wrong:
+            report.problems.append(f"{met.name}: valid keys were answered {dict(met.wrong)}")
+    growth = report.memory[-1] - report.memory[0]
+    if growth > _GROWTH:
+        report.problems.append(f"memory grew by {growth / 2**20:.1f} MiB over streams that were cancelled")
+
+
+def plain(report: Report) -> dict[str, Any]:
+    """Return a report as plain data."""
+    shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    return {
+        "streams": report.streams,
+        "opening_seconds": round(report.opening_seconds, 2),
+        "kib_a_stream": round(report.streams_memory / max(report.streams, 1) / 1024, 1),
+        "verify_ms": {
+            met.name: {"calls": len(met.took)}
+            | {name: round(quantile(met.took, share) / 1e6, 2) for name, share in shares.items()}
+            for met in report.verified
+        },
+        "cancelled": report.cancelled,
+        "memory_mib": [round(size / 2**20, 1) for size in report.memory],
+        "problems": report.problems,
+    }
+
+
+def table(report: Report) -> Table:
+    """Return the table of what verifying cost."""
+    shown = Table("Verify", "calls", "p50 ms", "p99 ms", "max ms")
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for name, met in plain(report)["verify_ms"].items():
+        shown.add_row(name, f"{met['calls']:,}", *(f"{met[share]:,.1f}" for share in ("p50", "p99", "max")))
+    return shown
+
+
+def main() -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.histories.streams", description="Watch and verify.")
+    parser.add_argument("--streams", type=int, default=2_000, help="how many at the same time (default 2,000)")
+    parser.add_argument("--cancelled", type=int, default=10_000, help="how many are cancelled (default 10,000)")
+    parser.add_argument("--seconds", type=float, default=20, help="how long to verify each time (default 20)")
+    parser.add_argument("--json", action="store_true", help="print plain data")
+    arguments = parser.parse_args()
+    with memory() as folder:
+        service = Service(folder / "streams", options=METRICS).init()
+        try:
+            report = run(service.start(), arguments.streams, arguments.cancelled, arguments.seconds)
+        finally:
+            service.close()
+    if arguments.json:
+        print(json.dumps(plain(report), indent=2))
+    else:
+        console = Console()
+        console.print(table(report))
+        told = plain(report)
+        console.print(f"{told['kib_a_stream']} KiB for each stream, opened within {told['opening_seconds']} s")
+        sizes = ", ".join(f"{size:.1f}" for size in told["memory_mib"])
+        console.print(f"memory after each {report.cancelled // 10:,} cancelled streams, in MiB: {sizes}")
+        for problem in report.problems:
+            console.print(f"problem: {problem}", style="red", markup=False)
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
