@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.harness import CHEAP, Refused
-from tumbler.v1 import api_key_pb2
+from tumbler.v1 import api_key_pb2, event_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 from tumbler_server.config import Installation
@@ -162,6 +162,12 @@ class Client:
         """Verify a key and return the name of the code, without its prefix."""
         return pb.VerifyCode.Name(self.verify(text, **fields).code).removeprefix("VERIFY_CODE_")
 
+    def watch(self, timeout: float = PATIENCE, beat: float | None = None, **fields: Any) -> "Watch":
+        """Open a stream of changes, with heartbeats every so many seconds."""
+        if beat is not None:
+            fields["heartbeat_interval"] = seconds(beat)
+        return Watch(self._stub.Watch(pb.WatchRequest(**fields), metadata=self.metadata, timeout=timeout))
+
     def health(self, service: str = "") -> str:
         """Return the name of the status that the health service gives."""
         with refusals():
@@ -169,6 +175,55 @@ class Client:
                 health_pb2.HealthCheckRequest(service=service), timeout=PATIENCE
             )
         return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+
+
+class Watch:
+    """A stream of changes, read by hand. ``cursor`` is that of the last response read."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self.cursor = ""
+
+    def next(self) -> pb.WatchResponse:
+        """Return the next response. Raises ``Refused`` where the stream ended with an error status."""
+        with refusals():
+            response: pb.WatchResponse = next(self.call)
+        self.cursor = response.cursor
+        return response
+
+    def opened(self) -> "Watch":
+        """Read the first response, of a stream that is not told anything yet."""
+        first = self.next()
+        assert not first.events
+        assert not first.reset
+        return self
+
+    def events(self, count: int) -> list[event_pb2.KeyEvent]:
+        """Read until so many events have been told, and return them."""
+        found: list[event_pb2.KeyEvent] = []
+        while len(found) < count:
+            found += self.next().events
+        assert len(found) == count
+        return found
+
+    def heartbeat(self) -> str:
+        """Read up to the next heartbeat, and return its cursor."""
+        while True:
+            response = self.next()
+            if not response.events and not response.reset:
+                return response.cursor
+
+    def ended(self) -> Refused:
+        """Read to the end, and return what it says."""
+        try:
+            while True:
+                self.next()
+        except Refused as refused:
+            return refused
+
+    def cancel(self) -> None:
+        """Leave."""
+        self.call.cancel()
 
 
 @contextmanager

@@ -111,7 +111,7 @@ MUTANTS = (
         "store/database.py",
         "            self._thread.commits += 1\n",
         "            pass\n",
-        "tests/unit/test_tail.py tests/unit/test_database.py tests/rpc/test_revoke.py",
+        "tests/unit/test_notice.py",
     ),
     Mutant(
         "verdicts are cached",
@@ -340,6 +340,34 @@ MUTANTS = (
         "paged.append(place < after if descending else place > after)",
         "paged.append(sort < after.nodes[0] if descending else sort > after.nodes[0])",
         "tests/rpc/test_list_pages.py",
+    ),
+    Mutant(
+        "a heartbeat is sent though nothing was confirmed",
+        "events/watch.py",
+        "if beat and self._uptime() - confirmed <= self._fresh:",
+        "if beat:",
+        "tests/unit/test_watch.py",
+    ),
+    Mutant(
+        "a stream is told of other projects",
+        "events/feed.py",
+        "            events = [event for event in events if event.project_id == project_id]\n",
+        "            pass\n",
+        "tests/unit/test_feed.py",
+    ),
+    Mutant(
+        "a stream outlives its caller's key",
+        "events/watch.py",
+        "            stream.judge = True\n            self._queue(stream)\n",
+        "            self._queue(stream)\n",
+        "tests/unit/test_watch.py",
+    ),
+    Mutant(
+        "streams are not told that everything is void",
+        "events/watch.py",
+        "        if stream.resets != resets:\n",
+        "        if False:\n",
+        "tests/unit/test_watch.py",
     ),
     Mutant(
         "an event's hash does not cover the one before",

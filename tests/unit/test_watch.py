@@ -311,6 +311,20 @@ class TestChanges:
         assert all(listener.resets == [2] for listener in listeners)
 
 
+    def test_a_restored_backup_that_has_gone_on(self, domain: Domain, other: Domain, ear: Ears) -> None:
+        """When the log has another history and is longer than before, what was told of the old one is void too."""
+        for _ in range(5):
+            domain.create()
+        listeners = [ear().listen(), ear().listen("acme"), ear().listen("globex")]
+        eventually(lambda: all(listener.beats for listener in listeners))
+        restore(domain.store, 2)
+        for _ in range(4):
+            other.create()
+        domain.tail.catch_up()
+        eventually(lambda: all(listener.resets == [6] for listener in listeners))
+        assert all(listener.revisions == [] for listener in listeners)
+
+
 class TestHeartbeats:
     """The promise that there is nothing else to tell."""
 

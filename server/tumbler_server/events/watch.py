@@ -294,6 +294,8 @@ class Hub:
             if stream.over:
                 return
             stream.over = True
+        if isinstance(failure, ReaderTooSlow):
+            _log.info("a Watch stream is ended: it is not read", key_id=stream.key_id)
         try:
             stream.line.end(failure)
         except Exception as another:
