@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.service import Service
+from tests.histories import cold_start, streams
 from tests.histories.__main__ import plain, report
+from tests.histories.counts import METRICS
 from tests.histories.modes import MODES, run
 from tests.histories.scene import Scene
 from tumbler_server.clock import NEVER
@@ -46,3 +49,20 @@ def test_a_key_that_comes_back_is_noticed(tmp_path: Path) -> None:
     assert done.findings.violations >= done.findings.stale["A"]
     assert any("begun" in text and "after the revocation returned" in text for text in done.findings.examples)
     assert any("its row says that it is not" in text for text in done.problems)
+
+
+def test_a_short_cold_start(tmp_path: Path) -> None:
+    """A server that has seen no key lets all in: by no bcrypt run with the pepper, by one for each key without it."""
+    with_pepper, without = cold_start.run(tmp_path, number=100, cost=6, seconds=1.0, postgresql=None)
+    assert with_pepper.problems == without.problems == []
+    assert (with_pepper.bcrypt_runs, without.bcrypt_runs) == (0, 100)
+    assert without.crowd.refused > 0
+    assert cold_start.table([with_pepper, without]).row_count == 2
+
+
+def test_a_few_streams(embedded: Service) -> None:
+    """A hundred streams are held while keys are verified, and of a hundred that were cancelled none is left."""
+    done = streams.run(embedded.start(*METRICS), streams=100, cancelled=100, seconds=1.0)
+    # How long a call takes beside other tests says nothing.
+    assert [problem for problem in done.problems if "p99" not in problem] == []
+    assert streams.table(done).row_count == 3

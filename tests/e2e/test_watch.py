@@ -305,6 +305,13 @@ class TestManyStreams:
         made = embedded.create()
         assert {event.key_id for stream in streams for event in stream.events(1)} == {made.api_key.id}
 
+    def test_whichever_worker(self, embedded: Service) -> None:
+        """With several workers, a change made through one of them is told by all."""
+        embedded.start("--workers", "2")
+        streams = [embedded.connect().watch().opened() for _ in range(8)]
+        made = embedded.create()
+        assert [stream.events(1)[0].key_id for stream in streams] == [made.api_key.id] * 8
+
     def test_cancelled_streams_leave_nothing(self, embedded: Service) -> None:
         """Streams that came and went do not count any more, and take no memory."""
         embedded.start("--max-watch-streams", "200")

@@ -150,9 +150,9 @@ async def _hold(target: str, metadata: Any, count: int) -> Counter[str]:
 
     async def watch(number: int) -> None:
         stub = ApiKeyServiceStub(channels[number // A_CONNECTION])
-        call = stub.Watch(pb.WatchRequest(), metadata=metadata)
         try:
-            async with opening:
+            async with opening:  # of more than 1,000 that are opened in a moment, gRPC's core turns some away
+                call = stub.Watch(pb.WatchRequest(), metadata=metadata)
                 await call.read()
                 _tell()
             while await call.read() is not grpc.aio.EOF:

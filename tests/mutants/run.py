@@ -152,7 +152,7 @@ MUTANTS = (
         "a wrong secret for a cached id counts as right",
         "keys/verifier.py",
         "if entry is not None and same(entry.tag, tag):",
-        "if entry is not None:",
+        "if entry is not None and entry.key:",
         "tests/rpc/test_verify.py",
     ),
     Mutant(

@@ -88,8 +88,11 @@ class Tail:
         is the newest again. What is not known is read. Raises ``StoreUnavailable`` where that fails.
         """
         position = self._head.revision
-        if (
-            not (exactly or self._commits_show)
+        if self._commits_show:
+            if self._store.version() == getattr(self._thread, "version", None):
+                return position  # nobody has committed anything since this thread looked last
+        elif (
+            not exactly
             and position >= at_least
             and position >= self._board.newest()
             and self.age <= self._max_staleness

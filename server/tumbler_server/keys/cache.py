@@ -42,10 +42,6 @@ class ProofCache:
         keyed.update(text.encode())
         return keyed.digest()
 
-    def peek(self, key_id: str) -> Entry | None:
-        """Return what is known of a key id, without it counting as a use."""
-        return self._entries.get(key_id)
-
     def get(self, key_id: str) -> Entry | None:
         """Return what is known of a key id."""
         with self._lock:

@@ -55,7 +55,7 @@ class Key:
     rotation_interval: int = 0
     rotation_next_time: int = NEVER
     revision: int = 0
-    rendered: bytes | None = field(default=None, init=False, repr=False, compare=False)
+    rendered: Any = field(default=None, init=False, repr=False, compare=False)
     """Whatever the layer above keeps with a record so as not to make it again."""
 
     @property

@@ -11,7 +11,7 @@ from tumbler_server.clock import SECOND, Clock
 from tumbler_server.errors import InvalidFields, StoreUnavailable, Violation
 from tumbler_server.events.tail import Tail
 from tumbler_server.keys import record
-from tumbler_server.keys.cache import Entry, ProofCache
+from tumbler_server.keys.cache import ProofCache
 from tumbler_server.keys.decide import Code, Demand, decide
 from tumbler_server.keys.prover import BcryptPool, Check
 from tumbler_server.keys.record import Key, Sealed
@@ -56,13 +56,12 @@ class Verdict(NamedTuple):
         return self.code is Code.VALID
 
 
-class _Presented(NamedTuple):
-    """A text of a key's form, what it is remembered by, and what is. ``parsed`` is None where it was proven before."""
+class _Unknown(NamedTuple):
+    """A text of a key's form whose record has to be read. ``parsed`` is None where it was proven before."""
 
     text: str
     id: str
     tag: bytes
-    entry: Entry | None
     parsed: keyformat.ParsedKey | None
 
 
@@ -106,66 +105,55 @@ class Verifier:
         Raises ``InvalidFields`` where the installation has not come as far as it must, ``Overloaded`` where too many
         secrets wait for bcrypt, and ``StoreUnavailable`` where the database does not answer; nothing is decided then.
         """
-        found = self._recognise(question.text)
-        if found is None:
-            return Verdict(Code.MALFORMED, self._clock(), view or View(self._tail.position))
-        if view is None or question.exactly or view.position < question.at_least:
-            view = self._view(question.at_least, question.exactly)
-            if view.position < question.at_least:
+        text, demand, at_least, exactly = question
+        if view is None or exactly or view.position < at_least:
+            view = self._view(at_least, exactly)
+            if view.position < at_least:
                 raise InvalidFields(
                     [Violation("consistency.at_least_as_fresh", "names a revision that does not exist")]
                 )
-        known, key = self._remembered(found)
-        if not known:
-            (key,) = self._prove([found])
-        return self._judge(question.demand, key, view, self._clock())
+        key = self._recall(text)
+        if isinstance(key, _Unknown):
+            (key,) = self._prove([key])
+        return self._judge(key, demand, view, self._clock())
 
     def verify_all(self, questions: Sequence[Question], view: View) -> list[Verdict | None]:
         """Return the verdicts on many keys, each as ``verify`` gives it; None where it raises ``InvalidFields``.
 
         All rest on one view and one instant, and what the cache does not know is read by one query.
         """
-        presented = [self._recognise(question.text) for question in questions]
         at_least = max((question.at_least for question in questions), default=0)
         exactly = any(question.exactly for question in questions)
         if exactly or view.position < at_least:
             view = self._view(at_least, exactly)
-        keys: list[Key | None] = []
-        unknown: dict[str, _Presented] = {}
-        for found in presented:
-            known, key = (True, None) if found is None else self._remembered(found)
-            keys.append(key)
-            if not known and found is not None:
-                unknown[found.text] = found
-        if unknown:
-            read = dict(zip(unknown, self._prove(list(unknown.values())), strict=True))
-            keys = [
-                read[found.text] if found is not None and found.text in read else key
-                for found, key in zip(presented, keys, strict=True)
-            ]
+        recalled = [self._recall(question.text) for question in questions]
+        unknown = {key.text: key for key in recalled if isinstance(key, _Unknown)}
+        read = dict(zip(unknown, self._prove(list(unknown.values())), strict=True)) if unknown else {}
         now = self._clock()
-        malformed = Verdict(Code.MALFORMED, now, view)
         return [
-            malformed
-            if found is None
-            else self._judge(question.demand, key, view, now)
+            self._judge(read[key.text] if isinstance(key, _Unknown) else key, question.demand, view, now)
             if question.at_least <= view.position
             else None
-            for question, found, key in zip(questions, presented, keys, strict=True)
+            for question, key in zip(questions, recalled, strict=True)
         ]
 
-    def _recognise(self, text: str) -> _Presented | None:
-        """Return what was presented, or None where it has not the form of a key: that needs neither query nor hash."""
+    def _recall(self, text: str) -> "Key | Code | _Unknown | None":
+        """Return what is known of a presented key. To be asked after the view was taken.
+
+        That is its record, or None where it is none; MALFORMED, which needs neither query nor hash; or what to ask.
+        """
         if len(text) > keyformat.MAX_LENGTH:
-            return None
+            return Code.MALFORMED
         key_id, tag = text[_ID], self._cache.tag(text)
-        entry = self._cache.peek(key_id)
+        entry = self._cache.get(key_id)
         if entry is not None and same(entry.tag, tag):
-            return _Presented(text, key_id, tag, entry, None)
+            return entry.key or _Unknown(text, key_id, tag, None)
         try:
-            return _Presented(text, key_id, tag, entry, keyformat.parse(text))
+            parsed = keyformat.parse(text)
         except keyformat.MalformedKey:
-            return None
+            return Code.MALFORMED
+        # An id has one secret, and if it is known, this is not it.
+        return _Unknown(text, key_id, tag, parsed) if entry is None else None
 
     def _view(self, at_least: int, exactly: bool) -> View:
         try:
@@ -186,38 +174,29 @@ class Verifier:
             self._told_stale = now
             _log.warning("answering without the database, as --stale-if-error allows", seconds=age // SECOND)
 
-    def _remembered(self, found: _Presented) -> tuple[bool, Key | None]:
-        """Return whether the cache knows what was presented, and its record. Asked after the view was taken."""
-        entry = self._cache.get(found.id)
-        if entry is None:
-            return False, None
-        if not (found.parsed is None if entry is found.entry else same(entry.tag, found.tag)):
-            return True, None  # an id has one secret, and this is not it
-        return entry.key is not None, entry.key
-
-    def _prove(self, presented: Sequence[_Presented]) -> list[Key | None]:
+    def _prove(self, asked: Sequence[_Unknown]) -> list[Key | None]:
         """Return the records of keys that the cache does not know, None for each that is no key."""
         generation = self._cache.generation
-        metrics.RECORD_READS.inc(len(presented))
-        slots = ", ".join("?" * len(presented))
-        rows = self._store.read(f"{record.SELECT} WHERE id IN ({slots})", [found.id for found in presented])
+        metrics.RECORD_READS.inc(len(asked))
+        slots = ", ".join("?" * len(asked))
+        rows = self._store.read(f"{record.SELECT} WHERE id IN ({slots})", [found.id for found in asked])
         stored = {key.id: (key, sealed) for key, sealed in map(record.from_tuple, rows)}
-        proven = [self._proven_cheaply(found, *stored.get(found.id, _NOTHING)) for found in presented]
+        proven = [self._proven_cheaply(found, *stored.get(found.id, _NOTHING)) for found in asked]
         doubtful = [place for place, answer in enumerate(proven) if answer is None]
-        checks = [self._expensive_check(presented[place], stored) for place in doubtful]
-        keys: list[Key | None] = [None] * len(presented)
+        checks = [self._expensive_check(asked[place], stored) for place in doubtful]
+        keys: list[Key | None] = [None] * len(asked)
         answer: bool | None
         try:
             for place, answer in zip(doubtful, self._pool.check(checks), strict=True):
                 proven[place] = answer
         finally:
             # What was proven before the pool had enough of this call is not lost: the next one goes on from there.
-            for place, (found, answer) in enumerate(zip(presented, proven, strict=True)):
+            for place, (found, answer) in enumerate(zip(asked, proven, strict=True)):
                 if answer:
                     keys[place] = self._remember(found, *stored[found.id], generation)
         return keys
 
-    def _proven_cheaply(self, found: _Presented, key: Key | None, sealed: Sealed | None) -> bool | None:
+    def _proven_cheaply(self, found: _Unknown, key: Key | None, sealed: Sealed | None) -> bool | None:
         """Say whether what was presented is the key; None where only bcrypt can tell."""
         if key is None or sealed is None:
             return False
@@ -227,21 +206,25 @@ class Verifier:
             return False
         return self._hasher.check_digest(found.text, sealed)
 
-    def _expensive_check(self, found: _Presented, stored: dict[str, tuple[Key, Sealed]]) -> Check:
+    def _expensive_check(self, found: _Unknown, stored: dict[str, tuple[Key, Sealed]]) -> Check:
         secret, sealed = keyformat.parse(found.text).secret, stored[found.id][1]
         return found.tag, lambda: self._hasher.check_bcrypt(secret, sealed)
 
-    def _remember(self, found: _Presented, key: Key, sealed: Sealed, generation: int) -> Key:
+    def _remember(self, found: _Unknown, key: Key, sealed: Sealed, generation: int) -> Key:
         self._cache.put(key, found.tag, generation)
         if self._hasher.needs_rehash(sealed):
             self._resealer.later(key.id, found.text, keyformat.parse(found.text).secret, sealed)
         return key
 
-    def _judge(self, demand: Demand, key: Key | None, view: View, now: int) -> Verdict:
+    def _judge(self, key: Key | Code | None, demand: Demand, view: View, now: int) -> Verdict:
+        if isinstance(key, Code):
+            return Verdict(key, now, view)
         code = decide(key, demand, now)
-        if code is Code.VALID and key is not None:
+        if code is Code.NOT_FOUND or key is None:
+            return Verdict(code, now, view)
+        if code is Code.VALID:
             self._usage.note(key.id, now)
-        return Verdict(code, now, view, None if code is Code.NOT_FOUND else key)
+        return Verdict(code, now, view, key)
 
 
 _NOTHING = (None, None)

@@ -1,6 +1,7 @@
 """Requests become what the domain takes: presence, times and spans. The rules about them are the domain's."""
 
 import copy
+import functools
 import hashlib
 
 from google.protobuf.duration_pb2 import Duration
@@ -28,6 +29,9 @@ _EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799
 _LONGEST = 315_576_000_000
 
 MOST_IN_A_BATCH = 1_000
+
+_DEMANDS = 1_024
+"""How many demands are remembered as checked; they hold no key."""
 
 DEFAULT_HEARTBEAT = 5 * SECOND
 SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT = SECOND, HOUR
@@ -129,16 +133,11 @@ def event_query(request: service_pb.ListEventsRequest) -> EventQuery:
 
 def question(caller: Key, request: service_pb.VerifyRequest, tokens: Tokens) -> Question:
     """Return what a Verify asks. Raises ``InvalidFields`` and ``OtherProject``."""
-    project_id, environment_id, client_ip = request.project_id, request.environment_id, request.client_ip
-    required = tuple(request.required_scopes)
-    if project_id or environment_id or client_ip or required:
-        check = Check()
-        check.filter("project_id", project_id)
-        check.filter("environment_id", environment_id)
-        required = check.required_scopes("required_scopes", required)
-        check.address("client_ip", client_ip)
-        check.done()
-    demand = Demand(access.scope_of(caller, project_id), environment_id, required, client_ip)
+    project_id = request.project_id
+    demand = _demand(project_id, request.environment_id, tuple(request.required_scopes), request.client_ip)
+    asked = access.scope_of(caller, project_id)
+    if asked != project_id:
+        demand = demand._replace(project_id=asked)
     if not request.HasField("consistency"):
         return Question(request.key, demand)
     wanted = request.consistency
@@ -148,6 +147,18 @@ def question(caller: Key, request: service_pb.VerifyRequest, tokens: Tokens) -> 
         at_least=tokens.revision(wanted.at_least_as_fresh) if wanted.HasField("at_least_as_fresh") else 0,
         exactly=wanted.fully_consistent,
     )
+
+
+@functools.lru_cache(maxsize=_DEMANDS)
+def _demand(project_id: str, environment_id: str, required_scopes: tuple[str, ...], client_ip: str) -> Demand:
+    """Return what a key must be good for, checked. Most callers ask for the same few things again and again."""
+    check = Check()
+    check.filter("project_id", project_id)
+    check.filter("environment_id", environment_id)
+    required = check.required_scopes("required_scopes", required_scopes)
+    check.address("client_ip", client_ip)
+    check.done()
+    return Demand(project_id, environment_id, required, client_ip)
 
 
 def questions(caller: Key, request: service_pb.BatchVerifyRequest, tokens: Tokens) -> list[Question | None]:

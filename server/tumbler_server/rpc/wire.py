@@ -54,9 +54,10 @@ def verdict(outcome: Verdict, cache_ttl: int, token: Callable[[int], str]) -> se
 
     ``cache_ttl`` is the longest that a client may reuse it; ``token`` gives the consistency token of a revision.
     """
-    key = outcome.key
-    message = service_pb.VerifyResponse() if key is None else service_pb.VerifyResponse.FromString(_record(key))
-    _fill(message, outcome, _lasts(outcome, cache_ttl), token(outcome.view.position))
+    message = service_pb.VerifyResponse.FromString(_rendered(outcome, cache_ttl, token))
+    time = outcome.time - outcome.view.age
+    message.check_time.seconds = time // SECOND
+    message.check_time.nanos = time % SECOND * 1_000
     return message
 
 
@@ -65,68 +66,66 @@ def verdicts(
 ) -> service_pb.BatchVerifyResponse:
     """Return the verdicts of a batch, each as ``verdict`` gives it, and an empty one where nothing was decided."""
     message = service_pb.BatchVerifyResponse()
-    # Most of a batch has the same outcome: what is not the key's own is written once, and joined as bytes, which is how
-    # protobuf merges messages.
-    moments: dict[tuple[Code, int | None], bytes] = {}
+    instant, instant_of = b"", -1
     for outcome in outcomes:
         item = message.responses.add()
         if outcome is None:
             continue
-        lasts = _lasts(outcome, cache_ttl)
-        moment = moments.get((outcome.code, lasts))
-        if moment is None:
-            blank = service_pb.VerifyResponse()
-            _fill(blank, outcome, lasts, token(outcome.view.position))
-            moment = moments[outcome.code, lasts] = blank.SerializeToString()
-        item.MergeFromString(moment if outcome.key is None else _record(outcome.key) + moment)
+        time = outcome.time - outcome.view.age
+        if time != instant_of:  # all of a batch are of one instant
+            instant = service_pb.VerifyResponse(check_time=timestamp(time)).SerializeToString()
+            instant_of = time
+        # Joined as bytes, which is how protobuf merges messages.
+        item.MergeFromString(_rendered(outcome, cache_ttl, token) + instant)
     return message
 
 
-def _lasts(outcome: Verdict, cache_ttl: int) -> int | None:
-    """Return how long a client may reuse a verdict; None where it may not."""
-    key = outcome.key
-    if key is None or outcome.view.age:
-        return None
-    end = key.expire_time if key.expire_time < key.grace_expire_time else key.grace_expire_time
-    return max(0, min(cache_ttl, end - outcome.time))
+def _rendered(outcome: Verdict, cache_ttl: int, token: Callable[[int], str]) -> bytes:
+    """Return a verdict without its instant.
 
-
-def _fill(message: service_pb.VerifyResponse, outcome: Verdict, lasts: int | None, token: str) -> None:
-    """Add to a message what is not the key's own, but the verdict's."""
-    message.valid = outcome.code is Code.VALID
-    message.code = outcome.code  # type: ignore[assignment]  # the numbers are the same
-    if lasts is not None:
-        message.cache_ttl.seconds, rest = divmod(lasts, SECOND)
-        message.cache_ttl.nanos = rest * 1_000
-    message.check_time.seconds, rest = divmod(outcome.time - outcome.view.age, SECOND)
-    message.check_time.nanos = rest * 1_000
-    message.revision = outcome.view.position
-    message.consistency_token = token
-
-
-def _record(key: Key) -> bytes:
-    """Return what every answer on a key says of it, made once for a record; as bytes, which take the least memory."""
-    rendered = key.rendered
-    if rendered is None:
-        rendered = _rendered(key)
-        object.__setattr__(key, "rendered", rendered)
+    It is the same for each use of a record until something changes, and so kept beside the record; as bytes, which take
+    the least memory.
+    """
+    code, now, view, key = outcome
+    lasts = None
+    if key is None:
+        return _render(code, view.position, token, None, None)
+    if not view.age:
+        end = key.expire_time if key.expire_time < key.grace_expire_time else key.grace_expire_time
+        lasts = cache_ttl if now + cache_ttl <= end else max(0, end - now)
+    same = (code, view.position, lasts)
+    kept = key.rendered
+    if kept is None or kept[0] != same:
+        kept = (same, _render(code, view.position, token, key, lasts))
+        object.__setattr__(key, "rendered", kept)
+    rendered: bytes = kept[1]
     return rendered
 
 
-def _rendered(key: Key) -> bytes:
-    return service_pb.VerifyResponse(
-        key_id=key.id,
-        project_id=key.project_id,
-        environment_id=key.environment_id,
-        name=key.name,
-        owner_id=key.owner_id,
-        scopes=key.scopes,
-        metadata=key.metadata,
-        allowed_cidrs=key.allowed_cidrs,
-        expire_time=timestamp(key.expire_time),
-        grace_expire_time=timestamp(key.grace_expire_time),
-        replaced_by_key_id=key.replaced_by_key_id,
-    ).SerializeToString()
+def _render(code: Code, position: int, token: Callable[[int], str], key: Key | None, lasts: int | None) -> bytes:
+    message = service_pb.VerifyResponse(
+        valid=code is Code.VALID,
+        code=int(code),  # type: ignore[arg-type]  # the numbers are the same
+        revision=position,
+        consistency_token=token(position),
+    )
+    if key is not None:
+        message.key_id = key.id
+        message.project_id = key.project_id
+        message.environment_id = key.environment_id
+        message.name = key.name
+        message.owner_id = key.owner_id
+        message.scopes.extend(key.scopes)
+        message.metadata.update(key.metadata)
+        message.allowed_cidrs.extend(key.allowed_cidrs)
+        message.replaced_by_key_id = key.replaced_by_key_id
+        if key.expire_time != NEVER:
+            message.expire_time.CopyFrom(_timestamp(key.expire_time))
+        if key.grace_expire_time != NEVER:
+            message.grace_expire_time.CopyFrom(_timestamp(key.grace_expire_time))
+    if lasts is not None:
+        message.cache_ttl.CopyFrom(duration(lasts))
+    return message.SerializeToString()
 
 
 def event(happened: Event) -> event_pb.KeyEvent:

@@ -87,6 +87,11 @@ class Store:
         """
         if self.dialect != SQLITE:
             sql = sql.replace("?", "%s")
+        elif (connection := getattr(self._thread, "connection", None)) is not None:
+            # The driver itself, on the way of each Verify of a key that is not known: peewee costs several times as
+            # much. Where it fails, the statement is run again the usual way, which knows what to make of the failure.
+            with contextlib.suppress(apsw.Error):
+                return list(connection.execute(sql, parameters))
         return self._attempt(lambda: self._connected().execute_sql(sql, parameters).fetchall())
 
     def version(self) -> tuple[int, int, int] | None:

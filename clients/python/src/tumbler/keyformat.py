@@ -43,6 +43,8 @@ CHECK_LENGTH: Final = 6
 PREFIX_PATTERN: Final = re.compile(r"[a-z][a-z0-9]{1,15}(?:_[a-z0-9]{1,15})?", re.ASCII)
 """A prefix, when the whole text matches (see `valid_prefix`)."""
 
+_PAIRS: Final = [one + other for one in ALPHABET for other in ALPHABET]
+
 MAX_LENGTH: Final = 32 + 1 + ID_LENGTH + 1 + SECRET_LENGTH + CHECK_LENGTH
 """Characters in the longest key."""
 
@@ -140,12 +142,9 @@ def checksum(text_before: str) -> str:
         UnicodeEncodeError: The text is not ASCII.
 
     """
-    value = zlib.crc32(text_before.encode("ascii"))
-    digits = ""
-    for _ in range(CHECK_LENGTH):
-        value, digit = divmod(value, len(ALPHABET))
-        digits = ALPHABET[digit] + digits
-    return digits
+    value, low = divmod(zlib.crc32(text_before.encode("ascii")), len(_PAIRS))
+    high, middle = divmod(value, len(_PAIRS))
+    return _PAIRS[high] + _PAIRS[middle] + _PAIRS[low]
 
 
 def _is_base62(text: str, length: int) -> bool:

@@ -1,0 +1,116 @@
+"""Watch through a real gRPC server in this process, where a test can reach behind it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import pytest
+
+from tests.e2e.service import Client, eventually
+from tests.harness import CHEAP, FrozenClock
+from tumbler.v1 import event_pb2
+from tumbler_server import founding, server
+from tumbler_server.config import Config, Installation
+from tumbler_server.keys.record import Key
+from tumbler_server.rpc import wire
+from tumbler_server.rpc.watch import Wanted, Watching
+from tumbler_server.server import Core, build_core
+
+
+class Served:
+    """A server in this process, and its operator's connection."""
+
+    def __init__(self, database_url: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        installation = Installation(data_dir, database_url)
+        operator = founding.found(installation, CHEAP, "tmb")
+        cores: list[Core] = []
+
+        def keep(*given: Any) -> Core:
+            cores.append(build_core(*given))
+            return cores[0]
+
+        monkeypatch.setattr(server, "build_core", keep)
+        config = Config(installation, listen="127.0.0.1:0", bcrypt_cost=CHEAP, shutdown_grace=0)
+        self._server = server.build_server(config)
+        self._server.start()
+        (self.core,) = cores
+        self.client = self.connect(operator)
+
+    def connect(self, key: str) -> Client:
+        """Open a connection, with a key."""
+        return Client(f"127.0.0.1:{self._server.port}", key)
+
+    def close(self) -> None:
+        """End both."""
+        self.client.close()
+        self._server.stop()
+
+
+@pytest.fixture
+def served(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """Give a server on each database."""
+    served = Served(database_url, tmp_path / "data", monkeypatch)
+    yield served
+    served.close()
+
+
+def test_from_the_first_response_to_the_last(served: Served) -> None:
+    """A stream tells what is made, and is forgotten when its client has left."""
+    stream = served.client.watch().opened()
+    made = served.client.create()
+    (event,) = stream.events(1)
+    expected = served.core.store.read("SELECT revision, hash FROM event WHERE key_id = ?", [made.api_key.id])
+    assert [(event.revision, event.hash)] == [(revision, bytes(stored)) for revision, stored in expected]
+    assert event.type == event_pb2.KEY_EVENT_TYPE_CREATED
+    assert len(served.core.hub) == 1
+    stream.cancel()
+    eventually(lambda: len(served.core.hub) == 0)
+
+
+def test_a_key_that_is_there_no_more(served: Served) -> None:
+    """If a caller's key was removed from the database itself, no stream begins, though memory still knows the key."""
+    made = served.client.create(scopes=["tumbler:keys:verify"])
+    caller = served.connect(made.key)
+    assert caller.verdict(made.key) == "VALID"
+    delete = f"DELETE FROM api_key WHERE id = '{made.api_key.id}'"  # noqa: S608 - an id of our own
+    served.core.store.alone(lambda db: db.execute_sql(delete))
+    assert caller.watch().ended().code is grpc.StatusCode.UNAUTHENTICATED
+    caller.close()
+
+
+def test_a_fault_is_told_to_nobody(
+    served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If telling fails inside the server, the stream ends with a fixed text, and the next one can go on from there."""
+    stream = served.client.watch().opened()
+
+    def fail(_: Any) -> Any:
+        raise KeyError("a secret")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(wire, "event", fail)
+        made = served.client.create()
+        refused = stream.ended()
+    assert (refused.code, refused.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert refused.message == "the server failed; its log says more"
+    assert "a secret" not in "".join(capsys.readouterr())
+    again = served.client.watch(start_cursor=stream.cursor)
+    assert [event.key_id for event in again.events(1)] == [made.api_key.id]
+
+
+def test_a_client_that_has_left_already(served: Served) -> None:
+    """A stream whose client left before it was open is forgotten at once."""
+
+    class Left:
+        def peer(self) -> str:
+            return "ipv4:127.0.0.1:40000"
+
+        def add_callback(self, _: Any) -> bool:
+            return False
+
+    core = served.core
+    watching = Watching(core.hub, core.lifecycle, cast("Any", None), FrozenClock())
+    caller = Key(id="0" * 16, project_id="acme", scopes=("tumbler:keys:verify",))
+    watching.open(caller, Wanted("acme", None, 1_000_000), cast("Any", Left()), lambda _: None)
+    eventually(lambda: len(core.hub) == 0)
