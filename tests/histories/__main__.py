@@ -26,7 +26,7 @@ from tests.histories.modes import MODES, Run, run
 from tests.histories.scene import Postgresql, memory
 
 SECONDS_PER_LINE = 10
-WIDTH = 150
+WIDTH = 160
 
 
 def seconds(operations: Sequence[Revoke | Verify]) -> float:

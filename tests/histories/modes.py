@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, Thr
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.service import Service
 from tests.histories import drivers, faults, keys
@@ -200,7 +201,7 @@ def _verifiers(mode: Mode, scene: Scene, texts: Sequence[str]) -> list[Verifier]
     ]
 
 
-def _watch(running: Sequence["Future[object]"], board: Board, progress: Progress | None) -> None:
+def _watch(running: Sequence["Future[Any]"], board: Board, progress: Progress | None) -> None:
     """Wait until the first of these, or any that failed, has ended."""
     began = time.monotonic()
     while True:

@@ -81,8 +81,8 @@ MUTANTS = (
     Mutant(
         "a position is good whatever the caller asks for",
         "events/tail.py",
-        "not (exactly or self._commits_show)\n            and position >= at_least",
-        "not self._commits_show",
+        "            not exactly\n            and position >= at_least\n",
+        "            True\n",
         "tests/unit/test_tail.py",
     ),
     Mutant(
@@ -95,8 +95,8 @@ MUTANTS = (
     Mutant(
         "a worker does not tell the others what it committed",
         "events/tail.py",
-        "            self._board.post(revision)\n",
-        "",
+        "        self._board.post(revision)  # also",
+        "        if revision > self.position: self._board.post(revision)  # also",
         "tests/unit/test_tail.py",
     ),
     Mutant(

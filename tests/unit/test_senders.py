@@ -1,6 +1,8 @@
 """The threads that hand notices over."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -121,16 +123,17 @@ def test_places_are_taken(
 
 def test_nothing_of_who_was_served_is_kept(senders: Senders[Listener], uptime: FrozenClock) -> None:
     """A thread that has nothing to do holds on to nobody."""
-    gone = threading.Event()
+    left: list[weakref.ref[Listener]] = []
 
-    class Mortal(Listener):
-        def __del__(self) -> None:
-            gone.set()
+    def serve_some() -> None:
+        some = [Listener(uptime) for _ in range(10 * FEWEST)]
+        left.extend(weakref.ref(listener) for listener in some)
+        for listener in some:
+            senders.put(listener)
+        eventually(lambda: all(listener.served for listener in some))
 
-    for _ in range(2 * FEWEST):
-        senders.put(Mortal(uptime))
-    assert gone.wait(30)
-    eventually(lambda: senders.stuck() == [])
+    serve_some()
+    eventually(lambda: gc.collect() >= 0 and not any(listener() for listener in left))
 
 
 def test_the_end(uptime: FrozenClock) -> None:

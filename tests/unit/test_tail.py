@@ -276,6 +276,17 @@ class TestLook:
         board.post(other.create().revision)
         assert tail.look() == 1
 
+    def test_what_another_worker_committed_and_has_read_already(
+        self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock
+    ) -> None:
+        """A worker whose own tail was faster than the answer to the change tells the others all the same."""
+        board = Board()
+        maker, tail = follow(flaky, Notes(), uptime, board), follow(flaky, notes, uptime, board)
+        issued = other.create()
+        maker.catch_up()
+        maker.committed(issued.revision)
+        assert tail.look() == issued.revision
+
     def test_away(self, flaky: Flaky, notes: Notes, uptime: FrozenClock) -> None:
         """Without the database a position is good for 2 s, and not a microsecond more."""
         tail = follow(flaky, notes, uptime)
@@ -298,7 +309,7 @@ class TestLook:
             tail.look()
         assert tail.last_resort(HOUR) is None
 
-    def test_only_reading_confirms(self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock) -> None:
+    def test_only_reading_confirms(self, flaky: Flaky, notes: Notes, uptime: FrozenClock) -> None:
         """A look that failed does not make the position any younger."""
         tail = follow(flaky, notes, uptime)
         flaky.away = True

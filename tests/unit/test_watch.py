@@ -310,7 +310,6 @@ class TestChanges:
         eventually(lambda: [each.revisions for each in listeners] == [[3, 4], [3], [4]])
         assert all(listener.resets == [2] for listener in listeners)
 
-
     def test_a_restored_backup_that_has_gone_on(self, domain: Domain, other: Domain, ear: Ears) -> None:
         """When the log has another history and is longer than before, what was told of the old one is void too."""
         for _ in range(5):

@@ -86,7 +86,7 @@ class Senders(Generic[S]):
         while (one := self._ready.get()) is not None:
             self._threads[thread] = one
             self._serve(one)
-            self._threads[thread] = one = None
+            self._threads[thread] = one = None  # an idle thread holds on to nobody
             if len(self._threads) > self._wanted and self._superfluous(thread):
                 return
 

@@ -113,8 +113,8 @@ class Tail:
 
         From here on every worker of this server sees it, or says UNAVAILABLE.
         """
+        self._board.post(revision)  # also where this process has read it already: the other workers have not
         if revision > self.position:
-            self._board.post(revision)
             with contextlib.suppress(StoreUnavailable):  # the board keeps everybody from resting on less
                 self.catch_up()
 

@@ -200,7 +200,7 @@ class Hub:
             except Exception as failure:
                 # The streams would stand still for ever; so this thread must not end.
                 _log.error("looking after the streams failed", error=type(failure).__name__)
-                time.sleep(TICK / SECOND)
+                time.sleep(1.0)
 
     def _look(self) -> None:
         with self._lock:
