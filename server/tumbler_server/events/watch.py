@@ -382,7 +382,9 @@ class Hub:
         if self._tail.age > self._fresh and self._confirming.acquire(blocking=False):
             try:
                 with contextlib.suppress(StoreUnavailable):
-                    self._tail.look(exactly=True)
+                    self._tail.look(exactly=True)  # fails at once where the database is known to be away
+                    if self._tail.age > self._fresh:
+                        self._tail.catch_up()
             finally:
                 self._confirming.release()
         return self._uptime() - self._tail.age
