@@ -29,7 +29,7 @@ const (
 type VerifyCode int32
 
 const (
-	// VERIFY_CODE_UNSPECIFIED is never sent. Deny.
+	// VERIFY_CODE_UNSPECIFIED is sent in a batch alone, for an item that was not decided. Deny.
 	VerifyCode_VERIFY_CODE_UNSPECIFIED VerifyCode = 0
 	// VERIFY_CODE_VALID: the key may do what was asked. The only code that allows anything.
 	VerifyCode_VERIFY_CODE_VALID VerifyCode = 1
@@ -1417,9 +1417,10 @@ type isConsistency_Requirement interface {
 }
 
 type Consistency_MinimizeLatency struct {
-	// minimize_latency: what this server knows. With one server, every change that returned before the call began; with
-	// several on one database, at most `max_staleness` old (2 s), typically milliseconds. In this version no older than
-	// the call, everywhere.
+	// minimize_latency: what this server knows. On SQLite, and in the server that made the change, every change that
+	// returned before the call began, whichever worker made it. Between servers on one database at most `max_staleness`
+	// old (2 s by default), typically milliseconds. A server that cannot confirm this reads the database, and where that
+	// fails answers UNAVAILABLE.
 	MinimizeLatency bool `protobuf:"varint,1,opt,name=minimize_latency,json=minimizeLatency,proto3,oneof"`
 }
 
@@ -1565,7 +1566,8 @@ type VerifyResponse struct {
 	// cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
 	// 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
 	CacheTtl *durationpb.Duration `protobuf:"bytes,14,opt,name=cache_ttl,json=cacheTtl,proto3" json:"cache_ttl,omitempty"`
-	// check_time is the instant that the verdict is true of, by the server's clock.
+	// check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
+	// database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
 	CheckTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=check_time,json=checkTime,proto3" json:"check_time,omitempty"`
 	// revision is the log position that the answer reflects. Never cache an answer that is older than an event that was
 	// seen for the key: compare with KeyEvent.revision.
@@ -1774,7 +1776,8 @@ func (x *BatchVerifyRequest) GetRequests() []*VerifyRequest {
 // BatchVerifyResponse carries a verdict for each.
 type BatchVerifyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// responses are in the order of the requests.
+	// responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
+	// breaks a rule: deny, and call Verify with it to read which.
 	Responses     []*VerifyResponse `protobuf:"bytes,1,rep,name=responses,proto3" json:"responses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

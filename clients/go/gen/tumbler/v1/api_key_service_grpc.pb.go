@@ -77,8 +77,10 @@ type ApiKeyServiceClient interface {
 	// The verdict is in the response of an OK call; an error status means that nothing was decided, and the request at
 	// hand must be denied or retried.
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error)
-	// BatchVerify is Verify for 1–1,000 keys at once, answered in order; a bad item never fails the others.
-	// Scope `tumbler:keys:verify`. This version answers UNIMPLEMENTED.
+	// BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
+	// Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
+	// other: its own response is empty, and so denies. Where many keys need bcrypt, a call proves some of them and ends
+	// with RESOURCE_EXHAUSTED: the next goes on from there.
 	BatchVerify(ctx context.Context, in *BatchVerifyRequest, opts ...grpc.CallOption) (*BatchVerifyResponse, error)
 	// Watch streams changes as they are committed, so that a client can cache what Verify told it. Scope
 	// `tumbler:keys:verify`.
@@ -286,8 +288,10 @@ type ApiKeyServiceServer interface {
 	// The verdict is in the response of an OK call; an error status means that nothing was decided, and the request at
 	// hand must be denied or retried.
 	Verify(context.Context, *VerifyRequest) (*VerifyResponse, error)
-	// BatchVerify is Verify for 1–1,000 keys at once, answered in order; a bad item never fails the others.
-	// Scope `tumbler:keys:verify`. This version answers UNIMPLEMENTED.
+	// BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
+	// Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
+	// other: its own response is empty, and so denies. Where many keys need bcrypt, a call proves some of them and ends
+	// with RESOURCE_EXHAUSTED: the next goes on from there.
 	BatchVerify(context.Context, *BatchVerifyRequest) (*BatchVerifyResponse, error)
 	// Watch streams changes as they are committed, so that a client can cache what Verify told it. Scope
 	// `tumbler:keys:verify`.

@@ -188,8 +188,10 @@ class ApiKeyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BatchVerify(self, request, context):
-        """BatchVerify is Verify for 1–1,000 keys at once, answered in order; a bad item never fails the others.
-        Scope `tumbler:keys:verify`. This version answers UNIMPLEMENTED.
+        """BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
+        Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
+        other: its own response is empty, and so denies. Where many keys need bcrypt, a call proves some of them and ends
+        with RESOURCE_EXHAUSTED: the next goes on from there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
