@@ -90,7 +90,7 @@ class TestRefusals:
             ({"beat": 0}, ["heartbeat_interval"]),
             ({"beat": -1}, ["heartbeat_interval"]),
             ({"start_cursor": "garbage"}, ["start_cursor"]),
-            ({"start_cursor": cursor[:-1] + ("A" if cursor[-1] != "A" else "B")}, ["start_cursor"]),
+            ({"start_cursor": cursor[1:]}, ["start_cursor"]),
             ({"start_cursor": "x" * 5_000}, ["start_cursor"]),
             ({"project_id": "no such/project"}, ["project_id"]),
         ):
