@@ -153,8 +153,8 @@ class Hub:
             self._by_project[project_id].add(stream)
             self._by_key[key_id].add(stream)
             metrics.WATCH_STREAMS.inc()
-            # The first comes anywhere in the interval, so that streams that are opened together do not beat together.
-            self._schedule(stream, int(random.uniform(0, interval)))  # noqa: S311 - no secret
+            # After its first word, anywhere in the interval: streams that are opened together are not to beat together.
+            self._schedule(stream, int(random.uniform(TICK, interval)))  # noqa: S311 - no secret
             stream.resets = self._tail.resets
             self._senders.put(stream)
         self._wake.set()
