@@ -18,7 +18,9 @@ _log = structlog.get_logger(__name__)
 VERDICTS = Counter("tumbler_verdicts", "Verdicts given by Verify and BatchVerify.", ["code"])
 RECORD_READS = Counter("tumbler_record_reads", "Keys' records that were read from the database to verify.")
 BCRYPT_RUNS = Counter("tumbler_bcrypt_runs", "Secrets that were checked by bcrypt.")
-STALE_ANSWERS = Counter("tumbler_stale_answers", "Answers older than --max-staleness, by leave of --stale-if-error.")
+STALE_ANSWERS = Counter(
+    "tumbler_stale_answers", "Calls answered by what is older than --max-staleness, by leave of --stale-if-error."
+)
 WATCH_STREAMS = Gauge("tumbler_watch_streams", "Watch streams that are open.", multiprocess_mode="livesum")
 
 _PATIENCE = 10

@@ -20,7 +20,6 @@ import json
 import multiprocessing
 import random
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -34,11 +33,12 @@ import grpc
 from rich.console import Console
 from rich.table import Table
 
-from tests.e2e.service import OWN_CONNECTION, PATIENCE, Client, Service
+from tests.e2e.service import OWN_CONNECTION, PATIENCE, Service
 from tests.harness import Refused
 from tests.histories import keys
 from tests.histories.checker import quantile
 from tests.histories.counts import BCRYPT_RUNS, METRICS, RECORD_READS, counts
+from tests.histories.regulars import Regulars, present
 from tests.histories.scene import Postgresql, memory
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
@@ -46,7 +46,6 @@ from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 IN_FLIGHT = 32
 KNOWN = 50
 """So many keys have been proven before the others come."""
-KNOWN_CALLERS = 4
 _REST = 0.005
 """Seconds between two calls of one of those who present the known keys."""
 
@@ -66,14 +65,6 @@ class Crowd:
     """How many calls were told to come back later."""
     delays: set[float] = field(default_factory=set)
     """After how many seconds."""
-    wrong: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass
-class Regulars:
-    """What those who presented known keys met with."""
-
-    took: list[int] = field(default_factory=list)
     wrong: Counter[str] = field(default_factory=Counter)
 
 
@@ -103,30 +94,8 @@ def present_all(target: str, metadata: Any, texts: Sequence[str]) -> Crowd:
 
 def present_known(target: str, key: str, texts: Sequence[str], seconds: float) -> Regulars:
     """Present known keys for some seconds, or, where that is 0, until the run is over."""
-    met = Regulars()
     until = time.monotonic() + seconds
-
-    def present(number: int) -> None:
-        client = Client(target, key)
-        chosen = random.Random(number)  # noqa: S311 - no secret
-        while time.monotonic() < until if seconds else not _over.is_set():
-            began = time.monotonic_ns()
-            try:
-                verdict = client.verdict(chosen.choice(texts))
-            except Refused as refused:
-                verdict = refused.code.name
-            met.took.append(time.monotonic_ns() - began)
-            if verdict != "VALID":
-                met.wrong[verdict] += 1
-            time.sleep(_REST)
-        client.close()
-
-    threads = [threading.Thread(target=present, args=(number,)) for number in range(KNOWN_CALLERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return met
+    return present(target, key, texts, _REST, lambda: time.monotonic() >= until if seconds else _over.is_set())
 
 
 async def _present_all(target: str, metadata: Any, texts: Sequence[str]) -> Crowd:

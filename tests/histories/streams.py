@@ -15,7 +15,6 @@ import asyncio
 import itertools
 import json
 import multiprocessing
-import random
 import statistics
 import sys
 import threading
@@ -33,10 +32,10 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tests.e2e.service import OWN_CONNECTION, PATIENCE, Client, Service, eventually
-from tests.harness import Refused
+from tests.e2e.service import OWN_CONNECTION, PATIENCE, Service, eventually
 from tests.histories.checker import quantile
 from tests.histories.counts import METRICS, WATCH_STREAMS, counts
+from tests.histories.regulars import Regulars, present
 from tests.histories.scene import memory
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
@@ -48,7 +47,6 @@ OPENING = 50
 TURNS = 3
 HOLDERS = 2
 """Processes that hold streams."""
-CALLERS = 4
 _REST = 0.01
 """Seconds between two calls of one of those who verify."""
 _GROWTH = 8 * 1024 * 1024
@@ -74,34 +72,21 @@ def join(board: Board) -> None:
 
 
 @dataclass
-class Verified:
-    """What those who verified met with, in nanoseconds."""
-
-    took: list[int] = field(default_factory=list)
-    wrong: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def p99(self) -> int:
-        """Return the 99th percentile."""
-        return quantile(self.took, 0.99)
-
-
-@dataclass
 class Report:
     """What happened, and what is wrong with it. Memory is bytes, after each tenth of the cancelled streams."""
 
     streams: int
     cancelled: int
-    alone: list[Verified] = field(default_factory=list)
-    beside: list[Verified] = field(default_factory=list)
-    changing: list[Verified] = field(default_factory=list)
+    alone: list[Regulars] = field(default_factory=list)
+    beside: list[Regulars] = field(default_factory=list)
+    changing: list[Regulars] = field(default_factory=list)
     opening_seconds: float = 0.0
     streams_memory: int = 0
     memory: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
-    def verified(self) -> dict[str, list[Verified]]:
+    def verified(self) -> dict[str, list[Regulars]]:
         """Return what those met with who verified, by what went on beside."""
         return {
             "alone": self.alone,
@@ -110,33 +95,10 @@ class Report:
         }
 
 
-def verify(target: str, key: str, texts: Sequence[str], seconds: float) -> Verified:
+def verify(target: str, key: str, texts: Sequence[str], seconds: float) -> Regulars:
     """Verify keys for some seconds, at a pace that leaves the server time."""
-    met = Verified()
     until = time.monotonic() + seconds
-
-    def present(number: int) -> None:
-        client = Client(target, key)
-        chosen = random.Random(number)  # noqa: S311 - no secret
-        client.verdict(texts[0])
-        while time.monotonic() < until:
-            began = time.monotonic_ns()
-            try:
-                verdict = client.verdict(chosen.choice(texts))
-            except Refused as refused:
-                verdict = refused.code.name
-            met.took.append(time.monotonic_ns() - began)
-            if verdict != "VALID":
-                met.wrong[verdict] += 1
-            time.sleep(chosen.uniform(0, 2 * _REST))
-        client.close()
-
-    threads = [threading.Thread(target=present, args=(number,)) for number in range(CALLERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return met
+    return present(target, key, texts, _REST, lambda: time.monotonic() >= until)
 
 
 def hold(target: str, metadata: Any, count: int) -> Counter[str]:
@@ -212,7 +174,7 @@ def run(service: Service, streams: int, cancelled: int, seconds: float) -> Repor
     board = Board(context)
     with ProcessPoolExecutor(HOLDERS + 1, context, join, (board,)) as callers:
 
-        def verified(turn_seconds: float = seconds) -> Verified:
+        def verified(turn_seconds: float = seconds) -> Regulars:
             texts = [each.key for each in made]
             return callers.submit(verify, service.target, service.key, texts, turn_seconds).result()
 

@@ -121,18 +121,6 @@ class TestChain:
         assert bytes(newest) == before
 
 
-class TestChangedKeys:
-    """What a process must forget."""
-
-    @pytest.mark.parametrize(
-        ("after", "limit", "expected"), [(0, 10, [1, 2, 3]), (1, 10, [2, 3]), (0, 2, [1, 2]), (3, 10, []), (9, 10, [])]
-    )
-    def test_table(self, store: Store, after: int, limit: int, expected: list[int]) -> None:
-        """The first events after a revision come in order, with their keys."""
-        append(store, change(1), change(2), change(3))
-        assert log.changed_keys(store, after, limit) == [(number, f"{number:016}") for number in expected]
-
-
 class TestEventsAfter:
     """Reading the log."""
 

@@ -365,13 +365,13 @@ class TestHeartbeats:
         asked = threading.Event()
         with monkeypatch.context() as patched:
             away(patched)
-            look = domain.tail.look
+            confirm = domain.tail.confirm
 
-            def ask(*how: Any, **more: Any) -> int:
+            def ask() -> int:
                 asked.set()
-                return look(*how, **more)
+                return confirm()
 
-            patched.setattr(domain.tail, "look", ask)
+            patched.setattr(domain.tail, "confirm", ask)
             uptime.advance(10 * SECOND)
             for _ in range(3):
                 asked.clear()

@@ -161,16 +161,6 @@ def follows(before: bytes, event: Event) -> bool:
     return _chain(before, content) == event.hash
 
 
-def changed_keys(store: Store, after: int, limit: int) -> list[tuple[int, str]]:
-    """Return revision and key id of the first ``limit`` events after a revision, in order."""
-    return [
-        (int(revision), key_id)
-        for revision, key_id in store.read(
-            "SELECT revision, key_id FROM event WHERE revision > ? ORDER BY revision LIMIT ?", (after, limit)
-        )
-    ]
-
-
 @dataclass(frozen=True, slots=True)
 class Link:
     """A kept event's place in the chain; ``problem`` says what is wrong there, if anything is."""

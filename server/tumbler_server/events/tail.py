@@ -98,6 +98,10 @@ class Tail:
             and self.age <= self._max_staleness
         ):
             return position
+        return self.confirm()
+
+    def confirm(self) -> int:
+        """Do what ``catch_up`` does; while the database is known to be away raise ``StoreUnavailable`` at once."""
         if self._blocked_until and self._uptime() < self._blocked_until:
             raise StoreUnavailable
         return self.catch_up()

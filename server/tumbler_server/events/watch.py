@@ -373,7 +373,7 @@ class Hub:
     def _begin(self, stream: Stream) -> None:
         """Find out where a stream begins: not before anything that had returned when it was opened."""
         if self._tail.age >= self._uptime() - stream.opened:
-            self._tail.look(exactly=True)
+            self._tail.confirm()
         stream.cursor = self._tail.position if stream.start is None else stream.start
         stream.begun = True
 
@@ -382,9 +382,7 @@ class Hub:
         if self._tail.age > self._fresh and self._confirming.acquire(blocking=False):
             try:
                 with contextlib.suppress(StoreUnavailable):
-                    self._tail.look(exactly=True)  # fails at once where the database is known to be away
-                    if self._tail.age > self._fresh:
-                        self._tail.catch_up()
+                    self._tail.confirm()
             finally:
                 self._confirming.release()
         return self._uptime() - self._tail.age

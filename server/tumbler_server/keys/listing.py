@@ -1,7 +1,5 @@
 """Reading keys in pages that neither skip nor repeat a key while others are made."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +11,9 @@ from tumbler_server.errors import InvalidFields, Violation
 from tumbler_server.keys import access, record
 from tumbler_server.keys.record import Key, State
 from tumbler_server.keys.rules import Check, is_scope
-from tumbler_server.keys.tokens import Tokens
+from tumbler_server.keys.tokens import Tokens, fingerprint
 from tumbler_server.store.database import Store
 from tumbler_server.store.models import ApiKeyRow as Row
-
-DEFAULT_PAGE_SIZE = 20
-MAX_PAGE_SIZE = 1_000
 
 _SORTABLE = ("create_time", "name", "expire_time", "last_used_time")
 
@@ -63,19 +58,18 @@ class Listing:
 
         Raises ``InvalidFields``, and ``OtherProject`` where the query names another project than the caller's.
         """
-        column, descending = self._check(query)
+        column, descending, size = self._check(query)
         project_id = access.scope_of(caller, query.project_id)
         now = self._clock()
         conditions = self._conditions(query, project_id, now)
-        fingerprint = _fingerprint(query, project_id, column, descending)
+        filtered = _fingerprint(query, project_id, column, descending)
 
         sort = getattr(Row, column)
         place = peewee.Tuple(sort, Row.id)
         paged = list(conditions)
         if query.page_token:
-            after = peewee.Tuple(*self._tokens.read_page(query.page_token, fingerprint))
+            after = peewee.Tuple(*self._tokens.read_page(query.page_token, filtered))
             paged.append(place < after if descending else place > after)
-        size = min(query.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
         order = [sort.desc(), Row.id.desc()] if descending else [sort.asc(), Row.id.asc()]
         rows = self._store.select(_where(Row.select(), paged).order_by(*order).limit(size + 1).offset(query.skip))
 
@@ -83,28 +77,24 @@ class Listing:
         more = len(rows) > size
         return Page(
             keys=keys,
-            next_page_token=self._tokens.page(fingerprint, getattr(keys[-1], column), keys[-1].id) if more else "",
+            next_page_token=self._tokens.page(filtered, getattr(keys[-1], column), keys[-1].id) if more else "",
             total_size=self._count(conditions) if query.show_total_size else 0,
             now=now,
         )
 
-    def _check(self, query: Query) -> tuple[str, bool]:
+    def _check(self, query: Query) -> tuple[str, bool, int]:
         check = Check()
         check.filter("project_id", query.project_id)
         check.filter("environment_id", query.environment_id)
         check.text("owner_id", query.owner_id, 255)
         check.text("search", query.search, 255)
         check.text("scope", query.scope, 128)
-        known = {int(state) for state in State}
-        for number, state in enumerate(query.states):
-            if state not in known:
-                check.fail(f"states[{number}]", "must be one of the named states")
-        if query.page_size < 0:
-            check.fail("page_size", "must not be negative")
+        check.named("states", query.states, State)
+        size = check.page_size("page_size", query.page_size)
         if query.skip < 0:
             check.fail("skip", "must not be negative")
         check.done()
-        return _order(query.order_by)
+        return (*_order(query.order_by), size)
 
     def _conditions(self, query: Query, project_id: str, now: int) -> list[peewee.Node]:
         conditions: list[peewee.Node] = []
@@ -163,15 +153,15 @@ def _order(order_by: str) -> tuple[str, bool]:
 
 
 def _fingerprint(query: Query, project_id: str, column: str, descending: bool) -> str:
-    parts = [
-        project_id,
-        query.environment_id,
-        query.owner_id,
-        sorted(set(query.states)),
-        query.scope,
-        query.search,
-        column,
-        descending,
-    ]
-    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
-    return base64.urlsafe_b64encode(digest[:12]).decode()
+    return fingerprint(
+        [
+            project_id,
+            query.environment_id,
+            query.owner_id,
+            sorted(set(query.states)),
+            query.scope,
+            query.search,
+            column,
+            descending,
+        ]
+    )

@@ -4,6 +4,7 @@ A ``Check`` collects all that is wrong, so that a caller learns everything in on
 never quotes the value: somebody may have pasted a secret into the wrong field.
 """
 
+import enum
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,8 @@ from tumbler_server.errors import InvalidFields, Violation
 from tumbler_server.keys import decide
 
 DEFAULT_NAME = "default"
+DEFAULT_PAGE_SIZE = 20
+MAX_PAGE_SIZE = 1_000
 MAX_SCOPES = 100
 MAX_CIDRS = 100
 MAX_TTL = 36_500 * DAY
@@ -138,6 +141,18 @@ class Check:
         if value and (len(value) > 64 or decide.parse_address(value) is None):
             self.fail(field, "must be an IPv4 or IPv6 address")
         return value
+
+    def named(self, field: str, values: Iterable[int], known: type[enum.IntEnum]) -> None:
+        """Check numbers of an enum; on the wire any number can come."""
+        for number, value in enumerate(values):
+            if value not in {int(each) for each in known}:
+                self.fail(f"{field}[{number}]", f"must be one of the named {field}")
+
+    def page_size(self, field: str, value: int) -> int:
+        """Check how many a page is to hold, and return how many it may: 20 where nothing is said, at most 1,000."""
+        if value < 0:
+            self.fail(field, "must not be negative")
+        return min(value or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
     def request_id(self, field: str, value: str) -> str:
         """Check a request id that may be left out, and return it in lower case."""

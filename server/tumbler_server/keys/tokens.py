@@ -4,8 +4,11 @@ Both are signed under the installation's own secret, so that a changed or foreig
 secrets and give no rights: what a caller may see is decided anew on each call.
 """
 
+import base64
 import functools
 import hashlib
+import json
+from collections.abc import Sequence
 
 import itsdangerous
 
@@ -54,6 +57,12 @@ class Tokens:
 
     def _consistency(self, revision: int) -> str:
         return str(self._revisions.dumps(revision))
+
+
+def fingerprint(parts: Sequence[object]) -> str:
+    """Return a short text that stands for a list's filter and order, to bind its page tokens to."""
+    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+    return base64.urlsafe_b64encode(digest[:12]).decode()
 
 
 def open_tokens(store: Store) -> Tokens:

@@ -1,18 +1,14 @@
 """The audit trail as callers may see it."""
 
-import base64
-import hashlib
-import json
 from dataclasses import dataclass
 
 from tumbler_server.events import history
 from tumbler_server.events.history import Filter
 from tumbler_server.events.log import Event, EventType
 from tumbler_server.keys import access
-from tumbler_server.keys.listing import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rules import Check
-from tumbler_server.keys.tokens import Tokens
+from tumbler_server.keys.tokens import Tokens, fingerprint
 from tumbler_server.store.database import Store
 
 
@@ -48,37 +44,27 @@ class Trail:
 
         Raises ``InvalidFields``, and ``OtherProject`` where the query names another project than the caller's.
         """
-        _check(query)
+        size = _check(query)
         wanted = Filter(
             project_id=access.scope_of(caller, query.project_id),
             key_id=query.key_id,
             types=tuple(sorted(set(query.types))),
             since=query.since_time,
         )
-        fingerprint = _fingerprint(wanted)
-        after = int(self._tokens.read_page(query.page_token, fingerprint)[0]) if query.page_token else None
-        size = min(query.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        filtered = fingerprint(["events", wanted.project_id, wanted.key_id, wanted.types, wanted.since])
+        after = int(self._tokens.read_page(query.page_token, filtered)[0]) if query.page_token else None
         found = history.read(self._store, wanted, after, size + 1)
         events = tuple(found[:size])
         more = len(found) > size
-        return EventPage(events, self._tokens.page(fingerprint, events[-1].revision, "") if more else "")
+        return EventPage(events, self._tokens.page(filtered, events[-1].revision, "") if more else "")
 
 
-def _check(query: EventQuery) -> None:
+def _check(query: EventQuery) -> int:
     check = Check()
     check.filter("project_id", query.project_id)
     if query.key_id:
         check.key_id("key_id", query.key_id)
-    known = {int(kind) for kind in EventType}
-    for number, kind in enumerate(query.types):
-        if kind not in known:
-            check.fail(f"types[{number}]", "must be one of the named types")
-    if query.page_size < 0:
-        check.fail("page_size", "must not be negative")
+    check.named("types", query.types, EventType)
+    size = check.page_size("page_size", query.page_size)
     check.done()
-
-
-def _fingerprint(wanted: Filter) -> str:
-    parts = ["events", wanted.project_id, wanted.key_id, wanted.types, wanted.since]
-    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
-    return base64.urlsafe_b64encode(digest[:12]).decode()
+    return size

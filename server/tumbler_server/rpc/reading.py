@@ -31,7 +31,7 @@ _LONGEST = 315_576_000_000
 MOST_IN_A_BATCH = 1_000
 
 _DEMANDS = 1_024
-"""How many demands are remembered as checked; they hold no key."""
+"""How many demands are remembered as checked: ids, scopes and addresses, of the form that those have."""
 
 DEFAULT_HEARTBEAT = 5 * SECOND
 SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT = SECOND, HOUR
