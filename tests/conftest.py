@@ -35,7 +35,9 @@ def postgresql(databases: Path) -> Iterator[str]:
     url = server.get_uri()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET fsync = off")
-        connection.execute("SELECT pg_reload_conf()")
+        connection.execute("ALTER SYSTEM SET max_connections = 400")  # several servers of many threads at a time
+    server.stop()
+    server.ensure_postgres_running()
     yield url
     server.cleanup()
 

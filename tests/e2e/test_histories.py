@@ -51,6 +51,7 @@ def test_a_key_that_comes_back_is_noticed(tmp_path: Path) -> None:
     assert any("its row says that it is not" in text for text in done.problems)
 
 
+@pytest.mark.slow
 def test_a_short_cold_start(tmp_path: Path) -> None:
     """A server that has seen no key lets all in: by no bcrypt run with the pepper, by one for each key without it."""
     with_pepper, without = cold_start.run(tmp_path, number=100, cost=6, seconds=1.0, postgresql=None)
@@ -60,6 +61,7 @@ def test_a_short_cold_start(tmp_path: Path) -> None:
     assert cold_start.table([with_pepper, without]).row_count == 2
 
 
+@pytest.mark.slow
 def test_a_few_streams(embedded: Service) -> None:
     """A hundred streams are held while keys are verified, and of a hundred that were cancelled none is left."""
     done = streams.run(embedded.start(*METRICS), streams=100, cancelled=100, seconds=1.0)
