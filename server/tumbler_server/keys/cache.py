@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 
 from tumbler_server.keys.record import Key
 
+_MOST_SECOND_CHANCES = 64
+"""How many are given while one key enters: no call pays for going through them all."""
+
 
 @dataclass(slots=True)
 class Entry:
@@ -20,10 +23,16 @@ class Entry:
 
     tag: bytes = field(repr=False)
     key: Key | None
+    used: bool = field(default=False, repr=False, compare=False)
+    """Whether it was asked for since it last came up for eviction."""
 
 
 class ProofCache:
-    """A bounded cache by key id; who was not asked for longest goes first. Safe for use by many threads."""
+    """A bounded cache by key id. Safe for use by many threads.
+
+    The oldest goes first, unless it was asked for meanwhile: then it gets a second chance as the youngest. That keeps
+    what is in use as well as an order of use would, and a look-up writes a flag where that would write a list.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -44,11 +53,10 @@ class ProofCache:
 
     def get(self, key_id: str) -> Entry | None:
         """Return what is known of a key id."""
-        with self._lock:
-            entry = self._entries.get(key_id)
-            if entry is not None:
-                self._entries.move_to_end(key_id)
-            return entry
+        entry = self._entries.get(key_id)  # a single step, which needs no lock
+        if entry is not None:
+            entry.used = True
+        return entry
 
     def put(self, key: Key, tag: bytes, generation: int) -> None:
         """Remember a proof, and the record if it can still be true: nothing was forgotten since it was read.
@@ -56,10 +64,9 @@ class ProofCache:
         ``generation`` is the cache's from before the record was read.
         """
         with self._lock:
+            if self._entries.pop(key.id, None) is None and len(self._entries) >= self._size:
+                self._evict()
             self._entries[key.id] = Entry(tag, key if generation == self.generation else None)
-            self._entries.move_to_end(key.id)
-            if len(self._entries) > self._size:
-                self._entries.popitem(last=False)
 
     def forget(self, key_ids: Iterable[str]) -> None:
         """Forget the records of these keys; their proofs stay true, since a key's secret never changes."""
@@ -76,3 +83,12 @@ class ProofCache:
         with self._lock:
             self._entries.clear()
             self.generation += 1
+
+    def _evict(self) -> None:
+        for _ in range(_MOST_SECOND_CHANCES):
+            key_id, entry = self._entries.popitem(last=False)
+            if not entry.used:
+                return
+            entry.used = False
+            self._entries[key_id] = entry
+        self._entries.popitem(last=False)

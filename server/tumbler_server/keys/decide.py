@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from tumbler_server.clock import NEVER
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.scopes import any_grants
 
@@ -46,7 +47,7 @@ def decide(key: Key | None, demand: Demand, now: int) -> Code:
     """
     if key is None or (demand.project_id and key.project_id != demand.project_id):
         return Code.NOT_FOUND
-    if key.revoked:
+    if key.revoke_time != NEVER:
         return Code.REVOKED
     if now >= key.grace_expire_time:
         return Code.SUPERSEDED

@@ -133,11 +133,10 @@ def event_query(request: service_pb.ListEventsRequest) -> EventQuery:
 
 def question(caller: Key, request: service_pb.VerifyRequest, tokens: Tokens) -> Question:
     """Return what a Verify asks. Raises ``InvalidFields`` and ``OtherProject``."""
-    project_id = request.project_id
-    demand = _demand(project_id, request.environment_id, tuple(request.required_scopes), request.client_ip)
-    asked = access.scope_of(caller, project_id)
-    if asked != project_id:
-        demand = demand._replace(project_id=asked)
+    own, project_id = access.scope_of(caller, ""), request.project_id
+    demand = _demand(own, project_id, request.environment_id, tuple(request.required_scopes), request.client_ip)
+    if project_id:
+        access.enter(caller, project_id)
     if not request.HasField("consistency"):
         return Question(request.key, demand)
     wanted = request.consistency
@@ -150,15 +149,18 @@ def question(caller: Key, request: service_pb.VerifyRequest, tokens: Tokens) -> 
 
 
 @functools.lru_cache(maxsize=_DEMANDS)
-def _demand(project_id: str, environment_id: str, required_scopes: tuple[str, ...], client_ip: str) -> Demand:
-    """Return what a key must be good for, checked. Most callers ask for the same few things again and again."""
+def _demand(own: str, project_id: str, environment_id: str, required_scopes: tuple[str, ...], client_ip: str) -> Demand:
+    """Return what a key must be good for, checked. Most callers ask for the same few things again and again.
+
+    ``own`` is the project that is meant where none is named.
+    """
     check = Check()
     check.filter("project_id", project_id)
     check.filter("environment_id", environment_id)
     required = check.required_scopes("required_scopes", required_scopes)
     check.address("client_ip", client_ip)
     check.done()
-    return Demand(project_id, environment_id, required, client_ip)
+    return Demand(project_id or own, environment_id, required, client_ip)
 
 
 def questions(caller: Key, request: service_pb.BatchVerifyRequest, tokens: Tokens) -> list[Question | None]:

@@ -41,9 +41,24 @@ def rpc(method: Callable[["Servicer", Any, Any], Response]) -> Handler[Response]
     return _guarded(method, lambda self, caller, request: method(self, caller and caller.key, request))
 
 
-def verification(method: Callable[["Servicer", Any, Any], Response]) -> Handler[Response]:
-    """Make a method that takes the verdict on the caller and the request into an RPC: it goes on from the same view."""
-    return _guarded(method, method)
+def verification(response: type[Response]) -> Callable[[Callable[["Servicer", Any, Any], bytes]], Handler[Response]]:
+    """Make a method that takes the verdict on the caller and the request into an RPC: it goes on from the same view.
+
+    It returns the response as bytes, which a server sends as they are: ``as_bytes`` of the RPC. Whoever calls the RPC
+    itself gets the message.
+    """
+
+    def made(method: Callable[["Servicer", Any, Any], bytes]) -> Handler[Response]:
+        as_bytes = _guarded(method, method)
+
+        @functools.wraps(method)
+        def handler(self: "Servicer", request: Any, context: grpc.ServicerContext) -> Response:
+            return response.FromString(as_bytes(self, request, context))  # type: ignore[attr-defined, no-any-return]
+
+        handler.as_bytes = as_bytes  # type: ignore[attr-defined]
+        return handler
+
+    return made
 
 
 def stream(method: Callable[["Servicer", Key, Any, grpc.ServicerContext, Send], None]) -> Callable[..., None]:
@@ -181,15 +196,15 @@ class Servicer(ApiKeyServiceServicer):
             secret_omitted=issued.repeated,
         )
 
-    @verification
-    def Verify(self, caller: auth.Caller, request: pb.VerifyRequest) -> pb.VerifyResponse:
+    @verification(pb.VerifyResponse)
+    def Verify(self, caller: auth.Caller, request: pb.VerifyRequest) -> bytes:
         """Give the verdict on a key."""
         outcome = self.verifier.verify(reading.question(caller.key, request, self._tokens), caller.view)
         _COUNTED[outcome.code].inc()
         return wire.verdict(outcome, self._cache_ttl, self._tokens.consistency)
 
-    @verification
-    def BatchVerify(self, caller: auth.Caller, request: pb.BatchVerifyRequest) -> pb.BatchVerifyResponse:
+    @verification(pb.BatchVerifyResponse)
+    def BatchVerify(self, caller: auth.Caller, request: pb.BatchVerifyRequest) -> bytes:
         """Give the verdicts on many keys."""
         questions = reading.questions(caller.key, request, self._tokens)
         asked = [question for question in questions if question is not None]

@@ -49,35 +49,40 @@ def api_key(key: Key, now: int) -> pb.ApiKey:
     return message
 
 
-def verdict(outcome: Verdict, cache_ttl: int, token: Callable[[int], str]) -> service_pb.VerifyResponse:
-    """Return a verdict as callers see it.
+def verdict(outcome: Verdict, cache_ttl: int, token: Callable[[int], str]) -> bytes:
+    """Return a verdict as callers see it: a ``VerifyResponse``.
 
     ``cache_ttl`` is the longest that a client may reuse it; ``token`` gives the consistency token of a revision.
     """
-    message = service_pb.VerifyResponse.FromString(_rendered(outcome, cache_ttl, token))
-    time = outcome.time - outcome.view.age
-    message.check_time.seconds = time // SECOND
-    message.check_time.nanos = time % SECOND * 1_000
-    return message
+    return _rendered(outcome, cache_ttl, token) + _instant(outcome)
 
 
-def verdicts(
-    outcomes: Iterable[Verdict | None], cache_ttl: int, token: Callable[[int], str]
-) -> service_pb.BatchVerifyResponse:
+def verdicts(outcomes: Iterable[Verdict | None], cache_ttl: int, token: Callable[[int], str]) -> bytes:
     """Return the verdicts of a batch, each as ``verdict`` gives it, and an empty one where nothing was decided."""
-    message = service_pb.BatchVerifyResponse()
-    instant, instant_of = b"", -1
+    parts: list[bytes] = []
+    instant = b""
     for outcome in outcomes:
-        item = message.responses.add()
-        if outcome is None:
-            continue
-        time = outcome.time - outcome.view.age
-        if time != instant_of:  # all of a batch are of one instant
-            instant = service_pb.VerifyResponse(check_time=timestamp(time)).SerializeToString()
-            instant_of = time
-        # Joined as bytes, which is how protobuf merges messages.
-        item.MergeFromString(_rendered(outcome, cache_ttl, token) + instant)
-    return message
+        item = b""
+        if outcome is not None:
+            instant = instant or _instant(outcome)  # all of a batch are of one
+            item = _rendered(outcome, cache_ttl, token) + instant
+        parts += (_RESPONSES, _varint(len(item)), item)
+    return b"".join(parts)
+
+
+# A message in a list is its field's number and kind, its length, and itself; see protobuf's guide to its encoding.
+_RESPONSES = bytes([service_pb.BatchVerifyResponse.RESPONSES_FIELD_NUMBER << 3 | 2])
+
+
+def _varint(number: int) -> bytes:
+    if number < 128:
+        return bytes((number,))
+    return bytes((number & 127 | 128,)) + _varint(number >> 7)
+
+
+def _instant(outcome: Verdict) -> bytes:
+    """Return what remains of a verdict: protobuf merges messages whose bytes are joined."""
+    return service_pb.VerifyResponse(check_time=timestamp(outcome.time - outcome.view.age)).SerializeToString()
 
 
 def _rendered(outcome: Verdict, cache_ttl: int, token: Callable[[int], str]) -> bytes:
