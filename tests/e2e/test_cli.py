@@ -1,10 +1,21 @@
 """The `tumbler` command against a real server."""
 
 import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
-from tests.e2e.service import Service
+import pytest
+
+from tests.e2e.service import PATIENCE, Service, eventually, plain_environment
 
 
 def run(server: Service, *arguments: str, code: int = 0, **how: str) -> dict[str, Any]:
@@ -108,3 +119,135 @@ def test_a_server_that_is_not_there_ends_with_three(embedded: Service) -> None:
     unreachable = embedded.cli("keys", "list", "--timeout", "5s")
     assert unreachable.returncode == 3
     assert embedded.target in unreachable.stderr
+
+
+def test_who_did_what(sqlite_server: Service, project: str) -> None:
+    """From a terminal I read who did what to a key, and when; in a script I follow the pages."""
+    server = sqlite_server
+    caller = server.caller("tumbler:keys:*", project_id=project)
+    key_id = caller.create(project_id=project).api_key.id
+    caller.revoke(key_id, comment="seen in a log")
+
+    table = server.cli("events", "list", "--project", project, "--key", key_id).stdout.splitlines()
+    assert ("created" in table[1], "revoked" in table[2], len(table)) == (True, True, 3)
+    assert "caller" in table[2]
+    assert "comment=seen in a log" in table[2]
+
+    (revoked,) = run(server, "events", "list", "--project", project, "--type", "revoked", "--since", "1h")["events"]
+    assert (revoked["key_id"], revoked["actor"]["name"]) == (key_id, "caller")
+    first = run(server, "events", "list", "--project", project, "--limit", "1")
+    rest = run(server, "events", "list", "--project", project, "--all", "--page-token", first["next_page_token"])
+    assert [event["type"] for event in first["events"] + rest["events"]] == [
+        "KEY_EVENT_TYPE_CREATED",
+        "KEY_EVENT_TYPE_CREATED",
+        "KEY_EVENT_TYPE_REVOKED",
+    ]
+
+
+@contextmanager
+def watching(server: Service, *arguments: str, stderr: Path, **how: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run ``tumbler keys watch`` until it says that it is watching, and end it afterwards."""
+    program = [str(Path(sys.executable).with_name("tumbler")), "keys", "watch", *arguments]
+    environment = plain_environment(TUMBLER_ENDPOINT=server.target, TUMBLER_API_KEY=server.key, TERM="xterm")
+    with stderr.open("wb") as errors:
+        child = subprocess.Popen(
+            program, **{"stdout": subprocess.PIPE, "stderr": errors, "env": environment, "text": True, **how}
+        )
+    try:
+        eventually(lambda: "Watching" in stderr.read_text())
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_changes_are_told_as_they_are_made(sqlite_server: Service, project: str, tmp_path: Path) -> None:
+    """A script that watches reads each change as a line of JSON, of its project alone, until it is interrupted."""
+    server = sqlite_server
+    with watching(server, "--project", project, "--json", stderr=tmp_path / "stderr") as child:
+        server.create(project_id="another")
+        key_id = server.create(project_id=project).api_key.id
+        server.revoke(key_id)
+        assert child.stdout is not None
+        told = [json.loads(child.stdout.readline()) for _ in range(2)]
+        assert [(event["type"], event["key_id"]) for event in told] == [
+            ("KEY_EVENT_TYPE_CREATED", key_id),
+            ("KEY_EVENT_TYPE_REVOKED", key_id),
+        ]
+        child.send_signal(signal.SIGINT)
+        assert child.wait(PATIENCE) == 130
+
+
+def test_a_watch_outlives_the_server(embedded: Service, tmp_path: Path) -> None:
+    """If the server goes away and comes back, my watch goes on, and says so."""
+    embedded.start()
+    stderr = tmp_path / "stderr"
+    with watching(embedded, stderr=stderr) as child:
+        assert embedded.stop() == 0
+        eventually(lambda: "The stream broke" in stderr.read_text())
+        embedded.start(listen=embedded.target)
+        key_id = embedded.create().api_key.id
+        assert child.stdout is not None
+        line = child.stdout.readline()
+        assert (key_id in line, "created" in line) == (True, True)
+        assert "The stream is healed" in stderr.read_text()
+
+
+def test_a_watch_ends_with_its_key(sqlite_server: Service, project: str, tmp_path: Path) -> None:
+    """If the key that I watch with is revoked, I am told, and the exit code is 1."""
+    caller = sqlite_server.caller("tumbler:keys:verify", project_id=project)
+    environment = plain_environment(TUMBLER_ENDPOINT=sqlite_server.target, TUMBLER_API_KEY=caller.key)
+    with watching(sqlite_server, stderr=tmp_path / "stderr", env=environment) as child:
+        sqlite_server.revoke(caller.key.split("_")[1])
+        assert child.wait(PATIENCE) == 1
+    assert "UNAUTHENTICATED" in (tmp_path / "stderr").read_text()
+
+
+def test_a_watch_on_a_terminal(sqlite_server: Service, project: str, tmp_path: Path) -> None:
+    """On a terminal I see changes scroll by, and below them the keys that changed, by name and state."""
+    ours, its = pty.openpty()
+    shown = ""
+    with watching(sqlite_server, "--project", project, stderr=tmp_path / "stderr", stdout=its, stdin=its) as child:
+        os.close(its)
+        made = sqlite_server.create(project_id=project, name="on the board")
+        sqlite_server.set_active(made.api_key.id, False)
+        while "inactive" not in shown:
+            shown += os.read(ours, 10_000).decode()
+        child.send_signal(signal.SIGINT)
+        assert child.wait(PATIENCE) == 130
+    while "\x1b[?25h" not in shown:  # the cursor is back
+        shown += os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert "on the board" in shown
+    assert made.api_key.key_prefix in shown
+    assert made.key.rpartition("_")[2] not in shown
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="it is about bash")
+def test_my_shell_completes(tmp_path: Path) -> None:
+    """After ``tumbler --install-completion`` a new shell of mine completes commands and values, without a server."""
+    bin_ = Path(sys.executable).parent
+    environment = {"HOME": str(tmp_path), "PATH": f"{bin_}:/usr/bin:/bin", "TERM": "xterm"}
+
+    def shell(script: str) -> str:
+        done = subprocess.run(
+            ["bash", "--norc", "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    shell("tumbler --install-completion; exit $?")  # a second command, or bash would not stay as its parent
+    offered = shell(
+        "source ~/.bashrc && complete -p tumbler >/dev/null || exit 1\n"
+        "COMP_WORDS=(tumbler keys list --state in) COMP_CWORD=4\n"
+        '_tumbler_completion tumbler; echo "${COMPREPLY[@]}"\n'
+        "COMP_WORDS=(tumbler events list --type rot) COMP_CWORD=4\n"
+        '_tumbler_completion tumbler; echo "${COMPREPLY[@]}"\n'
+    )
+    assert offered.splitlines() == ["inactive", "rotated rotation-due rotation-claimed rotation-overdue"]
+    assert "_TUMBLER_COMPLETE=complete_bash" in shell("tumbler --show-completion; exit $?")

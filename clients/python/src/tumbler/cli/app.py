@@ -11,8 +11,10 @@ from tumbler import __version__
 from tumbler.cli import (
     render,
     verify,  # noqa: F401 - adds itself to the keys' commands
+    watch,  # noqa: F401 - so does this
 )
 from tumbler.cli.commands import help_text
+from tumbler.cli.events import events
 from tumbler.cli.flags import Flags, takes_flags
 from tumbler.cli.keys import keys
 
@@ -20,6 +22,7 @@ __all__ = ["run"]
 
 app = typer.Typer(name="tumbler", pretty_exceptions_show_locals=False)
 app.add_typer(keys)
+app.add_typer(events)
 
 
 def _print_version(wanted: bool) -> None:

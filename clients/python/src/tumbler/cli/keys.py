@@ -2,7 +2,6 @@
 
 import sys
 from typing import Annotated, Any
-from uuid import UUID
 
 import typer
 from google.protobuf.duration_pb2 import Duration
@@ -11,36 +10,32 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tumbler.cli import render
 from tumbler.cli.commands import command
 from tumbler.cli.flags import option
+from tumbler.cli.options import (
+    ByName,
+    Environment,
+    Every,
+    KeyId,
+    OptionalKeyId,
+    PageSize,
+    PageToken,
+    Project,
+    RequestId,
+    Skip,
+    names,
+    spans,
+    times,
+)
 from tumbler.cli.session import Session
-from tumbler.cli.values import duration, enum_name, key_id, pairs, timestamp
+from tumbler.cli.values import REASONS, STATES, beginning_with, pairs
 from tumbler.v1 import api_key_pb2, api_key_service_pb2
 
 __all__ = ["keys"]
 
-keys = typer.Typer(name="keys", help="Create, read, change, end and verify keys.", pretty_exceptions_show_locals=False)
+keys = typer.Typer(
+    name="keys", help="Create, read, change, end, verify and watch keys.", pretty_exceptions_show_locals=False
+)
 
-_LARGEST = 2**31 - 1
-_KEY_ID_TEXT = "The key's id, or what lists show of it."
-
-
-def _times(name: str, text: str) -> Any:
-    return option(name, text, metavar="TIME", parser=timestamp)
-
-
-def _spans(name: str, text: str) -> Any:
-    return option(name, text, metavar="SPAN", parser=duration)
-
-
-KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", parser=key_id, help=_KEY_ID_TEXT, show_default=False)]
-OptionalKeyId = Annotated[
-    str | None, typer.Argument(metavar="KEY_ID", parser=key_id, help=_KEY_ID_TEXT, show_default=False)
-]
-Project = Annotated[str, option("--project", "The project; the calling key's own, if left out.", metavar="ID")]
-Environment = Annotated[str, option("--environment", "The environment, live or test for example.", metavar="ID")]
-RequestId = Annotated[
-    UUID | None,
-    option("--request-id", "Makes the call safe to repeat: the same id makes nothing twice.", metavar="UUID"),
-]
+_ORDERS = ("create_time", "name", "expire_time", "last_used_time")
 
 
 @command(keys, "create", example="tumbler keys create --project acme --name ci-job --scope orders:read --ttl 90d")
@@ -58,11 +53,11 @@ def create(
         list[str] | None,
         option("--allow-cidr", "A network that the key may be used from. Repeatable.", metavar="CIDR"),
     ] = None,
-    expires: Annotated[Timestamp | None, _times("--expires", "When the key ends.")] = None,
-    ttl: Annotated[Duration | None, _spans("--ttl", "How long the key lives, instead of --expires.")] = None,
+    expires: Annotated[Timestamp | None, times("--expires", "When the key ends.")] = None,
+    ttl: Annotated[Duration | None, spans("--ttl", "How long the key lives, instead of --expires.")] = None,
     prefix: Annotated[str, option("--prefix", "How the key's text begins, acme_live for example.")] = "",
     rotation_interval: Annotated[
-        Duration | None, _spans("--rotation-interval", "How often the key should be replaced.")
+        Duration | None, spans("--rotation-interval", "How often the key should be replaced.")
     ] = None,
     request_id: RequestId = None,
     validate_only: Annotated[bool, option("--validate-only", "Check everything and make nothing.")] = False,
@@ -109,11 +104,11 @@ def list_(
     owner: Annotated[str, option("--owner", "Only keys of this owner.", metavar="ID")] = "",
     state: Annotated[
         list[str] | None,
-        option(
+        names(
             "--state",
             "Only keys in this state: active, inactive, expired, revoked or superseded. Repeatable.",
-            metavar="STATE",
-            parser=enum_name(api_key_pb2.State, "STATE_"),
+            STATES,
+            "STATE",
         ),
     ] = None,
     scope: Annotated[str, option("--scope", "Only keys that carry exactly this scope.")] = "",
@@ -124,16 +119,13 @@ def list_(
             "--order-by",
             "create_time (newest first, if left out), name, expire_time or last_used_time; then ' asc' or ' desc'.",
             metavar="FIELD",
+            autocompletion=beginning_with(_ORDERS),
         ),
     ] = "",
-    page_size: Annotated[
-        int, option("--page-size", "Keys a page: 20, if left out; at most 1000.", "--limit", min=0, max=_LARGEST)
-    ] = 0,
-    skip: Annotated[int, option("--skip", "Leave out so many keys first.", "--offset", min=0, max=_LARGEST)] = 0,
-    page_token: Annotated[
-        str, option("--page-token", "Where to go on, from the page before; with the same filters.", metavar="TOKEN")
-    ] = "",
-    every: Annotated[bool, option("--all", "Follow every page.")] = False,
+    page_size: PageSize = 0,
+    skip: Skip = 0,
+    page_token: PageToken = "",
+    every: Every = False,
     total: Annotated[bool, option("--total", "Count all keys that fit.")] = False,
 ) -> None:
     """List keys, a page at a time, revoked ones too."""
@@ -178,10 +170,10 @@ def update(
         list[str] | None, option("--allow-cidr", "The new list of networks. Repeatable.", metavar="CIDR")
     ] = None,
     no_allow_cidrs: Annotated[bool, option("--no-allow-cidrs", "Let the key be used from anywhere.")] = False,
-    expires: Annotated[Timestamp | None, _times("--expires", "When the key ends.")] = None,
+    expires: Annotated[Timestamp | None, times("--expires", "When the key ends.")] = None,
     never_expires: Annotated[bool, option("--never-expires", "Let the key live for ever.")] = False,
     rotation_interval: Annotated[
-        Duration | None, _spans("--rotation-interval", "How often the key should be replaced.")
+        Duration | None, spans("--rotation-interval", "How often the key should be replaced.")
     ] = None,
     no_rotation: Annotated[bool, option("--no-rotation", "End the key's schedule.")] = False,
     etag: Annotated[str, option("--etag", "Refuse if the key has changed since it had this etag.")] = "",
@@ -219,9 +211,6 @@ def update(
     )
     request.update_mask.paths.extend(paths)
     _print_record(session, session.call("Update", request))
-
-
-ByName = Annotated[str, option("--name", "Find the key by its name, instead of KEY_ID.")]
 
 
 @command(keys, "activate", example="tumbler keys activate --name ci-job --project acme")
@@ -267,12 +256,7 @@ def revoke(
     key_id: KeyId,
     reason: Annotated[
         str | None,
-        option(
-            "--reason",
-            "For the record: compromised, superseded, owner-left, unused or other.",
-            metavar="REASON",
-            parser=enum_name(api_key_pb2.RevokeReason, "REVOKE_REASON_"),
-        ),
+        names("--reason", "For the record: compromised, superseded, owner-left, unused or other.", REASONS, "REASON"),
     ] = None,
     comment: Annotated[str, option("--comment", "For the record. Never a secret.", metavar="TEXT")] = "",
     yes: Annotated[bool, option("--yes", "Do not ask.", "-y")] = False,
@@ -290,10 +274,10 @@ def rotate(
     session: Session,
     key_id: KeyId,
     grace: Annotated[
-        Duration | None, _spans("--grace", "How long the old key works on: 1h, if left out; 0s ends it now.")
+        Duration | None, spans("--grace", "How long the old key works on: 1h, if left out; 0s ends it now.")
     ] = None,
-    expires: Annotated[Timestamp | None, _times("--expires", "When the new key ends.")] = None,
-    ttl: Annotated[Duration | None, _spans("--ttl", "How long the new key lives, instead of --expires.")] = None,
+    expires: Annotated[Timestamp | None, times("--expires", "When the new key ends.")] = None,
+    ttl: Annotated[Duration | None, spans("--ttl", "How long the new key lives, instead of --expires.")] = None,
     request_id: RequestId = None,
 ) -> None:
     """Replace a key by a new one of the same rights, and let the old one work for a while.

@@ -6,33 +6,45 @@ out.
 """
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, TextIO
+from typing import Final
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tumbler.cli.errors import Failure
-from tumbler.cli.values import span_text
-from tumbler.v1.api_key_pb2 import ApiKey, RevokeReason, State
-from tumbler.v1.api_key_service_pb2 import ListResponse, VerifyCode, VerifyResponse
+from tumbler.cli.table import Layout
+from tumbler.cli.text import console, optional_time, time, visible, without_secrets
+from tumbler.cli.values import EVENT_TYPES, REASONS, STATES, span_text
+from tumbler.v1.api_key_pb2 import ApiKey, State
+from tumbler.v1.api_key_service_pb2 import ListEventsResponse, ListResponse, VerifyCode, VerifyResponse
+from tumbler.v1.event_pb2 import KeyEvent, KeyEventType
 
 __all__ = [
+    "RESET",
+    "event_line",
+    "event_type",
+    "print_events",
     "print_failure",
     "print_json",
+    "print_json_line",
     "print_keys",
     "print_misuse",
     "print_new_key",
     "print_note",
     "print_record",
     "print_verdict",
+    "state",
+    "who",
 ]
+
+
+RESET: Final = "Changes before this moment may have been missed: the server cannot tell them any more."
+"""What a person reads where the stream of changes has a gap."""
 
 _STATE_STYLES: Final = {
     State.STATE_ACTIVE: "green",
@@ -41,78 +53,110 @@ _STATE_STYLES: Final = {
     State.STATE_REVOKED: "bold red",
     State.STATE_SUPERSEDED: "magenta",
 }
-_TITLES: Final = ("KEY", "NAME", "PROJECT", "ENVIRONMENT", "OWNER", "STATE", "SCOPES", "EXPIRES", "LAST USED")
-_GAP: Final = 2
-_LEAST_WIDTHS: Final = {"SCOPES": 12, "EXPIRES": 10, "LAST USED": 10, "OWNER": 8, "NAME": 12}
-_LEAST_WANTED: Final = ("LAST USED", "ENVIRONMENT", "OWNER", "PROJECT", "EXPIRES", "SCOPES")
-_LONG_WORD: Final = re.compile(r"\w{40,}")
-_WIDE_ENOUGH: Final = 100_000
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        # rich would exit with code 1, which here means "refused".
-        raise BrokenPipeError
+_TYPE_STYLES: Final = {
+    KeyEventType.KEY_EVENT_TYPE_CREATED: "green",
+    KeyEventType.KEY_EVENT_TYPE_ACTIVATED: "green",
+    KeyEventType.KEY_EVENT_TYPE_DEACTIVATED: "yellow",
+    KeyEventType.KEY_EVENT_TYPE_REVOKED: "bold red",
+    KeyEventType.KEY_EVENT_TYPE_ROTATED: "magenta",
+    KeyEventType.KEY_EVENT_TYPE_ROTATION_OVERDUE: "red",
+}
+_KEYS: Final = Layout(
+    titles=("KEY", "NAME", "PROJECT", "ENVIRONMENT", "OWNER", "STATE", "SCOPES", "EXPIRES", "LAST USED"),
+    least_widths={"SCOPES": 12, "EXPIRES": 10, "LAST USED": 10, "OWNER": 8, "NAME": 12},
+    least_wanted=("LAST USED", "ENVIRONMENT", "OWNER", "PROJECT", "EXPIRES", "SCOPES"),
+)
+_EVENTS: Final = Layout(
+    titles=("REVISION", "TIME", "TYPE", "KEY", "PROJECT", "ENVIRONMENT", "ACTOR", "DETAIL"),
+    least_widths={"DETAIL": 12, "ACTOR": 16, "TIME": 10},
+    least_wanted=("ENVIRONMENT", "REVISION", "PROJECT", "DETAIL"),
+)
 
 
 def print_json(message: Message) -> None:
     """Print a message as protobuf JSON with the proto's names, its empty fields too."""
-    print(
-        json_format.MessageToJson(
-            message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, sort_keys=False
-        )
-    )
+    print(_json(message, indent=2))
+
+
+def print_json_line(message: Message) -> None:
+    """Print the same on one line, at once."""
+    print(_json(message, indent=None), flush=True)
 
 
 def print_new_key(key: str, api_key: ApiKey, secret_omitted: bool, previous: ApiKey | None = None) -> None:
     """Print a key that was just made, alone on stdout, and all else on stderr."""
-    console = _console(sys.stderr)
+    notes = console(sys.stderr)
     if key:
         print(key, flush=True)
-        console.print(Text("This key is not shown again: store it now, where secrets are kept.", "bold yellow"))
+        notes.print(Text("This key is not shown again: store it now, where secrets are kept.", "bold yellow"))
     elif secret_omitted:
-        console.print(
+        notes.print(
             Text(
                 "This request was made before, and its key was shown then; it is stored nowhere. "
-                f"If it is lost: tumbler keys rotate {_visible(api_key.id)}",
+                f"If it is lost: tumbler keys rotate {visible(api_key.id)}",
                 "bold yellow",
             )
         )
     else:
-        console.print(Text("Everything is in order; nothing was made.", "green"))
-    console.print(_record(api_key))
+        notes.print(Text("Everything is in order; nothing was made.", "green"))
+    notes.print(_record(api_key))
     if previous is not None:
-        end = _time(previous.grace_expire_time) if previous.HasField("grace_expire_time") else "now"
-        console.print(Text(f"The old key, {_visible(previous.key_prefix)}, works until {end}."))
+        end = time(previous.grace_expire_time) if previous.HasField("grace_expire_time") else "now"
+        notes.print(Text(f"The old key, {visible(previous.key_prefix)}, works until {end}."))
 
 
 def print_record(api_key: ApiKey) -> None:
     """Print all that is known of one key."""
-    _console(sys.stdout).print(_record(api_key))
+    console(sys.stdout).print(_record(api_key))
 
 
 def print_keys(page: ListResponse) -> None:
     """Print a page of keys, one on a line, and below it what there is beyond the page."""
-    console = _console(sys.stdout)
-    rows = list(_rows(page.api_keys))
-    if not rows:
-        console.print(Text("No keys."))
-    elif sys.stdout.isatty():
-        console.print(_table(rows, console.width))
+    rows = list(_key_rows(page.api_keys))
+    if rows:
+        _KEYS.print(rows)
     else:
-        for line in _plain_lines(rows):
-            print(line)
+        print("No keys.")
     if page.total_size:
-        console.print(Text(f"{page.total_size} in all.", "dim"))
+        _print_below(f"{page.total_size} in all.")
     if page.next_page_token:
-        console.print(Text(f"There are more: --page-token {_visible(page.next_page_token)}, or --all.", "dim"))
+        _print_below(f"There are more: --page-token {page.next_page_token}, or --all.")
+
+
+def print_events(page: ListEventsResponse, since: Timestamp | None) -> None:
+    """Print a page of events, one on a line, and below it how to go on with the same filter, `since`."""
+    rows = list(_event_rows(page.events))
+    if rows:
+        _EVENTS.print(rows)
+    else:
+        print("No events.")
+    if page.next_page_token:
+        # A token belongs to its filter, and a span would not mean the same moment any more.
+        filtered = f"--since {since.ToJsonString()} " if since else ""
+        _print_below(f"There are more: {filtered}--page-token {page.next_page_token}, or --all.")
+
+
+def event_line(event: KeyEvent) -> Text:
+    """Make a line that says, without the titles of a table, what happened when, to which key, by whom."""
+    place = "/".join(filter(None, (event.project_id, event.environment_id)))
+    kind = event_type(event)
+    kind.pad_right(max(0, len("rotation-overdue") - len(kind)))
+    words = [
+        Text(time(event.time)),
+        kind,
+        Text(visible(event.key_id)),
+        Text(visible(place)),
+        Text(f"by {visible(who(event))}"),
+        Text(visible(" ".join(_pairs(event.detail))), "dim"),
+    ]
+    return Text("  ").join(word for word in words if word)
 
 
 def print_verdict(answer: VerifyResponse) -> None:
     """Print whether the key is valid, why not, and what is known of it."""
-    console = _console(sys.stdout)
+    answers = console(sys.stdout)
     code = VerifyCode.Name(answer.code).removeprefix("VERIFY_CODE_")
-    console.print(Text(code, "bold green") if answer.valid else Text(f"not valid: {code}", "bold red"))
+    answers.print(Text(code, "bold green") if answer.valid else Text(f"not valid: {code}", "bold red"))
     if answer.key_id:
         rows = [
             ("id", answer.key_id),
@@ -123,22 +167,22 @@ def print_verdict(answer: VerifyResponse) -> None:
             ("scopes", answer.scopes),
             ("metadata", _pairs(answer.metadata)),
             ("networks", answer.allowed_cidrs),
-            ("expires", _optional_time(answer, "expire_time", "never")),
-            ("works until", _optional_time(answer, "grace_expire_time", "")),
+            ("expires", optional_time(answer, "expire_time", "never")),
+            ("works until", optional_time(answer, "grace_expire_time", "")),
             ("replaced by", answer.replaced_by_key_id),
         ]
-        console.print(_facts(rows))
+        answers.print(_facts(rows))
 
 
 def print_note(text: str) -> None:
     """Print a remark for people, on stderr."""
-    _console(sys.stderr).print(Text(_visible(text)))
+    console(sys.stderr).print(Text(visible(text)))
 
 
 def print_failure(failure: Failure, as_json: bool) -> None:
     """Print a failed call on stderr."""
     if as_json:
-        print(_without_secrets(json.dumps(failure.as_data(), indent=2)), file=sys.stderr)
+        print(without_secrets(json.dumps(failure.as_data(), indent=2)), file=sys.stderr)
         return
     headline = f"{failure.code}, {failure.reason}" if failure.reason not in ("", failure.code) else failure.code
     lines = [f"{headline}: {failure.message}" if failure.message else headline]
@@ -156,75 +200,78 @@ def print_misuse(message: str, command: str, as_json: bool) -> None:
     """Print on stderr why the command could not be understood."""
     if as_json:
         data = {"error": {"code": "USAGE", "message": message, "hint": f"{command} --help"}}
-        print(_without_secrets(json.dumps(data, indent=2)), file=sys.stderr)
+        print(without_secrets(json.dumps(data, indent=2)), file=sys.stderr)
     else:
         _print_error_lines([f"{command}: {message}", f"See: {command} --help"])
 
 
 def _print_error_lines(lines: Sequence[str]) -> None:
-    console = _console(sys.stderr)
-    first, *others = (_visible(_without_secrets(line)) for line in lines)
-    console.print(Text(first, "bold red"))
+    notes = console(sys.stderr)
+    first, *others = (visible(without_secrets(line)) for line in lines)
+    notes.print(Text(first, "bold red"))
     for line in others:
-        console.print(Text(line))
+        notes.print(Text(line))
 
 
-def _console(stream: TextIO) -> Console:
-    # A pipe has no width: what reads it wants each row on one line.
-    return _Console(file=stream, highlight=False, width=None if stream.isatty() else _WIDE_ENOUGH)
+def state(api_key: ApiKey) -> Text:
+    """Make the word for a key's state."""
+    return Text(STATES.write(api_key.state), _STATE_STYLES.get(api_key.state, ""))
 
 
-def _rows(api_keys: Iterable[ApiKey]) -> Iterator[list[Text]]:
+def event_type(event: KeyEvent) -> Text:
+    """Make the word for what happened."""
+    return Text(EVENT_TYPES.write(event.type), _TYPE_STYLES.get(event.type, ""))
+
+
+def who(event: KeyEvent) -> str:
+    """Name the credential that made a change."""
+    return " ".join(filter(None, (event.actor.name, event.actor.key_id)))
+
+
+def _json(message: Message, indent: int | None) -> str:
+    return json_format.MessageToJson(
+        message,
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=True,
+        sort_keys=False,
+        indent=indent,
+    )
+
+
+def _print_below(text: str) -> None:
+    console(sys.stdout).print(Text(visible(text), "dim"))
+
+
+def _key_rows(api_keys: Iterable[ApiKey]) -> Iterator[list[Text]]:
     for api_key in api_keys:
         yield [
-            Text(_visible(api_key.key_prefix)),
-            Text(_visible(api_key.name)),
-            Text(_visible(api_key.project_id)),
-            Text(_visible(api_key.environment_id)),
-            Text(_visible(api_key.owner_id)),
-            _state(api_key),
-            Text(_visible(" ".join(api_key.scopes))),
-            Text(_optional_time(api_key, "expire_time", "never")),
-            Text(_optional_time(api_key, "last_used_time", "never")),
+            Text(visible(api_key.key_prefix)),
+            Text(visible(api_key.name)),
+            Text(visible(api_key.project_id)),
+            Text(visible(api_key.environment_id)),
+            Text(visible(api_key.owner_id)),
+            state(api_key),
+            Text(visible(" ".join(api_key.scopes))),
+            Text(optional_time(api_key, "expire_time", "never")),
+            Text(optional_time(api_key, "last_used_time", "never")),
         ]
 
 
-def _table(rows: Sequence[Sequence[Text]], width: int) -> Table:
-    """Make a table that fits into this many cells; a narrow terminal does without the columns that matter least."""
-    columns = dict(zip(_TITLES, zip(*rows, strict=True), strict=True))
-    widths = {title: max(len(title), *(cell.cell_len for cell in cells)) for title, cells in columns.items()}
-    # What names the key for other commands stays whole; the columns that have a least width can be folded down to it.
-    least = {title: min(widest, _LEAST_WIDTHS.get(title, widest)) for title, widest in widths.items()}
-    for title in _LEAST_WANTED:
-        if sum(least.values()) + _GAP * (len(least) - 1) <= width:
-            break
-        del columns[title], widths[title], least[title]
-    excess = sum(widths.values()) + _GAP * (len(widths) - 1) - width
-    for title in (title for title in _LEAST_WIDTHS if title in columns):
-        cut = max(0, min(excess, widths[title] - least[title]))
-        widths[title] -= cut
-        excess -= cut
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    for title, cells in widths.items():
-        table.add_column(title, overflow="fold", width=cells)
-    for row in zip(*columns.values(), strict=True):
-        table.add_row(*row)
-    return table
-
-
-def _plain_lines(rows: Sequence[Sequence[Text]]) -> Iterator[str]:
-    """Yield the same table for a pipe, each row one line; rich would take a millisecond for each."""
-    rows = [[Text(title) for title in _TITLES], *rows]
-    widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        padded = (cell.plain + " " * (width - cell.cell_len) for cell, width in zip(row, widths, strict=True))
-        yield (" " * _GAP).join(padded).rstrip()
+def _event_rows(events: Iterable[KeyEvent]) -> Iterator[list[Text]]:
+    for event in events:
+        yield [
+            Text(str(event.revision)),
+            Text(time(event.time)),
+            event_type(event),
+            Text(visible(event.key_id)),
+            Text(visible(event.project_id)),
+            Text(visible(event.environment_id)),
+            Text(visible(who(event))),
+            Text(visible(" ".join(_pairs(event.detail)))),
+        ]
 
 
 def _record(api_key: ApiKey) -> Table:
-    revoke_reason = (
-        RevokeReason.Name(api_key.revoke_reason).removeprefix("REVOKE_REASON_").lower() if api_key.revoke_reason else ""
-    )
     rotation = api_key.rotation
     return _facts(
         [
@@ -234,22 +281,22 @@ def _record(api_key: ApiKey) -> Table:
             ("project", api_key.project_id),
             ("environment", api_key.environment_id),
             ("owner", api_key.owner_id),
-            ("state", _state(api_key)),
+            ("state", state(api_key)),
             ("scopes", api_key.scopes),
             ("metadata", _pairs(api_key.metadata)),
             ("networks", api_key.allowed_cidrs),
-            ("created", _optional_time(api_key, "create_time", "")),
+            ("created", optional_time(api_key, "create_time", "")),
             ("created by", " ".join(filter(None, (api_key.created_by.name, api_key.created_by.key_id)))),
-            ("changed", _optional_time(api_key, "update_time", "")),
-            ("expires", _optional_time(api_key, "expire_time", "never")),
-            ("last used", _optional_time(api_key, "last_used_time", "never")),
+            ("changed", optional_time(api_key, "update_time", "")),
+            ("expires", optional_time(api_key, "expire_time", "never")),
+            ("last used", optional_time(api_key, "last_used_time", "never")),
             ("rotate every", span_text(rotation.interval.ToTimedelta()) if rotation.HasField("interval") else ""),
-            ("rotate next", _optional_time(rotation, "next_time", "")),
+            ("rotate next", optional_time(rotation, "next_time", "")),
             ("replaces", api_key.replaces_key_id),
             ("replaced by", api_key.replaced_by_key_id),
-            ("works until", _optional_time(api_key, "grace_expire_time", "")),
-            ("revoked", _optional_time(api_key, "revoke_time", "")),
-            ("reason", revoke_reason),
+            ("works until", optional_time(api_key, "grace_expire_time", "")),
+            ("revoked", optional_time(api_key, "revoke_time", "")),
+            ("reason", REASONS.write(api_key.revoke_reason)),
             ("comment", api_key.revoke_comment),
             ("etag", api_key.etag),
         ]
@@ -264,33 +311,11 @@ def _facts(rows: Iterable[tuple[str, str | Text | Iterable[str]]]) -> Table:
     for label, value in rows:
         if not isinstance(value, Text):
             texts = [value] if isinstance(value, str) else value
-            value = Text("\n".join(map(_visible, texts)))  # noqa: PLW2901 - the same value, made safe
+            value = Text("\n".join(map(visible, texts)))  # noqa: PLW2901 - the same value, made safe
         if value:
             table.add_row(label, value)
     return table
 
 
-def _state(api_key: ApiKey) -> Text:
-    return Text(State.Name(api_key.state).removeprefix("STATE_").lower(), _STATE_STYLES.get(api_key.state, ""))
-
-
 def _pairs(metadata: Mapping[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in sorted(metadata.items())]
-
-
-def _optional_time(message: Message, name: str, otherwise: str) -> str:
-    return _time(getattr(message, name)) if message.HasField(name) else otherwise
-
-
-def _time(value: Timestamp) -> str:
-    return value.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ")
-
-
-def _visible(text: str) -> str:
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
-
-
-def _without_secrets(text: str) -> str:
-    return _LONG_WORD.sub("***", text)

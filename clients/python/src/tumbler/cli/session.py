@@ -20,6 +20,8 @@ _DEFAULT_ENDPOINT = "127.0.0.1:50051"
 _DEFAULT_TIMEOUT = timedelta(seconds=10)
 # With http_proxy set, plaintext for this machine would first go to the proxy's.
 _NO_PROXY = (("grpc.enable_http_proxy", 0),)
+# Left alone, a channel would wait for minutes before it looks for a server that has gone away.
+_RECONNECT = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 2000))
 
 
 class Session:
@@ -33,6 +35,17 @@ class Session:
         self._channel: grpc.Channel | None = None
         self.api_key = ""
 
+    @property
+    def timeout(self) -> timedelta:
+        """The longest wait for an answer."""
+        timeout = self._flags.timeout
+        if timeout is None:
+            text = os.environ.get("TUMBLER_TIMEOUT")
+            timeout = _from_environment("TUMBLER_TIMEOUT", text) if text else _DEFAULT_TIMEOUT
+        if not timeout:
+            raise typer.BadParameter("no time at all is too short.", param_hint="'--timeout'")
+        return timeout
+
     def call(self, rpc: str, request: Message) -> Any:
         """Call one RPC of the service and return its answer.
 
@@ -42,32 +55,28 @@ class Session:
             grpc.RpcError: The server refused, or cannot be reached.
 
         """
-        timeout = self._timeout()
-        if self._channel is None:
-            credentials = self._credentials()
-            self.api_key = self._read_api_key()
-            self._channel = (
-                grpc.insecure_channel(self.endpoint, options=_NO_PROXY)
-                if credentials is None
-                else grpc.secure_channel(self.endpoint, credentials)
-            )
-        method = getattr(ApiKeyServiceStub(self._channel), rpc)
-        metadata = (("authorization", f"Bearer {self.api_key}"),)
-        return method(request, timeout=timeout.total_seconds(), metadata=metadata)
+        return self._begin(rpc, request, self.timeout.total_seconds())
+
+    def stream(self, rpc: str, request: Message) -> Any:
+        """Begin a stream, which may last for ever; reading it, and beginning it, raise what `call` does."""
+        return self._begin(rpc, request, None)
 
     def close(self) -> None:
         """Close the connection, if there is one."""
         if self._channel is not None:
             self._channel.close()
 
-    def _timeout(self) -> timedelta:
-        timeout = self._flags.timeout
-        if timeout is None:
-            text = os.environ.get("TUMBLER_TIMEOUT")
-            timeout = _from_environment("TUMBLER_TIMEOUT", text) if text else _DEFAULT_TIMEOUT
-        if not timeout:
-            raise typer.BadParameter("no time at all is too short.", param_hint="'--timeout'")
-        return timeout
+    def _begin(self, rpc: str, request: Message, seconds: float | None) -> Any:
+        if self._channel is None:
+            credentials = self._credentials()
+            self.api_key = self._read_api_key()
+            self._channel = (
+                grpc.insecure_channel(self.endpoint, options=(*_NO_PROXY, *_RECONNECT))
+                if credentials is None
+                else grpc.secure_channel(self.endpoint, credentials, options=_RECONNECT)
+            )
+        method = getattr(ApiKeyServiceStub(self._channel), rpc)
+        return method(request, timeout=seconds, metadata=(("authorization", f"Bearer {self.api_key}"),))
 
     def _credentials(self) -> grpc.ChannelCredentials | None:
         """Return what to encrypt with; `None` for plaintext, where that is safe or was asked for."""

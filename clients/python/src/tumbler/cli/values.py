@@ -6,7 +6,8 @@ adds the option's name. No message repeats a text that could be a key.
 
 import re
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
+from typing import Final
 
 import typer
 from google.protobuf.duration_pb2 import Duration
@@ -14,8 +15,23 @@ from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tumbler import keyformat
+from tumbler.v1.api_key_pb2 import RevokeReason, State
+from tumbler.v1.event_pb2 import KeyEventType
 
-__all__ = ["duration", "enum_name", "key_id", "pairs", "span", "span_text", "timestamp"]
+__all__ = [
+    "EVENT_TYPES",
+    "REASONS",
+    "STATES",
+    "Names",
+    "beginning_with",
+    "duration",
+    "key_id",
+    "moment",
+    "pairs",
+    "span",
+    "span_text",
+    "timestamp",
+]
 
 _SPAN = re.compile(r"(\d{1,18})(ms|s|m|h|d)", re.ASCII)
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -77,6 +93,18 @@ def timestamp(text: str) -> Timestamp:
     raise typer.BadParameter("a time is written 2027-01-31T00:00:00Z, or 2027-01-31 for midnight UTC.")
 
 
+def moment(text: str) -> Timestamp:
+    """Read a moment as `timestamp` does, or a span: so long ago by this machine's clock."""
+    if _SPAN.fullmatch(text):
+        result = Timestamp()
+        try:
+            result.FromDatetime(datetime.now(timezone.utc) - span(text))
+        except OverflowError:
+            raise typer.BadParameter("that is before there were keys.") from None
+        return result
+    return timestamp(text)
+
+
 def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
     """Read the pairs that a repeatable option was given as `name=value`; the value may hold further equals signs."""
     result: dict[str, str] = {}
@@ -90,17 +118,43 @@ def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
     return result
 
 
-def enum_name(enum: EnumTypeWrapper, prefix: str) -> Callable[[str], str]:
-    """Make the reader of an enum's names, which people write without their prefix and in lower case."""
-    names = {name.removeprefix(prefix).lower(): name for name, number in enum.items() if number != 0}
+def _spoken(name: str) -> str:
+    return name.lower().replace("_", "-")
 
-    def read(text: str) -> str:
-        name = names.get(text.lower().replace("-", "_"))
+
+class Names:
+    """The names of an enum as people write them: without its prefix, in lower case, with hyphens."""
+
+    def __init__(self, enum: EnumTypeWrapper, prefix: str) -> None:
+        self._names = {_spoken(name.removeprefix(prefix)): name for name, number in enum.items() if number != 0}
+        self._spoken = {enum.Value(name): spoken for spoken, name in self._names.items()}
+        self.complete = beginning_with(self._names)
+
+    def read(self, text: str) -> str:
+        """Return the enum's own name for what was typed."""
+        name = self._names.get(_spoken(text))
         if name is None:
-            raise typer.BadParameter(f"it is one of {', '.join(names)}.")
+            raise typer.BadParameter(f"it is one of {', '.join(self._names)}.")
         return name
 
-    return read
+    def write(self, number: int) -> str:
+        """Write a value, and one that only a newer server knows as its number; nothing for the unspecified one."""
+        return self._spoken.get(number, str(number) if number else "")
+
+
+def beginning_with(choices: Iterable[str]) -> Callable[[str], list[str]]:
+    """Make what a shell's completion asks: which of these choices begin with what was typed so far."""
+    known = list(choices)
+
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in known if choice.startswith(incomplete)]
+
+    return complete
+
+
+STATES: Final = Names(State, "STATE_")
+REASONS: Final = Names(RevokeReason, "REVOKE_REASON_")
+EVENT_TYPES: Final = Names(KeyEventType, "KEY_EVENT_TYPE_")
 
 
 def key_id(text: str) -> str:

@@ -16,15 +16,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 
 import tumbler
-from tests.unit import cli_server
-from tumbler import cli, keyformat
+from tests.unit.cli import server as cli_server
+from tests.unit.cli.conftest import CALLER, KEY, KEY_ID, Stdin
 from tumbler.target import is_loopback
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 
-KEY_ID = "0123456789abcdef"
-CALLER = keyformat.build("tmb", "C" * 16, "c" * 43)
-KEY = keyformat.build("acme_live", KEY_ID, "k" * 43)
 UUID = "8c5a2f0e-7c1d-4a53-9b0c-1f2e3d4c5b6a"
 YEAR_2027 = Timestamp(seconds=1_798_761_600)
 
@@ -52,48 +49,6 @@ class Terminal(io.StringIO):
     def isatty(self):
         """Say yes."""
         return True
-
-
-class Stdin(io.TextIOWrapper):
-    """A stdin that is a pipe with this text in it."""
-
-    def __init__(self, text=""):
-        super().__init__(io.BytesIO(text.encode()))
-
-
-@pytest.fixture(scope="module")
-def served():
-    """One server for the whole module."""
-    server, recorder, port = cli_server.start()
-    yield recorder, port
-    server.stop(None).wait()
-
-
-@pytest.fixture
-def recorder(served, monkeypatch):
-    """Empty the recorder, and set the environment up to reach its server."""
-    recorder, port = served
-    recorder.__init__()
-    for name in [name for name in os.environ if name.startswith("TUMBLER_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("TUMBLER_ENDPOINT", f"127.0.0.1:{port}")
-    monkeypatch.setenv("TUMBLER_API_KEY", CALLER)
-    monkeypatch.setattr(sys, "stdin", Stdin())
-    return recorder
-
-
-@pytest.fixture
-def run(recorder, capsys):
-    """Run the command in this process, for its exit code, stdout and stderr."""
-
-    def run(*arguments):
-        code = cli.main(arguments)
-        captured = capsys.readouterr()
-        for secret in ("c" * 43, "k" * 43):
-            assert secret not in captured.err, "no secret belongs on stderr"
-        return code, captured.out, captured.err
-
-    return run
 
 
 def sent(recorder):
@@ -206,7 +161,7 @@ REQUESTS = [
 
 
 class TestRequests:
-    """What each command asks the server for."""
+    """What each command on keys asks the server for."""
 
     @pytest.mark.parametrize(("line", "request_"), REQUESTS, ids=lambda value: value if isinstance(value, str) else "")
     def test_request(self, run, recorder, line, request_):
@@ -807,27 +762,6 @@ class TestErrors:
         assert code == 3
         assert "--timeout" in err
         assert "may have been made" in err
-
-
-@pytest.fixture
-def process(recorder):
-    """Start the command as a process of its own."""
-    started = []
-
-    def start(*arguments, before="pass", **options):
-        code = f"import sys; {before}; from tumbler.cli import main; sys.exit(main())"
-        program = [sys.executable, "-c", code, *arguments]
-        child = subprocess.Popen(program, **{"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options})
-        started.append(child)
-        return child
-
-    yield start
-    for child in started:
-        child.kill()
-        child.wait()
-        for pipe in (child.stdout, child.stderr):
-            if pipe:
-                pipe.close()
 
 
 class TestProcess:

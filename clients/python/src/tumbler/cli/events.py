@@ -1,0 +1,72 @@
+"""The commands that read the audit trail."""
+
+from typing import Annotated
+
+import typer
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tumbler.cli import render
+from tumbler.cli.commands import command
+from tumbler.cli.flags import option
+from tumbler.cli.options import Every, PageSize, PageToken, Project, names
+from tumbler.cli.session import Session
+from tumbler.cli.values import EVENT_TYPES, key_id, moment
+from tumbler.v1.api_key_service_pb2 import ListEventsRequest
+
+__all__ = ["events"]
+
+events = typer.Typer(name="events", help="Read what happened to keys.", pretty_exceptions_show_locals=False)
+
+
+@command(events, "list", example="tumbler events list --project acme --type revoked --since 7d --all")
+def list_(
+    session: Session,
+    project: Project = "",
+    key: Annotated[
+        str, option("--key", "Only changes of this key: its id, or what lists show.", metavar="KEY_ID", parser=key_id)
+    ] = "",
+    type_: Annotated[
+        list[str] | None,
+        names(
+            "--type",
+            "Only such changes: created, updated, activated, deactivated, revoked, rotated, rotation-due, "
+            "rotation-claimed or rotation-overdue. Repeatable.",
+            EVENT_TYPES,
+            "TYPE",
+        ),
+    ] = None,
+    since: Annotated[
+        Timestamp | None,
+        option(
+            "--since",
+            "Only changes at or after this time, or in a span that ends now. A page token needs the time.",
+            metavar="TIME|SPAN",
+            parser=moment,
+        ),
+    ] = None,
+    page_size: PageSize = 0,
+    page_token: PageToken = "",
+    every: Every = False,
+) -> None:
+    """List changes, oldest first: what was done to which key, when, and by whom.
+
+    The calling key needs the scope tumbler:events:read. To be told of changes as they are made: tumbler keys watch.
+    """
+    request = ListEventsRequest(
+        project_id=project,
+        key_id=key,
+        types=type_,
+        since_time=since,
+        page_size=page_size or (1000 if every else 0),
+        page_token=page_token,
+    )
+    answer = session.call("ListEvents", request)
+    while every and answer.next_page_token:
+        request.page_token = answer.next_page_token
+        page = session.call("ListEvents", request)
+        answer.events.extend(page.events)
+        answer.next_page_token = page.next_page_token
+    if session.as_json:
+        render.print_json(answer)
+    else:
+        render.print_events(answer, since)

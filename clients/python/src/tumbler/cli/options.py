@@ -1,0 +1,64 @@
+"""The options and arguments that several commands take."""
+
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import typer
+
+from tumbler.cli.flags import option
+from tumbler.cli.values import Names, duration, key_id, timestamp
+
+__all__ = [
+    "ByName",
+    "Environment",
+    "Every",
+    "KeyId",
+    "OptionalKeyId",
+    "PageSize",
+    "PageToken",
+    "Project",
+    "RequestId",
+    "Skip",
+    "names",
+    "spans",
+    "times",
+]
+
+_LARGEST: Final = 2**31 - 1
+_KEY_ID_TEXT: Final = "The key's id, or what lists show of it."
+
+
+def times(name: str, text: str) -> Any:
+    """Declare an option that takes a moment."""
+    return option(name, text, metavar="TIME", parser=timestamp)
+
+
+def spans(name: str, text: str) -> Any:
+    """Declare an option that takes a span of time."""
+    return option(name, text, metavar="SPAN", parser=duration)
+
+
+def names(name: str, text: str, of: Names, metavar: str) -> Any:
+    """Declare an option that takes one of an enum's names, which the shell can complete."""
+    return option(name, text, metavar=metavar, parser=of.read, autocompletion=of.complete)
+
+
+KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", parser=key_id, help=_KEY_ID_TEXT, show_default=False)]
+OptionalKeyId = Annotated[
+    str | None, typer.Argument(metavar="KEY_ID", parser=key_id, help=_KEY_ID_TEXT, show_default=False)
+]
+ByName = Annotated[str, option("--name", "Find the key by its name, instead of KEY_ID.")]
+Project = Annotated[str, option("--project", "The project; the calling key's own, if left out.", metavar="ID")]
+Environment = Annotated[str, option("--environment", "The environment, live or test for example.", metavar="ID")]
+RequestId = Annotated[
+    UUID | None,
+    option("--request-id", "Makes the call safe to repeat: the same id makes nothing twice.", metavar="UUID"),
+]
+PageSize = Annotated[
+    int, option("--page-size", "How many a page: 20, if left out; at most 1000.", "--limit", min=0, max=_LARGEST)
+]
+Skip = Annotated[int, option("--skip", "Leave out so many keys first.", "--offset", min=0, max=_LARGEST)]
+PageToken = Annotated[
+    str, option("--page-token", "Where to go on, from the page before; with the same filters.", metavar="TOKEN")
+]
+Every = Annotated[bool, option("--all", "Follow every page.")]

@@ -1,0 +1,105 @@
+"""The command `tumbler keys watch`."""
+
+import json
+import select
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+from tumbler.cli import render
+from tumbler.cli.board import Board
+from tumbler.cli.commands import command
+from tumbler.cli.keys import keys
+from tumbler.cli.options import Project
+from tumbler.cli.session import Session
+from tumbler.cli.stream import Broken, follow
+from tumbler.cli.text import without_secrets
+from tumbler.v1.api_key_service_pb2 import WatchResponse
+
+__all__: list[str] = []
+
+
+class _View(Protocol):
+    """Where the stream is shown."""
+
+    def show(self, response: WatchResponse) -> None:
+        """Show what was told; a reset comes before the changes."""
+
+    def note(self, state: str, text: str) -> None:
+        """Say on stderr how the stream is: open, broken or healed."""
+
+
+class _Lines:
+    """A line for each change, for pipes."""
+
+    def show(self, response: WatchResponse) -> None:
+        if response.reset:
+            render.print_note(render.RESET)
+        for event in response.events:
+            print(render.event_line(event).plain, flush=True)
+
+    def note(self, state: str, text: str) -> None:  # noqa: ARG002 - the text says it
+        render.print_note(text)
+
+
+class _JsonLines:
+    """An object for each change, for programs."""
+
+    def show(self, response: WatchResponse) -> None:
+        if response.reset:
+            print(json.dumps({"reset": True}), flush=True)
+        for event in response.events:
+            render.print_json_line(event)
+
+    def note(self, state: str, text: str) -> None:
+        print(json.dumps({"stream": state, "message": text}), file=sys.stderr)
+
+
+@command(keys, "watch", example="tumbler keys watch --project acme")
+def watch(session: Session, project: Project = "") -> None:
+    """Show each change of a key as it is made, until Ctrl-C.
+
+    On a terminal the keys that changed last stand below the changes, with what is known of them (for that the calling
+    key also needs the scope tumbler:keys:read). In a pipe there is a line for each change. With --json it is an object:
+    the KeyEvent of the protos, or {"reset": true} where changes could not be told.
+
+    A stream that breaks is taken up again where it broke, so that nothing is missed; stderr says when it breaks, and
+    when it is healed.
+    """
+    opened = broken = False
+    with _view(session) as view:
+        for news in follow(session, project):
+            _fail_if_nobody_reads()
+            if isinstance(news, Broken):
+                if not broken:
+                    reason = ": ".join(filter(None, (news.failure.code, without_secrets(news.failure.message))))
+                    view.note("broken", f"The stream broke, and is tried again. {reason}")
+                broken = True
+                continue
+            if not opened:
+                view.note("open", f"Watching for changes at {session.endpoint}; Ctrl-C ends it.")
+            elif broken:
+                view.note("healed", "The stream is healed, and goes on where it broke.")
+            opened, broken = True, False
+            view.show(news)
+
+
+def _view(session: Session) -> AbstractContextManager[_View]:
+    if session.as_json:
+        return nullcontext(_JsonLines())
+    if sys.stdout.isatty():
+        return Board(session)
+    return nullcontext(_Lines())
+
+
+def _fail_if_nobody_reads() -> None:
+    """Raise what writing would: a pipe's reader may go away long before there is something to write."""
+    if not hasattr(select, "poll"):
+        return
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):
+        return
+    if any(happened & (select.POLLERR | select.POLLHUP) for _, happened in poll.poll(0)):
+        raise BrokenPipeError
