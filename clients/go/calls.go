@@ -1,0 +1,307 @@
+package tumbler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
+	"tumbler.dev/go/internal/verdict"
+)
+
+const (
+	// mostUnderWay is how many calls are made at the same time. What is wanted meanwhile waits, and goes out together:
+	// under load the server is asked in batches, and without it nobody waits.
+	mostUnderWay = 4
+
+	// mostInBatch is how many keys are asked for at once. The server takes more, but all of them wait for the slowest.
+	mostInBatch = 500
+)
+
+// flight is a question to the server, and everybody who waits for its answer.
+type flight struct {
+	keyID  string // shares the memory of key, so it is kept no longer
+	key    string
+	digest digest
+	demand verdict.Demand
+	alone  bool // a batch left it undecided
+	eager  int  // how many wait for it; guarded by the lock of calls
+	done   chan struct{}
+
+	// Set before done is closed.
+	answer answer
+	err    error
+}
+
+// answer is what a call brought.
+type answer struct {
+	code   Code
+	record *record // nil where nothing was proven
+	live   *entry  // set where the key is neither revoked, superseded, inactive nor expired: other demands may differ
+}
+
+// calls asks the server, once for all who want to know the same at the same time.
+type calls struct {
+	service tumblerv1.ApiKeyServiceClient
+	memory  *memory
+	timeout time.Duration
+	ctx     context.Context // ends when the Verifier is closed
+
+	mu       sync.Mutex
+	closed   bool
+	underWay int
+	waiting  []*flight
+	flights  map[string]*flight // those that may be joined, by key id
+	running  sync.WaitGroup
+}
+
+// join returns a flight for this key, and whether it was somebody else's before. Whoever joins must leave.
+func (c *calls) join(keyID, key string, d *digest, demand *verdict.Demand) (f *flight, joined bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f, ok := c.flights[keyID]; ok && same(&f.digest, d) {
+		f.eager++
+		return f, true
+	}
+	f = &flight{keyID: keyID, key: key, digest: *d, demand: clone(demand), eager: 1, done: make(chan struct{})}
+	switch {
+	case c.closed:
+		f.end(answer{}, errClosed)
+		return f, false
+	case c.underWay < mostUnderWay:
+		c.underWay++
+		c.running.Add(1)
+		go c.run([]*flight{f})
+	default:
+		c.waiting = append(c.waiting, f)
+	}
+	// A text with another key's id, or an old secret, goes alone: whoever knows an id must not get in the way.
+	if _, taken := c.flights[keyID]; !taken {
+		c.flights[keyID] = f
+	}
+	return f, false
+}
+
+// leave says that one of those who joined waits no longer.
+func (c *calls) leave(f *flight) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f.eager--
+}
+
+// outdate keeps everybody who comes from now on from joining a call whose answer may be older than a change.
+func (c *calls) outdate(events []*tumblerv1.KeyEvent, all bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if all {
+		clear(c.flights)
+	}
+	for _, event := range events {
+		delete(c.flights, event.GetKeyId())
+	}
+}
+
+// close returns once everything that is under way or waits has ended. The context must have ended before: it fails all.
+func (c *calls) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.running.Wait()
+}
+
+// run makes one call after the other until nothing waits.
+func (c *calls) run(batch []*flight) {
+	defer c.running.Done()
+	for ; batch != nil; batch = c.next() {
+		if len(batch) == 1 {
+			c.ask(batch[0])
+		} else {
+			c.askTogether(batch)
+		}
+	}
+}
+
+// next takes what is to be asked together from those that wait, and gives the place up where there is nothing.
+func (c *calls) next() (batch []*flight) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.waiting) > 0 && len(batch) < mostInBatch {
+		f := c.waiting[0]
+		if f.alone && len(batch) > 0 {
+			break
+		}
+		c.waiting[0] = nil // the list holds no key for longer than it must
+		c.waiting = c.waiting[1:]
+		if f.eager == 0 {
+			c.withdraw(f) // everybody has given up
+			continue
+		}
+		batch = append(batch, f)
+		if f.alone {
+			break
+		}
+	}
+	if batch == nil {
+		c.underWay--
+	}
+	return batch
+}
+
+func (c *calls) ask(f *flight) {
+	began := c.memory.mark()
+	response, err := c.verify(f, began)
+	if began.cursor != "" && isInvalid(err) {
+		// Either the demand is wrong or the cursor, after an older backup was restored. Without it the server tells.
+		refused := began.cursor
+		began.cursor = ""
+		if response, err = c.verify(f, began); err == nil {
+			c.memory.dropCursor(refused)
+			c.outdate(nil, true)
+		}
+	}
+	if err == nil {
+		var a answer
+		if a, err = c.take(f, response, began); err == nil {
+			c.land(f, a, nil)
+			return
+		}
+	}
+	c.land(f, answer{}, err)
+}
+
+func (c *calls) verify(f *flight, began mark) (*tumblerv1.VerifyResponse, error) {
+	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
+	defer cancel()
+	response, err := c.service.Verify(ctx, f.request(began.cursor))
+	if err != nil {
+		return nil, c.failure(err)
+	}
+	return response, nil
+}
+
+func (c *calls) askTogether(batch []*flight) {
+	began := c.memory.mark()
+	request := &tumblerv1.BatchVerifyRequest{Requests: make([]*tumblerv1.VerifyRequest, len(batch))}
+	for place, f := range batch {
+		request.Requests[place] = f.request(began.cursor)
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
+	defer cancel()
+	response, err := c.service.BatchVerify(ctx, request)
+	if err != nil {
+		err = c.failure(err)
+	} else if len(response.GetResponses()) != len(batch) {
+		err = errConfused
+	}
+	var again []*flight
+	for place, f := range batch {
+		if err != nil {
+			c.land(f, answer{}, err)
+			continue
+		}
+		a, failure := c.take(f, response.Responses[place], began)
+		if errors.Is(failure, errUndecided) {
+			f.alone = true
+			again = append(again, f)
+			continue
+		}
+		c.land(f, a, failure)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiting = append(again, c.waiting...) // in front: they have waited longest
+}
+
+// take reads an answer and remembers what may be remembered of it.
+func (c *calls) take(f *flight, response *tumblerv1.VerifyResponse, began mark) (answer, error) {
+	a := answer{code: Code(response.GetCode())}
+	if response.GetValid() != (a.code == CodeValid) {
+		return answer{}, errConfused
+	}
+	switch a.code {
+	case Code(tumblerv1.VerifyCode_VERIFY_CODE_UNSPECIFIED):
+		return answer{}, errUndecided
+	case CodeMalformed, CodeNotFound:
+		return a, nil
+	}
+	if response.GetKeyId() != f.keyID || response.GetCheckTime() == nil {
+		return answer{}, errConfused
+	}
+	a.record = newRecord(response)
+	switch a.code {
+	case CodeValid, CodeEnvironmentMismatch, CodeIPNotAllowed, CodeInsufficientScope:
+		a.live = &entry{
+			record:   a.record,
+			digest:   f.digest,
+			asked:    began.at,
+			answered: response.GetCheckTime().AsTime().UnixMicro(),
+		}
+		c.memory.remember(a.live, began, response.GetRevision(), response.GetCacheTtl().AsDuration())
+	}
+	return a, nil
+}
+
+// land tells everybody who waits.
+func (c *calls) land(f *flight, a answer, err error) {
+	c.mu.Lock()
+	c.withdraw(f)
+	c.mu.Unlock()
+	f.end(a, err)
+}
+
+// withdraw keeps a flight from being joined. The lock must be held.
+func (c *calls) withdraw(f *flight) {
+	if c.flights[f.keyID] == f {
+		delete(c.flights, f.keyID)
+	}
+}
+
+func (c *calls) failure(err error) error {
+	if c.ctx.Err() != nil {
+		return errClosed
+	}
+	return classify(err)
+}
+
+func (f *flight) end(a answer, err error) {
+	f.answer, f.err = a, err
+	close(f.done)
+}
+
+func (f *flight) request(cursor string) *tumblerv1.VerifyRequest {
+	request := &tumblerv1.VerifyRequest{
+		Key:            f.key,
+		EnvironmentId:  f.demand.EnvironmentID,
+		RequiredScopes: f.demand.RequiredScopes,
+		ClientIp:       f.demand.ClientIP,
+	}
+	if cursor != "" {
+		request.Consistency = &tumblerv1.Consistency{
+			Requirement: &tumblerv1.Consistency_AtLeastAsFresh{AtLeastAsFresh: cursor},
+		}
+	}
+	return request
+}
+
+// verdict returns what somebody who waited is told: what the server said, or, to whoever joined another's call and may
+// demand something else, what follows from the record that it brought.
+func (f *flight) verdict(demand *verdict.Demand, now time.Duration, joined bool) *Verification {
+	a := &f.answer
+	if joined && a.live != nil {
+		code := Code(verdict.Decide(&a.record.Record, demand, a.live.serverTime(now)))
+		return a.record.verification(code, false)
+	}
+	return a.record.verification(a.code, false)
+}
+
+// wait returns once the flight has landed, or the context has ended.
+func (f *flight) wait(ctx context.Context) error {
+	select {
+	case <-f.done:
+		return f.err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
+	}
+}

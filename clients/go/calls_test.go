@@ -1,0 +1,321 @@
+package tumbler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
+)
+
+// result is what a Verify in the background came to.
+type result struct {
+	found *Verification
+	err   error
+}
+
+func (w *world) start(key string, options ...VerifyOption) <-chan result {
+	results := make(chan result, 1)
+	go func() {
+		found, err := w.verifier.Verify(context.Background(), key, options...)
+		results <- result{found, err}
+	}()
+	return results
+}
+
+// await returns what a Verify in the background came to.
+func (w *world) await(one <-chan result) result {
+	w.Helper()
+	select {
+	case r := <-one:
+		return r
+	case <-time.After(patience):
+		w.Fatal("a Verify never returned")
+		return result{}
+	}
+}
+
+// eager waits until so many callers wait for a key's call.
+func (w *world) eager(key string, callers int) {
+	w.Helper()
+	w.eventually("the callers wait", func() bool {
+		w.verifier.calls.mu.Lock()
+		defer w.verifier.calls.mu.Unlock()
+		f := w.verifier.calls.flights[idOf(key)]
+		return f != nil && f.eager == callers
+	})
+}
+
+// occupy has all calls that may be under way be so, until the server's answers are released.
+func (w *world) occupy() (release func()) {
+	w.Helper()
+	release = w.holdAnswers()
+	for place := range mostUnderWay {
+		w.start(testKey(9000+place, 'a'))
+	}
+	w.eventually("all calls are under way", func() bool { singles, _ := w.server.calls(); return singles == mostUnderWay })
+	return release
+}
+
+func (w *world) queued(questions int) {
+	w.Helper()
+	w.eventually("the others wait", func() bool {
+		w.verifier.calls.mu.Lock()
+		defer w.verifier.calls.mu.Unlock()
+		return len(w.verifier.calls.waiting) == questions
+	})
+}
+
+func TestManyWhoWantTheSameKeyShareOneCall(t *testing.T) {
+	w := newWorld(t, WithoutWatch())
+	release := w.holdAnswers()
+	var all []<-chan result
+	for range 20 {
+		all = append(all, w.start(testKey(1, 'a')))
+	}
+	w.eager(testKey(1, 'a'), 20)
+	release()
+	for _, one := range all {
+		if r := w.await(one); r.err != nil || !r.found.Valid || r.found.Cached {
+			t.Errorf("got %+v, %v", r.found, r.err)
+		}
+	}
+	if singles, batches := w.server.calls(); singles != 1 || batches != 0 {
+		t.Errorf("%d and %d calls", singles, batches)
+	}
+}
+
+func TestWhoSharesACallIsJudgedByOnesOwnDemand(t *testing.T) {
+	w := newWorld(t, WithoutWatch())
+	release := w.holdAnswers()
+	first := w.start(testKey(1, 'a'), readOrders)
+	w.eager(testKey(1, 'a'), 1)
+	more := w.start(testKey(1, 'a'), RequireScopes("orders:write"))
+	elsewhere := w.start(testKey(1, 'a'), Environment("test"))
+	w.eager(testKey(1, 'a'), 3)
+	release()
+	for _, c := range []struct {
+		got  result
+		want Code
+	}{{w.await(first), CodeValid}, {w.await(more), CodeInsufficientScope}, {w.await(elsewhere), CodeEnvironmentMismatch}} {
+		if c.got.err != nil || c.got.found.Code != c.want || c.got.found.Valid != (c.want == CodeValid) {
+			t.Errorf("got %+v, %v, want %v", c.got.found, c.got.err, c.want)
+		}
+	}
+	if singles, _ := w.server.calls(); singles != 1 {
+		t.Errorf("%d calls", singles)
+	}
+}
+
+func TestADemandOfTheWrongFormFailsOnlyWhoMadeIt(t *testing.T) {
+	w := newWorld(t, WithoutWatch())
+	held := make(chan struct{})
+	w.server.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+		<-held
+		if request.GetClientIp() == "nonsense" {
+			return nil, status.Error(codes.InvalidArgument, "client_ip")
+		}
+		return goodAnswer(request), nil
+	})
+	wrong := w.start(testKey(1, 'a'), ClientIP("nonsense"))
+	w.eager(testKey(1, 'a'), 1)
+	right := w.start(testKey(1, 'a'))
+	wrongToo := w.start(testKey(1, 'a'), ClientIP("nonsense"))
+	w.eager(testKey(1, 'a'), 3)
+	close(held)
+	for _, one := range []<-chan result{wrong, wrongToo} {
+		if r := w.await(one); !errors.Is(r.err, ErrInvalidRequest) {
+			t.Errorf("got %+v, %v", r.found, r.err)
+		}
+	}
+	if r := w.await(right); r.err != nil || !r.found.Valid {
+		t.Errorf("got %+v, %v", r.found, r.err)
+	}
+}
+
+func TestAnotherSecretForTheSameIdSharesNoCall(t *testing.T) {
+	w := newWorld(t, WithoutWatch())
+	held := make(chan struct{})
+	w.server.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+		<-held
+		if request.GetKey() == testKey(1, 'a') {
+			return goodAnswer(request), nil
+		}
+		return &tumblerv1.VerifyResponse{Code: tumblerv1.VerifyCode_VERIFY_CODE_NOT_FOUND}, nil
+	})
+	wrong := w.start(testKey(1, 'b'))
+	w.eager(testKey(1, 'b'), 1)
+	right := w.start(testKey(1, 'a'))
+	w.eventually("both are asked for", func() bool { singles, _ := w.server.calls(); return singles == 2 })
+	close(held)
+	if r := w.await(wrong); r.err != nil || r.found.Code != CodeNotFound {
+		t.Errorf("got %+v, %v", r.found, r.err)
+	}
+	if r := w.await(right); r.err != nil || !r.found.Valid {
+		t.Errorf("got %+v, %v", r.found, r.err)
+	}
+}
+
+func TestWhoComesAfterAChangeDoesNotShareACallThatBeganBefore(t *testing.T) {
+	for name, change := range map[string]func(*world, *fakeStream){
+		"of the key": func(w *world, s *fakeStream) { w.say(s, changed("next", 11, testKey(1, 'a'))) },
+		"of everything": func(w *world, s *fakeStream) {
+			w.say(s, &tumblerv1.WatchResponse{Cursor: "next", Reset_: true})
+		},
+		"of the own key": func(w *world, s *fakeStream) { w.end(s, status.Error(codes.Unauthenticated, "no")) },
+		"of the history": func(w *world, s *fakeStream) {
+			w.end(s, nil)
+			w.end(w.stream(), status.Error(codes.InvalidArgument, "start_cursor"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, stream := listening(t)
+			held := make(chan struct{})
+			var revoked atomic.Bool
+			w.server.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+				if revoked.Load() {
+					return &tumblerv1.VerifyResponse{Code: tumblerv1.VerifyCode_VERIFY_CODE_NOT_FOUND}, nil
+				}
+				<-held
+				return goodAnswer(request), nil
+			})
+			before := w.start(testKey(1, 'a'))
+			w.eventually("it is asked for", func() bool { singles, _ := w.server.calls(); return singles == 1 })
+			revoked.Store(true)
+			change(w, stream)
+			w.eventually("the call is not shared", func() bool {
+				w.verifier.calls.mu.Lock()
+				defer w.verifier.calls.mu.Unlock()
+				return len(w.verifier.calls.flights) == 0
+			})
+			w.expect(CodeNotFound, false, testKey(1, 'a'))
+			close(held)
+			<-before
+		})
+	}
+}
+
+func TestWhatIsWantedWhileFourCallsAreUnderWayGoesOutTogether(t *testing.T) {
+	w, _ := listening(t)
+	release := w.occupy()
+	var all []<-chan result
+	for place := range 30 {
+		all = append(all, w.start(testKey(place, 'a'), readOrders))
+	}
+	w.queued(30)
+	release()
+	for place, one := range all {
+		if r := w.await(one); r.err != nil || !r.found.Valid || r.found.KeyID != idOf(testKey(place, 'a')) {
+			t.Errorf("got %+v, %v", r.found, r.err)
+		}
+	}
+	if singles, batches := w.server.calls(); singles != mostUnderWay || batches != 1 {
+		t.Errorf("%d single calls and %d for several", singles, batches)
+	}
+	item := w.server.batches[0].GetRequests()[0]
+	if item.GetConsistency().GetAtLeastAsFresh() != "begun" || item.GetRequiredScopes()[0] != "orders:read" {
+		t.Error("an item does not say what is demanded")
+	}
+	w.expect(CodeValid, true, testKey(7, 'a'))
+}
+
+func TestNoMoreThanFiveHundredGoOutTogether(t *testing.T) {
+	w := newWorld(t, WithoutWatch())
+	release := w.occupy()
+	var all []<-chan result
+	for place := range 2*mostInBatch + 100 {
+		all = append(all, w.start(testKey(place, 'a')))
+	}
+	w.queued(2*mostInBatch + 100)
+	release()
+	for _, one := range all {
+		if r := w.await(one); r.err != nil || !r.found.Valid {
+			t.Errorf("got %+v, %v", r.found, r.err)
+		}
+	}
+	for _, batch := range w.server.batches {
+		if size := len(batch.GetRequests()); size > mostInBatch {
+			t.Errorf("%d went together", size)
+		}
+	}
+	if _, batches := w.server.calls(); batches != 3 {
+		t.Errorf("%d calls", batches)
+	}
+}
+
+func TestWhatABatchLeavesUndecidedIsAskedAloneAndFailsNoOther(t *testing.T) {
+	w := newWorld(t, WithoutWatch())
+	release := w.occupy()
+	wrong := []<-chan result{w.start(testKey(1, 'a'), ClientIP("nonsense")), w.start(testKey(2, 'a'), ClientIP("nonsense"))}
+	right := w.start(testKey(3, 'a'))
+	w.queued(3)
+	w.server.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+		if request.GetClientIp() == "nonsense" {
+			return nil, status.Error(codes.InvalidArgument, "client_ip")
+		}
+		return goodAnswer(request), nil
+	})
+	release()
+	for _, one := range wrong {
+		if r := w.await(one); !errors.Is(r.err, ErrInvalidRequest) {
+			t.Errorf("got %+v, %v", r.found, r.err)
+		}
+	}
+	if r := w.await(right); r.err != nil || !r.found.Valid {
+		t.Errorf("got %+v, %v", r.found, r.err)
+	}
+}
+
+func TestWhatNobodyWaitsForAnyMoreIsNotAsked(t *testing.T) {
+	w := newWorld(t, WithoutWatch())
+	release := w.occupy()
+	ctx, cancel := context.WithCancel(context.Background())
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		w.verifier.Verify(ctx, testKey(1, 'a'))
+	}()
+	w.queued(1)
+	cancel()
+	<-gone
+	release()
+	w.queued(0)
+	w.verify(testKey(2, 'a'))
+	for _, request := range w.server.singles {
+		if request.GetKey() == testKey(1, 'a') {
+			t.Error("it was asked for")
+		}
+	}
+}
+
+func TestEverybodyVerifiesAtOnceWhileEverythingChanges(t *testing.T) {
+	w, stream := listening(t, WithCacheSize(50))
+	var callers sync.WaitGroup
+	for caller := range 32 {
+		callers.Add(1)
+		go func() {
+			defer callers.Done()
+			for step := range 200 {
+				key := testKey((caller+step)%100, 'a')
+				found, err := w.verifier.Verify(context.Background(), key, readOrders)
+				if err != nil || !found.Valid || found.KeyID != idOf(key) {
+					t.Errorf("got %+v, %v", found, err)
+				}
+			}
+		}()
+	}
+	for step := range 200 {
+		w.send(stream, changed(fmt.Sprint(step), int64(11+step), testKey(step%100, 'a')))
+	}
+	callers.Wait()
+	if size := w.verifier.Remembered(); size > 50 {
+		t.Errorf("%d are remembered", size)
+	}
+}

@@ -1,0 +1,46 @@
+package tumbler
+
+import (
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// What Verify fails with, by errors.Is; the cause is wrapped beside it, a gRPC status where there is one. Each of them
+// means that nothing was decided, so that the request at hand must be denied or tried again. None shows a key.
+var (
+	// ErrUnavailable: the server cannot be reached, does not answer in time or has too much to do, the context has
+	// ended, or the Verifier is closed. Trying again may help.
+	ErrUnavailable = errors.New("tumbler: keys cannot be verified at the moment")
+
+	// ErrNotAllowed: the Verifier's own key is refused. It is unknown, revoked or expired, or lacks the scope
+	// tumbler:keys:verify.
+	ErrNotAllowed = errors.New("tumbler: the verifier's own key is refused")
+
+	// ErrInvalidRequest: a required scope, the address or the environment is not of the right form. A bug of the
+	// caller, or something of a client's that was passed on unchecked.
+	ErrInvalidRequest = errors.New("tumbler: what is asked of the key is not of the right form")
+)
+
+var (
+	errClosed    = fmt.Errorf("%w: the Verifier is closed", ErrUnavailable)
+	errUndecided = fmt.Errorf("%w: the server decided nothing", ErrUnavailable)
+	errConfused  = fmt.Errorf("%w: the server's answer does not fit the question", ErrUnavailable)
+)
+
+// classify says which of the errors a failed call is.
+func classify(err error) error {
+	switch status.Code(err) {
+	case codes.Unauthenticated, codes.PermissionDenied:
+		return fmt.Errorf("%w: %w", ErrNotAllowed, err)
+	case codes.InvalidArgument:
+		return fmt.Errorf("%w: %w", ErrInvalidRequest, err)
+	default:
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+}
+
+func isInvalid(err error) bool     { return errors.Is(err, ErrInvalidRequest) }
+func isUnavailable(err error) bool { return errors.Is(err, ErrUnavailable) }

@@ -1,0 +1,101 @@
+package tumbler
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+)
+
+// FromContext returns the verdict by which a guard let the request at hand pass; ok is false where none did, as for an
+// exempted one.
+func FromContext(ctx context.Context) (v *Verification, ok bool) {
+	v, ok = ctx.Value(contextKey{}).(*Verification)
+	return v, ok
+}
+
+type contextKey struct{}
+
+func newContext(ctx context.Context, v *Verification) context.Context {
+	return context.WithValue(ctx, contextKey{}, v)
+}
+
+// refusal is what whoever presented a key is told: never which rule it broke.
+type refusal struct {
+	grpc codes.Code
+	http int
+	text string
+}
+
+var (
+	refusedKey     = &refusal{codes.Unauthenticated, http.StatusUnauthorized, "a valid API key is required"}
+	refusedUse     = &refusal{codes.PermissionDenied, http.StatusForbidden, "this API key does not allow that"}
+	refusedForNow  = &refusal{codes.Unavailable, http.StatusServiceUnavailable, cannotVerify}
+	refusedForever = &refusal{codes.Internal, http.StatusInternalServerError, cannotVerify}
+)
+
+const cannotVerify = "API keys cannot be verified at the moment"
+
+// guard is what the guards of all kinds have in common.
+type guard struct {
+	verifier *Verifier
+	fixed    []VerifyOption
+}
+
+// check returns the verdict where it is VALID, and else what to answer.
+func (g *guard) check(ctx context.Context, key, clientIP string, scopes []string) (*Verification, *refusal) {
+	if key == "" {
+		return nil, refusedKey
+	}
+	demand := append([]VerifyOption{ClientIP(clientIP), RequireScopes(scopes...)}, g.fixed...)
+	found, err := g.verifier.Verify(ctx, key, demand...)
+	if err != nil {
+		level, refused := slog.LevelError, refusedForNow
+		switch {
+		case isInvalid(err):
+			refused = refusedForever
+		case ctx.Err() != nil:
+			level = slog.LevelDebug // whoever asked does not wait any more
+		case isUnavailable(err):
+			level = slog.LevelWarn
+		}
+		g.verifier.log.Log(ctx, level, "tumbler: a key could not be verified", "error", err.Error())
+		return nil, refused
+	}
+	if found.Valid {
+		return found, nil
+	}
+	g.verifier.log.InfoContext(ctx, "tumbler: a key was refused", "code", found.Code.String(), "key_id", found.KeyID)
+	switch found.Code {
+	case CodeEnvironmentMismatch, CodeIPNotAllowed, CodeInsufficientScope:
+		return nil, refusedUse
+	default:
+		return nil, refusedKey
+	}
+}
+
+// unlisted refuses what the guard's function of scopes does not know.
+func (g *guard) unlisted(ctx context.Context) *refusal {
+	g.verifier.log.InfoContext(ctx, "tumbler: a request was refused: no scopes are listed for it")
+	return refusedUse
+}
+
+// presented returns the key of a request: authorization: Bearer counts before x-api-key.
+func presented(authorization, apiKey string) string {
+	if scheme, key, _ := strings.Cut(authorization, " "); strings.EqualFold(scheme, "bearer") {
+		return strings.TrimSpace(key)
+	}
+	return apiKey
+}
+
+// address returns the address of a peer's host and port, or nothing where there is none that means the same elsewhere.
+func address(hostPort string) string {
+	found, err := netip.ParseAddrPort(hostPort)
+	if err != nil || found.Addr().Zone() != "" {
+		return ""
+	}
+	return found.Addr().String()
+}

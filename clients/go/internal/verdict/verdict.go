@@ -1,0 +1,114 @@
+// Package verdict decides whether a key may do something: the same rules as in the server, tested by the same vectors
+// (tests/vectors/verify.json).
+package verdict
+
+import (
+	"math"
+	"net/netip"
+	"strings"
+
+	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
+)
+
+// Never is the instant that does not come.
+const Never = math.MaxInt64
+
+// reserved begins the scopes that are permissions on Tumbler itself; * does not grant them.
+const reserved = "tumbler:"
+
+// Record is what decides of a key whose secret was proven. Times are microseconds since the Unix epoch.
+type Record struct {
+	ProjectID       string
+	EnvironmentID   string
+	Scopes          []string
+	Networks        []netip.Prefix // none: from anywhere
+	Revoked         bool
+	Inactive        bool
+	ExpireTime      int64 // Never where the key does not expire
+	GraceExpireTime int64 // Never where the key was not rotated
+}
+
+// Demand is what a key is presented for. What is empty is not asked for.
+type Demand struct {
+	ProjectID      string
+	EnvironmentID  string
+	RequiredScopes []string
+	ClientIP       string
+}
+
+// Decide returns the first reason to deny, or VALID where there is none. A nil record means that nothing was proven.
+// The form of the key is not its business, so it never returns MALFORMED.
+func Decide(record *Record, demand *Demand, now int64) tumblerv1.VerifyCode {
+	switch {
+	case record == nil, demand.ProjectID != "" && record.ProjectID != demand.ProjectID:
+		return tumblerv1.VerifyCode_VERIFY_CODE_NOT_FOUND
+	case record.Revoked:
+		return tumblerv1.VerifyCode_VERIFY_CODE_REVOKED
+	case now >= record.GraceExpireTime:
+		return tumblerv1.VerifyCode_VERIFY_CODE_SUPERSEDED
+	case record.Inactive:
+		return tumblerv1.VerifyCode_VERIFY_CODE_INACTIVE
+	case now >= record.ExpireTime:
+		return tumblerv1.VerifyCode_VERIFY_CODE_EXPIRED
+	case demand.EnvironmentID != "" && record.EnvironmentID != demand.EnvironmentID:
+		return tumblerv1.VerifyCode_VERIFY_CODE_ENVIRONMENT_MISMATCH
+	case len(record.Networks) > 0 && !within(record.Networks, demand.ClientIP):
+		return tumblerv1.VerifyCode_VERIFY_CODE_IP_NOT_ALLOWED
+	}
+	for _, scope := range demand.RequiredScopes {
+		if !anyGrants(record.Scopes, scope) {
+			return tumblerv1.VerifyCode_VERIFY_CODE_INSUFFICIENT_SCOPE
+		}
+	}
+	return tumblerv1.VerifyCode_VERIFY_CODE_VALID
+}
+
+// Networks returns what a key's allowed_cidrs name. One that cannot be read stays in the list and holds no address: a
+// key must not become usable from anywhere because this client does not understand where from.
+func Networks(cidrs []string) []netip.Prefix {
+	var networks []netip.Prefix
+	for _, cidr := range cidrs {
+		network, err := netip.ParsePrefix(cidr)
+		if address, notAddress := netip.ParseAddr(cidr); err != nil && notAddress == nil && address.Zone() == "" {
+			network = netip.PrefixFrom(address, address.BitLen())
+		}
+		networks = append(networks, network)
+	}
+	return networks
+}
+
+func within(networks []netip.Prefix, clientIP string) bool {
+	// An error would hold on to the text, and with it everybody's demands would move to the heap.
+	address, err := netip.ParseAddr(strings.Clone(clientIP))
+	// An address with a zone names something else on every machine, and so nothing.
+	if err != nil || address.Zone() != "" {
+		return false
+	}
+	address = address.Unmap()
+	for _, network := range networks {
+		if network.Contains(address) {
+			return true
+		}
+	}
+	return false
+}
+
+func anyGrants(granted []string, required string) bool {
+	for _, scope := range granted {
+		if grants(scope, required) {
+			return true
+		}
+	}
+	return false
+}
+
+func grants(granted, required string) bool {
+	switch {
+	case granted == required:
+		return true
+	case granted == "*":
+		return !strings.HasPrefix(required, reserved)
+	default:
+		return strings.HasSuffix(granted, ":*") && strings.HasPrefix(required, granted[:len(granted)-1])
+	}
+}

@@ -1,0 +1,149 @@
+package tumbler
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+)
+
+// What holds where no option says otherwise.
+const (
+	DefaultCacheSize    = 10_000
+	DefaultMaxStaleness = 15 * time.Second
+	DefaultHeartbeat    = 5 * time.Second
+	DefaultTimeout      = 2 * time.Second
+)
+
+// The server's limits.
+const (
+	shortestHeartbeat = time.Second
+	longestHeartbeat  = time.Hour
+)
+
+// Option changes how a Verifier works.
+type Option func(*settings)
+
+type settings struct {
+	apiKey       string
+	credentials  credentials.TransportCredentials
+	insecure     bool
+	cacheSize    int
+	maxStaleness time.Duration
+	heartbeat    time.Duration
+	timeout      time.Duration
+	noWatch      bool
+	fixedTTL     time.Duration
+	fixedTTLSet  bool
+	logger       *slog.Logger
+	clock        clock
+}
+
+// WithAPIKey sets the Verifier's own key, which needs the scope tumbler:keys:verify. Required.
+func WithAPIKey(key string) Option { return func(s *settings) { s.apiKey = key } }
+
+// WithCredentials sets how the connection is secured: credentials.NewTLS(nil) for the system's roots, for example.
+// Without it the connection is plaintext, which is refused unless the target is this machine.
+func WithCredentials(c credentials.TransportCredentials) Option {
+	return func(s *settings) { s.credentials = c }
+}
+
+// WithInsecure permits plaintext to another machine. Keys then cross the network for everybody on the way to read.
+func WithInsecure() Option { return func(s *settings) { s.insecure = true } }
+
+// WithCacheSize sets how many keys are remembered; 0: none, each Verify is a call. See DefaultCacheSize.
+func WithCacheSize(keys int) Option { return func(s *settings) { s.cacheSize = keys } }
+
+// WithMaxStaleness sets how long what is remembered may be used after the stream of changes last said that it was
+// complete. It bounds how long a revoked key can go on being accepted while the server cannot be reached. Longer than
+// the heartbeat. See DefaultMaxStaleness.
+func WithMaxStaleness(d time.Duration) Option { return func(s *settings) { s.maxStaleness = d } }
+
+// WithHeartbeat sets how often the server says that nothing has changed: 1 s to 1 h. See DefaultHeartbeat.
+func WithHeartbeat(d time.Duration) Option { return func(s *settings) { s.heartbeat = d } }
+
+// WithTimeout sets the longest that a Verify may take. See DefaultTimeout.
+func WithTimeout(d time.Duration) Option { return func(s *settings) { s.timeout = d } }
+
+// WithoutWatch opens no stream of changes. Nothing is then remembered, but for WithFixedTTL.
+func WithoutWatch() Option { return func(s *settings) { s.noWatch = true } }
+
+// WithFixedTTL remembers keys for so long, though nobody says when one is revoked: a revoked key may be accepted for
+// that time. Only with WithoutWatch.
+func WithFixedTTL(d time.Duration) Option {
+	return func(s *settings) { s.fixedTTL, s.fixedTTLSet = d, true }
+}
+
+// WithLogger sets where the Verifier and its guards log; slog.Default() where it is left out. No key is ever logged.
+func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
+
+// watches says whether there is a stream of changes. Where nothing is remembered there is nothing to keep fresh.
+func (s *settings) watches() bool { return !s.noWatch && s.cacheSize > 0 }
+
+func newSettings(target string, options []Option) (*settings, error) {
+	s := &settings{
+		cacheSize:    DefaultCacheSize,
+		maxStaleness: DefaultMaxStaleness,
+		heartbeat:    DefaultHeartbeat,
+		timeout:      DefaultTimeout,
+	}
+	for _, option := range options {
+		option(s)
+	}
+	if s.logger == nil {
+		s.logger = slog.Default()
+	}
+	if s.clock == nil {
+		s.clock = newSystemClock()
+	}
+	if err := s.check(target); err != nil {
+		return nil, fmt.Errorf("tumbler: %w", err)
+	}
+	return s, nil
+}
+
+// plaintext says whether keys would cross the connection for all to read.
+func (s *settings) plaintext() bool {
+	return s.credentials == nil || s.credentials.Info().SecurityProtocol == "insecure"
+}
+
+func (s *settings) check(target string) error {
+	switch {
+	case target == "":
+		return errors.New("the target is empty")
+	case s.apiKey == "":
+		return errors.New("WithAPIKey: a key is required")
+	case !visible(s.apiKey):
+		return errors.New("WithAPIKey: a key has no white space and no other than ASCII characters")
+	case s.insecure && !s.plaintext():
+		return errors.New("WithInsecure: contradicts WithCredentials")
+	case s.plaintext() && !s.insecure && !isLoopback(target):
+		return fmt.Errorf("WithCredentials: required, since %q is not this machine; or say WithInsecure", target)
+	case s.cacheSize < 0:
+		return errors.New("WithCacheSize: must be 0 or more")
+	case s.maxStaleness <= 0:
+		return errors.New("WithMaxStaleness: must be more than 0")
+	case s.heartbeat < shortestHeartbeat || s.heartbeat > longestHeartbeat:
+		return errors.New("WithHeartbeat: must be 1s to 1h")
+	case s.heartbeat >= s.maxStaleness:
+		return fmt.Errorf("WithHeartbeat: %v must be shorter than WithMaxStaleness, %v", s.heartbeat, s.maxStaleness)
+	case s.timeout <= 0:
+		return errors.New("WithTimeout: must be more than 0")
+	case s.fixedTTLSet && !s.noWatch:
+		return errors.New("WithFixedTTL: only with WithoutWatch")
+	case s.fixedTTLSet && s.fixedTTL <= 0:
+		return errors.New("WithFixedTTL: must be more than 0")
+	}
+	return nil
+}
+
+func visible(text string) bool {
+	for place := range len(text) {
+		if text[place] <= ' ' || text[place] > '~' {
+			return false
+		}
+	}
+	return true
+}

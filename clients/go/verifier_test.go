@@ -1,0 +1,380 @@
+package tumbler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
+)
+
+var readOrders = RequireScopes("orders:read")
+
+func TestAKeyThatWasSeenIsVerifiedWithoutACall(t *testing.T) {
+	w, _ := listening(t)
+	key := testKey(1, 'a')
+	w.expect(CodeValid, false, key, readOrders)
+	w.expect(CodeValid, true, key, readOrders)
+	if singles, _ := w.server.calls(); singles != 1 {
+		t.Errorf("%d calls", singles)
+	}
+}
+
+func TestAVerificationTellsAllThatTheServerTold(t *testing.T) {
+	w, _ := listening(t)
+	w.server.answerWith(func(a *tumblerv1.VerifyResponse) {
+		a.ExpireTime = timestamppb.New(testTime.Add(time.Hour))
+	})
+	for _, cached := range []bool{false, true} {
+		got := fmt.Sprintf("%+v", *w.verify(testKey(1, 'a')))
+		want := fmt.Sprintf("%+v", Verification{
+			Valid: true, Code: CodeValid, KeyID: "0000000000000001", ProjectID: "acme", EnvironmentID: "live",
+			OwnerID: "an owner", Name: "a name", Scopes: []string{"orders:read"},
+			Metadata: map[string]string{"plan": "pro"}, ExpireTime: testTime.Add(time.Hour), Cached: cached,
+		})
+		if got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+}
+
+func TestWhatIsRememberedIsDecidedAnewEachTime(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*tumblerv1.VerifyResponse)
+		later  time.Duration
+		ask    VerifyOption
+		want   Code
+	}{
+		"within its time": {
+			func(a *tumblerv1.VerifyResponse) { a.ExpireTime = timestamppb.New(testTime.Add(5 * time.Second)) },
+			5*time.Second - time.Microsecond, readOrders, CodeValid,
+		},
+		"expired": {
+			func(a *tumblerv1.VerifyResponse) { a.ExpireTime = timestamppb.New(testTime.Add(5 * time.Second)) },
+			5 * time.Second, readOrders, CodeExpired,
+		},
+		"at the end of its grace": {
+			func(a *tumblerv1.VerifyResponse) { a.GraceExpireTime = timestamppb.New(testTime.Add(5 * time.Second)) },
+			5 * time.Second, readOrders, CodeSuperseded,
+		},
+		"for a scope that it lacks": {
+			func(*tumblerv1.VerifyResponse) {}, 0, RequireScopes("orders:write"), CodeInsufficientScope,
+		},
+		"for one of two scopes": {
+			func(*tumblerv1.VerifyResponse) {}, 0, RequireScopes("orders:read", "orders:write"), CodeInsufficientScope,
+		},
+		"in its environment": {
+			func(*tumblerv1.VerifyResponse) {}, 0, Environment("live"), CodeValid,
+		},
+		"in another environment": {
+			func(*tumblerv1.VerifyResponse) {}, 0, Environment("test"), CodeEnvironmentMismatch,
+		},
+		"from its network": {
+			func(a *tumblerv1.VerifyResponse) { a.AllowedCidrs = []string{"192.0.2.0/24"} }, 0, ClientIP("192.0.2.7"), CodeValid,
+		},
+		"from elsewhere": {
+			func(a *tumblerv1.VerifyResponse) { a.AllowedCidrs = []string{"192.0.2.0/24"} }, 0, ClientIP("203.0.113.9"), CodeIPNotAllowed,
+		},
+		"from nobody knows where": {
+			func(a *tumblerv1.VerifyResponse) { a.AllowedCidrs = []string{"192.0.2.0/24"} }, 0, readOrders, CodeIPNotAllowed,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, _ := listening(t)
+			w.server.answerWith(c.change)
+			w.verify(testKey(1, 'a'))
+			w.clock.advance(c.later)
+			w.expect(c.want, true, testKey(1, 'a'), c.ask)
+		})
+	}
+}
+
+func TestOptionsOfAKindAddUp(t *testing.T) {
+	w, _ := listening(t)
+	w.expect(CodeValid, false, testKey(1, 'a'), readOrders, Environment("live"), ClientIP("192.0.2.7"), RequireScopes("a:b"))
+	request := w.server.lastRequest()
+	got := fmt.Sprintln(request.GetRequiredScopes(), request.GetEnvironmentId(), request.GetClientIp())
+	if want := "[orders:read a:b] live 192.0.2.7\n"; got != want {
+		t.Errorf("the server was asked for %s, want %s", got, want)
+	}
+	w.expect(CodeInsufficientScope, true, testKey(1, 'a'), readOrders, RequireScopes("a:b"))
+}
+
+func TestAWrongSecretForARememberedKeyIsDeniedWithoutACall(t *testing.T) {
+	w, _ := listening(t)
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.expect(CodeNotFound, true, testKey(1, 'b'))
+	w.expect(CodeValid, true, testKey(1, 'a'))
+	if found := w.verify(testKey(1, 'b')); found.KeyID != "" || found.Scopes != nil {
+		t.Errorf("it tells of the key: %+v", found)
+	}
+	if singles, _ := w.server.calls(); singles != 1 {
+		t.Errorf("%d calls", singles)
+	}
+}
+
+func TestWhatIsNoKeyIsMalformedWithoutACall(t *testing.T) {
+	w, _ := listening(t)
+	good := testKey(1, 'a')
+	w.expect(CodeValid, false, good)
+	for _, key := range []string{
+		"", "x", good[:69], good + "0", strings.Repeat("a", 1_000_000), good[:69] + "!", testKey(2, 'a')[:69] + "-",
+		good[:30] + "b" + good[31:], "Bearer " + good,
+	} {
+		w.expect(CodeMalformed, false, key)
+	}
+	if singles, batches := w.server.calls(); singles+batches != 1 {
+		t.Errorf("%d calls", singles+batches)
+	}
+}
+
+func TestARecordIsNotRememberedPastItsTimeToLive(t *testing.T) {
+	w, stream := listening(t)
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	for second := range 59 {
+		w.clock.advance(time.Second)
+		w.say(stream, &tumblerv1.WatchResponse{Cursor: fmt.Sprint(second)})
+	}
+	w.expect(CodeValid, true, testKey(1, 'a'))
+	w.clock.advance(time.Second)
+	w.expect(CodeValid, false, testKey(1, 'a'))
+}
+
+func TestOnlyKeysThatAreGoodForSomethingAreRemembered(t *testing.T) {
+	for code, remembered := range map[Code]bool{
+		CodeValid: true, CodeMalformed: false, CodeNotFound: false, CodeRevoked: false, CodeSuperseded: false,
+		CodeInactive: false, CodeExpired: false, CodeEnvironmentMismatch: true, CodeIPNotAllowed: true,
+		CodeInsufficientScope: true,
+	} {
+		t.Run(code.String(), func(t *testing.T) {
+			w, _ := listening(t)
+			w.server.answerWith(func(a *tumblerv1.VerifyResponse) {
+				a.Code, a.Valid = tumblerv1.VerifyCode(code), code == CodeValid
+			})
+			w.expect(code, false, testKey(1, 'a'))
+			if got := w.verifier.Remembered() == 1; got != remembered {
+				t.Errorf("remembered: %v", got)
+			}
+		})
+	}
+}
+
+func TestARecordWithoutATimeToLiveIsNotRemembered(t *testing.T) {
+	w, _ := listening(t)
+	w.server.answerWith(func(a *tumblerv1.VerifyResponse) { a.CacheTtl = nil })
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.expect(CodeValid, false, testKey(1, 'a'))
+}
+
+func TestAnAnswerThatContradictsItselfIsUnavailable(t *testing.T) {
+	for name, change := range map[string]func(*tumblerv1.VerifyResponse){
+		"valid without its code": func(a *tumblerv1.VerifyResponse) { a.Code = tumblerv1.VerifyCode_VERIFY_CODE_EXPIRED },
+		"the code without valid": func(a *tumblerv1.VerifyResponse) { a.Valid = false },
+		"another key's":          func(a *tumblerv1.VerifyResponse) { a.KeyId = "0000000000000002" },
+		"of no time":             func(a *tumblerv1.VerifyResponse) { a.CheckTime = nil },
+		"of nothing": func(a *tumblerv1.VerifyResponse) {
+			a.Valid, a.Code = false, tumblerv1.VerifyCode_VERIFY_CODE_UNSPECIFIED
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, _ := listening(t)
+			w.server.answerWith(change)
+			found, err := w.verifier.Verify(context.Background(), testKey(1, 'a'))
+			if found != nil || !errors.Is(err, ErrUnavailable) {
+				t.Errorf("got %v, %v", found, err)
+			}
+			if w.verifier.Remembered() != 0 {
+				t.Error("it is remembered")
+			}
+		})
+	}
+}
+
+func TestACodeOfALaterServerDenies(t *testing.T) {
+	w, _ := listening(t)
+	w.server.answerWith(func(a *tumblerv1.VerifyResponse) { a.Code, a.Valid = 77, false })
+	w.expect(Code(77), false, testKey(1, 'a'))
+	w.expect(Code(77), false, testKey(1, 'a'))
+}
+
+func TestTheKeyUsedLongestAgoIsForgottenFirst(t *testing.T) {
+	w, _ := listening(t, WithCacheSize(3))
+	for id := range 3 {
+		w.verify(testKey(id, 'a'))
+	}
+	w.expect(CodeValid, true, testKey(0, 'a'))
+	w.verify(testKey(3, 'a'))
+	if size := w.verifier.Remembered(); size != 3 {
+		t.Errorf("%d are remembered", size)
+	}
+	w.expect(CodeValid, true, testKey(0, 'a'))
+	w.expect(CodeValid, false, testKey(1, 'a'))
+}
+
+func TestKeysThatAreSprayedEvictNone(t *testing.T) {
+	w, _ := listening(t, WithCacheSize(3))
+	w.verify(testKey(0, 'a'))
+	w.server.answer(func(*tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+		return &tumblerv1.VerifyResponse{Code: tumblerv1.VerifyCode_VERIFY_CODE_NOT_FOUND, Revision: 10}, nil
+	})
+	for id := range 10 {
+		w.expect(CodeNotFound, false, testKey(id+1, 'x'))
+	}
+	w.expect(CodeValid, true, testKey(0, 'a'))
+}
+
+func TestChangingAVerificationChangesNothingThatIsRemembered(t *testing.T) {
+	w, _ := listening(t)
+	for range 2 {
+		found := w.verify(testKey(1, 'a'))
+		found.Scopes[0], found.Metadata["plan"] = "*", "free"
+	}
+	w.expect(CodeInsufficientScope, true, testKey(1, 'a'), RequireScopes("orders:write"))
+	if found := w.verify(testKey(1, 'a')); found.Scopes[0] != "orders:read" || found.Metadata["plan"] != "pro" {
+		t.Errorf("got %+v", found)
+	}
+}
+
+func TestTheOwnKeyAndTheCursorGoWithEachCall(t *testing.T) {
+	w, stream := listening(t)
+	w.say(stream, &tumblerv1.WatchResponse{Cursor: "the newest"})
+	w.verify(testKey(1, 'a'))
+	if got := w.server.headers[0].Get("authorization"); len(got) != 1 || got[0] != "Bearer "+ownKey {
+		t.Error("it did not bring its own key")
+	}
+	if got := w.server.lastRequest().GetConsistency().GetAtLeastAsFresh(); got != "the newest" {
+		t.Errorf("at least as fresh as %q", got)
+	}
+}
+
+func TestWithoutACacheEachVerifyIsACallAndThereIsNoStream(t *testing.T) {
+	w := newWorld(t, WithCacheSize(0))
+	for range 3 {
+		w.expect(CodeValid, false, testKey(1, 'a'))
+	}
+	select {
+	case <-w.server.streams:
+		t.Error("a stream was opened")
+	default:
+	}
+}
+
+func TestWithoutAStreamNothingIsRemembered(t *testing.T) {
+	w := newWorld(t, WithoutWatch())
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.expect(CodeValid, false, testKey(1, 'a'))
+}
+
+func TestAFixedTimeToLiveIsKeptToWithoutAStream(t *testing.T) {
+	w := newWorld(t, WithoutWatch(), WithFixedTTL(30*time.Second))
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.clock.advance(30*time.Second - 1)
+	w.expect(CodeValid, true, testKey(1, 'a'))
+	w.clock.advance(1)
+	w.expect(CodeValid, false, testKey(1, 'a'))
+}
+
+func TestAFixedTimeToLiveNeverOutlastsTheServers(t *testing.T) {
+	w := newWorld(t, WithoutWatch(), WithFixedTTL(time.Hour))
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.clock.advance(time.Minute)
+	w.expect(CodeValid, false, testKey(1, 'a'))
+}
+
+func TestAnUnreachableServerIsUnavailable(t *testing.T) {
+	w := newWorld(t, WithoutWatch())
+	w.grpc.Stop()
+	found, err := w.verifier.Verify(context.Background(), testKey(1, 'a'))
+	if found != nil || !errors.Is(err, ErrUnavailable) || status.Code(err) != codes.Unavailable {
+		t.Errorf("got %v, %v", found, err)
+	}
+}
+
+func TestAFailedCallIsTheErrorThatItsCodeSays(t *testing.T) {
+	for code, want := range map[codes.Code]error{
+		codes.DeadlineExceeded:  ErrUnavailable,
+		codes.ResourceExhausted: ErrUnavailable,
+		codes.Internal:          ErrUnavailable,
+		codes.Unknown:           ErrUnavailable,
+		codes.Unimplemented:     ErrUnavailable,
+		codes.Unauthenticated:   ErrNotAllowed,
+		codes.PermissionDenied:  ErrNotAllowed,
+		codes.InvalidArgument:   ErrInvalidRequest,
+	} {
+		t.Run(code.String(), func(t *testing.T) {
+			w, _ := listening(t)
+			w.server.answer(func(*tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+				return nil, status.Error(code, "no")
+			})
+			found, err := w.verifier.Verify(context.Background(), testKey(1, 'a'))
+			if found != nil || !errors.Is(err, want) || status.Code(err) != code {
+				t.Errorf("got %v, %v", found, err)
+			}
+		})
+	}
+}
+
+func TestAServerThatIsAwayForAMomentIsAskedAgain(t *testing.T) {
+	w, _ := listening(t)
+	attempts := 0
+	w.server.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+		if attempts++; attempts < 3 {
+			return nil, status.Error(codes.Unavailable, "in a moment")
+		}
+		return goodAnswer(request), nil
+	})
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	if attempts != 3 {
+		t.Errorf("%d attempts", attempts)
+	}
+}
+
+func TestAServerThatDoesNotAnswerIsUnavailableWhenTheTimeIsUp(t *testing.T) {
+	w := newWorld(t, WithoutWatch(), WithTimeout(50*time.Millisecond))
+	release := w.holdAnswers()
+	defer release()
+	_, err := w.verifier.Verify(context.Background(), testKey(1, 'a'))
+	if !errors.Is(err, ErrUnavailable) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestACallerWhoseContextEndsWaitsNoLonger(t *testing.T) {
+	w, _ := listening(t)
+	release := w.holdAnswers()
+	defer release()
+	ctx, cancel := context.WithCancel(context.Background())
+	result := make(chan error)
+	go func() {
+		_, err := w.verifier.Verify(ctx, testKey(1, 'a'))
+		result <- err
+	}()
+	w.eventually("it is asked for", func() bool { singles, _ := w.server.calls(); return singles == 1 })
+	cancel()
+	if err := <-result; !errors.Is(err, ErrUnavailable) || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// holdAnswers has the server answer nothing until release is called.
+func (w *world) holdAnswers() (release func()) {
+	held := make(chan struct{})
+	w.server.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+		<-held
+		return goodAnswer(request), nil
+	})
+	released := false
+	return func() {
+		if !released {
+			released = true
+			close(held)
+		}
+	}
+}

@@ -1,0 +1,319 @@
+package tumbler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
+)
+
+func TestAChangeOfAKeyMakesItForgotten(t *testing.T) {
+	w, stream := listening(t)
+	w.verify(testKey(1, 'a'))
+	w.verify(testKey(2, 'a'))
+	w.say(stream, changed("next", 11, testKey(1, 'a')))
+	w.server.answerWith(func(a *tumblerv1.VerifyResponse) {
+		a.Valid, a.Code, a.Revision = false, tumblerv1.VerifyCode_VERIFY_CODE_REVOKED, 11
+	})
+	w.expect(CodeRevoked, false, testKey(1, 'a'))
+	w.expect(CodeValid, true, testKey(2, 'a'))
+}
+
+func TestAResetMakesEverythingForgotten(t *testing.T) {
+	w, stream := listening(t)
+	w.verify(testKey(1, 'a'))
+	w.say(stream, &tumblerv1.WatchResponse{Cursor: "elsewhere", Reset_: true})
+	if w.verifier.Remembered() != 0 {
+		t.Error("something is remembered")
+	}
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.expect(CodeValid, true, testKey(1, 'a'))
+}
+
+func TestNothingIsRememberedBeforeTheStreamHasBegun(t *testing.T) {
+	w := newWorld(t)
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.expect(CodeValid, false, testKey(1, 'a'))
+}
+
+func TestAStreamAsksForTheHeartbeatAndBeginsAtNow(t *testing.T) {
+	w := newWorld(t, WithHeartbeat(3*time.Second))
+	request := w.stream().request
+	if request.GetStartCursor() != "" || request.GetHeartbeatInterval().AsDuration() != 3*time.Second ||
+		request.GetProjectId() != "" {
+		t.Errorf("asked for %v", request)
+	}
+}
+
+func TestABrokenStreamGoesOnWhereItWasAndNothingIsForgotten(t *testing.T) {
+	w, stream := listening(t)
+	w.verify(testKey(1, 'a'))
+	w.say(stream, &tumblerv1.WatchResponse{Cursor: "here"})
+	w.end(stream, status.Error(codes.Unavailable, "stopping"))
+	w.expect(CodeValid, true, testKey(1, 'a'))
+	stream = w.stream()
+	if got := stream.request.GetStartCursor(); got != "here" {
+		t.Errorf("it began at %q", got)
+	}
+	w.say(stream, changed("there", 11, testKey(1, 'a')))
+	w.expect(CodeValid, false, testKey(1, 'a'))
+}
+
+func TestAStreamThatBreaksBeforeItsFirstWordBeginsAnewAndForgets(t *testing.T) {
+	w := newWorld(t)
+	w.end(w.stream(), nil)
+	stream := w.stream()
+	if got := stream.request.GetStartCursor(); got != "" {
+		t.Errorf("it began at %q", got)
+	}
+	w.say(stream, &tumblerv1.WatchResponse{Cursor: "begun"})
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.expect(CodeValid, true, testKey(1, 'a'))
+}
+
+func TestAServerThatWasAwayIsFoundAgain(t *testing.T) {
+	w, _ := listening(t)
+	address := w.listener.Addr().String()
+	w.grpc.Stop()
+	w.serve(address)
+	stream := w.stream()
+	if got := stream.request.GetStartCursor(); got != "begun" {
+		t.Errorf("it began at %q", got)
+	}
+}
+
+func TestWhatIsRememberedIsNotUsedWhenTheStreamHasBeenSilentForTooLong(t *testing.T) {
+	w, stream := listening(t)
+	w.verify(testKey(1, 'a'))
+	w.end(stream, status.Error(codes.Unavailable, "stopping"))
+	w.clock.advance(DefaultMaxStaleness - 1)
+	w.expect(CodeValid, true, testKey(1, 'a'))
+	w.clock.advance(1)
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.expect(CodeValid, false, testKey(1, 'a'))
+}
+
+func TestWhatIsRememberedDoesNotOutliveTheServerForLong(t *testing.T) {
+	w, _ := listening(t)
+	w.verify(testKey(1, 'a'))
+	w.grpc.Stop()
+	w.clock.advance(DefaultMaxStaleness)
+	if found, err := w.verifier.Verify(context.Background(), testKey(1, 'a')); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("got %v, %v", found, err)
+	}
+}
+
+func TestAHeartbeatMakesWhatIsRememberedFreshAgain(t *testing.T) {
+	w, stream := listening(t, WithMaxStaleness(6*time.Second))
+	w.verify(testKey(1, 'a'))
+	w.clock.advance(6 * time.Second)
+	w.say(stream, &tumblerv1.WatchResponse{Cursor: "beat"})
+	w.expect(CodeValid, true, testKey(1, 'a'))
+}
+
+func TestEventsAloneDoNotSayThatThereWasNothingElse(t *testing.T) {
+	w, stream := listening(t, WithMaxStaleness(6*time.Second))
+	w.verify(testKey(1, 'a'))
+	w.clock.advance(6 * time.Second)
+	w.say(stream, changed("catching up", 11, testKey(2, 'a')))
+	w.expect(CodeValid, false, testKey(1, 'a'))
+}
+
+func TestAStreamThatIsSilentForTwoAndAHalfHeartbeatsIsOpenedAnew(t *testing.T) {
+	w, stream := listening(t)
+	w.clock.advance(12 * time.Second)
+	w.say(stream, &tumblerv1.WatchResponse{Cursor: "still there"})
+	w.clock.advance(12 * time.Second)
+	select {
+	case <-stream.gone:
+		t.Fatal("it was given up too early")
+	default:
+	}
+	w.clock.advance(500 * time.Millisecond)
+	w.gone(stream)
+	if got := w.stream().request.GetStartCursor(); got != "still there" {
+		t.Errorf("it began at %q", got)
+	}
+}
+
+func TestAnOwnKeyThatIsRefusedMakesEverythingForgottenAndIsTriedAgain(t *testing.T) {
+	for _, code := range []codes.Code{codes.Unauthenticated, codes.PermissionDenied} {
+		t.Run(code.String(), func(t *testing.T) {
+			w, stream := listening(t)
+			w.verify(testKey(1, 'a'))
+			w.end(stream, status.Error(code, "no"))
+			w.eventually("everything is forgotten", func() bool { return w.verifier.Remembered() == 0 })
+			w.expect(CodeValid, false, testKey(1, 'a'))
+			w.expect(CodeValid, false, testKey(1, 'a'))
+			w.eventually("it pauses", func() bool { return w.clock.waits(refusedPause) })
+			w.clock.advance(refusedPause)
+			w.say(w.stream(), &tumblerv1.WatchResponse{Cursor: "allowed again"})
+			w.expect(CodeValid, false, testKey(1, 'a'))
+			w.expect(CodeValid, true, testKey(1, 'a'))
+			if !strings.Contains(w.logs.String(), "level=ERROR") {
+				t.Errorf("nothing was logged: %s", w.logs)
+			}
+		})
+	}
+}
+
+func TestACursorThatTheServerDoesNotKnowIsDroppedAndEverythingForgotten(t *testing.T) {
+	w, stream := listening(t)
+	w.verify(testKey(1, 'a'))
+	w.end(stream, status.Error(codes.Unavailable, "stopping"))
+	w.end(w.stream(), status.Error(codes.InvalidArgument, "start_cursor"))
+	stream = w.stream()
+	if got := stream.request.GetStartCursor(); got != "" {
+		t.Errorf("it began at %q", got)
+	}
+	if w.verifier.Remembered() != 0 {
+		t.Error("something is remembered")
+	}
+	w.say(stream, &tumblerv1.WatchResponse{Cursor: "anew"})
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.expect(CodeValid, true, testKey(1, 'a'))
+}
+
+func TestACursorThatVerifyDoesNotKnowFailsNobody(t *testing.T) {
+	w, _ := listening(t)
+	w.verify(testKey(1, 'a'))
+	w.server.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+		if request.GetConsistency() != nil {
+			return nil, status.Error(codes.InvalidArgument, "consistency.at_least_as_fresh")
+		}
+		return goodAnswer(request), nil
+	})
+	w.expect(CodeValid, false, testKey(2, 'a'))
+	if w.verifier.Remembered() != 0 {
+		t.Error("something of another history is remembered")
+	}
+}
+
+func TestAnAnswerToACallWithoutTheCursorIsNotRemembered(t *testing.T) {
+	w, stream := listening(t)
+	w.server.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+		if request.GetConsistency() == nil {
+			return goodAnswer(request), nil
+		}
+		w.say(stream, &tumblerv1.WatchResponse{Cursor: "already elsewhere"})
+		return nil, status.Error(codes.InvalidArgument, "consistency.at_least_as_fresh")
+	})
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	if w.verifier.Remembered() != 0 {
+		t.Error("it is remembered")
+	}
+}
+
+func TestThePauseBetweenStreamsDoublesAndIsRandom(t *testing.T) {
+	w := &watcher{}
+	broken := status.Error(codes.Unavailable, "stopping")
+	for failures, most := range map[int]time.Duration{
+		0: 100 * time.Millisecond, 1: 200 * time.Millisecond, 5: 3200 * time.Millisecond, 6: 5 * time.Second, 1000: 5 * time.Second,
+	} {
+		longest, seen := time.Duration(0), map[time.Duration]bool{}
+		for range 200 {
+			d := w.after(broken, failures)
+			longest, seen[d] = max(longest, d), true
+			if d <= 0 {
+				t.Fatalf("a pause of %v", d)
+			}
+		}
+		if longest > most || longest < most/2 || len(seen) < 100 {
+			t.Errorf("after %d failures: at most %v, want up to %v", failures, longest, most)
+		}
+	}
+}
+
+// verifyMeanwhile asks for a key, does something while the call is under way, and returns when it is back.
+func (w *world) verifyMeanwhile(key string, meanwhile func()) {
+	w.Helper()
+	before, _ := w.server.calls()
+	release := w.holdAnswers()
+	back := w.start(key)
+	w.eventually("it is asked for", func() bool { now, _ := w.server.calls(); return now > before })
+	meanwhile()
+	release()
+	if r := w.await(back); r.err != nil {
+		w.Fatal(r.err)
+	}
+}
+
+func TestAnAnswerOlderThanAChangeOfTheKeyIsNotRemembered(t *testing.T) {
+	w, stream := listening(t)
+	w.verifyMeanwhile(testKey(1, 'a'), func() { w.say(stream, changed("next", 11, testKey(1, 'a'))) })
+	w.expect(CodeValid, false, testKey(1, 'a'))
+}
+
+func TestAnAnswerThatHoldsTheChangeOfTheKeyIsRemembered(t *testing.T) {
+	w, stream := listening(t)
+	w.verifyMeanwhile(testKey(1, 'a'), func() { w.say(stream, changed("next", 10, testKey(1, 'a'))) })
+	w.expect(CodeValid, true, testKey(1, 'a'))
+}
+
+func TestAChangeOfAnotherKeyIsNoReasonNotToRemember(t *testing.T) {
+	w, stream := listening(t)
+	w.verifyMeanwhile(testKey(1, 'a'), func() { w.say(stream, changed("next", 11, testKey(2, 'a'))) })
+	w.expect(CodeValid, true, testKey(1, 'a'))
+}
+
+func TestAnAnswerOlderThanTheChangesThatAreKeptIsNotRemembered(t *testing.T) {
+	w, stream := listening(t)
+	others := make([]string, recentChanges)
+	for place := range others {
+		others[place] = testKey(place+100, 'a')
+	}
+	w.verifyMeanwhile(testKey(1, 'a'), func() { w.say(stream, changed("many", 11, others...)) })
+	w.expect(CodeValid, true, testKey(1, 'a'))
+	w.verifyMeanwhile(testKey(2, 'a'), func() { w.say(stream, changed("one more", 11+recentChanges, others[0])) })
+	w.expect(CodeValid, false, testKey(2, 'a'))
+}
+
+func TestAnAnswerToACallThatBeganBeforeAResetIsNotRemembered(t *testing.T) {
+	w, stream := listening(t)
+	w.verifyMeanwhile(testKey(1, 'a'), func() {
+		w.say(stream, &tumblerv1.WatchResponse{Cursor: "elsewhere", Reset_: true})
+		w.say(stream, &tumblerv1.WatchResponse{Cursor: "beat"})
+	})
+	w.expect(CodeValid, false, testKey(1, 'a'))
+}
+
+func TestAnAnswerToACallThatBeganBeforeTheStreamIsNotRemembered(t *testing.T) {
+	w := newWorld(t)
+	stream := w.stream()
+	w.verifyMeanwhile(testKey(1, 'a'), func() { w.say(stream, &tumblerv1.WatchResponse{Cursor: "begun"}) })
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.expect(CodeValid, true, testKey(1, 'a'))
+}
+
+func TestTheTimeThatACallTakesIsPartOfTheLifetime(t *testing.T) {
+	w, stream := listening(t)
+	w.verifyMeanwhile(testKey(1, 'a'), func() {
+		for second := range 59 {
+			w.clock.advance(time.Second)
+			w.say(stream, &tumblerv1.WatchResponse{Cursor: fmt.Sprint(second)})
+		}
+	})
+	w.expect(CodeValid, true, testKey(1, 'a'))
+	w.clock.advance(time.Second)
+	w.expect(CodeValid, false, testKey(1, 'a'))
+}
+
+func TestTheChangesThatAreKeptAreTheLatest(t *testing.T) {
+	kept := newChanges()
+	for revision := range int64(3 * recentChanges) {
+		kept.note(fmt.Sprint(revision%10), revision)
+	}
+	if len(kept.revisions) != 10 || kept.floor != 2*recentChanges-1 {
+		t.Errorf("%d keys are kept, and %d dropped", len(kept.revisions), kept.floor)
+	}
+	if newest := int64(3*recentChanges - 1); kept.after(fmt.Sprint(newest%10), newest) || !kept.after(fmt.Sprint(newest%10), newest-1) {
+		t.Error("the newest revision of a key is not what counts")
+	}
+}
