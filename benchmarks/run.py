@@ -108,6 +108,7 @@ def _machine(bench: Bench) -> str:
         _first_line("h2load", "--version"),
         _first_line("go", "version").removeprefix("go version "),
         f"Node {_first_line('node', '--version')}",
+        _first_line("java", "--version"),
     ]
     return "; ".join(fact for fact in facts if fact) + f". The server has core {min(SERVER_CORE)} to itself."
 

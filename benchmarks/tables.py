@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.bench import Bench
 from benchmarks.load import Ratio
-from benchmarks.parts import fallback, flood, listing, memory, peers, verify, workers
+from benchmarks.parts import clients, fallback, flood, listing, memory, peers, verify, workers
 from benchmarks.race import NO_OP
 
 Row = Mapping[str, Any]
@@ -197,6 +197,36 @@ def listing_table(rows: Sequence[Row]) -> str:
     return table(header, lines)
 
 
+def clients_table(rows: Sequence[Row]) -> str:
+    """Return a table of client libraries, a line for each."""
+    header = [
+        "",
+        "remembered: ns a call",
+        "asked: µs a call",
+        "revoked keys",
+        "denied after: p50 ms",
+        "p99 ms",
+        "at the most ms",
+    ]
+    return table(
+        header,
+        [
+            [f"{row['client']}: left out, {row['left_out']}", *[NOTHING] * 6]
+            if "left_out" in row
+            else [
+                row["client"],
+                number(row["cached_ns"][0]),
+                number(row["uncached_us"][0]),
+                str(row["revoked"]),
+                number(row["p50"]),
+                number(row["p99"]),
+                number(row["most"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
 def peers_table(rows: Sequence[Row]) -> str:
     """Return a table of what others would pick."""
     header = [
@@ -238,6 +268,7 @@ PARTS: Mapping[str, tuple[Callable[[Bench], list[dict[str, Any]]], Callable[[Seq
     "flood": (flood.run, flood_table),
     "memory": (memory.run, memory_table),
     "listing": (listing.run, listing_table),
+    "clients": (clients.run, clients_table),
     "peers": (peers.run, peers_table),
 }
 """Each part in the order in which it is run, and how it is shown."""
@@ -276,4 +307,21 @@ def _goals(results: Mapping[str, Sequence[Row]]) -> list[tuple[str, str, str, bo
             calls = f"{row['flood']['calls']:,}"
             name = f"bcrypt runs under a flood of {calls} forged or wrong keys"
             goals.append((name, "0", str(row["bcrypt_runs"]), row["bcrypt_runs"] == 0))
+    goals += _client_goals([row for row in results.get("clients", ()) if "left_out" not in row])
+    return goals
+
+
+def _client_goals(rows: Sequence[Row]) -> list[tuple[str, str, str, bool]]:
+    if not rows:
+        return []
+    goals = []
+    for language, most in (("Python", 5_000), ("Go", 1_000), ("TypeScript", 3_000), ("Java", 1_000)):
+        found = {row["client"]: Ratio(*row["cached_ns"]).median for row in rows if row["client"].startswith(language)}
+        if found:
+            shown = ", ".join(f"{number(nanoseconds)} ns ({name})" for name, nanoseconds in found.items())
+            name = f"a key that the {language} client remembers, verified"
+            goals.append((name, f"≤ {most // 1_000} µs", shown, max(found.values()) <= most))
+    worst = max(rows, key=lambda row: row["p99"])
+    name = "a revoked key is denied by a client that remembers it, p99 after Revoke returned"
+    goals.append((name, "≤ 100 ms", f"{number(worst['p99'])} ms ({worst['client']})", worst["p99"] <= 100))
     return goals

@@ -14,10 +14,10 @@ from playhouse.cockroachdb import CockroachDatabase
 
 from tests.domain import OPERATOR, Domain, answers, new_store
 from tests.harness import FrozenClock
+from tumbler.decide import Code
 from tumbler_server.clock import HOUR
 from tumbler_server.errors import KeyIsSuperseded, StoreUnavailable
 from tumbler_server.events import log
-from tumbler_server.keys.decide import Code
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.listing import Query
 from tumbler_server.keys.requests import RequestId

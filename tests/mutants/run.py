@@ -1,8 +1,8 @@
-"""Break the server in ways that matter, one at a time, and see that a test notices each.
+"""Break the code in ways that matter, one at a time, and see that a test notices each.
 
     python tests/mutants/run.py [NAME …]
 
-Each mutant is one replaced piece of code in a copy of the server, which the tests then import in its place. Exit code 1
+Each mutant is one replaced piece of code in a copy of the code, which the tests then import in its place. Exit code 1
 where a mutant survives, or no longer fits the code.
 """
 
@@ -21,12 +21,15 @@ ROOT = Path(__file__).parents[2]
 _OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-k", "not postgresql and not cockroachdb")
 _TIMEOUT = 300
 
-SERVER = ROOT / "server" / "tumbler_server"
+PACKAGES = (ROOT / "server" / "tumbler_server", ROOT / "clients" / "python" / "src" / "tumbler")
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One breakage: in ``file``, ``old`` becomes ``new``, and one of ``tests`` must fail."""
+    """One breakage: in ``file``, ``old`` becomes ``new``, and one of ``tests`` must fail.
+
+    ``file`` is one of the server's package, or of the client's where it says so (``tumbler/…``).
+    """
 
     name: str
     file: str
@@ -185,7 +188,7 @@ MUTANTS = (
     ),
     Mutant(
         "the verdict does not ask for the project",
-        "keys/decide.py",
+        "tumbler/decide.py",
         "or (demand.project_id and key.project_id != demand.project_id)",
         "",
         "tests/unit/test_decide.py",
@@ -206,42 +209,42 @@ MUTANTS = (
     ),
     Mutant(
         "the grace is not read by Verify",
-        "keys/decide.py",
+        "tumbler/decide.py",
         "if now >= key.grace_expire_time:",
         "if False:",
         "tests/unit/test_decide.py",
     ),
     Mutant(
         "a key is valid by default",
-        "keys/decide.py",
+        "tumbler/decide.py",
         "        return Code.NOT_FOUND\n",
         "        return Code.VALID\n",
         "tests/unit/test_decide.py",
     ),
     Mutant(
         "the instant of expiry is still valid",
-        "keys/decide.py",
+        "tumbler/decide.py",
         "if now >= key.expire_time:",
         "if now > key.expire_time:",
         "tests/unit/test_decide.py",
     ),
     Mutant(
         "one required scope is enough",
-        "keys/decide.py",
+        "tumbler/decide.py",
         "            return Code.INSUFFICIENT_SCOPE\n",
         "            return Code.INSUFFICIENT_SCOPE\n        break\n",
         "tests/unit/test_decide.py",
     ),
     Mutant(
         "a missing client address is let through",
-        "keys/decide.py",
+        "tumbler/decide.py",
         "return address is not None and any(",
         "return address is None or any(",
         "tests/unit/test_decide.py",
     ),
     Mutant(
         "the wildcard grants permissions on this service",
-        "keys/scopes.py",
+        "tumbler/decide.py",
         "return not required.startswith(RESERVED)",
         "return True",
         "tests/unit/test_scopes.py",
@@ -423,12 +426,16 @@ def _run(command: list[str], folder: str) -> "subprocess.CompletedProcess[str]":
 
 def survives(mutant: Mutant) -> str | None:
     """Return why the mutant was not noticed, or None where it was."""
-    source = (SERVER / mutant.file).read_text()
+    package, file = PACKAGES[0], mutant.file
+    if file.startswith("tumbler/"):
+        package, file = PACKAGES[1], file.removeprefix("tumbler/")
+    source = (package / file).read_text()
     if source.count(mutant.old) != 1:
         return f"its code stands {source.count(mutant.old)} times in {mutant.file}: write it anew"
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
-        shutil.copytree(SERVER, Path(folder, "tumbler_server"), ignore=shutil.ignore_patterns("__pycache__"))
-        Path(folder, "tumbler_server", mutant.file).write_text(source.replace(mutant.old, mutant.new))
+        for each in PACKAGES:
+            shutil.copytree(each, Path(folder, each.name), ignore=shutil.ignore_patterns("__pycache__"))
+        Path(folder, package.name, file).write_text(source.replace(mutant.old, mutant.new))
         command = [sys.executable, "-m", "pytest", *_OPTIONS, *mutant.tests.split()]
         try:
             run = _run(command, folder)

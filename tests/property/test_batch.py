@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.domain import OPERATOR, Domain, new_store
 from tests.harness import FrozenClock, forged
+from tumbler.decide import Demand
 from tumbler_server.clock import HOUR, MINUTE
-from tumbler_server.keys.decide import Demand
 from tumbler_server.keys.verifier import Question, View
 from tumbler_server.store.database import open_store
 

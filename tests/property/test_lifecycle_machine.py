@@ -12,10 +12,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from tests.domain import OPERATOR, Domain, new_store
 from tests.harness import FrozenClock
 from tumbler import keyformat
+from tumbler.decide import Demand
 from tumbler_server.clock import HOUR, MINUTE
 from tumbler_server.errors import KeyIsExpired, KeyIsRevoked, KeyIsSuperseded, TumblerError
 from tumbler_server.events import log
-from tumbler_server.keys.decide import Demand
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.verifier import Question
 from tumbler_server.store.database import open_store

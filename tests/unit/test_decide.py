@@ -13,10 +13,10 @@ from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tumbler.decide import Code, Demand, decide, parse_address
 from tumbler.v1 import api_key_pb2, api_key_service_pb2, event_pb2
 from tumbler_server.clock import NEVER, SECOND
 from tumbler_server.events.log import EventType
-from tumbler_server.keys.decide import Code, Demand, decide, parse_address
 from tumbler_server.keys.record import REVOKE_REASONS, Key, State
 
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "vectors" / "verify.json").read_text())[

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tumbler_server.keys.scopes import any_grants, first_not_held, grants
+from tumbler.decide import any_grants, grants
+from tumbler_server.keys.scopes import first_not_held
 
 
 class TestGrants:

@@ -9,10 +9,9 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 
-from tumbler import keyformat
+from tumbler import decide, keyformat
 from tumbler_server.clock import DAY
 from tumbler_server.errors import InvalidFields, Violation
-from tumbler_server.keys import decide
 
 DEFAULT_NAME = "default"
 DEFAULT_PAGE_SIZE = 20

@@ -1,29 +1,8 @@
-"""What one scope grants of another (CONTRACT section 4)."""
+"""Which permissions on this service may be given away; ``tumbler.decide`` says what one scope grants of another."""
 
 from collections.abc import Iterable
 
-RESERVED = "tumbler:"
-"""Scopes that begin so are permissions on this service itself; ``*`` does not grant them."""
-
-
-def grants(granted: str, required: str) -> bool:
-    """Say whether ``granted`` covers ``required``.
-
-    A wildcard that is itself asked for is covered by itself and by any wider one.
-    """
-    if granted == required:
-        return True
-    if granted == "*":
-        return not required.startswith(RESERVED)
-    return granted.endswith(":*") and required.startswith(granted[:-1])
-
-
-def any_grants(granted: Iterable[str], required: str) -> bool:
-    """Say whether one of ``granted`` covers ``required``; an empty list covers nothing."""
-    for scope in granted:  # noqa: SIM110 - on the way of every call, and the generator costs as much again
-        if grants(scope, required):
-            return True
-    return False
+from tumbler.decide import RESERVED, any_grants
 
 
 def first_not_held(given: Iterable[str], held: Iterable[str]) -> str | None:

@@ -6,13 +6,13 @@ from typing import NamedTuple
 import structlog
 
 from tumbler import keyformat
+from tumbler.decide import Code, Demand, decide
 from tumbler_server import metrics
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.errors import InvalidFields, StoreUnavailable, Violation
 from tumbler_server.events.tail import Tail
 from tumbler_server.keys import record
 from tumbler_server.keys.cache import ProofCache
-from tumbler_server.keys.decide import Code, Demand, decide
 from tumbler_server.keys.prover import BcryptPool, Check
 from tumbler_server.keys.record import Key, Sealed
 from tumbler_server.keys.resealer import Resealer

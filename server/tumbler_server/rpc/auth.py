@@ -7,10 +7,9 @@ from urllib.parse import unquote
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
+from tumbler.decide import Code, Demand, any_grants, decide
 from tumbler_server.errors import ScopeMissing, SetupError, Unauthenticated
-from tumbler_server.keys.decide import Code, Demand, decide
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.scopes import any_grants
 from tumbler_server.keys.verifier import Question, Verifier, View
 
 OPEN = ""

@@ -8,12 +8,12 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tumbler.decide import Demand
 from tumbler.v1 import api_key_pb2 as pb
 from tumbler.v1 import api_key_service_pb2 as service_pb
 from tumbler_server.clock import HOUR, SECOND
 from tumbler_server.errors import InvalidFields, OtherProject, Violation
 from tumbler_server.keys import access
-from tumbler_server.keys.decide import Demand
 from tumbler_server.keys.lifecycle import DEFAULT_GRACE, UPDATABLE, Draft, Edit, Rotation
 from tumbler_server.keys.listing import Query
 from tumbler_server.keys.record import Key

@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 import grpc
 
+from tumbler.decide import Code
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceServicer
 from tumbler_server import metrics
 from tumbler_server.errors import NotOffered, Undecodable
-from tumbler_server.keys.decide import Code
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.record import Key

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tumbler.decide import Code
 from tumbler.v1 import api_key_pb2 as pb
 from tumbler.v1 import api_key_service_pb2 as service_pb
 from tumbler.v1 import event_pb2 as event_pb
 from tumbler_server.clock import NEVER, SECOND
 from tumbler_server.events.log import Event
-from tumbler_server.keys.decide import Code
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.verifier import Verdict
 

@@ -1,10 +1,40 @@
 """The Python client of Tumbler, the self-hosted API key service.
 
-`tumbler.keyformat` checks the form of a key without a server; `tumbler.v1` holds the generated messages and stubs.
+`Verifier` says whether a presented key may do what is asked (`tumbler.aio.Verifier` says it in asyncio), and
+`tumbler.guards` puts one in front of a service. `tumbler.keyformat` checks the form of a key without a server;
+`tumbler.v1` holds the generated messages and stubs.
 """
 
-from tumbler.keyformat import MalformedKey, ParsedKey
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["MalformedKey", "ParsedKey", "__version__"]
+from tumbler.decide import Code
+from tumbler.errors import InvalidRequest, NotAllowed, TumblerError, Unavailable
+from tumbler.keyformat import MalformedKey, ParsedKey
+from tumbler.verification import Verification
+
+if TYPE_CHECKING:
+    from tumbler.verifier import Verifier
+
+__all__ = [
+    "Code",
+    "InvalidRequest",
+    "MalformedKey",
+    "NotAllowed",
+    "ParsedKey",
+    "TumblerError",
+    "Unavailable",
+    "Verification",
+    "Verifier",
+    "__version__",
+]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Whoever wants the form of a key alone does not load gRPC, and a server forks before it does.
+    if name == "Verifier":
+        from tumbler.verifier import Verifier
+
+        return Verifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1407 @@
+package dev.tumbler.v1;
+
+import static io.grpc.MethodDescriptor.generateFullMethodName;
+
+/**
+ * <pre>
+ * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
+ * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; where both are sent, the
+ * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+ * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
+ * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
+ * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
+ * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
+ * </pre>
+ */
+@io.grpc.stub.annotations.GrpcGenerated
+public final class ApiKeyServiceGrpc {
+
+  private ApiKeyServiceGrpc() {}
+
+  public static final java.lang.String SERVICE_NAME = "tumbler.v1.ApiKeyService";
+
+  // Static method descriptors that strictly reflect the proto.
+  private static volatile io.grpc.MethodDescriptor<dev.tumbler.v1.CreateRequest,
+      dev.tumbler.v1.CreateResponse> getCreateMethod;
+
+  @io.grpc.stub.annotations.RpcMethod(
+      fullMethodName = SERVICE_NAME + '/' + "Create",
+      requestType = dev.tumbler.v1.CreateRequest.class,
+      responseType = dev.tumbler.v1.CreateResponse.class,
+      methodType = io.grpc.MethodDescriptor.MethodType.UNARY)
+  public static io.grpc.MethodDescriptor<dev.tumbler.v1.CreateRequest,
+      dev.tumbler.v1.CreateResponse> getCreateMethod() {
+    io.grpc.MethodDescriptor<dev.tumbler.v1.CreateRequest, dev.tumbler.v1.CreateResponse> getCreateMethod;
+    if ((getCreateMethod = ApiKeyServiceGrpc.getCreateMethod) == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        if ((getCreateMethod = ApiKeyServiceGrpc.getCreateMethod) == null) {
+          ApiKeyServiceGrpc.getCreateMethod = getCreateMethod =
+              io.grpc.MethodDescriptor.<dev.tumbler.v1.CreateRequest, dev.tumbler.v1.CreateResponse>newBuilder()
+              .setType(io.grpc.MethodDescriptor.MethodType.UNARY)
+              .setFullMethodName(generateFullMethodName(SERVICE_NAME, "Create"))
+              .setSampledToLocalTracing(true)
+              .setRequestMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.CreateRequest.getDefaultInstance()))
+              .setResponseMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.CreateResponse.getDefaultInstance()))
+              .setSchemaDescriptor(new ApiKeyServiceMethodDescriptorSupplier("Create"))
+              .build();
+        }
+      }
+    }
+    return getCreateMethod;
+  }
+
+  private static volatile io.grpc.MethodDescriptor<dev.tumbler.v1.GetRequest,
+      dev.tumbler.v1.GetResponse> getGetMethod;
+
+  @io.grpc.stub.annotations.RpcMethod(
+      fullMethodName = SERVICE_NAME + '/' + "Get",
+      requestType = dev.tumbler.v1.GetRequest.class,
+      responseType = dev.tumbler.v1.GetResponse.class,
+      methodType = io.grpc.MethodDescriptor.MethodType.UNARY)
+  public static io.grpc.MethodDescriptor<dev.tumbler.v1.GetRequest,
+      dev.tumbler.v1.GetResponse> getGetMethod() {
+    io.grpc.MethodDescriptor<dev.tumbler.v1.GetRequest, dev.tumbler.v1.GetResponse> getGetMethod;
+    if ((getGetMethod = ApiKeyServiceGrpc.getGetMethod) == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        if ((getGetMethod = ApiKeyServiceGrpc.getGetMethod) == null) {
+          ApiKeyServiceGrpc.getGetMethod = getGetMethod =
+              io.grpc.MethodDescriptor.<dev.tumbler.v1.GetRequest, dev.tumbler.v1.GetResponse>newBuilder()
+              .setType(io.grpc.MethodDescriptor.MethodType.UNARY)
+              .setFullMethodName(generateFullMethodName(SERVICE_NAME, "Get"))
+              .setSampledToLocalTracing(true)
+              .setRequestMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.GetRequest.getDefaultInstance()))
+              .setResponseMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.GetResponse.getDefaultInstance()))
+              .setSchemaDescriptor(new ApiKeyServiceMethodDescriptorSupplier("Get"))
+              .build();
+        }
+      }
+    }
+    return getGetMethod;
+  }
+
+  private static volatile io.grpc.MethodDescriptor<dev.tumbler.v1.ListRequest,
+      dev.tumbler.v1.ListResponse> getListMethod;
+
+  @io.grpc.stub.annotations.RpcMethod(
+      fullMethodName = SERVICE_NAME + '/' + "List",
+      requestType = dev.tumbler.v1.ListRequest.class,
+      responseType = dev.tumbler.v1.ListResponse.class,
+      methodType = io.grpc.MethodDescriptor.MethodType.UNARY)
+  public static io.grpc.MethodDescriptor<dev.tumbler.v1.ListRequest,
+      dev.tumbler.v1.ListResponse> getListMethod() {
+    io.grpc.MethodDescriptor<dev.tumbler.v1.ListRequest, dev.tumbler.v1.ListResponse> getListMethod;
+    if ((getListMethod = ApiKeyServiceGrpc.getListMethod) == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        if ((getListMethod = ApiKeyServiceGrpc.getListMethod) == null) {
+          ApiKeyServiceGrpc.getListMethod = getListMethod =
+              io.grpc.MethodDescriptor.<dev.tumbler.v1.ListRequest, dev.tumbler.v1.ListResponse>newBuilder()
+              .setType(io.grpc.MethodDescriptor.MethodType.UNARY)
+              .setFullMethodName(generateFullMethodName(SERVICE_NAME, "List"))
+              .setSampledToLocalTracing(true)
+              .setRequestMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.ListRequest.getDefaultInstance()))
+              .setResponseMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.ListResponse.getDefaultInstance()))
+              .setSchemaDescriptor(new ApiKeyServiceMethodDescriptorSupplier("List"))
+              .build();
+        }
+      }
+    }
+    return getListMethod;
+  }
+
+  private static volatile io.grpc.MethodDescriptor<dev.tumbler.v1.UpdateRequest,
+      dev.tumbler.v1.UpdateResponse> getUpdateMethod;
+
+  @io.grpc.stub.annotations.RpcMethod(
+      fullMethodName = SERVICE_NAME + '/' + "Update",
+      requestType = dev.tumbler.v1.UpdateRequest.class,
+      responseType = dev.tumbler.v1.UpdateResponse.class,
+      methodType = io.grpc.MethodDescriptor.MethodType.UNARY)
+  public static io.grpc.MethodDescriptor<dev.tumbler.v1.UpdateRequest,
+      dev.tumbler.v1.UpdateResponse> getUpdateMethod() {
+    io.grpc.MethodDescriptor<dev.tumbler.v1.UpdateRequest, dev.tumbler.v1.UpdateResponse> getUpdateMethod;
+    if ((getUpdateMethod = ApiKeyServiceGrpc.getUpdateMethod) == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        if ((getUpdateMethod = ApiKeyServiceGrpc.getUpdateMethod) == null) {
+          ApiKeyServiceGrpc.getUpdateMethod = getUpdateMethod =
+              io.grpc.MethodDescriptor.<dev.tumbler.v1.UpdateRequest, dev.tumbler.v1.UpdateResponse>newBuilder()
+              .setType(io.grpc.MethodDescriptor.MethodType.UNARY)
+              .setFullMethodName(generateFullMethodName(SERVICE_NAME, "Update"))
+              .setSampledToLocalTracing(true)
+              .setRequestMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.UpdateRequest.getDefaultInstance()))
+              .setResponseMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.UpdateResponse.getDefaultInstance()))
+              .setSchemaDescriptor(new ApiKeyServiceMethodDescriptorSupplier("Update"))
+              .build();
+        }
+      }
+    }
+    return getUpdateMethod;
+  }
+
+  private static volatile io.grpc.MethodDescriptor<dev.tumbler.v1.SetActiveRequest,
+      dev.tumbler.v1.SetActiveResponse> getSetActiveMethod;
+
+  @io.grpc.stub.annotations.RpcMethod(
+      fullMethodName = SERVICE_NAME + '/' + "SetActive",
+      requestType = dev.tumbler.v1.SetActiveRequest.class,
+      responseType = dev.tumbler.v1.SetActiveResponse.class,
+      methodType = io.grpc.MethodDescriptor.MethodType.UNARY)
+  public static io.grpc.MethodDescriptor<dev.tumbler.v1.SetActiveRequest,
+      dev.tumbler.v1.SetActiveResponse> getSetActiveMethod() {
+    io.grpc.MethodDescriptor<dev.tumbler.v1.SetActiveRequest, dev.tumbler.v1.SetActiveResponse> getSetActiveMethod;
+    if ((getSetActiveMethod = ApiKeyServiceGrpc.getSetActiveMethod) == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        if ((getSetActiveMethod = ApiKeyServiceGrpc.getSetActiveMethod) == null) {
+          ApiKeyServiceGrpc.getSetActiveMethod = getSetActiveMethod =
+              io.grpc.MethodDescriptor.<dev.tumbler.v1.SetActiveRequest, dev.tumbler.v1.SetActiveResponse>newBuilder()
+              .setType(io.grpc.MethodDescriptor.MethodType.UNARY)
+              .setFullMethodName(generateFullMethodName(SERVICE_NAME, "SetActive"))
+              .setSampledToLocalTracing(true)
+              .setRequestMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.SetActiveRequest.getDefaultInstance()))
+              .setResponseMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.SetActiveResponse.getDefaultInstance()))
+              .setSchemaDescriptor(new ApiKeyServiceMethodDescriptorSupplier("SetActive"))
+              .build();
+        }
+      }
+    }
+    return getSetActiveMethod;
+  }
+
+  private static volatile io.grpc.MethodDescriptor<dev.tumbler.v1.RevokeRequest,
+      dev.tumbler.v1.RevokeResponse> getRevokeMethod;
+
+  @io.grpc.stub.annotations.RpcMethod(
+      fullMethodName = SERVICE_NAME + '/' + "Revoke",
+      requestType = dev.tumbler.v1.RevokeRequest.class,
+      responseType = dev.tumbler.v1.RevokeResponse.class,
+      methodType = io.grpc.MethodDescriptor.MethodType.UNARY)
+  public static io.grpc.MethodDescriptor<dev.tumbler.v1.RevokeRequest,
+      dev.tumbler.v1.RevokeResponse> getRevokeMethod() {
+    io.grpc.MethodDescriptor<dev.tumbler.v1.RevokeRequest, dev.tumbler.v1.RevokeResponse> getRevokeMethod;
+    if ((getRevokeMethod = ApiKeyServiceGrpc.getRevokeMethod) == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        if ((getRevokeMethod = ApiKeyServiceGrpc.getRevokeMethod) == null) {
+          ApiKeyServiceGrpc.getRevokeMethod = getRevokeMethod =
+              io.grpc.MethodDescriptor.<dev.tumbler.v1.RevokeRequest, dev.tumbler.v1.RevokeResponse>newBuilder()
+              .setType(io.grpc.MethodDescriptor.MethodType.UNARY)
+              .setFullMethodName(generateFullMethodName(SERVICE_NAME, "Revoke"))
+              .setSampledToLocalTracing(true)
+              .setRequestMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.RevokeRequest.getDefaultInstance()))
+              .setResponseMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.RevokeResponse.getDefaultInstance()))
+              .setSchemaDescriptor(new ApiKeyServiceMethodDescriptorSupplier("Revoke"))
+              .build();
+        }
+      }
+    }
+    return getRevokeMethod;
+  }
+
+  private static volatile io.grpc.MethodDescriptor<dev.tumbler.v1.RotateRequest,
+      dev.tumbler.v1.RotateResponse> getRotateMethod;
+
+  @io.grpc.stub.annotations.RpcMethod(
+      fullMethodName = SERVICE_NAME + '/' + "Rotate",
+      requestType = dev.tumbler.v1.RotateRequest.class,
+      responseType = dev.tumbler.v1.RotateResponse.class,
+      methodType = io.grpc.MethodDescriptor.MethodType.UNARY)
+  public static io.grpc.MethodDescriptor<dev.tumbler.v1.RotateRequest,
+      dev.tumbler.v1.RotateResponse> getRotateMethod() {
+    io.grpc.MethodDescriptor<dev.tumbler.v1.RotateRequest, dev.tumbler.v1.RotateResponse> getRotateMethod;
+    if ((getRotateMethod = ApiKeyServiceGrpc.getRotateMethod) == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        if ((getRotateMethod = ApiKeyServiceGrpc.getRotateMethod) == null) {
+          ApiKeyServiceGrpc.getRotateMethod = getRotateMethod =
+              io.grpc.MethodDescriptor.<dev.tumbler.v1.RotateRequest, dev.tumbler.v1.RotateResponse>newBuilder()
+              .setType(io.grpc.MethodDescriptor.MethodType.UNARY)
+              .setFullMethodName(generateFullMethodName(SERVICE_NAME, "Rotate"))
+              .setSampledToLocalTracing(true)
+              .setRequestMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.RotateRequest.getDefaultInstance()))
+              .setResponseMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.RotateResponse.getDefaultInstance()))
+              .setSchemaDescriptor(new ApiKeyServiceMethodDescriptorSupplier("Rotate"))
+              .build();
+        }
+      }
+    }
+    return getRotateMethod;
+  }
+
+  private static volatile io.grpc.MethodDescriptor<dev.tumbler.v1.VerifyRequest,
+      dev.tumbler.v1.VerifyResponse> getVerifyMethod;
+
+  @io.grpc.stub.annotations.RpcMethod(
+      fullMethodName = SERVICE_NAME + '/' + "Verify",
+      requestType = dev.tumbler.v1.VerifyRequest.class,
+      responseType = dev.tumbler.v1.VerifyResponse.class,
+      methodType = io.grpc.MethodDescriptor.MethodType.UNARY)
+  public static io.grpc.MethodDescriptor<dev.tumbler.v1.VerifyRequest,
+      dev.tumbler.v1.VerifyResponse> getVerifyMethod() {
+    io.grpc.MethodDescriptor<dev.tumbler.v1.VerifyRequest, dev.tumbler.v1.VerifyResponse> getVerifyMethod;
+    if ((getVerifyMethod = ApiKeyServiceGrpc.getVerifyMethod) == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        if ((getVerifyMethod = ApiKeyServiceGrpc.getVerifyMethod) == null) {
+          ApiKeyServiceGrpc.getVerifyMethod = getVerifyMethod =
+              io.grpc.MethodDescriptor.<dev.tumbler.v1.VerifyRequest, dev.tumbler.v1.VerifyResponse>newBuilder()
+              .setType(io.grpc.MethodDescriptor.MethodType.UNARY)
+              .setFullMethodName(generateFullMethodName(SERVICE_NAME, "Verify"))
+              .setSampledToLocalTracing(true)
+              .setRequestMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.VerifyRequest.getDefaultInstance()))
+              .setResponseMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.VerifyResponse.getDefaultInstance()))
+              .setSchemaDescriptor(new ApiKeyServiceMethodDescriptorSupplier("Verify"))
+              .build();
+        }
+      }
+    }
+    return getVerifyMethod;
+  }
+
+  private static volatile io.grpc.MethodDescriptor<dev.tumbler.v1.BatchVerifyRequest,
+      dev.tumbler.v1.BatchVerifyResponse> getBatchVerifyMethod;
+
+  @io.grpc.stub.annotations.RpcMethod(
+      fullMethodName = SERVICE_NAME + '/' + "BatchVerify",
+      requestType = dev.tumbler.v1.BatchVerifyRequest.class,
+      responseType = dev.tumbler.v1.BatchVerifyResponse.class,
+      methodType = io.grpc.MethodDescriptor.MethodType.UNARY)
+  public static io.grpc.MethodDescriptor<dev.tumbler.v1.BatchVerifyRequest,
+      dev.tumbler.v1.BatchVerifyResponse> getBatchVerifyMethod() {
+    io.grpc.MethodDescriptor<dev.tumbler.v1.BatchVerifyRequest, dev.tumbler.v1.BatchVerifyResponse> getBatchVerifyMethod;
+    if ((getBatchVerifyMethod = ApiKeyServiceGrpc.getBatchVerifyMethod) == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        if ((getBatchVerifyMethod = ApiKeyServiceGrpc.getBatchVerifyMethod) == null) {
+          ApiKeyServiceGrpc.getBatchVerifyMethod = getBatchVerifyMethod =
+              io.grpc.MethodDescriptor.<dev.tumbler.v1.BatchVerifyRequest, dev.tumbler.v1.BatchVerifyResponse>newBuilder()
+              .setType(io.grpc.MethodDescriptor.MethodType.UNARY)
+              .setFullMethodName(generateFullMethodName(SERVICE_NAME, "BatchVerify"))
+              .setSampledToLocalTracing(true)
+              .setRequestMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.BatchVerifyRequest.getDefaultInstance()))
+              .setResponseMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.BatchVerifyResponse.getDefaultInstance()))
+              .setSchemaDescriptor(new ApiKeyServiceMethodDescriptorSupplier("BatchVerify"))
+              .build();
+        }
+      }
+    }
+    return getBatchVerifyMethod;
+  }
+
+  private static volatile io.grpc.MethodDescriptor<dev.tumbler.v1.WatchRequest,
+      dev.tumbler.v1.WatchResponse> getWatchMethod;
+
+  @io.grpc.stub.annotations.RpcMethod(
+      fullMethodName = SERVICE_NAME + '/' + "Watch",
+      requestType = dev.tumbler.v1.WatchRequest.class,
+      responseType = dev.tumbler.v1.WatchResponse.class,
+      methodType = io.grpc.MethodDescriptor.MethodType.SERVER_STREAMING)
+  public static io.grpc.MethodDescriptor<dev.tumbler.v1.WatchRequest,
+      dev.tumbler.v1.WatchResponse> getWatchMethod() {
+    io.grpc.MethodDescriptor<dev.tumbler.v1.WatchRequest, dev.tumbler.v1.WatchResponse> getWatchMethod;
+    if ((getWatchMethod = ApiKeyServiceGrpc.getWatchMethod) == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        if ((getWatchMethod = ApiKeyServiceGrpc.getWatchMethod) == null) {
+          ApiKeyServiceGrpc.getWatchMethod = getWatchMethod =
+              io.grpc.MethodDescriptor.<dev.tumbler.v1.WatchRequest, dev.tumbler.v1.WatchResponse>newBuilder()
+              .setType(io.grpc.MethodDescriptor.MethodType.SERVER_STREAMING)
+              .setFullMethodName(generateFullMethodName(SERVICE_NAME, "Watch"))
+              .setSampledToLocalTracing(true)
+              .setRequestMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.WatchRequest.getDefaultInstance()))
+              .setResponseMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.WatchResponse.getDefaultInstance()))
+              .setSchemaDescriptor(new ApiKeyServiceMethodDescriptorSupplier("Watch"))
+              .build();
+        }
+      }
+    }
+    return getWatchMethod;
+  }
+
+  private static volatile io.grpc.MethodDescriptor<dev.tumbler.v1.ListEventsRequest,
+      dev.tumbler.v1.ListEventsResponse> getListEventsMethod;
+
+  @io.grpc.stub.annotations.RpcMethod(
+      fullMethodName = SERVICE_NAME + '/' + "ListEvents",
+      requestType = dev.tumbler.v1.ListEventsRequest.class,
+      responseType = dev.tumbler.v1.ListEventsResponse.class,
+      methodType = io.grpc.MethodDescriptor.MethodType.UNARY)
+  public static io.grpc.MethodDescriptor<dev.tumbler.v1.ListEventsRequest,
+      dev.tumbler.v1.ListEventsResponse> getListEventsMethod() {
+    io.grpc.MethodDescriptor<dev.tumbler.v1.ListEventsRequest, dev.tumbler.v1.ListEventsResponse> getListEventsMethod;
+    if ((getListEventsMethod = ApiKeyServiceGrpc.getListEventsMethod) == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        if ((getListEventsMethod = ApiKeyServiceGrpc.getListEventsMethod) == null) {
+          ApiKeyServiceGrpc.getListEventsMethod = getListEventsMethod =
+              io.grpc.MethodDescriptor.<dev.tumbler.v1.ListEventsRequest, dev.tumbler.v1.ListEventsResponse>newBuilder()
+              .setType(io.grpc.MethodDescriptor.MethodType.UNARY)
+              .setFullMethodName(generateFullMethodName(SERVICE_NAME, "ListEvents"))
+              .setSampledToLocalTracing(true)
+              .setRequestMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.ListEventsRequest.getDefaultInstance()))
+              .setResponseMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.ListEventsResponse.getDefaultInstance()))
+              .setSchemaDescriptor(new ApiKeyServiceMethodDescriptorSupplier("ListEvents"))
+              .build();
+        }
+      }
+    }
+    return getListEventsMethod;
+  }
+
+  private static volatile io.grpc.MethodDescriptor<dev.tumbler.v1.ClaimRotationRequest,
+      dev.tumbler.v1.ClaimRotationResponse> getClaimRotationMethod;
+
+  @io.grpc.stub.annotations.RpcMethod(
+      fullMethodName = SERVICE_NAME + '/' + "ClaimRotation",
+      requestType = dev.tumbler.v1.ClaimRotationRequest.class,
+      responseType = dev.tumbler.v1.ClaimRotationResponse.class,
+      methodType = io.grpc.MethodDescriptor.MethodType.UNARY)
+  public static io.grpc.MethodDescriptor<dev.tumbler.v1.ClaimRotationRequest,
+      dev.tumbler.v1.ClaimRotationResponse> getClaimRotationMethod() {
+    io.grpc.MethodDescriptor<dev.tumbler.v1.ClaimRotationRequest, dev.tumbler.v1.ClaimRotationResponse> getClaimRotationMethod;
+    if ((getClaimRotationMethod = ApiKeyServiceGrpc.getClaimRotationMethod) == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        if ((getClaimRotationMethod = ApiKeyServiceGrpc.getClaimRotationMethod) == null) {
+          ApiKeyServiceGrpc.getClaimRotationMethod = getClaimRotationMethod =
+              io.grpc.MethodDescriptor.<dev.tumbler.v1.ClaimRotationRequest, dev.tumbler.v1.ClaimRotationResponse>newBuilder()
+              .setType(io.grpc.MethodDescriptor.MethodType.UNARY)
+              .setFullMethodName(generateFullMethodName(SERVICE_NAME, "ClaimRotation"))
+              .setSampledToLocalTracing(true)
+              .setRequestMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.ClaimRotationRequest.getDefaultInstance()))
+              .setResponseMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.ClaimRotationResponse.getDefaultInstance()))
+              .setSchemaDescriptor(new ApiKeyServiceMethodDescriptorSupplier("ClaimRotation"))
+              .build();
+        }
+      }
+    }
+    return getClaimRotationMethod;
+  }
+
+  /**
+   * Creates a new async stub that supports all call types for the service
+   */
+  public static ApiKeyServiceStub newStub(io.grpc.Channel channel) {
+    io.grpc.stub.AbstractStub.StubFactory<ApiKeyServiceStub> factory =
+      new io.grpc.stub.AbstractStub.StubFactory<ApiKeyServiceStub>() {
+        @java.lang.Override
+        public ApiKeyServiceStub newStub(io.grpc.Channel channel, io.grpc.CallOptions callOptions) {
+          return new ApiKeyServiceStub(channel, callOptions);
+        }
+      };
+    return ApiKeyServiceStub.newStub(factory, channel);
+  }
+
+  /**
+   * Creates a new blocking-style stub that supports unary and streaming output calls on the service
+   */
+  public static ApiKeyServiceBlockingStub newBlockingStub(
+      io.grpc.Channel channel) {
+    io.grpc.stub.AbstractStub.StubFactory<ApiKeyServiceBlockingStub> factory =
+      new io.grpc.stub.AbstractStub.StubFactory<ApiKeyServiceBlockingStub>() {
+        @java.lang.Override
+        public ApiKeyServiceBlockingStub newStub(io.grpc.Channel channel, io.grpc.CallOptions callOptions) {
+          return new ApiKeyServiceBlockingStub(channel, callOptions);
+        }
+      };
+    return ApiKeyServiceBlockingStub.newStub(factory, channel);
+  }
+
+  /**
+   * Creates a new ListenableFuture-style stub that supports unary calls on the service
+   */
+  public static ApiKeyServiceFutureStub newFutureStub(
+      io.grpc.Channel channel) {
+    io.grpc.stub.AbstractStub.StubFactory<ApiKeyServiceFutureStub> factory =
+      new io.grpc.stub.AbstractStub.StubFactory<ApiKeyServiceFutureStub>() {
+        @java.lang.Override
+        public ApiKeyServiceFutureStub newStub(io.grpc.Channel channel, io.grpc.CallOptions callOptions) {
+          return new ApiKeyServiceFutureStub(channel, callOptions);
+        }
+      };
+    return ApiKeyServiceFutureStub.newStub(factory, channel);
+  }
+
+  /**
+   * <pre>
+   * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
+   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; where both are sent, the
+   * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+   * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
+   * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
+   * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
+   * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
+   * </pre>
+   */
+  public interface AsyncService {
+
+    /**
+     * <pre>
+     * Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
+     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * </pre>
+     */
+    default void create(dev.tumbler.v1.CreateRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.CreateResponse> responseObserver) {
+      io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getCreateMethod(), responseObserver);
+    }
+
+    /**
+     * <pre>
+     * Get reads one key, in whatever state it is. Scope `tumbler:keys:read`.
+     * </pre>
+     */
+    default void get(dev.tumbler.v1.GetRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.GetResponse> responseObserver) {
+      io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getGetMethod(), responseObserver);
+    }
+
+    /**
+     * <pre>
+     * List reads keys in pages, revoked ones too. Scope `tumbler:keys:read`.
+     * No key is skipped or repeated while others are made: pages continue after the last key seen, not at a number.
+     * (A key whose own sort value changes between two pages can move across the point where the next page begins.)
+     * </pre>
+     */
+    default void list(dev.tumbler.v1.ListRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.ListResponse> responseObserver) {
+      io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getListMethod(), responseObserver);
+    }
+
+    /**
+     * <pre>
+     * Update changes the fields named in the mask, for verification from the moment it returns. Scope
+     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION; adding a `tumbler:…` scope that
+     * the caller does not hold PERMISSION_DENIED. An Update that changes nothing leaves no event and no new etag.
+     * </pre>
+     */
+    default void update(dev.tumbler.v1.UpdateRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.UpdateResponse> responseObserver) {
+      io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getUpdateMethod(), responseObserver);
+    }
+
+    /**
+     * <pre>
+     * SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
+     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION.
+     * </pre>
+     */
+    default void setActive(dev.tumbler.v1.SetActiveRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.SetActiveResponse> responseObserver) {
+      io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getSetActiveMethod(), responseObserver);
+    }
+
+    /**
+     * <pre>
+     * Revoke ends a key for ever. Scope `tumbler:keys:revoke`.
+     * Once it has returned, no Verify begun later in this installation's server answers VALID for the key.
+     * Repeated, it is no error, and the first time, reason and comment stay.
+     * </pre>
+     */
+    default void revoke(dev.tumbler.v1.RevokeRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.RevokeResponse> responseObserver) {
+      io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getRevokeMethod(), responseObserver);
+    }
+
+    /**
+     * <pre>
+     * Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
+     * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
+     * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
+     * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
+     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * </pre>
+     */
+    default void rotate(dev.tumbler.v1.RotateRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.RotateResponse> responseObserver) {
+      io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getRotateMethod(), responseObserver);
+    }
+
+    /**
+     * <pre>
+     * Verify says whether a presented key may do what is asked, now. Scope `tumbler:keys:verify`.
+     * The verdict is in the response of an OK call; an error status means that nothing was decided, and the request at
+     * hand must be denied or retried.
+     * </pre>
+     */
+    default void verify(dev.tumbler.v1.VerifyRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.VerifyResponse> responseObserver) {
+      io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getVerifyMethod(), responseObserver);
+    }
+
+    /**
+     * <pre>
+     * BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
+     * Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
+     * other: its own response is empty, and so denies. Where many keys need bcrypt, a call proves some of them and ends
+     * with RESOURCE_EXHAUSTED: the next goes on from there.
+     * </pre>
+     */
+    default void batchVerify(dev.tumbler.v1.BatchVerifyRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.BatchVerifyResponse> responseObserver) {
+      io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getBatchVerifyMethod(), responseObserver);
+    }
+
+    /**
+     * <pre>
+     * Watch streams changes as they are committed, so that a client can cache what Verify told it. Scope
+     * `tumbler:keys:verify`.
+     * The first response comes at once. From then on, every change is told as soon as it is committed, by whichever server
+     * of the installation, each once and in commit order; and a heartbeat, which is a response without events and without
+     * reset, says in every heartbeat_interval that there was nothing else to tell half a second ago or less. None is sent
+     * while the server does not know that, for instance since its database does not answer: a client that is not told
+     * anything for longer than heartbeat_interval should stop using what it remembers, and ask Verify. While a stream that
+     * began at a cursor is being told what it missed, there are no heartbeats; the first follows at once.
+     * A stream ends with UNAUTHENTICATED or PERMISSION_DENIED when the calling key would not be let in any more (it was
+     * revoked, has expired, lost its scope …); with RESOURCE_EXHAUSTED when its reader takes longer than five seconds for a
+     * response, or falls too far behind (READER_TOO_SLOW; CANCELLED where the reader does not even take that), and at once
+     * where the server has too many streams (OVERLOADED, with RetryInfo); with UNAVAILABLE when the server stops
+     * (SERVER_STOPPING). Connect again after a pause that has some chance in it, and begin at the last cursor: nothing is
+     * missed and nothing told twice.
+     * </pre>
+     */
+    default void watch(dev.tumbler.v1.WatchRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.WatchResponse> responseObserver) {
+      io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getWatchMethod(), responseObserver);
+    }
+
+    /**
+     * <pre>
+     * ListEvents reads the audit trail, oldest first: every change, when it was made, and by whom. Events older than the
+     * server's retention (400 days unless its operator says otherwise) are not kept. Scope `tumbler:events:read`.
+     * </pre>
+     */
+    default void listEvents(dev.tumbler.v1.ListEventsRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.ListEventsResponse> responseObserver) {
+      io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getListEventsMethod(), responseObserver);
+    }
+
+    /**
+     * <pre>
+     * ClaimRotation fetches the successor of a key whose rotation is due; the claim token is the only credential.
+     * This version answers UNIMPLEMENTED.
+     * </pre>
+     */
+    default void claimRotation(dev.tumbler.v1.ClaimRotationRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.ClaimRotationResponse> responseObserver) {
+      io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getClaimRotationMethod(), responseObserver);
+    }
+  }
+
+  /**
+   * Base class for the server implementation of the service ApiKeyService.
+   * <pre>
+   * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
+   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; where both are sent, the
+   * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+   * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
+   * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
+   * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
+   * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
+   * </pre>
+   */
+  public static abstract class ApiKeyServiceImplBase
+      implements io.grpc.BindableService, AsyncService {
+
+    @java.lang.Override public final io.grpc.ServerServiceDefinition bindService() {
+      return ApiKeyServiceGrpc.bindService(this);
+    }
+  }
+
+  /**
+   * A stub to allow clients to do asynchronous rpc calls to service ApiKeyService.
+   * <pre>
+   * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
+   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; where both are sent, the
+   * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+   * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
+   * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
+   * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
+   * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
+   * </pre>
+   */
+  public static final class ApiKeyServiceStub
+      extends io.grpc.stub.AbstractAsyncStub<ApiKeyServiceStub> {
+    private ApiKeyServiceStub(
+        io.grpc.Channel channel, io.grpc.CallOptions callOptions) {
+      super(channel, callOptions);
+    }
+
+    @java.lang.Override
+    protected ApiKeyServiceStub build(
+        io.grpc.Channel channel, io.grpc.CallOptions callOptions) {
+      return new ApiKeyServiceStub(channel, callOptions);
+    }
+
+    /**
+     * <pre>
+     * Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
+     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * </pre>
+     */
+    public void create(dev.tumbler.v1.CreateRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.CreateResponse> responseObserver) {
+      io.grpc.stub.ClientCalls.asyncUnaryCall(
+          getChannel().newCall(getCreateMethod(), getCallOptions()), request, responseObserver);
+    }
+
+    /**
+     * <pre>
+     * Get reads one key, in whatever state it is. Scope `tumbler:keys:read`.
+     * </pre>
+     */
+    public void get(dev.tumbler.v1.GetRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.GetResponse> responseObserver) {
+      io.grpc.stub.ClientCalls.asyncUnaryCall(
+          getChannel().newCall(getGetMethod(), getCallOptions()), request, responseObserver);
+    }
+
+    /**
+     * <pre>
+     * List reads keys in pages, revoked ones too. Scope `tumbler:keys:read`.
+     * No key is skipped or repeated while others are made: pages continue after the last key seen, not at a number.
+     * (A key whose own sort value changes between two pages can move across the point where the next page begins.)
+     * </pre>
+     */
+    public void list(dev.tumbler.v1.ListRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.ListResponse> responseObserver) {
+      io.grpc.stub.ClientCalls.asyncUnaryCall(
+          getChannel().newCall(getListMethod(), getCallOptions()), request, responseObserver);
+    }
+
+    /**
+     * <pre>
+     * Update changes the fields named in the mask, for verification from the moment it returns. Scope
+     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION; adding a `tumbler:…` scope that
+     * the caller does not hold PERMISSION_DENIED. An Update that changes nothing leaves no event and no new etag.
+     * </pre>
+     */
+    public void update(dev.tumbler.v1.UpdateRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.UpdateResponse> responseObserver) {
+      io.grpc.stub.ClientCalls.asyncUnaryCall(
+          getChannel().newCall(getUpdateMethod(), getCallOptions()), request, responseObserver);
+    }
+
+    /**
+     * <pre>
+     * SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
+     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION.
+     * </pre>
+     */
+    public void setActive(dev.tumbler.v1.SetActiveRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.SetActiveResponse> responseObserver) {
+      io.grpc.stub.ClientCalls.asyncUnaryCall(
+          getChannel().newCall(getSetActiveMethod(), getCallOptions()), request, responseObserver);
+    }
+
+    /**
+     * <pre>
+     * Revoke ends a key for ever. Scope `tumbler:keys:revoke`.
+     * Once it has returned, no Verify begun later in this installation's server answers VALID for the key.
+     * Repeated, it is no error, and the first time, reason and comment stay.
+     * </pre>
+     */
+    public void revoke(dev.tumbler.v1.RevokeRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.RevokeResponse> responseObserver) {
+      io.grpc.stub.ClientCalls.asyncUnaryCall(
+          getChannel().newCall(getRevokeMethod(), getCallOptions()), request, responseObserver);
+    }
+
+    /**
+     * <pre>
+     * Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
+     * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
+     * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
+     * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
+     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * </pre>
+     */
+    public void rotate(dev.tumbler.v1.RotateRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.RotateResponse> responseObserver) {
+      io.grpc.stub.ClientCalls.asyncUnaryCall(
+          getChannel().newCall(getRotateMethod(), getCallOptions()), request, responseObserver);
+    }
+
+    /**
+     * <pre>
+     * Verify says whether a presented key may do what is asked, now. Scope `tumbler:keys:verify`.
+     * The verdict is in the response of an OK call; an error status means that nothing was decided, and the request at
+     * hand must be denied or retried.
+     * </pre>
+     */
+    public void verify(dev.tumbler.v1.VerifyRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.VerifyResponse> responseObserver) {
+      io.grpc.stub.ClientCalls.asyncUnaryCall(
+          getChannel().newCall(getVerifyMethod(), getCallOptions()), request, responseObserver);
+    }
+
+    /**
+     * <pre>
+     * BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
+     * Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
+     * other: its own response is empty, and so denies. Where many keys need bcrypt, a call proves some of them and ends
+     * with RESOURCE_EXHAUSTED: the next goes on from there.
+     * </pre>
+     */
+    public void batchVerify(dev.tumbler.v1.BatchVerifyRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.BatchVerifyResponse> responseObserver) {
+      io.grpc.stub.ClientCalls.asyncUnaryCall(
+          getChannel().newCall(getBatchVerifyMethod(), getCallOptions()), request, responseObserver);
+    }
+
+    /**
+     * <pre>
+     * Watch streams changes as they are committed, so that a client can cache what Verify told it. Scope
+     * `tumbler:keys:verify`.
+     * The first response comes at once. From then on, every change is told as soon as it is committed, by whichever server
+     * of the installation, each once and in commit order; and a heartbeat, which is a response without events and without
+     * reset, says in every heartbeat_interval that there was nothing else to tell half a second ago or less. None is sent
+     * while the server does not know that, for instance since its database does not answer: a client that is not told
+     * anything for longer than heartbeat_interval should stop using what it remembers, and ask Verify. While a stream that
+     * began at a cursor is being told what it missed, there are no heartbeats; the first follows at once.
+     * A stream ends with UNAUTHENTICATED or PERMISSION_DENIED when the calling key would not be let in any more (it was
+     * revoked, has expired, lost its scope …); with RESOURCE_EXHAUSTED when its reader takes longer than five seconds for a
+     * response, or falls too far behind (READER_TOO_SLOW; CANCELLED where the reader does not even take that), and at once
+     * where the server has too many streams (OVERLOADED, with RetryInfo); with UNAVAILABLE when the server stops
+     * (SERVER_STOPPING). Connect again after a pause that has some chance in it, and begin at the last cursor: nothing is
+     * missed and nothing told twice.
+     * </pre>
+     */
+    public void watch(dev.tumbler.v1.WatchRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.WatchResponse> responseObserver) {
+      io.grpc.stub.ClientCalls.asyncServerStreamingCall(
+          getChannel().newCall(getWatchMethod(), getCallOptions()), request, responseObserver);
+    }
+
+    /**
+     * <pre>
+     * ListEvents reads the audit trail, oldest first: every change, when it was made, and by whom. Events older than the
+     * server's retention (400 days unless its operator says otherwise) are not kept. Scope `tumbler:events:read`.
+     * </pre>
+     */
+    public void listEvents(dev.tumbler.v1.ListEventsRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.ListEventsResponse> responseObserver) {
+      io.grpc.stub.ClientCalls.asyncUnaryCall(
+          getChannel().newCall(getListEventsMethod(), getCallOptions()), request, responseObserver);
+    }
+
+    /**
+     * <pre>
+     * ClaimRotation fetches the successor of a key whose rotation is due; the claim token is the only credential.
+     * This version answers UNIMPLEMENTED.
+     * </pre>
+     */
+    public void claimRotation(dev.tumbler.v1.ClaimRotationRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.ClaimRotationResponse> responseObserver) {
+      io.grpc.stub.ClientCalls.asyncUnaryCall(
+          getChannel().newCall(getClaimRotationMethod(), getCallOptions()), request, responseObserver);
+    }
+  }
+
+  /**
+   * A stub to allow clients to do synchronous rpc calls to service ApiKeyService.
+   * <pre>
+   * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
+   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; where both are sent, the
+   * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+   * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
+   * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
+   * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
+   * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
+   * </pre>
+   */
+  public static final class ApiKeyServiceBlockingStub
+      extends io.grpc.stub.AbstractBlockingStub<ApiKeyServiceBlockingStub> {
+    private ApiKeyServiceBlockingStub(
+        io.grpc.Channel channel, io.grpc.CallOptions callOptions) {
+      super(channel, callOptions);
+    }
+
+    @java.lang.Override
+    protected ApiKeyServiceBlockingStub build(
+        io.grpc.Channel channel, io.grpc.CallOptions callOptions) {
+      return new ApiKeyServiceBlockingStub(channel, callOptions);
+    }
+
+    /**
+     * <pre>
+     * Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
+     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * </pre>
+     */
+    public dev.tumbler.v1.CreateResponse create(dev.tumbler.v1.CreateRequest request) {
+      return io.grpc.stub.ClientCalls.blockingUnaryCall(
+          getChannel(), getCreateMethod(), getCallOptions(), request);
+    }
+
+    /**
+     * <pre>
+     * Get reads one key, in whatever state it is. Scope `tumbler:keys:read`.
+     * </pre>
+     */
+    public dev.tumbler.v1.GetResponse get(dev.tumbler.v1.GetRequest request) {
+      return io.grpc.stub.ClientCalls.blockingUnaryCall(
+          getChannel(), getGetMethod(), getCallOptions(), request);
+    }
+
+    /**
+     * <pre>
+     * List reads keys in pages, revoked ones too. Scope `tumbler:keys:read`.
+     * No key is skipped or repeated while others are made: pages continue after the last key seen, not at a number.
+     * (A key whose own sort value changes between two pages can move across the point where the next page begins.)
+     * </pre>
+     */
+    public dev.tumbler.v1.ListResponse list(dev.tumbler.v1.ListRequest request) {
+      return io.grpc.stub.ClientCalls.blockingUnaryCall(
+          getChannel(), getListMethod(), getCallOptions(), request);
+    }
+
+    /**
+     * <pre>
+     * Update changes the fields named in the mask, for verification from the moment it returns. Scope
+     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION; adding a `tumbler:…` scope that
+     * the caller does not hold PERMISSION_DENIED. An Update that changes nothing leaves no event and no new etag.
+     * </pre>
+     */
+    public dev.tumbler.v1.UpdateResponse update(dev.tumbler.v1.UpdateRequest request) {
+      return io.grpc.stub.ClientCalls.blockingUnaryCall(
+          getChannel(), getUpdateMethod(), getCallOptions(), request);
+    }
+
+    /**
+     * <pre>
+     * SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
+     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION.
+     * </pre>
+     */
+    public dev.tumbler.v1.SetActiveResponse setActive(dev.tumbler.v1.SetActiveRequest request) {
+      return io.grpc.stub.ClientCalls.blockingUnaryCall(
+          getChannel(), getSetActiveMethod(), getCallOptions(), request);
+    }
+
+    /**
+     * <pre>
+     * Revoke ends a key for ever. Scope `tumbler:keys:revoke`.
+     * Once it has returned, no Verify begun later in this installation's server answers VALID for the key.
+     * Repeated, it is no error, and the first time, reason and comment stay.
+     * </pre>
+     */
+    public dev.tumbler.v1.RevokeResponse revoke(dev.tumbler.v1.RevokeRequest request) {
+      return io.grpc.stub.ClientCalls.blockingUnaryCall(
+          getChannel(), getRevokeMethod(), getCallOptions(), request);
+    }
+
+    /**
+     * <pre>
+     * Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
+     * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
+     * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
+     * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
+     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * </pre>
+     */
+    public dev.tumbler.v1.RotateResponse rotate(dev.tumbler.v1.RotateRequest request) {
+      return io.grpc.stub.ClientCalls.blockingUnaryCall(
+          getChannel(), getRotateMethod(), getCallOptions(), request);
+    }
+
+    /**
+     * <pre>
+     * Verify says whether a presented key may do what is asked, now. Scope `tumbler:keys:verify`.
+     * The verdict is in the response of an OK call; an error status means that nothing was decided, and the request at
+     * hand must be denied or retried.
+     * </pre>
+     */
+    public dev.tumbler.v1.VerifyResponse verify(dev.tumbler.v1.VerifyRequest request) {
+      return io.grpc.stub.ClientCalls.blockingUnaryCall(
+          getChannel(), getVerifyMethod(), getCallOptions(), request);
+    }
+
+    /**
+     * <pre>
+     * BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
+     * Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
+     * other: its own response is empty, and so denies. Where many keys need bcrypt, a call proves some of them and ends
+     * with RESOURCE_EXHAUSTED: the next goes on from there.
+     * </pre>
+     */
+    public dev.tumbler.v1.BatchVerifyResponse batchVerify(dev.tumbler.v1.BatchVerifyRequest request) {
+      return io.grpc.stub.ClientCalls.blockingUnaryCall(
+          getChannel(), getBatchVerifyMethod(), getCallOptions(), request);
+    }
+
+    /**
+     * <pre>
+     * Watch streams changes as they are committed, so that a client can cache what Verify told it. Scope
+     * `tumbler:keys:verify`.
+     * The first response comes at once. From then on, every change is told as soon as it is committed, by whichever server
+     * of the installation, each once and in commit order; and a heartbeat, which is a response without events and without
+     * reset, says in every heartbeat_interval that there was nothing else to tell half a second ago or less. None is sent
+     * while the server does not know that, for instance since its database does not answer: a client that is not told
+     * anything for longer than heartbeat_interval should stop using what it remembers, and ask Verify. While a stream that
+     * began at a cursor is being told what it missed, there are no heartbeats; the first follows at once.
+     * A stream ends with UNAUTHENTICATED or PERMISSION_DENIED when the calling key would not be let in any more (it was
+     * revoked, has expired, lost its scope …); with RESOURCE_EXHAUSTED when its reader takes longer than five seconds for a
+     * response, or falls too far behind (READER_TOO_SLOW; CANCELLED where the reader does not even take that), and at once
+     * where the server has too many streams (OVERLOADED, with RetryInfo); with UNAVAILABLE when the server stops
+     * (SERVER_STOPPING). Connect again after a pause that has some chance in it, and begin at the last cursor: nothing is
+     * missed and nothing told twice.
+     * </pre>
+     */
+    public java.util.Iterator<dev.tumbler.v1.WatchResponse> watch(
+        dev.tumbler.v1.WatchRequest request) {
+      return io.grpc.stub.ClientCalls.blockingServerStreamingCall(
+          getChannel(), getWatchMethod(), getCallOptions(), request);
+    }
+
+    /**
+     * <pre>
+     * ListEvents reads the audit trail, oldest first: every change, when it was made, and by whom. Events older than the
+     * server's retention (400 days unless its operator says otherwise) are not kept. Scope `tumbler:events:read`.
+     * </pre>
+     */
+    public dev.tumbler.v1.ListEventsResponse listEvents(dev.tumbler.v1.ListEventsRequest request) {
+      return io.grpc.stub.ClientCalls.blockingUnaryCall(
+          getChannel(), getListEventsMethod(), getCallOptions(), request);
+    }
+
+    /**
+     * <pre>
+     * ClaimRotation fetches the successor of a key whose rotation is due; the claim token is the only credential.
+     * This version answers UNIMPLEMENTED.
+     * </pre>
+     */
+    public dev.tumbler.v1.ClaimRotationResponse claimRotation(dev.tumbler.v1.ClaimRotationRequest request) {
+      return io.grpc.stub.ClientCalls.blockingUnaryCall(
+          getChannel(), getClaimRotationMethod(), getCallOptions(), request);
+    }
+  }
+
+  /**
+   * A stub to allow clients to do ListenableFuture-style rpc calls to service ApiKeyService.
+   * <pre>
+   * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
+   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; where both are sent, the
+   * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+   * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
+   * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
+   * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
+   * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
+   * </pre>
+   */
+  public static final class ApiKeyServiceFutureStub
+      extends io.grpc.stub.AbstractFutureStub<ApiKeyServiceFutureStub> {
+    private ApiKeyServiceFutureStub(
+        io.grpc.Channel channel, io.grpc.CallOptions callOptions) {
+      super(channel, callOptions);
+    }
+
+    @java.lang.Override
+    protected ApiKeyServiceFutureStub build(
+        io.grpc.Channel channel, io.grpc.CallOptions callOptions) {
+      return new ApiKeyServiceFutureStub(channel, callOptions);
+    }
+
+    /**
+     * <pre>
+     * Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
+     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * </pre>
+     */
+    public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.CreateResponse> create(
+        dev.tumbler.v1.CreateRequest request) {
+      return io.grpc.stub.ClientCalls.futureUnaryCall(
+          getChannel().newCall(getCreateMethod(), getCallOptions()), request);
+    }
+
+    /**
+     * <pre>
+     * Get reads one key, in whatever state it is. Scope `tumbler:keys:read`.
+     * </pre>
+     */
+    public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.GetResponse> get(
+        dev.tumbler.v1.GetRequest request) {
+      return io.grpc.stub.ClientCalls.futureUnaryCall(
+          getChannel().newCall(getGetMethod(), getCallOptions()), request);
+    }
+
+    /**
+     * <pre>
+     * List reads keys in pages, revoked ones too. Scope `tumbler:keys:read`.
+     * No key is skipped or repeated while others are made: pages continue after the last key seen, not at a number.
+     * (A key whose own sort value changes between two pages can move across the point where the next page begins.)
+     * </pre>
+     */
+    public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.ListResponse> list(
+        dev.tumbler.v1.ListRequest request) {
+      return io.grpc.stub.ClientCalls.futureUnaryCall(
+          getChannel().newCall(getListMethod(), getCallOptions()), request);
+    }
+
+    /**
+     * <pre>
+     * Update changes the fields named in the mask, for verification from the moment it returns. Scope
+     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION; adding a `tumbler:…` scope that
+     * the caller does not hold PERMISSION_DENIED. An Update that changes nothing leaves no event and no new etag.
+     * </pre>
+     */
+    public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.UpdateResponse> update(
+        dev.tumbler.v1.UpdateRequest request) {
+      return io.grpc.stub.ClientCalls.futureUnaryCall(
+          getChannel().newCall(getUpdateMethod(), getCallOptions()), request);
+    }
+
+    /**
+     * <pre>
+     * SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
+     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION.
+     * </pre>
+     */
+    public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.SetActiveResponse> setActive(
+        dev.tumbler.v1.SetActiveRequest request) {
+      return io.grpc.stub.ClientCalls.futureUnaryCall(
+          getChannel().newCall(getSetActiveMethod(), getCallOptions()), request);
+    }
+
+    /**
+     * <pre>
+     * Revoke ends a key for ever. Scope `tumbler:keys:revoke`.
+     * Once it has returned, no Verify begun later in this installation's server answers VALID for the key.
+     * Repeated, it is no error, and the first time, reason and comment stay.
+     * </pre>
+     */
+    public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.RevokeResponse> revoke(
+        dev.tumbler.v1.RevokeRequest request) {
+      return io.grpc.stub.ClientCalls.futureUnaryCall(
+          getChannel().newCall(getRevokeMethod(), getCallOptions()), request);
+    }
+
+    /**
+     * <pre>
+     * Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
+     * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
+     * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
+     * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
+     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * </pre>
+     */
+    public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.RotateResponse> rotate(
+        dev.tumbler.v1.RotateRequest request) {
+      return io.grpc.stub.ClientCalls.futureUnaryCall(
+          getChannel().newCall(getRotateMethod(), getCallOptions()), request);
+    }
+
+    /**
+     * <pre>
+     * Verify says whether a presented key may do what is asked, now. Scope `tumbler:keys:verify`.
+     * The verdict is in the response of an OK call; an error status means that nothing was decided, and the request at
+     * hand must be denied or retried.
+     * </pre>
+     */
+    public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.VerifyResponse> verify(
+        dev.tumbler.v1.VerifyRequest request) {
+      return io.grpc.stub.ClientCalls.futureUnaryCall(
+          getChannel().newCall(getVerifyMethod(), getCallOptions()), request);
+    }
+
+    /**
+     * <pre>
+     * BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
+     * Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
+     * other: its own response is empty, and so denies. Where many keys need bcrypt, a call proves some of them and ends
+     * with RESOURCE_EXHAUSTED: the next goes on from there.
+     * </pre>
+     */
+    public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.BatchVerifyResponse> batchVerify(
+        dev.tumbler.v1.BatchVerifyRequest request) {
+      return io.grpc.stub.ClientCalls.futureUnaryCall(
+          getChannel().newCall(getBatchVerifyMethod(), getCallOptions()), request);
+    }
+
+    /**
+     * <pre>
+     * ListEvents reads the audit trail, oldest first: every change, when it was made, and by whom. Events older than the
+     * server's retention (400 days unless its operator says otherwise) are not kept. Scope `tumbler:events:read`.
+     * </pre>
+     */
+    public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.ListEventsResponse> listEvents(
+        dev.tumbler.v1.ListEventsRequest request) {
+      return io.grpc.stub.ClientCalls.futureUnaryCall(
+          getChannel().newCall(getListEventsMethod(), getCallOptions()), request);
+    }
+
+    /**
+     * <pre>
+     * ClaimRotation fetches the successor of a key whose rotation is due; the claim token is the only credential.
+     * This version answers UNIMPLEMENTED.
+     * </pre>
+     */
+    public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.ClaimRotationResponse> claimRotation(
+        dev.tumbler.v1.ClaimRotationRequest request) {
+      return io.grpc.stub.ClientCalls.futureUnaryCall(
+          getChannel().newCall(getClaimRotationMethod(), getCallOptions()), request);
+    }
+  }
+
+  private static final int METHODID_CREATE = 0;
+  private static final int METHODID_GET = 1;
+  private static final int METHODID_LIST = 2;
+  private static final int METHODID_UPDATE = 3;
+  private static final int METHODID_SET_ACTIVE = 4;
+  private static final int METHODID_REVOKE = 5;
+  private static final int METHODID_ROTATE = 6;
+  private static final int METHODID_VERIFY = 7;
+  private static final int METHODID_BATCH_VERIFY = 8;
+  private static final int METHODID_WATCH = 9;
+  private static final int METHODID_LIST_EVENTS = 10;
+  private static final int METHODID_CLAIM_ROTATION = 11;
+
+  private static final class MethodHandlers<Req, Resp> implements
+      io.grpc.stub.ServerCalls.UnaryMethod<Req, Resp>,
+      io.grpc.stub.ServerCalls.ServerStreamingMethod<Req, Resp>,
+      io.grpc.stub.ServerCalls.ClientStreamingMethod<Req, Resp>,
+      io.grpc.stub.ServerCalls.BidiStreamingMethod<Req, Resp> {
+    private final AsyncService serviceImpl;
+    private final int methodId;
+
+    MethodHandlers(AsyncService serviceImpl, int methodId) {
+      this.serviceImpl = serviceImpl;
+      this.methodId = methodId;
+    }
+
+    @java.lang.Override
+    @java.lang.SuppressWarnings("unchecked")
+    public void invoke(Req request, io.grpc.stub.StreamObserver<Resp> responseObserver) {
+      switch (methodId) {
+        case METHODID_CREATE:
+          serviceImpl.create((dev.tumbler.v1.CreateRequest) request,
+              (io.grpc.stub.StreamObserver<dev.tumbler.v1.CreateResponse>) responseObserver);
+          break;
+        case METHODID_GET:
+          serviceImpl.get((dev.tumbler.v1.GetRequest) request,
+              (io.grpc.stub.StreamObserver<dev.tumbler.v1.GetResponse>) responseObserver);
+          break;
+        case METHODID_LIST:
+          serviceImpl.list((dev.tumbler.v1.ListRequest) request,
+              (io.grpc.stub.StreamObserver<dev.tumbler.v1.ListResponse>) responseObserver);
+          break;
+        case METHODID_UPDATE:
+          serviceImpl.update((dev.tumbler.v1.UpdateRequest) request,
+              (io.grpc.stub.StreamObserver<dev.tumbler.v1.UpdateResponse>) responseObserver);
+          break;
+        case METHODID_SET_ACTIVE:
+          serviceImpl.setActive((dev.tumbler.v1.SetActiveRequest) request,
+              (io.grpc.stub.StreamObserver<dev.tumbler.v1.SetActiveResponse>) responseObserver);
+          break;
+        case METHODID_REVOKE:
+          serviceImpl.revoke((dev.tumbler.v1.RevokeRequest) request,
+              (io.grpc.stub.StreamObserver<dev.tumbler.v1.RevokeResponse>) responseObserver);
+          break;
+        case METHODID_ROTATE:
+          serviceImpl.rotate((dev.tumbler.v1.RotateRequest) request,
+              (io.grpc.stub.StreamObserver<dev.tumbler.v1.RotateResponse>) responseObserver);
+          break;
+        case METHODID_VERIFY:
+          serviceImpl.verify((dev.tumbler.v1.VerifyRequest) request,
+              (io.grpc.stub.StreamObserver<dev.tumbler.v1.VerifyResponse>) responseObserver);
+          break;
+        case METHODID_BATCH_VERIFY:
+          serviceImpl.batchVerify((dev.tumbler.v1.BatchVerifyRequest) request,
+              (io.grpc.stub.StreamObserver<dev.tumbler.v1.BatchVerifyResponse>) responseObserver);
+          break;
+        case METHODID_WATCH:
+          serviceImpl.watch((dev.tumbler.v1.WatchRequest) request,
+              (io.grpc.stub.StreamObserver<dev.tumbler.v1.WatchResponse>) responseObserver);
+          break;
+        case METHODID_LIST_EVENTS:
+          serviceImpl.listEvents((dev.tumbler.v1.ListEventsRequest) request,
+              (io.grpc.stub.StreamObserver<dev.tumbler.v1.ListEventsResponse>) responseObserver);
+          break;
+        case METHODID_CLAIM_ROTATION:
+          serviceImpl.claimRotation((dev.tumbler.v1.ClaimRotationRequest) request,
+              (io.grpc.stub.StreamObserver<dev.tumbler.v1.ClaimRotationResponse>) responseObserver);
+          break;
+        default:
+          throw new AssertionError();
+      }
+    }
+
+    @java.lang.Override
+    @java.lang.SuppressWarnings("unchecked")
+    public io.grpc.stub.StreamObserver<Req> invoke(
+        io.grpc.stub.StreamObserver<Resp> responseObserver) {
+      switch (methodId) {
+        default:
+          throw new AssertionError();
+      }
+    }
+  }
+
+  public static final io.grpc.ServerServiceDefinition bindService(AsyncService service) {
+    return io.grpc.ServerServiceDefinition.builder(getServiceDescriptor())
+        .addMethod(
+          getCreateMethod(),
+          io.grpc.stub.ServerCalls.asyncUnaryCall(
+            new MethodHandlers<
+              dev.tumbler.v1.CreateRequest,
+              dev.tumbler.v1.CreateResponse>(
+                service, METHODID_CREATE)))
+        .addMethod(
+          getGetMethod(),
+          io.grpc.stub.ServerCalls.asyncUnaryCall(
+            new MethodHandlers<
+              dev.tumbler.v1.GetRequest,
+              dev.tumbler.v1.GetResponse>(
+                service, METHODID_GET)))
+        .addMethod(
+          getListMethod(),
+          io.grpc.stub.ServerCalls.asyncUnaryCall(
+            new MethodHandlers<
+              dev.tumbler.v1.ListRequest,
+              dev.tumbler.v1.ListResponse>(
+                service, METHODID_LIST)))
+        .addMethod(
+          getUpdateMethod(),
+          io.grpc.stub.ServerCalls.asyncUnaryCall(
+            new MethodHandlers<
+              dev.tumbler.v1.UpdateRequest,
+              dev.tumbler.v1.UpdateResponse>(
+                service, METHODID_UPDATE)))
+        .addMethod(
+          getSetActiveMethod(),
+          io.grpc.stub.ServerCalls.asyncUnaryCall(
+            new MethodHandlers<
+              dev.tumbler.v1.SetActiveRequest,
+              dev.tumbler.v1.SetActiveResponse>(
+                service, METHODID_SET_ACTIVE)))
+        .addMethod(
+          getRevokeMethod(),
+          io.grpc.stub.ServerCalls.asyncUnaryCall(
+            new MethodHandlers<
+              dev.tumbler.v1.RevokeRequest,
+              dev.tumbler.v1.RevokeResponse>(
+                service, METHODID_REVOKE)))
+        .addMethod(
+          getRotateMethod(),
+          io.grpc.stub.ServerCalls.asyncUnaryCall(
+            new MethodHandlers<
+              dev.tumbler.v1.RotateRequest,
+              dev.tumbler.v1.RotateResponse>(
+                service, METHODID_ROTATE)))
+        .addMethod(
+          getVerifyMethod(),
+          io.grpc.stub.ServerCalls.asyncUnaryCall(
+            new MethodHandlers<
+              dev.tumbler.v1.VerifyRequest,
+              dev.tumbler.v1.VerifyResponse>(
+                service, METHODID_VERIFY)))
+        .addMethod(
+          getBatchVerifyMethod(),
+          io.grpc.stub.ServerCalls.asyncUnaryCall(
+            new MethodHandlers<
+              dev.tumbler.v1.BatchVerifyRequest,
+              dev.tumbler.v1.BatchVerifyResponse>(
+                service, METHODID_BATCH_VERIFY)))
+        .addMethod(
+          getWatchMethod(),
+          io.grpc.stub.ServerCalls.asyncServerStreamingCall(
+            new MethodHandlers<
+              dev.tumbler.v1.WatchRequest,
+              dev.tumbler.v1.WatchResponse>(
+                service, METHODID_WATCH)))
+        .addMethod(
+          getListEventsMethod(),
+          io.grpc.stub.ServerCalls.asyncUnaryCall(
+            new MethodHandlers<
+              dev.tumbler.v1.ListEventsRequest,
+              dev.tumbler.v1.ListEventsResponse>(
+                service, METHODID_LIST_EVENTS)))
+        .addMethod(
+          getClaimRotationMethod(),
+          io.grpc.stub.ServerCalls.asyncUnaryCall(
+            new MethodHandlers<
+              dev.tumbler.v1.ClaimRotationRequest,
+              dev.tumbler.v1.ClaimRotationResponse>(
+                service, METHODID_CLAIM_ROTATION)))
+        .build();
+  }
+
+  private static abstract class ApiKeyServiceBaseDescriptorSupplier
+      implements io.grpc.protobuf.ProtoFileDescriptorSupplier, io.grpc.protobuf.ProtoServiceDescriptorSupplier {
+    ApiKeyServiceBaseDescriptorSupplier() {}
+
+    @java.lang.Override
+    public com.google.protobuf.Descriptors.FileDescriptor getFileDescriptor() {
+      return dev.tumbler.v1.ApiKeyServiceOuterClass.getDescriptor();
+    }
+
+    @java.lang.Override
+    public com.google.protobuf.Descriptors.ServiceDescriptor getServiceDescriptor() {
+      return getFileDescriptor().findServiceByName("ApiKeyService");
+    }
+  }
+
+  private static final class ApiKeyServiceFileDescriptorSupplier
+      extends ApiKeyServiceBaseDescriptorSupplier {
+    ApiKeyServiceFileDescriptorSupplier() {}
+  }
+
+  private static final class ApiKeyServiceMethodDescriptorSupplier
+      extends ApiKeyServiceBaseDescriptorSupplier
+      implements io.grpc.protobuf.ProtoMethodDescriptorSupplier {
+    private final java.lang.String methodName;
+
+    ApiKeyServiceMethodDescriptorSupplier(java.lang.String methodName) {
+      this.methodName = methodName;
+    }
+
+    @java.lang.Override
+    public com.google.protobuf.Descriptors.MethodDescriptor getMethodDescriptor() {
+      return getServiceDescriptor().findMethodByName(methodName);
+    }
+  }
+
+  private static volatile io.grpc.ServiceDescriptor serviceDescriptor;
+
+  public static io.grpc.ServiceDescriptor getServiceDescriptor() {
+    io.grpc.ServiceDescriptor result = serviceDescriptor;
+    if (result == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        result = serviceDescriptor;
+        if (result == null) {
+          serviceDescriptor = result = io.grpc.ServiceDescriptor.newBuilder(SERVICE_NAME)
+              .setSchemaDescriptor(new ApiKeyServiceFileDescriptorSupplier())
+              .addMethod(getCreateMethod())
+              .addMethod(getGetMethod())
+              .addMethod(getListMethod())
+              .addMethod(getUpdateMethod())
+              .addMethod(getSetActiveMethod())
+              .addMethod(getRevokeMethod())
+              .addMethod(getRotateMethod())
+              .addMethod(getVerifyMethod())
+              .addMethod(getBatchVerifyMethod())
+              .addMethod(getWatchMethod())
+              .addMethod(getListEventsMethod())
+              .addMethod(getClaimRotationMethod())
+              .build();
+        }
+      }
+    }
+    return result;
+  }
+}

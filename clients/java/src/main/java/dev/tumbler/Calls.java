@@ -1,0 +1,335 @@
+package dev.tumbler;
+
+import dev.tumbler.Memory.Position;
+import dev.tumbler.v1.ApiKeyServiceGrpc.ApiKeyServiceStub;
+import dev.tumbler.v1.BatchVerifyRequest;
+import dev.tumbler.v1.BatchVerifyResponse;
+import dev.tumbler.v1.Consistency;
+import dev.tumbler.v1.VerifyRequest;
+import dev.tumbler.v1.VerifyResponse;
+import io.grpc.Context;
+import io.grpc.Status;
+import io.grpc.stub.StreamObserver;
+import java.time.Duration;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.Deque;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
+import java.util.concurrent.CompletionStage;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import java.util.concurrent.locks.ReentrantLock;
+import java.util.function.Consumer;
+import java.util.function.Function;
+import java.util.stream.IntStream;
+
+/** Asks the server: callers that want the same key share a call, and under load many keys share one. */
+final class Calls {
+    static final int MOST_UNDER_WAY = 4;
+    static final int MOST_IN_A_BATCH = 500;
+
+    private final ApiKeyServiceStub stub;
+    private final Memory memory;
+    private final Fingerprints fingerprints;
+    private final Time time;
+    private final Duration timeout;
+    private final Runnable onUnreachable;
+
+    /** Guards all that follows; never held while something is sent, or a caller told. */
+    private final ReentrantLock lock = new ReentrantLock();
+
+    private final Map<String, Question> open = new HashMap<>();
+    private final Deque<Question> waiting = new ArrayDeque<>();
+    private int underWay;
+    private boolean closed;
+
+    Calls(
+            ApiKeyServiceStub stub,
+            Memory memory,
+            Fingerprints fingerprints,
+            Time time,
+            Duration timeout,
+            Runnable onUnreachable) {
+        this.stub = stub;
+        this.memory = memory;
+        this.fingerprints = fingerprints;
+        this.time = time;
+        this.timeout = timeout;
+        this.onUnreachable = onUnreachable;
+    }
+
+    /** A key that somebody waits to be told of. */
+    private static final class Question {
+        final String key;
+        final String id;
+        final VerifyOptions demand;
+        final CompletableFuture<Answer> answer = new CompletableFuture<>();
+        /** Where the stream was when it was sent; null: it waits to be. */
+        Position position;
+        /** When somebody last began to wait for it. */
+        long wanted;
+        /** Whether it is to be asked by itself, since a batch left it undecided. */
+        boolean alone;
+        /** The cursor that was refused, maybe, when it was asked last. */
+        String doubted = "";
+
+        Question(String key, String id, VerifyOptions demand) {
+            this.key = key;
+            this.id = id;
+            this.demand = demand;
+        }
+
+        boolean mayDoubt() {
+            return doubted.isEmpty() && !position.cursor().isEmpty();
+        }
+    }
+
+    /** Asks about a key whose form is right. Fails with a {@link TumblerException}, within the timeout. */
+    CompletableFuture<Verification> verify(String key, String id, VerifyOptions demand) {
+        long now = time.nanos();
+        Question question;
+        lock.lock();
+        try {
+            if (closed) {
+                return CompletableFuture.failedFuture(closed());
+            }
+            question = open.get(key);
+            // Who comes after a change must not be told what was asked before it.
+            if (question == null
+                    || question.position != null && !memory.unchangedSince(question.position, id, now)) {
+                question = new Question(key, id, demand);
+                open.put(key, question);
+                waiting.addLast(question);
+            }
+            question.wanted = now;
+        } finally {
+            lock.unlock();
+        }
+        send();
+        return told(question, demand);
+    }
+
+    /** Fails all who wait, and all who come. */
+    void close() {
+        List<Question> left = new ArrayList<>();
+        lock.lock();
+        try {
+            closed = true;
+            left.addAll(open.values());
+            left.addAll(waiting);
+            open.clear();
+            waiting.clear();
+        } finally {
+            lock.unlock();
+        }
+        left.forEach(question -> question.answer.completeExceptionally(closed()));
+    }
+
+    static UnavailableException closed() {
+        return new UnavailableException("the verifier is closed");
+    }
+
+    private CompletableFuture<Verification> told(Question question, VerifyOptions demand) {
+        boolean own = question.demand.equals(demand);
+        return question.answer
+                .copy()
+                .orTimeout(timeout.toNanos(), TimeUnit.NANOSECONDS)
+                .<CompletionStage<Verification>>handle((answer, failure) -> {
+                    if (failure == null) {
+                        Code code = own ? answer.code() : answer.decide(demand, time.nanos());
+                        return CompletableFuture.completedStage(answer.verification(code, false));
+                    }
+                    Throwable cause = failure instanceof CompletionException ? failure.getCause() : failure;
+                    if (cause instanceof InvalidRequestException && !own) { // what is wrong may be the other's demands
+                        return verify(question.key, question.id, demand);
+                    }
+                    return CompletableFuture.failedStage(
+                            cause instanceof TimeoutException
+                                    ? new UnavailableException("no answer within " + timeout.toMillis() + " ms")
+                                    : cause);
+                })
+                .thenCompose(Function.identity());
+    }
+
+    /** Sends what waits, as far as calls may be under way. */
+    private void send() {
+        for (List<Question> next = next(); !next.isEmpty(); next = next()) {
+            List<Question> batch = next;
+            // A call that many wait for must not end with the server call, maybe, in which the first of them was made.
+            Context.ROOT.run(() -> send(batch));
+        }
+    }
+
+    private List<Question> next() {
+        List<Question> batch = new ArrayList<>();
+        List<Question> late = new ArrayList<>();
+        lock.lock();
+        try {
+            if (underWay < MOST_UNDER_WAY) {
+                long now = time.nanos();
+                Position position = memory.position();
+                while (!waiting.isEmpty() && batch.size() < MOST_IN_A_BATCH) {
+                    if (waiting.getFirst().alone && !batch.isEmpty()) {
+                        break;
+                    }
+                    Question question = waiting.removeFirst();
+                    if (now - question.wanted > timeout.toNanos()) {
+                        open.remove(question.key, question);
+                        late.add(question);
+                        continue;
+                    }
+                    question.position = position;
+                    batch.add(question);
+                    if (question.alone) {
+                        break;
+                    }
+                }
+                underWay += batch.isEmpty() ? 0 : 1;
+            }
+        } finally {
+            lock.unlock();
+        }
+        late.forEach(question ->
+                question.answer.completeExceptionally(new UnavailableException("nobody waits for it any more")));
+        return batch;
+    }
+
+    private void send(List<Question> batch) {
+        ApiKeyServiceStub due = stub.withDeadlineAfter(timeout.toNanos(), TimeUnit.NANOSECONDS);
+        List<VerifyRequest> requests = batch.stream().map(Calls::request).toList();
+        long sent = time.nanos();
+        if (batch.size() == 1) {
+            due.verify(
+                    requests.get(0),
+                    new Reply<VerifyResponse>(
+                            response -> answered(batch, List.of(response), sent), failure -> failed(batch, failure)));
+        } else {
+            due.batchVerify(
+                    BatchVerifyRequest.newBuilder().addAllRequests(requests).build(),
+                    new Reply<BatchVerifyResponse>(
+                            response -> answered(batch, response.getResponsesList(), sent),
+                            failure -> failed(batch, failure)));
+        }
+    }
+
+    private static VerifyRequest request(Question question) {
+        VerifyRequest.Builder request = VerifyRequest.newBuilder()
+                .setKey(question.key)
+                .setEnvironmentId(question.demand.environmentId())
+                .addAllRequiredScopes(question.demand.requiredScopes())
+                .setClientIp(question.demand.clientIp());
+        if (!question.position.cursor().isEmpty() && question.doubted.isEmpty()) {
+            request.setConsistency(Consistency.newBuilder().setAtLeastAsFresh(question.position.cursor()));
+        }
+        return request.build();
+    }
+
+    private void answered(List<Question> batch, List<VerifyResponse> responses, long sent) {
+        if (responses.size() != batch.size()) {
+            failed(batch, Status.INTERNAL.withDescription("not as many answers as questions").asException());
+            return;
+        }
+        List<Answer> answers = IntStream.range(0, batch.size())
+                .mapToObj(i -> Answer.of(responses.get(i), batch.get(i).id, sent))
+                .toList();
+        long now = time.nanos();
+        for (int i = 0; i < batch.size(); i++) {
+            Question question = batch.get(i);
+            if (answers.get(i) != null) {
+                if (!question.doubted.isEmpty()) {
+                    memory.lose(question.doubted, now);
+                }
+                memory.remember(fingerprints.of(question.key), answers.get(i), question.position, now);
+            }
+        }
+        List<Question> undecided = batch.size() == 1
+                ? List.of()
+                : IntStream.range(0, batch.size())
+                        .filter(i -> answers.get(i) == null)
+                        .mapToObj(batch::get)
+                        .toList();
+        back(batch, undecided);
+        for (int i = 0; i < batch.size(); i++) {
+            if (answers.get(i) != null) {
+                batch.get(i).answer.complete(answers.get(i));
+            } else if (batch.size() == 1) {
+                batch.get(i).answer.completeExceptionally(new UnavailableException("the server decided nothing"));
+            }
+        }
+    }
+
+    private void failed(List<Question> batch, Throwable failure) {
+        Status status = Status.fromThrowable(failure);
+        if (status.getCode() == Status.Code.UNAVAILABLE) {
+            onUnreachable.run();
+        }
+        if (status.getCode() == Status.Code.INVALID_ARGUMENT && batch.get(0).mayDoubt()) {
+            // It may be our cursor that the server does not know. Without it, what is said is about the demands.
+            batch.forEach(question -> question.doubted = question.position.cursor());
+            back(batch, batch);
+            return;
+        }
+        back(batch, List.of());
+        String said = status.getCode() + (status.getDescription() == null ? "" : ": " + status.getDescription());
+        TumblerException told = switch (status.getCode()) {
+            case UNAUTHENTICATED, PERMISSION_DENIED ->
+                new NotAllowedException("the verifier's own key is refused: " + said, failure);
+            case INVALID_ARGUMENT -> new InvalidRequestException("what was demanded is not valid: " + said, failure);
+            default -> new UnavailableException("the server could not be asked: " + said, failure);
+        };
+        batch.forEach(question -> question.answer.completeExceptionally(told));
+    }
+
+    /** Takes note that a call is back, puts what it left open first in line, each alone, and sends what waits. */
+    private void back(List<Question> batch, List<Question> again) {
+        lock.lock();
+        try {
+            underWay--;
+            if (!closed) {
+                for (Question question : batch) {
+                    if (again.contains(question)) {
+                        question.position = null;
+                        question.alone = true;
+                        waiting.addFirst(question);
+                    } else {
+                        open.remove(question.key, question);
+                    }
+                }
+            }
+        } finally {
+            lock.unlock();
+        }
+        send();
+    }
+
+    /** Takes the one answer of a call. */
+    private static final class Reply<T> implements StreamObserver<T> {
+        private final Consumer<T> answered;
+        private final Consumer<Throwable> failed;
+        private T response;
+
+        Reply(Consumer<T> answered, Consumer<Throwable> failed) {
+            this.answered = answered;
+            this.failed = failed;
+        }
+
+        @Override
+        public void onNext(T response) {
+            this.response = response;
+        }
+
+        @Override
+        public void onError(Throwable failure) {
+            failed.accept(failure);
+        }
+
+        @Override
+        public void onCompleted() {
+            answered.accept(response); // gRPC has seen to it that there is exactly one
+        }
+    }
+}

@@ -1,0 +1,131 @@
+package dev.tumbler;
+
+import io.grpc.Status;
+import java.lang.System.Logger.Level;
+import java.util.Optional;
+import java.util.concurrent.CompletionException;
+
+/**
+ * What all guards do alike: where the key is, and which of a few answers follows. For guards of frameworks that have
+ * none here; {@link dev.tumbler.grpc.KeyInterceptor} and {@link dev.tumbler.servlet.KeyFilter} are made of it.
+ */
+public final class Guards {
+    private static final System.Logger LOG = System.getLogger("dev.tumbler.guards");
+    private static final String BEARER = "Bearer ";
+
+    private Guards() {}
+
+    /** What whoever presented a key is told. It says nothing about the key. */
+    public enum Refusal {
+        /** There is no key, or it is none that works. */
+        KEY_REQUIRED(401, Status.Code.UNAUTHENTICATED, "a valid API key is required"),
+        /** The key works, and is not good for this. */
+        NOT_ALLOWED(403, Status.Code.PERMISSION_DENIED, "this API key does not allow that"),
+        /** There is no verdict at the moment. */
+        UNDECIDED(503, Status.Code.UNAVAILABLE, "API keys cannot be verified at the moment"),
+        /** There never will be one: what the guard demands is not valid, or it is broken. The log says why. */
+        MISTAKEN(500, Status.Code.INTERNAL, "API keys cannot be verified at the moment");
+
+        private final int httpStatus;
+        private final Status.Code grpcCode;
+        private final String text;
+
+        Refusal(int httpStatus, Status.Code grpcCode, String text) {
+            this.httpStatus = httpStatus;
+            this.grpcCode = grpcCode;
+            this.text = text;
+        }
+
+        /**
+         * Returns the HTTP status. A 401 goes with {@code WWW-Authenticate: Bearer}, a 503 with {@code Retry-After: 1}.
+         *
+         * @return 401, 403, 500 or 503
+         */
+        public int httpStatus() {
+            return httpStatus;
+        }
+
+        /**
+         * Returns the gRPC status, with the text.
+         *
+         * @return a status that is not OK
+         */
+        public Status grpcStatus() {
+            return grpcCode.toStatus().withDescription(text);
+        }
+
+        /**
+         * Returns what to say.
+         *
+         * @return a text that is safe to show and to put into JSON
+         */
+        public String text() {
+            return text;
+        }
+    }
+
+    /**
+     * Returns the key that comes with a request.
+     *
+     * @param authorization the first header of this name, or null
+     * @param xApiKey the first header {@code x-api-key}, or null
+     * @return the key of {@code Bearer …}, else that of the other header, if there is one
+     */
+    public static Optional<String> presentedKey(String authorization, String xApiKey) {
+        String key = authorization != null && authorization.regionMatches(true, 0, BEARER, 0, BEARER.length())
+                ? authorization.substring(BEARER.length())
+                : xApiKey;
+        return Optional.ofNullable(key).map(String::strip).filter(text -> !text.isEmpty());
+    }
+
+    /**
+     * Returns a peer's address in the form that a verifier takes.
+     *
+     * @param address where a request came from; null: not known
+     * @return the same if it is an IPv4 or IPv6 address, also in brackets; else empty
+     */
+    public static String clientIp(String address) {
+        if (address == null) {
+            return "";
+        }
+        String bare = address.startsWith("[") && address.endsWith("]")
+                ? address.substring(1, address.length() - 1)
+                : address;
+        return Address.parse(bare) == null ? "" : bare;
+    }
+
+    /**
+     * Returns what follows from a verdict, and logs one that denies: its code, and the key's id where it is known.
+     *
+     * @param verdict of a verifier
+     * @return empty: let it pass
+     */
+    public static Optional<Refusal> refusal(Verification verdict) {
+        if (verdict.valid()) {
+            return Optional.empty();
+        }
+        String keyId = verdict.keyId().isEmpty() ? "unknown" : verdict.keyId();
+        LOG.log(Level.INFO, "denied: {0}, key {1}", verdict.code(), keyId);
+        return Optional.of(
+                switch (verdict.code()) {
+                    case ENVIRONMENT_MISMATCH, IP_NOT_ALLOWED, INSUFFICIENT_SCOPE -> Refusal.NOT_ALLOWED;
+                    default -> Refusal.KEY_REQUIRED;
+                });
+    }
+
+    /**
+     * Returns what follows where there is no verdict, and logs why there is none.
+     *
+     * @param failure what was thrown, by a verifier or on the way to it
+     * @return what to answer
+     */
+    public static Refusal refusal(Throwable failure) {
+        Throwable cause = failure instanceof CompletionException ? failure.getCause() : failure;
+        if (cause instanceof UnavailableException || cause instanceof NotAllowedException) {
+            LOG.log(Level.ERROR, "undecided: {0}", cause.getMessage());
+            return Refusal.UNDECIDED;
+        }
+        LOG.log(Level.ERROR, "the guard cannot ask what it should", cause);
+        return Refusal.MISTAKEN;
+    }
+}

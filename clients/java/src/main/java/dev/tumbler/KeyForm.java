@@ -1,0 +1,60 @@
+package dev.tumbler;
+
+import java.nio.charset.StandardCharsets;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import java.util.zip.CRC32;
+
+/** The form of a key, {@code <prefix>_<id>_<secret><check>}: what of it is no secret. CONTRACT section 3. */
+record KeyForm(String prefix, String id) {
+    static final int MAX_LENGTH = 32 + 1 + 16 + 1 + 43 + 6;
+
+    private static final String DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    private static final int CHECK_LENGTH = 6;
+    /** From the id's first character to the end. */
+    private static final int ID_TO_END = 16 + 1 + 43 + CHECK_LENGTH;
+    /** From the secret's first character to the end. */
+    private static final int SECRET_TO_END = 43 + CHECK_LENGTH;
+
+    private static final Pattern FORM =
+            Pattern.compile("([a-z][a-z0-9]{1,15}(?:_[a-z0-9]{1,15})?)_([0-9A-Za-z]{16})_[0-9A-Za-z]{49}");
+
+    /**
+     * Takes a key apart, or returns null where the text is not exactly one. A bounded effort, however long the text
+     * is.
+     */
+    static KeyForm parse(String text) {
+        if (text.length() > MAX_LENGTH) {
+            return null;
+        }
+        Matcher match = FORM.matcher(text);
+        if (!match.matches() || !text.endsWith(check(text.substring(0, text.length() - CHECK_LENGTH)))) {
+            return null;
+        }
+        return new KeyForm(match.group(1), match.group(2));
+    }
+
+    /**
+     * Returns where the id would be if the text were a key, or null where it cannot be one. Enough to look something up
+     * that is proven by other means; {@link #parse} costs several times as much.
+     */
+    static String idOf(String text) {
+        int length = text.length();
+        return length <= ID_TO_END || length > MAX_LENGTH
+                ? null
+                : text.substring(length - ID_TO_END, length - SECRET_TO_END - 1);
+    }
+
+    /** Returns what ends a key that begins so: the CRC-32 of the text in base 62, the highest digit first. */
+    static String check(String before) {
+        CRC32 crc = new CRC32();
+        crc.update(before.getBytes(StandardCharsets.US_ASCII));
+        long value = crc.getValue();
+        char[] check = new char[CHECK_LENGTH];
+        for (int place = CHECK_LENGTH - 1; place >= 0; place--) {
+            check[place] = DIGITS.charAt((int) (value % DIGITS.length()));
+            value /= DIGITS.length();
+        }
+        return new String(check);
+    }
+}

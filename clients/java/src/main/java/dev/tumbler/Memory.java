@@ -1,0 +1,250 @@
+package dev.tumbler;
+
+import dev.tumbler.v1.KeyEvent;
+import java.util.Iterator;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.locks.ReentrantLock;
+
+/**
+ * What is remembered of keys, and what the Watch stream has told. Both are one thing: whether an answer may be
+ * remembered, and whether what is remembered may be used, depends on the stream.
+ *
+ * <p>Looking something up takes no lock. What is to go is chosen by second chance: of those that came first, the first
+ * one that was not used since it was last looked at. That is nearly the least recently used, and a hit need not write
+ * to what all threads share.
+ *
+ * <p>Instants are nanoseconds of the monotonic clock.
+ */
+final class Memory {
+    /** How many changed keys' revisions are kept for answers that are under way. */
+    static final int CHANGES = 1_024;
+
+    private static final String NOWHERE = "";
+
+    private final int size;
+    private final long maxStaleness;
+    /** For how long all is remembered where there is no stream; 0: there is one, or nothing is remembered. */
+    private final long fixedTtl;
+
+    private final ConcurrentHashMap<String, Entry> entries = new ConcurrentHashMap<>();
+    private volatile long freshUntil;
+
+    /** Guards all that follows, and every change of {@code entries}. */
+    private final ReentrantLock lock = new ReentrantLock();
+
+    private final LinkedHashMap<String, Entry> queue = new LinkedHashMap<>();
+    /** The last revision of each key that changed lately, the latest change at the end. */
+    private final LinkedHashMap<String, Long> changes = new LinkedHashMap<>();
+    /** The highest revision that is not in {@code changes} any more. */
+    private long lost;
+    /** The highest revision that was told. */
+    private long told;
+
+    private long resets;
+    private String cursor = NOWHERE;
+
+    /**
+     * Remembers nothing where {@code size} is 0, and without a fixed time to live nothing before the stream's first
+     * word.
+     */
+    Memory(int size, long maxStaleness, long fixedTtl, long now) {
+        this.size = size;
+        this.maxStaleness = maxStaleness;
+        this.fixedTtl = fixedTtl;
+        this.freshUntil = now;
+    }
+
+    /** A remembered answer; of the key that it is about only the fingerprint. */
+    static final class Entry {
+        final byte[] fingerprint;
+        final Answer answer;
+        /** What is returned where it is valid: the same for all. */
+        final Verification allowed;
+
+        private final long expires;
+        private volatile boolean used;
+
+        private Entry(byte[] fingerprint, Answer answer, long expires) {
+            this.fingerprint = fingerprint;
+            this.answer = answer;
+            this.allowed = answer.verification(Code.VALID, true);
+            this.expires = expires;
+        }
+    }
+
+    /**
+     * What the stream had told when a call was sent.
+     *
+     * @param cursor empty: nothing yet
+     */
+    record Position(long resets, long told, String cursor) {}
+
+    /** Returns what is remembered of the key with this id, or null where nothing is that may be used now. */
+    Entry find(String id, long now) {
+        if (!fresh(now)) {
+            return null;
+        }
+        Entry entry = entries.get(id);
+        if (entry == null || now - entry.expires >= 0) {
+            return null;
+        }
+        if (!entry.used) {
+            entry.used = true;
+        }
+        return entry;
+    }
+
+    /** Returns how many keys are remembered. */
+    int size() {
+        return entries.size();
+    }
+
+    Position position() {
+        lock.lock();
+        try {
+            return new Position(resets, told, cursor);
+        } finally {
+            lock.unlock();
+        }
+    }
+
+    /** Says whether what was asked there may be told to who asks now: no change of this key can have come between. */
+    boolean unchangedSince(Position position, String id, long now) {
+        lock.lock();
+        try {
+            return fresh(now)
+                    && resets == position.resets
+                    && lost <= position.told
+                    && changes.getOrDefault(id, 0L) <= position.told;
+        } finally {
+            lock.unlock();
+        }
+    }
+
+    /** Remembers an answer to a call that was sent at this position, if it will bear it. */
+    void remember(byte[] fingerprint, Answer answer, Position position, long now) {
+        long ttl = fixedTtl > 0 ? Math.min(fixedTtl, answer.ttl()) : answer.ttl();
+        if (size == 0 || !answer.code().dependsOnDemand() || ttl <= 0) {
+            return;
+        }
+        String id = answer.record().keyId();
+        Entry entry = new Entry(fingerprint, answer, answer.sent() + ttl);
+        lock.lock();
+        try {
+            if (fresh(now)
+                    && position.resets == resets
+                    && answer.revision() >= lost
+                    && answer.revision() >= changes.getOrDefault(id, 0L)) {
+                if (queue.remove(id) == null) {
+                    makeRoom();
+                }
+                queue.put(id, entry);
+                entries.put(id, entry);
+            }
+        } finally {
+            lock.unlock();
+        }
+    }
+
+    /**
+     * Takes in what the stream told. A word without events alone says that there was nothing else to tell: events may
+     * be part of what a new stream has to catch up with.
+     *
+     * @param now when it was received
+     */
+    void hear(List<KeyEvent> events, String cursor, long now) {
+        lock.lock();
+        try {
+            for (KeyEvent event : events) {
+                forget(event.getKeyId());
+                changes.remove(event.getKeyId());
+                changes.put(event.getKeyId(), event.getRevision());
+                told = Math.max(told, event.getRevision());
+            }
+            Iterator<Long> oldest = changes.values().iterator();
+            while (changes.size() > CHANGES) {
+                lost = Math.max(lost, oldest.next());
+                oldest.remove();
+            }
+            this.cursor = cursor;
+            if (events.isEmpty()) {
+                freshUntil = now + maxStaleness;
+            }
+        } finally {
+            lock.unlock();
+        }
+    }
+
+    /** Forgets all that was remembered and told, and goes on where the stream is now. */
+    void reset(String cursor) {
+        lock.lock();
+        try {
+            reset();
+            this.cursor = cursor;
+        } finally {
+            lock.unlock();
+        }
+    }
+
+    /** Forgets all that was remembered and told, and remembers nothing before the stream's next word. */
+    void distrust(long now) {
+        lock.lock();
+        try {
+            reset();
+            freshUntil = now;
+        } finally {
+            lock.unlock();
+        }
+    }
+
+    /** Does as {@link #distrust}, and forgets where the stream was, if it was there. */
+    void lose(String place, long now) {
+        lock.lock();
+        try {
+            distrust(now);
+            if (cursor.equals(place)) {
+                cursor = NOWHERE;
+            }
+        } finally {
+            lock.unlock();
+        }
+    }
+
+    private void reset() {
+        resets++;
+        entries.clear();
+        queue.clear();
+        changes.clear();
+        lost = 0;
+        told = 0;
+    }
+
+    private boolean fresh(long now) {
+        return fixedTtl > 0 || now - freshUntil < 0;
+    }
+
+    private void forget(String id) {
+        if (queue.remove(id) != null) {
+            entries.remove(id);
+        }
+    }
+
+    private void makeRoom() {
+        while (queue.size() >= size) {
+            Iterator<Map.Entry<String, Entry>> places = queue.entrySet().iterator();
+            Map.Entry<String, Entry> first = places.next();
+            String id = first.getKey();
+            Entry entry = first.getValue();
+            places.remove();
+            if (entry.used) {
+                entry.used = false;
+                queue.put(id, entry);
+            } else {
+                entries.remove(id);
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+package dev.tumbler;
+
+import java.util.List;
+
+/**
+ * The verdict: may this key do this, now? The same rules as in the server; tests/vectors/verify.json holds both to
+ * them.
+ */
+final class Verdict {
+    /** Scopes that begin so are permissions on Tumbler itself; {@code *} does not grant them. */
+    private static final String RESERVED = "tumbler:";
+
+    private Verdict() {}
+
+    /**
+     * Returns the first reason to deny, in the order of the contract, or VALID where there is none.
+     *
+     * @param key null where nothing was proven
+     * @param projectId empty: any; what a verifier may see was settled when it was let in
+     * @param now microseconds since the Unix epoch
+     */
+    static Code decide(KeyRecord key, String projectId, VerifyOptions demand, long now) {
+        if (key == null || !projectId.isEmpty() && !projectId.equals(key.projectId())) {
+            return Code.NOT_FOUND;
+        }
+        if (key.revoked()) {
+            return Code.REVOKED;
+        }
+        if (now >= key.graceExpireTime()) {
+            return Code.SUPERSEDED;
+        }
+        if (!key.active()) {
+            return Code.INACTIVE;
+        }
+        if (now >= key.expireTime()) {
+            return Code.EXPIRED;
+        }
+        if (!demand.environmentId().isEmpty() && !demand.environmentId().equals(key.environmentId())) {
+            return Code.ENVIRONMENT_MISMATCH;
+        }
+        if (key.restricted() && !within(key.networks(), demand.clientIp())) {
+            return Code.IP_NOT_ALLOWED;
+        }
+        for (String scope : demand.requiredScopes()) {
+            if (!anyGrants(key.scopes(), scope)) {
+                return Code.INSUFFICIENT_SCOPE;
+            }
+        }
+        return Code.VALID;
+    }
+
+    private static boolean within(List<Network> networks, String clientIp) {
+        byte[] address = Address.parse(clientIp);
+        return address != null && networks.stream().anyMatch(network -> network.contains(address));
+    }
+
+    private static boolean anyGrants(List<String> granted, String required) {
+        for (String scope : granted) {
+            if (grants(scope, required)) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    private static boolean grants(String granted, String required) {
+        if (granted.equals(required)) {
+            return true;
+        }
+        if (granted.equals("*")) {
+            return !required.startsWith(RESERVED);
+        }
+        return granted.endsWith(":*") && required.startsWith(granted.substring(0, granted.length() - 1));
+    }
+}

@@ -1,0 +1,205 @@
+package dev.tumbler;
+
+import dev.tumbler.v1.ApiKeyServiceGrpc.ApiKeyServiceStub;
+import dev.tumbler.v1.WatchRequest;
+import dev.tumbler.v1.WatchResponse;
+import io.grpc.Context;
+import io.grpc.ManagedChannel;
+import io.grpc.Status;
+import io.grpc.stub.ClientCallStreamObserver;
+import io.grpc.stub.ClientResponseObserver;
+import java.lang.System.Logger.Level;
+import java.time.Duration;
+import java.util.concurrent.ThreadLocalRandom;
+import java.util.concurrent.locks.ReentrantLock;
+
+/** Listens to what changes, and tells the memory. One stream after another, until it is closed. */
+final class Watcher {
+    private static final long FIRST_PAUSE = Duration.ofMillis(100).toNanos();
+    private static final long LONGEST_PAUSE = Duration.ofSeconds(5).toNanos();
+
+    private final ApiKeyServiceStub stub;
+    private final ManagedChannel channel;
+    private final Memory memory;
+    private final Time time;
+    private final Duration heartbeat;
+    private final System.Logger log;
+
+    /** Guards all that follows. */
+    private final ReentrantLock lock = new ReentrantLock();
+
+    private Stream current;
+    private int failures;
+    private boolean closed;
+
+    Watcher(
+            ApiKeyServiceStub stub,
+            ManagedChannel channel,
+            Memory memory,
+            Time time,
+            Duration heartbeat,
+            System.Logger log) {
+        this.stub = stub;
+        this.channel = channel;
+        this.memory = memory;
+        this.time = time;
+        this.heartbeat = heartbeat;
+        this.log = log;
+    }
+
+    void open() {
+        Stream stream;
+        lock.lock();
+        try {
+            if (closed) {
+                return;
+            }
+            stream = new Stream(memory.position().cursor());
+            current = stream;
+        } finally {
+            lock.unlock();
+        }
+        // gRPC's own pause grows to minutes, and a call that is made in it fails without an attempt.
+        channel.resetConnectBackoff();
+        WatchRequest request = WatchRequest.newBuilder()
+                .setStartCursor(stream.start)
+                .setHeartbeatInterval(com.google.protobuf.Duration.newBuilder()
+                        .setSeconds(heartbeat.getSeconds())
+                        .setNanos(heartbeat.getNano()))
+                .build();
+        Context.ROOT.run(() -> stub.watch(request, stream));
+        stream.mind();
+    }
+
+    void close() {
+        Stream last;
+        lock.lock();
+        try {
+            closed = true;
+            last = current;
+            current = null;
+        } finally {
+            lock.unlock();
+        }
+        if (last != null) {
+            last.cancel();
+        }
+    }
+
+    /** One attempt to listen. Its callbacks come one at a time; once it is not the current one, they do nothing. */
+    private final class Stream implements ClientResponseObserver<WatchRequest, WatchResponse> {
+        private final String start;
+        private final long patience = heartbeat.toNanos() / 2 * 5;
+        private volatile ClientCallStreamObserver<WatchRequest> call;
+        private volatile long heard = time.nanos();
+        private boolean begun;
+        private Runnable minder = () -> {};
+
+        Stream(String start) {
+            this.start = start;
+        }
+
+        @Override
+        public void beforeStart(ClientCallStreamObserver<WatchRequest> call) {
+            this.call = call;
+        }
+
+        @Override
+        public void onNext(WatchResponse word) {
+            long now = time.nanos();
+            lock.lock();
+            try {
+                if (current != this) {
+                    return;
+                }
+                heard = now;
+                // Where there was no place to begin at, what changed before the first word is never told.
+                if (word.getReset() || !begun && start.isEmpty()) {
+                    memory.reset(word.getCursor());
+                }
+                if (!word.getReset()) {
+                    memory.hear(word.getEventsList(), word.getCursor(), now);
+                }
+                if (!begun && failures > 0) {
+                    log.log(Level.INFO, "listening to changes again");
+                }
+                begun = true;
+                failures = 0;
+            } finally {
+                lock.unlock();
+            }
+        }
+
+        @Override
+        public void onError(Throwable failure) {
+            end(Status.fromThrowable(failure));
+        }
+
+        @Override
+        public void onCompleted() {
+            end(Status.OK);
+        }
+
+        void cancel() {
+            if (call != null) { // else it is about to begin, on a channel that is shut down
+                call.cancel("not listened to any more", null);
+            }
+        }
+
+        /** Gives up when nothing is heard for too long. */
+        void mind() {
+            lock.lock();
+            try {
+                if (current == this) {
+                    minder = time.after(patience - (time.nanos() - heard), this::look);
+                }
+            } finally {
+                lock.unlock();
+            }
+        }
+
+        private void look() {
+            if (time.nanos() - heard < patience) {
+                mind();
+            } else if (end(Status.DEADLINE_EXCEEDED.withDescription("nothing was heard for too long"))) {
+                cancel();
+                channel.enterIdle(); // so that the next attempt is over another connection
+            }
+        }
+
+        /** Plans the next attempt, and says whether this was the current one. */
+        private boolean end(Status status) {
+            lock.lock();
+            try {
+                if (current != this) {
+                    return false;
+                }
+                current = null;
+                minder.run();
+                time.after(pause(status), Watcher.this::open);
+                return true;
+            } finally {
+                lock.unlock();
+            }
+        }
+
+        private long pause(Status status) {
+            log.log(
+                    failures++ == 0 ? Level.WARNING : Level.DEBUG,
+                    "listening to changes ended: {0}",
+                    status.getDescription() == null
+                            ? status.getCode()
+                            : status.getCode() + ": " + status.getDescription());
+            switch (status.getCode()) {
+                case UNAUTHENTICATED, PERMISSION_DENIED -> {
+                    memory.distrust(time.nanos());
+                    return LONGEST_PAUSE;
+                }
+                case INVALID_ARGUMENT -> memory.lose(start, time.nanos());
+                default -> {}
+            }
+            long most = Math.min(LONGEST_PAUSE, FIRST_PAUSE << Math.min(failures - 1, 10));
+            return ThreadLocalRandom.current().nextLong(most);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+package dev.tumbler.grpc;
+
+import dev.tumbler.Guards;
+import dev.tumbler.Guards.Refusal;
+import dev.tumbler.Verification;
+import dev.tumbler.Verifier;
+import dev.tumbler.VerifyOptions;
+import io.grpc.Context;
+import io.grpc.Contexts;
+import io.grpc.Grpc;
+import io.grpc.Metadata;
+import io.grpc.MethodDescriptor;
+import io.grpc.ServerCall;
+import io.grpc.ServerCallHandler;
+import io.grpc.ServerInterceptor;
+import java.net.InetSocketAddress;
+import java.util.Iterator;
+import java.util.List;
+import java.util.Optional;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.Executor;
+import java.util.concurrent.Executors;
+import java.util.function.BiFunction;
+import java.util.function.Function;
+import java.util.function.Predicate;
+
+/**
+ * Lets a call pass only with a key that a verifier says yes to. The key is that of {@code authorization: Bearer …},
+ * else that of {@code x-api-key}.
+ *
+ * <p>It never blocks: a call whose key the server must be asked about waits without a thread, and goes on in the
+ * interceptor's executor. So calls with remembered keys get through while the server is slow, also where the server's
+ * own executor is small or is the transport's thread.
+ */
+public final class KeyInterceptor implements ServerInterceptor {
+    private static final Context.Key<Verification> IDENTITY = Context.key("dev.tumbler.Verification");
+    private static final Metadata.Key<String> AUTHORIZATION =
+            Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
+    private static final Metadata.Key<String> X_API_KEY =
+            Metadata.Key.of("x-api-key", Metadata.ASCII_STRING_MARSHALLER);
+
+    private final Verifier verifier;
+    private final Function<? super ServerCall<?, ?>, List<String>> scopes;
+    private final String environmentId;
+    private final BiFunction<? super ServerCall<?, ?>, Metadata, String> clientIp;
+    private final Predicate<? super MethodDescriptor<?, ?>> exempt;
+    private final Executor executor;
+
+    private KeyInterceptor(Builder options) {
+        verifier = options.verifier;
+        scopes = options.scopes;
+        environmentId = options.environmentId;
+        clientIp = options.clientIp;
+        exempt = options.exempt;
+        executor = options.executor == null ? Threads.SHARED : options.executor;
+    }
+
+    /**
+     * Begins to describe an interceptor.
+     *
+     * @param verifier is asked about every key; it is not closed here
+     * @return a builder; as it is, any valid key will do, and no method is exempt
+     */
+    public static Builder builder(Verifier verifier) {
+        return new Builder(verifier);
+    }
+
+    /**
+     * Returns whose key let the present call pass.
+     *
+     * @return a valid outcome; empty where no interceptor of this kind stands before the method, or it is exempt
+     */
+    public static Optional<Verification> identity() {
+        return Optional.ofNullable(IDENTITY.get());
+    }
+
+    @Override
+    public <Q, A> ServerCall.Listener<Q> interceptCall(
+            ServerCall<Q, A> call, Metadata headers, ServerCallHandler<Q, A> next) {
+        CompletableFuture<Verification> verdict = null; // none is needed
+        try {
+            if (!exempt.test(call.getMethodDescriptor())) {
+                Optional<String> key = Guards.presentedKey(first(headers, AUTHORIZATION), first(headers, X_API_KEY));
+                if (key.isEmpty()) {
+                    return refuse(call, Refusal.KEY_REQUIRED);
+                }
+                verdict = verifier.verifyAsync(
+                        key.get(),
+                        new VerifyOptions(scopes.apply(call), clientIp.apply(call, headers), environmentId));
+            }
+        } catch (RuntimeException failure) { // of a function that we were given
+            return refuse(call, Guards.refusal(failure));
+        }
+        if (verdict == null) {
+            return next.startCall(call, headers);
+        }
+        if (verdict.isDone()) {
+            return judge(verdict, call, headers, next);
+        }
+        CompletableFuture<Verification> awaited = verdict;
+        DeferredListener<Q> waiting = new DeferredListener<>(call);
+        Context context = Context.current();
+        awaited.whenCompleteAsync(
+                (told, failure) ->
+                        context.run(() -> waiting.proceed(() -> judge(awaited, call, headers, next))),
+                executor);
+        return waiting;
+    }
+
+    private static <Q, A> ServerCall.Listener<Q> judge(
+            CompletableFuture<Verification> verdict,
+            ServerCall<Q, A> call,
+            Metadata headers,
+            ServerCallHandler<Q, A> next) {
+        Verification told;
+        try {
+            told = verdict.join();
+        } catch (RuntimeException failure) {
+            return refuse(call, Guards.refusal(failure));
+        }
+        Optional<Refusal> refusal = Guards.refusal(told);
+        return refusal.isPresent()
+                ? refuse(call, refusal.get())
+                : Contexts.interceptCall(Context.current().withValue(IDENTITY, told), call, headers, next);
+    }
+
+    private static <Q, A> ServerCall.Listener<Q> refuse(ServerCall<Q, A> call, Refusal refusal) {
+        call.close(refusal.grpcStatus(), new Metadata());
+        return new ServerCall.Listener<>() {};
+    }
+
+    private static String first(Metadata headers, Metadata.Key<String> name) {
+        Iterable<String> values = headers.getAll(name);
+        Iterator<String> each = values == null ? List.<String>of().iterator() : values.iterator();
+        return each.hasNext() ? each.next() : null;
+    }
+
+    private static String peer(ServerCall<?, ?> call) {
+        return call.getAttributes().get(Grpc.TRANSPORT_ATTR_REMOTE_ADDR) instanceof InetSocketAddress address
+                        && address.getAddress() != null
+                ? Guards.clientIp(address.getAddress().getHostAddress())
+                : "";
+    }
+
+    /** Made when the first call has to wait. */
+    private static final class Threads {
+        static final Executor SHARED = Executors.newCachedThreadPool(task -> {
+            Thread thread = new Thread(task, "tumbler-guard");
+            thread.setDaemon(true);
+            return thread;
+        });
+    }
+
+    /** Describes an interceptor. */
+    public static final class Builder {
+        private final Verifier verifier;
+        private Function<? super ServerCall<?, ?>, List<String>> scopes = call -> List.of();
+        private String environmentId = "";
+        private BiFunction<? super ServerCall<?, ?>, Metadata, String> clientIp = (call, headers) -> peer(call);
+        private Predicate<? super MethodDescriptor<?, ?>> exempt = method -> false;
+        private Executor executor;
+
+        private Builder(Verifier verifier) {
+            this.verifier = verifier;
+        }
+
+        /**
+         * Demands the same scopes for all methods.
+         *
+         * @param required what a key must grant
+         * @return this
+         */
+        public Builder requireScopes(String... required) {
+            List<String> all = List.of(required);
+            return requireScopes(call -> all);
+        }
+
+        /**
+         * Demands scopes by what is called.
+         *
+         * @param required what a key must grant for a call; where it throws or returns null, the call is refused with
+         *     INTERNAL
+         * @return this
+         */
+        public Builder requireScopes(Function<? super ServerCall<?, ?>, List<String>> required) {
+            scopes = required;
+            return this;
+        }
+
+        /**
+         * Demands an environment.
+         *
+         * @param id what a key must belong to
+         * @return this
+         */
+        public Builder environment(String id) {
+            environmentId = id;
+            return this;
+        }
+
+        /**
+         * Says where calls come from, if not from the peer: behind a proxy, what the proxy says.
+         *
+         * @param address an IPv4 or IPv6 address, or empty; not what the client could have written itself
+         * @return this
+         */
+        public Builder clientIp(BiFunction<? super ServerCall<?, ?>, Metadata, String> address) {
+            clientIp = address;
+            return this;
+        }
+
+        /**
+         * Lets methods be called without a key: health checks, say.
+         *
+         * @param methods says which, for example {@code method ->
+         *     "grpc.health.v1.Health".equals(method.getServiceName())}
+         * @return this
+         */
+        public Builder exempt(Predicate<? super MethodDescriptor<?, ?>> methods) {
+            exempt = methods;
+            return this;
+        }
+
+        /**
+         * Sets where calls go on that had to wait. Default: threads of their own, as many as needed.
+         *
+         * @param executor may run handlers, and so must be one that they may block
+         * @return this
+         */
+        public Builder executor(Executor executor) {
+            this.executor = executor;
+            return this;
+        }
+
+        /**
+         * Makes the interceptor.
+         *
+         * @return an interceptor for {@code ServerBuilder.intercept}
+         */
+        public KeyInterceptor build() {
+            return new KeyInterceptor(this);
+        }
+    }
+}

@@ -1,0 +1,2 @@
+/** A guard for gRPC servers. */
+package dev.tumbler.grpc;

@@ -1,0 +1,190 @@
+package dev.tumbler.servlet;
+
+import dev.tumbler.Guards;
+import dev.tumbler.Guards.Refusal;
+import dev.tumbler.Verification;
+import dev.tumbler.Verifier;
+import dev.tumbler.VerifyOptions;
+import jakarta.servlet.Filter;
+import jakarta.servlet.FilterChain;
+import jakarta.servlet.ServletException;
+import jakarta.servlet.ServletRequest;
+import jakarta.servlet.ServletResponse;
+import jakarta.servlet.http.HttpServletRequest;
+import jakarta.servlet.http.HttpServletResponse;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.util.List;
+import java.util.Optional;
+import java.util.function.Function;
+import java.util.function.Predicate;
+
+/**
+ * Lets a request pass only with a key that a verifier says yes to. The key is that of {@code Authorization: Bearer …},
+ * else that of {@code X-API-Key}. It waits for the verifier in the request's thread, at most for the verifier's
+ * timeout.
+ */
+public final class KeyFilter implements Filter {
+    /** The request attribute that holds the {@link Verification}. */
+    public static final String IDENTITY = "dev.tumbler.Verification";
+
+    private final Verifier verifier;
+    private final Function<? super HttpServletRequest, List<String>> scopes;
+    private final String environmentId;
+    private final Function<? super HttpServletRequest, String> clientIp;
+    private final Predicate<? super HttpServletRequest> exempt;
+
+    private KeyFilter(Builder options) {
+        verifier = options.verifier;
+        scopes = options.scopes;
+        environmentId = options.environmentId;
+        clientIp = options.clientIp;
+        exempt = options.exempt;
+    }
+
+    /**
+     * Begins to describe a filter.
+     *
+     * @param verifier is asked about every key; it is not closed here
+     * @return a builder; as it is, any valid key will do, and no request is exempt
+     */
+    public static Builder builder(Verifier verifier) {
+        return new Builder(verifier);
+    }
+
+    /**
+     * Returns whose key let a request pass.
+     *
+     * @param request in a servlet behind the filter
+     * @return a valid outcome; empty where no filter of this kind stands before the servlet, or the request is exempt
+     */
+    public static Optional<Verification> identity(ServletRequest request) {
+        return Optional.ofNullable((Verification) request.getAttribute(IDENTITY));
+    }
+
+    @Override
+    public void doFilter(ServletRequest request, ServletResponse response, FilterChain chain)
+            throws IOException, ServletException {
+        if (!(request instanceof HttpServletRequest http)) {
+            throw new ServletException("only HTTP requests carry keys");
+        }
+        Optional<Refusal> refusal;
+        try {
+            refusal = exempt.test(http) ? Optional.empty() : judge(http);
+        } catch (RuntimeException failure) {
+            refusal = Optional.of(Guards.refusal(failure));
+        }
+        if (refusal.isEmpty()) {
+            chain.doFilter(request, response);
+        } else {
+            refuse((HttpServletResponse) response, refusal.get());
+        }
+    }
+
+    private Optional<Refusal> judge(HttpServletRequest request) {
+        Optional<String> key =
+                Guards.presentedKey(request.getHeader("Authorization"), request.getHeader("X-API-Key"));
+        if (key.isEmpty()) {
+            return Optional.of(Refusal.KEY_REQUIRED);
+        }
+        VerifyOptions demand = new VerifyOptions(scopes.apply(request), clientIp.apply(request), environmentId);
+        Verification told = verifier.verify(key.get(), demand);
+        Optional<Refusal> refusal = Guards.refusal(told);
+        if (refusal.isEmpty()) {
+            request.setAttribute(IDENTITY, told);
+        }
+        return refusal;
+    }
+
+    private static void refuse(HttpServletResponse response, Refusal refusal) throws IOException {
+        response.setStatus(refusal.httpStatus());
+        if (refusal == Refusal.KEY_REQUIRED) {
+            response.setHeader("WWW-Authenticate", "Bearer");
+        } else if (refusal == Refusal.UNDECIDED) {
+            response.setHeader("Retry-After", "1");
+        }
+        response.setContentType("application/json");
+        byte[] body = ("{\"error\": \"" + refusal.text() + "\"}").getBytes(StandardCharsets.UTF_8);
+        response.setContentLength(body.length);
+        response.getOutputStream().write(body);
+    }
+
+    /** Describes a filter. */
+    public static final class Builder {
+        private final Verifier verifier;
+        private Function<? super HttpServletRequest, List<String>> scopes = request -> List.of();
+        private String environmentId = "";
+        private Function<? super HttpServletRequest, String> clientIp =
+                request -> Guards.clientIp(request.getRemoteAddr());
+        private Predicate<? super HttpServletRequest> exempt = request -> false;
+
+        private Builder(Verifier verifier) {
+            this.verifier = verifier;
+        }
+
+        /**
+         * Demands the same scopes for all requests.
+         *
+         * @param required what a key must grant
+         * @return this
+         */
+        public Builder requireScopes(String... required) {
+            List<String> all = List.of(required);
+            return requireScopes(request -> all);
+        }
+
+        /**
+         * Demands scopes by what is requested.
+         *
+         * @param required what a key must grant for a request; where it throws or returns null, the request is refused
+         *     with 500
+         * @return this
+         */
+        public Builder requireScopes(Function<? super HttpServletRequest, List<String>> required) {
+            scopes = required;
+            return this;
+        }
+
+        /**
+         * Demands an environment.
+         *
+         * @param id what a key must belong to
+         * @return this
+         */
+        public Builder environment(String id) {
+            environmentId = id;
+            return this;
+        }
+
+        /**
+         * Says where requests come from, if not from the peer: behind a proxy, what the proxy says.
+         *
+         * @param address an IPv4 or IPv6 address, or empty; not what the client could have written itself
+         * @return this
+         */
+        public Builder clientIp(Function<? super HttpServletRequest, String> address) {
+            clientIp = address;
+            return this;
+        }
+
+        /**
+         * Lets requests pass without a key: health checks, say.
+         *
+         * @param requests says which
+         * @return this
+         */
+        public Builder exempt(Predicate<? super HttpServletRequest> requests) {
+            exempt = requests;
+            return this;
+        }
+
+        /**
+         * Makes the filter.
+         *
+         * @return a filter to register for the paths that it is to guard
+         */
+        public KeyFilter build() {
+            return new KeyFilter(this);
+        }
+    }
+}

@@ -1,0 +1,2 @@
+/** A guard for servlet containers. Needs {@code jakarta.servlet-api}, which they bring. */
+package dev.tumbler.servlet;

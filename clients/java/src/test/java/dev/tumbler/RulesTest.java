@@ -1,0 +1,106 @@
+package dev.tumbler;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertNotNull;
+import static org.junit.jupiter.api.Assertions.assertNull;
+
+import com.google.gson.JsonArray;
+import com.google.gson.JsonElement;
+import com.google.gson.JsonObject;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.DisplayName;
+import org.junit.jupiter.api.DynamicTest;
+import org.junit.jupiter.api.TestFactory;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/** The rules that all languages and the server share, by the vectors that they share. */
+class RulesTest {
+    @TestFactory
+    @DisplayName("The verdict is the server's.")
+    Stream<DynamicTest> verdicts() throws Exception {
+        return Vectors.of("verify.json")
+                .map(vector -> DynamicTest.dynamicTest(vector.get("name").getAsString(), () -> {
+                    JsonObject request = vector.getAsJsonObject("request");
+                    Code decided = Verdict.decide(
+                            Vectors.record(vector.get("record")),
+                            Vectors.text(request, "project_id"),
+                            new VerifyOptions(
+                                    Vectors.strings(request, "required_scopes"),
+                                    Vectors.text(request, "client_ip"),
+                                    Vectors.text(request, "environment_id")),
+                            Vectors.micros(vector.get("now").getAsString()));
+                    assertEquals(Code.valueOf(vector.get("code").getAsString()), decided);
+                }));
+    }
+
+    @TestFactory
+    @DisplayName("The form of a key is the server's.")
+    Stream<DynamicTest> forms() throws Exception {
+        return Vectors.of("keyformat.json")
+                .map(vector -> DynamicTest.dynamicTest(vector.get("name").getAsString(), () -> {
+                    KeyForm expected = vector.get("well_formed").getAsBoolean()
+                            ? new KeyForm(Vectors.text(vector, "prefix"), Vectors.text(vector, "id"))
+                            : null;
+                    String key = text(vector.get("key"));
+                    assertEquals(expected, KeyForm.parse(key));
+                    if (expected != null) {
+                        assertEquals(expected.id(), KeyForm.idOf(key));
+                    }
+                }));
+    }
+
+    private static String text(JsonElement key) {
+        if (key.isJsonPrimitive()) {
+            return key.getAsString();
+        }
+        JsonArray repeated = key.getAsJsonObject().getAsJsonArray("repeat");
+        return repeated.get(0).getAsString().repeat(repeated.get(1).getAsInt());
+    }
+
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "192.0.2.1/24", "192.0.2.0/33", "2001:db8::/129", "192.0.2.0/", "192.0.2.0/-1", "192.0.2.0/+8",
+                "/8", "example/8", "192.0.2.0/8/8", "2001:db8::1/64", "192.0.2.0/255.255.255.0"
+            })
+    @DisplayName("A network that is not written as one is none.")
+    void noNetwork(String text) {
+        assertNull(Network.parse(text));
+    }
+
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "::", "1::", "::1", "1:2:3:4:5:6:7::", "::2:3:4:5:6:7:8", "1:2:3:4:5:6:192.0.2.1", "::192.0.2.1"
+            })
+    @DisplayName("IPv6 addresses may leave out zeros, and end as an IPv4 address.")
+    void address(String text) {
+        assertNotNull(Address.parse(text));
+    }
+
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                ":", ":::", "1:", ":1", "1:::2", "1::2::3", "1:2:3:4:5:6:7:8::", "::1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7",
+                "192.0.2.1::", "1:2:3:4:5:6:7:192.0.2.1", "::192.0.2.1:1", "g::", "12345::", "::-1",
+                "::ffff:192.0.2.256"
+            })
+    @DisplayName("What only looks like an IPv6 address is none.")
+    void noAddress(String text) {
+        assertNull(Address.parse(text));
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            nullValues = "-",
+            value = {
+                "Bearer k1, -, k1", "bearer  k1 , -, k1", "BEARER k1, k2, k1", "-, k2, k2", "Basic k1, k2, k2",
+                "Basic k1, -, -", "Bearer, -, -", "'Bearer ', k2, -", "-, ' ', -", "k1, -, -", "-, -, -"
+            })
+    @DisplayName("A key is taken from authorization, else from x-api-key.")
+    void presentedKey(String authorization, String xApiKey, String expected) {
+        assertEquals(expected, Guards.presentedKey(authorization, xApiKey).orElse(null));
+    }
+}

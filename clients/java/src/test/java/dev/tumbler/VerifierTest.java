@@ -1,0 +1,903 @@
+package dev.tumbler;
+
+import static dev.tumbler.FakeServer.KEY;
+import static dev.tumbler.FakeServer.NOW;
+import static dev.tumbler.FakeServer.denied;
+import static dev.tumbler.FakeServer.key;
+import static dev.tumbler.FakeServer.next;
+import static dev.tumbler.FakeServer.valid;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import com.google.protobuf.Timestamp;
+import dev.tumbler.FakeServer.Stream;
+import dev.tumbler.v1.VerifyCode;
+import dev.tumbler.v1.VerifyRequest;
+import dev.tumbler.v1.VerifyResponse;
+import io.grpc.Context;
+import io.grpc.Status;
+import java.time.Duration;
+import java.time.Instant;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.BooleanSupplier;
+import java.util.stream.IntStream;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.DisplayName;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/** What docs/clients.md promises of a verifier. */
+@Timeout(60)
+class VerifierTest {
+    private static final String ID = KeyForm.idOf(KEY);
+    private static final String OTHER = key("1111111111111111");
+    private static final VerifyOptions READ = VerifyOptions.requireScopes("orders:read");
+    private static final VerifyOptions WRITE = VerifyOptions.requireScopes("orders:write");
+
+    private final FakeTime time = new FakeTime();
+    private FakeServer server;
+    private Verifier verifier;
+
+    @BeforeEach
+    void serve() throws Exception {
+        server = new FakeServer();
+    }
+
+    @AfterEach
+    void end() {
+        if (verifier != null) {
+            verifier.close();
+        }
+        server.close();
+    }
+
+    private Verifier.Builder options() {
+        return Verifier.builder(server.target()).apiKey("own-key").time(time).timeout(Duration.ofSeconds(20));
+    }
+
+    /** Makes the verifier, and waits until its stream has said that there is nothing else to tell. */
+    private Stream listening(Verifier.Builder options) {
+        verifier = options.build();
+        Stream stream = server.stream();
+        stream.beat("c1");
+        heard("c1");
+        return stream;
+    }
+
+    private Stream listening() {
+        return listening(options());
+    }
+
+    private void heard(String cursor) {
+        until(() -> verifier.cursor().equals(cursor));
+    }
+
+    private static void until(BooleanSupplier condition) {
+        long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(20);
+        while (!condition.getAsBoolean()) {
+            assertTrue(System.nanoTime() < deadline, "what was waited for did not come");
+            Thread.onSpinWait();
+        }
+    }
+
+    /** Lets time pass until the next attempt to listen. */
+    private Stream reconnected() {
+        until(() -> {
+            Duration pause = time.untilNext();
+            if (pause.compareTo(Duration.ofSeconds(5)) <= 0) { // else it is that for which a silent stream is minded
+                time.pass(pause);
+            }
+            return !server.streams.isEmpty();
+        });
+        return server.stream();
+    }
+
+    private void assertAsked(int calls) {
+        assertEquals(calls, server.verifies.size(), "calls");
+        server.verifies.clear();
+    }
+
+    private static VerifyResponse.Builder scoped(String key, String scope) {
+        return valid(key).addScopes(scope);
+    }
+
+    private static CompletableFuture<Verification> later(Verifier verifier, String key, VerifyOptions options) {
+        return CompletableFuture.supplyAsync(() -> verifier.verify(key, options));
+    }
+
+    private static Throwable failure(CompletableFuture<?> future) {
+        return assertThrows(ExecutionException.class, () -> future.get(20, TimeUnit.SECONDS)).getCause();
+    }
+
+    @Nested
+    @DisplayName("What is remembered")
+    class Remembering {
+        @Test
+        @DisplayName("A key is asked about once, and answered from memory afterwards.")
+        void hit() {
+            listening();
+            server.answer(request -> scoped(request.getKey(), "orders:*")
+                    .setEnvironmentId("live")
+                    .setOwnerId("o1")
+                    .setName("shop")
+                    .putMetadata("tier", "gold")
+                    .setExpireTime(Timestamp.newBuilder().setSeconds(NOW + 9).setNanos(5_000)));
+            Verification first = verifier.verify(KEY);
+            Verification second = verifier.verify(KEY);
+            assertAsked(1);
+            assertEquals(
+                    new Verification(
+                            Code.VALID, ID, "acme", "live", "o1", "shop", List.of("orders:*"),
+                            Map.of("tier", "gold"), Optional.of(Instant.ofEpochSecond(NOW + 9, 5_000)), false),
+                    first);
+            assertFalse(first.cached());
+            assertTrue(second.cached());
+            assertEquals(first.keyId(), second.keyId());
+            assertEquals(first.expireTime(), second.expireTime());
+        }
+
+        @Test
+        @DisplayName("Records are remembered, never verdicts: scopes, environment and address are decided anew.")
+        void anew() {
+            listening();
+            server.answer(request ->
+                    scoped(request.getKey(), "orders:read").setEnvironmentId("live").addAllowedCidrs("192.0.2.0/24"));
+            VerifyOptions inside = READ.withClientIp("192.0.2.7");
+            assertEquals(Code.VALID, verifier.verify(KEY, inside).code());
+            assertEquals(Code.INSUFFICIENT_SCOPE, verifier.verify(KEY, WRITE.withClientIp("192.0.2.7")).code());
+            assertEquals(Code.IP_NOT_ALLOWED, verifier.verify(KEY, READ.withClientIp("198.51.100.1")).code());
+            assertEquals(Code.ENVIRONMENT_MISMATCH, verifier.verify(KEY, inside.withEnvironment("test")).code());
+            assertTrue(verifier.verify(KEY, inside).valid());
+            assertAsked(1);
+        }
+
+        @Test
+        @DisplayName("A denial that depends on the demand is remembered as a record, so that another demand may pass.")
+        void deniedRecord() {
+            listening();
+            server.answer(request -> scoped(request.getKey(), "orders:read")
+                    .setValid(false)
+                    .setCode(VerifyCode.VERIFY_CODE_INSUFFICIENT_SCOPE));
+            assertEquals(Code.INSUFFICIENT_SCOPE, verifier.verify(KEY, WRITE).code());
+            assertTrue(verifier.verify(KEY, READ).valid());
+            assertAsked(1);
+        }
+
+        @ParameterizedTest
+        @EnumSource(names = {"REVOKED", "SUPERSEDED", "INACTIVE", "EXPIRED", "NOT_FOUND", "MALFORMED"})
+        @DisplayName("A key that does not work is not remembered.")
+        void notRemembered(Code code) {
+            listening();
+            VerifyCode told = VerifyCode.valueOf("VERIFY_CODE_" + code);
+            server.answer(request -> code == Code.NOT_FOUND || code == Code.MALFORMED
+                    ? denied(told)
+                    : valid(request.getKey()).setValid(false).setCode(told));
+            assertEquals(code, verifier.verify(KEY).code());
+            assertEquals(code, verifier.verify(KEY).code());
+            assertAsked(2);
+            assertEquals(0, verifier.remembered());
+        }
+
+        @Test
+        @DisplayName("The wrong secret for a remembered id is not found, without a call, and the right one stays.")
+        void wrongSecret() {
+            listening();
+            verifier.verify(KEY);
+            Verification wrong = verifier.verify(key(ID, '1'));
+            assertEquals(Code.NOT_FOUND, wrong.code());
+            assertEquals("", wrong.keyId());
+            assertTrue(verifier.verify(KEY).cached());
+            assertAsked(1);
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "no key", "tmb_0123456789abcdef_0000000000000000000000000000000000000000000000000"})
+        @DisplayName("What is not of a key's form is malformed, without a call.")
+        void malformed(String text) {
+            listening();
+            verifier.verify(KEY);
+            assertEquals(Code.MALFORMED, verifier.verify(text).code());
+            assertEquals(Code.MALFORMED, verifier.verify(KEY + KEY).code());
+            assertAsked(1);
+        }
+
+        @Test
+        @DisplayName("Expiry is noticed while a key is remembered, at the instant itself, by the server's clock.")
+        void expiry() {
+            listening();
+            server.answer(
+                    request -> valid(request.getKey()).setExpireTime(Timestamp.newBuilder().setSeconds(NOW + 10)));
+            verifier.verify(KEY);
+            time.pass(Duration.ofSeconds(10).minusNanos(1_000));
+            assertTrue(verifier.verify(KEY).valid());
+            time.pass(Duration.ofNanos(1_000));
+            assertEquals(Code.EXPIRED, verifier.verify(KEY).code());
+            assertAsked(1);
+        }
+
+        @Test
+        @DisplayName("The end of a grace period is noticed while a key is remembered.")
+        void grace() {
+            listening();
+            server.answer(
+                    request -> valid(request.getKey()).setGraceExpireTime(Timestamp.newBuilder().setSeconds(NOW + 10)));
+            assertTrue(verifier.verify(KEY).valid());
+            time.pass(Duration.ofSeconds(10));
+            assertEquals(Code.SUPERSEDED, verifier.verify(KEY).code());
+            assertAsked(1);
+        }
+
+        @Test
+        @DisplayName("A record is used for as long as it may be, counted from before the call was sent.")
+        void ttl() {
+            listening();
+            server.answer(request -> {
+                time.pass(Duration.ofSeconds(2)); // on its way
+                return valid(request.getKey()).setCacheTtl(com.google.protobuf.Duration.newBuilder().setSeconds(10));
+            });
+            verifier.verify(KEY);
+            time.pass(Duration.ofSeconds(8).minusNanos(1));
+            assertTrue(verifier.verify(KEY).cached());
+            time.pass(Duration.ofNanos(1));
+            assertFalse(verifier.verify(KEY).cached());
+            assertAsked(2);
+        }
+
+        @Test
+        @DisplayName("An answer without a time to live is not remembered.")
+        void withoutTtl() {
+            listening();
+            server.answer(request -> valid(request.getKey()).clearCacheTtl());
+            verifier.verify(KEY);
+            verifier.verify(KEY);
+            assertAsked(2);
+        }
+
+        @Test
+        @DisplayName("No more keys than allowed are remembered, and one that was used stays longer.")
+        void eviction() {
+            listening(options().cacheSize(3));
+            List<String> keys = IntStream.range(0, 50).mapToObj(i -> key("%016d".formatted(i))).toList();
+            verifier.verify(keys.get(0));
+            for (String key : keys.subList(1, 50)) {
+                assertFalse(verifier.verify(key).cached());
+                assertTrue(verifier.verify(keys.get(0)).cached());
+                assertTrue(verifier.remembered() <= 3);
+            }
+            assertTrue(verifier.verify(keys.get(49)).cached());
+            assertFalse(verifier.verify(keys.get(25)).cached());
+        }
+
+        @Test
+        @DisplayName("With a cache of no size every verification is a call, and nothing is listened to.")
+        void noCache() {
+            verifier = options().cacheSize(0).build();
+            verifier.verify(KEY);
+            verifier.verify(KEY);
+            assertAsked(2);
+            assertTrue(server.streams.isEmpty());
+        }
+
+        @Test
+        @DisplayName("Without the stream nothing is remembered.")
+        void watchOff() {
+            verifier = options().watch(false).build();
+            verifier.verify(KEY);
+            assertFalse(verifier.verify(KEY).cached());
+            assertAsked(2);
+        }
+
+        @Test
+        @DisplayName("Without the stream, a fixed time to live is asked for by name, and is the bound.")
+        void fixedTtl() {
+            verifier = options().watch(false).fixedTtl(Duration.ofSeconds(30)).build();
+            verifier.verify(KEY);
+            time.pass(Duration.ofSeconds(30).minusNanos(1));
+            assertTrue(verifier.verify(KEY).cached());
+            time.pass(Duration.ofNanos(1));
+            assertFalse(verifier.verify(KEY).cached());
+        }
+
+        @Test
+        @DisplayName("A fixed time to live does not lengthen the server's.")
+        void fixedTtlIsNoMore() {
+            verifier = options().watch(false).fixedTtl(Duration.ofHours(1)).build();
+            verifier.verify(KEY);
+            time.pass(Duration.ofSeconds(60));
+            assertFalse(verifier.verify(KEY).cached());
+        }
+    }
+
+    @Nested
+    @DisplayName("What the stream does")
+    class Listening {
+        @Test
+        @DisplayName("Nothing is remembered before the stream's first word.")
+        void beforeTheFirstWord() {
+            verifier = options().build();
+            server.stream();
+            verifier.verify(KEY);
+            assertFalse(verifier.verify(KEY).cached());
+        }
+
+        @Test
+        @DisplayName("An event makes it forget that key, and no other.")
+        void event() {
+            Stream stream = listening();
+            verifier.verify(KEY);
+            verifier.verify(OTHER);
+            stream.changed("c2", ID, 2);
+            heard("c2");
+            server.answer(request -> valid(request.getKey()).setValid(false).setCode(VerifyCode.VERIFY_CODE_REVOKED));
+            assertEquals(Code.REVOKED, verifier.verify(KEY).code());
+            assertTrue(verifier.verify(OTHER).cached());
+        }
+
+        @Test
+        @DisplayName("A reset makes it forget everything.")
+        void reset() {
+            Stream stream = listening();
+            verifier.verify(KEY);
+            verifier.verify(OTHER);
+            stream.reset("c2");
+            heard("c2");
+            assertEquals(0, verifier.remembered());
+            assertFalse(verifier.verify(KEY).cached());
+        }
+
+        @Test
+        @DisplayName("After a break it goes on from the newest cursor, and what was remembered is good again.")
+        void reconnect() {
+            Stream stream = listening();
+            verifier.verify(KEY);
+            verifier.verify(OTHER);
+            stream.beat("c2");
+            heard("c2");
+            stream.fail(Status.UNAVAILABLE);
+            Stream second = reconnected();
+            assertEquals("c2", second.request.getStartCursor());
+            assertEquals(5, second.request.getHeartbeatInterval().getSeconds());
+            second.changed("c3", ID, 2);
+            second.beat("c4");
+            heard("c4");
+            assertTrue(verifier.verify(OTHER).cached());
+            assertFalse(verifier.verify(KEY).cached());
+        }
+
+        @Test
+        @DisplayName("Once the last word is too old, calls are made again; a new word makes memory good again.")
+        void stale() {
+            Stream stream = listening();
+            verifier.verify(KEY);
+            time.pass(Duration.ofSeconds(10));
+            assertTrue(verifier.verify(KEY).cached());
+            stream.beat("c2");
+            heard("c2");
+            time.pass(Duration.ofSeconds(12));
+            assertTrue(verifier.verify(KEY).cached());
+            time.pass(Duration.ofSeconds(3));
+            assertFalse(verifier.verify(KEY).cached());
+            Stream second = server.stream();
+            second.beat("c3");
+            heard("c3");
+            assertTrue(verifier.verify(KEY).cached());
+        }
+
+        @Test
+        @DisplayName("Events are no word that all was told: they do not lengthen the trust in what is remembered.")
+        void eventsAreNoWord() {
+            Stream stream = listening();
+            verifier.verify(KEY);
+            time.pass(Duration.ofSeconds(12));
+            stream.changed("c2", "2222222222222222", 2);
+            heard("c2");
+            time.pass(Duration.ofSeconds(3));
+            assertFalse(verifier.verify(KEY).cached());
+        }
+
+        @Test
+        @DisplayName("A stream that says nothing for two and a half heartbeats is opened anew.")
+        void silence() {
+            Stream stream = listening();
+            time.pass(Duration.ofMillis(12_499));
+            assertTrue(server.streams.isEmpty());
+            time.pass(Duration.ofMillis(1));
+            assertEquals("c1", reconnected().request.getStartCursor());
+            until(stream::cancelled);
+        }
+
+        @Test
+        @DisplayName("Attempts to listen are repeated after pauses that grow to five seconds.")
+        void backoff() {
+            verifier = options().build();
+            for (int i = 0; i < 12; i++) {
+                server.stream().fail(Status.UNAVAILABLE);
+                Duration most = Duration.ofMillis(Math.min(5_000, 100L << i));
+                until(() -> time.untilNext().compareTo(most) <= 0);
+                time.pass(time.untilNext());
+            }
+            server.stream().beat("c1");
+            heard("c1");
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"UNAUTHENTICATED", "PERMISSION_DENIED"})
+        @DisplayName("Once its own key is refused, everything is forgotten at once, and it tries again after 5 s.")
+        void refused(String status) {
+            Stream stream = listening();
+            verifier.verify(KEY);
+            stream.fail(Status.fromCode(Status.Code.valueOf(status)));
+            until(() -> verifier.remembered() == 0);
+            until(() -> time.untilNext().compareTo(Duration.ofSeconds(5)) <= 0);
+            assertEquals(Duration.ofSeconds(5), time.untilNext());
+            verifier.verify(KEY);
+            assertFalse(verifier.verify(KEY).cached());
+            time.pass(Duration.ofSeconds(5));
+            Stream second = server.stream();
+            assertEquals("c1", second.request.getStartCursor());
+            second.beat("c2");
+            heard("c2");
+            verifier.verify(KEY);
+            assertTrue(verifier.verify(KEY).cached());
+        }
+
+        @Test
+        @DisplayName("A cursor that the server does not know is dropped, and everything forgotten with it.")
+        void cursorRefused() {
+            Stream stream = listening();
+            verifier.verify(KEY);
+            stream.fail(Status.UNAVAILABLE);
+            reconnected().fail(Status.INVALID_ARGUMENT);
+            until(() -> verifier.cursor().isEmpty());
+            assertEquals(0, verifier.remembered());
+            assertFalse(verifier.verify(KEY).cached());
+            assertFalse(verifier.verify(KEY).cached());
+            Stream third = reconnected();
+            assertEquals("", third.request.getStartCursor());
+            third.beat("c9");
+            heard("c9");
+            verifier.verify(KEY);
+            assertTrue(verifier.verify(KEY).cached());
+        }
+
+        @Test
+        @DisplayName("Each call asks for what the stream has told, and carries the verifier's own key.")
+        void cursorAndKey() {
+            listening();
+            verifier.verify(KEY, READ.withClientIp("192.0.2.7").withEnvironment("live"));
+            VerifyRequest request = next(server.verifies);
+            assertEquals("c1", request.getConsistency().getAtLeastAsFresh());
+            assertEquals(List.of("orders:read"), request.getRequiredScopesList());
+            assertEquals("192.0.2.7", request.getClientIp());
+            assertEquals("live", request.getEnvironmentId());
+            assertEquals("Bearer own-key", next(server.authorizations));
+            assertEquals("Bearer own-key", next(server.authorizations));
+        }
+
+        @Test
+        @DisplayName("A cursor that a call is refused for is dropped, and the call made without it.")
+        void cursorDoubted() {
+            listening();
+            verifier.verify(OTHER);
+            server.answer(request -> {
+                if (request.hasConsistency()) {
+                    throw Status.INVALID_ARGUMENT.asRuntimeException();
+                }
+                return valid(request.getKey());
+            });
+            assertTrue(verifier.verify(KEY).valid());
+            assertEquals(0, verifier.remembered());
+            assertEquals("", verifier.cursor());
+        }
+    }
+
+    @Nested
+    @DisplayName("An answer that was under way")
+    class UnderWay {
+        private CompletableFuture<Verification> asked;
+        private CountDownLatch gate;
+
+        private Stream asking() {
+            Stream stream = listening();
+            gate = server.hold();
+            asked = later(verifier, KEY, VerifyOptions.NONE);
+            next(server.verifies);
+            return stream;
+        }
+
+        private void assertRemembered(boolean expected) throws Exception {
+            gate.countDown();
+            assertTrue(asked.get().valid());
+            assertEquals(expected ? 1 : 0, verifier.remembered());
+        }
+
+        @Test
+        @DisplayName("is not remembered where it is older than an event of its key.")
+        void olderThanAnEvent() throws Exception {
+            Stream stream = asking();
+            stream.changed("c2", ID, 2);
+            heard("c2");
+            assertRemembered(false);
+        }
+
+        @Test
+        @DisplayName("is remembered where it reflects the event.")
+        void newerThanAnEvent() throws Exception {
+            server.answer(request -> valid(request.getKey()).setRevision(2));
+            Stream stream = asking();
+            stream.changed("c2", ID, 2);
+            heard("c2");
+            assertRemembered(true);
+        }
+
+        @Test
+        @DisplayName("is remembered where another key changed.")
+        void anotherKey() throws Exception {
+            Stream stream = asking();
+            stream.changed("c2", "2222222222222222", 2);
+            heard("c2");
+            assertRemembered(true);
+        }
+
+        @Test
+        @DisplayName("is not remembered where more keys have changed since than are kept.")
+        void tooManyChanges() throws Exception {
+            Stream stream = asking();
+            for (int i = 0; i <= Memory.CHANGES; i++) {
+                stream.changed("c" + (i + 2), "%016d".formatted(i), i + 2);
+            }
+            heard("c" + (Memory.CHANGES + 2));
+            assertRemembered(false);
+        }
+
+        @Test
+        @DisplayName("is not remembered where the stream was reset, though it goes on.")
+        void reset() throws Exception {
+            Stream stream = asking();
+            stream.reset("c2");
+            stream.beat("c3");
+            heard("c3");
+            assertRemembered(false);
+        }
+
+        @Test
+        @DisplayName("is not remembered where the stream has begun only since: what came between was never told.")
+        void beforeTheStream() throws Exception {
+            verifier = options().build();
+            Stream stream = server.stream();
+            gate = server.hold();
+            asked = later(verifier, KEY, VerifyOptions.NONE);
+            next(server.verifies);
+            stream.beat("c1");
+            heard("c1");
+            assertRemembered(false);
+        }
+
+        @Test
+        @DisplayName("is not told to who comes after a change of the key.")
+        void notShared() throws Exception {
+            Stream stream = asking();
+            server.answer(request -> valid(request.getKey()).setValid(false).setCode(VerifyCode.VERIFY_CODE_REVOKED));
+            stream.changed("c2", ID, 2);
+            heard("c2");
+            CompletableFuture<Verification> after = later(verifier, KEY, VerifyOptions.NONE);
+            next(server.verifies);
+            gate.countDown();
+            assertTrue(asked.get().valid());
+            assertEquals(Code.REVOKED, after.get().code());
+        }
+    }
+
+    @Nested
+    @DisplayName("Callers at the same time")
+    class Together {
+        private final List<CompletableFuture<Verification>> callers = new ArrayList<>();
+
+        private void call(String key, VerifyOptions options) {
+            callers.add(verifier.verifyAsync(key, options));
+        }
+
+        @Test
+        @DisplayName("share the call for a key, and those with other demands decide on the record that it brings.")
+        void sharing() throws Exception {
+            listening();
+            server.answer(request -> scoped(request.getKey(), "orders:read"));
+            CountDownLatch gate = server.hold();
+            call(KEY, READ);
+            next(server.verifies);
+            IntStream.range(0, 63).forEach(i -> call(KEY, i % 2 == 0 ? READ : WRITE));
+            gate.countDown();
+            for (int i = 0; i < 64; i++) {
+                Code expected = i == 0 || i % 2 == 1 ? Code.VALID : Code.INSUFFICIENT_SCOPE;
+                assertEquals(expected, callers.get(i).get().code());
+                assertFalse(callers.get(i).get().cached());
+            }
+            assertAsked(0);
+        }
+
+        @Test
+        @DisplayName("do not share a call that was sent, where no stream says that nothing has changed.")
+        void notSharing() throws Exception {
+            verifier = options().watch(false).build();
+            CountDownLatch gate = server.hold();
+            call(KEY, READ);
+            next(server.verifies);
+            call(KEY, READ);
+            next(server.verifies);
+            gate.countDown();
+            callers.get(1).get();
+        }
+
+        @Test
+        @DisplayName("are not told of what was wrong with another's demands.")
+        void anothersMistake() throws Exception {
+            listening();
+            server.answer(request -> {
+                if (request.getClientIp().equals("nowhere")) {
+                    throw Status.INVALID_ARGUMENT.withDescription("client_ip").asRuntimeException();
+                }
+                return valid(request.getKey());
+            });
+            CountDownLatch gate = server.hold();
+            call(KEY, VerifyOptions.NONE.withClientIp("nowhere"));
+            next(server.verifies);
+            call(KEY, VerifyOptions.NONE);
+            gate.countDown();
+            assertInstanceOf(InvalidRequestException.class, failure(callers.get(0)));
+            assertTrue(callers.get(1).get().valid());
+        }
+
+        @Test
+        @DisplayName("have at most four calls under way; what comes meanwhile goes out together, 500 at a time.")
+        void batching() throws Exception {
+            listening();
+            CountDownLatch gate = server.hold();
+            IntStream.range(0, 604).forEach(i -> call(key("%016d".formatted(i)), VerifyOptions.NONE));
+            for (int i = 0; i < 4; i++) {
+                next(server.verifies);
+            }
+            assertTrue(server.batches.isEmpty());
+            gate.countDown();
+            for (int i = 0; i < 604; i++) {
+                assertEquals("%016d".formatted(i), callers.get(i).get().keyId());
+            }
+            assertEquals(
+                    Set.of(500, 100),
+                    Set.of(next(server.batches).getRequestsCount(), next(server.batches).getRequestsCount()));
+            assertAsked(0);
+            assertEquals(604, verifier.remembered());
+        }
+
+        @Test
+        @DisplayName("get an answer though a batch left theirs undecided: it is asked for again, alone.")
+        void undecided() throws Exception {
+            listening();
+            String odd = key("%016d".formatted(5));
+            AtomicInteger asked = new AtomicInteger();
+            server.answer(request -> request.getKey().equals(odd) && asked.incrementAndGet() == 1
+                    ? VerifyResponse.newBuilder()
+                    : valid(request.getKey()));
+            CountDownLatch gate = server.hold();
+            IntStream.range(0, 8).forEach(i -> call(key("%016d".formatted(i)), VerifyOptions.NONE));
+            for (int i = 0; i < 4; i++) {
+                next(server.verifies);
+            }
+            gate.countDown();
+            for (CompletableFuture<Verification> caller : callers) {
+                assertTrue(caller.get().valid());
+            }
+            assertEquals(4, next(server.batches).getRequestsCount());
+            assertEquals(odd, next(server.verifies).getKey());
+        }
+
+        @Test
+        @DisplayName("do not end one another's call: that of a server call that is cancelled goes on for the others.")
+        void cancelledContext() throws Exception {
+            listening();
+            CountDownLatch gate = server.hold();
+            try (Context.CancellableContext context = Context.current().withCancellation()) {
+                context.run(() -> call(KEY, READ));
+                next(server.verifies);
+                call(KEY, READ);
+            }
+            gate.countDown();
+            callers.get(1).get();
+            assertAsked(0);
+        }
+    }
+
+    @Nested
+    @DisplayName("What can go wrong")
+    class Failing {
+        @ParameterizedTest
+        @EnumSource(
+                value = Status.Code.class,
+                names = {"UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "INTERNAL"})
+        @DisplayName("A call that fails is an error by its kind, never a verdict.")
+        void statuses(Status.Code status) {
+            listening();
+            server.answer(request -> {
+                throw Status.fromCode(status).withDescription("why").asRuntimeException();
+            });
+            Class<? extends TumblerException> kind = switch (status) {
+                case UNAUTHENTICATED, PERMISSION_DENIED -> NotAllowedException.class;
+                case INVALID_ARGUMENT -> InvalidRequestException.class;
+                default -> UnavailableException.class;
+            };
+            TumblerException failure = assertThrows(kind, () -> verifier.verify(KEY));
+            assertTrue(failure.getMessage().contains("why"));
+            assertFalse(failure.toString().contains(KEY));
+        }
+
+        @Test
+        @DisplayName("A server that is away is unavailable once what is remembered is too old, and no sooner.")
+        void away() throws Exception {
+            listening();
+            verifier.verify(KEY);
+            int port = server.port();
+            server.close();
+            assertTrue(verifier.verify(KEY).valid());
+            time.pass(Duration.ofSeconds(15));
+            assertThrows(UnavailableException.class, () -> verifier.verify(KEY));
+            server = new FakeServer(port);
+            assertEquals("c1", reconnected().request.getStartCursor());
+            assertTrue(verifier.verify(KEY).valid());
+        }
+
+        @Test
+        @DisplayName("A call that does not get through is repeated twice.")
+        void retries() {
+            listening();
+            server.answer(request -> {
+                if (server.verifies.size() < 3) {
+                    throw Status.UNAVAILABLE.asRuntimeException();
+                }
+                return valid(request.getKey());
+            });
+            assertTrue(verifier.verify(KEY).valid());
+            assertAsked(3);
+        }
+
+        @Test
+        @DisplayName("A caller waits no longer than the timeout.")
+        void deadline() {
+            listening(options().timeout(Duration.ofMillis(50)));
+            server.hold();
+            assertThrows(UnavailableException.class, () -> verifier.verify(KEY));
+        }
+
+        @Test
+        @DisplayName("An interrupted caller stops waiting, and stays interrupted.")
+        void interrupted() {
+            listening();
+            server.hold();
+            Thread.currentThread().interrupt();
+            assertThrows(UnavailableException.class, () -> verifier.verify(KEY));
+            assertTrue(Thread.interrupted());
+        }
+
+        @Test
+        @DisplayName("An answer that contradicts itself, or is about another key, or about no instant, is none.")
+        void contradictions() {
+            listening();
+            List<VerifyResponse.Builder> odd = List.of(
+                    VerifyResponse.newBuilder(),
+                    valid(KEY).setValid(false),
+                    valid(KEY).setCode(VerifyCode.VERIFY_CODE_REVOKED),
+                    valid(KEY).setCodeValue(99),
+                    valid(OTHER),
+                    valid(KEY).clearCheckTime());
+            for (VerifyResponse.Builder answer : odd) {
+                server.answer(request -> answer);
+                assertThrows(UnavailableException.class, () -> verifier.verify(KEY));
+            }
+        }
+
+        @Test
+        @DisplayName("A closed verifier is unavailable, though it remembers; and closing it again changes nothing.")
+        void closed() {
+            listening();
+            verifier.verify(KEY);
+            verifier.close();
+            verifier.close();
+            assertThrows(UnavailableException.class, () -> verifier.verify(KEY));
+            assertInstanceOf(UnavailableException.class, failure(verifier.verifyAsync(KEY, READ)));
+        }
+
+        @Test
+        @DisplayName("Closing ends the stream, and those who wait, also in line.")
+        void closing() {
+            Stream stream = listening();
+            server.hold();
+            List<CompletableFuture<Verification>> callers = IntStream.range(0, 6)
+                    .mapToObj(i -> verifier.verifyAsync(key("%016d".formatted(i)), READ))
+                    .toList();
+            next(server.verifies);
+            verifier.close();
+            callers.forEach(caller -> assertInstanceOf(UnavailableException.class, failure(caller)));
+            until(stream::cancelled);
+        }
+    }
+
+    @Nested
+    @DisplayName("Options")
+    class Options {
+        @Test
+        @DisplayName("that break a rule are refused, by name, and no message shows the key.")
+        void rules() {
+            Map<String, Verifier.Builder> broken = Map.of(
+                    "apiKey", Verifier.builder("localhost:1"),
+                    "apiKey must", options().apiKey("own\nkey"),
+                    "credentials", Verifier.builder("keys.example:1").apiKey("own-key"),
+                    "cacheSize", options().cacheSize(-1),
+                    "maxStaleness", options().maxStaleness(Duration.ZERO),
+                    "heartbeat must be 1 s", options().heartbeat(Duration.ofMillis(999)),
+                    "heartbeat must be shorter", options().maxStaleness(Duration.ofSeconds(5)),
+                    "timeout", options().timeout(Duration.ofSeconds(-1)),
+                    "fixedTtl", options().fixedTtl(Duration.ofSeconds(1)),
+                    "fixedTtl must be more", options().watch(false).fixedTtl(Duration.ZERO));
+            broken.forEach((rule, builder) -> {
+                String message = assertThrows(IllegalArgumentException.class, builder::build).getMessage();
+                assertTrue(message.startsWith(rule), message);
+                assertFalse(message.contains("own"), message);
+            });
+        }
+
+        @Test
+        @DisplayName("Plaintext to another machine is possible where it is said to be wanted.")
+        void insecure() {
+            Verifier.builder("keys.example:1").apiKey("own-key").insecure().build().close();
+        }
+
+        @ParameterizedTest
+        @ValueSource(
+                strings = {
+                    "localhost:1", "LOCALHOST", "127.0.0.1:1", "127.9.9.9", "[::1]:1", "::1", "unix:///tmp/x",
+                    "dns:///localhost:1", "ipv4:127.0.0.1:1,127.0.0.2:1", "ipv6:[::1]:1"
+                })
+        @DisplayName("This machine is where plaintext may go.")
+        void loopback(String target) {
+            assertTrue(Target.isLoopback(target));
+        }
+
+        @ParameterizedTest
+        @ValueSource(
+                strings = {
+                    "keys.example:1", "192.0.2.1:1", "[2001:db8::1]:1", "localhost.example",
+                    "dns://192.0.2.1/localhost",
+                    "ipv4:127.0.0.1:1,192.0.2.1:1", "", "127.0.0.1.example:1", "xds:///localhost", "0.0.0.0:1", "[::]:1"
+                })
+        @DisplayName("All other targets are elsewhere, or in doubt.")
+        void elsewhere(String target) {
+            assertFalse(Target.isLoopback(target));
+        }
+
+        @Test
+        @DisplayName("Printing what is at hand shows no key.")
+        void printing() {
+            listening();
+            Verification told = verifier.verify(KEY);
+            for (Object thing : List.of(verifier, options(), told, READ, KeyForm.parse(KEY))) {
+                assertFalse(thing.toString().contains("own-key"), thing.toString());
+                assertFalse(thing.toString().contains(KEY.substring(22)), thing.toString());
+            }
+        }
+    }
+}

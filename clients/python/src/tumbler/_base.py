@@ -1,0 +1,154 @@
+"""What the two verifiers have in common: all but the calls."""
+
+import logging
+import os
+import weakref
+from collections.abc import Iterable
+
+import grpc
+
+from tumbler._desk import Desk, Failure, Flight
+from tumbler._memory import Answer, Clock, Memory, steady_clock
+from tumbler._settings import Settings
+from tumbler._stream import Stream
+from tumbler.decide import Code, Demand
+from tumbler.errors import InvalidRequest, Unavailable
+from tumbler.keyformat import MAX_LENGTH, is_well_formed
+from tumbler.verification import Verification
+
+_MALFORMED = Verification(Code.MALFORMED)
+_CLOSED = "the verifier is closed"
+_FORKED = "the verifier was made before this process was forked: make one in each process"
+
+
+class BaseVerifier:
+    """Options, memory, and what becomes of a key before and after a call."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        api_key: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        insecure: bool = False,
+        cache_size: int = 10_000,
+        max_staleness: float = 15.0,
+        heartbeat: float = 5.0,
+        timeout: float = 2.0,
+        watch: bool = True,
+        fixed_ttl: float | None = None,
+        logger: logging.Logger | None = None,
+        clock: Clock = steady_clock,
+    ) -> None:
+        """Make a verifier. Spans are seconds.
+
+        Args:
+            target: The server, ``HOST:PORT`` or any gRPC target.
+            api_key: The verifier's own key; it needs the scope ``tumbler:keys:verify``.
+            credentials: TLS, ``grpc.ssl_channel_credentials()`` for example. Left out: plaintext, which is refused
+                unless the target is this machine.
+            insecure: Allow plaintext to another machine.
+            cache_size: How many keys are remembered at the most; 0: none.
+            max_staleness: How old the stream's last word may be for anything remembered to answer.
+            heartbeat: The longest silence of a healthy stream: 1 second to 1 hour, shorter than ``max_staleness``.
+            timeout: The longest wait for the server in one ``verify``.
+            watch: Follow the server's stream of changes. Without it nothing is remembered.
+            fixed_ttl: With ``watch=False`` only: remember for so long all the same. A revoked key may pass that long.
+            logger: Where to tell of the stream's troubles; left out: the logger ``tumbler``. No key is ever logged.
+            clock: Microseconds on a clock that nobody sets; for tests.
+
+        Raises:
+            ValueError: An option breaks its rule. The message names both.
+
+        """
+        self._settings = Settings(
+            target,
+            api_key,
+            credentials,
+            insecure,
+            cache_size,
+            max_staleness,
+            heartbeat,
+            timeout,
+            watch,
+            fixed_ttl,
+            logger or logging.getLogger("tumbler"),
+        )
+        self._clock = clock
+        self._memory = Memory(self._settings, clock)
+        self._desk = Desk(self._settings, self._memory, clock)
+        self._stream = Stream(self._settings, self._memory)
+        self._closed = False
+        self._open()
+        _living.add(self)
+
+    def _open(self) -> None:
+        """Prepare to call."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.{type(self).__qualname__} of {self._settings.target}>"
+
+    @property
+    def remembered(self) -> int:
+        """How many keys are remembered at the moment."""
+        return len(self._memory)
+
+    def _known(self, key: str, demand: Demand) -> Verification | None:
+        """Return the verdict where it needs no call."""
+        if len(key) > MAX_LENGTH or not key.isascii():
+            return _MALFORMED
+        found = self._memory.recall(key, demand)
+        if found is None and not is_well_formed(key):
+            return _MALFORMED
+        return found
+
+    def _landed(self, flight: Flight, demand: Demand, outcome: Answer | Failure) -> Verification | None:
+        """Return the verdict that a flight brought; None: it failed by another's fault, and this one has to ask anew.
+
+        Raises:
+            TumblerError: It brought none.
+
+        """
+        if isinstance(outcome, Answer):
+            return outcome.verdict(None if demand == flight.demand else demand, self._clock())
+        if outcome.kind is InvalidRequest and demand != flight.demand:
+            return None
+        raise outcome.kind(outcome.text)
+
+    def _late(self) -> Unavailable:
+        return Unavailable(f"the server did not answer within {self._settings.timeout:g} s")
+
+    def _shut(self) -> bool:
+        """Remember nothing, let nobody wait; return whether this is the first time, so that there is more to close."""
+        first, self._closed = not self._closed, True
+        if first:
+            self._memory.distrust()
+            self._desk.close(_CLOSED)
+        return first
+
+    def _abandon(self) -> None:
+        # gRPC's channel does not work in this process, not even to be closed.
+        self._closed = True
+        self._memory.abandon()
+        self._desk.abandon(_FORKED)
+
+
+def demand_of(required_scopes: Iterable[str], client_ip: str | None, environment_id: str | None) -> Demand:
+    """Return what a caller demands of a key."""
+    if isinstance(required_scopes, str):
+        raise TypeError("required_scopes: a sequence of scopes, not one text")
+    # Demand(...) would go by a function in Python, at twice the cost, on the way of every call.
+    return tuple.__new__(Demand, ("", environment_id or "", tuple(required_scopes), client_ip or ""))
+
+
+_living: "weakref.WeakSet[BaseVerifier]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for verifier in list(_living):
+        verifier._abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,226 @@
+"""Which call carries which key: one call for all who want the same, few calls at a time, and the rest gathered.
+
+No I/O. What has to be sent is returned to the caller; what came back is handed in. Safe for use by many threads.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import grpc
+
+from tumbler._memory import Answer, Clock, Memory, Moment, read_answer
+from tumbler._settings import SECOND, Settings
+from tumbler.decide import Demand
+from tumbler.errors import InvalidRequest, NotAllowed, TumblerError, Unavailable
+from tumbler.v1 import api_key_service_pb2 as pb
+
+MOST_CALLS = 4
+"""How many calls are under way at a time."""
+
+MOST_KEYS = 500
+"""How many keys a call carries."""
+
+_REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+
+
+class Failure(NamedTuple):
+    """Why nothing was decided. Each who waits makes an exception of it: a shared one would collect their stacks."""
+
+    kind: type[TumblerError]
+    text: str
+
+
+class Settled(Protocol):
+    """A future, of threads or of asyncio."""
+
+    def done(self) -> bool:
+        """Say whether it has a result."""
+
+    def set_result(self, result: Any, /) -> None:
+        """Wake all who wait for it."""
+
+
+class Flight:
+    """One key on its way to the server and back, and all who wait for it."""
+
+    def __init__(self, request: pb.VerifyRequest, demand: Demand, future: Any, deadline: int) -> None:
+        self.request = request
+        self.demand = demand
+        self.future = future
+        self.deadline = deadline
+        self.sent: int | None = None
+        self.since = Moment(0, 0, "")
+        self.alone = False
+        self.cursor_in_doubt = ""
+
+
+@dataclass(frozen=True, slots=True, repr=False)  # printing it would show keys
+class Sending:
+    """What has to be sent next: a Verify, or a BatchVerify of several flights."""
+
+    flights: list[Flight]
+    request: pb.VerifyRequest | pb.BatchVerifyRequest
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it is a BatchVerify."""
+        return isinstance(self.request, pb.BatchVerifyRequest)
+
+
+class Desk:
+    """Gives out flights and calls. A call that is given out must come back, by ``answered`` or ``failed``."""
+
+    def __init__(self, settings: Settings, memory: Memory, clock: Clock) -> None:
+        self._timeout = int(settings.timeout * SECOND)
+        self._memory = memory
+        self._clock = clock
+        self._flights: dict[str, Flight] = {}
+        self._queue: deque[Flight] = deque()
+        self._under_way = 0
+        self._closed: Failure | None = None
+        self._lock = threading.Lock()
+
+    def join(self, key: str, demand: Demand, new_future: Callable[[], Settled]) -> tuple[Flight, Sending | None]:
+        """Return the flight that will bring the key's answer, and what the caller has to send now, if anything.
+
+        Raises:
+            Unavailable: The desk is closed.
+            InvalidRequest: The demand cannot even be written down.
+
+        """
+        deadline = self._clock() + self._timeout
+        with self._lock:
+            if self._closed is not None:
+                raise self._closed.kind(self._closed.text)
+            flight = self._flights.get(key)
+            if flight is not None and (flight.sent is None or self._memory.shareable(flight.since)):
+                flight.deadline = deadline
+                return flight, None
+            flight = self._flights[key] = Flight(_request(key, demand), demand, new_future(), deadline)
+            self._queue.append(flight)
+            return flight, self._next()
+
+    def answered(self, sending: Sending, response: Any) -> Sending | None:
+        """Settle the flights of a call that came back, and return what has to be sent in its place."""
+        answers = list(response.responses) if sending.is_batch else [response]
+        if len(answers) != len(sending.flights):
+            return self._settle(sending, [_odd()] * len(sending.flights))
+        return self._settle(sending, [self._read(*pair) for pair in zip(sending.flights, answers, strict=True)])
+
+    def failed(self, sending: Sending, status: grpc.StatusCode, detail: str) -> Sending | None:
+        """Settle, or ask again for, the flights of a call that failed; return what has to be sent in its place."""
+        outcome: Failure | None
+        if status in _REFUSED:
+            outcome = Failure(NotAllowed, f"the verifier's own key was refused: {status.name}: {detail}")
+        elif status is grpc.StatusCode.INVALID_ARGUMENT:
+            outcome = self._blamed(sending, detail)
+        else:
+            outcome = Failure(Unavailable, f"the server could not be asked: {status.name}: {detail}")
+        return self._settle(sending, [outcome] * len(sending.flights))
+
+    def close(self, text: str) -> None:
+        """Let nobody wait any longer, and nobody begin to."""
+        with self._lock:
+            self._closed = Failure(Unavailable, text)
+            flights, self._flights = list(self._flights.values()), {}
+            self._queue.clear()
+        for flight in flights:
+            _finish(flight, self._closed)
+
+    def abandon(self, text: str) -> None:
+        """Close, in a process that was forked: those who wait, or hold the lock, are not here."""
+        self._lock = threading.Lock()
+        self._closed = Failure(Unavailable, text)
+        self._flights.clear()
+
+    def _blamed(self, sending: Sending, detail: str) -> Failure | None:
+        """Return whose fault an INVALID_ARGUMENT is; None: that has to be found out by asking again, alone.
+
+        It is the demand's, or that of our cursor, which a server does not know after an older backup was restored.
+        """
+        flight = sending.flights[0]
+        if sending.is_batch:
+            return None
+        if flight.since.cursor and not flight.cursor_in_doubt:
+            flight.cursor_in_doubt = flight.since.cursor
+            return None
+        return Failure(InvalidRequest, detail)
+
+    def _read(self, flight: Flight, response: pb.VerifyResponse) -> Answer | Failure | None:
+        """Return what came back for a flight, after remembering it; None: it has to be asked for again, alone."""
+        if response.code == pb.VERIFY_CODE_UNSPECIFIED and not flight.alone:
+            return None
+        sent = flight.sent or 0
+        try:
+            answer = read_answer(response, sent)
+        except (ValueError, OverflowError):
+            return _odd()
+        if flight.cursor_in_doubt:
+            self._memory.lose_cursor(flight.cursor_in_doubt)
+        self._memory.remember(flight.request.key, answer, sent, flight.since)
+        return answer
+
+    def _settle(self, sending: Sending, outcomes: list[Any]) -> Sending | None:
+        with self._lock:
+            for flight, outcome in zip(sending.flights, outcomes, strict=True):
+                if outcome is None and self._closed is None:
+                    flight.alone, flight.sent = True, None
+                    self._queue.appendleft(flight)
+                elif self._flights.get(flight.request.key) is flight:
+                    del self._flights[flight.request.key]
+            self._under_way -= 1
+            following = self._next()
+        for flight, outcome in zip(sending.flights, outcomes, strict=True):
+            if outcome is not None:
+                _finish(flight, outcome)
+        return following
+
+    def _next(self) -> Sending | None:
+        if self._under_way == MOST_CALLS or self._closed is not None:
+            return None
+        now = self._clock()
+        flights: list[Flight] = []
+        while self._queue and len(flights) < MOST_KEYS:
+            if flights and (flights[0].alone or self._queue[0].alone):
+                break
+            flight = self._queue.popleft()
+            if now < flight.deadline:
+                flights.append(flight)
+            elif self._flights.get(flight.request.key) is flight:
+                del self._flights[flight.request.key]  # all who waited have given up
+        if not flights:
+            return None
+        self._under_way += 1
+        since = self._memory.moment()
+        for flight in flights:
+            flight.sent, flight.since = now, since
+            flight.request.ClearField("consistency")
+            if since.cursor and not flight.cursor_in_doubt:
+                flight.request.consistency.at_least_as_fresh = since.cursor
+        if len(flights) == 1:
+            return Sending(flights, flights[0].request)
+        return Sending(flights, pb.BatchVerifyRequest(requests=[flight.request for flight in flights]))
+
+
+def _request(key: str, demand: Demand) -> pb.VerifyRequest:
+    try:
+        return pb.VerifyRequest(
+            key=key,
+            environment_id=demand.environment_id,
+            required_scopes=demand.required_scopes,
+            client_ip=demand.client_ip,
+        )
+    except UnicodeError:
+        raise InvalidRequest("a required scope, the address or the environment is not Unicode text") from None
+
+
+def _odd() -> Failure:
+    return Failure(Unavailable, "the server's answer is not one that this version understands")
+
+
+def _finish(flight: Flight, outcome: Answer | Failure) -> None:
+    if not flight.future.done():
+        flight.future.set_result(outcome)

@@ -1,0 +1,279 @@
+"""What Verify told, for as long as the stream vouches for it. Records, never verdicts.
+
+No I/O. Safe for use by many threads.
+"""
+
+import functools
+import hashlib
+import secrets
+import threading
+import time
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from hmac import compare_digest
+from typing import NamedTuple
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tumbler import keyformat
+from tumbler._settings import SECOND, Settings
+from tumbler.decide import Code, Demand, decide, parse_network
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler.verification import NOTHING, Verification
+
+Clock = Callable[[], int]
+"""Microseconds on a clock that nobody sets."""
+
+NEVER = 2**63 - 1
+"""Later than every instant."""
+
+CHANGES_KEPT = 1_024
+"""Of how many changed keys the last revision is known."""
+
+_steady_ns: Callable[[], int] = (
+    functools.partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic_ns
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_LASTING = frozenset({Code.VALID, Code.ENVIRONMENT_MISMATCH, Code.IP_NOT_ALLOWED, Code.INSUFFICIENT_SCOPE})
+"""The codes of a key in good standing: what was demanded decided."""
+
+
+def steady_clock() -> int:
+    """Return microseconds on a clock that nobody sets, and that goes on while the machine sleeps, where it can."""
+    return _steady_ns() // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """What is remembered of a key. Times are microseconds since 1970, by the server's clock."""
+
+    key_id: str
+    project_id: str
+    environment_id: str = ""
+    owner_id: str = ""
+    name: str = ""
+    scopes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    allowed_cidrs: tuple[str, ...] = ()
+    expire_time: int = NEVER
+    grace_expire_time: int = NEVER
+    active: bool = True
+    revoked: bool = False
+
+    def verification(self, code: Code, cached: bool) -> Verification:
+        """Return what is told of the key with this verdict."""
+        expire_time = None if self.expire_time == NEVER else _EPOCH + timedelta(microseconds=self.expire_time)
+        return Verification(
+            code,
+            self.key_id,
+            self.project_id,
+            self.environment_id,
+            self.owner_id,
+            self.name,
+            self.scopes,
+            self.metadata,
+            expire_time,
+            cached,
+        )
+
+
+class Answer(NamedTuple):
+    """What the server told of a key: a verdict on one demand, and the record for any other."""
+
+    code: Code
+    record: KeyRecord | None
+    ahead: int
+    """Microseconds from our clock to the server's; never too few."""
+    ttl: int
+    revision: int
+
+    def verdict(self, demand: Demand | None, now: int) -> Verification:
+        """Return the verdict; on ``demand`` where it is another than the one that was sent."""
+        code = self.code
+        if self.record is None:
+            return Verification(code)
+        if demand is not None and code in _LASTING:
+            code = decide(self.record, demand, now + self.ahead)
+        return self.record.verification(code, cached=False)
+
+
+def read_answer(response: pb.VerifyResponse, sent: int) -> Answer:
+    """Return what a response says. ``sent`` is when it was asked for, by our clock.
+
+    Raises:
+        ValueError, OverflowError: It says something that this version does not understand, or contradicts itself.
+
+    """
+    code = Code(response.code)
+    if response.valid != (code is Code.VALID) or (code in _LASTING and not response.key_id):
+        raise ValueError("the answer contradicts itself")
+    record = None
+    if response.key_id:
+        record = KeyRecord(
+            response.key_id,
+            response.project_id,
+            response.environment_id,
+            response.owner_id,
+            response.name,
+            tuple(response.scopes),
+            types.MappingProxyType(dict(response.metadata)),
+            tuple(response.allowed_cidrs),
+            _instant(response.expire_time) if response.HasField("expire_time") else NEVER,
+            _instant(response.grace_expire_time) if response.HasField("grace_expire_time") else NEVER,
+        )
+        record.verification(code, cached=False)
+        for cidr in record.allowed_cidrs:
+            parse_network(cidr)
+    ttl = response.cache_ttl.seconds * SECOND + response.cache_ttl.nanos // 1000
+    return Answer(code, record, _instant(response.check_time) - sent, ttl, response.revision)
+
+
+def _instant(timestamp: Timestamp) -> int:
+    return timestamp.seconds * SECOND + timestamp.nanos // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    tag: bytes = field(repr=False)
+    record: KeyRecord
+    granted: Verification
+    until: int
+    ahead: int
+
+
+class Moment(NamedTuple):
+    """How much the memory had been told when a call began."""
+
+    resets: int
+    changes: int
+    cursor: str
+
+
+class Memory:
+    """Records of lately presented keys, the stream's view of them, and the rule that joins the two."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._clock = clock
+        self._max_staleness = int(settings.max_staleness * SECOND)
+        self._fixed_ttl = None if settings.fixed_ttl is None else int(settings.fixed_ttl * SECOND)
+        self._size = settings.cache_size if settings.watch or settings.fixed_ttl is not None else 0
+        self._hash = hashlib.blake2b(key=secrets.token_bytes(32), digest_size=32)
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._recent: OrderedDict[str, int] = OrderedDict()
+        self._floor = 0
+        self._resets = 0
+        self._changes = 0
+        self._fresh_until = -NEVER if self._fixed_ttl is None else NEVER
+        self._lock = threading.Lock()
+        self.cursor = ""
+        """How far the stream has come; empty: begin anew."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def recall(self, key: str, demand: Demand) -> Verification | None:
+        """Return the verdict on a remembered key, or None where the server must be asked.
+
+        No lock is taken: each step on the dictionary is one step, and an entry is never changed.
+        """
+        # Where the id stands in a key, if this is one. If it is not, it has not the digest of one either.
+        key_id = key[-66:-50]
+        entry = self._entries.get(key_id)
+        if entry is None:
+            return None
+        now = self._clock()
+        if now >= self._fresh_until or now >= entry.until:
+            return None
+        if not compare_digest(self._tag(key), entry.tag):
+            # An id has one key, and this is not it.
+            return Verification(Code.NOT_FOUND, cached=True) if keyformat.is_well_formed(key) else None
+        try:  # noqa: SIM105 - suppress() costs as much as all the rest of this function
+            self._entries.move_to_end(key_id)
+        except KeyError:
+            pass  # forgotten a moment ago: this call began before that
+        code = decide(entry.record, demand, now + entry.ahead)
+        if code is Code.VALID:
+            return entry.granted
+        return entry.record.verification(code, cached=True)
+
+    def moment(self) -> Moment:
+        """Return how much was told until now."""
+        with self._lock:
+            return Moment(self._resets, self._changes, self.cursor)
+
+    def shareable(self, since: Moment) -> bool:
+        """Say whether an answer that was asked for then may serve who asks now: nothing was told since, as we know."""
+        return self._clock() < self._fresh_until and (since.resets, since.changes) == (self._resets, self._changes)
+
+    def remember(self, key: str, answer: Answer, sent: int, since: Moment) -> None:
+        """Keep an answer for its lifetime, if it can still be true of all that was told since the call began."""
+        record, ttl = answer.record, answer.ttl
+        if record is None or answer.code not in _LASTING or ttl <= 0 or not self._size:
+            return
+        if self._fixed_ttl is not None:
+            ttl = min(ttl, self._fixed_ttl)
+        entry = _Entry(self._tag(key), record, record.verification(Code.VALID, cached=True), sent + ttl, answer.ahead)
+        with self._lock:
+            if self._resets != since.resets or self._clock() >= self._fresh_until:
+                return
+            if answer.revision < self._recent.get(record.key_id, self._floor):
+                return
+            self._entries[record.key_id] = entry
+            self._entries.move_to_end(record.key_id)
+            if len(self._entries) > self._size:
+                self._entries.popitem(last=False)
+
+    def told(self, response: pb.WatchResponse, anew: bool) -> None:
+        """Take note of what the stream said; ``anew``: for the first time, and it had no cursor to begin at.
+
+        Only a heartbeat says that there is nothing else to tell, and so only that renews trust.
+        """
+        with self._lock:
+            if response.reset or anew:
+                self._forget_all()
+            for event in response.events:
+                self._changes += 1
+                self._entries.pop(event.key_id, None)
+                self._recent[event.key_id] = event.revision
+                self._recent.move_to_end(event.key_id)
+                if len(self._recent) > CHANGES_KEPT:
+                    self._floor = self._recent.popitem(last=False)[1]
+            if response.cursor:
+                self.cursor = response.cursor
+            if not response.events and not response.reset:
+                self._fresh_until = self._clock() + self._max_staleness
+
+    def lose_cursor(self, cursor: str) -> None:
+        """Forget everything, and the cursor if it is still this one: the server does not know it."""
+        with self._lock:
+            self._forget_all()
+            if self.cursor == cursor:
+                self.cursor = ""
+
+    def distrust(self) -> None:
+        """Forget everything, and remember nothing until the stream speaks again."""
+        with self._lock:
+            self._forget_all()
+            self._fresh_until = -NEVER
+
+    def abandon(self) -> None:
+        """Distrust, in a process that was forked: whoever held the lock is not here to give it back."""
+        self._lock = threading.Lock()
+        self.distrust()
+
+    def _forget_all(self) -> None:
+        self._entries.clear()
+        self._recent.clear()
+        # After an older backup was restored, revisions count from there again.
+        self._floor = 0
+        self._resets += 1
+
+    def _tag(self, key: str) -> bytes:
+        keyed = self._hash.copy()
+        keyed.update(key.encode())
+        return keyed.digest()

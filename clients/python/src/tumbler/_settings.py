@@ -1,0 +1,98 @@
+"""What a verifier is made with: the options, checked, and how it connects."""
+
+import json
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from tumbler.target import is_loopback
+
+SECOND = 1_000_000
+
+_SHORTEST_HEARTBEAT, _LONGEST_HEARTBEAT = 1.0, 3_600.0
+
+_RETRIES = {
+    "methodConfig": [
+        {
+            "name": [{"service": "tumbler.v1.ApiKeyService", "method": method} for method in ("Verify", "BatchVerify")],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "0.5s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+_CHANNEL = [
+    ("grpc.service_config", json.dumps(_RETRIES)),
+    # A server that was away is found again soon: neither a pause nor one attempt to connect is longer than this.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A connection whose other end is gone without a word is given up, and no new stream sent down it.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+
+# With http_proxy set, plaintext for this machine would first go to the proxy's.
+_NO_PROXY = [("grpc.enable_http_proxy", 0)]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of a verifier; spans are seconds. Making one raises ValueError for what cannot be meant."""
+
+    target: str
+    api_key: str = field(repr=False)
+    credentials: grpc.ChannelCredentials | None
+    insecure: bool
+    cache_size: int
+    max_staleness: float
+    heartbeat: float
+    timeout: float
+    watch: bool
+    fixed_ttl: float | None
+    logger: logging.Logger
+
+    def __post_init__(self) -> None:
+        if not self.target or self.target.startswith(("http:", "https:")):
+            raise ValueError("target: write HOST:PORT, or any gRPC target, without http:// or https://")
+        # gRPC would refuse it too, with an error that shows the key.
+        if not self.api_key or not self.api_key.isascii() or not self.api_key.isprintable() or " " in self.api_key:
+            raise ValueError("api_key: must be one key, without spaces or line breaks")
+        if self.credentials is not None and self.insecure:
+            raise ValueError("insecure: plaintext and credentials exclude each other")
+        if self.credentials is None and not self.insecure and not is_loopback(self.target):
+            raise ValueError(
+                "credentials: the target is another machine, and keys would cross the network in plaintext; "
+                "give grpc.ssl_channel_credentials(), or insecure=True where the network is trusted"
+            )
+        if self.cache_size < 0:
+            raise ValueError("cache_size: must be 0 (remember nothing) or more")
+        if not 0 < self.timeout < float("inf"):
+            raise ValueError("timeout: must be more than 0 seconds, and finite")
+        if not _SHORTEST_HEARTBEAT <= self.heartbeat <= _LONGEST_HEARTBEAT:
+            raise ValueError("heartbeat: must be 1 second to 1 hour")
+        if not self.heartbeat < self.max_staleness < float("inf"):
+            raise ValueError("max_staleness: must be longer than heartbeat, or nothing would stay fresh; and finite")
+        if self.fixed_ttl is not None:
+            if self.watch:
+                raise ValueError("fixed_ttl: is for verifiers without a stream (watch=False) alone")
+            if not 0 < self.fixed_ttl < float("inf"):
+                raise ValueError("fixed_ttl: must be more than 0 seconds, and finite")
+
+    @property
+    def channel_options(self) -> list[tuple[str, Any]]:
+        """What the channel is made with."""
+        return _CHANNEL + (_NO_PROXY if self.credentials is None else [])
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with each call: whose it is."""
+        return (("authorization", f"Bearer {self.api_key}"),)

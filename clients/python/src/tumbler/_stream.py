@@ -1,0 +1,57 @@
+"""How the Watch stream is followed: what to ask for, and what to make of its words and of its end. No I/O."""
+
+import random
+
+import grpc
+
+from tumbler._memory import Memory
+from tumbler._settings import SECOND, Settings
+from tumbler.v1 import api_key_service_pb2 as pb
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_REFUSED_PAUSE = 5.0
+_REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+
+
+class Stream:
+    """The state of one verifier's stream, over all its attempts. Used by whoever reads it alone."""
+
+    def __init__(self, settings: Settings, memory: Memory) -> None:
+        self._memory = memory
+        self._log = settings.logger
+        self._target = settings.target
+        self._heartbeat = int(settings.heartbeat * SECOND)
+        self._cursor = ""
+        self._begun = False
+        self._failures = 0
+        self.silence = 2.5 * settings.heartbeat
+        """Seconds without a word after which a stream is given up."""
+
+    def request(self) -> pb.WatchRequest:
+        """Return what to open the next attempt with."""
+        self._cursor, self._begun = self._memory.cursor, False
+        request = pb.WatchRequest(start_cursor=self._cursor)
+        request.heartbeat_interval.FromMicroseconds(self._heartbeat)
+        return request
+
+    def told(self, response: pb.WatchResponse) -> None:
+        """Take note of a word."""
+        if self._failures:
+            self._log.info("the stream of %s is followed again", self._target)
+        self._failures = 0
+        self._memory.told(response, anew=not self._begun and not self._cursor)
+        self._begun = True
+
+    def ended(self, status: grpc.StatusCode, detail: str) -> float:
+        """Take note of an attempt's end, and return the seconds to wait before the next."""
+        self._failures += 1
+        if status in _REFUSED:
+            self._memory.distrust()
+            self._log.error("%s refuses the verifier's own key: %s: %s", self._target, status.name, detail)
+            return _REFUSED_PAUSE
+        if status is grpc.StatusCode.INVALID_ARGUMENT and self._cursor:
+            self._memory.lose_cursor(self._cursor)
+        level = self._log.warning if self._failures == 1 else self._log.debug
+        level("the stream of %s is broken, and will be opened anew: %s: %s", self._target, status.name, detail)
+        longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
+        return random.uniform(0, longest)  # noqa: S311 - to spread clients out, no secret

@@ -1,0 +1,148 @@
+"""The verifier for asyncio."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from tumbler._base import BaseVerifier, demand_of
+from tumbler._desk import Sending
+from tumbler.decide import Demand
+from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
+from tumbler.verification import Verification
+
+__all__ = ["Verifier"]
+
+
+class Verifier(BaseVerifier):
+    """`tumbler.Verifier` for asyncio, with the same options.
+
+    It may be made anywhere, and belongs to the event loop in which it is first used: there it connects, and listens to
+    the stream in a task of its own until ``close``.
+    """
+
+    def _open(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def verify(
+        self,
+        key: str,
+        required_scopes: Iterable[str] = (),
+        client_ip: str | None = None,
+        environment_id: str | None = None,
+    ) -> Verification:
+        """Say whether a presented key may do what is asked, now; see `tumbler.Verifier.verify`.
+
+        Raises:
+            Unavailable: The server could not be asked, or the verifier is closed. Nothing was decided.
+            NotAllowed: The verifier's own key was refused.
+            InvalidRequest: A scope, the address or the environment is not of the right form.
+            RuntimeError: The verifier was first used in another event loop.
+
+        """
+        demand = demand_of(required_scopes, client_ip, environment_id)
+        known = self._known(key, demand)
+        return known if known is not None else await self._ask(key, demand)
+
+    async def close(self) -> None:
+        """End the stream, and let nobody wait any longer. Closing it again does nothing."""
+        if self._shut():
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if self._channel is not None:
+                await self._channel.close()
+
+    async def __aenter__(self) -> "Verifier":
+        self._connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _connect(self) -> None:
+        """Connect, and begin to listen, when first used: a channel of asyncio belongs to the loop it is made in."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop or self._closed:
+            return
+        if self._loop is not None:
+            raise RuntimeError("a tumbler.aio.Verifier belongs to the event loop in which it was first used")
+        settings = self._settings
+        if settings.credentials is None:
+            self._channel = grpc.aio.insecure_channel(settings.target, options=settings.channel_options)
+        else:
+            self._channel = grpc.aio.secure_channel(settings.target, settings.credentials, settings.channel_options)
+        self._loop, self._stub = loop, ApiKeyServiceStub(self._channel)
+        if settings.watch:
+            self._start(self._follow())
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ask(self, key: str, demand: Demand) -> Verification:
+        self._connect()
+        until = time.monotonic() + self._settings.timeout
+        while True:
+            flight, sending = self._desk.join(key, demand, asyncio.get_running_loop().create_future)
+            if sending is not None:
+                # A task of its own: whoever waits may be cancelled, while others wait for the same key.
+                self._start(self._send(sending))
+            await asyncio.wait({flight.future}, timeout=max(0.0, until - time.monotonic()))
+            if not flight.future.done():
+                raise self._late()
+            verdict = self._landed(flight, demand, flight.future.result())
+            if verdict is not None:
+                return verdict
+
+    async def _send(self, first: Sending) -> None:
+        sending: Sending | None = first
+        options = {"timeout": self._settings.timeout, "metadata": self._settings.metadata}
+        while sending is not None:
+            method = self._stub.BatchVerify if sending.is_batch else self._stub.Verify
+            try:
+                response = await method(sending.request, **options)
+            except grpc.RpcError as error:
+                sending = self._desk.failed(sending, *_status(error))
+            except asyncio.CancelledError:
+                self._desk.failed(sending, grpc.StatusCode.CANCELLED, "the event loop ends")
+                raise
+            except Exception as error:  # the channel was closed
+                sending = self._desk.failed(sending, grpc.StatusCode.CANCELLED, type(error).__name__)
+            else:
+                sending = self._desk.answered(sending, response)
+
+    async def _follow(self) -> None:
+        while True:
+            status, detail = await self._listen()
+            await asyncio.sleep(self._stream.ended(status, detail))
+
+    async def _listen(self) -> tuple[grpc.StatusCode, str]:
+        """Follow the stream until it ends or is silent for too long, and return how it ended."""
+        call = self._stub.Watch(self._stream.request(), metadata=self._settings.metadata)
+        try:
+            while True:
+                response = await asyncio.wait_for(call.read(), self._stream.silence)
+                if response is grpc.aio.EOF:
+                    return grpc.StatusCode.OK, "the server ended it"
+                self._stream.told(response)
+        except grpc.RpcError as error:
+            return _status(error)
+        except asyncio.TimeoutError:
+            return grpc.StatusCode.CANCELLED, f"silent for {self._stream.silence:g} s"
+        finally:
+            call.cancel()
+
+
+def _status(error: Any) -> tuple[grpc.StatusCode, str]:
+    return error.code() or grpc.StatusCode.UNKNOWN, error.details() or ""

@@ -1,0 +1,97 @@
+"""What all guards do alike: where the key is, what is demanded of it, and which of the few answers follows."""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from tumbler.decide import Code, parse_address
+from tumbler.errors import InvalidRequest, TumblerError
+from tumbler.verification import Verification
+
+Request = TypeVar("Request")
+
+Scopes = Iterable[str] | Callable[[Request], Iterable[str]]
+"""The scopes that a request needs: always the same, or made of the request by a function."""
+
+LOGGER = logging.getLogger("tumbler.guards")
+
+_FORBIDDEN = frozenset({Code.ENVIRONMENT_MISMATCH, Code.IP_NOT_ALLOWED, Code.INSUFFICIENT_SCOPE})
+_BEARER = "bearer "
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What whoever presented a key is told; it says nothing about the key."""
+
+    grpc: str
+    """The name of a gRPC status."""
+    http: int
+    text: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with it over HTTP."""
+        if self.http == 401:
+            return {"www-authenticate": "Bearer"}
+        return {"retry-after": "1"} if self.http == 503 else {}
+
+
+NO_KEY = Refusal("UNAUTHENTICATED", 401, "a valid API key is required")
+FORBIDDEN = Refusal("PERMISSION_DENIED", 403, "this API key does not allow that")
+UNDECIDED = Refusal("UNAVAILABLE", 503, "API keys cannot be verified at the moment")
+MISTAKEN = Refusal("INTERNAL", 500, UNDECIDED.text)
+
+
+class Rules(Generic[Request]):
+    """What a guard demands of a request's key."""
+
+    def __init__(
+        self,
+        scopes: Scopes[Request],
+        client_ip: Callable[[Request], str | None],
+        environment_id: str | None,
+    ) -> None:
+        if isinstance(scopes, str):
+            raise TypeError("scopes: a sequence of scopes, or a function of the request, not one text")
+        self._scopes = scopes if callable(scopes) else tuple(scopes)
+        self._client_ip = client_ip
+        self._environment_id = environment_id
+
+    def arguments(self, key: str, request: Request) -> dict[str, Any]:
+        """Return the arguments of ``verify``."""
+        return {
+            "key": key,
+            "required_scopes": tuple(self._scopes(request)) if callable(self._scopes) else self._scopes,
+            "client_ip": self._client_ip(request),
+            "environment_id": self._environment_id,
+        }
+
+
+def key_in(authorization: str | None, x_api_key: str | None) -> str | None:
+    """Return the key that comes with a request, if any does."""
+    if authorization and authorization[: len(_BEARER)].lower() == _BEARER:
+        return authorization[len(_BEARER) :].strip()
+    return x_api_key.strip() if x_api_key else None
+
+
+def refusal_of(told: Verification) -> Refusal | None:
+    """Return what follows from a verdict; None: the request may pass."""
+    if told:
+        return None
+    LOGGER.info("denied: %s, key %s", told.code.name, told.key_id or "unknown")
+    return FORBIDDEN if told.code in _FORBIDDEN else NO_KEY
+
+
+def refusal_after(error: Exception) -> Refusal:
+    """Return what follows where there is no verdict."""
+    if isinstance(error, TumblerError) and not isinstance(error, InvalidRequest):
+        LOGGER.error("undecided: %s: %s", type(error).__name__, error)
+        return UNDECIDED
+    LOGGER.error("the guard cannot ask what it should: %s", error, exc_info=not isinstance(error, TumblerError))
+    return MISTAKEN
+
+
+def address_or_none(text: str | None) -> str | None:
+    """Return the text if it is an IP address: of a Unix socket or a test's client there is none."""
+    return text if text and parse_address(text) is not None else None

@@ -1,0 +1,86 @@
+"""A guard for gRPC servers with threads.
+
+::
+
+    from tumbler.guards.grpc import RequireKey, current, health_and_reflection
+
+    guard = RequireKey(verifier, ["orders:read"], exempt=health_and_reflection)
+    server = grpc.server(ThreadPoolExecutor(), interceptors=[guard])
+
+In a handler, ``current()`` is the `Verification` of the key that let the call pass.
+"""
+
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+
+from tumbler.guards._grpc import Call, Guard, current, health_and_reflection, identity, peer_address, status_of
+from tumbler.guards._rules import NO_KEY, refusal_after, refusal_of
+
+__all__ = ["Call", "RequireKey", "current", "health_and_reflection", "peer_address"]
+
+_KINDS = {
+    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+}
+
+
+class RequireKey(Guard, grpc.ServerInterceptor):  # type: ignore[misc] # grpc ships no types
+    """Lets a call pass only with a key that the verifier (a `tumbler.Verifier`) says yes to."""
+
+    def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
+        """Wrap the handler: the key is verified in the handler's thread, since here all calls would wait for it."""
+        handler, method = continuation(handler_call_details), handler_call_details.method
+        if handler is None or self._exempt(method):
+            return handler
+        name, make = _KINDS[handler.request_streaming, handler.response_streaming]
+        behavior = getattr(handler, name)
+        if getattr(behavior, "experimental_non_blocking", False):
+            # It would be handed a third argument, and run where it must not wait for the verifier.
+            raise NotImplementedError(f"{method}: a handler that does not block cannot be guarded; exempt it")
+        guarded = self._guarded(method, behavior, handler.response_streaming)
+        return make(guarded, handler.request_deserializer, handler.response_serializer)
+
+    def _guarded(self, method: str, behavior: Callable[..., Any], streaming: bool) -> Callable[..., Any]:
+        def unary(request: Any, context: grpc.ServicerContext) -> Any:
+            return self._admit(method, context).run(behavior, request, context)
+
+        def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            admitted = self._admit(method, context)
+            responses = admitted.run(behavior, request, context)
+            try:
+                while True:
+                    try:
+                        response = admitted.run(next, responses)
+                    except StopIteration:
+                        return
+                    yield response
+            finally:
+                if hasattr(responses, "close"):
+                    admitted.run(responses.close)
+
+        # With all that is noted on it: a handler may bring a thread pool of its own.
+        return functools.wraps(behavior)(stream if streaming else unary)
+
+    def _admit(self, method: str, context: grpc.ServicerContext) -> contextvars.Context:
+        """Return the context for the handler to run in, with the key's identity; or end the call."""
+        refusal = NO_KEY
+        try:
+            question = self._question(method, context)
+            if question is not None:
+                told = self._verifier.verify(**question)
+                refused = refusal_of(told)
+                if refused is None:
+                    admitted = contextvars.copy_context()
+                    admitted.run(identity.set, told)
+                    return admitted
+                refusal = refused
+        except Exception as error:
+            refusal = refusal_after(error)
+        context.abort(status_of(refusal), refusal.text)
+        raise AssertionError("abort raises")

@@ -1,0 +1,227 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { ConnectError, Code as Status } from "@connectrpc/connect";
+import type { Clock } from "./clock.js";
+import type { Code, Demand } from "./decide.js";
+import { fromCall, type TumblerError, UnavailableError } from "./errors.js";
+import {
+  type ConsistencySchema,
+  VerifyCode,
+  type VerifyRequestSchema,
+  type VerifyResponse,
+} from "./gen/tumbler/v1/api_key_service_pb.js";
+import type { Journal } from "./journal.js";
+import type { Service } from "./service.js";
+import type { KeyRecord } from "./verification.js";
+
+const CALLS_AT_ONCE = 4;
+const KEYS_AT_ONCE = 500;
+
+// A call gives up a moment before those who wait for it: they learn why, and what they ask next goes out on a
+// connection that has been judged.
+const SHARE_OF_TIME = 0.99;
+
+/** What the server said, and what is needed to judge whether it may be remembered. */
+export interface Answer {
+  readonly response: VerifyResponse;
+  /** The clock before the call was sent. */
+  readonly sentAt: number;
+  /** The journal's epoch before the call was sent; undefined: the answer must not be remembered. */
+  readonly epoch: number | undefined;
+}
+
+/** What an answer says of a key, once somebody has looked at it. */
+export interface Learned {
+  readonly code: Code;
+  readonly record: KeyRecord;
+  /** What the server's time in microseconds is ahead of the clock's; not a number where the server did not say. */
+  readonly serverTimeAhead: number;
+}
+
+/** One question to the server, and everybody who waits for its answer. */
+export interface Flight {
+  readonly key: string;
+  readonly demand: Demand;
+  /** What was learned; fails with TumblerError. */
+  readonly outcome: Promise<Learned>;
+}
+
+interface OpenFlight extends Flight {
+  readonly deadline: number;
+  readonly land: (answer: Answer) => void;
+  readonly fail: (error: TumblerError) => void;
+  sent: boolean;
+  alone: boolean;
+}
+
+/**
+ * Asks the server about keys that memory cannot answer: at most four calls at once, one flight for each key, and what
+ * waits for a call goes out together with the next.
+ */
+export class Calls {
+  readonly #service: Service;
+  readonly #journal: Journal;
+  readonly #timeout: number;
+  readonly #clock: Clock;
+  readonly #open = new Set<OpenFlight>();
+  readonly #joinable = new Map<string, OpenFlight>(); // by presented key
+  readonly #waiting = new Set<OpenFlight>(); // in order
+  readonly #learn: (key: string, answer: Answer) => Learned;
+  #underWay = 0;
+
+  /** `learn` is called once with each answer, before anybody receives what it makes of it. */
+  constructor(
+    service: Service,
+    journal: Journal,
+    timeout: number,
+    clock: Clock,
+    learn: (key: string, answer: Answer) => Learned,
+  ) {
+    this.#service = service;
+    this.#journal = journal;
+    this.#timeout = timeout;
+    this.#clock = clock;
+    this.#learn = learn;
+  }
+
+  /** Returns the flight that asks about the key already, whatever it demands, or begins one. */
+  joinOrBegin(key: string, demand: Demand): Flight {
+    return this.#joinable.get(key) ?? this.begin(key, demand);
+  }
+
+  /** Begins a flight of its own for the demand. It ends after `timeout` at the latest. */
+  begin(key: string, demand: Demand): Flight {
+    let resolve!: (learned: Learned) => void;
+    let reject!: (error: TumblerError) => void;
+    const outcome = new Promise<Learned>((onLearned, onError) => {
+      resolve = onLearned;
+      reject = onError;
+    });
+    const end = () => {
+      cancel();
+      this.#open.delete(flight);
+      this.#waiting.delete(flight);
+      if (this.#joinable.get(key) === flight) this.#joinable.delete(key);
+    };
+    const flight: OpenFlight = {
+      key,
+      demand,
+      outcome,
+      deadline: this.#clock.now() + this.#timeout,
+      land: (answer) => {
+        end();
+        resolve(this.#learn(key, answer));
+      },
+      fail: (error) => {
+        end();
+        reject(error);
+      },
+      sent: false,
+      alone: false,
+    };
+    const late = () => flight.fail(new UnavailableError(`the server did not answer within ${this.#timeout} ms`));
+    const cancel = this.#clock.after(this.#timeout, late, true);
+    this.#open.add(flight);
+    this.#joinable.set(key, flight);
+    this.#waiting.add(flight);
+    this.#send();
+    return flight;
+  }
+
+  /**
+   * Lets nobody else join the flights that were sent before now, of the keys chosen: what the stream has just told is
+   * not in their answers.
+   */
+  part(chosen: (key: string) => boolean): void {
+    for (const [key, flight] of this.#joinable) if (flight.sent && chosen(key)) this.#joinable.delete(key);
+  }
+
+  close(): void {
+    for (const flight of this.#open) flight.fail(new UnavailableError("the verifier is closed"));
+  }
+
+  #send(): void {
+    while (this.#underWay < CALLS_AT_ONCE && this.#waiting.size > 0) void this.#call(this.#next());
+  }
+
+  /** Takes the flights of the next call: the longest waiting, and with it all that may share a call. */
+  #next(): OpenFlight[] {
+    const flights: OpenFlight[] = [];
+    for (const flight of this.#waiting) {
+      if (flight.alone && flights.length > 0) continue;
+      flights.push(flight);
+      this.#waiting.delete(flight);
+      if (flight.alone || flights.length === KEYS_AT_ONCE) break;
+    }
+    return flights;
+  }
+
+  async #call(flights: readonly OpenFlight[]): Promise<void> {
+    this.#underWay++;
+    for (const flight of flights) flight.sent = true;
+    const { cursor, epoch } = this.#journal;
+    const sentAt = this.#clock.now();
+    const left = (Math.max(...flights.map((flight) => flight.deadline)) - sentAt) * SHARE_OF_TIME;
+    try {
+      const responses = await this.#service.verify(
+        flights.map((flight) => request(flight, cursor ? { case: "atLeastAsFresh", value: cursor } : NO_WISH)),
+        left,
+      );
+      responses.forEach((response, index) => {
+        const flight = flights[index];
+        if (flight === undefined) return;
+        if (response.code !== VerifyCode.UNSPECIFIED) flight.land({ response, sentAt, epoch });
+        else if (flights.length === 1) flight.fail(new UnavailableError("the server decided nothing"));
+        else this.#askAlone(flight);
+      });
+    } catch (reason) {
+      const [only] = flights;
+      const refused = ConnectError.from(reason).code === Status.InvalidArgument;
+      if (refused && flights.length > 1) for (const flight of flights) this.#askAlone(flight);
+      else if (refused && cursor !== "" && only !== undefined) await this.#askWithoutCursor(only, sentAt);
+      else for (const flight of flights) flight.fail(fromCall(reason));
+    } finally {
+      this.#underWay--;
+      this.#send();
+    }
+  }
+
+  #askAlone(flight: OpenFlight): void {
+    if (!this.#open.has(flight)) return;
+    flight.sent = false;
+    flight.alone = true;
+    this.#waiting.add(flight);
+  }
+
+  /**
+   * Asks again where it may be the cursor that the server does not know, after an older backup was restored: whoever
+   * asks is not to blame for that. The stream will find out by itself; until then nothing is remembered.
+   */
+  async #askWithoutCursor(flight: OpenFlight, sentAt: number): Promise<void> {
+    try {
+      const [response] = await this.#service.verify(
+        [request(flight, { case: "fullyConsistent", value: true })],
+        flight.deadline - this.#clock.now(),
+      );
+      if (response === undefined || response.code === VerifyCode.UNSPECIFIED) {
+        throw new ConnectError("nothing was decided", Status.Unavailable);
+      }
+      flight.land({ response, sentAt, epoch: undefined });
+    } catch (reason) {
+      flight.fail(fromCall(reason));
+    }
+  }
+}
+
+type Requirement = NonNullable<MessageInitShape<typeof ConsistencySchema>["requirement"]>;
+
+const NO_WISH: Requirement = { case: undefined };
+
+function request({ key, demand }: Flight, requirement: Requirement): MessageInitShape<typeof VerifyRequestSchema> {
+  return {
+    key,
+    environmentId: demand.environmentId ?? "",
+    requiredScopes: [...(demand.requiredScopes ?? [])],
+    clientIp: demand.clientIp ?? "",
+    consistency: { requirement },
+  };
+}

@@ -1,0 +1,31 @@
+import type { FastifyReply, FastifyRequest } from "fastify";
+import type { Verification } from "../verification.js";
+import type { Verifier } from "../verifier.js";
+import { type GuardOptions, headerOf, judge } from "./guard.js";
+
+declare module "fastify" {
+  interface FastifyRequest {
+    /** Whose key let this request pass; set by `requireApiKey`. */
+    tumbler?: Verification;
+  }
+}
+
+/**
+ * Returns an `onRequest` hook, for a route or for `app.addHook`, that lets requests with an accepted API key pass, with
+ * `request.tumbler` set, and answers all others before their body is read.
+ */
+export function requireApiKey(
+  verifier: Verifier,
+  options: GuardOptions<FastifyRequest> = {},
+): (request: FastifyRequest, reply: FastifyReply) => Promise<FastifyReply | undefined> {
+  return async (request, reply) => {
+    const peer = request.socket.remoteAddress;
+    const judgement = await judge(verifier, options, request, headerOf(request.headers), peer);
+    if (judgement.refusal === undefined) {
+      request.tumbler = judgement.verification;
+      return undefined;
+    }
+    const { http, httpHeaders, text } = judgement.refusal;
+    return reply.code(http).headers(httpHeaders).send({ error: text });
+  };
+}

@@ -1,0 +1,57 @@
+import {
+  type Metadata,
+  ResponderBuilder,
+  ServerInterceptingCall,
+  type ServerInterceptor,
+  ServerListenerBuilder,
+} from "@grpc/grpc-js";
+import type { Verification } from "../verification.js";
+import type { Verifier } from "../verifier.js";
+import { type GuardOptions, judge } from "./guard.js";
+
+/** What a guard knows of a call before it passes. */
+export interface GuardedCall {
+  /** `/package.Service/Method`. */
+  readonly path: string;
+  readonly metadata: Metadata;
+}
+
+export interface GrpcGuardOptions extends GuardOptions<GuardedCall> {
+  /** Services that need no key, `grpc.health.v1.Health` for example. Left out: every service needs one. */
+  readonly unguarded?: readonly string[];
+}
+
+// A handler's call holds the very metadata that the guard let pass, and nothing that a peer sends can add to this.
+const passed = new WeakMap<Metadata, Verification>();
+
+/** Returns whose key let the call pass: `verified(call)` in a handler. Undefined without the guard. */
+export function verified(call: { readonly metadata: Metadata }): Verification | undefined {
+  return passed.get(call.metadata);
+}
+
+/** Returns an interceptor, for `new Server({ interceptors: […] })`, that lets calls with an accepted API key pass. */
+export function requireApiKey(verifier: Verifier, options: GrpcGuardOptions = {}): ServerInterceptor {
+  return (method, call) => {
+    const listener = new ServerListenerBuilder().withOnReceiveMetadata(async (metadata, next) => {
+      const guarded: GuardedCall = { path: method.path, metadata };
+      if (options.unguarded?.includes(method.path.split("/")[1] ?? "")) return next(metadata);
+      const header = (name: string) => {
+        const [value] = metadata.get(name);
+        return typeof value === "string" ? value : undefined;
+      };
+      const judgement = await judge(verifier, options, guarded, header, hostOf(call.getPeer()));
+      if (judgement.refusal === undefined) {
+        passed.set(metadata, judgement.verification);
+        next(metadata);
+      } else {
+        call.sendStatus({ code: judgement.refusal.grpc, details: judgement.refusal.text });
+      }
+    });
+    return new ServerInterceptingCall(call, new ResponderBuilder().withStart((next) => next(listener.build())).build());
+  };
+}
+
+/** `192.0.2.7:443` and `2001:db8::7:443` are addresses with a port; a Unix socket's peer has none. */
+function hostOf(peer: string): string | undefined {
+  return /^([0-9A-Fa-f.:]+):\d+$/.exec(peer)?.[1];
+}

@@ -1,0 +1,107 @@
+import type { IncomingHttpHeaders } from "node:http";
+import { InvalidRequestError, NotAllowedError, UnavailableError } from "../errors.js";
+import { defaultLogger, type Logger } from "../logger.js";
+import type { Verification } from "../verification.js";
+import type { Verifier } from "../verifier.js";
+
+/** What a guard demands of the keys that it lets pass. */
+export interface GuardOptions<Request> {
+  /** Scopes that must all be granted, the same for every request or chosen for each. Left out: any accepted key may pass. */
+  readonly requiredScopes?: readonly string[] | ((request: Request) => readonly string[]);
+
+  /** The environment that keys must belong to. Left out: any. */
+  readonly environmentId?: string;
+
+  /**
+   * Where a request comes from. Left out: the peer's address, which behind a proxy is the proxy's. Trust a header only
+   * where your proxy sets it.
+   */
+  readonly clientIp?: (request: Request) => string | undefined;
+
+  /** Where it is said why keys were denied (info) and why none can be verified (error). Default: errors to the console. */
+  readonly logger?: Logger;
+}
+
+/** One of the few answers that whoever presented a key may read. */
+export interface Refusal {
+  readonly http: number;
+  readonly httpHeaders: Readonly<Record<string, string>>;
+  /** The code of gRPC, the same number in Connect and in grpc-js. */
+  readonly grpc: number;
+  readonly text: string;
+}
+
+const CANNOT_VERIFY = "API keys cannot be verified at the moment";
+const NOT_ACCEPTED: Refusal = {
+  http: 401,
+  httpHeaders: { "www-authenticate": "Bearer" },
+  grpc: 16,
+  text: "a valid API key is required",
+};
+const NOT_ENOUGH: Refusal = { http: 403, httpHeaders: {}, grpc: 7, text: "this API key does not allow that" };
+const UNAVAILABLE: Refusal = { http: 503, httpHeaders: { "retry-after": "1" }, grpc: 14, text: CANNOT_VERIFY };
+const BROKEN: Refusal = { http: 500, httpHeaders: {}, grpc: 13, text: CANNOT_VERIFY };
+
+export type Judgement =
+  | { readonly verification: Verification; readonly refusal?: undefined }
+  | { readonly refusal: Refusal };
+
+/** Returns who may pass, or how to refuse. It never fails: what goes wrong is refused. */
+export async function judge<Request>(
+  verifier: Verifier,
+  options: GuardOptions<Request>,
+  request: Request,
+  header: (name: string) => string | undefined,
+  peer: string | undefined,
+): Promise<Judgement> {
+  const { requiredScopes, environmentId, clientIp, logger = defaultLogger } = options;
+  try {
+    const key = presentedKey(header);
+    if (key === undefined) return { refusal: NOT_ACCEPTED };
+    const verification = await verifier.verify(key, {
+      requiredScopes: typeof requiredScopes === "function" ? requiredScopes(request) : requiredScopes,
+      environmentId,
+      clientIp: clientIp ? clientIp(request) : address(peer),
+    });
+    if (verification.valid) return { verification };
+    logger.info(`an API key was denied: ${verification.code} ${verification.keyId}`);
+    return { refusal: refusalOf(verification) };
+  } catch (error) {
+    const known = error instanceof UnavailableError || error instanceof NotAllowedError;
+    const told = known || error instanceof InvalidRequestError;
+    logger.error(
+      `an API key could not be verified: ${told ? error.message : "a function of the guard's options failed"}`,
+    );
+    return { refusal: known ? UNAVAILABLE : BROKEN };
+  }
+}
+
+/** Returns what finds a header in Node's. */
+export function headerOf(headers: IncomingHttpHeaders): (name: string) => string | undefined {
+  return (name) => {
+    const value = headers[name];
+    return typeof value === "string" ? value : undefined;
+  };
+}
+
+function presentedKey(header: (name: string) => string | undefined): string | undefined {
+  const [, bearer] = /^bearer +(.*)$/i.exec(header("authorization") ?? "") ?? [];
+  return bearer ?? header("x-api-key");
+}
+
+// The address of a peer on the same link has a zone, which means nothing to anybody else; so do the peers of Unix
+// sockets have none. Both count as unknown: keys that are bound to networks are denied.
+function address(peer: string | undefined): string | undefined {
+  return peer?.includes("%") ? undefined : peer;
+}
+
+function refusalOf({ code }: Verification): Refusal {
+  switch (code) {
+    case "ENVIRONMENT_MISMATCH":
+    case "IP_NOT_ALLOWED":
+    case "INSUFFICIENT_SCOPE":
+      return NOT_ENOUGH;
+    default:
+      return NOT_ACCEPTED;
+  }
+}

@@ -1,0 +1,118 @@
+import type { SecureContextOptions } from "node:tls";
+import { defaultLogger, type Logger } from "./logger.js";
+import { type Endpoint, parseTarget } from "./target.js";
+
+/** How TLS is spoken. `{}`: trust what the system trusts. The server's certificate is always checked. */
+export interface Credentials
+  extends Pick<SecureContextOptions, "ca" | "cert" | "key" | "passphrase" | "minVersion" | "ciphers"> {
+  /** The name that the server's certificate must bear, where it is not the host of the target. */
+  readonly servername?: string;
+}
+
+/** What a verifier is made of. All durations are milliseconds. */
+export interface VerifierOptions {
+  /** The server: `host:port` (also with `dns:`, `ipv4:` or `ipv6:` before it), or `unix:/path/of.sock`. */
+  readonly target: string;
+
+  /** The verifier's own key, which needs the scope `tumbler:keys:verify`. */
+  readonly apiKey: string;
+
+  /**
+   * TLS. Without it the connection is plaintext, and both keys, yours and the presented one, travel in it: that is
+   * refused for a target that is not this machine, unless {@link insecure} is said.
+   */
+  readonly credentials?: Credentials | undefined;
+
+  /** Allows plaintext to another machine. */
+  readonly insecure?: boolean | undefined;
+
+  /** How many keys are remembered, the least recently used being forgotten first. Default 10,000; 0: none. */
+  readonly cacheSize?: number | undefined;
+
+  /**
+   * How old the stream's last word may be for memory to answer: the longest that a revoked key is accepted while the
+   * stream is broken. Default 15,000.
+   */
+  readonly maxStaleness?: number | undefined;
+
+  /** The longest silence of a stream that works: 1,000–3,600,000, and shorter than `maxStaleness`. Default 5,000. */
+  readonly heartbeat?: number | undefined;
+
+  /** How long a call of verify may take before it fails with UnavailableError. Default 2,000. */
+  readonly timeout?: number | undefined;
+
+  /** Whether to listen to changes. Default true. Without it nothing is remembered, unless `fixedTtl` says so. */
+  readonly watch?: boolean | undefined;
+
+  /** Without the stream: how long a key is remembered, and so how late a revocation may be seen. Default: not at all. */
+  readonly fixedTtl?: number | undefined;
+
+  /** Where it is said what the owner should know. Default: warnings and errors to the console. Never receives a key. */
+  readonly logger?: Logger | undefined;
+}
+
+/** The options as they count: checked, and with every default in place. */
+export interface Settings {
+  readonly endpoint: Endpoint;
+  readonly apiKey: string;
+  readonly credentials: Credentials | undefined;
+  readonly cacheSize: number;
+  readonly maxStaleness: number;
+  readonly heartbeat: number;
+  readonly timeout: number;
+  readonly watch: boolean;
+  readonly fixedTtl: number | undefined;
+  readonly logger: Logger;
+}
+
+// Node runs a timer of more milliseconds at once.
+const LONGEST = 2 ** 31 - 1;
+
+/**
+ * Returns the settings that the options make.
+ *
+ * @throws {TypeError} An option breaks its rule; the message names the option and the rule, and never shows a key.
+ */
+export function settle(options: VerifierOptions): Settings {
+  const endpoint = parseTarget(String(options.target));
+  if (endpoint === undefined) {
+    throw new TypeError("target must be host:port, with dns:, ipv4: or ipv6: before it if you like, or unix:/path");
+  }
+  if (!/^[\x21-\x7e]+$/.test(options.apiKey ?? "")) {
+    throw new TypeError("apiKey must be the verifier's own key: visible ASCII characters, and not empty");
+  }
+  if (options.credentials === undefined && !endpoint.loopback && options.insecure !== true) {
+    throw new TypeError(
+      "credentials are needed for a target that is not this machine, or insecure: true for plaintext",
+    );
+  }
+
+  const { cacheSize = 10_000, watch = true } = options;
+  if (!Number.isInteger(cacheSize) || cacheSize < 0) throw new TypeError("cacheSize must be a whole number, 0 or more");
+  const maxStaleness = duration("maxStaleness", options.maxStaleness ?? 15_000, 1, LONGEST);
+  const heartbeat = duration("heartbeat", options.heartbeat ?? 5_000, 1_000, 3_600_000);
+  if (heartbeat >= maxStaleness) throw new TypeError("heartbeat must be shorter than maxStaleness");
+  const timeout = duration("timeout", options.timeout ?? 2_000, 1, LONGEST);
+  if (options.fixedTtl !== undefined) {
+    if (watch)
+      throw new TypeError("fixedTtl needs watch: false; with the stream, records live as long as the server says");
+    duration("fixedTtl", options.fixedTtl, 1, LONGEST);
+  }
+  return {
+    endpoint,
+    apiKey: options.apiKey,
+    credentials: options.credentials,
+    cacheSize,
+    maxStaleness,
+    heartbeat,
+    timeout,
+    watch,
+    fixedTtl: options.fixedTtl,
+    logger: options.logger ?? defaultLogger,
+  };
+}
+
+function duration(name: string, value: number, least: number, most: number): number {
+  if (value >= least && value <= most) return value;
+  throw new TypeError(`${name} must be ${least}–${most} milliseconds`);
+}

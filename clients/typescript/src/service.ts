@@ -1,0 +1,106 @@
+import { setTimeout as pause } from "node:timers/promises";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
+import { Connection } from "./connection.js";
+import {
+  ApiKeyService,
+  type VerifyRequestSchema,
+  type VerifyResponse,
+  VerifyResponseSchema,
+  type WatchRequestSchema,
+  type WatchResponse,
+} from "./gen/tumbler/v1/api_key_service_pb.js";
+import type { Settings } from "./options.js";
+
+const ATTEMPTS = 3;
+const FIRST_PAUSE = 50;
+const LONGEST_PAUSE = 500;
+
+const PASSING: readonly Code[] = [Code.Unavailable, Code.Aborted, Code.Canceled];
+
+/** The three RPCs that a verifier uses, called with its own key. They fail with ConnectError. */
+export class Service {
+  readonly #connection: Connection;
+  readonly #client: Client<typeof ApiKeyService>;
+  readonly #closing = new AbortController();
+
+  constructor({ endpoint, apiKey, credentials }: Settings) {
+    this.#connection = new Connection(endpoint, credentials);
+    const transport = createGrpcTransport({
+      baseUrl: this.#connection.authority,
+      sessionManager: this.#connection,
+      interceptors: [
+        (next) => (request) => {
+          request.header.set("authorization", `Bearer ${apiKey}`);
+          return next(request);
+        },
+      ],
+    });
+    this.#client = createClient(ApiKeyService, transport);
+  }
+
+  /**
+   * Asks about one key by Verify or about several (at most 1,000) by BatchVerify, in at most `timeout` milliseconds.
+   * Answers are in the order of the requests. What passes by is tried again: Verify changes nothing.
+   */
+  async verify(
+    requests: readonly MessageInitShape<typeof VerifyRequestSchema>[],
+    timeout: number,
+  ): Promise<VerifyResponse[]> {
+    const began = performance.now();
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#verifyOnce(requests, timeout - (performance.now() - began));
+      } catch (reason) {
+        const error = ConnectError.from(reason);
+        if (error.code === Code.DeadlineExceeded) this.#connection.suspect(began);
+        const wait = Math.random() * Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1));
+        const spent = performance.now() - began + wait >= timeout;
+        if (attempt === ATTEMPTS || !isPassing(error) || spent || this.#closing.signal.aborted) throw reason;
+        await pause(wait);
+      }
+    }
+  }
+
+  /** Follows the changes. A silent stream should be ended by the signal, and its connection is then given up as well. */
+  async *watch(
+    request: MessageInitShape<typeof WatchRequestSchema>,
+    signal: AbortSignal,
+  ): AsyncGenerator<WatchResponse, void, void> {
+    let heardAt = performance.now();
+    const both = AbortSignal.any([signal, this.#closing.signal]);
+    try {
+      for await (const response of this.#client.watch(request, { signal: both })) {
+        heardAt = performance.now();
+        yield response;
+      }
+    } finally {
+      if (signal.aborted) this.#connection.suspect(heardAt);
+    }
+  }
+
+  close(): void {
+    this.#closing.abort();
+    this.#connection.close();
+  }
+
+  async #verifyOnce(
+    requests: readonly MessageInitShape<typeof VerifyRequestSchema>[],
+    timeoutMs: number,
+  ): Promise<VerifyResponse[]> {
+    // Closing ends these calls by closing their connection: a signal that outlives a call would be kept listening to,
+    // with the presented key in its hands.
+    const options = { timeoutMs: Math.max(Math.floor(timeoutMs), 1) };
+    const [only] = requests;
+    if (requests.length === 1 && only !== undefined) return [await this.#client.verify(only, options)];
+    const { responses } = await this.#client.batchVerify({ requests: [...requests] }, options);
+    // Whatever the server leaves out counts as undecided.
+    return requests.map((_, index) => responses[index] ?? create(VerifyResponseSchema));
+  }
+}
+
+/** Says whether another attempt may do better: the server says so, or a connection broke, which has several names. */
+function isPassing({ code, cause }: ConnectError): boolean {
+  return PASSING.includes(code) || (cause instanceof Error && "code" in cause);
+}

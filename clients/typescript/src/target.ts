@@ -1,0 +1,32 @@
+/** Where a server is, and whether the way there leaves this machine. */
+
+import { parseAddress } from "./address.js";
+
+export interface Endpoint {
+  /** `host:port` as it stands in a URL. */
+  readonly host: string;
+  /** The path of a Unix socket, where the server listens on one. */
+  readonly socketPath: string | undefined;
+  /** True where the way there cannot leave this machine, so that plaintext crosses no network. In doubt: false. */
+  readonly loopback: boolean;
+}
+
+const HOST_AND_PORT = /^(?:dns:(?:\/\/\/)?|ipv4:|ipv6:)?(\[[0-9A-Fa-f:.]+\]|[^:/?#@[\]\s,]+):(\d{1,5})$/;
+
+/** Returns the endpoint that a gRPC target names, or undefined where it is none of the forms that are understood. */
+export function parseTarget(target: string): Endpoint | undefined {
+  if (target.startsWith("unix:")) {
+    const socketPath = target.slice("unix:".length).replace(/^\/\/(?=\/)/, "");
+    return socketPath === "" ? undefined : { host: "localhost", socketPath, loopback: true };
+  }
+  const [, host, port] = HOST_AND_PORT.exec(target) ?? [];
+  if (host === undefined || Number(port) > 65_535 || !URL.canParse(`http://${host}:${port}`)) return undefined;
+  return { host: `${host}:${port}`, socketPath: undefined, loopback: isLoopbackHost(host) };
+}
+
+function isLoopbackHost(host: string): boolean {
+  if (host.toLowerCase() === "localhost") return true;
+  const address = parseAddress(host.replace(/^\[|\]$/g, ""));
+  if (address?.length === 4) return address[0] === 127;
+  return address?.every((byte, index) => byte === (index === 15 ? 1 : 0)) ?? false;
+}

@@ -1,0 +1,185 @@
+import { Cache } from "./cache.js";
+import { type Answer, Calls, type Learned } from "./calls.js";
+import { type Clock, systemClock } from "./clock.js";
+import { type Demand, decide } from "./decide.js";
+import { digest, isDigestOf } from "./digest.js";
+import { InvalidRequestError, UnavailableError } from "./errors.js";
+import { Journal } from "./journal.js";
+import { idWithin, isWellFormed, MAX_KEY_LENGTH } from "./keyformat.js";
+import { type Settings, settle, type VerifierOptions } from "./options.js";
+import { Service } from "./service.js";
+import { codeOf, microseconds, recordOf, showsLivingKey, type Verification, verification } from "./verification.js";
+import { Watcher } from "./watcher.js";
+
+/** What a key is presented for. */
+export interface VerifyOptions {
+  /** Scopes that must all be granted, at most 100. Left out: none in particular. No wildcards. */
+  readonly requiredScopes?: readonly string[] | undefined;
+  /** Where the key was presented from, IPv4 or IPv6. A key that is bound to networks is denied without it. */
+  readonly clientIp?: string | undefined;
+  /** The environment that the key must belong to. Left out: any. */
+  readonly environmentId?: string | undefined;
+}
+
+/**
+ * Says whether presented keys may do what is asked of them, from memory wherever that is certain.
+ *
+ * One for each process and server is enough; calls may overlap at will. It listens to changes from the moment it is
+ * made. That alone does not keep the process alive: only calls that wait for an answer do.
+ */
+export class Verifier implements AsyncDisposable {
+  readonly #settings: Settings;
+  readonly #clock: Clock;
+  readonly #cache: Cache;
+  readonly #journal: Journal;
+  readonly #service: Service;
+  readonly #calls: Calls;
+  readonly #watcher: Watcher | undefined;
+  #closed = false;
+
+  /** @throws {TypeError} An option breaks its rule. The server need not be up yet. */
+  constructor(options: VerifierOptions);
+  /** @internal */
+  constructor(options: VerifierOptions, clock: Clock);
+  constructor(options: VerifierOptions, clock: Clock = systemClock) {
+    const settings = settle(options);
+    this.#settings = settings;
+    this.#clock = clock;
+    this.#cache = new Cache(settings.watch || settings.fixedTtl !== undefined ? settings.cacheSize : 0);
+    this.#journal = new Journal(settings.maxStaleness);
+    this.#service = new Service(settings);
+    this.#calls = new Calls(this.#service, this.#journal, settings.timeout, clock, (key, answer) =>
+      this.#learn(key, answer),
+    );
+    if (settings.watch && settings.cacheSize > 0) {
+      const listener = {
+        forget: (keyId: string) => {
+          this.#cache.delete(keyId);
+          this.#calls.part((key) => idWithin(key) === keyId);
+        },
+        forgetAll: () => {
+          this.#cache.clear();
+          this.#calls.part(() => true);
+        },
+      };
+      this.#watcher = new Watcher(this.#service, this.#journal, listener, settings.heartbeat, clock, settings.logger);
+    }
+  }
+
+  /**
+   * Verifies a presented key. The outcome allows something only where its `valid` is true.
+   *
+   * Text that is no key at all, undefined included, is denied like one that is malformed.
+   *
+   * @throws {UnavailableError} Nothing certain is remembered, and the server did not answer within `timeout`; or the
+   *   verifier is closed.
+   * @throws {NotAllowedError} The verifier's own key is refused.
+   * @throws {InvalidRequestError} A required scope, the address or the environment is not of the right form.
+   */
+  verify(key: string | undefined, options: VerifyOptions = {}): Promise<Verification> {
+    if (this.#closed) return Promise.reject(new UnavailableError("the verifier is closed"));
+    if (typeof key !== "string" || key.length > MAX_KEY_LENGTH) return MALFORMED;
+    return this.#recall(key, options) ?? this.#ask(key, options);
+  }
+
+  /** Ends the stream, and every call that waits with UnavailableError; forgets everything. Calling it again is no error. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#watcher?.close();
+    this.#calls.close();
+    this.#service.close();
+    this.#cache.clear();
+  }
+
+  /** Does what {@link close} does, for `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+  }
+
+  /**
+   * How many keys are remembered.
+   *
+   * @internal
+   */
+  get size(): number {
+    return this.#cache.size;
+  }
+
+  /** Answers from memory, or returns undefined. This is the way of nearly all calls: no promise is awaited on it. */
+  #recall(key: string, demand: Demand): Promise<Verification> | undefined {
+    const now = this.#clock.now();
+    if (this.#settings.watch && !this.#journal.isFresh(now)) return undefined;
+    const keyId = idWithin(key);
+    const entry = this.#cache.get(keyId);
+    if (entry === undefined) return undefined;
+    if (now >= entry.aliveUntil) {
+      this.#cache.delete(keyId);
+      return undefined;
+    }
+    if (!isDigestOf(entry.digest, key)) {
+      // An id has one key, and this is not it.
+      return Promise.resolve(verification(isWellFormed(key) ? "NOT_FOUND" : "MALFORMED", undefined, true));
+    }
+    const code = decide(entry.record, demand, now * 1000 + entry.serverTimeAhead);
+    return Promise.resolve(verification(code, entry.record, true));
+  }
+
+  async #ask(key: string, options: VerifyOptions): Promise<Verification> {
+    if (!isWellFormed(key)) return MALFORMED;
+    const demand = { ...options, requiredScopes: [...(options.requiredScopes ?? [])] };
+    let flight = this.#calls.joinOrBegin(key, demand);
+    let learned: Learned;
+    try {
+      learned = await flight.outcome;
+    } catch (error) {
+      if (!(error instanceof InvalidRequestError) || isSame(flight.demand, demand)) throw error;
+      // It was another's demand that the server refused.
+      flight = this.#calls.begin(key, demand);
+      learned = await flight.outcome;
+    }
+    const { code, record, serverTimeAhead } = learned;
+    if (!showsLivingKey(code) || isSame(flight.demand, demand)) return verification(code, record, false);
+    return verification(decide(record, demand, this.#clock.now() * 1000 + serverTimeAhead), record, false);
+  }
+
+  #learn(key: string, { response, sentAt, epoch }: Answer): Learned {
+    const learned = {
+      code: codeOf(response),
+      record: recordOf(response),
+      serverTimeAhead: microseconds(response.checkTime, Number.NaN) - sentAt * 1000,
+    };
+    const keyId = idWithin(key);
+    const remembered =
+      epoch !== undefined &&
+      showsLivingKey(learned.code) &&
+      response.keyId === keyId &&
+      !Number.isNaN(learned.serverTimeAhead) &&
+      (!this.#settings.watch ||
+        (this.#journal.isFresh(this.#clock.now()) && this.#journal.admits(keyId, response.revision, epoch)));
+    if (remembered) {
+      const { cacheTtl } = response;
+      const ttl = cacheTtl === undefined ? 0 : Number(cacheTtl.seconds) * 1000 + cacheTtl.nanos / 1e6;
+      const aliveUntil = sentAt + Math.min(ttl, this.#settings.fixedTtl ?? ttl);
+      if (!this.#closed && this.#clock.now() < aliveUntil) {
+        const { record, serverTimeAhead } = learned;
+        this.#cache.put({ digest: digest(key), record, aliveUntil, serverTimeAhead });
+      }
+    }
+    return learned;
+  }
+}
+
+const MALFORMED = Promise.resolve(verification("MALFORMED", undefined, false));
+
+function isSame(one: Demand, other: Demand): boolean {
+  const oneScopes = one.requiredScopes ?? [];
+  const otherScopes = other.requiredScopes ?? [];
+  return (
+    one === other ||
+    ((one.environmentId ?? "") === (other.environmentId ?? "") &&
+      (one.clientIp ?? "") === (other.clientIp ?? "") &&
+      oneScopes.length === otherScopes.length &&
+      oneScopes.every((scope, index) => scope === otherScopes[index]))
+  );
+}

@@ -1,0 +1,144 @@
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { Clock } from "./clock.js";
+import { describe } from "./errors.js";
+import type { WatchResponse } from "./gen/tumbler/v1/api_key_service_pb.js";
+import type { Journal } from "./journal.js";
+import type { Logger } from "./logger.js";
+import type { Service } from "./service.js";
+
+const FIRST_PAUSE = 100;
+const LONGEST_PAUSE = 5_000;
+const PAUSE_WHEN_REFUSED = 5_000;
+const HEARTBEATS_TO_WAIT = 2.5;
+
+/** What has to be forgotten. */
+export interface Listener {
+  forget(keyId: string): void;
+  forgetAll(): void;
+}
+
+/** Keeps one Watch stream open for as long as it lives, and writes into the journal what the stream tells. */
+export class Watcher {
+  readonly #service: Service;
+  readonly #journal: Journal;
+  readonly #listener: Listener;
+  readonly #heartbeat: number;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #closing = new AbortController();
+  #failures = 0;
+
+  constructor(service: Service, journal: Journal, listener: Listener, heartbeat: number, clock: Clock, logger: Logger) {
+    this.#service = service;
+    this.#journal = journal;
+    this.#listener = listener;
+    this.#heartbeat = heartbeat;
+    this.#clock = clock;
+    this.#logger = logger;
+    void this.#run();
+  }
+
+  close(): void {
+    this.#closing.abort();
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#closing.signal.aborted) {
+      const began = this.#clock.now();
+      let wait: number;
+      try {
+        await this.#listen();
+        wait = this.#backOff(began, "the server ended it");
+      } catch (reason) {
+        wait = this.#afterFailure(began, ConnectError.from(reason));
+      }
+      await this.#pause(wait);
+    }
+  }
+
+  /** Returns when the server ends the stream; fails when it breaks, or is silent for too long. */
+  async #listen(): Promise<void> {
+    const journal = this.#journal;
+    const startCursor = journal.cursor;
+    const silence = new AbortController();
+    const giveUp = () => silence.abort(new ConnectError("it was silent for too long", Code.DeadlineExceeded));
+    const startTimer = () => this.#clock.after(this.#heartbeat * HEARTBEATS_TO_WAIT, giveUp, false);
+    let stopTimer = startTimer();
+    try {
+      const seconds = Math.floor(this.#heartbeat / 1000);
+      const heartbeatInterval = {
+        seconds: BigInt(seconds),
+        nanos: Math.round((this.#heartbeat - seconds * 1000) * 1e6),
+      };
+      const signal = AbortSignal.any([silence.signal, this.#closing.signal]);
+      let beginsAnew = startCursor === "";
+      let caughtUp = beginsAnew;
+      for await (const response of this.#service.watch({ startCursor, heartbeatInterval }, signal)) {
+        stopTimer();
+        stopTimer = startTimer();
+        if (beginsAnew || response.reset) this.#forgetAll();
+        beginsAnew = false;
+        this.#tell(response);
+        // While a stream tells what was missed, it does not say that this was all: the heartbeat after it does.
+        caughtUp ||= response.reset || response.events.length === 0;
+        if (caughtUp) journal.heard(this.#clock.now());
+      }
+    } finally {
+      stopTimer();
+    }
+  }
+
+  #tell({ events, cursor }: WatchResponse): void {
+    for (const { keyId, revision } of events) {
+      this.#journal.changed(keyId, revision);
+      this.#listener.forget(keyId);
+    }
+    this.#journal.cursor = cursor;
+  }
+
+  #afterFailure(began: number, error: ConnectError): number {
+    if (this.#closing.signal.aborted) return 0;
+    switch (error.code) {
+      case Code.Unauthenticated:
+      case Code.PermissionDenied:
+        this.#journal.silence();
+        this.#forgetAll();
+        this.#logger.error(`the server refuses the verifier's own key (${describe(error)}); nothing can be verified`);
+        return PAUSE_WHEN_REFUSED;
+      case Code.InvalidArgument:
+        if (this.#journal.cursor !== "") {
+          this.#journal.cursor = "";
+          this.#forgetAll();
+          this.#logger.warn("the server does not know the position of the stream of changes; beginning anew");
+        }
+        break;
+    }
+    return this.#backOff(began, describe(error));
+  }
+
+  /** Returns how long to wait before the next attempt: at most 100 ms at first, and twice as long each time. */
+  #backOff(began: number, why: string): number {
+    if (this.#clock.now() - began >= this.#heartbeat) this.#failures = 0;
+    if (this.#failures === 0) this.#logger.warn(`the stream of changes broke, and is opened anew: ${why}`);
+    return Math.random() * Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** this.#failures++);
+  }
+
+  #forgetAll(): void {
+    this.#journal.beginAnew();
+    this.#listener.forgetAll();
+  }
+
+  #pause(milliseconds: number): Promise<void> {
+    const { signal } = this.#closing;
+    return new Promise((resolve) => {
+      if (signal.aborted) return resolve();
+      const done = () => {
+        cancel();
+        signal.removeEventListener("abort", done);
+        resolve();
+      };
+      const cancel = this.#clock.after(milliseconds, done, false);
+      signal.addEventListener("abort", done);
+    });
+  }
+}

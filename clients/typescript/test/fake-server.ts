@@ -1,0 +1,196 @@
+import { once } from "node:events";
+import { createSecureServer, createServer, type Http2Server } from "node:http2";
+import type { AddressInfo, Socket } from "node:net";
+import { setImmediate as turn } from "node:timers/promises";
+import { crc32 } from "node:zlib";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { type Code, ConnectError } from "@connectrpc/connect";
+import { connectNodeAdapter } from "@connectrpc/connect-node";
+import {
+  ApiKeyService,
+  VerifyCode,
+  type VerifyRequest,
+  type VerifyResponseSchema,
+  type WatchRequest,
+  type WatchResponseSchema,
+} from "../src/v1.js";
+
+export type Reply = MessageInitShape<typeof VerifyResponseSchema>;
+type Word = MessageInitShape<typeof WatchResponseSchema>;
+
+/** 2030-01-01T00:00:00Z, in seconds. */
+export const CHECK_TIME = 1_893_456_000;
+
+/** One Watch stream, as the server sees it. */
+export class Stream {
+  readonly ended: Promise<void>;
+  #end!: () => void;
+  readonly #words: Word[] = [];
+  #failure: ConnectError | undefined;
+  #wake = () => {};
+
+  constructor(readonly request: WatchRequest) {
+    this.ended = new Promise((resolve) => {
+      this.#end = resolve;
+    });
+  }
+
+  send(word: Word): void {
+    this.#words.push(word);
+    this.#wake();
+  }
+
+  changed(keyId: string, revision: number): void {
+    this.send({ events: [{ keyId, revision: BigInt(revision) }], cursor: `r${revision}` });
+  }
+
+  fail(code: Code): void {
+    this.#failure = new ConnectError("as the test wants it", code);
+    this.#wake();
+  }
+
+  async *words(signal: AbortSignal): AsyncGenerator<Word> {
+    signal.addEventListener("abort", () => this.#wake());
+    try {
+      while (!signal.aborted) {
+        const word = this.#words.shift();
+        if (word !== undefined) yield word;
+        else if (this.#failure) throw this.#failure;
+        else await new Promise<void>((resolve) => (this.#wake = resolve));
+      }
+    } finally {
+      this.#end();
+    }
+  }
+}
+
+/** A server in this process that says what a test wants, and remembers what it was asked. */
+export class FakeServer {
+  /** What is answered to a question about a key. */
+  answer: (request: VerifyRequest) => Reply | Promise<Reply> = (request) => valid(request.key);
+  /** What happens to a call before it is answered: nothing, or a failure. */
+  beforeCall: () => void | Promise<void> = () => {};
+  /** Why streams are refused, if they are. */
+  refuseStreams: ((request: WatchRequest) => Code | undefined) | undefined;
+  /** Each call's questions. */
+  readonly calls: VerifyRequest[][] = [];
+  readonly authorizations = new Set<string | null>();
+  watchAttempts = 0;
+  readonly #streams: Stream[] = [];
+  #onStream = () => {};
+  readonly #http: Http2Server;
+  readonly #sockets = new Set<Socket>();
+
+  private constructor(tls?: { key: string; cert: string }) {
+    const handler = connectNodeAdapter({
+      routes: (router) =>
+        router.service(ApiKeyService, {
+          verify: async (request, context) => {
+            this.authorizations.add(context.requestHeader.get("authorization"));
+            return (await this.#call([request]))[0] ?? {};
+          },
+          batchVerify: async ({ requests }) => ({ responses: await this.#call(requests) }),
+          watch: (request, context) => this.#watch(request, context.signal),
+        }),
+    });
+    this.#http = tls ? createSecureServer(tls, handler) : createServer(handler);
+    // Of the sockets, since Node 20 can spin for ever when it destroys a session whose peer is gone.
+    this.#http.on("connection", (socket: Socket) => {
+      this.#sockets.add(socket);
+      socket.on("close", () => this.#sockets.delete(socket));
+    });
+  }
+
+  static async start(options: { port?: number; path?: string; tls?: { key: string; cert: string } } = {}) {
+    const server = new FakeServer(options.tls);
+    server.#http.listen(options.path ?? { port: options.port ?? 0, host: "127.0.0.1" });
+    await once(server.#http, "listening");
+    return server;
+  }
+
+  get port(): number {
+    return (this.#http.address() as AddressInfo).port;
+  }
+
+  get target(): string {
+    return `127.0.0.1:${this.port}`;
+  }
+
+  /** Returns the next stream that a client opens, which has been told nothing yet. */
+  async stream(): Promise<Stream> {
+    for (;;) {
+      const stream = this.#streams.shift();
+      if (stream !== undefined) return stream;
+      await new Promise<void>((resolve) => (this.#onStream = resolve));
+    }
+  }
+
+  get hasStream(): boolean {
+    return this.#streams.length > 0;
+  }
+
+  close(): void {
+    this.#http.close();
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  async #call(requests: VerifyRequest[]): Promise<Reply[]> {
+    this.calls.push(requests);
+    await this.beforeCall();
+    return Promise.all(requests.map((request) => this.answer(request)));
+  }
+
+  #watch(request: WatchRequest, signal: AbortSignal): AsyncIterable<Word> {
+    this.watchAttempts++;
+    const code = this.refuseStreams?.(request);
+    if (code !== undefined) throw new ConnectError("as the test wants it", code);
+    const stream = new Stream(request);
+    this.#streams.push(stream);
+    this.#onStream();
+    return stream.words(signal);
+  }
+}
+
+/** A key with its check. The secret is 43 times one character: none was ever real. */
+export function makeKey(id: string, secret = "0"): string {
+  const text = `tmb_${id.padStart(16, "0")}_${secret.repeat(43)}`;
+  const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+  let value = crc32(text);
+  let check = "";
+  for (let place = 0; place < 6; place++) {
+    check = alphabet.charAt(value % 62) + check;
+    value = Math.floor(value / 62);
+  }
+  return text + check;
+}
+
+export function idOf(key: string): string {
+  return key.slice(4, 20);
+}
+
+/** What the server says of a key that may do everything, at revision 1, with the changes given. */
+export function valid(key: string, changes: Reply = {}): Reply {
+  return {
+    valid: true,
+    code: VerifyCode.VALID,
+    keyId: idOf(key),
+    projectId: "acme",
+    scopes: ["orders:*"],
+    metadata: { plan: "gold" },
+    cacheTtl: { seconds: 60n },
+    checkTime: { seconds: BigInt(CHECK_TIME) },
+    revision: 1n,
+    ...changes,
+  } as Reply;
+}
+
+export function denied(code: VerifyCode): Reply {
+  return { valid: false, code, checkTime: { seconds: BigInt(CHECK_TIME) }, revision: 1n };
+}
+
+/** Waits, turn by turn of the event loop, for what no promise tells. */
+export async function until(condition: () => boolean): Promise<void> {
+  for (const began = performance.now(); !condition(); await turn()) {
+    if (performance.now() - began > 60_000) throw new Error(`never came true: ${condition}`);
+  }
+}

@@ -1,0 +1,699 @@
+import assert from "node:assert/strict";
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { type AddressInfo, connect, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import test, { type TestContext } from "node:test";
+import { inspect } from "node:util";
+import { getHeapSnapshot } from "node:v8";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { InvalidRequestError, NotAllowedError, TumblerError, UnavailableError } from "../src/errors.js";
+import type { VerifierOptions } from "../src/options.js";
+import { VerifyCode } from "../src/v1.js";
+import { Verifier } from "../src/verifier.js";
+import { FakeClock } from "./fake-clock.js";
+import { CHECK_TIME, denied, FakeServer, idOf, makeKey, type Stream, until, valid } from "./fake-server.js";
+
+const OWN = makeKey("own", "1");
+const KEY = makeKey("a");
+const OTHER = makeKey("b");
+
+interface Scene {
+  server: FakeServer;
+  clock: FakeClock;
+  verifier: Verifier;
+  logged: string[];
+  /** The first stream, which has said one word: memory may answer. */
+  stream: Stream;
+}
+
+async function open(t: TestContext, options: Partial<VerifierOptions> = {}): Promise<Omit<Scene, "stream">> {
+  const server = await FakeServer.start();
+  const clock = new FakeClock();
+  const logged: string[] = [];
+  const log = (message: string) => logged.push(message);
+  const logger = { info: log, warn: log, error: log };
+  const verifier = new Verifier({ target: server.target, apiKey: OWN, logger, timeout: 60_000, ...options }, clock);
+  t.after(() => {
+    verifier.close();
+    server.close();
+    assert.doesNotMatch(logged.join("\n"), /tmb_/);
+  });
+  return { server, clock, verifier, logged };
+}
+
+async function listening(t: TestContext, options: Partial<VerifierOptions> = {}): Promise<Scene> {
+  const scene = await open(t, options);
+  const stream = await scene.server.stream();
+  await greet(scene, stream);
+  return { ...scene, stream };
+}
+
+/** Lets the stream say where it begins, and returns when memory works. */
+async function greet({ server, verifier }: Omit<Scene, "stream">, stream: Stream): Promise<void> {
+  stream.send({ cursor: "r1" });
+  const probe = makeKey("probe");
+  await untilAsync(async () => (await verifier.verify(probe)).cached);
+  stream.changed(idOf(probe), 1);
+  await until(() => verifier.size === 0);
+  server.calls.length = 0;
+}
+
+async function untilAsync(condition: () => Promise<boolean>): Promise<void> {
+  while (!(await condition()));
+}
+
+/** Lets time pass until the client opens its next stream. */
+async function nextStream({ server, clock }: Omit<Scene, "stream">): Promise<Stream> {
+  await until(() => {
+    if (!server.hasStream) clock.advance(10);
+    return server.hasStream;
+  });
+  return server.stream();
+}
+
+/** Returns all text that is alive in this process, as far as it could be part of a key. */
+async function heap(): Promise<string> {
+  let text = "";
+  for await (const part of getHeapSnapshot()) text += part;
+  return (text.match(/[0-9A-Za-z_]{40,}/g) ?? []).join("\n");
+}
+
+/** A door that calls wait at until the test opens it. */
+function door(): { pass: () => Promise<void>; open: () => void } {
+  let open = () => {};
+  const opened = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  return { pass: () => opened, open: () => open() };
+}
+
+test("a remembered key is answered without a call, with everything that is known of it", async (t) => {
+  const { server, verifier } = await listening(t);
+  server.answer = ({ key }) =>
+    valid(key, { environmentId: "live", ownerId: "u1", name: "ci", expireTime: { seconds: 2_000_000_000n } });
+  const first = await verifier.verify(KEY, { requiredScopes: ["orders:read"] });
+  const second = await verifier.verify(KEY, { requiredScopes: ["orders:read"] });
+  assert.deepEqual(
+    { ...first, metadata: { ...first.metadata } },
+    {
+      valid: true,
+      code: "VALID",
+      keyId: idOf(KEY),
+      projectId: "acme",
+      environmentId: "live",
+      ownerId: "u1",
+      name: "ci",
+      scopes: ["orders:*"],
+      metadata: { plan: "gold" },
+      expireTime: new Date(2_000_000_000_000),
+      cached: false,
+    },
+  );
+  assert.deepEqual(second, { ...first, cached: true });
+  assert.equal(server.calls.length, 1);
+  assert.deepEqual([...server.authorizations], [`Bearer ${OWN}`]);
+});
+
+test("what one caller receives, no caller can change", async (t) => {
+  const { verifier } = await listening(t);
+  const { scopes, metadata } = await verifier.verify(KEY);
+  assert.throws(() => (scopes as string[]).push("*"), TypeError);
+  assert.throws(() => {
+    (metadata as Record<string, string>).plan = "free";
+  }, TypeError);
+});
+
+test("a call carries what is demanded, and the stream's newest cursor", async (t) => {
+  const { server, verifier } = await listening(t);
+  await verifier.verify(KEY, { requiredScopes: ["a", "b"], clientIp: "192.0.2.7", environmentId: "live" });
+  const [[request] = []] = server.calls;
+  assert.deepEqual(request?.requiredScopes, ["a", "b"]);
+  assert.equal(request?.clientIp, "192.0.2.7");
+  assert.equal(request?.environmentId, "live");
+  assert.deepEqual(request?.consistency?.requirement, { case: "atLeastAsFresh", value: "r1" });
+});
+
+for (const [name, text] of [
+  ["undefined", undefined],
+  ["empty text", ""],
+  ["a key with a typing error", KEY.replace("_0", "_1")],
+  ["a megabyte", "a".repeat(1_000_000)],
+] as const) {
+  test(`${name} is MALFORMED without a call`, async (t) => {
+    const { server, verifier } = await listening(t);
+    const { valid, code, cached } = await verifier.verify(text);
+    assert.deepEqual({ valid, code, cached }, { valid: false, code: "MALFORMED", cached: false });
+    assert.equal(server.calls.length, 0);
+  });
+}
+
+test("a change makes it forget that key, and no other", async (t) => {
+  const { server, verifier, stream } = await listening(t);
+  await verifier.verify(KEY);
+  await verifier.verify(OTHER);
+  stream.changed(idOf(KEY), 2);
+  await until(() => verifier.size === 1);
+  server.answer = () => denied(VerifyCode.REVOKED);
+  assert.equal((await verifier.verify(KEY)).code, "REVOKED");
+  assert.equal((await verifier.verify(OTHER)).cached, true);
+});
+
+test("a reset makes it forget everything", async (t) => {
+  const { verifier, stream } = await listening(t);
+  await verifier.verify(KEY);
+  await verifier.verify(OTHER);
+  stream.send({ reset: true, cursor: "r9" });
+  await until(() => verifier.size === 0);
+  assert.equal((await verifier.verify(KEY)).cached, false);
+});
+
+test("a broken stream is opened anew at its newest cursor, and memory is kept meanwhile", async (t) => {
+  const scene = await listening(t);
+  const { verifier, stream } = scene;
+  await verifier.verify(KEY);
+  await verifier.verify(OTHER);
+  stream.changed(idOf(OTHER), 7);
+  await until(() => verifier.size === 1);
+  stream.fail(Code.Unavailable);
+  const second = await nextStream(scene);
+  assert.equal(second.request.startCursor, "r7");
+  assert.equal((await verifier.verify(KEY)).cached, true);
+});
+
+test("a stream that ends without an error is opened anew as well", async (t) => {
+  const scene = await open(t);
+  scene.server.refuseStreams = () => Code.Unavailable;
+  await until(() => {
+    scene.clock.advance(10);
+    return scene.server.watchAttempts > 3;
+  });
+  scene.server.refuseStreams = undefined;
+  await greet(scene, await nextStream(scene));
+});
+
+test("what a stream missed does not prolong memory; the heartbeat after it does", async (t) => {
+  const scene = await listening(t, { maxStaleness: 12_000 });
+  const { clock, verifier, stream } = scene;
+  await verifier.verify(KEY);
+  await verifier.verify(OTHER);
+  clock.advance(8_000);
+  stream.fail(Code.Unavailable);
+  const second = await nextStream(scene);
+  second.changed(idOf(OTHER), 2);
+  await until(() => verifier.size === 1);
+  clock.advance(5_000);
+  assert.equal((await verifier.verify(KEY)).cached, false);
+  second.send({ cursor: "r2" });
+  await untilAsync(async () => (await verifier.verify(KEY)).cached);
+});
+
+test("memory answers until the stream's last word is maxStaleness old, and not a millisecond longer", async (t) => {
+  const { clock, verifier } = await listening(t, { heartbeat: 10_000 });
+  await verifier.verify(KEY);
+  clock.advance(14_999);
+  assert.equal((await verifier.verify(KEY)).cached, true);
+  clock.advance(1);
+  assert.equal((await verifier.verify(KEY)).cached, false);
+});
+
+test("nothing is remembered while the stream is stale", async (t) => {
+  const { server, verifier } = await open(t);
+  await verifier.verify(KEY);
+  assert.equal((await verifier.verify(KEY)).cached, false);
+  assert.equal(server.calls.length, 2);
+});
+
+test("a stream that is silent for two and a half heartbeats is given up", async (t) => {
+  const scene = await listening(t);
+  scene.clock.advance(12_499);
+  assert.equal(scene.server.watchAttempts, 1);
+  scene.clock.advance(1);
+  await scene.stream.ended;
+  const second = await nextStream(scene);
+  assert.equal(second.request.startCursor, "r1");
+  assert.equal(second.request.heartbeatInterval?.seconds, 5n);
+});
+
+test("memory answers until the record's cache_ttl is over, counted from before the call", async (t) => {
+  const { server, clock, verifier } = await listening(t, { heartbeat: 10_000 });
+  server.answer = ({ key }) => {
+    clock.advance(500);
+    return valid(key, { cacheTtl: { seconds: 2n } });
+  };
+  await verifier.verify(KEY);
+  clock.advance(1_499);
+  assert.equal((await verifier.verify(KEY)).cached, true);
+  clock.advance(1);
+  assert.equal((await verifier.verify(KEY)).cached, false);
+});
+
+test("an answer that is older than a change that was told meanwhile is not remembered", async (t) => {
+  const { server, verifier, stream } = await listening(t);
+  await verifier.verify(OTHER);
+  const wait = door();
+  server.beforeCall = wait.pass;
+  const asked = verifier.verify(KEY);
+  await until(() => server.calls.length === 2);
+  stream.changed(idOf(KEY), 5);
+  stream.changed(idOf(OTHER), 6);
+  await until(() => verifier.size === 0);
+  wait.open();
+  assert.equal((await asked).code, "VALID");
+  assert.equal(verifier.size, 0);
+  server.answer = ({ key }) => valid(key, { revision: 5n });
+  await verifier.verify(KEY);
+  assert.equal((await verifier.verify(KEY)).cached, true);
+});
+
+test("an answer to a call from before a reset is not remembered, whatever its revision", async (t) => {
+  const { server, verifier, stream } = await listening(t);
+  await verifier.verify(OTHER);
+  const wait = door();
+  server.beforeCall = wait.pass;
+  server.answer = ({ key }) => valid(key, { revision: 99n });
+  const asked = verifier.verify(KEY);
+  await until(() => server.calls.length === 2);
+  stream.send({ reset: true, cursor: "r9" });
+  await until(() => verifier.size === 0);
+  wait.open();
+  await asked;
+  assert.equal(verifier.size, 0);
+});
+
+for (const [name, reply] of [
+  ["that is denied for good", () => denied(VerifyCode.REVOKED)],
+  ["that nothing is known of", () => denied(VerifyCode.NOT_FOUND)],
+  ["without a cache_ttl", (key: string) => valid(key, { cacheTtl: undefined })],
+  ["with a cache_ttl of zero", (key: string) => valid(key, { cacheTtl: {} })],
+  ["without a time", (key: string) => valid(key, { checkTime: undefined })],
+  ["of another id", (key: string) => valid(key, { keyId: "1".repeat(16) })],
+] as const) {
+  test(`an answer ${name} is not remembered`, async (t) => {
+    const { server, verifier } = await listening(t);
+    server.answer = ({ key }) => reply(key);
+    await verifier.verify(KEY);
+    assert.equal(verifier.size, 0);
+  });
+}
+
+for (const code of [VerifyCode.ENVIRONMENT_MISMATCH, VerifyCode.IP_NOT_ALLOWED, VerifyCode.INSUFFICIENT_SCOPE]) {
+  test(`an answer ${VerifyCode[code]} is remembered, and serves other demands`, async (t) => {
+    const { server, verifier } = await listening(t);
+    server.answer = ({ key }) => valid(key, { valid: false, code });
+    assert.equal((await verifier.verify(KEY, { requiredScopes: ["x"] })).valid, false);
+    const { valid: allowed, cached } = await verifier.verify(KEY, { requiredScopes: ["orders:read"] });
+    assert.deepEqual({ allowed, cached }, { allowed: true, cached: true });
+  });
+}
+
+for (const [name, reply] of [
+  ["a code that this library does not know", { code: 99 }],
+  ["VALID that is not valid", { valid: false }],
+  ["valid without VALID", { code: VerifyCode.NOT_FOUND }],
+] as const) {
+  test(`${name} allows nothing`, async (t) => {
+    const { server, verifier } = await listening(t);
+    server.answer = ({ key }) => valid(key, reply as object);
+    assert.equal((await verifier.verify(KEY)).valid, false);
+    assert.equal(verifier.size, 0);
+  });
+}
+
+test("an answer that decides nothing is an error", async (t) => {
+  const { server, verifier } = await listening(t);
+  server.answer = () => ({});
+  await assert.rejects(verifier.verify(KEY), UnavailableError);
+});
+
+test("expiry, grace, environment, address and scopes are decided anew on remembered records", async (t) => {
+  const { server, clock, verifier } = await listening(t, { heartbeat: 10_000 });
+  const at = (seconds: number) => ({ seconds: BigInt(CHECK_TIME + seconds) });
+  server.answer = ({ key }) =>
+    valid(key, {
+      environmentId: "live",
+      allowedCidrs: ["192.0.2.0/24"],
+      graceExpireTime: key === KEY ? at(5) : undefined,
+      expireTime: at(10),
+    });
+  const fits = { environmentId: "live", clientIp: "192.0.2.7", requiredScopes: ["orders:read"] };
+  const code = async (key: string, demand: object) => {
+    const verification = await verifier.verify(key, { ...fits, ...demand });
+    assert.equal(verification.cached, true);
+    return verification.code;
+  };
+  await verifier.verify(KEY, fits);
+  await verifier.verify(OTHER, fits);
+  assert.equal(await code(KEY, {}), "VALID");
+  assert.equal(await code(KEY, { environmentId: "test" }), "ENVIRONMENT_MISMATCH");
+  assert.equal(await code(KEY, { clientIp: "198.51.100.1" }), "IP_NOT_ALLOWED");
+  assert.equal(await code(KEY, { clientIp: undefined }), "IP_NOT_ALLOWED");
+  assert.equal(await code(KEY, { requiredScopes: ["users:read"] }), "INSUFFICIENT_SCOPE");
+  clock.advance(4_999);
+  assert.equal(await code(KEY, {}), "VALID");
+  clock.advance(1);
+  assert.equal(await code(KEY, {}), "SUPERSEDED");
+  assert.equal(await code(OTHER, {}), "VALID");
+  clock.advance(5_000);
+  assert.equal(await code(OTHER, {}), "EXPIRED");
+});
+
+test("another secret for a remembered id is NOT_FOUND without a call, and nothing is told of the key", async (t) => {
+  const { server, verifier } = await listening(t);
+  await verifier.verify(KEY);
+  const { valid: allowed, code, keyId, scopes } = await verifier.verify(makeKey("a", "9"));
+  assert.deepEqual({ allowed, code, keyId, scopes }, { allowed: false, code: "NOT_FOUND", keyId: "", scopes: [] });
+  assert.equal((await verifier.verify(`${KEY.slice(0, -1)}~`)).code, "MALFORMED");
+  assert.equal((await verifier.verify(KEY)).cached, true);
+  assert.equal(server.calls.length, 1);
+});
+
+test("no presented key stays in memory once its call is over", async (t) => {
+  const { server, verifier } = await listening(t);
+  await verifier.verify(makeKey("a", "Z"));
+  assert.equal((await verifier.verify(makeKey("a", "Z"))).cached, true);
+  await verifier.verify(OTHER); // the last call of all may linger in the connection
+  server.calls.length = 0;
+  assert.equal((await heap()).includes("Z".repeat(12)), false);
+  assert.equal(verifier.size, 2);
+});
+
+test("of more keys than cacheSize, the least recently used is forgotten", async (t) => {
+  const { verifier } = await listening(t, { cacheSize: 2 });
+  await verifier.verify(KEY);
+  await verifier.verify(OTHER);
+  await verifier.verify(KEY);
+  await verifier.verify(makeKey("c"));
+  assert.equal(verifier.size, 2);
+  assert.equal((await verifier.verify(KEY)).cached, true);
+  assert.equal((await verifier.verify(OTHER)).cached, false);
+});
+
+test("callers that want the same key share one call, and each gets the verdict on its own demand", async (t) => {
+  const { server, verifier } = await open(t, { watch: false });
+  const wait = door();
+  server.beforeCall = wait.pass;
+  const demands = [["orders:read"], ["orders:read"], ["users:read"], undefined];
+  const asked = demands.map((requiredScopes) => verifier.verify(KEY, { requiredScopes }));
+  wait.open();
+  const codes = (await Promise.all(asked)).map(({ code }) => code);
+  assert.deepEqual(codes, ["VALID", "VALID", "INSUFFICIENT_SCOPE", "VALID"]);
+  assert.equal(server.calls.length, 1);
+});
+
+test("a caller does not suffer for what another demands", async (t) => {
+  const { server, verifier } = await open(t, { watch: false });
+  server.answer = ({ key, requiredScopes }) => {
+    if (requiredScopes.includes("no scope")) throw new ConnectError("required_scopes[0]", Code.InvalidArgument);
+    return valid(key);
+  };
+  const bad = verifier.verify(KEY, { requiredScopes: ["no scope"] });
+  const good = verifier.verify(KEY, { requiredScopes: ["orders:read"] });
+  await assert.rejects(bad, InvalidRequestError);
+  assert.equal((await good).code, "VALID");
+});
+
+test("nobody joins a call that was sent before a change that has been told", async (t) => {
+  const { server, verifier, stream } = await listening(t);
+  await verifier.verify(OTHER);
+  const wait = door();
+  server.beforeCall = wait.pass;
+  const before = verifier.verify(KEY);
+  await until(() => server.calls.length === 2);
+  stream.changed(idOf(KEY), 5);
+  stream.changed(idOf(OTHER), 6);
+  await until(() => verifier.size === 0);
+  server.answer = () => denied(VerifyCode.REVOKED);
+  const after = verifier.verify(KEY);
+  await until(() => server.calls.length === 3);
+  wait.open();
+  assert.equal((await after).code, "REVOKED");
+  await before;
+});
+
+test("four calls are under way at most, and up to 500 of what waits go out together, in the order they came", async (t) => {
+  const { server, verifier } = await open(t, { watch: false });
+  const wait = door();
+  server.beforeCall = wait.pass;
+  const keys = Array.from({ length: 600 }, (_, index) => makeKey(String(index)));
+  const asked = keys.map((key) => verifier.verify(key));
+  await until(() => server.calls.length === 4);
+  wait.open();
+  assert.ok((await Promise.all(asked)).every(({ valid }) => valid));
+  const batches = server.calls.slice(4).sort((one, other) => other.length - one.length);
+  assert.deepEqual(
+    batches.map((batch) => batch.map(({ key }) => key)),
+    [keys.slice(4, 504), keys.slice(504)],
+  );
+});
+
+test("an item that a batch leaves undecided is asked again alone", async (t) => {
+  const { server, verifier } = await open(t, { watch: false });
+  const wait = door();
+  server.beforeCall = wait.pass;
+  server.answer = ({ key, requiredScopes }) => {
+    if (!requiredScopes.includes("no scope")) return valid(key);
+    if (server.calls.at(-1)?.length === 1) throw new ConnectError("required_scopes[0]", Code.InvalidArgument);
+    return {};
+  };
+  const fillers = ["1", "2", "3", "4", "5"].map((id) => verifier.verify(makeKey(id)));
+  const bad = assert.rejects(verifier.verify(KEY, { requiredScopes: ["no scope"] }), InvalidRequestError);
+  await until(() => server.calls.length === 4);
+  wait.open();
+  assert.ok((await Promise.all(fillers)).every(({ valid }) => valid));
+  await bad;
+  assert.deepEqual(
+    server.calls.map((call) => call.length),
+    [1, 1, 1, 1, 2, 1],
+  );
+});
+
+const FAILURES: [Code, new (message: string) => TumblerError, number][] = [
+  [Code.Unavailable, UnavailableError, 3],
+  [Code.ResourceExhausted, UnavailableError, 1],
+  [Code.Internal, UnavailableError, 1],
+  [Code.Unimplemented, UnavailableError, 1],
+  [Code.Unauthenticated, NotAllowedError, 1],
+  [Code.PermissionDenied, NotAllowedError, 1],
+  [Code.InvalidArgument, InvalidRequestError, 1],
+];
+
+for (const [code, kind, attempts] of FAILURES) {
+  test(`${Code[code]} is ${kind.name} after ${attempts} attempts, and shows no key`, async (t) => {
+    const { server, verifier } = await open(t, { watch: false });
+    server.beforeCall = () => {
+      throw new ConnectError(`about ${KEY}`, code);
+    };
+    await assert.rejects(verifier.verify(KEY), (error) => {
+      assert.doesNotMatch(inspect(error, { depth: 9, showHidden: true }), /tmb_/);
+      return error instanceof kind && error instanceof TumblerError;
+    });
+    assert.equal(server.calls.length, attempts);
+  });
+}
+
+test("a server that is away is UnavailableError, and asked again once it is back", async (t) => {
+  const { server, verifier } = await open(t, { watch: false });
+  assert.equal((await verifier.verify(KEY)).code, "VALID");
+  const { port } = server;
+  server.close();
+  await assert.rejects(verifier.verify(KEY), UnavailableError);
+  const back = await FakeServer.start({ port });
+  t.after(() => back.close());
+  assert.equal((await verifier.verify(KEY)).code, "VALID");
+});
+
+test("memory answers while the server is away", async (t) => {
+  const { server, verifier } = await listening(t);
+  await verifier.verify(KEY);
+  server.close();
+  assert.equal((await verifier.verify(KEY)).cached, true);
+  await assert.rejects(verifier.verify(OTHER), UnavailableError);
+});
+
+test("a call ends after the timeout, those that wait for their turn included", async (t) => {
+  const { server, clock, verifier } = await open(t, { watch: false, timeout: 60_000 });
+  const wait = door();
+  t.after(wait.open);
+  server.beforeCall = wait.pass;
+  const asked = ["1", "2", "3", "4", "5"].map((id) => verifier.verify(makeKey(id)));
+  const ended = Promise.all(asked.map((one) => assert.rejects(one, UnavailableError)));
+  await until(() => server.calls.length === 4);
+  clock.advance(60_000);
+  await ended;
+});
+
+test("the server learns the deadline, and a call that it does not answer ends by itself", async (t) => {
+  const { server, verifier } = await open(t, { watch: false, timeout: 50 });
+  server.beforeCall = () => new Promise(() => {});
+  await assert.rejects(verifier.verify(KEY), UnavailableError);
+});
+
+test("a connection whose other end vanished is not used again after a call has waited in vain", async (t) => {
+  const { server } = await open(t, { watch: false });
+  const ways: { freeze: () => void }[] = [];
+  const relay = createServer((near) => {
+    const far = connect(server.port, "127.0.0.1");
+    near.pipe(far).pipe(near);
+    for (const socket of [near, far]) socket.on("error", () => {});
+    near.on("close", () => far.destroy());
+    ways.push({ freeze: () => near.unpipe(far).pause() });
+  }).listen(0, "127.0.0.1");
+  await once(relay, "listening");
+  const target = `127.0.0.1:${(relay.address() as AddressInfo).port}`;
+  const verifier = new Verifier({ target, apiKey: OWN, watch: false, timeout: 2_000 });
+  t.after(() => {
+    verifier.close();
+    relay.close();
+  });
+  assert.equal((await verifier.verify(KEY)).code, "VALID");
+  ways[0]?.freeze();
+  await assert.rejects(verifier.verify(KEY), UnavailableError);
+  assert.equal((await verifier.verify(KEY)).code, "VALID");
+  assert.equal(ways.length, 2);
+});
+
+test("its own key refused by the stream makes it forget everything, and try again every five seconds", async (t) => {
+  const scene = await listening(t);
+  const { server, clock, verifier, stream, logged } = scene;
+  await verifier.verify(KEY);
+  server.refuseStreams = () => Code.PermissionDenied;
+  stream.fail(Code.Unauthenticated);
+  await until(() => verifier.size === 0 && logged.length === 1);
+  await verifier.verify(KEY);
+  assert.equal(verifier.size, 0);
+  clock.advance(4_999);
+  assert.equal(server.watchAttempts, 1);
+  clock.advance(1);
+  await until(() => server.watchAttempts === 2 && logged.length === 2);
+  server.refuseStreams = undefined;
+  clock.advance(5_000);
+  const next = await server.stream();
+  next.send({ cursor: "r2" });
+  await untilAsync(async () => (await verifier.verify(KEY)).cached);
+});
+
+test("a cursor that the server does not know is dropped, and everything forgotten with it", async (t) => {
+  const scene = await listening(t);
+  const { server, verifier, stream } = scene;
+  await verifier.verify(KEY);
+  server.refuseStreams = ({ startCursor }) => (startCursor ? Code.InvalidArgument : undefined);
+  stream.fail(Code.Unavailable);
+  const next = await nextStream(scene);
+  assert.equal(next.request.startCursor, "");
+  assert.equal(verifier.size, 0);
+});
+
+test("a caller is not blamed for a cursor that the server does not know", async (t) => {
+  const { server, verifier } = await listening(t);
+  server.answer = ({ key, consistency }) => {
+    if (consistency?.requirement.case === "atLeastAsFresh") throw new ConnectError("consistency", Code.InvalidArgument);
+    return valid(key);
+  };
+  assert.equal((await verifier.verify(KEY)).code, "VALID");
+  assert.equal(verifier.size, 0);
+  assert.equal(server.calls.at(-1)?.[0]?.consistency?.requirement.case, "fullyConsistent");
+});
+
+test("without the stream nothing is remembered", async (t) => {
+  const { server, verifier } = await open(t, { watch: false });
+  await verifier.verify(KEY);
+  await verifier.verify(KEY);
+  assert.equal(server.calls.length, 2);
+  assert.equal(server.watchAttempts, 0);
+});
+
+test("without the stream fixedTtl bounds memory, and so does the server's cache_ttl", async (t) => {
+  const { server, clock, verifier } = await open(t, { watch: false, fixedTtl: 3_000 });
+  server.answer = ({ key }) => valid(key, key === OTHER ? { cacheTtl: { seconds: 1n } } : {});
+  await verifier.verify(KEY);
+  await verifier.verify(OTHER);
+  clock.advance(1_000);
+  assert.equal((await verifier.verify(OTHER)).cached, false);
+  clock.advance(1_999);
+  assert.equal((await verifier.verify(KEY)).cached, true);
+  clock.advance(1);
+  assert.equal((await verifier.verify(KEY)).cached, false);
+});
+
+test("a cacheSize of 0 remembers nothing", async (t) => {
+  const { server, verifier } = await open(t, { cacheSize: 0 });
+  await verifier.verify(KEY);
+  assert.equal((await verifier.verify(KEY)).cached, false);
+  assert.equal(server.calls.length, 2);
+});
+
+test("closing ends the stream and whoever waits, forgets everything, and may be repeated", async (t) => {
+  const { server, verifier, stream } = await listening(t);
+  await verifier.verify(KEY);
+  const wait = door();
+  t.after(wait.open);
+  server.beforeCall = wait.pass;
+  const waiting = assert.rejects(verifier.verify(OTHER), UnavailableError);
+  await until(() => server.calls.length === 2);
+  verifier.close();
+  verifier.close();
+  await verifier[Symbol.asyncDispose]();
+  await waiting;
+  await stream.ended;
+  assert.equal(verifier.size, 0);
+  await assert.rejects(verifier.verify(KEY), UnavailableError);
+});
+
+test("an open stream does not keep the process alive, and a call that waits does", async (t) => {
+  const { server } = await open(t, { watch: false });
+  const script = `
+    const { Verifier } = await import(${JSON.stringify(new URL("../src/index.js", import.meta.url).href)});
+    const verifier = new Verifier({ target: "${server.target}", apiKey: "own" });
+    verifier.verify("${KEY}").then(({ code }) => console.log(code));
+  `;
+  const child = spawn(process.execPath, ["--input-type=module", "--eval", script], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const wait = door();
+  server.beforeCall = wait.pass;
+  let said = "";
+  child.stdout.on("data", (data) => {
+    said += data;
+  });
+  await until(() => server.calls.length === 1 && server.watchAttempts === 1);
+  const exited = once(child, "exit");
+  wait.open();
+  assert.deepEqual(await exited, [0, null]);
+  assert.equal(said, "VALID\n");
+});
+
+test("it speaks TLS, and refuses a certificate that it was not told to trust", async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), "tumbler-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const [keyFile, certFile] = [join(folder, "key.pem"), join(folder, "cert.pem")];
+  const made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost";
+  const files = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", keyFile, "-out", certFile];
+  execFileSync("openssl", [...made.split(" "), ...files], { stdio: "ignore" });
+  const cert = readFileSync(certFile, "utf8");
+  const server = await FakeServer.start({ tls: { key: readFileSync(keyFile, "utf8"), cert } });
+  const verifiers = [{ ca: cert }, {}].map(
+    (credentials) => new Verifier({ target: server.target, apiKey: OWN, watch: false, credentials }),
+  );
+  t.after(() => {
+    for (const verifier of verifiers) verifier.close();
+    server.close();
+  });
+  assert.equal((await verifiers[0]?.verify(KEY))?.code, "VALID");
+  await assert.rejects(async () => verifiers[1]?.verify(KEY), UnavailableError);
+});
+
+test("it calls through a Unix socket", async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), "tumbler-"));
+  const path = join(folder, "tumbler.sock");
+  const server = await FakeServer.start({ path });
+  const verifier = new Verifier({ target: `unix:${path}`, apiKey: OWN, watch: false });
+  t.after(() => {
+    verifier.close();
+    server.close();
+    rmSync(folder, { recursive: true });
+  });
+  assert.equal((await verifier.verify(KEY)).code, "VALID");
+});

@@ -1,0 +1,37 @@
+// Command orders is behind API keys: net/http and one middleware.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"os"
+
+	tumbler "tumbler.dev/go"
+)
+
+func main() {
+	verifier, err := tumbler.NewVerifier(os.Getenv("TUMBLER_ENDPOINT"), tumbler.WithAPIKey(os.Getenv("TUMBLER_API_KEY")))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer verifier.Close()
+
+	guarded := tumbler.Middleware(verifier, tumbler.RequireScopes("orders:read"))
+	http.Handle("GET /orders", guarded(http.HandlerFunc(orders)))
+
+	listener, err := net.Listen("tcp", "127.0.0.1:"+os.Getenv("PORT"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("listening on http://" + listener.Addr().String())
+	log.Print(http.Serve(listener, nil))
+}
+
+func orders(w http.ResponseWriter, r *http.Request) {
+	caller, _ := tumbler.FromContext(r.Context())
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(map[string]any{"orders": []string{}, "owner": caller.OwnerID})
+}

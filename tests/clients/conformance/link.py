@@ -1,0 +1,101 @@
+"""A TCP connection's way to a server, which can be cut, closed and held up."""
+
+import contextlib
+import selectors
+import socket
+import struct
+import threading
+
+_CHUNK = 65_536
+
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER with no patience: closing resets the connection, as a broken way does."""
+
+
+class Link:
+    """Passes bytes between whoever connects to ``address`` and a server. Close it at the end."""
+
+    def __init__(self, server: str) -> None:
+        host, _, port = server.rpartition(":")
+        self._server = (host, int(port))
+        self._ways = threading.Event()
+        self._ways.set()
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._listener = self._listen(0)
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> "Link":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.refuse()
+        self._ways.set()
+
+    def cut(self) -> None:
+        """End every connection; new ones are let through."""
+        with self._lock:
+            for near in self._open:
+                with contextlib.suppress(OSError):
+                    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    near.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
+
+    def refuse(self) -> None:
+        """End every connection, and refuse new ones until ``heal``."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self._listener.close()
+        self.cut()
+
+    def stall(self) -> None:
+        """Hold up every byte, on new connections too, until ``heal``; nobody is told."""
+        self._ways.clear()
+
+    def heal(self) -> None:
+        """Pass bytes again, those that were held up first, and let new connections through."""
+        if self._listener.fileno() < 0:
+            self._listener = self._listen(int(self.address.rpartition(":")[2]))
+        self._ways.set()
+
+    def _listen(self, port: int) -> socket.socket:
+        listener = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._accept, args=(listener,), name="link", daemon=True).start()
+        return listener
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                if listener.fileno() < 0:  # it came while connections were refused
+                    near.close()
+                    return
+                self._open.add(near)
+            threading.Thread(target=self._pass, args=(near,), name="link", daemon=True).start()
+
+    def _pass(self, near: socket.socket) -> None:
+        with (
+            contextlib.suppress(OSError),
+            near,
+            socket.create_connection(self._server) as far,
+            selectors.DefaultSelector() as ready,
+        ):
+            ready.register(near, selectors.EVENT_READ, far)
+            ready.register(far, selectors.EVENT_READ, near)
+            while self._carry(ready):
+                pass
+        with self._lock:
+            self._open.discard(near)
+
+    def _carry(self, ready: selectors.BaseSelector) -> bool:
+        """Pass on what has come, and say whether there can be more."""
+        for arrived, _ in ready.select():
+            assert isinstance(arrived.fileobj, socket.socket)
+            chunk = arrived.fileobj.recv(_CHUNK)
+            self._ways.wait()
+            if not chunk:
+                return False
+            arrived.data.sendall(chunk)
+        return True

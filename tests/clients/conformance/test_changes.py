@@ -1,0 +1,90 @@
+"""Changes that the stream tells, each seen by a verifier that remembers the key."""
+
+from tests.clients.conformance.scene import Scene
+
+GRACE = 2.0
+
+
+def test_a_revoked_key_is_denied(scene: Scene) -> None:
+    """Once the stream has told of it, a revoked key is denied, and others are remembered as before."""
+    doomed, other = scene.create(), scene.create()
+    scene.open()
+    scene.remembered(doomed.key, other.key)
+    scene.service.revoke(doomed.api_key.id)
+    scene.becomes(doomed.key, "REVOKED")
+    assert scene.verify(other.key)["cached"] is True
+
+
+def test_a_key_is_switched_off_and_on(scene: Scene) -> None:
+    """A deactivated key is denied, and valid again when it is activated."""
+    scene.open()
+    created = scene.create()
+    for _ in range(3):
+        scene.remembered(created.key)
+        scene.service.set_active(created.api_key.id, active=False)
+        scene.becomes(created.key, "INACTIVE")
+        scene.service.set_active(created.api_key.id, active=True)
+        scene.becomes(created.key, "VALID")
+
+
+def test_a_rotated_key_works_through_its_grace(scene: Scene) -> None:
+    """The old key and the new are both valid until the grace ends; at that instant the old one is not any more."""
+    scene.open()
+    old = scene.create("orders:read")
+    scene.remembered(old.key)
+    rotated = scene.service.rotate(old.api_key.id, grace=GRACE)
+    assert scene.code(old.key) == "VALID"
+    assert scene.code(rotated.key, required_scopes=["orders:read"]) == "VALID"
+    ends = rotated.old_api_key.grace_expire_time.ToNanoseconds() / 1e9
+    assert 0 < scene.last_valid(old.key, "SUPERSEDED") < ends
+    assert scene.code(rotated.key) == "VALID"
+
+
+def test_a_key_is_rotated_without_grace(scene: Scene) -> None:
+    """Without a grace, the stream's word ends the old key."""
+    scene.open()
+    old = scene.create()
+    scene.remembered(old.key)
+    rotated = scene.service.rotate(old.api_key.id, grace=0)
+    scene.becomes(old.key, "SUPERSEDED")
+    assert scene.code(rotated.key) == "VALID"
+
+
+def test_scopes_are_taken_and_given(scene: Scene) -> None:
+    """A scope that a key loses is not granted any more, and one that it gets is."""
+    scene.open()
+    created = scene.create("orders:read")
+    asked = {"required_scopes": ["orders:read"]}
+    scene.remembered(created.key)
+    for _ in range(3):
+        assert scene.code(created.key, **asked) == "VALID"
+        scene.update(created.api_key.id, scopes=["customers:read"])
+        scene.becomes(created.key, "INSUFFICIENT_SCOPE", **asked)
+        scene.update(created.api_key.id, scopes=["orders:*"])
+        scene.becomes(created.key, "VALID", **asked)
+
+
+def test_other_fields_are_changed(scene: Scene) -> None:
+    """Networks, owner and metadata are as they were changed, soon after."""
+    scene.open()
+    created = scene.create(owner_id="owner-1", metadata={"plan": "silver"})
+    scene.remembered(created.key)
+    scene.update(
+        created.api_key.id,
+        owner_id="owner-2",
+        metadata={"plan": "gold"},
+        allowed_cidrs=["192.0.2.0/24", "2001:db8::/32"],
+    )
+    scene.becomes(created.key, "IP_NOT_ALLOWED")
+    answer = scene.verify(created.key, client_ip="2001:db8::7")
+    assert (answer["code"], answer["owner_id"], answer["metadata"]) == ("VALID", "owner-2", {"plan": "gold"})
+
+
+def test_an_end_is_set(scene: Scene) -> None:
+    """A key that never expired is told to, and does at that instant."""
+    scene.open()
+    created = scene.create()
+    scene.remembered(created.key)
+    end = created.api_key.create_time.ToNanoseconds() // 1_000_000_000 + 3
+    scene.update(created.api_key.id, expire_time={"seconds": end})
+    assert 0 < scene.last_valid(created.key, "EXPIRED") < end

@@ -1,0 +1,169 @@
+"""What a verifier answers while it cannot know, and how it comes back."""
+
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.clients.conformance.link import Link
+from tests.clients.conformance.scene import Scene
+from tests.e2e.service import Service
+
+BOUND = 2.0
+QUICK = {"heartbeat": 1_000, "max_staleness": int(BOUND * 1_000), "timeout": 1_000}
+
+
+@pytest.mark.parametrize("spoil", [Link.refuse, Link.stall], ids=["refused", "held up"])
+def test_the_way_is_broken_and_healed(scene: Scene, spoil: Callable[[Link], None]) -> None:
+    """With no way to the server, nothing is valid for longer than ``max_staleness``; with one, all is as it was."""
+    doomed, good = scene.create(), scene.create()
+    with Link(scene.service.target) as link:
+        scene.open(link.address, **QUICK)
+        scene.remembered(doomed.key, good.key)
+        spoil(link)
+        broken = time.time()
+        scene.service.revoke(doomed.api_key.id)
+        assert scene.last_valid(doomed.key, "unavailable") < broken + BOUND
+        assert scene.code(good.key) == "unavailable"
+        link.heal()
+        scene.becomes(doomed.key, "REVOKED")
+        scene.becomes(good.key, "VALID")
+        scene.remembered(good.key)
+
+
+def test_a_way_that_breaks_again_and_again_is_no_outage(scene: Scene) -> None:
+    """Connections that end and can be made anew do not keep a key from being verified, nor a change from being told."""
+    doomed, good = scene.create(), scene.create()
+    with Link(scene.service.target) as link:
+        scene.open(link.address)
+        scene.remembered(doomed.key, good.key)
+        for _ in range(10):
+            link.cut()
+            assert [scene.code(good.key) for _ in range(20)] == ["VALID"] * 20
+        scene.service.revoke(doomed.api_key.id)
+        scene.becomes(doomed.key, "REVOKED")
+        scene.remembered(good.key)
+
+
+def test_a_change_that_was_missed_is_caught_up(scene: Scene) -> None:
+    """What was changed while the stream was broken is told first when it is open again."""
+    doomed, good = scene.create(), scene.create()
+    with Link(scene.service.target) as link:
+        scene.open(link.address)
+        scene.remembered(doomed.key, good.key)
+        link.refuse()
+        scene.service.revoke(doomed.api_key.id)
+        assert scene.code(good.key) == "VALID"
+        link.heal()
+        scene.becomes(doomed.key, "REVOKED")
+        assert scene.verify(good.key)["cached"] is True
+
+
+def test_a_server_that_comes_later_is_found(scene: Scene) -> None:
+    """A verifier made before its server can be reached says so, and works as soon as it can."""
+    key = scene.create().key
+    with Link(scene.service.target) as link:
+        link.refuse()
+        scene.open(link.address, settled=False)
+        assert scene.code(key) == "unavailable"
+        link.heal()
+        scene.becomes(key, "VALID")
+        scene.remembered(key)
+
+
+def test_the_server_is_frozen(own_scene: Scene) -> None:
+    """While the server stands still, nothing is valid for longer than ``max_staleness``; then it is again."""
+    scene = own_scene
+    remembered, other = scene.create().key, scene.create().key
+    scene.open(**QUICK)
+    scene.remembered(remembered)
+    scene.service.signal(signal.SIGSTOP)
+    try:
+        frozen = time.time()
+        assert scene.last_valid(remembered, "unavailable") < frozen + BOUND
+        assert scene.verify_together((remembered, {}), (other, {})) == ["unavailable"] * 2
+    finally:
+        scene.service.signal(signal.SIGCONT)
+    scene.becomes(remembered, "VALID")
+    scene.remembered(remembered, other)
+
+
+def test_the_server_is_restarted(own_scene: Scene) -> None:
+    """While the server is restarted, remembered keys are valid; the new process's changes are told."""
+    scene = own_scene
+    doomed, good = scene.create(), scene.create()
+    scene.open()
+    scene.remembered(doomed.key, good.key)
+    assert scene.service.stop() == 0
+    assert scene.code(good.key) == "VALID"
+    assert scene.code(scene.own.key) == "unavailable"
+    scene.service.start(listen=scene.service.target)
+    scene.service.revoke(doomed.api_key.id)
+    scene.becomes(doomed.key, "REVOKED")
+    scene.becomes(good.key, "VALID")
+    scene.remembered(good.key)
+
+
+def test_an_older_backup_is_restored(own_scene: Scene) -> None:
+    """Where the log goes back, everything is forgotten: what was made since then is not there any more."""
+    scene = own_scene
+    kept = scene.create()
+    backup = copied(scene.service)
+    lost = scene.create()
+    scene.open()
+    scene.remembered(kept.key, lost.key)
+    assert scene.service.stop() == 0
+    restore(scene.service, backup)
+    scene.service.start(listen=scene.service.target)
+    scene.becomes(lost.key, "NOT_FOUND")
+    scene.becomes(kept.key, "VALID")
+    scene.remembered(kept.key)
+    scene.service.revoke(kept.api_key.id)
+    scene.becomes(kept.key, "REVOKED")
+
+
+def test_the_verifiers_own_key_is_revoked(scene: Scene) -> None:
+    """A verifier whose own key is not accepted any more has no answers: not even those that it remembers."""
+    key = scene.create().key
+    scene.open()
+    scene.remembered(key)
+    scene.service.revoke(scene.own.api_key.id)
+    scene.becomes(key, "not_allowed")
+    assert scene.size() == 0
+
+
+def test_the_verifiers_own_key_loses_its_scope_and_gets_it_back(scene: Scene) -> None:
+    """A verifier that may not verify any more says so, and goes on when it may again."""
+    key = scene.create().key
+    scene.open()
+    scene.remembered(key)
+    scene.update(scene.own.api_key.id, scopes=["orders:read"])
+    scene.becomes(key, "not_allowed")
+    scene.update(scene.own.api_key.id, scopes=["tumbler:keys:verify"])
+    scene.becomes(key, "VALID")
+    scene.remembered(key)
+
+
+def database(service: Service) -> Path:
+    """Return the file of a server's embedded database."""
+    return service.data_dir / "tumbler.db"
+
+
+def copied(service: Service) -> Path:
+    """Make a backup of a server's database while it is served."""
+    backup = service.data_dir / "backup.db"
+    with sqlite3.connect(database(service)) as source, sqlite3.connect(backup) as target:
+        source.backup(target)
+    source.close()
+    target.close()
+    return backup
+
+
+def restore(service: Service, backup: Path) -> None:
+    """Put a backup in the place of a stopped server's database."""
+    for suffix in ("-wal", "-shm"):
+        Path(f"{database(service)}{suffix}").unlink(missing_ok=True)
+    backup.replace(database(service))

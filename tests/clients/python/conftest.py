@@ -1,0 +1,123 @@
+"""Both verifiers behind one face, so that each test is run on each."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import pytest
+
+import tumbler
+import tumbler.aio
+from tests.clients.python.fake import OWN_KEY, PATIENCE, Fake
+
+
+class Clock:
+    """Microseconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 5_000_000
+
+    def __call__(self) -> int:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += int(seconds * 1_000_000)
+
+
+class Threads:
+    """A `tumbler.Verifier`."""
+
+    def __init__(self, target: str, **options: Any) -> None:
+        self.verifier = tumbler.Verifier(target, **options)
+        self._threads = futures.ThreadPoolExecutor(600)
+
+    def verify(self, key: str, **demand: Any) -> tumbler.Verification:
+        """Verify a key."""
+        return self.verifier.verify(key, **demand)
+
+    def begin(self, key: str, **demand: Any) -> "futures.Future[tumbler.Verification]":
+        """Begin to verify a key."""
+        return self._threads.submit(self.verifier.verify, key, **demand)
+
+    def close(self) -> None:
+        """Close it."""
+        self.verifier.close()
+
+    def end(self) -> None:
+        """Close all."""
+        self.close()
+        self._threads.shutdown()
+
+
+class Loop:
+    """A `tumbler.aio.Verifier`, in a loop that runs in a thread of its own."""
+
+    def __init__(self, target: str, **options: Any) -> None:
+        self.verifier = tumbler.aio.Verifier(target, **options)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._run(self.verifier.__aenter__())
+
+    def verify(self, key: str, **demand: Any) -> tumbler.Verification:
+        """Verify a key."""
+        return self._run(self.verifier.verify(key, **demand))
+
+    def begin(self, key: str, **demand: Any) -> "futures.Future[tumbler.Verification]":
+        """Begin to verify a key."""
+        return asyncio.run_coroutine_threadsafe(self.verifier.verify(key, **demand), self._loop)
+
+    def close(self) -> None:
+        """Close it."""
+        self._run(self.verifier.close())
+
+    def end(self) -> None:
+        """Close all."""
+        self.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    """Give a server."""
+    fake = Fake()
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture
+def passing() -> Clock:
+    """Give a clock."""
+    return Clock()
+
+
+@pytest.fixture(params=[Threads, Loop], ids=["sync", "aio"])
+def opened(request: pytest.FixtureRequest, fake: Fake, passing: Clock) -> Iterator[Callable[..., Any]]:
+    """Give a function that makes a verifier of the server, and has it hear the stream's first word if there is one."""
+    made = []
+
+    def make(**options: Any) -> Any:
+        options = {"api_key": OWN_KEY, "clock": passing, "timeout": PATIENCE, **options}
+        verifier = request.param(options.pop("target", fake.target), **options)
+        made.append(verifier)
+        if options.get("watch", True) and fake.greets and fake.refuses_streams is None:
+            fake.heard(verifier)
+        return verifier
+
+    yield make
+    for verifier in made:
+        verifier.end()
+
+
+@pytest.fixture
+def verifier(opened: Callable[..., Any]) -> Any:
+    """Give a verifier that hears the stream."""
+    return opened()

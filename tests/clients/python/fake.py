@@ -1,0 +1,232 @@
+"""A server of Verify, BatchVerify and Watch that does what a test tells it to, and remembers what it was asked."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+
+from tumbler import keyformat
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler.v1 import event_pb2
+from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceServicer, add_ApiKeyServiceServicer_to_server
+
+PATIENCE = 20
+"""Seconds that anything may take before a test fails."""
+
+OWN_KEY = "tmb_own"
+NONSENSE = "nonsense"
+"""A client_ip that the server refuses."""
+
+NOW = 1_900_000_000
+"""Seconds: the server's clock, which stands still."""
+
+
+def key_of(number: int, fill: str = "0") -> str:
+    """Return a key; its id is made of the number."""
+    return keyformat.build("tmb", f"{number:016d}", fill * keyformat.SECRET_LENGTH)
+
+
+def id_of(key: str) -> str:
+    """Return a key's id."""
+    return keyformat.parse(key).id
+
+
+PROBE = key_of(10**15)
+"""A key that is unknown, and so never remembered."""
+
+
+class Watching:
+    """One stream that was opened."""
+
+    def __init__(self, request: pb.WatchRequest) -> None:
+        self.request = request
+        self.words: queue.SimpleQueue[pb.WatchResponse | grpc.StatusCode] = queue.SimpleQueue()
+
+
+class Fake(ApiKeyServiceServicer):
+    """The server. Unknown keys are NOT_FOUND; a stream is greeted with a heartbeat unless ``greets`` is unset."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, pb.VerifyResponse] = {}
+        self.calls: list[pb.VerifyRequest | pb.BatchVerifyRequest] = []
+        self.metadata: dict[str, Any] = {}
+        self.failures: list[grpc.StatusCode] = []
+        self.unknown_cursor = ""
+        self.revision = 10
+        self.greets = True
+        self.streams: list[Watching] = []
+        self.refuses_streams: grpc.StatusCode | None = None
+        self._probed = ""
+        self._under_way = self._most = 0
+        self._held: dict[str, threading.Event] = {}
+        self._waiting: list[str] = []
+        self._changed = threading.Condition()
+        self._server = grpc.server(futures.ThreadPoolExecutor(40))
+        add_ApiKeyServiceServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+
+    @property
+    def target(self) -> str:
+        """Where it is."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def cursor(self) -> str:
+        """How far the log has come."""
+        return f"cursor-{self.revision}"
+
+    def knows(self, number: int, **fields: Any) -> str:
+        """Know a key; return its text. A field is what Verify answers."""
+        key = key_of(number)
+        answer = pb.VerifyResponse(
+            valid=True, code=pb.VERIFY_CODE_VALID, key_id=id_of(key), project_id="acme", scopes=["orders:*"]
+        )
+        answer.check_time.seconds = NOW
+        answer.cache_ttl.seconds = 60
+        for name, value in fields.items():
+            if name == "code":
+                answer.code, answer.valid = value, value == pb.VERIFY_CODE_VALID
+            elif name in ("expire_time", "grace_expire_time", "cache_ttl"):
+                getattr(answer, name).seconds = value
+            else:
+                answer.MergeFrom(pb.VerifyResponse(**{name: value}))
+        self.answers[key] = answer
+        return key
+
+    def hold(self, key: str) -> Callable[[], None]:
+        """Let calls for a key wait after they were decided; return what lets them go on."""
+        gate = self._held[key] = threading.Event()
+
+        def release() -> None:
+            self._held.pop(key, None)
+            gate.set()
+
+        return release
+
+    def await_held(self, *keys: str) -> None:
+        """Return once calls for all of these keys are waiting."""
+        self.until(lambda: set(keys) <= set(self._waiting))
+
+    @property
+    def most_at_once(self) -> int:
+        """How many calls were under way at a time, at the most."""
+        return self._most
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Return once a condition on what this server was asked holds."""
+        with self._changed:
+            assert self._changed.wait_for(condition, PATIENCE), "it never came to be"
+
+    def say(self, *changed: str, reset: bool = False) -> None:
+        """Tell the newest stream that these keys have changed; without any, a heartbeat."""
+        self.until(lambda: bool(self.streams))
+        events = []
+        for key in changed:
+            self.revision += 1
+            events.append(event_pb2.KeyEvent(revision=self.revision, key_id=id_of(key)))
+        self.revision += not changed
+        self.streams[-1].words.put(pb.WatchResponse(events=events, cursor=self.cursor, reset=reset))
+
+    def cut(self, status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
+        """End the newest stream, and return once there is another."""
+        number = len(self.streams)
+        self.streams[-1].words.put(status)
+        if self.refuses_streams is None:
+            self.until(lambda: len(self.streams) > number)
+
+    def heard(self, verifier: Any) -> None:
+        """Return once a verifier has heard all that was said: it asks for an answer as fresh as that."""
+        for _ in range(PATIENCE * 1000):
+            verifier.verify(PROBE)
+            if self._probed == self.cursor:
+                return
+            self._changed.acquire()
+            self._changed.wait(0.001)
+            self._changed.release()
+        raise AssertionError("it was never heard")
+
+    def stop(self) -> None:
+        """End."""
+        for gate in self._held.values():
+            gate.set()
+        for stream in self.streams:
+            stream.words.put(grpc.StatusCode.UNAVAILABLE)
+        self._server.stop(None).wait()
+
+    # The RPCs' names are the protos'.
+    def Verify(  # noqa: N802
+        self, request: pb.VerifyRequest, context: grpc.ServicerContext
+    ) -> pb.VerifyResponse:
+        cursor = request.consistency.at_least_as_fresh
+        if request.key == PROBE:
+            self._probed = cursor
+            return pb.VerifyResponse(code=pb.VERIFY_CODE_NOT_FOUND)
+        self._enter(request, context)
+        answer = self._answer(request)
+        if (cursor and cursor == self.unknown_cursor) or request.client_ip == NONSENSE:
+            self._leave()
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "as the test has it")
+        self._leave()
+        return answer
+
+    def BatchVerify(  # noqa: N802
+        self, request: pb.BatchVerifyRequest, context: grpc.ServicerContext
+    ) -> pb.BatchVerifyResponse:
+        self._enter(request, context)
+        responses = [
+            pb.VerifyResponse() if one.client_ip == NONSENSE else self._answer(one) for one in request.requests
+        ]
+        self._leave()
+        return pb.BatchVerifyResponse(responses=responses)
+
+    def Watch(  # noqa: N802
+        self, request: pb.WatchRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchResponse]:
+        stream = Watching(request)
+        if self.greets and self.refuses_streams is None:
+            stream.words.put(pb.WatchResponse(cursor=self.cursor))
+        with self._changed:
+            self.streams.append(stream)
+            self._changed.notify_all()
+        if request.start_cursor and request.start_cursor == self.unknown_cursor:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "as the test has it")
+        if self.refuses_streams is not None:
+            context.abort(self.refuses_streams, "as the test has it")
+        context.add_callback(lambda: stream.words.put(grpc.StatusCode.CANCELLED))
+        while True:
+            word = stream.words.get()
+            if isinstance(word, grpc.StatusCode):
+                context.abort(word, "as the test has it")
+            yield word
+
+    def _enter(self, request: Any, context: grpc.ServicerContext) -> None:
+        with self._changed:
+            self.metadata = dict(context.invocation_metadata())
+            self.calls.append(type(request).FromString(request.SerializeToString()))
+            self._changed.notify_all()
+            if self.failures:
+                context.abort(self.failures.pop(0), "as the test has it")
+            self._under_way += 1
+            self._most = max(self._most, self._under_way)
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._under_way -= 1
+
+    def _answer(self, request: pb.VerifyRequest) -> pb.VerifyResponse:
+        answer = pb.VerifyResponse(code=pb.VERIFY_CODE_NOT_FOUND)
+        answer.check_time.seconds = NOW
+        answer.CopyFrom(self.answers.get(request.key, answer))
+        answer.revision = self.revision
+        gate = self._held.get(request.key)
+        if gate is not None:
+            with self._changed:
+                self._waiting.append(request.key)
+                self._changed.notify_all()
+            gate.wait(PATIENCE)
+            self._waiting.remove(request.key)
+        return answer

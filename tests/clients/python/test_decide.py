@@ -1,0 +1,32 @@
+"""The client's rules against the rows that the server and every client are held to."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.test_decide import instant
+from tumbler._memory import KeyRecord
+from tumbler.decide import Demand, decide
+
+ROWS: list[dict[str, Any]] = json.loads((Path(__file__).parents[2] / "vectors" / "verify.json").read_text())["vectors"]
+
+
+def record_of(fields: dict[str, Any] | None) -> KeyRecord | None:
+    """Return a row's record, as it would be remembered."""
+    if fields is None:
+        return None
+    known = {name: value for name, value in fields.items() if name not in ("revoke_time", "replaced_by_key_id")}
+    for name in ("scopes", "allowed_cidrs"):
+        known[name] = tuple(known.get(name, ()))
+    for name in known.keys() & {"grace_expire_time", "expire_time"}:
+        known[name] = instant(known[name])
+    return KeyRecord("0123456789abcdef", revoked="revoke_time" in fields, **known)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["name"])
+def test_row(row: dict[str, Any]) -> None:
+    """Each row is decided as the file says."""
+    asked = {**row["request"], "required_scopes": tuple(row["request"].get("required_scopes", ()))}
+    assert decide(record_of(row["record"]), Demand(**asked), instant(row["now"])).name == row["code"]

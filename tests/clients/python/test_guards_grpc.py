@@ -1,0 +1,255 @@
+"""The guards of gRPC servers: with threads and of asyncio, for all four kinds of method."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.clients.python.says import GOOD, KEY_TEXT, OUTCOMES, Says, SaysAio
+from tumbler import Code
+from tumbler.guards import grpc as guard
+from tumbler.guards import grpc_aio as aio_guard
+
+BEARER = (("authorization", f"Bearer {GOOD}"),)
+KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+
+
+def _handlers(behaviors: dict[str, Callable[..., Any]]) -> grpc.GenericRpcHandler:
+    methods = {kind: getattr(grpc, f"{kind}_rpc_method_handler")(behavior) for kind, behavior in behaviors.items()}
+    return grpc.method_handlers_generic_handler("test.Service", methods)
+
+
+def _owner() -> bytes:
+    try:
+        return guard.current().owner_id.encode()
+    except LookupError:
+        return b"nobody"
+
+
+def _stream(*_: Any) -> Iterator[bytes]:
+    yield _owner()
+    yield _owner()
+
+
+async def _unary_aio(*_: Any) -> bytes:
+    await asyncio.sleep(0)
+    return _owner()
+
+
+async def _stream_aio(*_: Any) -> Any:
+    yield _owner()
+    await asyncio.sleep(0)
+    yield _owner()
+
+
+async def _writes_aio(_: Any, context: Any) -> None:
+    await context.write(_owner())
+    await context.write(_owner())
+
+
+class Threads:
+    """A server of threads."""
+
+    def __init__(self, **options: Any) -> None:
+        self.says = Says()
+        unary = lambda *_: _owner()  # noqa: E731
+        behaviors = dict(zip(KINDS, (unary, _stream, unary, _stream), strict=True))
+        self.server = grpc.server(futures.ThreadPoolExecutor(2), interceptors=[guard.RequireKey(self.says, **options)])
+        self.server.add_generic_rpc_handlers((_handlers(behaviors),))
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+
+    def stop(self) -> None:
+        """End."""
+        self.server.stop(None).wait()
+
+
+class Loop:
+    """A server of asyncio, in a thread of its own."""
+
+    def __init__(self, **options: Any) -> None:
+        self.says = SaysAio()
+        self.options = options
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self.thread.start()
+        assert self.ready.wait(20)
+
+    def stop(self) -> None:
+        """End."""
+        self.loop.call_soon_threadsafe(self.stopping.set)
+        self.thread.join()
+
+    async def _serve(self) -> None:
+        self.loop, self.stopping = asyncio.get_running_loop(), asyncio.Event()
+        behaviors = dict(zip(KINDS, (_unary_aio, _stream_aio, _unary_aio, _writes_aio), strict=True))
+        server = grpc.aio.server(interceptors=[aio_guard.RequireKey(self.says, **self.options)])
+        server.add_generic_rpc_handlers((_handlers(behaviors),))
+        self.port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        self.ready.set()
+        await self.stopping.wait()
+        await server.stop(None)
+
+
+@pytest.fixture(params=[Threads, Loop], ids=["sync", "aio"])
+def serve(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Give a function that starts a guarded server."""
+    made = []
+
+    def start(**options: Any) -> Any:
+        made.append(request.param(**options))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.stop()
+
+
+def call(server: Any, kind: str = "unary_unary", metadata: Any = BEARER) -> list[bytes]:
+    """Call a method of a kind; return all that it answers. Raises ``grpc.RpcError``."""
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        method = getattr(channel, kind)(f"/test.Service/{kind}")
+        request = iter([b"one", b"two"]) if kind.startswith("stream") else b"one"
+        answer = method(request, metadata=metadata, timeout=20)
+        return list(answer) if kind.endswith("stream") else [answer]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestEveryKind:
+    """Of method."""
+
+    def test_passes(self, serve: Callable[..., Any], kind: str) -> None:
+        """A good key lets the call pass, and the handler knows whose it is, to its last word."""
+        assert set(call(serve(), kind)) == {b"owner"}
+
+    def test_refused(self, serve: Callable[..., Any], kind: str) -> None:
+        """Without a key the handler is never reached, and the verifier not asked."""
+        server = serve()
+        with pytest.raises(grpc.RpcError) as raised:
+            call(server, kind, metadata=())
+        assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.UNAUTHENTICATED, KEY_TEXT)
+        assert server.says.asked == []
+
+    def test_exempt(self, serve: Callable[..., Any], kind: str) -> None:
+        """A method that is exempt needs no key, and its handler knows nobody."""
+        assert set(call(serve(exempt=[f"/test.Service/{kind}"]), kind, metadata=())) == {b"nobody"}
+
+
+class TestGuard:
+    """What is asked, and what is answered."""
+
+    def test_outcomes(self, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+        """Each outcome has one status and one generic text; the log says more, and never the key."""
+        server = serve()
+        for outcome, status, _, text in OUTCOMES:
+            server.says.outcome = outcome
+            caplog.clear()
+            with caplog.at_level(logging.INFO, "tumbler.guards"), pytest.raises(grpc.RpcError) as raised:
+                call(server)
+            assert (raised.value.code().name, raised.value.details()) == (status, text)
+            assert (outcome.name if isinstance(outcome, Code) else "as the test has it") in caplog.text
+            assert GOOD not in caplog.text
+
+    @pytest.mark.parametrize(
+        ("metadata", "key"),
+        [
+            ((("authorization", "Bearer one"),), "one"),
+            ((("authorization", "bearer  one "),), "one"),
+            ((("x-api-key", "two"),), "two"),
+            ((("authorization", "Bearer one"), ("x-api-key", "two")), "one"),
+            ((("authorization", "Basic b25l"), ("x-api-key", "two")), "two"),
+            ((("authorization", "Bearer one"), ("authorization", "Bearer other")), "one"),
+        ],
+    )
+    def test_where_the_key_is(self, serve: Callable[..., Any], metadata: Any, key: str) -> None:
+        """A bearer token counts, else the other header."""
+        server = serve()
+        call(server, metadata=metadata)
+        assert server.says.asked[0]["key"] == key
+
+    def test_what_is_demanded(self, serve: Callable[..., Any]) -> None:
+        """The scopes and the environment are as configured, the address is the peer's."""
+        server = serve(scopes=["orders:read"], environment_id="live")
+        call(server)
+        (asked,) = server.says.asked
+        assert asked["required_scopes"] == ("orders:read",)
+        assert (asked["client_ip"], asked["environment_id"]) == ("127.0.0.1", "live")
+
+    def test_by_method(self, serve: Callable[..., Any]) -> None:
+        """Scopes and the address may be made of the call."""
+        server = serve(
+            scopes=lambda call: [call.method.rpartition("/")[2]], client_ip=lambda call: call.metadata["x-real-ip"]
+        )
+        call(server, "unary_stream", metadata=(*BEARER, ("x-real-ip", "192.0.2.7")))
+        (asked,) = server.says.asked
+        assert (asked["required_scopes"], asked["client_ip"]) == (("unary_stream",), "192.0.2.7")
+
+    def test_a_function_that_fails(self, serve: Callable[..., Any]) -> None:
+        """Where it cannot be said what a call needs, it does not pass."""
+        server = serve(scopes={}.__getitem__)
+        with pytest.raises(grpc.RpcError) as raised:
+            call(server)
+        assert raised.value.code() is grpc.StatusCode.INTERNAL
+        assert server.says.asked == []
+
+    @pytest.mark.parametrize("options", [{"scopes": "orders:read"}, {"exempt": "/test.Service/x"}], ids=str)
+    def test_one_text_is_no_list(self, options: Any) -> None:
+        """A text where a list is meant is refused."""
+        with pytest.raises(TypeError):
+            guard.RequireKey(Says(), **options)
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:192.0.2.7:51234", "192.0.2.7"),
+        ("ipv6:[2001:db8::1]:51234", "2001:db8::1"),
+        ("ipv6:%5B::1%5D:51234", "::1"),
+        ("ipv6:[fe80::1%25eth0]:51234", None),
+        ("unix:/run/app.sock", None),
+        ("unix:", None),
+        ("", None),
+    ],
+)
+def test_peer_address(peer: str, address: str | None) -> None:
+    """A peer's address is found in what gRPC writes of it, if it has one."""
+    assert guard.peer_address(guard.Call("/test.Service/x", peer, {})) == address
+
+
+@pytest.mark.parametrize(
+    ("method", "exempt"),
+    [
+        ("/grpc.health.v1.Health/Check", True),
+        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", True),
+        ("/acme.Orders/grpc.health.v1.Health", False),
+    ],
+)
+def test_health_and_reflection(method: str, exempt: bool) -> None:
+    """Health and reflection are known by their names."""
+    assert guard.health_and_reflection(method) is exempt
+
+
+def test_a_handler_that_does_not_block() -> None:
+    """A handler that gRPC's own thread runs cannot wait for a verdict: to guard it is refused, to exempt it is not."""
+
+    def behavior(*_: Any) -> None: ...
+
+    behavior.experimental_non_blocking = True  # type: ignore[attr-defined]
+    handler = grpc.unary_stream_rpc_method_handler(behavior)
+    details = type("Details", (), {"method": "/test.Service/x"})
+    with pytest.raises(NotImplementedError, match="exempt"):
+        guard.RequireKey(Says()).intercept_service(lambda _: handler, details)
+    exempting = guard.RequireKey(Says(), exempt=["/test.Service/x"])
+    assert exempting.intercept_service(lambda _: handler, details) is handler
+
+
+def test_no_such_method() -> None:
+    """A method that nobody handles stays so."""
+    details = type("Details", (), {"method": "/test.Service/x"})
+    assert guard.RequireKey(Says()).intercept_service(lambda _: None, details) is None

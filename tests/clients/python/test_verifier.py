@@ -1,0 +1,621 @@
+"""What both verifiers promise, against a server that does what it is told."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+
+import tumbler
+from tests.clients.python.conftest import Clock
+from tests.clients.python.fake import NONSENSE, NOW, OWN_KEY, PATIENCE, Fake, id_of, key_of
+from tumbler import Code
+from tumbler.v1 import api_key_service_pb2 as pb
+
+Opened = Callable[..., Any]
+
+
+class TestVerification:
+    """What is told of a key."""
+
+    def test_everything_that_the_server_tells(self, fake: Fake, verifier: Any) -> None:
+        """A verdict says whose key it is, the first time and from memory alike."""
+        key = fake.knows(
+            1, environment_id="live", owner_id="o-1", name="ci", metadata={"tier": "gold"}, expire_time=NOW + 90
+        )
+        first, second = verifier.verify(key), verifier.verify(key)
+        assert (first.valid, first.cached, second.cached) == (True, False, True)
+        for told in (first, second):
+            assert told
+            assert (told.code, told.key_id, told.project_id) == (Code.VALID, id_of(key), "acme")
+            assert (told.environment_id, told.owner_id, told.name) == ("live", "o-1", "ci")
+            assert (told.scopes, dict(told.metadata)) == (("orders:*",), {"tier": "gold"})
+            assert told.expire_time is not None
+            assert told.expire_time.timestamp() == NOW + 90
+            with pytest.raises(TypeError):
+                told.metadata["tier"] = "lead"
+
+    def test_what_is_demanded_is_sent(self, fake: Fake, verifier: Any) -> None:
+        """A call carries the demand, and the verifier's own key."""
+        key = fake.knows(1)
+        verifier.verify(key, required_scopes=["orders:read"], client_ip="192.0.2.7", environment_id="live")
+        (call,) = fake.calls
+        assert (call.key, list(call.required_scopes)) == (key, ["orders:read"])
+        assert (call.client_ip, call.environment_id) == ("192.0.2.7", "live")
+        assert fake.metadata["authorization"] == f"Bearer {OWN_KEY}"
+
+    def test_denied(self, verifier: Any) -> None:
+        """A key that the server does not know is denied, and a denial is false."""
+        told = verifier.verify(key_of(1))
+        assert not told
+        assert (told.valid, told.code, told.key_id, told.scopes) == (False, Code.NOT_FOUND, "", ())
+
+    @pytest.mark.parametrize("key", ["", "nonsense", "a" * 10**6, key_of(1)[:-1] + "x", key_of(1) + "\n", "\udc80"])
+    def test_no_key_at_all(self, fake: Fake, verifier: Any, key: str) -> None:
+        """Text that is not a key is MALFORMED, without a call."""
+        assert verifier.verify(key).code is Code.MALFORMED
+        assert fake.calls == []
+
+    def test_one_text_is_no_list_of_scopes(self, verifier: Any) -> None:
+        """A scope that was forgotten to be put into a list is an error, not a list of its letters."""
+        with pytest.raises(TypeError, match="required_scopes"):
+            verifier.verify(key_of(1), required_scopes="orders:read")
+
+
+class TestCache:
+    """Records are remembered, never verdicts."""
+
+    def test_a_remembered_key_needs_no_call(self, fake: Fake, verifier: Any) -> None:
+        """The second time a key is presented, the server is not asked."""
+        key = fake.knows(1)
+        assert [verifier.verify(key).cached for _ in range(3)] == [False, True, True]
+        assert len(fake.calls) == verifier.verifier.remembered == 1
+
+    def test_no_cache(self, fake: Fake, opened: Opened) -> None:
+        """With room for none, none is remembered."""
+        verifier, key = opened(cache_size=0), fake.knows(1)
+        assert [verifier.verify(key).cached for _ in range(2)] == [False, False]
+
+    def test_eviction(self, fake: Fake, opened: Opened) -> None:
+        """Where there is no more room, the key goes that was not presented for longest."""
+        verifier = opened(cache_size=2)
+        one, two, three = (fake.knows(number) for number in (1, 2, 3))
+        for key in (one, two, one, three):
+            verifier.verify(key)
+        assert verifier.verifier.remembered == 2
+        assert [verifier.verify(key).cached for key in (one, three, two)] == [True, True, False]
+
+    def test_another_secret(self, fake: Fake, verifier: Any) -> None:
+        """A remembered key with another secret is denied without a call, and tells nothing."""
+        verifier.verify(fake.knows(1))
+        told = verifier.verify(key_of(1, fill="1"))
+        assert (told.code, told.cached, told.key_id) == (Code.NOT_FOUND, True, "")
+        assert len(fake.calls) == 1
+
+    def test_another_prefix(self, fake: Fake, verifier: Any) -> None:
+        """The whole text counts, not the secret alone."""
+        verifier.verify(fake.knows(1))
+        other = tumbler.keyformat.build("other", id_of(key_of(1)), "0" * 43)
+        assert verifier.verify(other).code is Code.NOT_FOUND
+
+    def test_a_wrong_check_of_a_remembered_key(self, fake: Fake, verifier: Any) -> None:
+        """A typing error in a remembered key is MALFORMED, as in any other."""
+        key = fake.knows(1)
+        verifier.verify(key)
+        assert verifier.verify(key[:-1] + ("0" if key[-1] != "0" else "1")).code is Code.MALFORMED
+
+    @pytest.mark.parametrize(
+        ("code", "remembered"),
+        [
+            (Code.VALID, 1),
+            (Code.ENVIRONMENT_MISMATCH, 1),
+            (Code.IP_NOT_ALLOWED, 1),
+            (Code.INSUFFICIENT_SCOPE, 1),
+            (Code.NOT_FOUND, 0),
+            (Code.REVOKED, 0),
+            (Code.SUPERSEDED, 0),
+            (Code.INACTIVE, 0),
+            (Code.EXPIRED, 0),
+        ],
+        ids=lambda value: getattr(value, "name", None),
+    )
+    def test_what_is_remembered(self, fake: Fake, verifier: Any, code: Code, remembered: int) -> None:
+        """Only keys in good standing are remembered, whatever was demanded of them."""
+        assert verifier.verify(fake.knows(1, code=int(code))).code is code
+        assert verifier.verifier.remembered == remembered
+
+    def test_without_a_lifetime(self, fake: Fake, verifier: Any) -> None:
+        """An answer without cache_ttl is not remembered."""
+        verifier.verify(fake.knows(1, cache_ttl=0))
+        assert verifier.verifier.remembered == 0
+
+    def test_the_lifetime_counts_from_before_the_call(self, fake: Fake, verifier: Any, passing: Clock) -> None:
+        """Of a lifetime of 60 seconds, those that the call took are gone."""
+        key = fake.knows(1)
+        release = fake.hold(key)
+        begun = verifier.begin(key)
+        fake.await_held(key)
+        passing.pass_by(10)
+        fake.say()
+        fake.heard(verifier)
+        release()
+        assert begun.result(PATIENCE)
+        for seconds, cached in ((10, True), (10, True), (10, True), (10, True), (9.9, True), (0.1, False)):
+            passing.pass_by(seconds)
+            fake.say()
+            fake.heard(verifier)
+            assert verifier.verify(key).cached is cached
+
+    @pytest.mark.parametrize(
+        ("fields", "demand", "code"),
+        [
+            ({"environment_id": "live"}, {"environment_id": "test"}, Code.ENVIRONMENT_MISMATCH),
+            ({"environment_id": "live"}, {"environment_id": "live"}, Code.VALID),
+            ({"allowed_cidrs": ["192.0.2.0/24"]}, {"client_ip": "198.51.100.1"}, Code.IP_NOT_ALLOWED),
+            ({"allowed_cidrs": ["192.0.2.0/24"]}, {}, Code.IP_NOT_ALLOWED),
+            ({"allowed_cidrs": ["192.0.2.0/24"]}, {"client_ip": "192.0.2.9"}, Code.VALID),
+            ({}, {"required_scopes": ["orders:read", "invoices:read"]}, Code.INSUFFICIENT_SCOPE),
+            ({}, {"required_scopes": ["orders:read"]}, Code.VALID),
+        ],
+    )
+    def test_decided_anew(self, fake: Fake, verifier: Any, fields: Any, demand: Any, code: Code) -> None:
+        """What is demanded of a remembered key is decided here, by the rules of the server."""
+        key = fake.knows(1, **fields)
+        verifier.verify(key)
+        told = verifier.verify(key, **demand)
+        assert (told.code, told.valid, told.cached) == (code, code is Code.VALID, True)
+        assert told.key_id == id_of(key)
+
+    @pytest.mark.parametrize(("field", "code"), [("expire_time", Code.EXPIRED), ("grace_expire_time", Code.SUPERSEDED)])
+    def test_ends_while_remembered(self, fake: Fake, verifier: Any, passing: Clock, field: str, code: Code) -> None:
+        """A remembered key ends at its instant by the server's clock, however long it might be remembered."""
+        key = fake.knows(1, **{field: NOW + 10})
+        verifier.verify(key)
+        passing.pass_by(9.999_999)
+        assert verifier.verify(key).code is Code.VALID
+        passing.pass_by(0.000_001)
+        told = verifier.verify(key)
+        assert (told.code, told.cached) == (code, True)
+
+
+class TestStream:
+    """What is remembered answers while the stream vouches for it."""
+
+    def test_before_its_first_word(self, fake: Fake, opened: Opened) -> None:
+        """Until the stream speaks, nothing is remembered; nor is what was asked for before that."""
+        fake.greets = False
+        verifier, key = opened(), fake.knows(1)
+        release = fake.hold(key)
+        begun = verifier.begin(key)
+        fake.await_held(key)
+        fake.say()
+        fake.heard(verifier)
+        release()
+        assert begun.result(PATIENCE)
+        assert verifier.verifier.remembered == 0
+
+    def test_an_event(self, fake: Fake, verifier: Any) -> None:
+        """A changed key is forgotten, and no other."""
+        one, two = fake.knows(1), fake.knows(2)
+        verifier.verify(one)
+        verifier.verify(two)
+        fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
+        fake.say(one)
+        fake.heard(verifier)
+        assert verifier.verify(one).code is Code.REVOKED
+        assert verifier.verify(two).cached
+
+    def test_a_reset(self, fake: Fake, verifier: Any) -> None:
+        """After a reset nothing is remembered of what was."""
+        key = fake.knows(1)
+        verifier.verify(key)
+        fake.say(reset=True)
+        fake.heard(verifier)
+        assert [verifier.verify(key).cached for _ in range(2)] == [False, True]
+
+    def test_stale(self, fake: Fake, verifier: Any, passing: Clock) -> None:
+        """When the last word is as old as max_staleness, the server is asked again, until the stream speaks."""
+        key = fake.knows(1)
+        verifier.verify(key)
+        passing.pass_by(14.999)
+        assert verifier.verify(key).cached
+        passing.pass_by(0.001)
+        assert [verifier.verify(key).cached for _ in range(2)] == [False, False]
+        fake.say()
+        fake.heard(verifier)
+        assert verifier.verify(key).cached
+
+    def test_news_is_no_heartbeat(self, fake: Fake, verifier: Any, passing: Clock) -> None:
+        """A word that tells changes does not say that there are no others, and so renews no trust."""
+        key, other = fake.knows(1), fake.knows(2)
+        verifier.verify(key)
+        passing.pass_by(10)
+        fake.say(other)
+        fake.heard(verifier)
+        passing.pass_by(5)
+        assert not verifier.verify(key).cached
+
+    def test_reconnects_from_its_cursor(self, fake: Fake, verifier: Any) -> None:
+        """A broken stream is opened anew where it broke, and what is remembered stays."""
+        key = fake.knows(1)
+        verifier.verify(key)
+        fake.say()
+        fake.heard(verifier)
+        fake.cut()
+        assert fake.streams[-1].request.start_cursor == fake.cursor
+        assert verifier.verify(key).cached
+        fake.say(key)
+        fake.heard(verifier)
+        assert not verifier.verify(key).cached
+
+    def test_the_first_begins_at_now(self, fake: Fake, opened: Opened) -> None:
+        """The first stream has no cursor, and asks for the heartbeat that was chosen."""
+        opened(heartbeat=2.5)
+        (stream,) = fake.streams
+        assert stream.request.start_cursor == ""
+        assert stream.request.heartbeat_interval.ToMilliseconds() == 2500
+
+    def test_an_unknown_cursor(self, fake: Fake, verifier: Any) -> None:
+        """A cursor that the server does not know is dropped, and everything forgotten with it."""
+        key = fake.knows(1)
+        verifier.verify(key)
+        fake.unknown_cursor = fake.cursor
+        fake.cut()
+        fake.until(lambda: fake.streams[-1].request.start_cursor == "")
+        fake.say()
+        fake.heard(verifier)
+        assert not verifier.verify(key).cached
+
+    @pytest.mark.parametrize("status", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED])
+    def test_its_own_key_refused(
+        self, fake: Fake, verifier: Any, status: grpc.StatusCode, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A verifier whose own key is refused forgets everything at once, and says so in the log."""
+        key = fake.knows(1)
+        verifier.verify(key)
+        fake.refuses_streams = status
+        with caplog.at_level(logging.ERROR, "tumbler"):
+            fake.cut(status)
+            fake.failures = [status]
+            for _ in range(PATIENCE * 1000):
+                try:
+                    assert verifier.verify(key).cached
+                except tumbler.NotAllowed:
+                    break
+            assert verifier.verifier.remembered == 0
+            assert status.name in caplog.text
+
+    def test_silence(self, fake: Fake, opened: Opened) -> None:
+        """A stream that says nothing for two and a half heartbeats is given up, and opened anew."""
+        fake.greets = False
+        opened(heartbeat=1, max_staleness=3)
+        fake.until(lambda: len(fake.streams) == 2)
+
+    def test_away_and_back(self, fake: Fake, verifier: Any, caplog: pytest.LogCaptureFixture) -> None:
+        """A broken stream is logged once, and so is its return."""
+        with caplog.at_level(logging.INFO, "tumbler"):
+            fake.cut()
+            fake.say()
+            fake.heard(verifier)
+        assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+class TestCalls:
+    """What becomes of answers, and how few calls there are."""
+
+    def test_overtaken_by_an_event(self, fake: Fake, verifier: Any) -> None:
+        """An answer that is older than an event of its key is not remembered."""
+        key = fake.knows(1)
+        release = fake.hold(key)
+        begun = verifier.begin(key)
+        fake.await_held(key)
+        fake.say(key)
+        fake.heard(verifier)
+        release()
+        begun.result(PATIENCE)
+        assert verifier.verifier.remembered == 0
+        assert [verifier.verify(key).cached for _ in range(2)] == [False, True]
+
+    def test_overtaken_by_an_event_of_another_key(self, fake: Fake, verifier: Any) -> None:
+        """An event of another key is no reason to forget."""
+        key = fake.knows(1)
+        release = fake.hold(key)
+        begun = verifier.begin(key)
+        fake.await_held(key)
+        fake.say(key_of(2))
+        fake.heard(verifier)
+        release()
+        begun.result(PATIENCE)
+        assert verifier.verify(key).cached
+
+    def test_overtaken_by_a_reset(self, fake: Fake, verifier: Any) -> None:
+        """An answer to a call that began before a reset is not remembered."""
+        key = fake.knows(1)
+        release = fake.hold(key)
+        begun = verifier.begin(key)
+        fake.await_held(key)
+        fake.say(reset=True)
+        fake.heard(verifier)
+        release()
+        begun.result(PATIENCE)
+        assert verifier.verifier.remembered == 0
+
+    @pytest.mark.parametrize(("changes", "remembered"), [(1_025, 1), (1_026, 0)])
+    def test_overtaken_by_more_than_can_be_kept(self, fake: Fake, verifier: Any, changes: int, remembered: int) -> None:
+        """Of more changed keys than are kept track of, it is not known which: an older answer is not kept."""
+        key = fake.knows(1)
+        release = fake.hold(key)
+        fake.revision += 1
+        begun = verifier.begin(key)
+        fake.await_held(key)
+        fake.revision -= 1  # the oldest of the changes is as old as the answer
+        fake.say(*(key_of(number) for number in range(2, 2 + changes)))
+        fake.heard(verifier)
+        release()
+        begun.result(PATIENCE)
+        assert verifier.verifier.remembered == remembered
+
+    def test_as_fresh_as_the_stream(self, fake: Fake, verifier: Any) -> None:
+        """A call asks for an answer that holds all that the stream has told."""
+        fake.say()
+        fake.heard(verifier)
+        verifier.verify(fake.knows(1))
+        assert fake.calls[0].consistency.at_least_as_fresh == fake.cursor
+
+    def test_a_cursor_that_verify_does_not_know(self, fake: Fake, verifier: Any) -> None:
+        """Where the server does not know the cursor, it is asked without one, and everything is forgotten."""
+        one, two = fake.knows(1), fake.knows(2)
+        verifier.verify(one)
+        fake.unknown_cursor = fake.cursor
+        assert verifier.verify(two).valid
+        assert verifier.verifier.remembered == 0
+        assert [call.consistency.at_least_as_fresh for call in fake.calls[1:]] == [fake.cursor, ""]
+
+    def test_many_callers_share_a_call(self, fake: Fake, verifier: Any) -> None:
+        """Callers that want the same key meanwhile wait for the same call, and each is judged by its own demand."""
+        key = fake.knows(1)
+        release = fake.hold(key)
+        first = verifier.begin(key)
+        fake.await_held(key)
+        others = [verifier.begin(key, required_scopes=[scope]) for scope in ("orders:read", "invoices:read") * 10]
+        fake.heard(verifier)
+        release()
+        assert first.result(PATIENCE).code is Code.VALID
+        codes = [other.result(PATIENCE).code for other in others]
+        assert codes == [Code.VALID, Code.INSUFFICIENT_SCOPE] * 10
+        assert len(fake.calls) == 1
+
+    def test_nobody_shares_a_call_that_is_older_than_what_was_told(self, fake: Fake, verifier: Any) -> None:
+        """Who asks after an event is not answered by a call that was sent before it."""
+        key = fake.knows(1)
+        release = fake.hold(key)
+        before = verifier.begin(key)
+        fake.await_held(key)
+        fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
+        fake.say(key)
+        fake.heard(verifier)
+        after = verifier.begin(key)
+        fake.until(lambda: len(fake.calls) == 2)
+        release()
+        assert before.result(PATIENCE).code is Code.VALID
+        assert after.result(PATIENCE).code is Code.REVOKED
+
+    def test_another_callers_fault(self, fake: Fake, verifier: Any) -> None:
+        """A caller whose demand is in order is not failed by another's, whose call it shared."""
+        key = fake.knows(1)
+        release = fake.hold(key)
+        bad = verifier.begin(key, client_ip=NONSENSE)
+        fake.await_held(key)
+        good = verifier.begin(key)
+        fake.heard(verifier)
+        release()
+        assert good.result(PATIENCE).valid
+        with pytest.raises(tumbler.InvalidRequest):
+            bad.result(PATIENCE)
+
+    def test_gathered(self, fake: Fake, verifier: Any) -> None:
+        """At most four calls are under way; a hundred keys that come meanwhile cost no call each, and none is lost."""
+        keys = [fake.knows(number) for number in range(1, 105)]
+        releases = [fake.hold(key) for key in keys[:4]]
+        first = [verifier.begin(key) for key in keys[:4]]
+        fake.await_held(*keys[:4])
+        later = [verifier.begin(key, required_scopes=["orders:read"]) for key in keys[4:]]
+        assert len(fake.calls) == 4
+        for release in releases:
+            release()
+        assert all(each.result(PATIENCE) for each in first + later)
+        assert fake.most_at_once == 4
+        assert len(fake.calls) < 100
+        assert verifier.verifier.remembered == 104
+
+    @pytest.mark.parametrize(
+        ("status", "error"),
+        [
+            (grpc.StatusCode.UNAUTHENTICATED, tumbler.NotAllowed),
+            (grpc.StatusCode.PERMISSION_DENIED, tumbler.NotAllowed),
+            (grpc.StatusCode.DEADLINE_EXCEEDED, tumbler.Unavailable),
+            (grpc.StatusCode.RESOURCE_EXHAUSTED, tumbler.Unavailable),
+            (grpc.StatusCode.INTERNAL, tumbler.Unavailable),
+            (grpc.StatusCode.UNIMPLEMENTED, tumbler.Unavailable),
+        ],
+        ids=lambda value: value.name if isinstance(value, grpc.StatusCode) else value.__name__,
+    )
+    def test_errors(
+        self, fake: Fake, verifier: Any, status: grpc.StatusCode, error: type[tumbler.TumblerError]
+    ) -> None:
+        """Each failure of a call is one of three errors, and none a verdict."""
+        key = fake.knows(1)
+        fake.failures = [status]
+        with pytest.raises(error, match=status.name) as raised:
+            verifier.verify(key)
+        assert key not in str(raised.value)
+        assert verifier.verify(key).valid
+
+    def test_invalid_request(self, fake: Fake, verifier: Any) -> None:
+        """What the server finds not of the right form is the caller's mistake, and remembered keys stay so."""
+        other = fake.knows(1)
+        verifier.verify(other)
+        with pytest.raises(tumbler.InvalidRequest):
+            verifier.verify(fake.knows(2), client_ip=NONSENSE)
+        assert verifier.verify(other).cached
+
+    def test_text_that_cannot_be_sent(self, fake: Fake, verifier: Any) -> None:
+        """A demand that no message can carry is the caller's mistake too."""
+        with pytest.raises(tumbler.InvalidRequest):
+            verifier.verify(fake.knows(1), environment_id="\udc80")
+
+    def test_unavailable_is_tried_again(self, fake: Fake, verifier: Any) -> None:
+        """A server that is away for a moment is asked up to three times."""
+        key = fake.knows(1)
+        fake.failures = [grpc.StatusCode.UNAVAILABLE] * 2
+        assert verifier.verify(key).valid
+        fake.say(key)
+        fake.heard(verifier)
+        fake.failures = [grpc.StatusCode.UNAVAILABLE] * 3
+        with pytest.raises(tumbler.Unavailable):
+            verifier.verify(key)
+
+    def test_unreachable(self, opened: Opened) -> None:
+        """Where there is no server, nothing is decided."""
+        verifier = opened(target="127.0.0.1:1", watch=False)
+        with pytest.raises(tumbler.Unavailable):
+            verifier.verify(key_of(1))
+
+    def test_too_slow(self, fake: Fake, opened: Opened) -> None:
+        """A server that does not answer in time has not decided; nor have the callers who wait behind it."""
+        verifier = opened(watch=False, timeout=0.2)
+        keys = [fake.knows(number) for number in range(1, 7)]
+        for key in keys:
+            fake.hold(key)
+        begun = [verifier.begin(key) for key in keys]
+        for each in begun:
+            with pytest.raises(tumbler.Unavailable):
+                each.result(PATIENCE)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"valid": True, "code": pb.VERIFY_CODE_REVOKED},
+            {"valid": False, "code": pb.VERIFY_CODE_VALID},
+            {"valid": True, "code": pb.VERIFY_CODE_UNSPECIFIED},
+            {"valid": False, "code": pb.VERIFY_CODE_UNSPECIFIED},
+            {"valid": True, "code": pb.VERIFY_CODE_VALID, "key_id": ""},
+            {"valid": True, "code": 11},
+            {"valid": True, "code": pb.VERIFY_CODE_VALID, "key_id": "x", "allowed_cidrs": ["192.0.2.7/24"]},
+        ],
+        ids=str,
+    )
+    def test_odd_answers(self, fake: Fake, verifier: Any, fields: Any) -> None:
+        """An answer that contradicts itself, or that this version does not understand, decides nothing."""
+        key = key_of(1)
+        fake.answers[key] = pb.VerifyResponse(**fields)
+        with pytest.raises(tumbler.Unavailable):
+            verifier.verify(key)
+
+
+class TestWithoutStream:
+    """With ``watch`` off."""
+
+    def test_nothing_is_remembered(self, fake: Fake, opened: Opened) -> None:
+        """Without a stream nothing is remembered, and none is opened."""
+        verifier, key = opened(watch=False), fake.knows(1)
+        assert [verifier.verify(key).cached for _ in range(2)] == [False, False]
+        assert fake.streams == []
+        assert not fake.calls[0].consistency.at_least_as_fresh
+
+    @pytest.mark.parametrize(("fixed_ttl", "lasts"), [(5, 5), (3_600, 60)])
+    def test_a_fixed_time(self, fake: Fake, opened: Opened, passing: Clock, fixed_ttl: float, lasts: float) -> None:
+        """A fixed time to live bounds what is remembered, and so does the server's."""
+        verifier, key = opened(watch=False, fixed_ttl=fixed_ttl), fake.knows(1)
+        verifier.verify(key)
+        passing.pass_by(lasts - 0.001)
+        assert verifier.verify(key).cached
+        passing.pass_by(0.001)
+        assert not verifier.verify(key).cached
+
+    def test_no_call_is_shared_that_was_sent(self, fake: Fake, opened: Opened) -> None:
+        """Where nobody would tell of a change, everybody asks: an answer may be older than the question."""
+        verifier, key = opened(watch=False), fake.knows(1)
+        release = fake.hold(key)
+        begun = [verifier.begin(key) for _ in range(2)]
+        fake.until(lambda: len(fake.calls) == 2)
+        release()
+        assert all(each.result(PATIENCE).valid for each in begun)
+
+
+class TestLife:
+    """From beginning to end."""
+
+    def test_closed(self, fake: Fake, verifier: Any) -> None:
+        """A closed verifier decides nothing, not even from memory; closing it twice does nothing."""
+        key = fake.knows(1)
+        verifier.verify(key)
+        verifier.close()
+        verifier.close()
+        with pytest.raises(tumbler.Unavailable, match="closed"):
+            verifier.verify(key)
+        assert verifier.verifier.remembered == 0
+
+    def test_closing_ends_waiting(self, fake: Fake, verifier: Any) -> None:
+        """Who waits when a verifier is closed is told at once."""
+        keys = [fake.knows(number) for number in range(1, 7)]
+        for key in keys[:4]:
+            fake.hold(key)
+        begun = [verifier.begin(key) for key in keys]
+        fake.await_held(*keys[:4])
+        verifier.close()
+        for each in begun:
+            with pytest.raises(tumbler.Unavailable, match="closed"):
+                each.result(PATIENCE)
+
+    def test_no_key_is_shown(self, fake: Fake, opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
+        """Neither a presented key nor the verifier's own is in anything that is printed or logged."""
+        own = key_of(9, fill="9")
+        with caplog.at_level(logging.DEBUG):
+            verifier, key = opened(api_key=own), fake.knows(1)
+            told = verifier.verify(key)
+            fake.cut()
+            fake.failures = [grpc.StatusCode.INTERNAL]
+            with pytest.raises(tumbler.Unavailable) as raised:
+                verifier.verify(fake.knows(2))
+        inner = vars(verifier.verifier).values()
+        shown = [repr(verifier.verifier), repr(told), repr(raised.value), str(raised.value), caplog.text]
+        for text in [*shown, *map(repr, inner)]:
+            assert "0" * 43 not in text
+            assert "9" * 43 not in text
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"target": ""}, "target"),
+            ({"target": "https://tumbler.example"}, "target"),
+            ({"api_key": ""}, "api_key"),
+            ({"api_key": "tmb_secret\n"}, "api_key"),
+            ({"target": "tumbler.example:443"}, "credentials"),
+            ({"credentials": grpc.ssl_channel_credentials(), "insecure": True}, "insecure"),
+            ({"cache_size": -1}, "cache_size"),
+            ({"timeout": 0}, "timeout"),
+            ({"timeout": float("nan")}, "timeout"),
+            ({"heartbeat": 0.5}, "heartbeat"),
+            ({"heartbeat": 3_601, "max_staleness": 4_000}, "heartbeat"),
+            ({"heartbeat": 15}, "max_staleness"),
+            ({"max_staleness": float("inf")}, "max_staleness"),
+            ({"fixed_ttl": 5}, "fixed_ttl"),
+            ({"fixed_ttl": 0, "watch": False}, "fixed_ttl"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "-".join(value),
+    )
+    def test_options(self, fake: Fake, opened: Opened, options: Any, message: str) -> None:
+        """An option that cannot be meant is refused by name, and no key is shown."""
+        with pytest.raises(ValueError, match=f"^{message}:") as raised:
+            opened(**options)
+        assert "secret" not in str(raised.value)
+        assert fake.streams == []
+
+    @pytest.mark.parametrize(
+        "options", [{"insecure": True}, {"credentials": grpc.ssl_channel_credentials()}], ids=["insecure", "tls"]
+    )
+    def test_another_machine(self, opened: Opened, options: Any) -> None:
+        """Another machine may be called with TLS, or in plaintext where that is asked for."""
+        assert "tumbler.example" in repr(opened(target="tumbler.example:443", watch=False, **options).verifier)

@@ -1,0 +1,105 @@
+"""The examples: each service, started as its README says, lets in who may come in, and nobody else."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.clients.conformance.programs import DEMAND_ALL, EXAMPLES, ROOT, Missing
+from tests.e2e.service import PATIENCE, Service, eventually, plain_environment
+from tumbler import keyformat
+
+Answer = tuple[int, object]
+
+NO_KEY = "a valid API key is required"
+NOT_THAT = "this API key does not allow that"
+
+
+@contextlib.contextmanager
+def running(name: str, service: Service, key: str, output: Path) -> Iterator[str]:
+    """Run an example and give its URL."""
+    example = EXAMPLES[name]
+    try:
+        example.make()
+    except Missing as missing:
+        if os.environ.get(DEMAND_ALL):
+            raise
+        pytest.skip(str(missing))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    environment = plain_environment(TUMBLER_ENDPOINT=service.target, TUMBLER_API_KEY=key, PORT=port)
+    with output.open("wb") as log:
+        process = subprocess.Popen(
+            example.command, cwd=ROOT, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        )
+    try:
+        ready = f"listening on http://127.0.0.1:{port}"
+        eventually(lambda: ready in output.read_text() or process.poll() is not None)
+        assert process.poll() is None, output.read_text()
+        yield f"http://127.0.0.1:{port}/orders"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+
+def get(url: str, **headers: str) -> Answer:
+    """Ask for a page, and return its status and what its JSON says."""
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http, to this machine
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        answer = opener.open(request, timeout=PATIENCE)
+    except urllib.error.HTTPError as refused:
+        answer = refused
+    with answer:
+        assert answer.headers["WWW-Authenticate"] == ("Bearer" if answer.status == 401 else None)
+        told = json.load(answer)
+        # FastAPI says "detail", the others "error".
+        return answer.status, told if answer.status == 200 else "; ".join(told.values())
+
+
+def presented(url: str, key: str) -> Answer:
+    """Ask for a page with a key."""
+    return get(url, Authorization=f"Bearer {key}")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_lets_in_who_may_come_in(name: str, shared_server: Service, tmp_path: Path) -> None:
+    """No key and a revoked one are 401, a key without the scope is 403, and a good one is told whose it is."""
+    project = f"{name}"
+
+    def create(*scopes: str) -> tuple[str, str]:
+        made = shared_server.create(project_id=project, scopes=scopes, owner_id="owner-7")
+        return made.key, made.api_key.id
+
+    own, (good, good_id), (revoked, revoked_id), (scopeless, _) = (
+        create("tumbler:keys:verify")[0],
+        create("orders:*"),
+        create("orders:read"),
+        create("customers:read"),
+    )
+    shared_server.revoke(revoked_id)
+    output = tmp_path / "output"
+    with running(name, shared_server, own, output) as url:
+        bearer = partial(presented, url)
+        assert get(url) == (401, NO_KEY)
+        assert bearer("nonsense") == bearer(revoked) == (401, NO_KEY)
+        assert bearer(scopeless) == (403, NOT_THAT)
+        assert bearer(good) == get(url, **{"X-Api-Key": good}) == (200, {"orders": [], "owner": "owner-7"})
+        shared_server.revoke(good_id)
+        eventually(lambda: bearer(good) == (401, NO_KEY))
+    for text in (own, good, revoked, scopeless):
+        assert keyformat.parse(text).secret not in output.read_text()
