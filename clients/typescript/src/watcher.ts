@@ -72,16 +72,14 @@ export class Watcher {
       };
       const signal = AbortSignal.any([silence.signal, this.#closing.signal]);
       let beginsAnew = startCursor === "";
-      let caughtUp = beginsAnew;
       for await (const response of this.#service.watch({ startCursor, heartbeatInterval }, signal)) {
         stopTimer();
         stopTimer = startTimer();
         if (beginsAnew || response.reset) this.#forgetAll();
         beginsAnew = false;
         this.#tell(response);
-        // While a stream tells what was missed, it does not say that this was all: the heartbeat after it does.
-        caughtUp ||= response.reset || response.events.length === 0;
-        if (caughtUp) journal.heard(this.#clock.now());
+        // Events may be late ones, of a stream that is catching up: only a heartbeat says that this was all.
+        if (response.events.length === 0 && !response.reset) journal.heard(this.#clock.now());
       }
     } finally {
       stopTimer();

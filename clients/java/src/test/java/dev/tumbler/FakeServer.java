@@ -13,6 +13,8 @@ import dev.tumbler.v1.VerifyRequest;
 import dev.tumbler.v1.VerifyResponse;
 import dev.tumbler.v1.WatchRequest;
 import dev.tumbler.v1.WatchResponse;
+import io.grpc.Context;
+import io.grpc.Contexts;
 import io.grpc.Grpc;
 import io.grpc.InsecureServerCredentials;
 import io.grpc.Metadata;
@@ -44,6 +46,8 @@ final class FakeServer implements AutoCloseable {
     final BlockingQueue<BatchVerifyRequest> batches = new LinkedBlockingQueue<>();
     final BlockingQueue<Stream> streams = new LinkedBlockingQueue<>();
     final BlockingQueue<String> authorizations = new LinkedBlockingQueue<>();
+
+    private static final Context.Key<String> PEER = Context.key("peer");
 
     private final Server server;
     private volatile Function<VerifyRequest, VerifyResponse.Builder> answers = request -> valid(request.getKey());
@@ -134,10 +138,13 @@ final class FakeServer implements AutoCloseable {
     /** One Watch, seen from the server. */
     static final class Stream {
         final WatchRequest request;
+        /** Where it comes from, which is another port for another connection. */
+        final String peer;
         private final StreamObserver<WatchResponse> to;
 
-        private Stream(WatchRequest request, StreamObserver<WatchResponse> to) {
+        private Stream(WatchRequest request, String peer, StreamObserver<WatchResponse> to) {
             this.request = request;
+            this.peer = peer;
             this.to = to;
         }
 
@@ -198,7 +205,7 @@ final class FakeServer implements AutoCloseable {
         @Override
         public void watch(WatchRequest request, StreamObserver<WatchResponse> to) {
             ((ServerCallStreamObserver<WatchResponse>) to).setOnCancelHandler(() -> {});
-            streams.add(new Stream(request, to));
+            streams.add(new Stream(request, PEER.get(), to));
         }
 
         private static void await(CountDownLatch latch) {
@@ -216,7 +223,8 @@ final class FakeServer implements AutoCloseable {
                 ServerCall<Q, A> call, Metadata headers, ServerCallHandler<Q, A> next) {
             authorizations.add(
                     String.valueOf(headers.get(Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER))));
-            return next.startCall(call, headers);
+            String peer = String.valueOf(call.getAttributes().get(Grpc.TRANSPORT_ATTR_REMOTE_ADDR));
+            return Contexts.interceptCall(Context.current().withValue(PEER, peer), call, headers, next);
         }
     }
 }

@@ -9,6 +9,7 @@ import static dev.tumbler.FakeServer.valid;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertNotEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
@@ -413,13 +414,15 @@ class VerifierTest {
         }
 
         @Test
-        @DisplayName("A stream that says nothing for two and a half heartbeats is opened anew.")
+        @DisplayName("A stream that says nothing for two and a half heartbeats is opened anew, over another connection.")
         void silence() {
             Stream stream = listening();
             time.pass(Duration.ofMillis(12_499));
             assertTrue(server.streams.isEmpty());
             time.pass(Duration.ofMillis(1));
-            assertEquals("c1", reconnected().request.getStartCursor());
+            Stream second = reconnected();
+            assertEquals("c1", second.request.getStartCursor());
+            assertNotEquals(stream.peer, second.peer);
             until(stream::cancelled);
         }
 
