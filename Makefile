@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo test coverage coverage-report mutants load histories cold-start streams bench lint check-generated grpcurl generate lock clean
+.PHONY: help run demo test coverage mutants load histories cold-start streams bench lint check-generated grpcurl generate lock clean
 
 # As many test processes as there are cores.
 JOBS ?= auto
@@ -20,10 +20,8 @@ demo: .venv/run ## Watch a key's life on a server of its own: create, verify, ro
 test: .venv/test ## Run all tests, on SQLite and on a real PostgreSQL that needs no installing
 	@.venv/bin/pytest -n $(JOBS) $(PYTEST_ARGS)
 
-coverage: PYTEST_ARGS = --cov --cov-report=
-coverage: test coverage-report ## Run all tests, and demand 95 % branch coverage of keys/ and rpc/
-
-coverage-report: ## Demand it of the tests that were run last, with PYTEST_ARGS='--cov --cov-report='
+coverage: .venv/test ## Demand 95 % branch coverage of keys/ and rpc/ from the tests that run in one process, on SQLite
+	@.venv/bin/pytest -n $(JOBS) --quiet --cov --cov-report= -k 'not postgresql' tests/unit tests/rpc tests/property
 	@.venv/bin/coverage report --include='*/tumbler_server/keys/*,*/tumbler_server/rpc/*' --fail-under=95
 
 mutants: .venv/test ## Break the code in ways that matter, and see that a test notices each

@@ -834,7 +834,7 @@ class VerifierTest {
                     .toList();
             next(server.verifies);
             verifier.close();
-            callers.forEach(caller -> assertInstanceOf(UnavailableException.class, failure(caller)));
+            callers.forEach(caller -> assertEquals("the verifier is closed", failure(caller).getMessage()));
             until(stream::cancelled);
         }
     }
