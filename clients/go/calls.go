@@ -28,6 +28,7 @@ type flight struct {
 	demand verdict.Demand
 	alone  bool // a batch left it undecided
 	eager  int  // how many wait for it; guarded by the lock of calls
+	sent   bool // guarded by the lock of calls
 	done   chan struct{}
 
 	// Set before done is closed.
@@ -58,10 +59,13 @@ type calls struct {
 }
 
 // join returns a flight for this key, and whether it was somebody else's before. Whoever joins must leave.
+//
+// One that was sent is shared only while the stream vouches that nothing has changed since.
 func (c *calls) join(keyID, key string, d *digest, demand *verdict.Demand) (f *flight, joined bool) {
+	vouched := c.memory.vouched()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if f, ok := c.flights[keyID]; ok && same(&f.digest, d) {
+	if f, ok := c.flights[keyID]; ok && same(&f.digest, d) && (vouched || !f.sent) {
 		f.eager++
 		return f, true
 	}
@@ -73,12 +77,13 @@ func (c *calls) join(keyID, key string, d *digest, demand *verdict.Demand) (f *f
 	case c.underWay < mostUnderWay:
 		c.underWay++
 		c.running.Add(1)
+		f.sent = true
 		go c.run([]*flight{f})
 	default:
 		c.waiting = append(c.waiting, f)
 	}
 	// A text with another key's id, or an old secret, goes alone: whoever knows an id must not get in the way.
-	if _, taken := c.flights[keyID]; !taken {
+	if other, taken := c.flights[keyID]; !taken || same(&other.digest, d) {
 		c.flights[keyID] = f
 	}
 	return f, false
@@ -138,6 +143,7 @@ func (c *calls) next() (batch []*flight) {
 			c.withdraw(f) // everybody has given up
 			continue
 		}
+		f.sent = true
 		batch = append(batch, f)
 		if f.alone {
 			break

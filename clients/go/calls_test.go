@@ -74,7 +74,7 @@ func (w *world) queued(questions int) {
 }
 
 func TestManyWhoWantTheSameKeyShareOneCall(t *testing.T) {
-	w := newWorld(t, WithoutWatch())
+	w, _ := listening(t)
 	release := w.holdAnswers()
 	var all []<-chan result
 	for range 20 {
@@ -92,8 +92,24 @@ func TestManyWhoWantTheSameKeyShareOneCall(t *testing.T) {
 	}
 }
 
-func TestWhoSharesACallIsJudgedByOnesOwnDemand(t *testing.T) {
+// Without a stream nobody would have said that the key was revoked meanwhile.
+func TestWithoutAStreamNobodyJoinsACallThatWasSent(t *testing.T) {
 	w := newWorld(t, WithoutWatch())
+	release := w.holdAnswers()
+	before := w.start(testKey(1, 'a'))
+	w.eventually("it is asked for", func() bool { singles, _ := w.server.calls(); return singles == 1 })
+	after := w.start(testKey(1, 'a'))
+	w.eventually("it is asked for again", func() bool { singles, _ := w.server.calls(); return singles == 2 })
+	release()
+	for _, one := range []<-chan result{before, after} {
+		if r := w.await(one); r.err != nil || !r.found.Valid {
+			t.Errorf("got %+v, %v", r.found, r.err)
+		}
+	}
+}
+
+func TestWhoSharesACallIsJudgedByOnesOwnDemand(t *testing.T) {
+	w, _ := listening(t)
 	release := w.holdAnswers()
 	first := w.start(testKey(1, 'a'), readOrders)
 	w.eager(testKey(1, 'a'), 1)
@@ -115,7 +131,7 @@ func TestWhoSharesACallIsJudgedByOnesOwnDemand(t *testing.T) {
 }
 
 func TestADemandOfTheWrongFormFailsOnlyWhoMadeIt(t *testing.T) {
-	w := newWorld(t, WithoutWatch())
+	w, _ := listening(t)
 	held := make(chan struct{})
 	w.server.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
 		<-held

@@ -173,6 +173,13 @@ func (m *memory) fresh(now time.Duration) bool {
 	return m.heard && now-m.word < m.maxStaleness
 }
 
+// vouched says whether what was known a moment ago may be told to who asks now.
+func (m *memory) vouched() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.fresh(m.clock.now())
+}
+
 func (m *memory) forgetAll() {
 	m.generation++
 	clear(m.entries)

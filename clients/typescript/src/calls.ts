@@ -16,10 +16,6 @@ import type { KeyRecord } from "./verification.js";
 const CALLS_AT_ONCE = 4;
 const KEYS_AT_ONCE = 500;
 
-// A call gives up a moment before those who wait for it: they learn why, and what they ask next goes out on a
-// connection that has been judged.
-const SHARE_OF_TIME = 0.99;
-
 /** What the server said, and what is needed to judge whether it may be remembered. */
 export interface Answer {
   readonly response: VerifyResponse;
@@ -49,7 +45,8 @@ interface OpenFlight extends Flight {
   readonly deadline: number;
   readonly land: (answer: Answer) => void;
   readonly fail: (error: TumblerError) => void;
-  sent: boolean;
+  /** When its call was sent, by `performance.now()`; undefined: it waits for its turn. */
+  sentSince: number | undefined;
   alone: boolean;
 }
 
@@ -83,9 +80,14 @@ export class Calls {
     this.#learn = learn;
   }
 
-  /** Returns the flight that asks about the key already, whatever it demands, or begins one. */
+  /**
+   * Returns the flight that asks about the key already, whatever it demands, or begins one. One that was sent is shared
+   * only while the stream is fresh: else the key may have been revoked since, and nobody would have said so.
+   */
   joinOrBegin(key: string, demand: Demand): Flight {
-    return this.#joinable.get(key) ?? this.begin(key, demand);
+    const open = this.#joinable.get(key);
+    if (open && (open.sentSince === undefined || this.#journal.isFresh(this.#clock.now()))) return open;
+    return this.begin(key, demand);
   }
 
   /** Begins a flight of its own for the demand. It ends after `timeout` at the latest. */
@@ -115,10 +117,13 @@ export class Calls {
         end();
         reject(error);
       },
-      sent: false,
+      sentSince: undefined,
       alone: false,
     };
-    const late = () => flight.fail(new UnavailableError(`the server did not answer within ${this.#timeout} ms`));
+    const late = () => {
+      if (flight.sentSince !== undefined) this.#service.suspect(flight.sentSince);
+      flight.fail(new UnavailableError(`the server did not answer within ${this.#timeout} ms`));
+    };
     const cancel = this.#clock.after(this.#timeout, late, true);
     this.#open.add(flight);
     this.#joinable.set(key, flight);
@@ -132,7 +137,9 @@ export class Calls {
    * not in their answers.
    */
   part(chosen: (key: string) => boolean): void {
-    for (const [key, flight] of this.#joinable) if (flight.sent && chosen(key)) this.#joinable.delete(key);
+    for (const [key, { sentSince }] of this.#joinable) {
+      if (sentSince !== undefined && chosen(key)) this.#joinable.delete(key);
+    }
   }
 
   close(): void {
@@ -157,10 +164,11 @@ export class Calls {
 
   async #call(flights: readonly OpenFlight[]): Promise<void> {
     this.#underWay++;
-    for (const flight of flights) flight.sent = true;
+    const sentSince = performance.now();
+    for (const flight of flights) flight.sentSince = sentSince;
     const { cursor, epoch } = this.#journal;
     const sentAt = this.#clock.now();
-    const left = (Math.max(...flights.map((flight) => flight.deadline)) - sentAt) * SHARE_OF_TIME;
+    const left = Math.max(...flights.map((flight) => flight.deadline)) - sentAt;
     try {
       const responses = await this.#service.verify(
         flights.map((flight) => request(flight, cursor ? { case: "atLeastAsFresh", value: cursor } : NO_WISH)),
@@ -175,7 +183,9 @@ export class Calls {
       });
     } catch (reason) {
       const [only] = flights;
-      const refused = ConnectError.from(reason).code === Status.InvalidArgument;
+      const { code } = ConnectError.from(reason);
+      if (code === Status.DeadlineExceeded) this.#service.suspect(sentSince);
+      const refused = code === Status.InvalidArgument;
       if (refused && flights.length > 1) for (const flight of flights) this.#askAlone(flight);
       else if (refused && cursor !== "" && only !== undefined) await this.#askWithoutCursor(only, sentAt);
       else for (const flight of flights) flight.fail(fromCall(reason));
@@ -187,7 +197,7 @@ export class Calls {
 
   #askAlone(flight: OpenFlight): void {
     if (!this.#open.has(flight)) return;
-    flight.sent = false;
+    flight.sentSince = undefined;
     flight.alone = true;
     this.#waiting.add(flight);
   }

@@ -54,7 +54,6 @@ export class Service {
         return await this.#verifyOnce(requests, timeout - (performance.now() - began));
       } catch (reason) {
         const error = ConnectError.from(reason);
-        if (error.code === Code.DeadlineExceeded) this.#connection.suspect(began);
         const wait = Math.random() * Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1));
         const spent = performance.now() - began + wait >= timeout;
         if (attempt === ATTEMPTS || !isPassing(error) || spent || this.#closing.signal.aborted) throw reason;
@@ -80,6 +79,11 @@ export class Service {
     }
   }
 
+  /** A call that was sent at that moment of `performance.now()` has waited in vain: its connection may be dead. */
+  suspect(since: number): void {
+    this.#connection.suspect(since);
+  }
+
   close(): void {
     this.#closing.abort();
     this.#connection.close();
@@ -89,9 +93,7 @@ export class Service {
     requests: readonly MessageInitShape<typeof VerifyRequestSchema>[],
     timeoutMs: number,
   ): Promise<VerifyResponse[]> {
-    // Closing ends these calls by closing their connection: a signal that outlives a call would be kept listening to,
-    // with the presented key in its hands.
-    const options = { timeoutMs: Math.max(Math.floor(timeoutMs), 1) };
+    const options = { timeoutMs: Math.max(Math.floor(timeoutMs), 1), signal: this.#closing.signal };
     const [only] = requests;
     if (requests.length === 1 && only !== undefined) return [await this.#client.verify(only, options)];
     const { responses } = await this.#client.batchVerify({ requests: [...requests] }, options);

@@ -240,6 +240,13 @@ test("scopes and address may depend on the request", async () => {
   assert.equal(verifier.asked?.[1].clientIp, "ip of orders");
 });
 
+test("a function that demands nothing known lets nobody pass: a look-up that was forgotten opens no door", async () => {
+  const forgotten: Record<string, readonly string[]> = {};
+  const options = { requiredScopes: (path: string) => forgotten[path] as readonly string[] };
+  const { refusal } = await judge(new FakeVerifier().real, options, "orders", header, undefined);
+  assert.equal(refusal?.http, 403);
+});
+
 test("a function of the options that fails lets nobody pass, and its words stay inside", async () => {
   const said: string[] = [];
   const log = (message: string) => said.push(message);

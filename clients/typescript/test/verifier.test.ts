@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { type AddressInfo, connect, createServer } from "node:net";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test, { type TestContext } from "node:test";
@@ -392,7 +392,7 @@ test("of more keys than cacheSize, the least recently used is forgotten", async 
 });
 
 test("callers that want the same key share one call, and each gets the verdict on its own demand", async (t) => {
-  const { server, verifier } = await open(t, { watch: false });
+  const { server, verifier } = await listening(t);
   const wait = door();
   server.beforeCall = wait.pass;
   const demands = [["orders:read"], ["orders:read"], ["users:read"], undefined];
@@ -401,6 +401,18 @@ test("callers that want the same key share one call, and each gets the verdict o
   const codes = (await Promise.all(asked)).map(({ code }) => code);
   assert.deepEqual(codes, ["VALID", "VALID", "INSUFFICIENT_SCOPE", "VALID"]);
   assert.equal(server.calls.length, 1);
+});
+
+test("without a stream nobody joins a call that was sent: the key may have been revoked since", async (t) => {
+  const { server, verifier } = await open(t, { watch: false });
+  const wait = door();
+  server.beforeCall = wait.pass;
+  const before = verifier.verify(KEY);
+  await until(() => server.calls.length === 1);
+  const after = verifier.verify(KEY);
+  wait.open();
+  await Promise.all([before, after]);
+  assert.equal(server.calls.length, 2);
 });
 
 test("a caller does not suffer for what another demands", async (t) => {
@@ -533,26 +545,30 @@ test("the server learns the deadline, and a call that it does not answer ends by
 
 test("a connection whose other end vanished is not used again after a call has waited in vain", async (t) => {
   const { server } = await open(t, { watch: false });
-  const ways: { freeze: () => void }[] = [];
-  const relay = createServer((near) => {
+  const near: Socket[] = [];
+  const relay = createServer((socket) => {
     const far = connect(server.port, "127.0.0.1");
-    near.pipe(far).pipe(near);
-    for (const socket of [near, far]) socket.on("error", () => {});
-    near.on("close", () => far.destroy());
-    ways.push({ freeze: () => near.unpipe(far).pause() });
+    socket.pipe(far).pipe(socket);
+    for (const end of [socket, far]) end.on("error", () => {});
+    socket.on("close", () => far.destroy());
+    near.push(socket);
   }).listen(0, "127.0.0.1");
   await once(relay, "listening");
   const target = `127.0.0.1:${(relay.address() as AddressInfo).port}`;
-  const verifier = new Verifier({ target, apiKey: OWN, watch: false, timeout: 2_000 });
+  const clock = new FakeClock();
+  const verifier = new Verifier({ target, apiKey: OWN, watch: false, timeout: 60_000 }, clock);
   t.after(() => {
     verifier.close();
     relay.close();
+    for (const socket of near) socket.destroy();
   });
   assert.equal((await verifier.verify(KEY)).code, "VALID");
-  ways[0]?.freeze();
-  await assert.rejects(verifier.verify(KEY), UnavailableError);
+  near[0]?.unpipe().pause();
+  const inVain = assert.rejects(verifier.verify(KEY), UnavailableError);
+  clock.advance(60_000);
+  await inVain;
   assert.equal((await verifier.verify(KEY)).code, "VALID");
-  assert.equal(ways.length, 2);
+  assert.equal(near.length, 2);
 });
 
 test("its own key refused by the stream makes it forget everything, and try again every five seconds", async (t) => {

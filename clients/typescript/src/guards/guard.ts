@@ -58,8 +58,11 @@ export async function judge<Request>(
   try {
     const key = presentedKey(header);
     if (key === undefined) return { refusal: NOT_ACCEPTED };
+    const demanded = typeof requiredScopes === "function" ? requiredScopes(request) : requiredScopes;
+    // A function that has no answer, say a look-up of a method that was forgotten, lets nobody in.
+    if (typeof requiredScopes === "function" && !Array.isArray(demanded)) return { refusal: NOT_ENOUGH };
     const verification = await verifier.verify(key, {
-      requiredScopes: typeof requiredScopes === "function" ? requiredScopes(request) : requiredScopes,
+      requiredScopes: demanded,
       environmentId,
       clientIp: clientIp ? clientIp(request) : address(peer),
     });
