@@ -47,6 +47,13 @@ MUTANTS = (
         "tests/rpc/test_revoke.py",
     ),
     Mutant(
+        "a reader that was overtaken brings an older record back",
+        "keys/cache.py",
+        "known.key.revision > key.revision",
+        "False",
+        "tests/unit/test_cache.py",
+    ),
+    Mutant(
         "the log is not followed at all",
         "events/tail.py",
         "        if head == place:\n",

@@ -39,6 +39,20 @@ class TestPut:
         cache.put(key(1), tag(1), before)
         assert cache.get(key(1).id) == Entry(tag(1), None)
 
+    def test_overtaken(self, cache: ProofCache) -> None:
+        """A record that was read before a change does not replace one that was read after it, and is put later."""
+        older, newer = (Key(id=key(1).id, project_id="acme", revision=revision) for revision in (7, 8))
+        cache.put(newer, tag(1), cache.generation)
+        cache.put(older, tag(1), cache.generation)
+        assert cache.get(key(1).id) == Entry(tag(1), newer)
+
+    def test_newer(self, cache: ProofCache) -> None:
+        """A record that was read after a change replaces one that was read before it."""
+        older, newer = (Key(id=key(1).id, project_id="acme", revision=revision) for revision in (7, 8))
+        cache.put(older, tag(1), cache.generation)
+        cache.put(newer, tag(1), cache.generation)
+        assert cache.get(key(1).id) == Entry(tag(1), newer)
+
     def test_bounded(self, cache: ProofCache) -> None:
         """Of more keys than fit, the one that was used longest ago goes."""
         for number in (1, 2, 3):

@@ -64,9 +64,13 @@ class ProofCache:
         ``generation`` is the cache's from before the record was read.
         """
         with self._lock:
-            if self._entries.pop(key.id, None) is None and len(self._entries) >= self._size:
+            known = self._entries.pop(key.id, None)
+            record = key if generation == self.generation else None
+            if known is None and len(self._entries) >= self._size:
                 self._evict()
-            self._entries[key.id] = Entry(tag, key if generation == self.generation else None)
+            elif known is not None and known.key is not None and known.key.revision > key.revision:
+                record = known.key  # whoever read it was faster: nobody hears of a change and then of what was before
+            self._entries[key.id] = Entry(tag, record)
 
     def forget(self, key_ids: Iterable[str]) -> None:
         """Forget the records of these keys; their proofs stay true, since a key's secret never changes."""
