@@ -1,7 +1,6 @@
 package tumbler
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -44,8 +43,8 @@ func (c Code) String() string {
 	return strings.TrimPrefix(tumblerv1.VerifyCode(c).String(), "VERIFY_CODE_")
 }
 
-// Verification is the verdict on a presented key. It is the caller's own: changing it changes nothing that the Verifier
-// remembers.
+// Verification is the verdict on a presented key. Scopes and Metadata are the same for all who verify the key, and must
+// not be changed; no change of them can change a verdict.
 type Verification struct {
 	// Valid is true if and only if Code is CodeValid.
 	Valid bool
@@ -75,6 +74,7 @@ type record struct {
 	name       string
 	metadata   map[string]string
 	expireTime time.Time
+	shown      []string // Scopes once more, to hand out: what callers hold is never what decides
 }
 
 // newRecord returns what an answer tells of a proven key that was neither revoked nor switched off.
@@ -92,6 +92,7 @@ func newRecord(answer *tumblerv1.VerifyResponse) *record {
 		ownerID:  answer.GetOwnerId(),
 		name:     answer.GetName(),
 		metadata: answer.GetMetadata(),
+		shown:    slices.Clone(answer.GetScopes()),
 	}
 	if answer.ExpireTime != nil {
 		r.expireTime = answer.ExpireTime.AsTime()
@@ -116,8 +117,8 @@ func (r *record) verification(code Code, cached bool) *Verification {
 		EnvironmentID: r.EnvironmentID,
 		OwnerID:       r.ownerID,
 		Name:          r.name,
-		Scopes:        slices.Clone(r.Scopes),
-		Metadata:      maps.Clone(r.metadata),
+		Scopes:        r.shown,
+		Metadata:      r.metadata,
 		ExpireTime:    r.expireTime,
 		Cached:        cached,
 	}
