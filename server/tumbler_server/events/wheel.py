@@ -6,8 +6,11 @@ from tumbler_server.clock import SECOND
 
 T = TypeVar("T")
 
-TICK = SECOND // 20
-"""How exact it is, in microseconds: so much too early at the most, and never late by the wheel's own doing."""
+TICK = SECOND // 100
+"""How exact it is, in microseconds: so much too early at the most, and never late by the wheel's own doing.
+
+Short, since who is due in one tick is served in one go, and a call that comes meanwhile waits for the interpreter.
+"""
 
 
 class Wheel(Generic[T]):
