@@ -415,17 +415,26 @@ func (x *ApiKey) GetEtag() string {
 	return ""
 }
 
-// Rotation is a schedule on which a key should be replaced.
-// This version stores, returns and copies the schedule; it neither announces that a rotation is due nor delivers
-// webhooks yet.
+// Rotation is a schedule on which a key is to be replaced. When next_time comes, the server appends ROTATION_DUE to the
+// log and, where a webhook_url is set, posts `key.rotation_due` there; nothing else happens to the key. Whoever holds the
+// claim token of that message calls ClaimRotation, and only then is the new secret made. Until then the old key works.
+//
+// A schedule rests while its key is deactivated or expired, and ends with its key (its successor carries it on).
 type Rotation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
 	// at most 3,650 days.
 	Interval *durationpb.Duration `protobuf:"bytes,1,opt,name=interval,proto3" json:"interval,omitempty"`
-	// webhook_url would be told when a rotation is due. This version refuses any value.
+	// webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
+	// the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
+	// user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
+	// be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+	//
+	// Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
+	// `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
 	WebhookUrl string `protobuf:"bytes,2,opt,name=webhook_url,json=webhookUrl,proto3" json:"webhook_url,omitempty"`
-	// next_time is one interval after the key was made, rotated, or given this interval. Output only.
+	// next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+	// due. Output only.
 	NextTime      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next_time,json=nextTime,proto3" json:"next_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -310,7 +310,8 @@ type CreateResponse struct {
 	ConsistencyToken string `protobuf:"bytes,3,opt,name=consistency_token,json=consistencyToken,proto3" json:"consistency_token,omitempty"`
 	// secret_omitted is set where request_id was seen before: key is then empty, since no secret is ever stored.
 	SecretOmitted bool `protobuf:"varint,4,opt,name=secret_omitted,json=secretOmitted,proto3" json:"secret_omitted,omitempty"`
-	// webhook_secret signs the webhooks of rotation.webhook_url; shown once. This version never sets it.
+	// webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
+	// key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
 	WebhookSecret string `protobuf:"bytes,5,opt,name=webhook_secret,json=webhookSecret,proto3" json:"webhook_secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -743,7 +744,7 @@ type UpdateResponse struct {
 	ApiKey *ApiKey `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
 	// consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
 	ConsistencyToken string `protobuf:"bytes,2,opt,name=consistency_token,json=consistencyToken,proto3" json:"consistency_token,omitempty"`
-	// webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. This version never sets it.
+	// webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
 	WebhookSecret string `protobuf:"bytes,3,opt,name=webhook_secret,json=webhookSecret,proto3" json:"webhook_secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2239,6 +2240,345 @@ func (x *ClaimRotationResponse) GetSecretOmitted() bool {
 	return false
 }
 
+// ListDeliveriesRequest chooses deliveries. All filters must fit.
+type ListDeliveriesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+	ProjectId string `protobuf:"bytes,1,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	// key_id: empty means any key.
+	KeyId string `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// states: deliveries in one of these states; empty means any.
+	States []DeliveryState `protobuf:"varint,3,rep,packed,name=states,proto3,enum=tumbler.v1.DeliveryState" json:"states,omitempty"`
+	// page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// page_token: next_page_token of the page before, with every other field but page_size as it was there.
+	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeliveriesRequest) Reset() {
+	*x = ListDeliveriesRequest{}
+	mi := &file_tumbler_v1_api_key_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeliveriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeliveriesRequest) ProtoMessage() {}
+
+func (x *ListDeliveriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tumbler_v1_api_key_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeliveriesRequest.ProtoReflect.Descriptor instead.
+func (*ListDeliveriesRequest) Descriptor() ([]byte, []int) {
+	return file_tumbler_v1_api_key_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListDeliveriesRequest) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *ListDeliveriesRequest) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *ListDeliveriesRequest) GetStates() []DeliveryState {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *ListDeliveriesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListDeliveriesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListDeliveriesResponse is one page.
+type ListDeliveriesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// deliveries are those of this page, the newest event's first.
+	Deliveries []*WebhookDelivery `protobuf:"bytes,1,rep,name=deliveries,proto3" json:"deliveries,omitempty"`
+	// next_page_token is where the next page begins; empty: this was the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeliveriesResponse) Reset() {
+	*x = ListDeliveriesResponse{}
+	mi := &file_tumbler_v1_api_key_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeliveriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeliveriesResponse) ProtoMessage() {}
+
+func (x *ListDeliveriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tumbler_v1_api_key_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeliveriesResponse.ProtoReflect.Descriptor instead.
+func (*ListDeliveriesResponse) Descriptor() ([]byte, []int) {
+	return file_tumbler_v1_api_key_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListDeliveriesResponse) GetDeliveries() []*WebhookDelivery {
+	if x != nil {
+		return x.Deliveries
+	}
+	return nil
+}
+
+func (x *ListDeliveriesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// RedeliverRequest names a delivery.
+type RedeliverRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// delivery_id is required; see WebhookDelivery.id.
+	DeliveryId    string `protobuf:"bytes,1,opt,name=delivery_id,json=deliveryId,proto3" json:"delivery_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedeliverRequest) Reset() {
+	*x = RedeliverRequest{}
+	mi := &file_tumbler_v1_api_key_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedeliverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedeliverRequest) ProtoMessage() {}
+
+func (x *RedeliverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tumbler_v1_api_key_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedeliverRequest.ProtoReflect.Descriptor instead.
+func (*RedeliverRequest) Descriptor() ([]byte, []int) {
+	return file_tumbler_v1_api_key_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RedeliverRequest) GetDeliveryId() string {
+	if x != nil {
+		return x.DeliveryId
+	}
+	return ""
+}
+
+// RedeliverResponse carries the delivery as it became.
+type RedeliverResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// delivery is pending, and due at once.
+	Delivery      *WebhookDelivery `protobuf:"bytes,1,opt,name=delivery,proto3" json:"delivery,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedeliverResponse) Reset() {
+	*x = RedeliverResponse{}
+	mi := &file_tumbler_v1_api_key_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedeliverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedeliverResponse) ProtoMessage() {}
+
+func (x *RedeliverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tumbler_v1_api_key_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedeliverResponse.ProtoReflect.Descriptor instead.
+func (*RedeliverResponse) Descriptor() ([]byte, []int) {
+	return file_tumbler_v1_api_key_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RedeliverResponse) GetDelivery() *WebhookDelivery {
+	if x != nil {
+		return x.Delivery
+	}
+	return nil
+}
+
+// RotateWebhookSecretRequest names an endpoint.
+type RotateWebhookSecretRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// project_id: empty means the caller's own project.
+	ProjectId string `protobuf:"bytes,1,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	// webhook_url is one that a key of the project has or had.
+	WebhookUrl    string `protobuf:"bytes,2,opt,name=webhook_url,json=webhookUrl,proto3" json:"webhook_url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateWebhookSecretRequest) Reset() {
+	*x = RotateWebhookSecretRequest{}
+	mi := &file_tumbler_v1_api_key_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateWebhookSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateWebhookSecretRequest) ProtoMessage() {}
+
+func (x *RotateWebhookSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tumbler_v1_api_key_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateWebhookSecretRequest.ProtoReflect.Descriptor instead.
+func (*RotateWebhookSecretRequest) Descriptor() ([]byte, []int) {
+	return file_tumbler_v1_api_key_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RotateWebhookSecretRequest) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *RotateWebhookSecretRequest) GetWebhookUrl() string {
+	if x != nil {
+		return x.WebhookUrl
+	}
+	return ""
+}
+
+// RotateWebhookSecretResponse shows the new secret, this once.
+type RotateWebhookSecretResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// webhook_secret is the new one, `whsec_…`.
+	WebhookSecret string `protobuf:"bytes,1,opt,name=webhook_secret,json=webhookSecret,proto3" json:"webhook_secret,omitempty"`
+	// previous_expire_time is until when the one before it signs as well.
+	PreviousExpireTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=previous_expire_time,json=previousExpireTime,proto3" json:"previous_expire_time,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *RotateWebhookSecretResponse) Reset() {
+	*x = RotateWebhookSecretResponse{}
+	mi := &file_tumbler_v1_api_key_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateWebhookSecretResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateWebhookSecretResponse) ProtoMessage() {}
+
+func (x *RotateWebhookSecretResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tumbler_v1_api_key_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateWebhookSecretResponse.ProtoReflect.Descriptor instead.
+func (*RotateWebhookSecretResponse) Descriptor() ([]byte, []int) {
+	return file_tumbler_v1_api_key_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *RotateWebhookSecretResponse) GetWebhookSecret() string {
+	if x != nil {
+		return x.WebhookSecret
+	}
+	return ""
+}
+
+func (x *RotateWebhookSecretResponse) GetPreviousExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PreviousExpireTime
+	}
+	return nil
+}
+
 var File_tumbler_v1_api_key_service_proto protoreflect.FileDescriptor
 
 const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
@@ -2414,7 +2754,33 @@ const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
 	"\vold_api_key\x18\x02 \x01(\v2\x12.tumbler.v1.ApiKeyR\toldApiKey\x12\x15\n" +
 	"\x03key\x18\x03 \x01(\tB\x03\x80\x01\x01R\x03key\x12+\n" +
 	"\x11consistency_token\x18\x04 \x01(\tR\x10consistencyToken\x12%\n" +
-	"\x0esecret_omitted\x18\x05 \x01(\bR\rsecretOmitted*\xc8\x02\n" +
+	"\x0esecret_omitted\x18\x05 \x01(\bR\rsecretOmitted\"\xbc\x01\n" +
+	"\x15ListDeliveriesRequest\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x01 \x01(\tR\tprojectId\x12\x15\n" +
+	"\x06key_id\x18\x02 \x01(\tR\x05keyId\x121\n" +
+	"\x06states\x18\x03 \x03(\x0e2\x19.tumbler.v1.DeliveryStateR\x06states\x12\x1b\n" +
+	"\tpage_size\x18\x04 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x05 \x01(\tR\tpageToken\"}\n" +
+	"\x16ListDeliveriesResponse\x12;\n" +
+	"\n" +
+	"deliveries\x18\x01 \x03(\v2\x1b.tumbler.v1.WebhookDeliveryR\n" +
+	"deliveries\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"3\n" +
+	"\x10RedeliverRequest\x12\x1f\n" +
+	"\vdelivery_id\x18\x01 \x01(\tR\n" +
+	"deliveryId\"L\n" +
+	"\x11RedeliverResponse\x127\n" +
+	"\bdelivery\x18\x01 \x01(\v2\x1b.tumbler.v1.WebhookDeliveryR\bdelivery\"\\\n" +
+	"\x1aRotateWebhookSecretRequest\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x01 \x01(\tR\tprojectId\x12\x1f\n" +
+	"\vwebhook_url\x18\x02 \x01(\tR\n" +
+	"webhookUrl\"\x97\x01\n" +
+	"\x1bRotateWebhookSecretResponse\x12*\n" +
+	"\x0ewebhook_secret\x18\x01 \x01(\tB\x03\x80\x01\x01R\rwebhookSecret\x12L\n" +
+	"\x14previous_expire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x12previousExpireTime*\xc8\x02\n" +
 	"\n" +
 	"VerifyCode\x12\x1b\n" +
 	"\x17VERIFY_CODE_UNSPECIFIED\x10\x00\x12\x15\n" +
@@ -2428,7 +2794,7 @@ const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
 	" VERIFY_CODE_ENVIRONMENT_MISMATCH\x10\b\x12\x1e\n" +
 	"\x1aVERIFY_CODE_IP_NOT_ALLOWED\x10\t\x12\"\n" +
 	"\x1eVERIFY_CODE_INSUFFICIENT_SCOPE\x10\n" +
-	"2\xc4\x06\n" +
+	"2\xcf\b\n" +
 	"\rApiKeyService\x12?\n" +
 	"\x06Create\x12\x19.tumbler.v1.CreateRequest\x1a\x1a.tumbler.v1.CreateResponse\x126\n" +
 	"\x03Get\x12\x16.tumbler.v1.GetRequest\x1a\x17.tumbler.v1.GetResponse\x129\n" +
@@ -2442,7 +2808,10 @@ const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
 	"\x05Watch\x12\x18.tumbler.v1.WatchRequest\x1a\x19.tumbler.v1.WatchResponse0\x01\x12K\n" +
 	"\n" +
 	"ListEvents\x12\x1d.tumbler.v1.ListEventsRequest\x1a\x1e.tumbler.v1.ListEventsResponse\x12T\n" +
-	"\rClaimRotation\x12 .tumbler.v1.ClaimRotationRequest\x1a!.tumbler.v1.ClaimRotationResponseB;\n" +
+	"\rClaimRotation\x12 .tumbler.v1.ClaimRotationRequest\x1a!.tumbler.v1.ClaimRotationResponse\x12W\n" +
+	"\x0eListDeliveries\x12!.tumbler.v1.ListDeliveriesRequest\x1a\".tumbler.v1.ListDeliveriesResponse\x12H\n" +
+	"\tRedeliver\x12\x1c.tumbler.v1.RedeliverRequest\x1a\x1d.tumbler.v1.RedeliverResponse\x12f\n" +
+	"\x13RotateWebhookSecret\x12&.tumbler.v1.RotateWebhookSecretRequest\x1a'.tumbler.v1.RotateWebhookSecretResponseB;\n" +
 	"\x0edev.tumbler.v1P\x01Z'tumbler.dev/go/gen/tumbler/v1;tumblerv1b\x06proto3"
 
 var (
@@ -2458,114 +2827,132 @@ func file_tumbler_v1_api_key_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tumbler_v1_api_key_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tumbler_v1_api_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_tumbler_v1_api_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_tumbler_v1_api_key_service_proto_goTypes = []any{
-	(VerifyCode)(0),               // 0: tumbler.v1.VerifyCode
-	(*CreateRequest)(nil),         // 1: tumbler.v1.CreateRequest
-	(*CreateResponse)(nil),        // 2: tumbler.v1.CreateResponse
-	(*GetRequest)(nil),            // 3: tumbler.v1.GetRequest
-	(*GetResponse)(nil),           // 4: tumbler.v1.GetResponse
-	(*ListRequest)(nil),           // 5: tumbler.v1.ListRequest
-	(*ListResponse)(nil),          // 6: tumbler.v1.ListResponse
-	(*UpdateRequest)(nil),         // 7: tumbler.v1.UpdateRequest
-	(*UpdateResponse)(nil),        // 8: tumbler.v1.UpdateResponse
-	(*KeyName)(nil),               // 9: tumbler.v1.KeyName
-	(*SetActiveRequest)(nil),      // 10: tumbler.v1.SetActiveRequest
-	(*SetActiveResponse)(nil),     // 11: tumbler.v1.SetActiveResponse
-	(*RevokeRequest)(nil),         // 12: tumbler.v1.RevokeRequest
-	(*RevokeResponse)(nil),        // 13: tumbler.v1.RevokeResponse
-	(*RotateRequest)(nil),         // 14: tumbler.v1.RotateRequest
-	(*RotateResponse)(nil),        // 15: tumbler.v1.RotateResponse
-	(*Consistency)(nil),           // 16: tumbler.v1.Consistency
-	(*VerifyRequest)(nil),         // 17: tumbler.v1.VerifyRequest
-	(*VerifyResponse)(nil),        // 18: tumbler.v1.VerifyResponse
-	(*BatchVerifyRequest)(nil),    // 19: tumbler.v1.BatchVerifyRequest
-	(*BatchVerifyResponse)(nil),   // 20: tumbler.v1.BatchVerifyResponse
-	(*WatchRequest)(nil),          // 21: tumbler.v1.WatchRequest
-	(*WatchResponse)(nil),         // 22: tumbler.v1.WatchResponse
-	(*ListEventsRequest)(nil),     // 23: tumbler.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),    // 24: tumbler.v1.ListEventsResponse
-	(*ClaimRotationRequest)(nil),  // 25: tumbler.v1.ClaimRotationRequest
-	(*ClaimRotationResponse)(nil), // 26: tumbler.v1.ClaimRotationResponse
-	nil,                           // 27: tumbler.v1.CreateRequest.MetadataEntry
-	nil,                           // 28: tumbler.v1.VerifyResponse.MetadataEntry
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
-	(*Rotation)(nil),              // 31: tumbler.v1.Rotation
-	(*ApiKey)(nil),                // 32: tumbler.v1.ApiKey
-	(State)(0),                    // 33: tumbler.v1.State
-	(*fieldmaskpb.FieldMask)(nil), // 34: google.protobuf.FieldMask
-	(RevokeReason)(0),             // 35: tumbler.v1.RevokeReason
-	(*KeyEvent)(nil),              // 36: tumbler.v1.KeyEvent
-	(KeyEventType)(0),             // 37: tumbler.v1.KeyEventType
+	(VerifyCode)(0),                     // 0: tumbler.v1.VerifyCode
+	(*CreateRequest)(nil),               // 1: tumbler.v1.CreateRequest
+	(*CreateResponse)(nil),              // 2: tumbler.v1.CreateResponse
+	(*GetRequest)(nil),                  // 3: tumbler.v1.GetRequest
+	(*GetResponse)(nil),                 // 4: tumbler.v1.GetResponse
+	(*ListRequest)(nil),                 // 5: tumbler.v1.ListRequest
+	(*ListResponse)(nil),                // 6: tumbler.v1.ListResponse
+	(*UpdateRequest)(nil),               // 7: tumbler.v1.UpdateRequest
+	(*UpdateResponse)(nil),              // 8: tumbler.v1.UpdateResponse
+	(*KeyName)(nil),                     // 9: tumbler.v1.KeyName
+	(*SetActiveRequest)(nil),            // 10: tumbler.v1.SetActiveRequest
+	(*SetActiveResponse)(nil),           // 11: tumbler.v1.SetActiveResponse
+	(*RevokeRequest)(nil),               // 12: tumbler.v1.RevokeRequest
+	(*RevokeResponse)(nil),              // 13: tumbler.v1.RevokeResponse
+	(*RotateRequest)(nil),               // 14: tumbler.v1.RotateRequest
+	(*RotateResponse)(nil),              // 15: tumbler.v1.RotateResponse
+	(*Consistency)(nil),                 // 16: tumbler.v1.Consistency
+	(*VerifyRequest)(nil),               // 17: tumbler.v1.VerifyRequest
+	(*VerifyResponse)(nil),              // 18: tumbler.v1.VerifyResponse
+	(*BatchVerifyRequest)(nil),          // 19: tumbler.v1.BatchVerifyRequest
+	(*BatchVerifyResponse)(nil),         // 20: tumbler.v1.BatchVerifyResponse
+	(*WatchRequest)(nil),                // 21: tumbler.v1.WatchRequest
+	(*WatchResponse)(nil),               // 22: tumbler.v1.WatchResponse
+	(*ListEventsRequest)(nil),           // 23: tumbler.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),          // 24: tumbler.v1.ListEventsResponse
+	(*ClaimRotationRequest)(nil),        // 25: tumbler.v1.ClaimRotationRequest
+	(*ClaimRotationResponse)(nil),       // 26: tumbler.v1.ClaimRotationResponse
+	(*ListDeliveriesRequest)(nil),       // 27: tumbler.v1.ListDeliveriesRequest
+	(*ListDeliveriesResponse)(nil),      // 28: tumbler.v1.ListDeliveriesResponse
+	(*RedeliverRequest)(nil),            // 29: tumbler.v1.RedeliverRequest
+	(*RedeliverResponse)(nil),           // 30: tumbler.v1.RedeliverResponse
+	(*RotateWebhookSecretRequest)(nil),  // 31: tumbler.v1.RotateWebhookSecretRequest
+	(*RotateWebhookSecretResponse)(nil), // 32: tumbler.v1.RotateWebhookSecretResponse
+	nil,                                 // 33: tumbler.v1.CreateRequest.MetadataEntry
+	nil,                                 // 34: tumbler.v1.VerifyResponse.MetadataEntry
+	(*timestamppb.Timestamp)(nil),       // 35: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 36: google.protobuf.Duration
+	(*Rotation)(nil),                    // 37: tumbler.v1.Rotation
+	(*ApiKey)(nil),                      // 38: tumbler.v1.ApiKey
+	(State)(0),                          // 39: tumbler.v1.State
+	(*fieldmaskpb.FieldMask)(nil),       // 40: google.protobuf.FieldMask
+	(RevokeReason)(0),                   // 41: tumbler.v1.RevokeReason
+	(*KeyEvent)(nil),                    // 42: tumbler.v1.KeyEvent
+	(KeyEventType)(0),                   // 43: tumbler.v1.KeyEventType
+	(DeliveryState)(0),                  // 44: tumbler.v1.DeliveryState
+	(*WebhookDelivery)(nil),             // 45: tumbler.v1.WebhookDelivery
 }
 var file_tumbler_v1_api_key_service_proto_depIdxs = []int32{
-	27, // 0: tumbler.v1.CreateRequest.metadata:type_name -> tumbler.v1.CreateRequest.MetadataEntry
-	29, // 1: tumbler.v1.CreateRequest.expire_time:type_name -> google.protobuf.Timestamp
-	30, // 2: tumbler.v1.CreateRequest.ttl:type_name -> google.protobuf.Duration
-	31, // 3: tumbler.v1.CreateRequest.rotation:type_name -> tumbler.v1.Rotation
-	32, // 4: tumbler.v1.CreateResponse.api_key:type_name -> tumbler.v1.ApiKey
-	32, // 5: tumbler.v1.GetResponse.api_key:type_name -> tumbler.v1.ApiKey
-	33, // 6: tumbler.v1.ListRequest.states:type_name -> tumbler.v1.State
-	32, // 7: tumbler.v1.ListResponse.api_keys:type_name -> tumbler.v1.ApiKey
-	32, // 8: tumbler.v1.UpdateRequest.api_key:type_name -> tumbler.v1.ApiKey
-	34, // 9: tumbler.v1.UpdateRequest.update_mask:type_name -> google.protobuf.FieldMask
-	32, // 10: tumbler.v1.UpdateResponse.api_key:type_name -> tumbler.v1.ApiKey
+	33, // 0: tumbler.v1.CreateRequest.metadata:type_name -> tumbler.v1.CreateRequest.MetadataEntry
+	35, // 1: tumbler.v1.CreateRequest.expire_time:type_name -> google.protobuf.Timestamp
+	36, // 2: tumbler.v1.CreateRequest.ttl:type_name -> google.protobuf.Duration
+	37, // 3: tumbler.v1.CreateRequest.rotation:type_name -> tumbler.v1.Rotation
+	38, // 4: tumbler.v1.CreateResponse.api_key:type_name -> tumbler.v1.ApiKey
+	38, // 5: tumbler.v1.GetResponse.api_key:type_name -> tumbler.v1.ApiKey
+	39, // 6: tumbler.v1.ListRequest.states:type_name -> tumbler.v1.State
+	38, // 7: tumbler.v1.ListResponse.api_keys:type_name -> tumbler.v1.ApiKey
+	38, // 8: tumbler.v1.UpdateRequest.api_key:type_name -> tumbler.v1.ApiKey
+	40, // 9: tumbler.v1.UpdateRequest.update_mask:type_name -> google.protobuf.FieldMask
+	38, // 10: tumbler.v1.UpdateResponse.api_key:type_name -> tumbler.v1.ApiKey
 	9,  // 11: tumbler.v1.SetActiveRequest.by_name:type_name -> tumbler.v1.KeyName
-	32, // 12: tumbler.v1.SetActiveResponse.api_key:type_name -> tumbler.v1.ApiKey
-	35, // 13: tumbler.v1.RevokeRequest.reason:type_name -> tumbler.v1.RevokeReason
-	32, // 14: tumbler.v1.RevokeResponse.api_key:type_name -> tumbler.v1.ApiKey
-	30, // 15: tumbler.v1.RotateRequest.grace_period:type_name -> google.protobuf.Duration
-	29, // 16: tumbler.v1.RotateRequest.expire_time:type_name -> google.protobuf.Timestamp
-	30, // 17: tumbler.v1.RotateRequest.ttl:type_name -> google.protobuf.Duration
-	32, // 18: tumbler.v1.RotateResponse.api_key:type_name -> tumbler.v1.ApiKey
-	32, // 19: tumbler.v1.RotateResponse.old_api_key:type_name -> tumbler.v1.ApiKey
+	38, // 12: tumbler.v1.SetActiveResponse.api_key:type_name -> tumbler.v1.ApiKey
+	41, // 13: tumbler.v1.RevokeRequest.reason:type_name -> tumbler.v1.RevokeReason
+	38, // 14: tumbler.v1.RevokeResponse.api_key:type_name -> tumbler.v1.ApiKey
+	36, // 15: tumbler.v1.RotateRequest.grace_period:type_name -> google.protobuf.Duration
+	35, // 16: tumbler.v1.RotateRequest.expire_time:type_name -> google.protobuf.Timestamp
+	36, // 17: tumbler.v1.RotateRequest.ttl:type_name -> google.protobuf.Duration
+	38, // 18: tumbler.v1.RotateResponse.api_key:type_name -> tumbler.v1.ApiKey
+	38, // 19: tumbler.v1.RotateResponse.old_api_key:type_name -> tumbler.v1.ApiKey
 	16, // 20: tumbler.v1.VerifyRequest.consistency:type_name -> tumbler.v1.Consistency
 	0,  // 21: tumbler.v1.VerifyResponse.code:type_name -> tumbler.v1.VerifyCode
-	28, // 22: tumbler.v1.VerifyResponse.metadata:type_name -> tumbler.v1.VerifyResponse.MetadataEntry
-	29, // 23: tumbler.v1.VerifyResponse.expire_time:type_name -> google.protobuf.Timestamp
-	29, // 24: tumbler.v1.VerifyResponse.grace_expire_time:type_name -> google.protobuf.Timestamp
-	30, // 25: tumbler.v1.VerifyResponse.cache_ttl:type_name -> google.protobuf.Duration
-	29, // 26: tumbler.v1.VerifyResponse.check_time:type_name -> google.protobuf.Timestamp
+	34, // 22: tumbler.v1.VerifyResponse.metadata:type_name -> tumbler.v1.VerifyResponse.MetadataEntry
+	35, // 23: tumbler.v1.VerifyResponse.expire_time:type_name -> google.protobuf.Timestamp
+	35, // 24: tumbler.v1.VerifyResponse.grace_expire_time:type_name -> google.protobuf.Timestamp
+	36, // 25: tumbler.v1.VerifyResponse.cache_ttl:type_name -> google.protobuf.Duration
+	35, // 26: tumbler.v1.VerifyResponse.check_time:type_name -> google.protobuf.Timestamp
 	17, // 27: tumbler.v1.BatchVerifyRequest.requests:type_name -> tumbler.v1.VerifyRequest
 	18, // 28: tumbler.v1.BatchVerifyResponse.responses:type_name -> tumbler.v1.VerifyResponse
-	30, // 29: tumbler.v1.WatchRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	36, // 30: tumbler.v1.WatchResponse.events:type_name -> tumbler.v1.KeyEvent
-	37, // 31: tumbler.v1.ListEventsRequest.types:type_name -> tumbler.v1.KeyEventType
-	29, // 32: tumbler.v1.ListEventsRequest.since_time:type_name -> google.protobuf.Timestamp
-	36, // 33: tumbler.v1.ListEventsResponse.events:type_name -> tumbler.v1.KeyEvent
-	30, // 34: tumbler.v1.ClaimRotationRequest.grace_period:type_name -> google.protobuf.Duration
-	32, // 35: tumbler.v1.ClaimRotationResponse.api_key:type_name -> tumbler.v1.ApiKey
-	32, // 36: tumbler.v1.ClaimRotationResponse.old_api_key:type_name -> tumbler.v1.ApiKey
-	1,  // 37: tumbler.v1.ApiKeyService.Create:input_type -> tumbler.v1.CreateRequest
-	3,  // 38: tumbler.v1.ApiKeyService.Get:input_type -> tumbler.v1.GetRequest
-	5,  // 39: tumbler.v1.ApiKeyService.List:input_type -> tumbler.v1.ListRequest
-	7,  // 40: tumbler.v1.ApiKeyService.Update:input_type -> tumbler.v1.UpdateRequest
-	10, // 41: tumbler.v1.ApiKeyService.SetActive:input_type -> tumbler.v1.SetActiveRequest
-	12, // 42: tumbler.v1.ApiKeyService.Revoke:input_type -> tumbler.v1.RevokeRequest
-	14, // 43: tumbler.v1.ApiKeyService.Rotate:input_type -> tumbler.v1.RotateRequest
-	17, // 44: tumbler.v1.ApiKeyService.Verify:input_type -> tumbler.v1.VerifyRequest
-	19, // 45: tumbler.v1.ApiKeyService.BatchVerify:input_type -> tumbler.v1.BatchVerifyRequest
-	21, // 46: tumbler.v1.ApiKeyService.Watch:input_type -> tumbler.v1.WatchRequest
-	23, // 47: tumbler.v1.ApiKeyService.ListEvents:input_type -> tumbler.v1.ListEventsRequest
-	25, // 48: tumbler.v1.ApiKeyService.ClaimRotation:input_type -> tumbler.v1.ClaimRotationRequest
-	2,  // 49: tumbler.v1.ApiKeyService.Create:output_type -> tumbler.v1.CreateResponse
-	4,  // 50: tumbler.v1.ApiKeyService.Get:output_type -> tumbler.v1.GetResponse
-	6,  // 51: tumbler.v1.ApiKeyService.List:output_type -> tumbler.v1.ListResponse
-	8,  // 52: tumbler.v1.ApiKeyService.Update:output_type -> tumbler.v1.UpdateResponse
-	11, // 53: tumbler.v1.ApiKeyService.SetActive:output_type -> tumbler.v1.SetActiveResponse
-	13, // 54: tumbler.v1.ApiKeyService.Revoke:output_type -> tumbler.v1.RevokeResponse
-	15, // 55: tumbler.v1.ApiKeyService.Rotate:output_type -> tumbler.v1.RotateResponse
-	18, // 56: tumbler.v1.ApiKeyService.Verify:output_type -> tumbler.v1.VerifyResponse
-	20, // 57: tumbler.v1.ApiKeyService.BatchVerify:output_type -> tumbler.v1.BatchVerifyResponse
-	22, // 58: tumbler.v1.ApiKeyService.Watch:output_type -> tumbler.v1.WatchResponse
-	24, // 59: tumbler.v1.ApiKeyService.ListEvents:output_type -> tumbler.v1.ListEventsResponse
-	26, // 60: tumbler.v1.ApiKeyService.ClaimRotation:output_type -> tumbler.v1.ClaimRotationResponse
-	49, // [49:61] is the sub-list for method output_type
-	37, // [37:49] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	36, // 29: tumbler.v1.WatchRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	42, // 30: tumbler.v1.WatchResponse.events:type_name -> tumbler.v1.KeyEvent
+	43, // 31: tumbler.v1.ListEventsRequest.types:type_name -> tumbler.v1.KeyEventType
+	35, // 32: tumbler.v1.ListEventsRequest.since_time:type_name -> google.protobuf.Timestamp
+	42, // 33: tumbler.v1.ListEventsResponse.events:type_name -> tumbler.v1.KeyEvent
+	36, // 34: tumbler.v1.ClaimRotationRequest.grace_period:type_name -> google.protobuf.Duration
+	38, // 35: tumbler.v1.ClaimRotationResponse.api_key:type_name -> tumbler.v1.ApiKey
+	38, // 36: tumbler.v1.ClaimRotationResponse.old_api_key:type_name -> tumbler.v1.ApiKey
+	44, // 37: tumbler.v1.ListDeliveriesRequest.states:type_name -> tumbler.v1.DeliveryState
+	45, // 38: tumbler.v1.ListDeliveriesResponse.deliveries:type_name -> tumbler.v1.WebhookDelivery
+	45, // 39: tumbler.v1.RedeliverResponse.delivery:type_name -> tumbler.v1.WebhookDelivery
+	35, // 40: tumbler.v1.RotateWebhookSecretResponse.previous_expire_time:type_name -> google.protobuf.Timestamp
+	1,  // 41: tumbler.v1.ApiKeyService.Create:input_type -> tumbler.v1.CreateRequest
+	3,  // 42: tumbler.v1.ApiKeyService.Get:input_type -> tumbler.v1.GetRequest
+	5,  // 43: tumbler.v1.ApiKeyService.List:input_type -> tumbler.v1.ListRequest
+	7,  // 44: tumbler.v1.ApiKeyService.Update:input_type -> tumbler.v1.UpdateRequest
+	10, // 45: tumbler.v1.ApiKeyService.SetActive:input_type -> tumbler.v1.SetActiveRequest
+	12, // 46: tumbler.v1.ApiKeyService.Revoke:input_type -> tumbler.v1.RevokeRequest
+	14, // 47: tumbler.v1.ApiKeyService.Rotate:input_type -> tumbler.v1.RotateRequest
+	17, // 48: tumbler.v1.ApiKeyService.Verify:input_type -> tumbler.v1.VerifyRequest
+	19, // 49: tumbler.v1.ApiKeyService.BatchVerify:input_type -> tumbler.v1.BatchVerifyRequest
+	21, // 50: tumbler.v1.ApiKeyService.Watch:input_type -> tumbler.v1.WatchRequest
+	23, // 51: tumbler.v1.ApiKeyService.ListEvents:input_type -> tumbler.v1.ListEventsRequest
+	25, // 52: tumbler.v1.ApiKeyService.ClaimRotation:input_type -> tumbler.v1.ClaimRotationRequest
+	27, // 53: tumbler.v1.ApiKeyService.ListDeliveries:input_type -> tumbler.v1.ListDeliveriesRequest
+	29, // 54: tumbler.v1.ApiKeyService.Redeliver:input_type -> tumbler.v1.RedeliverRequest
+	31, // 55: tumbler.v1.ApiKeyService.RotateWebhookSecret:input_type -> tumbler.v1.RotateWebhookSecretRequest
+	2,  // 56: tumbler.v1.ApiKeyService.Create:output_type -> tumbler.v1.CreateResponse
+	4,  // 57: tumbler.v1.ApiKeyService.Get:output_type -> tumbler.v1.GetResponse
+	6,  // 58: tumbler.v1.ApiKeyService.List:output_type -> tumbler.v1.ListResponse
+	8,  // 59: tumbler.v1.ApiKeyService.Update:output_type -> tumbler.v1.UpdateResponse
+	11, // 60: tumbler.v1.ApiKeyService.SetActive:output_type -> tumbler.v1.SetActiveResponse
+	13, // 61: tumbler.v1.ApiKeyService.Revoke:output_type -> tumbler.v1.RevokeResponse
+	15, // 62: tumbler.v1.ApiKeyService.Rotate:output_type -> tumbler.v1.RotateResponse
+	18, // 63: tumbler.v1.ApiKeyService.Verify:output_type -> tumbler.v1.VerifyResponse
+	20, // 64: tumbler.v1.ApiKeyService.BatchVerify:output_type -> tumbler.v1.BatchVerifyResponse
+	22, // 65: tumbler.v1.ApiKeyService.Watch:output_type -> tumbler.v1.WatchResponse
+	24, // 66: tumbler.v1.ApiKeyService.ListEvents:output_type -> tumbler.v1.ListEventsResponse
+	26, // 67: tumbler.v1.ApiKeyService.ClaimRotation:output_type -> tumbler.v1.ClaimRotationResponse
+	28, // 68: tumbler.v1.ApiKeyService.ListDeliveries:output_type -> tumbler.v1.ListDeliveriesResponse
+	30, // 69: tumbler.v1.ApiKeyService.Redeliver:output_type -> tumbler.v1.RedeliverResponse
+	32, // 70: tumbler.v1.ApiKeyService.RotateWebhookSecret:output_type -> tumbler.v1.RotateWebhookSecretResponse
+	56, // [56:71] is the sub-list for method output_type
+	41, // [41:56] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_tumbler_v1_api_key_service_proto_init() }
@@ -2598,7 +2985,7 @@ func file_tumbler_v1_api_key_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tumbler_v1_api_key_service_proto_rawDesc), len(file_tumbler_v1_api_key_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

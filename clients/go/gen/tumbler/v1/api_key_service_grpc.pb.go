@@ -19,18 +19,21 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ApiKeyService_Create_FullMethodName        = "/tumbler.v1.ApiKeyService/Create"
-	ApiKeyService_Get_FullMethodName           = "/tumbler.v1.ApiKeyService/Get"
-	ApiKeyService_List_FullMethodName          = "/tumbler.v1.ApiKeyService/List"
-	ApiKeyService_Update_FullMethodName        = "/tumbler.v1.ApiKeyService/Update"
-	ApiKeyService_SetActive_FullMethodName     = "/tumbler.v1.ApiKeyService/SetActive"
-	ApiKeyService_Revoke_FullMethodName        = "/tumbler.v1.ApiKeyService/Revoke"
-	ApiKeyService_Rotate_FullMethodName        = "/tumbler.v1.ApiKeyService/Rotate"
-	ApiKeyService_Verify_FullMethodName        = "/tumbler.v1.ApiKeyService/Verify"
-	ApiKeyService_BatchVerify_FullMethodName   = "/tumbler.v1.ApiKeyService/BatchVerify"
-	ApiKeyService_Watch_FullMethodName         = "/tumbler.v1.ApiKeyService/Watch"
-	ApiKeyService_ListEvents_FullMethodName    = "/tumbler.v1.ApiKeyService/ListEvents"
-	ApiKeyService_ClaimRotation_FullMethodName = "/tumbler.v1.ApiKeyService/ClaimRotation"
+	ApiKeyService_Create_FullMethodName              = "/tumbler.v1.ApiKeyService/Create"
+	ApiKeyService_Get_FullMethodName                 = "/tumbler.v1.ApiKeyService/Get"
+	ApiKeyService_List_FullMethodName                = "/tumbler.v1.ApiKeyService/List"
+	ApiKeyService_Update_FullMethodName              = "/tumbler.v1.ApiKeyService/Update"
+	ApiKeyService_SetActive_FullMethodName           = "/tumbler.v1.ApiKeyService/SetActive"
+	ApiKeyService_Revoke_FullMethodName              = "/tumbler.v1.ApiKeyService/Revoke"
+	ApiKeyService_Rotate_FullMethodName              = "/tumbler.v1.ApiKeyService/Rotate"
+	ApiKeyService_Verify_FullMethodName              = "/tumbler.v1.ApiKeyService/Verify"
+	ApiKeyService_BatchVerify_FullMethodName         = "/tumbler.v1.ApiKeyService/BatchVerify"
+	ApiKeyService_Watch_FullMethodName               = "/tumbler.v1.ApiKeyService/Watch"
+	ApiKeyService_ListEvents_FullMethodName          = "/tumbler.v1.ApiKeyService/ListEvents"
+	ApiKeyService_ClaimRotation_FullMethodName       = "/tumbler.v1.ApiKeyService/ClaimRotation"
+	ApiKeyService_ListDeliveries_FullMethodName      = "/tumbler.v1.ApiKeyService/ListDeliveries"
+	ApiKeyService_Redeliver_FullMethodName           = "/tumbler.v1.ApiKeyService/Redeliver"
+	ApiKeyService_RotateWebhookSecret_FullMethodName = "/tumbler.v1.ApiKeyService/RotateWebhookSecret"
 )
 
 // ApiKeyServiceClient is the client API for ApiKeyService service.
@@ -102,9 +105,23 @@ type ApiKeyServiceClient interface {
 	// ListEvents reads the audit trail, oldest first: every change, when it was made, and by whom. Events older than the
 	// server's retention (400 days unless its operator says otherwise) are not kept. Scope `tumbler:events:read`.
 	ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsResponse, error)
-	// ClaimRotation fetches the successor of a key whose rotation is due; the claim token is the only credential.
-	// This version answers UNIMPLEMENTED.
+	// ClaimRotation fetches the successor of a key whose rotation is due: the new secret is made now, shown this once, and
+	// the old key's grace begins. The claim token is the only credential; no API key is needed.
+	// A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
+	// whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
+	// changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor.
 	ClaimRotation(ctx context.Context, in *ClaimRotationRequest, opts ...grpc.CallOption) (*ClaimRotationResponse, error)
+	// ListDeliveries reads what became of the webhooks that were sent, newest first. Deliveries are kept as long as events.
+	// Scope `tumbler:events:read`.
+	ListDeliveries(ctx context.Context, in *ListDeliveriesRequest, opts ...grpc.CallOption) (*ListDeliveriesResponse, error)
+	// Redeliver sends a webhook again, at once and with the same id, whatever became of it; its attempts are counted on, and
+	// three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
+	// Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
+	Redeliver(ctx context.Context, in *RedeliverRequest, opts ...grpc.CallOption) (*RedeliverResponse, error)
+	// RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there carries two
+	// signatures, by the new secret and the old, so that nothing is lost while the receiver changes over. Scope
+	// `tumbler:keys:update`. Repeated within that time, the oldest of the three is dropped at once.
+	RotateWebhookSecret(ctx context.Context, in *RotateWebhookSecretRequest, opts ...grpc.CallOption) (*RotateWebhookSecretResponse, error)
 }
 
 type apiKeyServiceClient struct {
@@ -244,6 +261,36 @@ func (c *apiKeyServiceClient) ClaimRotation(ctx context.Context, in *ClaimRotati
 	return out, nil
 }
 
+func (c *apiKeyServiceClient) ListDeliveries(ctx context.Context, in *ListDeliveriesRequest, opts ...grpc.CallOption) (*ListDeliveriesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListDeliveriesResponse)
+	err := c.cc.Invoke(ctx, ApiKeyService_ListDeliveries_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *apiKeyServiceClient) Redeliver(ctx context.Context, in *RedeliverRequest, opts ...grpc.CallOption) (*RedeliverResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RedeliverResponse)
+	err := c.cc.Invoke(ctx, ApiKeyService_Redeliver_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *apiKeyServiceClient) RotateWebhookSecret(ctx context.Context, in *RotateWebhookSecretRequest, opts ...grpc.CallOption) (*RotateWebhookSecretResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateWebhookSecretResponse)
+	err := c.cc.Invoke(ctx, ApiKeyService_RotateWebhookSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ApiKeyServiceServer is the server API for ApiKeyService service.
 // All implementations must embed UnimplementedApiKeyServiceServer
 // for forward compatibility.
@@ -313,9 +360,23 @@ type ApiKeyServiceServer interface {
 	// ListEvents reads the audit trail, oldest first: every change, when it was made, and by whom. Events older than the
 	// server's retention (400 days unless its operator says otherwise) are not kept. Scope `tumbler:events:read`.
 	ListEvents(context.Context, *ListEventsRequest) (*ListEventsResponse, error)
-	// ClaimRotation fetches the successor of a key whose rotation is due; the claim token is the only credential.
-	// This version answers UNIMPLEMENTED.
+	// ClaimRotation fetches the successor of a key whose rotation is due: the new secret is made now, shown this once, and
+	// the old key's grace begins. The claim token is the only credential; no API key is needed.
+	// A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
+	// whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
+	// changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor.
 	ClaimRotation(context.Context, *ClaimRotationRequest) (*ClaimRotationResponse, error)
+	// ListDeliveries reads what became of the webhooks that were sent, newest first. Deliveries are kept as long as events.
+	// Scope `tumbler:events:read`.
+	ListDeliveries(context.Context, *ListDeliveriesRequest) (*ListDeliveriesResponse, error)
+	// Redeliver sends a webhook again, at once and with the same id, whatever became of it; its attempts are counted on, and
+	// three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
+	// Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
+	Redeliver(context.Context, *RedeliverRequest) (*RedeliverResponse, error)
+	// RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there carries two
+	// signatures, by the new secret and the old, so that nothing is lost while the receiver changes over. Scope
+	// `tumbler:keys:update`. Repeated within that time, the oldest of the three is dropped at once.
+	RotateWebhookSecret(context.Context, *RotateWebhookSecretRequest) (*RotateWebhookSecretResponse, error)
 	mustEmbedUnimplementedApiKeyServiceServer()
 }
 
@@ -361,6 +422,15 @@ func (UnimplementedApiKeyServiceServer) ListEvents(context.Context, *ListEventsR
 }
 func (UnimplementedApiKeyServiceServer) ClaimRotation(context.Context, *ClaimRotationRequest) (*ClaimRotationResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method ClaimRotation not implemented")
+}
+func (UnimplementedApiKeyServiceServer) ListDeliveries(context.Context, *ListDeliveriesRequest) (*ListDeliveriesResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ListDeliveries not implemented")
+}
+func (UnimplementedApiKeyServiceServer) Redeliver(context.Context, *RedeliverRequest) (*RedeliverResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Redeliver not implemented")
+}
+func (UnimplementedApiKeyServiceServer) RotateWebhookSecret(context.Context, *RotateWebhookSecretRequest) (*RotateWebhookSecretResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method RotateWebhookSecret not implemented")
 }
 func (UnimplementedApiKeyServiceServer) mustEmbedUnimplementedApiKeyServiceServer() {}
 func (UnimplementedApiKeyServiceServer) testEmbeddedByValue()                       {}
@@ -592,6 +662,60 @@ func _ApiKeyService_ClaimRotation_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ApiKeyService_ListDeliveries_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListDeliveriesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ApiKeyServiceServer).ListDeliveries(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ApiKeyService_ListDeliveries_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ApiKeyServiceServer).ListDeliveries(ctx, req.(*ListDeliveriesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ApiKeyService_Redeliver_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RedeliverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ApiKeyServiceServer).Redeliver(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ApiKeyService_Redeliver_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ApiKeyServiceServer).Redeliver(ctx, req.(*RedeliverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ApiKeyService_RotateWebhookSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateWebhookSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ApiKeyServiceServer).RotateWebhookSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ApiKeyService_RotateWebhookSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ApiKeyServiceServer).RotateWebhookSecret(ctx, req.(*RotateWebhookSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ApiKeyService_ServiceDesc is the grpc.ServiceDesc for ApiKeyService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -642,6 +766,18 @@ var ApiKeyService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ClaimRotation",
 			Handler:    _ApiKeyService_ClaimRotation_Handler,
+		},
+		{
+			MethodName: "ListDeliveries",
+			Handler:    _ApiKeyService_ListDeliveries_Handler,
+		},
+		{
+			MethodName: "Redeliver",
+			Handler:    _ApiKeyService_Redeliver_Handler,
+		},
+		{
+			MethodName: "RotateWebhookSecret",
+			Handler:    _ApiKeyService_RotateWebhookSecret_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -95,7 +95,7 @@ const (
 	//
 	//	{"reason": "STORE_UNAVAILABLE"}
 	ErrorReason_ERROR_REASON_STORE_UNAVAILABLE ErrorReason = 15
-	// ERROR_REASON_NOT_IMPLEMENTED, UNIMPLEMENTED: this version of the server does not offer the RPC yet.
+	// ERROR_REASON_NOT_IMPLEMENTED, UNIMPLEMENTED: the server's version does not offer the RPC. This one offers all.
 	//
 	//	{"reason": "NOT_IMPLEMENTED", "metadata": {"method": "ClaimRotation"}}
 	ErrorReason_ERROR_REASON_NOT_IMPLEMENTED ErrorReason = 16
@@ -113,6 +113,35 @@ const (
 	//
 	//	{"reason": "SERVER_STOPPING"}
 	ErrorReason_ERROR_REASON_SERVER_STOPPING ErrorReason = 19
+	// ERROR_REASON_CLAIM_TOKEN_INVALID, UNAUTHENTICATED: this is no claim token of this installation, or it was changed, or
+	// the pepper that it was made under is gone.
+	//
+	//	{"reason": "CLAIM_TOKEN_INVALID"}
+	ErrorReason_ERROR_REASON_CLAIM_TOKEN_INVALID ErrorReason = 20
+	// ERROR_REASON_CLAIM_OUTDATED, FAILED_PRECONDITION: the rotation that this claim token was for is not due any more: the
+	// schedule was changed, or the key was switched off since. A key that was rotated, by a claim for instance, is
+	// KEY_SUPERSEDED.
+	//
+	//	{"reason": "CLAIM_OUTDATED", "metadata": {"key_id": "0123456789abcdef"}}
+	ErrorReason_ERROR_REASON_CLAIM_OUTDATED ErrorReason = 21
+	// ERROR_REASON_WEBHOOKS_NEED_PEPPER, FAILED_PRECONDITION: the server has no pepper file, under which webhook secrets
+	// and claim tokens are kept safe; its operator has to make one.
+	//
+	//	{"reason": "WEBHOOKS_NEED_PEPPER"}
+	ErrorReason_ERROR_REASON_WEBHOOKS_NEED_PEPPER ErrorReason = 22
+	// ERROR_REASON_DELIVERY_NOT_FOUND, NOT_FOUND: no such delivery, or none that the caller may see.
+	//
+	//	{"reason": "DELIVERY_NOT_FOUND"}
+	ErrorReason_ERROR_REASON_DELIVERY_NOT_FOUND ErrorReason = 23
+	// ERROR_REASON_DELIVERY_OUTDATED, FAILED_PRECONDITION: what the delivery was to tell is not true any more; for a
+	// rotation that was claimed, for example, there is nothing left to claim.
+	//
+	//	{"reason": "DELIVERY_OUTDATED", "metadata": {"delivery_id": "msg_…"}}
+	ErrorReason_ERROR_REASON_DELIVERY_OUTDATED ErrorReason = 24
+	// ERROR_REASON_ENDPOINT_NOT_FOUND, NOT_FOUND: no key of the project was ever given this webhook_url.
+	//
+	//	{"reason": "ENDPOINT_NOT_FOUND"}
+	ErrorReason_ERROR_REASON_ENDPOINT_NOT_FOUND ErrorReason = 25
 )
 
 // Enum value maps for ErrorReason.
@@ -138,28 +167,40 @@ var (
 		17: "ERROR_REASON_INTERNAL",
 		18: "ERROR_REASON_READER_TOO_SLOW",
 		19: "ERROR_REASON_SERVER_STOPPING",
+		20: "ERROR_REASON_CLAIM_TOKEN_INVALID",
+		21: "ERROR_REASON_CLAIM_OUTDATED",
+		22: "ERROR_REASON_WEBHOOKS_NEED_PEPPER",
+		23: "ERROR_REASON_DELIVERY_NOT_FOUND",
+		24: "ERROR_REASON_DELIVERY_OUTDATED",
+		25: "ERROR_REASON_ENDPOINT_NOT_FOUND",
 	}
 	ErrorReason_value = map[string]int32{
-		"ERROR_REASON_UNSPECIFIED":       0,
-		"ERROR_REASON_INVALID_FIELD":     1,
-		"ERROR_REASON_UNDECODABLE":       2,
-		"ERROR_REASON_UNAUTHENTICATED":   3,
-		"ERROR_REASON_SCOPE_MISSING":     4,
-		"ERROR_REASON_OTHER_PROJECT":     5,
-		"ERROR_REASON_SCOPE_ESCALATION":  6,
-		"ERROR_REASON_KEY_NOT_FOUND":     7,
-		"ERROR_REASON_KEY_REVOKED":       8,
-		"ERROR_REASON_KEY_SUPERSEDED":    9,
-		"ERROR_REASON_KEY_EXPIRED":       10,
-		"ERROR_REASON_NAME_AMBIGUOUS":    11,
-		"ERROR_REASON_ETAG_MISMATCH":     12,
-		"ERROR_REASON_REQUEST_ID_REUSED": 13,
-		"ERROR_REASON_OVERLOADED":        14,
-		"ERROR_REASON_STORE_UNAVAILABLE": 15,
-		"ERROR_REASON_NOT_IMPLEMENTED":   16,
-		"ERROR_REASON_INTERNAL":          17,
-		"ERROR_REASON_READER_TOO_SLOW":   18,
-		"ERROR_REASON_SERVER_STOPPING":   19,
+		"ERROR_REASON_UNSPECIFIED":          0,
+		"ERROR_REASON_INVALID_FIELD":        1,
+		"ERROR_REASON_UNDECODABLE":          2,
+		"ERROR_REASON_UNAUTHENTICATED":      3,
+		"ERROR_REASON_SCOPE_MISSING":        4,
+		"ERROR_REASON_OTHER_PROJECT":        5,
+		"ERROR_REASON_SCOPE_ESCALATION":     6,
+		"ERROR_REASON_KEY_NOT_FOUND":        7,
+		"ERROR_REASON_KEY_REVOKED":          8,
+		"ERROR_REASON_KEY_SUPERSEDED":       9,
+		"ERROR_REASON_KEY_EXPIRED":          10,
+		"ERROR_REASON_NAME_AMBIGUOUS":       11,
+		"ERROR_REASON_ETAG_MISMATCH":        12,
+		"ERROR_REASON_REQUEST_ID_REUSED":    13,
+		"ERROR_REASON_OVERLOADED":           14,
+		"ERROR_REASON_STORE_UNAVAILABLE":    15,
+		"ERROR_REASON_NOT_IMPLEMENTED":      16,
+		"ERROR_REASON_INTERNAL":             17,
+		"ERROR_REASON_READER_TOO_SLOW":      18,
+		"ERROR_REASON_SERVER_STOPPING":      19,
+		"ERROR_REASON_CLAIM_TOKEN_INVALID":  20,
+		"ERROR_REASON_CLAIM_OUTDATED":       21,
+		"ERROR_REASON_WEBHOOKS_NEED_PEPPER": 22,
+		"ERROR_REASON_DELIVERY_NOT_FOUND":   23,
+		"ERROR_REASON_DELIVERY_OUTDATED":    24,
+		"ERROR_REASON_ENDPOINT_NOT_FOUND":   25,
 	}
 )
 
@@ -195,7 +236,7 @@ var File_tumbler_v1_error_reason_proto protoreflect.FileDescriptor
 const file_tumbler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
 	"\x1dtumbler/v1/error_reason.proto\x12\n" +
-	"tumbler.v1*\x92\x05\n" +
+	"tumbler.v1*\xee\x06\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1c\n" +
@@ -217,7 +258,13 @@ const file_tumbler_v1_error_reason_proto_rawDesc = "" +
 	"\x1cERROR_REASON_NOT_IMPLEMENTED\x10\x10\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x11\x12 \n" +
 	"\x1cERROR_REASON_READER_TOO_SLOW\x10\x12\x12 \n" +
-	"\x1cERROR_REASON_SERVER_STOPPING\x10\x13B;\n" +
+	"\x1cERROR_REASON_SERVER_STOPPING\x10\x13\x12$\n" +
+	" ERROR_REASON_CLAIM_TOKEN_INVALID\x10\x14\x12\x1f\n" +
+	"\x1bERROR_REASON_CLAIM_OUTDATED\x10\x15\x12%\n" +
+	"!ERROR_REASON_WEBHOOKS_NEED_PEPPER\x10\x16\x12#\n" +
+	"\x1fERROR_REASON_DELIVERY_NOT_FOUND\x10\x17\x12\"\n" +
+	"\x1eERROR_REASON_DELIVERY_OUTDATED\x10\x18\x12#\n" +
+	"\x1fERROR_REASON_ENDPOINT_NOT_FOUND\x10\x19B;\n" +
 	"\x0edev.tumbler.v1P\x01Z'tumbler.dev/go/gen/tumbler/v1;tumblerv1b\x06proto3"
 
 var (

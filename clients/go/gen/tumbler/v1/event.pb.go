@@ -40,27 +40,32 @@ const (
 	KeyEventType_KEY_EVENT_TYPE_REVOKED KeyEventType = 5
 	// KEY_EVENT_TYPE_ROTATED: it was replaced, and works until its grace ends.
 	KeyEventType_KEY_EVENT_TYPE_ROTATED KeyEventType = 6
-	// KEY_EVENT_TYPE_ROTATION_DUE: its schedule says that it should be replaced now.
+	// KEY_EVENT_TYPE_ROTATION_DUE: its schedule says that it should be replaced now. Once for each rotation; again where
+	// it was switched off and on, or given another webhook_url, while due: the earlier claim token is then void.
 	KeyEventType_KEY_EVENT_TYPE_ROTATION_DUE KeyEventType = 7
 	// KEY_EVENT_TYPE_ROTATION_CLAIMED: the replacement was fetched with a claim token.
 	KeyEventType_KEY_EVENT_TYPE_ROTATION_CLAIMED KeyEventType = 8
-	// KEY_EVENT_TYPE_ROTATION_OVERDUE: nobody replaced it within 24 hours.
+	// KEY_EVENT_TYPE_ROTATION_OVERDUE: nobody replaced it within 24 hours. Once for each rotation.
 	KeyEventType_KEY_EVENT_TYPE_ROTATION_OVERDUE KeyEventType = 9
+	// KEY_EVENT_TYPE_EXPIRING: it expires in 7 days or less, and again in 1 day or less; each once, and only where its
+	// expire_time was set further ahead than that. Not while it is deactivated, and not once it is replaced.
+	KeyEventType_KEY_EVENT_TYPE_EXPIRING KeyEventType = 10
 )
 
 // Enum value maps for KeyEventType.
 var (
 	KeyEventType_name = map[int32]string{
-		0: "KEY_EVENT_TYPE_UNSPECIFIED",
-		1: "KEY_EVENT_TYPE_CREATED",
-		2: "KEY_EVENT_TYPE_UPDATED",
-		3: "KEY_EVENT_TYPE_ACTIVATED",
-		4: "KEY_EVENT_TYPE_DEACTIVATED",
-		5: "KEY_EVENT_TYPE_REVOKED",
-		6: "KEY_EVENT_TYPE_ROTATED",
-		7: "KEY_EVENT_TYPE_ROTATION_DUE",
-		8: "KEY_EVENT_TYPE_ROTATION_CLAIMED",
-		9: "KEY_EVENT_TYPE_ROTATION_OVERDUE",
+		0:  "KEY_EVENT_TYPE_UNSPECIFIED",
+		1:  "KEY_EVENT_TYPE_CREATED",
+		2:  "KEY_EVENT_TYPE_UPDATED",
+		3:  "KEY_EVENT_TYPE_ACTIVATED",
+		4:  "KEY_EVENT_TYPE_DEACTIVATED",
+		5:  "KEY_EVENT_TYPE_REVOKED",
+		6:  "KEY_EVENT_TYPE_ROTATED",
+		7:  "KEY_EVENT_TYPE_ROTATION_DUE",
+		8:  "KEY_EVENT_TYPE_ROTATION_CLAIMED",
+		9:  "KEY_EVENT_TYPE_ROTATION_OVERDUE",
+		10: "KEY_EVENT_TYPE_EXPIRING",
 	}
 	KeyEventType_value = map[string]int32{
 		"KEY_EVENT_TYPE_UNSPECIFIED":      0,
@@ -73,6 +78,7 @@ var (
 		"KEY_EVENT_TYPE_ROTATION_DUE":     7,
 		"KEY_EVENT_TYPE_ROTATION_CLAIMED": 8,
 		"KEY_EVENT_TYPE_ROTATION_OVERDUE": 9,
+		"KEY_EVENT_TYPE_EXPIRING":         10,
 	}
 )
 
@@ -103,6 +109,72 @@ func (KeyEventType) EnumDescriptor() ([]byte, []int) {
 	return file_tumbler_v1_event_proto_rawDescGZIP(), []int{0}
 }
 
+// DeliveryState is what has become of a delivery.
+type DeliveryState int32
+
+const (
+	// DELIVERY_STATE_UNSPECIFIED is never sent, and refused as a filter.
+	DeliveryState_DELIVERY_STATE_UNSPECIFIED DeliveryState = 0
+	// DELIVERY_STATE_PENDING: it waits for its first attempt or its next.
+	DeliveryState_DELIVERY_STATE_PENDING DeliveryState = 1
+	// DELIVERY_STATE_DELIVERED: the receiver took it.
+	DeliveryState_DELIVERY_STATE_DELIVERED DeliveryState = 2
+	// DELIVERY_STATE_FAILED: three days of attempts did not succeed; Redeliver begins anew.
+	DeliveryState_DELIVERY_STATE_FAILED DeliveryState = 3
+	// DELIVERY_STATE_OUTDATED: what it was to tell had ceased to be true: the rotation was claimed, for example.
+	DeliveryState_DELIVERY_STATE_OUTDATED DeliveryState = 4
+	// DELIVERY_STATE_ENDPOINT_OFF: the receiver has said that it is gone (410), for this or an earlier delivery; setting
+	// the webhook_url again, or Redeliver, turns the endpoint on again.
+	DeliveryState_DELIVERY_STATE_ENDPOINT_OFF DeliveryState = 5
+)
+
+// Enum value maps for DeliveryState.
+var (
+	DeliveryState_name = map[int32]string{
+		0: "DELIVERY_STATE_UNSPECIFIED",
+		1: "DELIVERY_STATE_PENDING",
+		2: "DELIVERY_STATE_DELIVERED",
+		3: "DELIVERY_STATE_FAILED",
+		4: "DELIVERY_STATE_OUTDATED",
+		5: "DELIVERY_STATE_ENDPOINT_OFF",
+	}
+	DeliveryState_value = map[string]int32{
+		"DELIVERY_STATE_UNSPECIFIED":  0,
+		"DELIVERY_STATE_PENDING":      1,
+		"DELIVERY_STATE_DELIVERED":    2,
+		"DELIVERY_STATE_FAILED":       3,
+		"DELIVERY_STATE_OUTDATED":     4,
+		"DELIVERY_STATE_ENDPOINT_OFF": 5,
+	}
+)
+
+func (x DeliveryState) Enum() *DeliveryState {
+	p := new(DeliveryState)
+	*p = x
+	return p
+}
+
+func (x DeliveryState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DeliveryState) Descriptor() protoreflect.EnumDescriptor {
+	return file_tumbler_v1_event_proto_enumTypes[1].Descriptor()
+}
+
+func (DeliveryState) Type() protoreflect.EnumType {
+	return &file_tumbler_v1_event_proto_enumTypes[1]
+}
+
+func (x DeliveryState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DeliveryState.Descriptor instead.
+func (DeliveryState) EnumDescriptor() ([]byte, []int) {
+	return file_tumbler_v1_event_proto_rawDescGZIP(), []int{1}
+}
+
 // KeyEvent is one change of one key. It is written in the change's own transaction: there is no change without its
 // event and no event without its change.
 type KeyEvent struct {
@@ -123,7 +195,8 @@ type KeyEvent struct {
 	Actor *Actor `protobuf:"bytes,7,opt,name=actor,proto3" json:"actor,omitempty"`
 	// detail says more, by type; never a secret:
 	// CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-	// `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+	// `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+	// ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
 	Detail map[string]string `protobuf:"bytes,8,rep,name=detail,proto3" json:"detail,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// hash is the SHA-256 of the event before it and of this one's content, so that a changed, inserted or deleted event
 	// shows. `tumbler-server audit verify` recomputes it, from the oldest event that is kept.
@@ -225,6 +298,163 @@ func (x *KeyEvent) GetHash() []byte {
 	return nil
 }
 
+// WebhookDelivery is what became of telling one event to its key's webhook_url. What is sent is
+// `{"type": …, "timestamp": …, "data": {"key_id": …, "project_id": …, …}}`, signed by the Standard Webhooks specification,
+// with the same `webhook-id` at every attempt. Any answer 200–299 within 15 seconds is success.
+type WebhookDelivery struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// revision is the event's; see KeyEvent.revision.
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// type is the message's: `key.rotation_due`, `key.rotation_overdue`, `key.rotated`, `key.revoked`, `key.deactivated` or
+	// `key.expiring`.
+	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	// key_id names the key that the event was about.
+	KeyId string `protobuf:"bytes,4,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// project_id is the key's project.
+	ProjectId string `protobuf:"bytes,5,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	// url is where it goes: the key's webhook_url when the event was taken up.
+	Url string `protobuf:"bytes,6,opt,name=url,proto3" json:"url,omitempty"`
+	// state is what has become of it.
+	State DeliveryState `protobuf:"varint,7,opt,name=state,proto3,enum=tumbler.v1.DeliveryState" json:"state,omitempty"`
+	// attempts is how often it was sent so far.
+	Attempts int32 `protobuf:"varint,8,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// create_time is when the event was made.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// last_attempt_time is when it was last sent; unset: never.
+	LastAttemptTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=last_attempt_time,json=lastAttemptTime,proto3" json:"last_attempt_time,omitempty"`
+	// next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+	NextAttemptTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=next_attempt_time,json=nextAttemptTime,proto3" json:"next_attempt_time,omitempty"`
+	// last_status_code is the HTTP status of the last answer; 0: there was none.
+	LastStatusCode int32 `protobuf:"varint,12,opt,name=last_status_code,json=lastStatusCode,proto3" json:"last_status_code,omitempty"`
+	// last_error says why the last attempt failed, in the server's words (never in the receiver's); empty: it did not.
+	LastError     string `protobuf:"bytes,13,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebhookDelivery) Reset() {
+	*x = WebhookDelivery{}
+	mi := &file_tumbler_v1_event_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebhookDelivery) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebhookDelivery) ProtoMessage() {}
+
+func (x *WebhookDelivery) ProtoReflect() protoreflect.Message {
+	mi := &file_tumbler_v1_event_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebhookDelivery.ProtoReflect.Descriptor instead.
+func (*WebhookDelivery) Descriptor() ([]byte, []int) {
+	return file_tumbler_v1_event_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *WebhookDelivery) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *WebhookDelivery) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *WebhookDelivery) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *WebhookDelivery) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *WebhookDelivery) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *WebhookDelivery) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *WebhookDelivery) GetState() DeliveryState {
+	if x != nil {
+		return x.State
+	}
+	return DeliveryState_DELIVERY_STATE_UNSPECIFIED
+}
+
+func (x *WebhookDelivery) GetAttempts() int32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *WebhookDelivery) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *WebhookDelivery) GetLastAttemptTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastAttemptTime
+	}
+	return nil
+}
+
+func (x *WebhookDelivery) GetNextAttemptTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextAttemptTime
+	}
+	return nil
+}
+
+func (x *WebhookDelivery) GetLastStatusCode() int32 {
+	if x != nil {
+		return x.LastStatusCode
+	}
+	return 0
+}
+
+func (x *WebhookDelivery) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
+}
+
 var File_tumbler_v1_event_proto protoreflect.FileDescriptor
 
 const file_tumbler_v1_event_proto_rawDesc = "" +
@@ -244,7 +474,25 @@ const file_tumbler_v1_event_proto_rawDesc = "" +
 	"\x04hash\x18\t \x01(\fR\x04hash\x1a9\n" +
 	"\vDetailEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xc7\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfc\x03\n" +
+	"\x0fWebhookDelivery\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x12\x15\n" +
+	"\x06key_id\x18\x04 \x01(\tR\x05keyId\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x05 \x01(\tR\tprojectId\x12\x10\n" +
+	"\x03url\x18\x06 \x01(\tR\x03url\x12/\n" +
+	"\x05state\x18\a \x01(\x0e2\x19.tumbler.v1.DeliveryStateR\x05state\x12\x1a\n" +
+	"\battempts\x18\b \x01(\x05R\battempts\x12;\n" +
+	"\vcreate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12F\n" +
+	"\x11last_attempt_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\x0flastAttemptTime\x12F\n" +
+	"\x11next_attempt_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12(\n" +
+	"\x10last_status_code\x18\f \x01(\x05R\x0elastStatusCode\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\r \x01(\tR\tlastError*\xe4\x02\n" +
 	"\fKeyEventType\x12\x1e\n" +
 	"\x1aKEY_EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16KEY_EVENT_TYPE_CREATED\x10\x01\x12\x1a\n" +
@@ -255,7 +503,16 @@ const file_tumbler_v1_event_proto_rawDesc = "" +
 	"\x16KEY_EVENT_TYPE_ROTATED\x10\x06\x12\x1f\n" +
 	"\x1bKEY_EVENT_TYPE_ROTATION_DUE\x10\a\x12#\n" +
 	"\x1fKEY_EVENT_TYPE_ROTATION_CLAIMED\x10\b\x12#\n" +
-	"\x1fKEY_EVENT_TYPE_ROTATION_OVERDUE\x10\tB;\n" +
+	"\x1fKEY_EVENT_TYPE_ROTATION_OVERDUE\x10\t\x12\x1b\n" +
+	"\x17KEY_EVENT_TYPE_EXPIRING\x10\n" +
+	"*\xc2\x01\n" +
+	"\rDeliveryState\x12\x1e\n" +
+	"\x1aDELIVERY_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16DELIVERY_STATE_PENDING\x10\x01\x12\x1c\n" +
+	"\x18DELIVERY_STATE_DELIVERED\x10\x02\x12\x19\n" +
+	"\x15DELIVERY_STATE_FAILED\x10\x03\x12\x1b\n" +
+	"\x17DELIVERY_STATE_OUTDATED\x10\x04\x12\x1f\n" +
+	"\x1bDELIVERY_STATE_ENDPOINT_OFF\x10\x05B;\n" +
 	"\x0edev.tumbler.v1P\x01Z'tumbler.dev/go/gen/tumbler/v1;tumblerv1b\x06proto3"
 
 var (
@@ -270,25 +527,31 @@ func file_tumbler_v1_event_proto_rawDescGZIP() []byte {
 	return file_tumbler_v1_event_proto_rawDescData
 }
 
-var file_tumbler_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tumbler_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_tumbler_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_tumbler_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_tumbler_v1_event_proto_goTypes = []any{
 	(KeyEventType)(0),             // 0: tumbler.v1.KeyEventType
-	(*KeyEvent)(nil),              // 1: tumbler.v1.KeyEvent
-	nil,                           // 2: tumbler.v1.KeyEvent.DetailEntry
-	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
-	(*Actor)(nil),                 // 4: tumbler.v1.Actor
+	(DeliveryState)(0),            // 1: tumbler.v1.DeliveryState
+	(*KeyEvent)(nil),              // 2: tumbler.v1.KeyEvent
+	(*WebhookDelivery)(nil),       // 3: tumbler.v1.WebhookDelivery
+	nil,                           // 4: tumbler.v1.KeyEvent.DetailEntry
+	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*Actor)(nil),                 // 6: tumbler.v1.Actor
 }
 var file_tumbler_v1_event_proto_depIdxs = []int32{
 	0, // 0: tumbler.v1.KeyEvent.type:type_name -> tumbler.v1.KeyEventType
-	3, // 1: tumbler.v1.KeyEvent.time:type_name -> google.protobuf.Timestamp
-	4, // 2: tumbler.v1.KeyEvent.actor:type_name -> tumbler.v1.Actor
-	2, // 3: tumbler.v1.KeyEvent.detail:type_name -> tumbler.v1.KeyEvent.DetailEntry
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	5, // 1: tumbler.v1.KeyEvent.time:type_name -> google.protobuf.Timestamp
+	6, // 2: tumbler.v1.KeyEvent.actor:type_name -> tumbler.v1.Actor
+	4, // 3: tumbler.v1.KeyEvent.detail:type_name -> tumbler.v1.KeyEvent.DetailEntry
+	1, // 4: tumbler.v1.WebhookDelivery.state:type_name -> tumbler.v1.DeliveryState
+	5, // 5: tumbler.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
+	5, // 6: tumbler.v1.WebhookDelivery.last_attempt_time:type_name -> google.protobuf.Timestamp
+	5, // 7: tumbler.v1.WebhookDelivery.next_attempt_time:type_name -> google.protobuf.Timestamp
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_tumbler_v1_event_proto_init() }
@@ -302,8 +565,8 @@ func file_tumbler_v1_event_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tumbler_v1_event_proto_rawDesc), len(file_tumbler_v1_event_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   2,
+			NumEnums:      2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

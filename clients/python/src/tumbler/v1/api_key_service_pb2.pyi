@@ -376,3 +376,53 @@ class ClaimRotationResponse(_message.Message):
     consistency_token: str
     secret_omitted: bool
     def __init__(self, api_key: _Optional[_Union[_api_key_pb2.ApiKey, _Mapping]] = ..., old_api_key: _Optional[_Union[_api_key_pb2.ApiKey, _Mapping]] = ..., key: _Optional[str] = ..., consistency_token: _Optional[str] = ..., secret_omitted: bool = ...) -> None: ...
+
+class ListDeliveriesRequest(_message.Message):
+    __slots__ = ("project_id", "key_id", "states", "page_size", "page_token")
+    PROJECT_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    project_id: str
+    key_id: str
+    states: _containers.RepeatedScalarFieldContainer[_event_pb2.DeliveryState]
+    page_size: int
+    page_token: str
+    def __init__(self, project_id: _Optional[str] = ..., key_id: _Optional[str] = ..., states: _Optional[_Iterable[_Union[_event_pb2.DeliveryState, str]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListDeliveriesResponse(_message.Message):
+    __slots__ = ("deliveries", "next_page_token")
+    DELIVERIES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    deliveries: _containers.RepeatedCompositeFieldContainer[_event_pb2.WebhookDelivery]
+    next_page_token: str
+    def __init__(self, deliveries: _Optional[_Iterable[_Union[_event_pb2.WebhookDelivery, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class RedeliverRequest(_message.Message):
+    __slots__ = ("delivery_id",)
+    DELIVERY_ID_FIELD_NUMBER: _ClassVar[int]
+    delivery_id: str
+    def __init__(self, delivery_id: _Optional[str] = ...) -> None: ...
+
+class RedeliverResponse(_message.Message):
+    __slots__ = ("delivery",)
+    DELIVERY_FIELD_NUMBER: _ClassVar[int]
+    delivery: _event_pb2.WebhookDelivery
+    def __init__(self, delivery: _Optional[_Union[_event_pb2.WebhookDelivery, _Mapping]] = ...) -> None: ...
+
+class RotateWebhookSecretRequest(_message.Message):
+    __slots__ = ("project_id", "webhook_url")
+    PROJECT_ID_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_URL_FIELD_NUMBER: _ClassVar[int]
+    project_id: str
+    webhook_url: str
+    def __init__(self, project_id: _Optional[str] = ..., webhook_url: _Optional[str] = ...) -> None: ...
+
+class RotateWebhookSecretResponse(_message.Message):
+    __slots__ = ("webhook_secret", "previous_expire_time")
+    WEBHOOK_SECRET_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    webhook_secret: str
+    previous_expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, webhook_secret: _Optional[str] = ..., previous_expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

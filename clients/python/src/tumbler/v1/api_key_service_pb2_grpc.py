@@ -103,6 +103,21 @@ class ApiKeyServiceStub(object):
                 request_serializer=tumbler_dot_v1_dot_api__key__service__pb2.ClaimRotationRequest.SerializeToString,
                 response_deserializer=tumbler_dot_v1_dot_api__key__service__pb2.ClaimRotationResponse.FromString,
                 _registered_method=True)
+        self.ListDeliveries = channel.unary_unary(
+                '/tumbler.v1.ApiKeyService/ListDeliveries',
+                request_serializer=tumbler_dot_v1_dot_api__key__service__pb2.ListDeliveriesRequest.SerializeToString,
+                response_deserializer=tumbler_dot_v1_dot_api__key__service__pb2.ListDeliveriesResponse.FromString,
+                _registered_method=True)
+        self.Redeliver = channel.unary_unary(
+                '/tumbler.v1.ApiKeyService/Redeliver',
+                request_serializer=tumbler_dot_v1_dot_api__key__service__pb2.RedeliverRequest.SerializeToString,
+                response_deserializer=tumbler_dot_v1_dot_api__key__service__pb2.RedeliverResponse.FromString,
+                _registered_method=True)
+        self.RotateWebhookSecret = channel.unary_unary(
+                '/tumbler.v1.ApiKeyService/RotateWebhookSecret',
+                request_serializer=tumbler_dot_v1_dot_api__key__service__pb2.RotateWebhookSecretRequest.SerializeToString,
+                response_deserializer=tumbler_dot_v1_dot_api__key__service__pb2.RotateWebhookSecretResponse.FromString,
+                _registered_method=True)
 
 
 class ApiKeyServiceServicer(object):
@@ -228,8 +243,37 @@ class ApiKeyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ClaimRotation(self, request, context):
-        """ClaimRotation fetches the successor of a key whose rotation is due; the claim token is the only credential.
-        This version answers UNIMPLEMENTED.
+        """ClaimRotation fetches the successor of a key whose rotation is due: the new secret is made now, shown this once, and
+        the old key's grace begins. The claim token is the only credential; no API key is needed.
+        A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
+        whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
+        changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeliveries(self, request, context):
+        """ListDeliveries reads what became of the webhooks that were sent, newest first. Deliveries are kept as long as events.
+        Scope `tumbler:events:read`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Redeliver(self, request, context):
+        """Redeliver sends a webhook again, at once and with the same id, whatever became of it; its attempts are counted on, and
+        three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
+        Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateWebhookSecret(self, request, context):
+        """RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there carries two
+        signatures, by the new secret and the old, so that nothing is lost while the receiver changes over. Scope
+        `tumbler:keys:update`. Repeated within that time, the oldest of the three is dropped at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -297,6 +341,21 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
                     servicer.ClaimRotation,
                     request_deserializer=tumbler_dot_v1_dot_api__key__service__pb2.ClaimRotationRequest.FromString,
                     response_serializer=tumbler_dot_v1_dot_api__key__service__pb2.ClaimRotationResponse.SerializeToString,
+            ),
+            'ListDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeliveries,
+                    request_deserializer=tumbler_dot_v1_dot_api__key__service__pb2.ListDeliveriesRequest.FromString,
+                    response_serializer=tumbler_dot_v1_dot_api__key__service__pb2.ListDeliveriesResponse.SerializeToString,
+            ),
+            'Redeliver': grpc.unary_unary_rpc_method_handler(
+                    servicer.Redeliver,
+                    request_deserializer=tumbler_dot_v1_dot_api__key__service__pb2.RedeliverRequest.FromString,
+                    response_serializer=tumbler_dot_v1_dot_api__key__service__pb2.RedeliverResponse.SerializeToString,
+            ),
+            'RotateWebhookSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateWebhookSecret,
+                    request_deserializer=tumbler_dot_v1_dot_api__key__service__pb2.RotateWebhookSecretRequest.FromString,
+                    response_serializer=tumbler_dot_v1_dot_api__key__service__pb2.RotateWebhookSecretResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -632,6 +691,87 @@ class ApiKeyService(object):
             '/tumbler.v1.ApiKeyService/ClaimRotation',
             tumbler_dot_v1_dot_api__key__service__pb2.ClaimRotationRequest.SerializeToString,
             tumbler_dot_v1_dot_api__key__service__pb2.ClaimRotationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tumbler.v1.ApiKeyService/ListDeliveries',
+            tumbler_dot_v1_dot_api__key__service__pb2.ListDeliveriesRequest.SerializeToString,
+            tumbler_dot_v1_dot_api__key__service__pb2.ListDeliveriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Redeliver(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tumbler.v1.ApiKeyService/Redeliver',
+            tumbler_dot_v1_dot_api__key__service__pb2.RedeliverRequest.SerializeToString,
+            tumbler_dot_v1_dot_api__key__service__pb2.RedeliverResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateWebhookSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tumbler.v1.ApiKeyService/RotateWebhookSecret',
+            tumbler_dot_v1_dot_api__key__service__pb2.RotateWebhookSecretRequest.SerializeToString,
+            tumbler_dot_v1_dot_api__key__service__pb2.RotateWebhookSecretResponse.FromString,
             options,
             channel_credentials,
             insecure,

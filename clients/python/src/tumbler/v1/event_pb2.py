@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tumbler.v1 import api_key_pb2 as tumbler_dot_v1_dot_api__key__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tumbler/v1/event.proto\x12\ntumbler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tumbler/v1/api_key.proto\"\xbb\x02\n\x08KeyEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12&\n\x04type\x18\x02 \x01(\x0e\x32\x18.tumbler.v1.KeyEventType\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x12\n\nproject_id\x18\x04 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x05 \x01(\t\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x05\x61\x63tor\x18\x07 \x01(\x0b\x32\x11.tumbler.v1.Actor\x12\x30\n\x06\x64\x65tail\x18\x08 \x03(\x0b\x32 .tumbler.v1.KeyEvent.DetailEntry\x12\x0c\n\x04hash\x18\t \x01(\x0c\x1a-\n\x0b\x44\x65tailEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xc7\x02\n\x0cKeyEventType\x12\x1e\n\x1aKEY_EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n\x16KEY_EVENT_TYPE_CREATED\x10\x01\x12\x1a\n\x16KEY_EVENT_TYPE_UPDATED\x10\x02\x12\x1c\n\x18KEY_EVENT_TYPE_ACTIVATED\x10\x03\x12\x1e\n\x1aKEY_EVENT_TYPE_DEACTIVATED\x10\x04\x12\x1a\n\x16KEY_EVENT_TYPE_REVOKED\x10\x05\x12\x1a\n\x16KEY_EVENT_TYPE_ROTATED\x10\x06\x12\x1f\n\x1bKEY_EVENT_TYPE_ROTATION_DUE\x10\x07\x12#\n\x1fKEY_EVENT_TYPE_ROTATION_CLAIMED\x10\x08\x12#\n\x1fKEY_EVENT_TYPE_ROTATION_OVERDUE\x10\tB;\n\x0e\x64\x65v.tumbler.v1P\x01Z\'tumbler.dev/go/gen/tumbler/v1;tumblerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tumbler/v1/event.proto\x12\ntumbler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tumbler/v1/api_key.proto\"\xbb\x02\n\x08KeyEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12&\n\x04type\x18\x02 \x01(\x0e\x32\x18.tumbler.v1.KeyEventType\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x12\n\nproject_id\x18\x04 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x05 \x01(\t\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x05\x61\x63tor\x18\x07 \x01(\x0b\x32\x11.tumbler.v1.Actor\x12\x30\n\x06\x64\x65tail\x18\x08 \x03(\x0b\x32 .tumbler.v1.KeyEvent.DetailEntry\x12\x0c\n\x04hash\x18\t \x01(\x0c\x1a-\n\x0b\x44\x65tailEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf7\x02\n\x0fWebhookDelivery\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12\x12\n\nproject_id\x18\x05 \x01(\t\x12\x0b\n\x03url\x18\x06 \x01(\t\x12(\n\x05state\x18\x07 \x01(\x0e\x32\x19.tumbler.v1.DeliveryState\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\x05\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_attempt_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11next_attempt_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10last_status_code\x18\x0c \x01(\x05\x12\x12\n\nlast_error\x18\r \x01(\t*\xe4\x02\n\x0cKeyEventType\x12\x1e\n\x1aKEY_EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n\x16KEY_EVENT_TYPE_CREATED\x10\x01\x12\x1a\n\x16KEY_EVENT_TYPE_UPDATED\x10\x02\x12\x1c\n\x18KEY_EVENT_TYPE_ACTIVATED\x10\x03\x12\x1e\n\x1aKEY_EVENT_TYPE_DEACTIVATED\x10\x04\x12\x1a\n\x16KEY_EVENT_TYPE_REVOKED\x10\x05\x12\x1a\n\x16KEY_EVENT_TYPE_ROTATED\x10\x06\x12\x1f\n\x1bKEY_EVENT_TYPE_ROTATION_DUE\x10\x07\x12#\n\x1fKEY_EVENT_TYPE_ROTATION_CLAIMED\x10\x08\x12#\n\x1fKEY_EVENT_TYPE_ROTATION_OVERDUE\x10\t\x12\x1b\n\x17KEY_EVENT_TYPE_EXPIRING\x10\n*\xc2\x01\n\rDeliveryState\x12\x1e\n\x1a\x44\x45LIVERY_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45LIVERY_STATE_PENDING\x10\x01\x12\x1c\n\x18\x44\x45LIVERY_STATE_DELIVERED\x10\x02\x12\x19\n\x15\x44\x45LIVERY_STATE_FAILED\x10\x03\x12\x1b\n\x17\x44\x45LIVERY_STATE_OUTDATED\x10\x04\x12\x1f\n\x1b\x44\x45LIVERY_STATE_ENDPOINT_OFF\x10\x05\x42;\n\x0e\x64\x65v.tumbler.v1P\x01Z\'tumbler.dev/go/gen/tumbler/v1;tumblerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,10 +36,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\016dev.tumbler.v1P\001Z\'tumbler.dev/go/gen/tumbler/v1;tumblerv1'
   _globals['_KEYEVENT_DETAILENTRY']._loaded_options = None
   _globals['_KEYEVENT_DETAILENTRY']._serialized_options = b'8\001'
-  _globals['_KEYEVENTTYPE']._serialized_start=416
-  _globals['_KEYEVENTTYPE']._serialized_end=743
+  _globals['_KEYEVENTTYPE']._serialized_start=794
+  _globals['_KEYEVENTTYPE']._serialized_end=1150
+  _globals['_DELIVERYSTATE']._serialized_start=1153
+  _globals['_DELIVERYSTATE']._serialized_end=1347
   _globals['_KEYEVENT']._serialized_start=98
   _globals['_KEYEVENT']._serialized_end=413
   _globals['_KEYEVENT_DETAILENTRY']._serialized_start=368
   _globals['_KEYEVENT_DETAILENTRY']._serialized_end=413
+  _globals['_WEBHOOKDELIVERY']._serialized_start=416
+  _globals['_WEBHOOKDELIVERY']._serialized_end=791
 # @@protoc_insertion_point(module_scope)

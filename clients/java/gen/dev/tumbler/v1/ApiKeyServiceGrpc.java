@@ -393,6 +393,99 @@ public final class ApiKeyServiceGrpc {
     return getClaimRotationMethod;
   }
 
+  private static volatile io.grpc.MethodDescriptor<dev.tumbler.v1.ListDeliveriesRequest,
+      dev.tumbler.v1.ListDeliveriesResponse> getListDeliveriesMethod;
+
+  @io.grpc.stub.annotations.RpcMethod(
+      fullMethodName = SERVICE_NAME + '/' + "ListDeliveries",
+      requestType = dev.tumbler.v1.ListDeliveriesRequest.class,
+      responseType = dev.tumbler.v1.ListDeliveriesResponse.class,
+      methodType = io.grpc.MethodDescriptor.MethodType.UNARY)
+  public static io.grpc.MethodDescriptor<dev.tumbler.v1.ListDeliveriesRequest,
+      dev.tumbler.v1.ListDeliveriesResponse> getListDeliveriesMethod() {
+    io.grpc.MethodDescriptor<dev.tumbler.v1.ListDeliveriesRequest, dev.tumbler.v1.ListDeliveriesResponse> getListDeliveriesMethod;
+    if ((getListDeliveriesMethod = ApiKeyServiceGrpc.getListDeliveriesMethod) == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        if ((getListDeliveriesMethod = ApiKeyServiceGrpc.getListDeliveriesMethod) == null) {
+          ApiKeyServiceGrpc.getListDeliveriesMethod = getListDeliveriesMethod =
+              io.grpc.MethodDescriptor.<dev.tumbler.v1.ListDeliveriesRequest, dev.tumbler.v1.ListDeliveriesResponse>newBuilder()
+              .setType(io.grpc.MethodDescriptor.MethodType.UNARY)
+              .setFullMethodName(generateFullMethodName(SERVICE_NAME, "ListDeliveries"))
+              .setSampledToLocalTracing(true)
+              .setRequestMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.ListDeliveriesRequest.getDefaultInstance()))
+              .setResponseMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.ListDeliveriesResponse.getDefaultInstance()))
+              .setSchemaDescriptor(new ApiKeyServiceMethodDescriptorSupplier("ListDeliveries"))
+              .build();
+        }
+      }
+    }
+    return getListDeliveriesMethod;
+  }
+
+  private static volatile io.grpc.MethodDescriptor<dev.tumbler.v1.RedeliverRequest,
+      dev.tumbler.v1.RedeliverResponse> getRedeliverMethod;
+
+  @io.grpc.stub.annotations.RpcMethod(
+      fullMethodName = SERVICE_NAME + '/' + "Redeliver",
+      requestType = dev.tumbler.v1.RedeliverRequest.class,
+      responseType = dev.tumbler.v1.RedeliverResponse.class,
+      methodType = io.grpc.MethodDescriptor.MethodType.UNARY)
+  public static io.grpc.MethodDescriptor<dev.tumbler.v1.RedeliverRequest,
+      dev.tumbler.v1.RedeliverResponse> getRedeliverMethod() {
+    io.grpc.MethodDescriptor<dev.tumbler.v1.RedeliverRequest, dev.tumbler.v1.RedeliverResponse> getRedeliverMethod;
+    if ((getRedeliverMethod = ApiKeyServiceGrpc.getRedeliverMethod) == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        if ((getRedeliverMethod = ApiKeyServiceGrpc.getRedeliverMethod) == null) {
+          ApiKeyServiceGrpc.getRedeliverMethod = getRedeliverMethod =
+              io.grpc.MethodDescriptor.<dev.tumbler.v1.RedeliverRequest, dev.tumbler.v1.RedeliverResponse>newBuilder()
+              .setType(io.grpc.MethodDescriptor.MethodType.UNARY)
+              .setFullMethodName(generateFullMethodName(SERVICE_NAME, "Redeliver"))
+              .setSampledToLocalTracing(true)
+              .setRequestMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.RedeliverRequest.getDefaultInstance()))
+              .setResponseMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.RedeliverResponse.getDefaultInstance()))
+              .setSchemaDescriptor(new ApiKeyServiceMethodDescriptorSupplier("Redeliver"))
+              .build();
+        }
+      }
+    }
+    return getRedeliverMethod;
+  }
+
+  private static volatile io.grpc.MethodDescriptor<dev.tumbler.v1.RotateWebhookSecretRequest,
+      dev.tumbler.v1.RotateWebhookSecretResponse> getRotateWebhookSecretMethod;
+
+  @io.grpc.stub.annotations.RpcMethod(
+      fullMethodName = SERVICE_NAME + '/' + "RotateWebhookSecret",
+      requestType = dev.tumbler.v1.RotateWebhookSecretRequest.class,
+      responseType = dev.tumbler.v1.RotateWebhookSecretResponse.class,
+      methodType = io.grpc.MethodDescriptor.MethodType.UNARY)
+  public static io.grpc.MethodDescriptor<dev.tumbler.v1.RotateWebhookSecretRequest,
+      dev.tumbler.v1.RotateWebhookSecretResponse> getRotateWebhookSecretMethod() {
+    io.grpc.MethodDescriptor<dev.tumbler.v1.RotateWebhookSecretRequest, dev.tumbler.v1.RotateWebhookSecretResponse> getRotateWebhookSecretMethod;
+    if ((getRotateWebhookSecretMethod = ApiKeyServiceGrpc.getRotateWebhookSecretMethod) == null) {
+      synchronized (ApiKeyServiceGrpc.class) {
+        if ((getRotateWebhookSecretMethod = ApiKeyServiceGrpc.getRotateWebhookSecretMethod) == null) {
+          ApiKeyServiceGrpc.getRotateWebhookSecretMethod = getRotateWebhookSecretMethod =
+              io.grpc.MethodDescriptor.<dev.tumbler.v1.RotateWebhookSecretRequest, dev.tumbler.v1.RotateWebhookSecretResponse>newBuilder()
+              .setType(io.grpc.MethodDescriptor.MethodType.UNARY)
+              .setFullMethodName(generateFullMethodName(SERVICE_NAME, "RotateWebhookSecret"))
+              .setSampledToLocalTracing(true)
+              .setRequestMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.RotateWebhookSecretRequest.getDefaultInstance()))
+              .setResponseMarshaller(io.grpc.protobuf.ProtoUtils.marshaller(
+                  dev.tumbler.v1.RotateWebhookSecretResponse.getDefaultInstance()))
+              .setSchemaDescriptor(new ApiKeyServiceMethodDescriptorSupplier("RotateWebhookSecret"))
+              .build();
+        }
+      }
+    }
+    return getRotateWebhookSecretMethod;
+  }
+
   /**
    * Creates a new async stub that supports all call types for the service
    */
@@ -593,13 +686,51 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ClaimRotation fetches the successor of a key whose rotation is due; the claim token is the only credential.
-     * This version answers UNIMPLEMENTED.
+     * ClaimRotation fetches the successor of a key whose rotation is due: the new secret is made now, shown this once, and
+     * the old key's grace begins. The claim token is the only credential; no API key is needed.
+     * A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
+     * whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
+     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor.
      * </pre>
      */
     default void claimRotation(dev.tumbler.v1.ClaimRotationRequest request,
         io.grpc.stub.StreamObserver<dev.tumbler.v1.ClaimRotationResponse> responseObserver) {
       io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getClaimRotationMethod(), responseObserver);
+    }
+
+    /**
+     * <pre>
+     * ListDeliveries reads what became of the webhooks that were sent, newest first. Deliveries are kept as long as events.
+     * Scope `tumbler:events:read`.
+     * </pre>
+     */
+    default void listDeliveries(dev.tumbler.v1.ListDeliveriesRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.ListDeliveriesResponse> responseObserver) {
+      io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getListDeliveriesMethod(), responseObserver);
+    }
+
+    /**
+     * <pre>
+     * Redeliver sends a webhook again, at once and with the same id, whatever became of it; its attempts are counted on, and
+     * three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
+     * Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
+     * </pre>
+     */
+    default void redeliver(dev.tumbler.v1.RedeliverRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.RedeliverResponse> responseObserver) {
+      io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getRedeliverMethod(), responseObserver);
+    }
+
+    /**
+     * <pre>
+     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there carries two
+     * signatures, by the new secret and the old, so that nothing is lost while the receiver changes over. Scope
+     * `tumbler:keys:update`. Repeated within that time, the oldest of the three is dropped at once.
+     * </pre>
+     */
+    default void rotateWebhookSecret(dev.tumbler.v1.RotateWebhookSecretRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.RotateWebhookSecretResponse> responseObserver) {
+      io.grpc.stub.ServerCalls.asyncUnimplementedUnaryCall(getRotateWebhookSecretMethod(), responseObserver);
     }
   }
 
@@ -802,14 +933,55 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ClaimRotation fetches the successor of a key whose rotation is due; the claim token is the only credential.
-     * This version answers UNIMPLEMENTED.
+     * ClaimRotation fetches the successor of a key whose rotation is due: the new secret is made now, shown this once, and
+     * the old key's grace begins. The claim token is the only credential; no API key is needed.
+     * A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
+     * whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
+     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor.
      * </pre>
      */
     public void claimRotation(dev.tumbler.v1.ClaimRotationRequest request,
         io.grpc.stub.StreamObserver<dev.tumbler.v1.ClaimRotationResponse> responseObserver) {
       io.grpc.stub.ClientCalls.asyncUnaryCall(
           getChannel().newCall(getClaimRotationMethod(), getCallOptions()), request, responseObserver);
+    }
+
+    /**
+     * <pre>
+     * ListDeliveries reads what became of the webhooks that were sent, newest first. Deliveries are kept as long as events.
+     * Scope `tumbler:events:read`.
+     * </pre>
+     */
+    public void listDeliveries(dev.tumbler.v1.ListDeliveriesRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.ListDeliveriesResponse> responseObserver) {
+      io.grpc.stub.ClientCalls.asyncUnaryCall(
+          getChannel().newCall(getListDeliveriesMethod(), getCallOptions()), request, responseObserver);
+    }
+
+    /**
+     * <pre>
+     * Redeliver sends a webhook again, at once and with the same id, whatever became of it; its attempts are counted on, and
+     * three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
+     * Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
+     * </pre>
+     */
+    public void redeliver(dev.tumbler.v1.RedeliverRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.RedeliverResponse> responseObserver) {
+      io.grpc.stub.ClientCalls.asyncUnaryCall(
+          getChannel().newCall(getRedeliverMethod(), getCallOptions()), request, responseObserver);
+    }
+
+    /**
+     * <pre>
+     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there carries two
+     * signatures, by the new secret and the old, so that nothing is lost while the receiver changes over. Scope
+     * `tumbler:keys:update`. Repeated within that time, the oldest of the three is dropped at once.
+     * </pre>
+     */
+    public void rotateWebhookSecret(dev.tumbler.v1.RotateWebhookSecretRequest request,
+        io.grpc.stub.StreamObserver<dev.tumbler.v1.RotateWebhookSecretResponse> responseObserver) {
+      io.grpc.stub.ClientCalls.asyncUnaryCall(
+          getChannel().newCall(getRotateWebhookSecretMethod(), getCallOptions()), request, responseObserver);
     }
   }
 
@@ -982,13 +1154,51 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ClaimRotation fetches the successor of a key whose rotation is due; the claim token is the only credential.
-     * This version answers UNIMPLEMENTED.
+     * ClaimRotation fetches the successor of a key whose rotation is due: the new secret is made now, shown this once, and
+     * the old key's grace begins. The claim token is the only credential; no API key is needed.
+     * A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
+     * whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
+     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor.
      * </pre>
      */
     public dev.tumbler.v1.ClaimRotationResponse claimRotation(dev.tumbler.v1.ClaimRotationRequest request) {
       return io.grpc.stub.ClientCalls.blockingUnaryCall(
           getChannel(), getClaimRotationMethod(), getCallOptions(), request);
+    }
+
+    /**
+     * <pre>
+     * ListDeliveries reads what became of the webhooks that were sent, newest first. Deliveries are kept as long as events.
+     * Scope `tumbler:events:read`.
+     * </pre>
+     */
+    public dev.tumbler.v1.ListDeliveriesResponse listDeliveries(dev.tumbler.v1.ListDeliveriesRequest request) {
+      return io.grpc.stub.ClientCalls.blockingUnaryCall(
+          getChannel(), getListDeliveriesMethod(), getCallOptions(), request);
+    }
+
+    /**
+     * <pre>
+     * Redeliver sends a webhook again, at once and with the same id, whatever became of it; its attempts are counted on, and
+     * three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
+     * Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
+     * </pre>
+     */
+    public dev.tumbler.v1.RedeliverResponse redeliver(dev.tumbler.v1.RedeliverRequest request) {
+      return io.grpc.stub.ClientCalls.blockingUnaryCall(
+          getChannel(), getRedeliverMethod(), getCallOptions(), request);
+    }
+
+    /**
+     * <pre>
+     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there carries two
+     * signatures, by the new secret and the old, so that nothing is lost while the receiver changes over. Scope
+     * `tumbler:keys:update`. Repeated within that time, the oldest of the three is dropped at once.
+     * </pre>
+     */
+    public dev.tumbler.v1.RotateWebhookSecretResponse rotateWebhookSecret(dev.tumbler.v1.RotateWebhookSecretRequest request) {
+      return io.grpc.stub.ClientCalls.blockingUnaryCall(
+          getChannel(), getRotateWebhookSecretMethod(), getCallOptions(), request);
     }
   }
 
@@ -1147,14 +1357,55 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ClaimRotation fetches the successor of a key whose rotation is due; the claim token is the only credential.
-     * This version answers UNIMPLEMENTED.
+     * ClaimRotation fetches the successor of a key whose rotation is due: the new secret is made now, shown this once, and
+     * the old key's grace begins. The claim token is the only credential; no API key is needed.
+     * A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
+     * whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
+     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.ClaimRotationResponse> claimRotation(
         dev.tumbler.v1.ClaimRotationRequest request) {
       return io.grpc.stub.ClientCalls.futureUnaryCall(
           getChannel().newCall(getClaimRotationMethod(), getCallOptions()), request);
+    }
+
+    /**
+     * <pre>
+     * ListDeliveries reads what became of the webhooks that were sent, newest first. Deliveries are kept as long as events.
+     * Scope `tumbler:events:read`.
+     * </pre>
+     */
+    public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.ListDeliveriesResponse> listDeliveries(
+        dev.tumbler.v1.ListDeliveriesRequest request) {
+      return io.grpc.stub.ClientCalls.futureUnaryCall(
+          getChannel().newCall(getListDeliveriesMethod(), getCallOptions()), request);
+    }
+
+    /**
+     * <pre>
+     * Redeliver sends a webhook again, at once and with the same id, whatever became of it; its attempts are counted on, and
+     * three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
+     * Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
+     * </pre>
+     */
+    public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.RedeliverResponse> redeliver(
+        dev.tumbler.v1.RedeliverRequest request) {
+      return io.grpc.stub.ClientCalls.futureUnaryCall(
+          getChannel().newCall(getRedeliverMethod(), getCallOptions()), request);
+    }
+
+    /**
+     * <pre>
+     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there carries two
+     * signatures, by the new secret and the old, so that nothing is lost while the receiver changes over. Scope
+     * `tumbler:keys:update`. Repeated within that time, the oldest of the three is dropped at once.
+     * </pre>
+     */
+    public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.RotateWebhookSecretResponse> rotateWebhookSecret(
+        dev.tumbler.v1.RotateWebhookSecretRequest request) {
+      return io.grpc.stub.ClientCalls.futureUnaryCall(
+          getChannel().newCall(getRotateWebhookSecretMethod(), getCallOptions()), request);
     }
   }
 
@@ -1170,6 +1421,9 @@ public final class ApiKeyServiceGrpc {
   private static final int METHODID_WATCH = 9;
   private static final int METHODID_LIST_EVENTS = 10;
   private static final int METHODID_CLAIM_ROTATION = 11;
+  private static final int METHODID_LIST_DELIVERIES = 12;
+  private static final int METHODID_REDELIVER = 13;
+  private static final int METHODID_ROTATE_WEBHOOK_SECRET = 14;
 
   private static final class MethodHandlers<Req, Resp> implements
       io.grpc.stub.ServerCalls.UnaryMethod<Req, Resp>,
@@ -1235,6 +1489,18 @@ public final class ApiKeyServiceGrpc {
         case METHODID_CLAIM_ROTATION:
           serviceImpl.claimRotation((dev.tumbler.v1.ClaimRotationRequest) request,
               (io.grpc.stub.StreamObserver<dev.tumbler.v1.ClaimRotationResponse>) responseObserver);
+          break;
+        case METHODID_LIST_DELIVERIES:
+          serviceImpl.listDeliveries((dev.tumbler.v1.ListDeliveriesRequest) request,
+              (io.grpc.stub.StreamObserver<dev.tumbler.v1.ListDeliveriesResponse>) responseObserver);
+          break;
+        case METHODID_REDELIVER:
+          serviceImpl.redeliver((dev.tumbler.v1.RedeliverRequest) request,
+              (io.grpc.stub.StreamObserver<dev.tumbler.v1.RedeliverResponse>) responseObserver);
+          break;
+        case METHODID_ROTATE_WEBHOOK_SECRET:
+          serviceImpl.rotateWebhookSecret((dev.tumbler.v1.RotateWebhookSecretRequest) request,
+              (io.grpc.stub.StreamObserver<dev.tumbler.v1.RotateWebhookSecretResponse>) responseObserver);
           break;
         default:
           throw new AssertionError();
@@ -1338,6 +1604,27 @@ public final class ApiKeyServiceGrpc {
               dev.tumbler.v1.ClaimRotationRequest,
               dev.tumbler.v1.ClaimRotationResponse>(
                 service, METHODID_CLAIM_ROTATION)))
+        .addMethod(
+          getListDeliveriesMethod(),
+          io.grpc.stub.ServerCalls.asyncUnaryCall(
+            new MethodHandlers<
+              dev.tumbler.v1.ListDeliveriesRequest,
+              dev.tumbler.v1.ListDeliveriesResponse>(
+                service, METHODID_LIST_DELIVERIES)))
+        .addMethod(
+          getRedeliverMethod(),
+          io.grpc.stub.ServerCalls.asyncUnaryCall(
+            new MethodHandlers<
+              dev.tumbler.v1.RedeliverRequest,
+              dev.tumbler.v1.RedeliverResponse>(
+                service, METHODID_REDELIVER)))
+        .addMethod(
+          getRotateWebhookSecretMethod(),
+          io.grpc.stub.ServerCalls.asyncUnaryCall(
+            new MethodHandlers<
+              dev.tumbler.v1.RotateWebhookSecretRequest,
+              dev.tumbler.v1.RotateWebhookSecretResponse>(
+                service, METHODID_ROTATE_WEBHOOK_SECRET)))
         .build();
   }
 
@@ -1398,6 +1685,9 @@ public final class ApiKeyServiceGrpc {
               .addMethod(getWatchMethod())
               .addMethod(getListEventsMethod())
               .addMethod(getClaimRotationMethod())
+              .addMethod(getListDeliveriesMethod())
+              .addMethod(getRedeliverMethod())
+              .addMethod(getRotateWebhookSecretMethod())
               .build();
         }
       }

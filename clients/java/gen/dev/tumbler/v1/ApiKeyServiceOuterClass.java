@@ -155,6 +155,36 @@ public final class ApiKeyServiceOuterClass {
   static final 
     com.google.protobuf.GeneratedMessageV3.FieldAccessorTable
       internal_static_tumbler_v1_ClaimRotationResponse_fieldAccessorTable;
+  static final com.google.protobuf.Descriptors.Descriptor
+    internal_static_tumbler_v1_ListDeliveriesRequest_descriptor;
+  static final 
+    com.google.protobuf.GeneratedMessageV3.FieldAccessorTable
+      internal_static_tumbler_v1_ListDeliveriesRequest_fieldAccessorTable;
+  static final com.google.protobuf.Descriptors.Descriptor
+    internal_static_tumbler_v1_ListDeliveriesResponse_descriptor;
+  static final 
+    com.google.protobuf.GeneratedMessageV3.FieldAccessorTable
+      internal_static_tumbler_v1_ListDeliveriesResponse_fieldAccessorTable;
+  static final com.google.protobuf.Descriptors.Descriptor
+    internal_static_tumbler_v1_RedeliverRequest_descriptor;
+  static final 
+    com.google.protobuf.GeneratedMessageV3.FieldAccessorTable
+      internal_static_tumbler_v1_RedeliverRequest_fieldAccessorTable;
+  static final com.google.protobuf.Descriptors.Descriptor
+    internal_static_tumbler_v1_RedeliverResponse_descriptor;
+  static final 
+    com.google.protobuf.GeneratedMessageV3.FieldAccessorTable
+      internal_static_tumbler_v1_RedeliverResponse_fieldAccessorTable;
+  static final com.google.protobuf.Descriptors.Descriptor
+    internal_static_tumbler_v1_RotateWebhookSecretRequest_descriptor;
+  static final 
+    com.google.protobuf.GeneratedMessageV3.FieldAccessorTable
+      internal_static_tumbler_v1_RotateWebhookSecretRequest_fieldAccessorTable;
+  static final com.google.protobuf.Descriptors.Descriptor
+    internal_static_tumbler_v1_RotateWebhookSecretResponse_descriptor;
+  static final 
+    com.google.protobuf.GeneratedMessageV3.FieldAccessorTable
+      internal_static_tumbler_v1_RotateWebhookSecretResponse_fieldAccessorTable;
 
   public static com.google.protobuf.Descriptors.FileDescriptor
       getDescriptor() {
@@ -294,40 +324,64 @@ public final class ApiKeyServiceOuterClass {
       "mbler.v1.ApiKeyR\toldApiKey\022\025\n\003key\030\003 \001(\tB" +
       "\003\200\001\001R\003key\022+\n\021consistency_token\030\004 \001(\tR\020co" +
       "nsistencyToken\022%\n\016secret_omitted\030\005 \001(\010R\r" +
-      "secretOmitted*\310\002\n\nVerifyCode\022\033\n\027VERIFY_C" +
-      "ODE_UNSPECIFIED\020\000\022\025\n\021VERIFY_CODE_VALID\020\001" +
-      "\022\031\n\025VERIFY_CODE_MALFORMED\020\002\022\031\n\025VERIFY_CO" +
-      "DE_NOT_FOUND\020\003\022\027\n\023VERIFY_CODE_REVOKED\020\004\022" +
-      "\032\n\026VERIFY_CODE_SUPERSEDED\020\005\022\030\n\024VERIFY_CO" +
-      "DE_INACTIVE\020\006\022\027\n\023VERIFY_CODE_EXPIRED\020\007\022$" +
-      "\n VERIFY_CODE_ENVIRONMENT_MISMATCH\020\010\022\036\n\032" +
-      "VERIFY_CODE_IP_NOT_ALLOWED\020\t\022\"\n\036VERIFY_C" +
-      "ODE_INSUFFICIENT_SCOPE\020\n2\304\006\n\rApiKeyServi" +
-      "ce\022?\n\006Create\022\031.tumbler.v1.CreateRequest\032" +
-      "\032.tumbler.v1.CreateResponse\0226\n\003Get\022\026.tum" +
-      "bler.v1.GetRequest\032\027.tumbler.v1.GetRespo" +
-      "nse\0229\n\004List\022\027.tumbler.v1.ListRequest\032\030.t" +
-      "umbler.v1.ListResponse\022?\n\006Update\022\031.tumbl" +
-      "er.v1.UpdateRequest\032\032.tumbler.v1.UpdateR" +
-      "esponse\022H\n\tSetActive\022\034.tumbler.v1.SetAct" +
-      "iveRequest\032\035.tumbler.v1.SetActiveRespons" +
-      "e\022?\n\006Revoke\022\031.tumbler.v1.RevokeRequest\032\032" +
-      ".tumbler.v1.RevokeResponse\022?\n\006Rotate\022\031.t" +
-      "umbler.v1.RotateRequest\032\032.tumbler.v1.Rot" +
-      "ateResponse\022?\n\006Verify\022\031.tumbler.v1.Verif" +
-      "yRequest\032\032.tumbler.v1.VerifyResponse\022N\n\013" +
-      "BatchVerify\022\036.tumbler.v1.BatchVerifyRequ" +
-      "est\032\037.tumbler.v1.BatchVerifyResponse\022>\n\005" +
-      "Watch\022\030.tumbler.v1.WatchRequest\032\031.tumble" +
-      "r.v1.WatchResponse0\001\022K\n\nListEvents\022\035.tum" +
-      "bler.v1.ListEventsRequest\032\036.tumbler.v1.L" +
-      "istEventsResponse\022T\n\rClaimRotation\022 .tum" +
-      "bler.v1.ClaimRotationRequest\032!.tumbler.v" +
-      "1.ClaimRotationResponseB\202\001\n\016dev.tumbler." +
-      "v1P\001Z\'tumbler.dev/go/gen/tumbler/v1;tumb" +
-      "lerv1\242\002\003TXX\252\002\nTumbler.V1\312\002\nTumbler\\V1\342\002\026" +
-      "Tumbler\\V1\\GPBMetadata\352\002\013Tumbler::V1b\006pr" +
-      "oto3"
+      "secretOmitted\"\274\001\n\025ListDeliveriesRequest\022" +
+      "\035\n\nproject_id\030\001 \001(\tR\tprojectId\022\025\n\006key_id" +
+      "\030\002 \001(\tR\005keyId\0221\n\006states\030\003 \003(\0162\031.tumbler." +
+      "v1.DeliveryStateR\006states\022\033\n\tpage_size\030\004 " +
+      "\001(\005R\010pageSize\022\035\n\npage_token\030\005 \001(\tR\tpageT" +
+      "oken\"}\n\026ListDeliveriesResponse\022;\n\ndelive" +
+      "ries\030\001 \003(\0132\033.tumbler.v1.WebhookDeliveryR" +
+      "\ndeliveries\022&\n\017next_page_token\030\002 \001(\tR\rne" +
+      "xtPageToken\"3\n\020RedeliverRequest\022\037\n\013deliv" +
+      "ery_id\030\001 \001(\tR\ndeliveryId\"L\n\021RedeliverRes" +
+      "ponse\0227\n\010delivery\030\001 \001(\0132\033.tumbler.v1.Web" +
+      "hookDeliveryR\010delivery\"\\\n\032RotateWebhookS" +
+      "ecretRequest\022\035\n\nproject_id\030\001 \001(\tR\tprojec" +
+      "tId\022\037\n\013webhook_url\030\002 \001(\tR\nwebhookUrl\"\227\001\n" +
+      "\033RotateWebhookSecretResponse\022*\n\016webhook_" +
+      "secret\030\001 \001(\tB\003\200\001\001R\rwebhookSecret\022L\n\024prev" +
+      "ious_expire_time\030\002 \001(\0132\032.google.protobuf" +
+      ".TimestampR\022previousExpireTime*\310\002\n\nVerif" +
+      "yCode\022\033\n\027VERIFY_CODE_UNSPECIFIED\020\000\022\025\n\021VE" +
+      "RIFY_CODE_VALID\020\001\022\031\n\025VERIFY_CODE_MALFORM" +
+      "ED\020\002\022\031\n\025VERIFY_CODE_NOT_FOUND\020\003\022\027\n\023VERIF" +
+      "Y_CODE_REVOKED\020\004\022\032\n\026VERIFY_CODE_SUPERSED" +
+      "ED\020\005\022\030\n\024VERIFY_CODE_INACTIVE\020\006\022\027\n\023VERIFY" +
+      "_CODE_EXPIRED\020\007\022$\n VERIFY_CODE_ENVIRONME" +
+      "NT_MISMATCH\020\010\022\036\n\032VERIFY_CODE_IP_NOT_ALLO" +
+      "WED\020\t\022\"\n\036VERIFY_CODE_INSUFFICIENT_SCOPE\020" +
+      "\n2\317\010\n\rApiKeyService\022?\n\006Create\022\031.tumbler." +
+      "v1.CreateRequest\032\032.tumbler.v1.CreateResp" +
+      "onse\0226\n\003Get\022\026.tumbler.v1.GetRequest\032\027.tu" +
+      "mbler.v1.GetResponse\0229\n\004List\022\027.tumbler.v" +
+      "1.ListRequest\032\030.tumbler.v1.ListResponse\022" +
+      "?\n\006Update\022\031.tumbler.v1.UpdateRequest\032\032.t" +
+      "umbler.v1.UpdateResponse\022H\n\tSetActive\022\034." +
+      "tumbler.v1.SetActiveRequest\032\035.tumbler.v1" +
+      ".SetActiveResponse\022?\n\006Revoke\022\031.tumbler.v" +
+      "1.RevokeRequest\032\032.tumbler.v1.RevokeRespo" +
+      "nse\022?\n\006Rotate\022\031.tumbler.v1.RotateRequest" +
+      "\032\032.tumbler.v1.RotateResponse\022?\n\006Verify\022\031" +
+      ".tumbler.v1.VerifyRequest\032\032.tumbler.v1.V" +
+      "erifyResponse\022N\n\013BatchVerify\022\036.tumbler.v" +
+      "1.BatchVerifyRequest\032\037.tumbler.v1.BatchV" +
+      "erifyResponse\022>\n\005Watch\022\030.tumbler.v1.Watc" +
+      "hRequest\032\031.tumbler.v1.WatchResponse0\001\022K\n" +
+      "\nListEvents\022\035.tumbler.v1.ListEventsReque" +
+      "st\032\036.tumbler.v1.ListEventsResponse\022T\n\rCl" +
+      "aimRotation\022 .tumbler.v1.ClaimRotationRe" +
+      "quest\032!.tumbler.v1.ClaimRotationResponse" +
+      "\022W\n\016ListDeliveries\022!.tumbler.v1.ListDeli" +
+      "veriesRequest\032\".tumbler.v1.ListDeliverie" +
+      "sResponse\022H\n\tRedeliver\022\034.tumbler.v1.Rede" +
+      "liverRequest\032\035.tumbler.v1.RedeliverRespo" +
+      "nse\022f\n\023RotateWebhookSecret\022&.tumbler.v1." +
+      "RotateWebhookSecretRequest\032\'.tumbler.v1." +
+      "RotateWebhookSecretResponseB\202\001\n\016dev.tumb" +
+      "ler.v1P\001Z\'tumbler.dev/go/gen/tumbler/v1;" +
+      "tumblerv1\242\002\003TXX\252\002\nTumbler.V1\312\002\nTumbler\\V" +
+      "1\342\002\026Tumbler\\V1\\GPBMetadata\352\002\013Tumbler::V1" +
+      "b\006proto3"
     };
     descriptor = com.google.protobuf.Descriptors.FileDescriptor
       .internalBuildGeneratedFileFrom(descriptorData,
@@ -506,6 +560,42 @@ public final class ApiKeyServiceOuterClass {
       com.google.protobuf.GeneratedMessageV3.FieldAccessorTable(
         internal_static_tumbler_v1_ClaimRotationResponse_descriptor,
         new java.lang.String[] { "ApiKey", "OldApiKey", "Key", "ConsistencyToken", "SecretOmitted", });
+    internal_static_tumbler_v1_ListDeliveriesRequest_descriptor =
+      getDescriptor().getMessageTypes().get(26);
+    internal_static_tumbler_v1_ListDeliveriesRequest_fieldAccessorTable = new
+      com.google.protobuf.GeneratedMessageV3.FieldAccessorTable(
+        internal_static_tumbler_v1_ListDeliveriesRequest_descriptor,
+        new java.lang.String[] { "ProjectId", "KeyId", "States", "PageSize", "PageToken", });
+    internal_static_tumbler_v1_ListDeliveriesResponse_descriptor =
+      getDescriptor().getMessageTypes().get(27);
+    internal_static_tumbler_v1_ListDeliveriesResponse_fieldAccessorTable = new
+      com.google.protobuf.GeneratedMessageV3.FieldAccessorTable(
+        internal_static_tumbler_v1_ListDeliveriesResponse_descriptor,
+        new java.lang.String[] { "Deliveries", "NextPageToken", });
+    internal_static_tumbler_v1_RedeliverRequest_descriptor =
+      getDescriptor().getMessageTypes().get(28);
+    internal_static_tumbler_v1_RedeliverRequest_fieldAccessorTable = new
+      com.google.protobuf.GeneratedMessageV3.FieldAccessorTable(
+        internal_static_tumbler_v1_RedeliverRequest_descriptor,
+        new java.lang.String[] { "DeliveryId", });
+    internal_static_tumbler_v1_RedeliverResponse_descriptor =
+      getDescriptor().getMessageTypes().get(29);
+    internal_static_tumbler_v1_RedeliverResponse_fieldAccessorTable = new
+      com.google.protobuf.GeneratedMessageV3.FieldAccessorTable(
+        internal_static_tumbler_v1_RedeliverResponse_descriptor,
+        new java.lang.String[] { "Delivery", });
+    internal_static_tumbler_v1_RotateWebhookSecretRequest_descriptor =
+      getDescriptor().getMessageTypes().get(30);
+    internal_static_tumbler_v1_RotateWebhookSecretRequest_fieldAccessorTable = new
+      com.google.protobuf.GeneratedMessageV3.FieldAccessorTable(
+        internal_static_tumbler_v1_RotateWebhookSecretRequest_descriptor,
+        new java.lang.String[] { "ProjectId", "WebhookUrl", });
+    internal_static_tumbler_v1_RotateWebhookSecretResponse_descriptor =
+      getDescriptor().getMessageTypes().get(31);
+    internal_static_tumbler_v1_RotateWebhookSecretResponse_fieldAccessorTable = new
+      com.google.protobuf.GeneratedMessageV3.FieldAccessorTable(
+        internal_static_tumbler_v1_RotateWebhookSecretResponse_descriptor,
+        new java.lang.String[] { "WebhookSecret", "PreviousExpireTime", });
     com.google.protobuf.DurationProto.getDescriptor();
     com.google.protobuf.FieldMaskProto.getDescriptor();
     com.google.protobuf.TimestampProto.getDescriptor();

@@ -199,7 +199,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object webhookSecret_ = "";
   /**
    * <pre>
-   * webhook_secret signs the webhooks of rotation.webhook_url; shown once. This version never sets it.
+   * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
+   * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
    * </pre>
    *
    * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
@@ -220,7 +221,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * webhook_secret signs the webhooks of rotation.webhook_url; shown once. This version never sets it.
+   * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
+   * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
    * </pre>
    *
    * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
@@ -1076,7 +1078,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object webhookSecret_ = "";
     /**
      * <pre>
-     * webhook_secret signs the webhooks of rotation.webhook_url; shown once. This version never sets it.
+     * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
+     * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
      * </pre>
      *
      * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
@@ -1096,7 +1099,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret signs the webhooks of rotation.webhook_url; shown once. This version never sets it.
+     * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
+     * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
      * </pre>
      *
      * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
@@ -1117,7 +1121,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret signs the webhooks of rotation.webhook_url; shown once. This version never sets it.
+     * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
+     * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
      * </pre>
      *
      * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
@@ -1134,7 +1139,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret signs the webhooks of rotation.webhook_url; shown once. This version never sets it.
+     * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
+     * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
      * </pre>
      *
      * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
@@ -1148,7 +1154,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret signs the webhooks of rotation.webhook_url; shown once. This version never sets it.
+     * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
+     * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
      * </pre>
      *
      * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>

@@ -87,7 +87,8 @@ public interface CreateResponseOrBuilder extends
 
   /**
    * <pre>
-   * webhook_secret signs the webhooks of rotation.webhook_url; shown once. This version never sets it.
+   * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
+   * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
    * </pre>
    *
    * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
@@ -96,7 +97,8 @@ public interface CreateResponseOrBuilder extends
   java.lang.String getWebhookSecret();
   /**
    * <pre>
-   * webhook_secret signs the webhooks of rotation.webhook_url; shown once. This version never sets it.
+   * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
+   * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
    * </pre>
    *
    * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>

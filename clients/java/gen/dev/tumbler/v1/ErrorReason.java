@@ -181,7 +181,7 @@ public enum ErrorReason
   ERROR_REASON_STORE_UNAVAILABLE(15),
   /**
    * <pre>
-   * ERROR_REASON_NOT_IMPLEMENTED, UNIMPLEMENTED: this version of the server does not offer the RPC yet.
+   * ERROR_REASON_NOT_IMPLEMENTED, UNIMPLEMENTED: the server's version does not offer the RPC. This one offers all.
    *
    *     {"reason": "NOT_IMPLEMENTED", "metadata": {"method": "ClaimRotation"}}
    * </pre>
@@ -221,6 +221,71 @@ public enum ErrorReason
    * <code>ERROR_REASON_SERVER_STOPPING = 19;</code>
    */
   ERROR_REASON_SERVER_STOPPING(19),
+  /**
+   * <pre>
+   * ERROR_REASON_CLAIM_TOKEN_INVALID, UNAUTHENTICATED: this is no claim token of this installation, or it was changed, or
+   * the pepper that it was made under is gone.
+   *
+   *     {"reason": "CLAIM_TOKEN_INVALID"}
+   * </pre>
+   *
+   * <code>ERROR_REASON_CLAIM_TOKEN_INVALID = 20;</code>
+   */
+  ERROR_REASON_CLAIM_TOKEN_INVALID(20),
+  /**
+   * <pre>
+   * ERROR_REASON_CLAIM_OUTDATED, FAILED_PRECONDITION: the rotation that this claim token was for is not due any more: the
+   * schedule was changed, or the key was switched off since. A key that was rotated, by a claim for instance, is
+   * KEY_SUPERSEDED.
+   *
+   *     {"reason": "CLAIM_OUTDATED", "metadata": {"key_id": "0123456789abcdef"}}
+   * </pre>
+   *
+   * <code>ERROR_REASON_CLAIM_OUTDATED = 21;</code>
+   */
+  ERROR_REASON_CLAIM_OUTDATED(21),
+  /**
+   * <pre>
+   * ERROR_REASON_WEBHOOKS_NEED_PEPPER, FAILED_PRECONDITION: the server has no pepper file, under which webhook secrets
+   * and claim tokens are kept safe; its operator has to make one.
+   *
+   *     {"reason": "WEBHOOKS_NEED_PEPPER"}
+   * </pre>
+   *
+   * <code>ERROR_REASON_WEBHOOKS_NEED_PEPPER = 22;</code>
+   */
+  ERROR_REASON_WEBHOOKS_NEED_PEPPER(22),
+  /**
+   * <pre>
+   * ERROR_REASON_DELIVERY_NOT_FOUND, NOT_FOUND: no such delivery, or none that the caller may see.
+   *
+   *     {"reason": "DELIVERY_NOT_FOUND"}
+   * </pre>
+   *
+   * <code>ERROR_REASON_DELIVERY_NOT_FOUND = 23;</code>
+   */
+  ERROR_REASON_DELIVERY_NOT_FOUND(23),
+  /**
+   * <pre>
+   * ERROR_REASON_DELIVERY_OUTDATED, FAILED_PRECONDITION: what the delivery was to tell is not true any more; for a
+   * rotation that was claimed, for example, there is nothing left to claim.
+   *
+   *     {"reason": "DELIVERY_OUTDATED", "metadata": {"delivery_id": "msg_…"}}
+   * </pre>
+   *
+   * <code>ERROR_REASON_DELIVERY_OUTDATED = 24;</code>
+   */
+  ERROR_REASON_DELIVERY_OUTDATED(24),
+  /**
+   * <pre>
+   * ERROR_REASON_ENDPOINT_NOT_FOUND, NOT_FOUND: no key of the project was ever given this webhook_url.
+   *
+   *     {"reason": "ENDPOINT_NOT_FOUND"}
+   * </pre>
+   *
+   * <code>ERROR_REASON_ENDPOINT_NOT_FOUND = 25;</code>
+   */
+  ERROR_REASON_ENDPOINT_NOT_FOUND(25),
   UNRECOGNIZED(-1),
   ;
 
@@ -386,7 +451,7 @@ public enum ErrorReason
   public static final int ERROR_REASON_STORE_UNAVAILABLE_VALUE = 15;
   /**
    * <pre>
-   * ERROR_REASON_NOT_IMPLEMENTED, UNIMPLEMENTED: this version of the server does not offer the RPC yet.
+   * ERROR_REASON_NOT_IMPLEMENTED, UNIMPLEMENTED: the server's version does not offer the RPC. This one offers all.
    *
    *     {"reason": "NOT_IMPLEMENTED", "metadata": {"method": "ClaimRotation"}}
    * </pre>
@@ -426,6 +491,71 @@ public enum ErrorReason
    * <code>ERROR_REASON_SERVER_STOPPING = 19;</code>
    */
   public static final int ERROR_REASON_SERVER_STOPPING_VALUE = 19;
+  /**
+   * <pre>
+   * ERROR_REASON_CLAIM_TOKEN_INVALID, UNAUTHENTICATED: this is no claim token of this installation, or it was changed, or
+   * the pepper that it was made under is gone.
+   *
+   *     {"reason": "CLAIM_TOKEN_INVALID"}
+   * </pre>
+   *
+   * <code>ERROR_REASON_CLAIM_TOKEN_INVALID = 20;</code>
+   */
+  public static final int ERROR_REASON_CLAIM_TOKEN_INVALID_VALUE = 20;
+  /**
+   * <pre>
+   * ERROR_REASON_CLAIM_OUTDATED, FAILED_PRECONDITION: the rotation that this claim token was for is not due any more: the
+   * schedule was changed, or the key was switched off since. A key that was rotated, by a claim for instance, is
+   * KEY_SUPERSEDED.
+   *
+   *     {"reason": "CLAIM_OUTDATED", "metadata": {"key_id": "0123456789abcdef"}}
+   * </pre>
+   *
+   * <code>ERROR_REASON_CLAIM_OUTDATED = 21;</code>
+   */
+  public static final int ERROR_REASON_CLAIM_OUTDATED_VALUE = 21;
+  /**
+   * <pre>
+   * ERROR_REASON_WEBHOOKS_NEED_PEPPER, FAILED_PRECONDITION: the server has no pepper file, under which webhook secrets
+   * and claim tokens are kept safe; its operator has to make one.
+   *
+   *     {"reason": "WEBHOOKS_NEED_PEPPER"}
+   * </pre>
+   *
+   * <code>ERROR_REASON_WEBHOOKS_NEED_PEPPER = 22;</code>
+   */
+  public static final int ERROR_REASON_WEBHOOKS_NEED_PEPPER_VALUE = 22;
+  /**
+   * <pre>
+   * ERROR_REASON_DELIVERY_NOT_FOUND, NOT_FOUND: no such delivery, or none that the caller may see.
+   *
+   *     {"reason": "DELIVERY_NOT_FOUND"}
+   * </pre>
+   *
+   * <code>ERROR_REASON_DELIVERY_NOT_FOUND = 23;</code>
+   */
+  public static final int ERROR_REASON_DELIVERY_NOT_FOUND_VALUE = 23;
+  /**
+   * <pre>
+   * ERROR_REASON_DELIVERY_OUTDATED, FAILED_PRECONDITION: what the delivery was to tell is not true any more; for a
+   * rotation that was claimed, for example, there is nothing left to claim.
+   *
+   *     {"reason": "DELIVERY_OUTDATED", "metadata": {"delivery_id": "msg_…"}}
+   * </pre>
+   *
+   * <code>ERROR_REASON_DELIVERY_OUTDATED = 24;</code>
+   */
+  public static final int ERROR_REASON_DELIVERY_OUTDATED_VALUE = 24;
+  /**
+   * <pre>
+   * ERROR_REASON_ENDPOINT_NOT_FOUND, NOT_FOUND: no key of the project was ever given this webhook_url.
+   *
+   *     {"reason": "ENDPOINT_NOT_FOUND"}
+   * </pre>
+   *
+   * <code>ERROR_REASON_ENDPOINT_NOT_FOUND = 25;</code>
+   */
+  public static final int ERROR_REASON_ENDPOINT_NOT_FOUND_VALUE = 25;
 
 
   public final int getNumber() {
@@ -472,6 +602,12 @@ public enum ErrorReason
       case 17: return ERROR_REASON_INTERNAL;
       case 18: return ERROR_REASON_READER_TOO_SLOW;
       case 19: return ERROR_REASON_SERVER_STOPPING;
+      case 20: return ERROR_REASON_CLAIM_TOKEN_INVALID;
+      case 21: return ERROR_REASON_CLAIM_OUTDATED;
+      case 22: return ERROR_REASON_WEBHOOKS_NEED_PEPPER;
+      case 23: return ERROR_REASON_DELIVERY_NOT_FOUND;
+      case 24: return ERROR_REASON_DELIVERY_OUTDATED;
+      case 25: return ERROR_REASON_ENDPOINT_NOT_FOUND;
       default: return null;
     }
   }

@@ -350,7 +350,8 @@ private static final long serialVersionUID = 0L;
    * <pre>
    * detail says more, by type; never a secret:
    * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -373,7 +374,8 @@ private static final long serialVersionUID = 0L;
    * <pre>
    * detail says more, by type; never a secret:
    * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -386,7 +388,8 @@ private static final long serialVersionUID = 0L;
    * <pre>
    * detail says more, by type; never a secret:
    * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -406,7 +409,8 @@ java.lang.String defaultValue) {
    * <pre>
    * detail says more, by type; never a secret:
    * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -1768,7 +1772,8 @@ java.lang.String defaultValue) {
      * <pre>
      * detail says more, by type; never a secret:
      * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -1791,7 +1796,8 @@ java.lang.String defaultValue) {
      * <pre>
      * detail says more, by type; never a secret:
      * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -1804,7 +1810,8 @@ java.lang.String defaultValue) {
      * <pre>
      * detail says more, by type; never a secret:
      * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -1824,7 +1831,8 @@ java.lang.String defaultValue) {
      * <pre>
      * detail says more, by type; never a secret:
      * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -1850,7 +1858,8 @@ java.lang.String defaultValue) {
      * <pre>
      * detail says more, by type; never a secret:
      * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -1875,7 +1884,8 @@ java.lang.String defaultValue) {
      * <pre>
      * detail says more, by type; never a secret:
      * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -1894,7 +1904,8 @@ java.lang.String defaultValue) {
      * <pre>
      * detail says more, by type; never a secret:
      * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>

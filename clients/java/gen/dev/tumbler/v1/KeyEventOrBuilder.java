@@ -155,7 +155,8 @@ public interface KeyEventOrBuilder extends
    * <pre>
    * detail says more, by type; never a secret:
    * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -165,7 +166,8 @@ public interface KeyEventOrBuilder extends
    * <pre>
    * detail says more, by type; never a secret:
    * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -182,7 +184,8 @@ public interface KeyEventOrBuilder extends
    * <pre>
    * detail says more, by type; never a secret:
    * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -193,7 +196,8 @@ public interface KeyEventOrBuilder extends
    * <pre>
    * detail says more, by type; never a secret:
    * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -207,7 +211,8 @@ java.lang.String defaultValue);
    * <pre>
    * detail says more, by type; never a secret:
    * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>

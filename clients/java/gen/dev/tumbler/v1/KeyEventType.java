@@ -71,7 +71,8 @@ public enum KeyEventType
   KEY_EVENT_TYPE_ROTATED(6),
   /**
    * <pre>
-   * KEY_EVENT_TYPE_ROTATION_DUE: its schedule says that it should be replaced now.
+   * KEY_EVENT_TYPE_ROTATION_DUE: its schedule says that it should be replaced now. Once for each rotation; again where
+   * it was switched off and on, or given another webhook_url, while due: the earlier claim token is then void.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_ROTATION_DUE = 7;</code>
@@ -87,12 +88,21 @@ public enum KeyEventType
   KEY_EVENT_TYPE_ROTATION_CLAIMED(8),
   /**
    * <pre>
-   * KEY_EVENT_TYPE_ROTATION_OVERDUE: nobody replaced it within 24 hours.
+   * KEY_EVENT_TYPE_ROTATION_OVERDUE: nobody replaced it within 24 hours. Once for each rotation.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_ROTATION_OVERDUE = 9;</code>
    */
   KEY_EVENT_TYPE_ROTATION_OVERDUE(9),
+  /**
+   * <pre>
+   * KEY_EVENT_TYPE_EXPIRING: it expires in 7 days or less, and again in 1 day or less; each once, and only where its
+   * expire_time was set further ahead than that. Not while it is deactivated, and not once it is replaced.
+   * </pre>
+   *
+   * <code>KEY_EVENT_TYPE_EXPIRING = 10;</code>
+   */
+  KEY_EVENT_TYPE_EXPIRING(10),
   UNRECOGNIZED(-1),
   ;
 
@@ -154,7 +164,8 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_ROTATED_VALUE = 6;
   /**
    * <pre>
-   * KEY_EVENT_TYPE_ROTATION_DUE: its schedule says that it should be replaced now.
+   * KEY_EVENT_TYPE_ROTATION_DUE: its schedule says that it should be replaced now. Once for each rotation; again where
+   * it was switched off and on, or given another webhook_url, while due: the earlier claim token is then void.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_ROTATION_DUE = 7;</code>
@@ -170,12 +181,21 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_ROTATION_CLAIMED_VALUE = 8;
   /**
    * <pre>
-   * KEY_EVENT_TYPE_ROTATION_OVERDUE: nobody replaced it within 24 hours.
+   * KEY_EVENT_TYPE_ROTATION_OVERDUE: nobody replaced it within 24 hours. Once for each rotation.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_ROTATION_OVERDUE = 9;</code>
    */
   public static final int KEY_EVENT_TYPE_ROTATION_OVERDUE_VALUE = 9;
+  /**
+   * <pre>
+   * KEY_EVENT_TYPE_EXPIRING: it expires in 7 days or less, and again in 1 day or less; each once, and only where its
+   * expire_time was set further ahead than that. Not while it is deactivated, and not once it is replaced.
+   * </pre>
+   *
+   * <code>KEY_EVENT_TYPE_EXPIRING = 10;</code>
+   */
+  public static final int KEY_EVENT_TYPE_EXPIRING_VALUE = 10;
 
 
   public final int getNumber() {
@@ -212,6 +232,7 @@ public enum KeyEventType
       case 7: return KEY_EVENT_TYPE_ROTATION_DUE;
       case 8: return KEY_EVENT_TYPE_ROTATION_CLAIMED;
       case 9: return KEY_EVENT_TYPE_ROTATION_OVERDUE;
+      case 10: return KEY_EVENT_TYPE_EXPIRING;
       default: return null;
     }
   }

@@ -6,9 +6,11 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * Rotation is a schedule on which a key should be replaced.
- * This version stores, returns and copies the schedule; it neither announces that a rotation is due nor delivers
- * webhooks yet.
+ * Rotation is a schedule on which a key is to be replaced. When next_time comes, the server appends ROTATION_DUE to the
+ * log and, where a webhook_url is set, posts `key.rotation_due` there; nothing else happens to the key. Whoever holds the
+ * claim token of that message calls ClaimRotation, and only then is the new secret made. Until then the old key works.
+ *
+ * A schedule rests while its key is deactivated or expired, and ends with its key (its successor carries it on).
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.Rotation}
@@ -93,7 +95,13 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object webhookUrl_ = "";
   /**
    * <pre>
-   * webhook_url would be told when a rotation is due. This version refuses any value.
+   * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
+   * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
+   * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
+   * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+   *
+   * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
+   * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
    * </pre>
    *
    * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -114,7 +122,13 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * webhook_url would be told when a rotation is due. This version refuses any value.
+   * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
+   * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
+   * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
+   * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+   *
+   * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
+   * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
    * </pre>
    *
    * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -139,7 +153,8 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.Timestamp nextTime_;
   /**
    * <pre>
-   * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+   * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+   * due. Output only.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -151,7 +166,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+   * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+   * due. Output only.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -163,7 +179,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+   * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+   * due. Output only.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -363,9 +380,11 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * Rotation is a schedule on which a key should be replaced.
-   * This version stores, returns and copies the schedule; it neither announces that a rotation is due nor delivers
-   * webhooks yet.
+   * Rotation is a schedule on which a key is to be replaced. When next_time comes, the server appends ROTATION_DUE to the
+   * log and, where a webhook_url is set, posts `key.rotation_due` there; nothing else happens to the key. Whoever holds the
+   * claim token of that message calls ClaimRotation, and only then is the new secret made. Until then the old key works.
+   *
+   * A schedule rests while its key is deactivated or expired, and ends with its key (its successor carries it on).
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.Rotation}
@@ -757,7 +776,13 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object webhookUrl_ = "";
     /**
      * <pre>
-     * webhook_url would be told when a rotation is due. This version refuses any value.
+     * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
+     * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
+     * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
+     * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+     *
+     * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
+     * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
      * </pre>
      *
      * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -777,7 +802,13 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_url would be told when a rotation is due. This version refuses any value.
+     * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
+     * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
+     * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
+     * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+     *
+     * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
+     * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
      * </pre>
      *
      * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -798,7 +829,13 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_url would be told when a rotation is due. This version refuses any value.
+     * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
+     * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
+     * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
+     * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+     *
+     * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
+     * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
      * </pre>
      *
      * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -815,7 +852,13 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_url would be told when a rotation is due. This version refuses any value.
+     * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
+     * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
+     * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
+     * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+     *
+     * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
+     * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
      * </pre>
      *
      * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -829,7 +872,13 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_url would be told when a rotation is due. This version refuses any value.
+     * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
+     * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
+     * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
+     * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+     *
+     * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
+     * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
      * </pre>
      *
      * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -851,7 +900,8 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> nextTimeBuilder_;
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+     * due. Output only.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -862,7 +912,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+     * due. Output only.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -877,7 +928,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+     * due. Output only.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -897,7 +949,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+     * due. Output only.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -915,7 +968,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+     * due. Output only.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -940,7 +994,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+     * due. Output only.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -957,7 +1012,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+     * due. Output only.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -969,7 +1025,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+     * due. Output only.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -984,7 +1041,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+     * due. Output only.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>

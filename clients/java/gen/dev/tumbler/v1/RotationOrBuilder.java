@@ -40,7 +40,13 @@ public interface RotationOrBuilder extends
 
   /**
    * <pre>
-   * webhook_url would be told when a rotation is due. This version refuses any value.
+   * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
+   * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
+   * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
+   * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+   *
+   * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
+   * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
    * </pre>
    *
    * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -49,7 +55,13 @@ public interface RotationOrBuilder extends
   java.lang.String getWebhookUrl();
   /**
    * <pre>
-   * webhook_url would be told when a rotation is due. This version refuses any value.
+   * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
+   * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
+   * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
+   * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+   *
+   * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
+   * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
    * </pre>
    *
    * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -60,7 +72,8 @@ public interface RotationOrBuilder extends
 
   /**
    * <pre>
-   * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+   * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+   * due. Output only.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -69,7 +82,8 @@ public interface RotationOrBuilder extends
   boolean hasNextTime();
   /**
    * <pre>
-   * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+   * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+   * due. Output only.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -78,7 +92,8 @@ public interface RotationOrBuilder extends
   com.google.protobuf.Timestamp getNextTime();
   /**
    * <pre>
-   * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+   * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+   * due. Output only.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>

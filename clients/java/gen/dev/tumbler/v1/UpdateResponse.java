@@ -136,7 +136,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object webhookSecret_ = "";
   /**
    * <pre>
-   * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. This version never sets it.
+   * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
    * </pre>
    *
    * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
@@ -157,7 +157,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. This version never sets it.
+   * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
    * </pre>
    *
    * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
@@ -829,7 +829,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object webhookSecret_ = "";
     /**
      * <pre>
-     * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. This version never sets it.
+     * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
      * </pre>
      *
      * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
@@ -849,7 +849,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. This version never sets it.
+     * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
      * </pre>
      *
      * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
@@ -870,7 +870,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. This version never sets it.
+     * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
      * </pre>
      *
      * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
@@ -887,7 +887,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. This version never sets it.
+     * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
      * </pre>
      *
      * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
@@ -901,7 +901,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. This version never sets it.
+     * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
      * </pre>
      *
      * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>

@@ -57,7 +57,7 @@ public interface UpdateResponseOrBuilder extends
 
   /**
    * <pre>
-   * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. This version never sets it.
+   * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
    * </pre>
    *
    * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
@@ -66,7 +66,7 @@ public interface UpdateResponseOrBuilder extends
   java.lang.String getWebhookSecret();
   /**
    * <pre>
-   * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. This version never sets it.
+   * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
    * </pre>
    *
    * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>

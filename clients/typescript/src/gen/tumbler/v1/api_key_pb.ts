@@ -207,9 +207,11 @@ export const ApiKeySchema: GenMessage<ApiKey> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key, 0);
 
 /**
- * Rotation is a schedule on which a key should be replaced.
- * This version stores, returns and copies the schedule; it neither announces that a rotation is due nor delivers
- * webhooks yet.
+ * Rotation is a schedule on which a key is to be replaced. When next_time comes, the server appends ROTATION_DUE to the
+ * log and, where a webhook_url is set, posts `key.rotation_due` there; nothing else happens to the key. Whoever holds the
+ * claim token of that message calls ClaimRotation, and only then is the new secret made. Until then the old key works.
+ *
+ * A schedule rests while its key is deactivated or expired, and ends with its key (its successor carries it on).
  *
  * @generated from message tumbler.v1.Rotation
  */
@@ -223,14 +225,21 @@ export type Rotation = Message<"tumbler.v1.Rotation"> & {
   interval?: Duration | undefined;
 
   /**
-   * webhook_url would be told when a rotation is due. This version refuses any value.
+   * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
+   * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
+   * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
+   * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+   *
+   * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
+   * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
    *
    * @generated from field: string webhook_url = 2;
    */
   webhookUrl: string;
 
   /**
-   * next_time is one interval after the key was made, rotated, or given this interval. Output only.
+   * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
+   * due. Output only.
    *
    * @generated from field: google.protobuf.Timestamp next_time = 3;
    */

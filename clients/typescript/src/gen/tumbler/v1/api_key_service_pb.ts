@@ -8,7 +8,7 @@ import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { ApiKey, RevokeReason, Rotation, State } from "./api_key_pb.js";
 import { file_tumbler_v1_api_key } from "./api_key_pb.js";
-import type { KeyEvent, KeyEventType } from "./event_pb.js";
+import type { DeliveryState, KeyEvent, KeyEventType, WebhookDelivery } from "./event_pb.js";
 import { file_tumbler_v1_event } from "./event_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tumbler/v1/api_key_service.proto.
  */
 export const file_tumbler_v1_api_key_service: GenFile = /*@__PURE__*/
-  fileDesc("CiB0dW1ibGVyL3YxL2FwaV9rZXlfc2VydmljZS5wcm90bxIKdHVtYmxlci52MSK4AwoNQ3JlYXRlUmVxdWVzdBISCgpwcm9qZWN0X2lkGAEgASgJEhYKDmVudmlyb25tZW50X2lkGAIgASgJEgwKBG5hbWUYAyABKAkSEAoIb3duZXJfaWQYBCABKAkSDgoGc2NvcGVzGAUgAygJEjkKCG1ldGFkYXRhGAYgAygLMicudHVtYmxlci52MS5DcmVhdGVSZXF1ZXN0Lk1ldGFkYXRhRW50cnkSFQoNYWxsb3dlZF9jaWRycxgHIAMoCRIxCgtleHBpcmVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIABIoCgN0dGwYCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IABIOCgZwcmVmaXgYCiABKAkSJgoIcm90YXRpb24YCyABKAsyFC50dW1ibGVyLnYxLlJvdGF0aW9uEhIKCnJlcXVlc3RfaWQYDCABKAkSFQoNdmFsaWRhdGVfb25seRgNIAEoCBovCg1NZXRhZGF0YUVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFCCAoGZXhwaXJ5IpcBCg5DcmVhdGVSZXNwb25zZRIjCgdhcGlfa2V5GAEgASgLMhIudHVtYmxlci52MS5BcGlLZXkSEAoDa2V5GAIgASgJQgOAAQESGQoRY29uc2lzdGVuY3lfdG9rZW4YAyABKAkSFgoOc2VjcmV0X29taXR0ZWQYBCABKAgSGwoOd2ViaG9va19zZWNyZXQYBSABKAlCA4ABASIcCgpHZXRSZXF1ZXN0Eg4KBmtleV9pZBgBIAEoCSIyCgtHZXRSZXNwb25zZRIjCgdhcGlfa2V5GAEgASgLMhIudHVtYmxlci52MS5BcGlLZXki7QEKC0xpc3RSZXF1ZXN0EhIKCnByb2plY3RfaWQYASABKAkSFgoOZW52aXJvbm1lbnRfaWQYAiABKAkSEAoIb3duZXJfaWQYAyABKAkSIQoGc3RhdGVzGAQgAygOMhEudHVtYmxlci52MS5TdGF0ZRINCgVzY29wZRgFIAEoCRIOCgZzZWFyY2gYBiABKAkSEAoIb3JkZXJfYnkYByABKAkSEQoJcGFnZV9zaXplGAggASgFEhIKCnBhZ2VfdG9rZW4YCSABKAkSDAoEc2tpcBgKIAEoBRIXCg9zaG93X3RvdGFsX3NpemUYCyABKAgiYQoMTGlzdFJlc3BvbnNlEiQKCGFwaV9rZXlzGAEgAygLMhIudHVtYmxlci52MS5BcGlLZXkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhIKCnRvdGFsX3NpemUYAyABKAUiZQoNVXBkYXRlUmVxdWVzdBIjCgdhcGlfa2V5GAEgASgLMhIudHVtYmxlci52MS5BcGlLZXkSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrIm0KDlVwZGF0ZVJlc3BvbnNlEiMKB2FwaV9rZXkYASABKAsyEi50dW1ibGVyLnYxLkFwaUtleRIZChFjb25zaXN0ZW5jeV90b2tlbhgCIAEoCRIbCg53ZWJob29rX3NlY3JldBgDIAEoCUIDgAEBIkMKB0tleU5hbWUSEgoKcHJvamVjdF9pZBgBIAEoCRIWCg5lbnZpcm9ubWVudF9pZBgCIAEoCRIMCgRuYW1lGAMgASgJImYKEFNldEFjdGl2ZVJlcXVlc3QSEAoGa2V5X2lkGAEgASgJSAASJgoHYnlfbmFtZRgCIAEoCzITLnR1bWJsZXIudjEuS2V5TmFtZUgAEg4KBmFjdGl2ZRgDIAEoCEIICgZ0YXJnZXQiUwoRU2V0QWN0aXZlUmVzcG9uc2USIwoHYXBpX2tleRgBIAEoCzISLnR1bWJsZXIudjEuQXBpS2V5EhkKEWNvbnNpc3RlbmN5X3Rva2VuGAIgASgJIloKDVJldm9rZVJlcXVlc3QSDgoGa2V5X2lkGAEgASgJEigKBnJlYXNvbhgCIAEoDjIYLnR1bWJsZXIudjEuUmV2b2tlUmVhc29uEg8KB2NvbW1lbnQYAyABKAkiUAoOUmV2b2tlUmVzcG9uc2USIwoHYXBpX2tleRgBIAEoCzISLnR1bWJsZXIudjEuQXBpS2V5EhkKEWNvbnNpc3RlbmN5X3Rva2VuGAIgASgJIssBCg1Sb3RhdGVSZXF1ZXN0Eg4KBmtleV9pZBgBIAEoCRIvCgxncmFjZV9wZXJpb2QYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SMQoLZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wSAASKAoDdHRsGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAASEgoKcmVxdWVzdF9pZBgFIAEoCUIICgZleHBpcnkiowEKDlJvdGF0ZVJlc3BvbnNlEiMKB2FwaV9rZXkYASABKAsyEi50dW1ibGVyLnYxLkFwaUtleRInCgtvbGRfYXBpX2tleRgCIAEoCzISLnR1bWJsZXIudjEuQXBpS2V5EhAKA2tleRgDIAEoCUIDgAEBEhkKEWNvbnNpc3RlbmN5X3Rva2VuGAQgASgJEhYKDnNlY3JldF9vbWl0dGVkGAUgASgIInEKC0NvbnNpc3RlbmN5EhoKEG1pbmltaXplX2xhdGVuY3kYASABKAhIABIbChFhdF9sZWFzdF9hc19mcmVzaBgCIAEoCUgAEhoKEGZ1bGx5X2NvbnNpc3RlbnQYAyABKAhIAEINCgtyZXF1aXJlbWVudCKnAQoNVmVyaWZ5UmVxdWVzdBIQCgNrZXkYASABKAlCA4ABARISCgpwcm9qZWN0X2lkGAIgASgJEhYKDmVudmlyb25tZW50X2lkGAMgASgJEhcKD3JlcXVpcmVkX3Njb3BlcxgEIAMoCRIRCgljbGllbnRfaXAYBSABKAkSLAoLY29uc2lzdGVuY3kYBiABKAsyFy50dW1ibGVyLnYxLkNvbnNpc3RlbmN5IsQECg5WZXJpZnlSZXNwb25zZRINCgV2YWxpZBgBIAEoCBIkCgRjb2RlGAIgASgOMhYudHVtYmxlci52MS5WZXJpZnlDb2RlEg4KBmtleV9pZBgDIAEoCRISCgpwcm9qZWN0X2lkGAQgASgJEhYKDmVudmlyb25tZW50X2lkGAUgASgJEgwKBG5hbWUYBiABKAkSEAoIb3duZXJfaWQYByABKAkSDgoGc2NvcGVzGAggAygJEjoKCG1ldGFkYXRhGAkgAygLMigudHVtYmxlci52MS5WZXJpZnlSZXNwb25zZS5NZXRhZGF0YUVudHJ5EhUKDWFsbG93ZWRfY2lkcnMYCiADKAkSLwoLZXhwaXJlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKEWdyYWNlX2V4cGlyZV90aW1lGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIaChJyZXBsYWNlZF9ieV9rZXlfaWQYDSABKAkSLAoJY2FjaGVfdHRsGA4gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCmNoZWNrX3RpbWUYDyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJldmlzaW9uGBAgASgDEhkKEWNvbnNpc3RlbmN5X3Rva2VuGBEgASgJGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJBChJCYXRjaFZlcmlmeVJlcXVlc3QSKwoIcmVxdWVzdHMYASADKAsyGS50dW1ibGVyLnYxLlZlcmlmeVJlcXVlc3QiRAoTQmF0Y2hWZXJpZnlSZXNwb25zZRItCglyZXNwb25zZXMYASADKAsyGi50dW1ibGVyLnYxLlZlcmlmeVJlc3BvbnNlIm8KDFdhdGNoUmVxdWVzdBISCgpwcm9qZWN0X2lkGAEgASgJEhQKDHN0YXJ0X2N1cnNvchgCIAEoCRI1ChJoZWFydGJlYXRfaW50ZXJ2YWwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iVAoNV2F0Y2hSZXNwb25zZRIkCgZldmVudHMYASADKAsyFC50dW1ibGVyLnYxLktleUV2ZW50Eg4KBmN1cnNvchgCIAEoCRINCgVyZXNldBgDIAEoCCK3AQoRTGlzdEV2ZW50c1JlcXVlc3QSEgoKcHJvamVjdF9pZBgBIAEoCRIOCgZrZXlfaWQYAiABKAkSJwoFdHlwZXMYAyADKA4yGC50dW1ibGVyLnYxLktleUV2ZW50VHlwZRIuCgpzaW5jZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYBSABKAUSEgoKcGFnZV90b2tlbhgGIAEoCSJTChJMaXN0RXZlbnRzUmVzcG9uc2USJAoGZXZlbnRzGAEgAygLMhQudHVtYmxlci52MS5LZXlFdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiYQoUQ2xhaW1Sb3RhdGlvblJlcXVlc3QSGAoLY2xhaW1fdG9rZW4YASABKAlCA4ABARIvCgxncmFjZV9wZXJpb2QYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iqgEKFUNsYWltUm90YXRpb25SZXNwb25zZRIjCgdhcGlfa2V5GAEgASgLMhIudHVtYmxlci52MS5BcGlLZXkSJwoLb2xkX2FwaV9rZXkYAiABKAsyEi50dW1ibGVyLnYxLkFwaUtleRIQCgNrZXkYAyABKAlCA4ABARIZChFjb25zaXN0ZW5jeV90b2tlbhgEIAEoCRIWCg5zZWNyZXRfb21pdHRlZBgFIAEoCCrIAgoKVmVyaWZ5Q29kZRIbChdWRVJJRllfQ09ERV9VTlNQRUNJRklFRBAAEhUKEVZFUklGWV9DT0RFX1ZBTElEEAESGQoVVkVSSUZZX0NPREVfTUFMRk9STUVEEAISGQoVVkVSSUZZX0NPREVfTk9UX0ZPVU5EEAMSFwoTVkVSSUZZX0NPREVfUkVWT0tFRBAEEhoKFlZFUklGWV9DT0RFX1NVUEVSU0VERUQQBRIYChRWRVJJRllfQ09ERV9JTkFDVElWRRAGEhcKE1ZFUklGWV9DT0RFX0VYUElSRUQQBxIkCiBWRVJJRllfQ09ERV9FTlZJUk9OTUVOVF9NSVNNQVRDSBAIEh4KGlZFUklGWV9DT0RFX0lQX05PVF9BTExPV0VEEAkSIgoeVkVSSUZZX0NPREVfSU5TVUZGSUNJRU5UX1NDT1BFEAoyxAYKDUFwaUtleVNlcnZpY2USPwoGQ3JlYXRlEhkudHVtYmxlci52MS5DcmVhdGVSZXF1ZXN0GhoudHVtYmxlci52MS5DcmVhdGVSZXNwb25zZRI2CgNHZXQSFi50dW1ibGVyLnYxLkdldFJlcXVlc3QaFy50dW1ibGVyLnYxLkdldFJlc3BvbnNlEjkKBExpc3QSFy50dW1ibGVyLnYxLkxpc3RSZXF1ZXN0GhgudHVtYmxlci52MS5MaXN0UmVzcG9uc2USPwoGVXBkYXRlEhkudHVtYmxlci52MS5VcGRhdGVSZXF1ZXN0GhoudHVtYmxlci52MS5VcGRhdGVSZXNwb25zZRJICglTZXRBY3RpdmUSHC50dW1ibGVyLnYxLlNldEFjdGl2ZVJlcXVlc3QaHS50dW1ibGVyLnYxLlNldEFjdGl2ZVJlc3BvbnNlEj8KBlJldm9rZRIZLnR1bWJsZXIudjEuUmV2b2tlUmVxdWVzdBoaLnR1bWJsZXIudjEuUmV2b2tlUmVzcG9uc2USPwoGUm90YXRlEhkudHVtYmxlci52MS5Sb3RhdGVSZXF1ZXN0GhoudHVtYmxlci52MS5Sb3RhdGVSZXNwb25zZRI/CgZWZXJpZnkSGS50dW1ibGVyLnYxLlZlcmlmeVJlcXVlc3QaGi50dW1ibGVyLnYxLlZlcmlmeVJlc3BvbnNlEk4KC0JhdGNoVmVyaWZ5Eh4udHVtYmxlci52MS5CYXRjaFZlcmlmeVJlcXVlc3QaHy50dW1ibGVyLnYxLkJhdGNoVmVyaWZ5UmVzcG9uc2USPgoFV2F0Y2gSGC50dW1ibGVyLnYxLldhdGNoUmVxdWVzdBoZLnR1bWJsZXIudjEuV2F0Y2hSZXNwb25zZTABEksKCkxpc3RFdmVudHMSHS50dW1ibGVyLnYxLkxpc3RFdmVudHNSZXF1ZXN0Gh4udHVtYmxlci52MS5MaXN0RXZlbnRzUmVzcG9uc2USVAoNQ2xhaW1Sb3RhdGlvbhIgLnR1bWJsZXIudjEuQ2xhaW1Sb3RhdGlvblJlcXVlc3QaIS50dW1ibGVyLnYxLkNsYWltUm90YXRpb25SZXNwb25zZUI7Cg5kZXYudHVtYmxlci52MVABWid0dW1ibGVyLmRldi9nby9nZW4vdHVtYmxlci92MTt0dW1ibGVydjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_tumbler_v1_api_key, file_tumbler_v1_event]);
+  fileDesc("CiB0dW1ibGVyL3YxL2FwaV9rZXlfc2VydmljZS5wcm90bxIKdHVtYmxlci52MSK4AwoNQ3JlYXRlUmVxdWVzdBISCgpwcm9qZWN0X2lkGAEgASgJEhYKDmVudmlyb25tZW50X2lkGAIgASgJEgwKBG5hbWUYAyABKAkSEAoIb3duZXJfaWQYBCABKAkSDgoGc2NvcGVzGAUgAygJEjkKCG1ldGFkYXRhGAYgAygLMicudHVtYmxlci52MS5DcmVhdGVSZXF1ZXN0Lk1ldGFkYXRhRW50cnkSFQoNYWxsb3dlZF9jaWRycxgHIAMoCRIxCgtleHBpcmVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIABIoCgN0dGwYCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IABIOCgZwcmVmaXgYCiABKAkSJgoIcm90YXRpb24YCyABKAsyFC50dW1ibGVyLnYxLlJvdGF0aW9uEhIKCnJlcXVlc3RfaWQYDCABKAkSFQoNdmFsaWRhdGVfb25seRgNIAEoCBovCg1NZXRhZGF0YUVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFCCAoGZXhwaXJ5IpcBCg5DcmVhdGVSZXNwb25zZRIjCgdhcGlfa2V5GAEgASgLMhIudHVtYmxlci52MS5BcGlLZXkSEAoDa2V5GAIgASgJQgOAAQESGQoRY29uc2lzdGVuY3lfdG9rZW4YAyABKAkSFgoOc2VjcmV0X29taXR0ZWQYBCABKAgSGwoOd2ViaG9va19zZWNyZXQYBSABKAlCA4ABASIcCgpHZXRSZXF1ZXN0Eg4KBmtleV9pZBgBIAEoCSIyCgtHZXRSZXNwb25zZRIjCgdhcGlfa2V5GAEgASgLMhIudHVtYmxlci52MS5BcGlLZXki7QEKC0xpc3RSZXF1ZXN0EhIKCnByb2plY3RfaWQYASABKAkSFgoOZW52aXJvbm1lbnRfaWQYAiABKAkSEAoIb3duZXJfaWQYAyABKAkSIQoGc3RhdGVzGAQgAygOMhEudHVtYmxlci52MS5TdGF0ZRINCgVzY29wZRgFIAEoCRIOCgZzZWFyY2gYBiABKAkSEAoIb3JkZXJfYnkYByABKAkSEQoJcGFnZV9zaXplGAggASgFEhIKCnBhZ2VfdG9rZW4YCSABKAkSDAoEc2tpcBgKIAEoBRIXCg9zaG93X3RvdGFsX3NpemUYCyABKAgiYQoMTGlzdFJlc3BvbnNlEiQKCGFwaV9rZXlzGAEgAygLMhIudHVtYmxlci52MS5BcGlLZXkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhIKCnRvdGFsX3NpemUYAyABKAUiZQoNVXBkYXRlUmVxdWVzdBIjCgdhcGlfa2V5GAEgASgLMhIudHVtYmxlci52MS5BcGlLZXkSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrIm0KDlVwZGF0ZVJlc3BvbnNlEiMKB2FwaV9rZXkYASABKAsyEi50dW1ibGVyLnYxLkFwaUtleRIZChFjb25zaXN0ZW5jeV90b2tlbhgCIAEoCRIbCg53ZWJob29rX3NlY3JldBgDIAEoCUIDgAEBIkMKB0tleU5hbWUSEgoKcHJvamVjdF9pZBgBIAEoCRIWCg5lbnZpcm9ubWVudF9pZBgCIAEoCRIMCgRuYW1lGAMgASgJImYKEFNldEFjdGl2ZVJlcXVlc3QSEAoGa2V5X2lkGAEgASgJSAASJgoHYnlfbmFtZRgCIAEoCzITLnR1bWJsZXIudjEuS2V5TmFtZUgAEg4KBmFjdGl2ZRgDIAEoCEIICgZ0YXJnZXQiUwoRU2V0QWN0aXZlUmVzcG9uc2USIwoHYXBpX2tleRgBIAEoCzISLnR1bWJsZXIudjEuQXBpS2V5EhkKEWNvbnNpc3RlbmN5X3Rva2VuGAIgASgJIloKDVJldm9rZVJlcXVlc3QSDgoGa2V5X2lkGAEgASgJEigKBnJlYXNvbhgCIAEoDjIYLnR1bWJsZXIudjEuUmV2b2tlUmVhc29uEg8KB2NvbW1lbnQYAyABKAkiUAoOUmV2b2tlUmVzcG9uc2USIwoHYXBpX2tleRgBIAEoCzISLnR1bWJsZXIudjEuQXBpS2V5EhkKEWNvbnNpc3RlbmN5X3Rva2VuGAIgASgJIssBCg1Sb3RhdGVSZXF1ZXN0Eg4KBmtleV9pZBgBIAEoCRIvCgxncmFjZV9wZXJpb2QYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SMQoLZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wSAASKAoDdHRsGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAASEgoKcmVxdWVzdF9pZBgFIAEoCUIICgZleHBpcnkiowEKDlJvdGF0ZVJlc3BvbnNlEiMKB2FwaV9rZXkYASABKAsyEi50dW1ibGVyLnYxLkFwaUtleRInCgtvbGRfYXBpX2tleRgCIAEoCzISLnR1bWJsZXIudjEuQXBpS2V5EhAKA2tleRgDIAEoCUIDgAEBEhkKEWNvbnNpc3RlbmN5X3Rva2VuGAQgASgJEhYKDnNlY3JldF9vbWl0dGVkGAUgASgIInEKC0NvbnNpc3RlbmN5EhoKEG1pbmltaXplX2xhdGVuY3kYASABKAhIABIbChFhdF9sZWFzdF9hc19mcmVzaBgCIAEoCUgAEhoKEGZ1bGx5X2NvbnNpc3RlbnQYAyABKAhIAEINCgtyZXF1aXJlbWVudCKnAQoNVmVyaWZ5UmVxdWVzdBIQCgNrZXkYASABKAlCA4ABARISCgpwcm9qZWN0X2lkGAIgASgJEhYKDmVudmlyb25tZW50X2lkGAMgASgJEhcKD3JlcXVpcmVkX3Njb3BlcxgEIAMoCRIRCgljbGllbnRfaXAYBSABKAkSLAoLY29uc2lzdGVuY3kYBiABKAsyFy50dW1ibGVyLnYxLkNvbnNpc3RlbmN5IsQECg5WZXJpZnlSZXNwb25zZRINCgV2YWxpZBgBIAEoCBIkCgRjb2RlGAIgASgOMhYudHVtYmxlci52MS5WZXJpZnlDb2RlEg4KBmtleV9pZBgDIAEoCRISCgpwcm9qZWN0X2lkGAQgASgJEhYKDmVudmlyb25tZW50X2lkGAUgASgJEgwKBG5hbWUYBiABKAkSEAoIb3duZXJfaWQYByABKAkSDgoGc2NvcGVzGAggAygJEjoKCG1ldGFkYXRhGAkgAygLMigudHVtYmxlci52MS5WZXJpZnlSZXNwb25zZS5NZXRhZGF0YUVudHJ5EhUKDWFsbG93ZWRfY2lkcnMYCiADKAkSLwoLZXhwaXJlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKEWdyYWNlX2V4cGlyZV90aW1lGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIaChJyZXBsYWNlZF9ieV9rZXlfaWQYDSABKAkSLAoJY2FjaGVfdHRsGA4gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCmNoZWNrX3RpbWUYDyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJldmlzaW9uGBAgASgDEhkKEWNvbnNpc3RlbmN5X3Rva2VuGBEgASgJGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJBChJCYXRjaFZlcmlmeVJlcXVlc3QSKwoIcmVxdWVzdHMYASADKAsyGS50dW1ibGVyLnYxLlZlcmlmeVJlcXVlc3QiRAoTQmF0Y2hWZXJpZnlSZXNwb25zZRItCglyZXNwb25zZXMYASADKAsyGi50dW1ibGVyLnYxLlZlcmlmeVJlc3BvbnNlIm8KDFdhdGNoUmVxdWVzdBISCgpwcm9qZWN0X2lkGAEgASgJEhQKDHN0YXJ0X2N1cnNvchgCIAEoCRI1ChJoZWFydGJlYXRfaW50ZXJ2YWwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iVAoNV2F0Y2hSZXNwb25zZRIkCgZldmVudHMYASADKAsyFC50dW1ibGVyLnYxLktleUV2ZW50Eg4KBmN1cnNvchgCIAEoCRINCgVyZXNldBgDIAEoCCK3AQoRTGlzdEV2ZW50c1JlcXVlc3QSEgoKcHJvamVjdF9pZBgBIAEoCRIOCgZrZXlfaWQYAiABKAkSJwoFdHlwZXMYAyADKA4yGC50dW1ibGVyLnYxLktleUV2ZW50VHlwZRIuCgpzaW5jZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYBSABKAUSEgoKcGFnZV90b2tlbhgGIAEoCSJTChJMaXN0RXZlbnRzUmVzcG9uc2USJAoGZXZlbnRzGAEgAygLMhQudHVtYmxlci52MS5LZXlFdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiYQoUQ2xhaW1Sb3RhdGlvblJlcXVlc3QSGAoLY2xhaW1fdG9rZW4YASABKAlCA4ABARIvCgxncmFjZV9wZXJpb2QYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iqgEKFUNsYWltUm90YXRpb25SZXNwb25zZRIjCgdhcGlfa2V5GAEgASgLMhIudHVtYmxlci52MS5BcGlLZXkSJwoLb2xkX2FwaV9rZXkYAiABKAsyEi50dW1ibGVyLnYxLkFwaUtleRIQCgNrZXkYAyABKAlCA4ABARIZChFjb25zaXN0ZW5jeV90b2tlbhgEIAEoCRIWCg5zZWNyZXRfb21pdHRlZBgFIAEoCCKNAQoVTGlzdERlbGl2ZXJpZXNSZXF1ZXN0EhIKCnByb2plY3RfaWQYASABKAkSDgoGa2V5X2lkGAIgASgJEikKBnN0YXRlcxgDIAMoDjIZLnR1bWJsZXIudjEuRGVsaXZlcnlTdGF0ZRIRCglwYWdlX3NpemUYBCABKAUSEgoKcGFnZV90b2tlbhgFIAEoCSJiChZMaXN0RGVsaXZlcmllc1Jlc3BvbnNlEi8KCmRlbGl2ZXJpZXMYASADKAsyGy50dW1ibGVyLnYxLldlYmhvb2tEZWxpdmVyeRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiJwoQUmVkZWxpdmVyUmVxdWVzdBITCgtkZWxpdmVyeV9pZBgBIAEoCSJCChFSZWRlbGl2ZXJSZXNwb25zZRItCghkZWxpdmVyeRgBIAEoCzIbLnR1bWJsZXIudjEuV2ViaG9va0RlbGl2ZXJ5IkUKGlJvdGF0ZVdlYmhvb2tTZWNyZXRSZXF1ZXN0EhIKCnByb2plY3RfaWQYASABKAkSEwoLd2ViaG9va191cmwYAiABKAkidAobUm90YXRlV2ViaG9va1NlY3JldFJlc3BvbnNlEhsKDndlYmhvb2tfc2VjcmV0GAEgASgJQgOAAQESOAoUcHJldmlvdXNfZXhwaXJlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wKsgCCgpWZXJpZnlDb2RlEhsKF1ZFUklGWV9DT0RFX1VOU1BFQ0lGSUVEEAASFQoRVkVSSUZZX0NPREVfVkFMSUQQARIZChVWRVJJRllfQ09ERV9NQUxGT1JNRUQQAhIZChVWRVJJRllfQ09ERV9OT1RfRk9VTkQQAxIXChNWRVJJRllfQ09ERV9SRVZPS0VEEAQSGgoWVkVSSUZZX0NPREVfU1VQRVJTRURFRBAFEhgKFFZFUklGWV9DT0RFX0lOQUNUSVZFEAYSFwoTVkVSSUZZX0NPREVfRVhQSVJFRBAHEiQKIFZFUklGWV9DT0RFX0VOVklST05NRU5UX01JU01BVENIEAgSHgoaVkVSSUZZX0NPREVfSVBfTk9UX0FMTE9XRUQQCRIiCh5WRVJJRllfQ09ERV9JTlNVRkZJQ0lFTlRfU0NPUEUQCjLPCAoNQXBpS2V5U2VydmljZRI/CgZDcmVhdGUSGS50dW1ibGVyLnYxLkNyZWF0ZVJlcXVlc3QaGi50dW1ibGVyLnYxLkNyZWF0ZVJlc3BvbnNlEjYKA0dldBIWLnR1bWJsZXIudjEuR2V0UmVxdWVzdBoXLnR1bWJsZXIudjEuR2V0UmVzcG9uc2USOQoETGlzdBIXLnR1bWJsZXIudjEuTGlzdFJlcXVlc3QaGC50dW1ibGVyLnYxLkxpc3RSZXNwb25zZRI/CgZVcGRhdGUSGS50dW1ibGVyLnYxLlVwZGF0ZVJlcXVlc3QaGi50dW1ibGVyLnYxLlVwZGF0ZVJlc3BvbnNlEkgKCVNldEFjdGl2ZRIcLnR1bWJsZXIudjEuU2V0QWN0aXZlUmVxdWVzdBodLnR1bWJsZXIudjEuU2V0QWN0aXZlUmVzcG9uc2USPwoGUmV2b2tlEhkudHVtYmxlci52MS5SZXZva2VSZXF1ZXN0GhoudHVtYmxlci52MS5SZXZva2VSZXNwb25zZRI/CgZSb3RhdGUSGS50dW1ibGVyLnYxLlJvdGF0ZVJlcXVlc3QaGi50dW1ibGVyLnYxLlJvdGF0ZVJlc3BvbnNlEj8KBlZlcmlmeRIZLnR1bWJsZXIudjEuVmVyaWZ5UmVxdWVzdBoaLnR1bWJsZXIudjEuVmVyaWZ5UmVzcG9uc2USTgoLQmF0Y2hWZXJpZnkSHi50dW1ibGVyLnYxLkJhdGNoVmVyaWZ5UmVxdWVzdBofLnR1bWJsZXIudjEuQmF0Y2hWZXJpZnlSZXNwb25zZRI+CgVXYXRjaBIYLnR1bWJsZXIudjEuV2F0Y2hSZXF1ZXN0GhkudHVtYmxlci52MS5XYXRjaFJlc3BvbnNlMAESSwoKTGlzdEV2ZW50cxIdLnR1bWJsZXIudjEuTGlzdEV2ZW50c1JlcXVlc3QaHi50dW1ibGVyLnYxLkxpc3RFdmVudHNSZXNwb25zZRJUCg1DbGFpbVJvdGF0aW9uEiAudHVtYmxlci52MS5DbGFpbVJvdGF0aW9uUmVxdWVzdBohLnR1bWJsZXIudjEuQ2xhaW1Sb3RhdGlvblJlc3BvbnNlElcKDkxpc3REZWxpdmVyaWVzEiEudHVtYmxlci52MS5MaXN0RGVsaXZlcmllc1JlcXVlc3QaIi50dW1ibGVyLnYxLkxpc3REZWxpdmVyaWVzUmVzcG9uc2USSAoJUmVkZWxpdmVyEhwudHVtYmxlci52MS5SZWRlbGl2ZXJSZXF1ZXN0Gh0udHVtYmxlci52MS5SZWRlbGl2ZXJSZXNwb25zZRJmChNSb3RhdGVXZWJob29rU2VjcmV0EiYudHVtYmxlci52MS5Sb3RhdGVXZWJob29rU2VjcmV0UmVxdWVzdBonLnR1bWJsZXIudjEuUm90YXRlV2ViaG9va1NlY3JldFJlc3BvbnNlQjsKDmRldi50dW1ibGVyLnYxUAFaJ3R1bWJsZXIuZGV2L2dvL2dlbi90dW1ibGVyL3YxO3R1bWJsZXJ2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_tumbler_v1_api_key, file_tumbler_v1_event]);
 
 /**
  * CreateRequest describes the key to be made.
@@ -170,7 +170,8 @@ export type CreateResponse = Message<"tumbler.v1.CreateResponse"> & {
   secretOmitted: boolean;
 
   /**
-   * webhook_secret signs the webhooks of rotation.webhook_url; shown once. This version never sets it.
+   * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
+   * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
    *
    * @generated from field: string webhook_secret = 5;
    */
@@ -409,7 +410,7 @@ export type UpdateResponse = Message<"tumbler.v1.UpdateResponse"> & {
   consistencyToken: string;
 
   /**
-   * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. This version never sets it.
+   * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
    *
    * @generated from field: string webhook_secret = 3;
    */
@@ -1229,6 +1230,181 @@ export const ClaimRotationResponseSchema: GenMessage<ClaimRotationResponse> = /*
   messageDesc(file_tumbler_v1_api_key_service, 25);
 
 /**
+ * ListDeliveriesRequest chooses deliveries. All filters must fit.
+ *
+ * @generated from message tumbler.v1.ListDeliveriesRequest
+ */
+export type ListDeliveriesRequest = Message<"tumbler.v1.ListDeliveriesRequest"> & {
+  /**
+   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   *
+   * @generated from field: string project_id = 1;
+   */
+  projectId: string;
+
+  /**
+   * key_id: empty means any key.
+   *
+   * @generated from field: string key_id = 2;
+   */
+  keyId: string;
+
+  /**
+   * states: deliveries in one of these states; empty means any.
+   *
+   * @generated from field: repeated tumbler.v1.DeliveryState states = 3;
+   */
+  states: DeliveryState[];
+
+  /**
+   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+   *
+   * @generated from field: int32 page_size = 4;
+   */
+  pageSize: number;
+
+  /**
+   * page_token: next_page_token of the page before, with every other field but page_size as it was there.
+   *
+   * @generated from field: string page_token = 5;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message tumbler.v1.ListDeliveriesRequest.
+ * Use `create(ListDeliveriesRequestSchema)` to create a new message.
+ */
+export const ListDeliveriesRequestSchema: GenMessage<ListDeliveriesRequest> = /*@__PURE__*/
+  messageDesc(file_tumbler_v1_api_key_service, 26);
+
+/**
+ * ListDeliveriesResponse is one page.
+ *
+ * @generated from message tumbler.v1.ListDeliveriesResponse
+ */
+export type ListDeliveriesResponse = Message<"tumbler.v1.ListDeliveriesResponse"> & {
+  /**
+   * deliveries are those of this page, the newest event's first.
+   *
+   * @generated from field: repeated tumbler.v1.WebhookDelivery deliveries = 1;
+   */
+  deliveries: WebhookDelivery[];
+
+  /**
+   * next_page_token is where the next page begins; empty: this was the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message tumbler.v1.ListDeliveriesResponse.
+ * Use `create(ListDeliveriesResponseSchema)` to create a new message.
+ */
+export const ListDeliveriesResponseSchema: GenMessage<ListDeliveriesResponse> = /*@__PURE__*/
+  messageDesc(file_tumbler_v1_api_key_service, 27);
+
+/**
+ * RedeliverRequest names a delivery.
+ *
+ * @generated from message tumbler.v1.RedeliverRequest
+ */
+export type RedeliverRequest = Message<"tumbler.v1.RedeliverRequest"> & {
+  /**
+   * delivery_id is required; see WebhookDelivery.id.
+   *
+   * @generated from field: string delivery_id = 1;
+   */
+  deliveryId: string;
+};
+
+/**
+ * Describes the message tumbler.v1.RedeliverRequest.
+ * Use `create(RedeliverRequestSchema)` to create a new message.
+ */
+export const RedeliverRequestSchema: GenMessage<RedeliverRequest> = /*@__PURE__*/
+  messageDesc(file_tumbler_v1_api_key_service, 28);
+
+/**
+ * RedeliverResponse carries the delivery as it became.
+ *
+ * @generated from message tumbler.v1.RedeliverResponse
+ */
+export type RedeliverResponse = Message<"tumbler.v1.RedeliverResponse"> & {
+  /**
+   * delivery is pending, and due at once.
+   *
+   * @generated from field: tumbler.v1.WebhookDelivery delivery = 1;
+   */
+  delivery?: WebhookDelivery | undefined;
+};
+
+/**
+ * Describes the message tumbler.v1.RedeliverResponse.
+ * Use `create(RedeliverResponseSchema)` to create a new message.
+ */
+export const RedeliverResponseSchema: GenMessage<RedeliverResponse> = /*@__PURE__*/
+  messageDesc(file_tumbler_v1_api_key_service, 29);
+
+/**
+ * RotateWebhookSecretRequest names an endpoint.
+ *
+ * @generated from message tumbler.v1.RotateWebhookSecretRequest
+ */
+export type RotateWebhookSecretRequest = Message<"tumbler.v1.RotateWebhookSecretRequest"> & {
+  /**
+   * project_id: empty means the caller's own project.
+   *
+   * @generated from field: string project_id = 1;
+   */
+  projectId: string;
+
+  /**
+   * webhook_url is one that a key of the project has or had.
+   *
+   * @generated from field: string webhook_url = 2;
+   */
+  webhookUrl: string;
+};
+
+/**
+ * Describes the message tumbler.v1.RotateWebhookSecretRequest.
+ * Use `create(RotateWebhookSecretRequestSchema)` to create a new message.
+ */
+export const RotateWebhookSecretRequestSchema: GenMessage<RotateWebhookSecretRequest> = /*@__PURE__*/
+  messageDesc(file_tumbler_v1_api_key_service, 30);
+
+/**
+ * RotateWebhookSecretResponse shows the new secret, this once.
+ *
+ * @generated from message tumbler.v1.RotateWebhookSecretResponse
+ */
+export type RotateWebhookSecretResponse = Message<"tumbler.v1.RotateWebhookSecretResponse"> & {
+  /**
+   * webhook_secret is the new one, `whsec_…`.
+   *
+   * @generated from field: string webhook_secret = 1;
+   */
+  webhookSecret: string;
+
+  /**
+   * previous_expire_time is until when the one before it signs as well.
+   *
+   * @generated from field: google.protobuf.Timestamp previous_expire_time = 2;
+   */
+  previousExpireTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tumbler.v1.RotateWebhookSecretResponse.
+ * Use `create(RotateWebhookSecretResponseSchema)` to create a new message.
+ */
+export const RotateWebhookSecretResponseSchema: GenMessage<RotateWebhookSecretResponse> = /*@__PURE__*/
+  messageDesc(file_tumbler_v1_api_key_service, 31);
+
+/**
  * VerifyCode is the outcome of a Verify. The first that applies, in the order of their numbers from 2, decides; VALID
  * only where none does.
  *
@@ -1477,8 +1653,11 @@ export const ApiKeyService: GenService<{
     output: typeof ListEventsResponseSchema;
   },
   /**
-   * ClaimRotation fetches the successor of a key whose rotation is due; the claim token is the only credential.
-   * This version answers UNIMPLEMENTED.
+   * ClaimRotation fetches the successor of a key whose rotation is due: the new secret is made now, shown this once, and
+   * the old key's grace begins. The claim token is the only credential; no API key is needed.
+   * A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
+   * whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
+   * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor.
    *
    * @generated from rpc tumbler.v1.ApiKeyService.ClaimRotation
    */
@@ -1486,6 +1665,41 @@ export const ApiKeyService: GenService<{
     methodKind: "unary";
     input: typeof ClaimRotationRequestSchema;
     output: typeof ClaimRotationResponseSchema;
+  },
+  /**
+   * ListDeliveries reads what became of the webhooks that were sent, newest first. Deliveries are kept as long as events.
+   * Scope `tumbler:events:read`.
+   *
+   * @generated from rpc tumbler.v1.ApiKeyService.ListDeliveries
+   */
+  listDeliveries: {
+    methodKind: "unary";
+    input: typeof ListDeliveriesRequestSchema;
+    output: typeof ListDeliveriesResponseSchema;
+  },
+  /**
+   * Redeliver sends a webhook again, at once and with the same id, whatever became of it; its attempts are counted on, and
+   * three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
+   * Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
+   *
+   * @generated from rpc tumbler.v1.ApiKeyService.Redeliver
+   */
+  redeliver: {
+    methodKind: "unary";
+    input: typeof RedeliverRequestSchema;
+    output: typeof RedeliverResponseSchema;
+  },
+  /**
+   * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there carries two
+   * signatures, by the new secret and the old, so that nothing is lost while the receiver changes over. Scope
+   * `tumbler:keys:update`. Repeated within that time, the oldest of the three is dropped at once.
+   *
+   * @generated from rpc tumbler.v1.ApiKeyService.RotateWebhookSecret
+   */
+  rotateWebhookSecret: {
+    methodKind: "unary";
+    input: typeof RotateWebhookSecretRequestSchema;
+    output: typeof RotateWebhookSecretResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_tumbler_v1_api_key_service, 0);

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tumbler/v1/event.proto.
  */
 export const file_tumbler_v1_event: GenFile = /*@__PURE__*/
-  fileDesc("ChZ0dW1ibGVyL3YxL2V2ZW50LnByb3RvEgp0dW1ibGVyLnYxIrsCCghLZXlFdmVudBIQCghyZXZpc2lvbhgBIAEoAxImCgR0eXBlGAIgASgOMhgudHVtYmxlci52MS5LZXlFdmVudFR5cGUSDgoGa2V5X2lkGAMgASgJEhIKCnByb2plY3RfaWQYBCABKAkSFgoOZW52aXJvbm1lbnRfaWQYBSABKAkSKAoEdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASIAoFYWN0b3IYByABKAsyES50dW1ibGVyLnYxLkFjdG9yEjAKBmRldGFpbBgIIAMoCzIgLnR1bWJsZXIudjEuS2V5RXZlbnQuRGV0YWlsRW50cnkSDAoEaGFzaBgJIAEoDBotCgtEZXRhaWxFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBKscCCgxLZXlFdmVudFR5cGUSHgoaS0VZX0VWRU5UX1RZUEVfVU5TUEVDSUZJRUQQABIaChZLRVlfRVZFTlRfVFlQRV9DUkVBVEVEEAESGgoWS0VZX0VWRU5UX1RZUEVfVVBEQVRFRBACEhwKGEtFWV9FVkVOVF9UWVBFX0FDVElWQVRFRBADEh4KGktFWV9FVkVOVF9UWVBFX0RFQUNUSVZBVEVEEAQSGgoWS0VZX0VWRU5UX1RZUEVfUkVWT0tFRBAFEhoKFktFWV9FVkVOVF9UWVBFX1JPVEFURUQQBhIfChtLRVlfRVZFTlRfVFlQRV9ST1RBVElPTl9EVUUQBxIjCh9LRVlfRVZFTlRfVFlQRV9ST1RBVElPTl9DTEFJTUVEEAgSIwofS0VZX0VWRU5UX1RZUEVfUk9UQVRJT05fT1ZFUkRVRRAJQjsKDmRldi50dW1ibGVyLnYxUAFaJ3R1bWJsZXIuZGV2L2dvL2dlbi90dW1ibGVyL3YxO3R1bWJsZXJ2MWIGcHJvdG8z", [file_google_protobuf_timestamp, file_tumbler_v1_api_key]);
+  fileDesc("ChZ0dW1ibGVyL3YxL2V2ZW50LnByb3RvEgp0dW1ibGVyLnYxIrsCCghLZXlFdmVudBIQCghyZXZpc2lvbhgBIAEoAxImCgR0eXBlGAIgASgOMhgudHVtYmxlci52MS5LZXlFdmVudFR5cGUSDgoGa2V5X2lkGAMgASgJEhIKCnByb2plY3RfaWQYBCABKAkSFgoOZW52aXJvbm1lbnRfaWQYBSABKAkSKAoEdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASIAoFYWN0b3IYByABKAsyES50dW1ibGVyLnYxLkFjdG9yEjAKBmRldGFpbBgIIAMoCzIgLnR1bWJsZXIudjEuS2V5RXZlbnQuRGV0YWlsRW50cnkSDAoEaGFzaBgJIAEoDBotCgtEZXRhaWxFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIvcCCg9XZWJob29rRGVsaXZlcnkSCgoCaWQYASABKAkSEAoIcmV2aXNpb24YAiABKAMSDAoEdHlwZRgDIAEoCRIOCgZrZXlfaWQYBCABKAkSEgoKcHJvamVjdF9pZBgFIAEoCRILCgN1cmwYBiABKAkSKAoFc3RhdGUYByABKA4yGS50dW1ibGVyLnYxLkRlbGl2ZXJ5U3RhdGUSEAoIYXR0ZW1wdHMYCCABKAUSLwoLY3JlYXRlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKEWxhc3RfYXR0ZW1wdF90aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI1ChFuZXh0X2F0dGVtcHRfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQbGFzdF9zdGF0dXNfY29kZRgMIAEoBRISCgpsYXN0X2Vycm9yGA0gASgJKuQCCgxLZXlFdmVudFR5cGUSHgoaS0VZX0VWRU5UX1RZUEVfVU5TUEVDSUZJRUQQABIaChZLRVlfRVZFTlRfVFlQRV9DUkVBVEVEEAESGgoWS0VZX0VWRU5UX1RZUEVfVVBEQVRFRBACEhwKGEtFWV9FVkVOVF9UWVBFX0FDVElWQVRFRBADEh4KGktFWV9FVkVOVF9UWVBFX0RFQUNUSVZBVEVEEAQSGgoWS0VZX0VWRU5UX1RZUEVfUkVWT0tFRBAFEhoKFktFWV9FVkVOVF9UWVBFX1JPVEFURUQQBhIfChtLRVlfRVZFTlRfVFlQRV9ST1RBVElPTl9EVUUQBxIjCh9LRVlfRVZFTlRfVFlQRV9ST1RBVElPTl9DTEFJTUVEEAgSIwofS0VZX0VWRU5UX1RZUEVfUk9UQVRJT05fT1ZFUkRVRRAJEhsKF0tFWV9FVkVOVF9UWVBFX0VYUElSSU5HEAoqwgEKDURlbGl2ZXJ5U3RhdGUSHgoaREVMSVZFUllfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZERUxJVkVSWV9TVEFURV9QRU5ESU5HEAESHAoYREVMSVZFUllfU1RBVEVfREVMSVZFUkVEEAISGQoVREVMSVZFUllfU1RBVEVfRkFJTEVEEAMSGwoXREVMSVZFUllfU1RBVEVfT1VUREFURUQQBBIfChtERUxJVkVSWV9TVEFURV9FTkRQT0lOVF9PRkYQBUI7Cg5kZXYudHVtYmxlci52MVABWid0dW1ibGVyLmRldi9nby9nZW4vdHVtYmxlci92MTt0dW1ibGVydjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_tumbler_v1_api_key]);
 
 /**
  * KeyEvent is one change of one key. It is written in the change's own transaction: there is no change without its
@@ -75,7 +75,8 @@ export type KeyEvent = Message<"tumbler.v1.KeyEvent"> & {
   /**
    * detail says more, by type; never a secret:
    * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`.
+   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
    *
    * @generated from field: map<string, string> detail = 8;
    */
@@ -96,6 +97,114 @@ export type KeyEvent = Message<"tumbler.v1.KeyEvent"> & {
  */
 export const KeyEventSchema: GenMessage<KeyEvent> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_event, 0);
+
+/**
+ * WebhookDelivery is what became of telling one event to its key's webhook_url. What is sent is
+ * `{"type": …, "timestamp": …, "data": {"key_id": …, "project_id": …, …}}`, signed by the Standard Webhooks specification,
+ * with the same `webhook-id` at every attempt. Any answer 200–299 within 15 seconds is success.
+ *
+ * @generated from message tumbler.v1.WebhookDelivery
+ */
+export type WebhookDelivery = Message<"tumbler.v1.WebhookDelivery"> & {
+  /**
+   * id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * revision is the event's; see KeyEvent.revision.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
+
+  /**
+   * type is the message's: `key.rotation_due`, `key.rotation_overdue`, `key.rotated`, `key.revoked`, `key.deactivated` or
+   * `key.expiring`.
+   *
+   * @generated from field: string type = 3;
+   */
+  type: string;
+
+  /**
+   * key_id names the key that the event was about.
+   *
+   * @generated from field: string key_id = 4;
+   */
+  keyId: string;
+
+  /**
+   * project_id is the key's project.
+   *
+   * @generated from field: string project_id = 5;
+   */
+  projectId: string;
+
+  /**
+   * url is where it goes: the key's webhook_url when the event was taken up.
+   *
+   * @generated from field: string url = 6;
+   */
+  url: string;
+
+  /**
+   * state is what has become of it.
+   *
+   * @generated from field: tumbler.v1.DeliveryState state = 7;
+   */
+  state: DeliveryState;
+
+  /**
+   * attempts is how often it was sent so far.
+   *
+   * @generated from field: int32 attempts = 8;
+   */
+  attempts: number;
+
+  /**
+   * create_time is when the event was made.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 9;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * last_attempt_time is when it was last sent; unset: never.
+   *
+   * @generated from field: google.protobuf.Timestamp last_attempt_time = 10;
+   */
+  lastAttemptTime?: Timestamp | undefined;
+
+  /**
+   * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+   *
+   * @generated from field: google.protobuf.Timestamp next_attempt_time = 11;
+   */
+  nextAttemptTime?: Timestamp | undefined;
+
+  /**
+   * last_status_code is the HTTP status of the last answer; 0: there was none.
+   *
+   * @generated from field: int32 last_status_code = 12;
+   */
+  lastStatusCode: number;
+
+  /**
+   * last_error says why the last attempt failed, in the server's words (never in the receiver's); empty: it did not.
+   *
+   * @generated from field: string last_error = 13;
+   */
+  lastError: string;
+};
+
+/**
+ * Describes the message tumbler.v1.WebhookDelivery.
+ * Use `create(WebhookDeliverySchema)` to create a new message.
+ */
+export const WebhookDeliverySchema: GenMessage<WebhookDelivery> = /*@__PURE__*/
+  messageDesc(file_tumbler_v1_event, 1);
 
 /**
  * KeyEventType is what happened to a key.
@@ -153,7 +262,8 @@ export enum KeyEventType {
   ROTATED = 6,
 
   /**
-   * KEY_EVENT_TYPE_ROTATION_DUE: its schedule says that it should be replaced now.
+   * KEY_EVENT_TYPE_ROTATION_DUE: its schedule says that it should be replaced now. Once for each rotation; again where
+   * it was switched off and on, or given another webhook_url, while due: the earlier claim token is then void.
    *
    * @generated from enum value: KEY_EVENT_TYPE_ROTATION_DUE = 7;
    */
@@ -167,11 +277,19 @@ export enum KeyEventType {
   ROTATION_CLAIMED = 8,
 
   /**
-   * KEY_EVENT_TYPE_ROTATION_OVERDUE: nobody replaced it within 24 hours.
+   * KEY_EVENT_TYPE_ROTATION_OVERDUE: nobody replaced it within 24 hours. Once for each rotation.
    *
    * @generated from enum value: KEY_EVENT_TYPE_ROTATION_OVERDUE = 9;
    */
   ROTATION_OVERDUE = 9,
+
+  /**
+   * KEY_EVENT_TYPE_EXPIRING: it expires in 7 days or less, and again in 1 day or less; each once, and only where its
+   * expire_time was set further ahead than that. Not while it is deactivated, and not once it is replaced.
+   *
+   * @generated from enum value: KEY_EVENT_TYPE_EXPIRING = 10;
+   */
+  EXPIRING = 10,
 }
 
 /**
@@ -179,4 +297,60 @@ export enum KeyEventType {
  */
 export const KeyEventTypeSchema: GenEnum<KeyEventType> = /*@__PURE__*/
   enumDesc(file_tumbler_v1_event, 0);
+
+/**
+ * DeliveryState is what has become of a delivery.
+ *
+ * @generated from enum tumbler.v1.DeliveryState
+ */
+export enum DeliveryState {
+  /**
+   * DELIVERY_STATE_UNSPECIFIED is never sent, and refused as a filter.
+   *
+   * @generated from enum value: DELIVERY_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * DELIVERY_STATE_PENDING: it waits for its first attempt or its next.
+   *
+   * @generated from enum value: DELIVERY_STATE_PENDING = 1;
+   */
+  PENDING = 1,
+
+  /**
+   * DELIVERY_STATE_DELIVERED: the receiver took it.
+   *
+   * @generated from enum value: DELIVERY_STATE_DELIVERED = 2;
+   */
+  DELIVERED = 2,
+
+  /**
+   * DELIVERY_STATE_FAILED: three days of attempts did not succeed; Redeliver begins anew.
+   *
+   * @generated from enum value: DELIVERY_STATE_FAILED = 3;
+   */
+  FAILED = 3,
+
+  /**
+   * DELIVERY_STATE_OUTDATED: what it was to tell had ceased to be true: the rotation was claimed, for example.
+   *
+   * @generated from enum value: DELIVERY_STATE_OUTDATED = 4;
+   */
+  OUTDATED = 4,
+
+  /**
+   * DELIVERY_STATE_ENDPOINT_OFF: the receiver has said that it is gone (410), for this or an earlier delivery; setting
+   * the webhook_url again, or Redeliver, turns the endpoint on again.
+   *
+   * @generated from enum value: DELIVERY_STATE_ENDPOINT_OFF = 5;
+   */
+  ENDPOINT_OFF = 5,
+}
+
+/**
+ * Describes the enum tumbler.v1.DeliveryState.
+ */
+export const DeliveryStateSchema: GenEnum<DeliveryState> = /*@__PURE__*/
+  enumDesc(file_tumbler_v1_event, 1);
 
