@@ -11,7 +11,10 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceServicer, add_ApiKeyServiceServicer_to_server
 
-RPCS = ("Create", "Get", "List", "Update", "SetActive", "Revoke", "Rotate", "Verify", "ListEvents")
+RPCS = (
+    *("Create", "Get", "List", "Update", "SetActive", "Revoke", "Rotate", "Verify", "ListEvents"),
+    *("ClaimRotation", "ListDeliveries", "Redeliver", "RotateWebhookSecret"),
+)
 END = object()
 REFUSED = (grpc.StatusCode.UNAUTHENTICATED, "no such key", ErrorInfo(reason="UNAUTHENTICATED"))
 

@@ -38,7 +38,9 @@ API_KEY = api_key_pb2.ApiKey(
     create_time=Timestamp(seconds=1_767_225_600),
     created_by=api_key_pb2.Actor(key_id="C" * 16, name="operator"),
     expire_time=YEAR_2027,
-    rotation=api_key_pb2.Rotation(interval=Duration(seconds=90 * 86400), next_time=YEAR_2027),
+    rotation=api_key_pb2.Rotation(
+        interval=Duration(seconds=90 * 86400), webhook_url="https://hooks.example/tumbler", next_time=YEAR_2027
+    ),
     etag="e1",
 )
 
@@ -219,6 +221,8 @@ USAGE_ERRORS = [
     (f"update {KEY_ID} --allow-cidr ::1 --no-allow-cidrs", "--no-allow-cidrs"),
     (f"update {KEY_ID} --expires 2027-01-31 --never-expires", "--never-expires"),
     (f"update {KEY_ID} --rotation-interval 7d --no-rotation", "--no-rotation"),
+    (f"update {KEY_ID} --webhook-url https://a.example --no-rotation", "--no-rotation"),
+    (f"update {KEY_ID} --webhook-url https://a.example --no-webhook-url", "--no-webhook-url"),
     ("activate", "KEY_ID"),
     (f"activate {KEY_ID} --name ci", "KEY_ID"),
     (f"deactivate {KEY_ID} --project acme", "KEY_ID"),
@@ -474,7 +478,8 @@ class TestOutput:
         assert rows["created by"] == f"operator {'C' * 16}"
         assert rows["expires"] == "2027-01-01 00:00:00Z"
         assert rows["last used"] == "never"
-        assert rows["rotate every"] == "90d"
+        assert (rows["rotate every"], rows["rotate next"]) == ("90d", "2027-01-01 00:00:00Z")
+        assert rows["webhook"] == "https://hooks.example/tumbler"
         assert not {"revoked", "replaces", "networks"} & set(rows)
 
     def test_table(self, run, recorder):

@@ -9,7 +9,8 @@ from tumbler import cli
 ANSWERS = [
     ("", ["keys", "events"]),
     ("keys w", ["watch"]),
-    ("events ", ["list"]),
+    ("events ", ["list", "deliveries", "redeliver", "rotate-secret"]),
+    ("keys c", ["create", "claim"]),
     ("keys list --sta", ["--state"]),
     ("keys list --state ", ["active", "inactive", "expired", "revoked", "superseded"]),
     ("keys list --state active --state e", ["expired"]),
@@ -18,6 +19,9 @@ ANSWERS = [
     ("keys revoke 0123456789abcdef --reason o", ["owner-left", "other"]),
     ("events list --type rotation", ["rotation-due", "rotation-claimed", "rotation-overdue"]),
     ("events list --type rev", ["revoked"]),
+    ("events list --type exp", ["expiring"]),
+    ("events deliveries --state ", ["pending", "delivered", "failed", "outdated", "endpoint-off"]),
+    ("events deliveries --state o", ["outdated"]),
     ("keys list --state bored", []),
     ("keys get ", []),
     ("events list --key ", []),
@@ -61,7 +65,13 @@ def test_zsh(complete, line, expected):
 
 @pytest.mark.parametrize(
     "line",
-    ["keys list --state", "keys list --order-by", "keys revoke 0123456789abcdef --reason", "events list --type"],
+    [
+        "keys list --state",
+        "keys list --order-by",
+        "keys revoke 0123456789abcdef --reason",
+        "events list --type",
+        "events deliveries --state",
+    ],
 )
 def test_what_is_completed_is_understood(run, recorder, complete, monkeypatch, line):
     """Every value that completion offers is one that the command takes."""

@@ -28,12 +28,12 @@ EVENT = event_pb2.KeyEvent(
 REQUESTS = [
     ("", {}),
     (
-        f"--project acme --key acme_live_{KEY_ID}_ --type revoked --type Rotation_Due --since 2027-01-31 --limit 5 "
-        "--page-token t",
+        f"--project acme --key acme_live_{KEY_ID}_ --type revoked --type Rotation_Due --type expiring "
+        "--since 2027-01-31 --limit 5 --page-token t",
         {
             "project_id": "acme",
             "key_id": KEY_ID,
-            "types": ["KEY_EVENT_TYPE_REVOKED", "KEY_EVENT_TYPE_ROTATION_DUE"],
+            "types": ["KEY_EVENT_TYPE_REVOKED", "KEY_EVENT_TYPE_ROTATION_DUE", "KEY_EVENT_TYPE_EXPIRING"],
             "since_time": "2027-01-31T00:00:00Z",
             "page_size": 5,
             "page_token": "t",

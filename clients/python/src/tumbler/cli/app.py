@@ -9,9 +9,11 @@ import typer
 
 from tumbler import __version__
 from tumbler.cli import (
+    claim,  # noqa: F401 - adds itself to the keys' commands
     render,
-    verify,  # noqa: F401 - adds itself to the keys' commands
-    watch,  # noqa: F401 - so does this
+    verify,  # noqa: F401 - so does this
+    watch,  # noqa: F401 - and this
+    webhooks,  # noqa: F401 - adds its commands to those of events
 )
 from tumbler.cli.commands import help_text
 from tumbler.cli.events import events

@@ -23,6 +23,12 @@ _HINTS: Final = {
     "ETAG_MISMATCH": "The key has changed since it was read. Read it again, then decide.",
     "KEY_SUPERSEDED": "Use its successor, {replaced_by_key_id}.",
     "REQUEST_ID_REUSED": "Repeat a request unchanged, or give it a new --request-id.",
+    "CLAIM_TOKEN_INVALID": "Hand over the claim_token of this server's webhook key.rotation_due, whole and unchanged.",
+    "CLAIM_OUTDATED": "Nothing was changed. The next webhook key.rotation_due brings a new token.",
+    "WEBHOOKS_NEED_PEPPER": "The server's operator has to give it a pepper file first; until then: no --webhook-url.",
+    "DELIVERY_NOT_FOUND": "Read the ids that there are: tumbler events deliveries.",
+    "DELIVERY_OUTDATED": "There is nothing left to tell.",
+    "ENDPOINT_NOT_FOUND": "Write the URL as its keys have it, which tumbler keys get shows, and name their --project.",
     "STORE_UNAVAILABLE": "The server runs, but its database does not answer. A change may have been made all the same.",
     "NOT_IMPLEMENTED": "This server's version does not offer that yet.",
     "UNAVAILABLE": "Is a server listening at {endpoint}? Set TUMBLER_ENDPOINT or --endpoint; with TLS also --tls or "
@@ -78,7 +84,7 @@ class Failure:
                 retry_seconds = retry.retry_delay.ToTimedelta().total_seconds()
         metadata = dict(sorted(info.metadata.items()))
         hint = _HINTS.get(info.reason) or _HINTS.get(code, "")
-        if code == "UNAUTHENTICATED" and not keyformat.is_well_formed(api_key):
+        if code == "UNAUTHENTICATED" and api_key and not keyformat.is_well_formed(api_key):
             hint += " The one that was sent is mistyped or cut: its form or its check is wrong."
         words = {"scope": "it needs", "replaced_by_key_id": "the newer key", **metadata, "endpoint": endpoint}
         return cls(

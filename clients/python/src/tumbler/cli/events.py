@@ -1,4 +1,4 @@
-"""The commands that read the audit trail."""
+"""The command that reads the audit trail."""
 
 from typing import Annotated
 
@@ -8,29 +8,31 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tumbler.cli import render
 from tumbler.cli.commands import command
 from tumbler.cli.flags import option
-from tumbler.cli.options import Every, PageSize, PageToken, Project, names
+from tumbler.cli.options import Every, OfKey, PageSize, PageToken, Project, names
 from tumbler.cli.session import Session
-from tumbler.cli.values import EVENT_TYPES, key_id, moment
+from tumbler.cli.values import EVENT_TYPES, moment
 from tumbler.v1.api_key_service_pb2 import ListEventsRequest
 
 __all__ = ["events"]
 
-events = typer.Typer(name="events", help="Read what happened to keys.", pretty_exceptions_show_locals=False)
+events = typer.Typer(
+    name="events",
+    help="Read what happened to keys, and what became of the webhooks that told it.",
+    pretty_exceptions_show_locals=False,
+)
 
 
 @command(events, "list", example="tumbler events list --project acme --type revoked --since 7d --all")
 def list_(
     session: Session,
     project: Project = "",
-    key: Annotated[
-        str, option("--key", "Only changes of this key: its id, or what lists show.", metavar="KEY_ID", parser=key_id)
-    ] = "",
+    key: OfKey = "",
     type_: Annotated[
         list[str] | None,
         names(
             "--type",
             "Only such changes: created, updated, activated, deactivated, revoked, rotated, rotation-due, "
-            "rotation-claimed or rotation-overdue. Repeatable.",
+            "rotation-claimed, rotation-overdue or expiring. Repeatable.",
             EVENT_TYPES,
             "TYPE",
         ),

@@ -14,13 +14,16 @@ from tumbler.cli.options import (
     ByName,
     Environment,
     Every,
+    Grace,
     KeyId,
     OptionalKeyId,
     PageSize,
     PageToken,
     Project,
     RequestId,
+    RotationInterval,
     Skip,
+    WebhookUrl,
     names,
     spans,
     times,
@@ -56,15 +59,16 @@ def create(
     expires: Annotated[Timestamp | None, times("--expires", "When the key ends.")] = None,
     ttl: Annotated[Duration | None, spans("--ttl", "How long the key lives, instead of --expires.")] = None,
     prefix: Annotated[str, option("--prefix", "How the key's text begins, acme_live for example.")] = "",
-    rotation_interval: Annotated[
-        Duration | None, spans("--rotation-interval", "How often the key should be replaced.")
-    ] = None,
+    rotation_interval: RotationInterval = None,
+    webhook_url: WebhookUrl = None,
     request_id: RequestId = None,
     validate_only: Annotated[bool, option("--validate-only", "Check everything and make nothing.")] = False,
 ) -> None:
     """Make a key and show it, this once.
 
-    The key is the only line on stdout: a pipe can take it to where secrets are kept.
+    The key is the only line on stdout: a pipe can take it to where secrets are kept. Where a new --webhook-url brings a
+    secret of its own, to check its webhooks with, that is shown, this once, on a line of stderr; with --json it is the
+    field webhook_secret.
     """
     answer = session.call(
         "Create",
@@ -77,7 +81,7 @@ def create(
             metadata=pairs(metadata or (), "--metadata"),
             allowed_cidrs=allow_cidr,
             prefix=prefix,
-            rotation=_rotation(rotation_interval),
+            rotation=_rotation(rotation_interval, webhook_url),
             request_id=str(request_id or ""),
             validate_only=validate_only,
             **_expiry(expires, ttl),
@@ -87,6 +91,7 @@ def create(
         render.print_json(answer)
     else:
         render.print_new_key(answer.key, answer.api_key, answer.secret_omitted)
+        render.print_webhook_secret(answer.webhook_secret)
 
 
 @command(keys, "get", example="tumbler keys get 0123456789abcdef")
@@ -172,18 +177,25 @@ def update(
     no_allow_cidrs: Annotated[bool, option("--no-allow-cidrs", "Let the key be used from anywhere.")] = False,
     expires: Annotated[Timestamp | None, times("--expires", "When the key ends.")] = None,
     never_expires: Annotated[bool, option("--never-expires", "Let the key live for ever.")] = False,
-    rotation_interval: Annotated[
-        Duration | None, spans("--rotation-interval", "How often the key should be replaced.")
-    ] = None,
-    no_rotation: Annotated[bool, option("--no-rotation", "End the key's schedule.")] = False,
+    rotation_interval: RotationInterval = None,
+    webhook_url: WebhookUrl = None,
+    no_webhook_url: Annotated[bool, option("--no-webhook-url", "Tell nobody.")] = False,
+    no_rotation: Annotated[bool, option("--no-rotation", "End the key's schedule, and tell nobody.")] = False,
     etag: Annotated[str, option("--etag", "Refuse if the key has changed since it had this etag.")] = "",
 ) -> None:
-    """Change fields of a key; what is not named stays. Lists are replaced as a whole."""
+    """Change fields of a key; what is not named stays. Lists are replaced as a whole.
+
+    To change a schedule's interval or its webhook and keep the other, the calling key also needs the scope
+    tumbler:keys:read; to set a webhook, tumbler:keys:rotate. A new one's secret is shown as keys create shows it.
+    """
     _not_both(scope, "--scope", no_scopes, "--no-scopes")
     _not_both(metadata, "--metadata", no_metadata, "--no-metadata")
     _not_both(allow_cidr, "--allow-cidr", no_allow_cidrs, "--no-allow-cidrs")
     _not_both(expires, "--expires", never_expires, "--never-expires")
+    _not_both(webhook_url, "--webhook-url", no_webhook_url, "--no-webhook-url")
     _not_both(rotation_interval, "--rotation-interval", no_rotation, "--no-rotation")
+    _not_both(webhook_url, "--webhook-url", no_rotation, "--no-rotation")
+    sets_webhook = webhook_url is not None or no_webhook_url
     given = {
         "name": name is not None,
         "owner_id": owner is not None,
@@ -191,7 +203,7 @@ def update(
         "metadata": metadata or no_metadata,
         "allowed_cidrs": allow_cidr or no_allow_cidrs,
         "expire_time": expires or never_expires,
-        "rotation": rotation_interval is not None or no_rotation,
+        "rotation": rotation_interval is not None or sets_webhook or no_rotation,
     }
     paths = [path for path, is_given in given.items() if is_given]
     if not paths:
@@ -205,12 +217,17 @@ def update(
             metadata=pairs(metadata or (), "--metadata"),
             allowed_cidrs=allow_cidr,
             expire_time=expires,
-            rotation=_rotation(rotation_interval),
+            rotation=_rotation(rotation_interval, webhook_url),
             etag=etag,
         )
     )
     request.update_mask.paths.extend(paths)
-    _print_record(session, session.call("Update", request))
+    if not no_rotation and sets_webhook != (rotation_interval is not None):
+        _keep_rest_of_rotation(session, request.api_key, sets_webhook)
+    answer = session.call("Update", request)
+    _print_record(session, answer)
+    if not session.as_json:
+        render.print_webhook_secret(answer.webhook_secret)
 
 
 @command(keys, "activate", example="tumbler keys activate --name ci-job --project acme")
@@ -273,9 +290,7 @@ def revoke(
 def rotate(
     session: Session,
     key_id: KeyId,
-    grace: Annotated[
-        Duration | None, spans("--grace", "How long the old key works on: 1h, if left out; 0s ends it now.")
-    ] = None,
+    grace: Grace = None,
     expires: Annotated[Timestamp | None, times("--expires", "When the new key ends.")] = None,
     ttl: Annotated[Duration | None, spans("--ttl", "How long the new key lives, instead of --expires.")] = None,
     request_id: RequestId = None,
@@ -316,5 +331,17 @@ def _expiry(expires: Timestamp | None, ttl: Duration | None) -> dict[str, Any]:
     return {"expire_time": expires} if ttl is None else {"ttl": ttl}
 
 
-def _rotation(interval: Duration | None) -> api_key_pb2.Rotation | None:
-    return None if interval is None else api_key_pb2.Rotation(interval=interval)
+def _rotation(interval: Duration | None, webhook_url: str | None) -> api_key_pb2.Rotation | None:
+    if interval is None and webhook_url is None:
+        return None
+    return api_key_pb2.Rotation(interval=interval, webhook_url=webhook_url)
+
+
+def _keep_rest_of_rotation(session: Session, changed: api_key_pb2.ApiKey, sets_webhook: bool) -> None:
+    """Fill in what was not typed of a schedule: Update replaces all of it. The etag keeps others out meanwhile."""
+    present = session.call("Get", api_key_service_pb2.GetRequest(key_id=changed.id)).api_key
+    if not sets_webhook:
+        changed.rotation.webhook_url = present.rotation.webhook_url
+    elif present.rotation.HasField("interval"):
+        changed.rotation.interval.CopyFrom(present.rotation.interval)
+    changed.etag = changed.etag or present.etag

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 import typer
+from google.protobuf.duration_pb2 import Duration
 
 from tumbler.cli.flags import option
 from tumbler.cli.values import Names, duration, key_id, timestamp
@@ -12,13 +13,17 @@ __all__ = [
     "ByName",
     "Environment",
     "Every",
+    "Grace",
     "KeyId",
+    "OfKey",
     "OptionalKeyId",
     "PageSize",
     "PageToken",
     "Project",
     "RequestId",
+    "RotationInterval",
     "Skip",
+    "WebhookUrl",
     "names",
     "spans",
     "times",
@@ -47,6 +52,9 @@ KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", parser=key_id, help=_KEY
 OptionalKeyId = Annotated[
     str | None, typer.Argument(metavar="KEY_ID", parser=key_id, help=_KEY_ID_TEXT, show_default=False)
 ]
+OfKey = Annotated[
+    str, option("--key", "Only those of this key: its id, or what lists show.", metavar="KEY_ID", parser=key_id)
+]
 ByName = Annotated[str, option("--name", "Find the key by its name, instead of KEY_ID.")]
 Project = Annotated[str, option("--project", "The project; the calling key's own, if left out.", metavar="ID")]
 Environment = Annotated[str, option("--environment", "The environment, live or test for example.", metavar="ID")]
@@ -60,5 +68,15 @@ PageSize = Annotated[
 Skip = Annotated[int, option("--skip", "Leave out so many keys first.", "--offset", min=0, max=_LARGEST)]
 PageToken = Annotated[
     str, option("--page-token", "Where to go on, from the page before; with the same filters.", metavar="TOKEN")
+]
+Grace = Annotated[Duration | None, spans("--grace", "How long the old key works on: 1h, if left out; 0s ends it now.")]
+RotationInterval = Annotated[Duration | None, spans("--rotation-interval", "How often the key should be replaced.")]
+WebhookUrl = Annotated[
+    str | None,
+    option(
+        "--webhook-url",
+        "Who is told when that is due, and when the key ends. Whoever reads it can claim the next key.",
+        metavar="URL",
+    ),
 ]
 Every = Annotated[bool, option("--all", "Follow every page.")]

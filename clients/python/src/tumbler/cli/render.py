@@ -19,15 +19,24 @@ from rich.text import Text
 from tumbler.cli.errors import Failure
 from tumbler.cli.table import Layout
 from tumbler.cli.text import console, optional_time, time, visible, without_secrets
-from tumbler.cli.values import EVENT_TYPES, REASONS, STATES, span_text
+from tumbler.cli.values import DELIVERY_STATES, EVENT_TYPES, REASONS, STATES, span_text
 from tumbler.v1.api_key_pb2 import ApiKey, State
-from tumbler.v1.api_key_service_pb2 import ListEventsResponse, ListResponse, VerifyCode, VerifyResponse
-from tumbler.v1.event_pb2 import KeyEvent, KeyEventType
+from tumbler.v1.api_key_service_pb2 import (
+    ListDeliveriesResponse,
+    ListEventsResponse,
+    ListResponse,
+    RotateWebhookSecretResponse,
+    VerifyCode,
+    VerifyResponse,
+)
+from tumbler.v1.event_pb2 import DeliveryState, KeyEvent, KeyEventType, WebhookDelivery
 
 __all__ = [
     "RESET",
     "event_line",
     "event_type",
+    "print_deliveries",
+    "print_delivery",
     "print_events",
     "print_failure",
     "print_json",
@@ -37,7 +46,9 @@ __all__ = [
     "print_new_key",
     "print_note",
     "print_record",
+    "print_rotated_webhook_secret",
     "print_verdict",
+    "print_webhook_secret",
     "state",
     "who",
 ]
@@ -60,6 +71,13 @@ _TYPE_STYLES: Final = {
     KeyEventType.KEY_EVENT_TYPE_REVOKED: "bold red",
     KeyEventType.KEY_EVENT_TYPE_ROTATED: "magenta",
     KeyEventType.KEY_EVENT_TYPE_ROTATION_OVERDUE: "red",
+    KeyEventType.KEY_EVENT_TYPE_EXPIRING: "yellow",
+}
+_DELIVERY_STYLES: Final = {
+    DeliveryState.DELIVERY_STATE_PENDING: "yellow",
+    DeliveryState.DELIVERY_STATE_DELIVERED: "green",
+    DeliveryState.DELIVERY_STATE_FAILED: "bold red",
+    DeliveryState.DELIVERY_STATE_ENDPOINT_OFF: "red",
 }
 _KEYS: Final = Layout(
     titles=("KEY", "NAME", "PROJECT", "ENVIRONMENT", "OWNER", "STATE", "SCOPES", "EXPIRES", "LAST USED"),
@@ -70,6 +88,11 @@ _EVENTS: Final = Layout(
     titles=("REVISION", "TIME", "TYPE", "KEY", "PROJECT", "ENVIRONMENT", "ACTOR", "DETAIL"),
     least_widths={"DETAIL": 12, "ACTOR": 16, "TIME": 10},
     least_wanted=("ENVIRONMENT", "REVISION", "PROJECT", "DETAIL"),
+)
+_DELIVERIES: Final = Layout(
+    titles=("TIME", "TYPE", "KEY", "STATE", "ATTEMPTS", "LAST ANSWER", "NEXT ATTEMPT", "DELIVERY"),
+    least_widths={"LAST ANSWER": 12, "TIME": 10, "NEXT ATTEMPT": 12},
+    least_wanted=("NEXT ATTEMPT", "TIME", "ATTEMPTS", "KEY", "LAST ANSWER", "TYPE"),
 )
 
 
@@ -83,10 +106,14 @@ def print_json_line(message: Message) -> None:
     print(_json(message, indent=None), flush=True)
 
 
-def print_new_key(key: str, api_key: ApiKey, secret_omitted: bool, previous: ApiKey | None = None) -> None:
-    """Print a key that was just made, alone on stdout, and all else on stderr."""
+def print_new_key(
+    key: str, api_key: ApiKey, secret_omitted: bool, previous: ApiKey | None = None, kept_in: str = ""
+) -> None:
+    """Print a key that was just made, alone on stdout, and all else on stderr; a key in a file is not printed."""
     notes = console(sys.stderr)
-    if key:
+    if kept_in:
+        notes.print(Text(f"The new key is in {visible(kept_in)}.", "green"))
+    elif key:
         print(key, flush=True)
         notes.print(Text("This key is not shown again: store it now, where secrets are kept.", "bold yellow"))
     elif secret_omitted:
@@ -103,6 +130,22 @@ def print_new_key(key: str, api_key: ApiKey, secret_omitted: bool, previous: Api
     if previous is not None:
         end = time(previous.grace_expire_time) if previous.HasField("grace_expire_time") else "now"
         notes.print(Text(f"The old key, {visible(previous.key_prefix)}, works until {end}."))
+
+
+def print_webhook_secret(secret: str) -> None:
+    """Print the secret of a webhook that was just set, with what it is; nothing where there is none."""
+    if secret:
+        notes = console(sys.stderr)
+        notes.print(Text(f"webhook secret: {visible(secret)}"))
+        notes.print(Text("It is not shown again: give it to what receives the webhooks.", "bold yellow"))
+
+
+def print_rotated_webhook_secret(answer: RotateWebhookSecretResponse) -> None:
+    """Print a webhook's new secret, alone on stdout, and on stderr until when the one before it counts."""
+    print(answer.webhook_secret, flush=True)
+    notes = console(sys.stderr)
+    notes.print(Text("It is not shown again: give it to what receives the webhooks.", "bold yellow"))
+    notes.print(Text(f"The old secret signs as well until {optional_time(answer, 'previous_expire_time', 'now')}."))
 
 
 def print_record(api_key: ApiKey) -> None:
@@ -134,6 +177,35 @@ def print_events(page: ListEventsResponse, since: Timestamp | None) -> None:
         # A token belongs to its filter, and a span would not mean the same moment any more.
         filtered = f"--since {since.ToJsonString()} " if since else ""
         _print_below(f"There are more: {filtered}--page-token {page.next_page_token}, or --all.")
+
+
+def print_deliveries(page: ListDeliveriesResponse) -> None:
+    """Print a page of deliveries, one on a line, and below it how to go on."""
+    rows = list(_delivery_rows(page.deliveries))
+    if rows:
+        _DELIVERIES.print(rows)
+    else:
+        print("No deliveries.")
+    if page.next_page_token:
+        _print_below(f"There are more: --page-token {page.next_page_token}, or --all.")
+
+
+def print_delivery(delivery: WebhookDelivery) -> None:
+    """Print all that is known of one delivery."""
+    rows: list[tuple[str, str | Text]] = [
+        ("id", delivery.id),
+        ("type", delivery.type),
+        ("key id", delivery.key_id),
+        ("project", delivery.project_id),
+        ("url", delivery.url),
+        ("state", _delivery_state(delivery)),
+        ("attempts", str(delivery.attempts)),
+        ("created", optional_time(delivery, "create_time", "")),
+        ("last attempt", optional_time(delivery, "last_attempt_time", "never")),
+        ("last answer", _last_answer(delivery)),
+        ("next attempt", optional_time(delivery, "next_attempt_time", "")),
+    ]
+    console(sys.stdout).print(_facts(rows))
 
 
 def event_line(event: KeyEvent) -> Text:
@@ -271,6 +343,29 @@ def _event_rows(events: Iterable[KeyEvent]) -> Iterator[list[Text]]:
         ]
 
 
+def _delivery_rows(deliveries: Iterable[WebhookDelivery]) -> Iterator[list[Text]]:
+    for delivery in deliveries:
+        yield [
+            Text(optional_time(delivery, "create_time", "")),
+            Text(visible(delivery.type)),
+            Text(visible(delivery.key_id)),
+            _delivery_state(delivery),
+            Text(str(delivery.attempts)),
+            Text(visible(_last_answer(delivery))),
+            Text(optional_time(delivery, "next_attempt_time", "")),
+            Text(visible(delivery.id)),
+        ]
+
+
+def _delivery_state(delivery: WebhookDelivery) -> Text:
+    return Text(DELIVERY_STATES.write(delivery.state), _DELIVERY_STYLES.get(delivery.state, ""))
+
+
+def _last_answer(delivery: WebhookDelivery) -> str:
+    code = str(delivery.last_status_code or "")
+    return delivery.last_error if code in delivery.last_error else f"{code} {delivery.last_error}".strip()
+
+
 def _record(api_key: ApiKey) -> Table:
     rotation = api_key.rotation
     return _facts(
@@ -292,6 +387,7 @@ def _record(api_key: ApiKey) -> Table:
             ("last used", optional_time(api_key, "last_used_time", "never")),
             ("rotate every", span_text(rotation.interval.ToTimedelta()) if rotation.HasField("interval") else ""),
             ("rotate next", optional_time(rotation, "next_time", "")),
+            ("webhook", rotation.webhook_url),
             ("replaces", api_key.replaces_key_id),
             ("replaced by", api_key.replaced_by_key_id),
             ("works until", optional_time(api_key, "grace_expire_time", "")),

@@ -46,8 +46,8 @@ class Session:
             raise typer.BadParameter("no time at all is too short.", param_hint="'--timeout'")
         return timeout
 
-    def call(self, rpc: str, request: Message) -> Any:
-        """Call one RPC of the service and return its answer.
+    def call(self, rpc: str, request: Message, *, with_key: bool = True) -> Any:
+        """Call one RPC of the service and return its answer; without a key, none is looked for and none is sent.
 
         Raises:
             typer.BadParameter: The options or the environment do not say how to connect, or would send keys in
@@ -55,28 +55,30 @@ class Session:
             grpc.RpcError: The server refused, or cannot be reached.
 
         """
-        return self._begin(rpc, request, self.timeout.total_seconds())
+        return self._begin(rpc, request, self.timeout.total_seconds(), with_key)
 
     def stream(self, rpc: str, request: Message) -> Any:
         """Begin a stream, which may last for ever; reading it, and beginning it, raise what `call` does."""
-        return self._begin(rpc, request, None)
+        return self._begin(rpc, request, None, with_key=True)
 
     def close(self) -> None:
         """Close the connection, if there is one."""
         if self._channel is not None:
             self._channel.close()
 
-    def _begin(self, rpc: str, request: Message, seconds: float | None) -> Any:
+    def _begin(self, rpc: str, request: Message, seconds: float | None, with_key: bool) -> Any:
         if self._channel is None:
             credentials = self._credentials()
-            self.api_key = self._read_api_key()
             self._channel = (
                 grpc.insecure_channel(self.endpoint, options=(*_NO_PROXY, *_RECONNECT))
                 if credentials is None
                 else grpc.secure_channel(self.endpoint, credentials, options=_RECONNECT)
             )
+        if with_key and not self.api_key:
+            self.api_key = self._read_api_key()
         method = getattr(ApiKeyServiceStub(self._channel), rpc)
-        return method(request, timeout=seconds, metadata=(("authorization", f"Bearer {self.api_key}"),))
+        metadata = (("authorization", f"Bearer {self.api_key}"),) if with_key else ()
+        return method(request, timeout=seconds, metadata=metadata)
 
     def _credentials(self) -> grpc.ChannelCredentials | None:
         """Return what to encrypt with; `None` for plaintext, where that is safe or was asked for."""

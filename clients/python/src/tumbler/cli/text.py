@@ -9,7 +9,7 @@ from rich.console import Console
 
 __all__ = ["console", "optional_time", "time", "visible", "without_secrets"]
 
-_LONG_WORD: Final = re.compile(r"\w{40,}")
+_SECRET: Final = re.compile(r"whsec_[\w+/=]+|claim_[\w.-]{20,}|\w{40,}")
 _WIDE_ENOUGH: Final = 100_000
 
 
@@ -32,8 +32,8 @@ def visible(text: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Leave out every word that is as long as a secret."""
-    return _LONG_WORD.sub("***", text)
+    """Leave out every word that is as long as a key's secret, every claim token and every webhook secret."""
+    return _SECRET.sub("***", text)
 
 
 def time(value: Timestamp) -> str:

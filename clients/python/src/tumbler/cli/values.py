@@ -16,9 +16,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tumbler import keyformat
 from tumbler.v1.api_key_pb2 import RevokeReason, State
-from tumbler.v1.event_pb2 import KeyEventType
+from tumbler.v1.event_pb2 import DeliveryState, KeyEventType
 
 __all__ = [
+    "DELIVERY_STATES",
     "EVENT_TYPES",
     "REASONS",
     "STATES",
@@ -155,6 +156,7 @@ def beginning_with(choices: Iterable[str]) -> Callable[[str], list[str]]:
 STATES: Final = Names(State, "STATE_")
 REASONS: Final = Names(RevokeReason, "REVOKE_REASON_")
 EVENT_TYPES: Final = Names(KeyEventType, "KEY_EVENT_TYPE_")
+DELIVERY_STATES: Final = Names(DeliveryState, "DELIVERY_STATE_")
 
 
 def key_id(text: str) -> str:

@@ -1,0 +1,25 @@
+"""A real server process that sends webhooks to this machine."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.service import Service
+from tests.webhooks.receiver import OPTIONS, Receiver
+
+
+@pytest.fixture(scope="session")
+def sender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Give a running server; tests keep to projects of their own."""
+    service = Service(tmp_path_factory.mktemp("sender") / "data", "", OPTIONS).init()
+    try:
+        yield service.start()
+    finally:
+        service.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Give a receiver that takes all that it is sent."""
+    with Receiver() as receiver:
+        yield receiver
