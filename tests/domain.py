@@ -8,9 +8,10 @@ from tumbler_server.clock import HOUR
 from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events.tail import MAX_STALENESS, Tail
 from tumbler_server.keys.cache import ProofCache
+from tumbler_server.keys.claims import Claims
 from tumbler_server.keys.lifecycle import Draft, Issued, Lifecycle, Rotation
 from tumbler_server.keys.listing import Listing
-from tumbler_server.keys.pepper import Pepper
+from tumbler_server.keys.pepper import Pepper, vault
 from tumbler_server.keys.prover import BcryptPool
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.resealer import Resealer
@@ -20,6 +21,7 @@ from tumbler_server.keys.usage import Usage
 from tumbler_server.keys.verifier import Verifier
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
+from tumbler_server.webhooks.endpoints import Endpoints
 
 OPERATOR = Key(id="", project_id="tumbler", name="the tests", scopes=("*", "tumbler:*"))
 """A caller who may do everything."""
@@ -53,7 +55,11 @@ class Domain:
         cache = self.cache = ProofCache(1_000)
         self.uptime = FrozenClock(0)
         self.tail = Tail(store, cache, uptime=self.uptime)
-        self.lifecycle = Lifecycle(store, self.hasher, clock, "tmb", HOUR, self.tail.committed)
+        self.claims = Claims(peppers)
+        self.endpoints = Endpoints(vault(peppers), judge=lambda _: "")
+        self.lifecycle = Lifecycle(
+            store, self.hasher, clock, "tmb", HOUR, self.tail.committed, self.claims, self.endpoints
+        )
         self.listing = Listing(store, open_tokens(store), clock)
         self.pool = BcryptPool(1, most_waiting=8)
         self.resealer = Resealer(store, self.hasher)

@@ -154,9 +154,16 @@ class World:
         self.open()
 
     def open(self) -> None:
-        """Wire the service."""
-        self.core = build_core(self.config, self.clock, uptime=self.uptime)
+        """Wire the service. Of all names, it finds no address."""
+        self.core = build_core(self.config, self.clock, uptime=self.uptime, look_up=lambda _: [])
         self._server = grpc_testing.server_from_dictionary({SERVICE: _Told(self)}, grpc_testing.strict_real_time())
+
+    def turn(self) -> None:
+        """Have the service do all that the clock demands of it by now, webhooks included."""
+        more = True
+        while more:
+            more = self.core.acting.turn()
+            self.core.dispatch.drain()
 
     def let_lapse(self) -> None:
         """Let so much time go by that a position in the log which nobody confirms is worth nothing."""

@@ -1,5 +1,6 @@
 """Time as the service keeps it: whole microseconds since 1970-01-01 UTC."""
 
+import datetime
 import time
 from collections.abc import Callable
 
@@ -25,6 +26,12 @@ def system_clock() -> int:
 def uptime() -> int:
     """Return microseconds on a clock that nobody sets, and that goes on while the machine sleeps, where it can."""
     return time.clock_gettime_ns(_STEADY) // 1000
+
+
+def rfc3339(instant: int) -> str:
+    """Return an instant as people write it, in UTC."""
+    moment = datetime.datetime.fromtimestamp(instant // SECOND, datetime.timezone.utc)
+    return moment.replace(microsecond=instant % SECOND).isoformat().replace("+00:00", "Z")
 
 
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

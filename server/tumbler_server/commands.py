@@ -14,12 +14,12 @@ import typer
 from tumbler_server import config as settings
 from tumbler_server import doctor as diagnosis
 from tumbler_server import founding, logs, worker
+from tumbler_server.clock import rfc3339
 from tumbler_server.config import Config, Installation, Tls
 from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.events import log
 from tumbler_server.events.board import Board
 from tumbler_server.keys import pepper as pepper_file
-from tumbler_server.keys.record import rfc3339
 from tumbler_server.store import migrations
 from tumbler_server.store.database import open_store
 from tumbler_server.supervisor import supervise
@@ -77,6 +77,12 @@ def serve(
     event_retention: settings.EventRetention = "400d",  # type: ignore[assignment]  # parsed
     default_prefix: settings.DefaultPrefix = _DEFAULTS.default_prefix,
     min_rotation_interval: settings.MinRotationInterval = "1h",  # type: ignore[assignment]  # parsed
+    webhook_allow_loopback: settings.WebhookAllowLoopback = False,
+    webhook_allow_networks: settings.WebhookAllowNetworks = "",
+    webhook_allow_hosts: settings.WebhookAllowHosts = "",
+    webhook_proxy: settings.WebhookProxy = "",
+    webhook_ca_file: settings.WebhookCaFile = None,
+    scheduler_lease: settings.SchedulerLease = "15s",  # type: ignore[assignment]  # parsed
     threads: settings.Threads = _DEFAULTS.threads,
     workers: settings.Workers = _DEFAULTS.workers,
     max_watch_streams: settings.MaxWatchStreams = _DEFAULTS.max_watch_streams,
@@ -107,6 +113,12 @@ def serve(
         event_retention=event_retention,
         default_prefix=default_prefix,
         min_rotation_interval=min_rotation_interval,
+        webhook_rules=settings.webhook_rules(
+            webhook_allow_loopback, webhook_allow_networks, webhook_allow_hosts, proxied=bool(webhook_proxy)
+        ),
+        webhook_proxy=webhook_proxy,
+        webhook_ca_file=webhook_ca_file,
+        scheduler_lease=scheduler_lease,
         threads=threads,
         workers=workers,
         max_watch_streams=max_watch_streams,

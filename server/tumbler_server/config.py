@@ -5,23 +5,26 @@ docs/configuration.md has the table; a test holds it against these declarations.
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
 import typer
 
-from tumbler import keyformat
+from tumbler import decide, keyformat
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
 from tumbler_server.errors import SetupError
+from tumbler_server.events import lease
 from tumbler_server.events.tail import MAX_STALENESS
 from tumbler_server.keys import pepper
 from tumbler_server.keys.pepper import Pepper
 from tumbler_server.keys.secret import CHEAPEST_COST, DEFAULT_COST, HIGHEST_COST
+from tumbler_server.webhooks.targets import Rules
 
 SHORTEST_STALENESS = SECOND // 10
 SHORTEST_RETENTION = DAY
+SHORTEST_LEASE = SECOND
 MOST_WORKERS = 64
 
 _UNITS = {"ms": SECOND // 1_000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
@@ -166,6 +169,62 @@ MinRotationInterval = Annotated[
         help="Shortest rotation interval that a key may have.",
     ),
 ]
+WebhookAllowLoopback = Annotated[
+    bool,
+    typer.Option(
+        "--webhook-allow-loopback",
+        envvar="TUMBLER_WEBHOOK_ALLOW_LOOPBACK",
+        help="Let webhooks go to 127.0.0.1 and ::1, over http too: for tests and local work.",
+    ),
+]
+WebhookAllowNetworks = Annotated[
+    str,
+    typer.Option(
+        "--webhook-allow-networks",
+        envvar="TUMBLER_WEBHOOK_ALLOW_NETWORKS",
+        metavar="CIDRS",
+        show_default="none",
+        help="Private or special networks that webhooks may go to all the same, such as 10.1.0.0/16,fd00:1::/64.",
+    ),
+]
+WebhookAllowHosts = Annotated[
+    str,
+    typer.Option(
+        "--webhook-allow-hosts",
+        envvar="TUMBLER_WEBHOOK_ALLOW_HOSTS",
+        metavar="HOSTS",
+        show_default="any",
+        help="The only hosts that webhooks may go to, such as hooks.example.com,*.example.org.",
+    ),
+]
+WebhookProxy = Annotated[
+    str,
+    typer.Option(
+        "--webhook-proxy",
+        envvar="TUMBLER_WEBHOOK_PROXY",
+        metavar="URL",
+        show_default="none",
+        help="HTTP proxy that webhooks go through, http://[user:password@]host:port. It resolves their names.",
+    ),
+]
+WebhookCaFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--webhook-ca-file",
+        envvar="TUMBLER_WEBHOOK_CA_FILE",
+        help="PEM file of authorities that webhooks' receivers may have their certificates from, beside the system's.",
+    ),
+]
+SchedulerLease = Annotated[
+    int,
+    typer.Option(
+        "--scheduler-lease",
+        envvar="TUMBLER_SCHEDULER_LEASE",
+        parser=parse_span,
+        metavar="SPAN",
+        help="How long the process that acts on schedules may be silent before another takes its place, at least 1s.",
+    ),
+]
 Threads = Annotated[
     int,
     typer.Option(
@@ -307,6 +366,22 @@ class Tls:
         return self.cert is not None
 
 
+def webhook_rules(loopback: bool, networks: str, hosts: str, proxied: bool) -> Rules:
+    """Return what webhooks may reach, of lists separated by commas. Raises ``SetupError``."""
+    try:
+        allowed = tuple(decide.parse_network(part.strip()) for part in networks.split(",") if part.strip())
+    except ValueError:
+        raise SetupError("--webhook-allow-networks must be networks without host bits, such as 10.1.0.0/16") from None
+    names = tuple(part.strip().lower() for part in hosts.split(",") if part.strip())
+    for name in names:
+        if not _HOST.fullmatch(name):
+            raise SetupError("--webhook-allow-hosts must be hosts, such as hooks.example.com or *.example.com")
+    return Rules(loopback, allowed, names, proxied)
+
+
+_HOST = re.compile(r"(\*\.)?[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*|\[[0-9a-f:.]+\]")
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything that the server is built from. Spans are microseconds."""
@@ -322,6 +397,10 @@ class Config:
     event_retention: int = 400 * DAY
     default_prefix: str = "tmb"
     min_rotation_interval: int = HOUR
+    webhook_rules: Rules = Rules()
+    webhook_proxy: str = field(default="", repr=False)  # it may hold a password
+    webhook_ca_file: Path | None = None
+    scheduler_lease: int = lease.SPAN
     threads: int = 16
     workers: int = 1
     max_watch_streams: int = 5_000
@@ -334,6 +413,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.max_staleness < SHORTEST_STALENESS:
             raise SetupError("--max-staleness must be at least 100ms")
+        if self.scheduler_lease < SHORTEST_LEASE:
+            raise SetupError("--scheduler-lease must be at least 1s")
         if self.event_retention < SHORTEST_RETENTION:
             raise SetupError("--event-retention must be at least 1d")
         if not (self.tls or self.loopback or self.insecure):

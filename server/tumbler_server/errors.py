@@ -154,11 +154,46 @@ class StoreUnavailable(TumblerError):
         super().__init__("the database does not answer; a change may or may not have been made")
 
 
-class NotOffered(TumblerError):
-    """The RPC is not offered by this version."""
+class ClaimTokenInvalid(TumblerError):
+    """What was shown is no claim token of this installation, or was changed."""
 
-    def __init__(self, method: str) -> None:
-        super().__init__(f"this version of the server does not offer {method} yet", method=method)
+    def __init__(self) -> None:
+        super().__init__("this is no claim token of this installation")
+
+
+class ClaimOutdated(TumblerError):
+    """A claim token was for a rotation that is not due any more."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__("the rotation that this claim token was for is not due any more", key_id=key_id)
+
+
+class WebhooksNeedPepper(TumblerError):
+    """Webhook secrets and claim tokens are kept safe by the pepper, and there is none."""
+
+    def __init__(self) -> None:
+        super().__init__("this server has no pepper file, and so no webhooks; its operator has to make one")
+
+
+class EndpointNotFound(TumblerError):
+    """No key of the project was ever given this URL."""
+
+    def __init__(self) -> None:
+        super().__init__("no key of the project has had this webhook_url")
+
+
+class DeliveryNotFound(TumblerError):
+    """No such delivery, or none that the caller may see: one answer for both."""
+
+    def __init__(self) -> None:
+        super().__init__("no such delivery")
+
+
+class DeliveryOutdated(TumblerError):
+    """What a delivery was to tell is not true any more."""
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__("what this delivery tells is not true any more", delivery_id=delivery_id)
 
 
 class SetupError(Exception):

@@ -4,12 +4,14 @@ from tumbler_server.clock import HOUR, system_clock
 from tumbler_server.config import Installation
 from tumbler_server.errors import SetupError
 from tumbler_server.keys import access, pepper
+from tumbler_server.keys.claims import Claims
 from tumbler_server.keys.lifecycle import Draft, Lifecycle
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.requests import RequestId
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.store import migrations
 from tumbler_server.store.database import open_store
+from tumbler_server.webhooks.endpoints import Endpoints
 
 ALL_SCOPES = "tumbler:*"
 
@@ -33,8 +35,12 @@ def found(installation: Installation, bcrypt_cost: int, prefix: str) -> str:
         installation.pepper_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         pepper.create(installation.pepper_file)
     migrations.migrate(store)
-    hasher = Hasher(bcrypt_cost, pepper.load(installation.pepper_file))
-    lifecycle = Lifecycle(store, hasher, system_clock, prefix, HOUR, committed=lambda _: None)  # nobody is serving yet
+    peppers = pepper.load(installation.pepper_file)
+    hasher = Hasher(bcrypt_cost, peppers)
+    endpoints = Endpoints(pepper.vault(peppers), judge=lambda _: "")  # the first key has none
+    lifecycle = Lifecycle(
+        store, hasher, system_clock, prefix, HOUR, committed=lambda _: None, claims=Claims(peppers), endpoints=endpoints
+    )  # nobody is serving yet, to be told
     draft = Draft(project_id=access.OPERATORS, name="first operator", scopes=(ALL_SCOPES,), request_id=_ONCE)
     issued = lifecycle.create(_FOUNDER, draft)
     store.close()

@@ -13,14 +13,17 @@ from tumbler import keyformat
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 FORMATS = ("console", "json")
 
-# Without its word boundaries: a key that is glued to other text is one all the same.
-_SECRET = re.compile(keyformat.PATTERN.pattern.replace(r"\b", ""))
+# Keys without their word boundaries, since one that is glued to other text is one all the same; claim tokens; webhook
+# secrets.
+_SECRET = re.compile(
+    rf"{keyformat.PATTERN.pattern}|claim_[\w-]+\.[\w.-]*[\w-]|whsec_[A-Za-z0-9+/=]+".replace(r"\b", "")
+)
 
 REDACTED = "[redacted]"
 
 
 def redact(value: Any) -> Any:
-    """Return ``value`` with every text in it that has a key's form replaced."""
+    """Return ``value`` with every text in it that has the form of a secret replaced."""
     if isinstance(value, str):
         return _SECRET.sub(REDACTED, value)
     if isinstance(value, dict):

@@ -21,6 +21,8 @@ BCRYPT_RUNS = Counter("tumbler_bcrypt_runs", "Secrets that were checked by bcryp
 STALE_ANSWERS = Counter(
     "tumbler_stale_answers", "Calls answered by what is older than --max-staleness, by leave of --stale-if-error."
 )
+ALARMS = Counter("tumbler_alarms", "Events that time brought: rotations due or overdue, expiries near.", ["type"])
+WEBHOOK_ATTEMPTS = Counter("tumbler_webhook_attempts", "Webhooks that were sent, by what came of it.", ["outcome"])
 WATCH_STREAMS = Gauge("tumbler_watch_streams", "Watch streams that are open.", multiprocess_mode="livesum")
 
 _PATIENCE = 10

@@ -15,14 +15,20 @@ from tumbler.v1 import api_key_service_pb2
 from tumbler_server.clock import Clock, system_clock, uptime
 from tumbler_server.config import Config, Tls
 from tumbler_server.errors import CannotListen, SetupError, StoreUnavailable
+from tumbler_server.events.acting import Acting
 from tumbler_server.events.board import Board
 from tumbler_server.events.follow import Following
+from tumbler_server.events.lease import Lease
 from tumbler_server.events.retention import Retention
 from tumbler_server.events.tail import Tail
 from tumbler_server.events.watch import Hub
+from tumbler_server.keys.alarms import Alarms
 from tumbler_server.keys.cache import ProofCache
+from tumbler_server.keys.claims import Claims
+from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
+from tumbler_server.keys.pepper import vault
 from tumbler_server.keys.prover import BcryptPool
 from tumbler_server.keys.resealer import Resealer
 from tumbler_server.keys.secret import Hasher
@@ -36,8 +42,17 @@ from tumbler_server.rpc.servicer import Broken, Servicer
 from tumbler_server.rpc.watch import Watching
 from tumbler_server.store import migrations
 from tumbler_server.store.database import POSTGRESQL, Store, open_store
+from tumbler_server.webhooks.dispatch import Dispatch
+from tumbler_server.webhooks.endpoints import Endpoints
+from tumbler_server.webhooks.outbox import Outbox
+from tumbler_server.webhooks.post import Poster
+from tumbler_server.webhooks.targets import LookUp, Refused, Resolver, Rules, check
+from tumbler_server.webhooks.upkeep import Upkeep
 
 SERVICE = api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"]
+
+JUDGING = 3.0
+"""Seconds that the look-up of a webhook's host may take when it is set. It is judged again whenever it is sent to."""
 
 HEALTH_INTERVAL = 2.0
 """Seconds between two looks at the database."""
@@ -66,6 +81,10 @@ class Core:
     resealer: Resealer
     usage: Usage
     retention: Retention
+    acting: Acting
+    dispatch: Dispatch
+    post: Poster
+    resolver: Resolver
     pool: BcryptPool
 
     def start(self) -> None:
@@ -74,10 +93,15 @@ class Core:
         self.hub.start()
         self.usage.start()
         self.retention.start()
+        self.acting.start()
 
     def close(self) -> None:
         """Finish what is under way, and let go of the database."""
         self.hub.close()
+        self.acting.close()
+        self.dispatch.close()
+        self.post.close()
+        self.resolver.close()
         self.following.close()
         self.pool.close()
         self.resealer.close()
@@ -86,10 +110,17 @@ class Core:
         self.store.close()
 
 
-def build_core(config: Config, clock: Clock = system_clock, board: Board | None = None, uptime: Clock = uptime) -> Core:
+def build_core(
+    config: Config,
+    clock: Clock = system_clock,
+    board: Board | None = None,
+    uptime: Clock = uptime,
+    look_up: LookUp | None = None,
+) -> Core:
     """Wire the domain. ``board`` is the one that the server's workers share, where there are several.
 
-    Raises ``SetupError`` where the installation is not ready for it.
+    Names are resolved by ``look_up`` where one is given, else as the system does. Raises ``SetupError`` where the
+    installation is not ready for it.
     """
     store = open_store(config.installation.database_url)
     migrations.check(store)
@@ -104,15 +135,42 @@ def build_core(config: Config, clock: Clock = system_clock, board: Board | None 
     pool = BcryptPool(max(1, (os.cpu_count() or 1) // config.workers), most_waiting=max(1, config.threads // 2))
     resealer = Resealer(store, hasher)
     usage = Usage(store)
-    lifecycle = Lifecycle(store, hasher, clock, config.default_prefix, config.min_rotation_interval, tail.committed)
+    claims = Claims(peppers)
+    resolver = Resolver(look_up)
+    endpoints = Endpoints(vault(peppers), functools.partial(_judge, config.webhook_rules, resolver))
+    lifecycle = Lifecycle(
+        store, hasher, clock, config.default_prefix, config.min_rotation_interval, tail.committed, claims, endpoints
+    )
     verifier = Verifier(store, hasher, tail, cache, pool, resealer, usage, clock, config.stale_if_error)
     listing, trail = Listing(store, tokens, clock), Trail(store, tokens)
     hub = Hub(store, tail, clock, config.max_watch_streams, config.max_staleness, uptime)
     watching = Watching(hub, lifecycle, tokens, clock)
-    servicer = Servicer(verifier, lifecycle, listing, trail, tokens, watching, config.cache_ttl)
+    deliveries = Deliveries(store, tokens, endpoints, clock)
+    servicer = Servicer(verifier, lifecycle, listing, trail, tokens, watching, deliveries, config.cache_ttl)
     following = Following(store, tail, config.max_staleness)
     retention = Retention(store, clock, config.event_retention)
-    return Core(store, lifecycle, servicer, tail, following, hub, resealer, usage, retention, pool)
+    poster = Poster(config.webhook_rules, resolver, config.webhook_proxy, config.webhook_ca_file)
+    dispatch = Dispatch(store, endpoints, poster.post, claims.token, clock)
+    duties = (
+        Alarms(store, clock, tail.committed),
+        Outbox(store, tail, clock),
+        dispatch,
+        Upkeep(store, endpoints, clock, config.event_retention, uptime),
+    )
+    acting = Acting(Lease(store, config.scheduler_lease, uptime), duties, config.scheduler_lease, uptime)
+    return Core(
+        store, lifecycle, servicer, tail, following, hub, resealer, usage, retention,
+        acting, dispatch, poster, resolver, pool,
+    )  # fmt: skip
+
+
+def _judge(rules: Rules, resolver: Resolver, url: str) -> str:
+    """Say what is wrong with a webhook's URL, in words that quote nothing of it; nothing, if nothing is."""
+    try:
+        check(url, rules, resolver, JUDGING)
+    except Refused as refused:
+        return str(refused)
+    return ""
 
 
 class Server:

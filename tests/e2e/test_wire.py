@@ -171,9 +171,9 @@ def test_every_error_tells_its_reason(server: Service, project: str) -> None:
             server,
             "ClaimRotation",
             pb.ClaimRotationRequest(),
-            "UNIMPLEMENTED",
-            "NOT_IMPLEMENTED",
-            {"method": "ClaimRotation"},
+            "UNAUTHENTICATED",
+            "CLAIM_TOKEN_INVALID",
+            {},
         ),
     ]
     for client, method, request, code, reason, metadata in expected:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness import FrozenClock, World
+from tests.webhooks.receiver import Receiver
+from tumbler_server.webhooks.targets import Rules
 
 
 @pytest.fixture
@@ -22,3 +24,18 @@ def twin(world: World) -> Iterator[World]:
     twin = world.twin()
     yield twin
     twin.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Give a receiver of webhooks on this machine, over real sockets."""
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def mailing(database_url: str, tmp_path: Path, clock: FrozenClock) -> Iterator[World]:
+    """Give a service whose webhooks may go to this machine."""
+    world = World(database_url, tmp_path / "data", clock, webhook_rules=Rules(loopback=True))
+    yield world
+    world.close()

@@ -78,7 +78,7 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     ("interval missing", {"rotation": {}}, "rotation.interval"),
     (
         "webhook",
-        {"rotation": {"interval": lasting(DAY), "webhook_url": "https://example.com/"}},
+        {"rotation": {"interval": lasting(DAY), "webhook_url": "http://example.com/"}},
         "rotation.webhook_url",
     ),
 ]
@@ -106,7 +106,7 @@ def test_all_that_is_wrong_is_told_at_once(world: World) -> None:
         allowed_cidrs=["10.0.0.1/8"],
         ttl=lasting(-1),
         prefix="ACME",
-        rotation={"interval": lasting(1), "webhook_url": "https://example.com/"},
+        rotation={"interval": lasting(1), "webhook_url": "http://example.com/"},
     )
     refused = world.refused("Create", request)
     assert sorted(refused.fields) == [

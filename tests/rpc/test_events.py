@@ -185,6 +185,12 @@ def _history(world: World) -> list[str]:
             world.revoke(key_id, comment="it’s over 🔑")
     for method, request, key in _refusals(world):
         world.refused(method, request, key)
+    told = world.create(rotation={"interval": lasting(HOUR), "webhook_url": "https://hooks.example.com/"})
+    world.clock.advance(HOUR)
+    world.turn()
+    token = world.core.dispatch._claim_token(told.api_key.id, world.events()[-1].revision)
+    shown += [told.key, world.call("ClaimRotation", pb.ClaimRotationRequest(claim_token=token), "").key]
+    world.turn()
     world.core.resealer.drain()
     return shown
 

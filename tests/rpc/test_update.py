@@ -138,7 +138,7 @@ INVALID: list[tuple[str, Any, str]] = [
     ("rotation", {"interval": lasting(1)}, "api_key.rotation.interval"),
     ("rotation", {"interval": {"seconds": 1, "nanos": -1}}, "api_key.rotation.interval"),
     ("rotation", {"next_time": at(NOW)}, "api_key.rotation.interval"),
-    ("rotation", {"interval": lasting(DAY), "webhook_url": "https://example.com"}, "api_key.rotation.webhook_url"),
+    ("rotation", {"interval": lasting(DAY), "webhook_url": "http://example.com"}, "api_key.rotation.webhook_url"),
 ]
 
 

@@ -11,8 +11,8 @@ import tumbler_server
 ROOT = Path(tumbler_server.__file__).parent
 
 LADDER = (
-    "errors", "clock", "logs", "metrics", "store", "events", "keys", "rpc", "config", "founding", "doctor", "server",
-    "worker", "supervisor", "commands", "__main__", "__init__",
+    "errors", "clock", "logs", "metrics", "store", "events", "webhooks", "keys", "rpc", "config", "founding", "doctor",
+    "server", "worker", "supervisor", "commands", "__main__", "__init__",
 )  # fmt: skip
 """Each room may import itself and those before it."""
 
@@ -22,8 +22,11 @@ KNOWN_TO = {
     "grpc_reflection": ("rpc", "server"),
     "google": ("rpc", "server"),
     "tumbler.v1": ("rpc", "server"),
+    "cryptography": ("webhooks/vault.py", "keys/pepper.py"),
+    "httpcore": ("webhooks",),
+    "standardwebhooks": ("webhooks/endpoints.py",),
     "bcrypt": ("keys/secret.py",),
-    "peewee": ("store", "events", "keys", "doctor"),
+    "peewee": ("store", "events", "webhooks", "keys", "doctor"),
     "playhouse": ("store",),
     "apsw": ("store", "doctor"),
     "psycopg": ("store",),

@@ -4,8 +4,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.domain import Domain
-from tumbler_server.clock import DAY, END, HOUR, NEVER
-from tumbler_server.keys.record import rfc3339
+from tumbler_server.clock import DAY, END, HOUR, NEVER, rfc3339
 
 
 class TestLifetime:

@@ -13,11 +13,15 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 import tumbler.v1
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import logs
+from tumbler_server.keys.claims import Claims
+from tumbler_server.keys.pepper import Pepper
 from tumbler_server.keys.secret import generate
 from tumbler_server.logs import REDACTED, redact
 
 KEY = generate("acme_live").text
 OTHER = generate("tmb").text
+TOKEN = Claims([Pepper(bytes(32))]).token("0123456789abcdef", 12)
+WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw+/=="
 
 SECRET_FIELDS = {
     "CreateResponse.key",
@@ -27,6 +31,7 @@ SECRET_FIELDS = {
     "VerifyRequest.key",
     "ClaimRotationRequest.claim_token",
     "ClaimRotationResponse.key",
+    "RotateWebhookSecretResponse.webhook_secret",
 }
 """Every field of the contract that holds a secret."""
 
@@ -41,6 +46,8 @@ class TestRedact:
             (f"Bearer {KEY}", f"Bearer {REDACTED}"),
             (f'{{"key": "{KEY}", "other": "{OTHER}"}}', f'{{"key": "{REDACTED}", "other": "{REDACTED}"}}'),
             (f"{KEY},{OTHER}\n{KEY}", f"{REDACTED},{REDACTED}\n{REDACTED}"),
+            (f'{{"claim_token":"{TOKEN}"}}', f'{{"claim_token":"{REDACTED}"}}'),
+            (f"secret {WEBHOOK_SECRET}.", f"secret {REDACTED}."),
             ([KEY, 1], [REDACTED, 1]),
             ((KEY, (KEY,)), [REDACTED, [REDACTED]]),
             ({"a": {"b": [{"c": KEY}]}}, {"a": {"b": [{"c": REDACTED}]}}),
@@ -53,7 +60,8 @@ class TestRedact:
             ({"a": [pb.VerifyRequest(key=KEY)]}, {"a": ["<VerifyRequest>"]}),
         ],
         ids=[
-            "alone", "in a header", "in JSON", "several", "list", "tuple", "nested", "a name", "harmless", "bytes",
+            "alone", "in a header", "in JSON", "several", "claim token", "webhook secret", "list", "tuple",
+            "nested", "a name", "harmless", "bytes",
             "set", "exception", "object", "message",
         ],
     )  # fmt: skip
@@ -192,7 +200,14 @@ class TestDescriptors:
 
     def test_no_read_shows_a_secret(self) -> None:
         """No message that reading RPCs answer with holds a secret, at any depth."""
-        for name in ("GetResponse", "ListResponse", "VerifyResponse", "ListEventsResponse", "WatchResponse"):
+        for name in (
+            "GetResponse",
+            "ListResponse",
+            "VerifyResponse",
+            "ListEventsResponse",
+            "WatchResponse",
+            "ListDeliveriesResponse",
+        ):
             waiting, seen = [getattr(pb, name).DESCRIPTOR], set()
             while waiting:
                 message = waiting.pop()

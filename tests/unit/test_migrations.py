@@ -13,8 +13,10 @@ from tests.harness import FrozenClock
 from tests.unit.test_database import file_of
 from tumbler_server.errors import SetupError
 from tumbler_server.events import log
+from tumbler_server.keys import record
+from tumbler_server.keys.record import Key
 from tumbler_server.store import migrations
-from tumbler_server.store.database import Store, open_store
+from tumbler_server.store.database import Store, Transaction, open_store
 from tumbler_server.store.models import MODELS
 
 KINDS = {
@@ -158,6 +160,24 @@ class TestMigrate:
         store.close()
 
 
+def old_key(store: Store, key_id: str, now: int) -> None:
+    """Make a key as the first schema had it, and its event."""
+    newer = {"rotation_due_revision", "rotation_overdue", "webhook_url", "expiry_warnings"}
+    change = log.Change(log.EventType.CREATED, key_id, "acme", "", now, log.Actor("", "the past"))
+
+    def work(transaction: Transaction) -> None:
+        key = Key(
+            id=key_id, project_id="acme", create_time=now, update_time=now, revision=log.append(transaction, change)
+        )
+        columns = {name: value for name, value in record.to_columns(key).items() if name not in newer}
+        columns |= {"secret_hash": "", "pepper_id": ""}
+        slots = ", ".join("?" * len(columns))
+        insert = f"INSERT INTO api_key ({', '.join(columns)}) VALUES ({slots})"  # noqa: S608 - names of our own
+        transaction.run_many(insert, [list(columns.values())])
+
+    store.write(work)
+
+
 class TestFromAnOlderRelease:
     """Databases that were made before a step was added to the schema."""
 
@@ -168,9 +188,8 @@ class TestFromAnOlderRelease:
             older.setattr(migrations, "NEWEST", 1)
             assert migrations.migrate(empty) == [1]
         assert "anchor_revision" not in columns_of(empty, "log_head")
-        domain = Domain(empty, clock)
-        for _ in range(3):
-            domain.revoke(domain.create().key.id)
+        for number in range(3):
+            old_key(empty, f"{number:016}", clock.now)
         with pytest.raises(SetupError, match="schema 1, this program needs"):
             migrations.check(empty)
         before = empty.read("SELECT revision, hash FROM log_head")
@@ -179,8 +198,10 @@ class TestFromAnOlderRelease:
         migrations.check(empty)
         assert log.anchor(empty) == 0
         assert empty.read("SELECT revision, hash FROM log_head") == before
+        domain = Domain(empty, clock)
+        domain.revoke(f"{0:016}")
         domain.create()
-        assert log.audit(empty) == log.Audit(7, (), removed=0, since=clock.now)
+        assert log.audit(empty) == log.Audit(5, (), removed=0, since=clock.now)
         domain.close()
         empty.close()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tumbler_server.clock import NEVER, SECOND
+from tumbler_server.clock import NEVER, SECOND, rfc3339
 from tumbler_server.events.log import Actor
 from tumbler_server.keys import record
 from tumbler_server.keys.record import Key, Sealed, State
@@ -43,6 +43,10 @@ FULL = Key(
     grace_expire_time=NOW + 5,
     rotation_interval=6,
     rotation_next_time=NOW + 7,
+    rotation_due_revision=5,
+    rotation_overdue=True,
+    webhook_url="https://hooks.example.com/in",
+    expiry_warnings=1,
     revision=8,
 )
 
@@ -76,9 +80,9 @@ class TestRow:
         assert [name for name in FIELDS if getattr(PLAIN, name) == getattr(FULL, name)] == ["project_id"]
 
     def test_every_column(self) -> None:
-        """A record gives every column but the proofs of the secret."""
+        """A record gives every column but the proofs of the secret, and when to look at the key again."""
         columns = {field.column_name for field in ApiKeyRow._meta.sorted_fields}
-        assert columns - record.to_columns(FULL).keys() == {"secret_hash", "digest", "pepper_id"}
+        assert columns - record.to_columns(FULL).keys() == {"secret_hash", "digest", "pepper_id", "alarm_time"}
         assert record.to_columns(FULL).keys() <= columns
 
     def test_no_secret_in_a_record(self) -> None:
@@ -166,7 +170,7 @@ class TestRfc3339:
     )
     def test_table(self, instant: int, text: str) -> None:
         """An instant is written in UTC, exact to a microsecond."""
-        assert record.rfc3339(instant) == text
+        assert rfc3339(instant) == text
 
     def test_never_is_no_time(self) -> None:
         """`NEVER` is later than every instant that can be written, and the column holds it."""

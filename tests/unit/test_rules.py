@@ -362,19 +362,21 @@ class TestRotation:
     )
     def test_accepted(self, interval: int | None, kept: int) -> None:
         """An interval is at least what the server allows, or there is none."""
-        assert returned(lambda check: check.rotation("rotation", interval, "", HOUR)) == kept
+        assert returned(lambda check: check.rotation("rotation", interval, HOUR)) == kept
 
     @pytest.mark.parametrize("interval", [HOUR - 1, 0, -1, MAX_ROTATION_INTERVAL + 1])
     def test_refused(self, interval: int) -> None:
         """A shorter or a far too long one is refused."""
-        assert broken(lambda check: check.rotation("rotation", interval, "", HOUR)) == ["rotation.interval"]
+        assert broken(lambda check: check.rotation("rotation", interval, HOUR)) == ["rotation.interval"]
 
     def test_webhook(self) -> None:
-        """Webhooks are not delivered by this version, and a URL is refused instead of ignored."""
+        """What the judge of URLs says is wrong is told of the field, and nothing else."""
         url = "https://example.com"
-        assert broken(lambda check: check.rotation("api_key.rotation", DAY, url, HOUR)) == [
-            "api_key.rotation.webhook_url"
+        assert broken(lambda check: check.webhook("rotation.webhook_url", url, lambda _: "must not be so")) == [
+            "rotation.webhook_url"
         ]
+        assert returned(lambda check: check.webhook("rotation.webhook_url", url, lambda _: "")) == url
+        assert returned(lambda check: check.webhook("rotation.webhook_url", "", lambda _: "must not be so")) == ""
 
 
 class TestCheck:
@@ -410,7 +412,7 @@ class TestCheck:
             lambda check, pasted: check.cidrs("allowed_cidrs", [pasted]),
             lambda check, pasted: check.address("client_ip", pasted),
             lambda check, pasted: check.request_id("request_id", pasted),
-            lambda check, pasted: check.rotation("rotation", None, pasted, HOUR),
+            lambda check, pasted: check.webhook("webhook_url", pasted, lambda _: "must be https"),
         ],
         ids=[
             "key_id", "project", "filter", "name", "text", "prefix", "granted_scopes", "required_scopes",

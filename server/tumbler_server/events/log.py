@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 from tumbler_server.clock import NEVER
 from tumbler_server.store.database import Store, Transaction
-from tumbler_server.store.models import EventRow, LogHeadRow
+from tumbler_server.store.models import LogHeadRow
 
 GENESIS = bytes(32)
 """What the first event's hash is chained to."""
 
 _COLUMNS = "revision, type, key_id, project_id, environment_id, time, actor_key_id, actor_name, detail, hash"
+_INSERT = f"INSERT INTO event ({_COLUMNS}) VALUES ({', '.join('?' * 10)})"  # noqa: S608 - no input in it
 _PAGE = 5_000
 _SHOWN = 20
 
@@ -36,6 +37,11 @@ class EventType(enum.IntEnum):
     ROTATION_DUE = 7
     ROTATION_CLAIMED = 8
     ROTATION_OVERDUE = 9
+    EXPIRING = 10
+
+
+ANNOUNCEMENTS = frozenset({EventType.ROTATION_DUE, EventType.ROTATION_OVERDUE, EventType.EXPIRING})
+"""Events that say something of a key and change nothing that a verdict rests on."""
 
 
 @dataclass(frozen=True)
@@ -76,25 +82,37 @@ class Event:
 
 def append(transaction: Transaction, change: Change) -> int:
     """Append ``change`` in the transaction that makes it, and return its revision."""
-    take = LogHeadRow.update(revision=LogHeadRow.revision + 1).where(LogHeadRow.id == 1)
+    return extend(transaction, [change])
+
+
+def extend(transaction: Transaction, changes: Sequence[Change]) -> int:
+    """Append changes, one or more, in the transaction that makes them, and return the first one's revision.
+
+    The others follow it without a gap.
+    """
+    take = LogHeadRow.update(revision=LogHeadRow.revision + len(changes)).where(LogHeadRow.id == 1)
     (head,) = transaction.select(take.returning(LogHeadRow.revision, LogHeadRow.hash))
-    detail = json.dumps(change.detail, sort_keys=True)
-    row = {
-        "revision": head.revision,
-        "type": int(change.type),
-        "key_id": change.key_id,
-        "project_id": change.project_id,
-        "environment_id": change.environment_id,
-        "time": change.time,
-        "actor_key_id": change.actor.key_id,
-        "actor_name": change.actor.name,
-        "detail": detail,
-    }
-    digest = _chain(bytes(head.hash), list(row.values()))
-    transaction.run(EventRow.insert(**row, hash=digest))
+    first = int(head.revision) - len(changes) + 1
+    digest = bytes(head.hash)
+    rows: list[list[object]] = []
+    for revision, change in enumerate(changes, start=first):
+        content: list[object] = [
+            revision,
+            int(change.type),
+            change.key_id,
+            change.project_id,
+            change.environment_id,
+            change.time,
+            change.actor.key_id,
+            change.actor.name,
+            json.dumps(change.detail, sort_keys=True),
+        ]
+        digest = _chain(digest, content)
+        rows.append([*content, digest])
+    transaction.run_many(_INSERT, rows)
     transaction.run(LogHeadRow.update(hash=digest).where(LogHeadRow.id == 1))
     transaction.notify()
-    return int(head.revision)
+    return first
 
 
 class Head(NamedTuple):
@@ -108,6 +126,12 @@ def head(store: Store) -> Head:
     """Return the end of the log."""
     ((revision, stored),) = store.read("SELECT revision, hash FROM log_head WHERE id = 1")
     return Head(int(revision), bytes(stored))
+
+
+def head_in(transaction: Transaction) -> int:
+    """Return the newest revision as it is, and stays, in a write transaction until that appends to it."""
+    (row,) = transaction.select(LogHeadRow.select(LogHeadRow.revision).where(LogHeadRow.id == 1))
+    return int(row.revision)
 
 
 def anchor(store: Store) -> int:

@@ -15,7 +15,7 @@ from tumbler_server.clock import SECOND, Clock
 from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events import log
 from tumbler_server.events.board import Board
-from tumbler_server.events.log import Head
+from tumbler_server.events.log import ANNOUNCEMENTS, Head
 from tumbler_server.events.ring import Ring
 from tumbler_server.store.database import Store
 
@@ -159,7 +159,7 @@ class Tail:
             if continues:
                 news = [event for event in events if event.revision > self._head.revision]
                 if news:
-                    self._follower.forget({event.key_id for event in news})
+                    self._follower.forget({event.key_id for event in news if event.type not in ANNOUNCEMENTS})
                     self.ring.extend(news)
                     self._head = Head(news[-1].revision, news[-1].hash)
             else:

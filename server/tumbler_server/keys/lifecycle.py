@@ -4,28 +4,38 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from tumbler_server.clock import END, HOUR, NEVER, Clock
+from tumbler.decide import any_grants
+from tumbler_server.clock import END, HOUR, NEVER, Clock, rfc3339
 from tumbler_server.errors import (
+    ClaimOutdated,
     EtagMismatch,
     KeyIsExpired,
     KeyIsRevoked,
     KeyIsSuperseded,
     KeyNotFound,
     NameIsAmbiguous,
+    ScopeMissing,
 )
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
-from tumbler_server.keys import access, record, requests, secret
+from tumbler_server.keys import access, record, requests, schedule, secret
+from tumbler_server.keys.claims import Claims
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.requests import RequestId
 from tumbler_server.keys.rules import Check
 from tumbler_server.keys.secret import Hasher, NewKey
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow
+from tumbler_server.webhooks.endpoints import Endpoints
 
 DEFAULT_GRACE = HOUR
 
 UPDATABLE = ("name", "owner_id", "scopes", "metadata", "allowed_cidrs", "expire_time", "rotation")
+
+CLAIM = Actor("", "claim")
+"""Who replaces a key by a claim token, which names nobody."""
+
+_ROTATE = "tumbler:keys:rotate"
 
 
 @dataclass(frozen=True)
@@ -71,11 +81,15 @@ class Rotation:
 
 @dataclass(frozen=True)
 class Changed:
-    """A key as it became by ``now``, and the revision of its change."""
+    """A key as it became by ``now``, and the revision of its change.
+
+    ``webhook_secret`` is that of an endpoint that was made with it, shown once.
+    """
 
     key: Key
     revision: int
     now: int
+    webhook_secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -104,8 +118,12 @@ class Lifecycle:
         default_prefix: str,
         min_rotation_interval: int,
         committed: Callable[[int], None],
+        claims: Claims,
+        endpoints: Endpoints,
     ) -> None:
         self._store = store
+        self._claims = claims
+        self._endpoints = endpoints
         self._committed = committed
         self._hasher = hasher
         self._clock = clock
@@ -121,7 +139,10 @@ class Lifecycle:
         return Changed(key, key.revision, self._clock())
 
     def create(self, caller: Key, draft: Draft) -> Issued:
-        """Make a key. Raises ``InvalidFields``, ``OtherProject``, ``ScopeEscalation``, ``RequestIdReused``."""
+        """Make a key.
+
+        Raises ``InvalidFields``, ``OtherProject``, ``ScopeEscalation``, ``RequestIdReused``, ``WebhooksNeedPepper``.
+        """
         check = Check()
         check.project("project_id", draft.project_id)
         check.filter("environment_id", draft.environment_id)
@@ -132,6 +153,8 @@ class Lifecycle:
         check.done()
         access.enter(caller, draft.project_id)
         access.hand_out(caller, values["scopes"])
+        if draft.webhook_url:
+            self._endpoints.demand_pepper()
 
         if not draft.validate_only and (seen := requests.find(self._store.select, caller, draft.request_id)):
             return self._repeated(self._store.select, caller, seen)
@@ -139,6 +162,7 @@ class Lifecycle:
         check.in_future("expire_time", draft.expire_time, now)
         check.done()
 
+        expire_time = _expiry(draft.expire_time, draft.ttl, now, otherwise=NEVER)
         key = Key(
             id="",
             project_id=draft.project_id,
@@ -146,8 +170,9 @@ class Lifecycle:
             create_time=now,
             created_by=_actor(caller),
             update_time=now,
-            expire_time=_expiry(draft.expire_time, draft.ttl, now, otherwise=NEVER),
-            rotation_next_time=_next_rotation(values["rotation_interval"], now),
+            expire_time=expire_time,
+            rotation_next_time=schedule.next_rotation(values["rotation_interval"], now),
+            expiry_warnings=schedule.given_warnings(expire_time, now),
             **values,
         )
         if draft.validate_only:
@@ -157,7 +182,8 @@ class Lifecycle:
     def update(self, caller: Key, edit: Edit) -> Changed:
         """Change fields of a key.
 
-        Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``, ``EtagMismatch``, ``ScopeEscalation``.
+        Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``, ``EtagMismatch``, ``ScopeEscalation``,
+        ``ScopeMissing``, ``WebhooksNeedPepper``.
         """
         now = self._clock()
         check = Check()
@@ -171,6 +197,8 @@ class Lifecycle:
         if "expire_time" in edit.fields:
             check.in_future("api_key.expire_time", edit.draft.expire_time, now)
         check.done()
+        if edit.draft.webhook_url:
+            self._endpoints.demand_pepper()
 
         def work(transaction: Transaction) -> Changed:
             before = self._changeable(transaction, caller, edit.key_id)
@@ -179,16 +207,22 @@ class Lifecycle:
             wanted = {name: value for name, value in values.items() if name in edit.fields}
             if "scopes" in wanted:
                 access.hand_out(caller, tuple(scope for scope in wanted["scopes"] if scope not in before.scopes))
-            if "expire_time" in edit.fields:
-                wanted["expire_time"] = NEVER if edit.draft.expire_time is None else edit.draft.expire_time
-            if "rotation" in edit.fields and values["rotation_interval"] != before.rotation_interval:
-                wanted["rotation_interval"] = values["rotation_interval"]
-                wanted["rotation_next_time"] = _next_rotation(values["rotation_interval"], now)
             after = replace(before, **wanted)
+            if "expire_time" in edit.fields and edit.draft.expire_time != before.expire_time:
+                expire_time = NEVER if edit.draft.expire_time is None else edit.draft.expire_time
+                warnings = schedule.given_warnings(expire_time, now)
+                after = replace(after, expire_time=expire_time, expiry_warnings=warnings)
+            webhook_secret = ""
+            if "rotation" in edit.fields:
+                after = _rescheduled(after, values["rotation_interval"], edit.draft.webhook_url, now)
+                if after.webhook_url:
+                    self._let_set_webhook(caller, before, after)
+                    webhook_secret = self._endpoints.open(transaction, after.project_id, after.webhook_url, now)
             detail = _difference(before, after)
             if not detail:
-                return Changed(before, before.revision, now)
-            return self._save(transaction, caller, before, after, EventType.UPDATED, now, detail)
+                return Changed(before, before.revision, now, webhook_secret)
+            changed = self._save(transaction, _actor(caller), before, after, EventType.UPDATED, now, detail)
+            return replace(changed, webhook_secret=webhook_secret)
 
         return self._write(work)
 
@@ -247,7 +281,7 @@ class Lifecycle:
                 return Changed(before, before.revision, now)
             after = replace(before, revoke_time=now, revoke_reason=reason, revoke_comment=comment)
             detail = {"reason": record.REVOKE_REASONS[reason]} | ({"comment": comment} if comment else {})
-            return self._save(transaction, caller, before, after, EventType.REVOKED, now, detail)
+            return self._save(transaction, _actor(caller), before, after, EventType.REVOKED, now, detail)
 
         return self._write(work)
 
@@ -280,33 +314,91 @@ class Lifecycle:
             self._demand_rotatable(before)
             # The caller is handed the successor's secret, and with it whatever the key may do to this service.
             access.hand_out(caller, before.scopes)
-            lifetime = NEVER if before.expire_time == NEVER else min(now + before.expire_time - before.create_time, END)
-            successor = replace(
-                before,
-                create_time=now,
-                created_by=_actor(caller),
-                update_time=now,
-                expire_time=_expiry(rotation.expire_time, rotation.ttl, now, otherwise=lifetime),
-                last_used_time=0,
-                replaces_key_id=before.id,
-                rotation_next_time=_next_rotation(before.rotation_interval, now),
+            issued = self._replace(transaction, _actor(caller), before, rotation, made, sealed, now)
+            requests.remember(
+                transaction, caller, rotation.request_id, issued.key.id, issued.revision, now, rotated=True
             )
-            successor = self._insert(transaction, successor, made, sealed, {"replaces_key_id": before.id})
-            after = replace(
-                before,
-                replaced_by_key_id=successor.id,
-                grace_expire_time=min(now + rotation.grace, before.expire_time),
-                rotation_next_time=NEVER,
-            )
-            detail = {
-                "replaced_by_key_id": successor.id,
-                "grace_expire_time": record.rfc3339(after.grace_expire_time),
-            }
-            ended = self._save(transaction, caller, before, after, EventType.ROTATED, now, detail)
-            requests.remember(transaction, caller, rotation.request_id, successor.id, ended.revision, now, rotated=True)
-            return Issued(successor, ended.revision, now, text=made.text, old=ended.key)
+            return issued
 
         return self._write(work)
+
+    def claim(self, token: str, grace: int) -> Issued:
+        """Replace a key whose rotation is due, for whoever holds the token that was made for that.
+
+        Raises ``InvalidFields``, ``ClaimTokenInvalid``, ``ClaimOutdated``, ``KeyIsRevoked``, ``KeyIsSuperseded``,
+        ``KeyIsExpired``.
+        """
+        check = Check()
+        check.grace("grace_period", grace)
+        check.done()
+        key_id, due_revision = self._claims.read(token)
+        old = self._claimable(self._store.select, key_id, due_revision)
+        made, sealed = self._make(old.key_prefix.removesuffix(f"_{old.id}_"))
+
+        def work(transaction: Transaction) -> Issued:
+            now = self._clock()
+            before = self._claimable(transaction.select, key_id, due_revision)
+            log.append(transaction, _change(EventType.ROTATION_CLAIMED, before, now, CLAIM, {}))
+            return self._replace(transaction, CLAIM, before, Rotation(key_id, grace), made, sealed, now)
+
+        return self._write(work)
+
+    def _replace(
+        self,
+        transaction: Transaction,
+        actor: Actor,
+        before: Key,
+        rotation: Rotation,
+        made: NewKey,
+        sealed: record.Sealed,
+        now: int,
+    ) -> Issued:
+        lifetime = NEVER if before.expire_time == NEVER else min(now + before.expire_time - before.create_time, END)
+        expire_time = _expiry(rotation.expire_time, rotation.ttl, now, otherwise=lifetime)
+        successor = replace(
+            before,
+            create_time=now,
+            created_by=actor,
+            update_time=now,
+            expire_time=expire_time,
+            last_used_time=0,
+            replaces_key_id=before.id,
+            rotation_next_time=schedule.next_rotation(before.rotation_interval, now),
+            rotation_due_revision=0,
+            rotation_overdue=False,
+            expiry_warnings=schedule.given_warnings(expire_time, now),
+        )
+        successor = self._insert(transaction, successor, made, sealed, {"replaces_key_id": before.id})
+        after = replace(
+            before,
+            replaced_by_key_id=successor.id,
+            grace_expire_time=min(now + rotation.grace, before.expire_time),
+            rotation_next_time=NEVER,
+        )
+        detail = {
+            "replaced_by_key_id": successor.id,
+            "grace_expire_time": rfc3339(after.grace_expire_time),
+        }
+        ended = self._save(transaction, actor, before, after, EventType.ROTATED, now, detail)
+        return Issued(successor, ended.revision, now, text=made.text, old=ended.key)
+
+    def _claimable(self, select: requests.Select, key_id: str, due_revision: int) -> Key:
+        rows = select(ApiKeyRow.select().where(ApiKeyRow.id == key_id))
+        if not rows:  # the database was restored from a backup that is older than the key
+            raise ClaimOutdated(key_id)
+        key = record.from_row(rows[0])
+        self._demand_rotatable(key)
+        if not key.active or key.rotation_due_revision != due_revision:
+            raise ClaimOutdated(key_id)
+        return key
+
+    def _let_set_webhook(self, caller: Key, before: Key, after: Key) -> None:
+        """Refuse a new URL to who may not rotate the key: whoever reads there can claim the next secret."""
+        if after.webhook_url == before.webhook_url:
+            return
+        if not any_grants(caller.scopes, _ROTATE):
+            raise ScopeMissing(_ROTATE)
+        access.hand_out(caller, after.scopes)
 
     def _issue(self, caller: Key, key: Key, prefix: str, request_id: RequestId) -> Issued:
         made, sealed = self._make(prefix)
@@ -314,9 +406,11 @@ class Lifecycle:
         def work(transaction: Transaction) -> Issued:
             if seen := requests.find(transaction.select, caller, request_id):
                 return self._repeated(transaction.select, caller, seen)
+            now = key.create_time
             issued = self._insert(transaction, key, made, sealed, {})
-            requests.remember(transaction, caller, request_id, issued.id, issued.revision, key.create_time)
-            return Issued(issued, issued.revision, key.create_time, text=made.text)
+            opened = self._endpoints.open(transaction, key.project_id, key.webhook_url, now) if key.webhook_url else ""
+            requests.remember(transaction, caller, request_id, issued.id, issued.revision, now)
+            return Issued(issued, issued.revision, now, opened, text=made.text)
 
         return self._write(work)
 
@@ -339,8 +433,10 @@ class Lifecycle:
             "metadata": check.metadata(f"{path}metadata", draft.metadata),
             "allowed_cidrs": check.cidrs(f"{path}allowed_cidrs", draft.allowed_cidrs),
             "rotation_interval": check.rotation(
-                f"{path}rotation", draft.rotation_interval, draft.webhook_url, self._min_rotation_interval
+                f"{path}rotation", draft.rotation_interval, self._min_rotation_interval
             ),
+            # A name is looked up for this, which can take seconds: never inside a transaction.
+            "webhook_url": check.webhook(f"{path}rotation.webhook_url", draft.webhook_url, self._endpoints.judge),
         }
 
     def _load(self, select: requests.Select, caller: Key, key_id: str) -> Key:
@@ -370,7 +466,9 @@ class Lifecycle:
         if before.active == active:
             return Changed(before, before.revision, now)
         happened = EventType.ACTIVATED if active else EventType.DEACTIVATED
-        return self._save(transaction, caller, before, replace(before, active=active), happened, now, {})
+        # What was due is announced again once the key is back; the claim tokens that are out count no more.
+        after = replace(before, active=active, rotation_due_revision=0)
+        return self._save(transaction, _actor(caller), before, after, happened, now, {})
 
     def _insert(
         self, transaction: Transaction, key: Key, made: NewKey, sealed: record.Sealed, detail: Mapping[str, str]
@@ -379,23 +477,25 @@ class Lifecycle:
         revision = log.append(transaction, _change(EventType.CREATED, key, key.create_time, key.created_by, detail))
         key = replace(key, revision=revision)
         proofs = {"secret_hash": sealed.secret_hash, "digest": sealed.digest, "pepper_id": sealed.pepper_id}
-        transaction.run(ApiKeyRow.insert(**record.to_columns(key), **proofs))
+        alarm_time = schedule.alarm_time(key, key.create_time)
+        transaction.run(ApiKeyRow.insert(**record.to_columns(key), **proofs, alarm_time=alarm_time))
         return key
 
     def _save(
         self,
         transaction: Transaction,
-        caller: Key,
+        actor: Actor,
         before: Key,
         after: Key,
         happened: EventType,
         now: int,
         detail: Mapping[str, str],
     ) -> Changed:
-        revision = log.append(transaction, _change(happened, before, now, _actor(caller), detail))
+        revision = log.append(transaction, _change(happened, before, now, actor, detail))
         after = replace(after, update_time=now, revision=revision)
         old = record.to_columns(before)
         columns = {name: value for name, value in record.to_columns(after).items() if value != old[name]}
+        columns["alarm_time"] = schedule.alarm_time(after, now)
         transaction.run(ApiKeyRow.update(**columns).where(ApiKeyRow.id == before.id))
         return Changed(after, revision, now)
 
@@ -427,15 +527,24 @@ def _expiry(expire_time: int | None, ttl: int | None, now: int, otherwise: int) 
     return otherwise if ttl is None else now + ttl
 
 
-def _next_rotation(interval: int, now: int) -> int:
-    return now + interval if interval else NEVER
+def _rescheduled(key: Key, interval: int, webhook_url: str, now: int) -> Key:
+    """Return the key with this schedule. What was due under another interval or to another URL is announced anew."""
+    if interval != key.rotation_interval:
+        next_time = schedule.next_rotation(interval, now)
+        key = replace(key, rotation_interval=interval, rotation_next_time=next_time)
+        key = replace(key, rotation_due_revision=0, rotation_overdue=False)
+    if webhook_url != key.webhook_url:
+        key = replace(key, webhook_url=webhook_url, rotation_due_revision=0)
+    return key
 
 
 def _difference(before: Key, after: Key) -> dict[str, str]:
     """Say which fields of a key an update changed; for scopes also how. Values of other fields are not told."""
-    stored = {"rotation": "rotation_interval"}
+    stored = {"rotation": ("rotation_interval", "webhook_url")}
     changed = [
-        name for name in UPDATABLE if getattr(before, stored.get(name, name)) != getattr(after, stored.get(name, name))
+        name
+        for name in UPDATABLE
+        if any(getattr(before, column) != getattr(after, column) for column in stored.get(name, (name,)))
     ]
     if not changed:
         return {}

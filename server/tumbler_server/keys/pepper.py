@@ -8,10 +8,15 @@ import binascii
 import hashlib
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
 from tumbler_server.errors import SetupError
+from tumbler_server.webhooks.vault import Vault
 
 SIZE = 32
 """Bytes of a pepper."""
@@ -29,6 +34,15 @@ class Pepper:
     def id(self) -> str:
         """Return the fingerprint: 12 hexadecimal digits."""
         return hashlib.sha256(b"tumbler pepper id" + self.secret).hexdigest()[:12]
+
+    def derive(self, purpose: str) -> bytes:
+        """Return a key of 32 bytes for one purpose, from which neither the pepper nor another's can be found."""
+        return HKDF(hashes.SHA256(), length=32, salt=None, info=f"tumbler {purpose}".encode()).derive(self.secret)
+
+
+def vault(peppers: Sequence[Pepper]) -> Vault:
+    """Return what seals webhook secrets under these peppers."""
+    return Vault({pepper.id: pepper.derive("webhook secrets") for pepper in peppers})
 
 
 def load(path: Path) -> tuple[Pepper, ...]:

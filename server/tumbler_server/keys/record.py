@@ -1,6 +1,5 @@
 """A key as plain data: what ``decide`` judges, caches hold and the wire shows. Never a secret, never a hash."""
 
-import datetime
 import enum
 import functools
 import json
@@ -8,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tumbler_server.clock import NEVER, SECOND
+from tumbler_server.clock import NEVER
 from tumbler_server.events.log import Actor
 from tumbler_server.store.models import ApiKeyRow
 
@@ -54,6 +53,10 @@ class Key:
     grace_expire_time: int = NEVER
     rotation_interval: int = 0
     rotation_next_time: int = NEVER
+    rotation_due_revision: int = 0
+    rotation_overdue: bool = False
+    webhook_url: str = ""
+    expiry_warnings: int = 0
     revision: int = 0
     rendered: Any = field(default=None, init=False, repr=False, compare=False)
     """Whatever the layer above keeps with a record so as not to make it again."""
@@ -88,7 +91,8 @@ class Sealed:
     pepper_id: str
 
 
-_COLUMNS = [column.column_name for column in ApiKeyRow._meta.sorted_fields if column.name != "search_text"]
+_UNREAD = ("search_text", "alarm_time")
+_COLUMNS = [column.column_name for column in ApiKeyRow._meta.sorted_fields if column.name not in _UNREAD]
 
 SELECT = f"SELECT {', '.join(_COLUMNS)} FROM api_key"  # noqa: S608 - column names of our own
 """For the hot path: building the same query anew by the ORM costs more than a whole gRPC call."""
@@ -106,8 +110,8 @@ def from_tuple(row: tuple[Any, ...]) -> tuple[Key, Sealed]:
     (
         key_id, project_id, environment_id, name, key_prefix, owner_id, scopes, metadata, allowed_cidrs, active,
         create_time, by_key_id, by_name, update_time, expire_time, last_used_time, revoke_time, revoke_reason,
-        revoke_comment, replaces, replaced_by, grace_expire_time, interval, next_time, revision,
-        secret_hash, digest, pepper_id,
+        revoke_comment, replaces, replaced_by, grace_expire_time, interval, next_time, due_revision, overdue,
+        webhook_url, expiry_warnings, revision, secret_hash, digest, pepper_id,
     ) = row  # fmt: skip
     key = Key(
         key_id,
@@ -133,6 +137,10 @@ def from_tuple(row: tuple[Any, ...]) -> tuple[Key, Sealed]:
         NEVER if grace_expire_time == NEVER else grace_expire_time,
         interval,
         NEVER if next_time == NEVER else next_time,
+        due_revision,
+        bool(overdue),
+        _shared(webhook_url),
+        expiry_warnings,
         revision,
     )
     return key, Sealed(secret_hash, None if digest is None else bytes(digest), pepper_id)
@@ -174,12 +182,6 @@ def _short_object(text: str) -> dict[str, str]:
 @functools.lru_cache(_ALIKE)
 def _actor(key_id: str, name: str) -> Actor:
     return Actor(key_id, name)
-
-
-def rfc3339(instant: int) -> str:
-    """Return an instant as people write it, in UTC."""
-    moment = datetime.datetime.fromtimestamp(instant // SECOND, datetime.timezone.utc)
-    return moment.replace(microsecond=instant % SECOND).isoformat().replace("+00:00", "Z")
 
 
 def to_columns(key: Key) -> dict[str, Any]:

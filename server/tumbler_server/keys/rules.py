@@ -7,7 +7,7 @@ never quotes the value: somebody may have pasted a secret into the wrong field.
 import enum
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from tumbler import decide, keyformat
 from tumbler_server.clock import DAY
@@ -177,13 +177,17 @@ class Check:
             self.fail(field, "must be between 0 and 30 days")
         return value
 
-    def rotation(self, field: str, interval: int | None, webhook_url: str, least: int) -> int:
-        """Check a rotation schedule, and return its interval; 0: there is none."""
-        if webhook_url:
-            self.fail(f"{field}.webhook_url", "must be empty: this version delivers no webhooks")
+    def rotation(self, field: str, interval: int | None, least: int) -> int:
+        """Check a rotation schedule's interval, and return it; 0: there is none."""
         if interval is not None and not least <= interval <= MAX_ROTATION_INTERVAL:
             self.fail(f"{field}.interval", f"must be between {least // 1_000_000} seconds and 3,650 days")
         return interval or 0
+
+    def webhook(self, field: str, value: str, judge: Callable[[str], str]) -> str:
+        """Check a webhook's URL that may be left out. ``judge`` says what is wrong with one; empty: nothing."""
+        if value and (rule := judge(value)):
+            self.fail(field, rule)
+        return value
 
     def _scopes(self, field: str, values: Iterable[str], form: re.Pattern[str], rule: str) -> tuple[str, ...]:
         values = tuple(values)

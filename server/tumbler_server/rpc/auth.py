@@ -28,6 +28,9 @@ POLICY: Mapping[str, str] = {
     "Watch": "tumbler:keys:verify",
     "ListEvents": "tumbler:events:read",
     "ClaimRotation": OPEN,  # the claim token is its only credential
+    "ListDeliveries": "tumbler:events:read",
+    "Redeliver": "tumbler:keys:update",
+    "RotateWebhookSecret": "tumbler:keys:update",
 }
 """Each RPC, and the scope that a caller needs for it."""
 

@@ -14,6 +14,7 @@ from tumbler.v1 import api_key_service_pb2 as service_pb
 from tumbler_server.clock import HOUR, SECOND
 from tumbler_server.errors import InvalidFields, OtherProject, Violation
 from tumbler_server.keys import access
+from tumbler_server.keys.deliveries import DeliveryQuery
 from tumbler_server.keys.lifecycle import DEFAULT_GRACE, UPDATABLE, Draft, Edit, Rotation
 from tumbler_server.keys.listing import Query
 from tumbler_server.keys.record import Key
@@ -89,14 +90,19 @@ def edit(request: service_pb.UpdateRequest) -> Edit:
 
 def rotation(request: service_pb.RotateRequest) -> Rotation:
     """Return what a Rotate asks for."""
-    grace = _optional_span(request, "grace_period", "grace_period")
     return Rotation(
         key_id=request.key_id,
-        grace=DEFAULT_GRACE if grace is None else grace,
+        grace=grace(request),
         expire_time=_optional_instant(request, "expire_time", "expire_time"),
         ttl=_optional_span(request, "ttl", "ttl"),
         request_id=_request_id(request),
     )
+
+
+def grace(request: service_pb.RotateRequest | service_pb.ClaimRotationRequest) -> int:
+    """Return how long a Rotate or ClaimRotation lets the old key work."""
+    span = _optional_span(request, "grace_period", "grace_period")
+    return DEFAULT_GRACE if span is None else span
 
 
 def query(request: service_pb.ListRequest) -> Query:
@@ -126,6 +132,17 @@ def event_query(request: service_pb.ListEventsRequest) -> EventQuery:
         key_id=request.key_id,
         types=tuple(request.types),
         since_time=since,
+        page_size=request.page_size,
+        page_token=request.page_token,
+    )
+
+
+def delivery_query(request: service_pb.ListDeliveriesRequest) -> DeliveryQuery:
+    """Return what a ListDeliveries asks for."""
+    return DeliveryQuery(
+        project_id=request.project_id,
+        key_id=request.key_id,
+        states=tuple(request.states),
         page_size=request.page_size,
         page_token=request.page_token,
     )

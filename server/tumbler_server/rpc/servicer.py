@@ -11,7 +11,8 @@ from tumbler.decide import Code
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceServicer
 from tumbler_server import metrics
-from tumbler_server.errors import NotOffered, Undecodable
+from tumbler_server.errors import Undecodable
+from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.record import Key
@@ -114,6 +115,7 @@ class Servicer(ApiKeyServiceServicer):
         trail: Trail,
         tokens: Tokens,
         watching: Watching,
+        deliveries: Deliveries,
         cache_ttl: int,
     ) -> None:
         self.verifier = verifier
@@ -122,6 +124,7 @@ class Servicer(ApiKeyServiceServicer):
         self._trail = trail
         self._tokens = tokens
         self._watching = watching
+        self._deliveries = deliveries
         self._cache_ttl = cache_ttl
 
     @rpc
@@ -133,6 +136,7 @@ class Servicer(ApiKeyServiceServicer):
             key=issued.text,
             consistency_token=self._tokens.consistency(issued.revision) if issued.revision else "",
             secret_omitted=issued.repeated,
+            webhook_secret=issued.webhook_secret,
         )
 
     @rpc
@@ -158,6 +162,7 @@ class Servicer(ApiKeyServiceServicer):
         return pb.UpdateResponse(
             api_key=wire.api_key(changed.key, changed.now),
             consistency_token=self._tokens.consistency(changed.revision),
+            webhook_secret=changed.webhook_secret,
         )
 
     @rpc
@@ -229,5 +234,35 @@ class Servicer(ApiKeyServiceServicer):
 
     @rpc
     def ClaimRotation(self, caller: None, request: pb.ClaimRotationRequest) -> pb.ClaimRotationResponse:  # noqa: ARG002
-        """Not offered yet."""
-        raise NotOffered("ClaimRotation")
+        """Replace a key whose rotation is due."""
+        issued = self._lifecycle.claim(request.claim_token, reading.grace(request))
+        return pb.ClaimRotationResponse(
+            api_key=wire.api_key(issued.key, issued.now),
+            old_api_key=wire.api_key(issued.old, issued.now) if issued.old else None,
+            key=issued.text,
+            consistency_token=self._tokens.consistency(issued.revision),
+        )
+
+    @rpc
+    def ListDeliveries(self, caller: Key, request: pb.ListDeliveriesRequest) -> pb.ListDeliveriesResponse:
+        """Read a page of deliveries."""
+        page = self._deliveries.page(caller, reading.delivery_query(request))
+        return pb.ListDeliveriesResponse(
+            deliveries=[wire.delivery(row) for row in page.deliveries], next_page_token=page.next_page_token
+        )
+
+    @rpc
+    def Redeliver(self, caller: Key, request: pb.RedeliverRequest) -> pb.RedeliverResponse:
+        """Send a webhook again."""
+        row = self._deliveries.redeliver(caller, request.delivery_id)
+        return pb.RedeliverResponse(delivery=wire.delivery(row))
+
+    @rpc
+    def RotateWebhookSecret(
+        self, caller: Key, request: pb.RotateWebhookSecretRequest
+    ) -> pb.RotateWebhookSecretResponse:
+        """Give a webhook's URL a new secret."""
+        replaced = self._deliveries.replace_secret(caller, request.project_id, request.webhook_url)
+        return pb.RotateWebhookSecretResponse(
+            webhook_secret=replaced.text, previous_expire_time=wire.timestamp(replaced.previous_expire_time)
+        )

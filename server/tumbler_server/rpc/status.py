@@ -40,7 +40,12 @@ STATUSES: dict[type[errors.TumblerError], tuple[grpc.StatusCode, str]] = {
     errors.ReaderTooSlow: (grpc.StatusCode.RESOURCE_EXHAUSTED, "READER_TOO_SLOW"),
     errors.ServerStopping: (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING"),
     errors.StoreUnavailable: (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"),
-    errors.NotOffered: (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED"),
+    errors.ClaimTokenInvalid: (grpc.StatusCode.UNAUTHENTICATED, "CLAIM_TOKEN_INVALID"),
+    errors.ClaimOutdated: (grpc.StatusCode.FAILED_PRECONDITION, "CLAIM_OUTDATED"),
+    errors.WebhooksNeedPepper: (grpc.StatusCode.FAILED_PRECONDITION, "WEBHOOKS_NEED_PEPPER"),
+    errors.EndpointNotFound: (grpc.StatusCode.NOT_FOUND, "ENDPOINT_NOT_FOUND"),
+    errors.DeliveryNotFound: (grpc.StatusCode.NOT_FOUND, "DELIVERY_NOT_FOUND"),
+    errors.DeliveryOutdated: (grpc.StatusCode.FAILED_PRECONDITION, "DELIVERY_OUTDATED"),
 }
 """Every domain error's status and ErrorReason, the latter without its prefix."""
 

@@ -1,6 +1,7 @@
 """Records become messages. One direction: what comes in is read in ``rpc.reading``."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -10,9 +11,10 @@ from tumbler.v1 import api_key_pb2 as pb
 from tumbler.v1 import api_key_service_pb2 as service_pb
 from tumbler.v1 import event_pb2 as event_pb
 from tumbler_server.clock import NEVER, SECOND
-from tumbler_server.events.log import Event
+from tumbler_server.events.log import Event, EventType
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.verifier import Verdict
+from tumbler_server.webhooks.messages import TYPES
 
 
 def api_key(key: Key, now: int) -> pb.ApiKey:
@@ -43,6 +45,7 @@ def api_key(key: Key, now: int) -> pb.ApiKey:
     )
     if key.rotation_interval:
         message.rotation.interval.CopyFrom(duration(key.rotation_interval))
+        message.rotation.webhook_url = key.webhook_url
         next_time = timestamp(key.rotation_next_time)
         if next_time is not None:
             message.rotation.next_time.CopyFrom(next_time)
@@ -145,6 +148,25 @@ def event(happened: Event) -> event_pb.KeyEvent:
         actor=pb.Actor(key_id=happened.actor.key_id, name=happened.actor.name),
         detail=happened.detail,
         hash=happened.hash,
+    )
+
+
+def delivery(row: Any) -> event_pb.WebhookDelivery:
+    """Return a delivery as callers see it."""
+    return event_pb.WebhookDelivery(
+        id=row.id,
+        revision=row.revision,
+        type=TYPES[EventType(row.type)],
+        key_id=row.key_id,
+        project_id=row.project_id,
+        url=row.url,
+        state=row.state,
+        attempts=row.attempts,
+        create_time=timestamp(row.event_time),
+        last_attempt_time=timestamp(row.last_attempt_time or NEVER),
+        next_attempt_time=timestamp(row.next_attempt_time),
+        last_status_code=row.last_status,
+        last_error=row.last_error,
     )
 
 

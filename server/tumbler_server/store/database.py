@@ -242,6 +242,15 @@ class Transaction:
         """Run a peewee query that writes."""
         query.execute(self._db)
 
+    def change(self, query: peewee.BaseQuery) -> int:
+        """Run a peewee query that updates or deletes rows, and return how many."""
+        return int(query.execute(self._db))
+
+    def run_many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
+        """Run one writing statement, written with ``?`` for parameters, for each of many rows."""
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # peewee's own way to its exceptions
+            self._db.cursor().executemany(sql.replace("?", self._db.param), rows)
+
 
 class Listener:
     """A PostgreSQL connection that waits to be woken. It may miss a call: never rest on it alone."""

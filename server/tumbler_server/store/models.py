@@ -46,10 +46,15 @@ class ApiKeyRow(Model):
     grace_expire_time = BigIntegerField(default=NEVER)
     rotation_interval = BigIntegerField(default=0)  # 0: no schedule
     rotation_next_time = BigIntegerField(default=NEVER)
+    rotation_due_revision = BigIntegerField(default=0)  # of the ROTATION_DUE that stands; 0: none does
+    rotation_overdue = BooleanField(default=False)  # whether that was said of this rotation
+    webhook_url = TextField(default="")
+    expiry_warnings = SmallIntegerField(default=0)  # how many were given, or had passed when the expiry was set
     revision = BigIntegerField()  # of the key's last event
     secret_hash = TextField()
     digest = BlobField(null=True)
     pepper_id = TextField(default="")
+    alarm_time = BigIntegerField(default=0)  # when something is due of it, see keys.schedule; 0: not looked at yet
 
     class Meta:
         table_name = "api_key"
@@ -112,4 +117,73 @@ class InstallationRow(Model):
         table_name = "installation"
 
 
-MODELS = (ApiKeyRow, EventRow, LogHeadRow, RequestRow, InstallationRow)
+class LeaseRow(Model):
+    """The single row by which servers agree who acts on the clock; see ``events.lease``."""
+
+    id = SmallIntegerField(primary_key=True)
+    holder = TextField()
+    term = BigIntegerField()
+    beat = BigIntegerField()
+
+    class Meta:
+        table_name = "lease"
+
+
+class OutboxRow(Model):
+    """The single row that says up to which event deliveries have been made of the log."""
+
+    id = SmallIntegerField(primary_key=True)
+    revision = BigIntegerField()
+
+    class Meta:
+        table_name = "outbox"
+
+
+class EndpointRow(Model):
+    """A URL that a project's webhooks go to: its sealed secrets, and how it has been answering."""
+
+    id = CharField(primary_key=True)
+    project_id = TextField()
+    url = TextField()
+    create_time = BigIntegerField()
+    secret = BlobField()  # sealed; see webhooks.vault
+    pepper_id = TextField()
+    previous_secret = BlobField(null=True)
+    previous_pepper_id = TextField(default="")
+    previous_expire_time = BigIntegerField(default=0)
+    off_time = BigIntegerField(default=NEVER)  # when it said that it is gone
+    failures = SmallIntegerField(default=0)  # in a row
+    next_attempt_time = BigIntegerField(default=NEVER)  # not before its earliest delivery's
+
+    class Meta:
+        table_name = "webhook_endpoint"
+
+
+class DeliveryRow(Model):
+    """What is to be told, or was, of one event, to one endpoint."""
+
+    revision = BigIntegerField(primary_key=True)  # the event's
+    id = TextField(unique=True)
+    endpoint_id = TextField()
+    project_id = TextField()
+    key_id = TextField()
+    url = TextField()
+    type = SmallIntegerField()  # the event's
+    event_time = BigIntegerField()
+    detail = TextField()  # the event's, since that may be removed before it is delivered
+    state = SmallIntegerField()
+    attempts = SmallIntegerField(default=0)  # ever
+    tries = SmallIntegerField(default=0)  # since it was made, or sent again by hand
+    give_up_time = BigIntegerField()
+    next_attempt_time = BigIntegerField()
+    last_attempt_time = BigIntegerField(default=0)  # 0: never
+    last_status = SmallIntegerField(default=0)
+    last_error = TextField(default="")
+
+    class Meta:
+        table_name = "webhook_delivery"
+
+
+MODELS = (
+    ApiKeyRow, EventRow, LogHeadRow, RequestRow, InstallationRow, LeaseRow, OutboxRow, EndpointRow, DeliveryRow
+)  # fmt: skip

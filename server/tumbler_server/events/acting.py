@@ -1,0 +1,86 @@
+"""The thread that does what the clock demands, in the one process that holds the lease."""
+
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from tumbler_server import clock
+from tumbler_server.clock import SECOND, Clock
+from tumbler_server.errors import StoreUnavailable
+from tumbler_server.events.lease import Lease, LeaseLost
+
+_INTERVAL = SECOND // 4
+"""How often it is looked what is to be done: by an index, or in memory."""
+
+_SHARE = 3
+"""After something was done there is a pause of so many times as long, so that others can use the database and the
+interpreter: at most a quarter of either is used up."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Duty(Protocol):
+    """Something that one process is to do."""
+
+    def work(self, lease: Lease) -> bool:
+        """Do a bounded part of what is to be done, and say whether there is more. It checks the lease as it writes.
+
+        Raises ``LeaseLost`` and ``StoreUnavailable``.
+        """
+
+
+class Acting:
+    """Keeps the lease, and does the duties while it is held."""
+
+    def __init__(self, lease: Lease, duties: Sequence[Duty], span: int, uptime: Clock = clock.uptime) -> None:
+        self.lease = lease
+        self._duties = duties
+        self._interval = min(_INTERVAL, span // 10)
+        self._uptime = uptime
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="acting", daemon=True)
+
+    def turn(self) -> bool:
+        """Do a part of each duty if the lease is held, and say whether there is more to do at once.
+
+        Raises ``StoreUnavailable``.
+        """
+        more = False
+        for duty in self._duties:
+            if not self.lease.keep():
+                return False
+            try:
+                more = duty.work(self.lease) or more
+            except LeaseLost:
+                return False
+        return more
+
+    def start(self) -> None:
+        """Begin to act."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End, after the transaction under way, and leave the lease to another."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        try:
+            self.lease.release()
+        except StoreUnavailable:
+            _log.debug("the lease could not be given back; it runs out")
+
+    def _run(self) -> None:
+        pause = 0
+        while not self._stopping.wait(pause / SECOND):
+            began = self._uptime()
+            try:
+                more = self.turn()
+            except StoreUnavailable:
+                more = False  # it was logged where it happened
+            except Exception as failure:
+                _log.error("acting on schedules failed; it is tried again", error=type(failure).__name__)
+                more = False
+            took = self._uptime() - began
+            pause = min(_SHARE * took, self._interval) if more else self._interval

@@ -1,0 +1,106 @@
+"""The lease: by it the processes of all servers agree which one of them acts on the clock.
+
+Its holder raises a number in the database every few seconds. Whoever has seen the number stand still for the whole
+span, by a clock of its own that nobody can set, takes the lease over; a holder that has not raised it for two thirds of
+the span stops acting by itself. So no wall clock matters, nor how far the servers' clocks are apart. A process that was
+stopped in the middle, and goes on later, finds in each transaction (``guard``) that the lease is another's.
+"""
+
+import os
+import secrets
+import socket
+
+import structlog
+
+from tumbler_server import clock
+from tumbler_server.clock import SECOND, Clock
+from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.models import LeaseRow
+
+SPAN = 15 * SECOND
+
+_log = structlog.get_logger(__name__)
+
+
+class LeaseLost(Exception):
+    """Another process holds the lease now."""
+
+
+class Lease:
+    """A process's part in the lease. Used by one thread, but for ``held``."""
+
+    def __init__(self, store: Store, span: int = SPAN, uptime: Clock = clock.uptime) -> None:
+        self._store = store
+        self._span = span
+        self._uptime = uptime
+        self._holder = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+        self._seen: tuple[int, int] | None = None  # term and beat, as another's
+        self._since = uptime()  # when that was seen first
+        self._term = 0
+        self._beat = 0
+        self._beaten = 0
+
+    @property
+    def term(self) -> int:
+        """A number that is new each time that somebody takes the lease; 0 while it is not ours."""
+        return self._term
+
+    @property
+    def held(self) -> bool:
+        """Whether this process may act."""
+        return self._term > 0 and self._uptime() - self._beaten < self._span * 2 // 3
+
+    def keep(self) -> bool:
+        """Raise the number where the lease is ours and it is time, or take it where it is free; say whether it is held.
+
+        To be called several times in a span. Raises ``StoreUnavailable``.
+        """
+        began = self._uptime()
+        if self._term:
+            if began - self._beaten >= self._span // 5:
+                self._raise(began)
+        else:
+            self._try(began)
+        return self.held
+
+    def guard(self, transaction: Transaction) -> None:
+        """Raise ``LeaseLost`` unless the lease is ours, and stays so until the transaction ends."""
+        (row,) = transaction.select(LeaseRow.select())
+        if not self._term or (row.holder, row.term) != (self._holder, self._term):
+            self._lose()
+            raise LeaseLost
+
+    def release(self) -> None:
+        """Leave the lease to whoever comes next. Raises ``StoreUnavailable``."""
+        if not self._term:
+            return
+        ours = (LeaseRow.holder == self._holder) & (LeaseRow.term == self._term)
+        self._store.write(lambda transaction: transaction.run(LeaseRow.update(holder="").where(ours)))
+        self._term = 0
+
+    def _raise(self, began: int) -> None:
+        beat = self._beat + 1
+        ours = (LeaseRow.holder == self._holder) & (LeaseRow.term == self._term)
+        raised = self._store.write(lambda transaction: transaction.change(LeaseRow.update(beat=beat).where(ours)))
+        if not raised:
+            self._lose()
+            return
+        # From before the question: the others begin to count when they see the number, which is later.
+        self._beat, self._beaten = beat, began
+
+    def _try(self, began: int) -> None:
+        ((holder, term, beat),) = self._store.read("SELECT holder, term, beat FROM lease WHERE id = 1")
+        if self._seen != (term, beat):
+            self._seen, self._since = (term, beat), began
+        if holder and began - self._since < self._span:
+            return
+        same = (LeaseRow.term == term) & (LeaseRow.beat == beat) & (LeaseRow.holder == holder)
+        take = LeaseRow.update(holder=self._holder, term=term + 1, beat=0).where(same)
+        if self._store.write(lambda transaction: transaction.change(take)):
+            self._term, self._beat, self._beaten = term + 1, 0, began
+            _log.info("this process acts on schedules from now on", term=self._term, after=holder)
+
+    def _lose(self) -> None:
+        if self._term:
+            _log.warning("another process acts on schedules from now on", term=self._term)
+        self._term, self._seen = 0, None

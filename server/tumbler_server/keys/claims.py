@@ -1,0 +1,47 @@
+"""Claim tokens: what a key's owner shows to fetch the successor of a key whose rotation is due.
+
+A token names a key and the event that announced its rotation, and is signed under the pepper, which is not in the
+database: whoever reads or writes only that can make none. It is kept nowhere. Whether it still counts is decided by the
+key's row: once that names another announcement, or none, the token is void.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import itsdangerous
+
+from tumbler_server.errors import ClaimTokenInvalid, WebhooksNeedPepper
+from tumbler_server.keys.pepper import Pepper
+
+PREFIX = "claim_"
+"""How tokens begin, so that people and secret scanners know one."""
+
+_LONGEST = 512
+
+
+class Claims:
+    """Makes and reads claim tokens. The newest pepper signs, all verify."""
+
+    def __init__(self, peppers: Sequence[Pepper]) -> None:
+        self._serializer = None
+        if peppers:
+            keys = [pepper.derive("claim tokens") for pepper in reversed(peppers)]  # the last one signs
+            self._serializer = itsdangerous.URLSafeSerializer(
+                keys, salt="claim", signer_kwargs={"digest_method": hashlib.sha256}
+            )
+
+    def token(self, key_id: str, due_revision: int) -> str:
+        """Return the token for a key and the revision of its ROTATION_DUE. Raises ``WebhooksNeedPepper``."""
+        if self._serializer is None:
+            raise WebhooksNeedPepper
+        return PREFIX + str(self._serializer.dumps([key_id, due_revision]))
+
+    def read(self, token: str) -> tuple[str, int]:
+        """Return the key's id and the revision that a token is for. Raises ``ClaimTokenInvalid``."""
+        try:
+            if self._serializer is None or len(token) > _LONGEST or not token.startswith(PREFIX):
+                raise itsdangerous.BadData("no token")
+            key_id, due_revision = self._serializer.loads(token[len(PREFIX) :])
+        except itsdangerous.BadData:
+            raise ClaimTokenInvalid from None
+        return str(key_id), int(due_revision)

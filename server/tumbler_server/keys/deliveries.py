@@ -1,0 +1,133 @@
+"""Webhooks as callers may see them, and what they may ask to be done about them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tumbler_server.clock import Clock
+from tumbler_server.errors import DeliveryNotFound, DeliveryOutdated
+from tumbler_server.keys import access
+from tumbler_server.keys.record import Key
+from tumbler_server.keys.rules import Check
+from tumbler_server.keys.tokens import Tokens, fingerprint
+from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.models import ApiKeyRow, DeliveryRow
+from tumbler_server.webhooks import deliveries, messages
+from tumbler_server.webhooks.deliveries import State
+from tumbler_server.webhooks.endpoints import Endpoints, Replaced
+from tumbler_server.webhooks.outbox import GIVE_UP_AFTER
+
+_LONGEST_ID = 64
+
+
+@dataclass(frozen=True)
+class DeliveryQuery:
+    """Which deliveries to list; see ListDeliveriesRequest for each field."""
+
+    project_id: str = ""
+    key_id: str = ""
+    states: tuple[int, ...] = ()
+    page_size: int = 0
+    page_token: str = ""
+
+
+@dataclass(frozen=True)
+class DeliveryPage:
+    """One page of rows, the newest event's first."""
+
+    deliveries: tuple[Any, ...]
+    next_page_token: str
+
+
+class Deliveries:
+    """Lists deliveries, sends them again, and gives endpoints new secrets."""
+
+    def __init__(self, store: Store, tokens: Tokens, endpoints: Endpoints, clock: Clock) -> None:
+        self._store = store
+        self._tokens = tokens
+        self._endpoints = endpoints
+        self._clock = clock
+
+    def page(self, caller: Key, query: DeliveryQuery) -> DeliveryPage:
+        """Return the page that ``query`` asks for, of the deliveries that the caller may see.
+
+        Raises ``InvalidFields``, and ``OtherProject`` where the query names another project than the caller's.
+        """
+        size = _check(query)
+        project_id = access.scope_of(caller, query.project_id)
+        states = tuple(sorted(set(query.states)))
+        filtered = fingerprint(["deliveries", project_id, query.key_id, states])
+        conditions = [
+            condition
+            for given, condition in (
+                (project_id, DeliveryRow.project_id == project_id),
+                (query.key_id, DeliveryRow.key_id == query.key_id),
+                (states, DeliveryRow.state.in_(states)),
+            )
+            if given
+        ]
+        if query.page_token:
+            conditions.append(DeliveryRow.revision < self._tokens.read_page(query.page_token, filtered)[0])
+        rows = DeliveryRow.select()
+        if conditions:
+            rows = rows.where(*conditions)
+        found = self._store.select(rows.order_by(DeliveryRow.revision.desc()).limit(size + 1))
+        shown = tuple(found[:size])
+        more = len(found) > size
+        return DeliveryPage(shown, self._tokens.page(filtered, shown[-1].revision, "") if more else "")
+
+    def redeliver(self, caller: Key, delivery_id: str) -> Any:
+        """Have a delivery sent again at once, and return its row.
+
+        Raises ``InvalidFields``, ``DeliveryNotFound``, ``DeliveryOutdated``.
+        """
+        check = Check()
+        if not delivery_id:
+            check.fail("delivery_id", "is required")
+        check.text("delivery_id", delivery_id, _LONGEST_ID)
+        check.done()
+
+        def work(transaction: Transaction) -> Any:
+            now = self._clock()
+            delivery = _load(transaction, caller, delivery_id)
+            keys = transaction.select(ApiKeyRow.select().where(ApiKeyRow.id == delivery.key_id))
+            if not keys or messages.outdated(delivery, keys[0], now):
+                raise DeliveryOutdated(delivery.id)
+            deliveries.send_again(transaction, delivery, now, now + GIVE_UP_AFTER)
+            return _load(transaction, caller, delivery_id)
+
+        return self._store.write(work)
+
+    def replace_secret(self, caller: Key, project_id: str, url: str) -> Replaced:
+        """Give an endpoint a new secret.
+
+        Raises ``InvalidFields``, ``OtherProject``, ``EndpointNotFound``, ``WebhooksNeedPepper``.
+        """
+        check = Check()
+        check.filter("project_id", project_id)
+        if not url:
+            check.fail("webhook_url", "is required")
+        check.done()
+        if project_id:
+            access.enter(caller, project_id)
+        now = self._clock()
+        return self._store.write(
+            lambda transaction: self._endpoints.replace_secret(transaction, project_id or caller.project_id, url, now)
+        )
+
+
+def _check(query: DeliveryQuery) -> int:
+    check = Check()
+    check.filter("project_id", query.project_id)
+    if query.key_id:
+        check.key_id("key_id", query.key_id)
+    check.named("states", query.states, State)
+    size = check.page_size("page_size", query.page_size)
+    check.done()
+    return size
+
+
+def _load(transaction: Transaction, caller: Key, delivery_id: str) -> Any:
+    rows = transaction.select(DeliveryRow.select().where(DeliveryRow.id == delivery_id))
+    if not rows or not access.sees(caller, rows[0].project_id):
+        raise DeliveryNotFound
+    return rows[0]

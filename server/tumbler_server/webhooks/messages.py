@@ -1,0 +1,63 @@
+"""What webhooks say. No secret is in any of them; of claim tokens the one that is needed."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from tumbler_server.clock import NEVER, rfc3339
+from tumbler_server.events.log import EventType
+
+TYPES = {
+    EventType.ROTATION_DUE: "key.rotation_due",
+    EventType.ROTATION_OVERDUE: "key.rotation_overdue",
+    EventType.ROTATED: "key.rotated",
+    EventType.REVOKED: "key.revoked",
+    EventType.DEACTIVATED: "key.deactivated",
+    EventType.EXPIRING: "key.expiring",
+}
+"""The events that are told, and what receivers know them as."""
+
+_TOLD = {
+    EventType.ROTATION_DUE: ("due_time",),
+    EventType.ROTATION_OVERDUE: ("due_time",),
+    EventType.ROTATED: ("replaced_by_key_id", "grace_expire_time"),
+    EventType.REVOKED: ("reason",),
+    EventType.DEACTIVATED: (),
+    EventType.EXPIRING: ("expire_time",),
+}
+"""What of an event's detail is told; comments, for one, are not."""
+
+_WITH_TOKEN = (EventType.ROTATION_DUE, EventType.ROTATION_OVERDUE)
+
+ClaimToken = Callable[[str, int], str]
+"""Makes the claim token of a key and the revision of its ROTATION_DUE."""
+
+
+def outdated(delivery: Any, key: Any, now: int) -> bool:
+    """Say whether what a delivery's row tells is not true any more of its key's row, as it is now."""
+    kind = EventType(delivery.type)
+    if kind in _WITH_TOKEN:
+        # Whoever reads the message can claim: it goes to the URL that the key has now, or nowhere.
+        announced = key.rotation_due_revision
+        fits = announced == delivery.revision if kind is EventType.ROTATION_DUE else 0 < announced < delivery.revision
+        return not (fits and _lives(key, now) and key.webhook_url == delivery.url)
+    if kind is EventType.EXPIRING:
+        expires = key.expire_time != NEVER and json.loads(delivery.detail)["expire_time"] == rfc3339(key.expire_time)
+        return not (expires and _lives(key, now))
+    return False
+
+
+def body(delivery: Any, key: Any, claim_token: ClaimToken) -> str:
+    """Return the message of a delivery that is not outdated: the same at every attempt."""
+    kind = EventType(delivery.type)
+    detail = json.loads(delivery.detail)
+    data = {"key_id": delivery.key_id, "project_id": delivery.project_id}
+    data |= {name: detail[name] for name in _TOLD[kind] if name in detail}
+    if kind in _WITH_TOKEN:
+        data["claim_token"] = claim_token(delivery.key_id, key.rotation_due_revision)
+    message = {"type": TYPES[kind], "timestamp": rfc3339(delivery.event_time), "data": data}
+    return json.dumps(message, separators=(",", ":"))
+
+
+def _lives(key: Any, now: int) -> bool:
+    return bool(key.active and key.revoke_time == NEVER and not key.replaced_by_key_id and now < key.expire_time)

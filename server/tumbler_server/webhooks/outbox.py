@@ -1,0 +1,112 @@
+"""The outbox: of each event in the log that a webhook tells of, a delivery is made, once."""
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from tumbler_server.clock import DAY, NEVER, Clock
+from tumbler_server.events import log
+from tumbler_server.events.lease import Lease
+from tumbler_server.events.log import Event
+from tumbler_server.events.tail import Tail
+from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.models import ApiKeyRow, EndpointRow, OutboxRow
+from tumbler_server.webhooks.deliveries import State
+from tumbler_server.webhooks.messages import TYPES
+
+BATCH = 200
+"""Events that one transaction takes up at the most, since other writers wait for it."""
+
+GIVE_UP_AFTER = 3 * DAY
+"""How long it is tried to deliver something, from when it was taken up."""
+
+_INSERT = (
+    "INSERT INTO webhook_delivery (revision, id, endpoint_id, project_id, key_id, url, type, event_time, detail, "
+    "state, attempts, tries, give_up_time, next_attempt_time, last_attempt_time, last_status, last_error) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, 0, 0, '')"
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class Outbox:
+    """Goes along the log, and makes deliveries for the URLs that keys have as it passes."""
+
+    def __init__(self, store: Store, tail: Tail, clock: Clock) -> None:
+        self._store = store
+        self._tail = tail
+        self._clock = clock
+        # Where the outbox is known to be while the lease is ours, so that nothing is read for nothing.
+        self._reached = -1
+        self._term = -1
+
+    def work(self, lease: Lease) -> bool:
+        """Take up one batch of events, and say whether there is more."""
+        if self._term == lease.term and self._tail.position <= self._reached:
+            return False
+        ((reached,),) = self._store.read("SELECT revision FROM outbox WHERE id = 1")
+        events = log.events_after(self._store, reached, BATCH)
+        if events:
+            if events[0].revision != reached + 1:
+                _log.warning(
+                    "events were removed before webhooks could tell of them", events=events[0].revision - reached
+                )
+            self._store.write(lambda transaction: self._take(transaction, lease, reached, events))
+            reached = events[-1].revision
+        self._term, self._reached = lease.term, reached
+        return len(events) == BATCH
+
+    def _take(self, transaction: Transaction, lease: Lease, reached: int, events: Sequence[Event]) -> None:
+        lease.guard(transaction)
+        now = self._clock()
+        told = [event for event in events if event.type in TYPES]
+        endpoints = _endpoints(transaction, told)
+        rows = [_row(event, endpoints[event.key_id], now) for event in told if event.key_id in endpoints]
+        if rows:
+            transaction.run_many(_INSERT, rows)
+            on = sorted({endpoint.id for endpoint in endpoints.values() if endpoint.off_time == NEVER})
+            # One that has been failing is not hurried, unless nothing was waiting for it.
+            earlier = (EndpointRow.failures == 0) & (EndpointRow.next_attempt_time > now)
+            transaction.run(
+                EndpointRow.update(next_attempt_time=now).where(
+                    EndpointRow.id.in_(on) & (earlier | (EndpointRow.next_attempt_time == NEVER))
+                )
+            )
+        transaction.run(
+            OutboxRow.update(revision=events[-1].revision).where((OutboxRow.id == 1) & (OutboxRow.revision == reached))
+        )
+
+
+def _endpoints(transaction: Transaction, events: Sequence[Event]) -> dict[str, Any]:
+    """Return the endpoint of each key that has one."""
+    if not events:
+        return {}
+    joined = (EndpointRow.project_id == ApiKeyRow.project_id) & (EndpointRow.url == ApiKeyRow.webhook_url)
+    query = (
+        EndpointRow.select(EndpointRow, ApiKeyRow.id.alias("of_key"))
+        .join(ApiKeyRow, on=joined)
+        .where(ApiKeyRow.id.in_(sorted({event.key_id for event in events})) & (ApiKeyRow.webhook_url != ""))
+        .objects()
+    )
+    return {endpoint.of_key: endpoint for endpoint in transaction.select(query)}
+
+
+def _row(event: Event, endpoint: Any, now: int) -> tuple[object, ...]:
+    off = endpoint.off_time != NEVER
+    return (
+        event.revision,
+        f"msg_{secrets.token_hex(16)}",
+        endpoint.id,
+        event.project_id,
+        event.key_id,
+        endpoint.url,
+        event.type,
+        event.time,
+        json.dumps(event.detail, sort_keys=True),
+        int(State.ENDPOINT_OFF if off else State.PENDING),
+        now + GIVE_UP_AFTER,
+        NEVER if off else now,
+    )

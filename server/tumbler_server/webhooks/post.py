@@ -1,0 +1,172 @@
+"""Sends one webhook, once, to a URL that somebody else chose: judged anew, and over in time whatever the other does."""
+
+import contextlib
+import logging
+import re
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import httpcore
+
+from tumbler_server.clock import SECOND, Clock, system_clock
+from tumbler_server.errors import SetupError
+from tumbler_server.webhooks.targets import Refused, Resolver, Rules, Target, Unresolvable, by_proxy, parse
+from tumbler_server.webhooks.wire import Deadline, Dialer, Unsent
+
+__all__ = ["Answer", "Poster", "Unsent"]
+
+TIMEOUT = 15.0
+"""Seconds for all of it: name, connection, TLS, sending, the answer."""
+
+LONGEST_BODY = 64 * 1024
+"""Bytes of an answer's body that are read, and thrown away; the connection is then closed."""
+
+_BROKEN = (httpcore.RemoteProtocolError, httpcore.NetworkError)
+
+_PROXY = re.compile(
+    r"http://(?:(?P<user>[^:@/]*):(?P<password>[^@/]*)@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})/?"
+)
+_SECONDS = re.compile(rb"[0-9]{1,10}")
+_DATE = re.compile(rb"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a receiver answered. ``retry_after`` is its wish, in microseconds from now; None: none that makes sense."""
+
+    status: int
+    retry_after: int | None
+
+
+@dataclass(frozen=True)
+class _Proxy:
+    url: httpcore.URL
+    host: str
+    port: int
+    auth: tuple[bytes, bytes] | None = field(repr=False)
+
+
+class Poster:
+    """Posts to URLs within ``rules``, a connection for each post. Safe for many threads.
+
+    ``proxy`` is ``http://[user:password@]host:port``, percent-encoded, or empty; the environment's is never used. It is
+    the operator's, and its own address is not judged. The certificates of ``ca_file`` are trusted besides the system's.
+    ``timeout`` is in seconds. Raises ``SetupError`` for a proxy or a file that cannot be used.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        resolver: Resolver,
+        proxy: str = "",
+        ca_file: Path | None = None,
+        timeout: float = TIMEOUT,
+        clock: Clock = system_clock,
+    ) -> None:
+        if rules.proxied != bool(proxy):
+            raise ValueError("the rules must say whether there is a proxy")
+        self._rules = rules
+        self._resolver = resolver
+        self._proxy = _parse_proxy(proxy) if proxy else None
+        self._timeout = timeout
+        self._clock = clock
+        self._tls = _context(ca_file)
+        self._unused_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # given to httpcore; see Dialer
+        self._closed = False
+        # At its finest level it would log what a receiver answers.
+        logging.getLogger("httpcore").setLevel(logging.INFO)
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Post ``body`` once and return the answer, whatever its status; redirects are not followed.
+
+        The answer counts once its headers are there; what becomes of its body afterwards changes nothing. Raises
+        ``Unsent``, after the timeout at the latest.
+        """
+        deadline = Deadline(self._timeout)
+        if self._closed:
+            raise Unsent("this server is stopping")
+        try:
+            target = parse(url, self._rules)
+            dialer, pool = self._way(target, deadline)
+        except Refused as broken:
+            raise Unsent(f"refused: {broken}") from None
+        except Unresolvable:
+            raise Unsent("the name cannot be resolved") from None
+        where = httpcore.URL(scheme=target.scheme, host=target.bracketed, port=target.port, target=target.path)
+        sent = [("Host", target.authority), ("Connection", "close"), *headers.items()]
+        try:
+            with contextlib.closing(dialer), pool, pool.stream("POST", where, headers=sent, content=body) as response:
+                answer = Answer(response.status, _retry_after(response.headers, self._clock()))
+                with contextlib.suppress(Unsent, *_BROKEN):
+                    _skim(response)
+                return answer
+        except httpcore.ProxyError:
+            raise Unsent("the proxy refused") from None
+        except _BROKEN:
+            raise Unsent("no complete HTTP answer") from None
+
+    def close(self) -> None:
+        """Post nothing any more. Posts under way go on, to their deadlines at most."""
+        self._closed = True
+
+    def _way(self, target: Target, deadline: Deadline) -> tuple[Dialer, httpcore.ConnectionPool]:
+        if self._proxy is None or not by_proxy(target, self._rules):
+            addresses = self._resolver.addresses(target, self._rules, deadline.left())
+            dialer = Dialer(addresses, target.port, self._tls, target.host, deadline)
+            return dialer, httpcore.ConnectionPool(self._unused_tls, network_backend=dialer)
+        unreachable = "the proxy cannot be reached"
+        try:
+            addresses = self._resolver.unjudged(self._proxy.host, deadline.left())
+        except Unresolvable:
+            raise Unsent(unreachable) from None
+        dialer = Dialer(addresses, self._proxy.port, self._tls, target.host, deadline, unreachable)
+        return dialer, httpcore.HTTPProxy(
+            self._proxy.url, self._proxy.auth, ssl_context=self._unused_tls, network_backend=dialer
+        )
+
+
+def _context(ca_file: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError:  # SSLError is one
+            raise SetupError("the file of certificates for webhooks cannot be read, or has none in PEM") from None
+    return context
+
+
+def _parse_proxy(text: str) -> _Proxy:
+    parts = _PROXY.fullmatch(text)
+    if not parts or not 0 < int(parts["port"]) <= 65_535:
+        raise SetupError("the proxy for webhooks must be written http://[user:password@]host:port")
+    host, port = parts["host"], int(parts["port"])
+    auth = (unquote_to_bytes(parts["user"]), unquote_to_bytes(parts["password"])) if parts["user"] is not None else None
+    return _Proxy(httpcore.URL(scheme="http", host=host, port=port, target="/"), host.strip("[]"), port, auth)
+
+
+def _skim(response: httpcore.Response) -> None:
+    room = LONGEST_BODY
+    for chunk in response.iter_stream():
+        room -= len(chunk)
+        if room <= 0:
+            break
+
+
+def _retry_after(headers: Sequence[tuple[bytes, bytes]], now: int) -> int | None:
+    value = next((value for name, value in headers if name.lower() == b"retry-after"), b"")
+    if _SECONDS.fullmatch(value):
+        return int(value) * SECOND
+    if not _DATE.fullmatch(value):
+        return None
+    try:
+        wait = int(parsedate_to_datetime(value.decode("ascii")).timestamp()) * SECOND - now
+    except (ValueError, TypeError):  # the 31st of February, for one
+        return None
+    return wait if wait >= 0 else None

@@ -1,0 +1,220 @@
+"""One connection to somebody who may wish us ill: to judged addresses alone, and over by one instant, whatever comes.
+
+``httpcore`` brings the protocol and asks this for its network. It counts a timeout anew at each operation; here there
+is one deadline for all of them.
+"""
+
+import contextlib
+import functools
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import httpcore
+
+MOST_TRIED = 3
+"""Addresses of a name that are tried; each has its share of the time, so that a dead one leaves some for the next."""
+
+MOST_RECEIVED = 256 * 1024
+"""Bytes that are taken from one connection in all: a handshake, headers, and what is read of a body, with room."""
+
+_CHUNK = 16 * 1024
+
+# OpenSSL's numbers for why a certificate is not accepted: X509_V_ERR_… in its x509_vfy.h.
+_CERTIFICATE = {
+    9: "the certificate is not valid yet",
+    10: "the certificate has expired",
+    18: "the certificate's issuer is not trusted",
+    19: "the certificate's issuer is not trusted",
+    20: "the certificate's issuer is not trusted",
+    21: "the certificate's issuer is not trusted",
+    62: "the certificate is for another name",
+    64: "the certificate is for another address",
+}
+
+T = TypeVar("T")
+
+
+class Unsent(Exception):
+    """There is no answer. ``reason`` says why, in our words alone: what the other side said is not in it.
+
+    It is never ``permanent``: even a refused target may lead elsewhere at the next attempt.
+    """
+
+    permanent = False
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Deadline:
+    """One instant by which all must be over."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._end = time.monotonic() + timeout
+
+    def left(self) -> float:
+        """Return the seconds that are left, always more than 0. Raises ``Unsent`` when there are none."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise self.passed()
+        return left
+
+    def passed(self) -> Unsent:
+        """Return what is to be raised when the time is over."""
+        return Unsent(f"timed out after {self._timeout:g} s")
+
+
+class Dialer(httpcore.NetworkBackend):
+    """Connects to one of some addresses, whichever host it is asked for, and resolves nothing.
+
+    ``tls`` and ``name`` take the place of what ``httpcore`` would use: it sets options of its context at each
+    connection, which is not safe for one that several threads share. ``unreachable`` is the reason to give.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        port: int,
+        tls: ssl.SSLContext,
+        name: str,
+        deadline: Deadline,
+        unreachable: str = "no connection",
+    ) -> None:
+        self._addresses = addresses[:MOST_TRIED]
+        self._port = port
+        self._tls = tls
+        self._name = name
+        self._deadline = deadline
+        self._unreachable = unreachable
+        self._sockets = contextlib.ExitStack()
+
+    def connect_tcp(
+        self,
+        host: str,  # noqa: ARG002 - a name, which could by now lead elsewhere
+        port: int,  # noqa: ARG002
+        timeout: float | None = None,  # noqa: ARG002
+        local_address: str | None = None,  # noqa: ARG002
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002
+    ) -> httpcore.NetworkStream:
+        """Connect to the first address that answers in its share of the time. Raises ``Unsent``."""
+        for waiting in range(len(self._addresses), 0, -1):
+            share = self._deadline.left() / waiting
+            try:
+                return _Wire(self._connected(self._addresses[-waiting], share), self._deadline, self._tls, self._name)
+            except OSError:
+                continue
+        self._deadline.left()
+        raise Unsent(self._unreachable)
+
+    def close(self) -> None:
+        """Close whatever was opened."""
+        self._sockets.close()
+
+    def _connected(self, address: str, timeout: float) -> socket.socket:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        opened = self._sockets.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        opened.settimeout(timeout)
+        opened.connect((address, self._port))
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return opened
+
+
+class _Wire(httpcore.NetworkStream):
+    """A connected socket, under the deadline and a limit to what it takes in."""
+
+    def __init__(self, connected: socket.socket, deadline: Deadline, tls: ssl.SSLContext, name: str) -> None:
+        self._socket = connected
+        self._deadline = deadline
+        self._tls = tls
+        self._name = name
+        self._room = MOST_RECEIVED
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the deadline is its own
+        if not self._room:
+            raise Unsent("the answer is too long")
+        try:
+            self._socket.settimeout(self._deadline.left())
+            data = self._socket.recv(min(max_bytes, _CHUNK, self._room))
+        except TimeoutError:
+            raise self._deadline.passed() from None
+        except OSError:
+            raise httpcore.ReadError from None
+        self._room -= len(data)
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
+        rest = memoryview(buffer)
+        try:
+            while rest:
+                self._socket.settimeout(self._deadline.left())
+                rest = rest[self._socket.send(rest) :]
+        except TimeoutError:
+            raise self._deadline.passed() from None
+        except OSError:
+            raise httpcore.WriteError from None  # an answer may have come before: httpcore goes on to read it
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,  # noqa: ARG002
+        server_hostname: str | None = None,  # noqa: ARG002
+        timeout: float | None = None,  # noqa: ARG002
+    ) -> httpcore.NetworkStream:
+        return _Tls(self, self._tls, self._name)
+
+
+class _Tls(httpcore.NetworkStream):
+    """TLS by hand over the wire. Within one read of a socket OpenSSL would go on as long as it is sent anything."""
+
+    def __init__(self, wire: _Wire, context: ssl.SSLContext, name: str) -> None:
+        self._wire = wire
+        self._received = ssl.MemoryBIO()
+        self._to_send = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=name)
+        try:
+            self._run(self._tls.do_handshake)
+        except httpcore.NetworkError:
+            raise Unsent("TLS failed: the handshake was broken off") from None
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
+        return self._run(functools.partial(self._tls.read, max_bytes))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
+        rest = memoryview(buffer)
+        while rest:
+            rest = rest[self._run(functools.partial(self._tls.write, rest)) :]
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def _run(self, step: Callable[[], T]) -> T:
+        while True:
+            try:
+                done = step()
+            except ssl.SSLWantReadError:
+                self._flush()
+                if data := self._wire.read(_CHUNK):
+                    self._received.write(data)
+                else:
+                    self._received.write_eof()
+            except ssl.SSLCertVerificationError as failure:
+                why = _CERTIFICATE.get(failure.verify_code, "the certificate is not accepted")
+                raise Unsent(f"TLS failed: {why}") from None
+            except ssl.SSLEOFError:
+                raise httpcore.ReadError from None
+            except ssl.SSLError:
+                raise Unsent("TLS failed: TLS 1.2 or newer could not be agreed on") from None
+            else:
+                self._flush()
+                return done
+
+    def _flush(self) -> None:
+        if self._to_send.pending:
+            self._wire.write(self._to_send.read())

@@ -1,0 +1,208 @@
+"""ClaimRotation: by a token that only a webhook has ever held."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from tests.harness import Refused, World, at, lasting
+from tests.webhooks.receiver import Receiver
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.clock import DAY, HOUR
+from tumbler_server.events import log
+from tumbler_server.events.log import EventType
+from tumbler_server.keys import pepper
+
+
+def due(world: World, receiver: Receiver, **fields: object) -> tuple[pb.CreateResponse, str]:
+    """Create a key, let its rotation become due, and return what Create answered and the claim token."""
+    schedule = {"interval": lasting(7 * DAY), "webhook_url": receiver.url}
+    created = world.create(**{"rotation": schedule, "scopes": ["orders:read"], "owner_id": "ada", **fields})
+    world.clock.advance(7 * DAY)
+    world.turn()
+    return created, str(receiver.next("key.rotation_due").data["claim_token"])
+
+
+def claim(world: World, token: str, **fields: object) -> pb.ClaimRotationResponse:
+    """Claim, without any key."""
+    answer: pb.ClaimRotationResponse = world.call(
+        "ClaimRotation", pb.ClaimRotationRequest(claim_token=token, **fields), ""
+    )
+    return answer
+
+
+def refused(world: World, token: str, **fields: object) -> tuple[grpc.StatusCode, str]:
+    """Claim in vain, and return why."""
+    before = len(world.events())
+    with pytest.raises(Refused) as caught:
+        claim(world, token, **fields)
+    assert len(world.events()) == before, "a refused claim changed something"
+    assert token not in str(caught.value) or not token
+    return caught.value.code, caught.value.reason
+
+
+class TestClaim:
+    """What a claim does."""
+
+    def test_successor(self, mailing: World, receiver: Receiver) -> None:
+        """The successor carries everything over, its secret is shown, and the old key's grace begins at the claim."""
+        created, token = due(mailing, receiver)
+        mailing.clock.advance(HOUR)
+        claimed = claim(mailing, token)
+        old, new = claimed.old_api_key, claimed.api_key
+        assert (old.id, old.replaced_by_key_id, new.replaces_key_id) == (created.api_key.id, new.id, old.id)
+        assert (list(new.scopes), new.owner_id) == (["orders:read"], "ada")
+        assert new.rotation.webhook_url == receiver.url
+        assert new.rotation.next_time == at(mailing.clock.now + 7 * DAY)
+        assert old.grace_expire_time == at(mailing.clock.now + HOUR)
+        assert not claimed.secret_omitted
+        assert mailing.verdict(claimed.key) == mailing.verdict(created.key) == "VALID"
+        mailing.clock.advance(HOUR)
+        assert (mailing.verdict(claimed.key), mailing.verdict(created.key)) == ("VALID", "SUPERSEDED")
+
+    def test_no_secret_before(self, mailing: World, receiver: Receiver) -> None:
+        """Until it is claimed there is no successor, and so no secret of one."""
+        due(mailing, receiver)
+        assert mailing.page(project_id="acme", show_total_size=True).total_size == 1
+
+    def test_events(self, mailing: World, receiver: Receiver) -> None:
+        """The log says that it was claimed, and by no key."""
+        _, token = due(mailing, receiver)
+        claim(mailing, token)
+        told = [(EventType(event.type), event.actor_key_id, event.actor_name) for event in mailing.events()[-3:]]
+        assert told == [
+            (EventType.ROTATION_CLAIMED, "", "claim"),
+            (EventType.CREATED, "", "claim"),
+            (EventType.ROTATED, "", "claim"),
+        ]
+        assert log.audit(mailing.core.store)
+
+    def test_grace(self, mailing: World, receiver: Receiver) -> None:
+        """The grace may be chosen; none ends the old key at once."""
+        created, token = due(mailing, receiver)
+        claim(mailing, token, grace_period=lasting(0))
+        assert mailing.verdict(created.key) == "SUPERSEDED"
+
+    def test_overdue(self, mailing: World, receiver: Receiver) -> None:
+        """A rotation that is overdue can still be claimed, by the first token and by that of the reminder."""
+        _, token = due(mailing, receiver)
+        mailing.clock.advance(2 * DAY)
+        mailing.turn()
+        assert receiver.next("key.rotation_overdue").data["claim_token"] == token
+        assert claim(mailing, token).key
+
+    def test_operators_too(self, mailing: World, receiver: Receiver) -> None:
+        """A caller that sends a key with its claim is neither better nor worse off."""
+        _, token = due(mailing, receiver)
+        request = pb.ClaimRotationRequest(claim_token=token)
+        assert mailing.call("ClaimRotation", request, "no key of ours").key
+
+
+class TestRefused:
+    """What is no claim, and changes nothing."""
+
+    def test_twice(self, mailing: World, receiver: Receiver) -> None:
+        """A token works once."""
+        _, token = due(mailing, receiver)
+        claim(mailing, token)
+        assert refused(mailing, token) == (grpc.StatusCode.FAILED_PRECONDITION, "KEY_SUPERSEDED")
+
+    def test_concurrently(self, mailing: World, receiver: Receiver) -> None:
+        """Of many claims at the same time one succeeds, and there is one successor."""
+        created, token = due(mailing, receiver)
+
+        def attempt(_: int) -> str:
+            try:
+                return claim(mailing, token).key
+            except Refused as failure:
+                return failure.reason
+
+        with ThreadPoolExecutor(8) as threads:
+            outcomes = list(threads.map(attempt, range(16)))
+        (key,) = set(outcomes) - {"KEY_SUPERSEDED"}
+        assert outcomes.count(key) == 1
+        assert mailing.get(created.api_key.id).replaced_by_key_id in key
+        assert mailing.page(project_id="acme", show_total_size=True).total_size == 2
+
+    def test_rotated_since(self, mailing: World, receiver: Receiver) -> None:
+        """After a Rotate by hand there is nothing left to claim."""
+        created, token = due(mailing, receiver)
+        mailing.rotate(created.api_key.id)
+        assert refused(mailing, token) == (grpc.StatusCode.FAILED_PRECONDITION, "KEY_SUPERSEDED")
+
+    def test_revoked_since(self, mailing: World, receiver: Receiver) -> None:
+        """A revoked key has no successor."""
+        created, token = due(mailing, receiver)
+        mailing.revoke(created.api_key.id)
+        assert refused(mailing, token) == (grpc.StatusCode.FAILED_PRECONDITION, "KEY_REVOKED")
+
+    def test_switched_off_since(self, mailing: World, receiver: Receiver) -> None:
+        """A deactivation ends the token for ever, also where the key is switched on again; the new token works."""
+        created, token = due(mailing, receiver)
+        mailing.set_active(created.api_key.id, active=False)
+        assert refused(mailing, token) == (grpc.StatusCode.FAILED_PRECONDITION, "CLAIM_OUTDATED")
+        mailing.set_active(created.api_key.id, active=True)
+        assert refused(mailing, token) == (grpc.StatusCode.FAILED_PRECONDITION, "CLAIM_OUTDATED")
+        mailing.turn()
+        newer = receiver.next("key.rotation_due").data["claim_token"]
+        assert newer != token
+        assert refused(mailing, token) == (grpc.StatusCode.FAILED_PRECONDITION, "CLAIM_OUTDATED")
+        assert claim(mailing, newer).key
+
+    def test_expired_since(self, mailing: World, receiver: Receiver) -> None:
+        """An expired key cannot be rotated, by a claim neither."""
+        _, token = due(mailing, receiver, ttl=lasting(8 * DAY))
+        mailing.clock.advance(DAY)
+        assert refused(mailing, token) == (grpc.StatusCode.FAILED_PRECONDITION, "KEY_EXPIRED")
+
+    def test_another_schedule(self, mailing: World, receiver: Receiver) -> None:
+        """A token is for the rotation that it was made for, not for that of another interval."""
+        created, token = due(mailing, receiver)
+        rotation = {"interval": lasting(2 * DAY), "webhook_url": receiver.url}
+        mailing.update(created.api_key.id, "rotation", rotation=rotation)
+        assert refused(mailing, token) == (grpc.StatusCode.FAILED_PRECONDITION, "CLAIM_OUTDATED")
+
+    def test_another_url(self, mailing: World, receiver: Receiver) -> None:
+        """A token that went to a URL which the key has no more is void: the new one gets one of its own."""
+        created, token = due(mailing, receiver)
+        rotation = {"interval": lasting(7 * DAY), "webhook_url": f"{receiver.url}/new"}
+        mailing.update(created.api_key.id, "rotation", rotation=rotation)
+        mailing.turn()
+        assert refused(mailing, token) == (grpc.StatusCode.FAILED_PRECONDITION, "CLAIM_OUTDATED")
+        sent = receiver.next("key.rotation_due")
+        assert sent.path == "/hook/new"
+        assert claim(mailing, sent.data["claim_token"]).key
+
+    @pytest.mark.parametrize("how", ["empty", "garbage", "cut", "changed", "key", "page", "huge", "other peppers"])
+    def test_no_token_of_ours(self, mailing: World, receiver: Receiver, how: str) -> None:
+        """What this installation did not sign under its peppers is UNAUTHENTICATED, and looks alike."""
+        created, token = due(mailing, receiver)
+        if how == "other peppers":
+            mailing.installation.pepper_file.unlink()
+            pepper.create(mailing.installation.pepper_file)
+            mailing.reopen()
+        shown = {
+            "empty": "",
+            "garbage": "claim_ghi.jkl",
+            "cut": token[:-1],
+            "changed": token[:8] + ("A" if token[8] != "A" else "B") + token[9:],
+            "key": created.key,
+            "page": "claim_" + mailing.core.servicer._tokens.consistency(1),
+            "huge": token * 1_000,
+            "other peppers": token,
+        }[how]
+        assert refused(mailing, shown) == (grpc.StatusCode.UNAUTHENTICATED, "CLAIM_TOKEN_INVALID")
+
+    def test_grace_too_long(self, mailing: World, receiver: Receiver) -> None:
+        """The grace keeps Rotate's rule, and a claim that breaks it uses nothing up."""
+        _, token = due(mailing, receiver)
+        code, reason = refused(mailing, token, grace_period=lasting(31 * DAY))
+        assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+        assert claim(mailing, token).key
+
+    def test_older_pepper(self, mailing: World, receiver: Receiver) -> None:
+        """A token outlives a pepper's rotation: the older one still verifies."""
+        _, token = due(mailing, receiver)
+        pepper.rotate(mailing.installation.pepper_file)
+        mailing.reopen()
+        assert claim(mailing, token).key

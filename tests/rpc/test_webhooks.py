@@ -1,0 +1,552 @@
+"""Webhooks: what is sent, signed by whom, again when, and what callers can see and do of it."""
+
+import base64
+import json
+from datetime import datetime, timezone
+
+import grpc
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from tests.harness import Refused, World, at, lasting
+from tests.webhooks.receiver import Receiver, Sent
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler.v1 import event_pb2
+from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
+from tumbler_server.keys import pepper
+from tumbler_server.store.models import EndpointRow
+
+EVER = {"interval": lasting(3_650 * DAY)}
+"""A schedule that brings nothing while a test lasts."""
+
+
+def watched(world: World, receiver: Receiver, **fields: object) -> pb.CreateResponse:
+    """Create a key whose webhooks go to the receiver."""
+    return world.create(**{"rotation": EVER | {"webhook_url": receiver.url}, **fields})
+
+
+def deliveries(world: World, **fields: object) -> list[event_pb2.WebhookDelivery]:
+    """Return the deliveries that the operator sees, newest first."""
+    return list(world.call("ListDeliveries", pb.ListDeliveriesRequest(**fields)).deliveries)
+
+
+def only(world: World) -> event_pb2.WebhookDelivery:
+    """Return the only delivery."""
+    (delivery,) = deliveries(world)
+    return delivery
+
+
+def state(delivery: event_pb2.WebhookDelivery) -> str:
+    """Return a delivery's state, without its prefix."""
+    return event_pb2.DeliveryState.Name(delivery.state).removeprefix("DELIVERY_STATE_")
+
+
+def signed(sent: Sent, secret: str) -> bool:
+    """Say whether a webhook carries a signature by a secret, whenever that was: the clock stands in 2030."""
+    when = datetime.fromtimestamp(int(sent.headers["webhook-timestamp"]), timezone.utc)
+    signature = Webhook(secret).sign(sent.headers["webhook-id"], when, sent.body)
+    return signature in sent.headers["webhook-signature"].split(" ")
+
+
+class TestMessages:
+    """What is told of which event."""
+
+    def test_revoked(self, mailing: World, receiver: Receiver) -> None:
+        """A revocation is told with its reason, and without the comment."""
+        created = watched(mailing, receiver)
+        mailing.revoke(created.api_key.id, reason="REVOKE_REASON_COMPROMISED", comment="found in a public place")
+        mailing.turn()
+        sent = receiver.next("key.revoked")
+        assert json.loads(sent.body) == {
+            "type": "key.revoked",
+            "timestamp": "2030-01-01T00:00:00Z",
+            "data": {"key_id": created.api_key.id, "project_id": "acme", "reason": "compromised"},
+        }
+        assert sent.headers["content-type"] == "application/json"
+
+    def test_deactivated(self, mailing: World, receiver: Receiver) -> None:
+        """A deactivation is told; that a key is switched on again is not."""
+        created = watched(mailing, receiver)
+        mailing.set_active(created.api_key.id, active=False)
+        mailing.set_active(created.api_key.id, active=True)
+        mailing.turn()
+        assert receiver.next("key.deactivated").data == {"key_id": created.api_key.id, "project_id": "acme"}
+        assert receiver.waiting == 0
+
+    def test_rotated(self, mailing: World, receiver: Receiver) -> None:
+        """A rotation is told with the successor's id and the end of the grace, and nothing of the secret."""
+        created = watched(mailing, receiver)
+        rotated = mailing.rotate(created.api_key.id)
+        mailing.turn()
+        sent = receiver.next("key.rotated")
+        assert sent.data == {
+            "key_id": created.api_key.id,
+            "project_id": "acme",
+            "replaced_by_key_id": rotated.api_key.id,
+            "grace_expire_time": "2030-01-01T01:00:00Z",
+        }
+        assert rotated.key[-49:] not in sent.body
+
+    def test_due(self, mailing: World, receiver: Receiver) -> None:
+        """A rotation that is due is told with the claim token, and nothing else than the contract says."""
+        created = watched(mailing, receiver, rotation={"interval": lasting(DAY), "webhook_url": receiver.url})
+        mailing.clock.advance(DAY)
+        mailing.turn()
+        data = receiver.next("key.rotation_due").data
+        assert data.pop("claim_token").startswith("claim_")
+        assert data == {"key_id": created.api_key.id, "project_id": "acme", "due_time": "2030-01-02T00:00:00Z"}
+
+    def test_expiring(self, mailing: World, receiver: Receiver) -> None:
+        """An expiry that comes near is told, twice."""
+        watched(mailing, receiver, ttl=lasting(30 * DAY))
+        for later in (23 * DAY, 6 * DAY):
+            mailing.clock.advance(later)
+            mailing.turn()
+            assert receiver.next("key.expiring").data["expire_time"] == "2030-01-31T00:00:00Z"
+
+    def test_no_webhook(self, mailing: World) -> None:
+        """Keys without a URL have no deliveries."""
+        mailing.revoke(mailing.create().api_key.id)
+        mailing.turn()
+        assert deliveries(mailing) == []
+
+    def test_nothing_of_the_past(self, mailing: World, receiver: Receiver) -> None:
+        """What happened to a key before it had a URL is not told."""
+        created = mailing.create()
+        mailing.set_active(created.api_key.id, active=False)
+        mailing.turn()
+        mailing.set_active(created.api_key.id, active=True)
+        mailing.update(created.api_key.id, "rotation", rotation=EVER | {"webhook_url": receiver.url})
+        mailing.turn()
+        assert deliveries(mailing) == []
+
+
+class TestSecret:
+    """The secret that signs."""
+
+    def test_shown_once(self, mailing: World, receiver: Receiver) -> None:
+        """Whoever sets a URL that the project has not had gets its secret; who sets it again does not."""
+        first, second = watched(mailing, receiver), watched(mailing, receiver)
+        assert first.webhook_secret.startswith("whsec_")
+        assert not second.webhook_secret
+        mailing.revoke(second.api_key.id)
+        mailing.turn()
+        assert signed(receiver.next("key.revoked"), first.webhook_secret)
+
+    def test_by_update(self, mailing: World, receiver: Receiver) -> None:
+        """Update shows it too."""
+        key = mailing.create().api_key
+        answer = mailing.update(key.id, "rotation", rotation=EVER | {"webhook_url": receiver.url})
+        assert answer.webhook_secret.startswith("whsec_")
+        assert answer.api_key.rotation.webhook_url == receiver.url
+
+    def test_repeated_create(self, mailing: World, receiver: Receiver) -> None:
+        """A repeated request_id shows neither secret again."""
+        fields = {"request_id": "123e4567-e89b-42d3-a456-426614174000"}
+        assert watched(mailing, receiver, **fields).webhook_secret
+        again = watched(mailing, receiver, **fields)
+        assert (again.secret_omitted, again.key, again.webhook_secret) == (True, "", "")
+
+    def test_of_a_project(self, mailing: World, receiver: Receiver) -> None:
+        """Two projects with one URL have two secrets."""
+        one = watched(mailing, receiver)
+        other = watched(mailing, receiver, project_id="globex")
+        assert len({one.webhook_secret, other.webhook_secret, ""}) == 3
+        mailing.revoke(other.api_key.id)
+        mailing.turn()
+        sent = receiver.next("key.revoked")
+        assert (signed(sent, one.webhook_secret), signed(sent, other.webhook_secret)) == (False, True)
+
+    def test_sealed(self, mailing: World, receiver: Receiver) -> None:
+        """The database has it only sealed, for this project and URL."""
+        created = watched(mailing, receiver)
+        (row,) = mailing.core.store.select(EndpointRow.select())
+        secret = base64.b64decode(created.webhook_secret.removeprefix("whsec_"))
+        assert secret not in bytes(row.secret)
+        assert len(bytes(row.secret)) == len(secret) + 12 + 16
+
+    def test_replaced(self, mailing: World, receiver: Receiver) -> None:
+        """For 24 hours after it was replaced, both secrets sign; then the new one alone."""
+        created = watched(mailing, receiver)
+        request = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=receiver.url)
+        replaced = mailing.call("RotateWebhookSecret", request)
+        assert replaced.previous_expire_time == at(mailing.clock.now + DAY)
+        mailing.set_active(created.api_key.id, active=False)
+        mailing.turn()
+        sent = receiver.next("key.deactivated")
+        assert (signed(sent, created.webhook_secret), signed(sent, replaced.webhook_secret)) == (True, True)
+        mailing.clock.advance(DAY)
+        mailing.revoke(created.api_key.id)
+        mailing.turn()
+        sent = receiver.next("key.revoked")
+        assert (signed(sent, created.webhook_secret), signed(sent, replaced.webhook_secret)) == (False, True)
+
+    @pytest.mark.parametrize(("project", "path"), [("acme", "/other"), ("globex", "")])
+    def test_replace_unknown(self, mailing: World, receiver: Receiver, project: str, path: str) -> None:
+        """A URL that the project never had has no secret to replace."""
+        watched(mailing, receiver)
+        request = pb.RotateWebhookSecretRequest(project_id=project, webhook_url=receiver.url + path)
+        refused = mailing.refused("RotateWebhookSecret", request)
+        assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "ENDPOINT_NOT_FOUND")
+
+    def test_pepper_rotated(self, mailing: World, receiver: Receiver) -> None:
+        """A new pepper seals the secret anew within an hour, and the old one can then go."""
+        created = watched(mailing, receiver)
+        newest = pepper.rotate(mailing.installation.pepper_file)
+        mailing.reopen()
+        mailing.turn()
+        (row,) = mailing.core.store.select(EndpointRow.select())
+        assert row.pepper_id == newest.id
+        mailing.revoke(created.api_key.id)
+        mailing.turn()
+        assert signed(receiver.next("key.revoked"), created.webhook_secret)
+
+    def test_pepper_gone(self, mailing: World, receiver: Receiver) -> None:
+        """Without the pepper that it was sealed under nothing is sent, and the delivery says what to do."""
+        created = watched(mailing, receiver)
+        mailing.installation.pepper_file.unlink()
+        pepper.create(mailing.installation.pepper_file)
+        mailing.reopen()
+        mailing.revoke(created.api_key.id)
+        mailing.turn()
+        assert (receiver.waiting, state(only(mailing))) == (0, "PENDING")
+        assert "replace the webhook secret" in only(mailing).last_error
+        mailing.call("RotateWebhookSecret", pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=receiver.url))
+        mailing.clock.advance(10 * SECOND)
+        mailing.turn()
+
+    def test_no_pepper(self, mailing: World, receiver: Receiver) -> None:
+        """A server without any pepper refuses webhooks, and says why."""
+        mailing.installation.pepper_file.unlink()
+        mailing.reopen()
+        schedule = EVER | {"webhook_url": receiver.url}
+        refused = mailing.refused("Create", pb.CreateRequest(project_id="acme", rotation=schedule))
+        assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "WEBHOOKS_NEED_PEPPER")
+        assert mailing.create(rotation=EVER).key
+
+
+class TestAttempts:
+    """When something is sent, and what comes of it."""
+
+    def test_delivered(self, mailing: World, receiver: Receiver) -> None:
+        """A 2xx is success, and the end of it."""
+        mailing.revoke(watched(mailing, receiver).api_key.id)
+        mailing.turn()
+        sent = receiver.next("key.revoked")
+        delivery = only(mailing)
+        assert (delivery.id, delivery.type, state(delivery)) == (sent.headers["webhook-id"], "key.revoked", "DELIVERED")
+        assert (delivery.attempts, delivery.last_status_code, delivery.last_error) == (1, 204, "")
+        assert not delivery.HasField("next_attempt_time")
+        mailing.clock.advance(DAY)
+        mailing.turn()
+        assert receiver.waiting == 0
+
+    def test_schedule(self, mailing: World, receiver: Receiver) -> None:
+        """After failures it is sent 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 10 h … later, plus a tenth, for three days."""
+        receiver.status = 500
+        mailing.revoke(watched(mailing, receiver).api_key.id)
+        began = mailing.clock.now
+        ids = set()
+        delays = []
+        while True:
+            mailing.turn()
+            ids.add(receiver.next("key.revoked").headers["webhook-id"])
+            delivery = only(mailing)
+            assert (delivery.last_status_code, delivery.last_error) == (500, "answered 500")
+            if state(delivery) != "PENDING":
+                break
+            next_time = delivery.next_attempt_time.ToMicroseconds()
+            delays.append(next_time - mailing.clock.now)
+            mailing.clock.now = next_time - 1
+            mailing.turn()
+            assert receiver.waiting == 0
+            mailing.clock.now = next_time
+        wanted = [5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR] + [10 * HOUR] * 20
+        assert all(least <= delay <= least * 1.1 for least, delay in zip(wanted, delays, strict=False)), delays
+        assert len(ids) == 1
+        assert state(delivery) == "FAILED"
+        assert 2 * DAY < mailing.clock.now - began <= 3 * DAY
+        assert delivery.attempts == len(delays) + 1 >= 11
+
+    @pytest.mark.parametrize("status", [300, 301, 302, 307, 308, 400, 401, 404, 429, 500, 503])
+    def test_failures(self, mailing: World, receiver: Receiver, status: int) -> None:
+        """Whatever is not 2xx is a failure; nobody is led elsewhere by a redirect."""
+        receiver.status = status
+        receiver.headers = {"Location": f"{receiver.url}/elsewhere"}
+        mailing.revoke(watched(mailing, receiver).api_key.id)
+        mailing.turn()
+        assert receiver.next("key.revoked").path == "/hook"
+        assert receiver.waiting == 0
+        assert (state(only(mailing)), only(mailing).last_status_code) == ("PENDING", status)
+
+    def test_retry_after(self, mailing: World, receiver: Receiver) -> None:
+        """A receiver's Retry-After is honoured where it asks for more patience than we have."""
+        receiver.status, receiver.headers = 503, {"Retry-After": "7200"}
+        mailing.revoke(watched(mailing, receiver).api_key.id)
+        mailing.turn()
+        assert only(mailing).next_attempt_time == at(mailing.clock.now + 2 * HOUR)
+        receiver.next("key.revoked")
+        mailing.clock.advance(HOUR)
+        mailing.turn()
+        assert receiver.waiting == 0
+
+    def test_nobody_listens(self, mailing: World, receiver: Receiver) -> None:
+        """Where nobody listens, it is said in our own words, and tried again."""
+        created = watched(mailing, receiver, rotation=EVER | {"webhook_url": "http://127.0.0.1:1/hook"})
+        mailing.revoke(created.api_key.id)
+        mailing.turn()
+        assert (state(only(mailing)), only(mailing).last_status_code) == ("PENDING", 0)
+        assert only(mailing).last_error
+
+    def test_gone(self, mailing: World, receiver: Receiver) -> None:
+        """A 410 turns the endpoint off: for what waits, and for what comes, until its URL is set again."""
+        first, second, third = (watched(mailing, receiver) for _ in range(3))
+        receiver.status = 410
+        mailing.revoke(first.api_key.id)
+        mailing.turn()
+        mailing.revoke(second.api_key.id)
+        mailing.turn()
+        assert [state(delivery) for delivery in deliveries(mailing)] == ["ENDPOINT_OFF"] * 2
+        assert [delivery.attempts for delivery in deliveries(mailing)] == [0, 1]
+        receiver.status = 204
+        mailing.update(third.api_key.id, "rotation", rotation=EVER | {"webhook_url": receiver.url})
+        mailing.revoke(third.api_key.id)
+        mailing.turn()
+        assert [state(delivery) for delivery in deliveries(mailing)] == ["DELIVERED", "ENDPOINT_OFF", "ENDPOINT_OFF"]
+
+    def test_one_dead_receiver(self, mailing: World, receiver: Receiver) -> None:
+        """One that fails is asked again by one delivery at a time, and does not hold up another."""
+        dead = EVER | {"webhook_url": "http://127.0.0.1:1/hook"}
+        keys = [mailing.create(rotation=dead).api_key.id for _ in range(40)]
+        for key_id in keys:
+            mailing.revoke(key_id)
+        mailing.turn()
+        tried = sum(delivery.attempts for delivery in deliveries(mailing, page_size=100))
+        assert 1 <= tried <= 4
+        mailing.revoke(watched(mailing, receiver).api_key.id)
+        mailing.clock.advance(5 * SECOND)
+        mailing.turn()
+        assert receiver.next("key.revoked")
+        assert sum(delivery.attempts for delivery in deliveries(mailing, page_size=100)) <= tried + 2
+
+    def test_claimed_meanwhile(self, mailing: World, receiver: Receiver) -> None:
+        """A claim token that is void is not sent any more."""
+        receiver.status = 500
+        schedule = {"interval": lasting(DAY), "webhook_url": receiver.url}
+        created = watched(mailing, receiver, rotation=schedule)
+        mailing.clock.advance(DAY)
+        mailing.turn()
+        receiver.next("key.rotation_due")
+        mailing.rotate(created.api_key.id)
+        mailing.clock.advance(10 * SECOND)
+        receiver.status = 204
+        mailing.turn()
+        mailing.clock.advance(MINUTE)
+        mailing.turn()
+        assert receiver.next("key.rotated")
+        assert receiver.waiting == 0
+        assert [state(delivery) for delivery in deliveries(mailing)] == ["DELIVERED", "OUTDATED"]
+
+    def test_another_server(self, mailing: World, receiver: Receiver) -> None:
+        """What one server could not deliver, another does, under the same id."""
+        receiver.status = 500
+        mailing.revoke(watched(mailing, receiver).api_key.id)
+        mailing.turn()
+        first = receiver.next("key.revoked")
+        receiver.status = 204
+        mailing.reopen()
+        mailing.clock.advance(10 * SECOND)
+        mailing.turn()
+        second = receiver.next("key.revoked")
+        assert (first.headers["webhook-id"], first.body) == (second.headers["webhook-id"], second.body)
+        assert state(only(mailing)) == "DELIVERED"
+
+    def test_forgotten(self, mailing: World, receiver: Receiver) -> None:
+        """Deliveries that are over go with the events that they were of."""
+        created = watched(mailing, receiver)
+        mailing.revoke(created.api_key.id)
+        mailing.turn()
+        mailing.clock.advance(401 * DAY)
+        mailing.uptime.advance(2 * HOUR)
+        mailing.create()
+        mailing.turn()
+        assert deliveries(mailing) == []
+
+
+class TestRedeliver:
+    """Sending again by hand."""
+
+    def test_failed(self, mailing: World, receiver: Receiver) -> None:
+        """What failed is sent at once, with the same id, and its attempts are counted on."""
+        receiver.status = 500
+        mailing.revoke(watched(mailing, receiver).api_key.id)
+        mailing.turn()
+        sent = receiver.next("key.revoked")
+        receiver.status = 204
+        answer = mailing.call("Redeliver", pb.RedeliverRequest(delivery_id=only(mailing).id))
+        assert state(answer.delivery) == "PENDING"
+        mailing.turn()
+        assert receiver.next("key.revoked").headers["webhook-id"] == sent.headers["webhook-id"]
+        assert (state(only(mailing)), only(mailing).attempts) == ("DELIVERED", 2)
+
+    def test_delivered(self, mailing: World, receiver: Receiver) -> None:
+        """What was delivered can be sent again: receivers lose things."""
+        mailing.revoke(watched(mailing, receiver).api_key.id)
+        mailing.turn()
+        receiver.next("key.revoked")
+        mailing.call("Redeliver", pb.RedeliverRequest(delivery_id=only(mailing).id))
+        mailing.turn()
+        assert receiver.next("key.revoked")
+
+    def test_turned_off(self, mailing: World, receiver: Receiver) -> None:
+        """It turns an endpoint on that was off."""
+        receiver.status = 410
+        mailing.revoke(watched(mailing, receiver).api_key.id)
+        mailing.turn()
+        receiver.status = 204
+        mailing.call("Redeliver", pb.RedeliverRequest(delivery_id=only(mailing).id))
+        mailing.turn()
+        assert state(only(mailing)) == "DELIVERED"
+
+    def test_outdated(self, mailing: World, receiver: Receiver) -> None:
+        """A claim token that is void is sent to nobody, however one asks."""
+        schedule = {"interval": lasting(DAY), "webhook_url": receiver.url}
+        created = watched(mailing, receiver, rotation=schedule)
+        mailing.clock.advance(DAY)
+        mailing.turn()
+        delivery_id = only(mailing).id
+        mailing.revoke(created.api_key.id)
+        refused = mailing.refused("Redeliver", pb.RedeliverRequest(delivery_id=delivery_id))
+        assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "DELIVERY_OUTDATED")
+
+    @pytest.mark.parametrize(("delivery_id", "reason"), [("msg_0", "DELIVERY_NOT_FOUND"), ("", "INVALID_FIELD")])
+    def test_unknown(self, mailing: World, delivery_id: str, reason: str) -> None:
+        """An id that there is not is refused."""
+        assert mailing.refused("Redeliver", pb.RedeliverRequest(delivery_id=delivery_id)).reason == reason
+
+
+class TestCallers:
+    """Who may see and do what."""
+
+    def test_other_projects(self, mailing: World, receiver: Receiver) -> None:
+        """Another project's deliveries do not exist, and its endpoints neither."""
+        mailing.revoke(watched(mailing, receiver).api_key.id)
+        mailing.turn()
+        delivery_id = only(mailing).id
+        theirs = mailing.caller("tumbler:*", project_id="globex")
+        assert not mailing.call("ListDeliveries", pb.ListDeliveriesRequest(), theirs).deliveries
+        refused = mailing.refused("ListDeliveries", pb.ListDeliveriesRequest(project_id="acme"), theirs)
+        assert refused.reason == "OTHER_PROJECT"
+        again = mailing.refused("Redeliver", pb.RedeliverRequest(delivery_id=delivery_id), theirs)
+        assert (again.code, again.reason) == (grpc.StatusCode.NOT_FOUND, "DELIVERY_NOT_FOUND")
+        request = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=receiver.url)
+        assert mailing.refused("RotateWebhookSecret", request, theirs).reason == "OTHER_PROJECT"
+
+    @pytest.mark.parametrize(
+        ("method", "request_", "scope"),
+        [
+            ("ListDeliveries", pb.ListDeliveriesRequest(), "tumbler:events:read"),
+            ("Redeliver", pb.RedeliverRequest(delivery_id="msg_0"), "tumbler:keys:update"),
+            ("RotateWebhookSecret", pb.RotateWebhookSecretRequest(webhook_url="https://a.test"), "tumbler:keys:update"),
+        ],
+    )
+    def test_scopes(self, mailing: World, method: str, request_: object, scope: str) -> None:
+        """Each needs its scope."""
+        without = mailing.caller("tumbler:keys:verify")
+        refused = mailing.refused(method, request_, without)
+        assert (refused.reason, dict(refused.info.metadata)) == ("SCOPE_MISSING", {"scope": scope})
+
+    def test_update_alone(self, mailing: World, receiver: Receiver) -> None:
+        """Whoever may not rotate a key may not have its claim tokens sent somewhere; a URL that it has may stay."""
+        updater = mailing.caller("tumbler:keys:update")
+        bare, told = mailing.create().api_key, watched(mailing, receiver).api_key
+        with pytest.raises(Refused) as caught:
+            mailing.update(bare.id, "rotation", rotation=EVER | {"webhook_url": receiver.url}, key=updater)
+        assert dict(caught.value.info.metadata) == {"scope": "tumbler:keys:rotate"}
+        shorter = {"interval": lasting(DAY), "webhook_url": receiver.url}
+        assert mailing.update(told.id, "rotation", rotation=shorter, key=updater).api_key.rotation.interval == lasting(
+            DAY
+        )
+
+    def test_no_escalation(self, mailing: World, receiver: Receiver) -> None:
+        """Nobody gets hold of a key with permissions on this service that it lacks by a webhook of its own."""
+        strong = mailing.create(scopes=["tumbler:events:read"]).api_key
+        weak = mailing.caller("tumbler:keys:update", "tumbler:keys:rotate")
+        with pytest.raises(Refused) as caught:
+            mailing.update(strong.id, "rotation", rotation=EVER | {"webhook_url": receiver.url}, key=weak)
+        assert caught.value.reason == "SCOPE_ESCALATION"
+
+    def test_pages(self, mailing: World, receiver: Receiver) -> None:
+        """Pages go on where the one before ended, newest first, and belong to their filter."""
+        created = [watched(mailing, receiver).api_key.id for _ in range(5)]
+        for key_id in created:
+            mailing.revoke(key_id)
+        mailing.turn()
+        found, token = [], ""
+        while True:
+            page = mailing.call("ListDeliveries", pb.ListDeliveriesRequest(page_size=2, page_token=token))
+            found += [delivery.key_id for delivery in page.deliveries]
+            token = page.next_page_token
+            if not token:
+                break
+        assert found == created[::-1]
+        first = mailing.call("ListDeliveries", pb.ListDeliveriesRequest(page_size=2)).next_page_token
+        other = pb.ListDeliveriesRequest(key_id=created[0], page_token=first)
+        assert mailing.refused("ListDeliveries", other).fields == ["page_token"]
+
+    def test_filters(self, mailing: World, receiver: Receiver) -> None:
+        """Deliveries are found by project, key and state."""
+        one, other = watched(mailing, receiver), watched(mailing, receiver, project_id="globex")
+        for created in (one, other):
+            mailing.revoke(created.api_key.id)
+        mailing.turn()
+        assert [each.project_id for each in deliveries(mailing, project_id="globex")] == ["globex"]
+        assert [each.key_id for each in deliveries(mailing, key_id=one.api_key.id)] == [one.api_key.id]
+        assert len(deliveries(mailing, states=["DELIVERY_STATE_DELIVERED", "DELIVERY_STATE_FAILED"])) == 2
+        assert deliveries(mailing, states=["DELIVERY_STATE_PENDING"]) == []
+        assert mailing.refused("ListDeliveries", pb.ListDeliveriesRequest(states=[0])).fields == ["states[0]"]
+
+
+class TestUrls:
+    """Which URLs a key may have; tests/faults has the hostile ones."""
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://hooks.example.com/",
+            "https://10.0.0.1/",
+            "https://[fe80::1]/",
+            "https://169.254.169.254/latest",
+            "https://user@hooks.example.com/",
+            "ftp://hooks.example.com/",
+            "https://2130706433/",
+            "hooks.acme.test/in",
+            "https://hooks.example.com/" + "a" * 2_048,
+        ],
+    )
+    def test_refused(self, world: World, url: str) -> None:
+        """A URL that no webhook may go to is refused with its field, and not quoted; nothing is made."""
+        request = pb.CreateRequest(project_id="acme", rotation=EVER | {"webhook_url": url})
+        refused = world.refused("Create", request)
+        assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["rotation.webhook_url"])
+        assert url not in str(refused)
+        key = world.create().api_key
+        with pytest.raises(Refused) as caught:
+            world.update(key.id, "rotation", rotation=EVER | {"webhook_url": url})
+        assert caught.value.fields == ["api_key.rotation.webhook_url"]
+
+    def test_loopback(self, world: World) -> None:
+        """The server's own machine is refused unless the operator lets it through."""
+        rotation = EVER | {"webhook_url": "http://127.0.0.1:8000/"}
+        assert world.refused("Create", pb.CreateRequest(project_id="acme", rotation=rotation)).fields
+
+    def test_unknown_name(self, world: World) -> None:
+        """A name that has no address now may have one when it is sent to."""
+        assert world.create(rotation=EVER | {"webhook_url": "https://hooks.example.com/in"}).webhook_secret
+
+    def test_validate_only(self, world: World) -> None:
+        """A Create that is only validated makes no endpoint."""
+        created = world.create(rotation=EVER | {"webhook_url": "https://hooks.example.com/in"}, validate_only=True)
+        assert not created.webhook_secret
+        assert created.api_key.rotation.webhook_url == "https://hooks.example.com/in"
+        assert world.core.store.select(EndpointRow.select()) == []

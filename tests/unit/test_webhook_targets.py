@@ -1,0 +1,432 @@
+"""Which URLs and addresses a webhook may go to."""
+
+import ipaddress
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network
+
+import pytest
+
+from tumbler_server.webhooks.targets import (
+    LONGEST,
+    Refused,
+    Resolver,
+    Rules,
+    Target,
+    Unresolvable,
+    check,
+    parse,
+    permitted,
+)
+
+PUBLIC = Rules()
+LOOPBACK = Rules(loopback=True)
+PROXIED = Rules(proxied=True)
+
+HOOK = parse("https://hooks.example.com/", PUBLIC)
+
+INSIDE = "must not lead to a private or special network"
+
+
+def resolver(*addresses: str) -> Resolver:
+    """Return a resolver to which every name has these addresses."""
+    return Resolver(lambda _: addresses)
+
+
+TAKEN_APART = {
+    "https://hooks.example.com": ("https", "hooks.example.com", 443, "/"),
+    "HTTPS://Hooks.Example.COM./A?b=C": ("https", "hooks.example.com", 443, "/A?b=C"),
+    "https://hooks.example.com:8443/a/b?c=d/e?f": ("https", "hooks.example.com", 8443, "/a/b?c=d/e?f"),
+    "https://hooks.example.com?a=b": ("https", "hooks.example.com", 443, "/?a=b"),
+    "https://a_b.xn--bcher-kva.example:65535/": ("https", "a_b.xn--bcher-kva.example", 65_535, "/"),
+    "https://8.8.8.8:1/": ("https", "8.8.8.8", 1, "/"),
+    "https://[2606:4700:0:0::0001]/%20": ("https", "2606:4700::1", 443, "/%20"),
+    "https://1e100.example/": ("https", "1e100.example", 443, "/"),
+}
+
+AUTHORITIES = {
+    "https://hooks.example.com:443/": "hooks.example.com",
+    "https://hooks.example.com:444/": "hooks.example.com:444",
+    "https://[2606:4700::1]/": "[2606:4700::1]",
+    "https://[2606:4700::1]:80/": "[2606:4700::1]:80",
+    "http://localhost/": "localhost",
+    "http://localhost:443/": "localhost:443",
+}
+
+REFUSED = {
+    "https://hooks.example.com/" + "a" * LONGEST: "must be at most 2,048 characters",
+    "https://bücher.example/": "must be ASCII: a name is written in its xn-- form, all else as %XX",
+    "https://hooks.example.com/#": "must have no fragment",
+    "https://hooks.example.com/a b": "must have no character but those of RFC 3986: others are written as %XX",
+    "https://user@hooks.example.com/": "must have no user name or password",
+    "hooks.example.com": "must be a URL like https://hooks.example.com/path",
+    "ftp://hooks.example.com/": "must be https",
+    "http://hooks.example.com/": "must be https",
+    "https://hooks.example.com:65536/": "must have a port from 1 to 65535, or none",
+    "https://127.1/": "must have a DNS name or an IP address in its usual form as its host",
+    "https://10.0.0.1/": INSIDE,
+}
+
+
+class TestParse:
+    """What can be told of a URL as it stands."""
+
+    @pytest.mark.parametrize("url", TAKEN_APART)
+    def test_taken_apart(self, url: str) -> None:
+        """A URL is taken apart, its host made plain, and its path left as it is."""
+        assert parse(url, PUBLIC) == Target(*TAKEN_APART[url])
+
+    @pytest.mark.parametrize("url", AUTHORITIES)
+    def test_host_header(self, url: str) -> None:
+        """The Host header names the port where it is not the scheme's own."""
+        assert parse(url, LOOPBACK).authority == AUTHORITIES[url]
+
+    @pytest.mark.parametrize(("url", "rule"), REFUSED.items(), ids=range(len(REFUSED)))
+    def test_refused(self, url: str, rule: str) -> None:
+        """What is refused is told by the rule alone, with nothing of the URL."""
+        with pytest.raises(Refused) as refused:
+            parse(url, PUBLIC)
+        assert str(refused.value) == rule
+
+    def test_longest(self) -> None:
+        """A URL may have 2,048 characters."""
+        url = "https://hooks.example.com/"
+        assert parse(url.ljust(LONGEST, "a"), PUBLIC)
+
+    @pytest.mark.parametrize(("length", "accepted"), [(63, True), (64, False)], ids=["63 characters", "64 characters"])
+    def test_label(self, length: int, accepted: bool) -> None:
+        """A label of a name has at most 63 characters."""
+        assert is_accepted(f"https://{'a' * length}.example/", PUBLIC) is accepted
+
+    @pytest.mark.parametrize(
+        ("length", "accepted"), [(253, True), (254, False)], ids=["253 characters", "254 characters"]
+    )
+    def test_name(self, length: int, accepted: bool) -> None:
+        """A name has at most 253 characters."""
+        assert is_accepted(f"https://{'a.' * 120}{'a' * (length - 240)}/", PUBLIC) is accepted
+
+    def test_secret_in_path(self) -> None:
+        """A target shows its path to nobody: many receivers' secrets are in there."""
+        assert "hunter2" not in repr(parse("https://hooks.example.com/hunter2", PUBLIC))
+
+
+def is_accepted(url: str, rules: Rules) -> bool:
+    """Tell whether a URL is a target."""
+    try:
+        parse(url, rules)
+    except Refused:
+        return False
+    return True
+
+
+class TestLoopback:
+    """What ``loopback`` opens."""
+
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "[0:0::0:1]", "localhost", "LOCALHOST."])
+    def test_opens(self, scheme: str, host: str) -> None:
+        """Both schemes are open to the three ways to write this machine, and to nobody without the rule."""
+        url = f"{scheme}://{host}:8080/"
+        assert (is_accepted(url, LOOPBACK), is_accepted(url, PUBLIC)) == (True, False)
+
+    @pytest.mark.parametrize(
+        "host", ["127.0.0.2", "[::]", "[::ffff:127.0.0.1]", "[::127.0.0.1]", "a.localhost", "10.0.0.1"]
+    )
+    def test_nothing_else(self, host: str) -> None:
+        """No other host is opened, by either scheme."""
+        assert not is_accepted(f"http://{host}/", LOOPBACK)
+        assert not is_accepted(f"https://{host}/", LOOPBACK)
+
+    @pytest.mark.parametrize(
+        ("host", "address", "answer"),
+        [
+            ("localhost", "127.0.0.1", True),
+            ("localhost", "::1", True),
+            ("localhost", "127.0.0.2", False),
+            ("localhost", "8.8.8.8", False),
+            ("hooks.example.com", "127.0.0.1", False),
+            ("hooks.example.com", "::1", False),
+        ],
+    )
+    def test_addresses(self, host: str, address: str, answer: bool) -> None:
+        """Localhost is these two addresses and nothing else, and no other name leads to them."""
+        assert permitted(address, Target("https", host, 443, "/"), LOOPBACK) is answer
+
+    def test_http_elsewhere(self) -> None:
+        """Whatever has made such a target: by http nothing but loopback is dialled."""
+        assert not permitted("8.8.8.8", Target("http", "hooks.example.com", 80, "/"), LOOPBACK)
+
+
+class TestHosts:
+    """What ``hosts`` leaves."""
+
+    RULES = Rules(hosts=("hooks.example.com", "*.Example.org", "10.0.0.1"))
+
+    @pytest.mark.parametrize(
+        ("host", "accepted"),
+        [
+            ("hooks.example.com", True),
+            ("HOOKS.example.com.", True),
+            ("example.com", False),
+            ("a.hooks.example.com", False),
+            ("a.example.org", True),
+            ("a.b.example.org", True),
+            ("example.org", False),
+            ("badexample.org", False),
+            ("8.8.8.8", False),
+            ("10.0.0.1", False),
+        ],
+    )
+    def test_hosts(self, host: str, accepted: bool) -> None:
+        """Nothing but the hosts that are named is left; that opens none that is refused otherwise."""
+        assert is_accepted(f"https://{host}/", self.RULES) is accepted
+
+
+class TestNetworks:
+    """What ``networks`` opens."""
+
+    RULES = Rules(networks=(IPv4Network("10.1.0.0/16"), IPv6Network("fd00:1::/32")))
+
+    @pytest.mark.parametrize(
+        ("address", "answer"),
+        [
+            ("10.1.255.255", True),
+            ("10.2.0.0", False),
+            ("fd00:1::1", True),
+            ("fd00:2::1", False),
+            ("::ffff:10.1.0.1", False),
+            ("64:ff9b::a01:1", False),
+            ("2002:a01:1::", False),
+            ("fd00:1::1%eth0", False),
+        ],
+    )
+    def test_networks(self, address: str, answer: bool) -> None:
+        """They are opened as they are written, and not in other clothes."""
+        assert permitted(address, HOOK, self.RULES) is answer
+
+    def test_https_alone(self) -> None:
+        """They are opened to https alone."""
+        assert is_accepted("https://10.1.0.1/", self.RULES)
+        assert not is_accepted("http://10.1.0.1/", replace(self.RULES, loopback=True))
+
+
+class TestProxied:
+    """What is judged where a proxy resolves names."""
+
+    @pytest.mark.parametrize(
+        ("host", "accepted"),
+        [
+            ("hooks.internal", True),
+            ("8.8.8.8", True),
+            ("10.0.0.1", False),
+            ("[fd00::1]", False),
+            ("2130706433", False),
+            ("localhost", False),
+            ("a.localhost", False),
+        ],
+    )
+    def test_literals(self, host: str, accepted: bool) -> None:
+        """Addresses are judged, and names are not, but for those of this machine."""
+        assert is_accepted(f"https://{host}/", PROXIED) is accepted
+
+    def test_check(self) -> None:
+        """No name is looked up for it."""
+        check("https://hooks.example.com/", PROXIED, resolver("10.0.0.1"), 5)
+
+    def test_local(self) -> None:
+        """What is local to this machine is looked up all the same, since the proxy has no part in it."""
+        with pytest.raises(Refused):
+            check("https://localhost/", replace(PROXIED, loopback=True), resolver("127.0.0.1", "8.8.8.8"), 5)
+
+
+EDGES = {
+    "0.0.0.0/8": "1.0.0.0",
+    "10.0.0.0/8": "9.255.255.255 11.0.0.0",
+    "100.64.0.0/10": "100.63.255.255 100.128.0.0",
+    "127.0.0.0/8": "126.255.255.255 128.0.0.0",
+    "168.63.129.16/32": "168.63.129.15 168.63.129.17",
+    "169.254.0.0/16": "169.253.255.255 169.255.0.0",
+    "172.16.0.0/12": "172.15.255.255 172.32.0.0",
+    "192.0.0.0/24": "191.255.255.255 192.0.1.0",
+    "192.0.2.0/24": "192.0.1.255 192.0.3.0",
+    "192.31.196.0/24": "192.31.195.255 192.31.197.0",
+    "192.52.193.0/24": "192.52.192.255 192.52.194.0",
+    "192.88.99.0/24": "192.88.98.255 192.88.100.0",
+    "192.168.0.0/16": "192.167.255.255 192.169.0.0",
+    "192.175.48.0/24": "192.175.47.255 192.175.49.0",
+    "198.18.0.0/15": "198.17.255.255 198.20.0.0",
+    "198.51.100.0/24": "198.51.99.255 198.51.101.0",
+    "203.0.113.0/24": "203.0.112.255 203.0.114.0",
+    "224.0.0.0/3": "223.255.255.255",
+    "::/3": "2000::",
+    "2001::/23": "2000:ffff:ffff:ffff:ffff:ffff:ffff:ffff 2001:200::",
+    "2001:db8::/32": "2001:db7:ffff:ffff:ffff:ffff:ffff:ffff 2001:db9::",
+    "2002::/16": "2001:ffff:ffff:ffff:ffff:ffff:ffff:ffff 2003::",
+    "2620:4f:8000::/48": "2620:4f:7fff:ffff:ffff:ffff:ffff:ffff 2620:4f:8001::",
+    "3ffe::/16": "3ffd:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+    "3fff::/20": "3fff:1000::",
+    "4000::/2": "",
+    "8000::/1": "",
+}
+"""Special networks, and the public addresses right before and after them."""
+
+SINGLE = {
+    "2606:4700::5efe:a00:1": False,
+    "2606:4700::200:5efe:a00:1": False,
+    "2606:4700::5eff:a00:1": True,
+    "2606:4700::100:5efe:a00:1": True,
+    "2606:4700::1%1": False,
+    "8.8.8.8": True,
+    "08.8.8.8": False,
+    "134744072": False,
+    "8.8": False,
+    "hooks.example.com": False,
+    "": False,
+}
+
+
+class TestPermitted:
+    """Which addresses are of the public internet."""
+
+    @pytest.mark.parametrize("network", EDGES)
+    def test_edges(self, network: str) -> None:
+        """A special network is refused from its first address to its last, and no further."""
+        special = ipaddress.ip_network(network)
+        assert not permitted(str(special[0]), HOOK, PUBLIC)
+        assert not permitted(str(special[-1]), HOOK, PUBLIC)
+        assert [beside for beside in EDGES[network].split() if not permitted(beside, HOOK, PUBLIC)] == []
+
+    @pytest.mark.parametrize("address", SINGLE)
+    def test_single(self, address: str) -> None:
+        """An address that holds one of IPv4, one on some link, and what is no address, are refused."""
+        assert permitted(address, HOOK, PUBLIC) is SINGLE[address]
+
+    def test_python_knows_no_more(self) -> None:
+        """No network that this Python holds to be private is open: a new entry of IANA's registry is seen here."""
+        private = [
+            network
+            for constants in (ipaddress._IPv4Constants, ipaddress._IPv6Constants)  # type: ignore[attr-defined]
+            for network in constants._private_networks
+        ]
+        assert len(private) > 20
+        opened = [n for n in private if permitted(str(n[0]), HOOK, PUBLIC) or permitted(str(n[-1]), HOOK, PUBLIC)]
+        assert opened == []
+
+
+@pytest.fixture
+def hanging() -> Iterator[Callable[..., Resolver]]:
+    """Give a function that makes resolvers whose look-ups hang until the test is over."""
+    over = threading.Event()
+
+    def look_up(name: str) -> list[str]:
+        over.wait(60)
+        return ["8.8.8.8"]
+
+    yield lambda **options: Resolver(look_up, **options)
+    over.set()
+
+
+class TestResolver:
+    """Names and their addresses."""
+
+    def test_addresses(self) -> None:
+        """All addresses are returned, each once, in the order in which they came."""
+        found = resolver("8.8.8.8", "2606:4700::1", "8.8.8.8").addresses(HOOK, PUBLIC, 5)
+        assert found == ["8.8.8.8", "2606:4700::1"]
+
+    def test_literal(self) -> None:
+        """An address is not looked up."""
+        assert resolver("10.0.0.1").addresses(parse("https://[2606:4700::1]/", PUBLIC), PUBLIC, 5) == ["2606:4700::1"]
+
+    def test_one_is_bad(self) -> None:
+        """One address that is not permitted refuses them all."""
+        with pytest.raises(Refused, match=f"^{INSIDE}$"):
+            resolver("8.8.8.8", "10.0.0.1").addresses(HOOK, PUBLIC, 5)
+
+    def test_none(self) -> None:
+        """A name without an address is not resolvable."""
+        with pytest.raises(Unresolvable):
+            resolver().addresses(HOOK, PUBLIC, 5)
+
+    def test_system(self) -> None:
+        """The system's resolver is asked: it knows this machine, and no name that there cannot be."""
+        assert set(Resolver().unjudged("localhost", 30)) & {"127.0.0.1", "::1"}
+        with pytest.raises(Unresolvable):
+            Resolver().unjudged("name.invalid", 30)
+
+    def test_hangs(self, hanging: Callable[..., Resolver]) -> None:
+        """A look-up that hangs is not waited for longer than the caller wishes."""
+        with pytest.raises(Unresolvable):
+            hanging().addresses(HOOK, PUBLIC, 0.01)
+
+    def test_bounded(self, hanging: Callable[..., Resolver]) -> None:
+        """While all places are taken by such, the next has no thread and no answer, and a literal has."""
+        busy = hanging(most=2)
+        before = threading.active_count()
+        for _ in range(5):
+            with pytest.raises(Unresolvable):
+                busy.addresses(HOOK, PUBLIC, 0.01)
+        assert threading.active_count() <= before + 2
+        assert busy.addresses(parse("https://8.8.8.8/", PUBLIC), PUBLIC, 0.01) == ["8.8.8.8"]
+
+    def test_places_come_free(self) -> None:
+        """A place is free again after a look-up, however it ended."""
+        answers: Iterator[list[str]] = iter([["8.8.8.8"], ["10.0.0.1"]])
+
+        def look_up(name: str) -> list[str]:
+            return next(answers, []) or throw(OSError())
+
+        single = Resolver(look_up, most=1)
+        assert single.addresses(HOOK, PUBLIC, 5)
+        with pytest.raises(Refused):
+            single.addresses(HOOK, PUBLIC, 5)
+        for _ in range(3):
+            with pytest.raises(Unresolvable):
+                single.addresses(HOOK, PUBLIC, 5)
+
+    def test_keeps_nobody_alive(self, hanging: Callable[..., Resolver]) -> None:
+        """A thread that hangs does not keep the process from its end."""
+        with pytest.raises(Unresolvable):
+            hanging().unjudged("hooks.example.com", 0.01)
+        assert [t.daemon for t in threading.enumerate() if t.name == "webhook-resolver"] == [True]
+
+    def test_no_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the system has no thread to give, that is no answer, and takes no place from the next."""
+        single = Resolver(lambda _: ["8.8.8.8"], most=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", lambda _: throw(RuntimeError()))
+            for _ in range(2):
+                with pytest.raises(Unresolvable):
+                    single.addresses(HOOK, PUBLIC, 5)
+        assert single.addresses(HOOK, PUBLIC, 5)
+
+    def test_closed(self) -> None:
+        """After its end nothing is looked up."""
+        closed = resolver("8.8.8.8")
+        closed.close()
+        with pytest.raises(Unresolvable):
+            closed.addresses(HOOK, PUBLIC, 5)
+
+
+def throw(failure: Exception) -> list[str]:
+    """Raise what is given."""
+    raise failure
+
+
+class TestCheck:
+    """What is judged before a URL is kept."""
+
+    def test_good(self) -> None:
+        """A name with public addresses passes."""
+        check("https://hooks.example.com/", PUBLIC, resolver("8.8.8.8", "2606:4700::1"), 5)
+
+    @pytest.mark.parametrize("url", ["https://10.0.0.1/", "https://hooks.example.com/"])
+    def test_bad(self, url: str) -> None:
+        """An address inside is refused, and a name that leads there."""
+        with pytest.raises(Refused):
+            check(url, PUBLIC, resolver("10.0.0.1"), 5)
+
+    def test_unresolvable(self) -> None:
+        """A name without an address passes: it is judged again at each send."""
+        check("https://hooks.example.com/", PUBLIC, resolver(), 5)
