@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo test coverage mutants load histories cold-start streams bench lint check-generated grpcurl generate lock clean
+.PHONY: help run demo test coverage mutants load histories cold-start streams kills due bench lint check-generated grpcurl generate lock clean
 
 # As many test processes as there are cores.
 JOBS ?= auto
@@ -38,6 +38,12 @@ cold-start: .venv/test ## Let 10,000 keys meet a server that has seen none of th
 
 streams: .venv/test ## Hold 2,000 Watch streams, and cancel 10,000, while keys are verified
 	@.venv/bin/python -m tests.histories.streams
+
+kills: .venv/test ## Kill the acting server 200 times while rotations are due; none may be lost or claimed twice
+	@.venv/bin/python -m tests.rotations.kills
+
+due: .venv/test ## Let 100,000 rotations be due at once while keys are verified
+	@.venv/bin/python -m tests.rotations.due
 
 bench: .venv/test ## Measure what calls cost, and write docs/performance.md; BENCH_ARGS=--quick tries it out
 	@.venv/bin/python -m benchmarks.run $(BENCH_ARGS)

@@ -1,0 +1,181 @@
+"""The lease: one process acts, another takes over when it falls silent, and none that was replaced writes anything."""
+
+import pytest
+
+from tests.harness import FrozenClock
+from tumbler_server.clock import SECOND
+from tumbler_server.errors import StoreUnavailable
+from tumbler_server.events.acting import Acting
+from tumbler_server.events.lease import SPAN, Lease, LeaseLost
+from tumbler_server.store.database import Store
+from tumbler_server.store.models import LeaseRow
+
+
+class Process:
+    """A process with a lease and a clock of its own."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.uptime = FrozenClock(0)
+        self.lease = Lease(store, SPAN, self.uptime)
+
+    def live(self, seconds: int) -> bool:
+        """Let so much time go by as in a process that keeps its lease every second."""
+        for _ in range(seconds):
+            self.uptime.advance(SECOND)
+            self.lease.keep()
+        return self.lease.held
+
+    def writes(self) -> bool:
+        """Say whether the process may write."""
+        try:
+            self.store.write(self.lease.guard)
+        except LeaseLost:
+            return False
+        return True
+
+
+@pytest.fixture
+def one(store: Store) -> Process:
+    """Give a process that holds the lease."""
+    process = Process(store)
+    assert process.lease.keep()
+    return process
+
+
+@pytest.fixture
+def other(one: Process) -> Process:
+    """Give a second process on the same database, which has seen the first."""
+    process = Process(one.store)
+    assert not process.lease.keep()
+    return process
+
+
+def together(processes: tuple[Process, ...], seconds: int) -> None:
+    """Let time go by for several processes."""
+    for _ in range(seconds):
+        for process in processes:
+            process.live(1)
+
+
+class TestLease:
+    """Who holds it."""
+
+    def test_kept(self, one: Process, other: Process) -> None:
+        """Whoever keeps it has it, for hours."""
+        together((one, other), 3_600)
+        assert (one.lease.held, other.lease.held) == (True, False)
+        assert one.lease.term == 1
+
+    @pytest.mark.usefixtures("one")
+    def test_taken_over(self, other: Process) -> None:
+        """A holder that is silent for the whole span is replaced, and not before."""
+        assert not other.live(SPAN // SECOND - 1)
+        assert other.live(1)
+        assert other.lease.term == 2
+
+    def test_no_two(self, one: Process) -> None:
+        """A holder that was stopped does not act on any more by the time that it can have been replaced."""
+        one.uptime.advance(SPAN * 2 // 3)
+        assert not one.lease.held
+
+    def test_replaced_meanwhile(self, one: Process, other: Process) -> None:
+        """One that was stopped in the middle and goes on finds that it may not write."""
+        other.live(SPAN // SECOND)
+        assert one.lease.held, "by its own clock, which stood still with it"
+        assert not one.writes()
+        assert not one.lease.held
+        assert other.writes()
+
+    def test_back_again(self, one: Process, other: Process) -> None:
+        """One that was replaced waits as any other, and takes over in its turn."""
+        other.live(SPAN // SECOND)
+        assert not one.live(6)
+        together((one, other), 60)
+        assert (one.lease.held, other.lease.held) == (False, True)
+        assert one.live(SPAN // SECOND + 1)
+        assert one.lease.term == 3
+
+    def test_handed_over(self, one: Process, other: Process) -> None:
+        """An orderly end leaves it to the next at once."""
+        one.lease.release()
+        assert other.live(1)
+
+    def test_two_at_once(self, one: Process, other: Process) -> None:
+        """Of two that find it free at the same time, one gets it."""
+        third = Process(one.store)
+        third.lease.keep()
+        one.lease.release()
+        assert sorted((other.live(1), third.live(1))) == [False, True]
+
+    @pytest.mark.usefixtures("other")
+    def test_database_away(self, one: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without the database a holder stops acting in time; when it is back, it goes on where nobody took over."""
+        with monkeypatch.context() as away:
+
+            def fail(*_: object) -> None:
+                raise StoreUnavailable
+
+            away.setattr(one.store, "write", fail)
+            for _ in range(SPAN // SECOND):
+                one.uptime.advance(SECOND)
+                if one.uptime.now % (3 * SECOND) == 0:
+                    with pytest.raises(StoreUnavailable):
+                        one.lease.keep()
+            assert not one.lease.held
+        assert one.live(1)
+        assert one.writes()
+
+    def test_in_its_own_transaction(self, one: Process) -> None:
+        """What is written under a lease that is lost is not written at all."""
+        other = Process(one.store)
+        other.lease.keep()
+        other.live(SPAN // SECOND)
+
+        def work(transaction: object) -> None:
+            transaction.run(LeaseRow.update(beat=99))  # type: ignore[attr-defined]
+            one.lease.guard(transaction)  # type: ignore[arg-type]
+
+        with pytest.raises(LeaseLost):
+            one.store.write(work)
+        (row,) = one.store.select(LeaseRow.select())
+        assert row.beat < 99
+
+
+class Task:
+    """A duty that notes what it did, and may go wrong."""
+
+    def __init__(self, name: str, done: list[str], failure: Exception | None = None, parts: int = 1) -> None:
+        self.name, self.done, self.failure, self.parts = name, done, failure, parts
+
+    def work(self, _: Lease) -> bool:
+        self.done.append(self.name)
+        if self.failure:
+            raise self.failure
+        self.parts -= 1
+        return self.parts > 0
+
+
+class TestTurn:
+    """What a process does while it holds the lease."""
+
+    def test_all(self, one: Process) -> None:
+        """Each duty has its part, and it is known whether one has more."""
+        done: list[str] = []
+        acting = Acting(one.lease, (Task("a", done, parts=2), Task("b", done)), SPAN, one.uptime)
+        assert acting.turn()
+        assert not acting.turn()
+        assert done == ["a", "b"] * 2
+
+    def test_without_the_lease(self, other: Process) -> None:
+        """A process that does not hold it does nothing."""
+        done: list[str] = []
+        assert not Acting(other.lease, (Task("a", done),), SPAN, other.uptime).turn()
+        assert done == []
+
+    def test_lost_in_the_middle(self, one: Process) -> None:
+        """Once it is lost, no further duty is begun."""
+        done: list[str] = []
+        acting = Acting(one.lease, (Task("a", done, LeaseLost()), Task("b", done)), SPAN, one.uptime)
+        assert not acting.turn()
+        assert done == ["a"]
