@@ -158,6 +158,7 @@ def build_core(
         Upkeep(store, endpoints, clock, config.event_retention, uptime),
     )
     acting = Acting(Lease(store, config.scheduler_lease, uptime), duties, config.scheduler_lease, uptime)
+    dispatch.finished = acting.wake
     return Core(
         store, lifecycle, servicer, tail, following, hub, resealer, usage, retention,
         acting, dispatch, poster, resolver, pool,

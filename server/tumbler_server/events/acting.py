@@ -1,6 +1,7 @@
 """The thread that does what the clock demands, in the one process that holds the lease."""
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -39,7 +40,8 @@ class Acting:
         self._duties = duties
         self._interval = min(_INTERVAL, span // 10)
         self._uptime = uptime
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="acting", daemon=True)
 
     def turn(self) -> bool:
@@ -61,9 +63,14 @@ class Acting:
         """Begin to act."""
         self._thread.start()
 
+    def wake(self) -> None:
+        """Have the next turn sooner, since there is something to do."""
+        self._wake.set()
+
     def close(self) -> None:
         """End, after the transaction under way, and leave the lease to another."""
-        self._stopping.set()
+        self._stopping = True
+        self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
         try:
@@ -72,8 +79,7 @@ class Acting:
             _log.debug("the lease could not be given back; it runs out")
 
     def _run(self) -> None:
-        pause = 0
-        while not self._stopping.wait(pause / SECOND):
+        while not self._stopping:
             began = self._uptime()
             try:
                 more = self.turn()
@@ -82,5 +88,8 @@ class Acting:
             except Exception as failure:
                 _log.error("acting on schedules failed; it is tried again", error=type(failure).__name__)
                 more = False
-            took = self._uptime() - began
-            pause = min(_SHARE * took, self._interval) if more else self._interval
+            time.sleep(min(_SHARE * (self._uptime() - began), self._interval) / SECOND)
+            if not more:
+                self._wake.wait(self._interval / SECOND)
+            # Whoever woke us has put what is to be done where the next turn finds it.
+            self._wake.clear()

@@ -6,7 +6,7 @@ takes the senders from the others, however much waits for it.
 
 import enum
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,18 +67,16 @@ def due_deliveries(store: Store, endpoint_id: str, now: int, busy: Collection[in
     return [row for row in rows if row.revision not in busy][:limit]
 
 
-def key_of(store: Store, delivery: Any) -> Any:
-    """Return the row of a delivery's key as it is now; None if it is gone."""
-    rows = store.select(ApiKeyRow.select().where(ApiKeyRow.id == delivery.key_id))
-    return rows[0] if rows else None
+def keys_of(store: Store, due: Sequence[Any]) -> dict[str, Any]:
+    """Return the rows of the deliveries' keys as they are now, by their ids."""
+    key_ids = sorted({delivery.key_id for delivery in due})
+    return {row.id: row for row in store.select(ApiKeyRow.select().where(ApiKeyRow.id.in_(key_ids)))} if due else {}
 
 
-def settle(transaction: Transaction, delivery: Any, state: State) -> None:
-    """End a delivery without an attempt."""
-    transaction.run(
-        DeliveryRow.update(state=int(state), next_attempt_time=NEVER).where(_unchanged(delivery)),
-    )
-    reschedule(transaction, delivery.endpoint_id, 0)
+def settle(transaction: Transaction, settled: Sequence[Any], state: State) -> None:
+    """End deliveries without an attempt."""
+    for delivery in settled:
+        transaction.run(DeliveryRow.update(state=int(state), next_attempt_time=NEVER).where(_unchanged(delivery)))
 
 
 def record(

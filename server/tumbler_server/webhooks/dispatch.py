@@ -1,8 +1,13 @@
-"""Sending what waits: a few senders, that wait for no receiver longer than they must, and write down each answer."""
+"""Sending what waits: a few senders that wait for no receiver longer than they must, and one thread that does the rest.
+
+Senders only send. What is due is chosen, and what came of it written down, by whoever calls ``work``: so they need no
+connections to the database, and all that one turn has to write is one transaction.
+"""
 
 import datetime
-import threading
-from collections.abc import Callable, Mapping
+import queue
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -11,7 +16,7 @@ import structlog
 from tumbler_server import metrics
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.events.lease import Lease
-from tumbler_server.store.database import Store
+from tumbler_server.store.database import Store, Transaction
 from tumbler_server.webhooks import deliveries, messages
 from tumbler_server.webhooks.deliveries import Outcome, State
 from tumbler_server.webhooks.endpoints import Endpoints
@@ -22,7 +27,7 @@ from tumbler_server.webhooks.vault import CannotOpen
 SENDERS = 16
 """Webhooks that are on their way at the same time."""
 
-LANES = 4
+LANES = 8
 """Of these, as many may go to one endpoint; to one that has just failed, a single one."""
 
 _NO_SECRET = Outcome(error="its secret cannot be opened, since the pepper is gone: replace the webhook secret")
@@ -40,7 +45,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Dispatch:
-    """Hands what is due to the senders."""
+    """Hands what is due to the senders. Its methods are for one thread. ``finished`` is called by others, often."""
 
     def __init__(self, store: Store, endpoints: Endpoints, post: Post, claim_token: ClaimToken, clock: Clock) -> None:
         self._store = store
@@ -49,69 +54,95 @@ class Dispatch:
         self._claim_token = claim_token
         self._clock = clock
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="webhooks")
-        self._lock = threading.Lock()
-        self._busy: dict[int, str] = {}  # revision → endpoint
-        self._sending: set[Future[None]] = set()
+        self._sending: dict[
+            int, tuple[str, Future[None]]
+        ] = {}  # by the event's revision: endpoint, and the sender's work
+        self._done: queue.SimpleQueue[tuple[Any, Outcome]] = queue.SimpleQueue()
+        self.finished: Callable[[], None] = lambda: None
+        """Called whenever something has been sent, so that ``work`` can be."""
 
     def work(self, lease: Lease) -> bool:
-        """Hand out what is due, as far as there are senders for it; never says that there is more to do at once."""
-        room = SENDERS - len(self._busy)
-        if room <= 0:
-            return False
+        """Write down what came of what was sent, and hand out what is due, as far as there are senders for it."""
+        written = self._write_down()
         now = self._clock()
         for endpoint in deliveries.due_endpoints(self._store, now, limit=4 * SENDERS):
-            with self._lock:
-                busy = {revision for revision, endpoint_id in self._busy.items() if endpoint_id == endpoint.id}
-            lanes = min((1 if endpoint.failures else LANES) - len(busy), room)
-            if lanes <= 0:
-                continue
-            for delivery in deliveries.due_deliveries(self._store, endpoint.id, now, busy, lanes):
-                with self._lock:
-                    self._busy[delivery.revision] = endpoint.id
-                sending = self._senders.submit(self._send, lease, endpoint, delivery)
-                self._sending.add(sending)
-                sending.add_done_callback(self._sending.discard)
-                room -= 1
+            room = SENDERS - len(self._sending)
             if room <= 0:
                 break
-        return False
+            busy = [revision for revision, (endpoint_id, _) in self._sending.items() if endpoint_id == endpoint.id]
+            lanes = min((1 if endpoint.failures else LANES) - len(busy), room)
+            if lanes > 0:
+                due = deliveries.due_deliveries(self._store, endpoint.id, now, busy, lanes)
+                self._hand_out(lease, endpoint, due, now)
+        return written
 
     def drain(self) -> None:
-        """Wait until everything that was handed out is done."""
-        wait(list(self._sending))
+        """Wait until everything that was handed out has been sent, and write down what came of it."""
+        wait([sender for _, sender in self._sending.values()])
+        self._write_down()
 
     def close(self) -> None:
         """Finish what is under way: none of it takes longer than a webhook may."""
         self._senders.shutdown(wait=True, cancel_futures=True)
-
-    def _send(self, lease: Lease, endpoint: Any, delivery: Any) -> None:
         try:
-            # A process that was stopped and goes on may have been replaced long ago.
-            if lease.held:
-                self._attempt(endpoint, delivery)
+            self._write_down()
         except Exception as failure:
-            # It stays as it is, and is taken up again.
-            _log.error("sending a webhook failed", delivery_id=delivery.id, error=type(failure).__name__)
-        finally:
-            with self._lock:
-                self._busy.pop(delivery.revision, None)
+            # They are sent again by whoever acts next, under the same ids.
+            _log.warning("what came of some webhooks could not be written down", error=type(failure).__name__)
 
-    def _attempt(self, endpoint: Any, delivery: Any) -> None:
+    def _hand_out(self, lease: Lease, endpoint: Any, due: Sequence[Any], now: int) -> None:
+        keys = deliveries.keys_of(self._store, due)
+        over: dict[State, list[Any]] = {State.OUTDATED: [], State.FAILED: []}
+        for delivery in due:
+            key = keys.get(delivery.key_id)
+            if key is None or messages.outdated(delivery, key, now):
+                over[State.OUTDATED].append(delivery)
+            elif now >= delivery.give_up_time:  # nobody was there to send it for so long
+                over[State.FAILED].append(delivery)
+            else:
+                body = messages.body(delivery, key, self._claim_token)
+                sender = self._senders.submit(self._send, endpoint, delivery, body, now)
+                self._sending[delivery.revision] = (endpoint.id, sender)
+        if any(over.values()):
+
+            def settle(transaction: Transaction) -> None:
+                lease.guard(transaction)
+                for state, settled in over.items():
+                    deliveries.settle(transaction, settled, state)
+                deliveries.reschedule(transaction, endpoint.id, 0)
+
+            self._store.write(settle)
+
+    def _write_down(self) -> bool:
+        done: list[tuple[Any, Outcome]] = []
+        while not self._done.empty():
+            done.append(self._done.get())
+        if not done:
+            return False
+        # No lease is asked for: what came of it is true, and counts unless the row has changed since.
+        try:
+            states = self._store.write(lambda transaction: self._record(transaction, done))
+        finally:  # what cannot be written down is as if it had not been sent
+            for delivery, _ in done:
+                self._sending.pop(delivery.revision, None)
+        for state, number in states.items():
+            metrics.WEBHOOK_ATTEMPTS.labels(_COUNTED[state]).inc(number)
+        return True
+
+    def _record(self, transaction: Transaction, done: Sequence[tuple[Any, Outcome]]) -> Counter[State]:
         now = self._clock()
-        key = deliveries.key_of(self._store, delivery)
-        if key is None or messages.outdated(delivery, key, now):
-            self._store.write(lambda transaction: deliveries.settle(transaction, delivery, State.OUTDATED))
-            return
-        if now >= delivery.give_up_time:  # nobody was there to send it for so long
-            self._store.write(lambda transaction: deliveries.settle(transaction, delivery, State.FAILED))
-            return
-        outcome = self._post_it(endpoint, delivery, messages.body(delivery, key, self._claim_token), now)
-        state = self._store.write(lambda transaction: deliveries.record(transaction, delivery, outcome, self._clock()))
-        metrics.WEBHOOK_ATTEMPTS.labels(_COUNTED[state]).inc()
-        if state is State.ENDPOINT_OFF:
-            _log.warning("a webhook's receiver is gone, and is not sent to any more", endpoint_id=endpoint.id)
+        return Counter(deliveries.record(transaction, delivery, outcome, now) for delivery, outcome in done)
 
-    def _post_it(self, endpoint: Any, delivery: Any, body: str, now: int) -> Outcome:
+    def _send(self, endpoint: Any, delivery: Any, body: str, now: int) -> None:
+        try:
+            outcome = self._attempt(endpoint, delivery, body, now)
+        except Exception as failure:
+            _log.error("sending a webhook failed", delivery_id=delivery.id, error=type(failure).__name__)
+            outcome = Outcome(error="the server failed; its log says more")
+        self._done.put((delivery, outcome))
+        self.finished()
+
+    def _attempt(self, endpoint: Any, delivery: Any, body: str, now: int) -> Outcome:
         try:
             signers = self._endpoints.signers(endpoint, now)
         except CannotOpen:
