@@ -9,12 +9,14 @@ from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events.tail import MAX_STALENESS, Tail
 from tumbler_server.keys.cache import ProofCache
 from tumbler_server.keys.claims import Claims
-from tumbler_server.keys.lifecycle import Draft, Issued, Lifecycle, Rotation
+from tumbler_server.keys.ledger import Issued, Ledger
+from tumbler_server.keys.lifecycle import Draft, Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.pepper import Pepper, vault
 from tumbler_server.keys.prover import BcryptPool
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.resealer import Resealer
+from tumbler_server.keys.rotation import Rotation, Rotations
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.keys.tokens import open_tokens
 from tumbler_server.keys.usage import Usage
@@ -57,9 +59,9 @@ class Domain:
         self.tail = Tail(store, cache, uptime=self.uptime)
         self.claims = Claims(peppers)
         self.endpoints = Endpoints(vault(peppers), judge=lambda _: "")
-        self.lifecycle = Lifecycle(
-            store, self.hasher, clock, "tmb", HOUR, self.tail.committed, self.claims, self.endpoints
-        )
+        ledger = Ledger(store, self.hasher, clock, self.tail.committed)
+        self.lifecycle = Lifecycle(ledger, "tmb", HOUR, self.endpoints)
+        self.rotations = Rotations(ledger, self.claims)
         self.listing = Listing(store, open_tokens(store), clock)
         self.pool = BcryptPool(1, most_waiting=8)
         self.resealer = Resealer(store, self.hasher)
@@ -72,7 +74,7 @@ class Domain:
 
     def rotate(self, key_id: str, **fields: Any) -> Issued:
         """Rotate a key."""
-        return self.lifecycle.rotate(OPERATOR, Rotation(key_id, **fields))
+        return self.rotations.rotate(OPERATOR, Rotation(key_id, **fields))
 
     def revoke(self, key_id: str) -> None:
         """Revoke a key."""

@@ -4,7 +4,7 @@ from tumbler_server.clock import HOUR, system_clock
 from tumbler_server.config import Installation
 from tumbler_server.errors import SetupError
 from tumbler_server.keys import access, pepper
-from tumbler_server.keys.claims import Claims
+from tumbler_server.keys.ledger import Ledger
 from tumbler_server.keys.lifecycle import Draft, Lifecycle
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.requests import RequestId
@@ -38,9 +38,8 @@ def found(installation: Installation, bcrypt_cost: int, prefix: str) -> str:
     peppers = pepper.load(installation.pepper_file)
     hasher = Hasher(bcrypt_cost, peppers)
     endpoints = Endpoints(pepper.vault(peppers), judge=lambda _: "")  # the first key has none
-    lifecycle = Lifecycle(
-        store, hasher, system_clock, prefix, HOUR, committed=lambda _: None, claims=Claims(peppers), endpoints=endpoints
-    )  # nobody is serving yet, to be told
+    ledger = Ledger(store, hasher, system_clock, committed=lambda _: None)  # nobody is serving yet, to be told
+    lifecycle = Lifecycle(ledger, prefix, HOUR, endpoints)
     draft = Draft(project_id=access.OPERATORS, name="first operator", scopes=(ALL_SCOPES,), request_id=_ONCE)
     issued = lifecycle.create(_FOUNDER, draft)
     store.close()

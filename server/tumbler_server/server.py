@@ -26,11 +26,13 @@ from tumbler_server.keys.alarms import Alarms
 from tumbler_server.keys.cache import ProofCache
 from tumbler_server.keys.claims import Claims
 from tumbler_server.keys.deliveries import Deliveries
+from tumbler_server.keys.ledger import Ledger
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.pepper import vault
 from tumbler_server.keys.prover import BcryptPool
 from tumbler_server.keys.resealer import Resealer
+from tumbler_server.keys.rotation import Rotations
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.keys.tokens import open_tokens
 from tumbler_server.keys.trail import Trail
@@ -138,15 +140,15 @@ def build_core(
     claims = Claims(peppers)
     resolver = Resolver(look_up)
     endpoints = Endpoints(vault(peppers), functools.partial(_judge, config.webhook_rules, resolver))
-    lifecycle = Lifecycle(
-        store, hasher, clock, config.default_prefix, config.min_rotation_interval, tail.committed, claims, endpoints
-    )
+    ledger = Ledger(store, hasher, clock, tail.committed)
+    lifecycle = Lifecycle(ledger, config.default_prefix, config.min_rotation_interval, endpoints)
+    rotations = Rotations(ledger, claims)
     verifier = Verifier(store, hasher, tail, cache, pool, resealer, usage, clock, config.stale_if_error)
     listing, trail = Listing(store, tokens, clock), Trail(store, tokens)
     hub = Hub(store, tail, clock, config.max_watch_streams, config.max_staleness, uptime)
     watching = Watching(hub, lifecycle, tokens, clock)
     deliveries = Deliveries(store, tokens, endpoints, clock)
-    servicer = Servicer(verifier, lifecycle, listing, trail, tokens, watching, deliveries, config.cache_ttl)
+    servicer = Servicer(verifier, lifecycle, rotations, listing, trail, tokens, watching, deliveries, config.cache_ttl)
     following = Following(store, tail, config.max_staleness)
     retention = Retention(store, clock, config.event_retention)
     poster = Poster(config.webhook_rules, resolver, config.webhook_proxy, config.webhook_ca_file)

@@ -8,9 +8,12 @@ from tests.domain import OPERATOR
 from tests.harness import CHEAP
 from tumbler_server.clock import HOUR, system_clock
 from tumbler_server.config import Installation
+from tumbler_server.keys.ledger import Ledger
 from tumbler_server.keys.lifecycle import Draft, Lifecycle
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.store.database import Store, Transaction, open_store
+from tumbler_server.webhooks.endpoints import Endpoints
+from tumbler_server.webhooks.vault import Vault
 
 T = TypeVar("T")
 
@@ -54,6 +57,7 @@ class _Open:
 
 
 def _make(hasher: Hasher, transaction: Transaction, count: int) -> list[Made]:
-    lifecycle = Lifecycle(cast("Store", _Open(transaction)), hasher, system_clock, "tmb", HOUR, lambda _: None)
+    ledger = Ledger(cast("Store", _Open(transaction)), hasher, system_clock, lambda _: None)
+    lifecycle = Lifecycle(ledger, "tmb", HOUR, Endpoints(Vault({}), judge=lambda _: ""))
     issued = [lifecycle.create(OPERATOR, Draft(project_id=PROJECT)) for _ in range(count)]
     return [Made(each.key.id, each.text) for each in issued]

@@ -23,6 +23,7 @@ from tumbler_server.events.watch import Hub
 from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
+from tumbler_server.keys.rotation import Rotations
 from tumbler_server.keys.trail import Trail
 from tumbler_server.keys.verifier import Question, Verifier
 from tumbler_server.rpc import auth, status
@@ -44,12 +45,12 @@ DOMAIN: dict[str, tuple[type, str]] = {
     "Update": (Lifecycle, "update"),
     "SetActive": (Lifecycle, "set_active"),
     "Revoke": (Lifecycle, "revoke"),
-    "Rotate": (Lifecycle, "rotate"),
+    "Rotate": (Rotations, "rotate"),
     "Verify": (Verifier, "verify"),
     "BatchVerify": (Verifier, "verify_all"),
     "ListEvents": (Trail, "page"),
     "Watch": (Hub, "open"),
-    "ClaimRotation": (Lifecycle, "claim"),
+    "ClaimRotation": (Rotations, "claim"),
     "ListDeliveries": (Deliveries, "page"),
     "Redeliver": (Deliveries, "redeliver"),
     "RotateWebhookSecret": (Deliveries, "replace_secret"),

@@ -11,7 +11,7 @@ from tests.harness import CHEAP, FrozenClock
 from tumbler import keyformat
 from tumbler_server.events import log
 from tumbler_server.keys import record
-from tumbler_server.keys.lifecycle import Issued
+from tumbler_server.keys.ledger import Issued
 from tumbler_server.keys.pepper import Pepper
 from tumbler_server.keys.record import Sealed
 from tumbler_server.keys.resealer import Resealer

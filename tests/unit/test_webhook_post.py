@@ -91,6 +91,15 @@ class TestPost:
             assert poster.post(f"https://127.0.0.1:{receiver.port}/", BODY, {}).status == 204
         assert inbox.names == [None]
 
+    def test_ca_file_with_comments(self, authority: Authority, tmp_path: Path) -> None:
+        """What stands between the file's certificates is passed over, in whatever language."""
+        file = tmp_path / "ca.pem"
+        certificates = [Authority(tmp_path).file.read_text(), authority.file.read_text()]
+        file.write_text("# Zertifizierungsstelle für Prüfungen\n".join(["", *certificates]), encoding="utf-8")
+        with Receiver(Inbox(), authority.context("hooks.test")) as receiver:
+            poster = Poster(NETWORK, resolver("127.0.0.1"), ca_file=file)
+            assert poster.post(f"https://hooks.test:{receiver.port}/", BODY, {}).status == 204
+
     def test_ca_file_is_needed(self, authority: Authority) -> None:
         """Without the file the same receiver is not trusted."""
         with (

@@ -15,10 +15,11 @@ from tumbler_server.clock import HOUR, SECOND
 from tumbler_server.errors import InvalidFields, OtherProject, Violation
 from tumbler_server.keys import access
 from tumbler_server.keys.deliveries import DeliveryQuery
-from tumbler_server.keys.lifecycle import DEFAULT_GRACE, UPDATABLE, Draft, Edit, Rotation
+from tumbler_server.keys.lifecycle import UPDATABLE, Draft, Edit
 from tumbler_server.keys.listing import Query
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.requests import RequestId
+from tumbler_server.keys.rotation import DEFAULT_GRACE, Rotation
 from tumbler_server.keys.rules import Check
 from tumbler_server.keys.tokens import Tokens
 from tumbler_server.keys.trail import EventQuery

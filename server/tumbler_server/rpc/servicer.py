@@ -16,6 +16,7 @@ from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.record import Key
+from tumbler_server.keys.rotation import Rotations
 from tumbler_server.keys.tokens import Tokens
 from tumbler_server.keys.trail import Trail
 from tumbler_server.keys.verifier import Verifier
@@ -111,6 +112,7 @@ class Servicer(ApiKeyServiceServicer):
         self,
         verifier: Verifier,
         lifecycle: Lifecycle,
+        rotations: Rotations,
         listing: Listing,
         trail: Trail,
         tokens: Tokens,
@@ -120,6 +122,7 @@ class Servicer(ApiKeyServiceServicer):
     ) -> None:
         self.verifier = verifier
         self._lifecycle = lifecycle
+        self._rotations = rotations
         self._listing = listing
         self._trail = trail
         self._tokens = tokens
@@ -192,7 +195,7 @@ class Servicer(ApiKeyServiceServicer):
     @rpc
     def Rotate(self, caller: Key, request: pb.RotateRequest) -> pb.RotateResponse:
         """Replace a key."""
-        issued = self._lifecycle.rotate(caller, reading.rotation(request))
+        issued = self._rotations.rotate(caller, reading.rotation(request))
         return pb.RotateResponse(
             api_key=wire.api_key(issued.key, issued.now),
             old_api_key=wire.api_key(issued.old, issued.now) if issued.old else None,
@@ -235,7 +238,7 @@ class Servicer(ApiKeyServiceServicer):
     @rpc
     def ClaimRotation(self, caller: None, request: pb.ClaimRotationRequest) -> pb.ClaimRotationResponse:  # noqa: ARG002
         """Replace a key whose rotation is due."""
-        issued = self._lifecycle.claim(request.claim_token, reading.grace(request))
+        issued = self._rotations.claim(request.claim_token, reading.grace(request))
         return pb.ClaimRotationResponse(
             api_key=wire.api_key(issued.key, issued.now),
             old_api_key=wire.api_key(issued.old, issued.now) if issued.old else None,

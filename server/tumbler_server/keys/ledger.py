@@ -1,0 +1,132 @@
+"""What every change of a key is made of: reading, making and writing it, with its event, in one transaction."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from tumbler_server.clock import Clock
+from tumbler_server.errors import KeyNotFound
+from tumbler_server.events import log
+from tumbler_server.events.log import Actor, Change, EventType
+from tumbler_server.keys import access, record, requests, schedule, secret
+from tumbler_server.keys.record import Key
+from tumbler_server.keys.secret import Hasher, NewKey
+from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.models import ApiKeyRow
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A key as it became by ``now``, and the revision of its change.
+
+    ``webhook_secret`` is that of an endpoint that was made with it, shown once.
+    """
+
+    key: Key
+    revision: int
+    now: int
+    webhook_secret: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Issued(Changed):
+    """A key that was made. ``text`` is the key itself, shown once; empty where ``repeated`` or only validated."""
+
+    text: str = field(default="", repr=False)
+    repeated: bool = False
+    old: Key | None = None
+
+
+Outcome = TypeVar("Outcome", bound=Changed)
+
+
+class Ledger:
+    """Reads and writes keys. ``committed`` is told the revision of each change before its maker is."""
+
+    def __init__(self, store: Store, hasher: Hasher, clock: Clock, committed: Callable[[int], None]) -> None:
+        self.clock = clock
+        self.select: requests.Select = store.select
+        self._store = store
+        self._hasher = hasher
+        self._committed = committed
+
+    def write(self, work: Callable[[Transaction], Outcome]) -> Outcome:
+        """Run ``work`` in a write transaction, and return the outcome once this process knows of it."""
+        outcome = self._store.write(work)
+        self._committed(outcome.revision)
+        return outcome
+
+    def make(self, prefix: str) -> tuple[NewKey, record.Sealed]:
+        """Make and seal a secret, before any transaction: bcrypt must not hold the write lock."""
+        made = secret.generate(prefix)
+        return made, self._hasher.seal(made.text, made.secret)
+
+    def load(self, select: requests.Select, caller: Key, key_id: str) -> Key:
+        """Return a key that the caller may see. Raises ``KeyNotFound``."""
+        rows = select(ApiKeyRow.select().where(ApiKeyRow.id == key_id))
+        key = record.from_row(rows[0]) if rows else None
+        if key is None or not access.sees(caller, key.project_id):
+            raise KeyNotFound(key_id)
+        return key
+
+    def insert(
+        self, transaction: Transaction, key: Key, made: NewKey, sealed: record.Sealed, detail: Mapping[str, str]
+    ) -> Key:
+        """Put a key that was made into the table, with its CREATED event, and return it as it is there."""
+        key = replace(key, id=made.id, key_prefix=made.key_prefix)
+        revision = log.append(transaction, change(EventType.CREATED, key, key.create_time, key.created_by, detail))
+        key = replace(key, revision=revision)
+        proofs = {"secret_hash": sealed.secret_hash, "digest": sealed.digest, "pepper_id": sealed.pepper_id}
+        alarm_time = schedule.alarm_time(key, key.create_time)
+        transaction.run(ApiKeyRow.insert(**record.to_columns(key), **proofs, alarm_time=alarm_time))
+        return key
+
+    def save(
+        self,
+        transaction: Transaction,
+        actor: Actor,
+        before: Key,
+        after: Key,
+        happened: EventType,
+        now: int,
+        detail: Mapping[str, str],
+    ) -> Changed:
+        """Write what has changed of a key, with its event, and return it as it became."""
+        revision = log.append(transaction, change(happened, before, now, actor, detail))
+        after = replace(after, update_time=now, revision=revision)
+        old = record.to_columns(before)
+        columns = {name: value for name, value in record.to_columns(after).items() if value != old[name]}
+        columns["alarm_time"] = schedule.alarm_time(after, now)
+        transaction.run(ApiKeyRow.update(**columns).where(ApiKeyRow.id == before.id))
+        return Changed(after, revision, now)
+
+    def repeated(self, select: requests.Select, caller: Key, seen: requests.Seen) -> Issued:
+        """Return what came of a request that was made before, without the secret."""
+        key = self.load(select, caller, seen.key_id)
+        old = self.load(select, caller, key.replaces_key_id) if seen.rotated else None
+        return Issued(key, seen.revision, self.clock(), repeated=True, old=old)
+
+
+def actor(caller: Key) -> Actor:
+    """Return the credential that makes a change."""
+    return Actor(caller.id, caller.name)
+
+
+def change(happened: EventType, key: Key, now: int, actor: Actor, detail: Mapping[str, str]) -> Change:
+    """Return the event of a key's change."""
+    return Change(
+        type=happened,
+        key_id=key.id,
+        project_id=key.project_id,
+        environment_id=key.environment_id,
+        time=now,
+        actor=actor,
+        detail=detail,
+    )
+
+
+def expiry(expire_time: int | None, ttl: int | None, now: int, otherwise: int) -> int:
+    """Return when a key expires for which one of the two was asked, or neither."""
+    if expire_time is not None:
+        return expire_time
+    return otherwise if ttl is None else now + ttl

@@ -1,0 +1,156 @@
+"""Keys replaced by a successor: by a caller that may, or by whoever holds the claim token of a rotation that is due."""
+
+from dataclasses import dataclass, replace
+
+from tumbler_server.clock import END, HOUR, NEVER, rfc3339
+from tumbler_server.errors import ClaimOutdated, KeyIsExpired, KeyIsRevoked, KeyIsSuperseded
+from tumbler_server.events import log
+from tumbler_server.events.log import Actor, EventType
+from tumbler_server.keys import access, ledger, record, requests, schedule
+from tumbler_server.keys.claims import Claims
+from tumbler_server.keys.ledger import Issued, Ledger
+from tumbler_server.keys.record import Key
+from tumbler_server.keys.requests import RequestId
+from tumbler_server.keys.rules import Check
+from tumbler_server.keys.secret import NewKey
+from tumbler_server.store.database import Transaction
+from tumbler_server.store.models import ApiKeyRow
+
+DEFAULT_GRACE = HOUR
+
+CLAIM = Actor("", "claim")
+"""Who replaces a key by a claim token, which names nobody."""
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How a key is to be replaced; see RotateRequest."""
+
+    key_id: str
+    grace: int = DEFAULT_GRACE
+    expire_time: int | None = None
+    ttl: int | None = None
+    request_id: RequestId = RequestId()
+
+
+class Rotations:
+    """Replaces keys."""
+
+    def __init__(self, ledger: Ledger, claims: Claims) -> None:
+        self._ledger = ledger
+        self._claims = claims
+
+    def rotate(self, caller: Key, rotation: Rotation) -> Issued:
+        """Replace a key by a successor that carries over everything, and let the old one work for a grace period.
+
+        Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``, ``KeyIsSuperseded``, ``KeyIsExpired``,
+        ``ScopeEscalation``, ``RequestIdReused``.
+        """
+        check = Check()
+        check.key_id("key_id", rotation.key_id)
+        check.grace("grace_period", rotation.grace)
+        check.ttl("ttl", rotation.ttl)
+        check.request_id("request_id", rotation.request_id.value)
+        check.done()
+        # Read before the request is looked for: whatever ended the key by then is not this very request, repeated.
+        old = self._ledger.load(self._ledger.select, caller, rotation.key_id)
+        if seen := requests.find(self._ledger.select, caller, rotation.request_id):
+            return self._ledger.repeated(self._ledger.select, caller, seen)
+        check.in_future("expire_time", rotation.expire_time, self._ledger.clock())
+        check.done()
+        self._demand_rotatable(old)
+        made, sealed = self._ledger.make(old.key_prefix.removesuffix(f"_{old.id}_"))
+
+        def work(transaction: Transaction) -> Issued:
+            if seen := requests.find(transaction.select, caller, rotation.request_id):
+                return self._ledger.repeated(transaction.select, caller, seen)
+            now = self._ledger.clock()
+            before = self._ledger.load(transaction.select, caller, rotation.key_id)
+            self._demand_rotatable(before)
+            # The caller is handed the successor's secret, and with it whatever the key may do to this service.
+            access.hand_out(caller, before.scopes)
+            issued = self._replace(transaction, ledger.actor(caller), before, rotation, made, sealed, now)
+            requests.remember(
+                transaction, caller, rotation.request_id, issued.key.id, issued.revision, now, rotated=True
+            )
+            return issued
+
+        return self._ledger.write(work)
+
+    def claim(self, token: str, grace: int) -> Issued:
+        """Replace a key whose rotation is due, for whoever holds the token that was made for that.
+
+        Raises ``InvalidFields``, ``ClaimTokenInvalid``, ``ClaimOutdated``, ``KeyIsRevoked``, ``KeyIsSuperseded``,
+        ``KeyIsExpired``.
+        """
+        check = Check()
+        check.grace("grace_period", grace)
+        check.done()
+        key_id, due_revision = self._claims.read(token)
+        old = self._claimable(self._ledger.select, key_id, due_revision)
+        made, sealed = self._ledger.make(old.key_prefix.removesuffix(f"_{old.id}_"))
+
+        def work(transaction: Transaction) -> Issued:
+            now = self._ledger.clock()
+            before = self._claimable(transaction.select, key_id, due_revision)
+            log.append(transaction, ledger.change(EventType.ROTATION_CLAIMED, before, now, CLAIM, {}))
+            return self._replace(transaction, CLAIM, before, Rotation(key_id, grace), made, sealed, now)
+
+        return self._ledger.write(work)
+
+    def _replace(
+        self,
+        transaction: Transaction,
+        actor: Actor,
+        before: Key,
+        rotation: Rotation,
+        made: NewKey,
+        sealed: record.Sealed,
+        now: int,
+    ) -> Issued:
+        lifetime = NEVER if before.expire_time == NEVER else min(now + before.expire_time - before.create_time, END)
+        expire_time = ledger.expiry(rotation.expire_time, rotation.ttl, now, otherwise=lifetime)
+        successor = replace(
+            before,
+            create_time=now,
+            created_by=actor,
+            update_time=now,
+            expire_time=expire_time,
+            last_used_time=0,
+            replaces_key_id=before.id,
+            rotation_next_time=schedule.next_rotation(before.rotation_interval, now),
+            rotation_due_revision=0,
+            rotation_overdue=False,
+            expiry_warnings=schedule.given_warnings(expire_time, now),
+        )
+        successor = self._ledger.insert(transaction, successor, made, sealed, {"replaces_key_id": before.id})
+        after = replace(
+            before,
+            replaced_by_key_id=successor.id,
+            grace_expire_time=min(now + rotation.grace, before.expire_time),
+            rotation_next_time=NEVER,
+        )
+        detail = {
+            "replaced_by_key_id": successor.id,
+            "grace_expire_time": rfc3339(after.grace_expire_time),
+        }
+        ended = self._ledger.save(transaction, actor, before, after, EventType.ROTATED, now, detail)
+        return Issued(successor, ended.revision, now, text=made.text, old=ended.key)
+
+    def _claimable(self, select: requests.Select, key_id: str, due_revision: int) -> Key:
+        rows = select(ApiKeyRow.select().where(ApiKeyRow.id == key_id))
+        if not rows:  # the database was restored from a backup that is older than the key
+            raise ClaimOutdated(key_id)
+        key = record.from_row(rows[0])
+        self._demand_rotatable(key)
+        if not key.active or key.rotation_due_revision != due_revision:
+            raise ClaimOutdated(key_id)
+        return key
+
+    def _demand_rotatable(self, key: Key) -> None:
+        if key.revoked:
+            raise KeyIsRevoked(key.id)
+        if key.replaced_by_key_id:
+            raise KeyIsSuperseded(key.id, key.replaced_by_key_id)
+        if self._ledger.clock() >= key.expire_time:
+            raise KeyIsExpired(key.id)
