@@ -1,11 +1,13 @@
 """What is wrong with an installation, and how to mend it."""
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import apsw
 import peewee
 
+from tumbler_server.clock import NEVER
 from tumbler_server.config import Installation
 from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.events import log
@@ -33,7 +35,7 @@ def examine(installation: Installation) -> list[Finding]:
         return [*findings, Finding("wrong", "database", str(failure), "tumbler-server init, or correct --database")]
     if store.dialect == SQLITE:
         findings.append(Finding("ok", "SQLite library", apsw.sqlite_lib_version()))
-    for step in (_schema, _first_key, _audit):
+    for step in (_schema, _first_key, _audit, functools.partial(_webhooks, installation)):
         finding = _guarded(step, store)
         findings.append(finding)
         if finding.severity == "wrong":
@@ -95,3 +97,20 @@ def _audit(store: Store) -> Finding:
     if audit:
         return Finding("ok", "audit trail", f"{audit.events:,} events, each as it was written")
     return Finding("wrong", "audit trail", "; ".join(audit.problems), "restore a backup from before the change")
+
+
+def _webhooks(installation: Installation, store: Store) -> Finding:
+    try:
+        known = {pepper.id for pepper in installation.peppers()}
+    except SetupError:
+        known = set()  # that was told already
+    rows = store.read("SELECT pepper_id, off_time FROM webhook_endpoint")
+    lost = sum(1 for pepper_id, _ in rows if pepper_id not in known)
+    off = sum(1 for _, off_time in rows if off_time != NEVER)
+    if lost:
+        found = f"the secrets of {lost} of {len(rows)} URLs were sealed under a pepper that is not in the pepper file"
+        return Finding("wrong", "webhooks", found, "restore the pepper, or `tumbler events rotate-secret URL` for each")
+    if off:
+        found = f"{off} of {len(rows)} URLs are off: their receivers answered 410"
+        return Finding("warning", "webhooks", found, "set the webhook_url again, or `tumbler events redeliver ID`")
+    return Finding("ok", "webhooks", f"{len(rows)} URLs, none of them off")

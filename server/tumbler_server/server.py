@@ -56,6 +56,9 @@ SERVICE = api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"]
 JUDGING = 3.0
 """Seconds that the look-up of a webhook's host may take when it is set. It is judged again whenever it is sent to."""
 
+_LAST_WORD = 0.25
+"""Seconds for the word that the server ends to reach those who watch its health, before they are cut off."""
+
 HEALTH_INTERVAL = 2.0
 """Seconds between two looks at the database."""
 
@@ -209,6 +212,7 @@ class Server:
         self._open.say_goodbye()
         self._core.hub.say_goodbye()
         stopped = self._grpc.stop(self._grace)
+        stopped.wait(_LAST_WORD)
         self._open.cut()
         self._core.hub.close()
         stopped.wait()

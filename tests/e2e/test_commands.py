@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.service import Service, eventually
 from tumbler import keyformat
-from tumbler_server.keys.record import rfc3339
+from tumbler_server.clock import rfc3339
 from tumbler_server.store import migrations
 
 

@@ -496,7 +496,7 @@ MUTANTS = (
         "webhooks/messages.py",
         "        return not (fits and _lives(key, now) and key.webhook_url == delivery.url)",
         "        return not (fits and _lives(key, now))",
-        "tests/rpc/test_claims.py tests/rpc/test_webhooks.py",
+        "tests/unit/test_messages.py",
     ),
     Mutant(
         "a claim token that is void is sent",

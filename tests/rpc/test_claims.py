@@ -1,5 +1,6 @@
 """ClaimRotation: by a token that only a webhook has ever held."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -12,6 +13,7 @@ from tumbler_server.clock import DAY, HOUR
 from tumbler_server.events import log
 from tumbler_server.events.log import EventType
 from tumbler_server.keys import pepper
+from tumbler_server.keys.ledger import Ledger
 
 
 def due(world: World, receiver: Receiver, **fields: object) -> tuple[pb.CreateResponse, str]:
@@ -122,6 +124,28 @@ class TestRefused:
         (key,) = set(outcomes) - {"KEY_SUPERSEDED"}
         assert outcomes.count(key) == 1
         assert mailing.get(created.api_key.id).replaced_by_key_id in key
+        assert mailing.page(project_id="acme", show_total_size=True).total_size == 2
+
+    def test_overtaken(self, mailing: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A claim that was in order when it began, and is not when it comes to its turn, changes nothing."""
+        _, token = due(mailing, receiver)
+        both_began = threading.Barrier(2)
+        make = Ledger.make
+
+        def slowly(ledger: Ledger, prefix: str) -> object:
+            both_began.wait(30)
+            return make(ledger, prefix)
+
+        monkeypatch.setattr(Ledger, "make", slowly)
+
+        def attempt(_: int) -> str:
+            try:
+                return "OK" if claim(mailing, token).key else ""
+            except Refused as failure:
+                return failure.reason
+
+        with ThreadPoolExecutor(2) as threads:
+            assert sorted(threads.map(attempt, range(2))) == ["KEY_SUPERSEDED", "OK"]
         assert mailing.page(project_id="acme", show_total_size=True).total_size == 2
 
     def test_rotated_since(self, mailing: World, receiver: Receiver) -> None:

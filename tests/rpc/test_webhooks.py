@@ -12,6 +12,7 @@ from tests.harness import Refused, World, at, lasting
 from tests.webhooks.receiver import Receiver, Sent
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import event_pb2
+from tumbler_server import doctor
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
 from tumbler_server.keys import pepper
 from tumbler_server.store.models import EndpointRow
@@ -506,6 +507,39 @@ class TestCallers:
         assert len(deliveries(mailing, states=["DELIVERY_STATE_DELIVERED", "DELIVERY_STATE_FAILED"])) == 2
         assert deliveries(mailing, states=["DELIVERY_STATE_PENDING"]) == []
         assert mailing.refused("ListDeliveries", pb.ListDeliveriesRequest(states=[0])).fields == ["states[0]"]
+
+
+class TestDoctor:
+    """What `tumbler-server doctor` says of webhooks."""
+
+    def finding(self, world: World) -> tuple[str, str]:
+        """Return how bad it is, and what to do."""
+        (finding,) = [each for each in doctor.examine(world.installation) if each.subject == "webhooks"]
+        return finding.severity, finding.mend
+
+    def test_in_order(self, mailing: World, receiver: Receiver) -> None:
+        """Where nothing is wrong, nothing is to be done."""
+        assert self.finding(mailing) == ("ok", "")
+        watched(mailing, receiver)
+        assert self.finding(mailing) == ("ok", "")
+
+    def test_off(self, mailing: World, receiver: Receiver) -> None:
+        """A receiver that is gone is a warning."""
+        receiver.status = 410
+        mailing.revoke(watched(mailing, receiver).api_key.id)
+        mailing.turn()
+        severity, mend = self.finding(mailing)
+        assert severity == "warning"
+        assert "redeliver" in mend
+
+    def test_pepper_gone(self, mailing: World, receiver: Receiver) -> None:
+        """A secret that cannot be opened any more is wrong."""
+        watched(mailing, receiver)
+        mailing.installation.pepper_file.unlink()
+        pepper.create(mailing.installation.pepper_file)
+        severity, mend = self.finding(mailing)
+        assert severity == "wrong"
+        assert "rotate-secret" in mend
 
 
 class TestUrls:

@@ -45,15 +45,6 @@ TAKEN_APART = {
     "https://1e100.example/": ("https", "1e100.example", 443, "/"),
 }
 
-AUTHORITIES = {
-    "https://hooks.example.com:443/": "hooks.example.com",
-    "https://hooks.example.com:444/": "hooks.example.com:444",
-    "https://[2606:4700::1]/": "[2606:4700::1]",
-    "https://[2606:4700::1]:80/": "[2606:4700::1]:80",
-    "http://localhost/": "localhost",
-    "http://localhost:443/": "localhost:443",
-}
-
 REFUSED = {
     "https://hooks.example.com/" + "a" * LONGEST: "must be at most 2,048 characters",
     "https://bücher.example/": "must be ASCII: a name is written in its xn-- form, all else as %XX",
@@ -76,11 +67,6 @@ class TestParse:
     def test_taken_apart(self, url: str) -> None:
         """A URL is taken apart, its host made plain, and its path left as it is."""
         assert parse(url, PUBLIC) == Target(*TAKEN_APART[url])
-
-    @pytest.mark.parametrize("url", AUTHORITIES)
-    def test_host_header(self, url: str) -> None:
-        """The Host header names the port where it is not the scheme's own."""
-        assert parse(url, LOOPBACK).authority == AUTHORITIES[url]
 
     @pytest.mark.parametrize(("url", "rule"), REFUSED.items(), ids=range(len(REFUSED)))
     def test_refused(self, url: str, rule: str) -> None:

@@ -98,7 +98,7 @@ class Poster:
         except Unresolvable:
             raise Unsent("the name cannot be resolved") from None
         where = httpcore.URL(scheme=target.scheme, host=target.bracketed, port=target.port, target=target.path)
-        sent = [("Host", target.authority), ("Connection", "close"), *headers.items()]
+        sent = [("Connection", "close"), *headers.items()]
         try:
             with contextlib.closing(dialer), pool, pool.stream("POST", where, headers=sent, content=body) as response:
                 answer = Answer(response.status, _retry_after(response.headers, self._clock()))
@@ -118,9 +118,7 @@ class Poster:
     def _tls(self) -> ssl.SSLContext:
         # At the first post: a server that sends none need not spend 50 ms on the system's authorities.
         context = ssl.create_default_context()
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.options |= ssl.OP_NO_RENEGOTIATION
-        context.set_alpn_protocols(["http/1.1"])
+        context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
         if self._authorities:
             context.load_verify_locations(cadata=self._authorities)
         return context

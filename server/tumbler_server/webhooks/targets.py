@@ -110,12 +110,6 @@ class Target:
         """The host as it stands in a URL."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
-    @property
-    def authority(self) -> str:
-        """The host, and the port where it is not the scheme's own: what the Host header says (RFC 9110, 7.2)."""
-        usual = self.port == {"https": 443, "http": 80}[self.scheme]
-        return self.bracketed if usual else f"{self.bracketed}:{self.port}"
-
 
 def parse(url: str, rules: Rules) -> Target:
     """Take a URL apart. Raises ``Refused`` unless all that can be told without looking up its name is permitted.
