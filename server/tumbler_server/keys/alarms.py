@@ -10,7 +10,6 @@ from tumbler_server.events.log import Change
 from tumbler_server.keys import record, schedule
 from tumbler_server.keys.record import Key
 from tumbler_server.store.database import Store, Transaction
-from tumbler_server.store.models import ApiKeyRow
 
 BATCH = 50
 """Keys that one transaction is about at the most, since other writers wait for it: some 10 ms."""
@@ -47,11 +46,13 @@ class Alarms:
     def _ring(self, transaction: Transaction, lease: Lease, key_ids: Sequence[str]) -> list[tuple[int, Change]]:
         lease.guard(transaction)
         now = self._clock()
-        keys = map(record.from_row, transaction.select(ApiKeyRow.select().where(ApiKeyRow.id.in_(key_ids))))
+        # Not by the ORM, which takes as long for this as for all the rest.
+        slots = ", ".join("?" * len(key_ids))
+        found = transaction.read(f"{record.SELECT} WHERE id IN ({slots})", key_ids)
         changes: list[Change] = []
         rows: list[tuple[object, ...]] = []
         first = log.head_in(transaction) + 1
-        for key in keys:
+        for key, _ in map(record.from_tuple, found):
             happened, after = schedule.due(key, first + len(changes), now)
             changes += happened
             rows.append(_row(after, now))

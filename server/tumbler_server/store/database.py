@@ -238,6 +238,10 @@ class Transaction:
         """Run a peewee query that reads, or one with RETURNING, and return its rows."""
         return list(query.bind(self._db))
 
+    def read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Run one reading statement, written with ``?`` for parameters, and return its rows."""
+        return list(self._db.execute_sql(sql.replace("?", self._db.param), parameters).fetchall())
+
     def run(self, query: peewee.BaseQuery) -> None:
         """Run a peewee query that writes."""
         query.execute(self._db)
