@@ -6,9 +6,10 @@ connections to the database, and all that one turn has to write is one transacti
 
 import datetime
 import queue
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import structlog
@@ -29,6 +30,9 @@ SENDERS = 16
 
 LANES = 8
 """Of these, as many may go to one endpoint; to one that has just failed, a single one."""
+
+PATIENCE = 2.0
+"""Seconds that the end of the server waits for webhooks under way."""
 
 _NO_SECRET = Outcome(error="its secret cannot be opened, since the pepper is gone: replace the webhook secret")
 _COUNTED = {
@@ -53,10 +57,7 @@ class Dispatch:
         self._post = post
         self._claim_token = claim_token
         self._clock = clock
-        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="webhooks")
-        self._sending: dict[
-            int, tuple[str, Future[None]]
-        ] = {}  # by the event's revision: endpoint, and the sender's work
+        self._sending: dict[int, tuple[str, threading.Thread]] = {}  # by the event's revision: endpoint and sender
         self._done: queue.SimpleQueue[tuple[Any, Outcome]] = queue.SimpleQueue()
         self.finished: Callable[[], None] = lambda: None
         """Called whenever something has been sent, so that ``work`` can be."""
@@ -78,16 +79,18 @@ class Dispatch:
 
     def drain(self) -> None:
         """Wait until everything that was handed out has been sent, and write down what came of it."""
-        wait([sender for _, sender in self._sending.values()])
+        for _, sender in list(self._sending.values()):
+            sender.join()
         self._write_down()
 
     def close(self) -> None:
-        """Finish what is under way: none of it takes longer than a webhook may."""
-        self._senders.shutdown(wait=True, cancel_futures=True)
+        """Finish what is under way, if it does not take long: what is cut off is sent again, by whoever acts next."""
+        until = time.monotonic() + PATIENCE
+        for _, sender in list(self._sending.values()):
+            sender.join(max(0.0, until - time.monotonic()))
         try:
             self._write_down()
         except Exception as failure:
-            # They are sent again by whoever acts next, under the same ids.
             _log.warning("what came of some webhooks could not be written down", error=type(failure).__name__)
 
     def _hand_out(self, lease: Lease, endpoint: Any, due: Sequence[Any], now: int) -> None:
@@ -101,8 +104,12 @@ class Dispatch:
                 over[State.FAILED].append(delivery)
             else:
                 body = messages.body(delivery, key, self._claim_token)
-                sender = self._senders.submit(self._send, endpoint, delivery, body, now)
+                # A thread for each, that the process does not wait for at its end: one may be held for 15 seconds.
+                sender = threading.Thread(
+                    target=self._send, args=(endpoint, delivery, body, now), name="webhook", daemon=True
+                )
                 self._sending[delivery.revision] = (endpoint.id, sender)
+                sender.start()
         if any(over.values()):
 
             def settle(transaction: Transaction) -> None:

@@ -38,12 +38,7 @@ T = TypeVar("T")
 
 
 class Unsent(Exception):
-    """There is no answer. ``reason`` says why, in our words alone: what the other side said is not in it.
-
-    It is never ``permanent``: even a refused target may lead elsewhere at the next attempt.
-    """
-
-    permanent = False
+    """There is no answer. ``reason`` says why, in our words alone: what the other side said is not in it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
