@@ -349,6 +349,20 @@ class TestAttempts:
         assert receiver.waiting == 0
         assert [state(delivery) for delivery in deliveries(mailing)] == ["DELIVERED", "OUTDATED"]
 
+    def test_clock_set_back(self, mailing: World, receiver: Receiver) -> None:
+        """What a clock that was a year ahead has put off is not put off for a year."""
+        receiver.status = 500
+        created = watched(mailing, receiver)
+        mailing.clock.advance(365 * DAY)
+        mailing.revoke(created.api_key.id)
+        mailing.turn()
+        receiver.next("key.revoked")
+        mailing.clock.advance(-365 * DAY)
+        receiver.status = 204
+        mailing.turn()
+        assert receiver.next("key.revoked")
+        assert state(only(mailing)) == "DELIVERED"
+
     def test_another_server(self, mailing: World, receiver: Receiver) -> None:
         """What one server could not deliver, another does, under the same id."""
         receiver.status = 500

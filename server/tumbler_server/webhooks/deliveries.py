@@ -25,6 +25,9 @@ JITTER = 0.1
 LONGEST_RETRY_AFTER = DAY
 """A receiver that asks for more patience than this gets this much."""
 
+_LONGEST_WAIT = LONGEST_RETRY_AFTER + HOUR
+"""Nothing that was put off by a clock that is right is put off for longer."""
+
 _PAUSES = (5 * SECOND, 10 * SECOND, 20 * SECOND, 40 * SECOND, MINUTE)
 """How long an endpoint is left alone after failures in a row, whatever else waits for it."""
 
@@ -52,7 +55,7 @@ def due_endpoints(store: Store, now: int, limit: int) -> list[Any]:
     """Return endpoints that something waits for, those that have waited longest first."""
     return store.select(
         EndpointRow.select()
-        .where(EndpointRow.next_attempt_time <= now)
+        .where(_come(EndpointRow.next_attempt_time, now))
         .order_by(EndpointRow.next_attempt_time)
         .limit(limit)
     )
@@ -60,9 +63,8 @@ def due_endpoints(store: Store, now: int, limit: int) -> list[Any]:
 
 def due_deliveries(store: Store, endpoint_id: str, now: int, busy: Collection[int], limit: int) -> list[Any]:
     """Return deliveries that wait for an endpoint, but for those that are being sent, the earliest first."""
-    query = DeliveryRow.select().where(
-        (DeliveryRow.endpoint_id == endpoint_id) & (DeliveryRow.next_attempt_time <= now)
-    )
+    waiting = DeliveryRow.endpoint_id == endpoint_id
+    query = DeliveryRow.select().where(waiting & _come(DeliveryRow.next_attempt_time, now))
     rows = store.select(query.order_by(DeliveryRow.next_attempt_time, DeliveryRow.revision).limit(limit + len(busy)))
     return [row for row in rows if row.revision not in busy][:limit]
 
@@ -133,6 +135,12 @@ def reschedule(transaction: Transaction, endpoint_id: str, not_before: int) -> N
             (EndpointRow.id == endpoint_id) & (EndpointRow.off_time == NEVER)
         )
     )
+
+
+def _come(moment: peewee.Field, now: int) -> peewee.Expression:
+    """Return the condition that a time has come, or can only have been set by a clock that was far ahead."""
+    come: peewee.Expression = (moment <= now) | ((moment > now + _LONGEST_WAIT) & (moment < NEVER))
+    return come
 
 
 def _unchanged(delivery: Any) -> peewee.Expression:
