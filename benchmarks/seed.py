@@ -96,6 +96,7 @@ def _rows(keys: Iterable[str], seal: Any, elsewhere: float) -> Iterator[tuple[An
             "secret_hash": sealed.secret_hash,
             "digest": sealed.digest,
             "pepper_id": sealed.pepper_id,
+            "alarm_time": NEVER,  # nothing is to be announced while something else is measured
         }
         yield tuple(columns[name] for name in _COLUMNS)
 

@@ -1,16 +1,26 @@
-"""No secret is ever written down: not in the log, not in what is printed, not in the database."""
+"""No secret is ever written down: not in the log, not in what is printed, not in the database, not in a webhook."""
 
+import base64
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from uuid import uuid4
 
 import psycopg
+import pytest
 from google.protobuf.message import Message
 from psycopg import sql
 
-from tests.e2e.service import Service
+from tests.e2e.service import Service, eventually, seconds
 from tests.harness import Refused
+from tests.histories.scene import Postgresql, memory
+from tests.rotations.receiver import Posted, Receiver
+from tests.webhooks.receiver import OPTIONS
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.keys import pepper
 
 
 def everything_at_rest(service: Service) -> bytes:
@@ -92,11 +102,259 @@ def test_no_secret_is_written_down(installed: Service) -> None:
     at_rest = everything_at_rest(installed)
     installed.stop()
     assert "a call failed" in installed.stderr
-    pepper = installed.pepper_file.read_text().split()[-1]
-    secrets = [key.rpartition("_")[2][:-6] for key in keys] + [pepper]
+    newest = installed.pepper_file.read_text().split()[-1]
+    secrets = [key.rpartition("_")[2][:-6] for key in keys] + [newest]
     assert all(len(secret) >= 43 for secret in secrets)
     for secret in secrets:
         assert secret not in installed.stderr + installed.stdout
         assert secret.encode() not in at_rest
     # That it would have been found is shown by what may be seen.
     assert keys[1].split("_")[1].encode() in at_rest
+
+
+DUE = "key.rotation_due"
+
+
+@dataclass(frozen=True)
+class Place:
+    """An installation, and how to have all files read that it leaves anywhere: what lies in them, by their names."""
+
+    service: Service
+    folder: Path
+    settle: Callable[[], object]
+
+    def files(self) -> dict[str, bytes]:
+        """Return them, but for the pepper file. Whatever the database has in mind is written down before."""
+        self.settle()
+        found = {}
+        for path in self.folder.rglob("*"):
+            with suppress(FileNotFoundError):
+                if path.is_file() and path != self.service.pepper_file:
+                    found[str(path.relative_to(self.folder))] = path.read_bytes()
+        return found
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """Give an installation on each database, in a folder that has nothing of anybody else's in it."""
+    options = (*OPTIONS, "--scheduler-lease", "1s", "--log-level", "debug", "--log-format", "json")
+    with memory() as folder:
+        if request.param == "sqlite":
+            service = Service(folder / "data", "", options).init()
+            yield Place(service, folder, lambda: None)
+            service.close()
+            return
+        postgresql = Postgresql(folder / "postgresql")
+        try:
+            service = Service(folder / "data", postgresql.new_database("secrecy"), options).init()
+            yield Place(service, folder, lambda: postgresql.run("CHECKPOINT"))
+            service.close()
+        finally:
+            postgresql.close()
+
+
+@dataclass
+class Life:
+    """What was made in an installation's life, and what it has told the world. Its repr shows no secret."""
+
+    keys: list[str] = field(default_factory=list, repr=False)
+    webhook_secrets: list[str] = field(default_factory=list, repr=False)
+    answers: list[str] = field(default_factory=list, repr=False)
+    """What refused calls, and RPCs that show what is stored, have answered."""
+    posted: list[Posted] = field(default_factory=list)
+    status: int = 204
+    """What the receiver answers, with the message that it was sent."""
+
+    @property
+    def tokens(self) -> list[str]:
+        """Return the claim tokens that were sent, each once."""
+        return list(dict.fromkeys(posted.data["claim_token"] for posted in self.posted if posted.type == DUE))
+
+    def take(self, posted: Posted) -> int:
+        """Be sent a webhook."""
+        self.posted.append(posted)
+        return self.status
+
+    def told(self, kind: str, key_id: str, times: int = 1) -> list[Posted]:
+        """Wait until a key's webhook has come, so many times in all, and return each."""
+
+        def so_far() -> list[Posted]:
+            came = [posted for posted in self.posted if (posted.type, posted.data["key_id"]) == (kind, key_id)]
+            return came if len(came) >= times else []
+
+        return eventually(so_far)
+
+    def token(self, key_id: str, times: int = 1) -> str:
+        """Return the latest claim token of a key that was told so many times that it is due."""
+        return str(self.told(DUE, key_id, times)[-1].data["claim_token"])
+
+    def refused(self, service: Service, method: str, request: Message) -> None:
+        """Make a call that must be refused, and keep what it was answered."""
+        try:
+            service.call(method, request)
+        except Refused as refused:
+            self.answers.append(f"{refused.message} {refused.status}")
+            return
+        raise AssertionError(f"{method} was not refused")
+
+
+def live(service: Service, receiver: Receiver, life: Life) -> None:
+    """Live through rotations, on a server that runs, with all that can go wrong on the way."""
+    url, other_url = receiver.url("/one"), receiver.url("/two")
+
+    def claim(token: str) -> api_key_pb2.ApiKey:
+        claimed = service.call("ClaimRotation", pb.ClaimRotationRequest(claim_token=token))
+        life.keys.append(claimed.key)
+        return claimed.api_key
+
+    life.status = 500  # and what it was sent is in the answer
+    created = service.create(name="rotated", rotation={"interval": seconds(1), "webhook_url": url})
+    life.keys.append(created.key)
+    life.webhook_secrets.append(created.webhook_secret)
+    first_id = created.api_key.id
+    token = life.token(first_id)
+    failed = eventually(lambda: service.read("SELECT id FROM webhook_delivery WHERE attempts > 0"))
+    life.status = 204
+    service.call("Redeliver", pb.RedeliverRequest(delivery_id=failed[0][0]))
+    again = life.token(first_id, times=2) == token
+    assert again
+    for wrong in (token[:-1], f"{token}0", f"{token}.{created.key}", token.replace("claim_", ""), created.key):
+        life.refused(service, "ClaimRotation", pb.ClaimRotationRequest(claim_token=wrong))
+    second = claim(token)
+    life.refused(service, "ClaimRotation", pb.ClaimRotationRequest(claim_token=token))
+    life.told("key.rotated", first_id)
+
+    replacing = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=url)
+    life.webhook_secrets.append(service.call("RotateWebhookSecret", replacing).webhook_secret)
+    third = claim(life.token(second.id))  # signed twice, or soon will be
+    changed = api_key_pb2.ApiKey(id=third.id, rotation={"interval": seconds(1), "webhook_url": other_url})
+    life.webhook_secrets.append(service.call("Update", pb.UpdateRequest(api_key=changed)).webhook_secret)
+    rotated = service.rotate(third.id)
+    life.keys.append(rotated.key)
+    fourth_id = rotated.api_key.id
+    outdated = life.token(fourth_id)
+    service.set_active(fourth_id, active=False)
+    life.told("key.deactivated", fourth_id)
+    life.refused(service, "ClaimRotation", pb.ClaimRotationRequest(claim_token=outdated))
+    service.set_active(fourth_id, active=True)
+    fifth = claim(life.token(fourth_id, times=2))
+    service.revoke(second.id, comment="lost")
+    life.told("key.revoked", second.id)
+    service.verify(created.key)
+
+    renewed = service.run("pepper", "rotate", "--data-dir", str(service.data_dir))
+    assert renewed.returncode == 0, renewed.stderr
+    service.restart()  # and what was sealed under the older one is sealed anew
+    newest = pepper.load(service.pepper_file)[0].id
+    unsealed = "SELECT COUNT(*) FROM webhook_endpoint WHERE pepper_id <> ?"
+    eventually(lambda: service.read(unsealed, newest) == [(0,)])
+    still_due = life.token(fifth.id)
+    paste(service, life, fifth.id)
+    service.tamper("ALTER TABLE event RENAME TO elsewhere")  # so that there are faults to be logged as well
+    life.refused(service, "ClaimRotation", pb.ClaimRotationRequest(claim_token=still_due))
+    life.refused(
+        service,
+        "Create",
+        pb.CreateRequest(project_id="acme", rotation={"interval": seconds(1), "webhook_url": receiver.url("/never")}),
+    )
+    service.tamper("ALTER TABLE elsewhere RENAME TO event")
+    life.keys.append(service.key)
+    for request in (pb.ListDeliveriesRequest(page_size=1_000), pb.ListEventsRequest(page_size=1_000), pb.ListRequest()):
+        life.answers.append(str(service.call(type(request).__name__.removesuffix("Request"), request)))
+
+
+def paste(service: Service, life: Life, key_id: str) -> None:
+    """Have secrets in places where none belongs, by mistake."""
+    for text in (*life.keys, *life.webhook_secrets, *life.tokens):
+        for url in (
+            f"https://ada:{text}@hooks.example.com/",
+            f"http://hooks.example.com/{text}",
+            f"https://10.0.0.1/?key={text}",
+            f"https://169.254.169.254/{text}",
+            f"https://hooks.example.com:99999/{text}",
+            f"https://hooks.example.com/#{text}",
+            text,
+        ):
+            rotation = {"interval": seconds(3_600), "webhook_url": url}
+            life.refused(service, "Create", pb.CreateRequest(project_id="acme", rotation=rotation))
+            changed = api_key_pb2.ApiKey(id=key_id, rotation=rotation)
+            life.refused(service, "Update", pb.UpdateRequest(api_key=changed))
+        life.refused(service, "RotateWebhookSecret", pb.RotateWebhookSecretRequest(webhook_url=text))
+        life.refused(service, "Redeliver", pb.RedeliverRequest(delivery_id=text))
+        life.refused(service, "ListDeliveries", pb.ListDeliveriesRequest(page_token=text))
+
+
+def halves(name: str, *secrets: str | bytes) -> dict[str, bytes]:
+    """Return what to look for: both halves of each form of a secret, so that a part of it would be found as well."""
+    found = {}
+    for number, secret in enumerate(secrets):
+        form = secret.encode() if isinstance(secret, str) else secret
+        if len(form) < 32:
+            raise AssertionError(f"form {number} of {name} is too short to be looked for")
+        middle = len(form) // 2
+        found |= {f"{name}, form {number}, first half": form[:middle], f"{name}, form {number}, rest": form[middle:]}
+    return found
+
+
+def never_written(place: Place, life: Life) -> dict[str, bytes]:
+    """Return what may be found nowhere, by what it is."""
+    parts: dict[str, bytes] = {}
+    for number, key in enumerate(life.keys):
+        parts |= halves(f"key {number}", key.rpartition("_")[2][:-6])
+    for number, secret in enumerate(life.webhook_secrets):
+        text = secret.removeprefix("whsec_")
+        parts |= halves(f"webhook secret {number}", text, base64.b64decode(text), base64.b64decode(text).hex())
+    for number, each in enumerate(pepper.load(place.service.pepper_file)):
+        text = base64.urlsafe_b64encode(each.secret).decode().rstrip("=")
+        parts |= halves(f"pepper {number}", text, each.secret, each.secret.hex())
+    return parts
+
+
+def found(parts: Mapping[str, bytes], places: Mapping[str, bytes]) -> list[str]:
+    """Say what was found where, and quote none of it."""
+    return [
+        f"{part} in {where}" for where, content in places.items() for part, form in parts.items() if form in content
+    ]
+
+
+def test_no_secret_of_a_rotation_is_written_down(place: Place) -> None:
+    """After rotations, claims, webhooks and mistakes no secret is in any file, webhook or answer; tokens in bodies."""
+    life = Life()
+    with Receiver(life.take, echo=True) as receiver:
+        live(place.service.start(), receiver, life)
+        files = place.files()  # as they are while the server runs
+        place.service.signal(signal.SIGTERM)
+        assert place.service.wait() == 0
+        files |= {f"{name}, afterwards": content for name, content in place.files().items()}
+    # What is compared below is given a name first: of a call, a failure would show the arguments.
+    counted = (len(life.keys), len(set(life.webhook_secrets)), len(set(life.tokens)) >= 5)
+    assert counted == (6, 3, True)
+
+    bodies = {f"body {number}": posted.body for number, posted in enumerate(life.posted)}
+    headers = {f"headers {number}": repr(posted.headers).encode() for number, posted in enumerate(life.posted)}
+    answers = {f"answer {number}": text.encode() for number, text in enumerate(life.answers)}
+    everywhere = {**files, **bodies, **headers, **answers}
+    secrets = never_written(place, life)
+    leaks = found(secrets, everywhere)
+    assert leaks == []
+
+    tokens: dict[str, bytes] = {}
+    for number, token in enumerate(life.tokens):
+        tokens |= halves(f"claim token {number}", token.rpartition(".")[2])
+    announcing = {f"body {number}" for number, posted in enumerate(life.posted) if posted.type == DUE}
+    assert announcing < set(bodies)
+    leaks = found(tokens, {name: content for name, content in everywhere.items() if name not in announcing})
+    assert leaks == []
+
+    # That all of it is looked at where it would be is shown by what may be there, and by a secret that was put there.
+    seen = found(tokens, bodies)
+    assert {each.rpartition(" in ")[2] for each in seen} == announcing
+    faults = [name for name, content in files.items() if name.endswith("stderr") and b"a call failed" in content]
+    assert faults
+    written_ahead = [name for name in files if "wal" in name and not name.endswith("afterwards")]
+    assert written_ahead
+    key_ids = [key.split("_")[1] for key in life.keys]
+    for key_id, planted in zip(key_ids, (life.keys[0].rpartition("_")[2], life.tokens[0]), strict=False):
+        place.service.tamper(f"UPDATE api_key SET owner_id = '{planted}' WHERE id = '{key_id}'")  # noqa: S608
+    seen = found({**secrets, **tokens}, place.files())
+    assert {each.partition(",")[0] for each in seen} == {"key 0", "claim token 0"}

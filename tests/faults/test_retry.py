@@ -277,6 +277,23 @@ class TestLostConnections:
         assert work.tries == 2
         assert log.head(store).revision == 0
 
+    def test_standing_still(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A writer that stands still in the middle is cut off, so that others can write, and begins again."""
+        short = opening._LIMITED.replace(str(opening.IDLE_LIMIT), "200")
+        monkeypatch.setattr(opening, "_LIMITED", short)
+        one, other = open_store(url), open_store(url)
+        written: list[int] = []
+
+        def stand(_: Transaction) -> None:
+            with ThreadPoolExecutor(1) as threads:
+                written.append(threads.submit(other.write, count_up).result(30))
+
+        work = Work(stand)
+        assert (one.write(work), written) == (2, [1])
+        assert work.tries == 2
+        one.close()
+        other.close()
+
     def test_at_commit(self, faulty: tuple[Store, FaultyDatabase], admin: Callable[[str], Any]) -> None:
         """After a connection was lost while committing nobody knows whether the change was made: it is not repeated."""
         store, database = faulty

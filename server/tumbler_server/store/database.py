@@ -55,12 +55,25 @@ _LIBPQ_DEFAULTS: dict[str, Any] = {
 ATTEMPTS = 8
 """How often a transaction is tried before its failure is reported."""
 
+IDLE_LIMIT = 10_000
+"""Milliseconds that a PostgreSQL transaction may stand still. A process that was stopped in the middle of one, or whose
+network went away, would otherwise hold its locks, and with them all writers of all servers, for ever."""
+
+# In the statement that is sent anyway, and not as an option of the connection: poolers pass few of those on.
+_LIMITED = f"SELECT set_config('idle_in_transaction_session_timeout', '{IDLE_LIMIT}', true)"
+_LOCKED = " FROM log_head WHERE id = 1 FOR UPDATE"
+
 CHANNEL = "tumbler"
 """Where PostgreSQL servers tell each other that something was committed."""
 
 RETRIED_SQLSTATES = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
-UNAVAILABLE_SQLSTATES = frozenset({"25006", "25P03"})  # read-only after a failover, idle too long in a transaction
+IDLE_TOO_LONG = "25P03"
+
+UNDONE_SQLSTATES = RETRIED_SQLSTATES | {IDLE_TOO_LONG}
+"""Where these come of a commit, it was not made."""
+
+UNAVAILABLE_SQLSTATES = frozenset({"25006", IDLE_TOO_LONG})  # the first: read-only after a failover
 
 _log = structlog.get_logger(__name__)
 
@@ -76,7 +89,8 @@ class Store:
         self._open_listener = listen
         self._serials = itertools.count()
         self._writing = threading.Lock() if dialect == SQLITE else None
-        self._lock_statement = "" if dialect == SQLITE else "SELECT id FROM log_head WHERE id = 1 FOR UPDATE"
+        self._first = _LIMITED if dialect == POSTGRESQL else ""
+        self._lock = {SQLITE: "", POSTGRESQL: _LIMITED + _LOCKED, COCKROACHDB: "SELECT id" + _LOCKED}[dialect]
         self._connections: set[Any] = set()
         self._thread = threading.local()
 
@@ -133,13 +147,13 @@ class Store:
         """
         with self._writing or contextlib.nullcontext():
             return self._attempt(
-                lambda: self._transact(lambda db: work(Transaction(db, self.notifies)), lock=self._lock_statement)
+                lambda: self._transact(lambda db: work(Transaction(db, self.notifies)), first=self._lock)
             )
 
     def alone(self, work: Callable[[peewee.Database], T]) -> T:
         """Run ``work`` in one transaction of its own on the bare database, as migrations need it."""
         with self._writing or contextlib.nullcontext():
-            return self._attempt(lambda: self._transact(work, lock=""))
+            return self._attempt(lambda: self._transact(work, first=self._first))
 
     def strpos(self, column: peewee.Node, text: str) -> peewee.Expression:
         """Return the condition that ``column`` contains ``text``, case counting."""
@@ -163,15 +177,15 @@ class Store:
             weakref.finalize(self._thread.leash, _close, self._connections, connection)
         return self._db
 
-    def _transact(self, work: Callable[[peewee.Database], T], lock: str) -> T:
+    def _transact(self, work: Callable[[peewee.Database], T], first: str) -> T:
         db = self._connected()
         if self.dialect == SQLITE:
             db.begin("IMMEDIATE")  # type: ignore[call-arg]  # SQLite's own
         else:
             db.begin()
         try:
-            if lock:
-                db.execute_sql(lock)
+            if first:
+                db.execute_sql(first)
             result = work(db)
         except BaseException:
             self._roll_back()
@@ -180,7 +194,7 @@ class Store:
             db.commit()
         except (peewee.DatabaseError, peewee.InterfaceError) as failure:
             self._roll_back()
-            if sqlstate(failure) in RETRIED_SQLSTATES:
+            if sqlstate(failure) in UNDONE_SQLSTATES:
                 raise
             raise _CommitFailed from failure
         finally:

@@ -132,16 +132,27 @@ class Verifier(BaseVerifier):
         call = self._stub.Watch(self._stream.request(), metadata=self._settings.metadata)
         try:
             while True:
-                response = await asyncio.wait_for(call.read(), self._stream.silence)
+                reading = asyncio.ensure_future(call.read())
+                reading.add_done_callback(_seen)
+                # Not `asyncio.wait_for`: before Python 3.12 it forgets that it was cancelled where the word comes, or
+                # the stream breaks, in the same moment; and the task would go on for ever.
+                done, _ = await asyncio.wait({reading}, timeout=self._stream.silence)
+                if not done:
+                    return grpc.StatusCode.CANCELLED, f"silent for {self._stream.silence:g} s"
+                response = reading.result()
                 if response is grpc.aio.EOF:
                     return grpc.StatusCode.OK, "the server ended it"
                 self._stream.told(response)
         except grpc.RpcError as error:
             return _status(error)
-        except asyncio.TimeoutError:
-            return grpc.StatusCode.CANCELLED, f"silent for {self._stream.silence:g} s"
         finally:
-            call.cancel()
+            call.cancel()  # and with it a read under way
+
+
+def _seen(reading: "asyncio.Future[Any]") -> None:
+    """Look at how a read ended that nobody waits for any more, or asyncio would complain."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 def _status(error: Any) -> tuple[grpc.StatusCode, str]:

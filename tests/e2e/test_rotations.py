@@ -1,0 +1,142 @@
+"""Rotations by real servers: who acts when the one that did is killed, stopped, or ended in order."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.service import Service, eventually, seconds
+from tests.histories.scene import memory
+from tests.rotations import due
+from tests.rotations.crew import LONGEST_TAKEOVER, Crew
+from tests.rotations.kills import plain, report, run, takeovers
+from tumbler_server.events.log import EventType
+
+Pair = Callable[..., Crew]
+
+DEFAULT_LEASE = 15.0
+"""Seconds: the default of ``--scheduler-lease``."""
+
+
+@pytest.fixture
+def pair(tmp_path: Path, new_database: Callable[[str], str]) -> Iterator[Pair]:
+    """Give a function that starts two servers on one PostgreSQL database, with options."""
+    with ExitStack() as open_:
+
+        def start(*options: str) -> Crew:
+            service = Service(
+                tmp_path / "data", new_database("postgresql"), ("--min-rotation-interval", "1s", *options)
+            )
+            open_.callback(service.close)
+            service.init().start()
+            return open_.enter_context(Crew([service, service.beside()]))
+
+        yield start
+
+
+def apart(crew: Crew) -> tuple[Service, Service]:
+    """Return the server that acts, and the other."""
+    acting = crew.wait_for_acting()
+    first, second = crew.services
+    assert first.process is not None
+    return (first, second) if first.process.pid == acting.pid else (second, first)
+
+
+def soon_due(server: Service, count: int = 1) -> list[str]:
+    """Create keys whose rotations are due in a second, and return their ids."""
+    return [
+        server.create(name=f"key {number}", rotation={"interval": seconds(1)}).api_key.id for number in range(count)
+    ]
+
+
+def announced(crew: Crew) -> list[str]:
+    """Return the keys whose rotations were announced so far, in order; one that was announced twice is there twice."""
+    rows = crew.store.read("SELECT key_id FROM event WHERE type = ? ORDER BY revision", (int(EventType.ROTATION_DUE),))
+    return [key_id for (key_id,) in rows]
+
+
+def stand_still(server: Service) -> None:
+    """Stop a server at a moment at which it holds nothing in the database that others wait for."""
+    busy = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+        "AND backend_type = 'client backend' AND state <> 'idle'"
+    )
+
+    def stopped() -> bool:
+        server.signal(signal.SIGSTOP)
+        for _ in range(10):
+            if not server.read(busy):
+                return True
+            time.sleep(0.02)  # what the others do is over soon
+        server.signal(signal.SIGCONT)
+        return False
+
+    eventually(stopped)
+
+
+class TestTakeover:
+    """There is one that acts, and when it is gone another does what it would have done."""
+
+    def test_killed(self, pair: Pair) -> None:
+        """With the default lease, what is due is announced within 30 s after the server that acts was killed."""
+        crew = pair()
+        acting, other = apart(crew)
+        acting.signal(signal.SIGKILL)
+        acting.wait()
+        key_ids = soon_due(other)
+        assert announced(crew) == []
+        eventually(lambda: announced(crew) == key_ids, LONGEST_TAKEOVER)
+
+    def test_ended_in_order(self, pair: Pair) -> None:
+        """A server that ends in order leaves the lease to another at once: nobody waits for it to run out."""
+        crew = pair()
+        acting, other = apart(crew)
+        assert acting.stop() == 0
+        key_ids = soon_due(other)
+        eventually(lambda: announced(crew) == key_ids, DEFAULT_LEASE / 2)
+
+    def test_stopped_and_continued(self, pair: Pair) -> None:
+        """A server that stood still beyond its lease sees that another acts; each rotation is announced once."""
+        crew = pair("--scheduler-lease", "1s")
+        acting, other = apart(crew)
+        term = crew.wait_for_acting().term
+        key_ids = soon_due(acting, 20)
+        stand_still(acting)
+        try:
+            taken_over = crew.wait_for_acting(term)
+            key_ids += soon_due(other, 20)
+            eventually(lambda: set(announced(crew)) == set(key_ids))
+        finally:
+            acting.signal(signal.SIGCONT)
+        eventually(lambda: "another process acts on schedules from now on" in acting.stderr)
+        key_ids += soon_due(acting, 5)
+        eventually(lambda: set(announced(crew)) >= set(key_ids))
+        assert sorted(announced(crew)) == sorted(key_ids)
+        assert crew.acting() == taken_over
+        other.audit()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_few_kills(kind: str, new_database: Callable[[str], str]) -> None:
+    """Whatever is killed, and when: each rotation is announced, told and claimed once."""
+    with memory() as folder:
+        done = run(kind, folder, new_database(kind) if kind == "postgresql" else "", kills=10, keys=60, seed=1)
+    assert done.findings.examples == []
+    assert done.problems == []
+    assert plain(done)["kills"] == 10
+    assert report([done]).row_count == 1
+    assert takeovers([done]).row_count == len(done.gaps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_many_due(kind: str, new_database: Callable[[str], str], tmp_path: Path) -> None:
+    """What falls due at once is announced once and told once, and nobody who verifies is answered wrong."""
+    url = new_database(kind) if kind == "postgresql" else ""
+    done = due.run(kind, True, tmp_path, url, keys=300, spell=1.0, progress=lambda _: None)
+    assert done.problems == []
+    assert list(done.verified) == ["alone", "announcing", "telling", "after"]
+    assert due.report([done]).row_count == 4

@@ -1,0 +1,382 @@
+"""A hundred thousand keys due in one moment: what that costs those who verify, and how long it takes.
+
+    python -m tests.rotations.due
+    python -m tests.rotations.due --keys 5000 --only sqlite --json
+
+The keys are put into the database past the server, all with the same next_time, once without a webhook and once with
+one, to sixteen endpoints. Other keys are verified at a steady pace before that moment, while the rotations are
+announced, while webhooks are sent, and afterwards. Each rotation must be announced once, and told once. Ends with 1 if
+not, or if a verification was answered wrong; how much slower they were is said, and no reason to fail.
+"""
+
+import argparse
+import json
+import multiprocessing
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.e2e.service import Service, seconds
+from tests.harness import CHEAP
+from tests.histories.checker import quantile
+from tests.histories.regulars import Regulars, present
+from tests.histories.scene import Postgresql, memory
+from tests.rotations.receiver import Posted, Receiver
+from tumbler import keyformat
+from tumbler_server.clock import DAY, SECOND, system_clock
+from tumbler_server.events.log import EventType
+from tumbler_server.keys import record, schedule, secret
+from tumbler_server.keys.record import Key
+from tumbler_server.store.database import POSTGRESQL, Transaction, open_store
+from tumbler_server.store.models import ApiKeyRow
+from tumbler_server.webhooks.deliveries import State
+
+DIALECTS = ("sqlite", "postgresql")
+PROJECT = "due"
+PATHS = tuple(f"/hook/{number}" for number in range(16))
+
+_OPTIONS = ("--webhook-allow-loopback", "--min-rotation-interval", "1s")
+_INTERVAL = 30 * DAY
+_REST = 0.01
+"""Seconds between two calls of one of those who verify."""
+_AT_ONCE = 5_000
+"""Rows that are put in by one transaction."""
+_ROWS_PER_SECOND = 4_000
+_START = 10.0
+"""Seconds that a server takes to start, at the most."""
+
+_LONGEST = 3_600.0
+"""Seconds after which nothing more is waited for; what was not done by then is a problem."""
+
+
+@dataclass
+class Run:
+    """What was done, and what is wrong with it."""
+
+    dialect: str
+    webhooks: bool
+    keys: int
+    verified: dict[str, Regulars] = field(default_factory=dict)
+    """What those met with who verified, by what went on beside."""
+    announcing: float = 0.0
+    """Seconds until the last rotation was announced."""
+    telling: float = 0.0
+    """Seconds until the last webhook had been sent; 0: there were none."""
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """Return how many times the 99th percentile was what it was before, in the worst of the times between."""
+        alone = self.verified["alone"].p99
+        return (
+            max((met.p99 for name, met in self.verified.items() if name not in ("alone", "after")), default=0) / alone
+        )
+
+
+Progress = Callable[[str], None]
+
+
+class Signals:
+    """What the processes of a run tell each other."""
+
+    def __init__(self, context: SpawnContext) -> None:
+        self.over: Event = context.Event()
+        """Set when those who verify are to come back."""
+        self.came: Synchronized[int] = context.Value("q", 0)
+        """How many webhooks came."""
+
+
+_signals: Signals
+
+
+def join(signals: Signals) -> None:
+    """Enter a process into a run."""
+    global _signals  # noqa: PLW0603 - it can only be handed to a process when that starts
+    _signals = signals
+
+
+def verify(target: str, key: str, texts: Sequence[str]) -> Regulars:
+    """Verify keys until it is over, at a pace that leaves the server time."""
+    return present(target, key, texts, _REST, _signals.over.is_set)
+
+
+def receive(signals: Signals, line: Connection) -> None:
+    """Be the receiver: tell the port, take the secrets, and when the line is told so, what came."""
+    came: Counter[str] = Counter()
+    wrong: Counter[str] = Counter()
+    secrets: Mapping[str, str] = {}
+
+    def take(posted: Posted) -> int:
+        came[posted.id] += 1
+        wrong["unsigned"] += not posted.signed_by(secrets.get(posted.path, ""))
+        with signals.came.get_lock():
+            signals.came.value += 1
+        return 204
+
+    with Receiver(take) as receiver:
+        line.send(receiver.port)
+        secrets = line.recv()
+        line.recv()
+    line.send((len(came), came.total() - len(came), wrong["unsigned"]))
+
+
+def run(
+    dialect: str, webhooks: bool, folder: Path, database_url: str, keys: int, spell: float, progress: Progress
+) -> Run:
+    """Do it on an installation of its own. ``spell`` is how many seconds are measured before and after."""
+    done = Run(dialect, webhooks, keys)
+    name = f"due-{dialect}-{'told' if webhooks else 'untold'}"
+    service = Service(folder / name, database_url, _OPTIONS).init()
+    context = multiprocessing.get_context("spawn")
+    signals = Signals(context)
+    with ExitStack() as open_:
+        open_.callback(service.close)
+        service.start()
+        texts = [service.create(name=f"verified {number}").key for number in range(20)]
+        urls = [""]
+        if webhooks:
+            line = open_.enter_context(_receiver(context, signals))
+            port = line.recv()
+            urls = [f"http://127.0.0.1:{port}{path}" for path in PATHS]
+            line.send({path: _open(service, url) for path, url in zip(PATHS, urls, strict=True)})
+        assert service.stop() == 0
+        moment = system_clock() + int((keys / _ROWS_PER_SECOND + _START + spell) * SECOND)
+        before = _seed(service, keys, urls, moment)
+        service.start()
+        callers = open_.enter_context(ProcessPoolExecutor(1, context, join, (signals,)))
+
+        def verified(what: str, over: Callable[[], bool]) -> None:
+            signals.over.clear()
+            verifying = callers.submit(verify, service.target, service.key, texts)
+            deadline = time.monotonic() + _LONGEST
+            try:
+                while not over() and not verifying.done() and time.monotonic() < deadline:
+                    time.sleep(0.05)
+            finally:
+                signals.over.set()
+            done.verified[what] = verifying.result()
+            progress(f"{name}: {what}")
+
+        verified("at first", lambda: system_clock() > moment - (spell + 1) * SECOND)
+        del done.verified["at first"]  # all of it is warm now
+        verified("alone", lambda: system_clock() > moment - SECOND // 2)
+        if not done.verified["alone"].took:
+            raise RuntimeError("putting the keys in took too long for anything to be measured before they were due")
+        store = open_store(service.database_url)
+        open_.callback(store.close)
+
+        def reached(sql: str) -> int:
+            ((number,),) = store.read(sql)
+            return int(number) - before
+
+        verified("announcing", lambda: reached("SELECT revision FROM log_head WHERE id = 1") >= keys)
+        done.announcing = (system_clock() - moment) / SECOND
+        if webhooks:
+            verified("telling", lambda: signals.came.value >= keys)
+            done.telling = (system_clock() - moment) / SECOND
+        until = time.monotonic() + spell
+        verified("after", lambda: time.monotonic() > until)
+        if webhooks:
+            line.send("over")
+            came, repeated, unsigned = line.recv()
+            if (came, repeated, unsigned) != (keys, 0, 0):
+                done.problems.append(
+                    f"{came} webhooks came, {repeated} again, {unsigned} without a signature that fits"
+                )
+        _judge(service, done)
+    return done
+
+
+@contextmanager
+def _receiver(context: SpawnContext, signals: Signals) -> Iterator[Connection]:
+    ours, theirs = context.Pipe()
+    process = context.Process(target=receive, args=(signals, theirs), daemon=True)
+    process.start()
+    try:
+        yield ours
+    finally:
+        process.join(1)
+        process.kill()
+
+
+def _open(service: Service, url: str) -> str:
+    """Have an endpoint for a URL, and return its secret. Its first key is never due in a run."""
+    rotation = {"interval": seconds(_INTERVAL / SECOND), "webhook_url": url}
+    return str(service.create(project_id=PROJECT, name="first", rotation=rotation).webhook_secret)
+
+
+def _seed(service: Service, count: int, urls: Sequence[str], moment: int) -> int:
+    """Put keys into the database, past the server, that are due at a moment; return the log's head.
+
+    The rows are those that the server itself would write, but that one secret proves them all, and that they have no
+    events.
+    """
+    columns = [column.column_name for column in ApiKeyRow._meta.sorted_fields]
+    insert = f"INSERT INTO api_key ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+    made = secret.generate("tmb")
+    sealed = secret.Hasher(CHEAP, service.installation.peppers()).seal(made.text, made.secret)
+    proofs = {"secret_hash": sealed.secret_hash, "digest": sealed.digest, "pepper_id": sealed.pepper_id}
+    now = system_clock()
+
+    def row(number: int) -> tuple[Any, ...]:
+        key_id = _id(number)
+        key = Key(
+            id=key_id,
+            project_id=PROJECT,
+            name=f"due {number}",
+            key_prefix=f"tmb_{key_id}_",
+            create_time=now,
+            update_time=now,
+            rotation_interval=_INTERVAL,
+            rotation_next_time=moment,
+            webhook_url=urls[number % len(urls)],
+            revision=1,
+        )
+        values = {**record.to_columns(key), **proofs, "alarm_time": schedule.alarm_time(key, now)}
+        return tuple(values[name] for name in columns)
+
+    store = open_store(service.database_url)
+    try:
+        for first in range(0, count, _AT_ONCE):
+            rows = [row(number) for number in range(first, min(first + _AT_ONCE, count))]
+
+            def put(transaction: Transaction, rows: Sequence[tuple[Any, ...]] = rows) -> None:
+                transaction.run_many(insert, rows)
+
+            store.write(put)
+        if store.dialect == POSTGRESQL:
+            store.alone(lambda database: database.execute_sql("ANALYZE api_key"))  # what it does itself within a minute
+        ((head,),) = store.read("SELECT revision FROM log_head WHERE id = 1")
+        return int(head)
+    finally:
+        store.close()
+
+
+def _id(number: int) -> str:
+    digits = ""
+    while number:
+        number, digit = divmod(number, len(keyformat.ALPHABET))
+        digits = keyformat.ALPHABET[digit] + digits
+    return f"due{digits.rjust(keyformat.ID_LENGTH - 3, '0')}"
+
+
+def _judge(service: Service, done: Run) -> None:
+    due = f"SELECT key_id, COUNT(*) FROM event WHERE type = {int(EventType.ROTATION_DUE)} GROUP BY key_id"  # noqa: S608
+    announced = dict(service.read(due))
+    if len(announced) != done.keys:
+        done.problems.append(f"{len(announced)} of {done.keys} rotations were announced")
+    if again := sum(times > 1 for times in announced.values()):
+        done.problems.append(f"{again} rotations were announced more than once")
+    ((waiting,),) = service.read("SELECT COUNT(*) FROM api_key WHERE alarm_time <= ?", system_clock())
+    if waiting:
+        done.problems.append(f"{waiting} keys are still due")
+    states = {
+        State(state).name: number
+        for state, number in service.read("SELECT state, COUNT(*) FROM webhook_delivery GROUP BY state")
+    }
+    if states != ({"DELIVERED": done.keys} if done.webhooks else {}):
+        done.problems.append(f"deliveries: {states}")
+    for what, met in done.verified.items():
+        if met.wrong:
+            done.problems.append(f"{what}: valid keys were answered {dict(met.wrong)}")
+
+
+def plain(done: Run) -> dict[str, Any]:
+    """Return a run as plain data."""
+    return {
+        "database": done.dialect,
+        "webhooks": done.webhooks,
+        "keys": done.keys,
+        "announced_seconds": round(done.announcing, 1),
+        "told_seconds": round(done.telling, 1),
+        "verify_ms": {
+            name: {
+                "calls": len(met.took),
+                "p50": round(quantile(met.took, 0.5) / 1e6, 2),
+                "p99": round(met.p99 / 1e6, 2),
+                "max": round(max(met.took, default=0) / 1e6, 2),
+            }
+            for name, met in done.verified.items()
+        },
+        "p99_during_to_alone": round(done.ratio, 2),
+        "problems": done.problems,
+    }
+
+
+def report(runs: Sequence[Run]) -> Table:
+    """Return the table of what verifying cost, a line for each time of each run."""
+    table = Table("", "Verify", "calls", "p50 ms", "p99 ms", "max ms", "for s", "p99 to alone")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for done in runs:
+        told = plain(done)
+        lasted = {"announcing": done.announcing, "telling": done.telling - done.announcing}
+        for name, met in told["verify_ms"].items():
+            table.add_row(
+                f"{done.dialect}, {'with' if done.webhooks else 'without'} webhooks",
+                name,
+                f"{met['calls']:,}",
+                *(f"{met[what]:,.1f}" for what in ("p50", "p99", "max")),
+                f"{lasted[name]:,.1f}" if name in lasted else "",
+                f"{met['p99'] / told['verify_ms']['alone']['p99']:.2f}",
+            )
+        table.add_section()
+    return table
+
+
+def main() -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.rotations.due", description="Let many keys be due at once.")
+    parser.add_argument("--only", choices=DIALECTS, help="on this database alone")
+    parser.add_argument("--keys", type=int, default=100_000, help="how many are due at once (default 100,000)")
+    parser.add_argument("--seconds", type=float, default=15, help="measured before and after (default 15)")
+    parser.add_argument("--without-webhooks", action="store_true", help="leave out the runs with webhooks")
+    parser.add_argument("--json", action="store_true", help="print plain data")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and databases are ended, and removed
+
+    def show(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    runs = []
+    with memory() as folder, ExitStack() as open_:
+        for dialect in [arguments.only] if arguments.only else DIALECTS:
+            if dialect == "postgresql":
+                postgresql = Postgresql(folder / "postgresql")
+                open_.callback(postgresql.close)
+            for webhooks in (False,) if arguments.without_webhooks else (False, True):
+                url = postgresql.new_database(f"due{int(webhooks)}") if dialect == "postgresql" else ""
+                runs.append(run(dialect, webhooks, folder, url, arguments.keys, arguments.seconds, show))
+    wrong = sum(len(done.problems) for done in runs)
+    if arguments.json:
+        print(json.dumps([plain(done) for done in runs], indent=2))
+        return 1 if wrong else 0
+    console = Console(width=120)
+    console.print(report(runs))
+    for done in runs:
+        told = f", told after {done.telling:,.1f} s" if done.webhooks else ""
+        console.print(
+            f"{done.dialect}: {done.keys:,} rotations that were due at once were announced after "
+            f"{done.announcing:,.1f} s{told}; p99 during to alone: {done.ratio:.2f}"
+        )
+        for problem in done.problems:
+            console.print(f"problem: {problem}", style="red", markup=False)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,364 @@
+"""Servers killed while rotations are due: each is announced, told and claimed once, whatever is killed, and when.
+
+    python -m tests.rotations.kills
+    python -m tests.rotations.kills --only postgresql --kills 20 --keys 100 --seed 7 --json
+
+A thousand keys fall due at once and are claimed over and over, so that there is always something to be announced, told
+and claimed. Meanwhile the process that acts is killed 200 times: at any moment, right after it has announced something,
+while a receiver has not answered yet, as it takes the lease over, during a claim. On SQLite it is one of two workers,
+and now and then the whole server; on PostgreSQL one of two servers. At the end all that was sent, answered and stored
+is held against what was promised (``checker``). Ends with 1 if a promise was broken, or nobody acted for 30 s.
+"""
+
+import argparse
+import json
+import random
+import secrets
+import signal
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.e2e.service import Service, eventually, seconds
+from tests.histories.checker import quantile
+from tests.histories.scene import Postgresql, begin_other, memory
+from tests.rotations.checker import Findings, check
+from tests.rotations.crew import LONGEST_TAKEOVER, Crew, NobodyActs
+from tests.rotations.history import UNKNOWN, Event, History, KeyRow, Row
+from tests.rotations.owners import GRACES, Owners, verdicts
+from tests.rotations.receiver import Receiver
+from tumbler_server.clock import NEVER, system_clock
+from tumbler_server.events import log
+from tumbler_server.events.log import EventType
+from tumbler_server.store.database import Store
+from tumbler_server.webhooks.deliveries import State
+from tumbler_server.webhooks.messages import TYPES
+
+DIALECTS = ("sqlite", "postgresql")
+PROJECT = "rotations"
+PATHS = tuple(f"/hook/{number}" for number in range(8))
+"""Webhooks go to so many endpoints, each with a secret of its own."""
+INTERVAL = 2.0
+"""Seconds from one rotation of a key to the next."""
+CLAIMS_PER_SECOND = 15.0
+SECONDS_PER_LINE = 10
+SETTLING = 120.0
+"""Seconds after which, with nothing killed any more, nothing may be left to do."""
+
+_OPTIONS = (
+    "--webhook-allow-loopback",
+    "--min-rotation-interval", "1s",
+    "--scheduler-lease", "1s",
+    "--threads", "8",
+)  # fmt: skip
+_AIMED_FOR = 3.0
+"""Seconds that it is waited for the moment aimed at; then it is any other."""
+
+Progress = Callable[[str, int], None]
+"""Is told, after each kill, the database and how many there were."""
+
+
+@dataclass
+class Run:
+    """What was done on a database, and what is wrong with it."""
+
+    dialect: str
+    seed: int
+    keys: int
+    aims: Counter[str] = field(default_factory=Counter)
+    """How often was aimed at which moment."""
+    gaps: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Seconds until somebody acted again, by what was killed."""
+    seconds: float = 0.0
+    history: History = field(default_factory=History)
+    findings: Findings = field(default_factory=Findings)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def wrong(self) -> int:
+        """Return how much is wrong."""
+        return self.findings.violations + len(self.problems)
+
+
+def run(
+    dialect: str, folder: Path, database_url: str, kills: int, keys: int, seed: int, progress: Progress | None = None
+) -> Run:
+    """Found an installation in a folder, on an empty database unless the URL is empty, and do all of it."""
+    done, began = Run(dialect, seed, keys), time.monotonic()
+    workers = ("--workers", "2") if dialect == "sqlite" else ()
+    service = Service(folder / f"kills-{dialect}", database_url, (*_OPTIONS, *workers)).init()
+    with ExitStack() as open_:
+        open_.callback(service.close)
+        service.start()
+        crew = open_.enter_context(Crew([service, begin_other(service)] if dialect == "postgresql" else [service]))
+        owners = Owners(lambda: crew.targets, service.key, CLAIMS_PER_SECOND, seed)
+        receiver = open_.enter_context(Receiver(owners.take))
+        _make(service, receiver, owners, keys)
+        owners.start()
+        try:
+            _kill(crew, receiver, owners, done, kills, progress)
+        except NobodyActs:
+            done.problems.append(f"nobody acted for {LONGEST_TAKEOVER:.0f} s")
+        finally:
+            receiver.hold.clear()
+            owners.stop()
+        crew.wait_for_restarts()
+        time.sleep(GRACES[0])  # until then, a key that was replaced last may be accepted or not
+        try:
+            eventually(lambda: _settled(crew.store), SETTLING)
+        except AssertionError:
+            done.problems.append(f"after {SETTLING:.0f} s there was still something to do")
+        shown = verdicts(crew.targets, service.key, owners.shown)
+        done.history = _history(crew.store, owners, shown)
+    audit = service.command("audit", "verify")
+    if audit.returncode:
+        done.problems.append(f"audit verify: {audit.stdout}{audit.stderr}")
+    done.findings = check(done.history)
+    _see_that_it_shows_something(done, kills)
+    done.seconds = time.monotonic() - began
+    return done
+
+
+def _make(service: Service, receiver: Receiver, owners: Owners, keys: int) -> None:
+    """Make the keys, all of them due in a moment."""
+    for number in range(keys):
+        path = PATHS[number % len(PATHS)]
+        rotation = {"interval": seconds(INTERVAL), "webhook_url": receiver.url(path)}
+        created = service.create(project_id=PROJECT, name=f"key {number}", rotation=rotation)
+        if created.webhook_secret:
+            owners.secrets[path] = created.webhook_secret
+        owners.shown[created.api_key.id] = created.key
+    owners.flaky = PATHS[0]
+
+
+def _kill(crew: Crew, receiver: Receiver, owners: Owners, done: Run, kills: int, progress: Progress | None) -> None:
+    chance = random.Random(done.seed)  # noqa: S311 - no secret
+    aims: dict[str, Callable[[], bool]] = {
+        "at any moment": lambda: _rest(chance.uniform(0, 2.5)),
+        "after an announcement": lambda: _announced(crew.store),
+        "before an answer": lambda: _set_again(owners.posted),
+        "at the takeover": lambda: _rest(chance.uniform(0, 0.05)),
+        "during a claim": lambda: _set_again(owners.claiming) and _rest(chance.uniform(0, 0.01)),
+    }
+    crew.wait_for_acting()
+    for number in range(1, kills + 1):
+        aim = chance.choices(list(aims), (4, 2, 2, 1, 1))[0]
+        if aim != "at the takeover":
+            _rest(chance.uniform(0, 1))  # some work is done in between
+        if aim == "before an answer":
+            receiver.hold.set()
+        done.aims[aim if aims[aim]() else f"{aim}, in vain"] += 1
+        what, gap = _strike(crew)
+        receiver.hold.clear()
+        done.gaps[what].append(gap)
+        if progress:
+            progress(done.dialect, number)
+
+
+def _strike(crew: Crew) -> tuple[str, float]:
+    """Kill who acts, and return what that was, and the seconds until somebody acted again."""
+    acting = crew.wait_for_acting()
+    what, killed = crew.strike(acting)
+    crew.wait_for_acting(acting.term)
+    return what, time.monotonic() - killed
+
+
+def _rest(span: float) -> bool:
+    time.sleep(span)
+    return True
+
+
+def _announced(store: Store) -> bool:
+    """Wait until a rotation is announced; say whether one was."""
+    ((before,),) = store.read("SELECT revision FROM log_head WHERE id = 1")
+    newer = f"SELECT 1 FROM event WHERE revision > ? AND type = {int(EventType.ROTATION_DUE)} LIMIT 1"  # noqa: S608
+    deadline = time.monotonic() + _AIMED_FOR
+    while time.monotonic() < deadline:
+        if store.read(newer, (before,)):
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def _set_again(event: Any) -> bool:
+    event.clear()
+    return bool(event.wait(_AIMED_FOR))
+
+
+def _settled(store: Store) -> bool:
+    """Say whether everything that is due was announced, and everything that was announced is done with."""
+    ((waiting,),) = store.read(
+        "SELECT COUNT(*) FROM api_key WHERE rotation_interval > 0 AND replaced_by_key_id = '' AND revoke_time = ? "
+        "AND rotation_due_revision = 0",
+        (NEVER,),
+    )
+    ((behind,),) = store.read("SELECT COUNT(*) FROM outbox o, log_head h WHERE o.revision < h.revision")
+    ((pending,),) = store.read("SELECT COUNT(*) FROM webhook_delivery WHERE state = ?", (int(State.PENDING),))
+    return not (waiting or behind or pending)
+
+
+def _history(store: Store, owners: Owners, shown: dict[str, str]) -> History:
+    now = system_clock()
+    events, page = [], log.events_after(store, 0, 5_000, PROJECT)
+    while page:
+        events += [Event(each.revision, EventType(each.type).name, each.key_id, each.detail) for each in page]
+        page = log.events_after(store, page[-1].revision, 5_000, PROJECT)
+    rows = store.read("SELECT revision, id, type, key_id, state FROM webhook_delivery ORDER BY revision")
+    keys = store.read(
+        "SELECT id, replaces_key_id, replaced_by_key_id, revoke_time, grace_expire_time, rotation_due_revision "
+        "FROM api_key WHERE project_id = ?",
+        (PROJECT,),
+    )
+    return History(
+        arrivals=list(owners.arrivals),
+        claims=list(owners.claims),
+        events=events,
+        rows=[
+            Row(revision, webhook_id, TYPES[EventType(kind)], key_id, State(state).name)
+            for revision, webhook_id, kind, key_id, state in rows
+        ],
+        keys=[
+            KeyRow(key_id, replaces, replaced_by, revoked != NEVER, revoked != NEVER or grace_until <= now, due)
+            for key_id, replaces, replaced_by, revoked, grace_until, due in keys
+        ],
+        verdicts=shown,
+    )
+
+
+def _see_that_it_shows_something(done: Run, kills: int) -> None:
+    if (killed := sum(done.aims.values())) < kills:
+        done.problems.append(f"{killed} of {kills} kills were made")
+    told = plain(done)
+    if told["announced"] <= done.keys or not told["claimed"]:
+        done.problems.append(f"{told['announced']} rotations were announced and {told['claimed']} claimed: too few")
+
+
+def plain(done: Run) -> dict[str, Any]:
+    """Return a run as plain data."""
+    history = done.history
+    events = Counter(event.type for event in history.events)
+    outcomes = Counter(claim.outcome for claim in history.claims)
+    ids = {arrival.webhook_id for arrival in history.arrivals}
+    return {
+        "database": done.dialect,
+        "seed": done.seed,
+        "keys": done.keys,
+        "kills": sum(map(len, done.gaps.values())),
+        "aimed": dict(done.aims),
+        "announced": events["ROTATION_DUE"],
+        "claimed": events["ROTATION_CLAIMED"],
+        "claims": dict(outcomes),
+        "webhooks": len(ids),
+        "repeated": len(history.arrivals) - len(ids),
+        "deliveries": dict(Counter(row.state for row in history.rows)),
+        "secrets_verified": dict(Counter(history.verdicts.values())),
+        "seconds_without_acting": {
+            what: {
+                "kills": len(gaps),
+                "p50": round(quantile([int(gap * 1e6) for gap in gaps], 0.5) / 1e6, 2),
+                "max": round(max(gaps), 2),
+            }
+            for what, gaps in sorted(done.gaps.items())
+        },
+        "seconds": round(done.seconds, 1),
+        "violations": done.findings.violations,
+        "problems": [*done.findings.examples, *done.problems],
+    }
+
+
+def report(runs: Sequence[Run]) -> Table:
+    """Return the table of what was done and seen, a line for each database."""
+    table = Table(
+        "",
+        "kills",
+        "announced",
+        "claimed",
+        "claims refused",
+        "claims whose\nanswer was lost",
+        "webhooks",
+        "sent again",
+        "secrets\nverified",
+        "wrong",
+        title="The process that acts, killed while rotations are due",
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for done in runs:
+        told = plain(done)
+        lost = told["claims"].get(UNKNOWN, 0)
+        refused = sum(times for outcome, times in told["claims"].items() if outcome not in ("OK", UNKNOWN))
+        numbers = (
+            told["kills"], told["announced"], told["claimed"], refused, lost, told["webhooks"], told["repeated"],
+            len(done.history.verdicts), done.wrong,
+        )  # fmt: skip
+        table.add_row(done.dialect, *(f"{number:,}" for number in numbers))
+    return table
+
+
+def takeovers(runs: Sequence[Run]) -> Table:
+    """Return the table of how long nobody acted."""
+    named = {"worker": "one of two workers", "server": "one of two servers", "all": "the only server that ran"}
+    table = Table("", "killed", "times", "p50 s", "max s", title="Until somebody acted again")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for done in runs:
+        for what, gap in plain(done)["seconds_without_acting"].items():
+            table.add_row(done.dialect, named[what], f"{gap['kills']:,}", f"{gap['p50']:.2f}", f"{gap['max']:.2f}")
+    return table
+
+
+def main() -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.rotations.kills", description="Kill, and compare.")
+    parser.add_argument("--only", choices=DIALECTS, help="on this database alone")
+    parser.add_argument("--kills", type=int, default=200, help="on each database (default 200)")
+    parser.add_argument("--keys", type=int, default=1_000, help="how many are due (default 1,000)")
+    parser.add_argument("--seed", type=int, default=None, help="what chance begins with (default: any)")
+    parser.add_argument("--json", action="store_true", help="print plain data")
+    arguments = parser.parse_args()
+    seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
+    print(f"seed {seed}", file=sys.stderr, flush=True)
+    began = told = time.monotonic()
+
+    def show(dialect: str, killed: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= SECONDS_PER_LINE:
+            told = time.monotonic()
+            print(f"{dialect}: {told - began:4.0f} s, {killed} killed", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and databases are ended, and removed
+    runs = []
+    with memory() as folder, ExitStack() as open_:
+        for dialect in [arguments.only] if arguments.only else DIALECTS:
+            url = ""
+            if dialect == "postgresql":
+                postgresql = Postgresql(folder / "postgresql")
+                open_.callback(postgresql.close)
+                url = postgresql.new_database("kills")
+            runs.append(run(dialect, folder, url, arguments.kills, arguments.keys, seed, show))
+    wrong = sum(done.wrong for done in runs)
+    if arguments.json:
+        print(json.dumps([plain(done) for done in runs], indent=2))
+        return 1 if wrong else 0
+    console = Console(width=140)
+    console.print(report(runs))
+    console.print(takeovers(runs))
+    for done in runs:
+        aimed = ", ".join(f"{times} {aim}" for aim, times in done.aims.most_common())
+        console.print(f"{done.dialect}: {aimed}; {done.seconds:.0f} s, seed {done.seed}")
+        for problem in (*done.findings.examples, *done.problems):
+            console.print(f"problem: {problem}", style="red", markup=False)
+    console.print(f"{wrong} problems", style="red" if wrong else "green")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
