@@ -160,9 +160,7 @@ class World:
 
     def turn(self) -> None:
         """Have the service do all that the clock demands of it by now, webhooks included."""
-        more = True
-        while more:
-            more = self.core.acting.turn()
+        while self.core.acting.turn():
             self.core.dispatch.drain()
 
     def let_lapse(self) -> None:

@@ -162,7 +162,8 @@ def build_core(
         dispatch,
         Upkeep(store, endpoints, clock, config.event_retention, uptime),
     )
-    acting = Acting(Lease(store, config.scheduler_lease, uptime), duties, config.scheduler_lease, uptime)
+    lease = Lease(store, config.scheduler_lease, uptime)
+    acting = Acting(lease, duties, config.scheduler_lease, dispatch.burden, uptime)
     dispatch.finished = acting.wake
     return Core(
         store, lifecycle, servicer, tail, following, hub, resealer, usage, retention,

@@ -162,7 +162,7 @@ class TestTurn:
     def test_all(self, one: Process) -> None:
         """Each duty has its part, and it is known whether one has more."""
         done: list[str] = []
-        acting = Acting(one.lease, (Task("a", done, parts=2), Task("b", done)), SPAN, one.uptime)
+        acting = Acting(one.lease, (Task("a", done, parts=2), Task("b", done)), SPAN, uptime=one.uptime)
         assert acting.turn()
         assert not acting.turn()
         assert done == ["a", "b"] * 2
@@ -170,12 +170,12 @@ class TestTurn:
     def test_without_the_lease(self, other: Process) -> None:
         """A process that does not hold it does nothing."""
         done: list[str] = []
-        assert not Acting(other.lease, (Task("a", done),), SPAN, other.uptime).turn()
+        assert not Acting(other.lease, (Task("a", done),), SPAN, uptime=other.uptime).turn()
         assert done == []
 
     def test_lost_in_the_middle(self, one: Process) -> None:
         """Once it is lost, no further duty is begun."""
         done: list[str] = []
-        acting = Acting(one.lease, (Task("a", done, LeaseLost()), Task("b", done)), SPAN, one.uptime)
+        acting = Acting(one.lease, (Task("a", done, LeaseLost()), Task("b", done)), SPAN, uptime=one.uptime)
         assert not acting.turn()
         assert done == ["a"]
