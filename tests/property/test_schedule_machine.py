@@ -223,4 +223,4 @@ class Schedules(RuleBasedStateMachine):
 class TestSchedules(Schedules.TestCase):  # type: ignore[misc,name-defined]
     """Whatever happens to keys, in whatever order: what is said of them, and who can claim them, is the model's."""
 
-    settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+    settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
