@@ -9,7 +9,7 @@ import pytest
 from tests.harness import Refused, World, at, lasting
 from tests.webhooks.receiver import Receiver
 from tumbler.v1 import api_key_service_pb2 as pb
-from tumbler_server.clock import DAY, HOUR
+from tumbler_server.clock import DAY, HOUR, SECOND
 from tumbler_server.events import log
 from tumbler_server.events.log import EventType
 from tumbler_server.keys import pepper
@@ -230,3 +230,31 @@ class TestRefused:
         pepper.rotate(mailing.installation.pepper_file)
         mailing.reopen()
         assert claim(mailing, token).key
+
+
+def test_from_one_rotation_to_the_next(mailing: World, receiver: Receiver) -> None:
+    """Due, told in vain, told again, claimed; both keys work, then the new one alone, until it is due in its turn."""
+    created = mailing.create(rotation={"interval": lasting(7 * DAY), "webhook_url": receiver.url})
+    receiver.status = 503
+    mailing.clock.advance(7 * DAY)
+    mailing.turn()
+    first = receiver.next("key.rotation_due")
+    receiver.status = 204
+    mailing.clock.advance(6 * SECOND)
+    mailing.turn()
+    second = receiver.next("key.rotation_due")
+    assert (first.headers["webhook-id"], first.body) == (second.headers["webhook-id"], second.body)
+    claimed = claim(mailing, second.data["claim_token"])
+    assert mailing.verdict(created.key) == mailing.verdict(claimed.key) == "VALID"
+    mailing.turn()
+    assert receiver.next("key.rotated").data["replaced_by_key_id"] == claimed.api_key.id
+    mailing.clock.advance(HOUR)
+    assert (mailing.verdict(created.key), mailing.verdict(claimed.key)) == ("SUPERSEDED", "VALID")
+    mailing.clock.advance(7 * DAY - HOUR)
+    mailing.turn()
+    next_one = receiver.next("key.rotation_due")
+    assert next_one.data["key_id"] == claimed.api_key.id
+    assert refused(mailing, second.data["claim_token"])[1] == "KEY_SUPERSEDED"
+    assert claim(mailing, next_one.data["claim_token"]).api_key.replaces_key_id == claimed.api_key.id
+    audit = log.audit(mailing.core.store)
+    assert audit, audit.problems
