@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import peewee
 from standardwebhooks.webhooks import Webhook
 
 from tumbler_server.clock import DAY, NEVER
 from tumbler_server.errors import EndpointNotFound, WebhooksNeedPepper
 from tumbler_server.store.database import Transaction
-from tumbler_server.store.models import DeliveryRow, EndpointRow
+from tumbler_server.store.models import EndpointRow
 from tumbler_server.webhooks.vault import Sealed, Vault
 
 OVERLAP = DAY
@@ -49,7 +48,7 @@ class Endpoints:
         found = _find(transaction, project_id, url)
         if found is None:
             return self._make(transaction, project_id, url, now)
-        turn_on(transaction, found.id)
+        _turn_on(transaction, found.id)
         return ""
 
     def replace_secret(self, transaction: Transaction, project_id: str, url: str, now: int) -> Replaced:
@@ -112,20 +111,13 @@ class Endpoints:
         return secret, self._vault.seal(secret, _context(project_id, url))
 
 
-def turn_on(transaction: Transaction, endpoint_id: str) -> None:
-    """Let an endpoint be sent to again, if it was turned off, as if it had never failed."""
+def _turn_on(transaction: Transaction, endpoint_id: str) -> None:
+    """Let an endpoint be sent to again, if it was turned off. Nothing waits for it: that ended when it was."""
     transaction.run(
-        EndpointRow.update(off_time=NEVER, failures=0, next_attempt_time=_earliest(endpoint_id)).where(
+        EndpointRow.update(off_time=NEVER, failures=0).where(
             (EndpointRow.id == endpoint_id) & (EndpointRow.off_time != NEVER)
         )
     )
-
-
-def _earliest(endpoint_id: str) -> peewee.Function:
-    first = DeliveryRow.select(peewee.fn.MIN(DeliveryRow.next_attempt_time)).where(
-        DeliveryRow.endpoint_id == endpoint_id
-    )
-    return peewee.fn.COALESCE(first, NEVER)
 
 
 def _find(transaction: Transaction, project_id: str, url: str) -> Any:
