@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import founding
 from tumbler_server.clock import SECOND
 from tumbler_server.config import Config, Installation
+from tumbler_server.scheduler import build_scheduler
 from tumbler_server.server import SERVICE, build_core
 from tumbler_server.store.models import EventRow
 
 CHEAP = 4
 """The bcrypt cost of tests: some 2 ms."""
+
+_NAMES = itertools.count()
 
 
 class FrozenClock:
@@ -156,12 +160,13 @@ class World:
     def open(self) -> None:
         """Wire the service. Of all names, it finds no address."""
         self.core = build_core(self.config, self.clock, uptime=self.uptime, look_up=lambda _: [])
+        self.scheduler = build_scheduler(self.config, f"test/{next(_NAMES)}", self.clock, self.uptime, look_up=lambda _: [])
         self._server = grpc_testing.server_from_dictionary({SERVICE: _Told(self)}, grpc_testing.strict_real_time())
 
     def turn(self) -> None:
         """Have the service do all that the clock demands of it by now, webhooks included."""
-        while self.core.acting.turn():
-            self.core.dispatch.drain()
+        while self.scheduler.acting.turn():
+            self.scheduler.dispatch.drain()
 
     def let_lapse(self) -> None:
         """Let so much time go by that a position in the log which nobody confirms is worth nothing."""
@@ -169,6 +174,7 @@ class World:
 
     def close(self) -> None:
         """End the service; its database stays."""
+        self.scheduler.close()
         self.core.close()
 
     def reopen(self, **settings: Any) -> None:

@@ -16,10 +16,11 @@ from tumbler_server import doctor as diagnosis
 from tumbler_server import founding, logs, worker
 from tumbler_server.clock import rfc3339
 from tumbler_server.config import Config, Installation, Tls
-from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.errors import SetupError, StoreUnavailable, explain
 from tumbler_server.events import log
 from tumbler_server.events.board import Board
 from tumbler_server.keys import pepper as pepper_file
+from tumbler_server.processes import ENDING
 from tumbler_server.store import migrations
 from tumbler_server.store.database import open_store
 from tumbler_server.supervisor import supervise
@@ -127,6 +128,8 @@ def serve(
         reflection=reflection,
         tls=Tls(tls_cert, tls_key, tls_client_ca),
         insecure=insecure,
+        log_level=log_level,
+        log_format=log_format,
     )
 
     def ready(port: int) -> None:
@@ -134,7 +137,7 @@ def serve(
         print(f"tumbler-server is ready on {host}:{port}", flush=True)
 
     if config.workers > 1:
-        supervise(config, log_level, log_format, ready, _stopping)
+        supervise(config, ready, _stopping)
     else:
         worker.serve(config, Board(), ready, _stopping_alone)
 
@@ -227,7 +230,7 @@ def main() -> None:
     try:
         app()
     except (SetupError, StoreUnavailable) as failure:
-        _say(f"tumbler-server: {worker.explain(failure)}")
+        _say(f"tumbler-server: {explain(failure)}")
         sys.exit(1)
 
 
@@ -246,7 +249,7 @@ def _stopping() -> None:
 def _stopping_alone() -> None:
     _stopping()
     signal.signal(signal.SIGINT, _give_up)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.ENDING)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 def _give_up(_: int, __: FrameType | None) -> Any:

@@ -409,6 +409,8 @@ class Config:
     reflection: bool | None = None
     tls: Tls = Tls()
     insecure: bool = False
+    log_level: str = "info"
+    log_format: str = ""
 
     def __post_init__(self) -> None:
         if self.max_staleness < SHORTEST_STALENESS:

@@ -200,6 +200,11 @@ class SetupError(Exception):
     """The installation is wrong; the message tells the operator what to do. Never sent to callers."""
 
 
+def explain(failure: SetupError | StoreUnavailable) -> str:
+    """Return what an operator is told of a server that cannot start."""
+    return str(failure) if isinstance(failure, SetupError) else "the database does not answer"
+
+
 class CannotListen(SetupError):
     """An address that the operator chose cannot be had."""
 

@@ -3,15 +3,18 @@
 import contextlib
 import socket
 import socketserver
+import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import structlog
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, make_wsgi_app
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Metric, make_wsgi_app
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
-from tumbler_server.errors import CannotListen
+from tumbler_server.errors import CannotListen, SetupError
 
 _log = structlog.get_logger(__name__)
 
@@ -21,12 +24,44 @@ BCRYPT_RUNS = Counter("tumbler_bcrypt_runs", "Secrets that were checked by bcryp
 STALE_ANSWERS = Counter(
     "tumbler_stale_answers", "Calls answered by what is older than --max-staleness, by leave of --stale-if-error."
 )
-ALARMS = Counter("tumbler_alarms", "Events that time brought: rotations due or overdue, expiries near.", ["type"])
-WEBHOOK_ATTEMPTS = Counter("tumbler_webhook_attempts", "Webhooks that were sent, by what came of it.", ["outcome"])
 WATCH_STREAMS = Gauge("tumbler_watch_streams", "Watch streams that are open.", multiprocess_mode="livesum")
+
+ALARMS = Counter(
+    "tumbler_alarms", "Events that time brought: rotations due or overdue, expiries near.", ["type"], registry=None
+)
+WEBHOOK_ATTEMPTS = Counter(
+    "tumbler_webhook_attempts", "Webhooks that were sent, by what came of it.", ["outcome"], registry=None
+)
+_SCHEDULED = frozenset(family.name for counter in (ALARMS, WEBHOOK_ATTEMPTS) for family in counter.describe())
+"""What is counted by schedulers alone, and by nobody who serves."""
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Where processes find the folder to which they write what they count. The library looks there as it is imported."""
 
 _PATIENCE = 10
 """Seconds that a connection may take to ask."""
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[str]:
+    """Make a folder in which processes count together. Raises ``SetupError``."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix="tumbler-metrics-")  # of mode 0700
+    except OSError as failure:
+        raise SetupError(f"--metrics-listen needs a place for temporary files: {failure.strerror}") from None
+    with made as name:
+        yield name
+
+
+class Scheduled(Collector):
+    """What the schedulers of a folder have counted, for a process that shows its own counts beside."""
+
+    def __init__(self, folder: str) -> None:
+        self._all = MultiProcessCollector(None, folder)
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the counts."""
+        return (family for family in self._all.collect() if family.name in _SCHEDULED)
 
 
 @contextlib.contextmanager

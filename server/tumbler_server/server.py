@@ -15,14 +15,11 @@ from tumbler.v1 import api_key_service_pb2
 from tumbler_server.clock import Clock, system_clock, uptime
 from tumbler_server.config import Config, Tls
 from tumbler_server.errors import CannotListen, SetupError, StoreUnavailable
-from tumbler_server.events.acting import Acting
 from tumbler_server.events.board import Board
 from tumbler_server.events.follow import Following
-from tumbler_server.events.lease import Lease
 from tumbler_server.events.retention import Retention
 from tumbler_server.events.tail import Tail
 from tumbler_server.events.watch import Hub
-from tumbler_server.keys.alarms import Alarms
 from tumbler_server.keys.cache import ProofCache
 from tumbler_server.keys.claims import Claims
 from tumbler_server.keys.deliveries import Deliveries
@@ -44,12 +41,8 @@ from tumbler_server.rpc.servicer import Broken, Servicer
 from tumbler_server.rpc.watch import Watching
 from tumbler_server.store import migrations
 from tumbler_server.store.database import POSTGRESQL, Store, open_store
-from tumbler_server.webhooks.dispatch import Dispatch
 from tumbler_server.webhooks.endpoints import Endpoints
-from tumbler_server.webhooks.outbox import Outbox
-from tumbler_server.webhooks.post import Poster
 from tumbler_server.webhooks.targets import LookUp, Refused, Resolver, Rules, check
-from tumbler_server.webhooks.upkeep import Upkeep
 
 SERVICE = api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"]
 
@@ -86,9 +79,6 @@ class Core:
     resealer: Resealer
     usage: Usage
     retention: Retention
-    acting: Acting
-    dispatch: Dispatch
-    post: Poster
     resolver: Resolver
     pool: BcryptPool
 
@@ -98,14 +88,10 @@ class Core:
         self.hub.start()
         self.usage.start()
         self.retention.start()
-        self.acting.start()
 
     def close(self) -> None:
         """Finish what is under way, and let go of the database."""
         self.hub.close()
-        self.acting.close()
-        self.dispatch.close()
-        self.post.close()
         self.resolver.close()
         self.following.close()
         self.pool.close()
@@ -154,21 +140,7 @@ def build_core(
     servicer = Servicer(verifier, lifecycle, rotations, listing, trail, tokens, watching, deliveries, config.cache_ttl)
     following = Following(store, tail, config.max_staleness)
     retention = Retention(store, clock, config.event_retention)
-    poster = Poster(config.webhook_rules, resolver, config.webhook_proxy, config.webhook_ca_file)
-    dispatch = Dispatch(store, endpoints, poster.post, claims.token, clock)
-    duties = (
-        Alarms(store, clock, tail.committed),
-        Outbox(store, tail, clock),
-        dispatch,
-        Upkeep(store, endpoints, clock, config.event_retention, uptime),
-    )
-    lease = Lease(store, config.scheduler_lease, uptime)
-    acting = Acting(lease, duties, config.scheduler_lease, dispatch.burden, uptime)
-    dispatch.finished = acting.wake
-    return Core(
-        store, lifecycle, servicer, tail, following, hub, resealer, usage, retention,
-        acting, dispatch, poster, resolver, pool,
-    )  # fmt: skip
+    return Core(store, lifecycle, servicer, tail, following, hub, resealer, usage, retention, resolver, pool)
 
 
 def _judge(rules: Rules, resolver: Resolver, url: str) -> str:

@@ -1,20 +1,15 @@
 """Several processes that serve on one port, and the one that starts them, restarts what dies, and ends them.
 
-It has no gRPC object and serves no call. A worker is a new process, not a fork, so that nothing is shared by accident.
-Two pipes join them: the worker ends when that to its stdin closes, and is known to have ended when that from its stdout
-does.
+It has no gRPC object and serves no call.
 """
 
 import contextlib
 import errno
 import os
-import pickle
 import selectors
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -28,25 +23,15 @@ from tumbler_server import metrics
 from tumbler_server.config import Config
 from tumbler_server.errors import CannotListen, SetupError
 from tumbler_server.events.board import board_file
-from tumbler_server.worker import ENDING, READY, Job
-
-YOUNG = 30.0
-"""Seconds; a worker that lives longer is none that keeps dying."""
-
-LONGEST_PAUSE = 30.0
-"""Seconds; the longest wait before a worker is started again."""
-
-# With the path that we have: `-m` would put the present folder first, and whatever lies in it.
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from tumbler_server.worker import main; main()"
+from tumbler_server.processes import ENDING, READY, Patience, Process, explain_end
+from tumbler_server.worker import Job
 
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 _log = structlog.get_logger(__name__)
 
 
-def supervise(
-    config: Config, log_level: str, log_format: str, ready: Callable[[int], None], stopping: Callable[[], None]
-) -> None:
+def supervise(config: Config, ready: Callable[[int], None], stopping: Callable[[], None]) -> None:
     """Serve by ``config.workers`` processes until one of ``ENDING``; each then finishes its calls under way.
 
     ``ready`` is called with the port once all of them serve, and ``stopping`` when they are told to end. A second
@@ -62,7 +47,7 @@ def supervise(
         host = config.listen.rpartition(":")[0]
         # Their counts are shown here, as one sum.
         config = replace(config, listen=f"{host}:{port}", metrics_listen="")
-        jobs = [Job(config, board, slot, log_level, log_format) for slot in range(config.workers)]
+        jobs = [Job(config, board, slot) for slot in range(config.workers)]
         crew = open_.enter_context(_Crew(jobs, signals, counts))
         if crew.begin():
             ready(port)
@@ -112,65 +97,6 @@ def _bind(held: contextlib.ExitStack, family: int, where: tuple[Any, ...]) -> in
     return port
 
 
-class Patience:
-    """How long to wait before a worker is started again: not at all, unless it keeps dying young."""
-
-    def __init__(self) -> None:
-        self._young = 0
-
-    def after(self, lived: float) -> float:
-        """Return the seconds to wait after an end; the worker had ``lived`` so many."""
-        self._young = self._young + 1 if lived < YOUNG else 1
-        return min(2.0 ** min(self._young - 2, 10), LONGEST_PAUSE) if self._young > 1 else 0.0
-
-
-class _Process:
-    """A worker's process. Raises ``OSError`` where the system has no room for one."""
-
-    def __init__(self, job: Job, environment: dict[str, str]) -> None:
-        self.began = time.monotonic()
-        told, self._lifeline = os.pipe()
-        self.report, telling = os.pipe()
-        # Inherited: a signal to the whole group must wait until the worker can end in order.
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 - ourselves
-                [sys.executable, "-c", _PROGRAM.format(path=sys.path)],
-                stdin=told,
-                stdout=telling,
-                env=environment,
-                pass_fds=[job.board],
-            )
-        except OSError:
-            self._close()
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-            os.close(told)
-            os.close(telling)
-        with contextlib.suppress(BrokenPipeError), open(self._lifeline, "wb", closefd=False) as pipe:
-            pickle.dump(job, pipe)
-
-    @property
-    def pid(self) -> int:
-        """Return the process's number."""
-        return self._process.pid
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        self._process.send_signal(number)
-
-    def bury(self) -> int:
-        """Take leave of a process that has ended, and return its exit code: below zero, the signal that ended it."""
-        code = self._process.wait()
-        self._close()
-        return code
-
-    def _close(self) -> None:
-        os.close(self._lifeline)
-        os.close(self.report)
-
-
 class _Worker:
     """A worker's place: processes come and go, the number and the slot on the board stay."""
 
@@ -178,7 +104,7 @@ class _Worker:
         self.job = job
         self.number = job.slot + 1
         self.patience = Patience()
-        self.process: _Process | None = None
+        self.process: Process | None = None
         self.ready = False
         self.lived = 0.0
         self.told = ""
@@ -190,13 +116,13 @@ class _Worker:
         """Start a process, if the system lets us."""
         self.ready, self.told, self.end, self.due = False, "", "", None
         try:
-            self.process = _Process(self.job, environment)
+            self.process = Process("tumbler_server.worker", self.job, environment, [self.job.board])
         except OSError as failure:
             self.lived, self.end = 0.0, f"it cannot be started ({failure.strerror})"
             return
         _log.debug("a worker is starting", worker=self.number, pid=self.process.pid)
 
-    def hear(self, process: _Process) -> None:
+    def hear(self, process: Process) -> None:
         """Take what the process has told; nothing, where it has ended."""
         told = os.read(process.report, 4096)
         if told == READY:
@@ -209,7 +135,7 @@ class _Worker:
             self.lived = time.monotonic() - process.began
             code = process.bury()
             self.in_order = code == 0
-            self.end = f"exit code {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"
+            self.end = explain_end(code)
             _log.debug("a worker's process ended", worker=self.number, pid=process.pid, end=self.end)
 
 
@@ -292,7 +218,7 @@ class _Crew:
                 self._hear(worker, worker.process)
         return os.read(self._signals, 4096) if self._signals in happened else b""
 
-    def _hear(self, worker: _Worker, process: _Process) -> None:
+    def _hear(self, worker: _Worker, process: Process) -> None:
         worker.hear(process)
         if not worker.process:
             self._counts.forget(process.pid)
@@ -312,8 +238,7 @@ class _Counts:
         )
         self.environment = dict(os.environ)
         if folder:
-            # Workers are told by their environment, since the library looks there as it is imported.
-            self.environment["PROMETHEUS_MULTIPROC_DIR"] = folder
+            self.environment[metrics.FOLDER] = folder
             MultiProcessCollector(self.registry, folder)
 
     def forget(self, pid: int) -> None:
@@ -327,12 +252,8 @@ def _counts(address: str) -> Iterator[_Counts]:
     if not address:
         yield _Counts()
         return
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="tumbler-metrics-")  # of mode 0700
-    except OSError as failure:
-        raise SetupError(f"--metrics-listen needs a place for temporary files: {failure.strerror}") from None
-    with folder as name:
-        counts = _Counts(name)
+    with metrics.folder() as folder:
+        counts = _Counts(folder)
         with metrics.served(address, counts.registry):
             yield counts
 

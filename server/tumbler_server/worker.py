@@ -2,28 +2,26 @@
 
 import contextlib
 import os
-import pickle
+import secrets
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from prometheus_client import REGISTRY
 
 from tumbler_server import logs, metrics
 from tumbler_server.config import Config
-from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.errors import SetupError, StoreUnavailable, explain
 from tumbler_server.events.board import Board
-
-ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
-"""The signals that end a server in order."""
-
-READY = b"ready"
-"""What a worker tells its supervisor as soon as it serves. Anything else is why it does not."""
+from tumbler_server.processes import ENDING, READY, Process, kept, take_up, wait_for_parent
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told, by a pipe: a database's URL can hold a password, and a command line is for all to read.
+    """What a worker is told.
 
     ``board`` is the descriptor of the server's ``board_file``, and ``slot`` the worker's place on it.
     """
@@ -31,12 +29,12 @@ class Job:
     config: Config
     board: int
     slot: int
-    log_level: str
-    log_format: str
 
 
-def serve(config: Config, board: Board, ready: Callable[[int], None], stopping: Callable[[], None]) -> None:
-    """Serve until one of ``ENDING``, then finish the calls under way.
+def serve(
+    config: Config, board: Board, ready: Callable[[int], None], stopping: Callable[[], None], scheduling: bool = True
+) -> None:
+    """Serve until one of ``ENDING``, then finish the calls under way; with ``scheduling``, a scheduler runs beside.
 
     ``ready`` is called with the port once calls are taken, and ``stopping`` when no more are. The signals of ``ENDING``
     are left blocked. Raises ``SetupError``, and ``StoreUnavailable`` where the database does not answer at the start.
@@ -46,48 +44,41 @@ def serve(config: Config, board: Board, ready: Callable[[int], None], stopping: 
     # The supervisor knows this module, and needs neither gRPC nor the memory that it takes.
     from tumbler_server.server import build_server
 
-    with contextlib.ExitStack() as shown:
+    with contextlib.ExitStack() as open_:
+        environment = dict(os.environ)
         if config.metrics_listen:
-            shown.enter_context(metrics.served(config.metrics_listen))
+            environment[metrics.FOLDER] = folder = open_.enter_context(metrics.folder())
+            REGISTRY.register(metrics.Scheduled(folder))
+            open_.enter_context(metrics.served(config.metrics_listen))
         server = build_server(config, board=board)
         server.start()
+        if scheduling:
+            open_.enter_context(_scheduler(config, environment))
         ready(server.port)
         signal.sigwait(ENDING)
         stopping()
         server.stop()
 
 
-def explain(failure: SetupError | StoreUnavailable) -> str:
-    """Return what an operator is told of a server that cannot start."""
-    return str(failure) if isinstance(failure, SetupError) else "the database does not answer"
+def _scheduler(config: Config, environment: Mapping[str, str]) -> contextlib.AbstractContextManager[None]:
+    # One name for all that come after each other: what died can be followed at once, since we have seen it dead.
+    holder = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+    return kept("scheduler", lambda: Process("tumbler_server.scheduler", (config, holder), environment))
 
 
 def main() -> None:
-    """Be a worker: take the job from stdin, tell on stdout how it goes, and end when the supervisor does."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    # Nothing but our own report may be taken for it.
-    report = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        job: Job = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own supervisor's pipe
-    except EOFError:
-        return
-    logs.configure(job.log_level, job.log_format)
+    """Be a worker: take the job from the supervisor, tell it how it goes, and end when it does."""
+    job, tell = take_up()
+    logs.configure(job.config.log_level, job.config.log_format)
     threading.Thread(target=_end_with_supervisor, name="supervisor", daemon=True).start()
     try:
-        serve(job.config, Board(job.board, job.slot), lambda _: _tell(report, READY), lambda: None)
+        # One of a server's workers sees to it that there is a scheduler, and all know which.
+        serve(job.config, Board(job.board, job.slot), lambda _: tell(READY), lambda: None, scheduling=job.slot == 0)
     except (SetupError, StoreUnavailable) as failure:
-        _tell(report, explain(failure).encode())
+        tell(explain(failure).encode())
         sys.exit(1)
 
 
-def _tell(report: int, text: bytes) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        os.write(report, text)
-
-
 def _end_with_supervisor() -> None:
-    # It never writes again: what is read is the end of the pipe, which it held open.
-    while os.read(0, 1):
-        pass
+    wait_for_parent()
     os.kill(os.getpid(), signal.SIGTERM)

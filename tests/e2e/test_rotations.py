@@ -1,5 +1,6 @@
 """Rotations by real servers: who acts when the one that did is killed, stopped, or ended in order."""
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -39,10 +40,9 @@ def pair(tmp_path: Path, new_database: Callable[[str], str]) -> Iterator[Pair]:
 
 def apart(crew: Crew) -> tuple[Service, Service]:
     """Return the server that acts, and the other."""
-    acting = crew.wait_for_acting()
+    acting = crew.owner(crew.wait_for_acting())
     first, second = crew.services
-    assert first.process is not None
-    return (first, second) if first.process.pid == acting.pid else (second, first)
+    return (first, second) if first is acting else (second, first)
 
 
 def soon_due(server: Service, count: int = 1) -> list[str]:
@@ -58,20 +58,20 @@ def announced(crew: Crew) -> list[str]:
     return [key_id for (key_id,) in rows]
 
 
-def stand_still(server: Service) -> None:
-    """Stop a server at a moment at which it holds nothing in the database that others wait for."""
+def stand_still(pid: int, server: Service) -> None:
+    """Stop a process at a moment at which it holds nothing in a server's database that others wait for."""
     busy = (
         "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
         "AND backend_type = 'client backend' AND state <> 'idle'"
     )
 
     def stopped() -> bool:
-        server.signal(signal.SIGSTOP)
+        os.kill(pid, signal.SIGSTOP)
         for _ in range(10):
             if not server.read(busy):
                 return True
             time.sleep(0.02)  # what the others do is over soon
-        server.signal(signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
         return False
 
     eventually(stopped)
@@ -90,6 +90,18 @@ class TestTakeover:
         assert announced(crew) == []
         eventually(lambda: announced(crew) == key_ids, LONGEST_TAKEOVER)
 
+    def test_scheduler_killed(self, pair: Pair) -> None:
+        """A server that sees its scheduler die starts another, which need not wait until the lease runs out."""
+        crew = pair()
+        scheduler = crew.wait_for_acting()
+        acting = crew.owner(scheduler)
+        assert acting is not None
+        os.kill(scheduler.pid, signal.SIGKILL)
+        key_ids = soon_due(acting)
+        eventually(lambda: announced(crew) == key_ids, DEFAULT_LEASE / 2)
+        assert crew.owner(crew.wait_for_acting(scheduler.term)) is acting
+        assert "the scheduler ended" in acting.stderr
+
     def test_ended_in_order(self, pair: Pair) -> None:
         """A server that ends in order leaves the lease to another at once: nobody waits for it to run out."""
         crew = pair()
@@ -99,18 +111,18 @@ class TestTakeover:
         eventually(lambda: announced(crew) == key_ids, DEFAULT_LEASE / 2)
 
     def test_stopped_and_continued(self, pair: Pair) -> None:
-        """A server that stood still beyond its lease sees that another acts; each rotation is announced once."""
+        """A scheduler that stood still beyond its lease sees that another acts; each rotation is announced once."""
         crew = pair("--scheduler-lease", "1s")
         acting, other = apart(crew)
-        term = crew.wait_for_acting().term
+        scheduler = crew.wait_for_acting()
         key_ids = soon_due(acting, 20)
-        stand_still(acting)
+        stand_still(scheduler.pid, other)
         try:
-            taken_over = crew.wait_for_acting(term)
+            taken_over = crew.wait_for_acting(scheduler.term)
             key_ids += soon_due(other, 20)
             eventually(lambda: set(announced(crew)) == set(key_ids))
         finally:
-            acting.signal(signal.SIGCONT)
+            os.kill(scheduler.pid, signal.SIGCONT)
         eventually(lambda: "another process acts on schedules from now on" in acting.stderr)
         key_ids += soon_due(acting, 5)
         eventually(lambda: set(announced(crew)) >= set(key_ids))

@@ -67,9 +67,9 @@ class Schedules(RuleBasedStateMachine):
         self.clock = FrozenClock()
         store = new_store(f"sqlite:////{str(Path(self._folder.name)).lstrip('/')}/test.db")
         self.domain = Domain(store, self.clock)
-        self.lease = Lease(store)
+        self.lease = Lease(store, "test")
         self.lease.keep()
-        self.alarms = Alarms(store, self.clock, self.domain.tail.committed)
+        self.alarms = Alarms(store, self.clock)
         self.model: list[ModelKey] = []
         self.tokens: list[tuple[ModelKey, str]] = []
 

@@ -1,5 +1,6 @@
-"""The servers of a run, the one process of theirs that acts, and its violent end."""
+"""The servers of a run, the one scheduler of theirs that acts, and its violent end."""
 
+import contextlib
 import os
 import signal
 import time
@@ -18,12 +19,9 @@ LONGEST_TAKEOVER = 30.0
 _LOOK = 0.005
 """Seconds between two looks at the database."""
 
-_WHOLE = 5
-"""A server of several workers is ended as a whole each so many times: a worker that keeps dying is kept waiting."""
-
 
 class Acting(NamedTuple):
-    """The process that holds the lease, and the term that it holds it for."""
+    """The scheduler that holds the lease, and the term that it holds it for."""
 
     pid: int
     term: int
@@ -66,7 +64,7 @@ class Crew:
     def acting(self) -> Acting | None:
         """Return who acts; None where the lease is held by nobody who lives."""
         ((holder, term),) = self.store.read("SELECT holder, term FROM lease WHERE id = 1")
-        pid = int(holder.split("/")[1]) if holder else 0
+        pid = _scheduler_of(int(holder.split("/")[1])) if holder else 0
         return Acting(pid, int(term)) if pid and self._owner(pid) else None
 
     def wait_for_acting(self, after: int = 0, patience: float = LONGEST_TAKEOVER) -> Acting:
@@ -80,48 +78,64 @@ class Crew:
         raise NobodyActs
 
     def strike(self, acting: Acting) -> tuple[str, float]:
-        """End the process that acts, as a power cut would, and see that it is started again.
+        """End what acts, as a power cut would, and see that it is started again.
 
-        Returns what was ended, a ``worker``, a ``server`` beside which another runs, or ``all`` that ran, and when, by
-        the monotonic clock.
-
-        Of a server with workers it is one of these, which its supervisor replaces; now and then the whole server. One
-        that is being started is waited for: if it cannot start, that is another failure.
+        Returns what was ended and when, by the monotonic clock. It is in turn the ``scheduler`` alone, which its server
+        replaces; where there are workers, the ``worker`` that it belongs to, which the supervisor replaces; and a whole
+        ``server`` beside which another runs, or ``all`` that ran. One that is being started is waited for: if it cannot
+        start, that is another failure.
         """
-        service = self._owner(acting.pid)
+        service = self.owner(acting)
         assert service is not None
         assert service.process is not None
         if service in self._restarts:
             self._restarts[service].result()
-        self._struck += 1
+        worker = psutil.Process(acting.pid).ppid()
+        turn, self._struck = self._struck % 3, self._struck + 1
         killed = time.monotonic()
-        if service.process.pid == acting.pid:
-            others = [restart for other, restart in self._restarts.items() if other is not service]
-            alone = not all(restart.done() for restart in others)
-            self._end(service)
-            return "all" if alone else "server", killed
-        if self._struck % _WHOLE:
+        if turn == 0 or (turn == 1 and worker == service.process.pid):
             os.kill(acting.pid, signal.SIGKILL)
+            return "scheduler", killed
+        if turn == 1:
+            os.kill(worker, signal.SIGKILL)
             return "worker", killed
+        others = [restart for other, restart in self._restarts.items() if other is not service]
+        alone = len(self.services) == 1 or not all(restart.done() for restart in others)
         self._end(service)
-        return "all", killed
+        return "all" if alone else "server", killed
+
+    def owner(self, acting: Acting) -> Service | None:
+        """Return the server that a process belongs to; None where that does not run."""
+        return self._owner(acting.pid)
 
     def _end(self, service: Service) -> None:
         assert service.process is not None
-        workers = psutil.Process(service.process.pid).children()
+        below = psutil.Process(service.process.pid).children(recursive=True)
         service.process.kill()
-        for worker in workers:
-            worker.kill()
+        for process in below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         service.process.wait()
-        psutil.wait_procs(workers, 10)
+        psutil.wait_procs(below, 10)
         self._restarts[service] = self._starter.submit(service.start)
 
     def _owner(self, pid: int) -> Service | None:
         try:
-            above = psutil.Process(pid).ppid()
+            line = {pid, *(above.pid for above in psutil.Process(pid).parents())}
         except psutil.NoSuchProcess:
             return None
         for service in self.services:
-            if service.process is not None and service.process.poll() is None and service.process.pid in (pid, above):
+            if service.process is not None and service.process.poll() is None and service.process.pid in line:
                 return service
         return None
+
+
+def _scheduler_of(server: int) -> int:
+    """Return the scheduler beside a serving process; 0 where none lives."""
+    try:
+        for process in psutil.Process(server).children():
+            if process.status() != psutil.STATUS_ZOMBIE and "tumbler_server.scheduler" in " ".join(process.cmdline()):
+                return process.pid
+    except psutil.NoSuchProcess:
+        return 0
+    return 0

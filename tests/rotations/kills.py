@@ -4,10 +4,11 @@
     python -m tests.rotations.kills --only postgresql --kills 20 --keys 100 --seed 7 --json
 
 A thousand keys fall due at once and are claimed over and over, so that there is always something to be announced, told
-and claimed. Meanwhile the process that acts is killed 200 times: at any moment, right after it has announced something,
-while a receiver has not answered yet, as it takes the lease over, during a claim. On SQLite it is one of two workers,
-and now and then the whole server; on PostgreSQL one of two servers. At the end all that was sent, answered and stored
-is held against what was promised (``checker``). Ends with 1 if a promise was broken, or nobody acted for 30 s.
+and claimed. Meanwhile what acts is killed 200 times: at any moment, right after it has announced something, while a
+receiver has not answered yet, as it takes the lease over, during a claim. On SQLite it is in turn the scheduler, its
+worker of two, and the whole server; on PostgreSQL the scheduler, and a whole server of two. At the end all that was
+sent, answered and stored is held against what was promised (``checker``). Ends with 1 if a promise was broken, or nobody
+acted for 30 s.
 """
 
 import argparse
@@ -305,7 +306,12 @@ def report(runs: Sequence[Run]) -> Table:
 
 def takeovers(runs: Sequence[Run]) -> Table:
     """Return the table of how long nobody acted."""
-    named = {"worker": "one of two workers", "server": "one of two servers", "all": "the only server that ran"}
+    named = {
+        "scheduler": "the scheduler alone",
+        "worker": "one of two workers",
+        "server": "one of two servers",
+        "all": "the only server that ran",
+    }
     table = Table("", "killed", "times", "p50 s", "max s", title="Until somebody acted again")
     for column in table.columns[2:]:
         column.justify = "right"

@@ -188,7 +188,7 @@ def _history(world: World) -> list[str]:
     told = world.create(rotation={"interval": lasting(HOUR), "webhook_url": "https://hooks.example.com/"})
     world.clock.advance(HOUR)
     world.turn()
-    token = world.core.dispatch._claim_token(told.api_key.id, world.events()[-1].revision)
+    token = world.scheduler.dispatch._claim_token(told.api_key.id, world.events()[-1].revision)
     shown += [told.key, world.call("ClaimRotation", pb.ClaimRotationRequest(claim_token=token), "").key]
     world.turn()
     world.core.resealer.drain()

@@ -14,10 +14,10 @@ from tumbler_server.store.models import LeaseRow
 class Process:
     """A process with a lease and a clock of its own."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, name: str) -> None:
         self.store = store
         self.uptime = FrozenClock(0)
-        self.lease = Lease(store, SPAN, self.uptime)
+        self.lease = Lease(store, name, SPAN, self.uptime)
 
     def live(self, seconds: int) -> bool:
         """Let so much time go by as in a process that keeps its lease every second."""
@@ -38,7 +38,7 @@ class Process:
 @pytest.fixture
 def one(store: Store) -> Process:
     """Give a process that holds the lease."""
-    process = Process(store)
+    process = Process(store, "one")
     assert process.lease.keep()
     return process
 
@@ -46,7 +46,7 @@ def one(store: Store) -> Process:
 @pytest.fixture
 def other(one: Process) -> Process:
     """Give a second process on the same database, which has seen the first."""
-    process = Process(one.store)
+    process = Process(one.store, "other")
     assert not process.lease.keep()
     return process
 
@@ -101,9 +101,17 @@ class TestLease:
         one.lease.release()
         assert other.live(1)
 
+    @pytest.mark.usefixtures("other")
+    def test_followed(self, one: Process) -> None:
+        """One that comes in a dead one's place, under its name, need not wait; what the dead had begun counts no more."""
+        follower = Process(one.store, "one")
+        assert follower.lease.keep()
+        assert follower.lease.term == 2
+        assert not one.writes()
+
     def test_two_at_once(self, one: Process, other: Process) -> None:
         """Of two that find it free at the same time, one gets it."""
-        third = Process(one.store)
+        third = Process(one.store, "third")
         third.lease.keep()
         one.lease.release()
         assert sorted((other.live(1), third.live(1))) == [False, True]
@@ -128,7 +136,7 @@ class TestLease:
 
     def test_in_its_own_transaction(self, one: Process) -> None:
         """What is written under a lease that is lost is not written at all."""
-        other = Process(one.store)
+        other = Process(one.store, "other")
         other.lease.keep()
         other.live(SPAN // SECOND)
 

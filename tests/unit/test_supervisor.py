@@ -1,41 +1,11 @@
-"""What the supervisor does without its workers: keeping their port, and its patience with those that die."""
+"""What the supervisor does without its workers: keeping their port."""
 
 import socket
-from collections.abc import Sequence
 
 import pytest
 
 from tumbler_server.errors import CannotListen, SetupError
-from tumbler_server.supervisor import LONGEST_PAUSE, YOUNG, Patience, reserved
-
-OLD = YOUNG + 1
-
-
-class TestPatience:
-    """How long it waits before it starts a worker again."""
-
-    @pytest.mark.parametrize(
-        ("lives", "pauses"),
-        [
-            ([0], [0]),
-            ([OLD], [0]),
-            ([OLD, OLD, OLD], [0, 0, 0]),
-            ([0, 0, 0, 0, 0, 0, 0, 0], [0, 1, 2, 4, 8, 16, 30, 30]),
-            ([YOUNG - 1, YOUNG - 1], [0, 1]),
-            ([0, 0, 0, OLD], [0, 1, 2, 0]),
-            ([0, 0, 0, OLD, 0, 0], [0, 1, 2, 0, 1, 2]),
-        ],
-    )
-    def test_pauses(self, lives: Sequence[float], pauses: Sequence[float]) -> None:
-        """The first time at once; then, while it keeps dying young, after a pause that doubles up to 30 s."""
-        patience = Patience()
-        assert [patience.after(lived) for lived in lives] == pauses
-
-    def test_for_days(self) -> None:
-        """A worker that dies at each start for days is still started again."""
-        patience = Patience()
-        assert [patience.after(0) for _ in range(10_000)][-1] == LONGEST_PAUSE
-
+from tumbler_server.supervisor import reserved
 
 def listener(port: int, shares: bool, host: str = "127.0.0.1") -> socket.socket:
     """Return a socket that listens, as a server's would."""

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import structlog
@@ -33,22 +33,17 @@ class Duty(Protocol):
 
 
 class Acting:
-    """Keeps the lease, and does the duties while it is held.
-
-    ``burden`` says how many microseconds other threads have spent on the duties since it was last asked.
-    """
+    """Keeps the lease, and does the duties while it is held."""
 
     def __init__(
         self,
         lease: Lease,
         duties: Sequence[Duty],
         span: int,
-        burden: Callable[[], int] = lambda: 0,
         uptime: Clock = clock.uptime,
     ) -> None:
         self.lease = lease
         self._duties = duties
-        self._burden = burden
         self._interval = min(_INTERVAL, span // 10)
         self._uptime = uptime
         self._stopping = False
@@ -99,7 +94,7 @@ class Acting:
             except Exception as failure:
                 _log.error("acting on schedules failed; it is tried again", error=type(failure).__name__)
                 more = False
-            took = self._uptime() - began + self._burden()
+            took = self._uptime() - began
             time.sleep(min(_SHARE * took, self._interval) / SECOND)
             if not more:
                 self._wake.wait(self._interval / SECOND)

@@ -6,10 +6,6 @@ the span stops acting by itself. So no wall clock matters, nor how far the serve
 stopped in the middle, and goes on later, finds in each transaction (``guard``) that the lease is another's.
 """
 
-import os
-import secrets
-import socket
-
 import structlog
 
 from tumbler_server import clock
@@ -29,11 +25,12 @@ class LeaseLost(Exception):
 class Lease:
     """A process's part in the lease. Used by one thread, but for ``held``."""
 
-    def __init__(self, store: Store, span: int = SPAN, uptime: Clock = clock.uptime) -> None:
+    def __init__(self, store: Store, holder: str, span: int = SPAN, uptime: Clock = clock.uptime) -> None:
+        """Take part under a name that no other process has, unless that is known to have ended."""
         self._store = store
+        self._holder = holder
         self._span = span
         self._uptime = uptime
-        self._holder = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self._seen: tuple[int, int] | None = None  # term and beat, as another's
         self._since = uptime()  # when that was seen first
         self._term = 0
@@ -92,7 +89,7 @@ class Lease:
         ((holder, term, beat),) = self._store.read("SELECT holder, term, beat FROM lease WHERE id = 1")
         if self._seen != (term, beat):
             self._seen, self._since = (term, beat), began
-        if holder and began - self._since < self._span:
+        if holder not in ("", self._holder) and began - self._since < self._span:
             return
         same = (LeaseRow.term == term) & (LeaseRow.beat == beat) & (LeaseRow.holder == holder)
         take = LeaseRow.update(holder=self._holder, term=term + 1, beat=0).where(same)

@@ -1,7 +1,6 @@
 """Writing to the log what time has brought to keys, when it has."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tumbler_server import metrics
 from tumbler_server.clock import NEVER, Clock
@@ -27,10 +26,9 @@ _SET = (
 class Alarms:
     """Finds keys whose alarm time has come, by the wall clock, and says so in the log: each thing once."""
 
-    def __init__(self, store: Store, clock: Clock, committed: Callable[[int], None]) -> None:
+    def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._committed = committed
 
     def work(self, lease: Lease) -> bool:
         """Take up one batch, and say whether there is more."""
@@ -38,13 +36,11 @@ class Alarms:
         if not key_ids:
             return False
         changes = self._store.write(lambda transaction: self._ring(transaction, lease, key_ids))
-        if changes:
-            self._committed(changes[-1][0])
-        for _, change in changes:
+        for change in changes:
             metrics.ALARMS.labels(change.type.name.lower()).inc()
         return len(key_ids) == BATCH
 
-    def _ring(self, transaction: Transaction, lease: Lease, key_ids: Sequence[str]) -> list[tuple[int, Change]]:
+    def _ring(self, transaction: Transaction, lease: Lease, key_ids: Sequence[str]) -> list[Change]:
         lease.guard(transaction)
         now = self._clock()
         # Not by the ORM, which takes as long for this as for all the rest.
@@ -57,11 +53,10 @@ class Alarms:
             happened, after = schedule.due(key, first + len(changes), now)
             changes += happened
             rows.append(_row(after, now))
-            time.sleep(0)  # let those who verify have the interpreter between any two
         if changes:
             log.extend(transaction, changes)
         transaction.run_many(_SET, rows)
-        return list(enumerate(changes, start=first))
+        return changes
 
 
 def _row(key: Key, now: int) -> tuple[object, ...]:

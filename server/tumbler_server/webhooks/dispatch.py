@@ -31,9 +31,6 @@ SENDERS = 16
 LANES = 8
 """Of these, as many may go to one endpoint; to one that has just failed, a single one."""
 
-BURST = 2
-"""So many are begun in a turn: many threads that begin at once would keep the interpreter from those who verify."""
-
 PATIENCE = 2.0
 """Seconds that the end of the server waits for webhooks under way."""
 
@@ -61,8 +58,7 @@ class Dispatch:
         self._claim_token = claim_token
         self._clock = clock
         self._sending: dict[int, tuple[str, threading.Thread]] = {}  # by the event's revision: endpoint and sender
-        self._done: queue.SimpleQueue[tuple[Any, Outcome, int]] = queue.SimpleQueue()
-        self._spent = 0
+        self._done: queue.SimpleQueue[tuple[Any, Outcome]] = queue.SimpleQueue()
         self.finished: Callable[[], None] = lambda: None
         """Called whenever something has been sent, so that ``work`` can be."""
 
@@ -72,7 +68,7 @@ class Dispatch:
         before = len(self._sending)
         now = self._clock()
         for endpoint in deliveries.due_endpoints(self._store, now, limit=4 * SENDERS):
-            room = min(SENDERS, before + BURST) - len(self._sending)
+            room = SENDERS - len(self._sending)
             if room <= 0:
                 break
             busy = [revision for revision, (endpoint_id, _) in self._sending.items() if endpoint_id == endpoint.id]
@@ -81,11 +77,6 @@ class Dispatch:
                 due = deliveries.due_deliveries(self._store, endpoint.id, now, busy, lanes)
                 self._hand_out(lease, endpoint, due, now)
         return written or len(self._sending) > before
-
-    def burden(self) -> int:
-        """Return how many microseconds of processor time sending has taken since this was last asked."""
-        spent, self._spent = self._spent, 0
-        return spent
 
     def drain(self) -> None:
         """Wait until everything that was handed out has been sent, and write down what came of it."""
@@ -133,9 +124,7 @@ class Dispatch:
     def _write_down(self) -> bool:
         done: list[tuple[Any, Outcome]] = []
         while not self._done.empty():
-            delivery, outcome, spent = self._done.get()
-            done.append((delivery, outcome))
-            self._spent += spent
+            done.append(self._done.get())
         if not done:
             return False
         # No lease is asked for: what came of it is true, and counts unless the row has changed since.
@@ -158,7 +147,7 @@ class Dispatch:
         except Exception as failure:
             _log.error("sending a webhook failed", delivery_id=delivery.id, error=type(failure).__name__)
             outcome = Outcome(error="the server failed; its log says more")
-        self._done.put((delivery, outcome, time.thread_time_ns() // 1_000))
+        self._done.put((delivery, outcome))
         self.finished()
 
     def _attempt(self, endpoint: Any, delivery: Any, body: str, now: int) -> Outcome:

@@ -11,7 +11,6 @@ from tumbler_server.clock import DAY, NEVER, Clock
 from tumbler_server.events import log
 from tumbler_server.events.lease import Lease
 from tumbler_server.events.log import Event
-from tumbler_server.events.tail import Tail
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow, EndpointRow, OutboxRow
 from tumbler_server.webhooks.deliveries import State
@@ -29,34 +28,27 @@ _INSERT = (
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, 0, 0, '')"
 )
 
+_PLACE = "SELECT o.revision, h.revision FROM outbox o, log_head h WHERE o.id = 1 AND h.id = 1"
+
 _log = structlog.get_logger(__name__)
 
 
 class Outbox:
     """Goes along the log, and makes deliveries for the URLs that keys have as it passes."""
 
-    def __init__(self, store: Store, tail: Tail, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
-        self._tail = tail
         self._clock = clock
-        # Where the outbox is known to be while the lease is ours, so that nothing is read for nothing.
-        self._reached = -1
-        self._term = -1
 
     def work(self, lease: Lease) -> bool:
         """Take up one batch of events, and say whether there is more."""
-        if self._term == lease.term and self._tail.position <= self._reached:
+        ((reached, newest),) = self._store.read(_PLACE)
+        if reached >= newest:
             return False
-        ((reached,),) = self._store.read("SELECT revision FROM outbox WHERE id = 1")
         events = log.events_after(self._store, reached, BATCH)
-        if events:
-            if events[0].revision != reached + 1:
-                _log.warning(
-                    "events were removed before webhooks could tell of them", events=events[0].revision - reached
-                )
-            self._store.write(lambda transaction: self._take(transaction, lease, reached, events))
-            reached = events[-1].revision
-        self._term, self._reached = lease.term, reached
+        if events[0].revision != reached + 1:
+            _log.warning("events were removed before webhooks could tell of them", events=events[0].revision - reached)
+        self._store.write(lambda transaction: self._take(transaction, lease, reached, events))
         return len(events) == BATCH
 
     def _take(self, transaction: Transaction, lease: Lease, reached: int, events: Sequence[Event]) -> None:

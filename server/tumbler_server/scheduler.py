@@ -1,0 +1,101 @@
+"""The process that does what the clock demands. Each server has one beside it, and one of all of them acts.
+
+It is a process of its own so that it shares no interpreter with those who verify, and a modest one (``nice``), so that
+they come first on the processors too. Nothing of gRPC is in it.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+
+from tumbler_server import logs
+from tumbler_server.clock import Clock, system_clock, uptime
+from tumbler_server.config import Config
+from tumbler_server.errors import SetupError, StoreUnavailable, explain
+from tumbler_server.events.acting import Acting
+from tumbler_server.events.lease import Lease
+from tumbler_server.keys.alarms import Alarms
+from tumbler_server.keys.claims import Claims
+from tumbler_server.keys.pepper import vault
+from tumbler_server.processes import READY, take_up, wait_for_parent
+from tumbler_server.store import migrations
+from tumbler_server.store.database import POSTGRESQL, Store, open_store
+from tumbler_server.webhooks.dispatch import Dispatch
+from tumbler_server.webhooks.endpoints import Endpoints
+from tumbler_server.webhooks.outbox import Outbox
+from tumbler_server.webhooks.post import Poster
+from tumbler_server.webhooks.targets import LookUp, Resolver
+from tumbler_server.webhooks.upkeep import Upkeep
+
+NICENESS = 10
+"""How much the process stands back: where all processors are busy, it gets a tenth of what a serving one gets."""
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """The duties, wired to a database."""
+
+    store: Store
+    acting: Acting
+    dispatch: Dispatch
+    post: Poster
+    resolver: Resolver
+
+    def start(self) -> None:
+        """Begin to act, whenever the lease is ours."""
+        self.acting.start()
+
+    def close(self) -> None:
+        """Finish what is under way, leave the lease to another, and let go of the database."""
+        self.acting.close()
+        self.dispatch.close()
+        self.post.close()
+        self.resolver.close()
+        self.store.close()
+
+
+def build_scheduler(
+    config: Config,
+    holder: str,
+    clock: Clock = system_clock,
+    uptime: Clock = uptime,
+    look_up: LookUp | None = None,
+) -> Scheduler:
+    """Wire the duties. ``holder`` is the name in the lease; names are resolved by ``look_up`` where one is given.
+
+    Raises ``SetupError`` where the installation is not ready for it.
+    """
+    store = open_store(config.installation.database_url)
+    migrations.check(store)
+    store.notifies = config.database_notify and store.dialect == POSTGRESQL
+    peppers = config.installation.peppers()
+    endpoints = Endpoints(vault(peppers), judge=lambda _: "")  # it takes no URL from anybody
+    resolver = Resolver(look_up)
+    poster = Poster(config.webhook_rules, resolver, config.webhook_proxy, config.webhook_ca_file)
+    dispatch = Dispatch(store, endpoints, poster.post, Claims(peppers).token, clock)
+    duties = (
+        Alarms(store, clock),
+        Outbox(store, clock),
+        dispatch,
+        Upkeep(store, endpoints, clock, config.event_retention, uptime),
+    )
+    lease = Lease(store, holder, config.scheduler_lease, uptime)
+    acting = Acting(lease, duties, config.scheduler_lease, uptime)
+    dispatch.finished = acting.wake
+    return Scheduler(store, acting, dispatch, poster, resolver)
+
+
+def main() -> None:
+    """Be a scheduler, until the server beside which it is ends."""
+    (config, holder), tell = take_up()
+    os.nice(NICENESS)
+    logs.configure(config.log_level, config.log_format)
+    try:
+        scheduler = build_scheduler(config, holder)
+    except (SetupError, StoreUnavailable) as failure:
+        tell(explain(failure).encode())
+        sys.exit(1)
+    scheduler.start()
+    tell(READY)
+    wait_for_parent()
+    scheduler.close()

@@ -1,0 +1,27 @@
+"""A process for tests of those who start processes: it notes its beginning and its end in a file."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from tumbler_server.processes import READY, take_up, wait_for_parent
+
+
+def main() -> None:
+    """Behave as told."""
+    (notes, behaviour), tell = take_up()
+
+    def note(what: str) -> None:
+        with Path(notes).open("a") as file:
+            file.write(f"{what} {os.getpid()}\n")
+
+    note("began")
+    if behaviour == "useless":
+        tell(b"no use")
+        sys.exit(3)
+    tell(READY)
+    wait_for_parent()
+    if behaviour == "stubborn":
+        time.sleep(60)
+    note("ended")
