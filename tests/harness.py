@@ -160,7 +160,9 @@ class World:
     def open(self) -> None:
         """Wire the service. Of all names, it finds no address."""
         self.core = build_core(self.config, self.clock, uptime=self.uptime, look_up=lambda _: [])
-        self.scheduler = build_scheduler(self.config, f"test/{next(_NAMES)}", self.clock, self.uptime, look_up=lambda _: [])
+        self.scheduler = build_scheduler(
+            self.config, f"test/{next(_NAMES)}", self.clock, self.uptime, look_up=lambda _: []
+        )
         self._server = grpc_testing.server_from_dictionary({SERVICE: _Told(self)}, grpc_testing.strict_real_time())
 
     def turn(self) -> None:

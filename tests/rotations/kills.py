@@ -7,8 +7,8 @@ A thousand keys fall due at once and are claimed over and over, so that there is
 and claimed. Meanwhile what acts is killed 200 times: at any moment, right after it has announced something, while a
 receiver has not answered yet, as it takes the lease over, during a claim. On SQLite it is in turn the scheduler, its
 worker of two, and the whole server; on PostgreSQL the scheduler, and a whole server of two. At the end all that was
-sent, answered and stored is held against what was promised (``checker``). Ends with 1 if a promise was broken, or nobody
-acted for 30 s.
+sent, answered and stored is held against what was promised (``checker``). Ends with 1 if a promise was broken, or if
+nobody acted for 30 s.
 """
 
 import argparse

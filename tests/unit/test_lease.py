@@ -103,7 +103,7 @@ class TestLease:
 
     @pytest.mark.usefixtures("other")
     def test_followed(self, one: Process) -> None:
-        """One that comes in a dead one's place, under its name, need not wait; what the dead had begun counts no more."""
+        """One that comes in a dead one's place, under its name, need not wait; what that had begun is not written."""
         follower = Process(one.store, "one")
         assert follower.lease.keep()
         assert follower.lease.term == 2

@@ -2,13 +2,13 @@
 
 import pytest
 
-from tumbler_server.events.log import Actor, Event, EventType
+from tumbler_server.events.log import Event, EventType
 from tumbler_server.events.ring import Ring
 
 
 def event(revision: int) -> Event:
     """Return an event of which nothing matters but its place."""
-    return Event(revision, EventType.UPDATED, "0" * 16, "acme", "", 0, Actor("", ""), {}, b"")
+    return Event(revision, EventType.UPDATED, "0" * 16, "acme", "", 0, "", "", "{}", b"")
 
 
 def filled(first: int, last: int, size: int = 10) -> Ring:

@@ -7,6 +7,7 @@ import pytest
 from tumbler_server.errors import CannotListen, SetupError
 from tumbler_server.supervisor import reserved
 
+
 def listener(port: int, shares: bool, host: str = "127.0.0.1") -> socket.socket:
     """Return a socket that listens, as a server's would."""
     ours = socket.socket()

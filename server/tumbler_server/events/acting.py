@@ -15,9 +15,9 @@ from tumbler_server.events.lease import Lease, LeaseLost
 _INTERVAL = SECOND // 4
 """How often it is looked what is to be done: by an index, or in memory."""
 
-_SHARE = 3
+_SHARE = 9
 """After something was done there is a pause of so many times as long, so that others can use the database and the
-interpreter: at most a quarter of either is used up."""
+processors: at most a tenth of either is used up."""
 
 _log = structlog.get_logger(__name__)
 

@@ -77,7 +77,7 @@ class Feed:
 
 def _notice(events: Sequence[Event], reached: int) -> Notice:
     """Return a notice of as many of the first events as have room in it."""
-    sizes = itertools.accumulate(200 + sum(map(len, event.detail.values())) for event in events)
+    sizes = itertools.accumulate(200 + len(event.detail_json) for event in events)
     room = max(1, sum(1 for size in sizes if size <= _MOST_TEXT))
     if room < len(events):
         events = events[:room]

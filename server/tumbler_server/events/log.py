@@ -65,9 +65,12 @@ class Change:
     detail: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An event as it stands in the log. ``type`` is an ``EventType``; a newer server may have written one more."""
+class Event(NamedTuple):
+    """An event as its row stands in the log. ``type`` is an ``EventType``; a newer server may have written one more.
+
+    It is made on the way of a Verify, for each that has happened since the last: nothing is taken apart before somebody
+    asks for it.
+    """
 
     revision: int
     type: int
@@ -75,9 +78,20 @@ class Event:
     project_id: str
     environment_id: str
     time: int
-    actor: Actor
-    detail: Mapping[str, str]
+    actor_key_id: str
+    actor_name: str
+    detail_json: str
     hash: bytes
+
+    @property
+    def actor(self) -> Actor:
+        """Return who made the change."""
+        return Actor(self.actor_key_id, self.actor_name)
+
+    @property
+    def detail(self) -> dict[str, str]:
+        """Return what there is to say of it besides."""
+        return json.loads(self.detail_json)  # type: ignore[no-any-return]
 
 
 def append(transaction: Transaction, change: Change) -> int:
@@ -153,36 +167,12 @@ def select(store: Store, condition: str, parameters: Sequence[object], limit: in
         f"SELECT {_COLUMNS} FROM event WHERE {condition} ORDER BY revision LIMIT ?",  # noqa: S608 - no input in it
         (*parameters, limit),
     )
-    return [
-        Event(
-            revision=int(revision),
-            type=int(kind),
-            key_id=key_id,
-            project_id=project_id,
-            environment_id=environment_id,
-            time=int(time),
-            actor=Actor(actor_key_id, actor_name),
-            detail=json.loads(detail),
-            hash=bytes(stored),
-        )
-        for revision, kind, key_id, project_id, environment_id, time, actor_key_id, actor_name, detail, stored in rows
-    ]
+    return [Event._make(row) for row in rows]
 
 
 def follows(before: bytes, event: Event) -> bool:
     """Say whether ``event`` is the one that was appended to the event whose hash is ``before``."""
-    content: list[object] = [
-        event.revision,
-        event.type,
-        event.key_id,
-        event.project_id,
-        event.environment_id,
-        event.time,
-        event.actor.key_id,
-        event.actor.name,
-        json.dumps(event.detail, sort_keys=True),
-    ]
-    return _chain(before, content) == event.hash
+    return _chain(before, event[:-1]) == event.hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +302,6 @@ def _disagreements(store: Store, up_to: int) -> Iterator[str]:
         yield f"key {key_id} was revoked, and its row says that it is not"
 
 
-def _chain(before: bytes, content: list[object]) -> bytes:
+def _chain(before: bytes, content: Sequence[object]) -> bytes:
     text = json.dumps(content, separators=(",", ":"))
     return hashlib.sha256(before + text.encode()).digest()

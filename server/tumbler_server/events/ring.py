@@ -37,5 +37,7 @@ class Ring:
             missed = self._position - revision
             if not 0 <= missed <= len(self._events):
                 return None
+            if missed <= limit:  # the usual way: without a walk along all that went before
+                return list(itertools.islice(reversed(self._events), missed))[::-1]
             start = len(self._events) - missed
             return list(itertools.islice(self._events, start, start + limit))

@@ -56,6 +56,8 @@ class Tail:
         self._uptime = uptime
         self._moved: Callable[[], None] = lambda: None
         self._lock = threading.Lock()  # never held while the database is read
+        # Held while SQLite is read: all threads see each commit, and what one reads after that is news to none of them.
+        self._reading = threading.Lock()
         self._thread = threading.local()
         self._confirmed = uptime()
         self._blocked_until = 0
@@ -132,9 +134,15 @@ class Tail:
             self._blocked_until = began + _PAUSE
         try:
             version = self._store.version()
-            if version is None or version != getattr(self._thread, "version", None):
-                while not self._read():
-                    pass
+            if version is None:
+                self._read_all()
+            elif version != getattr(self._thread, "version", None):
+                seen = self._uptime()
+                with self._reading:
+                    if self._confirmed <= seen:
+                        began = self._uptime()
+                        self._read_all()
+                        self._confirmed = began
                 self._thread.version = version
         except StoreUnavailable:
             self._blocked_until = self._uptime() + _PAUSE
@@ -142,6 +150,10 @@ class Tail:
         self._blocked_until = 0
         self._confirmed = max(self._confirmed, began)
         return self.position
+
+    def _read_all(self) -> None:
+        while not self._read():
+            pass
 
     def _read(self) -> bool:
         """Read what is new and apply it; False where other threads have gone on so that it has to be done again."""

@@ -6,9 +6,9 @@ takes the senders from the others, however much waits for it.
 
 import enum
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import peewee
 
@@ -51,6 +51,48 @@ class Outcome:
     retry_after: int | None = None
 
 
+class Delivery(NamedTuple):
+    """A delivery that waits to be sent, as its row is."""
+
+    revision: int
+    id: str
+    endpoint_id: str
+    project_id: str
+    key_id: str
+    url: str
+    type: int
+    event_time: int
+    detail: str
+    attempts: int
+    tries: int
+    give_up_time: int
+
+
+# Not by the ORM: these are for each of a hundred thousand, and it takes longer to make its statements than to run them.
+_DUE = (
+    f"SELECT {', '.join(Delivery._fields)} FROM webhook_delivery WHERE endpoint_id = ? "  # noqa: S608
+    f"AND (next_attempt_time <= ? OR (next_attempt_time > ? AND next_attempt_time < {NEVER})) "
+    "ORDER BY next_attempt_time, revision LIMIT ?"
+)
+_SAME = f"WHERE revision = ? AND state = {int(State.PENDING)} AND attempts = ? AND give_up_time = ?"
+"""The row, unless somebody has changed it since it was read."""
+_SETTLED = f"UPDATE webhook_delivery SET state = ?, next_attempt_time = {NEVER} {_SAME}"  # noqa: S608
+_DELIVERED = (
+    f"UPDATE webhook_delivery SET state = {int(State.DELIVERED)}, next_attempt_time = {NEVER}, "  # noqa: S608
+    f"attempts = attempts + 1, tries = tries + 1, last_attempt_time = ?, last_status = ?, last_error = '' {_SAME}"
+)
+_FAILED = (
+    "UPDATE webhook_delivery SET state = ?, next_attempt_time = ?, "  # noqa: S608
+    f"attempts = attempts + 1, tries = tries + 1, last_attempt_time = ?, last_status = ?, last_error = ? "
+    f"{_SAME} RETURNING revision"
+)
+_ANSWERED = (
+    "UPDATE webhook_endpoint SET failures = 0, next_attempt_time = "  # noqa: S608
+    f"COALESCE((SELECT MIN(next_attempt_time) FROM webhook_delivery WHERE endpoint_id = webhook_endpoint.id), {NEVER}) "
+    f"WHERE id = ? AND off_time = {NEVER}"
+)
+
+
 def due_endpoints(store: Store, now: int, limit: int) -> list[Any]:
     """Return endpoints that something waits for, those that have waited longest first."""
     return store.select(
@@ -61,52 +103,58 @@ def due_endpoints(store: Store, now: int, limit: int) -> list[Any]:
     )
 
 
-def due_deliveries(store: Store, endpoint_id: str, now: int, busy: Collection[int], limit: int) -> list[Any]:
+def due_deliveries(store: Store, endpoint_id: str, now: int, busy: Collection[int], limit: int) -> list[Delivery]:
     """Return deliveries that wait for an endpoint, but for those that are being sent, the earliest first."""
-    waiting = DeliveryRow.endpoint_id == endpoint_id
-    query = DeliveryRow.select().where(waiting & _come(DeliveryRow.next_attempt_time, now))
-    rows = store.select(query.order_by(DeliveryRow.next_attempt_time, DeliveryRow.revision).limit(limit + len(busy)))
-    return [row for row in rows if row.revision not in busy][:limit]
+    rows = store.read(_DUE, (endpoint_id, now, now + _LONGEST_WAIT, limit + len(busy)))
+    return [each for each in map(Delivery._make, rows) if each.revision not in busy][:limit]
 
 
-def keys_of(store: Store, due: Sequence[Any]) -> dict[str, Any]:
-    """Return the rows of the deliveries' keys as they are now, by their ids."""
-    key_ids = sorted({delivery.key_id for delivery in due})
-    return {row.id: row for row in store.select(ApiKeyRow.select().where(ApiKeyRow.id.in_(key_ids)))} if due else {}
+def keys_of(store: Store, due: Sequence[Delivery]) -> dict[str, Any]:
+    """Return what messages need of the deliveries' keys, as they are now, by their ids."""
+    if not due:
+        return {}
+    columns = (
+        ApiKeyRow.id, ApiKeyRow.active, ApiKeyRow.expire_time, ApiKeyRow.revoke_time, ApiKeyRow.replaced_by_key_id,
+        ApiKeyRow.rotation_due_revision, ApiKeyRow.webhook_url,
+    )  # fmt: skip
+    query = ApiKeyRow.select(*columns).where(ApiKeyRow.id.in_(sorted({each.key_id for each in due})))
+    return {row.id: row for row in store.select(query.namedtuples())}
 
 
-def settle(transaction: Transaction, settled: Sequence[Any], state: State) -> None:
+def settle(transaction: Transaction, settled: Sequence[Delivery], state: State) -> None:
     """End deliveries without an attempt."""
-    for delivery in settled:
-        transaction.run(DeliveryRow.update(state=int(state), next_attempt_time=NEVER).where(_unchanged(delivery)))
+    if settled:
+        transaction.run_many(_SETTLED, [(int(state), *_unchanged(each)) for each in settled])
+    for endpoint_id in sorted({each.endpoint_id for each in settled}):
+        reschedule(transaction, endpoint_id, 0)
 
 
-def record(
-    transaction: Transaction, delivery: Any, outcome: Outcome, now: int, chance: Callable[[], float] = random.random
-) -> State:
-    """Write down what came of an attempt, and return what has become of the delivery by it."""
-    state, next_time = _next(delivery, outcome, now, chance)
-    noted = transaction.change(
-        DeliveryRow.update(
-            state=int(state),
-            attempts=DeliveryRow.attempts + 1,
-            tries=DeliveryRow.tries + 1,
-            next_attempt_time=next_time,
-            last_attempt_time=now,
-            last_status=outcome.status,
-            last_error=outcome.error,
-        ).where(_unchanged(delivery))
-    )
-    if not noted:  # another process has sent it meanwhile, or somebody has asked to send it again
-        return state
-    if state is State.DELIVERED:
-        transaction.run(EndpointRow.update(failures=0).where(EndpointRow.id == delivery.endpoint_id))
-        reschedule(transaction, delivery.endpoint_id, 0)
-    elif state is State.ENDPOINT_OFF:
+def record(transaction: Transaction, done: Sequence[tuple[Delivery, Outcome]], now: int) -> list[State]:
+    """Write down what came of attempts, and return what has become of each delivery by it."""
+    ends = [(each, outcome, *_next(each, outcome, now)) for each, outcome in done]
+    delivered = [(each, outcome.status) for each, outcome, state, _ in ends if state is State.DELIVERED]
+    if delivered:
+        transaction.run_many(_DELIVERED, [(now, status, *_unchanged(each)) for each, status in delivered])
+        transaction.run_many(_ANSWERED, [(name,) for name in sorted({each.endpoint_id for each, _ in delivered})])
+    # Failures last: where an endpoint has answered both ways, it is its patience that counts.
+    for each, outcome, state, next_time in ends:
+        if state is not State.DELIVERED:
+            _record_failure(transaction, each, outcome, state, next_time, now)
+    return [state for *_, state, _ in ends]
+
+
+def _record_failure(
+    transaction: Transaction, delivery: Delivery, outcome: Outcome, state: State, next_time: int, now: int
+) -> None:
+    values = (int(state), next_time, now, outcome.status, outcome.error)
+    if not transaction.read(
+        _FAILED, (*values, *_unchanged(delivery))
+    ):  # another process has sent it meanwhile, or somebody has asked to send it again
+        return
+    if state is State.ENDPOINT_OFF:
         _turn_off(transaction, delivery.endpoint_id, now)
     else:
         _note_failure(transaction, delivery.endpoint_id, outcome, now)
-    return state
 
 
 def send_again(transaction: Transaction, delivery: Any, now: int, give_up_time: int) -> None:
@@ -143,23 +191,18 @@ def _come(moment: peewee.Field, now: int) -> peewee.Expression:
     return come
 
 
-def _unchanged(delivery: Any) -> peewee.Expression:
-    unchanged: peewee.Expression = (
-        (DeliveryRow.revision == delivery.revision)
-        & (DeliveryRow.state == int(State.PENDING))
-        & (DeliveryRow.attempts == delivery.attempts)
-        & (DeliveryRow.give_up_time == delivery.give_up_time)
-    )
-    return unchanged
+def _unchanged(delivery: Delivery) -> tuple[int, int, int]:
+    """Return the parameters of ``_SAME``."""
+    return delivery.revision, delivery.attempts, delivery.give_up_time
 
 
-def _next(delivery: Any, outcome: Outcome, now: int, chance: Callable[[], float]) -> tuple[State, int]:
+def _next(delivery: Delivery, outcome: Outcome, now: int) -> tuple[State, int]:
     if 200 <= outcome.status < 300 and not outcome.error:
         return State.DELIVERED, NEVER
     if outcome.status == 410:
         return State.ENDPOINT_OFF, NEVER
     delay = DELAYS[min(delivery.tries, len(DELAYS) - 1)]
-    next_time = now + int(delay * (1 + JITTER * chance()))
+    next_time = now + int(delay * (1 + JITTER * random.random()))  # noqa: S311 - jitter, no secret
     if outcome.retry_after is not None:
         next_time = max(next_time, now + min(outcome.retry_after, LONGEST_RETRY_AFTER))
     if next_time > delivery.give_up_time:

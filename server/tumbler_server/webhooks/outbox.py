@@ -1,6 +1,5 @@
 """The outbox: of each event in the log that a webhook tells of, a delivery is made, once."""
 
-import json
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -97,7 +96,7 @@ def _row(event: Event, endpoint: Any, now: int) -> tuple[object, ...]:
         endpoint.url,
         event.type,
         event.time,
-        json.dumps(event.detail, sort_keys=True),
+        event.detail_json,
         int(State.ENDPOINT_OFF if off else State.PENDING),
         now + GIVE_UP_AFTER,
         NEVER if off else now,
