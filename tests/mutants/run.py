@@ -452,9 +452,37 @@ MUTANTS = (
     Mutant(
         "a lease is taken from a holder that lives",
         "events/lease.py",
-        "        if holder and began - self._since < self._span:\n",
+        '        if holder not in ("", self._holder) and began - self._since < self._span:\n',
         "        if False:\n",
         "tests/unit/test_lease.py",
+    ),
+    Mutant(
+        "a scheduler waits for the lease of its own dead predecessor",
+        "events/lease.py",
+        'if holder not in ("", self._holder) and',
+        "if holder and",
+        "tests/unit/test_lease.py",
+    ),
+    Mutant(
+        "a thread rests on what another began to read before the commit that it saw",
+        "events/tail.py",
+        "                        self._confirmed = began\n",
+        "                        self._confirmed = self._uptime()\n",
+        "tests/unit/test_tail.py",
+    ),
+    Mutant(
+        "a receiver that asks for patience gets none if it took something else",
+        "webhooks/deliveries.py",
+        "    # Failures last: where an endpoint has answered both ways, it is its patience that counts.\n",
+        "    ends = [end for end in ends if not delivered]\n",
+        "tests/unit/test_deliveries.py",
+    ),
+    Mutant(
+        "a process that was kept is left behind",
+        "processes.py",
+        "        self._thread.join(patience)\n",
+        "        self._thread.join(patience)\n        return\n",
+        "tests/unit/test_processes.py",
     ),
     Mutant(
         "a holder that was silent goes on acting",

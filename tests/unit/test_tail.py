@@ -1,8 +1,9 @@
 """A process's place in the log."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
@@ -249,6 +250,46 @@ class TestLook:
         assert tail.look() == issued.revision
         with ThreadPoolExecutor(1) as pool:  # each thread sees for itself
             assert pool.submit(tail.look).result() == issued.revision
+
+    def test_one_reads_for_all(self, flaky: Flaky, other: Domain, notes: Notes) -> None:
+        """Of threads that see a commit while one reads what came by it, none reads that again."""
+        flaky.blind = False
+        tail = Tail(cast("Store", flaky), notes)
+        if flaky.version() is None:
+            pytest.skip("on SQLite alone")
+        issued = other.create()
+        with ThreadPoolExecutor(8) as pool:
+            looks: list[Future[int]] = []
+
+            def join_in() -> None:
+                looks.extend(pool.submit(tail.look) for _ in range(8))
+                time.sleep(0.2)
+
+            flaky.then = join_in
+            before = flaky.reads
+            assert tail.look() == issued.revision
+            assert {look.result() for look in looks} == {issued.revision}
+        # The head and the events once; then the head, by the first of the others or, if they were late, by each.
+        assert flaky.reads - before <= 2 + 8
+
+    def test_who_reads_does_not_read_for_later_commits(self, flaky: Flaky, other: Domain, notes: Notes) -> None:
+        """What was committed after another thread had begun to read is read by whoever sees it."""
+        flaky.blind = False
+        tail = Tail(cast("Store", flaky), notes)
+        if flaky.version() is None:
+            pytest.skip("on SQLite alone")
+        other.create()
+        with ThreadPoolExecutor(1) as pool:
+            later: list[tuple[int, Future[int]]] = []
+
+            def commit_more() -> None:
+                later.append((other.create().revision, pool.submit(tail.look)))
+                time.sleep(0.2)
+
+            flaky.then = commit_more
+            tail.look()
+            ((revision, look),) = later
+            assert look.result() == revision
 
     def test_past_the_bound(self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock) -> None:
         """A microsecond later the database is read, and the position is good for another 2 s."""

@@ -1,0 +1,118 @@
+"""The process beside a server that does what the clock demands: when it is there, how it ends, what it counts."""
+
+import os
+import re
+import signal
+from collections import Counter
+
+import psutil
+import pytest
+
+from tests.e2e.service import Service, eventually, seconds
+from tests.e2e.test_workers import alive, counted, logged, pids, scraped
+
+DUE = 'tumbler_alarms_total{type="rotation_due"}'
+
+ROTATING = ("--min-rotation-interval", "1s", "--metrics-listen", "127.0.0.1:0")
+
+
+def schedulers(service: Service) -> list[int]:
+    """Return the schedulers that a server has, whichever of its processes is above them."""
+    assert service.process is not None
+    found = []
+    for process in psutil.Process(service.process.pid).children(recursive=True):
+        try:
+            line = " ".join(process.cmdline())
+        except psutil.Error:  # it has ended since
+            continue
+        if "tumbler_server.scheduler" in line:
+            found.append(process.pid)
+    return found
+
+
+def the_scheduler(service: Service) -> int:
+    """Wait until a server has a scheduler, and return it."""
+    (pid,) = eventually(lambda: schedulers(service))
+    return int(pid)
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_one_beside_a_server(embedded: Service, workers: str) -> None:
+    """A server has one scheduler, however many workers it has; it ends with the server, in order."""
+    embedded.start("--workers", workers)
+    pid = the_scheduler(embedded)
+    eventually(lambda: "this process acts on schedules" in embedded.stderr)
+    assert schedulers(embedded) == [pid]
+    assert embedded.stop() == 0
+    assert not alive(pid)
+    assert embedded.read("SELECT holder FROM lease") == [("",)], "the lease is left to whoever comes next"
+    assert not logged(embedded, "the scheduler ended")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ends_with_a_killed_server(embedded: Service, workers: str) -> None:
+    """If the server is killed, its scheduler sees that, and ends too: it does not act alone."""
+    embedded.start("--workers", workers)
+    pid = the_scheduler(embedded)
+    embedded.signal(signal.SIGKILL)
+    embedded.wait()
+    eventually(lambda: not alive(pid))
+
+
+def test_follows_its_worker(embedded: Service) -> None:
+    """Where the worker that it belongs to is killed, the one that takes its place has a scheduler again."""
+    embedded.start("--workers", "2")
+    before = the_scheduler(embedded)
+    os.kill(pids(embedded)[1], signal.SIGKILL)
+    eventually(lambda: not alive(before))
+    eventually(lambda: [pid for pid in schedulers(embedded) if pid != before])
+
+
+def test_ctrl_c(embedded: Service) -> None:
+    """Ctrl-C, which a terminal sends to the scheduler too, ends the server in order; nothing is started again."""
+    embedded.start()
+    pid = the_scheduler(embedded)
+    eventually(lambda: "this process acts on schedules" in embedded.stderr)
+    os.kill(pid, signal.SIGINT)
+    embedded.signal(signal.SIGINT)
+    assert embedded.wait() == 0
+    assert not alive(pid)
+    assert not logged(embedded, "the scheduler ended")
+    assert "Traceback" not in embedded.stderr
+
+
+def test_verifying_does_not_need_it(embedded: Service) -> None:
+    """While the scheduler stands still, keys are made and verified as ever."""
+    embedded.start()
+    pid = the_scheduler(embedded)
+    eventually(lambda: "this process acts on schedules" in embedded.stderr)
+    eventually(lambda: _stopped_outside_a_transaction(embedded, pid))
+    assert embedded.verdict(embedded.create().key) == "VALID"
+    assert embedded.stop() == 0, "though it could not end in order"
+    assert not alive(pid)
+
+
+def _stopped_outside_a_transaction(service: Service, pid: int) -> bool:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        service.tamper("UPDATE lease SET beat = beat WHERE id = 1")
+    except Exception:
+        os.kill(pid, signal.SIGCONT)
+        return False
+    return True
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_counts(embedded: Service, workers: str) -> None:
+    """What schedulers count is shown with the rest, also of one that has died, and every count once."""
+    embedded.start("--workers", workers, *ROTATING)
+    embedded.create(name="rotating", rotation={"interval": seconds(1)})
+    eventually(lambda: counted(embedded).get(DUE) == 1)
+    os.kill(the_scheduler(embedded), signal.SIGKILL)
+    embedded.create(name="rotating too", rotation={"interval": seconds(1)})
+    eventually(lambda: counted(embedded).get(DUE) == 2)
+    text = scraped(embedded)
+    for what in (r"# TYPE \S+", r"[^#].*(?= )"):  # families, and samples with their labels
+        times = Counter(re.findall(f"^{what}", text, re.MULTILINE))
+        assert times
+        assert max(times.values()) == 1
