@@ -30,7 +30,7 @@ YOUNG = 30.0
 LONGEST_PAUSE = 30.0
 """Seconds; the longest wait before a process is started again."""
 
-_ENOUGH = 10.0
+_ENOUGH = 5.0
 """Seconds that a process which was told to end may take for it."""
 
 # With the path that we have: `-m` would put the present folder first, and whatever lies in it.
@@ -133,6 +133,7 @@ class _Keeper:
         self._ending = threading.Event()
         self._lock = threading.Lock()
         self._process: Process | None = None
+        self._ready = False
         self._thread = threading.Thread(target=self._run, name=what, daemon=True)
 
     def begin(self) -> None:
@@ -143,6 +144,8 @@ class _Keeper:
             self._ending.set()
             if self._process:
                 self._process.release()
+                if not self._ready:
+                    patience = 0.0  # it has begun nothing yet that it would have to finish
         self._thread.join(patience)
         with self._lock:
             if self._process:
@@ -156,6 +159,7 @@ class _Keeper:
                 with self._lock:
                     if self._ending.is_set():
                         return
+                    self._ready = False
                     self._process = process = self._start()
                 told = self._hear(process)
                 with self._lock:
@@ -173,6 +177,7 @@ class _Keeper:
         told = b""
         while heard := os.read(process.report, 4096):
             if heard == READY:
+                self._ready = True
                 _log.debug(f"the {self._what} is ready", pid=process.pid)
             else:
                 told += heard

@@ -95,7 +95,7 @@ def main() -> None:
     except (SetupError, StoreUnavailable) as failure:
         tell(explain(failure).encode())
         sys.exit(1)
-    scheduler.start()
     tell(READY)
+    scheduler.start()
     wait_for_parent()
     scheduler.close()

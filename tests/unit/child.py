@@ -20,7 +20,11 @@ def main() -> None:
     if behaviour == "useless":
         tell(b"no use")
         sys.exit(3)
+    if behaviour == "slow":
+        time.sleep(60)
     tell(READY)
+    time.sleep(0.1)  # until it has been heard
+    note("ready")
     wait_for_parent()
     if behaviour == "stubborn":
         time.sleep(60)

@@ -80,7 +80,7 @@ class TestKept:
     def test_ends_with_the_context(self, keep: Keep, notes: Path) -> None:
         """It takes up its job, and ends in order when it is let go; nothing is logged of that."""
         with capture_logs() as logs, keep("obedient"):
-            (pid,) = eventually(lambda: pids(notes, "began"))
+            (pid,) = eventually(lambda: pids(notes, "ready"))
             assert pids(notes, "ended") == []
         assert pids(notes, "ended") == [pid]
         assert not is_alive(pid)
@@ -89,9 +89,9 @@ class TestKept:
     def test_replaced(self, keep: Keep, notes: Path) -> None:
         """When it is killed, the log says so, and another takes its place at once."""
         with capture_logs() as logs, keep("obedient"):
-            (first,) = eventually(lambda: pids(notes, "began"))
+            (first,) = eventually(lambda: pids(notes, "ready"))
             os.kill(first, signal.SIGKILL)
-            second = eventually(lambda: pids(notes, "began")[1:])[0]
+            second = eventually(lambda: pids(notes, "ready")[1:])[0]
             assert second != first
         assert pids(notes, "ended") == [second]
         (line,) = [line for line in logs if line["log_level"] == "warning"]
@@ -109,7 +109,7 @@ class TestKept:
     def test_signals(self, keep: Keep, notes: Path, number: signal.Signals) -> None:
         """A signal that reaches the whole group, as Ctrl-C does, leaves its end to its parent."""
         with capture_logs() as logs, keep("obedient"):
-            (pid,) = eventually(lambda: pids(notes, "began"))
+            (pid,) = eventually(lambda: pids(notes, "ready"))
             os.kill(pid, number)
             time.sleep(0.2)
             assert is_alive(pid)
@@ -120,7 +120,7 @@ class TestKept:
         """One that does not end in time is killed: a server's end is not held up by it."""
         monkeypatch.setattr(processes, "_ENOUGH", 0.2)
         with keep("stubborn"):
-            (pid,) = eventually(lambda: pids(notes, "began"))
+            (pid,) = eventually(lambda: pids(notes, "ready"))
         assert not is_alive(pid)
         assert pids(notes, "ended") == []
 
@@ -129,12 +129,19 @@ class TestKept:
 
         def give_up() -> None:
             with keep("stubborn"):
-                eventually(lambda: pids(notes, "began"))
+                eventually(lambda: pids(notes, "ready"))
                 raise SystemExit
 
         with pytest.raises(SystemExit):
             give_up()
-        assert not is_alive(pids(notes, "began")[0])
+        assert not is_alive(pids(notes, "ready")[0])
+
+    def test_ended_as_it_begins(self, keep: Keep, notes: Path) -> None:
+        """One that has not begun its work is not waited for."""
+        with keep("slow"):
+            (pid,) = eventually(lambda: pids(notes, "began"))
+        assert not is_alive(pid)
+        assert pids(notes, "ended") == []
 
     def test_no_room(self) -> None:
         """Where the system has no room for a process, the log says so, and it is tried again."""
