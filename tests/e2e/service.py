@@ -226,6 +226,15 @@ class Watch:
         self.call.cancel()
 
 
+def alive(pid: int) -> bool:
+    """Whether a process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @contextmanager
 def refusals() -> Iterator[None]:
     """Turn gRPC's exception into ``Refused``, which takes the details apart."""

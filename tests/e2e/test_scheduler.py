@@ -8,8 +8,8 @@ from collections import Counter
 import psutil
 import pytest
 
-from tests.e2e.service import Service, eventually, seconds
-from tests.e2e.test_workers import alive, counted, logged, pids, scraped
+from tests.e2e.service import Service, alive, eventually, seconds
+from tests.e2e.test_workers import counted, logged, pids, scraped
 
 DUE = 'tumbler_alarms_total{type="rotation_due"}'
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.service import PATIENCE, Client, Service, eventually, together
+from tests.e2e.service import PATIENCE, Client, Service, alive, eventually, together
 from tests.e2e.test_server import ENDING, refusal
 from tumbler.v1 import api_key_service_pb2 as pb
 
@@ -30,15 +30,6 @@ def logged(service: Service, event: str) -> list[dict[str, Any]]:
 def pids(service: Service) -> dict[int, int]:
     """Return the process of each worker, by its number, as the log tells them."""
     return {line["worker"]: line["pid"] for line in logged(service, "a worker is ready")}
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def refuses_connections(target: str) -> bool:

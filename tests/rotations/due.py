@@ -62,7 +62,7 @@ _ROWS_PER_SECOND = 4_000
 _START = 10.0
 """Seconds that a server takes to start, at the most."""
 
-_ACTING, _PAUSED = 8.0, 4.0
+_ACTING, _PAUSED = 8.0, 3.0
 """Seconds that the scheduler may work, and that it is then kept from it."""
 
 _LONGEST = 3_600.0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from tests.e2e.service import eventually
+from tests.e2e.service import alive, eventually
 from tests.unit import child
 from tumbler_server import processes
 from tumbler_server.processes import ENDING, LONGEST_PAUSE, YOUNG, Patience, Process, kept
@@ -65,15 +65,6 @@ def pids(notes: Path, done: str) -> list[int]:
     return [int(pid) for what, pid in map(str.split, lines) if what == done]
 
 
-def is_alive(pid: int) -> bool:
-    """Say whether there is such a process."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 class TestKept:
     """A process that is kept beside ours."""
 
@@ -83,7 +74,7 @@ class TestKept:
             (pid,) = eventually(lambda: pids(notes, "ready"))
             assert pids(notes, "ended") == []
         assert pids(notes, "ended") == [pid]
-        assert not is_alive(pid)
+        assert not alive(pid)
         assert [line for line in logs if line["log_level"] != "debug"] == []
 
     def test_replaced(self, keep: Keep, notes: Path) -> None:
@@ -112,7 +103,7 @@ class TestKept:
             (pid,) = eventually(lambda: pids(notes, "ready"))
             os.kill(pid, number)
             time.sleep(0.2)
-            assert is_alive(pid)
+            assert alive(pid)
         assert pids(notes, "ended") == [pid]
         assert [line for line in logs if line["log_level"] != "debug"] == []
 
@@ -121,7 +112,7 @@ class TestKept:
         monkeypatch.setattr(processes, "_ENOUGH", 0.2)
         with keep("stubborn"):
             (pid,) = eventually(lambda: pids(notes, "ready"))
-        assert not is_alive(pid)
+        assert not alive(pid)
         assert pids(notes, "ended") == []
 
     def test_in_a_hurry(self, keep: Keep, notes: Path) -> None:
@@ -134,13 +125,13 @@ class TestKept:
 
         with pytest.raises(SystemExit):
             give_up()
-        assert not is_alive(pids(notes, "ready")[0])
+        assert not alive(pids(notes, "ready")[0])
 
     def test_ended_as_it_begins(self, keep: Keep, notes: Path) -> None:
         """One that has not begun its work is not waited for."""
         with keep("slow"):
             (pid,) = eventually(lambda: pids(notes, "began"))
-        assert not is_alive(pid)
+        assert not alive(pid)
         assert pids(notes, "ended") == []
 
     def test_no_room(self) -> None:
