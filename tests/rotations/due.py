@@ -397,6 +397,7 @@ def main() -> int:
             for webhooks in (False,) if arguments.without_webhooks else (False, True):
                 url = postgresql.new_database(f"due{int(webhooks)}") if dialect == "postgresql" else ""
                 runs.append(run(dialect, webhooks, folder, url, arguments.keys, arguments.seconds, show))
+                show(json.dumps(plain(runs[-1])))  # at once: the next one takes long
     wrong = sum(len(done.problems) for done in runs)
     if arguments.json:
         print(json.dumps([plain(done) for done in runs], indent=2))
