@@ -13,7 +13,7 @@ from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events.lease import Lease, LeaseLost
 
 _INTERVAL = SECOND // 4
-"""How often it is looked what is to be done: by an index, or in memory."""
+"""How often it is looked what is to be done: a few rows, found by indexes."""
 
 _SHARE = 9
 """After something was done there is a pause of so many times as long, so that others can use the database and the
