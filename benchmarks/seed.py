@@ -105,6 +105,7 @@ def _insert(url: str, rows: Iterator[tuple[Any, ...]]) -> None:
     names = ", ".join(_COLUMNS)
     if url.startswith("sqlite"):
         connection = apsw.Connection(url.removeprefix("sqlite:///"))
+        connection.set_busy_timeout(30_000)  # milliseconds: a server may be writing
         connection.execute("PRAGMA synchronous = off; PRAGMA cache_size = -400000")
         slots = ", ".join("?" * len(_COLUMNS))
         with connection:
