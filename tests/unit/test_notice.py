@@ -122,6 +122,21 @@ class TestListener:
         listener.close()
         assert other.store.listen() is None
 
+    def test_interrupted(self, store: Store, other: Domain) -> None:
+        """Whoever waits can be interrupted, and then waits no more; without a call there was none."""
+        listener = store.listen()
+        assert listener is not None
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(listener.wait, 2 * PATIENCE)
+            time.sleep(0.05)
+            listener.interrupt()
+            assert not waiting.result(PATIENCE)
+        assert not listener.wait(2 * PATIENCE)
+        other.create()
+        eventually(lambda: listener.wait(2 * PATIENCE))
+        listener.close()
+        listener.interrupt()
+
     def test_cut(self, store: Store) -> None:
         """A connection that was ended says so."""
         listener = store.listen()
@@ -132,7 +147,7 @@ class TestListener:
             ("LISTEN%",),
         )
         with pytest.raises(StoreUnavailable):
-            listener.wait(PATIENCE)
+            eventually(lambda: listener.wait(PATIENCE))  # the server's goodbye, which comes first, is no call
         listener.close()
 
 
@@ -175,6 +190,16 @@ class TestFollowing:
             ages.append(tail.age)
         assert max(ages) < 2 * SECOND
         assert any(later < earlier for earlier, later in itertools.pairwise(ages))
+
+    def test_ends_at_once(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The end waits for nothing, however long the thread would have listened."""
+        monkeypatch.setattr("tumbler_server.events.follow._LISTEN", 2 * PATIENCE)
+        store.notifies = store.dialect == "postgresql"
+        following = Following(store, Tail(store, ProofCache(10)), 2 * SECOND)
+        following.start()
+        time.sleep(0.2)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(following.close).result(PATIENCE)
 
     def test_the_listener_is_cut_again_and_again(
         self, follow: Callable[[bool], Tail], other: Domain, dialect: str

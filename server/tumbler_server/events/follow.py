@@ -8,7 +8,7 @@ import structlog
 from tumbler_server.clock import SECOND
 from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events.tail import Tail
-from tumbler_server.store.database import SQLITE, Store
+from tumbler_server.store.database import SQLITE, Listener, Store
 
 _SQLITE_INTERVAL = 0.05
 """Seconds between two looks at what other processes have committed: a few microseconds each, for streams alone."""
@@ -30,6 +30,7 @@ class Following:
         self._interval = _SQLITE_INTERVAL if store.dialect == SQLITE else often
         self._stopping = threading.Event()
         self._wake = threading.Event()
+        self._listener: Listener | None = None
         self._threads = [threading.Thread(target=self._poll, name="follow", daemon=True)]
         if store.notifies:
             self._threads.append(threading.Thread(target=self._listen, name="listen", daemon=True))
@@ -43,6 +44,8 @@ class Following:
         """Follow no longer."""
         self._stopping.set()
         self._wake.set()
+        if listener := self._listener:
+            listener.interrupt()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(2 * _LISTEN)  # one that is connecting is left behind
@@ -67,7 +70,7 @@ class Following:
         while not self._stopping.is_set():
             listener = None
             try:
-                listener = self._store.listen()
+                self._listener = listener = self._store.listen()
                 while listener and not self._stopping.is_set():
                     self._wake.set()  # after connecting, too: what was said meanwhile has been missed
                     pause = _BACKOFF[0]

@@ -13,6 +13,8 @@ Three things are settled here so that nobody else has to think of them:
 import contextlib
 import itertools
 import random
+import selectors
+import socket
 import threading
 import time
 import weakref
@@ -277,14 +279,30 @@ class Listener:
         with _unavailable():
             self._connection = psycopg.connect(url, autocommit=True, **parameters)
             self._connection.execute(f"LISTEN {CHANNEL}")
+        self._interrupted, self._interrupting = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+        for waited_for in (self._connection, self._interrupted):
+            self._selector.register(waited_for, selectors.EVENT_READ)
 
     def wait(self, seconds: float) -> bool:
-        """Wait for a call, so long at the most, and say whether there was one. Raises ``StoreUnavailable``."""
+        """Wait for a call, so long at the most, and say whether there was one; it can end early without.
+
+        Raises ``StoreUnavailable``.
+        """
+        self._selector.select(seconds)
         with _unavailable():
-            return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
+            return any(True for _ in self._connection.notifies(timeout=0, stop_after=1))
+
+    def interrupt(self) -> None:
+        """Have ``wait`` return at once, now and from now on. Another thread may call it."""
+        with contextlib.suppress(OSError):  # it has been closed
+            self._interrupting.send(b"!")
 
     def close(self) -> None:
         """Hang up."""
+        self._selector.close()
+        self._interrupted.close()
+        self._interrupting.close()
         self._connection.close()
 
 
