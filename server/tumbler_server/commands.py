@@ -1,5 +1,7 @@
 """The ``tumbler-server`` command."""
 
+import atexit
+import gc
 import json
 import os
 import signal
@@ -225,6 +227,7 @@ def pepper_rotate(
 
 def main() -> None:
     """Run the command; what is wrong with an installation is one line on stderr and exit code 1."""
+    atexit.register(gc.freeze)  # the last collection, of memory that goes anyway, takes a fifth of a second
     logs.configure()
     os.umask(0o077)  # nothing that we make is anybody else's business
     try:
