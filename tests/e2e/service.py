@@ -71,8 +71,12 @@ def seconds(number: float) -> Duration:
 
 
 def plain_environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment without whatever somebody set for a Tumbler of their own, and with these."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TUMBLER_")}
+    """Return this process's environment without what is set for it alone or for another Tumbler, and with these."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("TUMBLER_") and name != "GRPC_ENABLE_FORK_SUPPORT"
+    }
     return {**inherited, "TUMBLER_BCRYPT_COST": str(CHEAP), "GRPC_VERBOSITY": "NONE", **variables}
 
 

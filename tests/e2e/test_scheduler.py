@@ -5,6 +5,7 @@ import re
 import signal
 from collections import Counter
 
+import apsw
 import psutil
 import pytest
 
@@ -94,11 +95,15 @@ def test_verifying_does_not_need_it(embedded: Service) -> None:
 
 def _stopped_outside_a_transaction(service: Service, pid: int) -> bool:
     os.kill(pid, signal.SIGSTOP)
+    probe = apsw.Connection(service.database_url.removeprefix("sqlite:///"))
+    probe.set_busy_timeout(500)  # milliseconds: somebody else may be writing
     try:
-        service.tamper("UPDATE lease SET beat = beat WHERE id = 1")
-    except Exception:
+        probe.execute("BEGIN IMMEDIATE; ROLLBACK")
+    except apsw.BusyError:
         os.kill(pid, signal.SIGCONT)
         return False
+    finally:
+        probe.close()
     return True
 
 

@@ -21,6 +21,7 @@ class Link:
         self._ways = threading.Event()
         self._ways.set()
         self._lock = threading.Lock()
+        self._passing = threading.Lock()
         self._open: set[socket.socket] = set()
         self._listener = self._listen(0)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -48,8 +49,9 @@ class Link:
         self.cut()
 
     def stall(self) -> None:
-        """Hold up every byte, on new connections too, until ``heal``; nobody is told."""
-        self._ways.clear()
+        """Hold up every byte, on new connections too, until ``heal``; nobody is told. None is on its way."""
+        with self._passing:
+            self._ways.clear()
 
     def heal(self) -> None:
         """Pass bytes again, those that were held up first, and let new connections through."""
@@ -94,8 +96,15 @@ class Link:
         for arrived, _ in ready.select():
             assert isinstance(arrived.fileobj, socket.socket)
             chunk = arrived.fileobj.recv(_CHUNK)
-            self._ways.wait()
+            while not self._send(arrived.data, chunk):
+                self._ways.wait()
             if not chunk:
                 return False
-            arrived.data.sendall(chunk)
         return True
+
+    def _send(self, to: socket.socket, chunk: bytes) -> bool:
+        with self._passing:
+            if not self._ways.is_set():
+                return False
+            to.sendall(chunk)
+            return True

@@ -13,6 +13,8 @@ from tests.clients.conformance.scene import Scene
 from tests.e2e.service import Service
 
 BOUND = 2.0
+LATE = 0.5
+"""Seconds that a busy machine may take to read what had arrived: the bound counts from then."""
 QUICK = {"heartbeat": 1_000, "max_staleness": int(BOUND * 1_000), "timeout": 1_000}
 
 
@@ -26,7 +28,7 @@ def test_the_way_is_broken_and_healed(scene: Scene, spoil: Callable[[Link], None
         spoil(link)
         broken = time.time()
         scene.service.revoke(doomed.api_key.id)
-        assert scene.last_valid(doomed.key, "unavailable") < broken + BOUND
+        assert scene.last_valid(doomed.key, "unavailable") < broken + BOUND + LATE
         assert scene.code(good.key) == "unavailable"
         link.heal()
         scene.becomes(doomed.key, "REVOKED")
@@ -83,7 +85,7 @@ def test_the_server_is_frozen(own_scene: Scene) -> None:
     scene.service.signal(signal.SIGSTOP)
     try:
         frozen = time.time()
-        assert scene.last_valid(remembered, "unavailable") < frozen + BOUND
+        assert scene.last_valid(remembered, "unavailable") < frozen + BOUND + LATE
         assert scene.verify_together((remembered, {}), (other, {})) == ["unavailable"] * 2
     finally:
         scene.service.signal(signal.SIGCONT)
