@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+# Where it is set, as images of containers like to, each of the many processes of a run would compile all anew.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help run demo test coverage mutants load histories cold-start streams kills due bench lint check-generated grpcurl generate lock clean
 
 # As many test processes as there are cores.
@@ -18,10 +20,10 @@ demo: .venv/run ## Watch a key's life on a server of its own: create, verify, ro
 	@.venv/bin/python scripts/demo.py
 
 test: .venv/test ## Run all tests, on SQLite and on a real PostgreSQL that needs no installing
-	@.venv/bin/pytest -n $(JOBS) $(PYTEST_ARGS)
+	@.venv/bin/pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 coverage: .venv/test ## Demand 95 % branch coverage of keys/ and rpc/ from the tests that run in one process, on SQLite
-	@.venv/bin/pytest -n $(JOBS) --quiet --cov --cov-report= -k 'not postgresql' tests/unit tests/rpc \
+	@.venv/bin/pytest -n $(JOBS) --dist worksteal --quiet --cov --cov-report= -k 'not postgresql' tests/unit tests/rpc \
 	  --ignore tests/unit/cli --ignore tests/unit/test_webhook_targets.py --ignore tests/unit/test_webhook_post.py
 	@.venv/bin/coverage report --include='*/tumbler_server/keys/*,*/tumbler_server/rpc/*' --fail-under=95
 

@@ -30,7 +30,7 @@ def language(request: pytest.FixtureRequest) -> str:
 def test_a_clients_own_tests_and_checks_pass(language: str) -> None:
     """What a developer of that client would run; a failure shows what was printed."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    with locked(BUILD / "lock"):  # the programs of the other tests are made of the same sources
+    with locked(PROGRAMS[language].lock):  # the programs of the other tests are made of the same sources
         _RUN[language]()
 
 

@@ -1,6 +1,7 @@
 """What is made of the clients' sources: for each language a program that stands for its verifier, and an example.
 
 A verifier's program reads a JSON object a line and answers each with one; ``Program`` is the driver's end of that.
+``python -m tests.clients.conformance.programs`` makes them all ahead of the tests, and needs nothing installed.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NoAnswer  # before Python 3.11 not the built-in one
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,13 +80,18 @@ class Product:
     build: Callable[[], None]
     command: tuple[str, ...]
 
+    @property
+    def lock(self) -> Path:
+        """What is held while it is made: each toolchain has one, since its products are made of the same sources."""
+        return BUILD / f"{self.tools[0].command if self.tools else 'python'}.lock"
+
     def make(self) -> None:
         """Make it, unless it was made of these sources before. Raises ``Missing``, and ``Broken`` where that fails."""
         for tool in self.tools:
             if found := tool.lack():
                 raise Missing(f"{self.name}: {found}")
         BUILD.mkdir(parents=True, exist_ok=True)
-        with locked(BUILD / "lock"):
+        with locked(self.lock):
             stamp, now = BUILD / f"{self.name}.made-of", fingerprint(*self.sources)
             if not stamp.exists() or stamp.read_text() != now:
                 self.build()
@@ -239,6 +245,20 @@ EXAMPLES: Mapping[str, Product] = {
 """The services of ``examples/``, run from the repository's root."""
 
 
+def make_all() -> None:
+    """Make what can be made here, each toolchain's products beside the others'."""
+    products = (*PROGRAMS.values(), *EXAMPLES.values())
+    by_lock = {product.lock: [each for each in products if each.lock == product.lock] for product in products}
+
+    def make(products: list[Product]) -> None:
+        for product in products:
+            with contextlib.suppress(Missing, Broken):  # the tests say so
+                product.make()
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(make, by_lock.values()))
+
+
 @dataclass
 class Program:
     """A running program. Close it at the end."""
@@ -333,3 +353,7 @@ class Program:
             self._waiting.clear()
         for waiting in left:
             waiting.set_exception(Broken(f"{self.name} {why}: {self.said()}"))
+
+
+if __name__ == "__main__":
+    make_all()
