@@ -1,5 +1,6 @@
 """How a process notices what others commit: by its own connection on SQLite, by a wake-up and by polling elsewhere."""
 
+import errno
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -136,6 +137,16 @@ class TestListener:
         eventually(lambda: listener.wait(2 * PATIENCE))
         listener.close()
         listener.interrupt()
+
+    def test_no_descriptor_left(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever lacks what listening takes can try again later, and holds no connection until then."""
+
+        def refuse() -> None:
+            raise OSError(errno.EMFILE, "too many open files")
+
+        monkeypatch.setattr("socket.socketpair", refuse)
+        with pytest.raises(StoreUnavailable):
+            store.listen()
 
     def test_cut(self, store: Store) -> None:
         """A connection that was ended says so."""

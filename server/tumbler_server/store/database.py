@@ -276,13 +276,15 @@ class Listener:
     """A PostgreSQL connection that waits to be woken. It may miss a call: never rest on it alone."""
 
     def __init__(self, url: str, parameters: dict[str, Any]) -> None:
-        with _unavailable():
-            self._connection = psycopg.connect(url, autocommit=True, **parameters)
+        with _unavailable(), contextlib.ExitStack() as made:
+            connection = psycopg.connect(url, autocommit=True, **parameters)
+            self._connection = made.enter_context(contextlib.closing(connection))
             self._connection.execute(f"LISTEN {CHANNEL}")
-        self._interrupted, self._interrupting = socket.socketpair()
-        self._selector = selectors.DefaultSelector()
-        for waited_for in (self._connection, self._interrupted):
-            self._selector.register(waited_for, selectors.EVENT_READ)
+            self._interrupted, self._interrupting = map(made.enter_context, socket.socketpair())
+            self._selector = made.enter_context(selectors.DefaultSelector())
+            for waited_for in (self._connection, self._interrupted):
+                self._selector.register(waited_for, selectors.EVENT_READ)
+            self._made = made.pop_all()
 
     def wait(self, seconds: float) -> bool:
         """Wait for a call, so long at the most, and say whether there was one; it can end early without.
@@ -300,17 +302,14 @@ class Listener:
 
     def close(self) -> None:
         """Hang up."""
-        self._selector.close()
-        self._interrupted.close()
-        self._interrupting.close()
-        self._connection.close()
+        self._made.close()
 
 
 @contextlib.contextmanager
 def _unavailable() -> Iterator[None]:
     try:
         yield
-    except psycopg.Error as failure:
+    except (psycopg.Error, OSError) as failure:  # the latter where there is no descriptor left
         raise StoreUnavailable from failure
 
 
