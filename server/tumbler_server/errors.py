@@ -154,6 +154,29 @@ class StoreUnavailable(TumblerError):
         super().__init__("the database does not answer; a change may or may not have been made")
 
 
+class CallerGone(TumblerError):
+    """The caller cancelled the call, or its deadline passed, before anything was changed."""
+
+    def __init__(self) -> None:
+        super().__init__("the caller stopped waiting before the call began; nothing was changed")
+
+
+class LimitReached(TumblerError):
+    """A project has as many of something as it may have. ``limit`` names the row of docs/limits.md."""
+
+    def __init__(self, limit: str, most: int) -> None:
+        super().__init__(f"the project has reached its limit of {most:,} {limit}", limit=limit, most=str(most))
+
+
+class RequestTooLarge(TumblerError):
+    """A request has more bytes than its method takes."""
+
+    def __init__(self, size: int, most: int) -> None:
+        super().__init__(
+            f"the request has {size:,} bytes; this method takes at most {most:,}", bytes=str(size), most=str(most)
+        )
+
+
 class ClaimTokenInvalid(TumblerError):
     """What was shown is no claim token of this installation, or was changed."""
 

@@ -142,6 +142,20 @@ const (
 	//
 	//	{"reason": "ENDPOINT_NOT_FOUND"}
 	ErrorReason_ERROR_REASON_ENDPOINT_NOT_FOUND ErrorReason = 25
+	// ERROR_REASON_CALLER_GONE, CANCELLED: the caller cancelled the call, or its deadline passed, before the change began.
+	// Nothing was changed.
+	//
+	//	{"reason": "CALLER_GONE"}
+	ErrorReason_ERROR_REASON_CALLER_GONE ErrorReason = 26
+	// ERROR_REASON_LIMIT_REACHED, RESOURCE_EXHAUSTED: the project has as many of something as it may have; waiting does not
+	// help. `limit` names the row of docs/limits.md, `most` says how many there may be.
+	//
+	//	{"reason": "LIMIT_REACHED", "metadata": {"limit": "keys of a project", "most": "1000000"}}
+	ErrorReason_ERROR_REASON_LIMIT_REACHED ErrorReason = 27
+	// ERROR_REASON_REQUEST_TOO_LARGE, INVALID_ARGUMENT: the request has more bytes than its method takes.
+	//
+	//	{"reason": "REQUEST_TOO_LARGE", "metadata": {"bytes": "200000", "most": "131072"}}
+	ErrorReason_ERROR_REASON_REQUEST_TOO_LARGE ErrorReason = 28
 )
 
 // Enum value maps for ErrorReason.
@@ -173,6 +187,9 @@ var (
 		23: "ERROR_REASON_DELIVERY_NOT_FOUND",
 		24: "ERROR_REASON_DELIVERY_OUTDATED",
 		25: "ERROR_REASON_ENDPOINT_NOT_FOUND",
+		26: "ERROR_REASON_CALLER_GONE",
+		27: "ERROR_REASON_LIMIT_REACHED",
+		28: "ERROR_REASON_REQUEST_TOO_LARGE",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":          0,
@@ -201,6 +218,9 @@ var (
 		"ERROR_REASON_DELIVERY_NOT_FOUND":   23,
 		"ERROR_REASON_DELIVERY_OUTDATED":    24,
 		"ERROR_REASON_ENDPOINT_NOT_FOUND":   25,
+		"ERROR_REASON_CALLER_GONE":          26,
+		"ERROR_REASON_LIMIT_REACHED":        27,
+		"ERROR_REASON_REQUEST_TOO_LARGE":    28,
 	}
 )
 
@@ -236,7 +256,7 @@ var File_tumbler_v1_error_reason_proto protoreflect.FileDescriptor
 const file_tumbler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
 	"\x1dtumbler/v1/error_reason.proto\x12\n" +
-	"tumbler.v1*\xee\x06\n" +
+	"tumbler.v1*\xd0\a\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1c\n" +
@@ -264,7 +284,10 @@ const file_tumbler_v1_error_reason_proto_rawDesc = "" +
 	"!ERROR_REASON_WEBHOOKS_NEED_PEPPER\x10\x16\x12#\n" +
 	"\x1fERROR_REASON_DELIVERY_NOT_FOUND\x10\x17\x12\"\n" +
 	"\x1eERROR_REASON_DELIVERY_OUTDATED\x10\x18\x12#\n" +
-	"\x1fERROR_REASON_ENDPOINT_NOT_FOUND\x10\x19B;\n" +
+	"\x1fERROR_REASON_ENDPOINT_NOT_FOUND\x10\x19\x12\x1c\n" +
+	"\x18ERROR_REASON_CALLER_GONE\x10\x1a\x12\x1e\n" +
+	"\x1aERROR_REASON_LIMIT_REACHED\x10\x1b\x12\"\n" +
+	"\x1eERROR_REASON_REQUEST_TOO_LARGE\x10\x1cB;\n" +
 	"\x0edev.tumbler.v1P\x01Z'tumbler.dev/go/gen/tumbler/v1;tumblerv1b\x06proto3"
 
 var (

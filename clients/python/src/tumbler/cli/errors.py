@@ -29,6 +29,8 @@ _HINTS: Final = {
     "DELIVERY_NOT_FOUND": "Read the ids that there are: tumbler events deliveries.",
     "DELIVERY_OUTDATED": "There is nothing left to tell.",
     "ENDPOINT_NOT_FOUND": "Write the URL as its keys have it, which tumbler keys get shows, and name their --project.",
+    "LIMIT_REACHED": "Waiting does not help: ask the server's operator to raise the limit.",
+    "REQUEST_TOO_LARGE": "Send less in one call.",
     "STORE_UNAVAILABLE": "The server runs, but its database does not answer. A change may have been made all the same.",
     "NOT_IMPLEMENTED": "This server's version does not offer that yet.",
     "UNAVAILABLE": "Is a server listening at {endpoint}? Set TUMBLER_ENDPOINT or --endpoint; with TLS also --tls or "

@@ -286,6 +286,38 @@ public enum ErrorReason
    * <code>ERROR_REASON_ENDPOINT_NOT_FOUND = 25;</code>
    */
   ERROR_REASON_ENDPOINT_NOT_FOUND(25),
+  /**
+   * <pre>
+   * ERROR_REASON_CALLER_GONE, CANCELLED: the caller cancelled the call, or its deadline passed, before the change began.
+   * Nothing was changed.
+   *
+   *     {"reason": "CALLER_GONE"}
+   * </pre>
+   *
+   * <code>ERROR_REASON_CALLER_GONE = 26;</code>
+   */
+  ERROR_REASON_CALLER_GONE(26),
+  /**
+   * <pre>
+   * ERROR_REASON_LIMIT_REACHED, RESOURCE_EXHAUSTED: the project has as many of something as it may have; waiting does not
+   * help. `limit` names the row of docs/limits.md, `most` says how many there may be.
+   *
+   *     {"reason": "LIMIT_REACHED", "metadata": {"limit": "keys of a project", "most": "1000000"}}
+   * </pre>
+   *
+   * <code>ERROR_REASON_LIMIT_REACHED = 27;</code>
+   */
+  ERROR_REASON_LIMIT_REACHED(27),
+  /**
+   * <pre>
+   * ERROR_REASON_REQUEST_TOO_LARGE, INVALID_ARGUMENT: the request has more bytes than its method takes.
+   *
+   *     {"reason": "REQUEST_TOO_LARGE", "metadata": {"bytes": "200000", "most": "131072"}}
+   * </pre>
+   *
+   * <code>ERROR_REASON_REQUEST_TOO_LARGE = 28;</code>
+   */
+  ERROR_REASON_REQUEST_TOO_LARGE(28),
   UNRECOGNIZED(-1),
   ;
 
@@ -556,6 +588,38 @@ public enum ErrorReason
    * <code>ERROR_REASON_ENDPOINT_NOT_FOUND = 25;</code>
    */
   public static final int ERROR_REASON_ENDPOINT_NOT_FOUND_VALUE = 25;
+  /**
+   * <pre>
+   * ERROR_REASON_CALLER_GONE, CANCELLED: the caller cancelled the call, or its deadline passed, before the change began.
+   * Nothing was changed.
+   *
+   *     {"reason": "CALLER_GONE"}
+   * </pre>
+   *
+   * <code>ERROR_REASON_CALLER_GONE = 26;</code>
+   */
+  public static final int ERROR_REASON_CALLER_GONE_VALUE = 26;
+  /**
+   * <pre>
+   * ERROR_REASON_LIMIT_REACHED, RESOURCE_EXHAUSTED: the project has as many of something as it may have; waiting does not
+   * help. `limit` names the row of docs/limits.md, `most` says how many there may be.
+   *
+   *     {"reason": "LIMIT_REACHED", "metadata": {"limit": "keys of a project", "most": "1000000"}}
+   * </pre>
+   *
+   * <code>ERROR_REASON_LIMIT_REACHED = 27;</code>
+   */
+  public static final int ERROR_REASON_LIMIT_REACHED_VALUE = 27;
+  /**
+   * <pre>
+   * ERROR_REASON_REQUEST_TOO_LARGE, INVALID_ARGUMENT: the request has more bytes than its method takes.
+   *
+   *     {"reason": "REQUEST_TOO_LARGE", "metadata": {"bytes": "200000", "most": "131072"}}
+   * </pre>
+   *
+   * <code>ERROR_REASON_REQUEST_TOO_LARGE = 28;</code>
+   */
+  public static final int ERROR_REASON_REQUEST_TOO_LARGE_VALUE = 28;
 
 
   public final int getNumber() {
@@ -608,6 +672,9 @@ public enum ErrorReason
       case 23: return ERROR_REASON_DELIVERY_NOT_FOUND;
       case 24: return ERROR_REASON_DELIVERY_OUTDATED;
       case 25: return ERROR_REASON_ENDPOINT_NOT_FOUND;
+      case 26: return ERROR_REASON_CALLER_GONE;
+      case 27: return ERROR_REASON_LIMIT_REACHED;
+      case 28: return ERROR_REASON_REQUEST_TOO_LARGE;
       default: return null;
     }
   }

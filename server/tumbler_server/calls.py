@@ -1,0 +1,49 @@
+"""The call that a thread is working on: how long its caller waits, and what must still hold when it writes.
+
+The layer that serves sets it around the work of each call; the store asks it before it begins a transaction. So nothing
+in between has to hand it on, and no write can forget it.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """A caller's patience. ``deadline`` is an instant of ``time.monotonic``, in seconds."""
+
+    deadline: float = math.inf
+    gone: bool = False
+    """Whether the caller has cancelled the call, or its connection has ended. Set by one thread, read by another."""
+    judge: Callable[[Any], None] | None = None
+    """Judges the caller again inside each write transaction (its argument), before anything is written.
+
+    Raises what to answer.
+    """
+
+    def alive(self) -> bool:
+        """Say whether anybody still waits for the answer."""
+        return not self.gone and time.monotonic() < self.deadline
+
+
+_CURRENT: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
+def current() -> Call | None:
+    """Return the call that this thread works on; None outside of one, as in commands and in the background."""
+    return _CURRENT.get()
+
+
+@contextlib.contextmanager
+def serving(call: Call) -> Iterator[None]:
+    """Work on a call for as long as the context lasts."""
+    token = _CURRENT.set(call)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
