@@ -3,6 +3,7 @@
 A test holds the page against this module. A limit that is not here is a mistake.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 KIB, MIB = 1024, 1024 * 1024
@@ -10,12 +11,16 @@ KIB, MIB = 1024, 1024 * 1024
 
 @dataclass(frozen=True)
 class Limit:
-    """A row of the table. ``beyond`` says what a caller gets, or what happens, past ``most``."""
+    """A row of the table. ``beyond`` says what a caller gets, or what happens, past ``most``.
+
+    ``setting`` names the flag that changes it; empty: none does.
+    """
 
     what: str
     most: int
     unit: str
     beyond: str
+    setting: str = ""
 
 
 VERIFY_BYTES = Limit("a Verify request", 16 * KIB, "bytes", "INVALID_ARGUMENT, REQUEST_TOO_LARGE")
@@ -25,6 +30,98 @@ RECORD_BYTES = Limit("a key's record, as sent", 16 * KIB, "bytes", "INVALID_ARGU
 ANSWER_BYTES = Limit(
     "an answer", 3 * MIB, "bytes", "a list ends a page early; a batch leaves the rest undecided"
 )  # gRPC's clients take 4 MiB unless told otherwise
+PAGE_ENTRIES = Limit("a page of a list", 1_000, "entries", "a larger page_size counts as 1,000")
+PROJECT_KEYS = Limit(
+    "keys of a project", 1_000_000, "keys", "RESOURCE_EXHAUSTED, LIMIT_REACHED", "--max-project-keys"
+)  # of all states: a row is kept for ever
+REQUEST_IDS = Limit(
+    "request_ids remembered for a key", 1, "ids", "a key is made by one request; a repetition makes nothing"
+)
+CACHE_KEYS = Limit("remembered keys", 100_000, "keys", "the oldest that is not in use is forgotten", "--cache-size")
+CACHE_BYTES = Limit(
+    "memory of remembered keys", 128 * MIB, "bytes", "the oldest that is not in use is forgotten", "--cache-bytes"
+)
+CACHED_DEMANDS = Limit("remembered demands of Verify", 1_024, "demands", "the oldest is forgotten (8 MiB in all)")
+DEMAND_TEXT = Limit("a remembered demand's texts together", 512, "characters", "it is checked each time")
+ALIKE_VALUES = Limit(
+    "values of a kind that records share", 4_096, "values", "the oldest is no longer shared (5 kinds, 64 MiB in all)"
+)
+ALIKE_TEXT = Limit("a value that records share", 512, "characters", "each record has its own, which the cache counts")
+RING_EVENTS = Limit("newest events in memory", 10_000, "events", "streams further behind read the database")
+RING_BYTES = Limit("memory of the newest events", 16 * MIB, "bytes", "streams further behind read the database")
+NOTICE_EVENTS = Limit("a response of Watch", 500, "events", "the rest comes in the next one")
+NOTICE_BYTES = Limit("a response of Watch, as sent", 256 * KIB, "bytes", "the rest comes in the next one")
+SHARED_NOTICES = Limit("responses of Watch that streams share", 32, "responses", "the oldest is made again (16 MiB)")
+USE_NOTES = Limit("keys whose last use waits to be written", 200_000, "keys", "the use of others is not noted")
 
-LIMITS: tuple[Limit, ...] = (VERIFY_BYTES, BATCH_BYTES, REQUEST_BYTES, RECORD_BYTES, ANSWER_BYTES)
+LIMITS: tuple[Limit, ...] = (
+    VERIFY_BYTES,
+    BATCH_BYTES,
+    REQUEST_BYTES,
+    RECORD_BYTES,
+    ANSWER_BYTES,
+    PAGE_ENTRIES,
+    PROJECT_KEYS,
+    REQUEST_IDS,
+    CACHE_KEYS,
+    CACHE_BYTES,
+    CACHED_DEMANDS,
+    DEMAND_TEXT,
+    ALIKE_VALUES,
+    ALIKE_TEXT,
+    RING_EVENTS,
+    RING_BYTES,
+    NOTICE_EVENTS,
+    NOTICE_BYTES,
+    SHARED_NOTICES,
+    USE_NOTES,
+)
 """The table, in the order of the page."""
+
+ENTRIES: Mapping[str, int] = {
+    "allowed_cidrs": 100,
+    "metadata": 50,
+    "paths": 32,  # of an update_mask
+    "requests": 1_000,  # of a BatchVerify
+    "required_scopes": 100,
+    "scopes": 100,
+    "states": 16,
+    "types": 32,
+}
+"""The most entries of each repeated field and map of the requests, by the field's name: one name has one limit.
+
+They are counted before any entry is looked at (``rpc.counting``).
+"""
+
+LENGTHS: Mapping[str, int] = {
+    "at_least_as_fresh": 4_096,
+    "claim_token": 512,
+    "client_ip": 64,
+    "comment": 1_024,
+    "delivery_id": 128,
+    "environment_id": 128,
+    "key": 256,
+    "key_id": 128,
+    "name": 255,
+    "order_by": 64,
+    "owner_id": 255,
+    "page_token": 4_096,
+    "prefix": 128,
+    "project_id": 128,
+    "request_id": 128,
+    "scope": 128,
+    "search": 255,
+    "start_cursor": 4_096,
+    "webhook_url": 2_048,
+}
+"""The most characters of each text of the requests, by the field's name. A field's own rule may be narrower."""
+
+ENTRY_LENGTHS: Mapping[str, int] = {
+    "allowed_cidrs": 64,
+    "metadata": 1_024,  # a value; a key: 64
+    "required_scopes": 128,
+    "scopes": 128,
+}
+"""The most characters of an entry of a repeated field."""
+
+METADATA_KEY_LENGTH = 64

@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tumbler.decide import Demand
 from tumbler.v1 import api_key_pb2 as pb
 from tumbler.v1 import api_key_service_pb2 as service_pb
+from tumbler_server import limits
 from tumbler_server.clock import HOUR, SECOND
 from tumbler_server.errors import InvalidFields, OtherProject, Violation
 from tumbler_server.keys import access
@@ -24,16 +25,15 @@ from tumbler_server.keys.rules import Check
 from tumbler_server.keys.tokens import Tokens
 from tumbler_server.keys.trail import EventQuery
 from tumbler_server.keys.verifier import Question
+from tumbler_server.rpc.counting import demand
 from tumbler_server.rpc.watch import Wanted
 
 # The limits of the two messages, by google/protobuf/timestamp.proto and duration.proto.
 _EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799
 _LONGEST = 315_576_000_000
 
-MOST_IN_A_BATCH = 1_000
-
-_DEMANDS = 1_024
-"""How many demands are remembered as checked: ids, scopes and addresses, of the form that those have."""
+_MOST_SCOPES = limits.ENTRIES["required_scopes"]
+_MEMORABLE = limits.DEMAND_TEXT.most
 
 DEFAULT_HEARTBEAT = 5 * SECOND
 SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT = SECOND, HOUR
@@ -41,6 +41,7 @@ SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT = SECOND, HOUR
 
 def draft(request: service_pb.CreateRequest) -> Draft:
     """Return what a Create asks for."""
+    demand(request)
     return Draft(
         project_id=request.project_id,
         environment_id=request.environment_id,
@@ -61,6 +62,7 @@ def draft(request: service_pb.CreateRequest) -> Draft:
 
 def edit(request: service_pb.UpdateRequest) -> Edit:
     """Return what an Update asks for."""
+    demand(request)
     key = pb.ApiKey()
     key.CopyFrom(request.api_key)
     if request.HasField("update_mask"):
@@ -91,6 +93,7 @@ def edit(request: service_pb.UpdateRequest) -> Edit:
 
 def rotation(request: service_pb.RotateRequest) -> Rotation:
     """Return what a Rotate asks for."""
+    demand(request)
     return Rotation(
         key_id=request.key_id,
         grace=grace(request),
@@ -108,6 +111,7 @@ def grace(request: service_pb.RotateRequest | service_pb.ClaimRotationRequest) -
 
 def query(request: service_pb.ListRequest) -> Query:
     """Return what a List asks for."""
+    demand(request)
     return Query(
         project_id=request.project_id,
         environment_id=request.environment_id,
@@ -125,6 +129,7 @@ def query(request: service_pb.ListRequest) -> Query:
 
 def event_query(request: service_pb.ListEventsRequest) -> EventQuery:
     """Return what a ListEvents asks for."""
+    demand(request)
     since = _optional_instant(request, "since_time", "since_time")
     if since is not None and request.since_time.nanos % 1_000:
         since += 1  # no event is between two microseconds
@@ -140,6 +145,7 @@ def event_query(request: service_pb.ListEventsRequest) -> EventQuery:
 
 def delivery_query(request: service_pb.ListDeliveriesRequest) -> DeliveryQuery:
     """Return what a ListDeliveries asks for."""
+    demand(request)
     return DeliveryQuery(
         project_id=request.project_id,
         key_id=request.key_id,
@@ -151,27 +157,32 @@ def delivery_query(request: service_pb.ListDeliveriesRequest) -> DeliveryQuery:
 
 def question(caller: Key, request: service_pb.VerifyRequest, tokens: Tokens) -> Question:
     """Return what a Verify asks. Raises ``InvalidFields`` and ``OtherProject``."""
-    own, project_id = access.scope_of(caller, ""), request.project_id
-    demand = _demand(own, project_id, request.environment_id, tuple(request.required_scopes), request.client_ip)
+    scopes = request.required_scopes
+    if len(scopes) > _MOST_SCOPES:  # before they are copied; see counting.COUNTED_WHERE_READ
+        raise InvalidFields([Violation("required_scopes", f"must hold at most {_MOST_SCOPES} entries")])
+    project_id, environment_id, client_ip = request.project_id, request.environment_id, request.client_ip
+    own, required = access.scope_of(caller, ""), tuple(scopes[:])  # a slice, since an iteration takes twice as long
+    # Callers fill the memory of checked demands: only short ones enter.
+    length = len(project_id) + len(environment_id) + len(client_ip) + len("".join(required))
+    check = _checked_before if length <= _MEMORABLE else _checked
+    wanted = check(own, project_id, environment_id, required, client_ip)
     if project_id:
         access.enter(caller, project_id)
     if not request.HasField("consistency"):
-        return Question(request.key, demand)
-    wanted = request.consistency
+        return Question(request.key, wanted)
+    consistency = request.consistency
     return Question(
         request.key,
-        demand,
-        at_least=tokens.revision(wanted.at_least_as_fresh) if wanted.HasField("at_least_as_fresh") else 0,
-        exactly=wanted.fully_consistent,
+        wanted,
+        at_least=tokens.revision(consistency.at_least_as_fresh) if consistency.HasField("at_least_as_fresh") else 0,
+        exactly=consistency.fully_consistent,
     )
 
 
-@functools.lru_cache(maxsize=_DEMANDS)
-def _demand(own: str, project_id: str, environment_id: str, required_scopes: tuple[str, ...], client_ip: str) -> Demand:
-    """Return what a key must be good for, checked. Most callers ask for the same few things again and again.
-
-    ``own`` is the project that is meant where none is named.
-    """
+def _checked(
+    own: str, project_id: str, environment_id: str, required_scopes: tuple[str, ...], client_ip: str
+) -> Demand:
+    """Return what a key must be good for, checked. ``own`` is the project that is meant where none is named."""
     check = Check()
     check.filter("project_id", project_id)
     check.filter("environment_id", environment_id)
@@ -181,13 +192,18 @@ def _demand(own: str, project_id: str, environment_id: str, required_scopes: tup
     return Demand(project_id or own, environment_id, required, client_ip)
 
 
+# Most callers ask for the same few things again and again. What breaks a rule is not remembered.
+_checked_before = functools.lru_cache(maxsize=limits.CACHED_DEMANDS.most)(_checked)
+
+
 def questions(caller: Key, request: service_pb.BatchVerifyRequest, tokens: Tokens) -> list[Question | None]:
     """Return what a BatchVerify asks, None for each item that Verify would refuse to answer.
 
     Raises ``InvalidFields`` where there are none, or too many.
     """
-    if not 1 <= len(request.requests) <= MOST_IN_A_BATCH:
-        raise InvalidFields([Violation("requests", f"must be 1–{MOST_IN_A_BATCH:,}")])
+    demand(request)
+    if not request.requests:
+        raise InvalidFields([Violation("requests", f"must be 1–{limits.ENTRIES['requests']:,}")])
     found: list[Question | None] = []
     for item in request.requests:
         try:
@@ -199,6 +215,7 @@ def questions(caller: Key, request: service_pb.BatchVerifyRequest, tokens: Token
 
 def watch(caller: Key, request: service_pb.WatchRequest, tokens: Tokens) -> Wanted:
     """Return what a Watch asks for. Raises ``InvalidFields`` and ``OtherProject``."""
+    demand(request)
     check = Check()
     check.filter("project_id", request.project_id)
     interval = _optional_span(request, "heartbeat_interval", "heartbeat_interval")

@@ -1,6 +1,7 @@
 """Records become messages. One direction: what comes in is read in ``rpc.reading``."""
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -14,7 +15,11 @@ from tumbler_server.clock import NEVER, SECOND
 from tumbler_server.events.log import Event, EventType
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.verifier import Verdict
+from tumbler_server.limits import ANSWER_BYTES
 from tumbler_server.webhooks.messages import TYPES
+
+_MOMENTS = 256
+"""How many are remembered of what verdicts say besides the record: code, revision and how long it may be reused."""
 
 
 def api_key(key: Key, now: int) -> pb.ApiKey:
@@ -60,21 +65,31 @@ def verdict(outcome: Verdict, cache_ttl: int, token: Callable[[int], str]) -> by
     return _rendered(outcome, cache_ttl, token) + _instant(outcome)
 
 
-def verdicts(outcomes: Iterable[Verdict | None], cache_ttl: int, token: Callable[[int], str]) -> bytes:
-    """Return the verdicts of a batch, each as ``verdict`` gives it, and an empty one where nothing was decided."""
+def verdicts(outcomes: Sequence[Verdict | None], cache_ttl: int, token: Callable[[int], str]) -> bytes:
+    """Return the verdicts of a batch, each as ``verdict`` gives it, and an empty one where nothing was decided.
+
+    Once the next does not fit into an answer, it and all after it are empty.
+    """
     parts: list[bytes] = []
     instant = b""
+    room = ANSWER_BYTES.most - len(outcomes) * len(_UNDECIDED)
     for outcome in outcomes:
-        item = b""
-        if outcome is not None:
+        item = _UNDECIDED
+        if outcome is not None and room > 0:
             instant = instant or _instant(outcome)  # all of a batch are of one
-            item = _rendered(outcome, cache_ttl, token) + instant
-        parts += (_RESPONSES, _varint(len(item)), item)
+            rendered = _rendered(outcome, cache_ttl, token)
+            length = len(rendered) + len(instant)
+            decided = b"".join((_RESPONSES, _varint(length), rendered, instant))
+            room -= len(decided)
+            item = decided if room >= 0 else item
+        parts.append(item)
     return b"".join(parts)
 
 
 # A message in a list is its field's number and kind, its length, and itself; see protobuf's guide to its encoding.
 _RESPONSES = bytes([service_pb.BatchVerifyResponse.RESPONSES_FIELD_NUMBER << 3 | 2])
+_UNDECIDED = _RESPONSES + b"\0"
+_CHECK_TIME = bytes([service_pb.VerifyResponse.CHECK_TIME_FIELD_NUMBER << 3 | 2])
 
 
 def _varint(number: int) -> bytes:
@@ -84,56 +99,68 @@ def _varint(number: int) -> bytes:
 
 
 def _instant(outcome: Verdict) -> bytes:
-    """Return what remains of a verdict: protobuf merges messages whose bytes are joined."""
-    return service_pb.VerifyResponse(check_time=timestamp(outcome.time - outcome.view.age)).SerializeToString()
+    """Return the instant of a verdict: protobuf merges messages whose bytes are joined."""
+    instant = _timestamp(outcome.time - outcome.view.age).SerializeToString()
+    return b"%b%c%b" % (_CHECK_TIME, len(instant), instant)
 
 
 def _rendered(outcome: Verdict, cache_ttl: int, token: Callable[[int], str]) -> bytes:
-    """Return a verdict without its instant.
+    """Return a verdict without its instant: what it says of the record, and what of the moment.
 
-    It is the same for each use of a record until something changes, and so kept beside the record; as bytes, which take
-    the least memory.
+    The former is the same for as long as the record, and kept beside it; as bytes, which take the least memory. What it
+    takes is counted by ``record.memory``. The latter is the same for nearly all verdicts until something changes.
     """
     code, now, view, key = outcome
-    lasts = None
     if key is None:
-        return _render(code, view.position, token, None, None)
+        return _moment(code, view.position, None, token)
+    lasts = None
     if not view.age:
         end = key.expire_time if key.expire_time < key.grace_expire_time else key.grace_expire_time
         lasts = cache_ttl if now + cache_ttl <= end else max(0, end - now)
-    same = (code, view.position, lasts)
-    kept = key.rendered
-    if kept is None or kept[0] != same:
-        kept = (same, _render(code, view.position, token, key, lasts))
-        object.__setattr__(key, "rendered", kept)
-    rendered: bytes = kept[1]
-    return rendered
+    record: bytes | None = key.rendered
+    if record is None:
+        record = _record(key)
+        object.__setattr__(key, "rendered", record)
+    return record + _moment(code, view.position, lasts, token)
 
 
-def _render(code: Code, position: int, token: Callable[[int], str], key: Key | None, lasts: int | None) -> bytes:
+@functools.lru_cache(_MOMENTS)
+def _moment(code: Code, position: int, lasts: int | None, token: Callable[[int], str]) -> bytes:
     message = service_pb.VerifyResponse(
         valid=code is Code.VALID,
         code=int(code),  # type: ignore[arg-type]  # the numbers are the same
         revision=position,
         consistency_token=token(position),
     )
-    if key is not None:
-        message.key_id = key.id
-        message.project_id = key.project_id
-        message.environment_id = key.environment_id
-        message.name = key.name
-        message.owner_id = key.owner_id
-        message.scopes.extend(key.scopes)
-        message.metadata.update(key.metadata)
-        message.allowed_cidrs.extend(key.allowed_cidrs)
-        message.replaced_by_key_id = key.replaced_by_key_id
-        if key.expire_time != NEVER:
-            message.expire_time.CopyFrom(_timestamp(key.expire_time))
-        if key.grace_expire_time != NEVER:
-            message.grace_expire_time.CopyFrom(_timestamp(key.grace_expire_time))
     if lasts is not None:
         message.cache_ttl.CopyFrom(duration(lasts))
     return message.SerializeToString()
+
+
+def _record(key: Key) -> bytes:
+    message = service_pb.VerifyResponse(
+        key_id=key.id,
+        project_id=key.project_id,
+        environment_id=key.environment_id,
+        name=_text(key.name),
+        owner_id=_text(key.owner_id),
+        scopes=key.scopes,
+        metadata={_text(name): _text(value) for name, value in key.metadata.items()},
+        allowed_cidrs=key.allowed_cidrs,
+        replaced_by_key_id=key.replaced_by_key_id,
+        expire_time=timestamp(key.expire_time),
+        grace_expire_time=timestamp(key.grace_expire_time),
+    )
+    return message.SerializeToString()
+
+
+def _text(text: str) -> Any:
+    """Return a text so that a message can take it without leaving a copy of its bytes in the text itself.
+
+    Python keeps the UTF-8 of a text that is not ASCII beside it, for as long as the text lives, once anybody in C has
+    asked for it. Of a remembered record's texts that is a third copy that nobody reads.
+    """
+    return text if text.isascii() else text.encode()
 
 
 def event(happened: Event) -> event_pb.KeyEvent:

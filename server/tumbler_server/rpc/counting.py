@@ -1,0 +1,86 @@
+"""How much a request holds, before anything of it is looked at: entries of lists and maps, and lengths of texts.
+
+What is to be counted is read off the descriptors, once, and how much is allowed off ``limits``: a field without a row
+there keeps the server from starting.
+"""
+
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import NamedTuple
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from tumbler.v1 import api_key_service_pb2 as service_pb
+from tumbler_server.errors import InvalidFields, Violation
+from tumbler_server.limits import ENTRIES, LENGTHS
+
+OTHERWISE_ANSWERED = frozenset({"key", "claim_token"})
+"""Texts of which no length is refused here: too long a key is MALFORMED, and a claim token not one of ours."""
+
+COUNTED_WHERE_READ = frozenset({service_pb.VerifyRequest.DESCRIPTOR.full_name})
+"""Requests that ``reading.question`` counts, since it has each field at hand once.
+
+To read one more costs a tenth of a microsecond, and most calls are a Verify.
+"""
+
+
+JUDGED_BY_MASK = frozenset({"tumbler.v1.ApiKey"})
+"""Messages of which texts may be sent that keep no rule: those that an update_mask does not name."""
+
+
+class Row(NamedTuple):
+    """A field to measure: its path from the request, how much it may hold, and of what."""
+
+    path: str
+    most: int
+    unit: str
+
+
+def rows(descriptor: Descriptor, path: str = "") -> Iterator[Row]:
+    """Return what is to be measured of a message, and of those in it that are no entries of a list."""
+    for field in descriptor.fields:
+        name = f"{path}{field.name}"
+        if is_repeated(field):
+            yield Row(name, ENTRIES[field.name], "entries")
+        elif descriptor.full_name in JUDGED_BY_MASK or field.name in OTHERWISE_ANSWERED:
+            pass
+        elif field.message_type is not None:
+            yield from rows(field.message_type, f"{name}.")
+        elif field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+            yield Row(name, LENGTHS[field.name], "characters")
+
+
+def is_repeated(field: FieldDescriptor) -> bool:
+    """Say whether a field is a list or a map, in every version of protobuf that we run on."""
+    return isinstance(field.default_value, list)
+
+
+def _measured() -> Iterator[Descriptor]:
+    for method in service_pb.DESCRIPTOR.services_by_name["ApiKeyService"].methods:
+        if method.input_type.full_name not in COUNTED_WHERE_READ:
+            yield method.input_type
+
+
+# A field of a message that is not set reads as its default.
+_MEASURES = {
+    GetMessageClass(request): [(attrgetter(row.path), row.most, row) for row in rows(request)] for request in _measured()
+}
+
+
+def demand(request: Message) -> None:
+    """Raise ``InvalidFields`` where a request holds more than it may; nothing is copied, and no entry looked at.
+
+    Of a BatchVerify, the items are counted, and nothing in them: each is a request of its own.
+    """
+    measures = _MEASURES.get(type(request), ())
+    for read, most, _ in measures:
+        if len(read(request)) > most:
+            raise InvalidFields(
+                [
+                    Violation(row.path, f"must hold at most {row.most:,} {row.unit}")
+                    for read, most, row in measures
+                    if len(read(request)) > most
+                ]
+            )
