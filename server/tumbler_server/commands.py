@@ -73,6 +73,7 @@ def serve(
     listen: settings.Listen = _DEFAULTS.listen,
     bcrypt_cost: settings.BcryptCost = _DEFAULTS.bcrypt_cost,
     cache_size: settings.CacheSize = _DEFAULTS.cache_size,
+    cache_bytes: settings.CacheBytes = "128MiB",  # type: ignore[assignment]  # parsed
     cache_ttl: settings.CacheTtl = "60s",  # type: ignore[assignment]  # parsed
     max_staleness: settings.MaxStaleness = "2s",  # type: ignore[assignment]  # parsed
     stale_if_error: settings.StaleIfError = "0s",  # type: ignore[assignment]  # parsed
@@ -80,6 +81,7 @@ def serve(
     event_retention: settings.EventRetention = "400d",  # type: ignore[assignment]  # parsed
     default_prefix: settings.DefaultPrefix = _DEFAULTS.default_prefix,
     min_rotation_interval: settings.MinRotationInterval = "1h",  # type: ignore[assignment]  # parsed
+    max_project_keys: settings.MaxProjectKeys = _DEFAULTS.max_project_keys,
     webhook_allow_loopback: settings.WebhookAllowLoopback = False,
     webhook_allow_networks: settings.WebhookAllowNetworks = "",
     webhook_allow_hosts: settings.WebhookAllowHosts = "",
@@ -109,6 +111,7 @@ def serve(
         listen=listen,
         bcrypt_cost=bcrypt_cost,
         cache_size=cache_size,
+        cache_bytes=cache_bytes,
         cache_ttl=cache_ttl,
         max_staleness=max_staleness,
         stale_if_error=stale_if_error,
@@ -116,6 +119,7 @@ def serve(
         event_retention=event_retention,
         default_prefix=default_prefix,
         min_rotation_interval=min_rotation_interval,
+        max_project_keys=max_project_keys,
         webhook_rules=settings.webhook_rules(
             webhook_allow_loopback, webhook_allow_networks, webhook_allow_hosts, proxied=bool(webhook_proxy)
         ),

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import typer
 
 from tumbler import decide, keyformat
+from tumbler_server import limits
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
 from tumbler_server.errors import SetupError
 from tumbler_server.events import lease
@@ -38,6 +39,19 @@ def parse_span(text: str | int) -> int:
     if match is None:
         raise typer.BadParameter("write a span as 500ms, 90s, 15m, 1h or 7d")
     return int(match[1]) * _UNITS[match[2]]
+
+
+_SIZES = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+
+
+def parse_size(text: str | int) -> int:
+    """Return a size written ``512KiB``, ``128MiB`` or ``2GiB`` in bytes."""
+    if isinstance(text, int):
+        return text
+    match = re.fullmatch(r"(\d{1,6})(KiB|MiB|GiB)", text)
+    if match is None:
+        raise typer.BadParameter("write a size as 512KiB, 128MiB or 2GiB")
+    return int(match[1]) * _SIZES[match[2]]
 
 
 def _prefix(text: str) -> str:
@@ -100,6 +114,25 @@ BcryptCost = Annotated[
 ]
 CacheSize = Annotated[
     int, typer.Option("--cache-size", envvar="TUMBLER_CACHE_SIZE", min=1, help="Most keys that a process remembers.")
+]
+CacheBytes = Annotated[
+    int,
+    typer.Option(
+        "--cache-bytes",
+        envvar="TUMBLER_CACHE_BYTES",
+        parser=parse_size,
+        metavar="SIZE",
+        help="Most memory that remembered keys take in a process, at least 1MiB. The oldest not in use are forgotten.",
+    ),
+]
+MaxProjectKeys = Annotated[
+    int,
+    typer.Option(
+        "--max-project-keys",
+        envvar="TUMBLER_MAX_PROJECT_KEYS",
+        min=1,
+        help="Most keys of a project, whatever their state. Create, Rotate and ClaimRotation are then refused.",
+    ),
 ]
 CacheTtl = Annotated[
     int,
@@ -389,7 +422,8 @@ class Config:
     installation: Installation
     listen: str = "127.0.0.1:50051"
     bcrypt_cost: int = DEFAULT_COST
-    cache_size: int = 100_000
+    cache_size: int = limits.CACHE_KEYS.most
+    cache_bytes: int = limits.CACHE_BYTES.most
     cache_ttl: int = MINUTE
     max_staleness: int = MAX_STALENESS
     stale_if_error: int = 0
@@ -397,6 +431,7 @@ class Config:
     event_retention: int = 400 * DAY
     default_prefix: str = "tmb"
     min_rotation_interval: int = HOUR
+    max_project_keys: int = limits.PROJECT_KEYS.most
     webhook_rules: Rules = Rules()
     webhook_proxy: str = field(default="", repr=False)  # it may hold a password
     webhook_ca_file: Path | None = None
@@ -413,6 +448,8 @@ class Config:
     log_format: str = ""
 
     def __post_init__(self) -> None:
+        if self.cache_bytes < limits.MIB:
+            raise SetupError("--cache-bytes must be at least 1MiB")
         if self.max_staleness < SHORTEST_STALENESS:
             raise SetupError("--max-staleness must be at least 100ms")
         if self.scheduler_lease < SHORTEST_LEASE:

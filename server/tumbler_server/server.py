@@ -120,7 +120,7 @@ def build_core(
         _log.warning("there is no pepper file: each key costs a bcrypt run when a process first sees it")
     store.notifies = config.database_notify and store.dialect == POSTGRESQL
     hasher = Hasher(config.bcrypt_cost, peppers)
-    cache = ProofCache(config.cache_size)
+    cache = ProofCache(config.cache_size, config.cache_bytes)
     tail = Tail(store, cache, config.max_staleness, board, uptime)
     tokens = open_tokens(store)
     pool = BcryptPool(max(1, (os.cpu_count() or 1) // config.workers), most_waiting=max(1, config.threads // 2))
@@ -129,7 +129,7 @@ def build_core(
     claims = Claims(peppers)
     resolver = Resolver(look_up)
     endpoints = Endpoints(vault(peppers), functools.partial(_judge, config.webhook_rules, resolver))
-    ledger = Ledger(store, hasher, clock, tail.committed)
+    ledger = Ledger(store, hasher, clock, tail.committed, config.max_project_keys)
     lifecycle = Lifecycle(ledger, config.default_prefix, config.min_rotation_interval, endpoints)
     rotations = Rotations(ledger, claims)
     verifier = Verifier(store, hasher, tail, cache, pool, resealer, usage, clock, config.stale_if_error)

@@ -11,7 +11,12 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from tumbler_server import limits
+from tumbler_server.keys import record
 from tumbler_server.keys.record import Key
+
+_PROOF = 300
+"""Bytes of an entry without a record."""
 
 _MOST_SECOND_CHANCES = 64
 """How many are given while one key enters: no call pays for going through them all."""
@@ -23,19 +28,23 @@ class Entry:
 
     tag: bytes = field(repr=False)
     key: Key | None
+    memory: int = field(default=0, repr=False, compare=False)
+    """About how many bytes it takes, with what is rendered of the record."""
     used: bool = field(default=False, repr=False, compare=False)
     """Whether it was asked for since it last came up for eviction."""
 
 
 class ProofCache:
-    """A bounded cache by key id. Safe for use by many threads.
+    """A cache by key id, of at most ``size`` keys and about ``most_memory`` bytes. Safe for use by many threads.
 
     The oldest goes first, unless it was asked for meanwhile: then it gets a second chance as the youngest. That keeps
     what is in use as well as an order of use would, and a look-up writes a flag where that would write a list.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, most_memory: int = limits.CACHE_BYTES.most) -> None:
         self._size = size
+        self._most_memory = most_memory
+        self._memory = 0
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._lock = threading.Lock()
         self._hash = hashlib.blake2b(key=secrets.token_bytes(32), digest_size=32)
@@ -44,6 +53,11 @@ class ProofCache:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def memory(self) -> int:
+        """About how many bytes all entries take."""
+        return self._memory
 
     def tag(self, text: str) -> bytes:
         """Return what a presented key is remembered by."""
@@ -63,14 +77,18 @@ class ProofCache:
 
         ``generation`` is the cache's from before the record was read.
         """
+        # Measured before the lock is taken, as if the record entered.
+        memory = record.memory(key)
         with self._lock:
             known = self._entries.pop(key.id, None)
-            record = key if generation == self.generation else None
-            if known is None and len(self._entries) >= self._size:
-                self._evict()
-            elif known is not None and known.key is not None and known.key.revision > key.revision:
-                record = known.key  # whoever read it was faster: nobody hears of a change and then of what was before
-            self._entries[key.id] = Entry(tag, record)
+            entry = Entry(tag, key, memory) if generation == self.generation else Entry(tag, None, _PROOF)
+            if known is not None:
+                self._memory -= known.memory
+                if known.key is not None and known.key.revision > key.revision:
+                    entry = known  # whoever read it was faster: nobody hears of a change and then of what was before
+            self._make_room(entry.memory)
+            self._entries[key.id] = entry
+            self._memory += entry.memory
 
     def forget(self, key_ids: Iterable[str]) -> None:
         """Forget the records of these keys; their proofs stay true, since a key's secret never changes."""
@@ -79,20 +97,24 @@ class ProofCache:
                 entry = self._entries.get(key_id)
                 if entry is not None:
                     # Another entry, not another key in this one: who holds this one was told of it before the change.
-                    self._entries[key_id] = Entry(entry.tag, None)
+                    self._entries[key_id] = Entry(entry.tag, None, _PROOF)
+                    self._memory += _PROOF - entry.memory
             self.generation += 1
 
     def forget_all(self) -> None:
         """Forget everything."""
         with self._lock:
             self._entries.clear()
+            self._memory = 0
             self.generation += 1
 
-    def _evict(self) -> None:
-        for _ in range(_MOST_SECOND_CHANCES):
+    def _make_room(self, memory: int) -> None:
+        chances = _MOST_SECOND_CHANCES
+        while self._entries and (len(self._entries) >= self._size or self._memory + memory > self._most_memory):
             key_id, entry = self._entries.popitem(last=False)
-            if not entry.used:
-                return
-            entry.used = False
-            self._entries[key_id] = entry
-        self._entries.popitem(last=False)
+            if entry.used and chances:
+                chances -= 1
+                entry.used = False
+                self._entries[key_id] = entry
+            else:
+                self._memory -= entry.memory

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from tumbler_server import limits
 from tumbler_server.clock import Clock
 from tumbler_server.errors import KeyNotFound
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
-from tumbler_server.keys import access, record, requests, schedule, secret
+from tumbler_server.keys import access, projects, record, requests, schedule, secret
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.secret import Hasher, NewKey
 from tumbler_server.store.database import Store, Transaction
@@ -41,14 +42,25 @@ Outcome = TypeVar("Outcome", bound=Changed)
 
 
 class Ledger:
-    """Reads and writes keys. ``committed`` is told the revision of each change before its maker is."""
+    """Reads and writes keys. ``committed`` is told the revision of each change before its maker is.
 
-    def __init__(self, store: Store, hasher: Hasher, clock: Clock, committed: Callable[[int], None]) -> None:
+    A project has at most ``max_project_keys`` keys.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        hasher: Hasher,
+        clock: Clock,
+        committed: Callable[[int], None],
+        max_project_keys: int = limits.PROJECT_KEYS.most,
+    ) -> None:
         self.clock = clock
         self.select: requests.Select = store.select
         self._store = store
         self._hasher = hasher
         self._committed = committed
+        self._max_project_keys = max_project_keys
 
     def write(self, work: Callable[[Transaction], Outcome]) -> Outcome:
         """Run ``work`` in a write transaction, and return the outcome once this process knows of it."""
@@ -72,7 +84,11 @@ class Ledger:
     def insert(
         self, transaction: Transaction, key: Key, made: NewKey, sealed: record.Sealed, detail: Mapping[str, str]
     ) -> Key:
-        """Put a key that was made into the table, with its CREATED event, and return it as it is there."""
+        """Put a key that was made into the table, with its CREATED event, and return it as it is there.
+
+        Raises ``LimitReached``.
+        """
+        projects.count_one_more(transaction, key.project_id, self._max_project_keys)
         key = replace(key, id=made.id, key_prefix=made.key_prefix)
         revision = log.append(transaction, change(EventType.CREATED, key, key.create_time, key.created_by, detail))
         key = replace(key, revision=revision)

@@ -118,6 +118,8 @@ class Lifecycle:
             expiry_warnings=schedule.given_warnings(expire_time, now),
             **values,
         )
+        check.record("", key)
+        check.done()
         if draft.validate_only:
             return Issued(key, 0, now)
         return self._issue(caller, key, prefix, draft.request_id)
@@ -164,6 +166,9 @@ class Lifecycle:
             detail = _difference(before, after)
             if not detail:
                 return Changed(before, before.revision, now, webhook_secret)
+            if record.weight(after) > record.weight(before):  # one that is too large from before may become smaller
+                check.record("api_key.", after)
+                check.done()
             changed = self._ledger.save(
                 transaction, ledger.actor(caller), before, after, EventType.UPDATED, now, detail
             )

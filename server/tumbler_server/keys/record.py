@@ -2,11 +2,14 @@
 
 import enum
 import functools
+import itertools
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tumbler_server import limits
 from tumbler_server.clock import NEVER
 from tumbler_server.events.log import Actor
 from tumbler_server.store.models import ApiKeyRow
@@ -91,6 +94,57 @@ class Sealed:
     pepper_id: str
 
 
+_OWN = 1_536
+"""Bytes of what the service itself writes into a record, at the most: times, ids, the maker's name. A comment of Revoke
+comes on top, so that no record is too large to be revoked."""
+
+
+def chosen(key: Key) -> dict[str, int]:
+    """Return how many bytes each field that a caller chooses has in the key's message, by its name: at the most."""
+    return {
+        "project_id": _sent(key.project_id),
+        "environment_id": _sent(key.environment_id),
+        "name": _sent(key.name),
+        "owner_id": _sent(key.owner_id),
+        "scopes": sum(map(_sent, key.scopes)),
+        "metadata": sum(_FRAME + _sent(name) + _sent(value) for name, value in key.metadata.items()),
+        "allowed_cidrs": sum(map(_sent, key.allowed_cidrs)),
+        "rotation": _sent(key.webhook_url) + _FRAME,
+    }
+
+
+def weight(key: Key) -> int:
+    """Return how many bytes a key's message has at the most, before a comment is added by Revoke."""
+    return sum(chosen(key).values()) + _OWN
+
+
+def size(key: Key) -> int:
+    """Return how many bytes a key's message has, at the most."""
+    return weight(key) + _sent(key.revoke_comment)
+
+
+_FRAME = 5
+"""Bytes around a text in a message: its field's number and its length, which take less than this up to 256 KiB."""
+
+
+def _sent(text: str) -> int:
+    return _FRAME + (len(text) if text.isascii() else len(text.encode()))
+
+
+_BARE = 620
+"""Bytes of a remembered record without anything that a caller chose: its object, its numbers, its place in the cache."""
+
+
+def memory(key: Key) -> int:
+    """Return about how many bytes a remembered record takes in memory, what is kept rendered beside it included.
+
+    What it shares with others is counted as if it had it to itself.
+    """
+    texts = (key.name, key.owner_id, key.key_prefix, key.revoke_comment, *key.scopes, *key.allowed_cidrs)
+    held = (key.scopes, key.allowed_cidrs, key.metadata, *texts, *itertools.chain(*key.metadata.items()))
+    return _BARE + sum(sys.getsizeof(each) for each in held if each) + sum(chosen(key).values())
+
+
 _UNREAD = ("search_text", "alarm_time")
 _COLUMNS = [column.column_name for column in ApiKeyRow._meta.sorted_fields if column.name not in _UNREAD]
 
@@ -149,15 +203,16 @@ def from_tuple(row: tuple[Any, ...]) -> tuple[Key, Sealed]:
 # Many keys of a project say the same; a cache of 100,000 records takes half the memory where that is said once. Records
 # are frozen: nobody changes what they share.
 
-_ALIKE = 4_096
-"""How many different values of a kind are shared."""
+_ALIKE, _LONG = limits.ALIKE_VALUES.most, limits.ALIKE_TEXT.most
+"""How many different values of a kind are shared, and how long they are at the most: longer ones are seldom alike."""
 
-_LONG = 512
-"""Characters; longer texts are seldom alike, and would make much of what is kept here."""
+
+def _shared(text: str) -> str:
+    return _short_text(text) if len(text) <= _LONG else text
 
 
 @functools.lru_cache(_ALIKE)
-def _shared(text: str) -> str:
+def _short_text(text: str) -> str:
     return text
 
 
@@ -181,7 +236,7 @@ def _short_object(text: str) -> dict[str, str]:
 
 @functools.lru_cache(_ALIKE)
 def _actor(key_id: str, name: str) -> Actor:
-    return Actor(key_id, name)
+    return Actor(key_id, name)  # an id and a name, which are never long
 
 
 def to_columns(key: Key) -> dict[str, Any]:

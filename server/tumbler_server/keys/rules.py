@@ -6,18 +6,20 @@ never quotes the value: somebody may have pasted a secret into the wrong field.
 
 import enum
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tumbler import decide, keyformat
 from tumbler_server.clock import DAY
 from tumbler_server.errors import InvalidFields, Violation
+from tumbler_server.keys import record
+from tumbler_server.keys.record import Key
+from tumbler_server.limits import ENTRIES, ENTRY_LENGTHS, LENGTHS, METADATA_KEY_LENGTH, PAGE_ENTRIES, RECORD_BYTES
 
 DEFAULT_NAME = "default"
 DEFAULT_PAGE_SIZE = 20
-MAX_PAGE_SIZE = 1_000
-MAX_SCOPES = 100
-MAX_CIDRS = 100
+MAX_PAGE_SIZE = PAGE_ENTRIES.most
+MAX_SCOPES = ENTRIES["scopes"]
+MAX_CIDRS = ENTRIES["allowed_cidrs"]
 MAX_TTL = 36_500 * DAY
 MAX_ROTATION_INTERVAL = 3_650 * DAY
 MAX_GRACE = 30 * DAY
@@ -30,10 +32,14 @@ _GRANTED_SCOPE = re.compile(rf"\*|{_SEGMENTS}(?::\*)?")
 _KEY_ID = re.compile(r"[0-9A-Za-z]{16}")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
+# Unicode's categories Cc, Cs, Zl and Zp: a pattern finds them ten times as fast as a look at each character's category.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+_CONTROLS_IN_A_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+
 
 def is_scope(text: str) -> bool:
     """Say whether a key may carry ``text`` as a scope."""
-    return len(text) <= 128 and _GRANTED_SCOPE.fullmatch(text) is not None
+    return len(text) <= ENTRY_LENGTHS["scopes"] and _GRANTED_SCOPE.fullmatch(text) is not None
 
 
 class Check:
@@ -73,13 +79,13 @@ class Check:
         """Check a key's name, and return it or the default."""
         if not value:
             return DEFAULT_NAME
-        if not 3 <= len(value) <= 255 or not value.strip() or _has_controls(value):
+        if not 3 <= len(value) <= LENGTHS["name"] or not value.strip() or _CONTROLS.search(value):
             self.fail(field, "must be 3–255 characters, not all blank, without control characters")
         return value
 
     def text(self, field: str, value: str, most: int) -> str:
         """Check a text that may be left out."""
-        if len(value) > most or _has_controls(value):
+        if len(value) > most or _CONTROLS.search(value):
             self.fail(field, f"must be at most {most:,} characters, without control characters")
         return value
 
@@ -89,38 +95,44 @@ class Check:
             self.fail(field, "must match [a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?")
         return value or default
 
-    def granted_scopes(self, field: str, values: Iterable[str]) -> tuple[str, ...]:
+    def granted_scopes(self, field: str, values: Sequence[str]) -> tuple[str, ...]:
         """Check the scopes that a key is to carry, and return them without duplicates."""
         rule = "must be segments of A-Z a-z 0-9 . _ / - joined by `:`, the last may be `*`; or `*` alone"
         return self._scopes(field, values, _GRANTED_SCOPE, rule)
 
-    def required_scopes(self, field: str, values: Iterable[str]) -> tuple[str, ...]:
+    def required_scopes(self, field: str, values: Sequence[str]) -> tuple[str, ...]:
         """Check the scopes that a verification asks for."""
         rule = "must be segments of A-Z a-z 0-9 . _ / - joined by `:`, without wildcards"
         return self._scopes(field, values, _REQUIRED_SCOPE, rule)
 
     def metadata(self, field: str, values: Mapping[str, str]) -> dict[str, str]:
         """Check a key's metadata."""
-        if len(values) > 50:
-            self.fail(field, "must hold at most 50 pairs")
+        if len(values) > ENTRIES["metadata"]:
+            self.fail(field, f"must hold at most {ENTRIES['metadata']} pairs")
+            return {}
         for number, (name, value) in enumerate(sorted(values.items())):
             # A name that breaks its own rule may be anything: it is told by its place.
-            if not 1 <= len(name) <= 64 or _has_controls(name):
+            if not 1 <= len(name) <= METADATA_KEY_LENGTH or _CONTROLS.search(name):
                 self.fail(f"{field}[{number}]", "must have a key of 1–64 characters, without control characters")
-            elif len(value) > 1_024 or _has_controls(value, allowed="\t\n\r"):
+            elif len(value) > ENTRY_LENGTHS["metadata"] or _CONTROLS_IN_A_TEXT.search(value):
                 self.fail(
                     f"{field}[{name!r}]",
                     "must have a value of at most 1,024 characters, without control characters but tab and newline",
                 )
         return dict(values)
 
-    def cidrs(self, field: str, values: Iterable[str]) -> tuple[str, ...]:
+    def cidrs(self, field: str, values: Sequence[str]) -> tuple[str, ...]:
         """Check networks, and return them in their canonical form, without duplicates."""
-        networks = []
+        networks: list[str] = []
+        if len(values) > MAX_CIDRS:
+            self.fail(field, f"must hold at most {MAX_CIDRS}")
+            return ()
         for number, value in enumerate(values):
             try:
                 # Any zone (`fe80::1%eth0`) or mask (`/255.0.0.0`) means something else elsewhere.
-                if len(value) > 64 or not re.fullmatch(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?", value):
+                if len(value) > ENTRY_LENGTHS["allowed_cidrs"] or not re.fullmatch(
+                    r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?", value
+                ):
                     raise ValueError
                 network = decide.parse_network(value)
                 if network.version == 6 and network.network_address.ipv4_mapped:
@@ -131,13 +143,11 @@ class Check:
                     f"{field}[{number}]",
                     "must be an IPv4 or IPv6 network without host bits, such as 192.0.2.0/24 or 2001:db8::/32",
                 )
-        if len(networks) > MAX_CIDRS:
-            self.fail(field, f"must hold at most {MAX_CIDRS}")
         return tuple(dict.fromkeys(networks))
 
     def address(self, field: str, value: str) -> str:
         """Check an IP address that may be left out."""
-        if value and (len(value) > 64 or decide.parse_address(value) is None):
+        if value and (len(value) > LENGTHS["client_ip"] or decide.parse_address(value) is None):
             self.fail(field, "must be an IPv4 or IPv6 address")
         return value
 
@@ -183,24 +193,28 @@ class Check:
             self.fail(f"{field}.interval", f"must be between {least // 1_000_000} seconds and 3,650 days")
         return interval or 0
 
+    def record(self, path: str, key: Key) -> None:
+        """Check how many bytes a key's record has; the field that has most of them is named, after ``path``."""
+        if (size := record.weight(key)) > RECORD_BYTES.most:
+            parts = record.chosen(key)
+            largest = max(parts, key=lambda field: parts[field])
+            self.fail(
+                f"{path}{largest}",
+                f"the record has {size:,} bytes as sent, {parts[largest]:,} of them of {largest}; "
+                f"at most {RECORD_BYTES.most:,}",
+            )
+
     def webhook(self, field: str, value: str, judge: Callable[[str], str]) -> str:
         """Check a webhook's URL that may be left out. ``judge`` says what is wrong with one; empty: nothing."""
         if value and (rule := judge(value)):
             self.fail(field, rule)
         return value
 
-    def _scopes(self, field: str, values: Iterable[str], form: re.Pattern[str], rule: str) -> tuple[str, ...]:
-        values = tuple(values)
-        scopes = tuple(dict.fromkeys(values))
-        if len(scopes) > MAX_SCOPES:
+    def _scopes(self, field: str, values: Sequence[str], form: re.Pattern[str], rule: str) -> tuple[str, ...]:
+        if len(values) > MAX_SCOPES:
             self.fail(field, f"must hold at most {MAX_SCOPES}")
+            return ()
         for number, scope in enumerate(values):
-            if len(scope) > 128 or not form.fullmatch(scope):
+            if len(scope) > ENTRY_LENGTHS["scopes"] or not form.fullmatch(scope):
                 self.fail(f"{field}[{number}]", f"{rule}; at most 128 characters")
-                if number > MAX_SCOPES:
-                    break
-        return scopes
-
-
-def _has_controls(text: str, allowed: str = "") -> bool:
-    return any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") and char not in allowed for char in text)
+        return tuple(dict.fromkeys(values))

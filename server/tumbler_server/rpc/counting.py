@@ -4,9 +4,9 @@ What is to be counted is read off the descriptors, once, and how much is allowed
 there keeps the server from starting.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sized
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -57,15 +57,16 @@ def is_repeated(field: FieldDescriptor) -> bool:
     return isinstance(field.default_value, list)
 
 
-def _measured() -> Iterator[Descriptor]:
-    for method in service_pb.DESCRIPTOR.services_by_name["ApiKeyService"].methods:
-        if method.input_type.full_name not in COUNTED_WHERE_READ:
-            yield method.input_type
+def _measures(request: Descriptor) -> list[tuple[Callable[[Any], Sized], int, Row]]:
+    if request.full_name in COUNTED_WHERE_READ:
+        return []
+    # A field of a message that is not set reads as its default.
+    return [(attrgetter(row.path), row.most, row) for row in rows(request)]
 
 
-# A field of a message that is not set reads as its default.
 _MEASURES = {
-    GetMessageClass(request): [(attrgetter(row.path), row.most, row) for row in rows(request)] for request in _measured()
+    GetMessageClass(method.input_type): _measures(method.input_type)
+    for method in service_pb.DESCRIPTOR.services_by_name["ApiKeyService"].methods
 }
 
 
@@ -74,7 +75,7 @@ def demand(request: Message) -> None:
 
     Of a BatchVerify, the items are counted, and nothing in them: each is a request of its own.
     """
-    measures = _MEASURES.get(type(request), ())
+    measures = _MEASURES[type(request)]
     for read, most, _ in measures:
         if len(read(request)) > most:
             raise InvalidFields(

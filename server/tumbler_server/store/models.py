@@ -60,6 +60,16 @@ class ApiKeyRow(Model):
         table_name = "api_key"
 
 
+class ProjectRow(Model):
+    """How many keys a project has, of whatever state; see ``keys.projects``."""
+
+    project_id = TextField(primary_key=True)
+    keys = BigIntegerField()
+
+    class Meta:
+        table_name = "project"
+
+
 class EventRow(Model):
     """One change of one key; see ``events.log``."""
 
@@ -185,5 +195,6 @@ class DeliveryRow(Model):
 
 
 MODELS = (
-    ApiKeyRow, EventRow, LogHeadRow, RequestRow, InstallationRow, LeaseRow, OutboxRow, EndpointRow, DeliveryRow
+    ApiKeyRow, EventRow, LogHeadRow, RequestRow, InstallationRow, LeaseRow, OutboxRow, EndpointRow, DeliveryRow,
+    ProjectRow,
 )  # fmt: skip
