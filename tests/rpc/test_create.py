@@ -195,7 +195,7 @@ JUST_ALLOWED: list[tuple[str, dict[str, Any]]] = [
     ("scope of 128", {"scopes": ["s" * 126 + ":*"]}),
     ("scope with all signs", {"scopes": ["Az09._/-:Az09._/-:*"]}),
     ("100 scopes", {"scopes": [f"s:{number}" for number in range(100)]}),
-    ("100 scopes and repetitions", {"scopes": [f"s:{number}" for number in range(100)] * 2}),
+    ("100 scopes with repetitions", {"scopes": [f"s:{number}" for number in range(50)] * 2}),
     ("50 pairs of metadata", {"metadata": {f"k{number}": "v" for number in range(50)}}),
     ("longest metadata", {"metadata": {"k" * 64: "v" * 1_024, "ключ": "значение"}}),
     ("100 networks", {"allowed_cidrs": [f"10.0.0.{number}" for number in range(100)]}),

@@ -64,7 +64,7 @@ class TestSince:
                 return store.read(sql, parameters)
 
         instant = clock.now + 900 * 3_600 * SECOND
-        found = history.read(cast("Store", Watched()), Filter(since=instant), None, 10)
+        found = list(history.read(cast("Store", Watched()), Filter(since=instant), None, 10))
         assert [event.revision for event in found] == list(range(901, 911))
         assert len(asked) <= 2 + 10 + 1
         *look_ups, (sql, parameters) = asked

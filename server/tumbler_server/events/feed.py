@@ -5,19 +5,15 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from tumbler_server import limits
 from tumbler_server.events import log
 from tumbler_server.events.log import Event
 from tumbler_server.events.ring import SIZE
 from tumbler_server.events.tail import Tail
 from tumbler_server.store.database import Store
 
-MOST_EVENTS = 500
+MOST_EVENTS = limits.NOTICE_EVENTS.most
 """Events in one notice at the most."""
-
-_MOST_TEXT = 256 * 1024
-"""Characters in a notice's events, but for one that is alone: gRPC's clients take messages of 4 MiB."""
-
-_SHARED = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +37,7 @@ class Feed:
         self._store = store
         self._tail = tail
         # Streams that are up to date are all told the same; the key says what the answer depends on.
-        self._shared = functools.lru_cache(maxsize=_SHARED)(self._remembered)
+        self._shared = functools.lru_cache(maxsize=limits.SHARED_NOTICES.most)(self._remembered)
 
     def recent(self, project_id: str, revision: int) -> Notice | None:
         """Return what comes next, if memory has it all, up to the tail's position; None where it has not."""
@@ -77,8 +73,8 @@ class Feed:
 
 def _notice(events: Sequence[Event], reached: int) -> Notice:
     """Return a notice of as many of the first events as have room in it."""
-    sizes = itertools.accumulate(200 + len(event.detail_json) for event in events)
-    room = max(1, sum(1 for size in sizes if size <= _MOST_TEXT))
+    sizes = itertools.accumulate(map(log.sent, events))
+    room = max(1, sum(1 for size in sizes if size <= limits.NOTICE_BYTES.most))
     if room < len(events):
         events = events[:room]
         reached = events[-1].revision

@@ -8,6 +8,7 @@ slipped in later shows.
 import enum
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -92,6 +93,17 @@ class Event(NamedTuple):
     def detail(self) -> dict[str, str]:
         """Return what there is to say of it besides."""
         return json.loads(self.detail_json)  # type: ignore[no-any-return]
+
+
+def sent(event: Event) -> int:
+    """Return how many bytes an event's message has, at the most. Its detail, as JSON, is the longer of the two."""
+    texts = (event.key_id, event.project_id, event.environment_id, event.actor_key_id)
+    return 150 + sum(map(len, texts)) + len(event.actor_name.encode()) + len(event.detail_json)
+
+
+def memory(event: Event) -> int:
+    """Return about how many bytes an event takes in memory."""
+    return 280 + sum(map(sys.getsizeof, event[2:5])) + sum(map(sys.getsizeof, event[6:]))
 
 
 def append(transaction: Transaction, change: Change) -> int:

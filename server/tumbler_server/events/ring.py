@@ -5,30 +5,42 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
+from tumbler_server import limits
+from tumbler_server.events import log
 from tumbler_server.events.log import Event
 
-SIZE = 10_000
-"""How many events are kept: some 10 MB."""
+SIZE = limits.RING_EVENTS.most
 
 
 class Ring:
-    """The log's last events, without a gap up to ``position``. Safe for use by many threads."""
+    """The log's last events, without a gap up to ``position``. Safe for use by many threads.
 
-    def __init__(self, position: int, size: int = SIZE) -> None:
-        self._events: deque[Event] = deque(maxlen=size)
+    It holds at most ``size`` events, and of those that take much memory as many as make ``most_memory`` bytes.
+    """
+
+    def __init__(self, position: int, size: int = SIZE, most_memory: int = limits.RING_BYTES.most) -> None:
+        self._events: deque[Event] = deque()
+        self._size = size
+        self._most_memory = most_memory
+        self._memory = 0
         self._lock = threading.Lock()
         self._position = position
 
     def extend(self, events: Sequence[Event]) -> None:
         """Add the events that follow."""
+        memory = sum(map(log.memory, events))
         with self._lock:
             self._events.extend(events)
+            self._memory += memory
+            while len(self._events) > self._size or self._memory > self._most_memory:
+                self._memory -= log.memory(self._events.popleft())
             self._position = events[-1].revision
 
     def restart(self, position: int) -> None:
         """Forget all events: those after ``position`` come next."""
         with self._lock:
             self._events.clear()
+            self._memory = 0
             self._position = position
 
     def after(self, revision: int, limit: int) -> list[Event] | None:

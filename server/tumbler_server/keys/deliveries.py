@@ -6,6 +6,7 @@ from typing import Any
 from tumbler_server.clock import Clock
 from tumbler_server.errors import DeliveryNotFound, DeliveryOutdated
 from tumbler_server.keys import access
+from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rules import Check
 from tumbler_server.keys.tokens import Tokens, fingerprint
@@ -32,7 +33,7 @@ class DeliveryQuery:
 
 @dataclass(frozen=True)
 class DeliveryPage:
-    """One page of rows, the newest event's first."""
+    """One page of rows, the newest event's first; fewer than were asked for where an answer has no room for more."""
 
     deliveries: tuple[Any, ...]
     next_page_token: str
@@ -71,8 +72,7 @@ class Deliveries:
         if conditions:
             rows = rows.where(*conditions)
         found = self._store.select(rows.order_by(DeliveryRow.revision.desc()).limit(size + 1))
-        shown = tuple(found[:size])
-        more = len(found) > size
+        shown, more = cut(found, size, _weight)
         return DeliveryPage(shown, self._tokens.page(filtered, shown[-1].revision, "") if more else "")
 
     def redeliver(self, caller: Key, delivery_id: str) -> Any:
@@ -124,6 +124,12 @@ def _check(query: DeliveryQuery) -> int:
     size = check.page_size("page_size", query.page_size)
     check.done()
     return size
+
+
+def _weight(row: Any) -> int:
+    """Return how many bytes a delivery's message has, at the most."""
+    texts = (row.id, row.key_id, row.project_id, row.url, row.last_error)
+    return 200 + sum(len(text.encode()) for text in texts)
 
 
 def _load(transaction: Transaction, caller: Key, delivery_id: str) -> Any:

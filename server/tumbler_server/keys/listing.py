@@ -9,6 +9,7 @@ import peewee
 from tumbler_server.clock import NEVER, Clock
 from tumbler_server.errors import InvalidFields, Violation
 from tumbler_server.keys import access, record
+from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key, State
 from tumbler_server.keys.rules import Check, is_scope
 from tumbler_server.keys.tokens import Tokens, fingerprint
@@ -37,7 +38,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Page:
-    """One page, as of ``now``."""
+    """One page, as of ``now``; of fewer keys than were asked for where an answer has no room for more."""
 
     keys: tuple[Key, ...]
     next_page_token: str
@@ -73,8 +74,7 @@ class Listing:
         order = [sort.desc(), Row.id.desc()] if descending else [sort.asc(), Row.id.asc()]
         rows = self._store.select(_where(Row.select(), paged).order_by(*order).limit(size + 1).offset(query.skip))
 
-        keys = tuple(record.from_row(row) for row in rows[:size])
-        more = len(rows) > size
+        keys, more = cut(map(record.from_row, rows), size, record.size)
         return Page(
             keys=keys,
             next_page_token=self._tokens.page(filtered, getattr(keys[-1], column), keys[-1].id) if more else "",

@@ -132,7 +132,7 @@ def _sent(text: str) -> int:
 
 
 _BARE = 620
-"""Bytes of a remembered record without anything that a caller chose: its object, its numbers, its place in the cache."""
+"""Bytes of a remembered record without what a caller chose: its object, its numbers, its place in the cache."""
 
 
 def memory(key: Key) -> int:

@@ -155,5 +155,5 @@ class Rotations:
         if self._ledger.clock() >= key.expire_time:
             raise KeyIsExpired(key.id)
         check = Check()
-        check.record("", key)  # what the successor would copy; an Update can make it smaller
+        check.record("api_key.", key)  # what the successor would copy; an Update can make it smaller
         check.done()

@@ -95,12 +95,12 @@ class Check:
             self.fail(field, "must match [a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?")
         return value or default
 
-    def granted_scopes(self, field: str, values: Sequence[str]) -> tuple[str, ...]:
+    def granted_scopes(self, field: str, values: Iterable[str]) -> tuple[str, ...]:
         """Check the scopes that a key is to carry, and return them without duplicates."""
         rule = "must be segments of A-Z a-z 0-9 . _ / - joined by `:`, the last may be `*`; or `*` alone"
         return self._scopes(field, values, _GRANTED_SCOPE, rule)
 
-    def required_scopes(self, field: str, values: Sequence[str]) -> tuple[str, ...]:
+    def required_scopes(self, field: str, values: Iterable[str]) -> tuple[str, ...]:
         """Check the scopes that a verification asks for."""
         rule = "must be segments of A-Z a-z 0-9 . _ / - joined by `:`, without wildcards"
         return self._scopes(field, values, _REQUIRED_SCOPE, rule)
@@ -210,11 +210,14 @@ class Check:
             self.fail(field, rule)
         return value
 
-    def _scopes(self, field: str, values: Sequence[str], form: re.Pattern[str], rule: str) -> tuple[str, ...]:
-        if len(values) > MAX_SCOPES:
+    def _scopes(self, field: str, values: Iterable[str], form: re.Pattern[str], rule: str) -> tuple[str, ...]:
+        values = tuple(values)
+        scopes = tuple(dict.fromkeys(values))
+        if len(scopes) > MAX_SCOPES:
             self.fail(field, f"must hold at most {MAX_SCOPES}")
-            return ()
         for number, scope in enumerate(values):
             if len(scope) > ENTRY_LENGTHS["scopes"] or not form.fullmatch(scope):
                 self.fail(f"{field}[{number}]", f"{rule}; at most 128 characters")
-        return tuple(dict.fromkeys(values))
+                if number > MAX_SCOPES:
+                    break
+        return scopes

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from tumbler_server.events import history
 from tumbler_server.events.history import Filter
-from tumbler_server.events.log import Event, EventType
+from tumbler_server.events.log import Event, EventType, sent
 from tumbler_server.keys import access
+from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rules import Check
 from tumbler_server.keys.tokens import Tokens, fingerprint
@@ -26,7 +27,7 @@ class EventQuery:
 
 @dataclass(frozen=True)
 class EventPage:
-    """One page."""
+    """One page, of fewer events than were asked for where an answer has no room for more."""
 
     events: tuple[Event, ...]
     next_page_token: str
@@ -53,9 +54,7 @@ class Trail:
         )
         filtered = fingerprint(["events", wanted.project_id, wanted.key_id, wanted.types, wanted.since])
         after = int(self._tokens.read_page(query.page_token, filtered)[0]) if query.page_token else None
-        found = history.read(self._store, wanted, after, size + 1)
-        events = tuple(found[:size])
-        more = len(found) > size
+        events, more = cut(history.read(self._store, wanted, after, size + 1), size, sent)
         return EventPage(events, self._tokens.page(filtered, events[-1].revision, "") if more else "")
 
 

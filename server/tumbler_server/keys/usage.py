@@ -9,12 +9,13 @@ import structlog
 
 from tumbler_server import clock
 from tumbler_server.clock import SECOND, Clock
+from tumbler_server.limits import USE_NOTES
 from tumbler_server.store.database import SQLITE, Store
 
 INTERVAL = 30.0
 """Seconds between two flushes: what a crash can lose."""
 
-MOST_NOTES = 200_000
+MOST_NOTES = USE_NOTES.most
 """How many keys are noted at the most while the database is away."""
 
 EXACTNESS = 30 * SECOND

@@ -1,0 +1,134 @@
+"""How much a request holds is measured before anything of it is looked at."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.errors import InvalidFields
+from tumbler_server.keys.record import Key
+from tumbler_server.keys.tokens import Tokens
+from tumbler_server.limits import ENTRIES, LENGTHS
+from tumbler_server.rpc import counting, reading
+
+REQUESTS = [method.input_type for method in pb.DESCRIPTOR.services_by_name["ApiKeyService"].methods]
+CALLER = Key(id="0" * 16, project_id="tumbler")
+TOKENS = Tokens(bytes(32))
+
+
+def fields(descriptor: Descriptor, path: tuple[FieldDescriptor, ...] = ()) -> Iterator[tuple[FieldDescriptor, ...]]:
+    """Return the way to each field of a message that is a list, a map or a text, through messages that are no lists."""
+    for field in descriptor.fields:
+        here = (*path, field)
+        if counting.is_repeated(field) or field.type == FieldDescriptor.TYPE_STRING:
+            yield here
+        elif field.message_type is not None:
+            yield from fields(field.message_type, here)
+
+
+def filled(request: Descriptor, path: tuple[FieldDescriptor, ...], size: int) -> Message:
+    """Return a request of which one field holds so many entries or characters."""
+    made: Message = GetMessageClass(request)()
+    message: Any = made
+    *outer, field = path
+    for each in outer:
+        message = getattr(message, each.name)
+    if not counting.is_repeated(field):
+        setattr(message, field.name, "x" * size)
+    elif field.message_type is not None and field.message_type.GetOptions().map_entry:
+        getattr(message, field.name).update({str(number): "" for number in range(size)})
+    elif field.message_type is not None:
+        getattr(message, field.name).extend(GetMessageClass(field.message_type)() for _ in range(size))
+    else:
+        getattr(message, field.name).extend(["x" if field.type == FieldDescriptor.TYPE_STRING else 1] * size)
+    return made
+
+
+def refused(message: Message) -> list[str]:
+    """Return the paths of the fields that hold too much, whoever measures them."""
+    try:
+        if isinstance(message, pb.VerifyRequest):
+            reading.question(CALLER, message, TOKENS)
+        else:
+            counting.demand(message)
+    except InvalidFields as failure:
+        return [violation.field for violation in failure.violations]
+    return []
+
+
+ALL = [(request, path) for request in REQUESTS for path in fields(request)]
+LISTS = [(request, path) for request, path in ALL if counting.is_repeated(path[-1])]
+TEXTS = [
+    (request, path)
+    for request, path in ALL
+    if not counting.is_repeated(path[-1])
+    and path[-1].name not in counting.OTHERWISE_ANSWERED
+    and request.name not in ("UpdateRequest", "VerifyRequest")  # see JUDGED_BY_MASK and COUNTED_WHERE_READ
+]
+
+
+def name(part: Any) -> str:
+    """Name a row by its message, or by the way to its field."""
+    return part.name if isinstance(part, Descriptor) else ".".join(field.name for field in part)
+
+
+def test_there_are_lists() -> None:
+    """The requests have lists and maps, so that the tests below hold something."""
+    assert {path[-1].name for _, path in LISTS} == ENTRIES.keys()
+
+
+@pytest.mark.parametrize(("request_type", "path"), LISTS, ids=name)
+def test_every_list_and_map_is_counted(request_type: Descriptor, path: tuple[FieldDescriptor, ...]) -> None:
+    """Each list and map of each request has a limit: as many entries pass, one more is refused and names the field."""
+    most = ENTRIES[path[-1].name]
+    counted = filled(request_type, path, most + 1)
+    assert refused(counted) == [name(path)]
+    assert name(path) not in refused(filled(request_type, path, most))
+
+
+@pytest.mark.parametrize(("request_type", "path"), TEXTS, ids=name)
+def test_every_text_is_measured(request_type: Descriptor, path: tuple[FieldDescriptor, ...]) -> None:
+    """Each text of each request has a limit: as many characters pass, one more is refused and names the field."""
+    most = LENGTHS[path[-1].name]
+    assert refused(filled(request_type, path, most + 1)) == [name(path)]
+    assert refused(filled(request_type, path, most)) == []
+
+
+def test_every_length_is_needed() -> None:
+    """The table of lengths names the requests' texts and nothing else."""
+    assert {path[-1].name for _, path in TEXTS} | {"key", "claim_token", "client_ip", "at_least_as_fresh"} == set(
+        LENGTHS
+    )
+
+
+def test_all_that_is_too_much_is_told() -> None:
+    """Several fields that hold too much come back together, each with its limit."""
+    request = pb.CreateRequest(scopes=["a"] * 101, allowed_cidrs=["b"] * 101, owner_id="o" * 256)
+    with pytest.raises(InvalidFields) as caught:
+        counting.demand(request)
+    assert [(violation.field, violation.rule) for violation in caught.value.violations] == [
+        ("owner_id", "must hold at most 255 characters"),
+        ("scopes", "must hold at most 100 entries"),
+        ("allowed_cidrs", "must hold at most 100 entries"),
+    ]
+
+
+def test_each_item_of_a_batch_is_counted() -> None:
+    """An item that holds too much is undecided, as any that breaks a rule, and fails no other."""
+    items = [pb.VerifyRequest(required_scopes=["a:b"] * size) for size in (1, 100, 101)]
+    questions = reading.questions(CALLER, pb.BatchVerifyRequest(requests=items), TOKENS)
+    assert [question is not None for question in questions] == [True, True, False]
+
+
+@pytest.mark.parametrize("size", [100, 5_000])
+def test_long_demands_are_not_remembered(size: int) -> None:
+    """What Verify is asked for is remembered as checked only while its texts are short: callers do not fill memory."""
+    before = reading._checked_before.cache_info().currsize
+    scopes = [f"{size}:{'s' * 100}:{number}" for number in range(size // 100)]
+    asked = reading.question(CALLER, pb.VerifyRequest(required_scopes=scopes), TOKENS)
+    assert asked.demand.required_scopes == tuple(scopes)
+    assert reading._checked_before.cache_info().currsize - before == (1 if size == 100 else 0)
