@@ -34,9 +34,6 @@ PAGE_ENTRIES = Limit("a page of a list", 1_000, "entries", "a larger page_size c
 PROJECT_KEYS = Limit(
     "keys of a project", 1_000_000, "keys", "RESOURCE_EXHAUSTED, LIMIT_REACHED", "--max-project-keys"
 )  # of all states: a row is kept for ever
-REQUEST_IDS = Limit(
-    "request_ids remembered for a key", 1, "ids", "a key is made by one request; a repetition makes nothing"
-)
 CACHE_KEYS = Limit("remembered keys", 100_000, "keys", "the oldest that is not in use is forgotten", "--cache-size")
 CACHE_BYTES = Limit(
     "memory of remembered keys", 128 * MIB, "bytes", "the oldest that is not in use is forgotten", "--cache-bytes"
@@ -44,14 +41,16 @@ CACHE_BYTES = Limit(
 CACHED_DEMANDS = Limit("remembered demands of Verify", 1_024, "demands", "the oldest is forgotten (8 MiB in all)")
 DEMAND_TEXT = Limit("a remembered demand's texts together", 512, "characters", "it is checked each time")
 ALIKE_VALUES = Limit(
-    "values of a kind that records share", 4_096, "values", "the oldest is no longer shared (5 kinds, 64 MiB in all)"
+    "values of a kind that records share", 4_096, "values", "the oldest is no longer shared (80 MiB in all)"
 )
 ALIKE_TEXT = Limit("a value that records share", 512, "characters", "each record has its own, which the cache counts")
 RING_EVENTS = Limit("newest events in memory", 10_000, "events", "streams further behind read the database")
 RING_BYTES = Limit("memory of the newest events", 16 * MIB, "bytes", "streams further behind read the database")
 NOTICE_EVENTS = Limit("a response of Watch", 500, "events", "the rest comes in the next one")
 NOTICE_BYTES = Limit("a response of Watch, as sent", 256 * KIB, "bytes", "the rest comes in the next one")
-SHARED_NOTICES = Limit("responses of Watch that streams share", 32, "responses", "the oldest is made again (16 MiB)")
+SHARED_NOTICES = Limit(
+    "responses of Watch that streams share", 32, "responses", "the oldest is made again (28 MiB in all)"
+)
 USE_NOTES = Limit("keys whose last use waits to be written", 200_000, "keys", "the use of others is not noted")
 
 LIMITS: tuple[Limit, ...] = (
@@ -62,7 +61,6 @@ LIMITS: tuple[Limit, ...] = (
     ANSWER_BYTES,
     PAGE_ENTRIES,
     PROJECT_KEYS,
-    REQUEST_IDS,
     CACHE_KEYS,
     CACHE_BYTES,
     CACHED_DEMANDS,

@@ -10,8 +10,9 @@ from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import event_pb2
 from tumbler_server.clock import DAY, HOUR, SECOND
-from tumbler_server.events.log import Actor, Change, EventType, append
+from tumbler_server.events.log import Actor, Change, EventType, append, extend
 from tumbler_server.events.retention import Retention
+from tumbler_server.limits import ANSWER_BYTES
 
 LISTER = "tumbler:events:read"
 
@@ -335,6 +336,26 @@ def test_invalid(world: World, fields: dict[str, Any], named: list[str]) -> None
     refused = world.refused("ListEvents", pb.ListEventsRequest(**fields))
     assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
     assert refused.fields == named
+
+
+def test_large_events(world: World) -> None:
+    """A page ends early where an answer has no room for more, with a token, and none is skipped or empty."""
+    made = world.create().api_key.id
+    large = {"scopes_added": "s" * 700_000}
+    changes = [Change(EventType.UPDATED, made, "acme", "", world.clock(), Actor("", ""), large) for _ in range(9)]
+    world.core.store.write(lambda transaction: extend(transaction, changes))
+    request = pb.ListEventsRequest(key_id=made, page_size=1_000)
+    sizes, revisions = [], []
+    while True:
+        page = world.call("ListEvents", request)
+        assert page.ByteSize() <= ANSWER_BYTES.most
+        sizes.append(len(page.events))
+        revisions += [event.revision for event in page.events]
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert sizes == [5, 4, 1]
+    assert revisions == list(range(revisions[0], revisions[0] + 10))
 
 
 def test_a_pasted_key_is_not_repeated(world: World) -> None:

@@ -73,6 +73,61 @@ class TestPut:
         assert cache.get(key(1).id) is None
 
 
+class TestMemory:
+    """A bound in bytes."""
+
+    @staticmethod
+    def large(number: int, revision: int = 1) -> Key:
+        """Return a record of some 10 kB."""
+        return Key(id=f"{number:016}", project_id="acme", metadata={"m": "v" * 5_000}, revision=revision)
+
+    def test_bounded(self) -> None:
+        """Of records that take more memory than there is, the ones go that were not used for longest."""
+        cache = ProofCache(1_000, most_memory=100_000)
+        for number in range(50):
+            cache.put(self.large(number), tag(1), cache.generation)
+            assert cache.memory <= 100_000
+        known = [number for number in range(50) if cache.get(key(number).id)]
+        assert known == list(range(50 - len(known), 50))
+        assert 7 <= len(known) <= 10
+
+    def test_one_that_is_larger(self) -> None:
+        """A record that is larger than all there is room for is remembered by itself."""
+        cache = ProofCache(1_000, most_memory=5_000)
+        for number in range(3):
+            cache.put(self.large(number), tag(1), cache.generation)
+        assert [number for number in range(3) if cache.get(key(number).id)] == [2]
+
+    def test_what_goes_is_given_back(self) -> None:
+        """What was forgotten, replaced or evicted takes no room."""
+        cache = ProofCache(3)
+        for number in (1, 2, 3):
+            cache.put(key(number), tag(number), cache.generation)
+        small = cache.memory
+        for number in range(4, 20):
+            cache.put(self.large(number), tag(1), cache.generation)
+        cache.put(self.large(19, revision=2), tag(1), cache.generation)
+        for number in (1, 2, 3):
+            cache.put(key(number), tag(number), cache.generation)
+        assert cache.memory == small
+        cache.forget([key(1).id, key(2).id, key(3).id, key(4).id])
+        assert 0 < cache.memory < small
+        cache.forget([key(1).id])
+        cache.forget_all()
+        assert cache.memory == 0
+
+    def test_few_chances(self) -> None:
+        """Who is put pays for few of those that were used and stay, however much room is needed."""
+        cache = ProofCache(10_000, most_memory=10_000_000)
+        for number in range(5_000):
+            cache.put(key(number), tag(1), cache.generation)
+            cache.get(key(number).id)
+        before = len(cache)
+        cache.put(Key(id="x" * 16, project_id="acme", metadata={"m": "v" * 4_000_000}), tag(1), cache.generation)
+        assert sum(cache._entries[each].used for each in cache._entries) >= len(cache) - 1 - 64
+        assert len(cache) < before
+
+
 class TestForget:
     """Forgetting what may be true no longer."""
 

@@ -8,7 +8,15 @@ import typer
 
 from tests.domain import answers
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
-from tumbler_server.config import Config, Installation, Tls, parse_address, parse_address_or_none, parse_span
+from tumbler_server.config import (
+    Config,
+    Installation,
+    Tls,
+    parse_address,
+    parse_address_or_none,
+    parse_size,
+    parse_span,
+)
 from tumbler_server.errors import SetupError
 from tumbler_server.keys import pepper
 from tumbler_server.store.database import open_store
@@ -47,6 +55,35 @@ class TestSpans:
     def test_a_default(self) -> None:
         """A number is a span in microseconds already."""
         assert parse_span(5) == 5
+
+
+class TestSizes:
+    """How sizes are written."""
+
+    @pytest.mark.parametrize(
+        ("text", "size"), [("1KiB", 1_024), ("512KiB", 2**19), ("128MiB", 2**27), ("2GiB", 2**31), ("0MiB", 0)]
+    )
+    def test_accepted(self, text: str, size: int) -> None:
+        """A size is a whole number and one of KiB, MiB and GiB."""
+        assert parse_size(text) == size
+
+    @pytest.mark.parametrize(
+        "text", ["", "5", "MiB", "1.5MiB", "-1MiB", "1 MiB", "1MB", "1mib", "1MiB\n", "1234567KiB"]
+    )
+    def test_refused(self, text: str) -> None:
+        """Anything else is refused, with examples."""
+        with pytest.raises(typer.BadParameter, match="512KiB, 128MiB or 2GiB"):
+            parse_size(text)
+
+    def test_a_default(self) -> None:
+        """A number is a size in bytes already."""
+        assert parse_size(5) == 5
+
+    def test_the_least(self) -> None:
+        """A cache has room for some records at least."""
+        assert Config(Installation(), cache_bytes=2**20)
+        with pytest.raises(SetupError, match="--cache-bytes must be at least 1MiB"):
+            Config(Installation(), cache_bytes=2**20 - 1)
 
 
 LOOPBACK = ["127.0.0.1:50051", "127.0.0.2:1", "127.255.255.254:0", "[::1]:50051", "localhost:50051"]

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import typer
 
-from tumbler_server import commands
+from tumbler_server import commands, limits
+from tumbler_server.config import parse_size
+from tumbler_server.limits import ENTRIES, ENTRY_LENGTHS, KIB, LENGTHS, LIMITS, MIB, Limit
 from tumbler_server.rpc.auth import OPEN, POLICY
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +43,58 @@ def test_a_setting_is_told_as_it_is(variable: str) -> None:
     words = {None: "none", False: "off"}
     default = option.show_default if isinstance(option.show_default, str) else words.get(option.default, option.default)
     assert _rows()[variable] == ("/".join([*option.opts, *option.secondary_opts]), str(default), option.help)
+
+
+def _sizes(limit: Limit) -> str:
+    if limit.unit == "bytes":
+        size, unit = (limit.most // MIB, "MiB") if limit.most % MIB == 0 else (limit.most // KIB, "KiB")
+        return f"{size:,} {unit}"
+    return f"{limit.most:,} {limit.unit}"
+
+
+def _limits(heading: str) -> list[tuple[str, ...]]:
+    _, _, section = (ROOT / "docs" / "limits.md").read_text().partition(f"\n## {heading}\n")
+    table = section.partition("\n## ")[0]
+    rows = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in table.splitlines() if line[:1] == "|"]
+    return rows[2:]
+
+
+def test_every_limit_is_told_as_it_is() -> None:
+    """docs/limits.md has the table of limits.py: what, how much, what happens beyond, and the setting."""
+    assert _limits("What is limited") == [
+        (limit.what, _sizes(limit), limit.beyond, f"`{limit.setting}`" if limit.setting else "") for limit in LIMITS
+    ]
+
+
+def test_every_limit_is_in_the_table() -> None:
+    """No limit is left out of the table, and none is there twice."""
+    made = [value for value in vars(limits).values() if isinstance(value, Limit)]
+    assert list(LIMITS) == made
+
+
+@pytest.mark.parametrize("limit", [limit for limit in LIMITS if limit.setting], ids=lambda limit: limit.what)
+def test_a_limit_is_changed_by_the_setting_that_it_names(limit: Limit) -> None:
+    """A limit that an operator can change names a flag whose default it is."""
+    (option,) = [option for option in _settings().values() if limit.setting in option.opts]
+    default = option.default if isinstance(option.default, int) else parse_size(option.default)
+    assert default == limit.most
+
+
+def test_the_entries_told_are_those_counted() -> None:
+    """docs/limits.md says how many entries each list and map of a request may have, and how long one may be."""
+    assert {name: int(most.replace(",", "")) for name, most, _ in _limits("Entries of a request's lists and maps")} == {
+        f"`{name}`": most for name, most in ENTRIES.items()
+    }
+    told = {name: length for name, _, length in _limits("Entries of a request's lists and maps") if length}
+    assert {name: int(re.findall("[0-9,]+", length)[-1].replace(",", "")) for name, length in told.items()} == {
+        f"`{name}`": most for name, most in ENTRY_LENGTHS.items()
+    }
+
+
+def test_the_lengths_told_are_those_measured() -> None:
+    """docs/limits.md says how long each text of a request may be."""
+    told = {name: int(most.replace(",", "")) for name, most in _limits("Texts of a request")}
+    assert told == {f"`{name}`": most for name, most in LENGTHS.items()}
 
 
 def test_the_scopes_told_are_those_of_the_policy_table() -> None:

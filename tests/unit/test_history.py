@@ -78,6 +78,30 @@ class TestSince:
         assert [event.revision for event in history.read(store, Filter(since=clock.now), 3, 10)] == [4, 5]
 
 
+def test_long_pages(store: Store) -> None:
+    """A page of more events than one query reads is whole, in order and no longer than asked."""
+    append(store, *(change(number) for number in range(450)))
+    read = [event.revision for event in history.read(store, Filter(), 3, 420)]
+    assert read == list(range(4, 424))
+    assert [event.revision for event in history.read(store, Filter(project_id="acme"), None, 1_000)][-1] == 450
+
+
+def test_read_as_taken(store: Store) -> None:
+    """No more is read than somebody takes: a few large events fill an answer."""
+    append(store, *(change(number) for number in range(450)))
+    asked: list[str] = []
+
+    class Watched:
+        def read(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
+            asked.append(sql)
+            return store.read(sql, parameters)
+
+    events = history.read(cast("Store", Watched()), Filter(), None, 1_000)
+    for _ in range(150):
+        next(events)
+    assert len(asked) == 1
+
+
 def test_removed_while_searching(store: Store, clock: FrozenClock) -> None:
     """Events that go while their place is searched for count as older than all that are kept."""
     timed(store, clock, *(place * 3_600 for place in range(8)))

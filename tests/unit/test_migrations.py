@@ -205,6 +205,23 @@ class TestFromAnOlderRelease:
         domain.close()
         empty.close()
 
+    def test_projects(self, empty: Store, clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Keys that were made before they were counted count."""
+        with monkeypatch.context() as older:
+            older.setattr(migrations, "STEPS", migrations.STEPS[:1])
+            older.setattr(migrations, "NEWEST", 1)
+            migrations.migrate(empty)
+        for number in range(3):
+            old_key(empty, f"{number:016}", clock.now)
+        migrations.migrate(empty)
+        assert empty.read("SELECT * FROM project") == [("acme", 3)]
+        domain = Domain(empty, clock)
+        domain.create()
+        domain.create(project_id="globex")
+        assert empty.read("SELECT * FROM project ORDER BY project_id") == [("acme", 4), ("globex", 1)]
+        domain.close()
+        empty.close()
+
 
 class TestCheck:
     """Whether a server may begin to serve."""

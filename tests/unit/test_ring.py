@@ -60,6 +60,18 @@ def test_many_at_once() -> None:
     assert after(ring, 3) is None
 
 
+def test_large_events() -> None:
+    """Of events that take much memory, as many of the newest are kept as have room, and no more is told of them."""
+    ring = Ring(0, size=1_000, most_memory=100_000)
+    for revision in range(1, 51):
+        ring.extend([event(revision)._replace(detail_json="x" * 9_000)])
+        assert ring.memory <= 100_000
+    assert after(ring, 40) == list(range(41, 51))
+    assert after(ring, 39) is None
+    ring.restart(50)
+    assert ring.memory == 0
+
+
 def test_an_empty_ring_knows_its_place() -> None:
     """Before the first event, nothing comes after the place at which the ring began, and nothing else is known."""
     ring = Ring(7)

@@ -1,6 +1,7 @@
 """The rules that a request's fields must keep."""
 
 import string
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from tumbler_server.clock import DAY, HOUR
 from tumbler_server.errors import InvalidFields
+from tumbler_server.keys import rules
 from tumbler_server.keys.rules import MAX_CIDRS, MAX_GRACE, MAX_ROTATION_INTERVAL, MAX_SCOPES, MAX_TTL, Check, is_scope
 
 UUID = "123e4567-e89b-42d3-a456-426614174000"
@@ -204,6 +206,14 @@ class TestScopes:
     def test_any_iterable(self) -> None:
         """Scopes that can be gone through once only are checked all the same."""
         assert broken(lambda check: check.granted_scopes("scopes", iter(["a", "not a scope"]))) == ["scopes[1]"]
+
+
+def test_controls() -> None:
+    """A control character is one of Unicode's categories Cc, Cs, Zl and Zp, and no other character is."""
+    every = [chr(number) for number in range(0x110000)]
+    controls = {char for char in every if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")}
+    assert {char for char in every if rules._CONTROLS.search(char)} == controls
+    assert {char for char in every if rules._CONTROLS_IN_A_TEXT.search(char)} == controls - set("\t\n\r")
 
 
 class TestMetadata:

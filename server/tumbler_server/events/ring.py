@@ -26,6 +26,11 @@ class Ring:
         self._lock = threading.Lock()
         self._position = position
 
+    @property
+    def memory(self) -> int:
+        """About how many bytes the events take."""
+        return self._memory
+
     def extend(self, events: Sequence[Event]) -> None:
         """Add the events that follow."""
         memory = sum(map(log.memory, events))
