@@ -159,6 +159,11 @@ func (RevokeReason) EnumDescriptor() ([]byte, []int) {
 // made it, and whoever loses it must Rotate.
 //
 // All times are kept to the microsecond; finer digits are dropped.
+//
+// A record has at most 16 KiB as sent, of which 1.5 KiB are kept for what the server writes: the limits of the fields
+// below are each field's own, and all of them at their most do not fit. A larger one is INVALID_ARGUMENT at Create and
+// Update, and names the field that has most of it. A larger key from before there was this limit works on, and can be
+// made smaller; Rotate refuses it until then.
 type ApiKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// id names the key for ever: 16 random base62 characters, assigned by the server, part of the key's text, no secret.
@@ -181,7 +186,7 @@ type ApiKey struct {
 	// scopes are what the key may do: at most 100, each at most 128 characters of the form
 	// `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
 	// `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-	// An empty list grants nothing. Duplicates are dropped; order is kept.
+	// An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
 	Scopes []string `protobuf:"bytes,7,rep,name=scopes,proto3" json:"scopes,omitempty"`
 	// metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
 	// characters. Never put a secret here.

@@ -483,7 +483,7 @@ type ListRequest struct {
 	EnvironmentId string `protobuf:"bytes,2,opt,name=environment_id,json=environmentId,proto3" json:"environment_id,omitempty"`
 	// owner_id: empty means any.
 	OwnerId string `protobuf:"bytes,3,opt,name=owner_id,json=ownerId,proto3" json:"owner_id,omitempty"`
-	// states: keys that are in one of these states now; empty means any.
+	// states: keys that are in one of these states now, at most 16 entries; empty means any.
 	States []State `protobuf:"varint,4,rep,packed,name=states,proto3,enum=tumbler.v1.State" json:"states,omitempty"`
 	// scope: keys that carry exactly this scope, as written (`orders:*` finds `orders:*`, not `orders:read`); empty
 	// means any.
@@ -494,7 +494,8 @@ type ListRequest struct {
 	// ` desc`; without a direction ascending, save for the default. Names compare by code point. A key that never expires
 	// comes after all that do, one that was never used before all that were; `desc` turns that round. Ties are broken by id.
 	OrderBy string `protobuf:"bytes,7,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
-	// page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+	// page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer, and
+	// still have a next_page_token: it ends where an answer has no room for more.
 	PageSize int32 `protobuf:"varint,8,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// page_token: next_page_token of the page before, with every other field but page_size, skip and show_total_size as
 	// it was there. A token that was changed, or belongs to another filter, is refused.
@@ -687,7 +688,7 @@ type UpdateRequest struct {
 	ApiKey *ApiKey `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
 	// update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
 	// A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-	// INVALID_ARGUMENT. Without a mask: those of the seven fields that are set (AIP-134).
+	// INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1777,8 +1778,9 @@ func (x *BatchVerifyRequest) GetRequests() []*VerifyRequest {
 // BatchVerifyResponse carries a verdict for each.
 type BatchVerifyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-	// breaks a rule: deny, and call Verify with it to read which.
+	// responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+	// deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+	// after it: ask for these again.
 	Responses     []*VerifyResponse `protobuf:"bytes,1,rep,name=responses,proto3" json:"responses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1962,12 +1964,13 @@ type ListEventsRequest struct {
 	ProjectId string `protobuf:"bytes,1,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
 	// key_id: empty means any key. A key that the caller may not see has no events, as one that does not exist.
 	KeyId string `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
-	// types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+	// types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
 	Types []KeyEventType `protobuf:"varint,3,rep,packed,name=types,proto3,enum=tumbler.v1.KeyEventType" json:"types,omitempty"`
 	// since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
 	// clocks of an installation's servers are more than ten minutes apart, an event may be missed.
 	SinceTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since_time,json=sinceTime,proto3" json:"since_time,omitempty"`
-	// page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+	// page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
+	// ListRequest.page_size.
 	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// page_token: next_page_token of the page before, with the same filter.
 	PageToken     string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -2247,9 +2250,10 @@ type ListDeliveriesRequest struct {
 	ProjectId string `protobuf:"bytes,1,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
 	// key_id: empty means any key.
 	KeyId string `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
-	// states: deliveries in one of these states; empty means any.
+	// states: deliveries in one of these states, at most 16 entries; empty means any.
 	States []DeliveryState `protobuf:"varint,3,rep,packed,name=states,proto3,enum=tumbler.v1.DeliveryState" json:"states,omitempty"`
-	// page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+	// page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
+	// ListRequest.page_size.
 	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// page_token: next_page_token of the page before, with every other field but page_size as it was there.
 	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`

@@ -47,11 +47,17 @@ const (
 // PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
 // another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
 //
+// Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
+// is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
+// what does not fit.
+//
 // Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
 // does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
 type ApiKeyServiceClient interface {
 	// Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
-	// Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+	// Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). Where the project
+	// has as many keys as it may have (1,000,000 of any state, unless the operator says otherwise), Create, Rotate and
+	// ClaimRotation are RESOURCE_EXHAUSTED (LIMIT_REACHED).
 	Create(ctx context.Context, in *CreateRequest, opts ...grpc.CallOption) (*CreateResponse, error)
 	// Get reads one key, in whatever state it is. Scope `tumbler:keys:read`.
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*GetResponse, error)
@@ -82,7 +88,7 @@ type ApiKeyServiceClient interface {
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error)
 	// BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
 	// Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
-	// other: its own response is empty, and so denies. Where many keys need bcrypt, a call proves some of them and ends
+	// other: its own response is empty, and so denies. So are those that do not fit into an answer of 3 MiB. Where many keys need bcrypt, a call proves some of them and ends
 	// with RESOURCE_EXHAUSTED: the next goes on from there.
 	BatchVerify(ctx context.Context, in *BatchVerifyRequest, opts ...grpc.CallOption) (*BatchVerifyResponse, error)
 	// Watch streams changes as they are committed, so that a client can cache what Verify told it. Scope
@@ -302,11 +308,17 @@ func (c *apiKeyServiceClient) RotateWebhookSecret(ctx context.Context, in *Rotat
 // PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
 // another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
 //
+// Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
+// is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
+// what does not fit.
+//
 // Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
 // does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
 type ApiKeyServiceServer interface {
 	// Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
-	// Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+	// Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). Where the project
+	// has as many keys as it may have (1,000,000 of any state, unless the operator says otherwise), Create, Rotate and
+	// ClaimRotation are RESOURCE_EXHAUSTED (LIMIT_REACHED).
 	Create(context.Context, *CreateRequest) (*CreateResponse, error)
 	// Get reads one key, in whatever state it is. Scope `tumbler:keys:read`.
 	Get(context.Context, *GetRequest) (*GetResponse, error)
@@ -337,7 +349,7 @@ type ApiKeyServiceServer interface {
 	Verify(context.Context, *VerifyRequest) (*VerifyResponse, error)
 	// BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
 	// Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
-	// other: its own response is empty, and so denies. Where many keys need bcrypt, a call proves some of them and ends
+	// other: its own response is empty, and so denies. So are those that do not fit into an answer of 3 MiB. Where many keys need bcrypt, a call proves some of them and ends
 	// with RESOURCE_EXHAUSTED: the next goes on from there.
 	BatchVerify(context.Context, *BatchVerifyRequest) (*BatchVerifyResponse, error)
 	// Watch streams changes as they are committed, so that a client can cache what Verify told it. Scope

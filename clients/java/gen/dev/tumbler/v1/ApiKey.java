@@ -11,6 +11,11 @@ package dev.tumbler.v1;
  * made it, and whoever loses it must Rotate.
  *
  * All times are kept to the microsecond; finer digits are dropped.
+ *
+ * A record has at most 16 KiB as sent, of which 1.5 KiB are kept for what the server writes: the limits of the fields
+ * below are each field's own, and all of them at their most do not fit. A larger one is INVALID_ARGUMENT at Create and
+ * Update, and names the field that has most of it. A larger key from before there was this limit works on, and can be
+ * made smaller; Rotate refuses it until then.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.ApiKey}
@@ -377,7 +382,7 @@ private static final long serialVersionUID = 0L;
    * scopes are what the key may do: at most 100, each at most 128 characters of the form
    * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
    * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped; order is kept.
+   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -392,7 +397,7 @@ private static final long serialVersionUID = 0L;
    * scopes are what the key may do: at most 100, each at most 128 characters of the form
    * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
    * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped; order is kept.
+   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -406,7 +411,7 @@ private static final long serialVersionUID = 0L;
    * scopes are what the key may do: at most 100, each at most 128 characters of the form
    * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
    * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped; order is kept.
+   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -421,7 +426,7 @@ private static final long serialVersionUID = 0L;
    * scopes are what the key may do: at most 100, each at most 128 characters of the form
    * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
    * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped; order is kept.
+   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -1599,6 +1604,11 @@ java.lang.String defaultValue) {
    * made it, and whoever loses it must Rotate.
    *
    * All times are kept to the microsecond; finer digits are dropped.
+   *
+   * A record has at most 16 KiB as sent, of which 1.5 KiB are kept for what the server writes: the limits of the fields
+   * below are each field's own, and all of them at their most do not fit. A larger one is INVALID_ARGUMENT at Create and
+   * Update, and names the field that has most of it. A larger key from before there was this limit works on, and can be
+   * made smaller; Rotate refuses it until then.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.ApiKey}
@@ -2776,7 +2786,7 @@ java.lang.String defaultValue) {
      * scopes are what the key may do: at most 100, each at most 128 characters of the form
      * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
      * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped; order is kept.
+     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2792,7 +2802,7 @@ java.lang.String defaultValue) {
      * scopes are what the key may do: at most 100, each at most 128 characters of the form
      * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
      * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped; order is kept.
+     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2806,7 +2816,7 @@ java.lang.String defaultValue) {
      * scopes are what the key may do: at most 100, each at most 128 characters of the form
      * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
      * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped; order is kept.
+     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2821,7 +2831,7 @@ java.lang.String defaultValue) {
      * scopes are what the key may do: at most 100, each at most 128 characters of the form
      * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
      * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped; order is kept.
+     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2837,7 +2847,7 @@ java.lang.String defaultValue) {
      * scopes are what the key may do: at most 100, each at most 128 characters of the form
      * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
      * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped; order is kept.
+     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2859,7 +2869,7 @@ java.lang.String defaultValue) {
      * scopes are what the key may do: at most 100, each at most 128 characters of the form
      * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
      * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped; order is kept.
+     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2880,7 +2890,7 @@ java.lang.String defaultValue) {
      * scopes are what the key may do: at most 100, each at most 128 characters of the form
      * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
      * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped; order is kept.
+     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2901,7 +2911,7 @@ java.lang.String defaultValue) {
      * scopes are what the key may do: at most 100, each at most 128 characters of the form
      * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
      * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped; order is kept.
+     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2919,7 +2929,7 @@ java.lang.String defaultValue) {
      * scopes are what the key may do: at most 100, each at most 128 characters of the form
      * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
      * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped; order is kept.
+     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>

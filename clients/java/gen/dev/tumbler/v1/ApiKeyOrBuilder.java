@@ -143,7 +143,7 @@ public interface ApiKeyOrBuilder extends
    * scopes are what the key may do: at most 100, each at most 128 characters of the form
    * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
    * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped; order is kept.
+   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -156,7 +156,7 @@ public interface ApiKeyOrBuilder extends
    * scopes are what the key may do: at most 100, each at most 128 characters of the form
    * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
    * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped; order is kept.
+   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -168,7 +168,7 @@ public interface ApiKeyOrBuilder extends
    * scopes are what the key may do: at most 100, each at most 128 characters of the form
    * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
    * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped; order is kept.
+   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -181,7 +181,7 @@ public interface ApiKeyOrBuilder extends
    * scopes are what the key may do: at most 100, each at most 128 characters of the form
    * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
    * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped; order is kept.
+   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>

@@ -9,6 +9,9 @@ import static io.grpc.MethodDescriptor.generateFullMethodName;
  * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
  * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
  * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
+ * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
+ * is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
+ * what does not fit.
  * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
  * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
  * </pre>
@@ -537,6 +540,9 @@ public final class ApiKeyServiceGrpc {
    * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
    * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
    * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
+   * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
+   * is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
+   * what does not fit.
    * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
    * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
    * </pre>
@@ -546,7 +552,9 @@ public final class ApiKeyServiceGrpc {
     /**
      * <pre>
      * Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
-     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). Where the project
+     * has as many keys as it may have (1,000,000 of any state, unless the operator says otherwise), Create, Rotate and
+     * ClaimRotation are RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     default void create(dev.tumbler.v1.CreateRequest request,
@@ -641,7 +649,7 @@ public final class ApiKeyServiceGrpc {
      * <pre>
      * BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
      * Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
-     * other: its own response is empty, and so denies. Where many keys need bcrypt, a call proves some of them and ends
+     * other: its own response is empty, and so denies. So are those that do not fit into an answer of 3 MiB. Where many keys need bcrypt, a call proves some of them and ends
      * with RESOURCE_EXHAUSTED: the next goes on from there.
      * </pre>
      */
@@ -742,6 +750,9 @@ public final class ApiKeyServiceGrpc {
    * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
    * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
    * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
+   * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
+   * is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
+   * what does not fit.
    * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
    * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
    * </pre>
@@ -762,6 +773,9 @@ public final class ApiKeyServiceGrpc {
    * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
    * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
    * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
+   * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
+   * is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
+   * what does not fit.
    * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
    * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
    * </pre>
@@ -782,7 +796,9 @@ public final class ApiKeyServiceGrpc {
     /**
      * <pre>
      * Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
-     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). Where the project
+     * has as many keys as it may have (1,000,000 of any state, unless the operator says otherwise), Create, Rotate and
+     * ClaimRotation are RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     public void create(dev.tumbler.v1.CreateRequest request,
@@ -885,7 +901,7 @@ public final class ApiKeyServiceGrpc {
      * <pre>
      * BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
      * Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
-     * other: its own response is empty, and so denies. Where many keys need bcrypt, a call proves some of them and ends
+     * other: its own response is empty, and so denies. So are those that do not fit into an answer of 3 MiB. Where many keys need bcrypt, a call proves some of them and ends
      * with RESOURCE_EXHAUSTED: the next goes on from there.
      * </pre>
      */
@@ -993,6 +1009,9 @@ public final class ApiKeyServiceGrpc {
    * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
    * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
    * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
+   * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
+   * is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
+   * what does not fit.
    * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
    * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
    * </pre>
@@ -1013,7 +1032,9 @@ public final class ApiKeyServiceGrpc {
     /**
      * <pre>
      * Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
-     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). Where the project
+     * has as many keys as it may have (1,000,000 of any state, unless the operator says otherwise), Create, Rotate and
+     * ClaimRotation are RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     public dev.tumbler.v1.CreateResponse create(dev.tumbler.v1.CreateRequest request) {
@@ -1108,7 +1129,7 @@ public final class ApiKeyServiceGrpc {
      * <pre>
      * BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
      * Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
-     * other: its own response is empty, and so denies. Where many keys need bcrypt, a call proves some of them and ends
+     * other: its own response is empty, and so denies. So are those that do not fit into an answer of 3 MiB. Where many keys need bcrypt, a call proves some of them and ends
      * with RESOURCE_EXHAUSTED: the next goes on from there.
      * </pre>
      */
@@ -1210,6 +1231,9 @@ public final class ApiKeyServiceGrpc {
    * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
    * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
    * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
+   * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
+   * is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
+   * what does not fit.
    * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
    * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
    * </pre>
@@ -1230,7 +1254,9 @@ public final class ApiKeyServiceGrpc {
     /**
      * <pre>
      * Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
-     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). Where the project
+     * has as many keys as it may have (1,000,000 of any state, unless the operator says otherwise), Create, Rotate and
+     * ClaimRotation are RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.CreateResponse> create(
@@ -1333,7 +1359,7 @@ public final class ApiKeyServiceGrpc {
      * <pre>
      * BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
      * Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
-     * other: its own response is empty, and so denies. Where many keys need bcrypt, a call proves some of them and ends
+     * other: its own response is empty, and so denies. So are those that do not fit into an answer of 3 MiB. Where many keys need bcrypt, a call proves some of them and ends
      * with RESOURCE_EXHAUSTED: the next goes on from there.
      * </pre>
      */

@@ -49,8 +49,9 @@ private static final long serialVersionUID = 0L;
   private java.util.List<dev.tumbler.v1.VerifyResponse> responses_;
   /**
    * <pre>
-   * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-   * breaks a rule: deny, and call Verify with it to read which.
+   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+   * after it: ask for these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -61,8 +62,9 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-   * breaks a rule: deny, and call Verify with it to read which.
+   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+   * after it: ask for these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -74,8 +76,9 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-   * breaks a rule: deny, and call Verify with it to read which.
+   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+   * after it: ask for these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -86,8 +89,9 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-   * breaks a rule: deny, and call Verify with it to read which.
+   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+   * after it: ask for these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -98,8 +102,9 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-   * breaks a rule: deny, and call Verify with it to read which.
+   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+   * after it: ask for these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -502,8 +507,9 @@ private static final long serialVersionUID = 0L;
 
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -517,8 +523,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -532,8 +539,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -547,8 +555,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -569,8 +578,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -588,8 +598,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -609,8 +620,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -631,8 +643,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -650,8 +663,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -669,8 +683,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -689,8 +704,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -707,8 +723,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -725,8 +742,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -737,8 +755,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -752,8 +771,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -768,8 +788,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -780,8 +801,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -793,8 +815,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-     * breaks a rule: deny, and call Verify with it to read which.
+     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+     * after it: ask for these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>

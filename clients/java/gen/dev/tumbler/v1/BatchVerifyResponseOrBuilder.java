@@ -10,8 +10,9 @@ public interface BatchVerifyResponseOrBuilder extends
 
   /**
    * <pre>
-   * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-   * breaks a rule: deny, and call Verify with it to read which.
+   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+   * after it: ask for these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -20,8 +21,9 @@ public interface BatchVerifyResponseOrBuilder extends
       getResponsesList();
   /**
    * <pre>
-   * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-   * breaks a rule: deny, and call Verify with it to read which.
+   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+   * after it: ask for these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -29,8 +31,9 @@ public interface BatchVerifyResponseOrBuilder extends
   dev.tumbler.v1.VerifyResponse getResponses(int index);
   /**
    * <pre>
-   * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-   * breaks a rule: deny, and call Verify with it to read which.
+   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+   * after it: ask for these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -38,8 +41,9 @@ public interface BatchVerifyResponseOrBuilder extends
   int getResponsesCount();
   /**
    * <pre>
-   * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-   * breaks a rule: deny, and call Verify with it to read which.
+   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+   * after it: ask for these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -48,8 +52,9 @@ public interface BatchVerifyResponseOrBuilder extends
       getResponsesOrBuilderList();
   /**
    * <pre>
-   * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-   * breaks a rule: deny, and call Verify with it to read which.
+   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+   * after it: ask for these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>

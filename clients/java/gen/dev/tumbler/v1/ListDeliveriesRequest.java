@@ -155,7 +155,7 @@ private static final long serialVersionUID = 0L;
           };
   /**
    * <pre>
-   * states: deliveries in one of these states; empty means any.
+   * states: deliveries in one of these states, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -168,7 +168,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: deliveries in one of these states; empty means any.
+   * states: deliveries in one of these states, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -180,7 +180,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: deliveries in one of these states; empty means any.
+   * states: deliveries in one of these states, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -193,7 +193,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: deliveries in one of these states; empty means any.
+   * states: deliveries in one of these states, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -206,7 +206,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: deliveries in one of these states; empty means any.
+   * states: deliveries in one of these states, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -223,7 +223,8 @@ private static final long serialVersionUID = 0L;
   private int pageSize_ = 0;
   /**
    * <pre>
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
+   * ListRequest.page_size.
    * </pre>
    *
    * <code>int32 page_size = 4 [json_name = "pageSize"];</code>
@@ -939,7 +940,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states; empty means any.
+     * states: deliveries in one of these states, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -951,7 +952,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states; empty means any.
+     * states: deliveries in one of these states, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -962,7 +963,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states; empty means any.
+     * states: deliveries in one of these states, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -974,7 +975,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states; empty means any.
+     * states: deliveries in one of these states, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -994,7 +995,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states; empty means any.
+     * states: deliveries in one of these states, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1012,7 +1013,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states; empty means any.
+     * states: deliveries in one of these states, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1030,7 +1031,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states; empty means any.
+     * states: deliveries in one of these states, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1044,7 +1045,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states; empty means any.
+     * states: deliveries in one of these states, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1056,7 +1057,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states; empty means any.
+     * states: deliveries in one of these states, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1068,7 +1069,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states; empty means any.
+     * states: deliveries in one of these states, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1085,7 +1086,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states; empty means any.
+     * states: deliveries in one of these states, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1100,7 +1101,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states; empty means any.
+     * states: deliveries in one of these states, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1120,7 +1121,8 @@ private static final long serialVersionUID = 0L;
     private int pageSize_ ;
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
+     * ListRequest.page_size.
      * </pre>
      *
      * <code>int32 page_size = 4 [json_name = "pageSize"];</code>
@@ -1132,7 +1134,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
+     * ListRequest.page_size.
      * </pre>
      *
      * <code>int32 page_size = 4 [json_name = "pageSize"];</code>
@@ -1148,7 +1151,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
+     * ListRequest.page_size.
      * </pre>
      *
      * <code>int32 page_size = 4 [json_name = "pageSize"];</code>

@@ -50,7 +50,7 @@ public interface ListDeliveriesRequestOrBuilder extends
 
   /**
    * <pre>
-   * states: deliveries in one of these states; empty means any.
+   * states: deliveries in one of these states, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -59,7 +59,7 @@ public interface ListDeliveriesRequestOrBuilder extends
   java.util.List<dev.tumbler.v1.DeliveryState> getStatesList();
   /**
    * <pre>
-   * states: deliveries in one of these states; empty means any.
+   * states: deliveries in one of these states, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -68,7 +68,7 @@ public interface ListDeliveriesRequestOrBuilder extends
   int getStatesCount();
   /**
    * <pre>
-   * states: deliveries in one of these states; empty means any.
+   * states: deliveries in one of these states, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -78,7 +78,7 @@ public interface ListDeliveriesRequestOrBuilder extends
   dev.tumbler.v1.DeliveryState getStates(int index);
   /**
    * <pre>
-   * states: deliveries in one of these states; empty means any.
+   * states: deliveries in one of these states, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -88,7 +88,7 @@ public interface ListDeliveriesRequestOrBuilder extends
   getStatesValueList();
   /**
    * <pre>
-   * states: deliveries in one of these states; empty means any.
+   * states: deliveries in one of these states, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -99,7 +99,8 @@ public interface ListDeliveriesRequestOrBuilder extends
 
   /**
    * <pre>
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
+   * ListRequest.page_size.
    * </pre>
    *
    * <code>int32 page_size = 4 [json_name = "pageSize"];</code>

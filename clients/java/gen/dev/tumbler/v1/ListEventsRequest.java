@@ -156,7 +156,7 @@ private static final long serialVersionUID = 0L;
           };
   /**
    * <pre>
-   * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -169,7 +169,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -181,7 +181,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -194,7 +194,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -207,7 +207,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -265,7 +265,8 @@ private static final long serialVersionUID = 0L;
   private int pageSize_ = 0;
   /**
    * <pre>
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
+   * ListRequest.page_size.
    * </pre>
    *
    * <code>int32 page_size = 5 [json_name = "pageSize"];</code>
@@ -1026,7 +1027,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1038,7 +1039,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1049,7 +1050,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1061,7 +1062,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1081,7 +1082,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1099,7 +1100,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1117,7 +1118,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1131,7 +1132,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1143,7 +1144,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1155,7 +1156,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1172,7 +1173,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1187,7 +1188,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1373,7 +1374,8 @@ private static final long serialVersionUID = 0L;
     private int pageSize_ ;
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
+     * ListRequest.page_size.
      * </pre>
      *
      * <code>int32 page_size = 5 [json_name = "pageSize"];</code>
@@ -1385,7 +1387,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
+     * ListRequest.page_size.
      * </pre>
      *
      * <code>int32 page_size = 5 [json_name = "pageSize"];</code>
@@ -1401,7 +1404,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
+     * ListRequest.page_size.
      * </pre>
      *
      * <code>int32 page_size = 5 [json_name = "pageSize"];</code>

@@ -50,7 +50,7 @@ public interface ListEventsRequestOrBuilder extends
 
   /**
    * <pre>
-   * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -59,7 +59,7 @@ public interface ListEventsRequestOrBuilder extends
   java.util.List<dev.tumbler.v1.KeyEventType> getTypesList();
   /**
    * <pre>
-   * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -68,7 +68,7 @@ public interface ListEventsRequestOrBuilder extends
   int getTypesCount();
   /**
    * <pre>
-   * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -78,7 +78,7 @@ public interface ListEventsRequestOrBuilder extends
   dev.tumbler.v1.KeyEventType getTypes(int index);
   /**
    * <pre>
-   * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -88,7 +88,7 @@ public interface ListEventsRequestOrBuilder extends
   getTypesValueList();
   /**
    * <pre>
-   * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -129,7 +129,8 @@ public interface ListEventsRequestOrBuilder extends
 
   /**
    * <pre>
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
+   * ListRequest.page_size.
    * </pre>
    *
    * <code>int32 page_size = 5 [json_name = "pageSize"];</code>

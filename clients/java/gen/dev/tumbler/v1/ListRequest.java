@@ -206,7 +206,7 @@ private static final long serialVersionUID = 0L;
           };
   /**
    * <pre>
-   * states: keys that are in one of these states now; empty means any.
+   * states: keys that are in one of these states now, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -219,7 +219,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: keys that are in one of these states now; empty means any.
+   * states: keys that are in one of these states now, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -231,7 +231,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: keys that are in one of these states now; empty means any.
+   * states: keys that are in one of these states now, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -244,7 +244,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: keys that are in one of these states now; empty means any.
+   * states: keys that are in one of these states now, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -257,7 +257,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: keys that are in one of these states now; empty means any.
+   * states: keys that are in one of these states now, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -421,7 +421,8 @@ private static final long serialVersionUID = 0L;
   private int pageSize_ = 0;
   /**
    * <pre>
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer, and
+   * still have a next_page_token: it ends where an answer has no room for more.
    * </pre>
    *
    * <code>int32 page_size = 8 [json_name = "pageSize"];</code>
@@ -1405,7 +1406,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now; empty means any.
+     * states: keys that are in one of these states now, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1417,7 +1418,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now; empty means any.
+     * states: keys that are in one of these states now, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1428,7 +1429,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now; empty means any.
+     * states: keys that are in one of these states now, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1440,7 +1441,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now; empty means any.
+     * states: keys that are in one of these states now, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1460,7 +1461,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now; empty means any.
+     * states: keys that are in one of these states now, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1478,7 +1479,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now; empty means any.
+     * states: keys that are in one of these states now, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1496,7 +1497,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now; empty means any.
+     * states: keys that are in one of these states now, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1510,7 +1511,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now; empty means any.
+     * states: keys that are in one of these states now, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1522,7 +1523,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now; empty means any.
+     * states: keys that are in one of these states now, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1534,7 +1535,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now; empty means any.
+     * states: keys that are in one of these states now, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1551,7 +1552,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now; empty means any.
+     * states: keys that are in one of these states now, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1566,7 +1567,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now; empty means any.
+     * states: keys that are in one of these states now, at most 16 entries; empty means any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1877,7 +1878,8 @@ private static final long serialVersionUID = 0L;
     private int pageSize_ ;
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer, and
+     * still have a next_page_token: it ends where an answer has no room for more.
      * </pre>
      *
      * <code>int32 page_size = 8 [json_name = "pageSize"];</code>
@@ -1889,7 +1891,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer, and
+     * still have a next_page_token: it ends where an answer has no room for more.
      * </pre>
      *
      * <code>int32 page_size = 8 [json_name = "pageSize"];</code>
@@ -1905,7 +1908,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer, and
+     * still have a next_page_token: it ends where an answer has no room for more.
      * </pre>
      *
      * <code>int32 page_size = 8 [json_name = "pageSize"];</code>

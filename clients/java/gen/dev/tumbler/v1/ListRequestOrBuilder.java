@@ -70,7 +70,7 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * states: keys that are in one of these states now; empty means any.
+   * states: keys that are in one of these states now, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -79,7 +79,7 @@ public interface ListRequestOrBuilder extends
   java.util.List<dev.tumbler.v1.State> getStatesList();
   /**
    * <pre>
-   * states: keys that are in one of these states now; empty means any.
+   * states: keys that are in one of these states now, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -88,7 +88,7 @@ public interface ListRequestOrBuilder extends
   int getStatesCount();
   /**
    * <pre>
-   * states: keys that are in one of these states now; empty means any.
+   * states: keys that are in one of these states now, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -98,7 +98,7 @@ public interface ListRequestOrBuilder extends
   dev.tumbler.v1.State getStates(int index);
   /**
    * <pre>
-   * states: keys that are in one of these states now; empty means any.
+   * states: keys that are in one of these states now, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -108,7 +108,7 @@ public interface ListRequestOrBuilder extends
   getStatesValueList();
   /**
    * <pre>
-   * states: keys that are in one of these states now; empty means any.
+   * states: keys that are in one of these states now, at most 16 entries; empty means any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -185,7 +185,8 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer, and
+   * still have a next_page_token: it ends where an answer has no room for more.
    * </pre>
    *
    * <code>int32 page_size = 8 [json_name = "pageSize"];</code>

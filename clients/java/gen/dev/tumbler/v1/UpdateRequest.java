@@ -91,7 +91,7 @@ private static final long serialVersionUID = 0L;
    * <pre>
    * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
    * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-   * INVALID_ARGUMENT. Without a mask: those of the seven fields that are set (AIP-134).
+   * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
    * </pre>
    *
    * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -105,7 +105,7 @@ private static final long serialVersionUID = 0L;
    * <pre>
    * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
    * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-   * INVALID_ARGUMENT. Without a mask: those of the seven fields that are set (AIP-134).
+   * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
    * </pre>
    *
    * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -119,7 +119,7 @@ private static final long serialVersionUID = 0L;
    * <pre>
    * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
    * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-   * INVALID_ARGUMENT. Without a mask: those of the seven fields that are set (AIP-134).
+   * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
    * </pre>
    *
    * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -691,7 +691,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
      * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. Without a mask: those of the seven fields that are set (AIP-134).
+     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -704,7 +704,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
      * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. Without a mask: those of the seven fields that are set (AIP-134).
+     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -721,7 +721,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
      * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. Without a mask: those of the seven fields that are set (AIP-134).
+     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -743,7 +743,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
      * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. Without a mask: those of the seven fields that are set (AIP-134).
+     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -763,7 +763,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
      * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. Without a mask: those of the seven fields that are set (AIP-134).
+     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -790,7 +790,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
      * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. Without a mask: those of the seven fields that are set (AIP-134).
+     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -809,7 +809,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
      * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. Without a mask: those of the seven fields that are set (AIP-134).
+     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -823,7 +823,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
      * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. Without a mask: those of the seven fields that are set (AIP-134).
+     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -840,7 +840,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
      * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. Without a mask: those of the seven fields that are set (AIP-134).
+     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>

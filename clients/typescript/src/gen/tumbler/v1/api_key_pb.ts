@@ -21,6 +21,11 @@ export const file_tumbler_v1_api_key: GenFile = /*@__PURE__*/
  *
  * All times are kept to the microsecond; finer digits are dropped.
  *
+ * A record has at most 16 KiB as sent, of which 1.5 KiB are kept for what the server writes: the limits of the fields
+ * below are each field's own, and all of them at their most do not fit. A larger one is INVALID_ARGUMENT at Create and
+ * Update, and names the field that has most of it. A larger key from before there was this limit works on, and can be
+ * made smaller; Rotate refuses it until then.
+ *
  * @generated from message tumbler.v1.ApiKey
  */
 export type ApiKey = Message<"tumbler.v1.ApiKey"> & {
@@ -75,7 +80,7 @@ export type ApiKey = Message<"tumbler.v1.ApiKey"> & {
    * scopes are what the key may do: at most 100, each at most 128 characters of the form
    * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
    * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped; order is kept.
+   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
    *
    * @generated from field: repeated string scopes = 7;
    */

@@ -255,7 +255,7 @@ export type ListRequest = Message<"tumbler.v1.ListRequest"> & {
   ownerId: string;
 
   /**
-   * states: keys that are in one of these states now; empty means any.
+   * states: keys that are in one of these states now, at most 16 entries; empty means any.
    *
    * @generated from field: repeated tumbler.v1.State states = 4;
    */
@@ -286,7 +286,8 @@ export type ListRequest = Message<"tumbler.v1.ListRequest"> & {
   orderBy: string;
 
   /**
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer, and
+   * still have a next_page_token: it ends where an answer has no room for more.
    *
    * @generated from field: int32 page_size = 8;
    */
@@ -375,7 +376,7 @@ export type UpdateRequest = Message<"tumbler.v1.UpdateRequest"> & {
   /**
    * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
    * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-   * INVALID_ARGUMENT. Without a mask: those of the seven fields that are set (AIP-134).
+   * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */
@@ -975,8 +976,9 @@ export const BatchVerifyRequestSchema: GenMessage<BatchVerifyRequest> = /*@__PUR
  */
 export type BatchVerifyResponse = Message<"tumbler.v1.BatchVerifyResponse"> & {
   /**
-   * responses are in the order of the requests. One with code VERIFY_CODE_UNSPECIFIED was not decided, since the item
-   * breaks a rule: deny, and call Verify with it to read which.
+   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
+   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
+   * after it: ask for these again.
    *
    * @generated from field: repeated tumbler.v1.VerifyResponse responses = 1;
    */
@@ -1087,7 +1089,7 @@ export type ListEventsRequest = Message<"tumbler.v1.ListEventsRequest"> & {
   keyId: string;
 
   /**
-   * types: empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
    *
    * @generated from field: repeated tumbler.v1.KeyEventType types = 3;
    */
@@ -1102,7 +1104,8 @@ export type ListEventsRequest = Message<"tumbler.v1.ListEventsRequest"> & {
   sinceTime?: Timestamp | undefined;
 
   /**
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
+   * ListRequest.page_size.
    *
    * @generated from field: int32 page_size = 5;
    */
@@ -1250,14 +1253,15 @@ export type ListDeliveriesRequest = Message<"tumbler.v1.ListDeliveriesRequest"> 
   keyId: string;
 
   /**
-   * states: deliveries in one of these states; empty means any.
+   * states: deliveries in one of these states, at most 16 entries; empty means any.
    *
    * @generated from field: repeated tumbler.v1.DeliveryState states = 3;
    */
   states: DeliveryState[];
 
   /**
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused.
+   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
+   * ListRequest.page_size.
    *
    * @generated from field: int32 page_size = 4;
    */
@@ -1503,6 +1507,10 @@ export const VerifyCodeSchema: GenEnum<VerifyCode> = /*@__PURE__*/
  * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
  * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
  *
+ * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
+ * is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
+ * what does not fit.
+ *
  * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
  * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
  *
@@ -1511,7 +1519,9 @@ export const VerifyCodeSchema: GenEnum<VerifyCode> = /*@__PURE__*/
 export const ApiKeyService: GenService<{
   /**
    * Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
-   * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+   * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). Where the project
+   * has as many keys as it may have (1,000,000 of any state, unless the operator says otherwise), Create, Rotate and
+   * ClaimRotation are RESOURCE_EXHAUSTED (LIMIT_REACHED).
    *
    * @generated from rpc tumbler.v1.ApiKeyService.Create
    */
@@ -1606,7 +1616,7 @@ export const ApiKeyService: GenService<{
   /**
    * BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
    * Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
-   * other: its own response is empty, and so denies. Where many keys need bcrypt, a call proves some of them and ends
+   * other: its own response is empty, and so denies. So are those that do not fit into an answer of 3 MiB. Where many keys need bcrypt, a call proves some of them and ends
    * with RESOURCE_EXHAUSTED: the next goes on from there.
    *
    * @generated from rpc tumbler.v1.ApiKeyService.BatchVerify
