@@ -104,11 +104,15 @@ class KeyIsExpired(TumblerError):
         super().__init__("the key has expired; create a new one, or give it a later expire_time first", key_id=key_id)
 
 
+NAMED = 100
+"""How many of the keys that a name fits are told, at the most."""
+
+
 class NameIsAmbiguous(TumblerError):
-    """A name fits several keys; the first 100 are told."""
+    """A name fits several keys; ``NAMED`` of them are told."""
 
     def __init__(self, key_ids: Sequence[str]) -> None:
-        super().__init__("the name fits several keys; choose one by its key_id", key_ids=",".join(key_ids[:100]))
+        super().__init__("the name fits several keys; choose one by its key_id", key_ids=",".join(key_ids[:NAMED]))
 
 
 class EtagMismatch(TumblerError):

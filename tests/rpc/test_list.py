@@ -245,6 +245,7 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"order_by": "name;"}, "order_by"),
     ({"page_size": -1}, "page_size"),
     ({"skip": -1}, "skip"),
+    ({"skip": 10_001}, "skip"),
     ({"page_token": "garbage"}, "page_token"),
 ]
 

@@ -118,7 +118,7 @@ def test_skip_counts_from_where_the_page_begins(world: World) -> None:
     second = world.page(**order, page_size=2, skip=2, page_token=first.next_page_token)
     assert [api_key.id for api_key in second.api_keys] == ids[4:6]
     assert world.page(**order, skip=6) == pb.ListResponse()
-    assert world.page(**order, skip=2**31 - 1) == pb.ListResponse()
+    assert world.page(**order, skip=10_000) == pb.ListResponse()
 
 
 def test_total_size_counts_all_pages(world: World) -> None:

@@ -55,7 +55,7 @@ class TestRoundTrip:
     @pytest.mark.parametrize("value", [0, 2**63 - 1, "", "a name", "ключ, 鍵", 'quo"ted'])
     def test_page(self, tokens: Tokens, value: int | str) -> None:
         """A page's token holds the sort value and the id after which the page begins."""
-        assert tokens.read_page(tokens.page(FILTER, value, KEY_ID), FILTER) == (value, KEY_ID)
+        assert tokens.read_page(tokens.page(FILTER, value, KEY_ID), FILTER) == (value, KEY_ID, 0)
 
     @pytest.mark.parametrize("revision", [1, 2, 2**40])
     def test_consistency(self, tokens: Tokens, revision: int) -> None:
@@ -71,7 +71,7 @@ class TestRoundTrip:
     def test_the_longest_name(self, tokens: Tokens) -> None:
         """The token after a key with the longest name there is can be read back."""
         name = "\U0001f511" * 255
-        assert tokens.read_page(tokens.page(FILTER, name, KEY_ID), FILTER) == (name, KEY_ID)
+        assert tokens.read_page(tokens.page(FILTER, name, KEY_ID), FILTER) == (name, KEY_ID, 0)
 
 
 class TestRefused:

@@ -7,6 +7,7 @@ from typing import Any
 from tumbler.decide import any_grants
 from tumbler_server.clock import NEVER
 from tumbler_server.errors import (
+    NAMED,
     EtagMismatch,
     KeyIsRevoked,
     KeyNotFound,
@@ -196,21 +197,20 @@ class Lifecycle:
             access.enter(caller, project_id)
 
         def work(transaction: Transaction) -> Changed:
-            rows = transaction.select(
-                ApiKeyRow.select().where(
-                    (ApiKeyRow.project_id == (project_id or caller.project_id))
-                    & (ApiKeyRow.environment_id == environment_id)
-                    & (ApiKeyRow.name == name)
-                )
+            named = ApiKeyRow.select(ApiKeyRow.id).where(
+                (ApiKeyRow.project_id == (project_id or caller.project_id))
+                & (ApiKeyRow.environment_id == environment_id)
+                & (ApiKeyRow.name == name)
             )
-            named = sorted(map(record.from_row, rows), key=lambda key: key.id)
-            now = self._ledger.clock()
-            living = [key for key in named if not key.revoked and now < key.grace_expire_time]
-            fitting = living or named
+            living = named.where(
+                (ApiKeyRow.revoke_time == NEVER) & (ApiKeyRow.grace_expire_time > self._ledger.clock())
+            )
+            # No more than can be told: all writers wait, and a name can have any number of keys.
+            fitting = transaction.select(living.limit(NAMED)) or transaction.select(named.limit(NAMED))
             if not fitting:
                 raise KeyNotFound
             if len(fitting) > 1:
-                raise NameIsAmbiguous([key.id for key in fitting])
+                raise NameIsAmbiguous(sorted(row.id for row in fitting))
             return self._switch(transaction, caller, fitting[0].id, active)
 
         return self._ledger.write(work)

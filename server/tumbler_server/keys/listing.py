@@ -1,20 +1,18 @@
 """Reading keys in pages that neither skip nor repeat a key while others are made."""
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import peewee
-
-from tumbler_server.clock import NEVER, Clock
+from tumbler_server.clock import Clock
 from tumbler_server.errors import InvalidFields, Violation
 from tumbler_server.keys import access, record
+from tumbler_server.keys.finder import Filter, Finder, Place
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key, State
-from tumbler_server.keys.rules import Check, is_scope
+from tumbler_server.keys.rules import Check
 from tumbler_server.keys.tokens import Tokens, fingerprint
 from tumbler_server.store.database import Store
-from tumbler_server.store.models import ApiKeyRow as Row
+
+MAX_SKIP = 10_000
 
 _SORTABLE = ("create_time", "name", "expire_time", "last_used_time")
 
@@ -50,7 +48,7 @@ class Listing:
     """Lists keys."""
 
     def __init__(self, store: Store, tokens: Tokens, clock: Clock) -> None:
-        self._store = store
+        self._finder = Finder(store)
         self._tokens = tokens
         self._clock = clock
 
@@ -61,25 +59,28 @@ class Listing:
         """
         column, descending, size = self._check(query)
         project_id = access.scope_of(caller, query.project_id)
-        now = self._clock()
-        conditions = self._conditions(query, project_id, now)
+        wanted = Filter(
+            project_id=project_id,
+            environment_id=query.environment_id,
+            owner_id=query.owner_id,
+            states=frozenset(map(State, query.states)),
+            scope=query.scope,
+            search=query.search,
+            now=self._clock(),
+        )
         filtered = _fingerprint(query, project_id, column, descending)
+        after = Place(*self._tokens.read_page(query.page_token, filtered)) if query.page_token else None
+        skip = query.skip + (after.skip if after else 0)
+        found = self._finder.page(wanted, column, descending, after, skip, size + 1)
 
-        sort = getattr(Row, column)
-        place = peewee.Tuple(sort, Row.id)
-        paged = list(conditions)
-        if query.page_token:
-            after = peewee.Tuple(*self._tokens.read_page(query.page_token, filtered))
-            paged.append(place < after if descending else place > after)
-        order = [sort.desc(), Row.id.desc()] if descending else [sort.asc(), Row.id.asc()]
-        rows = self._store.select(_where(Row.select(), paged).order_by(*order).limit(size + 1).offset(query.skip))
-
-        keys, more = cut(map(record.from_row, rows), size, record.size)
+        records = (record.from_tuple(row)[0] for row in found.rows)
+        keys, more = cut(records, size, record.size)
+        following = Place(getattr(keys[-1], column), keys[-1].id) if more else found.ended
         return Page(
             keys=keys,
-            next_page_token=self._tokens.page(filtered, getattr(keys[-1], column), keys[-1].id) if more else "",
-            total_size=self._count(conditions) if query.show_total_size else 0,
-            now=now,
+            next_page_token=_token(self._tokens, filtered, following),
+            total_size=self._finder.count(wanted) if query.show_total_size else 0,
+            now=wanted.now,
         )
 
     def _check(self, query: Query) -> tuple[str, bool, int]:
@@ -91,54 +92,14 @@ class Listing:
         check.text("scope", query.scope, 128)
         check.named("states", query.states, State)
         size = check.page_size("page_size", query.page_size)
-        if query.skip < 0:
-            check.fail("skip", "must not be negative")
+        if not 0 <= query.skip <= MAX_SKIP:
+            check.fail("skip", f"must be 0 to {MAX_SKIP:,}; use page_token to go further")
         check.done()
         return (*_order(query.order_by), size)
 
-    def _conditions(self, query: Query, project_id: str, now: int) -> list[peewee.Node]:
-        conditions: list[peewee.Node] = []
-        if project_id:
-            conditions.append(Row.project_id == project_id)
-        if query.environment_id:
-            conditions.append(Row.environment_id == query.environment_id)
-        if query.owner_id:
-            conditions.append(Row.owner_id == query.owner_id)
-        if query.states:
-            first, *others = set(query.states)
-            condition = _IN_STATE[State(first)](now)
-            for state in others:
-                condition |= _IN_STATE[State(state)](now)
-            conditions.append(condition)
-        if query.scope:
-            # A scope holds no character that JSON escapes, so its quoted text occurs only where it stands itself.
-            # Other text could stand between two scopes (`, `) and is none that a key carries.
-            carried = self._store.strpos(Row.scopes, json.dumps(query.scope))
-            conditions.append(carried if is_scope(query.scope) else peewee.SQL("1 = 0"))
-        if query.search:
-            conditions.append(self._store.strpos(Row.search_text, query.search.casefold()))
-        return conditions
 
-    def _count(self, conditions: list[peewee.Node]) -> int:
-        counted = _where(Row.select(peewee.fn.COUNT(Row.id)), conditions).tuples()
-        ((total,),) = self._store.select(counted)
-        return min(int(total), 2**31 - 1)
-
-
-_LIVING = (Row.revoke_time == NEVER) & (Row.replaced_by_key_id == "")
-
-_IN_STATE: dict[State, Callable[[int], peewee.Expression]] = {
-    State.REVOKED: lambda _: Row.revoke_time != NEVER,
-    State.SUPERSEDED: lambda _: (Row.revoke_time == NEVER) & (Row.replaced_by_key_id != ""),
-    State.INACTIVE: lambda _: _LIVING & (Row.active == False),  # noqa: E712 - an SQL expression
-    State.EXPIRED: lambda now: _LIVING & (Row.active == True) & (Row.expire_time <= now),  # noqa: E712
-    State.ACTIVE: lambda now: _LIVING & (Row.active == True) & (Row.expire_time > now),  # noqa: E712
-}
-"""``Key.state`` in SQL."""
-
-
-def _where(query: "peewee.ModelSelect[Row]", conditions: list[peewee.Node]) -> "peewee.ModelSelect[Row]":
-    return query.where(*conditions) if conditions else query
+def _token(tokens: Tokens, filtered: str, following: Place | None) -> str:
+    return tokens.page(filtered, following.value, following.key_id, following.skip) if following else ""
 
 
 def _order(order_by: str) -> tuple[str, bool]:

@@ -146,15 +146,15 @@ def memory(key: Key) -> int:
 
 
 _UNREAD = ("search_text", "alarm_time")
-_COLUMNS = [column.column_name for column in ApiKeyRow._meta.sorted_fields if column.name not in _UNREAD]
+COLUMNS = [column.column_name for column in ApiKeyRow._meta.sorted_fields if column.name not in _UNREAD]
 
-SELECT = f"SELECT {', '.join(_COLUMNS)} FROM api_key"  # noqa: S608 - column names of our own
+SELECT = f"SELECT {', '.join(COLUMNS)} FROM api_key"  # noqa: S608 - column names of our own
 """For the hot path: building the same query anew by the ORM costs more than a whole gRPC call."""
 
 
 def from_row(row: ApiKeyRow) -> Key:
     """Return the record of a row that the ORM loaded."""
-    return from_tuple(tuple(getattr(row, column) for column in _COLUMNS))[0]
+    return from_tuple(tuple(getattr(row, column) for column in COLUMNS))[0]
 
 
 def from_tuple(row: tuple[Any, ...]) -> tuple[Key, Sealed]:
@@ -241,7 +241,7 @@ def _actor(key_id: str, name: str) -> Actor:
 
 def to_columns(key: Key) -> dict[str, Any]:
     """Return the row of a record, but for the proofs of its secret."""
-    columns = {name: getattr(key, name) for name in _COLUMNS if hasattr(key, name)}
+    columns = {name: getattr(key, name) for name in COLUMNS if hasattr(key, name)}
     columns["scopes"] = json.dumps(key.scopes)
     columns["metadata"] = json.dumps(key.metadata, sort_keys=True)
     columns["allowed_cidrs"] = json.dumps(key.allowed_cidrs)

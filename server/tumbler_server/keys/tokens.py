@@ -27,24 +27,24 @@ class Tokens:
         # Nearly all answers of a moment name the same revision.
         self.consistency = functools.lru_cache(maxsize=64)(self._consistency)
 
-    def page(self, fingerprint: str, value: int | str, key_id: str) -> str:
+    def page(self, fingerprint: str, value: int | str, key_id: str, skip: int = 0) -> str:
         """Return the token of the page after the key with this sort value and id, for one filter.
 
-        Events need no id: their revision says where they stand.
+        Events need no id: their revision says where they stand. ``skip`` is how many keys after it to leave out.
         """
-        return str(self._pages.dumps([fingerprint, value, key_id]))
+        return str(self._pages.dumps([fingerprint, value, key_id, skip]))
 
-    def read_page(self, token: str, fingerprint: str) -> tuple[int | str, str]:
-        """Return the sort value and id after which the page begins. Raises ``InvalidFields``."""
+    def read_page(self, token: str, fingerprint: str) -> tuple[int | str, str, int]:
+        """Return the sort value and id after which the page begins, and what to skip. Raises ``InvalidFields``."""
         try:
             if len(token) > _LONGEST:
                 raise itsdangerous.BadData("too long")
-            found, value, key_id = self._pages.loads(token)
+            found, value, key_id, *skip = self._pages.loads(token)  # older tokens have no skip
         except itsdangerous.BadData:
             raise InvalidFields([Violation("page_token", "was not issued by this service, or was changed")]) from None
         if found != fingerprint:
             raise InvalidFields([Violation("page_token", "belongs to another filter or order; begin again without it")])
-        return value, key_id
+        return value, key_id, *(skip or [0])
 
     def revision(self, token: str, field: str = "consistency.at_least_as_fresh") -> int:
         """Return the revision that a consistency token, or a stream's cursor, names. Raises ``InvalidFields``."""

@@ -70,6 +70,26 @@ class ProjectRow(Model):
         table_name = "project"
 
 
+STANDING = (
+    f"CASE WHEN revoke_time <> {NEVER} THEN 4 WHEN replaced_by_key_id <> '' THEN 5 WHEN NOT active THEN 2 ELSE 1 END"
+)
+"""A key's state as far as its row says it: by the proto's numbers, and 1 for active keys and expired ones alike, which
+the clock tells apart. An index is made of it, and serves only queries that say it letter by letter."""
+
+
+class ApiKeyScopeRow(Model):
+    """A scope that a key carries; triggers on ``api_key`` write it."""
+
+    project_id = TextField()
+    scope = TextField()
+    create_time = BigIntegerField()  # the key's
+    key_id = CharField()
+
+    class Meta:
+        table_name = "api_key_scope"
+        primary_key = CompositeKey("project_id", "scope", "create_time", "key_id")
+
+
 class EventRow(Model):
     """One change of one key; see ``events.log``."""
 
@@ -195,6 +215,6 @@ class DeliveryRow(Model):
 
 
 MODELS = (
-    ApiKeyRow, EventRow, LogHeadRow, RequestRow, InstallationRow, LeaseRow, OutboxRow, EndpointRow, DeliveryRow,
-    ProjectRow,
+    ApiKeyRow, ApiKeyScopeRow, EventRow, LogHeadRow, RequestRow, InstallationRow, LeaseRow, OutboxRow, EndpointRow,
+    DeliveryRow, ProjectRow,
 )  # fmt: skip

@@ -10,9 +10,15 @@ import peewee
 
 from tumbler_server.errors import SetupError
 from tumbler_server.store.database import POSTGRESQL, POSTGRESQL_FLOOR, SQLITE, Store, sqlstate
-from tumbler_server.store.migrations import m0001_initial, m0002_anchor, m0003_rotation, m0006_projects
+from tumbler_server.store.migrations import (
+    m0001_initial,
+    m0002_anchor,
+    m0003_rotation,
+    m0004_listing,
+    m0006_projects,
+)
 
-STEPS: tuple[ModuleType, ...] = (m0001_initial, m0002_anchor, m0003_rotation, m0006_projects)
+STEPS: tuple[ModuleType, ...] = (m0001_initial, m0002_anchor, m0003_rotation, m0004_listing, m0006_projects)
 
 NEWEST = len(STEPS)
 

@@ -1,0 +1,421 @@
+"""Finding the keys that fit a filter, in an order, at a cost that neither the filter nor the number of keys decides.
+
+Three ways, the first that serves:
+
+- *A path*: an index that holds both the filter and the order. A page costs what it holds.
+- *A small set*: what one of the filters lets pass is at most ``SORTED`` keys; these are read, and sorted.
+- *A walk*: entries of an index are looked at in order, ``SCANNED`` of them at the most, or ``READ`` where each takes
+  reading a row. What does not fit is passed over. A walk that finds too few ends the page early, and says where.
+
+Statements name their index (SQLite), or are written so that only one can serve them (PostgreSQL, see ``_entries``): a
+planner that guesses wrong would read all keys of a project.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tumbler_server.keys import record
+from tumbler_server.keys.record import State
+from tumbler_server.keys.rules import is_scope
+from tumbler_server.store.database import COCKROACHDB, SQLITE, Store
+from tumbler_server.store.models import STANDING
+
+SCANNED = 5_000
+"""Index entries that one page looks at, at the most: some 2 ms on SQLite and 6 ms on PostgreSQL."""
+
+READ = 2_000
+"""Rows that one page looks at, at the most, where no index has what the filter asks for."""
+
+SORTED = 1_000
+"""Keys that are read and sorted for a page, where one of the filters lets no more pass."""
+
+COUNTED = 10_000
+"""Keys that a count looks at, at the most."""
+
+_GROWTH = 16
+"""A walk takes so many times more entries with each step: most end with the first."""
+
+_CREATE_TIME = "create_time"
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which keys to find; what is empty lets all pass. States are those of the instant ``now``."""
+
+    project_id: str
+    environment_id: str
+    owner_id: str
+    states: frozenset[State]
+    scope: str
+    search: str
+    now: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a page begins: after the entry with this sort value and id, and after ``skip`` more keys that fit."""
+
+    value: int | str
+    key_id: str
+    skip: int = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """The rows of a page, by ``record.SELECT``'s columns, and where the look ended if there may be more behind it."""
+
+    rows: list[tuple[Any, ...]]
+    ended: Place | None = None
+
+
+@dataclass(frozen=True)
+class _Sql:
+    """A piece of SQL and its parameters."""
+
+    text: str
+    parameters: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """What a key must be, and the columns that say whether it is."""
+
+    sql: _Sql
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Entries of an index whose leading columns have one of these values, in the order of ``sort`` and id."""
+
+    index: str
+    leading: tuple[str, ...]
+    values: tuple[tuple[object, ...], ...]
+    sort: str
+    conditions: tuple[_Condition, ...] = ()
+    """What is left of the filter: not every entry fits."""
+    bound: tuple[str, tuple[object, ...]] | None = None
+    """How sort values compare with one, where they are not all asked for; such a path is good for a small set only."""
+    has: frozenset[str] = field(default_factory=frozenset)
+    """The columns that the index has besides its own."""
+
+    @property
+    def table(self) -> str:
+        return "api_key_scope" if self.index == _SCOPES else "api_key"
+
+    @property
+    def key(self) -> str:
+        return "key_id" if self.index == _SCOPES else "id"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that the conditions look at."""
+        return tuple(dict.fromkeys(column for condition in self.conditions for column in condition.columns))
+
+    @property
+    def most(self) -> int:
+        """Return how many entries a page may look at."""
+        return SCANNED if self.has.issuperset(self.columns) else READ
+
+
+_SCOPES = "api_key_scope"
+
+
+class Finder:
+    """Finds keys. All of its statements only read."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._sqlite = store.dialect == SQLITE
+
+    def page(self, wanted: Filter, column: str, descending: bool, after: Place | None, skip: int, size: int) -> Found:
+        """Return at most ``size`` rows after a place, in the order of a column and of their ids."""
+        path = self._small(wanted, column)
+        if path is not None:
+            return Found(self._store.read(*self._sorted(path, wanted, column, descending, after, skip, size)))
+        path = self._path(wanted, column)
+        if not path.conditions:
+            entries = self._merged(path, descending, after, None, skip + size)
+            return Found(self._read(entries, descending, skip, size))
+        return self._walk(path, descending, after, skip, size)
+
+    def count(self, wanted: Filter) -> int:
+        """Return how many keys fit, as far as the first ``COUNTED`` that are looked at say."""
+        path = self._small(wanted, _CREATE_TIME) or self._path(wanted, _CREATE_TIME)
+        if path.bound is None:
+            return self._count(path, self._merged(path, True, None, None, COUNTED, path.columns))
+        path = replace(path, conditions=tuple(self._conditions(wanted)))
+        return self._count(path, self._merged(path, True, None, None, SORTED, path.columns))
+
+    # Choosing
+
+    def _path(self, wanted: Filter, column: str) -> _Path:
+        """Return the path that a page is read by."""
+        if column == _CREATE_TIME and (paths := self._paths(wanted)):
+            return paths[0]
+        project = (wanted.project_id,) if wanted.project_id else ()
+        return _Path(
+            f"api_key_by_project_{column}" if project else f"api_key_by_{column}",
+            ("project_id",) if project else (),
+            (project,),
+            column,
+            tuple(self._conditions(wanted)),
+            has=frozenset({"search_text"} if project and column == _CREATE_TIME else ()),
+        )
+
+    def _small(self, wanted: Filter, column: str) -> _Path | None:
+        """Return the path of a set that is small enough to be sorted, where one is needed."""
+        paths = self._paths(wanted)
+        if column == _CREATE_TIME and len(paths) < 2 and not (paths and paths[0].conditions):
+            return None
+        for path in (*paths, *self._expiring(wanted)):
+            entries = self._merged(path, False, None, None, SORTED + 1)
+            if self._count(replace(path, conditions=()), entries) <= SORTED:
+                return path
+        return None
+
+    def _paths(self, wanted: Filter) -> list[_Path]:
+        """Return the paths of the single filters in the order of create_time, the one to be preferred first."""
+        project = wanted.project_id
+        if not project:
+            return []
+        paths = []
+        for name, value, index in (
+            ("owner_id", wanted.owner_id, "api_key_by_project_owner"),
+            ("scope", wanted.scope if self._store.dialect != COCKROACHDB else "", _SCOPES),
+            ("environment_id", wanted.environment_id, "api_key_by_project_environment"),
+        ):
+            if value:
+                left = tuple(self._conditions(wanted, but=name))
+                paths.append(_Path(index, ("project_id", name), ((project, value),), _CREATE_TIME, left))
+        if wanted.states:
+            standings = sorted({_STANDINGS[state] for state in wanted.states})
+            left = tuple(self._conditions(wanted, but="states"))
+            if len(wanted.states & {State.ACTIVE, State.EXPIRED}) == 1:
+                left = (_in_states(wanted), *left)
+            values = tuple((project, standing) for standing in standings)
+            has = frozenset({"standing", "expire_time"})
+            paths.append(
+                _Path(
+                    "api_key_by_project_standing",
+                    ("project_id", f"({STANDING})"),
+                    values,
+                    _CREATE_TIME,
+                    left,
+                    has=has,
+                )
+            )
+        return paths
+
+    def _expiring(self, wanted: Filter) -> list[_Path]:
+        """Return the path of all keys that expire on one side of the clock, where only one is asked for."""
+        if not wanted.project_id or wanted.states not in ({State.ACTIVE}, {State.EXPIRED}):
+            return []
+        compared = "<=" if State.EXPIRED in wanted.states else ">"
+        index, project = "api_key_by_project_expire_time", (wanted.project_id,)
+        return [_Path(index, ("project_id",), (project,), "expire_time", bound=(compared, (wanted.now,)))]
+
+    def _conditions(self, wanted: Filter, but: str = "") -> list[_Condition]:
+        """Return the filter as conditions, without the project and without one of them."""
+        conditions = []
+        for name, value in (("environment_id", wanted.environment_id), ("owner_id", wanted.owner_id)):
+            if value and name != but:
+                conditions.append(_Condition(_Sql(f"{name} = ?", (value,)), (name,)))
+        if wanted.states and but != "states":
+            conditions.append(_in_states(wanted))
+        contains = "instr({}, ?) > 0" if self._sqlite else "strpos({}, ?) > 0"
+        if wanted.scope and but != "scope":
+            # A scope holds no character that JSON escapes, so its quoted text occurs only where it stands itself.
+            # Other text could stand between two scopes (`, `) and is none that a key carries.
+            carried = _Sql(contains.format("scopes"), (f'"{wanted.scope}"',))
+            conditions.append(_Condition(carried if is_scope(wanted.scope) else _Sql("1 = 0"), ("scopes",)))
+        if wanted.search:
+            folded = wanted.search.casefold()
+            conditions.append(_Condition(_Sql(contains.format("search_text"), (folded,)), ("search_text",)))
+        return conditions
+
+    # Reading
+
+    def _walk(self, path: _Path, descending: bool, after: Place | None, skip: int, size: int) -> Found:
+        rows: list[tuple[Any, ...]] = []
+        looked, step = 0, skip + size
+        while True:
+            step = min(step, path.most - looked)
+            # The end first, and then all up to it: what comes in between is found, or lies behind the end.
+            end = self._end(path, descending, after, step)
+            entries = self._fitting(path, self._merged(path, descending, after, end, 2 * path.most, path.columns))
+            if skip and (fitting := self._count_of(entries)) <= skip:
+                skip -= fitting
+            else:
+                rows += self._read(entries, descending, skip, size - len(rows))
+                skip = 0
+            if len(rows) == size or end is None:
+                return Found(rows)
+            looked += step
+            if looked >= path.most:
+                return Found(rows, replace(end, skip=skip))
+            after, step = end, step * _GROWTH
+
+    def _end(self, path: _Path, descending: bool, after: Place | None, step: int) -> Place | None:
+        """Return the last of so many entries, or None where there are fewer."""
+        entries = self._merged(path, descending, after, None, step)
+        last = _slice(entries, descending, 1, step - 1)
+        found = self._store.read(last.text, last.parameters)
+        return Place(*found[0]) if found else None
+
+    def _read(self, entries: _Sql, descending: bool, skip: int, size: int) -> list[tuple[Any, ...]]:
+        """Return the rows of entries, from the first ones on in their order."""
+        way = "DESC" if descending else "ASC"
+        page = _slice(entries, descending, size, skip)
+        return self._store.read(
+            f"SELECT {_COLUMNS} FROM ({page.text}) entry CROSS JOIN api_key k "  # noqa: S608
+            f"WHERE k.id = entry.id ORDER BY entry.place {way}, entry.id {way}",
+            page.parameters,
+        )
+
+    def _sorted(
+        self, path: _Path, wanted: Filter, column: str, descending: bool, after: Place | None, skip: int, size: int
+    ) -> tuple[str, tuple[object, ...]]:
+        """Return the statement that reads a small set and sorts what fits of it."""
+        way, compared = ("DESC", "<") if descending else ("ASC", ">")
+        conditions = [_spelled(condition.sql) for condition in self._conditions(wanted)]
+        if after is not None:
+            conditions.append(_Sql(f"(k.{column}, k.id) {compared} (?, ?)", (after.value, after.key_id)))
+        entries = self._merged(path, False, None, None, 2 * SORTED)  # it may have grown since it was counted
+        text = (
+            f"SELECT {_COLUMNS} FROM ({entries.text}) entry CROSS JOIN api_key k WHERE k.id = entry.id"  # noqa: S608
+            f"{''.join(f' AND {condition.text}' for condition in conditions)} "
+            f"ORDER BY k.{column} {way}, k.id {way} LIMIT ? OFFSET ?"
+        )
+        given = (parameter for condition in conditions for parameter in condition.parameters)
+        return text, (*entries.parameters, *given, size, skip)
+
+    def _count(self, path: _Path, entries: _Sql) -> int:
+        return self._count_of(self._fitting(path, entries))
+
+    def _count_of(self, entries: _Sql) -> int:
+        ((count,),) = self._store.read(f"SELECT COUNT(*) FROM ({entries.text}) fitting", entries.parameters)  # noqa: S608
+        return int(count)
+
+    # Entries: statements that yield `place` (the sort value), `id`, and the columns asked for
+
+    def _fitting(self, path: _Path, entries: _Sql) -> _Sql:
+        """Return those of entries that fit the path's conditions, in no order."""
+        if not path.conditions:
+            return entries
+        conditions = [condition.sql for condition in path.conditions]
+        joined = ""
+        if path.index == _SCOPES:  # which has nothing else of a key
+            joined = " CROSS JOIN api_key k"
+            conditions = [_Sql("k.id = entry.id"), *map(_spelled, conditions)]
+        text = f"SELECT entry.place, entry.id FROM ({entries.text}) entry{joined} WHERE " + " AND ".join(  # noqa: S608
+            condition.text for condition in conditions
+        )
+        return _Sql(text, (*entries.parameters, *(value for each in conditions for value in each.parameters)))
+
+    def _merged(
+        self,
+        path: _Path,
+        descending: bool,
+        after: Place | None,
+        end: Place | None,
+        most: int,
+        columns: Sequence[str] = (),
+    ) -> _Sql:
+        """Return the first entries of a path after a place, up to an end, in order."""
+        streams = [self._entries(path, values, descending, after, end, most, columns) for values in path.values]
+        if len(streams) == 1:
+            return streams[0]
+        way = "DESC" if descending else "ASC"
+        text = " UNION ALL ".join(f"SELECT * FROM ({stream.text}) stream" for stream in streams)  # noqa: S608
+        return _Sql(
+            f"SELECT * FROM ({text}) streams ORDER BY place {way}, id {way} LIMIT {most}",  # noqa: S608
+            tuple(parameter for stream in streams for parameter in stream.parameters),
+        )
+
+    def _entries(
+        self,
+        path: _Path,
+        values: tuple[object, ...],
+        descending: bool,
+        after: Place | None,
+        end: Place | None,
+        most: int,
+        columns: Sequence[str],
+    ) -> _Sql:
+        way = "DESC" if descending else "ASC"
+        sort, key = path.sort, path.key
+        bounds: list[tuple[str, tuple[object, ...]]] = [] if path.bound is None else [path.bound]
+        if after is not None:
+            bounds.append(("<" if descending else ">", (after.value, after.key_id)))
+        if end is not None:
+            bounds.append((">=" if descending else "<=", (end.value, end.key_id)))
+        conditions = []
+        leading = path.leading
+        if self._sqlite:
+            conditions += [_Sql(f"{column} = ?", (value,)) for column, value in zip(leading, values, strict=True)]
+            conditions += [_compared((sort, key), compared, bound) for compared, bound in bounds]
+            order = [sort, key]
+            source = path.table if path.table == _SCOPES else f"{path.table} INDEXED BY {path.index}"
+        else:
+            # Ranges, and not equalities: columns that equal a constant drop out of ORDER BY, and then other indexes
+            # serve too, one of which looks better to the planner where it takes most keys to fit.
+            for side in "><":
+                given = [(compared, bound) for compared, bound in bounds if compared[0] == side]
+                for compared, bound in given or ([(f"{side}=", ())] if leading else []):
+                    conditions.append(_compared((*leading, sort, key), compared, (*values, *bound)))
+            order = [*leading, sort, key]
+            source = path.table
+        taken = [f"{sort} AS place", f"{key} AS id"]
+        if path.index != _SCOPES:
+            taken += [f"({STANDING}) AS standing" if column == "standing" else column for column in columns]
+        where = f" WHERE {' AND '.join(condition.text for condition in conditions)}" if conditions else ""
+        return _Sql(
+            f"SELECT {', '.join(taken)} FROM {source}{where} "  # noqa: S608
+            f"ORDER BY {', '.join(f'{column} {way}' for column in order)} LIMIT {most}",
+            tuple(parameter for condition in conditions for parameter in condition.parameters),
+        )
+
+
+_COLUMNS = ", ".join(f"k.{column}" for column in record.COLUMNS)
+
+_STANDINGS = {
+    State.ACTIVE: 1,
+    State.EXPIRED: 1,
+    State.INACTIVE: 2,
+    State.REVOKED: 4,
+    State.SUPERSEDED: 5,
+}
+"""Which value of ``STANDING`` the keys of a state have."""
+
+
+def _slice(entries: _Sql, descending: bool, size: int, skip: int) -> _Sql:
+    """Return ``size`` entries after ``skip`` others, in order."""
+    way = "DESC" if descending else "ASC"
+    text = f"SELECT place, id FROM ({entries.text}) entries ORDER BY place {way}, id {way} LIMIT ? OFFSET ?"  # noqa: S608
+    return _Sql(text, (*entries.parameters, size, skip))
+
+
+def _in_states(wanted: Filter) -> _Condition:
+    """Return ``Key.state`` in SQL."""
+    asked: list[str] = []
+    parameters: list[object] = []
+    for state in sorted(wanted.states):
+        condition = f"standing = {_STANDINGS[state]}"
+        if state in (State.ACTIVE, State.EXPIRED):
+            condition += f" AND expire_time {'>' if state is State.ACTIVE else '<='} ?"
+            parameters.append(wanted.now)
+        asked.append(f"({condition})")
+    return _Condition(_Sql(f"({' OR '.join(asked)})", tuple(parameters)), ("standing", "expire_time"))
+
+
+def _spelled(condition: _Sql) -> _Sql:
+    """Return a condition for the keys' table, which has no column ``standing``."""
+    return replace(condition, text=condition.text.replace("standing", f"({STANDING})"))
+
+
+def _compared(columns: Sequence[str], compared: str, values: Sequence[object]) -> _Sql:
+    """Return the condition that as many columns as there are values compare so, as a row."""
+    slots = ", ".join("?" * len(values))
+    return _Sql(f"({', '.join(columns[: len(values)])}) {compared} ({slots})", tuple(values))
