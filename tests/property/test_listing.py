@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.domain import OPERATOR, new_store
 from tests.harness import FrozenClock
 from tumbler_server.clock import NEVER
-from tumbler_server.keys import record
+from tumbler_server.keys import finder, record
 from tumbler_server.keys.listing import Listing, Query
 from tumbler_server.keys.record import Key, State
 from tumbler_server.keys.tokens import Tokens
@@ -154,6 +154,84 @@ class TestPages:
         page = project.page(page_size=size, skip=skip, show_total_size=True)
         assert list(page.keys) == keys[skip : skip + size]
         assert page.total_size == len(keys)
+
+
+filters = st.fixed_dictionaries(
+    {
+        "environment_id": st.sampled_from(["", "", "live"]),
+        "owner_id": st.sampled_from(["", "", "user:1"]),
+        "scope": st.sampled_from(["", "", "orders:read", "*", ", "]),
+        "search": st.sampled_from(["", "", "a", "ss", "tmb"]),
+        "states": st.sets(st.sampled_from(list(State)), max_size=3),
+    }
+)
+
+
+def fits(key: Key, wanted: dict[str, Any]) -> bool:
+    """Say whether a key passes a filter."""
+    part = wanted["search"].casefold()
+    return (
+        wanted["environment_id"] in ("", key.environment_id)
+        and wanted["owner_id"] in ("", key.owner_id)
+        and (not wanted["scope"] or wanted["scope"] in key.scopes)
+        and (part in key.name.casefold() or part in key.key_prefix.casefold())
+        and (not wanted["states"] or key.state(NOW) in wanted["states"])
+    )
+
+
+@pytest.fixture(params=["small sets are sorted", "walks"])
+def narrow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the bounds of what a page looks at so small that few keys pass them."""
+    for bound in ("SCANNED", "READ"):
+        monkeypatch.setattr(finder, bound, 3)
+    monkeypatch.setattr(finder, "SORTED", 4 if request.param == "small sets are sorted" else -1)
+
+
+@pytest.mark.usefixtures("narrow")
+class TestEarlyEnds:
+    """Pages that end early, since they looked at as many keys as a page may look at."""
+
+    @_settings
+    @given(
+        before=st.lists(st.tuples(drafts, st.integers(0, 9)), max_size=20),
+        between=st.lists(batches, min_size=1, max_size=3),
+        wanted=filters,
+        order=orders,
+        size=st.integers(1, 5),
+        skip=st.integers(0, 3),
+    )
+    def test_none_is_skipped_or_repeated(
+        self,
+        store: Store,
+        before: list[tuple[dict[str, Any], int]],
+        between: list[list[tuple[dict[str, Any], int]]],
+        wanted: dict[str, Any],
+        order: tuple[str, str],
+        size: int,
+        skip: int,
+    ) -> None:
+        """Whatever the filter and the order, each key that fits and is not skipped comes once, in order."""
+        project = Project(store)
+        keys = project.insert([fields for fields, _ in before], [number for _, number in before])
+        there = [key for key in keys if fits(key, wanted)]
+        listed: list[Key] = []
+        page = project.page(order_by="".join(order), page_size=size, skip=skip, **wanted)
+        for batch in itertools.chain(between, itertools.repeat([])):
+            assert len(page.keys) <= size
+            listed += page.keys
+            if not page.next_page_token:
+                break
+            keys += project.insert([fields for fields, _ in batch], [number for _, number in batch])
+            token = page.next_page_token
+            page = project.page(order_by="".join(order), page_size=size, page_token=token, **wanted)
+        assert all(fits(key, wanted) for key in listed)
+        assert len(set(ids_of(listed))) == len(listed)
+        column, direction = order
+        assert listed == sorted(listed, key=lambda key: (getattr(key, column), key.id), reverse=direction == " desc")
+        missing = set(ids_of(there)) - set(ids_of(listed))
+        assert len(missing) <= skip
+        if not any(between):
+            assert len(missing) == min(skip, len(there))
 
 
 class TestFilters:

@@ -258,11 +258,11 @@ class Finder:
             after, step = end, step * _GROWTH
 
     def _end(self, path: _Path, descending: bool, after: Place | None, step: int) -> Place | None:
-        """Return the last of so many entries, or None where there are fewer."""
-        entries = self._merged(path, descending, after, None, step)
-        last = _slice(entries, descending, 1, step - 1)
+        """Return the last of so many entries, or None where none follows."""
+        entries = self._merged(path, descending, after, None, step + 1)
+        last = _slice(entries, descending, 2, step - 1)
         found = self._store.read(last.text, last.parameters)
-        return Place(*found[0]) if found else None
+        return Place(*found[0]) if len(found) == 2 else None
 
     def _read(self, entries: _Sql, descending: bool, skip: int, size: int) -> list[tuple[Any, ...]]:
         """Return the rows of entries, from the first ones on in their order."""

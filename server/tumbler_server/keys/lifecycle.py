@@ -21,7 +21,6 @@ from tumbler_server.keys.record import Key
 from tumbler_server.keys.requests import RequestId
 from tumbler_server.keys.rules import Check
 from tumbler_server.store.database import Transaction
-from tumbler_server.store.models import ApiKeyRow
 from tumbler_server.webhooks.endpoints import Endpoints
 
 UPDATABLE = ("name", "owner_id", "scopes", "metadata", "allowed_cidrs", "expire_time", "rotation")
@@ -197,21 +196,12 @@ class Lifecycle:
             access.enter(caller, project_id)
 
         def work(transaction: Transaction) -> Changed:
-            named = ApiKeyRow.select(ApiKeyRow.id).where(
-                (ApiKeyRow.project_id == (project_id or caller.project_id))
-                & (ApiKeyRow.environment_id == environment_id)
-                & (ApiKeyRow.name == name)
-            )
-            living = named.where(
-                (ApiKeyRow.revoke_time == NEVER) & (ApiKeyRow.grace_expire_time > self._ledger.clock())
-            )
-            # No more than can be told: all writers wait, and a name can have any number of keys.
-            fitting = transaction.select(living.limit(NAMED)) or transaction.select(named.limit(NAMED))
+            fitting = _named(transaction, project_id or caller.project_id, environment_id, name, self._ledger.clock())
             if not fitting:
                 raise KeyNotFound
             if len(fitting) > 1:
-                raise NameIsAmbiguous(sorted(row.id for row in fitting))
-            return self._switch(transaction, caller, fitting[0].id, active)
+                raise NameIsAmbiguous(fitting)
+            return self._switch(transaction, caller, fitting[0], active)
 
         return self._ledger.write(work)
 
@@ -287,6 +277,24 @@ class Lifecycle:
         # What was due is announced again once the key is back; the claim tokens that are out count no more.
         after = replace(before, active=active, rotation_due_revision=0)
         return self._ledger.save(transaction, ledger.actor(caller), before, after, happened, now, {})
+
+
+def _named(transaction: Transaction, project_id: str, environment_id: str, name: str, now: int) -> list[str]:
+    """Return the ids of the keys that a name fits, no more than can be told: those that can still work, else others.
+
+    A name can have any number of keys, and all writers wait meanwhile: so ranges of one index, see ``keys.finder``.
+    """
+    columns = ("project_id", "environment_id", "name", "revoke_time", "grace_expire_time")
+    whole = (project_id, environment_id, name)
+    for begin in ((*whole, NEVER, now + 1), whole):
+        rows = transaction.read(
+            f"SELECT id FROM api_key WHERE ({', '.join(columns[: len(begin)])}) >= ({', '.join('?' * len(begin))}) "  # noqa: S608
+            f"AND (project_id, environment_id, name) <= (?, ?, ?) ORDER BY {', '.join(columns)}, id LIMIT {NAMED}",
+            (*begin, *whole),
+        )
+        if rows:
+            return sorted(key_id for (key_id,) in rows)
+    return []
 
 
 def _rescheduled(key: Key, interval: int, webhook_url: str, now: int) -> Key:

@@ -488,7 +488,8 @@ type ListRequest struct {
 	// scope: keys that carry exactly this scope, as written (`orders:*` finds `orders:*`, not `orders:read`); empty
 	// means any.
 	Scope string `protobuf:"bytes,5,opt,name=scope,proto3" json:"scope,omitempty"`
-	// search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters.
+	// search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
+	// it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
 	Search string `protobuf:"bytes,6,opt,name=search,proto3" json:"search,omitempty"`
 	// order_by: `create_time` (default, newest first), `name`, `expire_time` or `last_used_time`, followed by ` asc` or
 	// ` desc`; without a direction ascending, save for the default. Names compare by code point. A key that never expires
@@ -500,10 +501,10 @@ type ListRequest struct {
 	// page_token: next_page_token of the page before, with every other field but page_size, skip and show_total_size as
 	// it was there. A token that was changed, or belongs to another filter, is refused.
 	PageToken string `protobuf:"bytes,9,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// skip leaves out this many keys before the page begins, counted from page_token where one is given. The cost grows
-	// with the number.
+	// skip leaves out this many keys before the page begins, counted from page_token where one is given; at most 10,000,
+	// and more is refused. The cost grows with the number. Do not repeat it with the next page_token.
 	Skip int32 `protobuf:"varint,10,opt,name=skip,proto3" json:"skip,omitempty"`
-	// show_total_size asks for total_size, which costs a count of all that fits.
+	// show_total_size asks for total_size, which costs a count of up to 10,000 keys.
 	ShowTotalSize bool `protobuf:"varint,11,opt,name=show_total_size,json=showTotalSize,proto3" json:"show_total_size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -619,11 +620,18 @@ func (x *ListRequest) GetShowTotalSize() bool {
 // ListResponse is one page.
 type ListResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// api_keys are the keys of this page, in order.
+	// api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+	// next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+	// create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+	// A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+	// fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+	// STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
 	ApiKeys []*ApiKey `protobuf:"bytes,1,rep,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
 	// next_page_token is where the next page begins; empty: this was the last.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	// total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set.
+	// total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set. The count stops once it
+	// has looked at 10,000 keys: 10,000 means that many or more. Where keys that do not fit are looked at too (see
+	// api_keys) it can stop at less, and then means at least so many.
 	TotalSize     int32 `protobuf:"varint,3,opt,name=total_size,json=totalSize,proto3" json:"total_size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

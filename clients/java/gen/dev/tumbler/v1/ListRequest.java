@@ -324,7 +324,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object search_ = "";
   /**
    * <pre>
-   * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters.
+   * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
+   * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
    * </pre>
    *
    * <code>string search = 6 [json_name = "search"];</code>
@@ -345,7 +346,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters.
+   * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
+   * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
    * </pre>
    *
    * <code>string search = 6 [json_name = "search"];</code>
@@ -486,8 +488,8 @@ private static final long serialVersionUID = 0L;
   private int skip_ = 0;
   /**
    * <pre>
-   * skip leaves out this many keys before the page begins, counted from page_token where one is given. The cost grows
-   * with the number.
+   * skip leaves out this many keys before the page begins, counted from page_token where one is given; at most 10,000,
+   * and more is refused. The cost grows with the number. Do not repeat it with the next page_token.
    * </pre>
    *
    * <code>int32 skip = 10 [json_name = "skip"];</code>
@@ -502,7 +504,7 @@ private static final long serialVersionUID = 0L;
   private boolean showTotalSize_ = false;
   /**
    * <pre>
-   * show_total_size asks for total_size, which costs a count of all that fits.
+   * show_total_size asks for total_size, which costs a count of up to 10,000 keys.
    * </pre>
    *
    * <code>bool show_total_size = 11 [json_name = "showTotalSize"];</code>
@@ -1684,7 +1686,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object search_ = "";
     /**
      * <pre>
-     * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters.
+     * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
+     * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
      * </pre>
      *
      * <code>string search = 6 [json_name = "search"];</code>
@@ -1704,7 +1707,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters.
+     * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
+     * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
      * </pre>
      *
      * <code>string search = 6 [json_name = "search"];</code>
@@ -1725,7 +1729,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters.
+     * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
+     * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
      * </pre>
      *
      * <code>string search = 6 [json_name = "search"];</code>
@@ -1742,7 +1747,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters.
+     * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
+     * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
      * </pre>
      *
      * <code>string search = 6 [json_name = "search"];</code>
@@ -1756,7 +1762,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters.
+     * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
+     * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
      * </pre>
      *
      * <code>string search = 6 [json_name = "search"];</code>
@@ -2022,8 +2029,8 @@ private static final long serialVersionUID = 0L;
     private int skip_ ;
     /**
      * <pre>
-     * skip leaves out this many keys before the page begins, counted from page_token where one is given. The cost grows
-     * with the number.
+     * skip leaves out this many keys before the page begins, counted from page_token where one is given; at most 10,000,
+     * and more is refused. The cost grows with the number. Do not repeat it with the next page_token.
      * </pre>
      *
      * <code>int32 skip = 10 [json_name = "skip"];</code>
@@ -2035,8 +2042,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * skip leaves out this many keys before the page begins, counted from page_token where one is given. The cost grows
-     * with the number.
+     * skip leaves out this many keys before the page begins, counted from page_token where one is given; at most 10,000,
+     * and more is refused. The cost grows with the number. Do not repeat it with the next page_token.
      * </pre>
      *
      * <code>int32 skip = 10 [json_name = "skip"];</code>
@@ -2052,8 +2059,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * skip leaves out this many keys before the page begins, counted from page_token where one is given. The cost grows
-     * with the number.
+     * skip leaves out this many keys before the page begins, counted from page_token where one is given; at most 10,000,
+     * and more is refused. The cost grows with the number. Do not repeat it with the next page_token.
      * </pre>
      *
      * <code>int32 skip = 10 [json_name = "skip"];</code>
@@ -2069,7 +2076,7 @@ private static final long serialVersionUID = 0L;
     private boolean showTotalSize_ ;
     /**
      * <pre>
-     * show_total_size asks for total_size, which costs a count of all that fits.
+     * show_total_size asks for total_size, which costs a count of up to 10,000 keys.
      * </pre>
      *
      * <code>bool show_total_size = 11 [json_name = "showTotalSize"];</code>
@@ -2081,7 +2088,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * show_total_size asks for total_size, which costs a count of all that fits.
+     * show_total_size asks for total_size, which costs a count of up to 10,000 keys.
      * </pre>
      *
      * <code>bool show_total_size = 11 [json_name = "showTotalSize"];</code>
@@ -2097,7 +2104,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * show_total_size asks for total_size, which costs a count of all that fits.
+     * show_total_size asks for total_size, which costs a count of up to 10,000 keys.
      * </pre>
      *
      * <code>bool show_total_size = 11 [json_name = "showTotalSize"];</code>

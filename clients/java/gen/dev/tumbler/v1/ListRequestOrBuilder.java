@@ -141,7 +141,8 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters.
+   * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
+   * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
    * </pre>
    *
    * <code>string search = 6 [json_name = "search"];</code>
@@ -150,7 +151,8 @@ public interface ListRequestOrBuilder extends
   java.lang.String getSearch();
   /**
    * <pre>
-   * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters.
+   * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
+   * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
    * </pre>
    *
    * <code>string search = 6 [json_name = "search"];</code>
@@ -218,8 +220,8 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * skip leaves out this many keys before the page begins, counted from page_token where one is given. The cost grows
-   * with the number.
+   * skip leaves out this many keys before the page begins, counted from page_token where one is given; at most 10,000,
+   * and more is refused. The cost grows with the number. Do not repeat it with the next page_token.
    * </pre>
    *
    * <code>int32 skip = 10 [json_name = "skip"];</code>
@@ -229,7 +231,7 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * show_total_size asks for total_size, which costs a count of all that fits.
+   * show_total_size asks for total_size, which costs a count of up to 10,000 keys.
    * </pre>
    *
    * <code>bool show_total_size = 11 [json_name = "showTotalSize"];</code>

@@ -50,7 +50,12 @@ private static final long serialVersionUID = 0L;
   private java.util.List<dev.tumbler.v1.ApiKey> apiKeys_;
   /**
    * <pre>
-   * api_keys are the keys of this page, in order.
+   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -61,7 +66,12 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * api_keys are the keys of this page, in order.
+   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -73,7 +83,12 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * api_keys are the keys of this page, in order.
+   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -84,7 +99,12 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * api_keys are the keys of this page, in order.
+   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -95,7 +115,12 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * api_keys are the keys of this page, in order.
+   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -157,7 +182,9 @@ private static final long serialVersionUID = 0L;
   private int totalSize_ = 0;
   /**
    * <pre>
-   * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set.
+   * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set. The count stops once it
+   * has looked at 10,000 keys: 10,000 means that many or more. Where keys that do not fit are looked at too (see
+   * api_keys) it can stop at less, and then means at least so many.
    * </pre>
    *
    * <code>int32 total_size = 3 [json_name = "totalSize"];</code>
@@ -607,7 +634,12 @@ private static final long serialVersionUID = 0L;
 
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -621,7 +653,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -635,7 +672,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -649,7 +691,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -670,7 +717,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -688,7 +740,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -708,7 +765,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -729,7 +791,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -747,7 +814,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -765,7 +837,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -784,7 +861,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -801,7 +883,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -818,7 +905,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -829,7 +921,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -843,7 +940,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -858,7 +960,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -869,7 +976,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -881,7 +993,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order.
+     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -1000,7 +1117,9 @@ private static final long serialVersionUID = 0L;
     private int totalSize_ ;
     /**
      * <pre>
-     * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set.
+     * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set. The count stops once it
+     * has looked at 10,000 keys: 10,000 means that many or more. Where keys that do not fit are looked at too (see
+     * api_keys) it can stop at less, and then means at least so many.
      * </pre>
      *
      * <code>int32 total_size = 3 [json_name = "totalSize"];</code>
@@ -1012,7 +1131,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set.
+     * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set. The count stops once it
+     * has looked at 10,000 keys: 10,000 means that many or more. Where keys that do not fit are looked at too (see
+     * api_keys) it can stop at less, and then means at least so many.
      * </pre>
      *
      * <code>int32 total_size = 3 [json_name = "totalSize"];</code>
@@ -1028,7 +1149,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set.
+     * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set. The count stops once it
+     * has looked at 10,000 keys: 10,000 means that many or more. Where keys that do not fit are looked at too (see
+     * api_keys) it can stop at less, and then means at least so many.
      * </pre>
      *
      * <code>int32 total_size = 3 [json_name = "totalSize"];</code>

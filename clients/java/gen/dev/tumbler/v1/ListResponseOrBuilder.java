@@ -10,7 +10,12 @@ public interface ListResponseOrBuilder extends
 
   /**
    * <pre>
-   * api_keys are the keys of this page, in order.
+   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -19,7 +24,12 @@ public interface ListResponseOrBuilder extends
       getApiKeysList();
   /**
    * <pre>
-   * api_keys are the keys of this page, in order.
+   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -27,7 +37,12 @@ public interface ListResponseOrBuilder extends
   dev.tumbler.v1.ApiKey getApiKeys(int index);
   /**
    * <pre>
-   * api_keys are the keys of this page, in order.
+   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -35,7 +50,12 @@ public interface ListResponseOrBuilder extends
   int getApiKeysCount();
   /**
    * <pre>
-   * api_keys are the keys of this page, in order.
+   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -44,7 +64,12 @@ public interface ListResponseOrBuilder extends
       getApiKeysOrBuilderList();
   /**
    * <pre>
-   * api_keys are the keys of this page, in order.
+   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -74,7 +99,9 @@ public interface ListResponseOrBuilder extends
 
   /**
    * <pre>
-   * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set.
+   * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set. The count stops once it
+   * has looked at 10,000 keys: 10,000 means that many or more. Where keys that do not fit are looked at too (see
+   * api_keys) it can stop at less, and then means at least so many.
    * </pre>
    *
    * <code>int32 total_size = 3 [json_name = "totalSize"];</code>

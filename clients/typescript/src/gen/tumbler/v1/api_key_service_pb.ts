@@ -270,7 +270,8 @@ export type ListRequest = Message<"tumbler.v1.ListRequest"> & {
   scope: string;
 
   /**
-   * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters.
+   * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
+   * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
    *
    * @generated from field: string search = 6;
    */
@@ -302,15 +303,15 @@ export type ListRequest = Message<"tumbler.v1.ListRequest"> & {
   pageToken: string;
 
   /**
-   * skip leaves out this many keys before the page begins, counted from page_token where one is given. The cost grows
-   * with the number.
+   * skip leaves out this many keys before the page begins, counted from page_token where one is given; at most 10,000,
+   * and more is refused. The cost grows with the number. Do not repeat it with the next page_token.
    *
    * @generated from field: int32 skip = 10;
    */
   skip: number;
 
   /**
-   * show_total_size asks for total_size, which costs a count of all that fits.
+   * show_total_size asks for total_size, which costs a count of up to 10,000 keys.
    *
    * @generated from field: bool show_total_size = 11;
    */
@@ -331,7 +332,12 @@ export const ListRequestSchema: GenMessage<ListRequest> = /*@__PURE__*/
  */
 export type ListResponse = Message<"tumbler.v1.ListResponse"> & {
   /**
-   * api_keys are the keys of this page, in order.
+   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
+   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
+   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
+   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
+   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
    *
    * @generated from field: repeated tumbler.v1.ApiKey api_keys = 1;
    */
@@ -345,7 +351,9 @@ export type ListResponse = Message<"tumbler.v1.ListResponse"> & {
   nextPageToken: string;
 
   /**
-   * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set.
+   * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set. The count stops once it
+   * has looked at 10,000 keys: 10,000 means that many or more. Where keys that do not fit are looked at too (see
+   * api_keys) it can stop at less, and then means at least so many.
    *
    * @generated from field: int32 total_size = 3;
    */
