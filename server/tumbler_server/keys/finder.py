@@ -33,8 +33,8 @@ SORTED = 1_000
 COUNTED = 10_000
 """Keys that a count looks at, at the most."""
 
-_GROWTH = 16
-"""A walk takes so many times more entries with each step: most end with the first."""
+_AT_FIRST = 4
+"""How many entries a walk looks at first for each key that it is to find."""
 
 _CREATE_TIME = "create_time"
 
@@ -143,10 +143,9 @@ class Finder:
     def count(self, wanted: Filter) -> int:
         """Return how many keys fit, as far as the first ``COUNTED`` that are looked at say."""
         path = self._small(wanted, _CREATE_TIME) or self._path(wanted, _CREATE_TIME)
-        if path.bound is None:
-            return self._count(path, self._merged(path, True, None, None, COUNTED, path.columns))
-        path = replace(path, conditions=tuple(self._conditions(wanted)))
-        return self._count(path, self._merged(path, True, None, None, SORTED, path.columns))
+        if path.bound is not None:
+            path = replace(path, conditions=tuple(self._conditions(wanted)))
+        return self._count(self._fitting(path, True, None, None, COUNTED))
 
     # Choosing
 
@@ -170,8 +169,7 @@ class Finder:
         if column == _CREATE_TIME and len(paths) < 2 and not (paths and paths[0].conditions):
             return None
         for path in (*paths, *self._expiring(wanted)):
-            entries = self._merged(path, False, None, None, SORTED + 1)
-            if self._count(replace(path, conditions=()), entries) <= SORTED:
+            if self._count(self._merged(path, False, None, None, SORTED + 1)) <= SORTED:
                 return path
         return None
 
@@ -238,24 +236,18 @@ class Finder:
     # Reading
 
     def _walk(self, path: _Path, descending: bool, after: Place | None, skip: int, size: int) -> Found:
-        rows: list[tuple[Any, ...]] = []
-        looked, step = 0, skip + size
-        while True:
-            step = min(step, path.most - looked)
-            # The end first, and then all up to it: what comes in between is found, or lies behind the end.
-            end = self._end(path, descending, after, step)
-            entries = self._fitting(path, self._merged(path, descending, after, end, 2 * path.most, path.columns))
-            if skip and (fitting := self._count_of(entries)) <= skip:
-                skip -= fitting
-            else:
-                rows += self._read(entries, descending, skip, size - len(rows))
-                skip = 0
-            if len(rows) == size or end is None:
-                return Found(rows)
-            looked += step
-            if looked >= path.most:
-                return Found(rows, replace(end, skip=skip))
-            after, step = end, step * _GROWTH
+        # Most filters let so many keys pass that the first entries fill the page: one statement.
+        first = min(_AT_FIRST * (skip + size), path.most)
+        rows = self._read(self._fitting(path, descending, after, None, first), descending, skip, size)
+        if len(rows) == size:
+            return Found(rows)
+        # The end first, and then all up to it: what comes in between is found, or lies behind the end.
+        end = self._end(path, descending, after, path.most)
+        entries = self._fitting(path, descending, after, end, 2 * path.most)
+        rows = self._read(entries, descending, skip, size)
+        if len(rows) == size or end is None:
+            return Found(rows)
+        return Found(rows, replace(end, skip=0 if rows or not skip else skip - self._count(entries)))
 
     def _end(self, path: _Path, descending: bool, after: Place | None, step: int) -> Place | None:
         """Return the last of so many entries, or None where none follows."""
@@ -291,17 +283,15 @@ class Finder:
         given = (parameter for condition in conditions for parameter in condition.parameters)
         return text, (*entries.parameters, *given, size, skip)
 
-    def _count(self, path: _Path, entries: _Sql) -> int:
-        return self._count_of(self._fitting(path, entries))
-
-    def _count_of(self, entries: _Sql) -> int:
+    def _count(self, entries: _Sql) -> int:
         ((count,),) = self._store.read(f"SELECT COUNT(*) FROM ({entries.text}) fitting", entries.parameters)  # noqa: S608
         return int(count)
 
     # Entries: statements that yield `place` (the sort value), `id`, and the columns asked for
 
-    def _fitting(self, path: _Path, entries: _Sql) -> _Sql:
-        """Return those of entries that fit the path's conditions, in no order."""
+    def _fitting(self, path: _Path, descending: bool, after: Place | None, end: Place | None, most: int) -> _Sql:
+        """Return those of a path's first entries after a place, up to an end, that fit its conditions, in no order."""
+        entries = self._merged(path, descending, after, end, most, path.columns)
         if not path.conditions:
             return entries
         conditions = [condition.sql for condition in path.conditions]

@@ -68,7 +68,7 @@ class Listing:
             search=query.search,
             now=self._clock(),
         )
-        filtered = _fingerprint(query, project_id, column, descending)
+        filtered = filter_fingerprint(query, project_id, column, descending)
         after = Place(*self._tokens.read_page(query.page_token, filtered)) if query.page_token else None
         skip = query.skip + (after.skip if after else 0)
         found = self._finder.page(wanted, column, descending, after, skip, size + 1)
@@ -113,7 +113,8 @@ def _order(order_by: str) -> tuple[str, bool]:
     return column, direction == "desc"
 
 
-def _fingerprint(query: Query, project_id: str, column: str, descending: bool) -> str:
+def filter_fingerprint(query: Query, project_id: str, column: str, descending: bool) -> str:
+    """Return what a page token is bound to."""
     return fingerprint(
         [
             project_id,
