@@ -15,9 +15,10 @@ from benchmarks.service import SERVICE, House, Service, found
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR, NEVER, system_clock
 from tumbler_server.config import Installation
-from tumbler_server.keys.listing import MAX_SKIP, Query, filter_fingerprint
+from tumbler_server.keys.listing import Query, filter_fingerprint
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.tokens import open_tokens
+from tumbler_server.limits import LIST_SKIP
 from tumbler_server.store import migrations
 from tumbler_server.store.database import open_store
 
@@ -178,7 +179,7 @@ CASES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("owner_id, environment_id", "", MANY, {"owner_id": "big", "environment_id": "live"}),
     ("show_total_size", "", MANY, {"show_total_size": True}),
     ("show_total_size, search", "", NONE, {"show_total_size": True, "search": "nothing is called so"}),
-    (f"skip {MAX_SKIP:,}", "", MANY, {"skip": MAX_SKIP}),
+    (f"skip {LIST_SKIP.most:,}", "", MANY, {"skip": LIST_SKIP.most}),
 ]
 
 

@@ -52,6 +52,9 @@ SHARED_NOTICES = Limit(
     "responses of Watch that streams share", 32, "responses", "the oldest is made again (28 MiB in all)"
 )
 USE_NOTES = Limit("keys whose last use waits to be written", 200_000, "keys", "the use of others is not noted")
+LIST_SKIP = Limit("List's skip", 10_000, "keys", "INVALID_ARGUMENT, INVALID_FIELD")
+LIST_SCAN = Limit("what a page of List looks at", 5_000, "keys", "the page ends early, with a next_page_token")
+LIST_COUNT = Limit("what total_size counts", 10_000, "keys", "it is a lower bound")
 
 LIMITS: tuple[Limit, ...] = (
     VERIFY_BYTES,
@@ -73,6 +76,9 @@ LIMITS: tuple[Limit, ...] = (
     NOTICE_BYTES,
     SHARED_NOTICES,
     USE_NOTES,
+    LIST_SKIP,
+    LIST_SCAN,
+    LIST_COUNT,
 )
 """The table, in the order of the page."""
 

@@ -8,15 +8,17 @@ from types import SimpleNamespace
 import peewee
 import pytest
 
-from tests.domain import Domain, new_store
+from tests.domain import OPERATOR, Domain, new_store
 from tests.harness import FrozenClock
 from tests.unit.test_database import file_of
 from tumbler_server.errors import SetupError
 from tumbler_server.events import log
 from tumbler_server.keys import record
+from tumbler_server.keys.listing import Query
 from tumbler_server.keys.record import Key
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, Transaction, open_store
+from tumbler_server.store.migrations import m0004_listing
 from tumbler_server.store.models import MODELS
 
 KINDS = {
@@ -220,6 +222,26 @@ class TestFromAnOlderRelease:
         domain.create(project_id="globex")
         assert empty.read("SELECT * FROM project ORDER BY project_id") == [("acme", 4), ("globex", 1)]
         domain.close()
+
+    def test_scopes(self, empty: Store, clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Keys from before there was a table of scopes are found by theirs, however many batches that takes."""
+        with monkeypatch.context() as older:
+            older.setattr(migrations, "STEPS", migrations.STEPS[:3])
+            older.setattr(migrations, "NEWEST", 3)
+            migrations.migrate(empty)
+        for number in range(7):
+            old_key(empty, f"{number:016}", clock.now)
+        run(empty, """UPDATE api_key SET scopes = '["a:*", "b"]' WHERE id <> '0000000000000003'""")
+        monkeypatch.setattr(m0004_listing, "_BATCH", 2)
+
+        assert migrations.migrate(empty)[0] == 4
+        found = empty.read("SELECT scope, key_id, project_id, create_time FROM api_key_scope ORDER BY scope, key_id")
+        ids = [f"{number:016}" for number in range(7) if number != 3]
+        assert found == [(scope, key_id, "acme", clock.now) for scope in ("a:*", "b") for key_id in ids]
+        page = Domain(empty, clock).listing.page(
+            OPERATOR, Query(project_id="acme", scope="b", order_by="create_time asc")
+        )
+        assert [key.id for key in page.keys] == ids
         empty.close()
 
 

@@ -18,10 +18,11 @@ from typing import Any
 from tumbler_server.keys import record
 from tumbler_server.keys.record import State
 from tumbler_server.keys.rules import is_scope
+from tumbler_server.limits import LIST_COUNT, LIST_SCAN
 from tumbler_server.store.database import COCKROACHDB, SQLITE, Store
 from tumbler_server.store.models import STANDING
 
-SCANNED = 5_000
+SCANNED = LIST_SCAN.most
 """Index entries that one page looks at, at the most: some 2 ms on SQLite and 6 ms on PostgreSQL."""
 
 READ = 2_000
@@ -30,7 +31,7 @@ READ = 2_000
 SORTED = 1_000
 """Keys that are read and sorted for a page, where one of the filters lets no more pass."""
 
-COUNTED = 10_000
+COUNTED = LIST_COUNT.most
 """Keys that a count looks at, at the most."""
 
 _AT_FIRST = 4
@@ -247,7 +248,7 @@ class Finder:
         rows = self._read(entries, descending, skip, size)
         if len(rows) == size or end is None:
             return Found(rows)
-        return Found(rows, replace(end, skip=0 if rows or not skip else skip - self._count(entries)))
+        return Found(rows, replace(end, skip=0 if rows or not skip else max(0, skip - self._count(entries))))
 
     def _end(self, path: _Path, descending: bool, after: Place | None, step: int) -> Place | None:
         """Return the last of so many entries, or None where none follows."""

@@ -10,9 +10,8 @@ from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key, State
 from tumbler_server.keys.rules import Check
 from tumbler_server.keys.tokens import Tokens, fingerprint
+from tumbler_server.limits import LIST_SKIP
 from tumbler_server.store.database import Store
-
-MAX_SKIP = 10_000
 
 _SORTABLE = ("create_time", "name", "expire_time", "last_used_time")
 
@@ -92,8 +91,8 @@ class Listing:
         check.text("scope", query.scope, 128)
         check.named("states", query.states, State)
         size = check.page_size("page_size", query.page_size)
-        if not 0 <= query.skip <= MAX_SKIP:
-            check.fail("skip", f"must be 0 to {MAX_SKIP:,}; use page_token to go further")
+        if not 0 <= query.skip <= LIST_SKIP.most:
+            check.fail("skip", f"must be 0 to {LIST_SKIP.most:,}; use page_token to go further")
         check.done()
         return (*_order(query.order_by), size)
 
