@@ -40,8 +40,8 @@ def current() -> Call | None:
 
 
 @contextlib.contextmanager
-def serving(call: Call) -> Iterator[None]:
-    """Work on a call for as long as the context lasts."""
+def serving(call: Call | None) -> Iterator[None]:
+    """Work on a call for as long as the context lasts; with None, on what is everybody's and no one caller's."""
     token = _CURRENT.set(call)
     try:
         yield

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from tumbler_server import limits
+from tumbler_server import calls, limits
 from tumbler_server.clock import Clock
 from tumbler_server.errors import KeyNotFound
 from tumbler_server.events import log
@@ -62,10 +62,14 @@ class Ledger:
         self._committed = committed
         self._max_project_keys = max_project_keys
 
-    def write(self, work: Callable[[Transaction], Outcome]) -> Outcome:
-        """Run ``work`` in a write transaction, and return the outcome once this process knows of it."""
-        outcome = self._store.write(work)
-        self._committed(outcome.revision)
+    def write(self, work: Callable[[Transaction], Outcome], urgent: bool = False) -> Outcome:
+        """Run ``work`` in a write transaction, and return the outcome once this process knows of it.
+
+        What is ``urgent``, since it stops a key, goes before all that waits to be written.
+        """
+        outcome = self._store.write(work, urgent)
+        with calls.serving(None):  # the change was made: that its caller has gone does not keep it from being known
+            self._committed(outcome.revision)
         return outcome
 
     def make(self, prefix: str) -> tuple[NewKey, record.Sealed]:

@@ -181,7 +181,9 @@ class Lifecycle:
         check = Check()
         check.key_id("key_id", key_id)
         check.done()
-        return self._ledger.write(lambda transaction: self._switch(transaction, caller, key_id, active))
+        return self._ledger.write(
+            lambda transaction: self._switch(transaction, caller, key_id, active), urgent=not active
+        )
 
     def set_active_by_name(self, caller: Key, project_id: str, environment_id: str, name: str, active: bool) -> Changed:
         """Do the same to the one key of this name. Raises also ``OtherProject``, ``NameIsAmbiguous``."""
@@ -203,7 +205,7 @@ class Lifecycle:
                 raise NameIsAmbiguous(fitting)
             return self._switch(transaction, caller, fitting[0], active)
 
-        return self._ledger.write(work)
+        return self._ledger.write(work, urgent=not active)
 
     def revoke(self, caller: Key, key_id: str, reason: int, comment: str) -> Changed:
         """End a key for ever; a second time changes nothing. Raises ``InvalidFields``, ``KeyNotFound``."""
@@ -223,7 +225,7 @@ class Lifecycle:
             detail = {"reason": record.REVOKE_REASONS[reason]} | ({"comment": comment} if comment else {})
             return self._ledger.save(transaction, ledger.actor(caller), before, after, EventType.REVOKED, now, detail)
 
-        return self._ledger.write(work)
+        return self._ledger.write(work, urgent=True)
 
     def _let_set_webhook(self, caller: Key, before: Key, after: Key) -> None:
         """Refuse a new URL to who may not rotate the key: whoever reads there can claim the next secret."""

@@ -1,36 +1,55 @@
 """Opening a database by its URL, and the one way to read from it and to write to it.
 
-Three things are settled here so that nobody else has to think of them:
+Four things are settled here so that nobody else has to think of them:
 
-- *Connections* belong to threads. Each thread's is opened at first use, kept, and closed when the thread ends.
-- *Writers go one at a time*, on every database: SQLite by ``BEGIN IMMEDIATE`` (and a lock, so that this process's own
-  writers queue instead of polling), the others by locking the log's head row first. Whatever a write transaction reads
-  is therefore true until it commits.
+- *Time*: whatever the database does, a call ends within ``timeout``, and a read within a fifth of it: with what it
+  asked for, or with ``StoreUnavailable``. A caller who waits less long shortens that, and gets ``CallerGone``.
+- *Connections*: on SQLite each thread has its own; elsewhere they are opened in the background, and lent (``pool``).
+- *Writers go one at a time, in turn*, on every database: the threads of this process by ``turns``, processes by
+  SQLite's ``BEGIN IMMEDIATE`` or by locking the log's head row first. Whatever a write transaction reads is therefore
+  true until it commits. What is urgent goes before all others that wait.
 - *Failures*: a transaction that lost a race (40001, 40P01) or its connection before it began to commit is repeated, a
   bounded number of times; what still fails because the database is not there is ``StoreUnavailable``.
 """
 
 import contextlib
-import itertools
 import random
-import selectors
-import socket
-import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import apsw
 import peewee
-import psycopg
 import structlog
-from playhouse.apsw_ext import APSWDatabase
-from playhouse.cockroachdb import CockroachDatabase
 
+from tumbler_server.clock import SECOND
 from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.store.bound import Bound
+from tumbler_server.store.postgresql import (
+    CHANNEL,
+    POSTGRESQL_FLOOR,
+    Listener,
+    Postgresql,
+    open_cockroachdb,
+    open_postgresql,
+)
+from tumbler_server.store.sqlite import SQLITE_FLOOR, Sqlite, open_sqlite
+from tumbler_server.store.turns import Turns
+
+__all__ = [
+    "COCKROACHDB",
+    "POSTGRESQL",
+    "POSTGRESQL_FLOOR",
+    "SQLITE",
+    "SQLITE_FLOOR",
+    "Listener",
+    "Store",
+    "Transaction",
+    "open_store",
+    "sqlstate",
+]
 
 T = TypeVar("T")
 
@@ -38,35 +57,14 @@ SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
 COCKROACHDB = "cockroachdb"
 
-SQLITE_FLOOR = (3, 51, 3)
-"""Older libraries can corrupt a WAL database that has several connections, or lose a commit."""
+TIMEOUT = 10 * SECOND
+"""How long a call to the database may take, in microseconds, unless the operator says otherwise."""
 
-POSTGRESQL_FLOOR = 140_000
-
-BUSY_TIMEOUT = 15.0
-"""Seconds that a SQLite writer waits for another process's."""
-
-_LIBPQ_DEFAULTS: dict[str, Any] = {
-    "application_name": "tumbler-server",
-    # A peer that vanished without a word must not hold a call for the minutes that TCP would wait.
-    "connect_timeout": 5,
-    "keepalives_idle": 15,
-    "tcp_user_timeout": 10_000,
-}
+READS_SHARE = 5
+"""A read may take this part of the time that a write may take."""
 
 ATTEMPTS = 8
 """How often a transaction is tried before its failure is reported."""
-
-IDLE_LIMIT = 10_000
-"""Milliseconds that a PostgreSQL transaction may stand still. A process that was stopped in the middle of one, or whose
-network went away, would otherwise hold its locks, and with them all writers of all servers, for ever."""
-
-# In the statement that is sent anyway, and not as an option of the connection: poolers pass few of those on.
-_LIMITED = f"SELECT set_config('idle_in_transaction_session_timeout', '{IDLE_LIMIT}', true)"
-_LOCKED = " FROM log_head WHERE id = 1 FOR UPDATE"
-
-CHANNEL = "tumbler"
-"""Where PostgreSQL servers tell each other that something was committed."""
 
 RETRIED_SQLSTATES = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
@@ -81,81 +79,89 @@ _log = structlog.get_logger(__name__)
 
 
 class Store:
-    """A database, opened. Safe for use by many threads."""
+    """A database, opened. Safe for use by many threads. ``timeout`` is in microseconds."""
 
-    def __init__(self, database: peewee.Database, dialect: str, listen: Callable[[], "Listener"] | None = None) -> None:
+    def __init__(self, backend: Sqlite | Postgresql, dialect: str, timeout: int = TIMEOUT) -> None:
         self.dialect = dialect
         self.notifies = False
         """Whether changes wake the other servers' listeners."""
-        self._db = database
-        self._open_listener = listen
-        self._serials = itertools.count()
-        self._writing = threading.Lock() if dialect == SQLITE else None
-        self._first = _LIMITED if dialect == POSTGRESQL else ""
-        self._lock = {SQLITE: "", POSTGRESQL: _LIMITED + _LOCKED, COCKROACHDB: "SELECT id" + _LOCKED}[dialect]
-        self._connections: set[Any] = set()
-        self._thread = threading.local()
+        self._backend = backend
+        self._seconds = timeout / SECOND
+        self._turns = Turns()
 
     def read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run one reading statement, written with ``?`` for parameters, and return its rows.
 
-        Raises ``StoreUnavailable`` where the database does not answer.
+        Raises ``StoreUnavailable`` where the database does not answer, and ``CallerGone`` where nobody waits for it.
         """
-        if self.dialect != SQLITE:
-            sql = sql.replace("?", "%s")
-        elif (connection := getattr(self._thread, "connection", None)) is not None:
-            # The driver itself, on the way of each Verify of a key that is not known: peewee costs several times as
-            # much. Where it fails, the statement is run again the usual way, which knows what to make of the failure.
-            with contextlib.suppress(apsw.Error):
-                return list(connection.execute(sql, parameters))
-        return self._attempt(lambda: self._connected().execute_sql(sql, parameters).fetchall())
+        bound = Bound(self._seconds / READS_SHARE)
+        return self._attempt(lambda: self._backend.read(sql, parameters, bound), bound)
 
-    def version(self) -> tuple[int, int, int] | None:
+    def version(self) -> tuple[int, int] | None:
         """Return what this thread sees change, at the latest, with each commit by anybody; None where nothing does.
 
-        Only on SQLite, where it costs some microseconds. Values of different threads say nothing about each other.
-        Raises ``StoreUnavailable``.
+        Only on SQLite, where it costs some microseconds, and never waits: for the one moment in which another process
+        keeps the file to itself, it returns what equals no other value. Values of different threads say nothing about
+        each other. Raises ``StoreUnavailable``.
         """
-        if self.dialect != SQLITE:
-            return None
-        thread = self._thread
-        try:
-            if not hasattr(thread, "connection"):
-                self._connected()
-            # The PRAGMA, since the driver's own function does not see what other processes commit. It does not count
-            # what this very connection commits.
-            return thread.serial, thread.connection.execute("PRAGMA data_version").get, thread.commits
-        except (apsw.Error, peewee.OperationalError) as failure:
-            _log.warning("the database does not answer", error=type(failure).__name__)
-            raise StoreUnavailable from failure
+        return self._backend.version() if isinstance(self._backend, Sqlite) else None
 
-    def listen(self) -> "Listener | None":
+    def listen(self) -> Listener | None:
         """Open a connection of its own that hears what ``Transaction.notify`` says; None where databases cannot.
 
         Raises ``StoreUnavailable``.
         """
-        return self._open_listener() if self._open_listener and self.notifies else None
+        if self.notifies and isinstance(self._backend, Postgresql) and self.dialect == POSTGRESQL:
+            return self._backend.listen(Bound(self._seconds))
+        return None
 
     def select(self, query: peewee.BaseQuery) -> list[Any]:
         """Run a peewee query that reads, and return its rows."""
-        return self._attempt(lambda: list(query.bind(self._connected())))
+        bound = Bound(self._seconds / READS_SHARE)
 
-    def write(self, work: Callable[["Transaction"], T]) -> T:
+        def once() -> list[Any]:
+            with self._backend.using(bound) as db:
+                return list(query.bind(db))
+
+        return self._attempt(once, bound)
+
+    def write(self, work: Callable[["Transaction"], T], urgent: bool = False) -> T:
         """Run ``work`` in a write transaction, alone among all writers, and return what it returned.
 
         ``work`` may run more than once: it must have no effect but through its transaction. An exception rolls back.
-        Raises ``StoreUnavailable`` where the database does not answer; the change may then have been made, if and only
-        if the failure came while committing.
-        """
-        with self._writing or contextlib.nullcontext():
-            return self._attempt(
-                lambda: self._transact(lambda db: work(Transaction(db, self.notifies)), first=self._lock)
-            )
+        What is ``urgent`` waits in this process for the one write under way, and for nothing else but what is urgent
+        too.
 
-    def alone(self, work: Callable[[peewee.Database], T]) -> T:
-        """Run ``work`` in one transaction of its own on the bare database, as migrations need it."""
-        with self._writing or contextlib.nullcontext():
-            return self._attempt(lambda: self._transact(work, first=self._first))
+        Before ``work``, with the lock held, the caller is judged again (``calls.Call.judge``); where it has gone,
+        ``CallerGone`` is raised and nothing is changed. Raises ``StoreUnavailable`` where the database does not answer;
+        the change may then have been made, if and only if the failure came while committing.
+        """
+        bound = Bound(self._seconds)
+
+        def judged(db: peewee.Database) -> T:
+            transaction = Transaction(db, self.notifies)
+            if bound.call is not None and bound.call.judge is not None:
+                bound.call.judge(transaction)
+            return work(transaction)
+
+        def once() -> T:
+            with self._turns.turn(bound, urgent):
+                return self._transact(judged, bound, urgent, locked=True)
+
+        return self._attempt(once, bound)
+
+    def alone(self, work: Callable[[peewee.Database], T], timeout: int | None = None) -> T:
+        """Run ``work`` in one transaction of its own on the bare database, as migrations need it.
+
+        It locks nothing of itself, except on SQLite, where there is no other way to write.
+        """
+        bound = Bound(self._seconds if timeout is None else timeout / SECOND)
+
+        def once() -> T:
+            with self._turns.turn(bound) if self.dialect == SQLITE else contextlib.nullcontext():
+                return self._transact(work, bound, urgent=False, locked=False)
+
+        return self._attempt(once, bound)
 
     def strpos(self, column: peewee.Node, text: str) -> peewee.Expression:
         """Return the condition that ``column`` contains ``text``, case counting."""
@@ -163,53 +169,34 @@ class Store:
         return position(column, text) > 0
 
     def close(self) -> None:
-        """Close every thread's connection; no call may be under way."""
-        while self._connections:
-            _close(self._connections, next(iter(self._connections)))
+        """Close every connection; no call may be under way."""
+        self._backend.close()
 
-    def _connected(self) -> peewee.Database:
-        if self._db.is_closed():
-            self._db.connect()
-            connection = self._db.connection()
-            self._connections.add(connection)
-            self._thread.connection = connection
-            self._thread.serial = next(self._serials)
-            self._thread.commits = 0
-            self._thread.leash = _Leash()  # goes with the thread
-            weakref.finalize(self._thread.leash, _close, self._connections, connection)
-        return self._db
-
-    def _transact(self, work: Callable[[peewee.Database], T], first: str) -> T:
-        db = self._connected()
-        if self.dialect == SQLITE:
-            db.begin("IMMEDIATE")  # type: ignore[call-arg]  # SQLite's own
-        else:
-            db.begin()
-        try:
-            if first:
-                db.execute_sql(first)
-            result = work(db)
-        except BaseException:
-            self._roll_back()
-            raise
-        try:
-            db.commit()
-        except (peewee.DatabaseError, peewee.InterfaceError) as failure:
-            self._roll_back()
-            if sqlstate(failure) in UNDONE_SQLSTATES:
+    def _transact(self, work: Callable[[peewee.Database], T], bound: Bound, urgent: bool, locked: bool) -> T:
+        with self._backend.using(bound, urgent, locked) as db:
+            try:
+                self._backend.begin(locked)
+                bound.check()
+                result = work(db)
+            except BaseException:
+                self._roll_back()
                 raise
-            raise _CommitFailed from failure
-        finally:
-            self._thread.commits += 1
-        return result
+            try:
+                self._backend.commit()
+            except (peewee.DatabaseError, peewee.InterfaceError) as failure:
+                self._roll_back()
+                if sqlstate(failure) in UNDONE_SQLSTATES:
+                    raise
+                raise _CommitFailed from failure
+            return result
 
     def _roll_back(self) -> None:
         try:
-            self._db.rollback()
+            self._backend.roll_back()
         except (peewee.DatabaseError, peewee.InterfaceError):
             _log.debug("rolling back failed: the connection is gone, and the transaction with it")
 
-    def _attempt(self, action: Callable[[], T]) -> T:
+    def _attempt(self, action: Callable[[], T], bound: Bound) -> T:
         attempt = 0
         while True:
             attempt += 1
@@ -222,20 +209,14 @@ class Store:
                     raise  # the statement is wrong, not the database
                 if isinstance(failure, peewee.InternalError) and sqlstate(failure) not in UNAVAILABLE_SQLSTATES:
                     raise
-                lost = self._forget_lost_connection()
                 raced = sqlstate(failure) in RETRIED_SQLSTATES
-                if (raced and attempt < ATTEMPTS) or (lost and attempt == 1):
-                    time.sleep(random.uniform(0, 0.005 * 2**attempt))  # noqa: S311 - jitter, no secret
+                again = (raced and attempt < ATTEMPTS) or (attempt == 1 and self._backend.lost())
+                if again and not bound.over():
+                    pause = random.uniform(0, 0.005 * 2**attempt)  # noqa: S311 - jitter, no secret
+                    time.sleep(min(pause, bound.left()))
                     continue
                 _log.warning("the database does not answer", error=type(failure).__name__, sqlstate=sqlstate(failure))
-                raise StoreUnavailable from failure
-
-    def _forget_lost_connection(self) -> bool:
-        """Drop this thread's connection if the server has ended it; say whether that was so."""
-        if self.dialect == SQLITE or self._db.is_closed() or not self._db.connection().closed:
-            return False
-        self._db.close()
-        return True
+                raise bound.failure() from failure
 
 
 class Transaction:
@@ -272,60 +253,6 @@ class Transaction:
             self._db.cursor().executemany(sql.replace("?", self._db.param), rows)
 
 
-class Listener:
-    """A PostgreSQL connection that waits to be woken. It may miss a call: never rest on it alone."""
-
-    def __init__(self, url: str, parameters: dict[str, Any]) -> None:
-        with _unavailable(), contextlib.ExitStack() as made:
-            connection = psycopg.connect(url, autocommit=True, **parameters)
-            self._connection = made.enter_context(contextlib.closing(connection))
-            self._connection.execute(f"LISTEN {CHANNEL}")
-            self._interrupted, self._interrupting = map(made.enter_context, socket.socketpair())
-            self._selector = made.enter_context(selectors.DefaultSelector())
-            for waited_for in (self._connection, self._interrupted):
-                self._selector.register(waited_for, selectors.EVENT_READ)
-            self._made = made.pop_all()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for a call, so long at the most, and say whether there was one; it can end early without.
-
-        Raises ``StoreUnavailable``.
-        """
-        self._selector.select(seconds)
-        with _unavailable():
-            return any(True for _ in self._connection.notifies(timeout=0, stop_after=1))
-
-    def interrupt(self) -> None:
-        """Have ``wait`` return at once, now and from now on. Another thread may call it."""
-        with contextlib.suppress(OSError):  # it has been closed
-            self._interrupting.send(b"!")
-
-    def close(self) -> None:
-        """Hang up."""
-        self._made.close()
-
-
-@contextlib.contextmanager
-def _unavailable() -> Iterator[None]:
-    try:
-        yield
-    except (psycopg.Error, OSError) as failure:  # the latter where there is no descriptor left
-        raise StoreUnavailable from failure
-
-
-class _Leash:
-    """What a thread holds as long as it lives: a connection's end is tied to it."""
-
-
-def _close(connections: set[Any], connection: Any) -> None:
-    if connection in connections:
-        connections.discard(connection)
-        try:
-            connection.close()
-        except Exception:
-            _log.debug("closing a connection failed: it was broken already")
-
-
 class _CommitFailed(Exception):
     """The commit itself failed: whether the change was made is not known."""
 
@@ -335,27 +262,23 @@ def sqlstate(failure: BaseException) -> str | None:
     return getattr(getattr(failure, "orig", None), "sqlstate", None)
 
 
-def open_store(url: str, create: bool = False) -> Store:
+def open_store(url: str, create: bool = False, timeout: int = TIMEOUT, warm: int = 0) -> Store:
     """Open the database that ``url`` names: ``sqlite:///path``, ``postgresql://…`` or ``cockroachdb://…``.
 
-    Nothing is connected yet. Raises ``SetupError`` for a URL of no known form, for a SQLite library that is too old,
-    and for a SQLite file that does not exist, unless it may be created.
+    Nothing is connected yet; at the first use ``warm`` connections are opened and kept, where connections are lent.
+    Raises ``SetupError`` for a URL of no known form, for a SQLite library that is too old, and for a SQLite file that
+    does not exist, unless it may be created.
     """
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator:
         path = _sqlite_path(rest)
         if not create and not path.exists():
             raise SetupError(f"there is no database {path}: run `tumbler-server init` first, or correct --data-dir")
-        return Store(_sqlite(path), SQLITE)
+        return Store(open_sqlite(path), SQLITE, timeout)
     if scheme in ("postgresql", "postgres") and separator:
-        url = "postgresql://" + rest
-        parameters = _libpq_parameters(url)
-        return Store(
-            _postgresql(peewee.PostgresqlDatabase, url, parameters), POSTGRESQL, lambda: Listener(url, parameters)
-        )
+        return Store(open_postgresql("postgresql://" + rest, warm), POSTGRESQL, timeout)
     if scheme == "cockroachdb" and separator:
-        url = "postgresql://" + rest
-        return Store(_postgresql(CockroachDatabase, url, _libpq_parameters(url)), COCKROACHDB)
+        return Store(open_cockroachdb("postgresql://" + rest, warm), COCKROACHDB, timeout)
     raise SetupError("the database URL must begin with sqlite:///, postgresql:// or cockroachdb://")
 
 
@@ -365,33 +288,3 @@ def _sqlite_path(rest: str) -> Path:
     if not rest.startswith("/") or not path or path == ":memory:":
         raise SetupError("a SQLite URL names a file: sqlite:///relative/path.db or sqlite:////absolute/path.db")
     return Path(path)
-
-
-def _sqlite(path: Path) -> APSWDatabase:
-    version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
-    if version < SQLITE_FLOOR:
-        floor = ".".join(map(str, SQLITE_FLOOR))
-        raise SetupError(
-            f"this SQLite library is {apsw.sqlite_lib_version()}; at least {floor} is needed, since older ones can "
-            "corrupt a database that has several connections: pip install --upgrade apsw"
-        )
-    return APSWDatabase(
-        str(path),
-        autoconnect=False,
-        timeout=BUSY_TIMEOUT,
-        pragmas=(("journal_mode", "wal"), ("synchronous", "full")),
-    )
-
-
-def _libpq_parameters(url: str) -> dict[str, Any]:
-    try:
-        given = psycopg.conninfo.conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        raise SetupError("the database URL is not one that libpq understands") from None
-    return {name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in given}
-
-
-def _postgresql(
-    kind: type[peewee.PostgresqlDatabase], url: str, parameters: dict[str, Any]
-) -> peewee.PostgresqlDatabase:
-    return kind(url, autoconnect=False, prefer_psycopg3=True, **parameters)

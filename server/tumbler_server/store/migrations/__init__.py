@@ -8,6 +8,7 @@ from types import ModuleType
 
 import peewee
 
+from tumbler_server.clock import HOUR
 from tumbler_server.errors import SetupError
 from tumbler_server.store.database import POSTGRESQL, POSTGRESQL_FLOOR, SQLITE, Store, sqlstate
 from tumbler_server.store.migrations import (
@@ -63,7 +64,7 @@ def migrate(store: Store) -> list[int]:
 
     Raises ``SetupError`` where the schema is newer than this program, or the PostgreSQL server too old.
     """
-    return store.alone(lambda db: _apply(store.dialect, db))
+    return store.alone(lambda db: _apply(store.dialect, db), timeout=HOUR)  # a table may be large
 
 
 def _apply(dialect: str, db: peewee.Database) -> list[int]:

@@ -1,0 +1,175 @@
+"""Connections that are open before anybody needs them, handed out for one operation at a time.
+
+They are opened in the background, several at a time, and one that broke is replaced there. So no call waits for an
+attempt to connect longer than its own bound, and none waits behind another's attempt.
+"""
+
+import select
+import threading
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+from tumbler_server.errors import StoreUnavailable
+from tumbler_server.store.bound import Bound
+
+MOST = 16
+"""How many connections a pool opens at the most where it was not told to keep more."""
+
+_OPENERS = 4
+"""How many connections are opened at the same time."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
+"""Seconds between two attempts to connect while they fail."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Connection(Protocol):
+    """What a pool knows of a connection."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is of no more use."""
+
+    def fileno(self) -> int:
+        """Return its socket's descriptor."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+C = TypeVar("C", bound=Connection)
+
+
+class Pool(Generic[C]):
+    """Connections, open and ready. Safe for use by many threads.
+
+    It begins to connect when it is first asked, and then keeps ``warm`` connections; more are opened as they are
+    needed, up to ``MOST``. One of them is the writer's: readers, however many, leave it alone.
+    """
+
+    def __init__(self, connect: Callable[[], C], failures: tuple[type[Exception], ...], warm: int = 0) -> None:
+        self._connect = connect
+        self._failures = failures
+        self._warm = warm
+        self._most = max(warm, MOST) + 1
+        self._changed = threading.Condition()
+        self._idle: list[C] = []
+        self._lent = 0
+        self._readers = 0
+        self._waiting = 0
+        self._openers = 0
+        self._wanted = 0
+        self._failure: Exception | None = None  # what the last attempt to reach the database came to
+        self._never = threading.Event()
+
+    def take(self, bound: Bound, writing: bool = False) -> C:
+        """Return a connection, to be given back.
+
+        Raises ``StoreUnavailable`` where there is none within the bound, and at once where the database is known to be
+        away; ``CallerGone`` where nobody waits for it any more.
+        """
+        with self._changed:
+            self._waiting += 1
+            try:
+                while (connection := self._ready(writing)) is None:
+                    self._want(max(self._warm, self._lent + self._waiting))
+                    if self._failure is not None and not self._lent:
+                        raise StoreUnavailable from self._failure
+                    bound.check()
+                    self._changed.wait(bound.glance())
+            finally:
+                self._waiting -= 1
+            self._lent += 1
+            self._readers += not writing
+        return connection
+
+    def give_back(self, connection: C, writing: bool = False) -> None:
+        """Take back a connection; one that is closed is replaced."""
+        with self._changed:
+            self._lent -= 1
+            self._readers -= not writing
+            if not connection.closed:
+                self._failure = None
+                if len(self._idle) + self._lent < self._wanted:
+                    self._idle.append(connection)
+                else:
+                    connection.close()  # the pool was closed meanwhile
+            self._fill()
+            self._changed.notify_all()
+
+    def distrust(self, failure: Exception) -> None:
+        """Give up what is idle, and refuse at once until a new connection succeeds: the database has gone silent."""
+        with self._changed:
+            self._failure = failure
+            self._drop_idle()
+            self._fill()
+
+    def close(self) -> None:
+        """Close what is open; no call may be under way."""
+        with self._changed:
+            self._wanted = 0
+            self._drop_idle()
+
+    def _ready(self, writing: bool) -> C | None:
+        if not writing and self._readers >= self._most - 1:
+            return None
+        while self._idle:
+            connection = self._idle.pop()  # the one that was used last
+            if not _has_ended(connection):
+                return connection
+            connection.close()
+        return None
+
+    def _drop_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    def _want(self, number: int) -> None:
+        self._wanted = max(self._wanted, min(number, self._most))
+        self._fill()
+
+    def _fill(self) -> None:
+        missing = self._wanted - len(self._idle) - self._lent - self._openers
+        # While the database is away, one is enough to find out that it is back.
+        most = 1 if self._failure is not None else _OPENERS
+        for _ in range(min(missing, most - self._openers)):
+            self._openers += 1
+            threading.Thread(target=self._open, name="connecting", daemon=True).start()
+
+    def _open(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                connection = self._connect()
+            except self._failures as failure:
+                with self._changed:
+                    if self._failure is None:
+                        _log.warning("the database cannot be reached", error=type(failure).__name__)
+                    self._failure = failure
+                    self._changed.notify_all()
+                    if self._openers > 1 or not self._wanted:
+                        self._openers -= 1
+                        return
+                self._never.wait(pause)
+                pause = min(_LONGEST_PAUSE, 2 * pause)
+                continue
+            with self._changed:
+                self._openers -= 1
+                self._failure = None
+                if len(self._idle) + self._lent < self._wanted:
+                    self._idle.insert(0, connection)
+                else:
+                    connection.close()
+                self._fill()
+                self._changed.notify_all()
+            return
+
+
+def _has_ended(connection: Connection) -> bool:
+    """Say whether there is something to read from a connection that was asked nothing: mostly that it has ended."""
+    ready = select.poll()
+    ready.register(connection.fileno(), select.POLLIN)
+    return bool(ready.poll(0))

@@ -1,0 +1,281 @@
+"""PostgreSQL, and CockroachDB by the same driver: connections from a pool, bounded on both sides.
+
+The server ends a statement by its own clock (``statement_timeout``, which covers waiting for a lock), so that nothing
+goes on there that nobody waits for. That is set for one transaction at a time, in the message that begins it: a pooler
+in transaction mode would pass a session's setting on to somebody else. And where the server says nothing any more,
+though its kernel or a pooler goes on acknowledging, the driver's waiting ends by our clock, and the connection with it.
+"""
+
+import contextlib
+import math
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, TypeVar
+
+import peewee
+import psycopg
+import structlog
+from playhouse.cockroachdb import CockroachDatabase
+
+from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.store.bound import GRACE, Bound
+from tumbler_server.store.lending import Lending
+from tumbler_server.store.pool import Pool
+
+T = TypeVar("T")
+
+POSTGRESQL_FLOOR = 140_000
+
+_LIBPQ_DEFAULTS: dict[str, Any] = {
+    "application_name": "tumbler-server",
+    # A peer that vanished without a word must not hold a connection for the minutes that TCP would wait.
+    "connect_timeout": 5,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+IDLE_LIMIT = 10_000
+"""Milliseconds that a PostgreSQL transaction may stand still. A process that was stopped in the middle of one, or whose
+network went away, would otherwise hold its locks, and with them all writers of all servers, for ever."""
+
+_LOCK = "SELECT id FROM log_head WHERE id = 1 FOR UPDATE"
+
+CHANNEL = "tumbler"
+"""Where PostgreSQL servers tell each other that something was committed."""
+
+_LOOK = 0.05
+"""Seconds between two looks at our clock while a server says nothing."""
+
+_TRICKLE = 0.5
+"""Seconds past the bound in which an answer that is just coming in may still come in."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Silent(psycopg.OperationalError):
+    """The server has said nothing for too long; the connection was cut."""
+
+
+class Connection(psycopg.Connection[Any]):
+    """A connection of which no wait is longer than ``until``, an instant of ``time.monotonic``."""
+
+    until = math.inf
+    silent = False
+    """Whether it was cut because the server said nothing."""
+    limits = ""
+    """What to send before each statement outside of a transaction, so that the server bounds it."""
+
+    def wait(self, gen: Generator[Any, Any, T], *arguments: Any, **named: Any) -> T:
+        """Wait for the server. Everything that psycopg asks it goes through here."""
+        if self.until == math.inf:
+            return super().wait(gen, *arguments, **named)
+        look = max(0.001, min(_LOOK, self.until - time.monotonic()))
+        try:
+            return super().wait(_bounded(gen, self.until), look)
+        except Silent:
+            self.silent = True
+            self.pgconn.finish()
+            raise
+
+
+def _bounded(steps: Generator[Any, Any, T], until: float) -> Generator[Any, Any, T]:
+    """Run what psycopg runs between two waits, until it is too late."""
+    try:
+        waiting = next(steps)
+        while True:
+            ready = yield waiting
+            late = time.monotonic() - until
+            if late > _TRICKLE or (late > 0 and not ready):
+                raise Silent("the server does not answer")
+            waiting = steps.send(ready)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+class _Database(Lending):
+    """Mixed into a peewee database of PostgreSQL's protocol."""
+
+    def execute_sql(self, sql: str, params: Any = None) -> Any:
+        connection: Connection = self.connection()  # type: ignore[attr-defined]
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # peewee's own way to its exceptions
+            if not connection.limits:
+                cursor = connection.cursor()
+                cursor.execute(sql, params or ())
+                return cursor
+            # One message, one transaction, one answer.
+            with connection.pipeline():
+                connection.execute(connection.limits)
+                cursor = connection.cursor()
+                cursor.execute(sql, params or ())
+            return cursor
+
+
+class PostgresqlDatabase(_Database, peewee.PostgresqlDatabase):
+    """PostgreSQL for peewee, on connections that it is lent."""
+
+
+class CockroachDatabaseLent(_Database, CockroachDatabase):  # type: ignore[misc]  # playhouse has no types
+    """CockroachDB for peewee, on connections that it is lent."""
+
+
+class Postgresql:
+    """A PostgreSQL or CockroachDB server. ``limits`` says whether it is told to end what takes too long."""
+
+    def __init__(self, database: Any, url: str, limits: bool, warm: int = 0) -> None:
+        parameters = _libpq_parameters(url)
+        self.database = database
+        self._url, self._parameters = url, parameters
+        self._limits = limits
+        self._pool: Pool[Connection] = Pool(
+            lambda: Connection.connect(url, autocommit=True, prepare_threshold=None, **parameters),
+            (psycopg.Error, OSError),  # the latter where there is no descriptor left
+            warm,
+        )
+        self._thread = threading.local()
+
+    def read(self, sql: str, parameters: Sequence[object], bound: Bound) -> list[tuple[Any, ...]]:
+        """Run one reading statement."""
+        with self.using(bound) as db:
+            return list(db.execute_sql(sql.replace("?", "%s"), parameters).fetchall())
+
+    @contextlib.contextmanager
+    def using(self, bound: Bound, _urgent: bool = False, writing: bool = False) -> Iterator[peewee.Database]:
+        """Have the database on a connection of the pool, bounded."""
+        del (
+            urgent
+        )  # the writer's turn was given to the urgent; among servers, the row's lock is first come first served
+        thread = self._thread
+        if not self.database.is_closed():
+            yield self.database  # a read in the middle of a transaction belongs to it
+            return
+        thread.connection = connection = self._pool.take(bound, writing)
+        thread.bound = bound
+        connection.until = bound.cut
+        if self._limits:
+            connection.limits = f"SELECT set_config('statement_timeout', '{_milliseconds(bound)}', true)"
+        self.database.lend(connection)
+        try:
+            yield self.database
+        finally:
+            self.database.unlend()
+            if connection.silent and time.monotonic() >= bound.last:  # not for a caller's impatience
+                self._pool.distrust(TimeoutError(f"no answer within {bound.seconds:g} s"))
+            connection.until, connection.limits = math.inf, ""
+            if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                connection.close()
+            self._pool.give_back(connection, writing)
+
+    def begin(self, locked: bool) -> None:
+        """Begin a transaction, and, with ``locked``, wait for the log's head."""
+        connection: Connection = self._thread.connection
+        limits, connection.limits = connection.limits, ""
+        statements = ["BEGIN"]
+        if limits:
+            idle = f", set_config('idle_in_transaction_session_timeout', '{IDLE_LIMIT}', true)"
+            statements.append(limits + idle)
+        if locked:
+            statements.append(_LOCK)
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # peewee's own way to its exceptions
+            if not limits:
+                for statement in statements:
+                    connection.execute(statement)
+                return
+            with connection.pipeline():
+                for statement in statements:
+                    connection.execute(statement)
+
+    def commit(self) -> None:
+        """Commit. It is waited for as long as we may, whatever the caller does: else nobody knew what came of it."""
+        self._thread.connection.until = self._thread.bound.last
+        self.database.commit()
+
+    def roll_back(self) -> None:
+        """Roll back; a caller who is late does not cost the connection."""
+        connection, bound = self._thread.connection, self._thread.bound
+        connection.until = max(connection.until, min(bound.last, time.monotonic() + GRACE))
+        self.database.rollback()
+
+    def lost(self) -> bool:
+        """Say whether this thread's last connection has ended."""
+        connection = getattr(self._thread, "connection", None)
+        return connection is not None and connection.closed
+
+    def listen(self, bound: Bound) -> "Listener":
+        """See ``Store.listen``."""
+        return Listener(self._url, self._parameters, bound)
+
+    def close(self) -> None:
+        """Close the pool; no call may be under way."""
+        self._pool.close()
+
+
+def _milliseconds(bound: Bound) -> int:
+    """Return how long a statement may take: to the end, or to just past the caller's, who is then gone."""
+    return max(1, math.ceil((bound.server_until - time.monotonic()) * 1_000) + 1)
+
+
+class Listener:
+    """A PostgreSQL connection that waits to be woken. It may miss a call: never rest on it alone."""
+
+    def __init__(self, url: str, parameters: dict[str, Any], bound: Bound) -> None:
+        with _unavailable(), contextlib.ExitStack() as made:
+            connection = Connection.connect(url, autocommit=True, prepare_threshold=None, **parameters)
+            self._connection = made.enter_context(contextlib.closing(connection))
+            connection.until = bound.cut
+            self._connection.execute(f"LISTEN {CHANNEL}")
+            connection.until = math.inf
+            self._interrupted, self._interrupting = map(made.enter_context, socket.socketpair())
+            self._selector = made.enter_context(selectors.DefaultSelector())
+            for waited_for in (self._connection, self._interrupted):
+                self._selector.register(waited_for, selectors.EVENT_READ)
+            self._made = made.pop_all()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a call, so long at the most, and say whether there was one; it can end early without.
+
+        Raises ``StoreUnavailable``.
+        """
+        self._selector.select(seconds)
+        with _unavailable():
+            return any(True for _ in self._connection.notifies(timeout=0, stop_after=1))
+
+    def interrupt(self) -> None:
+        """Have ``wait`` return at once, now and from now on. Another thread may call it."""
+        with contextlib.suppress(OSError):  # it has been closed
+            self._interrupting.send(b"!")
+
+    def close(self) -> None:
+        """Hang up."""
+        self._made.close()
+
+
+@contextlib.contextmanager
+def _unavailable() -> Iterator[None]:
+    try:
+        yield
+    except (psycopg.Error, OSError) as failure:  # the latter where there is no descriptor left
+        raise StoreUnavailable from failure
+
+
+def _libpq_parameters(url: str) -> dict[str, Any]:
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise SetupError("the database URL is not one that libpq understands") from None
+    return {name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in given}
+
+
+def open_postgresql(url: str, warm: int = 0) -> Postgresql:
+    """Open a PostgreSQL server's database."""
+    return Postgresql(PostgresqlDatabase(url, autoconnect=False, prefer_psycopg3=True), url, limits=True, warm=warm)
+
+
+def open_cockroachdb(url: str, warm: int = 0) -> Postgresql:
+    """Open a CockroachDB cluster's database. Only our own clock bounds what it does: we cannot try the other here."""
+    return Postgresql(CockroachDatabaseLent(url, autoconnect=False, prefer_psycopg3=True), url, limits=False, warm=warm)

@@ -1,0 +1,189 @@
+"""SQLite: a connection for each thread, bounded in all that can take time, and turns at its one write lock."""
+
+import contextlib
+import itertools
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+import peewee
+import structlog
+from playhouse.apsw_ext import APSWDatabase
+
+from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.store.bound import Bound
+from tumbler_server.store.lending import Lending
+from tumbler_server.store.turns import Gate
+
+SQLITE_FLOOR = (3, 51, 3)
+"""Older libraries can corrupt a WAL database that has several connections, or lose a commit."""
+
+_OPENING = 2.0
+"""Seconds that opening a connection waits for a lock: another process may be recovering the file."""
+
+_POLL, _URGENT_POLL = 0.001, 0.0005
+"""Seconds between two attempts to get the write lock, for the one whose turn is next."""
+
+_STEPS = 100_000
+"""How many steps of SQLite's machine, some milliseconds, lie between two looks at the clock."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _Database(Lending, APSWDatabase):  # type: ignore[misc]  # playhouse has no types
+    """Peewee's own, that opens its connections outside of its lock."""
+
+    def open(self) -> Any:
+        """Open a connection."""
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # peewee's own way to its exceptions
+            return APSWDatabase._connect(self)
+
+
+class _Thread(threading.local):
+    """What a thread has."""
+
+    connection: Any = None
+    watch: Any = None  # a connection that sees what all others commit, those of this thread too
+    serial = 0
+    bound: Bound | None = None
+    urgent = False
+    leash: Any = None
+
+
+class Sqlite:
+    """A SQLite file. Each thread's connections are opened at first use, and closed when the thread ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.database = _Database(
+            str(path),
+            autoconnect=False,
+            timeout=_OPENING,
+            pragmas=(("journal_mode", "wal"), ("synchronous", "full")),
+        )
+        self._gate = Gate(path.absolute().parent)
+        self._serials = itertools.count()
+        self._unknown = itertools.count(1)
+        self._connections: set[Any] = set()
+        self._thread = _Thread()
+
+    def read(self, sql: str, parameters: Sequence[object], bound: Bound) -> list[tuple[Any, ...]]:
+        """Run one reading statement."""
+        thread = self._thread
+        thread.bound = bound
+        if thread.connection is not None:
+            # The driver itself, on the way of each Verify of a key that is not known: peewee costs several times as
+            # much. Where it fails, the statement is run again the usual way, which knows what to make of the failure.
+            with contextlib.suppress(apsw.Error):
+                return list(thread.connection.execute(sql, parameters))
+        with self.using(bound) as db:
+            return list(db.execute_sql(sql, parameters).fetchall())
+
+    def version(self) -> tuple[int, int]:
+        """See ``Store.version``."""
+        thread = self._thread
+        try:
+            if thread.watch is None:
+                thread.watch = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
+                thread.serial = next(self._serials)
+                self._tie(thread.watch)
+            # The PRAGMA, since the driver's own function does not see what other processes commit.
+            return thread.serial, thread.watch.execute("PRAGMA data_version").get
+        except (apsw.BusyError, apsw.LockedError):
+            return thread.serial, -next(self._unknown)
+        except apsw.Error as failure:
+            _log.warning("the database does not answer", error=type(failure).__name__)
+            raise StoreUnavailable from failure
+
+    @contextlib.contextmanager
+    def using(self, bound: Bound, urgent: bool = False, _writing: bool = False) -> Iterator[peewee.Database]:
+        """Have the database on this thread's connection, bounded."""
+        thread = self._thread
+        thread.bound, thread.urgent = bound, urgent
+        if thread.connection is None:
+            connection = self.database.open()
+            connection.set_busy_handler(self._busy)
+            connection.set_progress_handler(self._progressing, _STEPS)
+            self.database.lend(connection)
+            self._tie(connection)
+            thread.connection = connection
+        yield self.database
+
+    def begin(self, _locked: bool) -> None:
+        """Begin a transaction that writes, in turn with other processes."""
+        if not self._thread.urgent and self._thread.bound is not None:
+            self._gate.wait(self._thread.bound)
+        try:
+            self.database.begin("IMMEDIATE")
+        finally:
+            self._gate.leave()
+
+    def commit(self) -> None:
+        """Commit: nothing of it waits for a lock."""
+        self.database.commit()
+
+    def roll_back(self) -> None:
+        """Roll back."""
+        self.database.rollback()
+
+    def lost(self) -> bool:
+        """Say whether the connection has ended: a file does not hang up."""
+        return False
+
+    def close(self) -> None:
+        """Close every thread's connections; no call may be under way."""
+        while self._connections:
+            _close(self._connections, next(iter(self._connections)))
+        self._gate.close()
+
+    def _tie(self, connection: Any) -> None:
+        """Have a connection closed when the thread ends."""
+        thread = self._thread
+        self._connections.add(connection)
+        if thread.leash is None:
+            thread.leash = _Leash()
+        weakref.finalize(thread.leash, _close, self._connections, connection)
+
+    def _busy(self, _: int) -> bool:
+        """Say whether to ask again for a lock that somebody else holds."""
+        thread = self._thread
+        if thread.bound is None or thread.bound.over():
+            return False
+        if thread.urgent:
+            self._gate.try_to_hold()  # whoever holds it is next: we do not wait for that, and keep out who comes after
+        time.sleep(_URGENT_POLL if thread.urgent else _POLL)
+        return True
+
+    def _progressing(self) -> bool:
+        """Say whether a statement is to be ended."""
+        bound = self._thread.bound
+        return bound is not None and bound.over()
+
+
+class _Leash:
+    """What a thread holds as long as it lives: the end of its connections is tied to it."""
+
+
+def _close(connections: set[Any], connection: Any) -> None:
+    if connection in connections:
+        connections.discard(connection)
+        try:
+            connection.close()
+        except Exception:
+            _log.debug("closing a connection failed: it was broken already")
+
+
+def open_sqlite(path: Path) -> Sqlite:
+    """Open a SQLite file, which may be missing. Raises ``SetupError`` where the library is too old."""
+    version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+    if version < SQLITE_FLOOR:
+        floor = ".".join(map(str, SQLITE_FLOOR))
+        raise SetupError(
+            f"this SQLite library is {apsw.sqlite_lib_version()}; at least {floor} is needed, since older ones can "
+            "corrupt a database that has several connections: pip install --upgrade apsw"
+        )
+    return Sqlite(path)

@@ -1,0 +1,127 @@
+"""Turns at writing: among the threads of a process, and, on SQLite, among processes.
+
+Whoever waits is a thread of a bounded pool, so a queue is never longer than there are threads; nobody waits past the
+bound of the call.
+"""
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from tumbler_server.store.bound import Bound
+
+
+class Turns:
+    """Lets one thread after another write, first come, first served; the urgent go before all others."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = False
+        self._urgent: deque[threading.Lock] = deque()
+        self._others: deque[threading.Lock] = deque()
+
+    @contextlib.contextmanager
+    def turn(self, bound: Bound, urgent: bool = False) -> Iterator[None]:
+        """Have the turn as long as the context lasts.
+
+        Raises ``StoreUnavailable`` where it does not come within the bound, and ``CallerGone`` where nobody waits for
+        it any more.
+        """
+        self._take(bound, self._urgent if urgent else self._others)
+        try:
+            bound.check()
+            yield
+        finally:
+            self._pass_on()
+
+    def _take(self, bound: Bound, queue: deque[threading.Lock]) -> None:
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return
+            called = threading.Lock()  # released by whoever hands us the turn
+            called.acquire()
+            queue.append(called)
+        try:
+            while not called.acquire(timeout=bound.glance()):
+                bound.check()
+        except BaseException:
+            with self._lock:
+                waiting = called in queue
+                if waiting:
+                    queue.remove(called)
+            if not waiting:
+                self._pass_on()  # it was our turn in the very moment that we left
+            raise
+
+    def _pass_on(self) -> None:
+        with self._lock:
+            for queue in (self._urgent, self._others):
+                if queue:
+                    queue.popleft().release()
+                    return
+            self._taken = False
+
+
+class Gate:
+    """Lets the writers of several processes onto one SQLite file by turns.
+
+    SQLite's own lock is what excludes, but it goes to whoever asks at the right moment: a process that writes again and
+    again leaves it free for microseconds, and another, which asks every few milliseconds, rarely hits them. So the next
+    writer holds the gate, a lock on the database's folder, until it has SQLite's lock, and the one that has just
+    written must pass the gate too. The gate is for fairness only: a writer that cannot get it, as behind a process that
+    is stopped, goes on without it.
+
+    Used by one thread of a process at a time, the one whose turn it is.
+    """
+
+    PATIENCE = 0.5
+    """Seconds to wait for the gate before going on without it."""
+
+    _FIRST, _MOST = 0.001, 0.005
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._descriptor = -1
+        self.held = False
+
+    def wait(self, bound: Bound) -> None:
+        """Wait for the gate, and hold it, or go on without."""
+        patience = time.monotonic() + self.PATIENCE
+        pause = self._FIRST
+        while not self.try_to_hold() and time.monotonic() < patience and not bound.over():
+            time.sleep(pause)
+            pause = min(self._MOST, pause + self._FIRST)
+
+    def try_to_hold(self) -> bool:
+        """Hold the gate if it is free; say whether there is nothing to wait for."""
+        if self.held:
+            return True
+        try:
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # a folder that cannot be locked
+        self.held = True
+        return True
+
+    def leave(self) -> None:
+        """Let the next one hold it."""
+        if self.held:
+            self.held = False
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self.leave()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
