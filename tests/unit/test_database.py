@@ -1,6 +1,8 @@
 """Opening a database, reading from it and writing to it."""
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +23,7 @@ from tumbler_server.store.database import (
     open_store,
 )
 from tumbler_server.store.models import InstallationRow, LogHeadRow
+from tumbler_server.store.pool import MOST
 
 
 @pytest.fixture
@@ -145,7 +148,6 @@ class TestSqlite:
         store = open_store(sqlite_url, create=True)
         assert store.read("PRAGMA journal_mode") == [("wal",)]
         assert store.read("PRAGMA synchronous") == [(2,)]  # FULL
-        assert store.read("PRAGMA busy_timeout") == [(15_000,)]
         store.close()
 
     def test_missing_folder(self, tmp_path: Path) -> None:
@@ -299,8 +301,60 @@ def comes_to(count: Callable[[], int], expected: int) -> bool:
     return any(count() == expected or pause.wait(0.01) for _ in range(500))
 
 
+class TestVersion:
+    """What a thread sees change with each commit (SQLite)."""
+
+    @pytest.fixture
+    def dialect(self) -> str:
+        """Name the one database that has it."""
+        return "sqlite"
+
+    def test_moves(self, store: Store, database_url: str) -> None:
+        """It changes with commits of this thread, of others and of other servers, and with nothing else."""
+        other = open_store(database_url)
+        values = [store.version()]
+        for act in (lambda: count_up(store), lambda: count_up(other), lambda: in_a_thread(lambda: count_up(store))):
+            act()
+            values.append(store.version())
+            store.read("SELECT 1 FROM log_head")
+            assert store.version() == values[-1]
+        assert len(set(values)) == 4
+        other.close()
+
+    def test_beside_a_writer(self, store: Store) -> None:
+        """While somebody writes it is what it was."""
+        before = store.version()
+
+        def work(transaction: Transaction) -> tuple[int, int] | None:
+            transaction.run(LogHeadRow.update(revision=5))
+            return store.version()
+
+        assert store.write(work) == before != store.version()
+
+    def test_never_waits(self, store: Store, database_url: str) -> None:
+        """Where a process keeps the file to itself it is something else each time, at once."""
+        before = store.version()
+        store.close()
+        with contextlib.closing(apsw.Connection(str(file_of(database_url)))) as other:
+            other.execute("PRAGMA locking_mode = exclusive")
+            other.execute("BEGIN EXCLUSIVE")
+            other.execute("UPDATE log_head SET revision = 7")
+            locked_out = open_store(database_url)
+            began = time.monotonic()
+            values = {before, *(locked_out.version() for _ in range(10))}
+            assert time.monotonic() - began < 0.5
+            assert len(values) == 11
+            locked_out.close()
+
+
+def in_a_thread(work: Callable[[], object]) -> None:
+    """Do something in a thread of its own."""
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(work).result()
+
+
 class TestConnections:
-    """Connections belong to threads."""
+    """On SQLite connections belong to threads; elsewhere they are lent for one operation at a time."""
 
     @pytest.fixture
     def database_url(self, dialect: str, new_database: Callable[[str], str]) -> str:
@@ -313,6 +367,7 @@ class TestConnections:
             answers(store)
         assert connections() == 1
 
+    @pytest.mark.parametrize("dialect", ["sqlite"])
     def test_one_for_each_thread(self, store: Store, connections: Callable[[], int]) -> None:
         """Threads that live at the same time have a connection each."""
         all_here, counted = threading.Barrier(5), threading.Event()
@@ -329,6 +384,39 @@ class TestConnections:
             number = connections()
             counted.set()
         assert number == 5  # and this thread's, which made the tables
+
+    @pytest.mark.parametrize("dialect", ["postgresql"])
+    def test_as_many_as_are_in_use(self, store: Store, connections: Callable[[], int]) -> None:
+        """Where connections are lent, threads that are not at it at the same time share one."""
+        with ThreadPoolExecutor(4) as executor:
+            begin = threading.Barrier(4)
+            for future in [executor.submit(begin.wait) for _ in range(4)]:
+                future.result()
+            for _ in range(8):
+                executor.submit(answers, store).result()
+            assert connections() == 1
+
+    @pytest.mark.parametrize("dialect", ["postgresql"])
+    def test_kept_warm(self, database_url: str, connections: Callable[[], int]) -> None:
+        """As many as were asked for are opened at the first use, before anybody needs them, and kept."""
+        warm = open_store(database_url, warm=7)
+        before = connections()
+        assert answers(warm)
+        assert comes_to(connections, before + 7)
+        warm.close()
+
+    @pytest.mark.parametrize("dialect", ["postgresql"])
+    def test_readers_leave_the_writer_one(self, store: Store) -> None:
+        """However many read for long, a change finds a connection; a read more waits until one is given back."""
+        with ThreadPoolExecutor(MOST) as executor:
+            reads = [executor.submit(store.read, "SELECT pg_sleep(0.5)") for _ in range(MOST)]
+            deadline = threading.Event()
+            while sum(future.running() for future in reads) < MOST:
+                deadline.wait(0.001)
+            assert count_up(store) == 1
+            assert answers(store)
+            for future in reads:
+                future.result()
 
     def test_closed_with_the_thread(self, store: Store, connections: Callable[[], int]) -> None:
         """When a thread has ended, so has its connection."""

@@ -147,9 +147,6 @@ class Postgresql:
     @contextlib.contextmanager
     def using(self, bound: Bound, _urgent: bool = False, writing: bool = False) -> Iterator[peewee.Database]:
         """Have the database on a connection of the pool, bounded."""
-        del (
-            urgent
-        )  # the writer's turn was given to the urgent; among servers, the row's lock is first come first served
         thread = self._thread
         if not self.database.is_closed():
             yield self.database  # a read in the middle of a transaction belongs to it
