@@ -78,6 +78,7 @@ def serve(
     max_staleness: settings.MaxStaleness = "2s",  # type: ignore[assignment]  # parsed
     stale_if_error: settings.StaleIfError = "0s",  # type: ignore[assignment]  # parsed
     database_notify: settings.DatabaseNotify = _DEFAULTS.database_notify,
+    database_timeout: settings.DatabaseTimeout = "10s",  # type: ignore[assignment]  # parsed
     event_retention: settings.EventRetention = "400d",  # type: ignore[assignment]  # parsed
     default_prefix: settings.DefaultPrefix = _DEFAULTS.default_prefix,
     min_rotation_interval: settings.MinRotationInterval = "1h",  # type: ignore[assignment]  # parsed
@@ -116,6 +117,7 @@ def serve(
         max_staleness=max_staleness,
         stale_if_error=stale_if_error,
         database_notify=database_notify,
+        database_timeout=database_timeout,
         event_retention=event_retention,
         default_prefix=default_prefix,
         min_rotation_interval=min_rotation_interval,

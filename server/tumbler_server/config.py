@@ -21,9 +21,11 @@ from tumbler_server.events.tail import MAX_STALENESS
 from tumbler_server.keys import pepper
 from tumbler_server.keys.pepper import Pepper
 from tumbler_server.keys.secret import CHEAPEST_COST, DEFAULT_COST, HIGHEST_COST
+from tumbler_server.store.database import TIMEOUT
 from tumbler_server.webhooks.targets import Rules
 
 SHORTEST_STALENESS = SECOND // 10
+SHORTEST_TIMEOUT = SECOND // 2
 SHORTEST_RETENTION = DAY
 SHORTEST_LEASE = SECOND
 MOST_WORKERS = 64
@@ -85,6 +87,16 @@ DatabaseUrl = Annotated[
         metavar="URL",
         show_default="sqlite, tumbler.db in the data folder",
         help="sqlite:///path, postgresql://… (any libpq URI) or cockroachdb://….",
+    ),
+]
+DatabaseTimeout = Annotated[
+    int,
+    typer.Option(
+        "--database-timeout",
+        envvar="TUMBLER_DATABASE_TIMEOUT",
+        parser=parse_span,
+        metavar="SPAN",
+        help="Longest that a change may take in the database, waiting included, at least 500ms; a read, a fifth of it.",
     ),
 ]
 PepperFile = Annotated[
@@ -428,6 +440,7 @@ class Config:
     max_staleness: int = MAX_STALENESS
     stale_if_error: int = 0
     database_notify: bool = True
+    database_timeout: int = TIMEOUT
     event_retention: int = 400 * DAY
     default_prefix: str = "tmb"
     min_rotation_interval: int = HOUR
@@ -452,6 +465,8 @@ class Config:
             raise SetupError("--cache-bytes must be at least 1MiB")
         if self.max_staleness < SHORTEST_STALENESS:
             raise SetupError("--max-staleness must be at least 100ms")
+        if self.database_timeout < SHORTEST_TIMEOUT:
+            raise SetupError("--database-timeout must be at least 500ms")
         if self.scheduler_lease < SHORTEST_LEASE:
             raise SetupError("--scheduler-lease must be at least 1s")
         if self.event_retention < SHORTEST_RETENTION:

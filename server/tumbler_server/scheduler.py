@@ -65,7 +65,7 @@ def build_scheduler(
 
     Raises ``SetupError`` where the installation is not ready for it.
     """
-    store = open_store(config.installation.database_url)
+    store = open_store(config.installation.database_url, timeout=config.database_timeout)
     migrations.check(store)
     store.notifies = config.database_notify and store.dialect == POSTGRESQL
     peppers = config.installation.peppers()

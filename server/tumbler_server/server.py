@@ -113,7 +113,7 @@ def build_core(
     Names are resolved by ``look_up`` where one is given, else as the system does. Raises ``SetupError`` where the
     installation is not ready for it.
     """
-    store = open_store(config.installation.database_url)
+    store = open_store(config.installation.database_url, timeout=config.database_timeout, warm=config.threads)
     migrations.check(store)
     peppers = config.installation.peppers()
     if not peppers:
