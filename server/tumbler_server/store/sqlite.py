@@ -5,7 +5,7 @@ import itertools
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,6 @@ from tumbler_server.store.turns import Gate
 SQLITE_FLOOR = (3, 51, 3)
 """Older libraries can corrupt a WAL database that has several connections, or lose a commit."""
 
-_OPENING = 2.0
-"""Seconds that opening a connection waits for a lock: another process may be recovering the file."""
-
 _POLL, _URGENT_POLL = 0.001, 0.0005
 """Seconds between two attempts to get the write lock, for the one whose turn is next."""
 
@@ -37,10 +34,17 @@ _log = structlog.get_logger(__name__)
 class _Database(Lending, APSWDatabase):  # type: ignore[misc]  # playhouse has no types
     """Peewee's own, that opens its connections outside of its lock."""
 
-    def open(self) -> Any:
-        """Open a connection."""
+    def open(self, busy: Callable[[int], bool]) -> Any:
+        """Open a connection, of which each wait for a lock goes on as long as ``busy`` says."""
         with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # peewee's own way to its exceptions
-            return APSWDatabase._connect(self)
+            connection = apsw.Connection(self.database, **self.connect_params)
+            try:
+                connection.set_busy_handler(busy)
+                self._add_conn_hooks(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
 
 
 class _Thread(threading.local):
@@ -62,7 +66,6 @@ class Sqlite:
         self.database = _Database(
             str(path),
             autoconnect=False,
-            timeout=_OPENING,
             pragmas=(("journal_mode", "wal"), ("synchronous", "full")),
         )
         self._gate = Gate(path.absolute().parent)
@@ -105,8 +108,7 @@ class Sqlite:
         thread = self._thread
         thread.bound, thread.urgent = bound, urgent
         if thread.connection is None:
-            connection = self.database.open()
-            connection.set_busy_handler(self._busy)
+            connection = self.database.open(self._busy)
             connection.set_progress_handler(self._progressing, _STEPS)
             self.database.lend(connection)
             self._tie(connection)
