@@ -16,7 +16,7 @@ import typer
 from tumbler_server import config as settings
 from tumbler_server import doctor as diagnosis
 from tumbler_server import founding, logs, worker
-from tumbler_server.clock import rfc3339
+from tumbler_server.clock import HOUR, rfc3339
 from tumbler_server.config import Config, Installation, Tls
 from tumbler_server.errors import SetupError, StoreUnavailable, explain
 from tumbler_server.events import log
@@ -195,7 +195,7 @@ def audit_verify(
     Events that were removed by their age (`serve --event-retention`) are not missed: what is kept is joined to them.
     The server may go on meanwhile.
     """
-    store = open_store(Installation(data_dir, database).database_url)
+    store = open_store(Installation(data_dir, database).database_url, timeout=HOUR)  # it reads everything
     migrations.check(store)
     audit = log.audit(store)
     store.close()

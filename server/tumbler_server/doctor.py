@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import apsw
 import peewee
 
-from tumbler_server.clock import NEVER
+from tumbler_server.clock import HOUR, NEVER
 from tumbler_server.config import Installation
 from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.events import log
@@ -30,7 +30,7 @@ def examine(installation: Installation) -> list[Finding]:
     """Look at everything that a server needs, as far as what comes before allows. Changes nothing."""
     findings = [*_data_dir(installation), *_pepper(installation)]
     try:
-        store = open_store(installation.database_url)
+        store = open_store(installation.database_url, timeout=HOUR)  # it reads everything
     except SetupError as failure:
         return [*findings, Finding("wrong", "database", str(failure), "tumbler-server init, or correct --database")]
     if store.dialect == SQLITE:
