@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.harness import CHEAP, FrozenClock
-from tumbler_server.clock import HOUR
+from tumbler_server.clock import HOUR, MINUTE
 from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events.tail import MAX_STALENESS, Tail
 from tumbler_server.keys.cache import ProofCache
@@ -33,7 +33,8 @@ PEPPER = Pepper(bytes(range(32)))
 
 def new_store(database_url: str) -> Store:
     """Open an empty database and make its tables."""
-    store = open_store(database_url, create=True)
+    # However much a test puts into one transaction, and however busy the machine is.
+    store = open_store(database_url, create=True, timeout=10 * MINUTE)
     migrations.migrate(store)
     return store
 
