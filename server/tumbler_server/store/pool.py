@@ -50,9 +50,8 @@ class Pool(Generic[C]):
     needed, up to ``MOST``. One of them is the writer's: readers, however many, leave it alone.
     """
 
-    def __init__(self, connect: Callable[[], C], failures: tuple[type[Exception], ...], warm: int = 0) -> None:
+    def __init__(self, connect: Callable[[], C], warm: int = 0) -> None:
         self._connect = connect
-        self._failures = failures
         self._warm = warm
         self._most = max(warm, MOST) + 1
         self._changed = threading.Condition()
@@ -136,15 +135,15 @@ class Pool(Generic[C]):
         # While the database is away, one is enough to find out that it is back.
         most = 1 if self._failure is not None else _OPENERS
         for _ in range(min(missing, most - self._openers)):
-            self._openers += 1
             threading.Thread(target=self._open, name="connecting", daemon=True).start()
+            self._openers += 1  # the lock is ours: it has not counted itself out yet
 
     def _open(self) -> None:
         pause = _FIRST_PAUSE
         while True:
             try:
                 connection = self._connect()
-            except self._failures as failure:
+            except Exception as failure:  # whatever it is: without this thread nobody would try again
                 with self._changed:
                     if self._failure is None:
                         _log.warning("the database cannot be reached", error=type(failure).__name__)

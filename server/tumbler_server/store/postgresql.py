@@ -134,7 +134,6 @@ class Postgresql:
         self._limits = limits
         self._pool: Pool[Connection] = Pool(
             lambda: Connection.connect(url, autocommit=True, prepare_threshold=None, **parameters),
-            (psycopg.Error, OSError),  # the latter where there is no descriptor left
             warm,
         )
         self._thread = threading.local()
