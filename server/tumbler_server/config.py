@@ -277,7 +277,7 @@ Threads = Annotated[
         envvar="TUMBLER_THREADS",
         min=1,
         max=1_000,
-        help="Verifications served at the same time, and half as many other calls; as many database connections are kept.",
+        help="Verifications served at the same time, and half as many other calls; as many connections are kept.",
     ),
 ]
 Workers = Annotated[

@@ -158,6 +158,21 @@ class TestAddresses:
             parse_address("")
 
 
+class TestDatabaseTimeout:
+    """How long a call may take in the database."""
+
+    @pytest.mark.parametrize("span", [SECOND // 2, 10 * SECOND])
+    def test_accepted(self, span: int) -> None:
+        """Half a second, or any longer span, is accepted."""
+        assert Config(Installation(), database_timeout=span).database_timeout == span
+
+    @pytest.mark.parametrize("span", [0, SECOND // 2 - 1])
+    def test_refused(self, span: int) -> None:
+        """A shorter span is refused: a busy moment would count as an outage."""
+        with pytest.raises(SetupError, match="--database-timeout must be at least 500ms"):
+            Config(Installation(), database_timeout=span)
+
+
 class TestRetention:
     """How long events are kept."""
 
