@@ -24,6 +24,7 @@ from tumbler_server.keys.verifier import Verifier
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
 from tumbler_server.webhooks.endpoints import Endpoints
+from tumbler_server.webhooks.targets import Judge, Refused, Resolver, Rules
 
 OPERATOR = Key(id="", project_id="tumbler", name="the tests", scopes=("*", "tumbler:*"))
 """A caller who may do everything."""
@@ -48,6 +49,13 @@ def answers(store: Store) -> bool:
     return True
 
 
+def judge(url: str, rules: Rules, resolver: Resolver, timeout: float) -> None:
+    """Judge a URL as Create does. Raises ``Refused``."""
+    judging = Judge(rules, resolver, timeout)
+    if rule := judging.form(url) or judging.look_up(url, "acme"):
+        raise Refused(rule)
+
+
 class Domain:
     """The domain as ``server.build_core`` wires it, on a store that the caller gives and closes."""
 
@@ -59,7 +67,7 @@ class Domain:
         self.uptime = FrozenClock(0)
         self.tail = Tail(store, cache, uptime=self.uptime)
         self.claims = Claims(peppers)
-        self.endpoints = Endpoints(vault(peppers), judge=lambda _: "")
+        self.endpoints = Endpoints(vault(peppers), Judge(Rules(), Resolver(lambda _: [])))
         ledger = Ledger(store, self.hasher, clock, self.tail.committed)
         self.lifecycle = Lifecycle(ledger, "tmb", HOUR, self.endpoints)
         self.rotations = Rotations(ledger, self.claims)

@@ -88,6 +88,7 @@ def serve(
     webhook_allow_hosts: settings.WebhookAllowHosts = "",
     webhook_proxy: settings.WebhookProxy = "",
     webhook_ca_file: settings.WebhookCaFile = None,
+    max_webhook_urls: settings.MaxWebhookUrls = _DEFAULTS.max_webhook_urls,
     scheduler_lease: settings.SchedulerLease = "15s",  # type: ignore[assignment]  # parsed
     threads: settings.Threads = _DEFAULTS.threads,
     workers: settings.Workers = _DEFAULTS.workers,
@@ -127,6 +128,7 @@ def serve(
         ),
         webhook_proxy=webhook_proxy,
         webhook_ca_file=webhook_ca_file,
+        max_webhook_urls=max_webhook_urls,
         scheduler_lease=scheduler_lease,
         threads=threads,
         workers=workers,

@@ -21,6 +21,7 @@ from tumbler_server.events.tail import MAX_STALENESS
 from tumbler_server.keys import pepper
 from tumbler_server.keys.pepper import Pepper
 from tumbler_server.keys.secret import CHEAPEST_COST, DEFAULT_COST, HIGHEST_COST
+from tumbler_server.limits import WEBHOOK_URLS
 from tumbler_server.store.database import TIMEOUT
 from tumbler_server.webhooks.targets import Rules
 
@@ -260,6 +261,15 @@ WebhookCaFile = Annotated[
         help="PEM file of authorities that webhooks' receivers may have their certificates from, beside the system's.",
     ),
 ]
+MaxWebhookUrls = Annotated[
+    int,
+    typer.Option(
+        "--max-webhook-urls",
+        envvar="TUMBLER_MAX_WEBHOOK_URLS",
+        min=1,
+        help="Webhook URLs that a project may have. One that no key has any more counts for another day.",
+    ),
+]
 SchedulerLease = Annotated[
     int,
     typer.Option(
@@ -448,6 +458,7 @@ class Config:
     webhook_rules: Rules = Rules()
     webhook_proxy: str = field(default="", repr=False)  # it may hold a password
     webhook_ca_file: Path | None = None
+    max_webhook_urls: int = WEBHOOK_URLS.most
     scheduler_lease: int = lease.SPAN
     threads: int = 16
     workers: int = 1

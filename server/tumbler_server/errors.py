@@ -203,10 +203,10 @@ class WebhooksNeedPepper(TumblerError):
 
 
 class EndpointNotFound(TumblerError):
-    """No key of the project was ever given this URL."""
+    """No key of the project was ever given this URL, or none has had it for so long that its secret is forgotten."""
 
     def __init__(self) -> None:
-        super().__init__("no key of the project has had this webhook_url")
+        super().__init__("no key of the project has this webhook_url, or has had it lately")
 
 
 class DeliveryNotFound(TumblerError):

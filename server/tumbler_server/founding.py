@@ -12,6 +12,7 @@ from tumbler_server.keys.secret import Hasher
 from tumbler_server.store import migrations
 from tumbler_server.store.database import open_store
 from tumbler_server.webhooks.endpoints import Endpoints
+from tumbler_server.webhooks.targets import Judge, Resolver, Rules
 
 ALL_SCOPES = "tumbler:*"
 
@@ -37,7 +38,7 @@ def found(installation: Installation, bcrypt_cost: int, prefix: str) -> str:
     migrations.migrate(store)
     peppers = pepper.load(installation.pepper_file)
     hasher = Hasher(bcrypt_cost, peppers)
-    endpoints = Endpoints(pepper.vault(peppers), judge=lambda _: "")  # the first key has none
+    endpoints = Endpoints(pepper.vault(peppers), Judge(Rules(), Resolver()))  # the first key has none
     ledger = Ledger(store, hasher, system_clock, committed=lambda _: None)  # nobody is serving yet, to be told
     lifecycle = Lifecycle(ledger, prefix, HOUR, endpoints)
     draft = Draft(project_id=access.OPERATORS, name="first operator", scopes=(ALL_SCOPES,), request_id=_ONCE)

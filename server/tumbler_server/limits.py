@@ -56,30 +56,14 @@ LIST_SKIP = Limit("List's skip", 10_000, "keys", "INVALID_ARGUMENT, INVALID_FIEL
 LIST_SCAN = Limit("what a page of List looks at", 5_000, "keys", "the page ends early, with a next_page_token")
 LIST_COUNT = Limit("what total_size counts", 10_000, "keys", "it is a lower bound")
 
-LIMITS: tuple[Limit, ...] = (
-    VERIFY_BYTES,
-    BATCH_BYTES,
-    REQUEST_BYTES,
-    RECORD_BYTES,
-    ANSWER_BYTES,
-    PAGE_ENTRIES,
-    PROJECT_KEYS,
-    CACHE_KEYS,
-    CACHE_BYTES,
-    CACHED_DEMANDS,
-    DEMAND_TEXT,
-    ALIKE_VALUES,
-    ALIKE_TEXT,
-    RING_EVENTS,
-    RING_BYTES,
-    NOTICE_EVENTS,
-    NOTICE_BYTES,
-    SHARED_NOTICES,
-    USE_NOTES,
-    LIST_SKIP,
-    LIST_SCAN,
-    LIST_COUNT,
+WEBHOOK_URLS = Limit("webhook URLs", 1_000, "a project", "RESOURCE_EXHAUSTED, LIMIT_REACHED; `--max-webhook-urls`")
+WEBHOOKS_PENDING = Limit("webhooks that wait to be sent", 200_000, "a project", "the oldest are given up: FAILED")
+WEBHOOKS_SENT = Limit("webhooks that are being sent", 16, "a project, of 64 in all", "they wait")
+WEBHOOK_LOOK_UPS = Limit(
+    "Creates and Updates that look up a webhook's host", 2, "a project", "RESOURCE_EXHAUSTED, OVERLOADED"
 )
+
+LIMITS: tuple[Limit, ...] = tuple(each for each in list(globals().values()) if isinstance(each, Limit))
 """The table, in the order of the page."""
 
 ENTRIES: Mapping[str, int] = {

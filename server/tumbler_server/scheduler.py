@@ -24,7 +24,7 @@ from tumbler_server.webhooks.dispatch import Dispatch
 from tumbler_server.webhooks.endpoints import Endpoints
 from tumbler_server.webhooks.outbox import Outbox
 from tumbler_server.webhooks.post import Poster
-from tumbler_server.webhooks.targets import LookUp, Resolver
+from tumbler_server.webhooks.targets import Judge, LookUp, Resolver
 from tumbler_server.webhooks.upkeep import Upkeep
 
 NICENESS = 10
@@ -69,8 +69,8 @@ def build_scheduler(
     migrations.check(store)
     store.notifies = config.database_notify and store.dialect == POSTGRESQL
     peppers = config.installation.peppers()
-    endpoints = Endpoints(vault(peppers), judge=lambda _: "")  # it takes no URL from anybody
     resolver = Resolver(look_up)
+    endpoints = Endpoints(vault(peppers), Judge(config.webhook_rules, resolver))
     poster = Poster(config.webhook_rules, resolver, config.webhook_proxy, config.webhook_ca_file)
     dispatch = Dispatch(store, endpoints, poster.post, Claims(peppers).token, clock)
     duties = (

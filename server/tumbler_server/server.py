@@ -42,12 +42,9 @@ from tumbler_server.rpc.watch import Watching
 from tumbler_server.store import migrations
 from tumbler_server.store.database import POSTGRESQL, Store, open_store
 from tumbler_server.webhooks.endpoints import Endpoints
-from tumbler_server.webhooks.targets import LookUp, Refused, Resolver, Rules, check
+from tumbler_server.webhooks.targets import Judge, LookUp, Resolver
 
 SERVICE = api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"]
-
-JUDGING = 3.0
-"""Seconds that the look-up of a webhook's host may take when it is set. It is judged again whenever it is sent to."""
 
 _LAST_WORD = 0.25
 """Seconds for the word that the server ends to reach those who watch its health, before they are cut off."""
@@ -128,7 +125,7 @@ def build_core(
     usage = Usage(store)
     claims = Claims(peppers)
     resolver = Resolver(look_up)
-    endpoints = Endpoints(vault(peppers), functools.partial(_judge, config.webhook_rules, resolver))
+    endpoints = Endpoints(vault(peppers), Judge(config.webhook_rules, resolver), config.max_webhook_urls)
     ledger = Ledger(store, hasher, clock, tail.committed, config.max_project_keys)
     lifecycle = Lifecycle(ledger, config.default_prefix, config.min_rotation_interval, endpoints)
     rotations = Rotations(ledger, claims)
@@ -141,15 +138,6 @@ def build_core(
     following = Following(store, tail, config.max_staleness)
     retention = Retention(store, clock, config.event_retention)
     return Core(store, lifecycle, servicer, tail, following, hub, resealer, usage, retention, resolver, pool)
-
-
-def _judge(rules: Rules, resolver: Resolver, url: str) -> str:
-    """Say what is wrong with a webhook's URL, in words that quote nothing of it; nothing, if nothing is."""
-    try:
-        check(url, rules, resolver, JUDGING)
-    except Refused as refused:
-        return str(refused)
-    return ""
 
 
 class Server:

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from tests.domain import judge
 from tests.receivers import Authority, Behave, Receiver, answer, full_backlog, read_request
 from tumbler_server.webhooks.post import LONGEST_BODY, Answer, Poster, Unsent
-from tumbler_server.webhooks.targets import Refused, Resolver, Rules, check
+from tumbler_server.webhooks.targets import Refused, Resolver, Rules
 
 HEADERS = {"webhook-id": "msg_1", "webhook-signature": "v1,c2lnbmF0dXJl"}
 
@@ -258,7 +259,7 @@ class TestForms:
         names = Names(["127.0.0.1"])
         url = url.format(port=sentinel.port)
         with pytest.raises(Refused):
-            check(url, rules, Resolver(names), LONG)
+            judge(url, rules, Resolver(names), LONG)
         reason = post(Poster(rules, Resolver(names)), url)
         assert isinstance(reason, str)
         assert reason.startswith("refused: must ")
@@ -275,7 +276,7 @@ class TestAddresses:
         url = f"https://hooks.example.com:{sentinel.port}/"
         for found in ([address], ["8.8.8.8", address], [address, "2606:4700::1"]):
             with pytest.raises(Refused):
-                check(url, rules, Resolver(Names(found)), LONG)
+                judge(url, rules, Resolver(Names(found)), LONG)
             assert post(Poster(rules, Resolver(Names(found))), url) == INSIDE
         assert dialled == []
 
@@ -297,7 +298,7 @@ class TestRebinding:
         """A name that was good at Create is judged anew when it is sent to."""
         resolver = Resolver(Names(["8.8.8.8"], ["127.0.0.1"]))
         url = f"https://hooks.example.com:{sentinel.port}/"
-        check(url, PUBLIC, resolver, LONG)
+        judge(url, PUBLIC, resolver, LONG)
         assert post(Poster(PUBLIC, resolver), url) == INSIDE
         assert dialled == []
 

@@ -13,6 +13,7 @@ from tumbler_server.keys.lifecycle import Draft, Lifecycle
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.store.database import Store, Transaction, open_store
 from tumbler_server.webhooks.endpoints import Endpoints
+from tumbler_server.webhooks.targets import Judge, Resolver, Rules
 from tumbler_server.webhooks.vault import Vault
 
 T = TypeVar("T")
@@ -58,6 +59,6 @@ class _Open:
 
 def _make(hasher: Hasher, transaction: Transaction, count: int) -> list[Made]:
     ledger = Ledger(cast("Store", _Open(transaction)), hasher, system_clock, lambda _: None)
-    lifecycle = Lifecycle(ledger, "tmb", HOUR, Endpoints(Vault({}), judge=lambda _: ""))
+    lifecycle = Lifecycle(ledger, "tmb", HOUR, Endpoints(Vault({}), Judge(Rules(), Resolver())))
     issued = [lifecycle.create(OPERATOR, Draft(project_id=PROJECT)) for _ in range(count)]
     return [Made(each.key.id, each.text) for each in issued]

@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 
+from tests.domain import judge
 from tumbler_server.webhooks.targets import (
     LONGEST,
     Refused,
@@ -15,7 +16,6 @@ from tumbler_server.webhooks.targets import (
     Rules,
     Target,
     Unresolvable,
-    check,
     parse,
     permitted,
 )
@@ -218,12 +218,12 @@ class TestProxied:
 
     def test_check(self) -> None:
         """No name is looked up for it."""
-        check("https://hooks.example.com/", PROXIED, resolver("10.0.0.1"), 5)
+        judge("https://hooks.example.com/", PROXIED, resolver("10.0.0.1"), 5)
 
     def test_local(self) -> None:
         """What is local to this machine is looked up all the same, since the proxy has no part in it."""
         with pytest.raises(Refused):
-            check("https://localhost/", replace(PROXIED, loopback=True), resolver("127.0.0.1", "8.8.8.8"), 5)
+            judge("https://localhost/", replace(PROXIED, loopback=True), resolver("127.0.0.1", "8.8.8.8"), 5)
 
 
 EDGES = {
@@ -405,14 +405,14 @@ class TestCheck:
 
     def test_good(self) -> None:
         """A name with public addresses passes."""
-        check("https://hooks.example.com/", PUBLIC, resolver("8.8.8.8", "2606:4700::1"), 5)
+        judge("https://hooks.example.com/", PUBLIC, resolver("8.8.8.8", "2606:4700::1"), 5)
 
     @pytest.mark.parametrize("url", ["https://10.0.0.1/", "https://hooks.example.com/"])
     def test_bad(self, url: str) -> None:
         """An address inside is refused, and a name that leads there."""
         with pytest.raises(Refused):
-            check(url, PUBLIC, resolver("10.0.0.1"), 5)
+            judge(url, PUBLIC, resolver("10.0.0.1"), 5)
 
     def test_unresolvable(self) -> None:
         """A name without an address passes: it is judged again at each send."""
-        check("https://hooks.example.com/", PUBLIC, resolver(), 5)
+        judge("https://hooks.example.com/", PUBLIC, resolver(), 5)

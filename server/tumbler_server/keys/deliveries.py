@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from tumbler_server.clock import Clock
-from tumbler_server.errors import DeliveryNotFound, DeliveryOutdated
+from tumbler_server.errors import DeliveryNotFound, DeliveryOutdated, EndpointNotFound, LimitReached
 from tumbler_server.keys import access
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rules import Check
 from tumbler_server.keys.tokens import Tokens, fingerprint
+from tumbler_server.limits import WEBHOOKS_PENDING
 from tumbler_server.store.database import Store, Transaction
-from tumbler_server.store.models import ApiKeyRow, DeliveryRow
+from tumbler_server.store.models import ApiKeyRow, DeliveryRow, EndpointRow
 from tumbler_server.webhooks import deliveries, messages
 from tumbler_server.webhooks.deliveries import State
 from tumbler_server.webhooks.endpoints import Endpoints, Replaced
@@ -78,7 +79,7 @@ class Deliveries:
     def redeliver(self, caller: Key, delivery_id: str) -> Any:
         """Have a delivery sent again at once, and return its row.
 
-        Raises ``InvalidFields``, ``DeliveryNotFound``, ``DeliveryOutdated``.
+        Raises ``InvalidFields``, ``DeliveryNotFound``, ``DeliveryOutdated``, ``EndpointNotFound``, ``LimitReached``.
         """
         check = Check()
         if not delivery_id:
@@ -92,6 +93,11 @@ class Deliveries:
             keys = transaction.select(ApiKeyRow.select().where(ApiKeyRow.id == delivery.key_id))
             if not keys or messages.outdated(delivery, keys[0], now):
                 raise DeliveryOutdated(delivery.id)
+            if not transaction.select(EndpointRow.select(EndpointRow.id).where(EndpointRow.id == delivery.endpoint_id)):
+                raise EndpointNotFound
+            most = WEBHOOKS_PENDING.most
+            if deliveries.pending(transaction.read, delivery.project_id, most) == most:
+                raise LimitReached(WEBHOOKS_PENDING.what, most)
             deliveries.send_again(transaction, delivery, now, now + GIVE_UP_AFTER)
             return _load(transaction, caller, delivery_id)
 

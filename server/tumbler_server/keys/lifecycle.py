@@ -84,7 +84,8 @@ class Lifecycle:
     def create(self, caller: Key, draft: Draft) -> Issued:
         """Make a key.
 
-        Raises ``InvalidFields``, ``OtherProject``, ``ScopeEscalation``, ``RequestIdReused``, ``WebhooksNeedPepper``.
+        Raises ``InvalidFields``, ``OtherProject``, ``ScopeEscalation``, ``RequestIdReused``, ``WebhooksNeedPepper``,
+        ``LimitReached``, ``Overloaded``.
         """
         check = Check()
         check.project("project_id", draft.project_id)
@@ -104,6 +105,9 @@ class Lifecycle:
         now = self._ledger.clock()
         check.in_future("expire_time", draft.expire_time, now)
         check.done()
+        if draft.webhook_url:
+            self._endpoints.demand_room(self._ledger.select, draft.project_id, draft.webhook_url)
+            self._look_up("rotation.webhook_url", caller, draft.webhook_url)
 
         expire_time = ledger.expiry(draft.expire_time, draft.ttl, now, otherwise=NEVER)
         key = Key(
@@ -128,7 +132,7 @@ class Lifecycle:
         """Change fields of a key.
 
         Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``, ``EtagMismatch``, ``ScopeEscalation``,
-        ``ScopeMissing``, ``WebhooksNeedPepper``.
+        ``ScopeMissing``, ``WebhooksNeedPepper``, ``LimitReached``, ``Overloaded``.
         """
         now = self._ledger.clock()
         check = Check()
@@ -145,24 +149,18 @@ class Lifecycle:
         if edit.draft.webhook_url:
             self._endpoints.demand_pepper()
 
+        if edit.draft.webhook_url and "rotation" in edit.fields:
+            # All that the transaction would refuse is refused before a name is looked up.
+            before, after = self._edited(self._ledger.select, caller, edit, values, now)
+            if after.webhook_url != before.webhook_url:
+                self._endpoints.demand_room(self._ledger.select, after.project_id, after.webhook_url)
+                self._look_up("api_key.rotation.webhook_url", caller, after.webhook_url)
+
         def work(transaction: Transaction) -> Changed:
-            before = self._changeable(transaction, caller, edit.key_id)
-            if edit.etag and edit.etag != before.etag:
-                raise EtagMismatch(before.id)
-            wanted = {name: value for name, value in values.items() if name in edit.fields}
-            if "scopes" in wanted:
-                access.hand_out(caller, tuple(scope for scope in wanted["scopes"] if scope not in before.scopes))
-            after = replace(before, **wanted)
-            if "expire_time" in edit.fields and edit.draft.expire_time != before.expire_time:
-                expire_time = NEVER if edit.draft.expire_time is None else edit.draft.expire_time
-                warnings = schedule.given_warnings(expire_time, now)
-                after = replace(after, expire_time=expire_time, expiry_warnings=warnings)
+            before, after = self._edited(transaction.select, caller, edit, values, now)
             webhook_secret = ""
-            if "rotation" in edit.fields:
-                after = _rescheduled(after, values["rotation_interval"], edit.draft.webhook_url, now)
-                if after.webhook_url:
-                    self._let_set_webhook(caller, before, after)
-                    webhook_secret = self._endpoints.open(transaction, after.project_id, after.webhook_url, now)
+            if "rotation" in edit.fields and after.webhook_url:
+                webhook_secret = self._endpoints.open(transaction, after.project_id, after.webhook_url, now)
             detail = _difference(before, after)
             if not detail:
                 return Changed(before, before.revision, now, webhook_secret)
@@ -227,6 +225,33 @@ class Lifecycle:
 
         return self._ledger.write(work, urgent=True)
 
+    def _edited(
+        self, select: requests.Select, caller: Key, edit: Edit, values: Mapping[str, Any], now: int
+    ) -> tuple[Key, Key]:
+        """Return a key as it is, and as it is to be, unless the caller may not change it so."""
+        before = self._changeable(select, caller, edit.key_id)
+        if edit.etag and edit.etag != before.etag:
+            raise EtagMismatch(before.id)
+        wanted = {name: values[name] for name in edit.fields if name in values}
+        if "scopes" in wanted:
+            access.hand_out(caller, tuple(scope for scope in wanted["scopes"] if scope not in before.scopes))
+        after = replace(before, **wanted)
+        if "expire_time" in edit.fields and edit.draft.expire_time != before.expire_time:
+            expire_time = NEVER if edit.draft.expire_time is None else edit.draft.expire_time
+            warnings = schedule.given_warnings(expire_time, now)
+            after = replace(after, expire_time=expire_time, expiry_warnings=warnings)
+        if "rotation" in edit.fields:
+            after = _rescheduled(after, values["rotation_interval"], edit.draft.webhook_url, now)
+            if after.webhook_url:
+                self._let_set_webhook(caller, before, after)
+        return before, after
+
+    def _look_up(self, field: str, caller: Key, url: str) -> None:
+        """Judge where a webhook's URL leads now. It can take a second: after all else, and never in a transaction."""
+        check = Check()
+        check.webhook(field, url, lambda url: self._endpoints.judge.look_up(url, caller.project_id))
+        check.done()
+
     def _let_set_webhook(self, caller: Key, before: Key, after: Key) -> None:
         """Refuse a new URL to who may not rotate the key: whoever reads there can claim the next secret."""
         if after.webhook_url == before.webhook_url:
@@ -260,19 +285,18 @@ class Lifecycle:
             "rotation_interval": check.rotation(
                 f"{path}rotation", draft.rotation_interval, self._min_rotation_interval
             ),
-            # A name is looked up for this, which can take seconds: never inside a transaction.
-            "webhook_url": check.webhook(f"{path}rotation.webhook_url", draft.webhook_url, self._endpoints.judge),
+            "webhook_url": check.webhook(f"{path}rotation.webhook_url", draft.webhook_url, self._endpoints.judge.form),
         }
 
-    def _changeable(self, transaction: Transaction, caller: Key, key_id: str) -> Key:
-        key = self._ledger.load(transaction.select, caller, key_id)
+    def _changeable(self, select: requests.Select, caller: Key, key_id: str) -> Key:
+        key = self._ledger.load(select, caller, key_id)
         if key.revoked:
             raise KeyIsRevoked(key.id)
         return key
 
     def _switch(self, transaction: Transaction, caller: Key, key_id: str, active: bool) -> Changed:
         now = self._ledger.clock()
-        before = self._changeable(transaction, caller, key_id)
+        before = self._changeable(transaction.select, caller, key_id)
         if before.active == active:
             return Changed(before, before.revision, now)
         happened = EventType.ACTIVATED if active else EventType.DEACTIVATED

@@ -184,6 +184,7 @@ class EndpointRow(Model):
     off_time = BigIntegerField(default=NEVER)  # when it said that it is gone
     failures = SmallIntegerField(default=0)  # in a row
     next_attempt_time = BigIntegerField(default=NEVER)  # not before its earliest delivery's
+    unused_time = BigIntegerField(default=NEVER)  # since when no key has the URL and nothing waits, as upkeep has seen
 
     class Meta:
         table_name = "webhook_endpoint"

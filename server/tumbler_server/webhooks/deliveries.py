@@ -1,18 +1,20 @@
 """Deliveries: what waits to be sent where, and what became of each attempt.
 
 An endpoint is the unit of patience: one that fails is asked again by one delivery at a time, so that no dead receiver
-takes the senders from the others, however much waits for it.
+takes the senders from the others, however much waits for it. A project is the unit of fairness: what is due is chosen
+project by project, so that no query is filled by one of them.
 """
 
 import enum
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import peewee
 
 from tumbler_server.clock import DAY, HOUR, MINUTE, NEVER, SECOND
+from tumbler_server.limits import WEBHOOKS_PENDING
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow, DeliveryRow, EndpointRow
 
@@ -26,7 +28,7 @@ LONGEST_RETRY_AFTER = DAY
 """A receiver that asks for more patience than this gets this much."""
 
 _LONGEST_WAIT = LONGEST_RETRY_AFTER + HOUR
-"""Nothing that was put off by a clock that is right is put off for longer."""
+"""Nothing that was put off by a clock that is right is put off for longer: what is later than this is due as well."""
 
 _PAUSES = (5 * SECOND, 10 * SECOND, 20 * SECOND, 40 * SECOND, MINUTE)
 """How long an endpoint is left alone after failures in a row, whatever else waits for it."""
@@ -68,6 +70,45 @@ class Delivery(NamedTuple):
     give_up_time: int
 
 
+class Endpoint(NamedTuple):
+    """What is needed of an endpoint to send to it, as its row is."""
+
+    id: str
+    project_id: str
+    url: str
+    failures: int
+    secret: bytes
+    pepper_id: str
+    previous_secret: bytes | None
+    previous_pepper_id: str
+    previous_expire_time: int
+
+
+# The conditions stand as literals, by which databases know the indexes of m0005_webhooks.
+_WAITS = f"next_attempt_time < {NEVER}"
+_KINDS = {False: f"failures = 0 AND {_WAITS}", True: f"failures > 0 AND {_WAITS}"}
+_PROJECTS = {
+    failing: f"""
+        WITH RECURSIVE found (project_id, number) AS (
+          SELECT (SELECT MIN(project_id) FROM webhook_endpoint WHERE {kind} AND project_id > ?), 1
+          UNION ALL
+          SELECT (SELECT MIN(e.project_id) FROM webhook_endpoint e WHERE {kind} AND e.project_id > found.project_id),
+                 number + 1
+          FROM found WHERE found.project_id IS NOT NULL AND number < ?
+        )
+        SELECT project_id,
+          (SELECT MIN(next_attempt_time) FROM webhook_endpoint e WHERE {kind} AND e.project_id = found.project_id),
+          (SELECT MAX(next_attempt_time) FROM webhook_endpoint e WHERE {kind} AND e.project_id = found.project_id)
+        FROM found WHERE project_id IS NOT NULL ORDER BY number
+    """  # noqa: S608
+    for failing, kind in _KINDS.items()
+}
+_DUE_ENDPOINTS = {
+    failing: f"SELECT {', '.join(Endpoint._fields)} FROM webhook_endpoint WHERE {kind} "  # noqa: S608
+    "AND project_id = ? AND (next_attempt_time <= ? OR next_attempt_time > ?) ORDER BY next_attempt_time LIMIT ?"
+    for failing, kind in _KINDS.items()
+}
+
 # Not by the ORM: these are for each of a hundred thousand, and it takes longer to make its statements than to run them.
 _DUE = (
     f"SELECT {', '.join(Delivery._fields)} FROM webhook_delivery WHERE endpoint_id = ? "  # noqa: S608
@@ -92,15 +133,32 @@ _ANSWERED = (
     f"WHERE id = ? AND off_time = {NEVER}"
 )
 
+_PENDING = f"SELECT COUNT(*) FROM (SELECT 1 FROM webhook_delivery WHERE {_WAITS} AND project_id = ? LIMIT ?) AS waiting"  # noqa: S608
+_GIVEN_UP = (
+    f"UPDATE webhook_delivery SET state = {int(State.FAILED)}, next_attempt_time = {NEVER}, last_error = ? "  # noqa: S608
+    f"WHERE revision IN (SELECT revision FROM webhook_delivery WHERE {_WAITS} AND project_id = ? "
+    "ORDER BY revision LIMIT ?) RETURNING endpoint_id"
+)
+_TOO_MANY = f"given up: more than {WEBHOOKS_PENDING.most:,} others of the project were waiting"
 
-def due_endpoints(store: Store, now: int, limit: int) -> list[Any]:
-    """Return endpoints that something waits for, those that have waited longest first."""
-    return store.select(
-        EndpointRow.select()
-        .where(_come(EndpointRow.next_attempt_time, now))
-        .order_by(EndpointRow.next_attempt_time)
-        .limit(limit)
-    )
+Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
+"""How a statement is read: outside a transaction by the store, inside by the transaction."""
+
+
+def projects_after(store: Store, failing: bool, project_id: str, now: int, limit: int) -> list[tuple[str, bool]]:
+    """Return the next projects, in the order of their ids, with endpoints of one kind that something waits for.
+
+    Each with whether one of them is due. Costs a few look-ups in an index for each project, however much waits for it.
+    """
+    rows = store.read(_PROJECTS[failing], (project_id, limit))
+    far_ahead = now + _LONGEST_WAIT
+    return [(name, first <= now or last > far_ahead) for name, first, last in rows]
+
+
+def due_endpoints(store: Store, project_id: str, failing: bool, now: int, limit: int) -> list[Endpoint]:
+    """Return a project's endpoints of one kind that are due, those that have waited longest first."""
+    rows = store.read(_DUE_ENDPOINTS[failing], (project_id, now, now + _LONGEST_WAIT, limit))
+    return list(map(Endpoint._make, rows))
 
 
 def due_deliveries(store: Store, endpoint_id: str, now: int, busy: Collection[int], limit: int) -> list[Delivery]:
@@ -171,6 +229,20 @@ def send_again(transaction: Transaction, delivery: Any, now: int, give_up_time: 
     )
 
 
+def pending(read: Read, project_id: str, most: int) -> int:
+    """Return how many deliveries of a project wait to be sent. More than ``most`` are not counted."""
+    ((number,),) = read(_PENDING, (project_id, most))
+    return int(number)
+
+
+def give_up_oldest(transaction: Transaction, project_id: str, number: int) -> None:
+    """End so many of a project's deliveries that wait, those of the oldest events first."""
+    given_up = transaction.read(_GIVEN_UP, (_TOO_MANY, project_id, number))
+    names = sorted({endpoint_id for (endpoint_id,) in given_up})
+    for endpoint in transaction.select(EndpointRow.select().where(EndpointRow.id.in_(names))):
+        reschedule(transaction, endpoint.id, endpoint.next_attempt_time)  # no sooner: it may have failed
+
+
 def reschedule(transaction: Transaction, endpoint_id: str, not_before: int) -> None:
     """Set when an endpoint is next sent to: when the first of its deliveries is due, but not before an instant."""
     first = DeliveryRow.select(peewee.fn.MIN(DeliveryRow.next_attempt_time)).where(
@@ -183,12 +255,6 @@ def reschedule(transaction: Transaction, endpoint_id: str, not_before: int) -> N
             (EndpointRow.id == endpoint_id) & (EndpointRow.off_time == NEVER)
         )
     )
-
-
-def _come(moment: peewee.Field, now: int) -> peewee.Expression:
-    """Return the condition that a time has come, or can only have been set by a clock that was far ahead."""
-    come: peewee.Expression = (moment <= now) | ((moment > now + _LONGEST_WAIT) & (moment < NEVER))
-    return come
 
 
 def _unchanged(delivery: Delivery) -> tuple[int, int, int]:

@@ -6,31 +6,46 @@ connections to the database, and all that one turn has to write is one transacti
 
 import contextlib
 import datetime
+import itertools
 import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import structlog
 
 from tumbler_server import metrics
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.events.lease import Lease
+from tumbler_server.limits import WEBHOOKS_SENT
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.webhooks import deliveries, messages
-from tumbler_server.webhooks.deliveries import Delivery, Outcome, State
+from tumbler_server.webhooks.deliveries import Delivery, Endpoint, Outcome, State
 from tumbler_server.webhooks.endpoints import Endpoints
 from tumbler_server.webhooks.messages import ClaimToken
 from tumbler_server.webhooks.post import Answer, Unsent
+from tumbler_server.webhooks.shares import has_room
 from tumbler_server.webhooks.vault import CannotOpen
 
-SENDERS = 16
-"""Webhooks that are on their way at the same time."""
+SENDERS = 4 * WEBHOOKS_SENT.most
+"""Webhooks that are on their way at the same time. Senders only wait, so that many cost little."""
 
 LANES = 8
-"""Of these, as many may go to one endpoint; to one that has just failed, a single one."""
+"""Of these, as many may go to one endpoint; to one that failed or was slow the last time, a single one."""
+
+SLOW = 2.0
+"""Seconds. An endpoint whose last answer took longer is slow."""
+
+MOST_PROJECTS = 256
+"""Projects that one turn looks at. Where more wait, the next turn goes on with the next."""
+
+_MOST_SLOW = 4_096
+"""Endpoints that are remembered as slow; then the one that has been for longest is forgotten."""
+
+_MOST_WRITTEN = 32
+"""Attempts that one transaction writes down at the most, since other writers wait for it."""
 
 PATIENCE = 2.0
 """Seconds that the end of the server waits for webhooks under way."""
@@ -43,25 +58,48 @@ _COUNTED = {
     State.ENDPOINT_OFF: "endpoint_off",
 }
 
-Post = Callable[[str, bytes, Mapping[str, str]], Answer]
-"""Sends a body with headers to a URL. Raises ``Unsent``."""
+Post = Callable[[str, bytes, Mapping[str, str], str], Answer]
+"""Sends a body with headers to a URL, for a project. Raises ``Unsent``."""
 
 _log = structlog.get_logger(__name__)
 
 
-class Dispatch:
-    """Hands what is due to the senders. Its methods are for one thread. ``finished`` is called by others, often."""
+class _Underway(NamedTuple):
+    """What a sender is busy with. ``doubtful`` says that the endpoint failed or was slow the last time."""
 
-    def __init__(self, store: Store, endpoints: Endpoints, post: Post, claim_token: ClaimToken, clock: Clock) -> None:
+    endpoint_id: str
+    project_id: str
+    doubtful: bool
+
+
+class Dispatch:
+    """Hands what is due to the senders. Its methods are for one thread. ``finished`` is called by others, often.
+
+    Projects take turns, and each holds a share of the senders at most (``shares``). Endpoints that failed or were slow
+    the last time come after all others, and leave half of the senders to them.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        endpoints: Endpoints,
+        post: Post,
+        claim_token: ClaimToken,
+        clock: Clock,
+        senders: int = SENDERS,
+    ) -> None:
         self._store = store
         self._endpoints = endpoints
         self._post = post
         self._claim_token = claim_token
         self._clock = clock
-        self._sending: dict[int, str] = {}  # the endpoint, by the event's revision
+        self._most = senders
+        self._sending: dict[int, _Underway] = {}  # by the event's revision
+        self._slow: dict[str, None] = {}  # endpoints, the last to become so at the end
+        self._last = {False: "", True: ""}  # the project that a turn ended with, for fresh endpoints and failing ones
         self._senders = 0
-        self._waiting: queue.SimpleQueue[tuple[Any, Delivery, str, int] | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[tuple[Delivery, Outcome]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Endpoint, Delivery, str, int] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[Delivery, Outcome, float]] = queue.SimpleQueue()
         self.finished: Callable[[], None] = lambda: None
         """Called whenever something has been sent, so that ``work`` can be."""
 
@@ -69,16 +107,7 @@ class Dispatch:
         """Write down what came of what was sent, and hand out what is due, as far as there are senders for it."""
         written = self._write_down()
         now = self._clock()
-        waiting: list[tuple[Any, Delivery]] = []
-        for endpoint in deliveries.due_endpoints(self._store, now, limit=4 * SENDERS):
-            room = SENDERS - len(self._sending) - len(waiting)
-            if room <= 0:
-                break
-            busy = [revision for revision, endpoint_id in self._sending.items() if endpoint_id == endpoint.id]
-            lanes = min((1 if endpoint.failures else LANES) - len(busy), room)
-            if lanes > 0:
-                due = deliveries.due_deliveries(self._store, endpoint.id, now, busy, lanes)
-                waiting += [(endpoint, delivery) for delivery in due]
+        waiting = self._choose(now)
         self._hand_out(lease, waiting, now)
         return written or bool(waiting)
 
@@ -98,7 +127,79 @@ class Dispatch:
         for _ in range(self._senders):
             self._waiting.put(None)
 
-    def _hand_out(self, lease: Lease, waiting: Sequence[tuple[Any, Delivery]], now: int) -> None:
+    def _choose(self, now: int) -> list[tuple[Endpoint, Delivery]]:
+        """Return what is to be sent now, as much as there are free senders for."""
+        chosen: list[tuple[Endpoint, Delivery]] = []
+        held = Counter(each.project_id for each in self._sending.values())
+        doubtful = sum(each.doubtful for each in self._sending.values())
+        most_doubtful = self._most // 2
+        for failing in (False, True):
+            projects = self._projects(failing, now)
+            queues: dict[str, Iterator[tuple[Endpoint, Delivery]]] = {}
+            # Round after round each project gets one sender; whoever holds fewer comes first.
+            taking = sorted(projects, key=held.__getitem__)
+            while taking and not (failing and doubtful >= most_doubtful):
+                still = []
+                for project_id in taking:
+                    if not has_room(held[project_id], self._most - len(self._sending) - len(chosen)):
+                        continue
+                    if project_id not in queues:
+                        queues[project_id] = self._due(project_id, failing, now, doubtful < most_doubtful)
+                    for endpoint, delivery in queues[project_id]:
+                        if self._doubtful(endpoint):
+                            if doubtful >= most_doubtful:
+                                break
+                            doubtful += 1
+                        chosen.append((endpoint, delivery))
+                        held[project_id] += 1
+                        still.append(project_id)
+                        break
+                if still and len(self._sending) + len(chosen) == self._most:
+                    self._last[failing] = still[-1]  # those after it got none: they come first the next time
+                taking = still
+        return chosen
+
+    def _projects(self, failing: bool, now: int) -> list[str]:
+        """Return projects for whose endpoints, fresh or failing, something is due: first those after the last one."""
+        last = self._last[failing]
+        found = deliveries.projects_after(self._store, failing, last, now, MOST_PROJECTS)
+        if len(found) < MOST_PROJECTS and last:
+            seen = {project_id for project_id, _ in found}
+            rest = deliveries.projects_after(self._store, failing, "", now, MOST_PROJECTS - len(found))
+            found += itertools.takewhile(lambda each: each[0] not in seen, rest)
+        if found:
+            self._last[failing] = found[-1][0]
+        return [project_id for project_id, is_due in found if is_due]
+
+    def _due(self, project_id: str, failing: bool, now: int, doubtful: bool) -> Iterator[tuple[Endpoint, Delivery]]:
+        """Yield what is due of a project: for each endpoint the first delivery, then for each the second, and so on.
+
+        Without ``doubtful``, nothing to endpoints that are.
+        """
+        busy: dict[str, list[int]] = {}
+        for revision, each in self._sending.items():
+            if each.project_id == project_id:
+                busy.setdefault(each.endpoint_id, []).append(revision)
+        # Those that are busy are due as well until it is written down: beyond them there is room for a whole share.
+        limit = len(busy) + self._most // 4
+        found = deliveries.due_endpoints(self._store, project_id, failing, now, limit)
+        found = sorted((each for each in found if doubtful or not self._doubtful(each)), key=self._doubtful)
+        waiting: dict[str, list[Delivery]] = {}
+        for lane in range(LANES):
+            for endpoint in found:
+                if endpoint.id not in waiting:
+                    sent = busy.get(endpoint.id, [])
+                    lanes = (1 if self._doubtful(endpoint) else LANES) - len(sent)
+                    waiting[endpoint.id] = (
+                        deliveries.due_deliveries(self._store, endpoint.id, now, sent, lanes) if lanes > 0 else []
+                    )
+                if lane < len(waiting[endpoint.id]):
+                    yield endpoint, waiting[endpoint.id][lane]
+
+    def _doubtful(self, endpoint: Endpoint) -> bool:
+        return endpoint.failures > 0 or endpoint.id in self._slow
+
+    def _hand_out(self, lease: Lease, waiting: Sequence[tuple[Endpoint, Delivery]], now: int) -> None:
         keys = deliveries.keys_of(self._store, [delivery for _, delivery in waiting])
         over: dict[State, list[Delivery]] = {State.OUTDATED: [], State.FAILED: []}
         for endpoint, delivery in waiting:
@@ -108,7 +209,7 @@ class Dispatch:
             elif now >= delivery.give_up_time:  # nobody was there to send it for so long
                 over[State.FAILED].append(delivery)
             else:
-                self._sending[delivery.revision] = endpoint.id
+                self._sending[delivery.revision] = _Underway(endpoint.id, endpoint.project_id, self._doubtful(endpoint))
                 self._waiting.put((endpoint, delivery, messages.body(delivery, key, self._claim_token), now))
         while self._senders < len(self._sending):
             # The process does not wait for them at its end: one may be held for 15 seconds.
@@ -127,9 +228,11 @@ class Dispatch:
         """Write down what has come of what was sent, and say whether anything has; wait for that if need be."""
         done: list[tuple[Delivery, Outcome]] = []
         with contextlib.suppress(queue.Empty):
-            done.append(self._done.get(block=patience != 0, timeout=patience or None))
-            while True:
-                done.append(self._done.get_nowait())
+            while len(done) < _MOST_WRITTEN:
+                block = patience != 0 and not done
+                delivery, outcome, took = self._done.get(block, timeout=patience or None)
+                done.append((delivery, outcome))
+                self._note_pace(delivery.endpoint_id, took)
         if not done:
             return False
         # No lease is asked for: what came of it is true, and counts unless the row has changed since.
@@ -142,18 +245,26 @@ class Dispatch:
             metrics.WEBHOOK_ATTEMPTS.labels(_COUNTED[state]).inc(number)
         return True
 
+    def _note_pace(self, endpoint_id: str, took: float) -> None:
+        self._slow.pop(endpoint_id, None)
+        if took > SLOW:
+            if len(self._slow) == _MOST_SLOW:
+                del self._slow[next(iter(self._slow))]
+            self._slow[endpoint_id] = None
+
     def _send_all(self) -> None:
         while job := self._waiting.get():
             endpoint, delivery, body, now = job
+            began = time.monotonic()
             try:
                 outcome = self._attempt(endpoint, delivery, body, now)
             except Exception as failure:
                 _log.error("sending a webhook failed", delivery_id=delivery.id, error=type(failure).__name__)
                 outcome = Outcome(error="the server failed; its log says more")
-            self._done.put((delivery, outcome))
+            self._done.put((delivery, outcome, time.monotonic() - began))
             self.finished()
 
-    def _attempt(self, endpoint: Any, delivery: Delivery, body: str, now: int) -> Outcome:
+    def _attempt(self, endpoint: Endpoint, delivery: Delivery, body: str, now: int) -> Outcome:
         try:
             signers = self._endpoints.signers(endpoint, now)
         except CannotOpen:
@@ -167,7 +278,7 @@ class Dispatch:
             "webhook-signature": " ".join(signer.sign(delivery.id, sent_at, body) for signer in signers),
         }
         try:
-            answer = self._post(delivery.url, body.encode(), headers)
+            answer = self._post(delivery.url, body.encode(), headers, delivery.project_id)
         except Unsent as unsent:
             return Outcome(error=unsent.reason)
         if 200 <= answer.status < 300:

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import peewee
 from standardwebhooks.webhooks import Webhook
 
 from tumbler_server.clock import DAY, NEVER
-from tumbler_server.errors import EndpointNotFound, WebhooksNeedPepper
+from tumbler_server.errors import EndpointNotFound, LimitReached, WebhooksNeedPepper
+from tumbler_server.limits import WEBHOOK_URLS
 from tumbler_server.store.database import Transaction
 from tumbler_server.store.models import EndpointRow
+from tumbler_server.webhooks.targets import Judge
 from tumbler_server.webhooks.vault import Sealed, Vault
 
 OVERLAP = DAY
@@ -19,6 +22,9 @@ OVERLAP = DAY
 
 SIZE = 32
 """Bytes of a secret; the specification asks for 24 to 64."""
+
+Select = Callable[[peewee.BaseQuery], list[Any]]
+"""How a query is read: outside a transaction by the store, inside by the transaction."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,11 @@ class Replaced:
 
 
 class Endpoints:
-    """Makes endpoints and changes their secrets. ``judge`` says what is wrong with a URL, in words; empty: nothing."""
+    """Makes endpoints, at most so many for a project, and changes their secrets. ``judge`` is for who sets a URL."""
 
-    def __init__(self, vault: Vault, judge: Callable[[str], str]) -> None:
+    def __init__(self, vault: Vault, judge: Judge, most: int = WEBHOOK_URLS.most) -> None:
         self._vault = vault
+        self._most = most
         self.judge = judge
         self.newest = vault.newest
         """The id of the pepper under which secrets are sealed now; empty: there is none."""
@@ -43,10 +50,21 @@ class Endpoints:
         if not self._vault.newest:
             raise WebhooksNeedPepper
 
+    def demand_room(self, select: Select, project_id: str, url: str) -> None:
+        """Raise ``LimitReached`` where the URL is new to the project, and the project has as many as it may."""
+        if _find(select, project_id, url) is None:
+            some = EndpointRow.select(EndpointRow.id).where(EndpointRow.project_id == project_id).limit(self._most)
+            if len(select(some.tuples())) == self._most:
+                raise LimitReached(WEBHOOK_URLS.what, self._most)
+
     def open(self, transaction: Transaction, project_id: str, url: str, now: int) -> str:
-        """Have an endpoint for a project and URL, switched on, and return its secret if it was made just now."""
-        found = _find(transaction, project_id, url)
+        """Have an endpoint for a project and URL, switched on, and return its secret if it was made just now.
+
+        Raises ``LimitReached``.
+        """
+        found = _find(transaction.select, project_id, url)
         if found is None:
+            self.demand_room(transaction.select, project_id, url)
             return self._make(transaction, project_id, url, now)
         _turn_on(transaction, found.id)
         return ""
@@ -54,7 +72,7 @@ class Endpoints:
     def replace_secret(self, transaction: Transaction, project_id: str, url: str, now: int) -> Replaced:
         """Give an endpoint a new secret; for a day, the present one signs beside it. Raises ``EndpointNotFound``."""
         self.demand_pepper()
-        found = _find(transaction, project_id, url)
+        found = _find(transaction.select, project_id, url)
         if found is None:
             raise EndpointNotFound
         secret, sealed = self._fresh(project_id, url)
@@ -118,12 +136,15 @@ def _turn_on(transaction: Transaction, endpoint_id: str) -> None:
             (EndpointRow.id == endpoint_id) & (EndpointRow.off_time != NEVER)
         )
     )
-
-
-def _find(transaction: Transaction, project_id: str, url: str) -> Any:
-    rows = transaction.select(
-        EndpointRow.select().where((EndpointRow.project_id == project_id) & (EndpointRow.url == url))
+    transaction.run(
+        EndpointRow.update(unused_time=NEVER).where(
+            (EndpointRow.id == endpoint_id) & (EndpointRow.unused_time != NEVER)
+        )
     )
+
+
+def _find(select: Select, project_id: str, url: str) -> Any:
+    rows = select(EndpointRow.select().where((EndpointRow.project_id == project_id) & (EndpointRow.url == url)))
     return rows[0] if rows else None
 
 

@@ -1,7 +1,8 @@
 """The outbox: of each event in the log that a webhook tells of, a delivery is made, once."""
 
 import secrets
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -10,8 +11,10 @@ from tumbler_server.clock import DAY, NEVER, Clock
 from tumbler_server.events import log
 from tumbler_server.events.lease import Lease
 from tumbler_server.events.log import Event
+from tumbler_server.limits import WEBHOOKS_PENDING
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow, EndpointRow, OutboxRow
+from tumbler_server.webhooks import deliveries
 from tumbler_server.webhooks.deliveries import State
 from tumbler_server.webhooks.messages import TYPES
 
@@ -20,6 +23,9 @@ BATCH = 200
 
 GIVE_UP_AFTER = 3 * DAY
 """How long it is tried to deliver something, from when it was taken up."""
+
+_MOST_COUNTED = 10_000
+"""Projects whose room is remembered; past it they are all counted again."""
 
 _INSERT = (
     "INSERT INTO webhook_delivery (revision, id, endpoint_id, project_id, key_id, url, type, event_time, detail, "
@@ -38,6 +44,8 @@ class Outbox:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self._room: dict[str, int] = {}  # how many more a project may surely have waiting, since it was counted
+        self._term = 0
 
     def work(self, lease: Lease) -> bool:
         """Take up one batch of events, and say whether there is more."""
@@ -52,6 +60,9 @@ class Outbox:
 
     def _take(self, transaction: Transaction, lease: Lease, reached: int, events: Sequence[Event]) -> None:
         lease.guard(transaction)
+        if self._term != lease.term:
+            self._term = lease.term
+            self._room.clear()  # others have acted meanwhile
         now = self._clock()
         told = [event for event in events if event.type in TYPES]
         endpoints = _endpoints(transaction, told)
@@ -66,9 +77,27 @@ class Outbox:
                     EndpointRow.id.in_(on) & (earlier | (EndpointRow.next_attempt_time == NEVER))
                 )
             )
+            self._make_room(transaction, Counter(event.project_id for event in told if event.key_id in endpoints))
         transaction.run(
             OutboxRow.update(revision=events[-1].revision).where((OutboxRow.id == 1) & (OutboxRow.revision == reached))
         )
+
+    def _make_room(self, transaction: Transaction, made: Mapping[str, int]) -> None:
+        """Give up the oldest deliveries of projects that have too many waiting: they have had the most attempts.
+
+        It is counted only where there may be too many. A transaction that is repeated counts sooner, and no less.
+        """
+        if len(self._room) > _MOST_COUNTED:
+            self._room.clear()
+        for project_id, number in made.items():
+            room = self._room.get(project_id, 0) - number
+            if room < 0:
+                room = WEBHOOKS_PENDING.most - deliveries.pending(
+                    transaction.read, project_id, WEBHOOKS_PENDING.most + BATCH
+                )
+            if room < 0:
+                deliveries.give_up_oldest(transaction, project_id, -room)
+            self._room[project_id] = max(room, 0)
 
 
 def _endpoints(transaction: Transaction, events: Sequence[Event]) -> dict[str, Any]:

@@ -81,8 +81,8 @@ class Poster:
         # At its finest level it would log what a receiver answers.
         logging.getLogger("httpcore").setLevel(logging.INFO)
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Post ``body`` once and return the answer, whatever its status; redirects are not followed.
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], project_id: str = "") -> Answer:
+        """Post ``body`` once, for a project, and return the answer, whatever its status; redirects are not followed.
 
         The answer counts once its headers are there; what becomes of its body afterwards changes nothing. Raises
         ``Unsent``, after the timeout at the latest.
@@ -92,7 +92,7 @@ class Poster:
             raise Unsent("this server is stopping")
         try:
             target = parse(url, self._rules)
-            dialer, pool = self._way(target, deadline)
+            dialer, pool = self._way(target, deadline, project_id)
         except Refused as broken:
             raise Unsent(f"refused: {broken}") from None
         except Unresolvable:
@@ -123,9 +123,9 @@ class Poster:
             context.load_verify_locations(cadata=self._authorities)
         return context
 
-    def _way(self, target: Target, deadline: Deadline) -> tuple[Dialer, httpcore.ConnectionPool]:
+    def _way(self, target: Target, deadline: Deadline, project_id: str) -> tuple[Dialer, httpcore.ConnectionPool]:
         if self._proxy is None or not by_proxy(target, self._rules):
-            addresses = self._resolver.addresses(target, self._rules, deadline.left())
+            addresses = self._resolver.addresses(target, self._rules, deadline.left(), project_id)
             dialer = Dialer(addresses, target.port, self._tls, target.host, deadline)
             return dialer, httpcore.ConnectionPool(self._unused_tls, network_backend=dialer)
         unreachable = "the proxy cannot be reached"

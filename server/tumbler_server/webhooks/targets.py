@@ -10,17 +10,34 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime  # Python 3.10 has it apart from the built-in one
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from tumbler_server.clock import SECOND
+from tumbler_server.errors import Overloaded
+from tumbler_server.limits import WEBHOOK_LOOK_UPS
+from tumbler_server.webhooks.shares import has_room
 
 LONGEST = 2_048
 """Characters of a URL."""
 
 LONGEST_NAME = 253
 """Characters of a DNS name (RFC 1035, section 2.3.4, in text)."""
+
+JUDGING = 1.0
+"""Seconds that the look-up of a host may take when a URL is set. It is judged again whenever it is sent to."""
+
+_MOST_OF_PROJECT = 4
+"""Names that are looked up for one project at the same time."""
+
+_REMEMBERED = 10.0
+"""Seconds for which a name that had no address in time is not asked for again when a URL is set."""
+
+_MOST_REMEMBERED = 1_024
 
 Network = IPv4Network | IPv6Network
 
@@ -169,38 +186,35 @@ def by_proxy(target: Target, rules: Rules) -> bool:
 
 
 class Resolver:
-    """Looks names up, at most ``most`` at a time. A look-up cannot be given up; whoever waits for it can.
+    """Looks names up, at most ``most`` at a time, and for one project at most four (``shares``).
 
-    Each has a thread that does not keep the process alive: an executor's would, until the system's resolver gives up.
+    A look-up cannot be given up; whoever waits for it can. Whoever asks for a name that is being looked up gets the
+    same answer. Each look-up has a thread that does not keep the process alive: an executor's would, until the system's
+    resolver gives up.
     """
 
     def __init__(self, look_up: LookUp | None = None, most: int = 32) -> None:
         self._look_up = look_up or _system_look_up
-        self._free = threading.BoundedSemaphore(most)
+        self._most = most
+        self._held: Counter[str] = Counter()  # look-ups under way, by the project that began them
+        self._answers: dict[str, Future[list[str]]] = {}  # of these, by name
+        self._changed = threading.Condition()
         self._closed = False
 
-    def addresses(self, target: Target, rules: Rules, timeout: float) -> list[str]:
+    def addresses(self, target: Target, rules: Rules, timeout: float, project_id: str = "") -> list[str]:
         """Return all addresses of a target, in the order to try them; each is permitted.
 
         Raises ``Refused`` where one is not, and ``Unresolvable`` where there is none after ``timeout`` seconds.
         """
-        found = [target.host] if target.literal else self.unjudged(target.host, timeout)
+        found = [target.host] if target.literal else self.unjudged(target.host, timeout, project_id)
         _demand(found, target, rules)
         return found
 
-    def unjudged(self, name: str, timeout: float) -> list[str]:
+    def unjudged(self, name: str, timeout: float, project_id: str = "") -> list[str]:
         """Return all addresses of a name that the operator chose, whatever they are. Raises ``Unresolvable``."""
         end = time.monotonic() + timeout
-        if self._closed or not self._free.acquire(timeout=max(timeout, 0)):
-            raise Unresolvable
-        answer: Future[list[str]] = Future()
         try:
-            threading.Thread(target=self._answer, args=(name, answer), name="webhook-resolver", daemon=True).start()
-        except RuntimeError:  # no more threads
-            self._free.release()
-            raise Unresolvable from None
-        try:
-            found = answer.result(max(end - time.monotonic(), 0))
+            found = self._asked(name, project_id, end).result(max(end - time.monotonic(), 0))
         except (OSError, NotInTime):
             raise Unresolvable from None
         if not found:
@@ -210,23 +224,114 @@ class Resolver:
     def close(self) -> None:
         """Look nothing up any more. Look-ups that hang are left to end by themselves."""
         self._closed = True
+        with self._changed:
+            self._changed.notify_all()
 
-    def _answer(self, name: str, answer: "Future[list[str]]") -> None:
+    def _asked(self, name: str, project_id: str, end: float) -> "Future[list[str]]":
+        """Return the answer to come, once there is a place to look the name up, or somebody does."""
+
+        def ready() -> bool:
+            free = self._most - self._held.total()
+            mine = self._held[project_id]
+            return self._closed or name in self._answers or (mine < _MOST_OF_PROJECT and has_room(mine, free))
+
+        with self._changed:
+            if not self._changed.wait_for(ready, max(end - time.monotonic(), 0)) or self._closed:
+                raise Unresolvable
+            answer = self._answers.get(name)
+            if answer is not None:
+                return answer
+            answer = Future()
+            arguments = (name, project_id, answer)
+            try:
+                threading.Thread(target=self._answer, args=arguments, name="webhook-resolver", daemon=True).start()
+            except RuntimeError:  # no more threads
+                raise Unresolvable from None
+            self._held[project_id] += 1
+            self._answers[name] = answer
+            return answer
+
+    def _answer(self, name: str, project_id: str, answer: "Future[list[str]]") -> None:
+        found, failure = [], None
         try:
-            answer.set_result(list(dict.fromkeys(self._look_up(name))))
-        except Exception as failure:
+            found = list(dict.fromkeys(self._look_up(name)))
+        except Exception as raised:
+            failure = raised
+        # Before the answer is told: who asks after that is to have a newer one.
+        with self._changed:
+            del self._answers[name]
+            self._held[project_id] -= 1
+            self._held += Counter()  # forgets projects that hold none
+            self._changed.notify_all()
+        if failure is None:
+            answer.set_result(found)
+        else:
             answer.set_exception(failure)
+
+
+class Judge:
+    """Says what is wrong with a URL that somebody sets, in words that quote nothing of it; nothing, if nothing is.
+
+    A name that has no address in time passes: it is judged whenever it is sent to. ``patience`` is in seconds.
+    """
+
+    def __init__(self, rules: Rules, resolver: Resolver, patience: float = JUDGING) -> None:
+        self._rules = rules
+        self._resolver = resolver
+        self._patience = patience
+        self._looking: Counter[str] = Counter()
+        self._unresolvable: dict[str, float] = {}  # until when a name is not asked for again; the oldest first
+        self._lock = threading.Lock()
+
+    def form(self, url: str) -> str:
+        """Judge all that can be told without looking up the name, at once."""
+        try:
+            parse(url, self._rules)
+        except Refused as refused:
+            return str(refused)
+        return ""
+
+    def look_up(self, url: str, project_id: str) -> str:
+        """Judge also by the addresses that the name has now, which can take the whole patience.
+
+        Raises ``Overloaded``, at once, where two other calls of the project are at it.
+        """
+        try:
+            target = parse(url, self._rules)
+            if target.literal or by_proxy(target, self._rules):
+                return ""
+            with self._place(target.host, project_id) as known:
+                if not known:
+                    self._resolver.addresses(target, self._rules, self._patience, project_id)
+        except Refused as refused:
+            return str(refused)
+        except Unresolvable:
+            self._remember(target.host)
+        return ""
+
+    @contextlib.contextmanager
+    def _place(self, name: str, project_id: str) -> Iterator[bool]:
+        """Take one of the project's places; none for a name that is known not to be resolvable, which is yielded."""
+        with self._lock:
+            known = time.monotonic() < self._unresolvable.get(name, 0.0)
+            if not known:
+                if self._looking[project_id] >= WEBHOOK_LOOK_UPS.most:
+                    raise Overloaded(SECOND)
+                self._looking[project_id] += 1
+        try:
+            yield known
         finally:
-            self._free.release()
+            if not known:
+                with self._lock:
+                    self._looking[project_id] -= 1
+                    self._looking += Counter()
 
-
-def check(url: str, rules: Rules, resolver: Resolver, timeout: float) -> None:
-    """Judge a URL before it is kept. Raises ``Refused``. A name that has no address now is judged when it has one."""
-    target = parse(url, rules)
-    if by_proxy(target, rules):
-        return
-    with contextlib.suppress(Unresolvable):
-        resolver.addresses(target, rules, timeout)
+    def _remember(self, name: str) -> None:
+        with self._lock:
+            self._unresolvable.pop(name, None)
+            if len(self._unresolvable) == _MOST_REMEMBERED:
+                del self._unresolvable[next(iter(self._unresolvable))]
+            self._unresolvable[name] = time.monotonic() + _REMEMBERED
 
 
 def _host(text: str) -> str:

@@ -1,9 +1,9 @@
-"""What is done about webhooks once an hour: what is over is forgotten in time, and secrets follow the newest pepper."""
+"""What is done about webhooks once an hour: what is over or unused is forgotten, and secrets follow the newest pepper."""
 
 import structlog
 
 from tumbler_server import clock as clocks
-from tumbler_server.clock import HOUR, Clock
+from tumbler_server.clock import DAY, HOUR, NEVER, Clock
 from tumbler_server.events import history
 from tumbler_server.events.lease import Lease
 from tumbler_server.store.database import Store, Transaction
@@ -17,11 +17,28 @@ INTERVAL = HOUR
 BATCH = 500
 """Deliveries that one transaction removes at the most, since other writers wait for it."""
 
+UNUSED = DAY
+"""How long an endpoint is kept, with its secret, once no key has its URL and nothing waits for it."""
+
+_LOOKED_AT = 200
+"""Endpoints that one turn looks at, whether they are used."""
+
+# Revoked keys, and replaced ones whose grace is over, are told of no more.
+_USED = (
+    "(EXISTS (SELECT 1 FROM api_key k WHERE k.project_id = e.project_id AND k.webhook_url = e.url "  # noqa: S608
+    f"AND k.webhook_url <> '' AND k.revoke_time = {NEVER} AND k.grace_expire_time > ?) "
+    "OR EXISTS (SELECT 1 FROM webhook_delivery d "
+    f"WHERE d.endpoint_id = e.id AND d.next_attempt_time < {NEVER}))"
+)
+_LOOK = f"SELECT id, unused_time, {_USED} FROM webhook_endpoint e WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
+_MARK = "UPDATE webhook_endpoint SET unused_time = ? WHERE id = ?"
+_FORGET = f"DELETE FROM webhook_endpoint AS e WHERE e.id = ? AND NOT {_USED}"  # noqa: S608
+
 _log = structlog.get_logger(__name__)
 
 
 class Upkeep:
-    """Removes deliveries that are over and older than a span, in microseconds, and seals secrets anew."""
+    """Removes deliveries that are over and older than a span, in microseconds; forgets endpoints; reseals secrets."""
 
     def __init__(
         self, store: Store, endpoints: Endpoints, clock: Clock, keep: int, uptime: Clock = clocks.uptime
@@ -32,6 +49,7 @@ class Upkeep:
         self._keep = keep
         self._uptime = uptime
         self._next = uptime()
+        self._looked_at = ""  # the last endpoint of which it was seen whether it is used
 
     def work(self, lease: Lease) -> bool:
         """Do a part of it where it is time, and say whether there is more."""
@@ -39,7 +57,7 @@ class Upkeep:
             return False
         before = history.first_since(self._store, self._clock() - self._keep)
         removed = self._store.write(lambda transaction: self._remove(transaction, lease, before))
-        if removed == BATCH:
+        if removed == BATCH or self._forget_unused(lease):
             return True
         self._reseal(lease)
         self._next = self._uptime() + INTERVAL
@@ -51,6 +69,31 @@ class Upkeep:
         oldest = DeliveryRow.select(DeliveryRow.revision).where(over).order_by(DeliveryRow.revision).limit(BATCH)
         revisions = [row.revision for row in transaction.select(oldest)]
         return transaction.change(DeliveryRow.delete().where(DeliveryRow.revision.in_(revisions))) if revisions else 0
+
+    def _forget_unused(self, lease: Lease) -> bool:
+        """Look at some endpoints, forget those that have been unused for long enough, and say whether there are more.
+
+        That one is used again is noted when its URL is set (``Endpoints.open``), or here.
+        """
+        now = self._clock()
+        found = self._store.read(_LOOK, (now, self._looked_at, _LOOKED_AT))
+        marks, forgotten = [], []
+        for endpoint_id, unused_time, used in found:
+            if used == (unused_time == NEVER):
+                if not used and now - unused_time >= UNUSED:
+                    forgotten.append((endpoint_id, now))
+            else:
+                marks.append((NEVER if used else now, endpoint_id))
+
+        def work(transaction: Transaction) -> None:
+            lease.guard(transaction)
+            transaction.run_many(_MARK, marks)
+            transaction.run_many(_FORGET, forgotten)
+
+        if marks or forgotten:
+            self._store.write(work)
+        self._looked_at = found[-1][0] if len(found) == _LOOKED_AT else ""
+        return bool(self._looked_at)
 
     def _reseal(self, lease: Lease) -> None:
         for endpoint in self._store.select(EndpointRow.select().where(EndpointRow.pepper_id != self._endpoints.newest)):

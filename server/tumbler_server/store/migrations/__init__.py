@@ -16,10 +16,18 @@ from tumbler_server.store.migrations import (
     m0002_anchor,
     m0003_rotation,
     m0004_listing,
+    m0005_webhooks,
     m0006_projects,
 )
 
-STEPS: tuple[ModuleType, ...] = (m0001_initial, m0002_anchor, m0003_rotation, m0004_listing, m0006_projects)
+STEPS: tuple[ModuleType, ...] = (
+    m0001_initial,
+    m0002_anchor,
+    m0003_rotation,
+    m0004_listing,
+    m0005_webhooks,
+    m0006_projects,
+)
 
 NEWEST = len(STEPS)
 
