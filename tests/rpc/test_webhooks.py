@@ -2,6 +2,8 @@
 
 import base64
 import json
+import socket
+import threading
 from datetime import datetime, timezone
 
 import grpc
@@ -9,14 +11,18 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from tests.harness import Refused, World, at, lasting
+from tests.receivers import Receiver as BadReceiver
+from tests.webhooks.backlog import pile_up
 from tests.webhooks.receiver import Receiver, Sent
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import event_pb2
 from tumbler_server import doctor
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
 from tumbler_server.keys import pepper
-from tumbler_server.store.models import EndpointRow
+from tumbler_server.store.models import DeliveryRow, EndpointRow
 from tumbler_server.webhooks.dispatch import LANES
+from tumbler_server.webhooks.endpoints import Endpoints
+from tumbler_server.webhooks.targets import Judge, Resolver, Rules
 
 EVER = {"interval": lasting(3_650 * DAY)}
 """A schedule that brings nothing while a test lasts."""
@@ -387,6 +393,42 @@ class TestAttempts:
         mailing.create()
         mailing.turn()
         assert deliveries(mailing) == []
+
+
+class TestShares:
+    """One project's receivers do not hold up another's webhooks."""
+
+    @pytest.mark.parametrize(("projects", "urls"), [(1, 200), (10, 200)])
+    def test_black_holes(self, mailing: World, receiver: Receiver, projects: int, urls: int) -> None:
+        """Before any of many receivers that never answer is given up, another project's webhook has arrived."""
+        endpoints = endpoints_of(mailing, projects * urls)
+        with BadReceiver(accept_and_hang) as hole:
+            for number in range(projects):
+                project_id = f"p{number}"
+                key_id = mailing.create(project_id=project_id).api_key.id
+                targets = [f"http://127.0.0.1:{hole.port}/{project_id}/{each}" for each in range(urls)]
+                pile_up(mailing.core.store, endpoints, project_id, key_id, targets, mailing.clock.now)
+            for _ in range(3):
+                mailing.scheduler.acting.turn()
+            mailing.revoke(watched(mailing, receiver).api_key.id)
+            for _ in range(3):
+                mailing.scheduler.acting.turn()
+            assert receiver.next("key.revoked")
+            assert hole.connections > 0
+            tried = DeliveryRow.select().where((DeliveryRow.attempts > 0) & (DeliveryRow.project_id != "acme"))
+            mailing.scheduler.acting.turn()
+            assert mailing.core.store.select(tried) == []
+
+
+def endpoints_of(world: World, most: int) -> Endpoints:
+    """Return what makes endpoints as the service does, but for the URLs that a project may have."""
+    return Endpoints(pepper.vault(world.installation.peppers()), Judge(Rules(), Resolver()), most)
+
+
+def accept_and_hang(connection: socket.socket, over: threading.Event) -> None:
+    """Take what comes, and never answer."""
+    while connection.recv(65_536):
+        pass
 
 
 class TestRedeliver:

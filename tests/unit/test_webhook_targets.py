@@ -3,14 +3,21 @@
 import ipaddress
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 
 from tests.domain import judge
+from tests.harness import FrozenClock
+from tumbler_server.clock import SECOND
+from tumbler_server.errors import Overloaded
 from tumbler_server.webhooks.targets import (
     LONGEST,
+    MOST_REMEMBERED,
+    REMEMBERED,
+    Judge,
     Refused,
     Resolver,
     Rules,
@@ -19,6 +26,9 @@ from tumbler_server.webhooks.targets import (
     parse,
     permitted,
 )
+
+PATIENCE = 30.0
+"""Seconds after which a test gives up waiting."""
 
 PUBLIC = Rules()
 LOOPBACK = Rules(loopback=True)
@@ -393,6 +403,189 @@ class TestResolver:
         closed.close()
         with pytest.raises(Unresolvable):
             closed.addresses(HOOK, PUBLIC, 5)
+
+
+class TestSharing:
+    """One resolver, and many who ask."""
+
+    def test_same_name(self) -> None:
+        """Those who ask for a name while it is looked up wait for the one look-up; who asks later has a new one."""
+        names = Names()
+        asking = Resolver(names)
+        with ThreadPoolExecutor(8) as threads:
+            answers = [threads.submit(asking.unjudged, "a.test", PATIENCE, "acme") for _ in range(2)]
+            names.wait_for(1)
+            with pytest.raises(Unresolvable):
+                asking.unjudged("a.test", 0.01, "globex")
+            names.let_go()
+            assert [answer.result() for answer in answers] == [["8.8.8.8"]] * 2
+        before = len(names.asked)
+        assert before <= 2  # one may have come when the other had its answer
+        asking.unjudged("a.test", PATIENCE)
+        assert len(names.asked) == before + 1
+
+    def test_joined(self) -> None:
+        """Who waits for another's look-up takes no place."""
+        names = Names()
+        asking = Resolver(names, most=1)
+        with ThreadPoolExecutor(2) as threads:
+            first = threads.submit(asking.unjudged, "a.test", PATIENCE, "acme")
+            names.wait_for(1)
+            with pytest.raises(Unresolvable):
+                asking.unjudged("a.test", 0.01, "globex")
+            names.let_go()
+            assert first.result() == ["8.8.8.8"]
+        assert names.asked == ["a.test"]
+
+    @pytest.mark.parametrize(("most", "of_project"), [(32, 4), (8, 2), (1, 1)])
+    def test_share(self, most: int, of_project: int) -> None:
+        """A project has few of the places, however many names it asks for, and no thread beyond; others have theirs."""
+        names = Names()
+        asking = Resolver(names, most)
+        for number in range(2 * of_project + 2):
+            with pytest.raises(Unresolvable):
+                asking.unjudged(f"{number}.test", 0.01, "acme")
+        names.wait_for(of_project)
+        assert len(names.asked) == of_project
+        if most > 1:
+            with ThreadPoolExecutor(1) as threads:
+                other = threads.submit(asking.unjudged, "other.test", PATIENCE, "globex")
+                names.wait_for(of_project + 1)
+                names.let_go()
+                assert other.result() == ["8.8.8.8"]
+        names.let_go()
+
+    def test_waits_for_a_place(self) -> None:
+        """Who finds no place gets the next that comes free, in its time."""
+        names = Names()
+        asking = Resolver(names, most=1)
+        with ThreadPoolExecutor(2) as threads:
+            first = threads.submit(asking.unjudged, "a.test", PATIENCE, "acme")
+            names.wait_for(1)
+            second = threads.submit(asking.unjudged, "b.test", PATIENCE, "globex")
+            names.let_go()
+            assert (first.result(), second.result()) == (["8.8.8.8"], ["8.8.8.8"])
+        assert names.asked == ["a.test", "b.test"]
+
+    def test_closed_meanwhile(self) -> None:
+        """Who waits for a place waits no longer once it is closed."""
+        names = Names()
+        asking = Resolver(names, most=1)
+        with ThreadPoolExecutor(2) as threads:
+            first = threads.submit(asking.unjudged, "a.test", PATIENCE, "acme")
+            names.wait_for(1)
+            second = threads.submit(asking.unjudged, "b.test", 100 * PATIENCE, "globex")
+            asking.close()
+            with pytest.raises(Unresolvable):
+                second.result(PATIENCE)
+            names.let_go()
+            assert first.result() == ["8.8.8.8"]
+
+
+class TestJudge:
+    """What is judged when somebody sets a URL, and how long that takes."""
+
+    def test_form(self) -> None:
+        """The form is judged without any look-up."""
+        names = Names()
+        judging = Judge(PUBLIC, Resolver(names))
+        assert judging.form("https://10.0.0.1/") == INSIDE
+        assert judging.form("https://a.test/") == ""
+        assert names.asked == []
+
+    def test_literal(self) -> None:
+        """An address is not looked up."""
+        names = Names()
+        assert Judge(PUBLIC, Resolver(names)).look_up("https://8.8.8.8/", "acme") == ""
+        assert names.asked == []
+
+    def test_two_at_a_time(self) -> None:
+        """A third look-up of a project is refused at once, whatever the name; another project's is not."""
+        names = Names()
+        judging = Judge(PUBLIC, Resolver(names), PATIENCE)
+        with ThreadPoolExecutor(3) as threads:
+            found = [threads.submit(judging.look_up, f"https://{name}.test/", "acme") for name in "ab"]
+            names.wait_for(2)
+            with pytest.raises(Overloaded) as refused:
+                judging.look_up("https://c.test/", "acme")
+            assert refused.value.retry_after == SECOND
+            found.append(threads.submit(judging.look_up, "https://c.test/", "globex"))
+            names.let_go()
+            assert [each.result() for each in found] == ["", "", ""]
+        assert judging.look_up("https://d.test/", "acme") == ""
+
+    @pytest.mark.parametrize("hangs", [True, False], ids=["slow", "unknown"])
+    def test_remembered(self, hangs: bool) -> None:
+        """A name without an address in time passes, and is not asked for again for ten seconds."""
+        names, uptime = Names(), FrozenClock(0)
+        names.answer = []
+        if not hangs:
+            names.let_go()
+        resolver = Resolver(names)
+        judging = Judge(PUBLIC, resolver, 0.01 if hangs else PATIENCE, uptime)
+        assert judging.look_up("https://a.test/", "acme") == ""
+        names.answer = ["8.8.8.8"]
+        names.let_go()
+        assert resolver.unjudged("a.test", PATIENCE) == ["8.8.8.8"]
+        asked = len(names.asked)
+        uptime.advance(REMEMBERED - 1)
+        assert judging.look_up("https://a.test/", "acme") == ""
+        uptime.advance(1)
+        assert judging.look_up("https://a.test/", "acme") == ""
+        names.wait_for(asked + 1)
+        assert len(names.asked) == asked + 1
+
+    def test_refused_is_not_remembered(self) -> None:
+        """A name that leads inside is asked for each time: it may be mended."""
+        names = Names()
+        names.let_go()
+        names.answer = ["10.0.0.1"]
+        judging = Judge(PUBLIC, Resolver(names))
+        assert [judging.look_up("https://a.test/", "acme") for _ in range(2)] == [INSIDE] * 2
+        names.answer = ["8.8.8.8"]
+        assert judging.look_up("https://a.test/", "acme") == ""
+
+    def test_bounded(self) -> None:
+        """So many names are remembered; the one after takes the place of the oldest."""
+        names = Names()
+        names.let_go()
+        names.answer = []
+        judging = Judge(PUBLIC, Resolver(names))
+        for number in range(MOST_REMEMBERED + 1):
+            judging.look_up(f"https://{number}.test/", "acme")
+        asked = len(names.asked)
+        judging.look_up(f"https://{MOST_REMEMBERED}.test/", "acme")
+        assert len(names.asked) == asked
+        judging.look_up("https://0.test/", "acme")
+        assert len(names.asked) == asked + 1
+
+
+class Names:
+    """A look-up that waits until it is let go, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.answer = ["8.8.8.8"]
+        self._changed = threading.Condition()
+        self._go = False
+
+    def __call__(self, name: str) -> list[str]:
+        with self._changed:
+            self.asked.append(name)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._go, PATIENCE)
+            return self.answer
+
+    def wait_for(self, number: int) -> None:
+        """Wait until so many names have been asked for."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.asked) >= number, PATIENCE)
+
+    def let_go(self) -> None:
+        """Answer."""
+        with self._changed:
+            self._go = True
+            self._changed.notify_all()
 
 
 def throw(failure: Exception) -> list[str]:

@@ -52,10 +52,11 @@ class Endpoints:
 
     def demand_room(self, select: Select, project_id: str, url: str) -> None:
         """Raise ``LimitReached`` where the URL is new to the project, and the project has as many as it may."""
-        if _find(select, project_id, url) is None:
-            some = EndpointRow.select(EndpointRow.id).where(EndpointRow.project_id == project_id).limit(self._most)
-            if len(select(some.tuples())) == self._most:
-                raise LimitReached(WEBHOOK_URLS.what, self._most)
+        if _find(select, project_id, url) is not None:
+            return
+        of_project = EndpointRow.select(EndpointRow.id).where(EndpointRow.project_id == project_id)
+        if select(of_project.order_by(EndpointRow.url).offset(self._most - 1).limit(1)):
+            raise LimitReached(WEBHOOK_URLS.what, self._most)
 
     def open(self, transaction: Transaction, project_id: str, url: str, now: int) -> str:
         """Have an endpoint for a project and URL, switched on, and return its secret if it was made just now.

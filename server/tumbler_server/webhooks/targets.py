@@ -17,7 +17,8 @@ from concurrent.futures import TimeoutError as NotInTime  # Python 3.10 has it a
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from tumbler_server.clock import SECOND
+from tumbler_server import clock as clocks
+from tumbler_server.clock import SECOND, Clock
 from tumbler_server.errors import Overloaded
 from tumbler_server.limits import WEBHOOK_LOOK_UPS
 from tumbler_server.webhooks.shares import has_room
@@ -34,10 +35,11 @@ JUDGING = 1.0
 _MOST_OF_PROJECT = 4
 """Names that are looked up for one project at the same time."""
 
-_REMEMBERED = 10.0
-"""Seconds for which a name that had no address in time is not asked for again when a URL is set."""
+REMEMBERED = 10 * SECOND
+"""How long a name that had no address in time is not asked for again when a URL is set."""
 
-_MOST_REMEMBERED = 1_024
+MOST_REMEMBERED = 1_024
+"""Names of which that is known; the next takes the place of the oldest."""
 
 Network = IPv4Network | IPv6Network
 
@@ -275,12 +277,15 @@ class Judge:
     A name that has no address in time passes: it is judged whenever it is sent to. ``patience`` is in seconds.
     """
 
-    def __init__(self, rules: Rules, resolver: Resolver, patience: float = JUDGING) -> None:
+    def __init__(
+        self, rules: Rules, resolver: Resolver, patience: float = JUDGING, uptime: Clock = clocks.uptime
+    ) -> None:
         self._rules = rules
         self._resolver = resolver
         self._patience = patience
+        self._uptime = uptime
         self._looking: Counter[str] = Counter()
-        self._unresolvable: dict[str, float] = {}  # until when a name is not asked for again; the oldest first
+        self._unresolvable: dict[str, int] = {}  # until when a name is not asked for again; the oldest first
         self._lock = threading.Lock()
 
     def form(self, url: str) -> str:
@@ -313,7 +318,7 @@ class Judge:
     def _place(self, name: str, project_id: str) -> Iterator[bool]:
         """Take one of the project's places; none for a name that is known not to be resolvable, which is yielded."""
         with self._lock:
-            known = time.monotonic() < self._unresolvable.get(name, 0.0)
+            known = self._uptime() < self._unresolvable.get(name, 0)
             if not known:
                 if self._looking[project_id] >= WEBHOOK_LOOK_UPS.most:
                     raise Overloaded(SECOND)
@@ -329,9 +334,9 @@ class Judge:
     def _remember(self, name: str) -> None:
         with self._lock:
             self._unresolvable.pop(name, None)
-            if len(self._unresolvable) == _MOST_REMEMBERED:
+            if len(self._unresolvable) == MOST_REMEMBERED:
                 del self._unresolvable[next(iter(self._unresolvable))]
-            self._unresolvable[name] = time.monotonic() + _REMEMBERED
+            self._unresolvable[name] = self._uptime() + REMEMBERED
 
 
 def _host(text: str) -> str:

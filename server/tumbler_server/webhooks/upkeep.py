@@ -1,4 +1,4 @@
-"""What is done about webhooks once an hour: what is over or unused is forgotten, and secrets follow the newest pepper."""
+"""What is done about webhooks once an hour: what is over or unused is forgotten; secrets follow the newest pepper."""
 
 import structlog
 

@@ -1,0 +1,175 @@
+"""Which webhooks are sent first, and how many at a time for whom."""
+
+import queue
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.domain import Domain
+from tests.harness import FrozenClock
+from tests.webhooks.backlog import pile_up
+from tumbler_server.clock import MINUTE
+from tumbler_server.events.lease import Lease
+from tumbler_server.webhooks import dispatch
+from tumbler_server.webhooks.dispatch import LANES, SENDERS, Dispatch
+from tumbler_server.webhooks.post import Answer
+
+PATIENCE = 30.0
+"""Seconds after which a test gives up waiting."""
+
+
+class Mail:
+    """A dispatch whose posts are seen, and never leave. URLs are ``https://<project>/<endpoint>``."""
+
+    def __init__(self, domain: Domain, senders: int = SENDERS) -> None:
+        self.status = 204
+        self.held: set[str] = set()
+        """Projects whose posts do not end before ``let_go``."""
+        self.posted: queue.Queue[str] = queue.Queue()
+        self.clock = domain.clock
+        self._domain = domain
+        self._over = threading.Event()
+        self._lease = Lease(domain.store, "test", uptime=FrozenClock(0))
+        self._lease.keep()
+        self._dispatch = Dispatch(
+            domain.store, domain.endpoints, self._post, domain.claims.token, domain.clock, senders
+        )
+
+    def _post(self, url: str, _: bytes, __: Mapping[str, str], project_id: str) -> Answer:
+        assert urlsplit(url).hostname == project_id
+        self.posted.put(url)
+        if project_id in self.held:
+            self._over.wait(PATIENCE)
+        return Answer(self.status, None)
+
+    def pile_up(self, project_id: str, endpoints: int = 1, each: int = 1, failures: int = 0, path: str = "") -> None:
+        """Have something wait for so many endpoints of a project."""
+        key_id = self._domain.create(project_id=project_id).key.id
+        urls = [f"https://{project_id}/{path}{number}" for number in range(endpoints)]
+        pile_up(
+            self._domain.store, self._domain.endpoints, project_id, key_id, urls, self._domain.clock(), each, failures
+        )
+
+    def begin(self) -> None:
+        """Take one turn, and wait for nothing that it has begun."""
+        self._dispatch.work(self._lease)
+
+    def turn(self) -> list[str]:
+        """Take one turn, wait until all that it has begun has ended, and return the URLs that were posted to."""
+        self.begin()
+        self._dispatch.drain()
+        return [self.posted.get_nowait() for _ in range(self.posted.qsize())]
+
+    def let_go(self) -> None:
+        """Have all posts end."""
+        self._over.set()
+        self._dispatch.close()
+
+
+@pytest.fixture
+def mail(domain: Domain) -> Iterator[Mail]:
+    """Give a dispatch with as many senders as the service has."""
+    mail = Mail(domain)
+    yield mail
+    mail.let_go()
+
+
+def projects(urls: list[str]) -> Counter[str | None]:
+    """Count URLs by their projects."""
+    return Counter(urlsplit(url).hostname for url in urls)
+
+
+class TestShares:
+    """How many senders a project has."""
+
+    def test_alone(self, mail: Mail) -> None:
+        """One project has a quarter of the senders, whatever waits for it."""
+        mail.pile_up("acme", 40, each=2)
+        assert projects(mail.turn()) == {"acme": SENDERS // 4}
+
+    def test_several(self, mail: Mail) -> None:
+        """Ten projects have the same number of senders, or one more, and leave some free."""
+        for number in range(10):
+            mail.pile_up(f"p{number}", 20)
+        sent = projects(mail.turn())
+        assert sorted({*sent.values()}) in ([4], [5], [4, 5])
+        assert sent.total() < SENDERS - 4
+
+    @pytest.mark.parametrize("hostile", [1, 10])
+    def test_free_for_others(self, mail: Mail, hostile: int) -> None:
+        """While other projects' posts hang, what comes for one that has none under way is sent in the next turn."""
+        for number in range(hostile):
+            mail.pile_up(f"p{number}", 100)
+            mail.held.add(f"p{number}")
+        mail.begin()
+        mail.begin()
+        mail.pile_up("acme", 2)
+        mail.begin()
+        waited_for = {"https://acme/0", "https://acme/1"}
+        while waited_for:
+            waited_for.discard(mail.posted.get(timeout=PATIENCE))
+
+    def test_turns(self, domain: Domain) -> None:
+        """Where there are more projects than senders, each has its turn before any has a second one."""
+        few = Mail(domain, senders=4)
+        for number in range(8):
+            few.pile_up(f"p{number}", 3)
+        first, second, third = few.turn(), few.turn(), few.turn()
+        assert projects(first + second) == {f"p{number}": 1 for number in range(8)}
+        assert projects(third) == projects(first)
+        few.let_go()
+
+    def test_many_projects(self, mail: Mail, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A turn looks at so many projects, and the next at the next, until it begins again."""
+        monkeypatch.setattr(dispatch, "MOST_PROJECTS", 2)
+        for number in range(5):
+            mail.pile_up(f"p{number}", 1, each=9)
+        assert [set(projects(mail.turn())) for _ in range(3)] == [{"p0", "p1"}, {"p2", "p3"}, {"p4", "p0"}]
+
+
+class TestDoubtful:
+    """Endpoints that failed or were slow the last time."""
+
+    def test_behind(self, mail: Mail) -> None:
+        """Of a project's endpoints those that have failed come after all others."""
+        mail.pile_up("acme", 40, failures=1, path="failing")
+        mail.pile_up("acme", SENDERS // 4, path="fresh")
+        assert all("fresh" in url for url in mail.turn())
+        assert all("failing" in url for url in mail.turn())
+
+    @pytest.mark.parametrize(("failures", "sent"), [(0, LANES), (1, 1)])
+    def test_lanes(self, mail: Mail, failures: int, sent: int) -> None:
+        """One that has failed is sent one at a time; another several."""
+        mail.pile_up("acme", 1, each=20, failures=failures)
+        assert len(mail.turn()) == sent
+
+    def test_slow(self, mail: Mail, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One that answers, and slowly, is sent one at a time, until it is quick."""
+        monkeypatch.setattr(dispatch, "SLOW", -1.0)
+        mail.pile_up("acme", 1, each=30)
+        assert [len(mail.turn()), len(mail.turn())] == [LANES, 1]
+        monkeypatch.setattr(dispatch, "SLOW", PATIENCE)
+        assert [len(mail.turn()), len(mail.turn())] == [1, LANES]
+
+    @pytest.mark.parametrize("kind", ["failing", "slow"])
+    def test_half(self, mail: Mail, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+        """However many projects have such endpoints, these have half of the senders."""
+        monkeypatch.setattr(dispatch, "SLOW", -1.0)
+        for number in range(SENDERS):
+            mail.pile_up(f"p{number}", 1, each=3, failures=int(kind == "failing"))
+        if kind == "slow":
+            assert len(mail.turn()) == SENDERS
+        assert len(mail.turn()) == SENDERS // 2
+
+    def test_again(self, mail: Mail) -> None:
+        """Each that has failed is asked again, however many there are."""
+        mail.status = 500
+        mail.pile_up("acme", 40)
+        first = [url for _ in range(3) for url in mail.turn()]
+        mail.clock.advance(MINUTE)
+        again = [url for _ in range(3) for url in mail.turn()]
+        assert len(first) == len(again) == 40
+        assert set(first) == set(again)

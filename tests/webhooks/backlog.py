@@ -1,0 +1,54 @@
+"""Much that waits to be sent, made without the calls that would bring it about."""
+
+from collections.abc import Sequence
+
+import peewee
+
+from tumbler_server.clock import NEVER
+from tumbler_server.events.log import EventType
+from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.models import DeliveryRow, EndpointRow
+from tumbler_server.webhooks.deliveries import State
+from tumbler_server.webhooks.endpoints import Endpoints
+
+_FIRST = 1_000_000
+"""The revision of the first delivery: far beyond those of events that a test makes."""
+
+
+def pile_up(
+    store: Store,
+    endpoints: Endpoints,
+    project_id: str,
+    key_id: str,
+    urls: Sequence[str],
+    now: int,
+    each: int = 1,
+    failures: int = 0,
+) -> None:
+    """Have ``each`` deliveries wait for each of a project's URLs, which have failed so often in a row."""
+
+    def work(transaction: Transaction) -> None:
+        for url in urls:
+            endpoints.open(transaction, project_id, url, now)
+        rows = transaction.select(EndpointRow.select().where(EndpointRow.project_id == project_id))
+        ids = {row.url: row.id for row in rows}
+        ((last,),) = transaction.select(DeliveryRow.select(peewee.fn.MAX(DeliveryRow.revision)).tuples())
+        first = max(last or 0, _FIRST) + 1
+        made = [
+            {
+                "revision": first + number, "id": f"msg_{first + number}", "endpoint_id": ids[url],
+                "project_id": project_id, "key_id": key_id, "url": url, "type": int(EventType.REVOKED),
+                "event_time": now, "detail": "{}", "state": int(State.PENDING), "give_up_time": NEVER,
+                "next_attempt_time": now,
+            }
+            for number, url in enumerate(url for url in urls for _ in range(each))
+        ]  # fmt: skip
+        for batch in peewee.chunked(made, 500):
+            transaction.run(DeliveryRow.insert_many(batch))
+        transaction.run(
+            EndpointRow.update(next_attempt_time=now, failures=failures).where(
+                (EndpointRow.project_id == project_id) & (EndpointRow.next_attempt_time == NEVER)
+            )
+        )
+
+    store.write(work)
