@@ -29,6 +29,9 @@ from tumbler_server.webhooks.targets import Judge, Refused, Resolver, Rules
 OPERATOR = Key(id="", project_id="tumbler", name="the tests", scopes=("*", "tumbler:*"))
 """A caller who may do everything."""
 
+PATIENCE = 30.0
+"""Seconds that a name may take; where a test waits for so long, it has failed."""
+
 PEPPER = Pepper(bytes(range(32)))
 
 
@@ -59,7 +62,9 @@ def judge(url: str, rules: Rules, resolver: Resolver, timeout: float) -> None:
 class Domain:
     """The domain as ``server.build_core`` wires it, on a store that the caller gives and closes."""
 
-    def __init__(self, store: Store, clock: FrozenClock, peppers: Sequence[Pepper] = (PEPPER,)) -> None:
+    def __init__(
+        self, store: Store, clock: FrozenClock, peppers: Sequence[Pepper] = (PEPPER,), max_webhook_urls: int = 1_000
+    ) -> None:
         self.store = store
         self.clock = clock
         self.hasher = Hasher(CHEAP, peppers)
@@ -67,7 +72,10 @@ class Domain:
         self.uptime = FrozenClock(0)
         self.tail = Tail(store, cache, uptime=self.uptime)
         self.claims = Claims(peppers)
-        self.endpoints = Endpoints(vault(peppers), Judge(Rules(), Resolver(lambda _: [])))
+        self.looked_up: list[str] = []
+        """Names that were looked up; none has an address."""
+        judge = Judge(Rules(), Resolver(self._look_up), PATIENCE, self.uptime)
+        self.endpoints = Endpoints(vault(peppers), judge, max_webhook_urls)
         ledger = Ledger(store, self.hasher, clock, self.tail.committed)
         self.lifecycle = Lifecycle(ledger, "tmb", HOUR, self.endpoints)
         self.rotations = Rotations(ledger, self.claims)
@@ -76,6 +84,11 @@ class Domain:
         self.resealer = Resealer(store, self.hasher)
         self.usage = Usage(store)
         self.verifier = Verifier(store, self.hasher, self.tail, cache, self.pool, self.resealer, self.usage, clock)
+
+    def _look_up(self, name: str) -> list[str]:
+        self.store.write(lambda _: None)  # whoever waits for a name holds up no other writer
+        self.looked_up.append(name)
+        return []
 
     def create(self, **fields: Any) -> Issued:
         """Create a key, in project ``acme`` unless another is named."""

@@ -20,6 +20,7 @@ from tumbler_server import doctor
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
 from tumbler_server.keys import pepper
 from tumbler_server.store.models import DeliveryRow, EndpointRow
+from tumbler_server.webhooks import upkeep
 from tumbler_server.webhooks.dispatch import LANES
 from tumbler_server.webhooks.endpoints import Endpoints
 from tumbler_server.webhooks.targets import Judge, Resolver, Rules
@@ -429,6 +430,115 @@ def accept_and_hang(connection: socket.socket, over: threading.Event) -> None:
     """Take what comes, and never answer."""
     while connection.recv(65_536):
         pass
+
+
+class TestLimit:
+    """How many URLs a project may have, and how it gets room again."""
+
+    @pytest.fixture
+    def limited(self, mailing: World, receiver: Receiver) -> World:
+        """Give a service whose projects may have two URLs, and one that has."""
+        mailing.reopen(max_webhook_urls=2)
+        for path in ("/0", "/1"):
+            watched(mailing, receiver, rotation=EVER | {"webhook_url": receiver.url + path})
+        return mailing
+
+    def later(self, world: World) -> None:
+        """Let a day go by."""
+        world.clock.advance(DAY)
+        world.uptime.advance(HOUR)
+        world.turn()
+
+    def revoke_all(self, world: World) -> None:
+        """End all keys of the project."""
+        for key in world.page(project_id="acme").api_keys:
+            world.revoke(key.id)
+        world.turn()
+
+    def urls(self, world: World) -> list[str]:
+        """Return the paths of the project's URLs."""
+        rows = world.core.store.select(EndpointRow.select().where(EndpointRow.project_id == "acme"))
+        return sorted(row.url[-2:] for row in rows)
+
+    @pytest.mark.parametrize("validate_only", [False, True])
+    def test_create(self, limited: World, receiver: Receiver, validate_only: bool) -> None:
+        """One more is refused, and no key is made; one that the project has is not, and another project's neither."""
+        keys = len(limited.page().api_keys)
+        schedule = EVER | {"webhook_url": receiver.url}
+        request = pb.CreateRequest(project_id="acme", rotation=schedule, validate_only=validate_only)
+        refused = limited.refused("Create", request)
+        assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED")
+        assert dict(refused.info.metadata) == {"limit": "webhook URLs", "most": "2"}
+        assert len(limited.page().api_keys) == keys
+        assert watched(limited, receiver, rotation=EVER | {"webhook_url": receiver.url + "/1"}).key
+        assert watched(limited, receiver, project_id="globex").webhook_secret
+
+    def test_update(self, limited: World, receiver: Receiver) -> None:
+        """Update refuses it too."""
+        key = limited.create().api_key
+        with pytest.raises(Refused) as caught:
+            limited.update(key.id, "rotation", rotation=EVER | {"webhook_url": receiver.url})
+        assert caught.value.reason == "LIMIT_REACHED"
+
+    def test_forgotten(self, limited: World, receiver: Receiver) -> None:
+        """A URL that no key has is forgotten a day after that was seen, and there is room for another."""
+        self.revoke_all(limited)
+        self.later(limited)
+        assert self.urls(limited) == ["/0", "/1"]
+        self.later(limited)
+        assert self.urls(limited) == []
+        assert watched(limited, receiver).webhook_secret
+
+    def test_replaced(self, limited: World) -> None:
+        """A key that was replaced counts as long as its grace lasts."""
+        for key in limited.page(project_id="acme").api_keys:
+            new = limited.rotate(key.id, grace_period=lasting(4 * DAY)).api_key
+            limited.update(new.id, "rotation", rotation=EVER)
+        for _ in range(3):
+            self.later(limited)
+        assert self.urls(limited) == ["/0", "/1"]
+        for _ in range(3):
+            self.later(limited)
+        assert self.urls(limited) == []
+
+    def test_used(self, limited: World, receiver: Receiver) -> None:
+        """Kept are URLs of keys, and those for which something waits."""
+        receiver.status = 500
+        (first,) = [key for key in limited.page().api_keys if key.rotation.webhook_url.endswith("/0")]
+        limited.revoke(first.id)
+        limited.turn()
+        for _ in range(2):
+            self.later(limited)
+        assert self.urls(limited) == ["/0", "/1"]
+        for _ in range(5):
+            self.later(limited)
+        assert self.urls(limited) == ["/1"]
+
+    def test_used_again(self, limited: World, receiver: Receiver) -> None:
+        """A URL that is set again within the day keeps its secret."""
+        self.revoke_all(limited)
+        self.later(limited)
+        limited.clock.advance(DAY)
+        assert not watched(limited, receiver, rotation=EVER | {"webhook_url": receiver.url + "/0"}).webhook_secret
+        self.revoke_all(limited)
+        self.later(limited)
+        assert self.urls(limited) == ["/0"]
+
+    def test_in_turns(self, limited: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However many there are, each is looked at, some in a turn."""
+        monkeypatch.setattr(upkeep, "LOOKED_AT", 1)
+        self.revoke_all(limited)
+        self.later(limited)
+        self.later(limited)
+        assert self.urls(limited) == []
+
+    def test_redeliver(self, limited: World) -> None:
+        """What was for a URL that is forgotten cannot be sent again."""
+        self.revoke_all(limited)
+        for _ in range(2):
+            self.later(limited)
+        refused = limited.refused("Redeliver", pb.RedeliverRequest(delivery_id=deliveries(limited)[0].id))
+        assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "ENDPOINT_NOT_FOUND")
 
 
 class TestRedeliver:

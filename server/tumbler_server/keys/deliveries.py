@@ -43,11 +43,19 @@ class DeliveryPage:
 class Deliveries:
     """Lists deliveries, sends them again, and gives endpoints new secrets."""
 
-    def __init__(self, store: Store, tokens: Tokens, endpoints: Endpoints, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        tokens: Tokens,
+        endpoints: Endpoints,
+        clock: Clock,
+        most_pending: int = WEBHOOKS_PENDING.most,
+    ) -> None:
         self._store = store
         self._tokens = tokens
         self._endpoints = endpoints
         self._clock = clock
+        self._most_pending = most_pending
 
     def page(self, caller: Key, query: DeliveryQuery) -> DeliveryPage:
         """Return the page that ``query`` asks for, of the deliveries that the caller may see.
@@ -95,7 +103,7 @@ class Deliveries:
                 raise DeliveryOutdated(delivery.id)
             if not transaction.select(EndpointRow.select(EndpointRow.id).where(EndpointRow.id == delivery.endpoint_id)):
                 raise EndpointNotFound
-            most = WEBHOOKS_PENDING.most
+            most = self._most_pending
             if deliveries.pending(transaction.read, delivery.project_id, most) == most:
                 raise LimitReached(WEBHOOKS_PENDING.what, most)
             deliveries.send_again(transaction, delivery, now, now + GIVE_UP_AFTER)

@@ -41,9 +41,10 @@ _log = structlog.get_logger(__name__)
 class Outbox:
     """Goes along the log, and makes deliveries for the URLs that keys have as it passes."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, most_pending: int = WEBHOOKS_PENDING.most) -> None:
         self._store = store
         self._clock = clock
+        self._most_pending = most_pending
         self._room: dict[str, int] = {}  # how many more a project may surely have waiting, since it was counted
         self._term = 0
 
@@ -92,9 +93,8 @@ class Outbox:
         for project_id, number in made.items():
             room = self._room.get(project_id, 0) - number
             if room < 0:
-                room = WEBHOOKS_PENDING.most - deliveries.pending(
-                    transaction.read, project_id, WEBHOOKS_PENDING.most + BATCH
-                )
+                waiting = deliveries.pending(transaction.read, project_id, self._most_pending + BATCH)
+                room = self._most_pending - waiting
             if room < 0:
                 deliveries.give_up_oldest(transaction, project_id, -room)
             self._room[project_id] = max(room, 0)

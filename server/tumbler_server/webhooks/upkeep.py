@@ -20,7 +20,7 @@ BATCH = 500
 UNUSED = DAY
 """How long an endpoint is kept, with its secret, once no key has its URL and nothing waits for it."""
 
-_LOOKED_AT = 200
+LOOKED_AT = 200
 """Endpoints that one turn looks at, whether they are used."""
 
 # Revoked keys, and replaced ones whose grace is over, are told of no more.
@@ -76,7 +76,7 @@ class Upkeep:
         That one is used again is noted when its URL is set (``Endpoints.open``), or here.
         """
         now = self._clock()
-        found = self._store.read(_LOOK, (now, self._looked_at, _LOOKED_AT))
+        found = self._store.read(_LOOK, (now, self._looked_at, LOOKED_AT))
         marks, forgotten = [], []
         for endpoint_id, unused_time, used in found:
             if used == (unused_time == NEVER):
@@ -92,7 +92,7 @@ class Upkeep:
 
         if marks or forgotten:
             self._store.write(work)
-        self._looked_at = found[-1][0] if len(found) == _LOOKED_AT else ""
+        self._looked_at = found[-1][0] if len(found) == LOOKED_AT else ""
         return bool(self._looked_at)
 
     def _reseal(self, lease: Lease) -> None:
