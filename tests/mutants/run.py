@@ -569,6 +569,21 @@ MUTANTS = (
         "tests/rpc/test_webhooks.py",
     ),
     Mutant(
+        "one project takes all the senders",
+        "webhooks/shares.py",
+        "    return 3 * held < free\n",
+        "    return free > 0\n",
+        "tests/unit/test_dispatch.py",
+    ),
+    Mutant(
+        "an update looks a name up before it is permitted",
+        "keys/lifecycle.py",
+        "            before, after = self._edited(self._ledger.select, caller, edit, values, now)\n",
+        "            before = self._ledger.load(self._ledger.select, caller, edit.key_id)\n"
+        "            after = replace(before, webhook_url=edit.draft.webhook_url)\n",
+        "tests/unit/test_webhook_limits.py",
+    ),
+    Mutant(
         "an endpoint that is gone is asked again",
         "webhooks/deliveries.py",
         "    if outcome.status == 410:\n",
