@@ -409,7 +409,7 @@ class TestShares:
                 key_id = mailing.create(project_id=project_id).api_key.id
                 targets = [f"http://127.0.0.1:{hole.port}/{project_id}/{each}" for each in range(urls)]
                 pile_up(mailing.core.store, endpoints, project_id, key_id, targets, mailing.clock.now)
-            for _ in range(3):
+            for _ in range(8):  # as many as would fill all senders
                 mailing.scheduler.acting.turn()
             mailing.revoke(watched(mailing, receiver).api_key.id)
             for _ in range(3):
