@@ -130,10 +130,10 @@ class RequestIdReused(TumblerError):
 
 
 class Overloaded(TumblerError):
-    """Too much work is waiting. ``retry_after`` is in microseconds."""
+    """Too much work is waiting, or too much is open. ``retry_after`` is in microseconds."""
 
-    def __init__(self, retry_after: int) -> None:
-        super().__init__("too much work is waiting; come back later")
+    def __init__(self, retry_after: int, why: str = "too much work is waiting") -> None:
+        super().__init__(f"{why}; come back later")
         self.retry_after = retry_after
 
 

@@ -46,7 +46,7 @@ ALIKE_VALUES = Limit(
 ALIKE_TEXT = Limit("a value that records share", 512, "characters", "each record has its own, which the cache counts")
 RING_EVENTS = Limit("newest events in memory", 10_000, "events", "streams further behind read the database")
 RING_BYTES = Limit("memory of the newest events", 16 * MIB, "bytes", "streams further behind read the database")
-NOTICE_EVENTS = Limit("a response of Watch", 500, "events", "the rest comes in the next one")
+NOTICE_EVENTS = Limit("a response of Watch", 100, "events", "the rest comes in the next one")
 NOTICE_BYTES = Limit("a response of Watch, as sent", 256 * KIB, "bytes", "the rest comes in the next one")
 SHARED_NOTICES = Limit(
     "responses of Watch that streams share", 32, "responses", "the oldest is made again (28 MiB in all)"
@@ -61,6 +61,17 @@ WEBHOOKS_PENDING = Limit("webhooks that wait to be sent", 200_000, "a project", 
 WEBHOOKS_SENT = Limit("webhooks that are being sent", 16, "a project, of 64 in all", "they wait")
 WEBHOOK_LOOK_UPS = Limit(
     "Creates and Updates that look up a webhook's host", 2, "a project", "RESOURCE_EXHAUSTED, OVERLOADED"
+)
+WATCH_KEY = Limit("Watch streams of a key", 2_000, "streams a process", "RESOURCE_EXHAUSTED, OVERLOADED")
+WATCH_PROJECT = Limit("Watch streams of a project's keys", 2_500, "streams a process", "RESOURCE_EXHAUSTED, OVERLOADED")
+WATCH_BEATS = Limit(
+    "heartbeats that a project's streams ask for", 500, "a second and process", "RESOURCE_EXHAUSTED, OVERLOADED"
+)
+WATCH_PROCESS = Limit(
+    "Watch streams, unless `--max-watch-streams` says otherwise",
+    5_000,
+    "streams a process",
+    "the newest of the project with the most ends, or the newcomer is refused: RESOURCE_EXHAUSTED, OVERLOADED",
 )
 
 LIMITS: tuple[Limit, ...] = tuple(each for each in list(globals().values()) if isinstance(each, Limit))

@@ -1,31 +1,33 @@
-"""Fan-out: one thread sees what is new in the log, a few hand it to thousands of streams.
+"""Fan-out: each stream is a task of the loop that serves its RPC, and the hub says whose turn it is.
 
-A stream has no queue, only its place in the log. Whenever it is served it is told all that has come since, so that a
+A stream has no queue, only its place in the log. Whenever it has its turn it is told all that has come since, so that a
 slow one costs nothing but its own lag, and changes in quick succession become one notice.
 
 A heartbeat, which is a notice without events, is a promise: there was nothing else to tell a moment ago. So none is
 sent while that is not known, for instance since the database does not answer; listeners then stop trusting what they
 remember.
+
+All of this runs on the loop's thread, but for what reads the database.
 """
 
+import asyncio
 import contextlib
 import random
-import threading
-import time
 from collections import defaultdict, deque
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import structlog
 
 from tumbler_server import clock as clocks
 from tumbler_server import metrics
 from tumbler_server.clock import NEVER, SECOND, Clock
-from tumbler_server.errors import Overloaded, ReaderTooSlow, ServerStopping, StoreUnavailable
+from tumbler_server.errors import ReaderTooSlow, ServerStopping
 from tumbler_server.events.feed import Feed, Notice
+from tumbler_server.events.places import Places, overloaded
 from tumbler_server.events.ring import SIZE
-from tumbler_server.events.senders import MOST_STUCK, Senders
 from tumbler_server.events.tail import Tail
 from tumbler_server.events.wheel import TICK, Wheel
 from tumbler_server.store.database import Store
@@ -34,34 +36,45 @@ FRESH = SECOND // 2
 """How long ago it may be that nothing else was to tell, when a heartbeat is sent."""
 
 PATIENCE = 5 * SECOND
-"""How long a listener may take for one notice; after as much again its connection is cut without a word."""
-
-IMPATIENCE = SECOND
-"""How long that is while more listeners than there is room for do not take theirs, and others wait for it."""
+"""How long a listener may take for one notice."""
 
 MOST_LAG = 30 * SECOND
 """How long a listener that was up to date may keep us waiting until it is so again."""
 
+TURN = 16
+"""Streams that have their turn in one pass of the loop: other work waits for no more than these (some 2 ms)."""
+
+_CATCHING_UP = 4
+"""How many of them one counts for that is not up to date: its notice is long, and made for it only."""
+
 _FAREWELL = 1.0
-"""Seconds that listeners have to take note of the server's end."""
+"""Seconds that streams have to end when the server does."""
+
+_CONFIRM = "confirm"
 
 _log = structlog.get_logger(__name__)
 
 
-class Line(Protocol):
-    """What leads to a listener; only ``send`` may block."""
+class Listener(Protocol):
+    """Whoever is told; only ``read`` may block."""
 
-    def send(self, notice: Notice) -> None:
-        """Hand a notice over; return once it was taken, or never will be."""
+    tenant: str
+    """The project of the listener's key, in whose share the stream counts."""
 
-    def end(self, failure: Exception) -> None:
-        """Say why it ends. Called once at the most, maybe while a notice is being handed over."""
+    key_id: str
+    """The listener's key."""
 
-    def cut(self) -> None:
-        """End it at once, and what is being handed over with it."""
+    def render(self, notice: Notice) -> bytes:
+        """Return a notice as it is sent, to this listener and all others that are told the same."""
 
-    def check(self, anew: bool) -> int:
-        """Return the instant until which the listener may listen, ``anew`` by its key as it stands in the database.
+    def write(self, message: bytes, /) -> Awaitable[None]:
+        """Hand a message over; return once the next one can be."""
+
+    def read(self) -> Any:
+        """Return what the database says of the listener's key. Called by another thread, for all with that key."""
+
+    def judge(self, read: Any = None) -> int:
+        """Return the instant until which the listener may listen, by what was read where that is new.
 
         Raises what to end with where it may not.
         """
@@ -69,19 +82,18 @@ class Line(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Stream:
-    """A listener, and how far it has come. What it is told are events of one project, or of all (``""``).
+    """A listener, and how far it has come. What it is told are events of one project, or of all (``""``)."""
 
-    It is served by one thread at a time; the hub's lock guards what others change.
-    """
-
-    line: Line
+    listener: Listener
     project_id: str
+    tenant: str
     key_id: str
     interval: int
     opened: int
     until: int
+    start: int | None
+    task: "asyncio.Task[Any] | None"
     cursor: int = 0
-    start: int | None = None
     begun: bool = False
     resets: int = 0
     live: bool = False
@@ -91,140 +103,190 @@ class Stream:
     beat: bool = True
     """Whether a heartbeat is due; the first is, as soon as everything has been told."""
     queued: bool = True
+    """Whether it waits for its turn, or has it."""
     again: bool = False
-    over: bool = False
-    cut: bool = False
-    since: int = 0
+    """Whether something came meanwhile."""
+    turn: "asyncio.Future[None] | None" = None
     waited: int = 0
+    failure: Exception | None = None
+    """Why the hub ends it."""
+    cancelled: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Reading:
+    """What a thread reads, and which streams wait for it."""
+
+    answer: "asyncio.Future[Any]"
+    streams: list[Stream] = field(default_factory=list)
 
 
 class Hub:
-    """All streams of a process, ``most`` at the same time."""
+    """All streams of a process, ``most`` at the same time. ``blocking`` runs what reads the database.
+
+    Its methods are for the loop's thread.
+    """
 
     def __init__(
-        self, store: Store, tail: Tail, clock: Clock, most: int, max_staleness: int, uptime: Clock = clocks.uptime
+        self,
+        store: Store,
+        tail: Tail,
+        clock: Clock,
+        most: int,
+        max_staleness: int,
+        uptime: Clock,
+        blocking: Executor,
     ) -> None:
         self._tail = tail
         self._clock = clock
         self._uptime = uptime
-        self._most = most
+        self._blocking = blocking
         self._fresh = min(FRESH, max_staleness)
         self._feed = Feed(store, tail)
-        self._senders: Senders[Stream] = Senders(self._serve, uptime)
-        self._confirming = threading.Lock()
-        self._lock = threading.Lock()  # held for moments, never while anything is sent or read
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._places: Places[Stream] = Places(most)
         self._streams: set[Stream] = set()
         self._by_project: defaultdict[str, set[Stream]] = defaultdict(set)
-        self._by_key: defaultdict[str, set[Stream]] = defaultdict(set)
         self._wheel: Wheel[Stream] = Wheel(uptime())
         self._late: set[Stream] = set()
-        self._gone: deque[Stream] = deque()
+        self._ready: deque[Stream] = deque()
+        self._giving_turns = False
+        self._readings: dict[Hashable, _Reading] = {}
+        self._writing: dict[Stream, int] = {}  # since when, the longest first
+        self._ticking: asyncio.TimerHandle | None = None
+        self._moved = False
         self._resets, self._position = tail.resets, tail.position
         self._closed = False
-        self._stopping = False
-        self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-        tail.on_move(self._wake.set)
 
     def __len__(self) -> int:
         return len(self._streams)
 
-    def start(self) -> None:
-        """Begin to tell."""
-        self._senders.start()
-        self._thread.start()
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to tell, by tasks of this loop."""
+        self._loop = loop
+        self._tail.on_move(self._notice_move)
 
-    def open(
-        self, line: Line, project_id: str, key_id: str, until: int, interval: int, start: int | None = None
-    ) -> Stream:
-        """Begin a stream after the revision ``start``, or now; ``key_id`` is the listener's, good ``until`` an instant.
+    async def serve(
+        self, listener: Listener, project_id: str, until: int, interval: int, start: int | None = None
+    ) -> None:
+        """Tell a listener what comes after the revision ``start``, or after now, for as long as it is there.
 
-        Nothing is read and nothing sent before this returns. Raises ``Overloaded`` and ``ServerStopping``.
+        ``until`` is the instant at which its key ends. Returns never: raises ``ServerStopping``, ``Overloaded``,
+        ``ReaderTooSlow``, ``StoreUnavailable``, or what the listener raised.
         """
-        now = self._uptime()
-        stream = Stream(line, project_id, key_id, interval, now, until, start=start)
-        with self._lock:
-            self._sweep()
-            if self._closed:
-                raise ServerStopping
-            if len(self._streams) >= self._most:
-                raise Overloaded(retry_after=SECOND)
-            self._streams.add(stream)
-            self._by_project[project_id].add(stream)
-            self._by_key[key_id].add(stream)
-            metrics.WATCH_STREAMS.inc()
-            # After its first word, anywhere in the interval: streams that are opened together are not to beat together.
-            self._schedule(stream, int(random.uniform(TICK, interval)))  # noqa: S311 - no secret
-            stream.resets = self._tail.resets
-            self._senders.put(stream)
-        self._wake.set()
-        return stream
-
-    def gone(self, stream: Stream) -> None:
-        """Say that a stream's listener is not there any more. Returns at once, and may be called from anywhere."""
-        stream.over = True
-        self._gone.append(stream)
-        self._wake.set()
+        stream = self._open(listener, project_id, until, interval, start)
+        try:
+            while True:
+                await self._turn(stream)
+                more = await self._tell(stream)
+                stream.queued, stream.again = more or stream.again, False
+                if stream.queued:
+                    self._give_turn(stream)
+        except asyncio.CancelledError:
+            if stream.failure is None:
+                raise
+            raise stream.failure from None
+        finally:
+            self._forget(stream)
 
     def say_goodbye(self) -> None:
-        """Tell all listeners, and each that still comes, that the server ends."""
-        with self._lock:
-            self._closed = True
-            streams = tuple(self._streams)
-        for stream in streams:
+        """End all streams, and each that still comes, since the server ends."""
+        self._closed = True
+        for stream in self._streams:
             self._end(stream, ServerStopping())
 
-    def close(self) -> None:
-        """Say goodbye, cut off who does not take note of it, and end."""
+    async def close(self) -> None:
+        """Say goodbye, and wait until all streams have ended."""
         self.say_goodbye()
-        deadline = time.monotonic() + _FAREWELL
-        while self._thread.is_alive() and self._streams and time.monotonic() < deadline:
-            time.sleep(TICK / SECOND)
-        for stream in tuple(self._streams):
-            self._cut(stream)
-        self._stopping = True
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._senders.close()
-        with self._lock:
-            self._gone.extend(self._streams)
-            self._sweep()
+        self._tail.on_move(lambda: None)
+        deadline = clocks.uptime() + int(_FAREWELL * SECOND)
+        while self._streams and clocks.uptime() < deadline:
+            await asyncio.sleep(TICK / SECOND)
+        if self._ticking:
+            self._ticking.cancel()
 
-    def _run(self) -> None:
-        while not self._stopping:
-            self._wake.wait(TICK / SECOND if self._streams else None)
-            self._wake.clear()
-            try:
-                self._look()
-            except Exception as failure:
-                # The streams would stand still for ever; so this thread must not end.
-                _log.error("looking after the streams failed", error=type(failure).__name__)
-                time.sleep(1.0)
+    def _open(self, listener: Listener, project_id: str, until: int, interval: int, start: int | None) -> Stream:
+        if self._closed:
+            raise ServerStopping
+        now, task = self._uptime(), asyncio.current_task()
+        stream = Stream(listener, project_id, listener.tenant, listener.key_id, interval, now, until, start, task)
+        if leaver := self._places.take(stream):
+            self._end(leaver, overloaded("the server needs the stream's place for another project"))
+        self._streams.add(stream)
+        self._by_project[project_id].add(stream)
+        metrics.WATCH_STREAMS.inc()
+        stream.resets = self._tail.resets
+        # After its first word, anywhere in the interval: streams that are opened together are not to beat together.
+        self._schedule(stream, int(random.uniform(TICK, interval)))  # noqa: S311 - no secret
+        self._give_turn(stream)
+        if self._ticking is None:
+            self._tick()
+        return stream
 
-    def _look(self) -> None:
-        with self._lock:
-            self._sweep()
-            self._spread()
-            self._beat()
-        self._tend()
+    def _forget(self, stream: Stream) -> None:
+        self._places.leave(stream)
+        self._streams.discard(stream)
+        self._by_project[stream.project_id].discard(stream)
+        if not self._by_project[stream.project_id]:
+            del self._by_project[stream.project_id]
+        self._wheel.drop(stream)
+        self._late.discard(stream)
+        metrics.WATCH_STREAMS.dec()
 
-    def _sweep(self) -> None:
-        """Forget the streams that have ended."""
-        while self._gone:
-            stream = self._gone.popleft()
-            if stream in self._streams:
-                self._streams.discard(stream)
-                for index, name in ((self._by_project, stream.project_id), (self._by_key, stream.key_id)):
-                    index[name].discard(stream)
-                    if not index[name]:
-                        del index[name]
-                self._wheel.drop(stream)
-                self._late.discard(stream)
-                metrics.WATCH_STREAMS.dec()
+    def _end(self, stream: Stream, failure: Exception) -> None:
+        if stream.failure is None:
+            stream.failure = failure
+            self._give_turn(stream)  # thousands that end together are cancelled a few at a time, too
+
+    # Turns.
+
+    async def _turn(self, stream: Stream) -> None:
+        stream.turn = self._running().create_future()
+        await stream.turn
+
+    def _give_turn(self, stream: Stream) -> None:
+        self._ready.append(stream)
+        if not self._giving_turns:
+            self._giving_turns = True
+            self._running().call_soon(self._give_turns)
+
+    def _give_turns(self) -> None:
+        room = TURN
+        while self._ready and room > 0:
+            stream = self._ready.popleft()
+            room -= 1 if stream.live else _CATCHING_UP
+            if stream.failure is not None:
+                if stream in self._streams and not stream.cancelled:
+                    stream.cancelled = True
+                    stream.task.cancel()  # type: ignore[union-attr]  # it runs in a task
+            elif stream.turn and not stream.turn.done():
+                stream.turn.set_result(None)
+        if self._ready:
+            self._running().call_soon(self._give_turns)
+        else:
+            self._giving_turns = False
+
+    def _queue(self, stream: Stream) -> None:
+        if stream.queued:
+            stream.again = True
+            return
+        stream.queued = True
+        if stream.resets == self._resets:  # between its cursor and our position was nothing that concerns it
+            stream.cursor = max(stream.cursor, self._position)
+        self._give_turn(stream)
+
+    # What is new in the log.
+
+    def _notice_move(self) -> None:
+        """Have it looked at. Called by any thread."""
+        if not self._moved:
+            self._moved = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._running().call_soon_threadsafe(self._spread)
 
     def _spread(self) -> None:
-        """Have everybody served whom the changes since the last look concern, or whose key they are of."""
+        """Give a turn to everybody whom the changes since the last look concern, or whose key they are of."""
+        self._moved = False  # before the position is read, so that what comes later counts again
         resets, position = self._tail.resets, self._tail.position
         if (resets, position) == (self._resets, self._position):
             return
@@ -232,7 +294,7 @@ class Hub:
         concerned: Iterable[Stream]
         changed: Iterable[Stream]
         if news is None or resets != self._resets:
-            concerned = changed = tuple(self._streams)
+            concerned = changed = self._streams
             for stream in concerned:
                 stream.live = False  # what memory does not have any more is no fault of theirs
         elif news:
@@ -240,7 +302,7 @@ class Hub:
             projects = {event.project_id for event in news} | {""}
             keys = {event.key_id for event in news}
             concerned = [stream for project in projects for stream in self._by_project.get(project, ())]
-            changed = [stream for key in keys for stream in self._by_key.get(key, ())]
+            changed = [stream for key in keys for stream in self._places.of_key(key)]
         else:
             return
         for stream in changed:
@@ -250,17 +312,28 @@ class Hub:
             self._queue(stream)
         self._resets, self._position = resets, position
 
+    # What is due.
+
+    def _tick(self) -> None:
+        self._ticking = None
+        try:
+            self._beat()
+            self._end_slow()
+        except Exception as failure:
+            # The streams would stand still for ever; so this must go on.
+            _log.error("looking after the streams failed", error=type(failure).__name__)
+        if self._streams:
+            self._ticking = self._running().call_later(TICK / SECOND, self._tick)
+
     def _beat(self) -> None:
-        """Have everybody served whose heartbeat is due, if it may be sent; else one, who finds out whether it may."""
+        """Give a turn to everybody whose heartbeat is due, if it may be sent; else have the position confirmed."""
         self._late.update(self._wheel.due(self._uptime()))
         if not self._late:
             return
-        if self._tail.age <= self._fresh:
-            due, self._late = self._late, set()
-        elif not self._confirming.locked():
-            due = {self._late.pop()}
-        else:
+        if self._tail.age > self._fresh:
+            self._read(_CONFIRM, self._tail.confirm)
             return
+        due, self._late = self._late, set()
         for stream in due:
             stream.beat = True
             self._queue(stream)
@@ -270,127 +343,116 @@ class Hub:
         span = min(span, max(0, stream.until - self._clock())) if stream.until != NEVER else span
         self._wheel.put(stream, self._uptime() + span)
 
-    def _queue(self, stream: Stream) -> None:
-        if stream.queued:
-            stream.again = True
-        elif not stream.over:
-            stream.queued = True
-            if stream.resets == self._resets:  # between its cursor and our position was nothing that concerns it
-                stream.cursor = max(stream.cursor, self._position)
-            self._senders.put(stream)
-
-    def _tend(self) -> None:
-        stuck = self._senders.stuck()
-        too_many = len(stuck) - MOST_STUCK
-        for place, (waiting, stream) in enumerate(stuck):
-            crowded = place < too_many and waiting > IMPATIENCE
-            if crowded or waiting > PATIENCE:
-                self._end(stream, ReaderTooSlow())
-            if crowded or waiting > 2 * PATIENCE:
-                self._cut(stream)
-
-    def _end(self, stream: Stream, failure: Exception) -> None:
-        with self._lock:
-            if stream.over:
+    def _end_slow(self) -> None:
+        now = self._uptime()
+        for stream, since in self._writing.items():
+            if now - since <= PATIENCE:
                 return
-            stream.over = True
-        if isinstance(failure, ReaderTooSlow):
-            _log.info("a Watch stream is ended: it is not read", key_id=stream.key_id)
-        try:
-            stream.line.end(failure)
-        except Exception as another:
-            _log.error("ending a stream failed", error=type(another).__name__)
+            self._end(stream, ReaderTooSlow())
 
-    def _cut(self, stream: Stream) -> None:
-        if not stream.cut:
-            stream.cut = True
-            stream.line.cut()
+    # One stream's turn.
 
-    def _serve(self, stream: Stream) -> None:
-        """Tell a stream what comes next; it is served again if that is not all. By a sender's thread."""
-        more = False
-        try:
-            if not stream.over:
-                more = self._tell(stream)
-        except Exception as failure:
-            self._end(stream, failure)
-        with self._lock:
-            stream.queued = (more or stream.again) and not stream.over
-            stream.again = False
-            if stream.queued:
-                self._senders.put(stream)
-
-    def _tell(self, stream: Stream) -> bool:
+    async def _tell(self, stream: Stream) -> bool:
         """Send what comes next, and a heartbeat if one is due and may be sent; say whether there is more."""
-        self._check(stream)
+        await self._check(stream)
         if not stream.begun:
-            self._begin(stream)
+            await self._begin(stream)
         resets = self._tail.resets
         if stream.resets != resets:
             void = Notice((), self._tail.position, reset=True)
             stream.resets, stream.cursor, stream.live = resets, void.cursor, False
-            self._send(stream, void)
+            await self._send(stream, void)
             return True
         beat = stream.beat
         # In this order: what is read last holds all that had been committed by the instant that is asked for first.
-        confirmed = self._confirm() if beat else 0
+        confirmed = self._uptime() - self._tail.age
         position = self._tail.position
         notice = self._feed.recent(stream.project_id, stream.cursor)
         if notice is None:
             if stream.live:
                 raise ReaderTooSlow
-            notice = self._feed.kept(stream.project_id, stream.cursor)
+            notice = await self._kept(stream, resets)
         if self._tail.resets != resets:
             return True
         if notice.events or notice.reset:
             if stream.live and stream.waited > MOST_LAG:
                 raise ReaderTooSlow
-            self._send(stream, notice)
+            await self._send(stream, notice)
         stream.cursor = notice.cursor
         if notice.cursor < position:
             return True
         stream.live, stream.waited = True, 0
         if beat and self._uptime() - confirmed <= self._fresh:
             stream.beat = False
-            self._send(stream, Notice((), notice.cursor) if notice.events or notice.reset else notice)
+            await self._send(stream, self._feed.nothing(notice.cursor))
         elif beat:
-            with self._lock:
-                if not stream.over:
-                    self._late.add(stream)
+            self._late.add(stream)
         return False
 
-    def _check(self, stream: Stream) -> None:
+    async def _check(self, stream: Stream) -> None:
         if not stream.judge:
-            stream.line.check(anew=False)
+            stream.listener.judge()
             return
         stream.judge = False  # before the key is read, so that what comes later counts again
-        until = stream.line.check(anew=True)
-        with self._lock:
-            if until != stream.until and not stream.over:
-                stream.until, stream.beat = until, True
-                self._schedule(stream, stream.interval)
+        # A reading that began before the position moved on does not count for a stream that is to be judged since.
+        name = ("key", stream.key_id, self._resets, self._position)
+        until = stream.listener.judge(await self._answer(stream, name, stream.listener.read))
+        if until != stream.until:
+            stream.until, stream.beat = until, True
+            self._schedule(stream, stream.interval)
 
-    def _begin(self, stream: Stream) -> None:
+    async def _begin(self, stream: Stream) -> None:
         """Find out where a stream begins: not before anything that had returned when it was opened."""
         if self._tail.age >= self._uptime() - stream.opened:
-            self._tail.confirm()
+            if _CONFIRM in self._readings:  # it may have asked before the stream was opened
+                await self._answer(stream, _CONFIRM, self._tail.confirm)
+            await self._answer(stream, _CONFIRM, self._tail.confirm)
         stream.cursor = self._tail.position if stream.start is None else stream.start
         stream.begun = True
 
-    def _confirm(self) -> int:
-        """Return when the position was the newest; if that is too long ago, ask the database first."""
-        if self._tail.age > self._fresh and self._confirming.acquire(blocking=False):
-            try:
-                with contextlib.suppress(StoreUnavailable):
-                    self._tail.confirm()
-            finally:
-                self._confirming.release()
-        return self._uptime() - self._tail.age
+    async def _kept(self, stream: Stream, resets: int) -> Notice:
+        project_id, cursor = stream.project_id, stream.cursor
+        name = ("kept", project_id, cursor, resets)
+        notice: Notice = await self._answer(stream, name, lambda: self._feed.kept(project_id, cursor))
+        return notice
 
-    def _send(self, stream: Stream, notice: Notice) -> None:
-        began = stream.since = self._uptime()
+    async def _send(self, stream: Stream, notice: Notice) -> None:
+        if notice.rendered is None:
+            object.__setattr__(notice, "rendered", stream.listener.render(notice))
+        began = self._writing[stream] = self._uptime()
         try:
-            stream.line.send(notice)
+            await stream.listener.write(notice.rendered)  # type: ignore[arg-type]  # it has just been set
         finally:
-            stream.since = 0
+            del self._writing[stream]
         stream.waited += self._uptime() - began
+
+    # What reads the database.
+
+    async def _answer(self, stream: Stream, name: Hashable, work: Callable[[], Any]) -> Any:
+        """Return what ``work`` returns, run by a thread once for all who ask by that name meanwhile.
+
+        They go on one after the other, by turns.
+        """
+        reading = self._read(name, work)
+        reading.streams.append(stream)
+        await self._turn(stream)
+        return reading.answer.result()
+
+    def _read(self, name: Hashable, work: Callable[[], Any]) -> _Reading:
+        reading = self._readings.get(name)
+        if reading is None:
+            answer = self._running().run_in_executor(self._blocking, work)
+            reading = self._readings[name] = _Reading(answer)
+            answer.add_done_callback(lambda _: self._has_read(name))
+        return reading
+
+    def _has_read(self, name: Hashable) -> None:
+        reading = self._readings.pop(name)
+        if not reading.answer.cancelled():
+            reading.answer.exception()  # taken note of, though nobody may wait for it any more
+        for stream in reading.streams:
+            self._give_turn(stream)
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        assert self._loop is not None, "the hub has not been started"  # noqa: S101
+        return self._loop

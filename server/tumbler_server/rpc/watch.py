@@ -1,9 +1,7 @@
-"""A stream of Watch over gRPC: what a hub tells becomes messages, and the calling key is judged again as it changes."""
+"""A stream of Watch: what a hub tells becomes messages, and the calling key is judged again as it changes."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-
-import grpc
 
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import Clock
@@ -13,12 +11,15 @@ from tumbler_server.events.watch import Hub
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.tokens import Tokens
-from tumbler_server.rpc import auth, status, wire
+from tumbler_server.rpc import auth, wire
 
 METHOD = "Watch"
 
 Send = Callable[[bytes | None], None]
 """What gRPC gives a handler that does not block: it hands over a response, or with None ends the call."""
+
+Write = Callable[[bytes], Awaitable[None]]
+"""Hands a message over to gRPC, and returns once it takes the next one."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Wanted:
 
 
 class Watching:
-    """Opens streams."""
+    """Serves streams, by the loop's thread."""
 
     def __init__(self, hub: Hub, lifecycle: Lifecycle, tokens: Tokens, clock: Clock) -> None:
         self._hub = hub
@@ -39,60 +40,52 @@ class Watching:
         self._tokens = tokens
         self._clock = clock
 
-    def open(self, caller: Key, wanted: Wanted, context: grpc.ServicerContext, send: Send) -> None:
-        """Begin to tell a caller, and return. Raises ``Overloaded`` and ``ServerStopping``."""
-        line = _Line(caller, context, send, self._lifecycle, self._tokens, self._clock)
-        until = min(caller.expire_time, caller.grace_expire_time)
-        stream = self._hub.open(line, wanted.project_id, caller.id, until, wanted.interval, wanted.start)
-        if not context.add_callback(lambda: self._hub.gone(stream)):
-            self._hub.gone(stream)
+    async def serve(self, caller: Key, wanted: Wanted, address: str, write: Write) -> None:
+        """Tell a caller at this IP address what changes, until that ends: it raises why, and returns never.
+
+        What ends it is ``Unauthenticated``, ``ScopeMissing``, ``ReaderTooSlow``, ``Overloaded``, ``ServerStopping`` or
+        ``StoreUnavailable``; or what ``write`` raises. Cancelled, it ends at once.
+        """
+        listener = _Listener(caller, address, write, self._lifecycle, self._tokens, self._clock)
+        await self._hub.serve(listener, wanted.project_id, _end_of(caller), wanted.interval, wanted.start)
 
 
-class _Line:
-    """What leads to a caller."""
+class _Listener:
+    """A caller, as the hub knows it."""
+
+    __slots__ = ("_address", "_caller", "_clock", "_lifecycle", "_tokens", "key_id", "tenant", "write")
 
     def __init__(
-        self,
-        caller: Key,
-        context: grpc.ServicerContext,
-        send: Send,
-        lifecycle: Lifecycle,
-        tokens: Tokens,
-        clock: Clock,
+        self, caller: Key, address: str, write: Write, lifecycle: Lifecycle, tokens: Tokens, clock: Clock
     ) -> None:
+        self.tenant = caller.project_id
+        self.key_id = caller.id
+        self.write = write
         self._caller = caller
-        self._address = auth.peer_address(context.peer())
-        self._context = context
-        self._send = send
+        self._address = address
         self._lifecycle = lifecycle
         self._tokens = tokens
         self._clock = clock
 
-    def send(self, notice: Notice) -> None:
-        if notice.rendered is None:
-            # For all streams that are told the same.
-            object.__setattr__(notice, "rendered", _rendered(notice, self._tokens))
-        self._send(notice.rendered)
+    def render(self, notice: Notice) -> bytes:
+        return pb.WatchResponse(
+            events=[wire.event(event) for event in notice.events],
+            cursor=self._tokens.consistency(notice.cursor),
+            reset=notice.reset,
+        ).SerializeToString()
 
-    def end(self, failure: Exception) -> None:
-        status.end(self._context, self._send, failure, METHOD)
+    def read(self) -> Key:
+        try:
+            return self._lifecycle.get(self._caller, self._caller.id).key
+        except KeyNotFound:
+            raise Unauthenticated from None
 
-    def cut(self) -> None:
-        self._context.cancel()
-
-    def check(self, anew: bool) -> int:
-        if anew:
-            try:
-                self._caller = self._lifecycle.get(self._caller, self._caller.id).key
-            except KeyNotFound:
-                raise Unauthenticated from None
+    def judge(self, read: Key | None = None) -> int:
+        if read is not None:
+            self._caller = read
         auth.check_again(self._caller, self._address, METHOD, self._clock())
-        return min(self._caller.expire_time, self._caller.grace_expire_time)
+        return _end_of(self._caller)
 
 
-def _rendered(notice: Notice, tokens: Tokens) -> bytes:
-    return pb.WatchResponse(
-        events=[wire.event(event) for event in notice.events],
-        cursor=tokens.consistency(notice.cursor),
-        reset=notice.reset,
-    ).SerializeToString()
+def _end_of(key: Key) -> int:
+    return min(key.expire_time, key.grace_expire_time)
