@@ -306,7 +306,7 @@ MaxWatchStreams = Annotated[
         "--max-watch-streams",
         envvar="TUMBLER_MAX_WATCH_STREAMS",
         min=1,
-        help="Watch streams that a process serves at the same time. More are refused.",
+        help="Watch streams that a process serves at the same time; beyond it the project with the most gives way.",
     ),
 ]
 MetricsListen = Annotated[
@@ -462,7 +462,7 @@ class Config:
     scheduler_lease: int = lease.SPAN
     threads: int = 16
     workers: int = 1
-    max_watch_streams: int = 5_000
+    max_watch_streams: int = limits.WATCH_PROCESS.most
     metrics_listen: str = ""
     shutdown_grace: int = 30 * SECOND
     reflection: bool | None = None

@@ -2,19 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import pytest
 
 from tests.e2e.service import Client, eventually
-from tests.harness import CHEAP, FrozenClock
+from tests.harness import CHEAP
 from tumbler.v1 import event_pb2
 from tumbler_server import founding, server
 from tumbler_server.config import Config, Installation
-from tumbler_server.keys.record import Key
 from tumbler_server.rpc import wire
-from tumbler_server.rpc.watch import Wanted, Watching
 from tumbler_server.server import Core, build_core
 
 
@@ -97,20 +95,3 @@ def test_a_fault_is_told_to_nobody(
     assert "a secret" not in "".join(capsys.readouterr())
     again = served.client.watch(start_cursor=stream.cursor)
     assert [event.key_id for event in again.events(1)] == [made.api_key.id]
-
-
-def test_a_client_that_has_left_already(served: Served) -> None:
-    """A stream whose client left before it was open is forgotten at once."""
-
-    class Left:
-        def peer(self) -> str:
-            return "ipv4:127.0.0.1:40000"
-
-        def add_callback(self, _: Any) -> bool:
-            return False
-
-    core = served.core
-    watching = Watching(core.hub, core.lifecycle, cast("Any", None), FrozenClock())
-    caller = Key(id="0" * 16, project_id="acme", scopes=("tumbler:keys:verify",))
-    watching.open(caller, Wanted("acme", None, 1_000_000), cast("Any", Left()), lambda _: None)
-    eventually(lambda: len(core.hub) == 0)

@@ -510,19 +510,24 @@ class TestTheListenersKey:
     async def test_what_was_read_before(self, domain: Domain, ear: Ears) -> None:
         """What was read of a key before it changed does not count for the streams that wait for it."""
         theirs = domain.create().key
-        listener = ear(key_id=theirs.id)
-        reads: list[bool] = []
+        early, late = ear(key_id=theirs.id), ear(key_id=theirs.id)
+        asked, answer = threading.Event(), threading.Event()
 
         def read() -> int:
-            reads.append(domain.lifecycle.get(OPERATOR, theirs.id).key.active)
-            if len(reads) == 1:
-                domain.lifecycle.set_active(OPERATOR, theirs.id, False)
+            asked.set()
+            answer.wait(WAIT)
             return NEVER
 
-        listener.read = read  # type: ignore[method-assign]
-        listener.listen()
-        await eventually(lambda: listener.beats)
-        assert reads == [True, False]
+        early.read = read  # type: ignore[method-assign]
+        early.listen()
+        await eventually(asked.is_set)
+        domain.lifecycle.set_active(OPERATOR, theirs.id, False)
+        await asyncio.sleep(0)
+        late.listen()
+        await eventually(lambda: late.beats)
+        assert (late.read_times, early.heard) == (1, [])
+        answer.set()
+        await eventually(lambda: early.beats)
 
 
 class TestSlowListeners:

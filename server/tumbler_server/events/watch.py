@@ -212,6 +212,7 @@ class Hub:
         stream = Stream(listener, project_id, listener.tenant, listener.key_id, interval, now, until, start, task)
         if leaver := self._places.take(stream):
             self._end(leaver, overloaded("the server needs the stream's place for another project"))
+            _note_end(leaver, "its place goes to another project")
         self._streams.add(stream)
         self._by_project[project_id].add(stream)
         metrics.WATCH_STREAMS.inc()
@@ -321,7 +322,8 @@ class Hub:
             self._end_slow()
         except Exception as failure:
             # The streams would stand still for ever; so this must go on.
-            _log.error("looking after the streams failed", error=type(failure).__name__)
+            with contextlib.suppress(Exception):
+                _log.error("looking after the streams failed", error=type(failure).__name__)
         if self._streams:
             self._ticking = self._running().call_later(TICK / SECOND, self._tick)
 
@@ -348,7 +350,8 @@ class Hub:
         for stream, since in self._writing.items():
             if now - since <= PATIENCE:
                 return
-            self._end(stream, ReaderTooSlow())
+            if stream.failure is None:
+                self._end(stream, _too_slow(stream))
 
     # One stream's turn.
 
@@ -370,13 +373,13 @@ class Hub:
         notice = self._feed.recent(stream.project_id, stream.cursor)
         if notice is None:
             if stream.live:
-                raise ReaderTooSlow
+                raise _too_slow(stream)
             notice = await self._kept(stream, resets)
         if self._tail.resets != resets:
             return True
         if notice.events or notice.reset:
             if stream.live and stream.waited > MOST_LAG:
-                raise ReaderTooSlow
+                raise _too_slow(stream)
             await self._send(stream, notice)
         stream.cursor = notice.cursor
         if notice.cursor < position:
@@ -456,3 +459,13 @@ class Hub:
     def _running(self) -> asyncio.AbstractEventLoop:
         assert self._loop is not None, "the hub has not been started"  # noqa: S101
         return self._loop
+
+
+def _too_slow(stream: Stream) -> ReaderTooSlow:
+    _note_end(stream, "it is not read")
+    return ReaderTooSlow()
+
+
+def _note_end(stream: Stream, why: str) -> None:
+    with contextlib.suppress(Exception):  # a log that cannot be written must not change how a stream ends
+        _log.info(f"a Watch stream is ended: {why}", key_id=stream.key_id)

@@ -7,10 +7,7 @@ from tumbler_server.clock import SECOND
 T = TypeVar("T")
 
 TICK = SECOND // 100
-"""How exact it is, in microseconds: so much too early at the most, and never late by the wheel's own doing.
-
-Short, since who is due in one tick is served in one go, and a call that comes meanwhile waits for the interpreter.
-"""
+"""How exact it is, in microseconds: so much too early at the most, and never late by the wheel's own doing."""
 
 
 class Wheel(Generic[T]):

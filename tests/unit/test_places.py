@@ -1,0 +1,145 @@
+"""Who may hold a stream, and who must go where there are too many."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from tumbler_server import limits
+from tumbler_server.clock import HOUR, SECOND
+from tumbler_server.errors import Overloaded
+from tumbler_server.events.places import Places
+
+
+@dataclass(eq=False)
+class Holder:
+    """Somebody who wants a place."""
+
+    tenant: str
+    key_id: str = ""
+    interval: int = HOUR
+
+
+def filled(most: int, *tenants: str) -> tuple[Places[Holder], list[Holder]]:
+    """Return places of which these tenants have taken some, in this order."""
+    places: Places[Holder] = Places(most)
+    holders = [Holder(tenant) for tenant in tenants]
+    for holder in holders:
+        assert places.take(holder) is None
+    return places, holders
+
+
+@pytest.fixture
+def bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the bounds small: 3 streams a key, 5 a project, 2 heartbeats a second."""
+    for name, most in (("WATCH_KEY", 3), ("WATCH_PROJECT", 5), ("WATCH_BEATS", 2)):
+        monkeypatch.setattr(limits, name, limits.Limit("", most, "", ""))
+
+
+@pytest.mark.parametrize(
+    ("held", "newcomer", "leaver"),
+    [
+        ("aaaa", "b", 3),  # the newest of who has the most
+        ("aaab", "b", 2),  # even it comes to two and two
+        ("baab", "c", 3),  # of two that have the most, the one that came first
+        ("baaa", "b", 3),
+    ],
+)
+def test_who_goes(held: str, newcomer: str, leaver: int) -> None:
+    """Where all places are taken, a newcomer gets that of the newest of the tenant that has the most."""
+    places, holders = filled(4, *held)
+    gone = places.take(Holder(newcomer))
+    assert gone is holders[leaver]
+
+
+@pytest.mark.parametrize(
+    ("held", "newcomer"), [("aaaa", "a"), ("aabb", "a"), ("aabb", "b"), ("aab", "b"), ("abcd", "e")]
+)
+def test_who_is_refused(held: str, newcomer: str) -> None:
+    """A newcomer whose tenant would then have as many as the other had takes no place: they would go on for ever."""
+    places, _ = filled(len(held), *held)
+    with pytest.raises(Overloaded) as refused:
+        places.take(Holder(newcomer))
+    assert "the server has no place" in refused.value.message
+    assert SECOND <= refused.value.retry_after <= 5 * SECOND
+
+
+def test_a_flood_takes_none_from_others() -> None:
+    """However many streams a tenant opens, the others keep theirs, and get new ones."""
+    places, others = filled(100, *(f"tenant-{number}" for number in range(10)))
+    flood = [Holder("flood") for _ in range(90)]
+    assert {places.take(holder) for holder in flood} == {None}
+    for _ in range(1_000):
+        with pytest.raises(Overloaded):
+            places.take(Holder("flood"))
+    newcomers = [Holder(f"newcomer-{number}") for number in range(30)]
+    assert [places.take(holder) for holder in newcomers] == flood[:-31:-1]
+    for holder in others:
+        places.leave(holder)
+        assert places.take(holder) is None
+
+
+def test_each_key(bounds: None) -> None:
+    """A key has no more streams than agreed, until one ends; other keys of its project have theirs."""
+    places: Places[Holder] = Places(100)
+    first, *_ = holders = [Holder("acme", "one") for _ in range(3)]
+    for holder in holders:
+        places.take(holder)
+    with pytest.raises(Overloaded, match="calling key has 3 streams"):
+        places.take(Holder("acme", "one"))
+    places.take(Holder("acme", "two"))
+    places.leave(first)
+    places.take(Holder("acme", "one"))
+    assert (len(places.of_key("one")), len(places.of_key("two")), len(places.of_key("three"))) == (3, 1, 0)
+
+
+def test_each_project(bounds: None) -> None:
+    """The keys of a project have no more streams than agreed; those of another have theirs."""
+    places: Places[Holder] = Places(100)
+    for number in range(5):
+        places.take(Holder("acme", str(number)))
+    with pytest.raises(Overloaded, match="project has 5 streams"):
+        places.take(Holder("acme", "5"))
+    places.take(Holder("globex", "5"))
+
+
+def test_heartbeats(bounds: None) -> None:
+    """The streams of a project have no more heartbeats a second than agreed, however many streams these are."""
+    places: Places[Holder] = Places(100)
+    often = Holder("acme", "1", SECOND)
+    places.take(often)
+    places.take(Holder("acme", "2", 2 * SECOND))
+    places.take(Holder("acme", "3", 2 * SECOND))
+    with pytest.raises(Overloaded, match="take a longer heartbeat_interval"):
+        places.take(Holder("acme", "4", 3_600 * SECOND))
+    places.take(Holder("globex", "4", SECOND))
+    places.leave(often)
+    places.take(Holder("acme", "4", SECOND))
+
+
+def test_as_many_as_the_default_interval_allows() -> None:
+    """At the default interval of five seconds a project has heartbeats for all of its streams."""
+    assert limits.WATCH_PROJECT.most / 5 <= limits.WATCH_BEATS.most
+
+
+def test_nothing_stays(bounds: None) -> None:
+    """Who has left has left nothing behind, and may leave again."""
+    places: Places[Holder] = Places(3)
+    for _ in range(100):
+        holders = [Holder("acme", "one", SECOND * 3 // 2), Holder("globex", "two")]
+        for holder in holders:
+            places.take(holder)
+        for holder in holders * 2:
+            places.leave(holder)
+    assert not places._shares
+    assert not places._keys
+
+
+def test_refused_together_they_do_not_come_back_together() -> None:
+    """The advice when to come back differs."""
+    places, _ = filled(1, "acme")
+    advice = set()
+    for _ in range(50):
+        with pytest.raises(Overloaded) as refused:
+            places.take(Holder("acme"))
+        advice.add(refused.value.retry_after)
+    assert len(advice) > 40
