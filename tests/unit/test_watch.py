@@ -52,6 +52,7 @@ class Ear:
         self.spoken_to = False
         self.until = NEVER
         self.read_times = 0
+        self.judged = 0
         self.refusal: Exception | None = None
         self.then: Callable[[], object] = lambda: None
         self.hears = asyncio.Event()
@@ -95,7 +96,8 @@ class Ear:
         self.read_times += 1
         return self.until
 
-    def judge(self, read: int | None = None) -> int:  # noqa: ARG002 - what is read changes nothing here
+    def judge(self, read: int | None = None) -> int:
+        self.judged += read is not None
         if self.refusal:
             raise self.refusal
         return self.until
@@ -260,6 +262,29 @@ class TestBeginning:
         await eventually(lambda: refused.ended)
         assert (refused.ended, refused.read_times, refused.heard) == (refused.refusal, 1, [])
         assert len(ear.hub) == 0
+
+    @on_loop
+    async def test_opened_while_another_begins(
+        self, domain: Domain, other: Domain, ear: Ears, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What the database answered to a question of before a stream was opened is not enough for it."""
+        confirm, asked, answer = domain.tail.confirm, threading.Event(), threading.Event()
+
+        def confirm_slowly() -> int:
+            position = confirm()
+            asked.set()
+            answer.wait(WAIT)
+            return position
+
+        monkeypatch.setattr(domain.tail, "confirm", confirm_slowly)
+        early = ear().listen()
+        await eventually(asked.is_set)
+        other.create()
+        late = ear(key_id="1" * 16).listen()
+        await eventually(lambda: late.judged)  # and now it waits, with the early one
+        answer.set()
+        await eventually(lambda: early.beats and late.beats)
+        assert late.heard[0].cursor == 1
 
     @on_loop
     async def test_without_a_database(self, ear: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,6 +459,36 @@ class TestHeartbeats:
         domain.create()
         await eventually(lambda: all(listener.revisions == [1] for listener in listeners))
         assert [listener.ended for listener in listeners] == [None] * 10
+
+    @on_loop
+    async def test_a_turn_that_comes_late(
+        self, domain: Domain, ear: Ears, uptime: FrozenClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A heartbeat that falls due while the listener takes its time is sent only if the position is still young."""
+        slow, other = ear().listen(interval=SECOND), ear().listen(interval=SECOND)
+        await eventually(lambda: slow.beats and other.beats)
+        slow.hears.clear()
+        slow.spoken_to = False
+        domain.create()
+        await eventually(lambda: slow.spoken_to)
+        uptime.advance(SECOND)
+        await eventually(lambda: len(other.beats) == 2)  # so that of the slow one is due, too
+        asked: list[int] = []
+        with monkeypatch.context() as patched:
+            away(patched)
+
+            def ask() -> int:
+                asked.append(len(slow.beats))
+                raise StoreUnavailable
+
+            patched.setattr(domain.tail, "confirm", ask)
+            uptime.advance(FRESH + 1)
+            slow.hears.set()
+            await eventually(lambda: slow.revisions == [1])
+            asked.clear()
+            await eventually(lambda: len(asked) >= 3)
+            assert len(slow.beats) == 1
+        await eventually(lambda: len(slow.beats) == 2)
 
     @on_loop
     async def test_as_of_now(self, ear: Ears, other: Domain, uptime: FrozenClock) -> None:
