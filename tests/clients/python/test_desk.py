@@ -10,11 +10,11 @@ import pytest
 from tests.clients.python.conftest import Clock
 from tests.clients.python.fake import OWN_KEY, key_of
 from tumbler._base import demand_of
-from tumbler._desk import MOST_KEYS, Desk, Failure, Flight, Sending
+from tumbler._desk import MOST_BYTES, MOST_KEYS, Desk, Failure, Flight, Sending
 from tumbler._memory import Answer, Memory
 from tumbler._settings import Settings
-from tumbler.decide import Code
-from tumbler.errors import InvalidRequest, Unavailable
+from tumbler.decide import Code, Demand
+from tumbler.errors import InvalidRequest, NotAllowed, Unavailable
 from tumbler.v1 import api_key_service_pb2 as pb
 
 NOTHING_IN_PARTICULAR = demand_of((), None, None)
@@ -23,13 +23,25 @@ NOTHING_IN_PARTICULAR = demand_of((), None, None)
 @pytest.fixture
 def desk(passing: Clock) -> Desk:
     """Give a desk whose memory has no stream."""
-    settings = Settings("localhost:1", OWN_KEY, None, False, 10, 15, 5, 2, False, None, logging.getLogger("tests"))
+    settings = Settings(
+        "localhost:1", OWN_KEY, None, False, 10, 2**20, 15, 5, 2, False, None, logging.getLogger("tests")
+    )
     return Desk(settings, Memory(settings, passing), passing)
 
 
-def join(desk: Desk, number: int) -> tuple[Flight, Sending | None]:
+def join(desk: Desk, number: int, demand: Demand = NOTHING_IN_PARTICULAR) -> tuple[Flight, Sending | None]:
     """Ask for a key."""
-    return desk.join(key_of(number), NOTHING_IN_PARTICULAR, futures.Future)
+    return desk.join(key_of(number), demand, futures.Future)
+
+
+def gather(desk: Desk, number: int) -> tuple[list[Flight], Sending]:
+    """Have so many keys wait for one call, and return it."""
+    first, *_ = fill(desk)
+    waiting = [join(desk, 5 + place)[0] for place in range(number)]
+    batch = answer(desk, first)
+    assert batch is not None
+    assert batch.flights == waiting
+    return waiting, batch
 
 
 def answer(desk: Desk, sending: Sending) -> Sending | None:
@@ -99,18 +111,114 @@ class TestDesk:
         assert desk.failed(alone, grpc.StatusCode.INVALID_ARGUMENT, "required_scopes[0]") is None
         assert outcome(bad) == Failure(InvalidRequest, "required_scopes[0]")
 
-    def test_a_refused_batch_is_asked_one_by_one(self, desk: Desk) -> None:
-        """A batch that is refused as a whole is nobody's fault until each was asked for by itself."""
-        first, *_ = fill(desk)
-        waiting = [join(desk, number)[0] for number in (5, 6)]
-        batch = answer(desk, first)
-        assert batch is not None
-        asked = []
-        following = desk.failed(batch, grpc.StatusCode.INVALID_ARGUMENT, "")
+    @pytest.mark.parametrize(
+        "status",
+        [
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            grpc.StatusCode.INVALID_ARGUMENT,
+            grpc.StatusCode.INTERNAL,
+            grpc.StatusCode.UNKNOWN,
+            grpc.StatusCode.UNIMPLEMENTED,
+        ],
+        ids=lambda status: status.name,
+    )
+    def test_a_batch_that_fails_is_halved(self, desk: Desk, status: grpc.StatusCode) -> None:
+        """Of a batch that fails as a whole only the key at fault fails; no key is asked for more than log2 times."""
+        waiting, following = gather(desk, 100)
+        bad = waiting[37]
+        sizes, calls_with_bad = [], 0
         while following is not None:
-            asked += following.flights
+            sizes.append(len(following.flights))
+            calls_with_bad += bad in following.flights
+            fails = bad in following.flights
+            following = desk.failed(following, status, "too much") if fails else answer(desk, following)
+        assert sizes[:5] == [100, 50, 25, 25, 13]
+        assert (len(sizes), calls_with_bad) == (13, 7)
+        for flight in waiting:
+            assert isinstance(outcome(flight), Failure if flight is bad else Answer)
+        assert "too much" in outcome(bad).text
+
+    @pytest.mark.parametrize(
+        ("status", "kind"),
+        [
+            (grpc.StatusCode.UNAVAILABLE, Unavailable),
+            (grpc.StatusCode.DEADLINE_EXCEEDED, Unavailable),
+            (grpc.StatusCode.CANCELLED, Unavailable),
+            (grpc.StatusCode.UNAUTHENTICATED, NotAllowed),
+            (grpc.StatusCode.PERMISSION_DENIED, NotAllowed),
+        ],
+        ids=lambda value: getattr(value, "name", None),
+    )
+    def test_a_batch_that_half_of_it_would_not_mend(self, desk: Desk, status: grpc.StatusCode, kind: type) -> None:
+        """A server that is not reached, or refuses the verifier itself, is not asked again in smaller batches."""
+        waiting, batch = gather(desk, 3)
+        assert desk.failed(batch, status, "") is None
+        assert [outcome(flight).kind for flight in waiting] == [kind] * 3
+
+    def test_halving_ends_with_the_callers_patience(self, desk: Desk, passing: Clock) -> None:
+        """What nobody waits for any more is not asked for again."""
+        _, batch = gather(desk, 100)
+        passing.pass_by(2)
+        assert desk.failed(batch, grpc.StatusCode.INTERNAL, "") is None
+
+    def test_an_answer_without_room(self, desk: Desk) -> None:
+        """Items that the answer had no room for are asked for again in smaller batches, until all are decided."""
+        room = 30
+        waiting, following = gather(desk, 100)
+        sizes = []
+        while following is not None:
+            sizes.append(len(following.flights))
+            decided = [pb.VerifyResponse(code=pb.VERIFY_CODE_NOT_FOUND)] * min(room, len(following.flights))
+            left = [pb.VerifyResponse()] * (len(following.flights) - len(decided))
+            following = desk.answered(following, pb.BatchVerifyResponse(responses=decided + left))
+        assert sizes == [100, 50, 20, 20]
+        assert {outcome(flight).code for flight in waiting} == {Code.NOT_FOUND}
+
+    def test_a_batch_in_which_nothing_is_ever_decided(self, desk: Desk) -> None:
+        """A server that decides nothing is asked a bounded number of times, and then that is an error."""
+        waiting, following = gather(desk, 16)
+        calls = 0
+        while following is not None:
+            calls += 1
+            left = [pb.VerifyResponse()] * len(following.flights)
+            following = desk.answered(
+                following, pb.BatchVerifyResponse(responses=left) if following.is_batch else left[0]
+            )
+        assert calls == 1 + 2 + 4 + 8 + 16
+        assert {outcome(flight).kind for flight in waiting} == {Unavailable}
+
+    def test_a_refused_cursor_is_found_by_halving(self, desk: Desk) -> None:
+        """A batch refused for its cursor descends to one key; that one is asked without, and the others follow."""
+        memory = desk._memory
+        memory.cursor = "of another history"
+        waiting, following = gather(desk, 64)
+        calls = 0
+        while following is not None:
+            calls += 1
+            requests = getattr(following.request, "requests", [following.request])
+            refused = any(request.consistency.at_least_as_fresh for request in requests)
+            following = (
+                desk.failed(following, grpc.StatusCode.INVALID_ARGUMENT, "") if refused else answer(desk, following)
+            )
+        assert {type(outcome(flight)) for flight in waiting} == {Answer}
+        assert (calls, memory.cursor) == (7 + 1 + 6, "")
+
+    def test_a_batch_is_bounded_in_bytes(self, desk: Desk) -> None:
+        """Requests of one call are at most 256 KiB together; one that is larger goes by itself."""
+        first, *_ = fill(desk)
+        large = demand_of(["s" * 40_000], None, None)
+        for number in range(5, 25):
+            join(desk, number, large)
+        join(desk, 25, demand_of(["s" * 300_000], None, None))
+        join(desk, 26)
+        following: Sending | None = answer(desk, first)
+        sizes = []
+        while following is not None:
+            if following.is_batch:
+                assert following.request.ByteSize() <= MOST_BYTES
+            sizes.append(len(following.flights))
             following = answer(desk, following)
-        assert sorted(map(id, asked)) == sorted(map(id, waiting))
+        assert sizes == [6, 6, 6, 2, 1, 1]
 
     def test_a_batch_of_another_length(self, desk: Desk) -> None:
         """An answer with too few items is an answer to none of them."""

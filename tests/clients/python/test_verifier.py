@@ -1,15 +1,18 @@
 """What both verifiers promise, against a server that does what it is told."""
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 
 import tumbler
 from tests.clients.python.conftest import Clock
 from tests.clients.python.fake import NONSENSE, NOW, OWN_KEY, PATIENCE, Fake, id_of, key_of
+from tests.e2e.service import eventually
 from tumbler import Code
 from tumbler.v1 import api_key_service_pb2 as pb
 
@@ -85,6 +88,50 @@ class TestCache:
             verifier.verify(key)
         assert verifier.verifier.remembered == 2
         assert [verifier.verify(key).cached for key in (one, three, two)] == [True, True, False]
+
+    def test_eviction_by_bytes(self, fake: Fake, opened: Opened) -> None:
+        """Records count as they are received, and 1,024 bytes each; the key goes that was not presented for longest."""
+        one, two, three = (fake.knows(number, name="n" * 1_000) for number in (1, 2, 3))
+        size = fake.answers[one].ByteSize() + 8 + 1_024  # a revision of one byte more or less, and some to spare
+        verifier = opened(cache_bytes=2 * size)
+        for key in (one, two, one, three):
+            verifier.verify(key)
+        assert verifier.verifier.remembered == 2
+        assert [verifier.verify(key).cached for key in (one, three, two)] == [True, True, False]
+
+    def test_bytes_are_given_back(self, fake: Fake, opened: Opened) -> None:
+        """What is forgotten, or received once more, leaves its room to others."""
+        verifier = opened(cache_bytes=4_000)
+        one, two = (fake.knows(number, name="n" * 500) for number in (1, 2))
+        for _ in range(5):
+            assert verifier.verify(one).valid
+            fake.say(one)
+            fake.heard(verifier)
+        assert [verifier.verify(key).cached for key in (one, two, one, two)] == [False, False, True, True]
+
+    def test_a_record_that_is_larger_than_all_room(self, fake: Fake, opened: Opened) -> None:
+        """A record without room is not remembered, and drives nothing out."""
+        verifier = opened(cache_bytes=4_000)
+        small, large = fake.knows(1), fake.knows(2, name="n" * 4_000)
+        for key in (small, large):
+            assert verifier.verify(key).valid
+        assert [verifier.verify(key).cached for key in (small, large)] == [True, False]
+
+    def test_what_an_entry_holds(self, fake: Fake, verifier: Any) -> None:
+        """Of a key no more is kept than verdicts and callers need: neither its text nor the answer that told it."""
+        key = fake.knows(1, consistency_token="c" * 100)
+        assert verifier.verify(key).valid
+        assert verifier.verify(key).cached
+        held, seen = list(verifier.verifier._memory._entries.values()), set()
+        while held:
+            each = held.pop()
+            if isinstance(each, type) or id(each) in seen:
+                continue
+            seen.add(id(each))
+            assert not isinstance(each, Message)
+            assert each != key
+            assert each != "c" * 100
+            held += gc.get_referents(each)
 
     def test_another_secret(self, fake: Fake, verifier: Any) -> None:
         """A remembered key with another secret is denied without a call, and tells nothing."""
@@ -414,6 +461,25 @@ class TestCalls:
         with pytest.raises(tumbler.InvalidRequest):
             bad.result(PATIENCE)
 
+    def test_large_answers(self, fake: Fake, verifier: Any) -> None:
+        """An answer may have 16 MiB, where gRPC itself would refuse more than four."""
+        large, larger = (fake.knows(number, name="n" * (size << 20)) for number, size in ((1, 15), (2, 17)))
+        assert verifier.verify(large).valid
+        with pytest.raises(tumbler.Unavailable, match="RESOURCE_EXHAUSTED"):
+            verifier.verify(larger)
+
+    def test_a_batch_whose_answer_is_too_large(self, fake: Fake, verifier: Any) -> None:
+        """A batch that fails costs nobody the verdict: it is asked for in halves."""
+        keys = [fake.knows(number, name="n" * (2 << 20)) for number in range(1, 21)]
+        releases = [fake.hold(key) for key in keys[:4]]
+        first = [verifier.begin(key) for key in keys[:4]]
+        fake.await_held(*keys[:4])
+        later = [verifier.begin(key) for key in keys[4:]]
+        eventually(lambda: len(verifier.verifier._desk._queue) == 16)
+        for release in releases:
+            release()
+        assert all(each.result(PATIENCE).valid for each in first + later)
+
     def test_gathered(self, fake: Fake, verifier: Any) -> None:
         """At most four calls are under way; a hundred keys that come meanwhile cost no call each, and none is lost."""
         keys = [fake.knows(number) for number in range(1, 105)]
@@ -595,6 +661,7 @@ class TestLife:
             ({"target": "tumbler.example:443"}, "credentials"),
             ({"credentials": grpc.ssl_channel_credentials(), "insecure": True}, "insecure"),
             ({"cache_size": -1}, "cache_size"),
+            ({"cache_bytes": -1}, "cache_bytes"),
             ({"timeout": 0}, "timeout"),
             ({"timeout": float("nan")}, "timeout"),
             ({"heartbeat": 0.5}, "heartbeat"),

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 import weakref
 from collections.abc import Iterable
 
@@ -15,6 +16,12 @@ from tumbler.decide import Code, Demand
 from tumbler.errors import InvalidRequest, Unavailable
 from tumbler.keyformat import MAX_LENGTH, is_well_formed
 from tumbler.verification import Verification
+
+_RECONNECT_INTERVAL = 10.0
+"""Seconds between two replacements of the channel, at least: a server that is only slow must not be busy with them."""
+
+SPARE = 1.0
+"""Seconds: a channel that was replaced is closed so long after the last call on it has ended by its deadline."""
 
 _MALFORMED = Verification(Code.MALFORMED)
 _CLOSED = "the verifier is closed"
@@ -32,6 +39,7 @@ class BaseVerifier:
         credentials: grpc.ChannelCredentials | None = None,
         insecure: bool = False,
         cache_size: int = 10_000,
+        cache_bytes: int = 32 * 1024 * 1024,
         max_staleness: float = 15.0,
         heartbeat: float = 5.0,
         timeout: float = 2.0,
@@ -49,6 +57,8 @@ class BaseVerifier:
                 unless the target is this machine.
             insecure: Allow plaintext to another machine.
             cache_size: How many keys are remembered at the most; 0: none.
+            cache_bytes: How many bytes they may take together, each counted as the server's answer and 1,024 bytes
+                beside it; 0: none is remembered.
             max_staleness: How old the stream's last word may be for anything remembered to answer.
             heartbeat: The longest silence of a healthy stream: 1 second to 1 hour, shorter than ``max_staleness``.
             timeout: The longest wait for the server in one ``verify``.
@@ -67,6 +77,7 @@ class BaseVerifier:
             credentials,
             insecure,
             cache_size,
+            cache_bytes,
             max_staleness,
             heartbeat,
             timeout,
@@ -79,6 +90,7 @@ class BaseVerifier:
         self._desk = Desk(self._settings, self._memory, clock)
         self._stream = Stream(self._settings, self._memory)
         self._closed = False
+        self._replaced = -_RECONNECT_INTERVAL
         self._open()
         _living.add(self)
 
@@ -115,6 +127,17 @@ class BaseVerifier:
         if outcome.kind is InvalidRequest and demand != flight.demand:
             return None
         raise outcome.kind(outcome.text)
+
+    def _suspects(self) -> bool:
+        """Say whether the channel is to be replaced, now that the server was silent for too long.
+
+        A connection whose other end stands still, while its kernel still acknowledges, looks like any other.
+        """
+        now = time.monotonic()
+        if self._closed or now - self._replaced < _RECONNECT_INTERVAL:
+            return False
+        self._replaced = now
+        return True
 
     def _late(self) -> Unavailable:
         return Unavailable(f"the server did not answer within {self._settings.timeout:g} s")

@@ -23,7 +23,13 @@ MOST_CALLS = 4
 MOST_KEYS = 500
 """How many keys a call carries."""
 
+MOST_BYTES = 256 * 1024
+"""How large the requests of one call may be together. One that is larger goes out by itself."""
+
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+
+_UNREACHED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+"""What a smaller batch would end with as well."""
 
 
 class Failure(NamedTuple):
@@ -53,7 +59,8 @@ class Flight:
         self.deadline = deadline
         self.sent: int | None = None
         self.since = Moment(0, 0, "")
-        self.alone = False
+        self.most = MOST_KEYS
+        """How many keys may share its next call: half as many as shared the last one."""
         self.cursor_in_doubt = ""
 
 
@@ -108,13 +115,16 @@ class Desk:
         answers = list(response.responses) if sending.is_batch else [response]
         if len(answers) != len(sending.flights):
             return self._settle(sending, [_odd()] * len(sending.flights))
-        return self._settle(sending, [self._read(*pair) for pair in zip(sending.flights, answers, strict=True)])
+        pairs = zip(sending.flights, answers, strict=True)
+        return self._settle(sending, [self._read(*pair, sending.is_batch) for pair in pairs])
 
     def failed(self, sending: Sending, status: grpc.StatusCode, detail: str) -> Sending | None:
         """Settle, or ask again for, the flights of a call that failed; return what has to be sent in its place."""
         outcome: Failure | None
         if status in _REFUSED:
             outcome = Failure(NotAllowed, f"the verifier's own key was refused: {status.name}: {detail}")
+        elif sending.is_batch and status not in _UNREACHED:
+            outcome = None  # one of its keys may be at fault, or their number
         elif status is grpc.StatusCode.INVALID_ARGUMENT:
             outcome = self._blamed(sending, detail)
         else:
@@ -137,21 +147,22 @@ class Desk:
         self._flights.clear()
 
     def _blamed(self, sending: Sending, detail: str) -> Failure | None:
-        """Return whose fault an INVALID_ARGUMENT is; None: that has to be found out by asking again, alone.
+        """Return whose fault a single call's INVALID_ARGUMENT is; None: asking again has to show it.
 
         It is the demand's, or that of our cursor, which a server does not know after an older backup was restored.
         """
-        flight = sending.flights[0]
-        if sending.is_batch:
-            return None
+        (flight,) = sending.flights
         if flight.since.cursor and not flight.cursor_in_doubt:
             flight.cursor_in_doubt = flight.since.cursor
             return None
         return Failure(InvalidRequest, detail)
 
-    def _read(self, flight: Flight, response: pb.VerifyResponse) -> Answer | Failure | None:
-        """Return what came back for a flight, after remembering it; None: it has to be asked for again, alone."""
-        if response.code == pb.VERIFY_CODE_UNSPECIFIED and not flight.alone:
+    def _read(self, flight: Flight, response: pb.VerifyResponse, in_batch: bool) -> Answer | Failure | None:
+        """Return what came back for a flight, after remembering it; None: it has to be asked for again.
+
+        A batch leaves undecided what its answer has no room for, and items that are not of the right form.
+        """
+        if response.code == pb.VERIFY_CODE_UNSPECIFIED and in_batch:
             return None
         sent = flight.sent or 0
         try:
@@ -165,9 +176,10 @@ class Desk:
 
     def _settle(self, sending: Sending, outcomes: list[Any]) -> Sending | None:
         with self._lock:
-            for flight, outcome in zip(sending.flights, outcomes, strict=True):
+            # Backwards: what is asked for again goes to the front, and keeps its order.
+            for flight, outcome in zip(reversed(sending.flights), reversed(outcomes), strict=True):
                 if outcome is None and self._closed is None:
-                    flight.alone, flight.sent = True, None
+                    flight.most, flight.sent = (len(sending.flights) + 1) // 2, None
                     self._queue.appendleft(flight)
                 elif self._flights.get(flight.request.key) is flight:
                     del self._flights[flight.request.key]
@@ -181,25 +193,28 @@ class Desk:
     def _next(self) -> Sending | None:
         if self._under_way == MOST_CALLS or self._closed is not None:
             return None
-        now = self._clock()
+        now, since = self._clock(), self._memory.moment()
         flights: list[Flight] = []
-        while self._queue and len(flights) < MOST_KEYS:
-            if flights and (flights[0].alone or self._queue[0].alone):
-                break
-            flight = self._queue.popleft()
-            if now < flight.deadline:
-                flights.append(flight)
-            elif self._flights.get(flight.request.key) is flight:
-                del self._flights[flight.request.key]  # all who waited have given up
-        if not flights:
-            return None
-        self._under_way += 1
-        since = self._memory.moment()
-        for flight in flights:
-            flight.sent, flight.since = now, since
+        size = 0
+        while self._queue:
+            flight = self._queue[0]
+            if now >= flight.deadline:  # all who waited have given up
+                self._queue.popleft()
+                if self._flights.get(flight.request.key) is flight:
+                    del self._flights[flight.request.key]
+                continue
             flight.request.ClearField("consistency")
             if since.cursor and not flight.cursor_in_doubt:
                 flight.request.consistency.at_least_as_fresh = since.cursor
+            size += flight.request.ByteSize()
+            # What came back from a batch keeps apart from what did not, and from what came back from a larger one.
+            if flights and (len(flights) >= flight.most or flight.most != flights[0].most or size > MOST_BYTES):
+                break
+            flights.append(self._queue.popleft())
+            flight.sent, flight.since = now, since
+        if not flights:
+            return None
+        self._under_way += 1
         if len(flights) == 1:
             return Sending(flights, flights[0].request)
         return Sending(flights, pb.BatchVerifyRequest(requests=[flight.request for flight in flights]))

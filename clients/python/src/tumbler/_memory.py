@@ -33,6 +33,9 @@ NEVER = 2**63 - 1
 CHANGES_KEPT = 1_024
 """Of how many changed keys the last revision is known."""
 
+ENTRY_BYTES = 1_024
+"""What a remembered key counts beside its record: the digest, and what holds the entry."""
+
 _steady_ns: Callable[[], int] = (
     functools.partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
     if hasattr(time, "CLOCK_BOOTTIME")
@@ -91,6 +94,8 @@ class Answer(NamedTuple):
     """Microseconds from our clock to the server's; never too few."""
     ttl: int
     revision: int
+    size: int
+    """Bytes of the response that told it."""
 
     def verdict(self, demand: Demand | None, now: int) -> Verification:
         """Return the verdict; on ``demand`` where it is another than the one that was sent."""
@@ -130,7 +135,7 @@ def read_answer(response: pb.VerifyResponse, sent: int) -> Answer:
         for cidr in record.allowed_cidrs:
             parse_network(cidr)
     ttl = response.cache_ttl.seconds * SECOND + response.cache_ttl.nanos // 1000
-    return Answer(code, record, _instant(response.check_time) - sent, ttl, response.revision)
+    return Answer(code, record, _instant(response.check_time) - sent, ttl, response.revision, response.ByteSize())
 
 
 def _instant(timestamp: Timestamp) -> int:
@@ -144,6 +149,7 @@ class _Entry:
     granted: Verification
     until: int
     ahead: int
+    size: int
 
 
 class Moment(NamedTuple):
@@ -161,7 +167,9 @@ class Memory:
         self._clock = clock
         self._max_staleness = int(settings.max_staleness * SECOND)
         self._fixed_ttl = None if settings.fixed_ttl is None else int(settings.fixed_ttl * SECOND)
-        self._size = settings.cache_size if settings.watch or settings.fixed_ttl is not None else 0
+        self._most = settings.cache_size if settings.watch or settings.fixed_ttl is not None else 0
+        self._most_bytes = settings.cache_bytes
+        self._bytes = 0
         self._hash = hashlib.blake2b(key=secrets.token_bytes(32), digest_size=32)
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._recent: OrderedDict[str, int] = OrderedDict()
@@ -212,21 +220,23 @@ class Memory:
 
     def remember(self, key: str, answer: Answer, sent: int, since: Moment) -> None:
         """Keep an answer for its lifetime, if it can still be true of all that was told since the call began."""
-        record, ttl = answer.record, answer.ttl
-        if record is None or answer.code not in _LASTING or ttl <= 0 or not self._size:
+        record, ttl, size = answer.record, answer.ttl, answer.size + ENTRY_BYTES
+        if record is None or answer.code not in _LASTING or ttl <= 0 or not self._most or size > self._most_bytes:
             return
         if self._fixed_ttl is not None:
             ttl = min(ttl, self._fixed_ttl)
-        entry = _Entry(self._tag(key), record, record.verification(Code.VALID, cached=True), sent + ttl, answer.ahead)
+        granted = record.verification(Code.VALID, cached=True)
+        entry = _Entry(self._tag(key), record, granted, sent + ttl, answer.ahead, size)
         with self._lock:
             if self._resets != since.resets or self._clock() >= self._fresh_until:
                 return
             if answer.revision < self._recent.get(record.key_id, self._floor):
                 return
+            self._forget(record.key_id)
             self._entries[record.key_id] = entry
-            self._entries.move_to_end(record.key_id)
-            if len(self._entries) > self._size:
-                self._entries.popitem(last=False)
+            self._bytes += size
+            while len(self._entries) > self._most or self._bytes > self._most_bytes:
+                self._bytes -= self._entries.popitem(last=False)[1].size
 
     def told(self, response: pb.WatchResponse, anew: bool) -> None:
         """Take note of what the stream said; ``anew``: for the first time, and it had no cursor to begin at.
@@ -238,7 +248,7 @@ class Memory:
                 self._forget_all()
             for event in response.events:
                 self._changes += 1
-                self._entries.pop(event.key_id, None)
+                self._forget(event.key_id)
                 self._recent[event.key_id] = event.revision
                 self._recent.move_to_end(event.key_id)
                 if len(self._recent) > CHANGES_KEPT:
@@ -266,8 +276,14 @@ class Memory:
         self._lock = threading.Lock()
         self.distrust()
 
+    def _forget(self, key_id: str) -> None:
+        entry = self._entries.pop(key_id, None)
+        if entry is not None:
+            self._bytes -= entry.size
+
     def _forget_all(self) -> None:
         self._entries.clear()
+        self._bytes = 0
         self._recent.clear()
         # After an older backup was restored, revisions count from there again.
         self._floor = 0

@@ -13,7 +13,12 @@ SECOND = 1_000_000
 
 _SHORTEST_HEARTBEAT, _LONGEST_HEARTBEAT = 1.0, 3_600.0
 
-_RETRIES = {
+_LARGEST_ANSWER = 16 * 1024 * 1024
+"""Bytes. The server's own limit is 3 MiB; with gRPC's default of 4 MiB an older server's batches would fail."""
+
+_SERVICE_CONFIG = {
+    # Calls go to every server that the target names, and so to those that are left where one is lost.
+    "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
             "name": [{"service": "tumbler.v1.ApiKeyService", "method": method} for method in ("Verify", "BatchVerify")],
@@ -25,19 +30,24 @@ _RETRIES = {
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
-    ]
+    ],
 }
 
 _CHANNEL = [
-    ("grpc.service_config", json.dumps(_RETRIES)),
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    ("grpc.max_receive_message_length", _LARGEST_ANSWER),
     # A server that was away is found again soon: neither a pause nor one attempt to connect is longer than this.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # A connection whose other end is gone without a word is given up, and no new stream sent down it.
-    ("grpc.keepalive_time_ms", 20_000),
+    # A connection whose other end is gone without a word ends by this: the server allows a ping every ten seconds. The
+    # ping that measures the flow has a limit of its own, a minute, and keepalive waits for it.
+    ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
+    # A channel that is made in place of one that is suspected must not get its connections.
+    ("grpc.use_local_subchannel_pool", 1),
 ]
 
 # With http_proxy set, plaintext for this machine would first go to the proxy's.
@@ -53,6 +63,7 @@ class Settings:
     credentials: grpc.ChannelCredentials | None
     insecure: bool
     cache_size: int
+    cache_bytes: int
     max_staleness: float
     heartbeat: float
     timeout: float
@@ -75,6 +86,8 @@ class Settings:
             )
         if self.cache_size < 0:
             raise ValueError("cache_size: must be 0 (remember nothing) or more")
+        if self.cache_bytes < 0:
+            raise ValueError("cache_bytes: must be 0 (remember nothing) or more")
         if not 0 < self.timeout < float("inf"):
             raise ValueError("timeout: must be more than 0 seconds, and finite")
         if not _SHORTEST_HEARTBEAT <= self.heartbeat <= _LONGEST_HEARTBEAT:

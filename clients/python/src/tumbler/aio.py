@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from tumbler._base import BaseVerifier, demand_of
+from tumbler._base import SPARE, BaseVerifier, demand_of
 from tumbler._desk import Sending
 from tumbler.decide import Demand
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
@@ -76,14 +76,25 @@ class Verifier(BaseVerifier):
             return
         if self._loop is not None:
             raise RuntimeError("a tumbler.aio.Verifier belongs to the event loop in which it was first used")
+        self._loop = loop
+        self._make_channel()
+        if self._settings.watch:
+            self._start(self._follow())
+
+    def _make_channel(self) -> None:
         settings = self._settings
         if settings.credentials is None:
             self._channel = grpc.aio.insecure_channel(settings.target, options=settings.channel_options)
         else:
             self._channel = grpc.aio.secure_channel(settings.target, settings.credentials, settings.channel_options)
-        self._loop, self._stub = loop, ApiKeyServiceStub(self._channel)
-        if settings.watch:
-            self._start(self._follow())
+        self._stub = ApiKeyServiceStub(self._channel)
+
+    def _suspect(self) -> None:
+        """Call over new connections from now on, if it is time. The stream is opened anew over them a little later."""
+        old = self._channel
+        if old is not None and self._suspects():
+            self._make_channel()
+            self._start(old.close(self._settings.timeout + SPARE))
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -113,7 +124,10 @@ class Verifier(BaseVerifier):
             try:
                 response = await method(sending.request, **options)
             except grpc.RpcError as error:
-                sending = self._desk.failed(sending, *_status(error))
+                status, detail = _status(error)
+                if status is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    self._suspect()
+                sending = self._desk.failed(sending, status, detail)
             except asyncio.CancelledError:
                 self._desk.failed(sending, grpc.StatusCode.CANCELLED, "the event loop ends")
                 raise
@@ -138,7 +152,10 @@ class Verifier(BaseVerifier):
                 # the stream breaks, in the same moment; and the task would go on for ever.
                 done, _ = await asyncio.wait({reading}, timeout=self._stream.silence)
                 if not done:
+                    self._suspect()
                     return grpc.StatusCode.CANCELLED, f"silent for {self._stream.silence:g} s"
+                if reading.cancelled():
+                    return grpc.StatusCode.CANCELLED, "its channel was replaced"
                 response = reading.result()
                 if response is grpc.aio.EOF:
                     return grpc.StatusCode.OK, "the server ended it"

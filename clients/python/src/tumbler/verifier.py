@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from tumbler._base import BaseVerifier, demand_of
+from tumbler._base import SPARE, BaseVerifier, demand_of
 from tumbler._desk import Sending
 from tumbler.decide import Demand
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
@@ -28,17 +28,22 @@ class Verifier(BaseVerifier):
 
     def _open(self) -> None:
         settings = self._settings
-        if settings.credentials is None:
-            self._channel = grpc.insecure_channel(settings.target, options=settings.channel_options)
-        else:
-            self._channel = grpc.secure_channel(settings.target, settings.credentials, settings.channel_options)
-        self._stub = ApiKeyServiceStub(self._channel)
+        self._connecting = threading.Lock()
+        self._connect()
         self._closing = threading.Event()
         self._listening: Any = None
         self._heard = 0.0
         if settings.watch:
             for work in (self._follow, self._tend):
                 threading.Thread(target=work, name=f"tumbler{work.__name__}", daemon=True).start()
+
+    def _connect(self) -> None:
+        settings = self._settings
+        if settings.credentials is None:
+            self._channel = grpc.insecure_channel(settings.target, options=settings.channel_options)
+        else:
+            self._channel = grpc.secure_channel(settings.target, settings.credentials, settings.channel_options)
+        self._stub = ApiKeyServiceStub(self._channel)
 
     def verify(
         self,
@@ -73,7 +78,10 @@ class Verifier(BaseVerifier):
         """End the stream, and let nobody wait any longer. Closing it again does nothing."""
         if self._shut():
             self._closing.set()
-            self._channel.close()
+            with self._connecting:
+                self._channel.close()
+            if self._listening is not None:
+                self._listening.cancel()  # it may be on a channel that was replaced
 
     def __enter__(self) -> "Verifier":
         return self
@@ -104,7 +112,7 @@ class Verifier(BaseVerifier):
         try:
             response = self._stub.Verify(sending.request, self._settings.timeout, self._settings.metadata)
         except grpc.RpcError as error:
-            following = self._desk.failed(sending, *_status(error))
+            following = self._failed(sending, error)
         except BaseException as error:
             # Interrupted, maybe, but others may wait for the same key.
             following = self._desk.failed(sending, grpc.StatusCode.CANCELLED, type(error).__name__)
@@ -131,7 +139,22 @@ class Verifier(BaseVerifier):
         if call.code() is grpc.StatusCode.OK:
             self._send(self._desk.answered(sending, call.result()))
         else:
-            self._send(self._desk.failed(sending, *_status(call)))
+            self._send(self._failed(sending, call))
+
+    def _failed(self, sending: Sending, error: Any) -> Sending | None:
+        status, detail = _status(error)
+        if status is grpc.StatusCode.DEADLINE_EXCEEDED:
+            self._suspect()
+        return self._desk.failed(sending, status, detail)
+
+    def _suspect(self) -> None:
+        """Call over new connections from now on, if it is time. The stream is opened anew over them a little later."""
+        with self._connecting:
+            if self._suspects():
+                ending = threading.Timer(self._settings.timeout + SPARE, self._channel.close)
+                ending.daemon = True
+                ending.start()
+                self._connect()
 
     def _follow(self) -> None:
         while not self._closing.is_set():
@@ -160,6 +183,7 @@ class Verifier(BaseVerifier):
         while not self._closing.wait(left):
             left = self._heard + self._stream.silence - time.monotonic()
             if left <= 0:
+                self._suspect()
                 if self._listening is not None:
                     self._listening.cancel()
                 left = self._stream.silence
