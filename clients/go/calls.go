@@ -7,6 +7,10 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
 	"tumbler.dev/go/internal/verdict"
 )
@@ -18,6 +22,12 @@ const (
 
 	// mostInBatch is how many keys are asked for at once. The server takes more, but all of them wait for the slowest.
 	mostInBatch = 500
+
+	// mostBytes is how large the requests of one call may be together. One that is larger goes out by itself.
+	mostBytes = 256 << 10
+
+	// cursorBytes is room for the stream's cursor in a request.
+	cursorBytes = 128
 )
 
 // flight is a question to the server, and everybody who waits for its answer.
@@ -26,7 +36,7 @@ type flight struct {
 	key    string
 	digest digest
 	demand verdict.Demand
-	alone  bool // a batch left it undecided
+	most   int  // how many may share its next call: half as many as shared the last one
 	eager  int  // how many wait for it; guarded by the lock of calls
 	sent   bool // guarded by the lock of calls
 	done   chan struct{}
@@ -48,6 +58,7 @@ type calls struct {
 	service tumblerv1.ApiKeyServiceClient
 	memory  *memory
 	timeout time.Duration
+	suspect func()          // the server was silent for too long
 	ctx     context.Context // ends when the Verifier is closed
 
 	mu       sync.Mutex
@@ -69,7 +80,15 @@ func (c *calls) join(keyID, key string, d *digest, demand *verdict.Demand) (f *f
 		f.eager++
 		return f, true
 	}
-	f = &flight{keyID: keyID, key: key, digest: *d, demand: clone(demand), eager: 1, done: make(chan struct{})}
+	f = &flight{
+		keyID:  keyID,
+		key:    key,
+		digest: *d,
+		demand: clone(demand),
+		most:   mostInBatch,
+		eager:  1,
+		done:   make(chan struct{}),
+	}
 	switch {
 	case c.closed:
 		f.end(answer{}, errClosed)
@@ -128,26 +147,25 @@ func (c *calls) run(batch []*flight) {
 	}
 }
 
-// next takes what is to be asked together from those that wait, and gives the place up where there is nothing.
+// next takes what is to be asked together from those that wait, and gives the place up where there is nothing. What came
+// back from a batch keeps apart from what did not, and from what came back from a larger one.
 func (c *calls) next() (batch []*flight) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.waiting) > 0 && len(batch) < mostInBatch {
+	for size := 0; len(c.waiting) > 0; {
 		f := c.waiting[0]
-		if f.alone && len(batch) > 0 {
-			break
+		if f.eager > 0 {
+			size += f.size()
+			if len(batch) > 0 && (len(batch) >= f.most || f.most != batch[0].most || size > mostBytes) {
+				break
+			}
+			f.sent = true
+			batch = append(batch, f)
+		} else {
+			c.withdraw(f) // everybody has given up
 		}
 		c.waiting[0] = nil // the list holds no key for longer than it must
 		c.waiting = c.waiting[1:]
-		if f.eager == 0 {
-			c.withdraw(f) // everybody has given up
-			continue
-		}
-		f.sent = true
-		batch = append(batch, f)
-		if f.alone {
-			break
-		}
 	}
 	if batch == nil {
 		c.underWay--
@@ -196,6 +214,7 @@ func (c *calls) askTogether(batch []*flight) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
 	defer cancel()
 	response, err := c.service.BatchVerify(ctx, request)
+	halve := err != nil && c.ctx.Err() == nil && isOfBatch(err)
 	if err != nil {
 		err = c.failure(err)
 	} else if len(response.GetResponses()) != len(batch) {
@@ -203,20 +222,23 @@ func (c *calls) askTogether(batch []*flight) {
 	}
 	var again []*flight
 	for place, f := range batch {
-		if err != nil {
-			c.land(f, answer{}, err)
-			continue
+		var a answer
+		failure := err
+		if err == nil {
+			a, failure = c.take(f, response.Responses[place], began)
 		}
-		a, failure := c.take(f, response.Responses[place], began)
-		if errors.Is(failure, errUndecided) {
-			f.alone = true
+		// A batch leaves undecided what its answer has no room for, and items that are not of the right form.
+		if halve || errors.Is(failure, errUndecided) {
 			again = append(again, f)
-			continue
+		} else {
+			c.land(f, a, failure)
 		}
-		c.land(f, a, failure)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for _, f := range again {
+		f.most, f.sent = (len(batch)+1)/2, false
+	}
 	c.waiting = append(again, c.waiting...) // in front: they have waited longest
 }
 
@@ -243,6 +265,7 @@ func (c *calls) take(f *flight, response *tumblerv1.VerifyResponse, began mark) 
 			digest:   f.digest,
 			asked:    began.at,
 			answered: response.GetCheckTime().AsTime().UnixMicro(),
+			size:     proto.Size(response) + entryBytes,
 		}
 		c.memory.remember(a.live, began, response.GetRevision(), response.GetCacheTtl().AsDuration())
 	}
@@ -268,6 +291,9 @@ func (c *calls) failure(err error) error {
 	if c.ctx.Err() != nil {
 		return errClosed
 	}
+	if status.Code(err) == codes.DeadlineExceeded {
+		c.suspect()
+	}
 	return classify(err)
 }
 
@@ -275,6 +301,9 @@ func (f *flight) end(a answer, err error) {
 	f.answer, f.err = a, err
 	close(f.done)
 }
+
+// size returns how many bytes the question may have.
+func (f *flight) size() int { return proto.Size(f.request("")) + cursorBytes }
 
 func (f *flight) request(cursor string) *tumblerv1.VerifyRequest {
 	request := &tumblerv1.VerifyRequest{

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,6 +13,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
 )
@@ -286,6 +289,148 @@ func TestWhatABatchLeavesUndecidedIsAskedAloneAndFailsNoOther(t *testing.T) {
 	}
 	if r := w.await(right); r.err != nil || !r.found.Valid {
 		t.Errorf("got %+v, %v", r.found, r.err)
+	}
+}
+
+func TestABatchThatFailsIsHalvedAndOnlyTheItemAtFaultFails(t *testing.T) {
+	bad := testKey(37, 'a')
+	for _, code := range []codes.Code{
+		codes.ResourceExhausted, codes.InvalidArgument, codes.Internal, codes.Unknown, codes.Unimplemented,
+	} {
+		t.Run(code.String(), func(t *testing.T) {
+			w := newWorld(t, WithoutWatch())
+			w.server.refuse = func(request *tumblerv1.BatchVerifyRequest) error {
+				for _, item := range request.GetRequests() {
+					if item.GetKey() == bad {
+						return status.Error(code, "too much")
+					}
+				}
+				return nil
+			}
+			release := w.occupy()
+			var all []<-chan result
+			for place := range 100 {
+				all = append(all, w.start(testKey(place, 'a')))
+			}
+			w.queued(100)
+			w.server.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+				if request.GetKey() == bad {
+					return nil, status.Error(code, "too much")
+				}
+				return goodAnswer(request), nil
+			})
+			release()
+			for place, one := range all {
+				r := w.await(one)
+				if place == 37 {
+					if r.err == nil || status.Code(r.err) != code {
+						t.Errorf("got %+v, %v", r.found, r.err)
+					}
+				} else if r.err != nil || !r.found.Valid {
+					t.Errorf("%d: got %+v, %v", place, r.found, r.err)
+				}
+			}
+			asked := 0
+			for _, batch := range w.server.batches {
+				for _, item := range batch.GetRequests() {
+					if item.GetKey() == bad {
+						asked++
+					}
+				}
+			}
+			if asked > 7 {
+				t.Errorf("it was asked for in %d batches", asked)
+			}
+		})
+	}
+}
+
+func TestABatchThatHalfOfItWouldNotMendFailsAtOnce(t *testing.T) {
+	for code, want := range map[codes.Code]error{
+		codes.DeadlineExceeded: ErrUnavailable, codes.Unauthenticated: ErrNotAllowed, codes.PermissionDenied: ErrNotAllowed,
+	} {
+		t.Run(code.String(), func(t *testing.T) {
+			w := newWorld(t, WithoutWatch())
+			w.server.refuse = func(*tumblerv1.BatchVerifyRequest) error { return status.Error(code, "as the test has it") }
+			release := w.occupy()
+			all := []<-chan result{w.start(testKey(1, 'a')), w.start(testKey(2, 'a'))}
+			w.queued(2)
+			release()
+			for _, one := range all {
+				if r := w.await(one); !errors.Is(r.err, want) {
+					t.Errorf("got %+v, %v", r.found, r.err)
+				}
+			}
+			if _, batches := w.server.calls(); batches != 1 {
+				t.Errorf("%d calls", batches)
+			}
+		})
+	}
+}
+
+func TestWhatAnAnswerHasNoRoomForIsAskedAgain(t *testing.T) {
+	w := newWorld(t, WithoutWatch())
+	release := w.occupy()
+	var all []<-chan result
+	for place := range 100 {
+		all = append(all, w.start(testKey(place, 'a')))
+	}
+	w.queued(100)
+	var room atomic.Int32
+	w.server.refuse = func(*tumblerv1.BatchVerifyRequest) error { room.Store(30); return nil }
+	w.server.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
+		if room.Add(-1) < 0 {
+			return &tumblerv1.VerifyResponse{}, nil
+		}
+		return goodAnswer(request), nil
+	})
+	release()
+	for _, one := range all {
+		if r := w.await(one); r.err != nil || !r.found.Valid {
+			t.Errorf("got %+v, %v", r.found, r.err)
+		}
+	}
+	var sizes []int
+	for _, batch := range w.server.batches {
+		sizes = append(sizes, len(batch.GetRequests()))
+	}
+	if !slices.Equal(sizes, []int{100, 50, 20, 20}) {
+		t.Errorf("the calls were for %v", sizes)
+	}
+}
+
+func TestABatchIsBoundedInBytes(t *testing.T) {
+	w := newWorld(t, WithoutWatch())
+	release := w.occupy()
+	var all []<-chan result
+	for place := range 20 {
+		all = append(all, w.start(testKey(place, 'a'), RequireScopes(strings.Repeat("s", 40_000))))
+	}
+	all = append(all, w.start(testKey(20, 'a'), RequireScopes(strings.Repeat("s", 300_000))))
+	w.queued(21)
+	release()
+	for _, one := range all {
+		if r := w.await(one); r.err != nil {
+			t.Error(r.err)
+		}
+	}
+	for _, batch := range w.server.batches {
+		if size := proto.Size(batch); size > mostBytes {
+			t.Errorf("%d bytes went together", size)
+		}
+	}
+	if _, batches := w.server.calls(); batches < 4 {
+		t.Errorf("%d calls for several", batches)
+	}
+}
+
+func TestAnAnswerMayBeLargerThanGRPCWouldHaveIt(t *testing.T) {
+	w := newWorld(t, WithoutWatch())
+	w.server.answerWith(func(response *tumblerv1.VerifyResponse) { response.Name = strings.Repeat("n", 15<<20) })
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.server.answerWith(func(response *tumblerv1.VerifyResponse) { response.Name = strings.Repeat("n", 17<<20) })
+	if _, err := w.verifier.Verify(context.Background(), testKey(2, 'a')); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("got %v", err)
 	}
 }
 

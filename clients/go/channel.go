@@ -2,6 +2,7 @@ package tumbler
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -12,8 +13,9 @@ import (
 )
 
 const (
-	// retries has gRPC itself repeat a call that did not get through.
-	retries = `{"methodConfig": [{
+	// serviceConfig has calls go to every server that the target names, and so to those that are left where one is
+	// lost, and has gRPC itself repeat a call that did not get through.
+	serviceConfig = `{"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{
 		"name": [
 			{"service": "tumbler.v1.ApiKeyService", "method": "Verify"},
 			{"service": "tumbler.v1.ApiKeyService", "method": "BatchVerify"}
@@ -27,16 +29,89 @@ const (
 		}
 	}]}`
 
-	// largestAnswer leaves room for a full batch of the largest records; gRPC's own limit would refuse one.
-	largestAnswer = 64 << 20
+	// largestAnswer leaves room above the server's own limit, 3 MiB; gRPC's default of 4 MiB leaves little.
+	largestAnswer = 16 << 20
 
 	connectAtMost = 5 * time.Second
-	pingAfter     = 10 * time.Second // gRPC's own least
+	pingAfter     = 10 * time.Second // gRPC's own least, and the server's
 	pingAtMost    = 5 * time.Second
+
+	// reconnectAfter is the time between two replacements of the channel, at least: a server that is only slow must not
+	// be busy with them.
+	reconnectAfter = 10 * time.Second
+
+	// spare is how long after the last call on it has ended by its deadline a replaced channel is closed.
+	spare = time.Second
 )
 
-// connect returns a channel to the server. It connects in the background.
-func connect(target string, s *settings) (*grpc.ClientConn, error) {
+// connection is a channel to the servers, and the one that takes its place when they were silent for too long: a
+// connection whose other end stands still, while its kernel still acknowledges, looks like any other.
+type connection struct {
+	dial    func() (*grpc.ClientConn, error)
+	timeout time.Duration
+
+	mu       sync.Mutex
+	current  *grpc.ClientConn
+	former   *grpc.ClientConn // closed soon; nil: there is none
+	replaced time.Time
+	closed   bool
+}
+
+func connect(target string, s *settings) (*connection, error) {
+	c := &connection{dial: func() (*grpc.ClientConn, error) { return dial(target, s) }, timeout: s.timeout}
+	var err error
+	c.current, err = c.dial()
+	return c, err
+}
+
+func (c *connection) Invoke(ctx context.Context, method string, args, reply any, options ...grpc.CallOption) error {
+	return c.channel().Invoke(ctx, method, args, reply, options...)
+}
+
+func (c *connection) NewStream(
+	ctx context.Context, desc *grpc.StreamDesc, method string, options ...grpc.CallOption,
+) (grpc.ClientStream, error) {
+	return c.channel().NewStream(ctx, desc, method, options...)
+}
+
+func (c *connection) channel() *grpc.ClientConn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.current
+}
+
+// suspect has everything from now on go over new connections, if it is time. The stream is opened anew over them a
+// little later.
+func (c *connection) suspect() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || !c.replaced.IsZero() && time.Since(c.replaced) < reconnectAfter {
+		return
+	}
+	channel, err := c.dial()
+	if err != nil {
+		return // it was made before by the same options
+	}
+	if c.former != nil {
+		c.former.Close()
+	}
+	former := c.current
+	c.current, c.former, c.replaced = channel, former, time.Now()
+	time.AfterFunc(c.timeout+spare, func() { former.Close() }) // fails only where it has been closed before
+}
+
+func (c *connection) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	c.current.Close()
+	if c.former != nil {
+		c.former.Close()
+	}
+}
+
+// dial returns a channel to the servers. It connects in the background.
+func dial(target string, s *settings) (*grpc.ClientConn, error) {
 	transport := s.credentials
 	if transport == nil {
 		transport = insecure.NewCredentials()
@@ -45,16 +120,13 @@ func connect(target string, s *settings) (*grpc.ClientConn, error) {
 	return grpc.NewClient(target,
 		grpc.WithTransportCredentials(transport),
 		grpc.WithPerRPCCredentials(newBearer(s.apiKey, s.plaintext())),
-		grpc.WithDefaultServiceConfig(retries),
+		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithDisableServiceConfig(), // a name server has no say in it
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(largestAnswer)),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: connectAtMost}),
-		// A connection that leads nowhere any more ends by this. Longer than the stream may be silent, so that a
-		// server whose heartbeats come never sees a ping, which it would resent.
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{
-			Time:    max(pingAfter, silence(s.heartbeat)),
-			Timeout: pingAtMost,
-		}),
+		grpc.WithResolvers(listed("ipv4"), listed("ipv6")),
+		// A connection that leads nowhere any more ends by this.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingAtMost}),
 	)
 }
 

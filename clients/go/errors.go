@@ -42,5 +42,16 @@ func classify(err error) error {
 	}
 }
 
+// isOfBatch says whether a batch that failed so may do better in halves: neither is the server out of reach nor the
+// Verifier refused.
+func isOfBatch(err error) bool {
+	switch status.Code(err) {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Unauthenticated, codes.PermissionDenied:
+		return false
+	default:
+		return true
+	}
+}
+
 func isInvalid(err error) bool     { return errors.Is(err, ErrInvalidRequest) }
 func isUnavailable(err error) bool { return errors.Is(err, ErrUnavailable) }

@@ -47,6 +47,7 @@ type fakeServer struct {
 
 	mu      sync.Mutex
 	verify  func(*tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error)
+	refuse  func(*tumblerv1.BatchVerifyRequest) error // nil: no batch is refused as a whole
 	singles []*tumblerv1.VerifyRequest
 	batches []*tumblerv1.BatchVerifyRequest
 	headers []metadata.MD
@@ -103,8 +104,13 @@ func (s *fakeServer) BatchVerify(
 ) (*tumblerv1.BatchVerifyResponse, error) {
 	s.mu.Lock()
 	s.batches = append(s.batches, request)
-	verify := s.verify
+	verify, refuse := s.verify, s.refuse
 	s.mu.Unlock()
+	if refuse != nil {
+		if err := refuse(request); err != nil {
+			return nil, err
+		}
+	}
 	response := &tumblerv1.BatchVerifyResponse{}
 	for _, item := range request.GetRequests() {
 		one, err := verify(item)

@@ -11,6 +11,9 @@ import (
 // recentChanges is how many changes are kept for answers that were under way meanwhile.
 const recentChanges = 1024
 
+// entryBytes is what a remembered key counts beside its record: the digest, and what holds the entry.
+const entryBytes = 1024
+
 // entry is a remembered key. It is never changed.
 type entry struct {
 	record   *record
@@ -18,6 +21,7 @@ type entry struct {
 	asked    time.Duration // when the call was about to be sent
 	answered int64         // the server's clock, in microseconds, at some moment after that
 	until    time.Duration
+	size     int // in bytes
 }
 
 // serverTime returns what the server's clock shows now, or a little more, never less: whatever ends, ends in time.
@@ -36,6 +40,7 @@ type mark struct {
 type memory struct {
 	clock        clock
 	capacity     int
+	room         int           // in bytes
 	watched      bool          // a stream says what has changed
 	maxStaleness time.Duration // with a stream: how old its last word may be
 	fixedTTL     time.Duration // without one: how long an entry lives
@@ -43,6 +48,7 @@ type memory struct {
 	mu         sync.Mutex
 	entries    map[string]*list.Element // by key id, of *entry
 	order      *list.List               // the one used last in front
+	bytes      int                      // what the entries count together
 	heard      bool
 	word       time.Duration // when the stream last said that it had told everything
 	position   string        // the stream's cursor
@@ -54,6 +60,7 @@ func newMemory(s *settings) *memory {
 	return &memory{
 		clock:        s.clock,
 		capacity:     s.cacheSize,
+		room:         s.cacheBytes,
 		watched:      s.watches(),
 		maxStaleness: s.maxStaleness,
 		fixedTTL:     s.fixedTTL,
@@ -100,7 +107,7 @@ func (m *memory) remember(e *entry, began mark, revision int64, ttl time.Duratio
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.clock.now()
-	if m.capacity == 0 || now >= e.until || !m.fresh(now) ||
+	if m.capacity == 0 || e.size > m.room || now >= e.until || !m.fresh(now) ||
 		m.watched && (began.cursor == "" || began.generation != m.generation || m.changes.after(keyID, revision)) {
 		return
 	}
@@ -108,7 +115,8 @@ func (m *memory) remember(e *entry, began mark, revision int64, ttl time.Duratio
 		m.drop(element)
 	}
 	m.entries[keyID] = m.order.PushFront(e)
-	if m.order.Len() > m.capacity {
+	m.bytes += e.size
+	for m.order.Len() > m.capacity || m.bytes > m.room {
 		m.drop(m.order.Back())
 	}
 }
@@ -184,6 +192,7 @@ func (m *memory) forgetAll() {
 	m.generation++
 	clear(m.entries)
 	m.order.Init()
+	m.bytes = 0
 	// The revisions may be of another history: answers that were under way are told by their generation.
 	m.changes = newChanges()
 }
@@ -191,6 +200,7 @@ func (m *memory) forgetAll() {
 func (m *memory) drop(element *list.Element) {
 	gone := m.order.Remove(element).(*entry)
 	delete(m.entries, gone.record.keyID)
+	m.bytes -= gone.size
 }
 
 // changes are the latest events: which key, and the revision.

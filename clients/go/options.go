@@ -12,6 +12,7 @@ import (
 // What holds where no option says otherwise.
 const (
 	DefaultCacheSize    = 10_000
+	DefaultCacheBytes   = 32 << 20
 	DefaultMaxStaleness = 15 * time.Second
 	DefaultHeartbeat    = 5 * time.Second
 	DefaultTimeout      = 2 * time.Second
@@ -31,6 +32,7 @@ type settings struct {
 	credentials  credentials.TransportCredentials
 	insecure     bool
 	cacheSize    int
+	cacheBytes   int
 	maxStaleness time.Duration
 	heartbeat    time.Duration
 	timeout      time.Duration
@@ -56,6 +58,10 @@ func WithInsecure() Option { return func(s *settings) { s.insecure = true } }
 // WithCacheSize sets how many keys are remembered; 0: none, each Verify is a call. See DefaultCacheSize.
 func WithCacheSize(keys int) Option { return func(s *settings) { s.cacheSize = keys } }
 
+// WithCacheBytes sets how many bytes they may take together, each counted as the server's answer and 1,024 bytes beside
+// it; 0: none is remembered. See DefaultCacheBytes.
+func WithCacheBytes(bytes int) Option { return func(s *settings) { s.cacheBytes = bytes } }
+
 // WithMaxStaleness sets how long what is remembered may be used after the stream of changes last said that it was
 // complete. It bounds how long a revoked key can go on being accepted while the server cannot be reached. Longer than
 // the heartbeat. See DefaultMaxStaleness.
@@ -80,11 +86,12 @@ func WithFixedTTL(d time.Duration) Option {
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
 // watches says whether there is a stream of changes. Where nothing is remembered there is nothing to keep fresh.
-func (s *settings) watches() bool { return !s.noWatch && s.cacheSize > 0 }
+func (s *settings) watches() bool { return !s.noWatch && s.cacheSize > 0 && s.cacheBytes > 0 }
 
 func newSettings(target string, options []Option) (*settings, error) {
 	s := &settings{
 		cacheSize:    DefaultCacheSize,
+		cacheBytes:   DefaultCacheBytes,
 		maxStaleness: DefaultMaxStaleness,
 		heartbeat:    DefaultHeartbeat,
 		timeout:      DefaultTimeout,
@@ -123,6 +130,8 @@ func (s *settings) check(target string) error {
 		return fmt.Errorf("WithCredentials: required, since %q is not this machine; or say WithInsecure", target)
 	case s.cacheSize < 0:
 		return errors.New("WithCacheSize: must be 0 or more")
+	case s.cacheBytes < 0:
+		return errors.New("WithCacheBytes: must be 0 or more")
 	case s.maxStaleness <= 0:
 		return errors.New("WithMaxStaleness: must be more than 0")
 	case s.heartbeat < shortestHeartbeat || s.heartbeat > longestHeartbeat:

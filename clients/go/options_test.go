@@ -36,6 +36,7 @@ func TestAnOptionThatBreaksARuleIsNamed(t *testing.T) {
 		"plaintext in disguise":           {"tumbler.example:1", []Option{key, WithCredentials(insecure.NewCredentials())}, "WithInsecure"},
 		"both":                            {"localhost:1", []Option{key, secure, WithInsecure()}, "WithInsecure"},
 		"a cache of less than nothing":    {"localhost:1", []Option{key, WithCacheSize(-1)}, "WithCacheSize"},
+		"a room of less than nothing":     {"localhost:1", []Option{key, WithCacheBytes(-1)}, "WithCacheBytes"},
 		"no staleness":                    {"localhost:1", []Option{key, WithMaxStaleness(0)}, "WithMaxStaleness"},
 		"a short heartbeat":               {"localhost:1", []Option{key, WithHeartbeat(time.Second - 1)}, "WithHeartbeat"},
 		"a long heartbeat":                {"localhost:1", []Option{key, WithHeartbeat(time.Hour + 1), WithMaxStaleness(3 * time.Hour)}, "WithHeartbeat"},
@@ -71,6 +72,23 @@ func TestOptionsThatKeepTheRulesAreTaken(t *testing.T) {
 			}
 			v.Close()
 		})
+	}
+}
+
+func TestATargetMayListServers(t *testing.T) {
+	w := newWorld(t, WithoutWatch())
+	address := w.listener.Addr().String()
+	for _, target := range []string{"ipv4:" + address, "ipv4:" + address + ",127.0.0.1:1", "ipv4:127.0.0.1:1," + address} {
+		v, err := NewVerifier(target, WithAPIKey(ownKey), WithoutWatch(), WithTimeout(patience))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 4 {
+			if found, err := v.Verify(context.Background(), testKey(1, 'a')); err != nil || !found.Valid {
+				t.Errorf("%s: got %+v, %v", target, found, err)
+			}
+		}
+		v.Close()
 	}
 }
 

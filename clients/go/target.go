@@ -1,9 +1,46 @@
 package tumbler
 
 import (
+	"fmt"
+	"net"
 	"net/netip"
 	"strings"
+
+	"google.golang.org/grpc/resolver"
 )
+
+// listed resolves a target that lists addresses, ipv4:192.0.2.1:50051,192.0.2.2:50051 for example. gRPC has these
+// schemes in other languages.
+type listed string
+
+func (l listed) Scheme() string { return string(l) }
+
+func (l listed) Build(
+	target resolver.Target, channel resolver.ClientConn, _ resolver.BuildOptions,
+) (resolver.Resolver, error) {
+	var state resolver.State
+	for address := range strings.SplitSeq(target.Endpoint(), ",") {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, fmt.Errorf("tumbler: the target: %w", err)
+		}
+		// Each server's certificate is for its own address.
+		state.Addresses = append(state.Addresses, resolver.Address{Addr: address, ServerName: host})
+	}
+	return settled{}, channel.UpdateState(state)
+}
+
+// OverrideAuthority returns the first address: a list is no authority.
+func (listed) OverrideAuthority(target resolver.Target) string {
+	first, _, _ := strings.Cut(target.Endpoint(), ",")
+	return first
+}
+
+// settled is a resolver of what never changes.
+type settled struct{}
+
+func (settled) ResolveNow(resolver.ResolveNowOptions) {}
+func (settled) Close()                                {}
 
 // isLoopback says whether a gRPC target can only be this machine, so that plaintext to it crosses no network: a Unix
 // socket, localhost, 127.0.0.0/8 or ::1. What is in doubt is not; dns://<server>/localhost, for instance, is whatever

@@ -83,7 +83,7 @@ func newRecord(answer *tumblerv1.VerifyResponse) *record {
 		Record: verdict.Record{
 			ProjectID:       answer.GetProjectId(),
 			EnvironmentID:   answer.GetEnvironmentId(),
-			Scopes:          answer.GetScopes(),
+			Scopes:          slices.Clone(answer.GetScopes()),
 			Networks:        verdict.Networks(answer.GetAllowedCidrs()),
 			ExpireTime:      verdict.Never,
 			GraceExpireTime: verdict.Never,

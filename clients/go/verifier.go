@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
-
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
 	"tumbler.dev/go/internal/verdict"
 	"tumbler.dev/go/keyformat"
@@ -25,7 +23,7 @@ type Verifier struct {
 	memory   *memory
 	calls    *calls
 	clock    clock
-	conn     *grpc.ClientConn
+	conn     *connection
 	cancel   context.CancelFunc
 	watching sync.WaitGroup
 	closed   atomic.Bool
@@ -55,6 +53,7 @@ func NewVerifier(target string, options ...Option) (*Verifier, error) {
 			service: service,
 			memory:  memory,
 			timeout: s.timeout,
+			suspect: conn.suspect,
 			ctx:     ctx,
 			flights: make(map[string]*flight),
 		},
@@ -142,7 +141,7 @@ func (v *Verifier) Close() error {
 	v.calls.close()
 	v.watching.Wait()
 	v.memory.mistrust()
-	v.conn.Close() // fails only where it has been closed before
+	v.conn.close()
 	return nil
 }
 

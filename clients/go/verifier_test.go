@@ -218,6 +218,36 @@ func TestTheKeyUsedLongestAgoIsForgottenFirst(t *testing.T) {
 	w.expect(CodeValid, false, testKey(1, 'a'))
 }
 
+func TestRecordsAreForgottenWhereTheirBytesHaveNoRoom(t *testing.T) {
+	named := func(length int) func(*tumblerv1.VerifyResponse) {
+		return func(response *tumblerv1.VerifyResponse) { response.Name = strings.Repeat("n", length) }
+	}
+	w, stream := listening(t, WithCacheBytes(3*(1000+200+entryBytes)))
+	w.server.answerWith(named(1000))
+	for id := range 3 {
+		w.verify(testKey(id, 'a'))
+	}
+	w.expect(CodeValid, true, testKey(0, 'a'))
+	w.verify(testKey(3, 'a'))
+	w.expect(CodeValid, false, testKey(1, 'a'))
+	w.expect(CodeValid, true, testKey(0, 'a'))
+	if size := w.verifier.Remembered(); size != 3 {
+		t.Errorf("%d are remembered", size)
+	}
+
+	w.server.answerWith(named(100_000))
+	w.expect(CodeValid, false, testKey(4, 'a'))
+	w.expect(CodeValid, false, testKey(4, 'a')) // it has no room at all
+	w.expect(CodeValid, true, testKey(0, 'a'))  // and takes nobody's
+
+	w.server.answerWith(named(1000))
+	for range 5 { // what is forgotten gives its room back
+		w.say(stream, changed("again", 10, testKey(0, 'a')))
+		w.verify(testKey(0, 'a'))
+	}
+	w.expect(CodeValid, true, testKey(1, 'a'))
+}
+
 func TestKeysThatAreSprayedEvictNone(t *testing.T) {
 	w, _ := listening(t, WithCacheSize(3))
 	w.verify(testKey(0, 'a'))

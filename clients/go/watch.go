@@ -30,7 +30,7 @@ func silence(heartbeat time.Duration) time.Duration { return heartbeat * 5 / 2 }
 // watcher keeps the memory true: it listens to what changes, and begins again whenever the stream breaks.
 type watcher struct {
 	service   tumblerv1.ApiKeyServiceClient
-	conn      *grpc.ClientConn
+	conn      *connection
 	memory    *memory
 	calls     *calls
 	clock     clock
@@ -52,7 +52,7 @@ func (w *watcher) run(ctx context.Context) {
 		w.tell(ctx, err, failures)
 		pause(ctx, w.clock, w.after(err, failures))
 		failures++
-		w.conn.ResetConnectBackoff() // the pause was made here; the channel's own would come on top
+		w.conn.channel().ResetConnectBackoff() // the pause was made here; the channel's own would come on top
 	}
 }
 
@@ -95,6 +95,7 @@ func (w *watcher) hear(said *tumblerv1.WatchResponse) {
 // broken does what the end of a stream that began at a cursor asks for, and returns why it ended.
 func (w *watcher) broken(ctx context.Context, err error, cursor string) error {
 	if cause := context.Cause(ctx); errors.Is(cause, errSilent) {
+		w.conn.suspect()
 		return cause
 	}
 	switch code := status.Code(err); {

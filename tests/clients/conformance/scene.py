@@ -98,6 +98,14 @@ class Scene:
             time.sleep(0.005)
             found = self.code(text, **demand)
 
+    def answered(self, text: str, seconds: float, **demand: Any) -> set[str]:
+        """Verify a key again and again for so long, or until it is not valid, and return how that ended."""
+        ended, deadline = set(), time.monotonic() + seconds
+        while time.monotonic() < deadline and ended <= {"VALID"}:
+            ended.add(self.code(text, **demand))
+            time.sleep(0.02)
+        return ended
+
     def last_valid(self, text: str, expected: str, **demand: Any) -> float:
         """Verify a key until it is not valid any more, which must be as expected.
 

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.clients.conformance.link import Link
+from tests.clients.conformance.relay import Relay
 from tests.clients.conformance.scene import Scene
 from tests.e2e.service import Service
 
 BOUND = 2.0
 LATE = 0.5
 """Seconds that a busy machine may take to read what had arrived: the bound counts from then."""
+NOTICED = 10.0
+"""Seconds within which nothing is sent any more to a server that stands still."""
 QUICK = {"heartbeat": 1_000, "max_staleness": int(BOUND * 1_000), "timeout": 1_000}
 
 
@@ -91,6 +94,24 @@ def test_the_server_is_frozen(own_scene: Scene) -> None:
         scene.service.signal(signal.SIGCONT)
     scene.becomes(remembered, "VALID")
     scene.remembered(remembered, other)
+
+
+def test_one_of_two_servers_stands_still(scene: Scene) -> None:
+    """A server that stands still, while its kernel acknowledges, is noticed within ten seconds; the other answers then.
+
+    What is remembered would answer without a server, and so nothing is.
+    """
+    key = scene.create().key
+    with Relay(scene.service.target) as still, Relay(scene.service.target) as healthy:
+        scene.open(f"ipv4:{still.address},{healthy.address}", settled=False, cache_size=0, timeout=2_000)
+        scene.becomes(key, "VALID")
+        assert scene.answered(key, 1.0) == {"VALID"}
+        still.stop()
+        stopped = time.monotonic()
+        while scene.answered(key, 3.0) != {"VALID"}:
+            assert time.monotonic() < stopped + NOTICED
+        still.go_on()
+        assert scene.answered(key, 1.0) == {"VALID"}
 
 
 def test_the_server_is_restarted(own_scene: Scene) -> None:

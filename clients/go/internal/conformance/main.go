@@ -132,6 +132,7 @@ func (p *program) open(raw []byte) (reply, error) {
 		Target       string   `json:"target"`
 		APIKey       string   `json:"api_key"`
 		CacheSize    *int     `json:"cache_size"`
+		CacheBytes   *int     `json:"cache_bytes"`
 		MaxStaleness *float64 `json:"max_staleness"`
 		Heartbeat    *float64 `json:"heartbeat"`
 		Timeout      *float64 `json:"timeout"`
@@ -144,6 +145,9 @@ func (p *program) open(raw []byte) (reply, error) {
 	options := []tumbler.Option{tumbler.WithAPIKey(args.APIKey), tumbler.WithLogger(p.log)}
 	if args.CacheSize != nil {
 		options = append(options, tumbler.WithCacheSize(*args.CacheSize))
+	}
+	if args.CacheBytes != nil {
+		options = append(options, tumbler.WithCacheBytes(*args.CacheBytes))
 	}
 	for _, span := range []struct {
 		ms   *float64
