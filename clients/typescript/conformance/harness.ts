@@ -44,6 +44,7 @@ const OPTIONS: Readonly<Record<string, string>> = {
   target: "target",
   api_key: "apiKey",
   cache_size: "cacheSize",
+  cache_bytes: "cacheBytes",
   max_staleness: "maxStaleness",
   heartbeat: "heartbeat",
   timeout: "timeout",

@@ -10,11 +10,15 @@ import {
   type VerifyResponse,
 } from "./gen/tumbler/v1/api_key_service_pb.js";
 import type { Journal } from "./journal.js";
-import type { Service } from "./service.js";
+import { isOfBatch, type Service } from "./service.js";
 import type { KeyRecord } from "./verification.js";
 
 const CALLS_AT_ONCE = 4;
 const KEYS_AT_ONCE = 500;
+/** How large the requests of one call may be together. One that is larger goes out by itself. */
+const BYTES_AT_ONCE = 256 * 1024;
+/** Room in a request for the stream's cursor, and for what encoding adds. */
+const SPARE_BYTES = 256;
 
 /** What the server said, and what is needed to judge whether it may be remembered. */
 export interface Answer {
@@ -47,7 +51,9 @@ interface OpenFlight extends Flight {
   readonly fail: (error: TumblerError) => void;
   /** When its call was sent, by `performance.now()`; undefined: it waits for its turn. */
   sentSince: number | undefined;
-  alone: boolean;
+  /** How many may share its next call: half as many as shared the last one. */
+  most: number;
+  readonly bytes: number;
 }
 
 /**
@@ -61,7 +67,7 @@ export class Calls {
   readonly #clock: Clock;
   readonly #open = new Set<OpenFlight>();
   readonly #joinable = new Map<string, OpenFlight>(); // by presented key
-  readonly #waiting = new Set<OpenFlight>(); // in order
+  #waiting = new Set<OpenFlight>(); // in order
   readonly #learn: (key: string, answer: Answer) => Learned;
   #underWay = 0;
 
@@ -118,7 +124,8 @@ export class Calls {
         reject(error);
       },
       sentSince: undefined,
-      alone: false,
+      most: KEYS_AT_ONCE,
+      bytes: bytesOf(key, demand),
     };
     const late = () => {
       if (flight.sentSince !== undefined) this.#service.suspect(flight.sentSince);
@@ -150,14 +157,19 @@ export class Calls {
     while (this.#underWay < CALLS_AT_ONCE && this.#waiting.size > 0) void this.#call(this.#next());
   }
 
-  /** Takes the flights of the next call: the longest waiting, and with it all that may share a call. */
+  /**
+   * Takes the flights of the next call: the longest waiting, and with it all that may share a call. What came back from
+   * a batch keeps apart from what did not, and from what came back from a larger one.
+   */
   #next(): OpenFlight[] {
     const flights: OpenFlight[] = [];
+    let bytes = 0;
     for (const flight of this.#waiting) {
-      if (flight.alone && flights.length > 0) continue;
+      const { most } = flights[0] ?? flight;
+      bytes += flight.bytes;
+      if (flights.length > 0 && (flights.length >= most || flight.most !== most || bytes > BYTES_AT_ONCE)) break;
       flights.push(flight);
       this.#waiting.delete(flight);
-      if (flight.alone || flights.length === KEYS_AT_ONCE) break;
     }
     return flights;
   }
@@ -174,19 +186,22 @@ export class Calls {
         flights.map((flight) => request(flight, cursor ? { case: "atLeastAsFresh", value: cursor } : NO_WISH)),
         left,
       );
+      // A batch leaves undecided what its answer has no room for, and items that are not of the right form.
+      const undecided: OpenFlight[] = [];
       responses.forEach((response, index) => {
         const flight = flights[index];
         if (flight === undefined) return;
         if (response.code !== VerifyCode.UNSPECIFIED) flight.land({ response, sentAt, epoch });
         else if (flights.length === 1) flight.fail(new UnavailableError("the server decided nothing"));
-        else this.#askAlone(flight);
+        else undecided.push(flight);
       });
+      this.#askAgain(undecided, flights.length);
     } catch (reason) {
       const [only] = flights;
-      const { code } = ConnectError.from(reason);
-      if (code === Status.DeadlineExceeded) this.#service.suspect(sentSince);
-      const refused = code === Status.InvalidArgument;
-      if (refused && flights.length > 1) for (const flight of flights) this.#askAlone(flight);
+      const error = ConnectError.from(reason);
+      if (error.code === Status.DeadlineExceeded) this.#service.suspect(sentSince);
+      const refused = error.code === Status.InvalidArgument;
+      if (flights.length > 1 && isOfBatch(error)) this.#askAgain(flights, flights.length);
       else if (refused && cursor !== "" && only !== undefined) await this.#askWithoutCursor(only, sentAt);
       else for (const flight of flights) flight.fail(fromCall(reason));
     } finally {
@@ -195,11 +210,14 @@ export class Calls {
     }
   }
 
-  #askAlone(flight: OpenFlight): void {
-    if (!this.#open.has(flight)) return;
-    flight.sentSince = undefined;
-    flight.alone = true;
-    this.#waiting.add(flight);
+  /** Has flights asked again, before all others, in batches half as large as the one that they shared. */
+  #askAgain(flights: readonly OpenFlight[], shared: number): void {
+    const open = flights.filter((flight) => this.#open.has(flight));
+    for (const flight of open) {
+      flight.sentSince = undefined;
+      flight.most = Math.ceil(shared / 2);
+    }
+    this.#waiting = new Set([...open, ...this.#waiting]);
   }
 
   /**
@@ -223,6 +241,13 @@ export class Calls {
 }
 
 type Requirement = NonNullable<MessageInitShape<typeof ConsistencySchema>["requirement"]>;
+
+function bytesOf(key: string, { environmentId = "", requiredScopes = [], clientIp = "" }: Demand): number {
+  return [key, environmentId, clientIp, ...requiredScopes].reduce(
+    (bytes, text) => bytes + Buffer.byteLength(text) + 4,
+    SPARE_BYTES,
+  );
+}
 
 const NO_WISH: Requirement = { case: undefined };
 

@@ -10,8 +10,14 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Credentials } from "./options.js";
 import type { Endpoint } from "./target.js";
 
+/** How long a server may take to say its first word on a new connection, before another is made. */
+const CONNECT_AT_MOST = 2_000;
+/** How long a server that could not be reached is left alone, where there are others. */
+const PAUSE = 1_000;
+
 /**
- * One HTTP/2 connection at a time to the server, opened when it is needed.
+ * One HTTP/2 connection at a time to each server, opened when it is needed. Requests go to the servers in turn, and
+ * only to those that are there.
  *
  * Connect's own manager keeps the process alive while any stream is open, and so for ever with Watch. This one never
  * does: what waits for an answer has a timer of its own that does.
@@ -19,12 +25,69 @@ import type { Endpoint } from "./target.js";
 export class Connection {
   /** The origin of all requests; part of what Connect asks of a session manager. */
   readonly authority: string;
+  readonly #ways: readonly Way[];
+  #next = 0;
+  #closed = false;
+
+  constructor(endpoints: readonly Endpoint[], credentials: Credentials | undefined) {
+    this.#ways = endpoints.map((endpoint) => new Way(endpoint, credentials));
+    this.authority = this.#ways[0]?.authority ?? "";
+  }
+
+  async request(method: string, path: string, headers: OutgoingHttpHeaders): Promise<ClientHttp2Stream> {
+    if (this.#closed) throw new ConnectError("the connection is closed", Code.Unavailable);
+    const session = await this.#choose();
+    return session.request({ ...headers, ":method": method, ":path": path });
+  }
+
+  notifyResponseByteRead(stream: ClientHttp2Stream): void {
+    for (const way of this.#ways) if (stream.session === way.session) way.heardAt = performance.now();
+  }
+
+  /**
+   * Begins new connections with the next request, but for those that have brought something since that moment of
+   * `performance.now()`. Without this, a connection whose other end vanished silently would be used until TCP gives it
+   * up, a quarter of an hour later; and one whose other end stands still, for ever.
+   */
+  suspect(since: number): void {
+    for (const way of this.#ways) if (way.heardAt < since) way.giveUp();
+  }
+
+  close(): void {
+    this.#closed = true;
+    for (const way of this.#ways) way.close();
+  }
+
+  /** Returns the session of the server whose turn it is, and of the first that is ready where that one is not. */
+  async #choose(): Promise<ClientHttp2Session> {
+    const ways = [...this.#ways.slice(this.#next), ...this.#ways.slice(0, this.#next)];
+    this.#next = (this.#next + 1) % this.#ways.length;
+    const [only, ...others] = ways;
+    if (only !== undefined && others.length === 0) return only.use();
+    const sessions = ways.map((way) => way.ready());
+    for (const way of ways) if (way.session !== undefined && way.isReady) return way.session;
+    try {
+      return await Promise.any(sessions);
+    } catch {
+      throw new ConnectError("no server can be reached", Code.Unavailable);
+    }
+  }
+}
+
+/** The way to one server. */
+class Way {
+  readonly authority: string;
   readonly #endpoint: Endpoint;
   readonly #credentials: Credentials | undefined;
   readonly #open = new Set<ClientHttp2Session>();
-  #current: ClientHttp2Session | undefined;
-  #heardAt = 0;
-  #closed = false;
+  /** The connection that the next request uses. */
+  session: ClientHttp2Session | undefined;
+  /** When it last brought something. */
+  heardAt = 0;
+  /** Whether the server has said its first word on it. */
+  isReady = false;
+  #readiness: Promise<ClientHttp2Session> | undefined;
+  #failedAt = Number.NEGATIVE_INFINITY;
 
   constructor(endpoint: Endpoint, credentials: Credentials | undefined) {
     this.#endpoint = endpoint;
@@ -32,34 +95,54 @@ export class Connection {
     this.authority = new URL(`${credentials ? "https" : "http"}://${endpoint.host}`).origin;
   }
 
-  async request(method: string, path: string, headers: OutgoingHttpHeaders): Promise<ClientHttp2Stream> {
-    if (this.#closed) throw new ConnectError("the connection is closed", Code.Unavailable);
-    const last = this.#current;
-    const session = last === undefined || last.closed || last.destroyed ? this.#connect() : last;
-    return session.request({ ...headers, ":method": method, ":path": path });
+  /** Returns a connection at once, which may only be being opened: what is asked on it fails if that fails. */
+  use(): ClientHttp2Session {
+    const { session } = this;
+    return session === undefined || session.closed || session.destroyed ? this.#connect() : session;
   }
 
-  notifyResponseByteRead(stream: ClientHttp2Stream): void {
-    if (stream.session === this.#current) this.#heardAt = performance.now();
+  /** Returns a connection once the server has said its first word on it. */
+  ready(): Promise<ClientHttp2Session> {
+    const { session } = this;
+    if (this.#readiness !== undefined && session !== undefined && !session.closed && !session.destroyed) {
+      return this.#readiness;
+    }
+    this.isReady = false;
+    if (performance.now() - this.#failedAt < PAUSE) return failed();
+    this.#readiness = this.#dial();
+    this.#readiness.catch(() => {}); // nobody waits for it where another server is ready
+    return this.#readiness;
   }
 
-  /**
-   * Begins a new connection with the next request, unless this one has brought something since that moment of
-   * `performance.now()`. Without this, a connection whose other end vanished silently would be used until TCP gives it
-   * up, a quarter of an hour later.
-   */
-  suspect(since: number): void {
-    if (this.#heardAt >= since) return;
-    const session = this.#current;
-    this.#current = undefined;
+  giveUp(): void {
+    const { session } = this;
+    this.session = undefined;
+    this.isReady = false;
     // What waits for a connection that is only being opened would fail if it were closed before.
     if (session?.connecting) session.once("connect", () => session.close());
     else session?.close();
   }
 
   close(): void {
-    this.#closed = true;
     for (const session of this.#open) session.destroy();
+  }
+
+  #dial(): Promise<ClientHttp2Session> {
+    const session = this.#connect();
+    return new Promise((resolve, reject) => {
+      const late = setTimeout(() => session.destroy(), CONNECT_AT_MOST);
+      late.unref();
+      session.once("remoteSettings", () => {
+        clearTimeout(late);
+        if (this.session === session) this.isReady = true;
+        resolve(session);
+      });
+      session.once("close", () => {
+        clearTimeout(late);
+        if (this.session === session && !this.isReady) this.#failedAt = performance.now();
+        reject(new ConnectError("the server cannot be reached", Code.Unavailable));
+      });
+    });
   }
 
   #connect(): ClientHttp2Session {
@@ -78,8 +161,14 @@ export class Connection {
     session.on("error", () => {}); // every stream of the session receives it, and it is handled there
     session.on("close", () => this.#open.delete(session));
     this.#open.add(session);
-    this.#current = session;
-    this.#heardAt = 0;
+    this.session = session;
+    this.heardAt = 0;
     return session;
   }
+}
+
+function failed(): Promise<never> {
+  const failure = Promise.reject(new ConnectError("the server cannot be reached", Code.Unavailable));
+  failure.catch(() => {}); // nobody waits for it where another server is ready
+  return failure;
 }

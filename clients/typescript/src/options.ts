@@ -11,7 +11,7 @@ export interface Credentials
 
 /** What a verifier is made of. All durations are milliseconds. */
 export interface VerifierOptions {
-  /** The server: `host:port` (also with `dns:`, `ipv4:` or `ipv6:` before it), or `unix:/path/of.sock`. */
+  /** The server: `host:port` (also with `dns:` before it), `unix:/path/of.sock`, or several: `ipv4:a:1,b:2`. */
   readonly target: string;
 
   /** The verifier's own key, which needs the scope `tumbler:keys:verify`. */
@@ -28,6 +28,12 @@ export interface VerifierOptions {
 
   /** How many keys are remembered, the least recently used being forgotten first. Default 10,000; 0: none. */
   readonly cacheSize?: number | undefined;
+
+  /**
+   * How many bytes they may take together, each counted as the server's answer and 1,024 bytes beside it. Default
+   * 33,554,432 (32 MiB); 0: none is remembered.
+   */
+  readonly cacheBytes?: number | undefined;
 
   /**
    * How old the stream's last word may be for memory to answer: the longest that a revoked key is accepted while the
@@ -53,10 +59,11 @@ export interface VerifierOptions {
 
 /** The options as they count: checked, and with every default in place. */
 export interface Settings {
-  readonly endpoint: Endpoint;
+  readonly endpoints: readonly Endpoint[];
   readonly apiKey: string;
   readonly credentials: Credentials | undefined;
   readonly cacheSize: number;
+  readonly cacheBytes: number;
   readonly maxStaleness: number;
   readonly heartbeat: number;
   readonly timeout: number;
@@ -74,21 +81,26 @@ const LONGEST = 2 ** 31 - 1;
  * @throws {TypeError} An option breaks its rule; the message names the option and the rule, and never shows a key.
  */
 export function settle(options: VerifierOptions): Settings {
-  const endpoint = parseTarget(String(options.target));
-  if (endpoint === undefined) {
-    throw new TypeError("target must be host:port, with dns:, ipv4: or ipv6: before it if you like, or unix:/path");
+  const endpoints = parseTarget(String(options.target));
+  if (endpoints === undefined) {
+    throw new TypeError(
+      "target must be host:port, with dns: before it if you like, ipv4: or ipv6: and a list of them, or unix:/path",
+    );
   }
   if (!/^[\x21-\x7e]+$/.test(options.apiKey ?? "")) {
     throw new TypeError("apiKey must be the verifier's own key: visible ASCII characters, and not empty");
   }
-  if (options.credentials === undefined && !endpoint.loopback && options.insecure !== true) {
+  if (options.credentials === undefined && !endpoints.every(({ loopback }) => loopback) && options.insecure !== true) {
     throw new TypeError(
       "credentials are needed for a target that is not this machine, or insecure: true for plaintext",
     );
   }
 
-  const { cacheSize = 10_000, watch = true } = options;
+  const { cacheSize = 10_000, cacheBytes = 32 * 1024 * 1024, watch = true } = options;
   if (!Number.isInteger(cacheSize) || cacheSize < 0) throw new TypeError("cacheSize must be a whole number, 0 or more");
+  if (!Number.isInteger(cacheBytes) || cacheBytes < 0) {
+    throw new TypeError("cacheBytes must be a whole number, 0 or more");
+  }
   const maxStaleness = duration("maxStaleness", options.maxStaleness ?? 15_000, 1, LONGEST);
   const heartbeat = duration("heartbeat", options.heartbeat ?? 5_000, 1_000, 3_600_000);
   if (heartbeat >= maxStaleness) throw new TypeError("heartbeat must be shorter than maxStaleness");
@@ -99,10 +111,11 @@ export function settle(options: VerifierOptions): Settings {
     duration("fixedTtl", options.fixedTtl, 1, LONGEST);
   }
   return {
-    endpoint,
+    endpoints,
     apiKey: options.apiKey,
     credentials: options.credentials,
     cacheSize,
+    cacheBytes,
     maxStaleness,
     heartbeat,
     timeout,

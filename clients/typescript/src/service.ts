@@ -17,6 +17,9 @@ const ATTEMPTS = 3;
 const FIRST_PAUSE = 50;
 const LONGEST_PAUSE = 500;
 
+/** Bytes. The server's own limit is 3 MiB. */
+const LARGEST_ANSWER = 16 * 1024 * 1024;
+
 const PASSING: readonly Code[] = [Code.Unavailable, Code.Aborted, Code.Canceled];
 
 /** The three RPCs that a verifier uses, called with its own key. They fail with ConnectError. */
@@ -25,11 +28,12 @@ export class Service {
   readonly #client: Client<typeof ApiKeyService>;
   readonly #closing = new AbortController();
 
-  constructor({ endpoint, apiKey, credentials }: Settings) {
-    this.#connection = new Connection(endpoint, credentials);
+  constructor({ endpoints, apiKey, credentials }: Settings) {
+    this.#connection = new Connection(endpoints, credentials);
     const transport = createGrpcTransport({
       baseUrl: this.#connection.authority,
       sessionManager: this.#connection,
+      readMaxBytes: LARGEST_ANSWER,
       interceptors: [
         (next) => (request) => {
           request.header.set("authorization", `Bearer ${apiKey}`);
@@ -100,6 +104,13 @@ export class Service {
     // Whatever the server leaves out counts as undecided.
     return requests.map((_, index) => responses[index] ?? create(VerifyResponseSchema));
   }
+}
+
+const OF_CALLER: readonly Code[] = [Code.DeadlineExceeded, Code.Unauthenticated, Code.PermissionDenied];
+
+/** Says whether a batch that failed so may do better in halves: the server was reached, and the verifier not refused. */
+export function isOfBatch(error: ConnectError): boolean {
+  return !isPassing(error) && !OF_CALLER.includes(error.code);
 }
 
 /** Says whether another attempt may do better: the server says so, or a connection broke, which has several names. */

@@ -11,15 +11,21 @@ export interface Endpoint {
   readonly loopback: boolean;
 }
 
-const HOST_AND_PORT = /^(?:dns:(?:\/\/\/)?|ipv4:|ipv6:)?(\[[0-9A-Fa-f:.]+\]|[^:/?#@[\]\s,]+):(\d{1,5})$/;
+const HOST_AND_PORT = /^(\[[0-9A-Fa-f:.]+\]|[^:/?#@[\]\s,]+):(\d{1,5})$/;
 
-/** Returns the endpoint that a gRPC target names, or undefined where it is none of the forms that are understood. */
-export function parseTarget(target: string): Endpoint | undefined {
+/** Returns the endpoints that a gRPC target names, or undefined where it is none of the forms that are understood. */
+export function parseTarget(target: string): readonly Endpoint[] | undefined {
   if (target.startsWith("unix:")) {
     const socketPath = target.slice("unix:".length).replace(/^\/\/(?=\/)/, "");
-    return socketPath === "" ? undefined : { host: "localhost", socketPath, loopback: true };
+    return socketPath === "" ? undefined : [{ host: "localhost", socketPath, loopback: true }];
   }
-  const [, host, port] = HOST_AND_PORT.exec(target) ?? [];
+  const [, scheme, rest = ""] = /^(dns:(?:\/\/\/)?|ipv[46]:)?(.*)$/s.exec(target) ?? [];
+  const endpoints = (scheme?.startsWith("ipv") ? rest.split(",") : [rest]).map(parseAddressAndPort);
+  return endpoints.every((endpoint) => endpoint !== undefined) ? endpoints : undefined;
+}
+
+function parseAddressAndPort(text: string): Endpoint | undefined {
+  const [, host, port] = HOST_AND_PORT.exec(text) ?? [];
   if (host === undefined || Number(port) > 65_535 || !URL.canParse(`http://${host}:${port}`)) return undefined;
   return { host: `${host}:${port}`, socketPath: undefined, loopback: isLoopbackHost(host) };
 }

@@ -1,9 +1,11 @@
-import { Cache } from "./cache.js";
+import { toBinary } from "@bufbuild/protobuf";
+import { Cache, ENTRY_BYTES } from "./cache.js";
 import { type Answer, Calls, type Learned } from "./calls.js";
 import { type Clock, systemClock } from "./clock.js";
 import { type Demand, decide } from "./decide.js";
 import { digest, isDigestOf } from "./digest.js";
 import { InvalidRequestError, UnavailableError } from "./errors.js";
+import { VerifyResponseSchema } from "./gen/tumbler/v1/api_key_service_pb.js";
 import { Journal } from "./journal.js";
 import { idWithin, isWellFormed, MAX_KEY_LENGTH } from "./keyformat.js";
 import { type Settings, settle, type VerifierOptions } from "./options.js";
@@ -45,13 +47,16 @@ export class Verifier implements AsyncDisposable {
     const settings = settle(options);
     this.#settings = settings;
     this.#clock = clock;
-    this.#cache = new Cache(settings.watch || settings.fixedTtl !== undefined ? settings.cacheSize : 0);
+    this.#cache = new Cache(
+      settings.watch || settings.fixedTtl !== undefined ? settings.cacheSize : 0,
+      settings.cacheBytes,
+    );
     this.#journal = new Journal(settings.maxStaleness);
     this.#service = new Service(settings);
     this.#calls = new Calls(this.#service, this.#journal, settings.timeout, clock, (key, answer) =>
       this.#learn(key, answer),
     );
-    if (settings.watch && settings.cacheSize > 0) {
+    if (settings.watch && settings.cacheSize > 0 && settings.cacheBytes > 0) {
       const listener = {
         forget: (keyId: string) => {
           this.#cache.delete(keyId);
@@ -163,7 +168,8 @@ export class Verifier implements AsyncDisposable {
       const aliveUntil = sentAt + Math.min(ttl, this.#settings.fixedTtl ?? ttl);
       if (!this.#closed && this.#clock.now() < aliveUntil) {
         const { record, serverTimeAhead } = learned;
-        this.#cache.put({ digest: digest(key), record, aliveUntil, serverTimeAhead });
+        const size = toBinary(VerifyResponseSchema, response).length + ENTRY_BYTES;
+        this.#cache.put({ digest: digest(key), record, aliveUntil, serverTimeAhead, size });
       }
     }
     return learned;

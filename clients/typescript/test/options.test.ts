@@ -13,13 +13,16 @@ const REFUSED: [string, Partial<VerifierOptions>, RegExp][] = [
   ["a target without a port", { target: "localhost" }, /^target must be/],
   ["a target that is a URL", { target: "http://localhost:50051" }, /^target must be/],
   ["a target with a user", { target: "127.0.0.1:1@example.com:50051" }, /^target must be/],
-  ["several targets", { target: "ipv4:127.0.0.1:1,127.0.0.2:2" }, /^target must be/],
+  ["several targets, and no scheme for them", { target: "127.0.0.1:1,127.0.0.2:2" }, /^target must be/],
+  ["several targets, one of them none", { target: "ipv4:127.0.0.1:1,127.0.0.2" }, /^target must be/],
+  ["several targets, one of them elsewhere", { target: "ipv4:127.0.0.1:1,192.0.2.1:2" }, /^credentials are needed/],
   ["a port beyond the last", { target: "localhost:65536" }, /^target must be/],
   ["an empty key", { apiKey: "" }, /^apiKey must be/],
   ["a key with a line break", { apiKey: `${APIKEY}\n` }, /^apiKey must be/],
   ["plaintext to another machine", { target: "example.com:50051" }, /^credentials are needed/],
   ["a cache of less than nothing", { cacheSize: -1 }, /^cacheSize must be/],
   ["a cache of a key and a half", { cacheSize: 1.5 }, /^cacheSize must be/],
+  ["a room of less than nothing", { cacheBytes: -1 }, /^cacheBytes must be/],
   ["no staleness at all", { maxStaleness: 0 }, /^maxStaleness must be/],
   ["a heartbeat that the server would refuse", { heartbeat: 999 }, /^heartbeat must be 1000–3600000/],
   ["a heartbeat as long as maxStaleness", { heartbeat: 15_000 }, /^heartbeat must be shorter/],
@@ -44,10 +47,18 @@ for (const [name, options, message] of REFUSED) {
 
 test("the defaults are those that every client has", () => {
   const settings = settle({ target: "127.0.0.1:50051", apiKey: APIKEY });
-  const { cacheSize, maxStaleness, heartbeat, timeout, watch, fixedTtl } = settings;
+  const { cacheSize, cacheBytes, maxStaleness, heartbeat, timeout, watch, fixedTtl } = settings;
   assert.deepEqual(
-    { cacheSize, maxStaleness, heartbeat, timeout, watch, fixedTtl },
-    { cacheSize: 10_000, maxStaleness: 15_000, heartbeat: 5_000, timeout: 2_000, watch: true, fixedTtl: undefined },
+    { cacheSize, cacheBytes, maxStaleness, heartbeat, timeout, watch, fixedTtl },
+    {
+      cacheSize: 10_000,
+      cacheBytes: 33_554_432,
+      maxStaleness: 15_000,
+      heartbeat: 5_000,
+      timeout: 2_000,
+      watch: true,
+      fixedTtl: undefined,
+    },
   );
 });
 
@@ -78,7 +89,7 @@ const LOOPBACK: [string, boolean][] = [
 
 for (const [target, loopback] of LOOPBACK) {
   test(`${target} is ${loopback ? "" : "not certainly "}this machine`, () => {
-    assert.equal(parseTarget(target)?.loopback, loopback);
+    assert.equal(parseTarget(target)?.[0]?.loopback, loopback);
   });
 }
 

@@ -391,6 +391,18 @@ test("of more keys than cacheSize, the least recently used is forgotten", async 
   assert.equal((await verifier.verify(OTHER)).cached, false);
 });
 
+test("of records that take more than cacheBytes, the least recently used is forgotten", async (t) => {
+  const { server, verifier } = await listening(t, { cacheBytes: 2 * (1_000 + 200 + 1_024) });
+  server.answer = ({ key }) => valid(key, { name: "n".repeat(1_000) });
+  for (const key of [KEY, OTHER, KEY, makeKey("c")]) await verifier.verify(key);
+  assert.equal(verifier.size, 2);
+  assert.equal((await verifier.verify(KEY)).cached, true);
+  assert.equal((await verifier.verify(OTHER)).cached, false);
+  server.answer = ({ key }) => valid(key, { name: "n".repeat(10_000) });
+  for (let time = 0; time < 2; time++) assert.equal((await verifier.verify(makeKey("large"))).cached, false);
+  assert.equal((await verifier.verify(OTHER)).cached, true);
+});
+
 test("callers that want the same key share one call, and each gets the verdict on its own demand", async (t) => {
   const { server, verifier } = await listening(t);
   const wait = door();
@@ -480,6 +492,95 @@ test("an item that a batch leaves undecided is asked again alone", async (t) => 
     server.calls.map((call) => call.length),
     [1, 1, 1, 1, 2, 1],
   );
+});
+
+for (const code of [Code.ResourceExhausted, Code.InvalidArgument, Code.Internal, Code.Unknown, Code.Unimplemented]) {
+  test(`a batch that fails with ${Code[code]} is halved, and only the item at fault fails`, async (t) => {
+    const { server, verifier } = await open(t, { watch: false });
+    const wait = door();
+    const keys = Array.from({ length: 100 }, (_, index) => makeKey(String(index)));
+    const bad = keys[37];
+    server.beforeCall = async () => {
+      const here = server.calls.at(-1)?.some(({ key }) => key === bad);
+      await wait.pass();
+      if (here) throw new ConnectError("as the test wants it", code);
+    };
+    const fillers = ["f1", "f2", "f3", "f4"].map((id) => verifier.verify(makeKey(id)));
+    const asked = Promise.allSettled(keys.map((key) => verifier.verify(key)));
+    await until(() => server.calls.length === 4);
+    wait.open();
+    await Promise.all(fillers);
+    for (const [index, outcome] of (await asked).entries()) {
+      if (index === 37) assert.equal(outcome.status, "rejected");
+      else assert.equal(outcome.status === "fulfilled" && outcome.value.valid, true);
+    }
+    const withBad = server.calls.filter((call) => call.some(({ key }) => key === bad)).map((call) => call.length);
+    assert.deepEqual([withBad[0], withBad.at(-1)], [100, 1]);
+    assert.ok(withBad.length <= 8, String(withBad));
+  });
+}
+
+test("what an answer has no room for is asked again, in smaller batches", async (t) => {
+  const { server, verifier } = await open(t, { watch: false });
+  const wait = door();
+  let room = 0;
+  server.beforeCall = async () => {
+    await wait.pass();
+    room = 30;
+  };
+  server.answer = ({ key }) => (room-- > 0 ? valid(key) : {});
+  const fillers = ["f1", "f2", "f3", "f4"].map((id) => verifier.verify(makeKey(id)));
+  const asked = Array.from({ length: 100 }, (_, index) => verifier.verify(makeKey(String(index))));
+  await until(() => server.calls.length === 4);
+  wait.open();
+  assert.ok((await Promise.all([...fillers, ...asked])).every(({ valid }) => valid));
+  assert.deepEqual(
+    server.calls.slice(4).map((call) => call.length),
+    [100, 50, 20, 20],
+  );
+});
+
+test("what goes out together is bounded in bytes", async (t) => {
+  const { server, verifier } = await open(t, { watch: false });
+  const wait = door();
+  server.beforeCall = wait.pass;
+  const fillers = ["f1", "f2", "f3", "f4"].map((id) => verifier.verify(makeKey(id)));
+  const ask = (id: number, length: number) =>
+    verifier.verify(makeKey(String(id)), { requiredScopes: ["s".repeat(length)] });
+  const asked = Array.from({ length: 20 }, (_, index) => ask(index, 40_000));
+  asked.push(ask(20, 300_000), ask(21, 1));
+  await until(() => server.calls.length === 4);
+  wait.open();
+  await Promise.all([...fillers, ...asked]);
+  const sizes = server.calls.slice(4).map((call) => call.length);
+  assert.deepEqual(
+    sizes.sort((one, other) => other - one),
+    [6, 6, 6, 2, 1, 1],
+  );
+});
+
+test("an answer may have 16 MiB", async (t) => {
+  const { server, verifier } = await open(t, { watch: false });
+  server.answer = ({ key }) => valid(key, { name: "n".repeat(15 << 20) });
+  assert.equal((await verifier.verify(KEY)).valid, true);
+  server.answer = ({ key }) => valid(key, { name: "n".repeat(17 << 20) });
+  await assert.rejects(verifier.verify(OTHER), UnavailableError);
+});
+
+test("servers of a list are asked in turn, and one that is not there costs nothing", async (t) => {
+  const [one, other] = [await FakeServer.start(), await FakeServer.start()];
+  const target = `ipv4:${one.target},127.0.0.1:1,${other.target}`;
+  const verifier = new Verifier({ target, apiKey: OWN, watch: false, timeout: 60_000 }, new FakeClock());
+  t.after(() => {
+    verifier.close();
+    one.close();
+    other.close();
+  });
+  for (let call = 0; call < 12 || one.calls.length === 0 || other.calls.length === 0; call++) {
+    assert.equal((await verifier.verify(KEY)).valid, true);
+  }
+  one.close();
+  for (let call = 0; call < 6; call++) assert.equal((await verifier.verify(KEY)).valid, true);
 });
 
 const FAILURES: [Code, new (message: string) => TumblerError, number][] = [
