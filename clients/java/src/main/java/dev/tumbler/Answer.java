@@ -12,8 +12,9 @@ import dev.tumbler.v1.VerifyResponse;
  *     counted from it is never too little
  * @param ttl for how long it may be remembered, in nanoseconds
  * @param revision the log position that it reflects
+ * @param size bytes of the response
  */
-record Answer(Code code, KeyRecord record, long checkTime, long sent, long ttl, long revision) {
+record Answer(Code code, KeyRecord record, long checkTime, long sent, long ttl, long revision, int size) {
     /** Returns what a response about the key of this id says, or null where it decides nothing. */
     static Answer of(VerifyResponse response, String id, long sent) {
         Code code = Code.of(response.getCode());
@@ -33,7 +34,8 @@ record Answer(Code code, KeyRecord record, long checkTime, long sent, long ttl, 
                 KeyRecord.micros(response.getCheckTime()),
                 sent,
                 nanos(response.getCacheTtl()),
-                response.getRevision());
+                response.getRevision(),
+                response.getSerializedSize());
     }
 
     /** Returns what this makes of other demands than those that it answers; the instant is our monotonic clock's. */

@@ -5,6 +5,7 @@ import dev.tumbler.v1.ApiKeyServiceGrpc.ApiKeyServiceStub;
 import dev.tumbler.v1.BatchVerifyRequest;
 import dev.tumbler.v1.BatchVerifyResponse;
 import dev.tumbler.v1.Consistency;
+import dev.tumbler.v1.VerifyCode;
 import dev.tumbler.v1.VerifyRequest;
 import dev.tumbler.v1.VerifyResponse;
 import io.grpc.Context;
@@ -14,9 +15,11 @@ import java.time.Duration;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Deque;
+import java.util.EnumSet;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.CompletionStage;
@@ -31,6 +34,16 @@ import java.util.stream.IntStream;
 final class Calls {
     static final int MOST_UNDER_WAY = 4;
     static final int MOST_IN_A_BATCH = 500;
+    /** How large the requests of one call may be together. One that is larger goes out by itself. */
+    static final int MOST_BYTES = 256 * 1024;
+
+    /** What a smaller batch would end with as well: the server is out of reach, or refuses the verifier itself. */
+    private static final Set<Status.Code> NOT_OF_THE_BATCH = EnumSet.of(
+            Status.Code.UNAVAILABLE,
+            Status.Code.DEADLINE_EXCEEDED,
+            Status.Code.CANCELLED,
+            Status.Code.UNAUTHENTICATED,
+            Status.Code.PERMISSION_DENIED);
 
     private final ApiKeyServiceStub stub;
     private final Memory memory;
@@ -38,6 +51,7 @@ final class Calls {
     private final Time time;
     private final Duration timeout;
     private final Runnable onUnreachable;
+    private final Runnable onSilent;
 
     /** Guards all that follows; never held while something is sent, or a caller told. */
     private final ReentrantLock lock = new ReentrantLock();
@@ -53,13 +67,15 @@ final class Calls {
             Fingerprints fingerprints,
             Time time,
             Duration timeout,
-            Runnable onUnreachable) {
+            Runnable onUnreachable,
+            Runnable onSilent) {
         this.stub = stub;
         this.memory = memory;
         this.fingerprints = fingerprints;
         this.time = time;
         this.timeout = timeout;
         this.onUnreachable = onUnreachable;
+        this.onSilent = onSilent;
     }
 
     /** A key that somebody waits to be told of. */
@@ -72,8 +88,8 @@ final class Calls {
         Position position;
         /** When somebody last began to wait for it. */
         long wanted;
-        /** Whether it is to be asked by itself, since a batch left it undecided. */
-        boolean alone;
+        /** How many may share its next call: half as many as shared the last one. */
+        int most = MOST_IN_A_BATCH;
         /** The cursor that was refused, maybe, when it was asked last. */
         String doubted = "";
 
@@ -164,6 +180,10 @@ final class Calls {
         }
     }
 
+    /**
+     * Takes what is to be asked next, together. What came back from a batch keeps apart from what did not, and from
+     * what came back from a larger one.
+     */
     private List<Question> next() {
         List<Question> batch = new ArrayList<>();
         List<Question> late = new ArrayList<>();
@@ -172,21 +192,24 @@ final class Calls {
             if (underWay < MOST_UNDER_WAY) {
                 long now = time.nanos();
                 Position position = memory.position();
-                while (!waiting.isEmpty() && batch.size() < MOST_IN_A_BATCH) {
-                    if (waiting.getFirst().alone && !batch.isEmpty()) {
-                        break;
-                    }
-                    Question question = waiting.removeFirst();
+                int bytes = 0;
+                while (!waiting.isEmpty()) {
+                    Question question = waiting.getFirst();
                     if (now - question.wanted > timeout.toNanos()) {
                         open.remove(question.key, question);
                         late.add(question);
-                        continue;
+                    } else {
+                        bytes += request(question, position).getSerializedSize();
+                        if (!batch.isEmpty()
+                                && (batch.size() >= question.most
+                                        || batch.get(0).most != question.most
+                                        || bytes > MOST_BYTES)) {
+                            break;
+                        }
+                        question.position = position;
+                        batch.add(question);
                     }
-                    question.position = position;
-                    batch.add(question);
-                    if (question.alone) {
-                        break;
-                    }
+                    waiting.removeFirst();
                 }
                 underWay += batch.isEmpty() ? 0 : 1;
             }
@@ -200,7 +223,9 @@ final class Calls {
 
     private void send(List<Question> batch) {
         ApiKeyServiceStub due = stub.withDeadlineAfter(timeout.toNanos(), TimeUnit.NANOSECONDS);
-        List<VerifyRequest> requests = batch.stream().map(Calls::request).toList();
+        List<VerifyRequest> requests = batch.stream()
+                .map(question -> request(question, question.position))
+                .toList();
         long sent = time.nanos();
         if (batch.size() == 1) {
             due.verify(
@@ -216,14 +241,14 @@ final class Calls {
         }
     }
 
-    private static VerifyRequest request(Question question) {
+    private static VerifyRequest request(Question question, Position position) {
         VerifyRequest.Builder request = VerifyRequest.newBuilder()
                 .setKey(question.key)
                 .setEnvironmentId(question.demand.environmentId())
                 .addAllRequiredScopes(question.demand.requiredScopes())
                 .setClientIp(question.demand.clientIp());
-        if (!question.position.cursor().isEmpty() && question.doubted.isEmpty()) {
-            request.setConsistency(Consistency.newBuilder().setAtLeastAsFresh(question.position.cursor()));
+        if (!position.cursor().isEmpty() && question.doubted.isEmpty()) {
+            request.setConsistency(Consistency.newBuilder().setAtLeastAsFresh(position.cursor()));
         }
         return request.build();
     }
@@ -246,17 +271,18 @@ final class Calls {
                 memory.remember(fingerprints.of(question.key), answers.get(i), question.position, now);
             }
         }
+        // A batch leaves undecided what its answer has no room for, and items that are not of the right form.
         List<Question> undecided = batch.size() == 1
                 ? List.of()
                 : IntStream.range(0, batch.size())
-                        .filter(i -> answers.get(i) == null)
+                        .filter(i -> responses.get(i).getCode() == VerifyCode.VERIFY_CODE_UNSPECIFIED)
                         .mapToObj(batch::get)
                         .toList();
         back(batch, undecided);
         for (int i = 0; i < batch.size(); i++) {
             if (answers.get(i) != null) {
                 batch.get(i).answer.complete(answers.get(i));
-            } else if (batch.size() == 1) {
+            } else if (!undecided.contains(batch.get(i))) {
                 batch.get(i).answer.completeExceptionally(new UnavailableException("the server decided nothing"));
             }
         }
@@ -266,6 +292,13 @@ final class Calls {
         Status status = Status.fromThrowable(failure);
         if (status.getCode() == Status.Code.UNAVAILABLE) {
             onUnreachable.run();
+        }
+        if (status.getCode() == Status.Code.DEADLINE_EXCEEDED) {
+            onSilent.run();
+        }
+        if (batch.size() > 1 && !NOT_OF_THE_BATCH.contains(status.getCode())) {
+            back(batch, batch);
+            return;
         }
         if (status.getCode() == Status.Code.INVALID_ARGUMENT && batch.get(0).mayDoubt()) {
             // It may be our cursor that the server does not know. Without it, what is said is about the demands.
@@ -284,20 +317,22 @@ final class Calls {
         batch.forEach(question -> question.answer.completeExceptionally(told));
     }
 
-    /** Takes note that a call is back, puts what it left open first in line, each alone, and sends what waits. */
+    /**
+     * Takes note that a call is back, puts what it left open first in line, to be asked in batches half as large, and
+     * sends what waits.
+     */
     private void back(List<Question> batch, List<Question> again) {
         lock.lock();
         try {
             underWay--;
             if (!closed) {
-                for (Question question : batch) {
-                    if (again.contains(question)) {
-                        question.position = null;
-                        question.alone = true;
-                        waiting.addFirst(question);
-                    } else {
-                        open.remove(question.key, question);
-                    }
+                batch.forEach(question -> open.remove(question.key, question));
+                for (int i = again.size() - 1; i >= 0; i--) {
+                    Question question = again.get(i);
+                    question.position = null;
+                    question.most = (batch.size() + 1) / 2;
+                    waiting.addFirst(question);
+                    open.putIfAbsent(question.key, question);
                 }
             }
         } finally {

@@ -22,9 +22,13 @@ final class Memory {
     /** How many changed keys' revisions are kept for answers that are under way. */
     static final int CHANGES = 1_024;
 
+    /** What a remembered key counts beside its record: the fingerprint, and what holds the entry. */
+    static final int ENTRY_BYTES = 1_024;
+
     private static final String NOWHERE = "";
 
     private final int size;
+    private final long room;
     private final long maxStaleness;
     /** For how long all is remembered where there is no stream; 0: there is one, or nothing is remembered. */
     private final long fixedTtl;
@@ -43,15 +47,19 @@ final class Memory {
     /** The highest revision that was told. */
     private long told;
 
+    /** What {@code entries} count together. */
+    private long bytes;
+
     private long resets;
     private String cursor = NOWHERE;
 
     /**
-     * Remembers nothing where {@code size} is 0, and without a fixed time to live nothing before the stream's first
+     * Remembers nothing where {@code size} or {@code room}, in bytes, is 0, and without a fixed time to live nothing before the stream's first
      * word.
      */
-    Memory(int size, long maxStaleness, long fixedTtl, long now) {
+    Memory(int size, long room, long maxStaleness, long fixedTtl, long now) {
         this.size = size;
+        this.room = room;
         this.maxStaleness = maxStaleness;
         this.fixedTtl = fixedTtl;
         this.freshUntil = now;
@@ -72,6 +80,10 @@ final class Memory {
             this.answer = answer;
             this.allowed = answer.verification(Code.VALID, true);
             this.expires = expires;
+        }
+
+        private long size() {
+            return (long) answer.size() + ENTRY_BYTES;
         }
     }
 
@@ -132,17 +144,20 @@ final class Memory {
         }
         String id = answer.record().keyId();
         Entry entry = new Entry(fingerprint, answer, answer.sent() + ttl);
+        if (entry.size() > room) {
+            return;
+        }
         lock.lock();
         try {
             if (fresh(now)
                     && position.resets == resets
                     && answer.revision() >= lost
                     && answer.revision() >= changes.getOrDefault(id, 0L)) {
-                if (queue.remove(id) == null) {
-                    makeRoom();
-                }
+                forget(id);
+                makeRoom(entry.size());
                 queue.put(id, entry);
                 entries.put(id, entry);
+                bytes += entry.size();
             }
         } finally {
             lock.unlock();
@@ -217,6 +232,7 @@ final class Memory {
         resets++;
         entries.clear();
         queue.clear();
+        bytes = 0;
         changes.clear();
         lost = 0;
         told = 0;
@@ -227,13 +243,15 @@ final class Memory {
     }
 
     private void forget(String id) {
-        if (queue.remove(id) != null) {
+        Entry entry = queue.remove(id);
+        if (entry != null) {
             entries.remove(id);
+            bytes -= entry.size();
         }
     }
 
-    private void makeRoom() {
-        while (queue.size() >= size) {
+    private void makeRoom(long needed) {
+        while (queue.size() >= size || bytes + needed > room) {
             Iterator<Map.Entry<String, Entry>> places = queue.entrySet().iterator();
             Map.Entry<String, Entry> first = places.next();
             String id = first.getKey();
@@ -244,6 +262,7 @@ final class Memory {
                 queue.put(id, entry);
             } else {
                 entries.remove(id);
+                bytes -= entry.size();
             }
         }
     }

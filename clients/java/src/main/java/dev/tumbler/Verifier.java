@@ -15,6 +15,7 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
 
 /**
  * Verifies API keys, most of them without a call: it remembers what the server said of a key, decides anew on each use,
@@ -35,8 +36,18 @@ import java.util.concurrent.ExecutionException;
 public final class Verifier implements AutoCloseable {
     private static final long SHORTEST_RESET_INTERVAL = Duration.ofSeconds(2).toNanos();
 
-    /** gRPC itself repeats calls that did not get through; docs/clients.md says how often. */
+    /** A server that is only slow must not be busy with new connections. */
+    private static final long SHORTEST_RECONNECT_INTERVAL = Duration.ofSeconds(10).toNanos();
+    /** The server's own limit is 3 MiB; gRPC's default of 4 MiB leaves little above it. */
+    private static final int LARGEST_ANSWER = 16 * 1024 * 1024;
+
+    /**
+     * Calls go to every server that the target names, and so to those that are left where one is lost. gRPC itself
+     * repeats calls that did not get through; docs/clients.md says how often.
+     */
     private static final Map<String, ?> SERVICE_CONFIG = Map.of(
+            "loadBalancingConfig",
+            List.of(Map.of("round_robin", Map.of())),
             "methodConfig",
             List.of(Map.of(
                     "name",
@@ -51,6 +62,10 @@ public final class Verifier implements AutoCloseable {
                             "backoffMultiplier", 2.0,
                             "retryableStatusCodes", List.of("UNAVAILABLE")))));
 
+    static {
+        ListedNameResolver.register();
+    }
+
     private final Time time;
     private final ManagedChannel channel;
     private final Fingerprints fingerprints = new Fingerprints();
@@ -58,6 +73,7 @@ public final class Verifier implements AutoCloseable {
     private final Calls calls;
     private final Watcher watcher;
     private volatile long connectedAnew;
+    private volatile long suspected;
     private volatile boolean closed;
 
     private Verifier(Builder options) {
@@ -66,6 +82,10 @@ public final class Verifier implements AutoCloseable {
                         options.target,
                         options.credentials == null ? InsecureChannelCredentials.create() : options.credentials)
                 .defaultServiceConfig(SERVICE_CONFIG)
+                .maxInboundMessageSize(LARGEST_ANSWER)
+                // A connection that leads nowhere any more ends by this: the server allows a ping every ten seconds.
+                .keepAliveTime(10, TimeUnit.SECONDS)
+                .keepAliveTimeout(5, TimeUnit.SECONDS)
                 .build();
         Metadata headers = new Metadata();
         headers.put(Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER), "Bearer " + options.apiKey);
@@ -73,12 +93,14 @@ public final class Verifier implements AutoCloseable {
                 ApiKeyServiceGrpc.newStub(channel).withInterceptors(MetadataUtils.newAttachHeadersInterceptor(headers));
         memory = new Memory(
                 options.watch || options.fixedTtl != null ? options.cacheSize : 0,
+                options.cacheBytes,
                 options.maxStaleness.toNanos(),
                 options.fixedTtl == null ? 0 : options.fixedTtl.toNanos(),
                 time.nanos());
         connectedAnew = time.nanos();
-        calls = new Calls(stub, memory, fingerprints, time, options.timeout, this::connectAnew);
-        watcher = options.watch && options.cacheSize > 0 // else there is nothing to keep fresh
+        suspected = time.nanos() - SHORTEST_RECONNECT_INTERVAL;
+        calls = new Calls(stub, memory, fingerprints, time, options.timeout, this::connectAnew, this::suspect);
+        watcher = options.watch && options.cacheSize > 0 && options.cacheBytes > 0 // else there is nothing to keep fresh
                 ? new Watcher(stub, channel, memory, time, options.heartbeat, options.logger)
                 : null;
         if (watcher != null) {
@@ -210,6 +232,18 @@ public final class Verifier implements AutoCloseable {
         }
     }
 
+    /**
+     * Has what follows go over new connections: one whose other end stands still, while its kernel still acknowledges,
+     * looks like any other. What is under way goes on over the old ones.
+     */
+    private void suspect() {
+        long now = time.nanos();
+        if (now - suspected >= SHORTEST_RECONNECT_INTERVAL) {
+            suspected = now;
+            channel.enterIdle();
+        }
+    }
+
     /** Describes a verifier. Only the key is required. */
     public static final class Builder {
         private final String target;
@@ -217,6 +251,7 @@ public final class Verifier implements AutoCloseable {
         private ChannelCredentials credentials;
         private boolean insecure;
         private int cacheSize = 10_000;
+        private long cacheBytes = 32L * 1024 * 1024;
         private Duration maxStaleness = Duration.ofSeconds(15);
         private Duration heartbeat = Duration.ofSeconds(5);
         private Duration timeout = Duration.ofSeconds(2);
@@ -270,6 +305,18 @@ public final class Verifier implements AutoCloseable {
          */
         public Builder cacheSize(int keys) {
             cacheSize = keys;
+            return this;
+        }
+
+        /**
+         * Sets how many bytes they may take together, each counted as the server's answer and 1,024 bytes beside it.
+         * Default 33,554,432 (32 MiB); 0: none, and so nothing is listened to.
+         *
+         * @param bytes how many
+         * @return this
+         */
+        public Builder cacheBytes(long bytes) {
+            cacheBytes = bytes;
             return this;
         }
 
@@ -360,6 +407,7 @@ public final class Verifier implements AutoCloseable {
                             || Target.isLoopback(target),
                     "credentials must be set: without TLS only a target on this machine is accepted, unless insecure()");
             demand(cacheSize >= 0, "cacheSize must be 0 or more");
+            demand(cacheBytes >= 0, "cacheBytes must be 0 or more");
             demand(isPositive(timeout), "timeout must be more than zero, and at most 365 days");
             demand(isPositive(maxStaleness), "maxStaleness must be more than zero, and at most 365 days");
             demand(

@@ -31,6 +31,7 @@ import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Consumer;
 import java.util.function.Function;
 
 /**
@@ -51,6 +52,7 @@ final class FakeServer implements AutoCloseable {
 
     private final Server server;
     private volatile Function<VerifyRequest, VerifyResponse.Builder> answers = request -> valid(request.getKey());
+    private volatile Consumer<BatchVerifyRequest> refusal = request -> {};
     private volatile CountDownLatch gate = new CountDownLatch(0);
 
     FakeServer() throws IOException {
@@ -101,6 +103,11 @@ final class FakeServer implements AutoCloseable {
     /** Answers so from now on; may throw a status. */
     void answer(Function<VerifyRequest, VerifyResponse.Builder> with) {
         answers = with;
+    }
+
+    /** Has each batch looked at first from now on, which may throw a status. */
+    void refuse(Consumer<BatchVerifyRequest> with) {
+        refusal = with;
     }
 
     /** Keeps answers back from now on, until what is returned is counted down. */
@@ -192,6 +199,7 @@ final class FakeServer implements AutoCloseable {
             Function<VerifyRequest, VerifyResponse.Builder> said = answers;
             batches.add(request);
             try {
+                refusal.accept(request);
                 List<VerifyResponse> all = request.getRequestsList().stream()
                         .map(item -> said.apply(item).build())
                         .toList();

@@ -101,6 +101,7 @@ final class Harness {
         Verifier.Builder builder =
                 Verifier.builder(request.get("target").getAsString()).apiKey(request.get("api_key").getAsString());
         given(request, "cache_size", value -> builder.cacheSize(value.getAsInt()));
+        given(request, "cache_bytes", value -> builder.cacheBytes(value.getAsLong()));
         given(request, "max_staleness", value -> builder.maxStaleness(millis(value)));
         given(request, "heartbeat", value -> builder.heartbeat(millis(value)));
         given(request, "timeout", value -> builder.timeout(millis(value)));

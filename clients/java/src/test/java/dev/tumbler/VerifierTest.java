@@ -15,6 +15,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.google.protobuf.Timestamp;
 import dev.tumbler.FakeServer.Stream;
+import dev.tumbler.v1.BatchVerifyRequest;
 import dev.tumbler.v1.VerifyCode;
 import dev.tumbler.v1.VerifyRequest;
 import dev.tumbler.v1.VerifyResponse;
@@ -23,6 +24,8 @@ import io.grpc.Status;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -33,6 +36,7 @@ import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.BooleanSupplier;
+import java.util.function.IntFunction;
 import java.util.stream.IntStream;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
@@ -284,6 +288,25 @@ class VerifierTest {
             }
             assertTrue(verifier.verify(keys.get(49)).cached());
             assertFalse(verifier.verify(keys.get(25)).cached());
+        }
+
+        @Test
+        @DisplayName("No more bytes than allowed are remembered, each record counted as it was received.")
+        void evictionByBytes() {
+            listening(options().cacheBytes(3 * (1_000 + 200 + Memory.ENTRY_BYTES)));
+            server.answer(request -> valid(request.getKey()).setName("n".repeat(1_000)));
+            List<String> keys = IntStream.range(0, 50).mapToObj(i -> key("%016d".formatted(i))).toList();
+            keys.forEach(key -> {
+                assertFalse(verifier.verify(key).cached());
+                assertTrue(verifier.verify(key).cached());
+                assertTrue(verifier.remembered() <= 3);
+            });
+            assertEquals(3, verifier.remembered());
+            server.answer(request -> valid(request.getKey()).setName("n".repeat(10_000)));
+            String large = key("large00000000000");
+            assertFalse(verifier.verify(large).cached());
+            assertFalse(verifier.verify(large).cached());
+            assertEquals(3, verifier.remembered());
         }
 
         @Test
@@ -710,6 +733,98 @@ class VerifierTest {
             assertEquals(odd, next(server.verifies).getKey());
         }
 
+        /** Has keys wait for one batch, lets it go, and returns the sizes of the batches that became of it. */
+        private List<Integer> gathered(int keys, IntFunction<VerifyOptions> demand) {
+            CountDownLatch gate = server.hold();
+            IntStream.range(0, 4).forEach(i -> call(key("filler%010d".formatted(i)), VerifyOptions.NONE));
+            for (int i = 0; i < 4; i++) {
+                next(server.verifies);
+            }
+            IntStream.range(0, keys).forEach(i -> call(key("%016d".formatted(i)), demand.apply(i)));
+            gate.countDown();
+            callers.forEach(caller -> caller.exceptionally(failure -> null).join());
+            return server.batches.stream().map(BatchVerifyRequest::getRequestsCount).toList();
+        }
+
+        @ParameterizedTest
+        @EnumSource(
+                value = Status.Code.class,
+                names = {"RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "INTERNAL", "UNKNOWN", "UNIMPLEMENTED"})
+        @DisplayName("do not fail with a batch: it is halved, again and again, and only the key at fault fails.")
+        void halving(Status.Code code) throws Exception {
+            verifier = options().watch(false).build();
+            String bad = key("%016d".formatted(37));
+            server.refuse(batch -> {
+                if (batch.getRequestsList().stream().anyMatch(item -> item.getKey().equals(bad))) {
+                    throw code.toStatus().asRuntimeException();
+                }
+            });
+            server.answer(request -> {
+                if (request.getKey().equals(bad)) {
+                    throw code.toStatus().asRuntimeException();
+                }
+                return valid(request.getKey());
+            });
+            List<Integer> sizes = gathered(100, i -> VerifyOptions.NONE);
+            assertEquals(List.of(100, 50, 50), sizes.subList(0, 3));
+            assertTrue(sizes.size() <= 13, sizes.toString());
+            for (int i = 0; i < 100; i++) {
+                if (i == 37) {
+                    failure(callers.get(4 + i));
+                } else {
+                    assertTrue(callers.get(4 + i).get().valid());
+                }
+            }
+        }
+
+        @ParameterizedTest
+        @EnumSource(value = Status.Code.class, names = {"DEADLINE_EXCEEDED", "UNAUTHENTICATED", "PERMISSION_DENIED"})
+        @DisplayName("fail with a batch that its halves would fail with too.")
+        void notHalved(Status.Code code) {
+            verifier = options().watch(false).build();
+            server.refuse(batch -> {
+                throw code.toStatus().asRuntimeException();
+            });
+            assertEquals(List.of(100), gathered(100, i -> VerifyOptions.NONE));
+            callers.subList(4, 104).forEach(caller -> assertTrue(caller.isCompletedExceptionally()));
+        }
+
+        @Test
+        @DisplayName("are asked for again, in smaller batches, where the answer had no room for theirs.")
+        void noRoom() throws Exception {
+            verifier = options().watch(false).build();
+            ThreadLocal<AtomicInteger> room = ThreadLocal.withInitial(() -> new AtomicInteger(4));
+            server.refuse(batch -> room.get().set(30));
+            server.answer(request ->
+                    room.get().getAndDecrement() > 0 ? valid(request.getKey()) : VerifyResponse.newBuilder());
+            List<Integer> sizes = new ArrayList<>(gathered(100, i -> VerifyOptions.NONE));
+            sizes.sort(Comparator.reverseOrder());
+            assertEquals(List.of(100, 50, 20, 20), sizes);
+            for (CompletableFuture<Verification> caller : callers) {
+                assertTrue(caller.get().valid());
+            }
+        }
+
+        @Test
+        @DisplayName("go out together as far as their requests have no more than 256 KiB.")
+        void batchBytes() {
+            verifier = options().watch(false).build();
+            List<Integer> sizes = gathered(
+                    21, i -> VerifyOptions.requireScopes("s".repeat(i == 20 ? 300_000 : 40_000)));
+            assertEquals(Set.of(6, 2), Set.copyOf(sizes));
+            server.batches.forEach(batch -> assertTrue(batch.getSerializedSize() <= Calls.MOST_BYTES));
+        }
+
+        @Test
+        @DisplayName("get answers of up to 16 MiB.")
+        void largeAnswers() {
+            verifier = options().watch(false).timeout(Duration.ofSeconds(20)).build();
+            server.answer(request -> valid(request.getKey()).setName("n".repeat(15 << 20)));
+            assertTrue(verifier.verify(KEY).valid());
+            server.answer(request -> valid(request.getKey()).setName("n".repeat(17 << 20)));
+            assertThrows(UnavailableException.class, () -> verifier.verify(KEY));
+        }
+
         @Test
         @DisplayName("do not end one another's call: that of a server call that is cancelled goes on for the others.")
         void cancelledContext() throws Exception {
@@ -856,11 +971,25 @@ class VerifierTest {
                     "timeout", options().timeout(Duration.ofSeconds(-1)),
                     "fixedTtl", options().fixedTtl(Duration.ofSeconds(1)),
                     "fixedTtl must be more", options().watch(false).fixedTtl(Duration.ZERO));
+            broken = new HashMap<>(broken); // Map.of takes ten pairs
+            broken.put("cacheBytes", options().cacheBytes(-1));
             broken.forEach((rule, builder) -> {
                 String message = assertThrows(IllegalArgumentException.class, builder::build).getMessage();
                 assertTrue(message.startsWith(rule), message);
                 assertFalse(message.contains("own"), message);
             });
+        }
+
+        @Test
+        @DisplayName("A target may list servers; one that is not there costs nothing.")
+        void listed() {
+            for (String target : List.of("ipv4:" + server.target() + ",127.0.0.1:1", "ipv4:127.0.0.1:1," + server.target())) {
+                try (Verifier listed = Verifier.builder(target).apiKey("own-key").watch(false).timeout(Duration.ofSeconds(20)).build()) {
+                    for (int i = 0; i < 4; i++) {
+                        assertTrue(listed.verify(KEY).valid());
+                    }
+                }
+            }
         }
 
         @Test

@@ -1,0 +1,100 @@
+package dev.tumbler;
+
+import io.grpc.Attributes;
+import io.grpc.EquivalentAddressGroup;
+import io.grpc.NameResolver;
+import io.grpc.NameResolverProvider;
+import io.grpc.NameResolverRegistry;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.net.URI;
+import java.net.UnknownHostException;
+import java.util.ArrayList;
+import java.util.List;
+
+/**
+ * Resolves a target that lists addresses, {@code ipv4:192.0.2.1:50051,192.0.2.2:50051} for example. gRPC has these
+ * schemes in other languages.
+ */
+final class ListedNameResolver extends NameResolver {
+    private final List<String> addresses;
+
+    private ListedNameResolver(String list) {
+        addresses = List.of(list.split(","));
+        addresses.forEach(ListedNameResolver::group); // what is wrong is to be told at once
+    }
+
+    /** Makes the schemes known to gRPC, unless it knows them. */
+    static void register() {
+        NameResolverRegistry registry = NameResolverRegistry.getDefaultRegistry();
+        for (String scheme : List.of("ipv4", "ipv6")) {
+            if (registry.getProviderForScheme(scheme) == null) {
+                registry.register(new Provider(scheme));
+            }
+        }
+    }
+
+    @Override
+    public String getServiceAuthority() {
+        return addresses.get(0);
+    }
+
+    @Override
+    @SuppressWarnings("deprecation") // what replaces it is younger than the oldest gRPC that will do
+    public void start(Listener2 listener) {
+        List<EquivalentAddressGroup> groups = new ArrayList<>();
+        addresses.forEach(address -> groups.add(group(address)));
+        listener.onResult(ResolutionResult.newBuilder().setAddresses(groups).build());
+    }
+
+    @Override
+    public void shutdown() {}
+
+    private static EquivalentAddressGroup group(String address) {
+        int colon = address.lastIndexOf(':');
+        byte[] host = Address.parse(
+                address.substring(0, Math.max(colon, 0)).replaceAll("^\\[|\\]$", ""));
+        try {
+            if (host == null) {
+                throw new IllegalArgumentException("target: " + address + " is not ADDRESS:PORT");
+            }
+            int port = Integer.parseInt(address.substring(colon + 1));
+            // Each server's certificate is for its own address.
+            return new EquivalentAddressGroup(
+                    new InetSocketAddress(InetAddress.getByAddress(host), port),
+                    Attributes.newBuilder()
+                            .set(EquivalentAddressGroup.ATTR_AUTHORITY_OVERRIDE, address)
+                            .build());
+        } catch (UnknownHostException | NumberFormatException failure) {
+            throw new IllegalArgumentException("target: " + address + " is not ADDRESS:PORT", failure);
+        }
+    }
+
+    private static final class Provider extends NameResolverProvider {
+        private final String scheme;
+
+        Provider(String scheme) {
+            this.scheme = scheme;
+        }
+
+        @Override
+        public NameResolver newNameResolver(URI target, NameResolver.Args args) {
+            return scheme.equals(target.getScheme()) ? new ListedNameResolver(target.getSchemeSpecificPart()) : null;
+        }
+
+        @Override
+        public String getDefaultScheme() {
+            return scheme;
+        }
+
+        @Override
+        protected boolean isAvailable() {
+            return true;
+        }
+
+        @Override
+        protected int priority() {
+            return 4; // below DNS, whose scheme is that of a target without one
+        }
+    }
+}
