@@ -37,6 +37,16 @@ def test_more_keys_than_there_is_room(crowded_scene: Scene, many_keys: list[str]
     assert scene.size() <= 1_000
 
 
+def test_more_bytes_than_there_is_room(crowded_scene: Scene, many_keys: list[str]) -> None:
+    """2,000 keys through a cache of 1 MiB: each is verified, and none counts less than 1,024 bytes."""
+    scene = crowded_scene
+    scene.open(cache_bytes=2**20)
+    assert scene.verify_many(many_keys[:2_000])["codes"] == {"VALID": 2_000}
+    assert 400 < scene.size() < 1_024
+    scene.remembered(many_keys[0])
+    assert scene.size() < 1_024
+
+
 def test_a_revocation_in_the_middle_of_calls(crowded_scene: Scene) -> None:
     """Callers who verify a key again and again are denied after its revocation, and from then on for ever."""
     scene = crowded_scene

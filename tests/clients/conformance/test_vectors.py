@@ -55,6 +55,7 @@ def test_every_row_is_of_a_keys_form_or_not(program: Program) -> None:
         {"heartbeat": 500},
         {"heartbeat": 2_000, "max_staleness": 2_000},
         {"cache_size": -1},
+        {"cache_bytes": -1},
         {"timeout": 0},
         {"fixed_ttl": 1_000},
         {"api_key": ""},
@@ -70,7 +71,14 @@ def test_options_that_cannot_be_meant_are_refused(program: Program, options: dic
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"target": "localhost:1"}, {"cache_size": 0}, {"heartbeat": 1_000, "max_staleness": 1_001}, NOT_WATCHING],
+    [
+        {},
+        {"target": "localhost:1"},
+        {"cache_size": 0},
+        {"cache_bytes": 0},
+        {"heartbeat": 1_000, "max_staleness": 1_001},
+        NOT_WATCHING,
+    ],
     ids=lambda options: " ".join(f"{name}={value!r}" for name, value in options.items()) or "none",
 )
 def test_options_at_the_edge_are_taken(program: Program, options: dict[str, Any]) -> None:
