@@ -42,6 +42,9 @@ cold-start: .venv/test ## Let 10,000 keys meet a server that has seen none of th
 streams: .venv/test ## Hold 2,000 Watch streams, and cancel 10,000, while keys are verified
 	@.venv/bin/python -m tests.histories.streams
 
+siege: .venv/test ## Attack a server in some fifty ways while honest callers use it; SIEGE_ARGS=--list says how
+	@.venv/bin/python -m tests.siege $(SIEGE_ARGS)
+
 kills: .venv/test ## Kill the acting server 200 times while rotations are due; none may be lost or claimed twice
 	@.venv/bin/python -m tests.rotations.kills
 

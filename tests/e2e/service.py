@@ -254,6 +254,9 @@ class Service(Client):
     ``options`` are flags of ``serve``. ``start`` must be called before any RPC, and ``close`` at the end.
     """
 
+    python = sys.executable
+    """The interpreter whose ``tumbler_server`` runs."""
+
     def __init__(self, data_dir: Path, database_url: str = "", options: Sequence[str] = (), operator: str = "") -> None:
         self.installation = Installation(data_dir, database_url)
         self.options = tuple(options)
@@ -297,7 +300,7 @@ class Service(Client):
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a ``tumbler-server`` command to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "tumbler_server", *arguments],
+            [self.python, "-m", "tumbler_server", *arguments],
             capture_output=True,
             text=True,
             timeout=PATIENCE,
@@ -343,7 +346,7 @@ class Service(Client):
         """Start a process that serves the installation, and do not wait for it."""
         assert self._ended() or self.process is None, "it is running"
         self._starts += 1
-        command = [sys.executable, "-m", "tumbler_server", "serve", "--listen", listen]
+        command = [self.python, "-m", "tumbler_server", "serve", "--listen", listen]
         with self._output("stdout").open("wb") as stdout, self._output("stderr").open("wb") as stderr:
             self.process = subprocess.Popen(
                 [*command, *self.where, *self.options, *options],

@@ -1,0 +1,303 @@
+"""The honest callers: what they call all the time, beside whatever attack, and what they meet with.
+
+They run in three processes of their own, each with connections, projects and keys that no attacker has. Verifications
+are begun at their pace whether the ones before were answered or not, as those of many independent callers would be.
+"""
+
+import asyncio
+import functools
+import itertools
+import multiprocessing
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
+from typing import Any, NamedTuple
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.e2e.service import seconds
+from tests.harness import Refused
+from tests.siege.scene import channel
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
+
+PACE: Mapping[str, float] = {
+    "Verify": 200, "unseen": 2, "Revoke": 1, "Get": 5, "Check": 3, "List": 1, "new Watch": 1
+}  # fmt: skip
+"""Calls a second. ``unseen`` is a Verify of a key that the server has not verified before."""
+
+ROLES = ("Verify", "unseen", "Revoke", "denied", "Get", "Check", "List", "new Watch", "heartbeat", "change")
+"""What is measured. ``denied`` is the Verify after a Revoke; ``change`` is from a Revoke's answer to its event."""
+
+CONNECTIONS = 4
+"""Those who verify have so many, so that each worker has some."""
+
+BEAT = 1.0
+"""Seconds between two heartbeats; one that is more than twice as late is a failure."""
+
+PATIENCE: Mapping[str, float] = {"Revoke": 15.0}
+"""Seconds after which a caller gives up; 5 for those not named."""
+
+_LAST_ANSWERS = 4.0
+"""Seconds after the end in which answers may still come."""
+
+
+class Call(NamedTuple):
+    """A call: when it began, how long it took (seconds of the monotonic clock), and what was wrong, if anything."""
+
+    role: str
+    began: float
+    took: float
+    failure: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the honest callers know: the server, and their keys."""
+
+    target: str
+    ca: bytes | None
+    keys: Mapping[str, str] = field(repr=False)
+    """The key that each role calls with."""
+    warm: Sequence[str] = field(repr=False)
+    """Texts of keys that are verified all the time."""
+    unseen: Sequence[str] = field(repr=False)
+    """Texts of keys that are verified once."""
+    doomed: Sequence[tuple[str, str]] = field(repr=False)
+    """Ids and texts of the keys that are revoked."""
+    readable: Sequence[str] = ()
+    """Ids of keys that are read."""
+
+
+@dataclass
+class Met:
+    """What a process of theirs met with. ``late`` is how many seconds its calls began after they should have."""
+
+    calls: list[Call] = field(default_factory=list)
+    revoked: dict[str, float] = field(default_factory=dict)
+    heard: dict[str, float] = field(default_factory=dict)
+    late: list[float] = field(default_factory=list)
+
+
+_over: Event
+
+
+def join(over: Event) -> None:
+    """Enter a process into a run."""
+    global _over  # noqa: PLW0603 - it can only be handed to a process when that starts
+    _over = over
+
+
+class Crew:
+    """The processes of the honest callers; they serve one run after another."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._over = context.Event()
+        self._pool = ProcessPoolExecutor(len(_PROCESSES), context, join, (self._over,))
+        self._running: list[Future[Met]] = []
+        list(self._pool.map(get_ready, range(len(_PROCESSES))))
+
+    def begin(self, place: Place) -> None:
+        """Have all begin to call."""
+        self._over.clear()
+        self._running = [self._pool.submit(call, part, place) for part in range(len(_PROCESSES))]
+
+    def end(self) -> Met:
+        """Have all end, and return what they met with."""
+        self._over.set()
+        total = Met()
+        for part in (running.result(60) for running in self._running):
+            total.calls += part.calls
+            total.revoked |= part.revoked
+            total.heard |= part.heard
+            total.late += part.late
+        self._running = []
+        return total
+
+    def close(self) -> None:
+        """End the processes."""
+        self._over.set()
+        self._pool.shutdown()
+
+
+def get_ready(_: int) -> None:
+    """Have a process started that has everything imported, and keep it until the others have theirs, too."""
+    time.sleep(0.5)
+
+
+def call(part: int, place: Place) -> Met:
+    """Make the calls of one of the processes until the run is over."""
+    return asyncio.run(_Caller(place).run(_PROCESSES[part]))
+
+
+class _Caller:
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._met = Met()
+        self._channels: list[grpc.aio.Channel] = []
+        self._stubs: dict[str, list[ApiKeyServiceStub]] = {}
+        self._pending: set[asyncio.Task[None]] = set()
+        self._warm, self._unseen = itertools.cycle(place.warm), iter(place.unseen)
+        self._doomed, self._readable = iter(place.doomed), itertools.cycle(place.readable)
+
+    async def run(self, roles: Sequence[str]) -> Met:
+        for role in roles:
+            number = CONNECTIONS if role == "Verify" else 1
+            opened = [channel(self._place.target, self._place.ca) for _ in range(number)]
+            self._channels += opened
+            self._stubs[role] = [ApiKeyServiceStub(each) for each in opened]
+        streams = [asyncio.create_task(self._watch())] if "watch" in roles else []
+        await asyncio.gather(*(self._keep_pace(role) for role in roles if role in PACE))
+        while not _over.is_set():
+            await asyncio.sleep(0.05)
+        if self._pending:
+            _, unanswered = await asyncio.wait(self._pending, timeout=_LAST_ANSWERS)
+            for task in unanswered:
+                task.cancel()
+            await asyncio.gather(*unanswered, return_exceptions=True)
+        for task in streams:
+            task.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
+        for each in self._channels:
+            await each.close()
+        return self._met
+
+    async def _keep_pace(self, role: str) -> None:
+        act = self._acts[role]
+        due = time.monotonic()
+        while not _over.is_set():
+            task = asyncio.create_task(self._note(role, functools.partial(act, self)))
+            self._pending.add(task)
+            task.add_done_callback(self._pending.discard)
+            due += 1 / PACE[role]
+            rest = due - time.monotonic()
+            await asyncio.sleep(max(rest, 0))
+            self._met.late.append(max(0.0, time.monotonic() - due))
+
+    async def _note(self, role: str, act: Callable[[], Awaitable[str]]) -> None:
+        began = time.monotonic()
+        failure = "no answer"
+        try:
+            failure = await act()
+        except grpc.aio.AioRpcError as error:
+            failure = f"{error.code().name}: {(error.details() or '')[:80]}"
+        finally:
+            self._met.calls.append(Call(role, began, time.monotonic() - began, failure))
+
+    def _call(self, role: str, method: str, request: Any, number: int = 0) -> Any:
+        key = self._place.keys[role]
+        stubs = self._stubs[role]
+        return getattr(stubs[number % len(stubs)], method)(
+            request, metadata=(("authorization", f"Bearer {key}"),), timeout=PATIENCE.get(role, 5.0)
+        )
+
+    async def _verify(self) -> str:
+        answer = await self._call("Verify", "Verify", pb.VerifyRequest(key=next(self._warm)), len(self._met.calls))
+        return "" if answer.valid else f"a good key is {pb.VerifyCode.Name(answer.code)}"
+
+    async def _verify_unseen(self) -> str:
+        """Verify a new key; who is told when to come back comes back, for as long as a caller waits."""
+        text = next(self._unseen, "")
+        until = time.monotonic() + 5
+        while text:
+            try:
+                answer = await self._call("unseen", "Verify", pb.VerifyRequest(key=text))
+                return "" if answer.valid else f"a good key is {pb.VerifyCode.Name(answer.code)}"
+            except grpc.aio.AioRpcError as error:
+                again = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and time.monotonic() < until
+                if not again:
+                    raise
+                await asyncio.sleep(Refused(error.code(), "", error.trailing_metadata()).retry_delay)
+        return ""
+
+    async def _revoke(self) -> str:
+        key_id, text = next(self._doomed, ("", ""))
+        if not key_id:
+            return "there were not keys enough"
+        await self._call("Revoke", "Revoke", pb.RevokeRequest(key_id=key_id))
+        self._met.revoked[key_id] = time.monotonic()
+        check = asyncio.create_task(self._note("denied", lambda: self._denied(text)))
+        self._pending.add(check)
+        check.add_done_callback(self._pending.discard)
+        return ""
+
+    async def _denied(self, text: str) -> str:
+        answer = await self._call("denied", "Verify", pb.VerifyRequest(key=text))
+        code = pb.VerifyCode.Name(answer.code)
+        return "" if code == "VERIFY_CODE_REVOKED" else f"a revoked key is {code}"
+
+    async def _get(self) -> str:
+        await self._call("Get", "Get", pb.GetRequest(key_id=next(self._readable)))
+        return ""
+
+    async def _check(self) -> str:
+        """Check health as a load balancer does: over a new connection each time."""
+        async with channel(self._place.target, self._place.ca) as new:
+            answer = await health_pb2_grpc.HealthStub(new).Check(health_pb2.HealthCheckRequest(), timeout=5.0)
+        name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        return "" if name == "SERVING" else f"health is {name}"
+
+    async def _list(self) -> str:
+        answer = await self._call("List", "List", pb.ListRequest(page_size=100))
+        return "" if answer.api_keys else "an empty page"
+
+    async def _open_watch(self) -> str:
+        stream = self._call("new Watch", "Watch", pb.WatchRequest(heartbeat_interval=seconds(BEAT)))
+        try:
+            return "the stream ended" if await stream.read() is grpc.aio.EOF else ""
+        finally:
+            stream.cancel()
+
+    async def _watch(self) -> None:
+        """Listen to the changes of the project whose keys are revoked, and open the stream again where it ends."""
+        cursor = ""
+        stub = self._stubs["watch"][0]
+        metadata = (("authorization", f"Bearer {self._place.keys['watch']}"),)
+        while True:
+            request = pb.WatchRequest(start_cursor=cursor, heartbeat_interval=seconds(BEAT))
+            stream = stub.Watch(request, metadata=metadata)
+            began = time.monotonic()
+            failure = "the stream ended"
+            try:
+                while True:
+                    reading = asyncio.ensure_future(stream.read())
+                    done, _ = await asyncio.wait([reading], timeout=3 * BEAT)
+                    if not done:
+                        failure = "no heartbeat"
+                        break
+                    answer = reading.result()
+                    if answer is grpc.aio.EOF:
+                        break
+                    now = time.monotonic()
+                    self._met.calls.append(Call("heartbeat", began, now - began, ""))
+                    began, cursor = now, answer.cursor
+                    for event in answer.events:
+                        self._met.heard.setdefault(event.key_id, now)
+            except grpc.aio.AioRpcError as error:
+                failure = f"{error.code().name}: {(error.details() or '')[:80]}"
+            finally:
+                stream.cancel()
+            self._met.calls.append(Call("heartbeat", began, time.monotonic() - began, failure))
+            await asyncio.sleep(0.2)
+
+    _acts: Mapping[str, Callable[["_Caller"], Awaitable[str]]] = {
+        "Verify": _verify,
+        "unseen": _verify_unseen,
+        "Revoke": _revoke,
+        "Get": _get,
+        "Check": _check,
+        "List": _list,
+        "new Watch": _open_watch,
+    }
+
+
+_PROCESSES: Sequence[Sequence[str]] = (
+    ("Verify",),
+    ("Revoke", "denied", "unseen"),
+    ("Get", "Check", "List", "new Watch", "watch"),
+)
+"""Which process makes which calls."""

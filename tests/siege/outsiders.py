@@ -1,0 +1,371 @@
+"""Attackers without a key: what anybody can send who reaches the port."""
+
+import asyncio
+import gzip
+import itertools
+import os
+import resource
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.harness import forged
+from tests.siege import wire
+from tests.siege.scene import Scene, Tally
+from tests.siege.wire import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GONE,
+    HEADERS,
+    PING,
+    RST_STREAM,
+    SETTINGS,
+    Lines,
+    frame,
+    framed,
+)
+from tumbler.v1 import api_key_service_pb2 as pb
+
+METHODS = ("Verify", "Get", "BatchVerify", "Watch")
+PATHS = (*(f"{wire.SERVICE}/{name}" for name in METHODS), f"{wire.HEALTH}/Check")
+VERIFY = PATHS[0]
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+
+async def headers_16(scene: Scene, tally: Tally) -> None:
+    """Open 16 calls of Verify and send no message."""
+    await Lines(scene, tally.counts, 1, 16).keep([wire.headers(VERIFY)])
+
+
+async def headers_100(scene: Scene, tally: Tally) -> None:
+    """Open 100 such calls on each of five connections, one for each method."""
+    kept = (Lines(scene, tally.counts, 1, 100).keep([wire.headers(path)]) for path in PATHS)
+    await asyncio.gather(*kept)
+
+
+async def headers_5000(scene: Scene, tally: Tally) -> None:
+    """Open 5,000 such calls, 100 a connection."""
+    await Lines(scene, tally.counts, 50, 100).keep([wire.headers(path) for path in PATHS])
+
+
+async def half_body(scene: Scene, tally: Tally) -> None:
+    """Announce a message of 1,000 bytes, 500 times, and send only that."""
+    body = b"\0" + (1_000).to_bytes(4, "big")
+    await Lines(scene, tally.counts, 5, 100).keep([wire.headers(path) for path in PATHS], body)
+
+
+async def byte_a_second(scene: Scene, tally: Tally) -> None:
+    """Announce a message of 1,000 bytes, 500 times, and send a byte of each every second."""
+    lines = Lines(scene, tally.counts, 5, 100)
+
+    async def drip() -> None:
+        while True:
+            await asyncio.sleep(1)
+            for line in lines.lines:
+                for stream in list(line.streams):
+                    with suppress(*GONE):
+                        line.more(stream, b"\x0a")
+
+    body = b"\0" + (1_000).to_bytes(4, "big")
+    await asyncio.gather(lines.keep([wire.headers(path) for path in PATHS], body), drip())
+
+
+async def watch_and_cancel(scene: Scene, tally: Tally) -> None:
+    """Watch health, read the first word, and cancel: again and again, up to 10,000 times."""
+    await _watch_health(scene, tally, itertools.repeat("", 10_000))
+
+
+async def watch_names(scene: Scene, tally: Tally) -> None:
+    """Watch the health of 10,000 services that do not exist, each with a name of 1,000 characters."""
+    await _watch_health(scene, tally, (f"{number:05}".ljust(1_000, "x") for number in range(10_000)))
+
+
+async def _watch_health(scene: Scene, tally: Tally, names: Iterable[str]) -> None:
+    numbers = iter(names)
+    async with scene.channel() as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+
+        async def one_after_another() -> None:
+            for name in numbers:
+                stream = stub.Watch(health_pb2.HealthCheckRequest(service=name), timeout=5)
+                try:
+                    await stream.read()
+                    tally.counts["first words read"] += 1
+                except grpc.aio.AioRpcError as failure:
+                    tally.counts[failure.code().name] += 1
+                    await asyncio.sleep(0.05)
+                finally:
+                    stream.cancel()
+
+        await asyncio.gather(*(one_after_another() for _ in range(50)))
+
+
+async def watch_window_0(scene: Scene, tally: Tally) -> None:
+    """Watch health 100 times with a flow-control window of 0; give up one of them ten times a second."""
+    lines = Lines(scene, tally.counts, 2, 50, window=0)
+
+    async def give_up() -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            for line in lines.lines:
+                if line.streams:
+                    line.reset(next(iter(line.streams)))
+
+    await asyncio.gather(lines.keep([wire.headers(f"{wire.HEALTH}/Watch")], framed(b""), end=True), give_up())
+
+
+async def empty_items(scene: Scene, tally: Tally) -> None:
+    """Send batches of 520,000 empty items, 11 a second, without a key."""
+    body = b"\x0a\0" * 520_000
+    async with scene.channel() as channel:
+        call = channel.unary_unary(f"{wire.SERVICE}/BatchVerify")
+
+        async def send() -> None:
+            try:
+                await call(body, timeout=5)
+            except grpc.aio.AioRpcError as failure:
+                tally.counts[failure.code().name] += 1
+
+        sending: set[asyncio.Task[None]] = set()
+        while True:
+            task = asyncio.create_task(send())
+            sending.add(task)
+            task.add_done_callback(sending.discard)
+            tally.counts["batches sent"] += 1
+            await asyncio.sleep(1 / 11)
+
+
+async def unread_no_key(scene: Scene, tally: Tally) -> None:
+    """Call Verify without a key as fast as it goes, and read no answer."""
+    await _unread(scene, tally, wire.headers(VERIFY))
+
+
+async def unread_wrong_key(scene: Scene, tally: Tally) -> None:
+    """Call Verify as fast as it goes, with a key whose id exists and whose secret is wrong, and read no answer."""
+    await _unread(scene, tally, wire.headers(VERIFY, forged(scene.known)))
+
+
+async def _unread(scene: Scene, tally: Tally, fields: Sequence[tuple[str, str]]) -> None:
+    """Call until the connection takes no more; then leave it as it is, and go on with another. A window of 0."""
+    headers, body = wire.block(fields), framed(b"")
+    window_0 = (4).to_bytes(2, "big") + bytes(4)
+    per_connection = 65_000 // len(body)  # what may be sent before the server enlarges the window, which nobody reads
+    async with AsyncExitStack() as open_:
+        while True:
+            with suppress(*GONE, asyncio.TimeoutError):
+                writer = await open_.enter_async_context(wire.raw(scene, reads=False, settings=window_0))
+                for number in range(per_connection):
+                    stream = 2 * number + 1
+                    writer.write(frame(HEADERS, END_HEADERS, stream, headers) + frame(DATA, END_STREAM, stream, body))
+                    tally.counts["calls sent"] += 1
+                    if number % 50 == 49:
+                        await asyncio.wait_for(writer.drain(), 2)
+            await asyncio.sleep(0.01)
+
+
+async def rapid_reset(scene: Scene, tally: Tally) -> None:
+    """Begin calls and cancel each at once, as fast as it goes (CVE-2023-44487)."""
+    headers = wire.block(wire.headers(VERIFY))
+
+    def chunk(first: int) -> bytes:
+        streams = range(first, first + 200, 2)
+        return b"".join(
+            frame(HEADERS, END_HEADERS, stream, headers) + frame(RST_STREAM, 0, stream, b"\0\0\0\x08")
+            for stream in streams
+        )
+
+    await _flood(scene, tally, lambda: map(chunk, itertools.count(1, 200)), "resets sent", 100)
+
+
+async def ping_flood(scene: Scene, tally: Tally) -> None:
+    """Send pings as fast as it goes, and read no answer (CVE-2019-9512)."""
+    chunk = frame(PING, 0, 0, b"siege..!") * 500
+    await _flood(scene, tally, lambda: itertools.repeat(chunk), "pings sent", 500, reads=False)
+
+
+async def settings_flood(scene: Scene, tally: Tally) -> None:
+    """Send settings as fast as it goes, and read no answer (CVE-2019-9515)."""
+    chunk = frame(SETTINGS, 0, 0, (4).to_bytes(2, "big") + (65_535).to_bytes(4, "big")) * 500
+    await _flood(scene, tally, lambda: itertools.repeat(chunk), "settings sent", 500, reads=False)
+
+
+async def continuation_flood(scene: Scene, tally: Tally) -> None:
+    """Send headers that never end (CVE-2024-27316)."""
+    chunk = frame(CONTINUATION, 0, 1, wire.block([("x-siege", "y" * 1_000)]) * 15)
+    first = frame(HEADERS, 0, 1, wire.block(wire.headers(VERIFY)))
+    await _flood(scene, tally, lambda: itertools.chain([first], itertools.repeat(chunk)), "frames sent", 1)
+
+
+async def huge_headers(scene: Scene, tally: Tally) -> None:
+    """Send calls with 1 MiB of headers each."""
+    lines = wire.block([("x-siege", "y" * 1_000)]) * 15
+
+    def call(stream: int) -> bytes:
+        begun = frame(HEADERS, 0, stream, wire.block(wire.headers(VERIFY)))
+        return begun + frame(CONTINUATION, 0, stream, lines) * 70 + frame(CONTINUATION, END_HEADERS, stream, b"")
+
+    await _flood(scene, tally, lambda: map(call, itertools.count(1, 2)), "calls sent", 1)
+
+
+async def _flood(
+    scene: Scene, tally: Tally, chunks: Callable[[], Iterator[bytes]], what: str, in_a_chunk: int, reads: bool = True
+) -> None:
+    """Send chunks over four connections, and open each again that ends: its chunks then begin again."""
+
+    async def send() -> None:
+        while True:
+            try:
+                async with wire.raw(scene, reads) as writer:
+                    for chunk in chunks():
+                        writer.write(chunk)
+                        tally.counts[what] += in_a_chunk
+                        await asyncio.wait_for(writer.drain(), 2)
+            except asyncio.TimeoutError:
+                tally.counts["connections on which nothing was taken"] += 1
+            except GONE:
+                tally.counts["connections ended by the server"] += 1
+                await asyncio.sleep(0.01)
+
+    await asyncio.gather(*(send() for _ in range(4)))
+
+
+async def idle_connections(scene: Scene, tally: Tally) -> None:
+    """Open 5,000 connections, introduce oneself on every second, and do nothing."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    hello = wire.PREFACE + frame(SETTINGS, 0, 0)
+    await _connections(scene, tally, 5_000, lambda number: hello if number % 2 else b"")
+
+
+async def slow_tls(scene: Scene, tally: Tally) -> None:
+    """Begin 500 TLS handshakes and finish none."""
+    hello = b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + os.urandom(32)  # the first 43 bytes of 517
+    await _connections(scene, tally, 500, lambda _: hello)
+
+
+async def _connections(scene: Scene, tally: Tally, number: int, first: Callable[[int], bytes]) -> None:
+    writers: list[asyncio.StreamWriter] = []
+    try:
+        for begun in range(number):
+            with suppress(*GONE):
+                _, writer = await asyncio.open_connection(*scene.address)
+                writer.write(first(begun))
+                writers.append(writer)
+                tally.counts["connections opened"] += 1
+            if begun % 50 == 0:
+                await asyncio.sleep(0.02)
+        await asyncio.Event().wait()
+    finally:
+        for writer in writers:
+            wire.hang_up(writer)
+
+
+async def reflection_idle(scene: Scene, tally: Tally) -> None:
+    """Open 500 reflection streams that ask nothing."""
+    await Lines(scene, tally.counts, 5, 100).keep([wire.headers(REFLECTION)])
+
+
+async def gzip_bombs(scene: Scene, tally: Tally) -> None:
+    """Send 100 MiB of zeros in a compressed message of 100 KiB, four at a time."""
+    bomb = framed(gzip.compress(bytes(100 << 20), 9), compressed=True)
+    fields = wire.headers(VERIFY, "", ("grpc-encoding", "gzip"))
+
+    async def throw() -> None:
+        while True:
+            try:
+                async with wire.Line(scene, tally.counts) as line:
+                    while not line.closed:
+                        stream = await asyncio.wait_for(line.call(fields, bomb), 5)
+                        tally.counts["bombs sent"] += 1
+                        while stream in line.streams:
+                            await asyncio.sleep(0.01)
+            except (*GONE, asyncio.TimeoutError):
+                await asyncio.sleep(0.05)
+
+    await asyncio.gather(*(throw() for _ in range(4)))
+
+
+async def garbage(scene: Scene, tally: Tally) -> None:
+    """Send random bytes, with the HTTP/2 preface and without."""
+    await _strangers(scene, tally, lambda number: (wire.PREFACE if number % 2 else b"") + os.urandom(4_096))
+
+
+async def http1(scene: Scene, tally: Tally) -> None:
+    """Ask in HTTP/1.1."""
+    await _strangers(scene, tally, lambda _: b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+
+async def open_close(scene: Scene, tally: Tally) -> None:
+    """Open connections and close each at once."""
+    await _strangers(scene, tally, lambda _: b"")
+
+
+async def _strangers(scene: Scene, tally: Tally, first: Callable[[int], bytes]) -> None:
+    numbers = itertools.count()
+
+    async def come_and_go() -> None:
+        for number in numbers:
+            with suppress(*GONE, asyncio.TimeoutError):
+                reader, writer = await asyncio.open_connection(*scene.address)
+                try:
+                    if said := first(number):
+                        writer.write(said)
+                        await asyncio.wait_for(reader.read(1_024), 1)
+                finally:
+                    wire.hang_up(writer)
+            tally.counts["connections"] += 1
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(come_and_go() for _ in range(8)))
+
+
+async def odd_requests(scene: Scene, tally: Tally) -> None:
+    """Call with an invalid path, without ``te``, with a wrong content type, method or length, in turn."""
+    odd = [
+        wire.headers("no/slash/first"),
+        wire.headers("/" + "x" * 4_000),
+        wire.headers("/\x7f\x01/ä"),
+        wire.headers(f"{wire.SERVICE}/None"),
+        wire.headers(VERIFY, without=["te"]),
+        wire.headers(VERIFY, "", ("content-type", "text/html")),
+        wire.headers(VERIFY, without=["content-type"]),
+        wire.headers(VERIFY, "", (":method", "GET")),
+        wire.headers(VERIFY, "", ("grpc-timeout", "99999999999H")),
+        wire.headers(VERIFY, "", ("grpc-encoding", "unknown")),
+        wire.headers(VERIFY, "", ("authorization", "Bearer " + "x" * 8_000)),
+    ]
+    body = framed(pb.VerifyRequest(key="x").SerializeToString())
+    async with AsyncExitStack() as open_:
+        line: wire.Line | None = None
+        for number in itertools.count():
+            try:
+                if line is None or line.closed:
+                    line = await open_.enter_async_context(wire.Line(scene, tally.counts))
+                line.begin(odd[number % len(odd)], body, end=True)
+                tally.counts["calls sent"] += 1
+            except GONE:
+                line = None
+            while line and len(line.streams) > 50:
+                await asyncio.sleep(0.01)
+            if number % 10 == 0:
+                await asyncio.sleep(0.005)
+
+
+async def checks(scene: Scene, tally: Tally) -> None:
+    """Check health as fast as a well-behaved client can, 64 calls at a time: what the floods are compared with."""
+    async with scene.channel() as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+
+        async def check() -> None:
+            while True:
+                try:
+                    await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+                    tally.counts["calls answered"] += 1
+                except grpc.aio.AioRpcError as failure:
+                    tally.counts[failure.code().name] += 1
+
+        await asyncio.gather(*(check() for _ in range(64)))
