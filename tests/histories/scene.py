@@ -41,6 +41,11 @@ class Postgresql:
             cursor = connection.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else []
 
+    @property
+    def pid(self) -> int:
+        """Return the process id of its first process."""
+        return int((Path(self._server.pgdata) / "postmaster.pid").read_text().split()[0])
+
     def stop(self) -> None:
         """End it at once, as a crash would: no connection is told, and it recovers when it is started again."""
         self._control("-m", "immediate", "-w", "stop")

@@ -22,7 +22,7 @@ from tests.histories.scene import Postgresql, memory
 from tests.siege.attacks import ATTACKS, YARDSTICK
 from tests.siege.honest import Crew
 from tests.siege.report import markdown, plain, table
-from tests.siege.run import Outcome, Settings, besiege, versions
+from tests.siege.run import Ground, Outcome, Settings, besiege, versions
 from tests.siege.scene import FLOOD, Attack
 
 WIDTH = 200
@@ -31,17 +31,17 @@ WIDTH = 200
 def run(attacks: Sequence[Attack], settings: Settings, folder: Path) -> list[Outcome]:
     """Run attacks one after another; before the first flood, the one that floods are compared with."""
     postgresql = Postgresql(folder / "postgresql") if settings.database == "postgresql" else None
-    crew = Crew()
+    crew, ground = Crew(), Ground(folder, settings, postgresql)
     outcomes = []
     yardstick: float | None = None
     try:
         for attack in attacks:
             if attack.held.verify == FLOOD and yardstick is None:
-                measured = besiege(YARDSTICK, settings, crew, folder, postgresql)
+                measured = besiege(YARDSTICK, settings, crew, ground)
                 _tell(measured)
                 yardstick = measured.quantile("during", "Verify", 0.99) or 0.0
                 outcomes.append(measured)
-            outcomes.append(besiege(attack, settings, crew, folder, postgresql, yardstick or 0.0))
+            outcomes.append(besiege(attack, settings, crew, ground, yardstick or 0.0))
             _tell(outcomes[-1])
     finally:
         crew.close()

@@ -57,7 +57,7 @@ ATTACKS: Sequence[Attack] = (
     _attack(tenants.creates, PAYING, cost=10),
     _attack(tenants.lists, PAYING, keys=20_000),
     _attack(tenants.unread_lists, PAYING, keys=20_000),
-    _attack(tenants.watch_all, PAYING, seconds=15),
+    _attack(tenants.watch_all, PAYING, seconds=15, seconds_full=15),
     _attack(tenants.watch_unread, PAYING),
     _attack(tenants.wrong_secrets, PAYING, short=True, cost=10, new_pepper=True),
     _attack(
@@ -65,15 +65,17 @@ ATTACKS: Sequence[Attack] = (
         Held(excused=ANYTHING_THAT_WRITES, slowest={"Verify": 3, "Revoke": 12}, recovery=5),
         database="sqlite",
         seconds=12,
+        seconds_full=30,
     ),
     _attack(
         accidents.database_stands_still,
         Held(excused=EVERYTHING, slowest={"Verify": 3, "unseen": 3, "denied": 3, "Revoke": 12}, recovery=5),
         database="postgresql",
         seconds=10,
+        seconds_full=10,
     ),
-    _attack(accidents.gone_rotates, PAYING, cost=10, seconds=10),
-    _attack(accidents.gone_creates, PAYING, short=True, cost=10, seconds=10),
+    _attack(accidents.gone_rotates, PAYING, cost=10, seconds=10, seconds_full=10),
+    _attack(accidents.gone_creates, PAYING, short=True, cost=10, seconds=10, seconds_full=10),
     _attack(accidents.silent_webhooks, PAYING, options=("--webhook-allow-loopback",)),
     _attack(accidents.nameless_webhooks, PAYING),
 )

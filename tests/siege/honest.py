@@ -38,8 +38,8 @@ CONNECTIONS = 4
 BEAT = 1.0
 """Seconds between two heartbeats; one that is more than twice as late is a failure."""
 
-PATIENCE: Mapping[str, float] = {"Revoke": 15.0}
-"""Seconds after which a caller gives up; 5 for those not named."""
+REVOKERS_PATIENCE = 15.0
+"""Seconds after which who revokes gives up: later than the others."""
 
 _LAST_ANSWERS = 4.0
 """Seconds after the end in which answers may still come."""
@@ -68,8 +68,10 @@ class Place:
     """Texts of keys that are verified once."""
     doomed: Sequence[tuple[str, str]] = field(repr=False)
     """Ids and texts of the keys that are revoked."""
-    readable: Sequence[str] = ()
+    readable: Sequence[str]
     """Ids of keys that are read."""
+    patience: float = 2.0
+    """Seconds after which a caller gives up; the client libraries do after so many."""
 
 
 @dataclass
@@ -189,11 +191,10 @@ class _Caller:
             self._met.calls.append(Call(role, began, time.monotonic() - began, failure))
 
     def _call(self, role: str, method: str, request: Any, number: int = 0) -> Any:
-        key = self._place.keys[role]
         stubs = self._stubs[role]
-        return getattr(stubs[number % len(stubs)], method)(
-            request, metadata=(("authorization", f"Bearer {key}"),), timeout=PATIENCE.get(role, 5.0)
-        )
+        metadata = (("authorization", f"Bearer {self._place.keys[role]}"),)
+        patience = REVOKERS_PATIENCE if role == "Revoke" else self._place.patience
+        return getattr(stubs[number % len(stubs)], method)(request, metadata=metadata, timeout=patience)
 
     async def _verify(self) -> str:
         answer = await self._call("Verify", "Verify", pb.VerifyRequest(key=next(self._warm)), len(self._met.calls))
@@ -237,7 +238,9 @@ class _Caller:
     async def _check(self) -> str:
         """Check health as a load balancer does: over a new connection each time."""
         async with channel(self._place.target, self._place.ca) as new:
-            answer = await health_pb2_grpc.HealthStub(new).Check(health_pb2.HealthCheckRequest(), timeout=5.0)
+            answer = await health_pb2_grpc.HealthStub(new).Check(
+                health_pb2.HealthCheckRequest(), timeout=self._place.patience
+            )
         name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
         return "" if name == "SERVING" else f"health is {name}"
 

@@ -163,7 +163,7 @@ async def _unread(scene: Scene, tally: Tally, fields: Sequence[tuple[str, str]])
                     writer.write(frame(HEADERS, END_HEADERS, stream, headers) + frame(DATA, END_STREAM, stream, body))
                     tally.counts["calls sent"] += 1
                     if number % 50 == 49:
-                        await asyncio.wait_for(writer.drain(), 2)
+                        await wire.within(2, writer.drain())
             await asyncio.sleep(0.01)
 
 
@@ -223,7 +223,7 @@ async def _flood(
                     for chunk in chunks():
                         writer.write(chunk)
                         tally.counts[what] += in_a_chunk
-                        await asyncio.wait_for(writer.drain(), 2)
+                        await wire.within(2, writer.drain())
             except asyncio.TimeoutError:
                 tally.counts["connections on which nothing was taken"] += 1
             except GONE:
@@ -279,7 +279,7 @@ async def gzip_bombs(scene: Scene, tally: Tally) -> None:
             try:
                 async with wire.Line(scene, tally.counts) as line:
                     while not line.closed:
-                        stream = await asyncio.wait_for(line.call(fields, bomb), 5)
+                        stream = await wire.within(5, line.call(fields, bomb))
                         tally.counts["bombs sent"] += 1
                         while stream in line.streams:
                             await asyncio.sleep(0.01)
@@ -314,7 +314,7 @@ async def _strangers(scene: Scene, tally: Tally, first: Callable[[int], bytes]) 
                 try:
                     if said := first(number):
                         writer.write(said)
-                        await asyncio.wait_for(reader.read(1_024), 1)
+                        await wire.within(1, reader.read(1_024))
                 finally:
                     wire.hang_up(writer)
             tally.counts["connections"] += 1

@@ -9,12 +9,14 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -40,6 +42,19 @@ WARM_UP = 1.0
 PHASES = ("before", "during", "after")
 
 WARM, READABLE = 20, 5
+"""So many keys are verified all the time, and read."""
+LONGEST = 45.0
+"""Seconds that a run takes at the most, beyond what the settings add."""
+
+_VERIFYING = "tumbler:keys:verify"
+SCOPES: Mapping[str, str] = {
+    "Verify": _VERIFYING,
+    "unseen": _VERIFYING,
+    "Revoke": "tumbler:keys:revoke",
+    "Get": "tumbler:keys:read",
+    "new Watch": _VERIFYING,
+}
+"""The scope of each honest caller's key."""
 
 _SEED = """
 import pathlib, sys, tumbler_server
@@ -103,120 +118,110 @@ class Outcome:
         return {role: number for role, number in failed.items() if number}
 
 
-def besiege(
-    attack: Attack, settings: Settings, crew: Crew, folder: Path, postgresql: Postgresql | None, yardstick: float = 0.0
-) -> Outcome:
+class Ground:
+    """Installations to attack: each founded once, with everybody's keys, and copied for each attack."""
+
+    def __init__(self, folder: Path, settings: Settings, postgresql: Postgresql | None = None) -> None:
+        self.folder, self._settings, self._postgresql = folder, settings, postgresql
+        self._ready: dict[int, tuple[Service, Place, Scene]] = {}
+
+    def begin(self, attack: Attack, folder: Path) -> tuple[Service, Place, Scene]:
+        """Start a server on a copy, in an empty folder."""
+        first, place, scene = self._ready.setdefault(attack.cost, self._ready.get(attack.cost) or self._found(attack))
+        url = ""
+        if self._postgresql:
+            template = f"siege-ready-{attack.cost}"
+            self._postgresql.run(f'CREATE DATABASE "siege-{attack.name}" TEMPLATE "{template}"')
+            url = first.database_url.replace(f"/{template}?", f"/siege-{attack.name}?")
+        shutil.copytree(first.data_dir, folder / "data")
+        service = self._service(folder / "data", url, self._flags(attack, folder), first.key)
+        if attack.keys:
+            arguments = [service.database_url, str(service.pepper_file)]
+            arguments.append(str(attack.keys * (5 if self._settings.full else 1)))
+            subprocess.run([service.python, "-c", _SEED, *arguments], check=True, capture_output=True, timeout=300)
+        if attack.new_pepper:  # of another installation: no digest counts any more
+            shutil.copyfile(self._service(folder / "other").init().pepper_file, service.pepper_file)
+        try:
+            service.start()
+        except BaseException:
+            kill(service)
+            raise
+        ca = (folder / "tls.pem").read_bytes() if attack.tls else None
+        patience = 5.0 if attack.held.slowest else 2.0
+        place = replace(place, target=service.target, ca=ca, patience=patience)
+        return service, place, replace(scene, target=service.target, ca=ca, database=service.database_url)
+
+    def _service(self, data_dir: Path, url: str = "", options: Sequence[str] = (), operator: str = "") -> Service:
+        service = Service(data_dir, url, options, operator)
+        service.python = self._settings.python
+        return service
+
+    def _found(self, attack: Attack) -> tuple[Service, Place, Scene]:
+        """Found an installation, and make everybody's keys, enough for the longest attack."""
+        name = f"siege-ready-{attack.cost}"
+        url = self._postgresql.new_database(name) if self._postgresql else ""
+        service = self._service(self.folder / name, url, ["--bcrypt-cost", str(attack.cost)]).init().start()
+        try:
+            return service, *self._make_keys(service)
+        finally:
+            service.stop()
+
+    def _make_keys(self, service: Service) -> tuple[Place, Scene]:
+        def some(project: str, number: float, *scopes: str) -> list[Any]:
+            with ThreadPoolExecutor(8) as pool:
+                make = partial(service.create, project_id=project, scopes=scopes, name="honest")
+                return [made.result() for made in [pool.submit(make) for _ in range(int(number))]]
+
+        def caller(project: str, scope: str) -> str:
+            return str(some(project, 1, scope)[0].key)
+
+        keys = {role: caller(f"honest-{role.split()[-1].lower()}", scope) for role, scope in SCOPES.items()}
+        keys |= {"List": service.key, "denied": caller("honest-revoke", _VERIFYING)}
+        keys["watch"] = keys["denied"]
+        span = LONGEST + 3 * self._settings.rest + self._settings.seconds
+        warm = [made.key for made in some("honest-verify", WARM)]
+        unseen = [made.key for made in some("honest-unseen", span * PACE["unseen"])]
+        doomed = [(made.api_key.id, made.key) for made in some("honest-revoke", span * PACE["Revoke"])]
+        readable = [made.api_key.id for made in some("honest-get", READABLE)]
+        mine = {name: caller(TENANT, *scopes) for name, scopes in ATTACKERS_KEYS.items()}
+        postmaster = self._postgresql.pid if self._postgresql else 0
+        scene = Scene("", mine, warm[0], self._settings.seconds, self._settings.full, postmaster=postmaster)
+        return Place("", None, keys, warm, unseen, doomed, readable), scene
+
+    def _flags(self, attack: Attack, folder: Path) -> list[str]:
+        flags = ["--shutdown-grace", f"{GRACE:.0f}s", "--bcrypt-cost", str(attack.cost), *attack.options]
+        if self._settings.workers > 1:
+            flags += ["--workers", str(self._settings.workers)]
+        if attack.tls:
+            new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "tls.key")
+            names = ("-subj", "/CN=siege", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+            command = ["openssl", "req", "-x509", *new_key, *names, "-out", "tls.pem", "-days", "2"]
+            subprocess.run(command, cwd=folder, check=True, capture_output=True)
+            flags += ["--tls-cert", str(folder / "tls.pem"), "--tls-key", str(folder / "tls.key")]
+        return flags
+
+
+def besiege(attack: Attack, settings: Settings, crew: Crew, ground: Ground, yardstick: float = 0.0) -> Outcome:
     """Run one attack and judge what happened. ``yardstick`` is Verify's p99 beside as many no-op calls, in seconds."""
     outcome = Outcome(attack.name, attack.what)
-    seconds = max(settings.seconds, attack.seconds)
-    if attack.name == "write-lock" and settings.full:
-        seconds = 30.0
+    seconds = max(settings.seconds, attack.seconds_full if settings.full else attack.seconds)
     attacker = _Attacker(attack.name)
-    folder = folder / attack.name
-    folder.mkdir()
-    url = postgresql.new_database(f"siege-{attack.name}") if postgresql else ""
-    service = Service(folder / "data", url, _flags(attack, settings, folder))
-    service.python = settings.python
-    try:
-        service.init()
-        if attack.keys:
-            _seed(service, attack.keys * (5 if settings.full else 1))
-        service.start()
-        span = WARM_UP + 2 * settings.rest + seconds + attack.held.recovery + settings.pause
-        place, scene = _prepare(service, attack, settings, seconds, span, folder)
-        if attack.new_pepper:
-            _change_pepper(service, folder)
-        place = _at(place, service.target)
-        scene = Scene(**{**vars(scene), "target": service.target})
-        with _memory(service) as sizes:
-            _phases(attack, settings, seconds, crew, attacker, place, scene, sizes, outcome)
-            outcome.ended = _sigterm(service, attacker, scene)
-    except Exception as failure:  # a hung server, or one that ended: the siege goes on
-        outcome.problems.append(f"the run broke off: {type(failure).__name__}: {str(failure)[:300]}")
-    finally:
-        attacker.kill()
-        _kill(service)
-        service.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    service = None
+    with TemporaryDirectory(prefix="attack-", dir=ground.folder) as folder:
+        try:
+            service, place, scene = ground.begin(attack, Path(folder))
+            with _memory(service) as sizes:
+                _phases(attack, settings, seconds, crew, attacker, place, scene, sizes, outcome)
+                outcome.ended = _sigterm(service, attacker, scene)
+        except Exception as failure:  # a server that hung, or has ended: the siege goes on
+            outcome.problems.append(f"the run broke off: {type(failure).__name__}: {str(failure)[:300]}")
+        finally:
+            attacker.kill()
+            if service:
+                kill(service)
+                service.close()
     _judge(attack.held, outcome, yardstick)
     return outcome
-
-
-def _flags(attack: Attack, settings: Settings, folder: Path) -> list[str]:
-    flags = ["--shutdown-grace", f"{GRACE:.0f}s", "--bcrypt-cost", str(attack.cost), *attack.options]
-    if settings.workers > 1:
-        flags += ["--workers", str(settings.workers)]
-    if attack.tls:
-        new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "tls.key")
-        names = ("-subj", "/CN=siege", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
-        command = ["openssl", "req", "-x509", *new_key, *names, "-out", "tls.pem", "-days", "2"]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True)
-        flags += ["--tls-cert", str(folder / "tls.pem"), "--tls-key", str(folder / "tls.key")]
-    return flags
-
-
-def _seed(service: Service, keys: int) -> None:
-    arguments = [service.database_url, str(service.pepper_file), str(keys)]
-    subprocess.run([service.python, "-c", _SEED, *arguments], check=True, capture_output=True, timeout=300)
-
-
-def _prepare(
-    service: Service, attack: Attack, settings: Settings, seconds: float, span: float, folder: Path
-) -> tuple[Place, Scene]:
-    """Make the keys of everybody."""
-    ca = (folder / "tls.pem").read_bytes() if attack.tls else None
-    if ca:
-        from grpc import ssl_channel_credentials
-
-        from tests.e2e.service import Client
-
-        make: Callable[..., Any] = Client(service.target, service.key, ssl_channel_credentials(ca)).create
-    else:
-        make = service.create
-
-    def some(project: str, number: float, *scopes: str) -> list[Any]:
-        with ThreadPoolExecutor(8) as pool:
-            wanted = range(int(number) + 1)
-            return list(pool.map(lambda _: make(project_id=project, scopes=scopes, name="honest"), wanted))
-
-    def caller(project: str, *scopes: str) -> str:
-        return str(some(project, 0, *scopes)[0].key)
-
-    verifying, revoking = "tumbler:keys:verify", "tumbler:keys:revoke"
-    keys = {
-        "Verify": caller("honest-verify", verifying),
-        "unseen": caller("honest-unseen", verifying),
-        "Revoke": caller("honest-revoke", revoking),
-        "denied": caller("honest-revoke", verifying),
-        "watch": caller("honest-revoke", verifying),
-        "new Watch": caller("honest-watch", verifying),
-        "Get": caller("honest-get", "tumbler:keys:read"),
-        "List": service.key,
-    }
-    warm = [made.key for made in some("honest-verify", WARM)]
-    unseen = [made.key for made in some("honest-unseen", span * PACE["unseen"] + 2)]
-    doomed = [(made.api_key.id, made.key) for made in some("honest-revoke", span * PACE["Revoke"] + 2)]
-    readable = [made.api_key.id for made in some("honest-get", READABLE)]
-    place = Place(service.target, ca, keys, warm, unseen, doomed, readable)
-    mine = {name: caller(TENANT, *scopes) for name, scopes in ATTACKERS_KEYS.items()}
-    postmaster = 0
-    if settings.database == "postgresql":
-        postmaster = int((folder.parent / "postgresql" / "postmaster.pid").read_text().split()[0])
-    scene = Scene(service.target, mine, warm[0], seconds, settings.full, ca, service.database_url, postmaster)
-    return place, scene
-
-
-def _change_pepper(service: Service, folder: Path) -> None:
-    """Restart the server with the pepper file of another installation: no digest counts any more."""
-    assert service.stop() == 0
-    other = Service(folder / "other")
-    other.python = service.python
-    shutil.copyfile(other.init().pepper_file, service.pepper_file)
-    service.start()
-
-
-def _at(place: Place, target: str) -> Place:
-    return Place(**{**vars(place), "target": target})
 
 
 def _phases(
@@ -233,7 +238,7 @@ def _phases(
     crew.begin(place)
     met = None
     try:
-        time.sleep(WARM_UP * (5 if attack.new_pepper else 1))
+        time.sleep(5 * WARM_UP if attack.new_pepper else WARM_UP)  # each key that is warm costs a bcrypt run then
         marks = [time.monotonic()]
         outcome.memory["start"] = sizes[-1]
         time.sleep(settings.rest)
@@ -301,7 +306,8 @@ def _sigterm(service: Service, attacker: "_Attacker", scene: Scene) -> float | N
     return time.monotonic() - began
 
 
-def _kill(service: Service) -> None:
+def kill(service: Service) -> None:
+    """End all of a server's processes at once."""
     if service.process is None or service.process.poll() is not None:
         return
     first = psutil.Process(service.process.pid)
@@ -420,7 +426,7 @@ def _judge(held: Held, outcome: Outcome, yardstick: float) -> None:
     if held.verify:
         most = TIMES * max(outcome.quantile("before", "Verify", 0.99) or 0.0, yardstick if held.verify == FLOOD else 0)
         if during > max(most, NOISE):
-            compared = "before" if held.verify == BEFORE else "before, or beside as many no-op calls,"
+            compared = "before" if held.verify == BEFORE else "before, and of beside as many no-op calls"
             problems.append(f"Verify's p99 is {during * 1e3:.0f} ms, more than {TIMES:.0f} times that of {compared}")
     revoke = outcome.quantile("during", "Revoke", 0.99) or 0.0
     if held.revoke is not None and revoke > held.revoke:

@@ -112,6 +112,8 @@ class Attack:
     """Whether it is one of the most telling."""
     seconds: float = 0.0
     """How long it lasts at least."""
+    seconds_full: float = 0.0
+    """The same for ``--full``."""
     cost: int = 4
     """bcrypt's cost at the server."""
     options: tuple[str, ...] = ()

@@ -3,8 +3,9 @@
 import asyncio
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, TypeVar
 
 import h2.config
 import h2.connection
@@ -15,6 +16,8 @@ from hpack import Encoder
 from hpack.struct import NeverIndexedHeaderTuple
 
 from tests.siege.scene import Scene
+
+T = TypeVar("T")
 
 HEALTH = "/grpc.health.v1.Health"
 SERVICE = "/tumbler.v1.ApiKeyService"
@@ -52,6 +55,20 @@ def headers(path: str, key: str = "", *more: tuple[str, str], without: Sequence[
 def block(fields: Sequence[tuple[str, str]]) -> bytes:
     """Return headers as a block that can be sent again and again: nothing in it enters the receiver's table."""
     return Encoder().encode([NeverIndexedHeaderTuple(name, value) for name, value in fields])
+
+
+async def within(seconds: float, awaited: Coroutine[Any, Any, T]) -> T:
+    """Wait for something, but only so long. Raises ``asyncio.TimeoutError``.
+
+    Up to Python 3.11, ``asyncio.wait_for`` can lose a cancellation: who calls it in a loop would never end.
+    """
+    task = asyncio.ensure_future(awaited)
+    try:
+        if not (await asyncio.wait([task], timeout=seconds))[0]:
+            raise asyncio.TimeoutError
+        return task.result()
+    finally:
+        task.cancel()
 
 
 async def connect(scene: Scene) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -115,7 +132,7 @@ class Line:
         self._flush()
         self._reading = asyncio.create_task(self._read())
         with suppress(asyncio.TimeoutError):  # a server that hangs does not say how many streams it takes
-            await asyncio.wait_for(self._settled.wait(), 2)
+            await within(2, self._settled.wait())
         return self
 
     async def __aexit__(self, *_: object) -> None:
