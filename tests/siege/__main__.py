@@ -20,9 +20,11 @@ from rich.console import Console
 
 from tests.histories.scene import Postgresql, memory
 from tests.siege.attacks import ATTACKS, YARDSTICK
+from tests.siege.ground import Ground, Settings, versions
 from tests.siege.honest import Crew
+from tests.siege.outcome import Outcome
 from tests.siege.report import markdown, plain, table
-from tests.siege.run import Ground, Outcome, Settings, besiege, versions
+from tests.siege.run import besiege
 from tests.siege.scene import FLOOD, Attack
 
 WIDTH = 200

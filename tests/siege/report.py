@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from tests.siege.honest import ROLES
-from tests.siege.run import PHASES, Outcome
+from tests.siege.outcome import PHASES, Outcome
 
 
 def plain(outcome: Outcome) -> dict[str, Any]:

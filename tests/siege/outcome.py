@@ -1,0 +1,84 @@
+"""What an attack did, and whether that is what "held" means."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tests.siege.ground import ENDING
+from tests.siege.honest import ROLES, Call
+from tests.siege.scene import BEFORE, FLOOD, Held
+
+MOST_MEMORY = 512 << 20
+GROWTH = 1.2
+"""By so much of the memory at the start the memory at the end may be larger."""
+TIMES = 3.0
+"""So many times its p99 of before may Verify's p99 be, beside an attack without a key …"""
+NOISE = 0.02
+"""… but p99s under so many seconds say nothing: that is the scheduler of a machine with few cores."""
+PHASES = ("before", "during", "after")
+
+
+@dataclass
+class Outcome:
+    """What an attack did to a server, and to those who called it."""
+
+    attack: str
+    what: str
+    calls: dict[str, dict[str, list[Call]]] = field(default_factory=dict)
+    """By phase, then by role."""
+    memory: dict[str, int] = field(default_factory=dict)
+    """Bytes at the start, at the peak and at the end."""
+    ended: float | None = None
+    """Seconds from SIGTERM to the end; None where it had to be killed."""
+    counts: dict[str, int] = field(default_factory=dict)
+    busy: float = 0.0
+    """The share of a core that the attacker took: near 1, it could not have done more."""
+    late: float = 0.0
+    """p99 of how late the honest callers' own processes were, in seconds."""
+    problems: list[str] = field(default_factory=list)
+
+    def quantile(self, phase: str, role: str, share: float) -> float | None:
+        """Return a quantile of how long calls of a role took, in seconds; None where there were none."""
+        took = sorted(call.took for call in self.calls.get(phase, {}).get(role, ()))
+        return took[min(int(len(took) * share), len(took) - 1)] if took else None
+
+    def failures(self, phase: str, roles: Sequence[str] = ROLES) -> dict[str, int]:
+        """Return how many calls of each role failed, of those that had failures."""
+        failed = {
+            role: sum(bool(call.failure) for call in calls)
+            for role, calls in self.calls.get(phase, {}).items()
+            if role in roles
+        }
+        return {role: number for role, number in failed.items() if number}
+
+
+def judge(held: Held, outcome: Outcome, yardstick: float) -> None:
+    """Note what was not held."""
+    problems = outcome.problems
+    if not outcome.calls:
+        return
+    for phase in PHASES:
+        roles = [role for role in ROLES if phase != "during" or role not in held.excused]
+        if failed := outcome.failures(phase, roles):
+            told = ", ".join(f"{number} {role}" for role, number in failed.items())
+            examples = {call.failure for role in failed for call in outcome.calls[phase][role] if call.failure}
+            problems.append(f"failed {phase}: {told} ({'; '.join(sorted(examples)[:3])})")
+    during = outcome.quantile("during", "Verify", 0.99) or 0.0
+    if held.verify:
+        most = TIMES * max(outcome.quantile("before", "Verify", 0.99) or 0.0, yardstick if held.verify == FLOOD else 0)
+        if during > max(most, NOISE):
+            compared = "before" if held.verify == BEFORE else "before, and of beside as many no-op calls"
+            problems.append(f"Verify's p99 is {during * 1e3:.0f} ms, more than {TIMES:.0f} times that of {compared}")
+    revoke = outcome.quantile("during", "Revoke", 0.99) or 0.0
+    if held.revoke is not None and revoke > held.revoke:
+        problems.append(f"Revoke's p99 is {revoke * 1e3:.0f} ms")
+    for role, most in held.slowest.items():
+        slowest = max((call.took for call in outcome.calls["during"][role]), default=0.0)
+        if slowest > most:
+            problems.append(f"an answer of {role} took {slowest:.1f} s")
+    start, peak, end = (outcome.memory.get(name, 0) for name in ("start", "peak", "end"))
+    if peak > MOST_MEMORY:
+        problems.append(f"memory reached {peak >> 20} MiB")
+    if end > GROWTH * start:
+        problems.append(f"memory ended at {end >> 20} MiB, and began at {start >> 20}")
+    if outcome.ended is None or outcome.ended > ENDING:
+        problems.append(f"SIGTERM did not end the server within {ENDING:.0f} s")
