@@ -23,7 +23,7 @@ ENDING = GRACE + 1.0
 """Seconds in which SIGTERM must end the server."""
 WARM, READABLE = 20, 5
 """So many keys are verified all the time, and read."""
-LONGEST = 45.0
+LONGEST = 30.0
 """Seconds that a run takes at the most, beyond what the settings add."""
 
 _VERIFYING = "tumbler:keys:verify"
@@ -126,7 +126,7 @@ class Ground:
         keys = {role: caller(f"honest-{role.split()[-1].lower()}", scope) for role, scope in SCOPES.items()}
         keys |= {"List": service.key, "denied": caller("honest-revoke", _VERIFYING)}
         keys["watch"] = keys["denied"]
-        span = LONGEST + 3 * self._settings.rest + self._settings.seconds
+        span = LONGEST * (2 if self._settings.full else 1) + 3 * self._settings.rest + self._settings.seconds
         warm = [made.key for made in some("honest-verify", WARM)]
         unseen = [made.key for made in some("honest-unseen", span * PACE["unseen"])]
         doomed = [(made.api_key.id, made.key) for made in some("honest-revoke", span * PACE["Revoke"])]
