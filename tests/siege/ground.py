@@ -79,6 +79,7 @@ class Ground:
         url = ""
         if self._postgresql:
             template = f"siege-ready-{attack.cost}"
+            self._postgresql.run(f'DROP DATABASE IF EXISTS "siege-{attack.name}" WITH (FORCE)')
             self._postgresql.run(f'CREATE DATABASE "siege-{attack.name}" TEMPLATE "{template}"')
             url = first.database_url.replace(f"/{template}?", f"/siege-{attack.name}?")
         shutil.copytree(first.data_dir, folder / "data")

@@ -249,15 +249,18 @@ async def slow_tls(scene: Scene, tally: Tally) -> None:
 
 async def _connections(scene: Scene, tally: Tally, number: int, first: Callable[[int], bytes]) -> None:
     writers: list[asyncio.StreamWriter] = []
-    try:
-        for begun in range(number):
+    numbers = iter(range(number))
+
+    async def one_after_another() -> None:
+        for begun in numbers:
             with suppress(*GONE):
                 _, writer = await asyncio.open_connection(*scene.address)
-                writer.write(first(begun))
                 writers.append(writer)
+                writer.write(first(begun))
                 tally.counts["connections opened"] += 1
-            if begun % 50 == 0:
-                await asyncio.sleep(0.02)
+
+    try:
+        await asyncio.gather(*(one_after_another() for _ in range(50)))
         await asyncio.Event().wait()
     finally:
         for writer in writers:

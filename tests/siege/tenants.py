@@ -81,7 +81,7 @@ async def create_scopes(scene: Scene, tally: Tally) -> None:
 
 async def update_mask(scene: Scene, tally: Tally) -> None:
     """Update with a mask of 160,000 paths."""
-    api_key = api_key_pb2.ApiKey(id="A" * 16)
+    api_key = api_key_pb2.ApiKey(id=keyformat.parse(scene.keys["events"]).id, name="changed")
     body = pb.UpdateRequest(api_key=api_key, update_mask={"paths": ["name"] * 160_000}).SerializeToString()
     await _send(scene, tally, "update", "Update", itertools.repeat(body))
 
@@ -203,6 +203,7 @@ async def _send(scene: Scene, tally: Tally, key: str, method: str, bodies: Itera
         async def one_after_another(number: int) -> None:
             call = channels[number % len(channels)].unary_unary(f"{wire.SERVICE}/{method}")
             while True:
+                tally.counts["calls sent"] += 1
                 await _count(tally, call(next(bodies), metadata=scene.credential(key), timeout=10), "answered")
 
         await asyncio.gather(*(one_after_another(number) for number in range(in_flight)))
