@@ -67,7 +67,7 @@ def main() -> int:
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--workers", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seconds", type=float, default=10.0, help="how long an attack lasts (default 10)")
-    parser.add_argument("--short", action="store_true", help="the most telling dozen, 2 s each")
+    parser.add_argument("--short", action="store_true", help="the most telling dozen, 2.2 s each")
     parser.add_argument("--full", action="store_true", help="more keys, and locks that are held longer")
     parser.add_argument("--json", action="store_true", help="print plain data")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/reliability.md")
@@ -85,7 +85,7 @@ def main() -> int:
     )  # fmt: skip
     chosen = [attack for attack in ATTACKS if attack.name in (arguments.only or names)]
     if arguments.short:
-        settings = Settings(2.0, 1.5, 0.5, arguments.database, arguments.workers, arguments.server_python)
+        settings = Settings(2.2, 0.8, 0.3, arguments.database, arguments.workers, arguments.server_python)
         chosen = [attack for attack in chosen if attack.short or arguments.only]
     chosen = [attack for attack in chosen if attack.database in ("", settings.database)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and databases are ended, and removed

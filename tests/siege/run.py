@@ -19,10 +19,10 @@ from tests.siege.honest import ROLES, Call, Crew, Met, Place
 from tests.siege.outcome import PHASES, Outcome, judge
 from tests.siege.scene import Attack, Scene
 
-WARM_UP = 1.0
-"""Seconds in which the honest callers connect, and the server comes to know their keys."""
+WARM_UP, WARM_UP_BY_BCRYPT = 1.0, 5.0
+"""At most so many seconds in which the honest callers connect, and the server comes to know their keys."""
 STRUCK = 1.5
-"""Seconds for which an attack goes on before SIGTERM."""
+"""At most so many seconds for which an attack goes on before SIGTERM."""
 
 
 def besiege(attack: Attack, settings: Settings, crew: Crew, ground: Ground, yardstick: float = 0.0) -> Outcome:
@@ -47,7 +47,7 @@ def _run(attack: Attack, settings: Settings, crew: Crew, ground: Ground) -> Outc
             service, place, scene = ground.begin(attack, Path(folder))
             with _memory(service) as sizes:
                 _phases(attack, settings, seconds, crew, attacker, place, scene, sizes, outcome)
-                outcome.ended = _sigterm(service, attacker, scene)
+                outcome.ended = _sigterm(service, attacker, scene, min(STRUCK, settings.rest))
         except Exception as failure:  # a server that hung, or has ended: the siege goes on
             outcome.problems.append(f"the run broke off: {type(failure).__name__}: {str(failure)[:300]}")
         finally:
@@ -74,7 +74,7 @@ def _phases(
     crew.begin(place)
     met = None
     try:
-        time.sleep(5 * WARM_UP if attack.new_pepper else WARM_UP)  # each key that is warm costs a bcrypt run then
+        time.sleep(WARM_UP_BY_BCRYPT if attack.new_pepper else min(WARM_UP, settings.rest))
         marks = [time.monotonic()]
         outcome.memory["start"] = sizes[-1]
         time.sleep(settings.rest)
@@ -126,13 +126,13 @@ def _changes(met: Met, began: float, ended: float) -> Iterator[Call]:
             yield Call("change", revoked, ended - revoked, "a change was not heard")
 
 
-def _sigterm(service: Service, attacker: Attacker, scene: Scene) -> float | None:
+def _sigterm(service: Service, attacker: Attacker, scene: Scene, struck: float) -> float | None:
     """Attack once more, send SIGTERM in the middle of it, and return after how many seconds the server ended."""
     assert service.process is not None
     if service.process.poll() is not None:
         raise AssertionError(f"the server ended by itself: {service.stderr[-300:]}")
     attacker.begin(scene)
-    time.sleep(STRUCK)
+    time.sleep(struck)
     began = time.monotonic()
     service.process.terminate()
     try:
