@@ -5,21 +5,24 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import grpc
 import psutil
 
-from tests.e2e.service import Service
+from tests.e2e.service import Client, Service, eventually
+from tests.harness import Refused
 from tests.siege import accidents
 from tests.siege.attacker import Attacker
 from tests.siege.ground import ENDING, Ground, Settings, kill
-from tests.siege.honest import ROLES, Call, Crew, Met, Place
+from tests.siege.honest import CONNECTIONS, ROLES, Call, Crew, Met, Place
 from tests.siege.outcome import PHASES, Outcome, judge
 from tests.siege.scene import Attack, Scene
 
-WARM_UP, WARM_UP_BY_BCRYPT = 1.0, 5.0
+WARM_UP = 1.0
 """At most so many seconds in which the honest callers connect, and the server comes to know their keys."""
 STRUCK = 1.5
 """At most so many seconds for which an attack goes on before SIGTERM."""
@@ -71,10 +74,12 @@ def _phases(
     sizes: list[int],
     outcome: Outcome,
 ) -> None:
+    if attack.new_pepper:
+        _prove(place)
     crew.begin(place)
     met = None
     try:
-        time.sleep(WARM_UP_BY_BCRYPT if attack.new_pepper else min(WARM_UP, settings.rest))
+        time.sleep(min(WARM_UP, settings.rest))
         marks = [time.monotonic()]
         outcome.memory["start"] = sizes[-1]
         time.sleep(settings.rest)
@@ -94,6 +99,27 @@ def _phases(
     outcome.memory |= {"end": sizes[-1], "peak": max(sizes)}
     outcome.late = statistics.quantiles(met.late, n=100)[-1] if len(met.late) > 1 else 0.0
     _sort(met, marks, attack.held.recovery, outcome)
+
+
+def _prove(place: Place) -> None:
+    """Have every worker know the honest callers' own keys and the warm ones: each costs a bcrypt run."""
+
+    def present(_: int) -> None:
+        client = Client(place.target, place.keys["Verify"])
+        for text in (*place.warm, *place.keys.values()):
+            eventually(lambda text=text: _known(client, text))
+        client.close()
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        list(pool.map(present, range(CONNECTIONS)))
+
+
+def _known(client: Client, text: str) -> bool:
+    try:
+        client.verdict(text)
+    except Refused as refused:
+        return refused.code is not grpc.StatusCode.RESOURCE_EXHAUSTED
+    return True
 
 
 def _sort(met: Met, marks: Sequence[float], recovery: float, outcome: Outcome) -> None:
