@@ -32,6 +32,7 @@ async def write_lock(scene: Scene, tally: Tally) -> None:
         async with scene.channel() as channel:
             stub = ApiKeyServiceStub(channel)
             request = pb.CreateRequest(project_id=TENANT, name="waiting")
+            tally.counts["calls sent"] += 10
             await asyncio.gather(*(_count(tally, scene, stub.Create, "create", request, 20) for _ in range(10)))
         await asyncio.Event().wait()
     finally:

@@ -9,6 +9,9 @@ from multiprocessing.connection import Connection
 from tests.siege.attacks import BY_NAME
 from tests.siege.scene import Scene, Tally
 
+FINISHING = 30.0
+"""Seconds that an attack which looks at its own outcome may take longer than others."""
+
 
 class Attacker:
     """A process that attacks when it is told to, and can be told so several times."""
@@ -24,10 +27,10 @@ class Attacker:
         """Begin to attack."""
         self._pipe.send(scene)
 
-    def end(self) -> tuple[Tally, float]:
-        """Stop attacking; return what was done, and the share of a core that it took."""
-        self._pipe.send(None)
-        if not self._pipe.poll(10):
+    def end(self, finish: bool = False) -> tuple[Tally, float]:
+        """Stop attacking, or first ``finish``; return what was done, and the share of a core that it took."""
+        self._pipe.send(finish)
+        if not self._pipe.poll(FINISHING + 10):
             raise AssertionError("the attacker does not end")
         answer: tuple[Tally, float] = self._pipe.recv()
         return answer
@@ -53,7 +56,8 @@ async def _until_told(name: str, scene: Scene, pipe: Connection) -> Tally:
     attacking = asyncio.ensure_future(BY_NAME[name].run(scene, tally))
     while not pipe.poll():
         await asyncio.sleep(0.05)
-    pipe.recv()
+    if pipe.recv() and not (await asyncio.wait([attacking], timeout=FINISHING))[0]:
+        tally.problems.append("the attack was not finished")
     attacking.cancel()
     (ended,) = await asyncio.gather(attacking, return_exceptions=True)
     if isinstance(ended, Exception):

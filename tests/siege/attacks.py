@@ -74,8 +74,8 @@ ATTACKS: Sequence[Attack] = (
         seconds=10,
         seconds_full=10,
     ),
-    _attack(accidents.gone_rotates, PAYING, cost=10, seconds=10, seconds_full=10),
-    _attack(accidents.gone_creates, PAYING, cost=10, seconds=10, seconds_full=10),
+    _attack(accidents.gone_rotates, PAYING, cost=10, finishes=True),
+    _attack(accidents.gone_creates, PAYING, cost=10, finishes=True),
     _attack(accidents.silent_webhooks, PAYING, options=("--webhook-allow-loopback",)),
     _attack(accidents.nameless_webhooks, PAYING),
 )

@@ -41,6 +41,9 @@ BEAT = 1.0
 REVOKERS_PATIENCE = 15.0
 """Seconds after which who revokes gives up: later than the others."""
 
+_INSISTING = 5.0
+"""Seconds for which a caller comes back who is told to."""
+
 _LAST_ANSWERS = 4.0
 """Seconds after the end in which answers may still come."""
 
@@ -201,19 +204,21 @@ class _Caller:
         return "" if answer.valid else f"a good key is {pb.VerifyCode.Name(answer.code)}"
 
     async def _verify_unseen(self) -> str:
-        """Verify a new key; who is told when to come back comes back, for as long as a caller waits."""
         text = next(self._unseen, "")
-        until = time.monotonic() + 5
-        while text:
+        answer = await self._insist("unseen", text)
+        return "" if answer.valid else f"a good key is {pb.VerifyCode.Name(answer.code)}"
+
+    async def _insist(self, role: str, text: str) -> pb.VerifyResponse:
+        """Verify a key; who is told when to come back comes back, for as long as a caller waits."""
+        until = time.monotonic() + _INSISTING
+        while True:
             try:
-                answer = await self._call("unseen", "Verify", pb.VerifyRequest(key=text))
-                return "" if answer.valid else f"a good key is {pb.VerifyCode.Name(answer.code)}"
+                answer: pb.VerifyResponse = await self._call(role, "Verify", pb.VerifyRequest(key=text))
+                return answer
             except grpc.aio.AioRpcError as error:
-                again = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and time.monotonic() < until
-                if not again:
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or time.monotonic() > until:
                     raise
                 await asyncio.sleep(Refused(error.code(), "", error.trailing_metadata()).retry_delay)
-        return ""
 
     async def _revoke(self) -> str:
         key_id, text = next(self._doomed, ("", ""))
@@ -227,7 +232,7 @@ class _Caller:
         return ""
 
     async def _denied(self, text: str) -> str:
-        answer = await self._call("denied", "Verify", pb.VerifyRequest(key=text))
+        answer = await self._insist("denied", text)
         code = pb.VerifyCode.Name(answer.code)
         return "" if code == "VERIFY_CODE_REVOKED" else f"a revoked key is {code}"
 

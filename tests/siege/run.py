@@ -87,7 +87,7 @@ def _phases(
         marks.append(time.monotonic())
         attacker.begin(scene)
         time.sleep(seconds)
-        tally, outcome.busy = attacker.end()
+        tally, outcome.busy = attacker.end(attack.finishes)
         marks.append(time.monotonic())
         time.sleep(settings.rest + attack.held.recovery)
         marks.append(time.monotonic())

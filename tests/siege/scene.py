@@ -114,6 +114,8 @@ class Attack:
     """How long it lasts at least."""
     seconds_full: float = 0.0
     """The same for ``--full``."""
+    finishes: bool = False
+    """Whether it looks at its own outcome, and must get so far."""
     cost: int = 4
     """bcrypt's cost at the server."""
     options: tuple[str, ...] = ()
