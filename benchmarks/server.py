@@ -3,7 +3,7 @@
     python -m benchmarks.server --data-dir DIR
 
 It is wired by ``build_server`` as ``tumbler-server serve`` is; the no-op runs on the same gRPC server and the same
-threads, and asks for no credential. One JSON line says on which port it listens. Then each line on stdin is answered by
+loop, and asks for no credential. One JSON line says on which port it listens. Then each line on stdin is answered by
 one with what the server has counted so far; the end of stdin ends it.
 """
 
@@ -25,6 +25,7 @@ from tumbler_server.server import build_server
 
 NOOP = "/tumbler.benchmarks.Yardstick/NoOp"
 
+_EMPTY = Empty()
 _COUNTERS = {"bcrypt_runs": "tumbler_bcrypt_runs_total", "record_reads": "tumbler_record_reads_total"}
 
 
@@ -37,11 +38,14 @@ def counted() -> dict[str, int]:
     return {**counters, "resident": int(resident[1]) * 1024}
 
 
+async def _nothing(_: Empty, __: grpc.aio.ServicerContext) -> Empty:
+    return _EMPTY
+
+
 def _yardstick() -> grpc.GenericRpcHandler:
     service, method = NOOP[1:].split("/")
-    answer = Empty()
     handler = grpc.unary_unary_rpc_method_handler(
-        lambda _, __: answer,
+        _nothing,
         request_deserializer=Empty.FromString,
         response_serializer=Empty.SerializeToString,
     )

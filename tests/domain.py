@@ -13,7 +13,6 @@ from tumbler_server.keys.ledger import Issued, Ledger
 from tumbler_server.keys.lifecycle import Draft, Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.pepper import Pepper, vault
-from tumbler_server.keys.prover import BcryptPool
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.resealer import Resealer
 from tumbler_server.keys.rotation import Rotation, Rotations
@@ -80,10 +79,9 @@ class Domain:
         self.lifecycle = Lifecycle(ledger, "tmb", HOUR, self.endpoints)
         self.rotations = Rotations(ledger, self.claims)
         self.listing = Listing(store, open_tokens(store), clock)
-        self.pool = BcryptPool(1, most_waiting=8)
         self.resealer = Resealer(store, self.hasher)
         self.usage = Usage(store)
-        self.verifier = Verifier(store, self.hasher, self.tail, cache, self.pool, self.resealer, self.usage, clock)
+        self.verifier = Verifier(store, self.hasher, self.tail, cache, self.resealer, self.usage, clock)
 
     def _look_up(self, name: str) -> list[str]:
         self.store.write(lambda _: None)  # whoever waits for a name holds up no other writer
@@ -108,5 +106,4 @@ class Domain:
 
     def close(self) -> None:
         """End the threads; the store stays open."""
-        self.pool.close()
         self.resealer.close()

@@ -3,14 +3,15 @@
 import copy
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
-import grpc_testing
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 
@@ -20,6 +21,8 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import founding
 from tumbler_server.clock import SECOND
 from tumbler_server.config import Config, Installation
+from tumbler_server.rpc.engine import Engine
+from tumbler_server.rpc.loop import LoopThread
 from tumbler_server.scheduler import build_scheduler
 from tumbler_server.server import SERVICE, build_core
 from tumbler_server.store.models import EventRow
@@ -106,47 +109,73 @@ class _Aborted(Exception):
     """What an abort raises, as gRPC's does."""
 
 
-class _Context:
-    """grpcio-testing's context, and what it lacks: details survive an abort, and the peer has an address."""
+class Context:
+    """What gRPC gives the handler of a call on a loop, as far as the service asks for it."""
 
-    def __init__(self, context: grpc.ServicerContext, peer: str) -> None:
-        self._context = context
+    def __init__(self, peer: str, message: bytes, metadata: Any = (), left: float | None = None) -> None:
         self._peer = peer
+        self._message = message
+        self._metadata = metadata
+        self._left = left
+        self._callbacks: list[Callable[[Any], None]] = []
+        self.code = grpc.StatusCode.OK
+        self.details = ""
+        self.trailing: Any = ()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
+    async def read(self) -> bytes:
+        return self._message
+
+    def invocation_metadata(self) -> Any:
+        return self._metadata
 
     def peer(self) -> str:
         return self._peer
 
-    def abort(self, code: grpc.StatusCode, details: str) -> None:
-        self._context.set_code(code)
-        self._context.set_details(details)
+    def time_remaining(self) -> float | None:
+        return self._left
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self._callbacks.append(callback)
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        self.trailing = metadata
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        self.code, self.details = code, details
         raise _Aborted
 
+    def end(self) -> None:
+        """Do what gRPC does once a call is over."""
+        for callback in self._callbacks:
+            callback(self)
 
-class _Told:
-    """A servicer whose error details arrive."""
 
-    def __init__(self, world: "World") -> None:
-        self._world = world
+_loop: list[LoopThread] = []
 
-    def __getattr__(self, name: str) -> Callable[[Message, grpc.ServicerContext], Any]:
-        behavior = getattr(self._world.core.servicer, name)
 
-        def answer(request: Message, context: grpc.ServicerContext) -> Any:
-            # A stream is opened, and nothing sent: of the threads that would do it, none runs here.
-            sending = [lambda _: None] if name == "Watch" else []
-            try:
-                return behavior(request, _Context(context, self._world.peer), *sending)
-            except _Aborted:
-                return None
+def on_loop(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on the one loop of this process's services, and return what it returns."""
+    if not _loop:
+        _loop.append(LoopThread())
+    return _loop[0].run(work)
 
-        return answer
+
+async def serve(engine: Engine, method: str, request: bytes, metadata: Any, peer: str) -> bytes:
+    """Have an engine serve a unary call, as gRPC would. Raises ``Refused`` where it ends with an error status."""
+    details = SimpleNamespace(method=f"/{SERVICE.full_name}/{method}", invocation_metadata=metadata)
+    call = engine.service(details)
+    assert call is not None
+    context = Context(peer, request, metadata)
+    try:
+        return bytes(await call.stream_unary(None, context))
+    except _Aborted:
+        raise Refused(context.code, context.details, context.trailing) from None
+    finally:
+        context.end()
 
 
 class World:
-    """A service in this process, on a database of its own, called through grpcio-testing by its operator."""
+    """A service in this process, on a database of its own, called by its operator as gRPC would call it."""
 
     def __init__(self, database_url: str, data_dir: Path, clock: FrozenClock, **settings: Any) -> None:
         self.clock = clock
@@ -163,7 +192,6 @@ class World:
         self.scheduler = build_scheduler(
             self.config, f"test/{next(_NAMES)}", self.clock, self.uptime, look_up=lambda _: []
         )
-        self._server = grpc_testing.server_from_dictionary({SERVICE: _Told(self)}, grpc_testing.strict_real_time())
 
     def turn(self) -> None:
         """Have the service do all that the clock demands of it by now, webhooks included."""
@@ -193,11 +221,8 @@ class World:
         sent = self.operator if key is None else key
         if metadata is None:
             metadata = (("authorization", f"Bearer {sent}"),) if sent else ()
-        running = self._server.invoke_unary_unary(SERVICE.methods_by_name[method], metadata, request, None)
-        response, trailing, code, message = running.termination()
-        if code is not grpc.StatusCode.OK:
-            raise Refused(code, message, trailing)
-        return response
+        answer = on_loop(serve(self.core.engine, method, request.SerializeToString(), metadata, self.peer))
+        return GetMessageClass(SERVICE.methods_by_name[method].output_type).FromString(answer)
 
     def refused(self, method: str, request: Message, key: str | None = None, metadata: Any = None) -> Refused:
         """Call an RPC that must end with an error status, and return what it said."""

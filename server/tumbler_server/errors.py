@@ -181,6 +181,13 @@ class RequestTooLarge(TumblerError):
         )
 
 
+class RequestTooSlow(TumblerError):
+    """A caller has opened a call and does not send its request."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"the request did not come within {seconds} seconds after its headers")
+
+
 class ClaimTokenInvalid(TumblerError):
     """What was shown is no claim token of this installation, or was changed."""
 

@@ -26,6 +26,8 @@ STALE_ANSWERS = Counter(
 )
 WATCH_STREAMS = Gauge("tumbler_watch_streams", "Watch streams that are open.", multiprocess_mode="livesum")
 
+REFUSED = Counter("tumbler_refused", "Calls and streams refused because a limit was reached.", ["limit"])
+
 ALARMS = Counter(
     "tumbler_alarms", "Events that time brought: rotations due or overdue, expiries near.", ["type"], registry=None
 )

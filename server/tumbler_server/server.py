@@ -1,22 +1,24 @@
 """The only wiring: a configuration becomes a server."""
 
+import asyncio
 import functools
 import os
 import ssl
-import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import structlog
 
 from tumbler.v1 import api_key_service_pb2
-from tumbler_server.clock import Clock, system_clock, uptime
+from tumbler_server import limits, shares
+from tumbler_server.clock import SECOND, Clock, system_clock, uptime
 from tumbler_server.config import Config, Tls
 from tumbler_server.errors import CannotListen, SetupError, StoreUnavailable
 from tumbler_server.events.board import Board
 from tumbler_server.events.follow import Following
+from tumbler_server.events.glance import Glance
 from tumbler_server.events.retention import Retention
 from tumbler_server.events.tail import Tail
 from tumbler_server.events.watch import Hub
@@ -27,7 +29,6 @@ from tumbler_server.keys.ledger import Ledger
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.pepper import vault
-from tumbler_server.keys.prover import BcryptPool
 from tumbler_server.keys.resealer import Resealer
 from tumbler_server.keys.rotation import Rotations
 from tumbler_server.keys.secret import Hasher
@@ -35,9 +36,16 @@ from tumbler_server.keys.tokens import open_tokens
 from tumbler_server.keys.trail import Trail
 from tumbler_server.keys.usage import Usage
 from tumbler_server.keys.verifier import Verifier
-from tumbler_server.rpc import auth
-from tumbler_server.rpc.open_services import OpenServices
-from tumbler_server.rpc.servicer import Broken, Servicer
+from tumbler_server.rpc import auth, health, reflecting
+from tumbler_server.rpc.engine import BEHIND, Engine, Lanes, lane_limits
+from tumbler_server.rpc.exchange import House
+from tumbler_server.rpc.gathering import Gathering
+from tumbler_server.rpc.health import Health
+from tumbler_server.rpc.hotpath import HotPath
+from tumbler_server.rpc.lanes import Lane
+from tumbler_server.rpc.loop import LoopThread
+from tumbler_server.rpc.reflecting import Reflection
+from tumbler_server.rpc.servicer import Servicer
 from tumbler_server.rpc.watch import Watching
 from tumbler_server.store import migrations
 from tumbler_server.store.database import POSTGRESQL, Store, open_store
@@ -49,15 +57,29 @@ SERVICE = api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"]
 _LAST_WORD = 0.25
 """Seconds for the word that the server ends to reach those who watch its health, before they are cut off."""
 
+LOOKERS, STREAM_READERS = 2, 2
+"""Threads that look for what is new in the log, for calls and for streams."""
+
 HEALTH_INTERVAL = 2.0
 """Seconds between two looks at the database."""
 
 _OPTIONS = (
     # Clients that watch keep their connection alive with pings while nothing happens.
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", shares.SECONDS_BETWEEN_PINGS.most * 1_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # A key's record is at most some 100 KiB; nobody has reason to send more.
-    ("grpc.max_receive_message_length", 1024 * 1024),
+    ("grpc.max_receive_message_length", limits.BATCH_BYTES.most),
+    ("grpc.max_send_message_length", limits.ANSWER_BYTES.most + limits.MIB),
+    ("grpc.max_allowed_incoming_connections", shares.CONNECTIONS.most),
+    ("grpc.max_concurrent_streams", shares.STREAMS.most),
+    ("grpc.max_metadata_size", shares.HEADER_BYTES.most // 2),
+    ("grpc.absolute_max_metadata_size", shares.HEADER_BYTES.most),
+    ("grpc.server_handshake_timeout_ms", shares.SECONDS_TO_SHAKE_HANDS.most * 1_000),
+    ("grpc.max_connection_idle_ms", shares.SECONDS_IDLE.most * 1_000),
+    ("grpc.max_connection_age_ms", shares.SECONDS_OF_AGE.most * 1_000),
+    ("grpc.max_connection_age_grace_ms", shares.SECONDS_OF_GRACE * 1_000),
+    # How much a peer may send that nobody has asked for yet; more is asked for as messages are received.
+    ("grpc.http2.lookahead_bytes", 64 * limits.KIB),
+    ("grpc.http2.bdp_probe", 0),
 )
 
 _log = structlog.get_logger(__name__)
@@ -65,7 +87,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Core:
-    """The domain, wired to a database, and the servicer in front of it."""
+    """The domain, wired to a database, and what serves it on a loop."""
 
     store: Store
     lifecycle: Lifecycle
@@ -77,21 +99,24 @@ class Core:
     usage: Usage
     retention: Retention
     resolver: Resolver
-    pool: BcryptPool
+    glance: Glance
+    engine: Engine
+    lanes: Lanes
+    closing: tuple[Callable[[], None], ...]
 
     def start(self) -> None:
         """Begin what goes on in the background."""
         self.following.start()
-        self.hub.start()
         self.usage.start()
         self.retention.start()
 
     def close(self) -> None:
-        """Finish what is under way, and let go of the database."""
-        self.hub.close()
+        """Finish what is under way, and let go of the database. The loop must not serve any more."""
         self.resolver.close()
         self.following.close()
-        self.pool.close()
+        self.lanes.close()
+        for close in self.closing:
+            close()
         self.resealer.close()
         self.retention.close()
         self.usage.close()
@@ -120,7 +145,6 @@ def build_core(
     cache = ProofCache(config.cache_size, config.cache_bytes)
     tail = Tail(store, cache, config.max_staleness, board, uptime)
     tokens = open_tokens(store)
-    pool = BcryptPool(max(1, (os.cpu_count() or 1) // config.workers), most_waiting=max(1, config.threads // 2))
     resealer = Resealer(store, hasher)
     usage = Usage(store)
     claims = Claims(peppers)
@@ -129,15 +153,47 @@ def build_core(
     ledger = Ledger(store, hasher, clock, tail.committed, config.max_project_keys)
     lifecycle = Lifecycle(ledger, config.default_prefix, config.min_rotation_interval, endpoints)
     rotations = Rotations(ledger, claims)
-    verifier = Verifier(store, hasher, tail, cache, pool, resealer, usage, clock, config.stale_if_error)
+    verifier = Verifier(store, hasher, tail, cache, resealer, usage, clock, config.stale_if_error)
     listing, trail = Listing(store, tokens, clock), Trail(store, tokens)
-    hub = Hub(store, tail, clock, config.max_watch_streams, config.max_staleness, uptime)
-    watching = Watching(hub, lifecycle, tokens, clock)
     deliveries = Deliveries(store, tokens, endpoints, clock)
-    servicer = Servicer(verifier, lifecycle, rotations, listing, trail, tokens, watching, deliveries, config.cache_ttl)
+    servicer = Servicer(verifier, lifecycle, rotations, listing, trail, tokens, deliveries, config.cache_ttl)
+
+    rows = lane_limits(config.threads, max(1, (os.cpu_count() or 1) // config.workers))
+    lanes = Lanes(
+        Lane(rows["read"]),
+        Lane(rows["change"]),
+        Lane(rows["issue"], BEHIND),
+        Lane(rows["claim"], BEHIND),
+        Lane(rows["stop"]),
+        Lane(rows["batch"]),
+    )
+    reads, proofs = Gathering(rows["reads"], verifier.read), Lane(rows["proofs"], BEHIND)
+    looking = ThreadPoolExecutor(LOOKERS, thread_name_prefix="look")
+    streams = ThreadPoolExecutor(STREAM_READERS, thread_name_prefix="streams")
+    glance = Glance(tail, looking)
+    hotpath = HotPath(verifier, glance, reads, proofs)
+    hub = Hub(store, tail, clock, config.max_watch_streams, config.max_staleness, uptime, streams)
+    watching = Watching(hub, lifecycle, tokens, clock)
+    engine = Engine(SERVICE, House(servicer, hotpath, watching, {}), lanes)
     following = Following(store, tail, config.max_staleness)
     retention = Retention(store, clock, config.event_retention)
-    return Core(store, lifecycle, servicer, tail, following, hub, resealer, usage, retention, resolver, pool)
+    closing = (reads.close, proofs.close, looking.shutdown, streams.shutdown)
+    return Core(
+        store,
+        lifecycle,
+        servicer,
+        tail,
+        following,
+        hub,
+        resealer,
+        usage,
+        retention,
+        resolver,
+        glance,
+        engine,
+        lanes,
+        closing,
+    )
 
 
 class Server:
@@ -146,53 +202,69 @@ class Server:
     def __init__(self, core: Core, config: Config) -> None:
         auth.check_policy(SERVICE)
         self._core = core
-        self._grace = config.shutdown_grace / 1_000_000
-        self._management = ThreadPoolExecutor(max(1, config.threads // 2), thread_name_prefix="management")
-        self._batches = ThreadPoolExecutor(max(1, config.threads // 8), thread_name_prefix="batches")
-        self._grpc = grpc.server(
-            ThreadPoolExecutor(config.threads, thread_name_prefix="rpc"),
-            handlers=[_handlers(core.servicer, self._management, self._batches)],
-            # Two servers on one port would each serve half the calls: refuse the second, unless it is our own worker.
-            options=(*_OPTIONS, ("grpc.so_reuseport", int(config.workers > 1))),
-        )
-        self._open = OpenServices(self._grpc, SERVICE.full_name, reflects=config.reflects)
-        self.port = _listen(self._grpc, config)
-        self._stopping = threading.Event()
-        self._monitor = threading.Thread(target=self._watch_health, name="health", daemon=True)
+        self._config = config
+        self._grace = config.shutdown_grace / SECOND
+        self._loop = LoopThread()
+        try:
+            self.port = self._loop.run(self._listen())
+        except BaseException:
+            self._loop.close()
+            raise
 
     def start(self) -> None:
         """Begin to serve."""
-        self._look()
         self._core.start()
-        self._grpc.start()
-        self._monitor.start()
+        self._loop.run(self._serve())
 
     def stop(self) -> None:
         """Refuse new calls, let those under way finish within the grace, and end."""
-        self._stopping.set()
-        self._open.say_goodbye()
-        self._core.hub.say_goodbye()
-        stopped = self._grpc.stop(self._grace)
-        stopped.wait(_LAST_WORD)
-        self._open.cut()
-        self._core.hub.close()
-        stopped.wait()
-        self._monitor.join()
-        self._management.shutdown()
-        self._batches.shutdown()
+        self._loop.run(self._end())
+        self._loop.close()
         self._core.close()
 
-    def _watch_health(self) -> None:
-        while not self._stopping.wait(HEALTH_INTERVAL):
-            self._look()
+    async def _listen(self) -> int:
+        # Two servers on one port would each serve half the calls: refuse the second, unless it is our own worker.
+        options = (*_OPTIONS, ("grpc.so_reuseport", int(self._config.workers > 1)))
+        self._grpc = grpc.aio.server(options=options)
+        self._health = Health(SERVICE.full_name)
+        self._grpc.add_generic_rpc_handlers((self._core.engine, self._health))
+        self._reflection: Reflection | None = None
+        if self._config.reflects:
+            self._reflection = Reflection((SERVICE.full_name, health.SERVICE, reflecting.SERVICE))
+            reflecting.add(self._grpc, self._reflection)
+        return _listen(self._grpc, self._config)
 
-    def _look(self) -> None:
+    async def _serve(self) -> None:
+        self._core.hub.start(asyncio.get_running_loop())
+        self._background = [asyncio.ensure_future(each) for each in (self._core.engine.sweep(), self._watch_health())]
+        await self._look()
+        await self._grpc.start()
+
+    async def _end(self) -> None:
+        for task in self._background:
+            task.cancel()
+        self._health.say_goodbye()
+        self._core.hub.say_goodbye()
+        stopping = asyncio.ensure_future(self._grpc.stop(self._grace))
+        await asyncio.wait((stopping,), timeout=_LAST_WORD)
+        self._core.engine.say_goodbye()
+        if self._reflection:
+            self._reflection.say_goodbye()
+        await self._core.hub.close()
+        await stopping
+
+    async def _watch_health(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_INTERVAL)
+            await self._look()
+
+    async def _look(self) -> None:
         try:
-            self._core.tail.catch_up()
+            await self._core.glance.fresh()
         except StoreUnavailable:
-            self._open.say_serving(False)
+            self._health.say_serving(False)
         else:
-            self._open.say_serving(True)
+            self._health.say_serving(True)
 
 
 def build_server(config: Config, clock: Clock = system_clock, board: Board | None = None) -> Server:
@@ -205,56 +277,7 @@ def build_server(config: Config, clock: Clock = system_clock, board: Board | Non
         raise
 
 
-def _handlers(
-    servicer: Servicer, management: ThreadPoolExecutor, batches: ThreadPoolExecutor
-) -> grpc.GenericRpcHandler:
-    """Register the servicer as the generated code would, but with deserializers that do not answer INTERNAL.
-
-    What does not verify runs on threads of its own: those who wait for the database's one writer take none from Verify.
-    So do batches, on few: they are all work and hardly wait, and many at a time would only drive each other's data out
-    of the processor's caches.
-    """
-    threads = {"Verify": None, "BatchVerify": batches}
-    handlers = {}
-    for method in SERVICE.methods:
-        kind = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
-        request = getattr(api_key_service_pb2, method.input_type.name)
-        response = getattr(api_key_service_pb2, method.output_type.name)
-        behavior = getattr(servicer, method.name)
-        as_bytes = getattr(behavior, "as_bytes", None)
-        handlers[method.name] = kind(
-            _run_on(
-                threads.get(method.name, management), functools.partial(as_bytes, servicer) if as_bytes else behavior
-            ),
-            request_deserializer=_tolerant(request),
-            # Verdicts, and a stream's messages, are made once for all who get the same, and come as bytes.
-            response_serializer=None if as_bytes or method.server_streaming else response.SerializeToString,
-        )
-    return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
-
-
-def _run_on(threads: ThreadPoolExecutor | None, behavior: Any) -> Any:
-    """Have gRPC run a method on these threads; without any, on the server's own."""
-    if threads is None:
-        return behavior
-    # Wrapped, so that a stream's mark, that gRPC is to hold no thread for it, is not lost.
-    run = functools.update_wrapper(functools.partial(behavior), behavior)
-    run.experimental_thread_pool = threads  # type: ignore[attr-defined]
-    return run
-
-
-def _tolerant(message: Any) -> Any:
-    def deserialize(data: bytes) -> Any:
-        try:
-            return message.FromString(data)
-        except Exception:
-            # Whatever a parser makes of hostile bytes: it must not get away as INTERNAL.
-            return Broken(message.DESCRIPTOR.full_name)
-
-    return deserialize
-
-
-def _listen(server: grpc.Server, config: Config) -> int:
+def _listen(server: grpc.aio.Server, config: Config) -> int:
     try:
         if config.tls:
             return int(server.add_secure_port(config.listen, _credentials(config.tls)))

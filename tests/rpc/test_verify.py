@@ -122,7 +122,7 @@ def _mangled(text: str) -> list[str]:
         text[:4] + text[5:4:-1] + text[6:] if text[4] != text[5] else text[1:],
         text * 2,
         "é" * len(text),
-        "A" * 100_000,
+        "A" * 10_000,
         "\x00" * 70,
         "'; DROP TABLE api_key; --",
     ]

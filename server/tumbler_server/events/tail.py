@@ -82,25 +82,47 @@ class Tail:
         """Have ``moved`` called whenever the position has changed. It must return at once."""
         self._moved = moved
 
-    def look(self, at_least: int = 0, exactly: bool = False) -> int:
-        """Return the position that an answer may rest on, and apply what leads there.
+    @property
+    def commits_show(self) -> bool:
+        """Whether each thread sees, without reading the log, that anybody has committed anything (SQLite)."""
+        return self._commits_show
 
-        Where every commit shows at once (SQLite), that is the newest. Elsewhere it is one that was the newest within
-        ``max_staleness``, holds all that this server has committed, and is not before ``at_least``; with ``exactly`` it
-        is the newest again. What is not known is read. Raises ``StoreUnavailable`` where that fails.
+    def version(self) -> object:
+        """Return what changes for this thread with each commit by anybody, where ``commits_show``.
+
+        Raises ``StoreUnavailable``.
+        """
+        return self._store.version()
+
+    def known(self, at_least: int = 0, exactly: bool = False) -> int | None:
+        """Return the position if an answer may rest on it as it is; None where the log must be read.
+
+        For databases where commits do not show: it is one that was the newest within ``max_staleness``, holds all that
+        this server has committed, and is not before ``at_least``; with ``exactly`` none is.
         """
         position = self._head.revision
-        if self._commits_show:
-            if self._store.version() == getattr(self._thread, "version", None):
-                return position  # nobody has committed anything since this thread looked last
-        elif (
+        if (
             not exactly
             and position >= at_least
             and position >= self._board.newest()
             and self.age <= self._max_staleness
         ):
             return position
-        return self.confirm()
+        return None
+
+    def look(self, at_least: int = 0, exactly: bool = False) -> int:
+        """Return the position that an answer may rest on, and apply what leads there.
+
+        Where every commit shows at once (SQLite), that is the newest; elsewhere a ``known`` one. What is not known is
+        read. Raises ``StoreUnavailable`` where that fails.
+        """
+        position: int | None
+        if self._commits_show:
+            unchanged = self._store.version() == getattr(self._thread, "version", None)
+            position = self._head.revision if unchanged else None
+        else:
+            position = self.known(at_least, exactly)
+        return self.confirm() if position is None else position
 
     def confirm(self) -> int:
         """Do what ``catch_up`` does; while the database is known to be away raise ``StoreUnavailable`` at once."""

@@ -13,7 +13,6 @@ from tumbler_server.errors import InvalidFields, StoreUnavailable, Violation
 from tumbler_server.events.tail import Tail
 from tumbler_server.keys import record
 from tumbler_server.keys.cache import ProofCache
-from tumbler_server.keys.prover import BcryptPool, Check
 from tumbler_server.keys.record import Key, Sealed
 from tumbler_server.keys.resealer import Resealer
 from tumbler_server.keys.secret import Hasher, same
@@ -56,13 +55,22 @@ class Verdict(NamedTuple):
         return self.code is Code.VALID
 
 
-class _Unknown(NamedTuple):
+class Unknown(NamedTuple):
     """A text of a key's form whose record has to be read. ``parsed`` is None where it was proven before."""
 
     text: str
     id: str
     tag: bytes
     parsed: keyformat.ParsedKey | None
+
+
+class Doubtful(NamedTuple):
+    """A presented key that no digest can prove: only bcrypt can tell whether it is the right one."""
+
+    asked: Unknown
+    key: Key
+    sealed: Sealed
+    generation: int
 
 
 _TELL_EVERY = 10 * SECOND
@@ -82,7 +90,6 @@ class Verifier:
         hasher: Hasher,
         tail: Tail,
         cache: ProofCache,
-        pool: BcryptPool,
         resealer: Resealer,
         usage: Usage,
         clock: Clock,
@@ -92,7 +99,6 @@ class Verifier:
         self._hasher = hasher
         self._tail = tail
         self._cache = cache
-        self._pool = pool
         self._resealer = resealer
         self._usage = usage
         self._clock = clock
@@ -102,43 +108,30 @@ class Verifier:
     def verify(self, question: Question, view: View | None = None) -> Verdict:
         """Return the verdict on a presented key, by a view that was taken in the same call, or by one of its own.
 
-        Raises ``InvalidFields`` where the installation has not come as far as it must, ``Overloaded`` where too many
-        secrets wait for bcrypt, and ``StoreUnavailable`` where the database does not answer; nothing is decided then.
+        The stages one after the other, on one thread: ``rpc.hotpath`` runs them on a loop. Raises ``InvalidFields``
+        where the installation has not come as far as it must, and ``StoreUnavailable`` where the database does not
+        answer; nothing is decided then.
         """
-        text, demand, at_least, exactly = question
+        _, _, at_least, exactly = question
         if view is None or exactly or view.position < at_least:
             view = self._view(at_least, exactly)
-            if view.position < at_least:
-                raise InvalidFields(
-                    [Violation("consistency.at_least_as_fresh", "names a revision that does not exist")]
-                )
-        key = self._recall(text)
-        if isinstance(key, _Unknown):
-            (key,) = self._prove([key])
-        return self._judge(key, demand, view, self._clock())
+        reached(question, view)
+        key = self.recall(question.text)
+        if isinstance(key, Unknown):
+            (found,) = self.read([key])
+            key = self.prove(found) if isinstance(found, Doubtful) else found
+        return self.judge(key, question.demand, view, self._clock())
 
-    def verify_all(self, questions: Sequence[Question], view: View) -> list[Verdict | None]:
-        """Return the verdicts on many keys, each as ``verify`` gives it; None where it raises ``InvalidFields``.
+    def now(self) -> int:
+        """Return the instant by which verdicts are given."""
+        return self._clock()
 
-        All rest on one view and one instant, and what the cache does not know is read by one query.
-        """
-        at_least = max((question.at_least for question in questions), default=0)
-        exactly = any(question.exactly for question in questions)
-        if exactly or view.position < at_least:
-            view = self._view(at_least, exactly)
-        recalled = [self._recall(question.text) for question in questions]
-        unknown = {key.text: key for key in recalled if isinstance(key, _Unknown)}
-        read = dict(zip(unknown, self._prove(list(unknown.values())), strict=True)) if unknown else {}
-        now = self._clock()
-        return [
-            self._judge(read[key.text] if isinstance(key, _Unknown) else key, question.demand, view, now)
-            if question.at_least <= view.position
-            else None
-            for question, key in zip(questions, recalled, strict=True)
-        ]
+    def used(self, key: Key, now: int) -> None:
+        """Note that a key was used to call this service."""
+        self._usage.note(key.id, now)
 
-    def _recall(self, text: str) -> "Key | Code | _Unknown | None":
-        """Return what is known of a presented key. To be asked after the view was taken.
+    def recall(self, text: str) -> Key | Code | Unknown | None:
+        """Return what is known of a presented key, without reading anything. To be asked after the view was taken.
 
         That is its record, or None where it is none; MALFORMED, which needs neither query nor hash; or what to ask.
         """
@@ -147,76 +140,42 @@ class Verifier:
         key_id, tag = text[_ID], self._cache.tag(text)
         entry = self._cache.get(key_id)
         if entry is not None and same(entry.tag, tag):
-            return entry.key or _Unknown(text, key_id, tag, None)
+            return entry.key or Unknown(text, key_id, tag, None)
         try:
             parsed = keyformat.parse(text)
         except keyformat.MalformedKey:
             return Code.MALFORMED
         # An id has one secret, and if it is known, this is not it.
-        return _Unknown(text, key_id, tag, parsed) if entry is None else None
+        return Unknown(text, key_id, tag, parsed) if entry is None else None
 
-    def _view(self, at_least: int, exactly: bool) -> View:
-        try:
-            return View(self._tail.look(at_least, exactly))
-        except StoreUnavailable:
-            # The explicit opt-in of an operator who would rather be late than down.
-            position = self._tail.last_resort(self._stale_if_error) if self._stale_if_error else None
-            if position is None or exactly or position < at_least:
-                raise
-            age = self._tail.age
-            self._tell_stale(age)
-            return View(position, age)
+    def remembers(self, key: Key) -> bool:
+        """Say whether a record that was recalled before is still the one that is known of its key."""
+        entry = self._cache.get(key.id)
+        return entry is not None and entry.key is key
 
-    def _tell_stale(self, age: int) -> None:
-        metrics.STALE_ANSWERS.inc()
-        now = self._clock()
-        if now >= self._told_stale + _TELL_EVERY:
-            self._told_stale = now
-            _log.warning("answering without the database, as --stale-if-error allows", seconds=age // SECOND)
+    def read(self, asked: Sequence[Unknown]) -> list[Key | Doubtful | None]:
+        """Read the records of keys that the cache does not know, by one query; None for each that is no key.
 
-    def _prove(self, asked: Sequence[_Unknown]) -> list[Key | None]:
-        """Return the records of keys that the cache does not know, None for each that is no key."""
+        Raises ``StoreUnavailable``.
+        """
         generation = self._cache.generation
         metrics.RECORD_READS.inc(len(asked))
         slots = ", ".join("?" * len(asked))
-        rows = self._store.read(f"{record.SELECT} WHERE id IN ({slots})", [found.id for found in asked])
+        rows = self._store.read(f"{record.SELECT} WHERE id IN ({slots})", [unknown.id for unknown in asked])
         stored = {key.id: (key, sealed) for key, sealed in map(record.from_tuple, rows)}
-        proven = [self._proven_cheaply(found, *stored.get(found.id, _NOTHING)) for found in asked]
-        doubtful = [place for place, answer in enumerate(proven) if answer is None]
-        checks = [self._expensive_check(asked[place], stored) for place in doubtful]
-        keys: list[Key | None] = [None] * len(asked)
-        answer: bool | None
-        try:
-            for place, answer in zip(doubtful, self._pool.check(checks), strict=True):
-                proven[place] = answer
-        finally:
-            # What was proven before the pool had enough of this call is not lost: the next one goes on from there.
-            for place, (found, answer) in enumerate(zip(asked, proven, strict=True)):
-                if answer:
-                    keys[place] = self._remember(found, *stored[found.id], generation)
-        return keys
+        return [self._proven(unknown, stored.get(unknown.id), generation) for unknown in asked]
 
-    def _proven_cheaply(self, found: _Unknown, key: Key | None, sealed: Sealed | None) -> bool | None:
-        """Say whether what was presented is the key; None where only bcrypt can tell."""
-        if key is None or sealed is None:
-            return False
-        if found.parsed is None:
-            return True
-        if key.key_prefix != found.parsed.key_prefix:
-            return False
-        return self._hasher.check_digest(found.text, sealed)
+    def prove(self, doubtful: Doubtful) -> Key | None:
+        """Return the record of a presented key if bcrypt says that it is the right one, else None."""
+        metrics.BCRYPT_RUNS.inc()
+        asked, key, sealed, generation = doubtful
+        secret = keyformat.parse(asked.text).secret
+        if not self._hasher.check_bcrypt(secret, sealed):
+            return None
+        return self._remember(asked, key, sealed, generation)
 
-    def _expensive_check(self, found: _Unknown, stored: dict[str, tuple[Key, Sealed]]) -> Check:
-        secret, sealed = keyformat.parse(found.text).secret, stored[found.id][1]
-        return found.tag, lambda: self._hasher.check_bcrypt(secret, sealed)
-
-    def _remember(self, found: _Unknown, key: Key, sealed: Sealed, generation: int) -> Key:
-        self._cache.put(key, found.tag, generation)
-        if self._hasher.needs_rehash(sealed):
-            self._resealer.later(key.id, found.text, keyformat.parse(found.text).secret, sealed)
-        return key
-
-    def _judge(self, key: Key | Code | None, demand: Demand, view: View, now: int) -> Verdict:
+    def judge(self, key: Key | Code | None, demand: Demand, view: View, now: int) -> Verdict:
+        """Give the verdict on what is known of a presented key, and note that it was used."""
         if isinstance(key, Code):
             return Verdict(key, now, view)
         code = decide(key, demand, now)
@@ -226,5 +185,56 @@ class Verifier:
             self._usage.note(key.id, now)
         return Verdict(code, now, view, key)
 
+    def last_resort(self, at_least: int, exactly: bool) -> View | None:
+        """Return an older view where the database does not answer and the operator allowed that; None otherwise.
 
-_NOTHING = (None, None)
+        The explicit opt-in of an operator who would rather be late than down.
+        """
+        position = self._tail.last_resort(self._stale_if_error) if self._stale_if_error else None
+        if position is None or exactly or position < at_least:
+            return None
+        age = self._tail.age
+        self._tell_stale(age)
+        return View(position, age)
+
+    def _view(self, at_least: int, exactly: bool) -> View:
+        try:
+            return View(self._tail.look(at_least, exactly))
+        except StoreUnavailable:
+            view = self.last_resort(at_least, exactly)
+            if view is None:
+                raise
+            return view
+
+    def _tell_stale(self, age: int) -> None:
+        metrics.STALE_ANSWERS.inc()
+        now = self._clock()
+        if now >= self._told_stale + _TELL_EVERY:
+            self._told_stale = now
+            _log.warning("answering without the database, as --stale-if-error allows", seconds=age // SECOND)
+
+    def _proven(self, unknown: Unknown, stored: tuple[Key, Sealed] | None, generation: int) -> Key | Doubtful | None:
+        if stored is None:
+            return None
+        key, sealed = stored
+        if unknown.parsed is not None:
+            if key.key_prefix != unknown.parsed.key_prefix:
+                return None
+            right = self._hasher.check_digest(unknown.text, sealed)
+            if right is None:
+                return Doubtful(unknown, key, sealed, generation)
+            if not right:
+                return None
+        return self._remember(unknown, key, sealed, generation)
+
+    def _remember(self, found: Unknown, key: Key, sealed: Sealed, generation: int) -> Key:
+        self._cache.put(key, found.tag, generation)
+        if self._hasher.needs_rehash(sealed):
+            self._resealer.later(key.id, found.text, keyformat.parse(found.text).secret, sealed)
+        return key
+
+
+def reached(question: Question, view: View) -> None:
+    """Raise ``InvalidFields`` where a question names a revision that the installation has not come to."""
+    if view.position < question.at_least:
+        raise InvalidFields([Violation("consistency.at_least_as_fresh", "names a revision that does not exist")])

@@ -1,16 +1,13 @@
 """Who may call what: one table, and the proof of the caller."""
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import unquote
 
-import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from tumbler.decide import Code, Demand, any_grants, decide
 from tumbler_server.errors import ScopeMissing, SetupError, Unauthenticated
 from tumbler_server.keys.record import Key
-from tumbler_server.keys.verifier import Question, Verifier, View
 
 OPEN = ""
 """The policy of an RPC that carries its own credential."""
@@ -34,6 +31,9 @@ POLICY: Mapping[str, str] = {
 }
 """Each RPC, and the scope that a caller needs for it."""
 
+NOBODY = Key(id="", project_id="")
+"""The caller of an RPC that carries its own credential: it sees no project and holds no scope."""
+
 _BEARER = "bearer "
 
 
@@ -46,41 +46,44 @@ def check_policy(service: ServiceDescriptor, policy: Mapping[str, str] = POLICY)
         raise SetupError(f"rpc.auth.POLICY names RPCs that do not exist: {', '.join(unknown)}")
 
 
-class Caller(NamedTuple):
-    """The key that makes a call, and the view by which it was proven."""
+def credential(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """Return the key that came with a call: that of ``authorization``, else that of ``x-api-key``.
 
-    key: Key
-    view: View
-
-
-def authenticate(verifier: Verifier, context: grpc.ServicerContext, method: str) -> Caller | None:
-    """Return who makes the call; None for an RPC that needs nobody in particular.
-
-    Raises ``Unauthenticated`` and ``ScopeMissing``.
+    Raises ``Unauthenticated`` where there is none.
     """
-    scope = POLICY[method]
-    if scope == OPEN:
-        return None
-    text = _credential(context.invocation_metadata() or ())
-    if not text:
+    authorization: str | bytes | None = None
+    api_key: str | bytes = ""
+    for name, value in metadata:
+        if name == "authorization":
+            authorization = value
+        elif name == "x-api-key":
+            api_key = value
+    text: str | bytes = api_key
+    if authorization is not None:
+        bearer = isinstance(authorization, str) and authorization[: len(_BEARER)].lower() == _BEARER
+        text = authorization[len(_BEARER) :].strip() if bearer else ""
+    if not text or not isinstance(text, str):
         raise Unauthenticated
-    code, time, view, key = verifier.verify(Question(text))
+    return text
+
+
+def admit(key: Key | Code | None, method: str, now: int, address: Callable[[], str]) -> Key:
+    """Return the caller's record, if it may call the method.
+
+    ``address`` is asked only where it matters: finding out costs more than the rest of this function. Raises
+    ``Unauthenticated`` and ``ScopeMissing``.
+    """
+    if key is None or isinstance(key, Code):
+        raise Unauthenticated
+    code = decide(key, Demand(), now)
     if code is Code.IP_NOT_ALLOWED:
-        # The peer is asked for only where it matters: that costs more than the rest of this function.
-        code = decide(key, Demand(client_ip=peer_address(context.peer())), time)
-    if key is None or code is not Code.VALID:
+        code = decide(key, Demand(client_ip=address()), now)
+    if code is not Code.VALID:
         raise Unauthenticated
-    if not any_grants(key.scopes, scope):
+    scope = POLICY[method]
+    if scope not in key.scopes and not any_grants(key.scopes, scope):
         raise ScopeMissing(scope)
-    return Caller(key, view)
-
-
-def check_again(key: Key, address: str, method: str, now: int) -> None:
-    """Raise what ``authenticate`` would, if a caller that it has let in would not be let in any more."""
-    if decide(key, Demand(client_ip=address), now) is not Code.VALID:
-        raise Unauthenticated
-    if not any_grants(key.scopes, POLICY[method]):
-        raise ScopeMissing(POLICY[method])
+    return key
 
 
 def peer_address(peer: str) -> str:
@@ -91,17 +94,6 @@ def peer_address(peer: str) -> str:
     return unquote(rest).rpartition(":")[0].strip("[]")
 
 
-def _credential(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """Return the key that came with a call: that of ``authorization``, else that of ``x-api-key``, else nothing."""
-    authorization: str | bytes | None = None
-    api_key: str | bytes = ""
-    for name, value in metadata:
-        if name == "authorization":
-            authorization = value
-        elif name == "x-api-key":
-            api_key = value
-    if authorization is None:
-        return api_key if isinstance(api_key, str) else ""
-    if not isinstance(authorization, str) or authorization[: len(_BEARER)].lower() != _BEARER:
-        return ""
-    return authorization[len(_BEARER) :].strip()
+def check_again(key: Key, address: str, method: str, now: int) -> None:
+    """Raise what ``admit`` would."""
+    admit(key, method, now, lambda: address)

@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -10,8 +10,8 @@ import grpc
 from tumbler.decide import Code
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceServicer
-from tumbler_server import metrics
-from tumbler_server.errors import Undecodable
+from tumbler_server import calls, metrics
+from tumbler_server.keys import access
 from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
@@ -19,73 +19,23 @@ from tumbler_server.keys.record import Key
 from tumbler_server.keys.rotation import Rotations
 from tumbler_server.keys.tokens import Tokens
 from tumbler_server.keys.trail import Trail
-from tumbler_server.keys.verifier import Verifier
-from tumbler_server.rpc import auth, reading, status, wire
-from tumbler_server.rpc.watch import Send, Watching
+from tumbler_server.keys.verifier import Question, Verdict, Verifier
+from tumbler_server.rpc import auth, counting, reading, status, wire
+from tumbler_server.rpc.watch import Wanted
+from tumbler_server.store.database import Transaction
 
 Response = TypeVar("Response")
+Answer = Callable[["Servicer", Any, Any], Response]
 
 _COUNTED = {code: metrics.VERDICTS.labels(code.name.lower()) for code in Code}
 
 
-class Broken:
-    """What the deserializer makes of bytes that are no message: the handler turns it into a status."""
+def rpc(method: Answer[Response]) -> Callable[["Servicer", Any, grpc.ServicerContext], Response]:
+    """Make a method that takes the calling key and the request into an RPC.
 
-    def __init__(self, message_type: str) -> None:
-        self.message_type = message_type
-
-
-Handler = Callable[["Servicer", Any, Any], Response]
-
-
-def rpc(method: Callable[["Servicer", Any, Any], Response]) -> Handler[Response]:
-    """Make a method that takes the calling key and the request into an RPC."""
-    return _guarded(method, lambda self, caller, request: method(self, caller and caller.key, request))
-
-
-def verification(response: type[Response]) -> Callable[[Callable[["Servicer", Any, Any], bytes]], Handler[Response]]:
-    """Make a method that takes the verdict on the caller and the request into an RPC: it goes on from the same view.
-
-    It returns the response as bytes, which a server sends as they are: ``as_bytes`` of the RPC. Whoever calls the RPC
-    itself gets the message.
-    """
-
-    def made(method: Callable[["Servicer", Any, Any], bytes]) -> Handler[Response]:
-        as_bytes = _guarded(method, method)
-
-        @functools.wraps(method)
-        def handler(self: "Servicer", request: Any, context: grpc.ServicerContext) -> Response:
-            return response.FromString(as_bytes(self, request, context))  # type: ignore[attr-defined, no-any-return]
-
-        handler.as_bytes = as_bytes  # type: ignore[attr-defined]
-        return handler
-
-    return made
-
-
-def stream(method: Callable[["Servicer", Key, Any, grpc.ServicerContext, Send], None]) -> Callable[..., None]:
-    """Make a method that takes the calling key, the request and what gRPC gives for sending into an RPC.
-
-    It returns as soon as the stream is open: gRPC takes no thread for as long as that lasts.
-    """
-
-    @functools.wraps(method)
-    def handler(self: "Servicer", request: Any, context: grpc.ServicerContext, send: Send) -> None:
-        def answer(self: "Servicer", caller: auth.Caller | None, request: Any) -> None:
-            method(self, caller.key, request, context, send)  # type: ignore[union-attr]  # no policy lets nobody in
-
-        _guarded(method, answer)(self, request, context)
-
-    handler.experimental_non_blocking = True  # type: ignore[attr-defined]
-    return handler
-
-
-def _guarded(
-    method: Callable[..., Any], answer: Callable[["Servicer", "auth.Caller | None", Any], Response]
-) -> Handler[Response]:
-    """Prove the caller before, and map what goes wrong.
-
-    A decorator and not an interceptor, since tests that call the servicer run no interceptors.
+    ``answer`` of the RPC is the method itself: ``rpc.engine``, which has admitted the caller, calls it on a thread of
+    the RPC's lane. The RPC proves the caller first and maps what goes wrong: so can grpcio-testing call it, or any gRPC
+    server with threads.
     """
     name = method.__name__
 
@@ -93,15 +43,16 @@ def _guarded(
     def handler(self: "Servicer", request: Any, context: grpc.ServicerContext) -> Response:
         failed: Exception
         try:
-            caller = auth.authenticate(self.verifier, context, name)
-            if isinstance(request, Broken):
-                raise Undecodable(request.message_type)
-            return answer(self, caller, request)
+            caller = self.admit(context, name)
+            counting.demand(request)
+            with calls.serving(calls.Call(judge=self.judge(caller, context.peer(), name))):
+                return method(self, caller, request)
         except Exception as failure:
             failed = failure
         # Outside, so that what gRPC raises to end the call does not drag the failure's text along.
         return status.abort(context, failed, name)
 
+    handler.answer = method  # type: ignore[attr-defined]
     return handler
 
 
@@ -116,7 +67,6 @@ class Servicer(ApiKeyServiceServicer):
         listing: Listing,
         trail: Trail,
         tokens: Tokens,
-        watching: Watching,
         deliveries: Deliveries,
         cache_ttl: int,
     ) -> None:
@@ -126,9 +76,53 @@ class Servicer(ApiKeyServiceServicer):
         self._listing = listing
         self._trail = trail
         self._tokens = tokens
-        self._watching = watching
         self._deliveries = deliveries
         self._cache_ttl = cache_ttl
+
+    def admit(self, context: grpc.ServicerContext, method: str) -> Key:
+        """Return who makes a call; ``NOBODY`` for an RPC that carries its own credential.
+
+        Raises ``Unauthenticated`` and ``ScopeMissing``.
+        """
+        if auth.POLICY[method] == auth.OPEN:
+            return auth.NOBODY
+        text = auth.credential(context.invocation_metadata() or ())
+        _, now, _, key = self.verifier.verify(Question(text))
+        return auth.admit(key, method, now, lambda: auth.peer_address(context.peer()))
+
+    def judge(self, caller: Key, peer: str, method: str) -> Callable[[Transaction], None] | None:
+        """Return what judges a caller again inside a write transaction, by its record as it stands there."""
+        if caller is auth.NOBODY:
+            return None
+
+        def judge(transaction: Transaction) -> None:
+            standing = access.standing(transaction, caller)
+            auth.admit(standing, method, self.verifier.now(), lambda: auth.peer_address(peer))
+
+        return judge
+
+    def question(self, caller: Key, request: pb.VerifyRequest) -> Question:
+        """Return what a Verify asks. Raises ``InvalidFields`` and ``OtherProject``."""
+        return reading.question(caller, request, self._tokens)
+
+    def questions(self, caller: Key, request: pb.BatchVerifyRequest) -> list[Question | None]:
+        """Return what a BatchVerify asks. Raises ``InvalidFields``."""
+        return reading.questions(caller, request, self._tokens)
+
+    def wanted(self, caller: Key, request: pb.WatchRequest) -> Wanted:
+        """Return what a Watch asks for. Raises ``InvalidFields`` and ``OtherProject``."""
+        return reading.watch(caller, request, self._tokens)
+
+    def verdict(self, outcome: Verdict) -> bytes:
+        """Return a verdict as a serialized VerifyResponse, and count it."""
+        _COUNTED[outcome.code].inc()
+        return wire.verdict(outcome, self._cache_ttl, self._tokens.consistency)
+
+    def verdicts(self, outcomes: Sequence[Verdict | None]) -> bytes:
+        """Return verdicts as a serialized BatchVerifyResponse, and count them."""
+        for code, count in Counter(outcome.code for outcome in outcomes if outcome is not None).items():
+            _COUNTED[code].inc(count)
+        return wire.verdicts(outcomes, self._cache_ttl, self._tokens.consistency)
 
     @rpc
     def Create(self, caller: Key, request: pb.CreateRequest) -> pb.CreateResponse:
@@ -204,28 +198,17 @@ class Servicer(ApiKeyServiceServicer):
             secret_omitted=issued.repeated,
         )
 
-    @verification(pb.VerifyResponse)
-    def Verify(self, caller: auth.Caller, request: pb.VerifyRequest) -> bytes:
+    @rpc
+    def Verify(self, caller: Key, request: pb.VerifyRequest) -> pb.VerifyResponse:
         """Give the verdict on a key."""
-        outcome = self.verifier.verify(reading.question(caller.key, request, self._tokens), caller.view)
-        _COUNTED[outcome.code].inc()
-        return wire.verdict(outcome, self._cache_ttl, self._tokens.consistency)
+        return pb.VerifyResponse.FromString(self.verdict(self.verifier.verify(self.question(caller, request))))
 
-    @verification(pb.BatchVerifyResponse)
-    def BatchVerify(self, caller: auth.Caller, request: pb.BatchVerifyRequest) -> bytes:
+    @rpc
+    def BatchVerify(self, caller: Key, request: pb.BatchVerifyRequest) -> pb.BatchVerifyResponse:
         """Give the verdicts on many keys."""
-        questions = reading.questions(caller.key, request, self._tokens)
-        asked = [question for question in questions if question is not None]
-        answers = iter(self.verifier.verify_all(asked, caller.view))
-        outcomes = [None if question is None else next(answers) for question in questions]
-        for code, count in Counter(outcome.code for outcome in outcomes if outcome is not None).items():
-            _COUNTED[code].inc(count)
-        return wire.verdicts(outcomes, self._cache_ttl, self._tokens.consistency)
-
-    @stream
-    def Watch(self, caller: Key, request: pb.WatchRequest, context: grpc.ServicerContext, send: Send) -> None:
-        """Begin to tell what changes."""
-        self._watching.open(caller, reading.watch(caller, request, self._tokens), context, send)
+        questions = self.questions(caller, request)
+        outcomes = [question and self.verifier.verify(question) for question in questions]
+        return pb.BatchVerifyResponse.FromString(self.verdicts(outcomes))
 
     @rpc
     def ListEvents(self, caller: Key, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
@@ -236,7 +219,7 @@ class Servicer(ApiKeyServiceServicer):
         )
 
     @rpc
-    def ClaimRotation(self, caller: None, request: pb.ClaimRotationRequest) -> pb.ClaimRotationResponse:  # noqa: ARG002
+    def ClaimRotation(self, caller: Key, request: pb.ClaimRotationRequest) -> pb.ClaimRotationResponse:  # noqa: ARG002
         """Replace a key whose rotation is due."""
         issued = self._rotations.claim(request.claim_token, reading.grace(request))
         return pb.ClaimRotationResponse(

@@ -6,7 +6,6 @@ log the exception's type and the places it passed through, but not its message, 
 
 import contextlib
 import traceback
-from collections.abc import Callable
 from typing import NoReturn
 
 import grpc
@@ -43,6 +42,7 @@ STATUSES: dict[type[errors.TumblerError], tuple[grpc.StatusCode, str]] = {
     errors.CallerGone: (grpc.StatusCode.CANCELLED, "CALLER_GONE"),
     errors.LimitReached: (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"),
     errors.RequestTooLarge: (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_TOO_LARGE"),
+    errors.RequestTooSlow: (grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TOO_SLOW"),
     errors.ClaimTokenInvalid: (grpc.StatusCode.UNAUTHENTICATED, "CLAIM_TOKEN_INVALID"),
     errors.ClaimOutdated: (grpc.StatusCode.FAILED_PRECONDITION, "CLAIM_OUTDATED"),
     errors.WebhooksNeedPepper: (grpc.StatusCode.FAILED_PRECONDITION, "WEBHOOKS_NEED_PEPPER"),
@@ -61,12 +61,10 @@ def abort(context: grpc.ServicerContext, failure: BaseException, method: str) ->
     raise AssertionError("abort() returned")  # gRPC's raises
 
 
-def end(context: grpc.ServicerContext, send: Callable[[None], None], failure: BaseException, method: str) -> None:
-    """End a stream that no handler is busy with in the same way; ``send`` is what gRPC gave its handler."""
-    code, message = _tell(context, failure, method)
-    context.set_code(code)
-    context.set_details(message)
-    send(None)
+async def end(context: grpc.aio.ServicerContext, failure: BaseException, method: str) -> NoReturn:
+    """End a call on a loop in the same way."""
+    await context.abort(*_tell(context, failure, method))
+    raise AssertionError("abort() returned")  # gRPC's raises
 
 
 def to_status(failure: BaseException) -> status_pb2.Status:

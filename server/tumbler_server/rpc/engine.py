@@ -1,0 +1,170 @@
+"""Which call is served how: the table of methods, and what gRPC asks for each call."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from tumbler_server import limits, shares
+from tumbler_server.errors import RequestTooSlow, ServerStopping, SetupError, TumblerError
+from tumbler_server.limits import Limit
+from tumbler_server.rpc import exchange
+from tumbler_server.rpc.exchange import Exchange, House, Plan
+from tumbler_server.rpc.lanes import Lane
+from tumbler_server.rpc.presence import Presence
+from tumbler_server.shares import CrowdLimit, LaneLimit
+
+SWEEP = 0.5
+"""Seconds between two looks for callers who have not sent their request in time."""
+
+BEHIND = 10
+"""How much threads that hash stand back, where all processors are busy: see nice(2)."""
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """The threads behind the loop: a lane for each kind of work, so that no kind waits for another."""
+
+    read: Lane
+    change: Lane
+    issue: Lane
+    claim: Lane
+    stop: Lane
+    batch: Lane
+    """Its places only: batches run on the loop, in slices."""
+
+    def close(self) -> None:
+        """Finish what is under way in each."""
+        for lane in vars(self).values():
+            lane.close()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method's row in the table. ``lane`` takes the lanes and a request."""
+
+    kind: type[Exchange]
+    size: Limit
+    crowd: CrowdLimit
+    lane: Callable[[Lanes, Any], Lane]
+
+
+def _on_the_loop(_lanes: Lanes, _request: Any) -> Lane:
+    raise TypeError("it has no lane: what it needs is in memory, or gathered by rpc.hotpath")
+
+
+def _managed(lane: Callable[[Lanes, Any], Lane], crowd: CrowdLimit = shares.CALL_CROWD) -> Row:
+    return Row(exchange.Manage, limits.REQUEST_BYTES, crowd, lane)
+
+
+METHODS: Mapping[str, Row] = {
+    "Verify": Row(exchange.Verify, limits.VERIFY_BYTES, shares.VERIFY_CROWD, _on_the_loop),
+    "BatchVerify": Row(exchange.BatchVerify, limits.BATCH_BYTES, shares.BATCH_CROWD, lambda lanes, _: lanes.batch),
+    "Watch": Row(exchange.Watch, limits.REQUEST_BYTES, shares.WATCH_CROWD, _on_the_loop),
+    "Get": _managed(lambda lanes, _: lanes.read),
+    "List": _managed(lambda lanes, _: lanes.read),
+    "ListEvents": _managed(lambda lanes, _: lanes.read),
+    "ListDeliveries": _managed(lambda lanes, _: lanes.read),
+    "Create": _managed(lambda lanes, _: lanes.issue),
+    "Rotate": _managed(lambda lanes, _: lanes.issue),
+    "ClaimRotation": _managed(lambda lanes, _: lanes.claim, shares.OPEN_CROWD),
+    "Update": _managed(lambda lanes, _: lanes.change),
+    "SetActive": _managed(lambda lanes, request: lanes.change if request.active else lanes.stop),
+    "Revoke": _managed(lambda lanes, _: lanes.stop),
+    "Redeliver": _managed(lambda lanes, _: lanes.change),
+    "RotateWebhookSecret": _managed(lambda lanes, _: lanes.change),
+}
+"""Each RPC: how it is served, how large its request may be, how many may be in flight, and in which lane it runs."""
+
+
+class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
+    """Serves the methods of the service. For one loop's thread."""
+
+    def __init__(self, service: ServiceDescriptor, house: House, lanes: Lanes) -> None:
+        check_methods(service)
+        self._house = house
+        crowds = {row.crowd: Presence(row.crowd) for row in METHODS.values()}
+        self._plans = {
+            f"/{service.full_name}/{method.name}": _plan(method, METHODS[method.name], crowds, house, lanes)
+            for method in service.methods
+        }
+
+    def service(self, details: grpc.HandlerCallDetails) -> Exchange | None:
+        """Return what serves a call whose headers have come, or None where there is no such method."""
+        plan = self._plans.get(details.method)
+        if plan is None:
+            return None
+        call = plan.kind(self._house, plan)
+        try:
+            call.judge_headers(details.invocation_metadata)
+        except Exception as failure:
+            call.failure = failure
+        return call
+
+    async def sweep(self) -> None:
+        """End calls whose request does not come in time, until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            self._end_receiving(
+                time.monotonic() - shares.SECONDS_TO_SEND.most, RequestTooSlow(shares.SECONDS_TO_SEND.most)
+            )
+
+    def say_goodbye(self) -> None:
+        """End all calls whose request has not come."""
+        self._end_receiving(math.inf, ServerStopping())
+
+    def _end_receiving(self, since: float, failure: TumblerError) -> None:
+        for call, task in list(self._house.receiving.items()):
+            if call.since > since:
+                break  # they stand in the order in which they came
+            call.ended = failure
+            task.cancel()
+
+
+def check_methods(service: ServiceDescriptor, methods: Mapping[str, Row] = METHODS) -> None:
+    """Raise ``SetupError`` unless the table has exactly one row for each RPC of the service."""
+    offered = {method.name for method in service.methods}
+    if missing := sorted(offered - methods.keys()):
+        raise SetupError(f"no lane and limits for {', '.join(missing)}: add a row to rpc.engine.METHODS")
+    if unknown := sorted(methods.keys() - offered):
+        raise SetupError(f"rpc.engine.METHODS names RPCs that do not exist: {', '.join(unknown)}")
+
+
+def lane_limits(threads: int, cores: int) -> Mapping[str, LaneLimit]:
+    """Return the limits of all lanes, for a process with so many threads for blocking work and so many cores."""
+    read = max(2, threads // 4)
+    return {
+        "reads": LaneLimit("records to verify", max(1, threads // 8), 1, 2_048, 1_024),
+        "proofs": LaneLimit("proofs by bcrypt", cores, max(1, cores - 1), 32, 16),
+        "batch": LaneLimit("batch", 2, 1, 256, 64),
+        "read": LaneLimit("read", read, read - 1, 1_024, 128),
+        "change": LaneLimit("change", 2, 1, 1_024, 128),
+        "issue": LaneLimit("issue", max(2, cores), max(1, cores - 1), 1_024, 128),
+        "claim": LaneLimit("claim", 1, 1, 256, 16),
+        "stop": LaneLimit("stop", 2, 1, 1_024, 128),
+        "streams": LaneLimit("streams", 2, 2, 10_000, 10_000),
+    }
+
+
+def _plan(method: Any, row: Row, crowds: Mapping[CrowdLimit, Presence], house: House, lanes: Lanes) -> Plan:
+    request = GetMessageClass(method.input_type)
+    return Plan(
+        method.name,
+        row.kind,
+        request,
+        row.size,
+        crowds[row.crowd],
+        getattr(getattr(type(house.servicer), method.name), "answer", _no_answer),
+        lambda wanted: row.lane(lanes, wanted),
+    )
+
+
+def _no_answer(_servicer: object, _caller: object, _request: object) -> Message:
+    raise TypeError("it is a stream")

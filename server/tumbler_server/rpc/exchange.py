@@ -1,0 +1,245 @@
+"""A call on the loop, from its headers to its answer; one class for each way of being served.
+
+Each step is cheaper than what it guards. The headers come first: the caller is found by its credential, and its scope
+held against the policy. Then the call is counted, and its message received, measured, parsed and counted. Only then
+does the domain get to work. What is in memory is answered on the loop; what reads, writes or hashes runs on the threads
+of its lane, behind a queue in which projects take turns.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+from google.protobuf.message import Message
+
+from tumbler_server import calls
+from tumbler_server.calls import Call
+from tumbler_server.errors import CallerGone, RequestTooLarge, TumblerError, Undecodable
+from tumbler_server.keys.record import Key
+from tumbler_server.keys.verifier import Unknown, View
+from tumbler_server.limits import Limit
+from tumbler_server.rpc import auth, counting, status
+from tumbler_server.rpc.hotpath import HotPath
+from tumbler_server.rpc.lanes import Lane
+from tumbler_server.rpc.presence import Presence
+from tumbler_server.rpc.servicer import Servicer
+from tumbler_server.rpc.watch import Watching
+
+
+@dataclass(frozen=True)
+class House:
+    """What calls are served with. ``receiving`` has those whose message has not come yet, the oldest first."""
+
+    servicer: Servicer
+    hotpath: HotPath
+    watching: Watching
+    receiving: "dict[Exchange, asyncio.Task[Any]]"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one method is served. ``lane`` says on whose threads a request of it is worked on."""
+
+    method: str
+    kind: "type[Exchange]"
+    request: type[Message]
+    size: Limit
+    present: Presence
+    work: Callable[[Servicer, Key, Any], Message]
+    lane: Callable[[Any], Lane]
+
+
+class Exchange:
+    """A call, and what gRPC takes for the handler of its method.
+
+    To gRPC every method reads a stream of requests. So its handler runs as soon as there are headers, and decides itself
+    whether a message is received, and for how long to wait for it.
+    """
+
+    request_streaming: ClassVar[bool] = True
+    response_streaming: ClassVar[bool] = False
+    request_deserializer: ClassVar[None] = None
+    response_serializer: ClassVar[None] = None
+    unary_unary: ClassVar[None] = None
+    unary_stream: ClassVar[None] = None
+    stream_stream: Any = None
+
+    __slots__ = ("caller", "ended", "failure", "house", "plan", "since", "text")
+
+    def __init__(self, house: House, plan: Plan) -> None:
+        self.house = house
+        self.plan = plan
+        self.text = ""
+        self.caller = auth.NOBODY
+        self.failure: Exception | None = None
+        self.since = 0.0
+        self.ended: TumblerError | None = None
+        """Why the call is ended while its message has not come."""
+
+    def judge_headers(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+        """Judge the caller by the call's headers, as far as memory reaches.
+
+        Raises ``Unauthenticated`` and ``ScopeMissing``.
+        """
+        method, verifier = self.plan.method, self.house.servicer.verifier
+        if auth.POLICY[method] == auth.OPEN:
+            return
+        self.text = auth.credential(metadata)
+        found = verifier.recall(self.text)
+        # A caller that memory does not know, or whose networks matter, is judged once there is a context.
+        if not isinstance(found, Unknown) and not (isinstance(found, Key) and found.allowed_cidrs):
+            self.caller = auth.admit(found, method, verifier.now(), str)
+
+    async def stream_unary(self, _: object, context: Any) -> bytes:
+        """Serve the call; gRPC's way in."""
+        failed: Exception
+        try:
+            return await self.answer(context)
+        except Exception as failure:
+            failed = failure
+        # Outside, so that what gRPC raises to end the call does not drag the failure's text along.
+        return await status.end(context, failed, self.plan.method)
+
+    async def answer(self, context: Any) -> bytes:
+        """Return the serialized response. Raises what to tell instead."""
+        raise NotImplementedError
+
+    async def receive(self, context: Any) -> Any:
+        """Take the call in, and return its request.
+
+        Raises ``Unauthenticated``, ``ScopeMissing``, ``Overloaded``, ``RequestTooSlow``, ``RequestTooLarge``,
+        ``Undecodable`` and ``InvalidFields``.
+        """
+        if self.failure is not None:
+            raise self.failure
+        plan = self.plan
+        if self.text and self.caller is auth.NOBODY:
+            await self._authenticate(context)
+        party = context.peer() if self.caller is auth.NOBODY else self.caller.project_id
+        context.add_done_callback(plan.present.enter(party))
+        data = await self._message(context)
+        if len(data) > plan.size.most:
+            raise RequestTooLarge(len(data), plan.size.most)
+        try:
+            request = plan.request.FromString(data)
+        except Exception:
+            # Whatever a parser makes of hostile bytes: it must not get away as INTERNAL.
+            raise Undecodable(plan.request.DESCRIPTOR.full_name) from None
+        counting.demand(request)
+        return request
+
+    async def settle(self, context: Any) -> View:
+        """Take the view that the call rests on; where the caller has changed by that, judge it again.
+
+        Raises ``Unauthenticated``, ``ScopeMissing``, ``Overloaded`` and ``StoreUnavailable``.
+        """
+        view = await self.house.hotpath.view()
+        caller, verifier = self.caller, self.house.servicer.verifier
+        if caller is not auth.NOBODY:
+            if not verifier.remembers(caller):
+                await self._authenticate(context)
+            verifier.used(caller, verifier.now())
+        return view
+
+    async def _authenticate(self, context: Any) -> None:
+        house, verifier = self.house, self.house.servicer.verifier
+        found = verifier.recall(self.text)
+        if isinstance(found, Unknown):
+            found = await house.hotpath.find(found, context.peer())
+        address = lambda: auth.peer_address(context.peer())  # noqa: E731 - asked only where it matters
+        self.caller = auth.admit(found, self.plan.method, verifier.now(), address)
+
+    async def _message(self, context: Any) -> bytes:
+        receiving = self.house.receiving
+        self.since = time.monotonic()
+        receiving[self] = cast("asyncio.Task[Any]", asyncio.current_task())
+        try:
+            data = await context.read()
+        except asyncio.CancelledError:
+            if self.ended is not None:
+                raise self.ended from None
+            raise
+        finally:
+            del receiving[self]
+        if not isinstance(data, bytes):  # the stream ended without one
+            raise Undecodable(self.plan.request.DESCRIPTOR.full_name)
+        return data
+
+
+class Verify(Exchange):
+    __slots__ = ()
+
+    async def answer(self, context: Any) -> bytes:
+        request = await self.receive(context)
+        view = await self.settle(context)
+        house, caller = self.house, self.caller
+        question = house.servicer.question(caller, request)
+        return house.servicer.verdict(await house.hotpath.verify(question, view, caller.project_id))
+
+
+class BatchVerify(Exchange):
+    __slots__ = ()
+
+    async def answer(self, context: Any) -> bytes:
+        request = await self.receive(context)
+        view = await self.settle(context)
+        house, caller = self.house, self.caller
+        party = caller.project_id
+        lane = self.plan.lane(request)
+        await lane.enter(party)
+        try:
+            questions = house.servicer.questions(caller, request)
+            asked = [question for question in questions if question is not None]
+            answers = iter(await house.hotpath.verify_all(asked, view, party))
+            outcomes = [None if question is None else next(answers) for question in questions]
+            return house.servicer.verdicts(outcomes)
+        finally:
+            lane.leave(party)
+
+
+class Manage(Exchange):
+    __slots__ = ()
+
+    async def answer(self, context: Any) -> bytes:
+        request = await self.receive(context)
+        await self.settle(context)
+        servicer, caller, peer = self.house.servicer, self.caller, context.peer()
+        left = context.time_remaining()
+        call = Call(
+            deadline=math.inf if left is None else time.monotonic() + left,
+            judge=servicer.judge(caller, peer, self.plan.method),
+        )
+        party = peer if caller is auth.NOBODY else caller.project_id
+        try:
+            return await self.plan.lane(request).run(party, _work, self.plan, servicer, caller, call, request)
+        except asyncio.CancelledError:
+            call.gone = True
+            raise
+
+
+def _work(plan: Plan, servicer: Servicer, caller: Key, call: Call, request: Message) -> bytes:
+    if not call.alive():
+        raise CallerGone
+    with calls.serving(call):
+        return plan.work(servicer, caller, request).SerializeToString()
+
+
+class Watch(Exchange):
+    response_streaming: ClassVar[bool] = True
+    __slots__ = ()
+
+    async def stream_stream(self, _: object, context: Any) -> None:
+        """Serve the stream; gRPC's way in."""
+        try:
+            request = await self.receive(context)
+            await self.settle(context)
+            wanted = self.house.servicer.wanted(self.caller, request)
+            address = auth.peer_address(context.peer())
+            await self.house.watching.serve(self.caller, wanted, address, context.write)
+            return
+        except Exception as failure:
+            failed = failure
+        await status.end(context, failed, self.plan.method)

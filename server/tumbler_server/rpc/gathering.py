@@ -1,0 +1,93 @@
+"""Reads of records that come at the same time, gathered into one query: a thread and a statement for many callers."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tumbler_server.keys.record import Key
+from tumbler_server.keys.verifier import Doubtful, Unknown
+from tumbler_server.rpc.lanes import FairQueue
+from tumbler_server.shares import LaneLimit
+
+MOST = 64
+"""Records in one query: so many take a thread about a millisecond, and the loop waits no longer for the interpreter."""
+
+Found = Key | Doubtful | None
+Wanted = tuple[Unknown, "asyncio.Future[Found]"]
+
+
+class Gathering:
+    """Reads records, in turns by party. What is asked while a read is under way goes with the next one.
+
+    For one loop's thread. ``read`` is called on threads of its own.
+    """
+
+    def __init__(self, limit: LaneLimit, read: Callable[[Sequence[Unknown]], Sequence[Found]]) -> None:
+        self._places = limit.places
+        self._read = read
+        self._queue: FairQueue[Wanted] = FairQueue(limit.name, limit.waiting, limit.waiting_each)
+        self._threads = ThreadPoolExecutor(limit.places, thread_name_prefix=limit.name)
+        self._under_way = 0
+        self._launching = False
+
+    async def find(self, unknown: Unknown, party: str) -> Found:
+        """Return what is stored of a presented key.
+
+        Raises ``Overloaded`` where too many wait, and ``StoreUnavailable``. Nothing is read for who is cancelled before
+        its turn.
+        """
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[Found] = loop.create_future()
+        wanted = (unknown, found)
+        self._queue.put(party, wanted)
+        if not self._launching:
+            self._launching = True
+            loop.call_soon(self._launch, loop)  # with all that this turn of the loop still brings
+        try:
+            return await found
+        except asyncio.CancelledError:
+            self._queue.drop(party, wanted)
+            raise
+
+    def close(self) -> None:
+        """Finish what is under way."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _launch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._launching = False
+        while self._under_way < self._places and len(self._queue):
+            batch: list[Wanted] = []
+            while len(batch) < MOST and (taken := self._queue.take()):
+                if not taken[1][1].done():
+                    batch.append(taken[1])
+            if batch:
+                self._under_way += 1
+                self._threads.submit(self._work, loop, batch)
+
+    def _work(self, loop: asyncio.AbstractEventLoop, batch: Sequence[Wanted]) -> None:
+        found: Sequence[Found] = ()
+        failure: BaseException | None = None
+        try:
+            found = self._read([unknown for unknown, _ in batch])
+        except BaseException as raised:
+            failure = raised
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            loop.call_soon_threadsafe(self._tell, loop, batch, found, failure)
+
+    def _tell(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: Sequence[Wanted],
+        found: Sequence[Found],
+        failure: BaseException | None,
+    ) -> None:
+        self._under_way -= 1
+        for place, (_, waiting) in enumerate(batch):
+            if waiting.done():
+                continue
+            if failure is None:
+                waiting.set_result(found[place])
+            else:
+                waiting.set_exception(failure)
+        self._launch(loop)

@@ -1,0 +1,41 @@
+"""Who is here: calls of one kind, from their headers until their answer is sent, counted by party and in all."""
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+
+from tumbler_server import metrics
+from tumbler_server.errors import Overloaded
+from tumbler_server.rpc.lanes import RETRY
+from tumbler_server.shares import CrowdLimit
+
+
+class Presence:
+    """Counts the calls of one kind. For one loop's thread."""
+
+    def __init__(self, limit: CrowdLimit) -> None:
+        self._limit = limit
+        self._here = 0
+        self._of: Counter[str] = Counter()
+        self._refused = metrics.REFUSED.labels(limit.name)
+
+    def __len__(self) -> int:
+        return self._here
+
+    def enter(self, party: str) -> Callable[[object], None]:
+        """Count one more call of a party, and return what is to be called with anything once it is over.
+
+        Raises ``Overloaded`` where there is no room for it.
+        """
+        if self._here >= self._limit.most or self._of[party] >= self._limit.most_each:
+            self._refused.inc()
+            raise Overloaded(retry_after=RETRY)
+        self._here += 1
+        self._of[party] += 1
+        return functools.partial(self._leave, party)
+
+    def _leave(self, party: str, _: object) -> None:
+        self._here -= 1
+        self._of[party] -= 1
+        if not self._of[party]:
+            del self._of[party]

@@ -1,0 +1,73 @@
+"""Limits on calls and connections: how many at a time, for all and for one project, and how long each may take."""
+
+from dataclasses import dataclass
+
+from tumbler_server.limits import KIB, Limit
+
+
+@dataclass(frozen=True)
+class CrowdLimit:
+    """Calls of one kind from their headers until their answer is sent: how many, and how many of one project.
+
+    Where the caller has no project, a connection counts as one.
+    """
+
+    name: str
+    most: int
+    most_each: int
+
+    @property
+    def row(self) -> Limit:
+        """Return the crowd's row in the table."""
+        beyond = f"{self.most_each:,} of one project; then RESOURCE_EXHAUSTED with RetryInfo"
+        return Limit(f"calls in flight, {self.name}", self.most, "calls", beyond)
+
+
+@dataclass(frozen=True)
+class LaneLimit:
+    """Work of one kind: how much of it goes on at a time, for all projects and for one, and how much may wait."""
+
+    name: str
+    places: int
+    share: int
+    waiting: int
+    waiting_each: int
+
+    @property
+    def row(self) -> Limit:
+        """Return the lane's row in the table."""
+        return Limit(
+            f"calls under way in the lane “{self.name}”",
+            self.places,
+            "calls",
+            f"{self.share} of one project; {self.waiting:,} wait, {self.waiting_each:,} of one project; "
+            "then RESOURCE_EXHAUSTED with RetryInfo",
+        )
+
+
+SECONDS_TO_SEND = Limit("time to send a request", 10, "seconds", "DEADLINE_EXCEEDED, REQUEST_TOO_SLOW")
+HEALTH_BYTES = Limit("a health check", 256, "bytes", "INVALID_ARGUMENT, REQUEST_TOO_LARGE")
+SECONDS_TO_ASK = Limit("time between two questions of a reflection stream", 30, "seconds", "the stream ends")
+SECONDS_TO_READ = Limit("time to read an answer", 30, "seconds", "the call is cut off")
+PROOFS_OF_A_KEY = Limit(
+    "secrets presented for one key that bcrypt checks at a time", 2, "secrets", "RESOURCE_EXHAUSTED with RetryInfo"
+)
+
+CONNECTIONS = Limit("connections of a process", 4_096, "connections", "closed at once")
+STREAMS = Limit("streams of a connection", 200, "streams", "wait at the client, by HTTP/2's own rules")
+HEADER_BYTES = Limit("headers of a call", 16 * KIB, "bytes", "RESOURCE_EXHAUSTED, by gRPC itself")
+SECONDS_TO_SHAKE_HANDS = Limit("time to open a connection, TLS included", 10, "seconds", "closed")
+SECONDS_IDLE = Limit("idle time of a connection", 900, "seconds", "closed in order (GOAWAY)")
+SECONDS_OF_AGE = Limit("age of a connection", 3_600, "seconds", "closed in order (GOAWAY); calls under way have 300 s")
+SECONDS_OF_GRACE = 300
+SECONDS_BETWEEN_PINGS = Limit("time between pings without data", 10, "seconds", "closed after two strikes")
+
+VERIFY_CROWD = CrowdLimit("Verify", 4_000, 1_000)
+BATCH_CROWD = CrowdLimit("BatchVerify", 256, 64)
+CALL_CROWD = CrowdLimit("other methods", 1_024, 128)
+WATCH_CROWD = CrowdLimit("Watch", 6_000, 3_000)
+OPEN_CROWD = CrowdLimit("methods that need no key", 4_096, 16)
+HEALTH_WATCH_CROWD = CrowdLimit("streams of health.Watch", 1_024, 4)
+REFLECTION_CROWD = CrowdLimit("streams of reflection", 64, 4)
+
+CROWDS = (VERIFY_CROWD, BATCH_CROWD, CALL_CROWD, WATCH_CROWD, OPEN_CROWD, HEALTH_WATCH_CROWD, REFLECTION_CROWD)
