@@ -14,7 +14,7 @@ from tumbler_server.clock import NEVER, SECOND
 from tumbler_server.events import log
 from tumbler_server.events.log import Event
 from tumbler_server.events.ring import Ring
-from tumbler_server.keys import record
+from tumbler_server.keys import deliveries, record
 from tumbler_server.keys.cache import ProofCache
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
@@ -22,6 +22,7 @@ from tumbler_server.keys.tokens import Tokens
 from tumbler_server.keys.verifier import Verdict, View
 from tumbler_server.limits import ANSWER_BYTES
 from tumbler_server.rpc import wire
+from tumbler_server.store.models import DeliveryRow
 
 NOW = 1_893_456_000 * SECOND
 TOKENS = Tokens(bytes(32))
@@ -120,6 +121,16 @@ class TestAsSent:
         actor = ("0" * 16, "🔑" * 255)
         event = Event(2**62, 10, "0" * 16, "p" * 128, "e" * 128, NOW + 1, *actor, json.dumps(detail), bytes(32))
         assert wire.event(event).ByteSize() <= log.sent(event)
+
+    @pytest.mark.parametrize("sign", ["x", "ж", "🔑"])
+    def test_deliveries(self, sign: str) -> None:
+        """A delivery's message has at most as many bytes as are counted."""
+        row = DeliveryRow(
+            id="msg_" + "0" * 32, revision=2**62, type=7, key_id="0" * 16, project_id="p" * 128, url=sign * 2_048,
+            state=1, attempts=30_000, event_time=NOW + 1, last_attempt_time=NOW + 1, next_attempt_time=NOW + 1,
+            last_status=599, last_error=sign * 200,
+        )  # fmt: skip
+        assert wire.delivery(row).ByteSize() <= deliveries._weight(row)
 
 
 class TestCut:
