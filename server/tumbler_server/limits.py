@@ -53,7 +53,7 @@ SHARED_NOTICES = Limit(
 )
 USE_NOTES = Limit("keys whose last use waits to be written", 200_000, "keys", "the use of others is not noted")
 LIST_SKIP = Limit("List's skip", 10_000, "keys", "INVALID_ARGUMENT, INVALID_FIELD")
-LIST_SCAN = Limit("what a page of List looks at", 5_000, "keys", "the page ends early, with a next_page_token")
+LIST_SCAN = Limit("what a page of List looks at", 3_000, "keys", "the page ends early, with a next_page_token")
 LIST_COUNT = Limit("what total_size counts", 10_000, "keys", "it is a lower bound")
 
 WEBHOOK_URLS = Limit("webhook URLs", 1_000, "a project", "RESOURCE_EXHAUSTED, LIMIT_REACHED; `--max-webhook-urls`")

@@ -121,6 +121,7 @@ class _Path:
 
 
 _SCOPES = "api_key_scope"
+_BY_STANDING = "api_key_by_project_standing"
 
 
 class Finder:
@@ -197,7 +198,7 @@ class Finder:
             has = frozenset({"standing", "expire_time"})
             paths.append(
                 _Path(
-                    "api_key_by_project_standing",
+                    _BY_STANDING,
                     ("project_id", f"({STANDING})"),
                     values,
                     _CREATE_TIME,
@@ -360,7 +361,9 @@ class Finder:
             source = path.table
         taken = [f"{sort} AS place", f"{key} AS id"]
         if path.index != _SCOPES:
-            taken += [f"({STANDING}) AS standing" if column == "standing" else column for column in columns]
+            # Where the path is one standing's, it is not read: the expression would take the row.
+            standing = str(values[-1]) if path.index == _BY_STANDING else f"({STANDING})"
+            taken += [f"{standing} AS standing" if column == "standing" else column for column in columns]
         where = f" WHERE {' AND '.join(condition.text for condition in conditions)}" if conditions else ""
         return _Sql(
             f"SELECT {', '.join(taken)} FROM {source}{where} "  # noqa: S608

@@ -489,7 +489,7 @@ type ListRequest struct {
 	// means any.
 	Scope string `protobuf:"bytes,5,opt,name=scope,proto3" json:"scope,omitempty"`
 	// search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-	// it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+	// it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
 	Search string `protobuf:"bytes,6,opt,name=search,proto3" json:"search,omitempty"`
 	// order_by: `create_time` (default, newest first), `name`, `expire_time` or `last_used_time`, followed by ` asc` or
 	// ` desc`; without a direction ascending, save for the default. Names compare by code point. A key that never expires
@@ -622,7 +622,7 @@ type ListResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
 	// next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-	// create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+	// create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
 	// A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
 	// fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
 	// STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.

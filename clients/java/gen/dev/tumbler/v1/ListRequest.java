@@ -325,7 +325,7 @@ private static final long serialVersionUID = 0L;
   /**
    * <pre>
    * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-   * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+   * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
    * </pre>
    *
    * <code>string search = 6 [json_name = "search"];</code>
@@ -347,7 +347,7 @@ private static final long serialVersionUID = 0L;
   /**
    * <pre>
    * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-   * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+   * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
    * </pre>
    *
    * <code>string search = 6 [json_name = "search"];</code>
@@ -1687,7 +1687,7 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-     * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+     * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
      * </pre>
      *
      * <code>string search = 6 [json_name = "search"];</code>
@@ -1708,7 +1708,7 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-     * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+     * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
      * </pre>
      *
      * <code>string search = 6 [json_name = "search"];</code>
@@ -1730,7 +1730,7 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-     * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+     * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
      * </pre>
      *
      * <code>string search = 6 [json_name = "search"];</code>
@@ -1748,7 +1748,7 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-     * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+     * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
      * </pre>
      *
      * <code>string search = 6 [json_name = "search"];</code>
@@ -1763,7 +1763,7 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-     * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+     * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
      * </pre>
      *
      * <code>string search = 6 [json_name = "search"];</code>

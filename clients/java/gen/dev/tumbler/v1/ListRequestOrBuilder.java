@@ -142,7 +142,7 @@ public interface ListRequestOrBuilder extends
   /**
    * <pre>
    * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-   * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+   * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
    * </pre>
    *
    * <code>string search = 6 [json_name = "search"];</code>
@@ -152,7 +152,7 @@ public interface ListRequestOrBuilder extends
   /**
    * <pre>
    * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-   * it: a page looks at 5,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+   * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
    * </pre>
    *
    * <code>string search = 6 [json_name = "search"];</code>

@@ -52,7 +52,7 @@ private static final long serialVersionUID = 0L;
    * <pre>
    * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
    * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
    * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
    * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
    * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -68,7 +68,7 @@ private static final long serialVersionUID = 0L;
    * <pre>
    * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
    * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
    * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
    * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
    * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -85,7 +85,7 @@ private static final long serialVersionUID = 0L;
    * <pre>
    * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
    * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
    * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
    * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
    * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -101,7 +101,7 @@ private static final long serialVersionUID = 0L;
    * <pre>
    * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
    * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
    * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
    * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
    * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -117,7 +117,7 @@ private static final long serialVersionUID = 0L;
    * <pre>
    * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
    * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
    * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
    * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
    * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -636,7 +636,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -655,7 +655,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -674,7 +674,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -693,7 +693,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -719,7 +719,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -742,7 +742,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -767,7 +767,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -793,7 +793,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -816,7 +816,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -839,7 +839,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -863,7 +863,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -885,7 +885,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -907,7 +907,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -923,7 +923,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -942,7 +942,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -962,7 +962,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -978,7 +978,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -995,7 +995,7 @@ private static final long serialVersionUID = 0L;
      * <pre>
      * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
      * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
      * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
      * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
      * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.

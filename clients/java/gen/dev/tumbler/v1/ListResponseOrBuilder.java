@@ -12,7 +12,7 @@ public interface ListResponseOrBuilder extends
    * <pre>
    * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
    * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
    * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
    * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
    * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -26,7 +26,7 @@ public interface ListResponseOrBuilder extends
    * <pre>
    * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
    * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
    * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
    * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
    * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -39,7 +39,7 @@ public interface ListResponseOrBuilder extends
    * <pre>
    * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
    * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
    * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
    * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
    * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -52,7 +52,7 @@ public interface ListResponseOrBuilder extends
    * <pre>
    * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
    * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
    * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
    * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
    * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
@@ -66,7 +66,7 @@ public interface ListResponseOrBuilder extends
    * <pre>
    * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
    * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (5,000; 2,000 where no index has what is asked for).
+   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
    * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
    * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
    * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
