@@ -1,7 +1,6 @@
 """The only wiring: a configuration becomes a server."""
 
 import asyncio
-import functools
 import os
 import ssl
 from collections.abc import Callable

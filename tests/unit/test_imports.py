@@ -11,7 +11,8 @@ import tumbler_server
 ROOT = Path(tumbler_server.__file__).parent
 
 LADDER = (
-    "errors", "clock", "logs", "limits", "shares", "processes", "metrics", "calls", "store", "events", "webhooks", "keys", "rpc", "config",
+    "errors", "clock", "logs", "limits", "shares", "processes", "metrics", "calls", "store",
+    "events", "webhooks", "keys", "rpc", "config",
     "founding", "doctor", "scheduler", "server", "worker", "supervisor", "commands", "__main__", "__init__",
 )  # fmt: skip
 """Each room may import itself and those before it."""

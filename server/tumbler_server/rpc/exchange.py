@@ -170,9 +170,12 @@ class Exchange:
 
 
 class Verify(Exchange):
+    """A Verify: on the loop, but for records that have to be read and secrets that only bcrypt can prove."""
+
     __slots__ = ()
 
     async def answer(self, context: Any) -> bytes:
+        """Give the verdict."""
         request = await self.receive(context)
         view = await self.settle(context)
         house, caller = self.house, self.caller
@@ -181,9 +184,12 @@ class Verify(Exchange):
 
 
 class BatchVerify(Exchange):
+    """A BatchVerify: on the loop too, in slices, between which others have their turn."""
+
     __slots__ = ()
 
     async def answer(self, context: Any) -> bytes:
+        """Give the verdicts."""
         request = await self.receive(context)
         view = await self.settle(context)
         house, caller = self.house, self.caller
@@ -201,9 +207,12 @@ class BatchVerify(Exchange):
 
 
 class Manage(Exchange):
+    """A call that reads or writes keys: on a thread of its lane."""
+
     __slots__ = ()
 
     async def answer(self, context: Any) -> bytes:
+        """Have the work done, if the caller still waits when its turn comes."""
         request = await self.receive(context)
         await self.settle(context)
         servicer, caller, peer = self.house.servicer, self.caller, context.peer()
@@ -228,6 +237,8 @@ def _work(plan: Plan, servicer: Servicer, caller: Key, call: Call, request: Mess
 
 
 class Watch(Exchange):
+    """A stream of changes: this task, for as long as the caller listens."""
+
     response_streaming: ClassVar[bool] = True
     __slots__ = ()
 

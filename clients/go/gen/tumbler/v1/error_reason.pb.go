@@ -156,6 +156,11 @@ const (
 	//
 	//	{"reason": "REQUEST_TOO_LARGE", "metadata": {"bytes": "200000", "most": "131072"}}
 	ErrorReason_ERROR_REASON_REQUEST_TOO_LARGE ErrorReason = 28
+	// ERROR_REASON_REQUEST_TOO_SLOW, DEADLINE_EXCEEDED: the request did not come within ten seconds after the call's
+	// headers.
+	//
+	//	{"reason": "REQUEST_TOO_SLOW"}
+	ErrorReason_ERROR_REASON_REQUEST_TOO_SLOW ErrorReason = 29
 )
 
 // Enum value maps for ErrorReason.
@@ -190,6 +195,7 @@ var (
 		26: "ERROR_REASON_CALLER_GONE",
 		27: "ERROR_REASON_LIMIT_REACHED",
 		28: "ERROR_REASON_REQUEST_TOO_LARGE",
+		29: "ERROR_REASON_REQUEST_TOO_SLOW",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":          0,
@@ -221,6 +227,7 @@ var (
 		"ERROR_REASON_CALLER_GONE":          26,
 		"ERROR_REASON_LIMIT_REACHED":        27,
 		"ERROR_REASON_REQUEST_TOO_LARGE":    28,
+		"ERROR_REASON_REQUEST_TOO_SLOW":     29,
 	}
 )
 
@@ -256,7 +263,7 @@ var File_tumbler_v1_error_reason_proto protoreflect.FileDescriptor
 const file_tumbler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
 	"\x1dtumbler/v1/error_reason.proto\x12\n" +
-	"tumbler.v1*\xd0\a\n" +
+	"tumbler.v1*\xf3\a\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1c\n" +
@@ -287,7 +294,8 @@ const file_tumbler_v1_error_reason_proto_rawDesc = "" +
 	"\x1fERROR_REASON_ENDPOINT_NOT_FOUND\x10\x19\x12\x1c\n" +
 	"\x18ERROR_REASON_CALLER_GONE\x10\x1a\x12\x1e\n" +
 	"\x1aERROR_REASON_LIMIT_REACHED\x10\x1b\x12\"\n" +
-	"\x1eERROR_REASON_REQUEST_TOO_LARGE\x10\x1cB;\n" +
+	"\x1eERROR_REASON_REQUEST_TOO_LARGE\x10\x1c\x12!\n" +
+	"\x1dERROR_REASON_REQUEST_TOO_SLOW\x10\x1dB;\n" +
 	"\x0edev.tumbler.v1P\x01Z'tumbler.dev/go/gen/tumbler/v1;tumblerv1b\x06proto3"
 
 var (

@@ -318,6 +318,17 @@ public enum ErrorReason
    * <code>ERROR_REASON_REQUEST_TOO_LARGE = 28;</code>
    */
   ERROR_REASON_REQUEST_TOO_LARGE(28),
+  /**
+   * <pre>
+   * ERROR_REASON_REQUEST_TOO_SLOW, DEADLINE_EXCEEDED: the request did not come within ten seconds after the call's
+   * headers.
+   *
+   *     {"reason": "REQUEST_TOO_SLOW"}
+   * </pre>
+   *
+   * <code>ERROR_REASON_REQUEST_TOO_SLOW = 29;</code>
+   */
+  ERROR_REASON_REQUEST_TOO_SLOW(29),
   UNRECOGNIZED(-1),
   ;
 
@@ -620,6 +631,17 @@ public enum ErrorReason
    * <code>ERROR_REASON_REQUEST_TOO_LARGE = 28;</code>
    */
   public static final int ERROR_REASON_REQUEST_TOO_LARGE_VALUE = 28;
+  /**
+   * <pre>
+   * ERROR_REASON_REQUEST_TOO_SLOW, DEADLINE_EXCEEDED: the request did not come within ten seconds after the call's
+   * headers.
+   *
+   *     {"reason": "REQUEST_TOO_SLOW"}
+   * </pre>
+   *
+   * <code>ERROR_REASON_REQUEST_TOO_SLOW = 29;</code>
+   */
+  public static final int ERROR_REASON_REQUEST_TOO_SLOW_VALUE = 29;
 
 
   public final int getNumber() {
@@ -675,6 +697,7 @@ public enum ErrorReason
       case 26: return ERROR_REASON_CALLER_GONE;
       case 27: return ERROR_REASON_LIMIT_REACHED;
       case 28: return ERROR_REASON_REQUEST_TOO_LARGE;
+      case 29: return ERROR_REASON_REQUEST_TOO_SLOW;
       default: return null;
     }
   }
