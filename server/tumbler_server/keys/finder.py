@@ -34,7 +34,7 @@ SORTED = 1_000
 COUNTED = LIST_COUNT.most
 """Keys that a count looks at, at the most."""
 
-_AT_FIRST = 4
+_AT_FIRST = 16
 """How many entries a walk looks at first for each key that it is to find."""
 
 _CREATE_TIME = "create_time"
