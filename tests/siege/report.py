@@ -1,5 +1,6 @@
 """The report, for people and for programs."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,8 +89,8 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 
 
 def _told(problems: Sequence[str]) -> str:
-    """Return problems in a few words: without the examples."""
-    return "; ".join(problem.partition(" (")[0].replace("|", "/") for problem in problems)
+    """Return problems in a few words: the table has the figures."""
+    return "; ".join(re.split(r":|,| \(| is ", problem)[0] for problem in problems)
 
 
 def _milliseconds(value: float | None) -> float | None:

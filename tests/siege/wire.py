@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -28,6 +29,9 @@ END_STREAM, END_HEADERS = 1, 4
 
 _AT_ONCE = 100
 """Connections that are opened at the same time: more than a listener's queue holds would measure the queue."""
+
+AGAIN = 1.0
+"""Seconds after which streams that the server has ended are begun again: many at once is an attack of its own."""
 
 GONE = (OSError, h2.exceptions.ProtocolError, asyncio.IncompleteReadError, ssl.SSLError)
 """What a connection that the server ended raises."""
@@ -114,6 +118,8 @@ class Line:
         self.streams: set[int] = set()
         """Those that are open."""
         self.closed = False
+        self.filled = 0.0
+        """When streams were last begun on it."""
         self._scene, self._counts, self._window = scene, counts, window
         config = h2.config.H2Configuration(
             client_side=True, validate_outbound_headers=False, normalize_outbound_headers=False
@@ -226,7 +232,9 @@ class Lines:
                 missing = min(self._number - len(self.lines), _AT_ONCE)
                 opened = await asyncio.gather(*(self._open(open_) for _ in range(missing)))
                 self.lines += [line for line in opened if line]
-                for line in self.lines:
+                now = time.monotonic()
+                for line in (line for line in self.lines if line.filled < now - AGAIN):
+                    line.filled = now
                     with suppress(*GONE):  # beyond what the server has said it takes, the library refuses
                         while len(line.streams) < self._each and not line.closed:
                             line.begin(fields[begun % len(fields)], body, end)
