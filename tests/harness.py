@@ -1,5 +1,6 @@
 """What tests are written with: a clock that stands, and a whole service in this process."""
 
+import asyncio
 import copy
 import dataclasses
 import itertools
@@ -121,9 +122,13 @@ class Context:
         self.code = grpc.StatusCode.OK
         self.details = ""
         self.trailing: Any = ()
+        self.written: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def read(self) -> bytes:
         return self._message
+
+    async def write(self, message: bytes) -> None:
+        self.written.put_nowait(message)
 
     def invocation_metadata(self) -> Any:
         return self._metadata
@@ -161,13 +166,25 @@ def on_loop(work: Coroutine[Any, Any, Any]) -> Any:
 
 
 async def serve(engine: Engine, method: str, request: bytes, metadata: Any, peer: str) -> bytes:
-    """Have an engine serve a unary call, as gRPC would. Raises ``Refused`` where it ends with an error status."""
+    """Have an engine serve a call, as gRPC would; of a stream, the first response.
+
+    Raises ``Refused`` where it ends with an error status before.
+    """
     details = SimpleNamespace(method=f"/{SERVICE.full_name}/{method}", invocation_metadata=metadata)
     call = engine.service(details)
     assert call is not None
     context = Context(peer, request, metadata)
     try:
-        return bytes(await call.stream_unary(None, context))
+        if not call.response_streaming:
+            return bytes(await call.stream_unary(None, context))
+        streaming = asyncio.ensure_future(call.stream_stream(None, context))
+        first = asyncio.ensure_future(context.written.get())
+        await asyncio.wait((streaming, first), return_when=asyncio.FIRST_COMPLETED)
+        if not first.done():
+            first.cancel()
+            await streaming
+        streaming.cancel()
+        return await first
     except _Aborted:
         raise Refused(context.code, context.details, context.trailing) from None
     finally:
@@ -193,6 +210,11 @@ class World:
             self.config, f"test/{next(_NAMES)}", self.clock, self.uptime, look_up=lambda _: []
         )
 
+        on_loop(self._start())
+
+    async def _start(self) -> None:
+        self.core.hub.start(asyncio.get_running_loop())
+
     def turn(self) -> None:
         """Have the service do all that the clock demands of it by now, webhooks included."""
         while self.scheduler.acting.turn():
@@ -204,6 +226,7 @@ class World:
 
     def close(self) -> None:
         """End the service; its database stays."""
+        on_loop(self.core.hub.close())
         self.scheduler.close()
         self.core.close()
 
@@ -213,7 +236,7 @@ class World:
         self.config = dataclasses.replace(self.config, **settings)
         self.open()
 
-    def call(self, method: str, request: Message, key: str | None = None, metadata: Any = None) -> Any:
+    def call(self, method: str, request: Message | bytes, key: str | None = None, metadata: Any = None) -> Any:
         """Call an RPC with a key (the operator's unless given; "" sends none), and return the response.
 
         Raises ``Refused`` where it ended with an error status.
@@ -221,10 +244,11 @@ class World:
         sent = self.operator if key is None else key
         if metadata is None:
             metadata = (("authorization", f"Bearer {sent}"),) if sent else ()
-        answer = on_loop(serve(self.core.engine, method, request.SerializeToString(), metadata, self.peer))
+        sent_bytes = request if isinstance(request, bytes) else request.SerializeToString()
+        answer = on_loop(serve(self.core.engine, method, sent_bytes, metadata, self.peer))
         return GetMessageClass(SERVICE.methods_by_name[method].output_type).FromString(answer)
 
-    def refused(self, method: str, request: Message, key: str | None = None, metadata: Any = None) -> Refused:
+    def refused(self, method: str, request: Message | bytes, key: str | None = None, metadata: Any = None) -> Refused:
         """Call an RPC that must end with an error status, and return what it said."""
         try:
             self.call(method, request, key, metadata)

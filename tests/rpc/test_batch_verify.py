@@ -2,7 +2,7 @@
 
 import grpc
 import pytest
-from tumbler_server.keys.prover import MOST_A_CALL
+from tumbler_server.rpc.hotpath import MOST_PROVEN
 
 from tests.harness import World, at, forged, lasting
 from tumbler.v1 import api_key_service_pb2 as pb
@@ -164,7 +164,7 @@ def test_a_thousand(world: World) -> None:
 
 def test_secrets_without_a_digest(world: World) -> None:
     """Keys that only bcrypt can prove: a call checks so many, and the next goes on from there."""
-    keys = [world.create().key for _ in range(MOST_A_CALL + 1)]
+    keys = [world.create().key for _ in range(MOST_PROVEN + 1)]
     world.core.store.write(lambda change: change.run(ApiKeyRow.update(digest=None, pepper_id="")))
     world.reopen()
     requests = [pb.VerifyRequest(key=key) for key in keys]
