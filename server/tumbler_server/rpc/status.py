@@ -5,7 +5,6 @@ log the exception's type and the places it passed through, but not its message, 
 """
 
 import contextlib
-import traceback
 from typing import NoReturn
 
 import grpc
@@ -16,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tumbler.v1 import error_reason_pb2
 from tumbler_server import errors
+from tumbler_server.logs import places
 
 DOMAIN = "tumbler.dev"
 
@@ -115,6 +115,5 @@ def _status(code: grpc.StatusCode, message: str, *details: Message) -> status_pb
 
 
 def _log_fault(failure: BaseException, method: str) -> None:
-    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(failure.__traceback__)]
     with contextlib.suppress(Exception):  # a log that cannot be written must not change the answer
-        _log.error("a call failed", method=method, error=type(failure).__name__, places=places[-8:])
+        _log.error("a call failed", method=method, error=type(failure).__name__, places=places(failure))
