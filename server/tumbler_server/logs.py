@@ -87,10 +87,10 @@ def _is_no_news(record: logging.LogRecord) -> bool:
     """Whether gRPC only says that a caller has gone before its answer was sent, or that the server ended first."""
     if record.name != "grpc._cython.cygrpc":
         return False
-    failure = record.exc_info[0] if record.exc_info else None
-    return (failure is not None and failure.__name__ == "ExecuteBatchError") or record.getMessage().endswith(
-        "due to server stop."
-    )
+    failure = record.exc_info[1] if record.exc_info else None
+    if type(failure).__name__ == "ExecuteBatchError":
+        return "start_batch" not in str(failure)  # else gRPC refuses what we ask of it, which is a fault of ours
+    return record.getMessage().endswith("due to server stop.")
 
 
 def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

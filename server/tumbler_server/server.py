@@ -56,6 +56,9 @@ SERVICE = api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"]
 _LAST_WORD = 0.25
 """Seconds for the word that the server ends to reach those who watch its health, before they are cut off."""
 
+_UNREAD = 3.0
+"""Seconds for callers to read how their streams end, where nothing else is under way."""
+
 LOOKERS, STREAM_READERS = 2, 2
 """Threads that look for what is new in the log, for calls and for streams."""
 
@@ -230,7 +233,7 @@ class Server:
         self._reflection: Reflection | None = None
         if self._config.reflects:
             self._reflection = Reflection((SERVICE.full_name, health.SERVICE, reflecting.SERVICE))
-            reflecting.add(self._grpc, self._reflection)
+            self._grpc.add_generic_rpc_handlers((self._reflection,))
         return _listen(self._grpc, self._config)
 
     async def _serve(self) -> None:
@@ -247,9 +250,17 @@ class Server:
         stopping = asyncio.ensure_future(self._grpc.stop(self._grace))
         await asyncio.wait((stopping,), timeout=_LAST_WORD)
         self._core.engine.say_goodbye()
+        self._health.close()
         if self._reflection:
             self._reflection.say_goodbye()
         await self._core.hub.close()
+        # What has been told to end may not be read; only calls under way are worth the grace.
+        quiet = 0.0
+        while not stopping.done():
+            await asyncio.wait((stopping,), timeout=_LAST_WORD)
+            quiet = 0.0 if self._core.engine.under_way else quiet + _LAST_WORD
+            if quiet >= _UNREAD:
+                await self._grpc.stop(None)
         await stopping
 
     async def _watch_health(self) -> None:

@@ -155,14 +155,16 @@ class TestConfigured:
         """That gRPC could not answer a caller who has gone is no news; another exception of its is."""
         logs.configure("info", form)
         library = logging.getLogger("grpc._cython.cygrpc")
-        for failure in (cygrpc.ExecuteBatchError("failed"), ValueError("failed")):
+        misused = cygrpc.ExecuteBatchError("Failed grpc_call_start_batch: 8")
+        for failure in (cygrpc.ExecuteBatchError("Failed"), misused, ValueError("failed")):
             try:
                 raise failure
             except Exception:
                 library.exception("raised by servicer method [Verify]")
         library.warning("Aborting method [%s] due to server stop.", "Verify")
         written = output()
-        assert written.count("\n") == 1
+        assert written.count("\n") == 2
+        assert "ExecuteBatchError" in written
         assert "ValueError" in written
 
     def test_level(self, output: Output, form: str) -> None:

@@ -55,8 +55,8 @@ class Plan:
 class Exchange:
     """A call, and what gRPC takes for the handler of its method.
 
-    To gRPC every method reads a stream of requests. So its handler runs as soon as there are headers, and decides itself
-    whether a message is received, and for how long to wait for it.
+    To gRPC every method reads a stream of requests. So its handler runs as soon as there are headers, and decides
+    itself whether a message is received, and for how long to wait for it.
     """
 
     request_streaming: ClassVar[bool] = True
@@ -249,6 +249,9 @@ class Watch(Exchange):
             await self.settle(context)
             wanted = self.house.servicer.wanted(self.caller, request)
             address = auth.peer_address(context.peer())
+            # First and by itself: gRPC would send it a second time, and so no status at all, if the stream were to end
+            # during its first write.
+            await context.send_initial_metadata(())
             await self.house.watching.serve(self.caller, wanted, address, context.write)
             return
         except Exception as failure:
