@@ -6,7 +6,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2
 from tumbler_server import shares
 from tumbler_server.errors import RequestTooLarge, RequestTooSlow, TumblerError, Undecodable
 from tumbler_server.rpc import status
+from tumbler_server.rpc.exchange import Handler
 from tumbler_server.rpc.presence import Presence
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -54,12 +55,12 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def service(self, details: grpc.HandlerCallDetails) -> "_Handler | None":
+    def service(self, details: grpc.HandlerCallDetails) -> "_Method | None":
         """Return what serves a call, or None where the method is not ours."""
         if details.method == f"/{SERVICE}/Check":
-            return _Handler(stream_unary=self._check)
+            return _Method(stream_unary=self._check)
         if details.method == f"/{SERVICE}/Watch":
-            return _Handler(stream_stream=self._watch)
+            return _Method(stream_stream=self._watch)
         return None
 
     async def _check(self, _: object, context: Any) -> bytes:
@@ -73,7 +74,7 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
             failed = failure
         else:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
-        return await status.end(context, failed, "Check")
+        return await status.end(context, status.told(failed, "Check"))
 
     async def _watch(self, _: object, context: Any) -> None:
         failed: Exception
@@ -91,17 +92,11 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
                 await changed.wait()
         except TumblerError as failure:
             failed = failure
-        await status.end(context, failed, "Watch")
+        await status.end(context, status.told(failed, "Watch"))
 
 
-class _Handler:
-    """What gRPC takes for the handler of a method; see ``rpc.exchange``."""
-
-    request_streaming: ClassVar[bool] = True
-    request_deserializer: ClassVar[None] = None
-    response_serializer: ClassVar[None] = None
-    unary_unary: ClassVar[None] = None
-    unary_stream: ClassVar[None] = None
+class _Method(Handler):
+    """A method of the service."""
 
     def __init__(
         self, stream_unary: Callable[..., Any] | None = None, stream_stream: Callable[..., Any] | None = None

@@ -32,7 +32,7 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # it
         try:
             context.add_done_callback(self._streams.enter(context.peer()))
         except TumblerError as failure:
-            await status.end(context, failure, "ServerReflectionInfo")
+            await status.end(context, status.told(failure, "ServerReflectionInfo"))
         async for answer in super().ServerReflectionInfo(self._asked(requests), context):
             yield answer
 
