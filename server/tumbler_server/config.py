@@ -287,7 +287,7 @@ Threads = Annotated[
         envvar="TUMBLER_THREADS",
         min=1,
         max=1_000,
-        help="Verifications served at the same time, and half as many other calls; as many connections are kept.",
+        help="Threads for what reads or writes the database; as many connections are kept.",
     ),
 ]
 Workers = Annotated[

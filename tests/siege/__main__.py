@@ -20,7 +20,7 @@ from rich.console import Console
 
 from tests.histories.scene import Postgresql, memory
 from tests.siege.attacks import ATTACKS, YARDSTICK
-from tests.siege.ground import Ground, Settings, versions
+from tests.siege.ground import NOISE_SHORT, Ground, Settings, versions
 from tests.siege.honest import Crew
 from tests.siege.outcome import Outcome
 from tests.siege.report import markdown, plain, table
@@ -85,7 +85,9 @@ def main() -> int:
     )  # fmt: skip
     chosen = [attack for attack in ATTACKS if attack.name in (arguments.only or names)]
     if arguments.short:
-        settings = Settings(2.2, 0.8, 0.3, arguments.database, arguments.workers, arguments.server_python)
+        settings = Settings(
+            2.2, 0.8, 0.3, arguments.database, arguments.workers, arguments.server_python, noise=NOISE_SHORT
+        )
         chosen = [attack for attack in chosen if attack.short or arguments.only]
     chosen = [attack for attack in chosen if attack.database in ("", settings.database)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and databases are ended, and removed

@@ -23,6 +23,9 @@ ENDING = GRACE + 1.0
 """Seconds in which SIGTERM must end the server."""
 WARM, READABLE = 20, 5
 """So many keys are verified all the time, and read."""
+NOISE, NOISE_SHORT = 0.02, 0.2
+"""Seconds under which p99s say nothing: that is the scheduler of a machine with few cores. In a run of a few seconds,
+the p99 is what the slowest four calls met with."""
 LONGEST = 30.0
 """Seconds that a run takes at the most, beyond what the settings add."""
 
@@ -62,6 +65,8 @@ class Settings:
     workers: int = 1
     python: str = Service.python
     full: bool = False
+    noise: float = NOISE
+    """Seconds under which Verify's p99 says nothing."""
 
 
 class Ground:

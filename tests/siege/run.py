@@ -36,7 +36,7 @@ def besiege(attack: Attack, settings: Settings, crew: Crew, ground: Ground, yard
     outcome = _run(attack, settings, crew, ground)
     if not outcome.calls or outcome.failures("before"):
         outcome = _run(attack, settings, crew, ground)
-    judge(attack.held, outcome, yardstick)
+    judge(attack.held, outcome, yardstick, settings.noise)
     return outcome
 
 

@@ -126,9 +126,10 @@ class Verifier:
         """Return the instant by which verdicts are given."""
         return self._clock()
 
-    def used(self, key: Key, now: int) -> None:
+    def used(self, key: Key) -> None:
         """Note that a key was used to call this service."""
-        self._usage.note(key.id, now)
+        if key.id:
+            self._usage.note(key.id, self._clock())
 
     def recall(self, text: str) -> Key | Code | Unknown | None:
         """Return what is known of a presented key, without reading anything. To be asked after the view was taken.

@@ -13,10 +13,10 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from tumbler_server import limits, shares
-from tumbler_server.errors import RequestTooSlow, ServerStopping, SetupError, TumblerError
+from tumbler_server.errors import RequestTooSlow, ServerStopping, SetupError, TumblerError, Unauthenticated
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import exchange
-from tumbler_server.rpc.exchange import Exchange, House, Plan
+from tumbler_server.rpc.exchange import Exchange, Handler, House, Plan, Refusal
 from tumbler_server.rpc.lanes import Lane
 from tumbler_server.rpc.presence import Presence
 from tumbler_server.shares import CrowdLimit, LaneLimit
@@ -90,6 +90,7 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     def __init__(self, service: ServiceDescriptor, house: House, lanes: Lanes) -> None:
         check_methods(service)
         self._house = house
+        self._refusal = Refusal(Unauthenticated(), "")
         crowds = {row.crowd: Presence(row.crowd) for row in METHODS.values()}
         self._calls = [crowd for limit, crowd in crowds.items() if limit is not shares.WATCH_CROWD]
         self._plans = {
@@ -97,7 +98,7 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
             for method in service.methods
         }
 
-    def service(self, details: grpc.HandlerCallDetails) -> Exchange | None:
+    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
         """Return what serves a call whose headers have come, or None where there is no such method."""
         plan = self._plans.get(details.method)
         if plan is None:
@@ -105,6 +106,8 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         call = plan.kind(self._house, plan)
         try:
             call.judge_headers(details.invocation_metadata)
+        except Unauthenticated:
+            return self._refusal
         except Exception as failure:
             call.failure = failure
         return call

@@ -52,20 +52,27 @@ class Plan:
     lane: Callable[[Any], Lane]
 
 
-class Exchange:
-    """A call, and what gRPC takes for the handler of its method.
+class Handler:
+    """What gRPC takes for the handler of a method.
 
-    To gRPC every method reads a stream of requests. So its handler runs as soon as there are headers, and decides
-    itself whether a message is received, and for how long to wait for it.
+    To gRPC every method reads a stream of requests. So a handler runs as soon as there are headers, and decides itself
+    whether a message is received, and for how long to wait for it.
     """
 
     request_streaming: ClassVar[bool] = True
-    response_streaming: ClassVar[bool] = False
+    response_streaming: bool = False
     request_deserializer: ClassVar[None] = None
     response_serializer: ClassVar[None] = None
     unary_unary: ClassVar[None] = None
     unary_stream: ClassVar[None] = None
+    stream_unary: Any = None
     stream_stream: Any = None
+
+    __slots__ = ()
+
+
+class Exchange(Handler):
+    """A call, from its headers to its answer."""
 
     __slots__ = ("caller", "ended", "failure", "house", "plan", "since", "text")
 
@@ -101,7 +108,7 @@ class Exchange:
         except Exception as failure:
             failed = failure
         # Outside, so that what gRPC raises to end the call does not drag the failure's text along.
-        return await status.end(context, failed, self.plan.method)
+        return await status.end(context, status.told(failed, self.plan.method))
 
     async def answer(self, context: Any) -> bytes:
         """Return the serialized response. Raises what to tell instead."""
@@ -120,39 +127,6 @@ class Exchange:
             await self._authenticate(context)
         party = context.peer() if self.caller is auth.NOBODY else self.caller.project_id
         context.add_done_callback(plan.present.enter(party))
-        data = await self._message(context)
-        if len(data) > plan.size.most:
-            raise RequestTooLarge(len(data), plan.size.most)
-        try:
-            request = plan.request.FromString(data)
-        except Exception:
-            # Whatever a parser makes of hostile bytes: it must not get away as INTERNAL.
-            raise Undecodable(plan.request.DESCRIPTOR.full_name) from None
-        counting.demand(request)
-        return request
-
-    async def settle(self, context: Any) -> View:
-        """Take the view that the call rests on; where the caller has changed by that, judge it again.
-
-        Raises ``Unauthenticated``, ``ScopeMissing``, ``Overloaded`` and ``StoreUnavailable``.
-        """
-        view = await self.house.hotpath.view()
-        caller, verifier = self.caller, self.house.servicer.verifier
-        if caller is not auth.NOBODY:
-            if not verifier.remembers(caller):
-                await self._authenticate(context)
-            verifier.used(caller, verifier.now())
-        return view
-
-    async def _authenticate(self, context: Any) -> None:
-        house, verifier = self.house, self.house.servicer.verifier
-        found = verifier.recall(self.text)
-        if isinstance(found, Unknown):
-            found = await house.hotpath.find(found, context.peer())
-        address = lambda: auth.peer_address(context.peer())  # noqa: E731 - asked only where it matters
-        self.caller = auth.admit(found, self.plan.method, verifier.now(), address)
-
-    async def _message(self, context: Any) -> bytes:
         receiving = self.house.receiving
         self.since = time.monotonic()
         receiving[self] = cast("asyncio.Task[Any]", asyncio.current_task())
@@ -164,9 +138,59 @@ class Exchange:
             raise
         finally:
             del receiving[self]
-        if not isinstance(data, bytes):  # the stream ended without one
-            raise Undecodable(self.plan.request.DESCRIPTOR.full_name)
-        return data
+        if not isinstance(data, bytes):  # the stream ended without a message
+            raise Undecodable(plan.request.DESCRIPTOR.full_name)
+        if len(data) > plan.size.most:
+            raise RequestTooLarge(len(data), plan.size.most)
+        try:
+            request = plan.request.FromString(data)
+        except Exception:
+            # Whatever a parser makes of hostile bytes: it must not get away as INTERNAL.
+            raise Undecodable(plan.request.DESCRIPTOR.full_name) from None
+        counting.demand(request)
+        return request
+
+    def settled(self) -> View | None:
+        """Return the view that the call rests on, if memory gives one and the caller has not changed by that."""
+        verifier, caller = self.house.servicer.verifier, self.caller
+        view = self.house.hotpath.view_now()
+        if view is None or not (verifier.remembers(caller) or caller is auth.NOBODY):
+            return None
+        verifier.used(caller)
+        return view
+
+    async def settle(self, context: Any) -> View:
+        """Take the view that the call rests on; where the caller has changed by that, judge it again.
+
+        Raises ``Unauthenticated``, ``ScopeMissing``, ``Overloaded`` and ``StoreUnavailable``.
+        """
+        view = await self.house.hotpath.view()
+        verifier = self.house.servicer.verifier
+        if not (verifier.remembers(self.caller) or self.caller is auth.NOBODY):
+            await self._authenticate(context)
+        verifier.used(self.caller)
+        return view
+
+    async def _authenticate(self, context: Any) -> None:
+        house, verifier = self.house, self.house.servicer.verifier
+        found = verifier.recall(self.text)
+        if isinstance(found, Unknown):
+            found = await house.hotpath.find(found, context.peer())
+        address = lambda: auth.peer_address(context.peer())  # noqa: E731 - asked only where it matters
+        self.caller = auth.admit(found, self.plan.method, verifier.now(), address)
+
+
+class Refusal(Handler):
+    """Ends each call of a method with the same status, which is made once: it is what a flood costs us most of."""
+
+    __slots__ = ("_told",)
+
+    def __init__(self, failure: TumblerError, method: str) -> None:
+        self._told = status.told(failure, method)
+
+    async def stream_unary(self, _: object, context: Any) -> bytes:
+        """Refuse the call; gRPC's way in."""
+        return await status.end(context, self._told)
 
 
 class Verify(Exchange):
@@ -177,10 +201,13 @@ class Verify(Exchange):
     async def answer(self, context: Any) -> bytes:
         """Give the verdict."""
         request = await self.receive(context)
-        view = await self.settle(context)
+        view = self.settled() or await self.settle(context)
         house, caller = self.house, self.caller
         question = house.servicer.question(caller, request)
-        return house.servicer.verdict(await house.hotpath.verify(question, view, caller.project_id))
+        verdict = house.hotpath.verify_now(question, view)
+        if verdict is None:
+            verdict = await house.hotpath.verify(question, view, caller.project_id)
+        return house.servicer.verdict(verdict)
 
 
 class BatchVerify(Exchange):
@@ -191,7 +218,7 @@ class BatchVerify(Exchange):
     async def answer(self, context: Any) -> bytes:
         """Give the verdicts."""
         request = await self.receive(context)
-        view = await self.settle(context)
+        view = self.settled() or await self.settle(context)
         house, caller = self.house, self.caller
         party = caller.project_id
         lane = self.plan.lane(request)
@@ -239,7 +266,7 @@ def _work(plan: Plan, servicer: Servicer, caller: Key, call: Call, request: Mess
 class Watch(Exchange):
     """A stream of changes: this task, for as long as the caller listens."""
 
-    response_streaming: ClassVar[bool] = True
+    response_streaming = True
     __slots__ = ()
 
     async def stream_stream(self, _: object, context: Any) -> None:
@@ -256,4 +283,4 @@ class Watch(Exchange):
             return
         except Exception as failure:
             failed = failure
-        await status.end(context, failed, self.plan.method)
+        await status.end(context, status.told(failed, self.plan.method))

@@ -14,7 +14,7 @@ from tumbler_server import shares
 from tumbler_server.errors import TumblerError, Undecodable
 from tumbler_server.rpc import status
 from tumbler_server.rpc.presence import Presence
-from tumbler_server.rpc.receiving import Handler, Receiving
+from tumbler_server.rpc.receiving import Method, Receiving
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -59,12 +59,12 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         """End the calls that have not said which service they ask about."""
         self._receiving.say_goodbye()
 
-    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
+    def service(self, details: grpc.HandlerCallDetails) -> Method | None:
         """Return what serves a call, or None where the method is not ours."""
         if details.method == f"/{SERVICE}/Check":
-            return Handler(stream_unary=self._check)
+            return Method(stream_unary=self._check)
         if details.method == f"/{SERVICE}/Watch":
-            return Handler(stream_stream=self._watch)
+            return Method(stream_stream=self._watch)
         return None
 
     async def _check(self, _: object, context: Any) -> bytes:
@@ -78,7 +78,7 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
             failed = failure
         else:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
-        return await status.end(context, failed, "Check")
+        return await status.end(context, status.told(failed, "Check"))
 
     async def _watch(self, _: object, context: Any) -> None:
         failed: Exception
@@ -96,7 +96,7 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
                 await changed.wait()
         except TumblerError as failure:
             failed = failure
-        await status.end(context, failed, "Watch")
+        await status.end(context, status.told(failed, "Watch"))
 
     async def _name(self, context: Any) -> str:
         """Receive which service is asked about."""

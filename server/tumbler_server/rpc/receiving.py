@@ -2,24 +2,19 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
 from tumbler_server.errors import RequestTooLarge, RequestTooSlow, ServerStopping, TumblerError, Undecodable
 from tumbler_server.limits import Limit
+from tumbler_server.rpc.exchange import Handler
 
 M = TypeVar("M", bound=Message)
 
 
-class Handler:
-    """What gRPC takes for the handler of a method; see ``rpc.exchange``."""
-
-    request_streaming: ClassVar[bool] = True
-    request_deserializer: ClassVar[None] = None
-    response_serializer: ClassVar[None] = None
-    unary_unary: ClassVar[None] = None
-    unary_stream: ClassVar[None] = None
+class Method(Handler):
+    """A method, by the function that serves it."""
 
     def __init__(
         self, stream_unary: Callable[..., Any] | None = None, stream_stream: Callable[..., Any] | None = None

@@ -10,7 +10,7 @@ from tumbler_server import shares
 from tumbler_server.errors import RequestTooSlow, ServerStopping, TumblerError
 from tumbler_server.rpc import status
 from tumbler_server.rpc.presence import Presence
-from tumbler_server.rpc.receiving import Handler, Receiving
+from tumbler_server.rpc.receiving import Method, Receiving
 
 SERVICE = reflection.SERVICE_NAME
 
@@ -29,9 +29,9 @@ class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no t
         """End all streams."""
         self._receiving.say_goodbye()
 
-    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
+    def service(self, details: grpc.HandlerCallDetails) -> Method | None:
         """Return what serves a call, or None where the method is not ours."""
-        return Handler(stream_stream=self._serve) if details.method == f"/{SERVICE}/{METHOD}" else None
+        return Method(stream_stream=self._serve) if details.method == f"/{SERVICE}/{METHOD}" else None
 
     async def _serve(self, _: object, context: Any) -> None:
         """Answer questions for as long as they keep coming."""
@@ -42,7 +42,7 @@ class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no t
             return
         except TumblerError as failure:
             failed = failure
-        await status.end(context, failed, METHOD)
+        await status.end(context, status.told(failed, METHOD))
 
     async def _questions(self, context: Any) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
         kind, size, time = reflection_pb2.ServerReflectionRequest, shares.REFLECTION_BYTES, shares.SECONDS_TO_ASK

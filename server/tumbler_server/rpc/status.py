@@ -4,8 +4,9 @@ A domain error is told to the caller as it is. Anything else is a fault of ours:
 log the exception's type and the places it passed through, but not its message, which could hold a secret.
 """
 
+import asyncio
 import contextlib
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn, cast
 
 import grpc
 import structlog
@@ -52,19 +53,47 @@ STATUSES: dict[type[errors.TumblerError], tuple[grpc.StatusCode, str]] = {
 }
 """Every domain error's status and ErrorReason, the latter without its prefix."""
 
+PATIENCE = 5.0
+"""Seconds that a caller has to take the status of its call."""
+
+_DETAILS = "grpc-status-details-bin"
+
 _log = structlog.get_logger(__name__)
+
+
+class Told(NamedTuple):
+    """What a caller is told instead of an answer."""
+
+    code: grpc.StatusCode
+    message: str
+    details: bytes
 
 
 def abort(context: grpc.ServicerContext, failure: BaseException, method: str) -> NoReturn:
     """End the call with the status that ``failure`` has."""
-    context.abort(*_tell(context, failure, method))
+    code, message, details = told(failure, method)
+    context.set_trailing_metadata(((_DETAILS, details),))
+    context.abort(code, message)
     raise AssertionError("abort() returned")  # gRPC's raises
 
 
-async def end(context: grpc.aio.ServicerContext, failure: BaseException, method: str) -> NoReturn:
-    """End a call on a loop in the same way."""
-    await context.abort(*_tell(context, failure, method))
+async def end(context: grpc.aio.ServicerContext, last: Told) -> NoReturn:
+    """End a call on a loop; one whose caller does not take even that is cut off."""
+    context.set_trailing_metadata(((_DETAILS, last.details),))
+    cutting = asyncio.get_running_loop().call_later(PATIENCE, cast("asyncio.Task[Any]", asyncio.current_task()).cancel)
+    try:
+        await context.abort(last.code, last.message)
+    finally:
+        cutting.cancel()
     raise AssertionError("abort() returned")  # gRPC's raises
+
+
+def told(failure: BaseException, method: str) -> Told:
+    """Return what is told of a failure; what is a fault of ours is logged."""
+    status = to_status(failure)
+    if status.code == grpc.StatusCode.INTERNAL.value[0]:
+        _log_fault(failure, method)
+    return Told(_CODES[status.code], status.message, status.SerializeToString())
 
 
 def to_status(failure: BaseException) -> status_pb2.Status:
@@ -90,14 +119,6 @@ def to_status(failure: BaseException) -> status_pb2.Status:
 
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-
-def _tell(context: grpc.ServicerContext, failure: BaseException, method: str) -> tuple[grpc.StatusCode, str]:
-    status = to_status(failure)
-    if status.code == grpc.StatusCode.INTERNAL.value[0]:
-        _log_fault(failure, method)
-    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
-    return _CODES[status.code], status.message
 
 
 def _info(reason: str, metadata: dict[str, str]) -> error_details_pb2.ErrorInfo:
