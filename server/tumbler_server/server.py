@@ -11,7 +11,7 @@ import grpc
 import structlog
 
 from tumbler.v1 import api_key_service_pb2
-from tumbler_server import limits, shares
+from tumbler_server import limits, memory, shares
 from tumbler_server.clock import SECOND, Clock, system_clock, uptime
 from tumbler_server.config import Config, Tls
 from tumbler_server.errors import CannotListen, SetupError, StoreUnavailable
@@ -70,6 +70,9 @@ _OPTIONS = (
     ("grpc.max_send_message_length", limits.ANSWER_BYTES.most + limits.MIB),
     ("grpc.max_allowed_incoming_connections", shares.CONNECTIONS.most),
     ("grpc.max_concurrent_streams", shares.STREAMS.most),
+    # Calls that gRPC has and we have not taken up yet. Beyond its own 1,000 it would cancel some, honest ones among them.
+    ("grpc.server.max_pending_requests", shares.PENDING.most),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * shares.PENDING.most),
     ("grpc.max_metadata_size", shares.HEADER_BYTES.most // 2),
     ("grpc.absolute_max_metadata_size", shares.HEADER_BYTES.most),
     ("grpc.server_handshake_timeout_ms", shares.SECONDS_TO_SHAKE_HANDS.most * 1_000),
@@ -98,6 +101,7 @@ class Core:
     usage: Usage
     retention: Retention
     resolver: Resolver
+    looking: ThreadPoolExecutor
     glance: Glance
     engine: Engine
     lanes: Lanes
@@ -188,6 +192,7 @@ def build_core(
         usage,
         retention,
         resolver,
+        looking,
         glance,
         engine,
         lanes,
@@ -250,12 +255,14 @@ class Server:
         if self._reflection:
             self._reflection.say_goodbye()
         await self._core.hub.close()
-        await stopping
+        # What the grace could not end, gRPC has cancelled; whoever does not even take that is left to the process's end.
+        await asyncio.wait((stopping,), timeout=self._grace + _LAST_WORD)
 
     async def _watch_health(self) -> None:
         while True:
             await asyncio.sleep(HEALTH_INTERVAL)
             await self._look()
+            await asyncio.get_running_loop().run_in_executor(self._core.looking, memory.trim)
 
     async def _look(self) -> None:
         try:

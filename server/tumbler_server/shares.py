@@ -55,6 +55,7 @@ PROOFS_OF_A_KEY = Limit(
 
 CONNECTIONS = Limit("connections of a process", 4_096, "connections", "closed at once")
 STREAMS = Limit("streams of a connection", 200, "streams", "wait at the client, by HTTP/2's own rules")
+PENDING = Limit("calls that wait to be taken up", 10_000, "calls", "CANCELLED, by gRPC itself")
 HEADER_BYTES = Limit("headers of a call", 16 * KIB, "bytes", "RESOURCE_EXHAUSTED, by gRPC itself")
 SECONDS_TO_SHAKE_HANDS = Limit("time to open a connection, TLS included", 10, "seconds", "closed")
 SECONDS_IDLE = Limit("idle time of a connection", 900, "seconds", "closed in order (GOAWAY)")

@@ -12,6 +12,9 @@ T = TypeVar("T")
 TURN = 0.001
 """Seconds that a thread may keep the interpreter while the loop waits for it. Callers would feel Python's own 5 ms."""
 
+_LAST = 1.0
+"""Seconds that what is cancelled at the end has to end."""
+
 _YOUNG = 20_000
 """Objects made, less those freed, until the collector looks at the young ones; Python's own figure is 700."""
 
@@ -47,7 +50,8 @@ async def _cancel_others() -> None:
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    if others:
+        await asyncio.wait(others, timeout=_LAST)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
