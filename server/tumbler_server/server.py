@@ -70,7 +70,7 @@ _OPTIONS = (
     ("grpc.max_send_message_length", limits.ANSWER_BYTES.most + limits.MIB),
     ("grpc.max_allowed_incoming_connections", shares.CONNECTIONS.most),
     ("grpc.max_concurrent_streams", shares.STREAMS.most),
-    # Calls that gRPC has and we have not taken up yet. Beyond its own 1,000 it would cancel some, honest ones among them.
+    # Calls that wait to be taken up. Beyond its own limit of 1,000 gRPC cancels some of them, honest ones too.
     ("grpc.server.max_pending_requests", shares.PENDING.most),
     ("grpc.server.max_pending_requests_hard_limit", 2 * shares.PENDING.most),
     ("grpc.max_metadata_size", shares.HEADER_BYTES.most // 2),
@@ -255,7 +255,7 @@ class Server:
         if self._reflection:
             self._reflection.say_goodbye()
         await self._core.hub.close()
-        # What the grace could not end, gRPC has cancelled; whoever does not even take that is left to the process's end.
+        # gRPC cancels what the grace did not end. Calls whose peers do not even take that end with the process.
         await asyncio.wait((stopping,), timeout=self._grace + _LAST_WORD)
 
     async def _watch_health(self) -> None:
