@@ -1,8 +1,10 @@
 """The log: structured, on stderr, and never a secret in it."""
 
+import contextlib
 import logging
 import re
 import sys
+import traceback
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -50,6 +52,45 @@ def configure(level: str = "info", form: str = "") -> None:
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    logging.getLogger().addHandler(_LIBRARIES)
+
+
+class _Libraries(logging.Handler):
+    """Writes what libraries log as our own log is written: a line each, and of an exception its type and places only.
+
+    Its text, and the objects that asyncio describes on further lines, can hold anything.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(Exception):  # a log that cannot be written must not change what happens
+            if _is_no_news(record):
+                return
+            failure = record.exc_info[1] if record.exc_info else None
+            details: dict[str, Any] = {"library": record.name}
+            if failure is not None:
+                details["error"] = type(failure).__name__
+                details["places"] = places(failure)
+            event, _, _ = record.getMessage().partition("\n")
+            structlog.get_logger(record.name).log(record.levelno, event, **details)
+
+
+def places(failure: BaseException) -> list[str]:
+    """Return where an exception came by, the innermost eight places at most."""
+    frames = traceback.extract_tb(failure.__traceback__)
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:]]
+
+
+_LIBRARIES = _Libraries(logging.WARNING)
+
+
+def _is_no_news(record: logging.LogRecord) -> bool:
+    """Whether gRPC only says that a caller has gone before its answer was sent, or that the server ended first."""
+    if record.name != "grpc._cython.cygrpc":
+        return False
+    failure = record.exc_info[1] if record.exc_info else None
+    if type(failure).__name__ == "ExecuteBatchError":
+        return "start_batch" not in str(failure)  # else gRPC refuses what we ask of it, which is a fault of ours
+    return record.getMessage().endswith("due to server stop.")
 
 
 def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -1,8 +1,10 @@
 """The only wiring: a configuration becomes a server."""
 
 import asyncio
+import math
 import os
 import ssl
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -55,6 +57,9 @@ SERVICE = api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"]
 
 _LAST_WORD = 0.25
 """Seconds for the word that the server ends to reach those who watch its health, before they are cut off."""
+
+_UNREAD = 3.0
+"""Seconds for callers to read how their streams end, where nothing else is under way."""
 
 LOOKERS, STREAM_READERS = 2, 2
 """Threads that look for what is new in the log, for calls and for streams."""
@@ -235,7 +240,7 @@ class Server:
         self._reflection: Reflection | None = None
         if self._config.reflects:
             self._reflection = Reflection((SERVICE.full_name, health.SERVICE, reflecting.SERVICE))
-            reflecting.add(self._grpc, self._reflection)
+            self._grpc.add_generic_rpc_handlers((self._reflection,))
         return _listen(self._grpc, self._config)
 
     async def _serve(self) -> None:
@@ -252,11 +257,19 @@ class Server:
         stopping = asyncio.ensure_future(self._grpc.stop(self._grace))
         await asyncio.wait((stopping,), timeout=_LAST_WORD)
         self._core.engine.say_goodbye()
+        self._health.close()
         if self._reflection:
             self._reflection.say_goodbye()
         await self._core.hub.close()
-        # gRPC cancels what the grace did not end. Calls whose peers do not even take that end with the process.
-        await asyncio.wait((stopping,), timeout=self._grace + _LAST_WORD)
+        # What has been told to end may not be read; only calls under way are worth the grace. And peers that do not take
+        # even that their call is cancelled do not keep the process.
+        quiet, until = 0.0, time.monotonic() + self._grace + _LAST_WORD
+        while not stopping.done() and time.monotonic() < until:
+            await asyncio.wait((stopping,), timeout=_LAST_WORD)
+            quiet = 0.0 if self._core.engine.under_way else quiet + _LAST_WORD
+            if quiet >= _UNREAD:
+                stopping = asyncio.ensure_future(self._grpc.stop(None))
+                quiet = -math.inf
 
     async def _watch_health(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import structlog
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from grpc._cython import cygrpc
 
 import tumbler.v1
 from tumbler.v1 import api_key_service_pb2 as pb
@@ -131,6 +133,39 @@ class TestConfigured:
             log.error("failed", exc_info=True)
             log.error("failed", exc_info=failure, error=failure)
         assert "hunter" + "2" not in output()
+
+    def test_what_libraries_log(self, output: Output, form: str) -> None:
+        """What a library logs is one line of ours: no secret, of an exception its type, nothing of further lines."""
+        logs.configure("info", form)
+        library = logging.getLogger("asyncio")
+        try:
+            raise ValueError("hunter" + "2")
+        except ValueError as failure:
+            library.exception("Task exception with %s\nfuture: %r", KEY, failure)
+        written = output()
+        assert written.count("\n") == 1
+        assert KEY not in written
+        assert "hunter" + "2" not in written
+        for expected in ("Task exception with", REDACTED, "asyncio", "ValueError", "test_what_libraries_log"):
+            assert expected in written
+        library.info("nothing that matters")
+        assert output() == ""
+
+    def test_callers_who_have_gone(self, output: Output, form: str) -> None:
+        """That gRPC could not answer a caller who has gone is no news; another exception of its is."""
+        logs.configure("info", form)
+        library = logging.getLogger("grpc._cython.cygrpc")
+        misused = cygrpc.ExecuteBatchError("Failed grpc_call_start_batch: 8")
+        for failure in (cygrpc.ExecuteBatchError("Failed"), misused, ValueError("failed")):
+            try:
+                raise failure
+            except Exception:
+                library.exception("raised by servicer method [Verify]")
+        library.warning("Aborting method [%s] due to server stop.", "Verify")
+        written = output()
+        assert written.count("\n") == 2
+        assert "ExecuteBatchError" in written
+        assert "ValueError" in written
 
     def test_level(self, output: Output, form: str) -> None:
         """What is below the level is not written."""

@@ -92,6 +92,7 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         self._house = house
         self._refusal = Refusal(Unauthenticated(), "")
         crowds = {row.crowd: Presence(row.crowd) for row in METHODS.values()}
+        self._calls = [crowd for limit, crowd in crowds.items() if limit is not shares.WATCH_CROWD]
         self._plans = {
             f"/{service.full_name}/{method.name}": _plan(method, METHODS[method.name], crowds, house, lanes)
             for method in service.methods
@@ -110,6 +111,11 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         except Exception as failure:
             call.failure = failure
         return call
+
+    @property
+    def under_way(self) -> int:
+        """How many calls have not had their answer; streams do not count."""
+        return sum(map(len, self._calls))
 
     async def sweep(self) -> None:
         """End calls whose request does not come in time, until cancelled."""

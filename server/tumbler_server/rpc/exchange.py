@@ -276,6 +276,9 @@ class Watch(Exchange):
             await self.settle(context)
             wanted = self.house.servicer.wanted(self.caller, request)
             address = auth.peer_address(context.peer())
+            # First and by itself: gRPC would send it a second time, and so no status at all, if the stream were to end
+            # during its first write.
+            await context.send_initial_metadata(())
             await self.house.watching.serve(self.caller, wanted, address, context.write)
             return
         except Exception as failure:

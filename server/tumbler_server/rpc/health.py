@@ -5,17 +5,16 @@
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
 
 from tumbler_server import shares
-from tumbler_server.errors import RequestTooLarge, RequestTooSlow, TumblerError, Undecodable
+from tumbler_server.errors import TumblerError, Undecodable
 from tumbler_server.rpc import status
-from tumbler_server.rpc.exchange import Handler
 from tumbler_server.rpc.presence import Presence
+from tumbler_server.rpc.receiving import Method, Receiving
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -36,6 +35,7 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         self._statuses: dict[str, bytes] = {"": _NOT_SERVING, service: _NOT_SERVING, LIVENESS: _SERVING}
         self._checks = Presence(shares.OPEN_CROWD)
         self._watches = Presence(shares.HEALTH_WATCH_CROWD)
+        self._receiving = Receiving()
         self._changed = asyncio.Event()
         self._over = False
 
@@ -55,19 +55,23 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def service(self, details: grpc.HandlerCallDetails) -> "_Method | None":
+    def close(self) -> None:
+        """End the calls that have not said which service they ask about."""
+        self._receiving.say_goodbye()
+
+    def service(self, details: grpc.HandlerCallDetails) -> Method | None:
         """Return what serves a call, or None where the method is not ours."""
         if details.method == f"/{SERVICE}/Check":
-            return _Method(stream_unary=self._check)
+            return Method(stream_unary=self._check)
         if details.method == f"/{SERVICE}/Watch":
-            return _Method(stream_stream=self._watch)
+            return Method(stream_stream=self._watch)
         return None
 
     async def _check(self, _: object, context: Any) -> bytes:
         failed: Exception
         try:
             context.add_done_callback(self._checks.enter(context.peer()))
-            told = self._statuses.get(await _name(context))
+            told = self._statuses.get(await self._name(context))
             if told is not None:
                 return told
         except TumblerError as failure:
@@ -80,7 +84,7 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         failed: Exception
         try:
             context.add_done_callback(self._watches.enter(context.peer()))
-            name = await _name(context)
+            name = await self._name(context)
             told = b""
             while True:
                 changed, now = self._changed, self._statuses.get(name, _UNKNOWN)
@@ -94,29 +98,10 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
             failed = failure
         await status.end(context, status.told(failed, "Watch"))
 
-
-class _Method(Handler):
-    """A method of the service."""
-
-    def __init__(
-        self, stream_unary: Callable[..., Any] | None = None, stream_stream: Callable[..., Any] | None = None
-    ) -> None:
-        self.stream_unary = stream_unary
-        self.stream_stream = stream_stream
-        self.response_streaming = stream_stream is not None
-
-
-async def _name(context: Any) -> str:
-    """Receive which service is asked about."""
-    try:
-        data = await asyncio.wait_for(context.read(), shares.SECONDS_TO_SEND.most)
-    except asyncio.TimeoutError:
-        raise RequestTooSlow(shares.SECONDS_TO_SEND.most) from None
-    if not isinstance(data, bytes):
-        raise Undecodable(health_pb2.HealthCheckRequest.DESCRIPTOR.full_name)
-    if len(data) > shares.HEALTH_BYTES.most:
-        raise RequestTooLarge(len(data), shares.HEALTH_BYTES.most)
-    try:
-        return str(health_pb2.HealthCheckRequest.FromString(data).service)
-    except Exception:
-        raise Undecodable(health_pb2.HealthCheckRequest.DESCRIPTOR.full_name) from None
+    async def _name(self, context: Any) -> str:
+        """Receive which service is asked about."""
+        kind = health_pb2.HealthCheckRequest
+        asked = await self._receiving.message(context, kind, shares.HEALTH_BYTES, shares.SECONDS_TO_SEND)
+        if asked is None:
+            raise Undecodable(kind.DESCRIPTOR.full_name)
+        return str(asked.service)

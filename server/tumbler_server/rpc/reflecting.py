@@ -1,60 +1,53 @@
 """Server reflection, for tools such as grpcurl: streams that anybody may open, bounded in number and in patience."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from tumbler_server import shares
-from tumbler_server.errors import TumblerError
+from tumbler_server.errors import RequestTooSlow, ServerStopping, TumblerError
 from tumbler_server.rpc import status
 from tumbler_server.rpc.presence import Presence
+from tumbler_server.rpc.receiving import Method, Receiving
 
 SERVICE = reflection.SERVICE_NAME
 
+METHOD = "ServerReflectionInfo"
 
-class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # it ships no types
+
+class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     """Says what the services of these names offer. For one loop's thread."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        super().__init__(names)
+        self._offer = reflection.aio.ReflectionServicer(names)
         self._streams = Presence(shares.REFLECTION_CROWD)
-        self._over = asyncio.Event()
+        self._receiving = Receiving()
 
     def say_goodbye(self) -> None:
         """End all streams."""
-        self._over.set()
+        self._receiving.say_goodbye()
 
-    async def ServerReflectionInfo(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
+    def service(self, details: grpc.HandlerCallDetails) -> Method | None:
+        """Return what serves a call, or None where the method is not ours."""
+        return Method(stream_stream=self._serve) if details.method == f"/{SERVICE}/{METHOD}" else None
+
+    async def _serve(self, _: object, context: Any) -> None:
         """Answer questions for as long as they keep coming."""
         try:
             context.add_done_callback(self._streams.enter(context.peer()))
+            async for answer in self._offer.ServerReflectionInfo(self._questions(context), context):
+                await context.write(answer.SerializeToString())
+            return
         except TumblerError as failure:
-            await status.end(context, status.told(failure, "ServerReflectionInfo"))
-        async for answer in super().ServerReflectionInfo(self._asked(requests), context):
-            yield answer
+            failed = failure
+        await status.end(context, status.told(failed, METHOD))
 
-    async def _asked(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        over = asyncio.ensure_future(self._over.wait())
+    async def _questions(self, context: Any) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+        kind, size, time = reflection_pb2.ServerReflectionRequest, shares.REFLECTION_BYTES, shares.SECONDS_TO_ASK
         try:
-            while True:
-                following = asyncio.ensure_future(anext(requests))
-                await asyncio.wait(
-                    (following, over), timeout=shares.SECONDS_TO_ASK.most, return_when=asyncio.FIRST_COMPLETED
-                )
-                if not following.done():
-                    following.cancel()
-                    return
-                try:
-                    yield following.result()
-                except StopAsyncIteration:
-                    return
-        finally:
-            over.cancel()
-
-
-def add(server: grpc.aio.Server, servicer: Reflection) -> None:
-    """Offer reflection on a server that does not serve yet."""
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+            while (question := await self._receiving.message(context, kind, size, time)) is not None:
+                yield question
+        except (RequestTooSlow, ServerStopping):  # it has had its answers: the stream ends in order
+            return

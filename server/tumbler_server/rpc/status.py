@@ -6,7 +6,6 @@ log the exception's type and the places it passed through, but not its message, 
 
 import asyncio
 import contextlib
-import traceback
 from typing import Any, NamedTuple, NoReturn, cast
 
 import grpc
@@ -17,6 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tumbler.v1 import error_reason_pb2
 from tumbler_server import errors
+from tumbler_server.logs import places
 
 DOMAIN = "tumbler.dev"
 
@@ -136,6 +136,5 @@ def _status(code: grpc.StatusCode, message: str, *details: Message) -> status_pb
 
 
 def _log_fault(failure: BaseException, method: str) -> None:
-    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(failure.__traceback__)]
     with contextlib.suppress(Exception):  # a log that cannot be written must not change the answer
-        _log.error("a call failed", method=method, error=type(failure).__name__, places=places[-8:])
+        _log.error("a call failed", method=method, error=type(failure).__name__, places=places(failure))
