@@ -261,8 +261,8 @@ class Server:
         if self._reflection:
             self._reflection.say_goodbye()
         await self._core.hub.close()
-        # What has been told to end may not be read; only calls under way are worth the grace. And peers that do not take
-        # even that their call is cancelled do not keep the process.
+        # What has been told to end may not be read; only calls under way are worth the grace. Peers that do not even take
+        # that their call is cancelled do not keep the process.
         quiet, until = 0.0, time.monotonic() + self._grace + _LAST_WORD
         while not stopping.done() and time.monotonic() < until:
             await asyncio.wait((stopping,), timeout=_LAST_WORD)
