@@ -7,6 +7,7 @@ of its lane, behind a queue in which projects take turns.
 """
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,14 @@ from google.protobuf.message import Message
 
 from tumbler_server import calls
 from tumbler_server.calls import Call
-from tumbler_server.errors import CallerGone, RequestTooLarge, TumblerError, Undecodable
+from tumbler_server.errors import (
+    CallerGone,
+    RequestTooLarge,
+    ScopeMissing,
+    TumblerError,
+    Unauthenticated,
+    Undecodable,
+)
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.verifier import Unknown, View
 from tumbler_server.limits import Limit
@@ -55,8 +63,8 @@ class Plan:
 class Exchange:
     """A call, and what gRPC takes for the handler of its method.
 
-    To gRPC every method reads a stream of requests. So its handler runs as soon as there are headers, and decides itself
-    whether a message is received, and for how long to wait for it.
+    To gRPC every method reads a stream of requests. So its handler runs as soon as there are headers, and decides
+    itself whether a message is received, and for how long to wait for it.
     """
 
     request_streaming: ClassVar[bool] = True
@@ -80,17 +88,18 @@ class Exchange:
         """Why the call is ended while its message has not come."""
 
     def judge_headers(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
-        """Judge the caller by the call's headers, as far as memory reaches.
-
-        Raises ``Unauthenticated`` and ``ScopeMissing``.
-        """
+        """Judge the caller by the call's headers, as far as memory reaches. Raises ``Unauthenticated``."""
         method, verifier = self.plan.method, self.house.servicer.verifier
         if auth.POLICY[method] == auth.OPEN:
             return
         self.text = auth.credential(metadata)
         found = verifier.recall(self.text)
-        # A caller that memory does not know, or whose networks matter, is judged once there is a context.
-        if not isinstance(found, Unknown) and not (isinstance(found, Key) and found.allowed_cidrs):
+        if isinstance(found, Unknown):
+            return  # it is judged once there is a context
+        if not isinstance(found, Key):
+            raise Unauthenticated
+        # Who is not let in by memory may have changed, and may be let in by their network: judged by a view, later.
+        with contextlib.suppress(Unauthenticated, ScopeMissing):
             self.caller = auth.admit(found, method, verifier.now(), str)
 
     async def stream_unary(self, _: object, context: Any) -> bytes:
@@ -101,7 +110,10 @@ class Exchange:
         except Exception as failure:
             failed = failure
         # Outside, so that what gRPC raises to end the call does not drag the failure's text along.
-        return await status.end(context, failed, self.plan.method)
+        try:
+            return await status.end(context, failed, self.plan.method)
+        finally:
+            del failed  # its traceback has this frame: nothing of the call is to wait for the collector
 
     async def answer(self, context: Any) -> bytes:
         """Return the serialized response. Raises what to tell instead."""
@@ -110,13 +122,14 @@ class Exchange:
     async def receive(self, context: Any) -> Any:
         """Take the call in, and return its request.
 
-        Raises ``Unauthenticated``, ``ScopeMissing``, ``Overloaded``, ``RequestTooSlow``, ``RequestTooLarge``,
-        ``Undecodable`` and ``InvalidFields``.
+        Raises ``Unauthenticated``, ``ScopeMissing``, ``StoreUnavailable``, ``Overloaded``, ``RequestTooSlow``,
+        ``RequestTooLarge``, ``Undecodable`` and ``InvalidFields``.
         """
         if self.failure is not None:
             raise self.failure
         plan = self.plan
         if self.text and self.caller is auth.NOBODY:
+            await self.house.hotpath.view()  # what memory has of the caller counts no earlier
             await self._authenticate(context)
         party = context.peer() if self.caller is auth.NOBODY else self.caller.project_id
         context.add_done_callback(plan.present.enter(party))
@@ -253,4 +266,7 @@ class Watch(Exchange):
             return
         except Exception as failure:
             failed = failure
-        await status.end(context, failed, self.plan.method)
+        try:
+            await status.end(context, failed, self.plan.method)
+        finally:
+            del failed

@@ -5,7 +5,7 @@
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
 import grpc
@@ -111,10 +111,34 @@ class _Handler:
         self.response_streaming = stream_stream is not None
 
 
+async def _within(work: Coroutine[Any, Any, Any], seconds: float) -> Any:
+    """Return what a coroutine returns. Raises ``asyncio.TimeoutError`` where that takes too long.
+
+    ``asyncio.wait_for`` loses a cancellation that comes in the same moment as the result (before Python 3.12): who
+    opened a stream and reset it at once would keep its place.
+    """
+    task, late = asyncio.current_task(), False
+
+    def end() -> None:
+        nonlocal late
+        late = True
+        task.cancel()  # type: ignore[union-attr]  # a coroutine runs in a task
+
+    timer = asyncio.get_running_loop().call_later(seconds, end)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if late:
+            raise asyncio.TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
+
+
 async def _name(context: Any) -> str:
     """Receive which service is asked about."""
     try:
-        data = await asyncio.wait_for(context.read(), shares.SECONDS_TO_SEND.most)
+        data = await _within(context.read(), shares.SECONDS_TO_SEND.most)
     except asyncio.TimeoutError:
         raise RequestTooSlow(shares.SECONDS_TO_SEND.most) from None
     if not isinstance(data, bytes):

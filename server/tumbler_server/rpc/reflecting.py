@@ -40,17 +40,18 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # it
         over = asyncio.ensure_future(self._over.wait())
         try:
             while True:
-                following = asyncio.ensure_future(anext(requests))
-                await asyncio.wait(
-                    (following, over), timeout=shares.SECONDS_TO_ASK.most, return_when=asyncio.FIRST_COMPLETED
-                )
-                if not following.done():
-                    following.cancel()
-                    return
+                # A default, since a task that nobody asks for its StopAsyncIteration is complained of in the log.
+                following = asyncio.ensure_future(anext(requests, None))
                 try:
-                    yield following.result()
-                except StopAsyncIteration:
+                    await asyncio.wait(
+                        (following, over), timeout=shares.SECONDS_TO_ASK.most, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    asked = following.result() if following.done() else None
+                finally:
+                    following.cancel()
+                if asked is None:
                     return
+                yield asked
         finally:
             over.cancel()
 
