@@ -260,7 +260,10 @@ class Server:
     async def _look(self) -> None:
         try:
             await self._core.glance.fresh()
-        except StoreUnavailable:
+        except Exception as failure:
+            # Whatever it was: were this to end, nobody would ever hear again whether the server can serve.
+            if not isinstance(failure, StoreUnavailable):
+                _log.error("looking at the database failed", error=type(failure).__name__)
             self._health.say_serving(False)
         else:
             self._health.say_serving(True)

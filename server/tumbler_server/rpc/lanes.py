@@ -157,7 +157,6 @@ def _work(
     arguments: tuple[object, ...],
 ) -> None:
     """Do blocking work on a thread of a lane, and tell the loop once what came of it."""
-
     result: Any = None
     failure: Exception | None = None
     try:
