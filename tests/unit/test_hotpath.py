@@ -9,11 +9,13 @@ from typing import Any, cast
 import pytest
 
 from tests.unit.test_lanes import PATIENCE, soon, turns
+from tumbler import keyformat
 from tumbler.keyformat import ParsedKey
 from tumbler_server.errors import Overloaded, StoreUnavailable
 from tumbler_server.events.glance import Glance
 from tumbler_server.keys.record import Key, Sealed
-from tumbler_server.keys.verifier import Doubtful, Unknown, Verifier, View
+from tumbler_server.keys.secret import generate
+from tumbler_server.keys.verifier import Doubtful, Question, Unknown, Verifier, View
 from tumbler_server.rpc.gathering import Gathering
 from tumbler_server.rpc.hotpath import HotPath
 from tumbler_server.rpc.lanes import Lane
@@ -291,6 +293,17 @@ def test_a_run_that_fails(gone: bool) -> None:
         await soon(lambda: not path.hotpath._flights)
 
     on_path(test)
+
+
+def test_no_secret_is_shown() -> None:
+    """What a presented key is carried in shows its id at the most, wherever it may be printed."""
+    text = generate("tmb").text
+    asked = Unknown(text, keyformat.parse(text).id, b"tag", keyformat.parse(text))
+    doubtful = Doubtful(asked, Key(id=asked.id, project_id="acme"), Sealed("hash", b"digest", "pepper"), 0)
+    shown = f"{Question(text)} {asked} {doubtful}"
+    assert asked.id in shown
+    for part in (text, keyformat.parse(text).secret, "b'tag'", "hash", "digest"):
+        assert part not in shown
 
 
 @pytest.mark.parametrize("at_once", [True, False])

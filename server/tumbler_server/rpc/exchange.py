@@ -7,7 +7,6 @@ of its lane, behind a queue in which projects take turns.
 """
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -98,9 +97,10 @@ class Exchange:
             return  # it is judged once there is a context
         if not isinstance(found, Key):
             raise Unauthenticated
-        # Who is not let in by memory may have changed, and may be let in by their network: judged by a view, later.
-        with contextlib.suppress(Unauthenticated, ScopeMissing):
+        try:
             self.caller = auth.admit(found, method, verifier.now(), str)
+        except (Unauthenticated, ScopeMissing):
+            return  # it may have changed since, or be let in by its network: it is judged by a view, and with a context
 
     async def stream_unary(self, _: object, context: Any) -> bytes:
         """Serve the call; gRPC's way in."""
