@@ -261,8 +261,8 @@ class Server:
         if self._reflection:
             self._reflection.say_goodbye()
         await self._core.hub.close()
-        # What has been told to end may not be read; only calls under way are worth the grace. Peers that do not even take
-        # that their call is cancelled do not keep the process.
+        # What has been told to end may not be read; only calls under way are worth the grace. Peers that do not even
+        # take that their call is cancelled do not keep the process.
         quiet, until = 0.0, time.monotonic() + self._grace + _LAST_WORD
         while not stopping.done() and time.monotonic() < until:
             await asyncio.wait((stopping,), timeout=_LAST_WORD)
@@ -280,7 +280,10 @@ class Server:
     async def _look(self) -> None:
         try:
             await self._core.glance.fresh()
-        except StoreUnavailable:
+        except Exception as failure:
+            # Whatever it was: were this to end, nobody would ever hear again whether the server can serve.
+            if not isinstance(failure, StoreUnavailable):
+                _log.error("looking at the database failed", error=type(failure).__name__)
             self._health.say_serving(False)
         else:
             self._health.say_serving(True)

@@ -67,9 +67,20 @@ SECONDS_BETWEEN_PINGS = Limit("time between pings without data", 10, "seconds", 
 VERIFY_CROWD = CrowdLimit("Verify", 4_000, 1_000)
 BATCH_CROWD = CrowdLimit("BatchVerify", 256, 64)
 CALL_CROWD = CrowdLimit("other methods", 1_024, 128)
+STOP_CROWD = CrowdLimit("Revoke and SetActive", 1_024, 128)
+"""Their own, so that no crowd of other calls keeps a key from being stopped."""
 WATCH_CROWD = CrowdLimit("Watch", 6_000, 3_000)
 OPEN_CROWD = CrowdLimit("methods that need no key", 4_096, 16)
 HEALTH_WATCH_CROWD = CrowdLimit("streams of health.Watch", 1_024, 4)
 REFLECTION_CROWD = CrowdLimit("streams of reflection", 64, 4)
 
-CROWDS = (VERIFY_CROWD, BATCH_CROWD, CALL_CROWD, WATCH_CROWD, OPEN_CROWD, HEALTH_WATCH_CROWD, REFLECTION_CROWD)
+CROWDS = (
+    VERIFY_CROWD,
+    BATCH_CROWD,
+    CALL_CROWD,
+    STOP_CROWD,
+    WATCH_CROWD,
+    OPEN_CROWD,
+    HEALTH_WATCH_CROWD,
+    REFLECTION_CROWD,
+)

@@ -76,8 +76,8 @@ METHODS: Mapping[str, Row] = {
     "Rotate": _managed(lambda lanes, _: lanes.issue),
     "ClaimRotation": _managed(lambda lanes, _: lanes.claim, shares.OPEN_CROWD),
     "Update": _managed(lambda lanes, _: lanes.change),
-    "SetActive": _managed(lambda lanes, request: lanes.change if request.active else lanes.stop),
-    "Revoke": _managed(lambda lanes, _: lanes.stop),
+    "SetActive": _managed(lambda lanes, request: lanes.change if request.active else lanes.stop, shares.STOP_CROWD),
+    "Revoke": _managed(lambda lanes, _: lanes.stop, shares.STOP_CROWD),
     "Redeliver": _managed(lambda lanes, _: lanes.change),
     "RotateWebhookSecret": _managed(lambda lanes, _: lanes.change),
 }

@@ -1,13 +1,19 @@
 """An event loop on a thread of its own: what serves, beside the thread that waits for signals."""
 
 import asyncio
+import contextlib
 import gc
 import sys
 import threading
+import traceback
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import structlog
+
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 TURN = 0.001
 """Seconds that a thread may keep the interpreter while the loop waits for it. Callers would feel Python's own 5 ms."""
@@ -27,6 +33,7 @@ class LoopThread:
         # A call makes dozens of objects that its end frees without the collector; looking for cycles so often is waste.
         gc.set_threshold(_YOUNG, 20, 50)
         self.loop = _new_loop()
+        self.loop.set_exception_handler(_tell)
         self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
         self._thread.start()
 
@@ -44,6 +51,18 @@ class LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+
+
+def _tell(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody caught by its type: asyncio's own handler would log its text, which could hold a secret."""
+    failure = context.get("exception")
+    places = traceback.extract_tb(failure.__traceback__) if failure else ()
+    with contextlib.suppress(Exception):  # a log that cannot be written must not change what happens
+        _log.error(
+            "something on the loop failed",
+            error=type(failure).__name__,
+            places=[f"{place.filename}:{place.lineno} {place.name}" for place in places][-8:],
+        )
 
 
 async def _cancel_others() -> None:
