@@ -2,11 +2,11 @@
 
 import grpc
 import pytest
-from tumbler_server.rpc.hotpath import MOST_PROVEN
 
 from tests.harness import World, at, forged, lasting
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import HOUR, SECOND
+from tumbler_server.rpc.hotpath import MOST_PROVEN
 from tumbler_server.store.models import ApiKeyRow
 
 EMPTY = pb.VerifyResponse()

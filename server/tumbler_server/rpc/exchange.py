@@ -7,6 +7,7 @@ of its lane, behind a queue in which projects take turns.
 """
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from google.protobuf.message import Message
 
 from tumbler_server import calls
 from tumbler_server.calls import Call
-from tumbler_server.errors import CallerGone, RequestTooLarge, TumblerError, Undecodable
+from tumbler_server.errors import CallerGone, RequestTooLarge, ScopeMissing, TumblerError, Unauthenticated, Undecodable
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.verifier import Unknown, View
 from tumbler_server.limits import Limit
@@ -55,8 +56,8 @@ class Plan:
 class Exchange:
     """A call, and what gRPC takes for the handler of its method.
 
-    To gRPC every method reads a stream of requests. So its handler runs as soon as there are headers, and decides itself
-    whether a message is received, and for how long to wait for it.
+    To gRPC every method reads a stream of requests. So its handler runs as soon as there are headers, and decides
+    itself whether a message is received, and for how long to wait for it.
     """
 
     request_streaming: ClassVar[bool] = True
@@ -80,18 +81,20 @@ class Exchange:
         """Why the call is ended while its message has not come."""
 
     def judge_headers(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
-        """Judge the caller by the call's headers, as far as memory reaches.
+        """Admit the caller by the call's headers, as far as memory reaches.
 
-        Raises ``Unauthenticated`` and ``ScopeMissing``.
+        Raises ``Unauthenticated`` where they hold no key.
         """
         method, verifier = self.plan.method, self.house.servicer.verifier
         if auth.POLICY[method] == auth.OPEN:
             return
         self.text = auth.credential(metadata)
         found = verifier.recall(self.text)
-        # A caller that memory does not know, or whose networks matter, is judged once there is a context.
-        if not isinstance(found, Unknown) and not (isinstance(found, Key) and found.allowed_cidrs):
-            self.caller = auth.admit(found, method, verifier.now(), str)
+        # A caller that memory does not know, whose networks matter, or who would be refused is judged once there is a
+        # context: memory may be behind, and nobody is refused for what has changed since. ``settle`` sees to the rest.
+        if isinstance(found, Key) and not found.allowed_cidrs:
+            with contextlib.suppress(Unauthenticated, ScopeMissing):
+                self.caller = auth.admit(found, method, verifier.now(), str)
 
     async def stream_unary(self, _: object, context: Any) -> bytes:
         """Serve the call; gRPC's way in."""
@@ -146,6 +149,7 @@ class Exchange:
 
     async def _authenticate(self, context: Any) -> None:
         house, verifier = self.house, self.house.servicer.verifier
+        await house.hotpath.view()
         found = verifier.recall(self.text)
         if isinstance(found, Unknown):
             found = await house.hotpath.find(found, context.peer())

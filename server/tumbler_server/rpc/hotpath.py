@@ -4,6 +4,7 @@ The stages are ``keys.verifier``'s. Here is only who waits for which of them.
 """
 
 import asyncio
+import functools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -36,11 +37,9 @@ class HotPath:
 
     async def view(self, at_least: int = 0, exactly: bool = False) -> View:
         """Take a view for a call that began before this. Raises ``StoreUnavailable``."""
-        position = self._glance.now(at_least, exactly)
-        if position is not None:
-            return View(position)
         try:
-            return View(await self._glance.fresh())
+            position = self._glance.now(at_least, exactly)
+            return View(await self._glance.fresh() if position is None else position)
         except StoreUnavailable:
             view = self._verifier.last_resort(at_least, exactly)
             if view is None:
@@ -118,31 +117,48 @@ class HotPath:
         if flight is None:
             if self._of_a_key[key_id] >= PROOFS_OF_A_KEY.most:  # a wrong secret costs as much as the right one
                 raise Overloaded(retry_after=RETRY)
-            work = self._proofs.run(doubtful.key.project_id, self._verifier.prove, doubtful)
-            flight = self._flights[tag] = _Flight(asyncio.ensure_future(work))
+            flight = self._flights[tag] = _Flight(self._verifier, doubtful)
+            flight.task = asyncio.ensure_future(self._proofs.run(doubtful.key.project_id, flight.run))
             self._of_a_key[key_id] += 1
-            flight.task.add_done_callback(lambda _: self._land(key_id))
+            flight.task.add_done_callback(functools.partial(self._land, flight))
         flight.waiting += 1
         try:
             return await asyncio.shield(flight.task)
         finally:
             flight.waiting -= 1
-            if not flight.waiting:
-                # Nobody is left, and nobody is to join it any more. A run that has begun goes on.
-                del self._flights[tag]
+            if not flight.waiting and not flight.begun:
+                self._forget(flight)  # so that nobody joins what is cancelled
                 flight.task.cancel()
 
-    def _land(self, key_id: str) -> None:
+    def _land(self, flight: "_Flight", task: "asyncio.Task[Key | None]") -> None:
+        self._forget(flight)
+        key_id = flight.doubtful.asked.id
         self._of_a_key[key_id] -= 1
         if not self._of_a_key[key_id]:
             del self._of_a_key[key_id]
+        if not task.cancelled():
+            task.exception()  # nobody may be left to hear of it
+
+    def _forget(self, flight: "_Flight") -> None:
+        tag = flight.doubtful.asked.tag
+        if self._flights.get(tag) is flight:
+            del self._flights[tag]
 
 
 class _Flight:
-    """A run of bcrypt, and how many wait for it."""
+    """A run of bcrypt, and how many wait for it. One that has begun goes on and counts, also where nobody is left."""
 
-    __slots__ = ("task", "waiting")
+    __slots__ = ("_verifier", "begun", "doubtful", "task", "waiting")
 
-    def __init__(self, task: "asyncio.Task[Key | None]") -> None:
-        self.task = task
+    task: "asyncio.Task[Key | None]"
+
+    def __init__(self, verifier: Verifier, doubtful: Doubtful) -> None:
+        self._verifier = verifier
+        self.doubtful = doubtful
+        self.begun = False
         self.waiting = 0
+
+    def run(self) -> Key | None:
+        """Prove the key; for a thread."""
+        self.begun = True
+        return self._verifier.prove(self.doubtful)
