@@ -149,8 +149,10 @@ class Exchange:
 
     async def _authenticate(self, context: Any) -> None:
         house, verifier = self.house, self.house.servicer.verifier
-        await house.hotpath.view()
         found = verifier.recall(self.text)
+        if isinstance(found, Key):  # what may have changed since
+            await house.hotpath.view()
+            found = verifier.recall(self.text)
         if isinstance(found, Unknown):
             found = await house.hotpath.find(found, context.peer())
         address = lambda: auth.peer_address(context.peer())  # noqa: E731 - asked only where it matters
