@@ -64,6 +64,9 @@ SECONDS_OF_AGE = Limit("age of a connection", 3_600, "seconds", "closed in order
 SECONDS_OF_GRACE = 300
 SECONDS_BETWEEN_PINGS = Limit("time between pings without data", 10, "seconds", "closed after two strikes")
 
+LIMITS: tuple[Limit, ...] = tuple(each for each in list(globals().values()) if isinstance(each, Limit))
+"""The table of what has no lane and no crowd, in the order of the page."""
+
 VERIFY_CROWD = CrowdLimit("Verify", 4_000, 1_000)
 BATCH_CROWD = CrowdLimit("BatchVerify", 256, 64)
 CALL_CROWD = CrowdLimit("other methods", 1_024, 128)

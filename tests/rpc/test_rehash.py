@@ -3,16 +3,20 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
 
+from tests.domain import PATIENCE
 from tests.harness import CHEAP, World, forged
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.keys import pepper
 from tumbler_server.keys.record import Sealed
 from tumbler_server.keys.secret import Hasher
+from tumbler_server.rpc.lanes import Lane
+from tumbler_server.shares import PROOFS_OF_A_KEY
 from tumbler_server.store.models import ApiKeyRow
 
 
@@ -45,6 +49,12 @@ def lose_pepper(world: World) -> None:
     """Take the pepper file away, and begin again without it."""
     world.installation.pepper_file.unlink()
     world.reopen()
+
+
+def other_secret(text: str, number: int) -> str:
+    """Return a key with the prefix and id of another, and one of many secrets that are not its own."""
+    parsed = keyformat.parse(text)
+    return keyformat.build(parsed.prefix, parsed.id, f"{number:0{keyformat.SECRET_LENGTH}}")
 
 
 @pytest.fixture
@@ -242,27 +252,35 @@ def test_a_key_goes_on_working_where_sealing_anew_fails(world: World, monkeypatc
     assert sealed(world, created.api_key.id)[2] == peppers(world)[0]
 
 
-def test_too_many_secrets_to_prove_is_told_with_a_time_to_come_back(world: World) -> None:
-    """Where more callers wait for bcrypt than there are seats, the answer is RESOURCE_EXHAUSTED with RetryInfo."""
+def test_too_many_secrets_to_prove_is_told_with_a_time_to_come_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one key's secrets bcrypt checks two at a time; a third one's caller gets RESOURCE_EXHAUSTED with RetryInfo."""
     created = world.create()
-    world.reopen(threads=2)  # one of them may wait for bcrypt
     lose_pepper(world)
     world.page()  # the caller's own key is proven
-    busy, begun = threading.Event(), threading.Event()
+    wrong = [other_secret(created.key, number) for number in range(PROOFS_OF_A_KEY.most)]
+    may_end, asked = threading.Event(), threading.Semaphore(0)
+    check, prove = Hasher.check_bcrypt, Lane.run
 
-    def hold() -> bool:
-        begun.set()
-        return busy.wait(10)
+    def hold(self: Hasher, secret: str, sealed: Sealed) -> bool:
+        return may_end.wait(PATIENCE) and check(self, secret, sealed)
 
-    with ThreadPoolExecutor(1) as others:
-        held = others.submit(lambda: list(world.core.pool.check([(b"another key", hold)])))
-        assert begun.wait(10)
+    def told(self: Lane, *given: Any) -> Any:
+        asked.release()
+        return prove(self, *given)
+
+    monkeypatch.setattr(Hasher, "check_bcrypt", hold)
+    monkeypatch.setattr(Lane, "run", told)
+    with ThreadPoolExecutor(len(wrong)) as others:
+        answers = [others.submit(world.verdict, text) for text in wrong]
+        assert all(asked.acquire(timeout=PATIENCE) for _ in wrong)
         refused = world.refused("Verify", pb.VerifyRequest(key=created.key))
         assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
         assert refused.retry_delay > 0
         world.page()  # what is proven goes on
-        busy.set()
-        assert held.result() == [True]
+        may_end.set()
+        assert [answer.result(PATIENCE) for answer in answers] == ["NOT_FOUND"] * len(wrong)
     assert world.verdict(created.key) == "VALID"
 
 

@@ -259,7 +259,7 @@ class Manage(Exchange):
         left = context.time_remaining()
         call = Call(
             deadline=math.inf if left is None else time.monotonic() + left,
-            judge=servicer.judge(caller, peer, self.plan.method),
+            judge=servicer.judge(caller, lambda: auth.peer_address(peer), self.plan.method),
         )
         party = peer if caller is auth.NOBODY else caller.project_id
         try:
