@@ -70,6 +70,8 @@ class Raw:
     def close(self) -> None:
         """Hang up at once."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        with suppress(OSError):  # it has been closed
+            self._socket.shutdown(socket.SHUT_RDWR)  # close() would wait for the one who reads
         self._socket.close()
 
 

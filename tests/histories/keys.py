@@ -53,7 +53,7 @@ class _Open:
         self.select: Callable[[Any], list[Any]] = transaction.select
         self._transaction = transaction
 
-    def write(self, work: Callable[[Transaction], T]) -> T:
+    def write(self, work: Callable[[Transaction], T], urgent: bool = False) -> T:  # noqa: ARG002 - the store's
         return work(self._transaction)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
+import grpc
 from google.protobuf.message import Message
 
 from tumbler_server import calls
@@ -294,6 +295,8 @@ class Watch(Exchange):
             await context.send_initial_metadata(())
             await self.house.watching.serve(self.caller, wanted, address, context.write)
             return
+        except grpc.aio.BaseError:
+            raise  # gRPC's own, which it knows what to do with: the caller has gone
         except Exception as failure:
             failed = failure
         try:
