@@ -1,21 +1,20 @@
 """Proof of secrets while peppers come and go: digests make it cheap, bcrypt outlives them."""
 
+import itertools
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import grpc
 import pytest
 
 from tests.domain import PATIENCE
-from tests.harness import CHEAP, World, forged
+from tests.harness import CHEAP, Refused, World, forged
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.keys import pepper
 from tumbler_server.keys.record import Sealed
 from tumbler_server.keys.secret import Hasher
-from tumbler_server.rpc.lanes import Lane
 from tumbler_server.shares import PROOFS_OF_A_KEY
 from tumbler_server.store.models import ApiKeyRow
 
@@ -255,32 +254,32 @@ def test_a_key_goes_on_working_where_sealing_anew_fails(world: World, monkeypatc
 def test_too_many_secrets_to_prove_is_told_with_a_time_to_come_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of one key's secrets bcrypt checks two at a time; a third one's caller gets RESOURCE_EXHAUSTED with RetryInfo."""
+    """Of more secrets of a key than bcrypt checks at a time, the others get RESOURCE_EXHAUSTED with RetryInfo."""
     created = world.create()
     lose_pepper(world)
     world.page()  # the caller's own key is proven
-    wrong = [other_secret(created.key, number) for number in range(PROOFS_OF_A_KEY.most)]
-    may_end, asked = threading.Event(), threading.Semaphore(0)
-    check, prove = Hasher.check_bcrypt, Lane.run
+    parsed = keyformat.parse(created.key)
+    turned = [parsed.secret[n:] + parsed.secret[:n] for n in range(1, PROOFS_OF_A_KEY.most + 3)]
+    presented = [keyformat.build(parsed.prefix, parsed.id, secret) for secret in turned]
+    end, check = threading.Event(), Hasher.check_bcrypt
 
-    def hold(self: Hasher, secret: str, sealed: Sealed) -> bool:
-        return may_end.wait(PATIENCE) and check(self, secret, sealed)
+    def held(hasher: Hasher, secret: str, stored: Sealed) -> bool:
+        assert end.wait(PATIENCE)
+        return check(hasher, secret, stored)
 
-    def told(self: Lane, *given: Any) -> Any:
-        asked.release()
-        return prove(self, *given)
-
-    monkeypatch.setattr(Hasher, "check_bcrypt", hold)
-    monkeypatch.setattr(Lane, "run", told)
-    with ThreadPoolExecutor(len(wrong)) as others:
-        answers = [others.submit(world.verdict, text) for text in wrong]
-        assert all(asked.acquire(timeout=PATIENCE) for _ in wrong)
-        refused = world.refused("Verify", pb.VerifyRequest(key=created.key))
-        assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-        assert refused.retry_delay > 0
+    monkeypatch.setattr(Hasher, "check_bcrypt", held)
+    with ThreadPoolExecutor(len(presented)) as others:
+        calls = [others.submit(world.call, "Verify", pb.VerifyRequest(key=text)) for text in presented]
+        refused = list(itertools.islice(as_completed(calls, PATIENCE), 2))
         world.page()  # what is proven goes on
-        may_end.set()
-        assert [answer.result(PATIENCE) for answer in answers] == ["NOT_FOUND"] * len(wrong)
+        end.set()
+    for call in refused:
+        failure = call.exception()
+        assert isinstance(failure, Refused)
+        assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert failure.retry_delay > 0
+    proven = [call.result() for call in calls if call not in refused]
+    assert [pb.VerifyCode.Name(each.code) for each in proven] == ["VERIFY_CODE_NOT_FOUND"] * PROOFS_OF_A_KEY.most
     assert world.verdict(created.key) == "VALID"
 
 
