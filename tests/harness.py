@@ -209,7 +209,6 @@ class World:
         self.scheduler = build_scheduler(
             self.config, f"test/{next(_NAMES)}", self.clock, self.uptime, look_up=lambda _: []
         )
-
         on_loop(self._start())
 
     async def _start(self) -> None:

@@ -1,6 +1,6 @@
 """Every limit on what a caller can make this service keep, do or wait for: one table, shown in docs/limits.md.
 
-A test holds the page against this module. A limit that is not here is a mistake.
+A test holds the page against this module and ``shares``. A limit that is in neither is a mistake.
 """
 
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ LIST_SKIP = Limit("List's skip", 10_000, "keys", "INVALID_ARGUMENT, INVALID_FIEL
 LIST_SCAN = Limit("what a page of List looks at", 3_000, "keys", "the page ends early, with a next_page_token")
 LIST_COUNT = Limit("what total_size counts", 10_000, "keys", "it is a lower bound")
 
-WEBHOOK_URLS = Limit("webhook URLs", 1_000, "a project", "RESOURCE_EXHAUSTED, LIMIT_REACHED; `--max-webhook-urls`")
+WEBHOOK_URLS = Limit("webhook URLs", 1_000, "a project", "RESOURCE_EXHAUSTED, LIMIT_REACHED", "--max-webhook-urls")
 WEBHOOKS_PENDING = Limit("webhooks that wait to be sent", 200_000, "a project", "the oldest are given up: FAILED")
 WEBHOOKS_SENT = Limit("webhooks that are being sent", 16, "a project, of 64 in all", "they wait")
 WEBHOOK_LOOK_UPS = Limit(
@@ -68,10 +68,11 @@ WATCH_BEATS = Limit(
     "heartbeats that a project's streams ask for", 500, "a second and process", "RESOURCE_EXHAUSTED, OVERLOADED"
 )
 WATCH_PROCESS = Limit(
-    "Watch streams, unless `--max-watch-streams` says otherwise",
+    "Watch streams",
     5_000,
     "streams a process",
     "the newest of the project with the most ends, or the newcomer is refused: RESOURCE_EXHAUSTED, OVERLOADED",
+    "--max-watch-streams",
 )
 
 LIMITS: tuple[Limit, ...] = tuple(each for each in list(globals().values()) if isinstance(each, Limit))

@@ -1,8 +1,10 @@
 """The only wiring: a configuration becomes a server."""
 
 import asyncio
+import math
 import os
 import ssl
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ import grpc
 import structlog
 
 from tumbler.v1 import api_key_service_pb2
-from tumbler_server import limits, shares
+from tumbler_server import limits, memory, shares
 from tumbler_server.clock import SECOND, Clock, system_clock, uptime
 from tumbler_server.config import Config, Tls
 from tumbler_server.errors import CannotListen, SetupError, StoreUnavailable
@@ -73,6 +75,9 @@ _OPTIONS = (
     ("grpc.max_send_message_length", limits.ANSWER_BYTES.most + limits.MIB),
     ("grpc.max_allowed_incoming_connections", shares.CONNECTIONS.most),
     ("grpc.max_concurrent_streams", shares.STREAMS.most),
+    # Calls that wait to be taken up. Beyond its own limit of 1,000 gRPC cancels some of them, honest ones too.
+    ("grpc.server.max_pending_requests", shares.PENDING.most),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * shares.PENDING.most),
     ("grpc.max_metadata_size", shares.HEADER_BYTES.most // 2),
     ("grpc.absolute_max_metadata_size", shares.HEADER_BYTES.most),
     ("grpc.server_handshake_timeout_ms", shares.SECONDS_TO_SHAKE_HANDS.most * 1_000),
@@ -101,6 +106,7 @@ class Core:
     usage: Usage
     retention: Retention
     resolver: Resolver
+    looking: ThreadPoolExecutor
     glance: Glance
     engine: Engine
     lanes: Lanes
@@ -191,6 +197,7 @@ def build_core(
         usage,
         retention,
         resolver,
+        looking,
         glance,
         engine,
         lanes,
@@ -254,24 +261,29 @@ class Server:
         if self._reflection:
             self._reflection.say_goodbye()
         await self._core.hub.close()
-        # What has been told to end may not be read; only calls under way are worth the grace.
-        quiet = 0.0
-        while not stopping.done():
+        # What has been told to end may not be read; only calls under way are worth the grace. Peers that do not even
+        # take that their call is cancelled do not keep the process.
+        quiet, until = 0.0, time.monotonic() + self._grace + _LAST_WORD
+        while not stopping.done() and time.monotonic() < until:
             await asyncio.wait((stopping,), timeout=_LAST_WORD)
             quiet = 0.0 if self._core.engine.under_way else quiet + _LAST_WORD
             if quiet >= _UNREAD:
-                await self._grpc.stop(None)
-        await stopping
+                stopping = asyncio.ensure_future(self._grpc.stop(None))
+                quiet = -math.inf
 
     async def _watch_health(self) -> None:
         while True:
             await asyncio.sleep(HEALTH_INTERVAL)
             await self._look()
+            await asyncio.get_running_loop().run_in_executor(self._core.looking, memory.trim)
 
     async def _look(self) -> None:
         try:
             await self._core.glance.fresh()
-        except StoreUnavailable:
+        except Exception as failure:
+            # Whatever it was: were this to end, nobody would ever hear again whether the server can serve.
+            if not isinstance(failure, StoreUnavailable):
+                _log.error("looking at the database failed", error=type(failure).__name__)
             self._health.say_serving(False)
         else:
             self._health.say_serving(True)

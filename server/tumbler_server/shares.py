@@ -56,6 +56,7 @@ PROOFS_OF_A_KEY = Limit(
 
 CONNECTIONS = Limit("connections of a process", 4_096, "connections", "closed at once")
 STREAMS = Limit("streams of a connection", 200, "streams", "wait at the client, by HTTP/2's own rules")
+PENDING = Limit("calls that wait to be taken up", 10_000, "calls", "CANCELLED, by gRPC itself")
 HEADER_BYTES = Limit("headers of a call", 16 * KIB, "bytes", "RESOURCE_EXHAUSTED, by gRPC itself")
 SECONDS_TO_SHAKE_HANDS = Limit("time to open a connection, TLS included", 10, "seconds", "closed")
 SECONDS_IDLE = Limit("idle time of a connection", 900, "seconds", "closed in order (GOAWAY)")
@@ -63,12 +64,26 @@ SECONDS_OF_AGE = Limit("age of a connection", 3_600, "seconds", "closed in order
 SECONDS_OF_GRACE = 300
 SECONDS_BETWEEN_PINGS = Limit("time between pings without data", 10, "seconds", "closed after two strikes")
 
+LIMITS: tuple[Limit, ...] = tuple(each for each in list(globals().values()) if isinstance(each, Limit))
+"""The table of what has no lane and no crowd, in the order of the page."""
+
 VERIFY_CROWD = CrowdLimit("Verify", 4_000, 1_000)
 BATCH_CROWD = CrowdLimit("BatchVerify", 256, 64)
 CALL_CROWD = CrowdLimit("other methods", 1_024, 128)
+STOP_CROWD = CrowdLimit("Revoke and SetActive", 1_024, 128)
+"""Their own, so that no crowd of other calls keeps a key from being stopped."""
 WATCH_CROWD = CrowdLimit("Watch", 6_000, 3_000)
 OPEN_CROWD = CrowdLimit("methods that need no key", 4_096, 16)
 HEALTH_WATCH_CROWD = CrowdLimit("streams of health.Watch", 1_024, 4)
 REFLECTION_CROWD = CrowdLimit("streams of reflection", 64, 4)
 
-CROWDS = (VERIFY_CROWD, BATCH_CROWD, CALL_CROWD, WATCH_CROWD, OPEN_CROWD, HEALTH_WATCH_CROWD, REFLECTION_CROWD)
+CROWDS = (
+    VERIFY_CROWD,
+    BATCH_CROWD,
+    CALL_CROWD,
+    STOP_CROWD,
+    WATCH_CROWD,
+    OPEN_CROWD,
+    HEALTH_WATCH_CROWD,
+    REFLECTION_CROWD,
+)

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.domain import OPERATOR, Domain, new_store
-from tests.harness import FrozenClock, forged
+from tests.harness import FrozenClock, forged, on_loop
 from tumbler.decide import Demand
 from tumbler_server.clock import HOUR, MINUTE
+from tumbler_server.events.glance import Glance
 from tumbler_server.keys.verifier import Question, View
+from tumbler_server.rpc.engine import lane_limits
+from tumbler_server.rpc.gathering import Gathering
+from tumbler_server.rpc.hotpath import HotPath
+from tumbler_server.rpc.lanes import Lane
 from tumbler_server.store.database import open_store
 
 demands = st.builds(
@@ -31,6 +37,10 @@ class Pair:
         url = f"sqlite:////{str(Path(folder)).lstrip('/')}/test.db"
         self.clock = FrozenClock()
         self.one, self.other = Domain(new_store(url), self.clock), Domain(open_store(url), self.clock)
+        one, lanes = self.one, lane_limits(threads=16, cores=1)
+        self.threads = ThreadPoolExecutor(1)
+        self.reads, self.proofs = Gathering(lanes["reads"], one.verifier.read), Lane(lanes["proofs"])
+        self.path = HotPath(one.verifier, Glance(one.tail, self.threads), self.reads, self.proofs)
         issued = [
             self.one.create(scopes=("orders:*",), environment_id="live"),
             self.one.create(scopes=("*",), allowed_cidrs=("192.0.2.0/24",)),
@@ -52,6 +62,8 @@ def pair() -> Iterator[Pair]:
     with tempfile.TemporaryDirectory() as folder:
         pair = Pair(folder)
         yield pair
+        for close in (pair.reads.close, pair.proofs.close, pair.threads.shutdown):
+            close()
         for domain in (pair.one, pair.other):
             domain.close()
             domain.store.close()
@@ -73,4 +85,5 @@ def test_a_batch_is_as_good_as_its_keys_one_by_one(pair: Pair, data: st.DataObje
         pair.one.verifier.verify(Question(text))
     pair.one.cache.forget([text.split("_")[-2] for text in swept])
     view = View(pair.one.tail.catch_up())
-    assert pair.one.verifier.verify_all(asked, view) == [pair.other.verifier.verify(question) for question in asked]
+    batch = on_loop(pair.path.verify_all(asked, view, "acme"))
+    assert batch == [pair.other.verifier.verify(question) for question in asked]

@@ -1,4 +1,4 @@
-"""A whole service in this process, called through grpcio-testing."""
+"""A whole service in this process, called through its engine."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -159,14 +159,23 @@ def test_bearer_may_be_written_in_any_case(world: World, form: str) -> None:
 
 
 def test_the_key_may_come_as_x_api_key(world: World) -> None:
-    """`x-api-key` holds the key alone; where `authorization` is sent too, that one counts, good or bad."""
-    good, bad = world.operator, "garbage"
-    assert outcome(world, "List", "", metadata=(("x-api-key", good),)) == "OK"
-    both = (("x-api-key", bad), ("authorization", f"Bearer {good}"))
-    assert outcome(world, "List", "", metadata=both) == "OK"
-    for authorization in (f"Bearer {bad}", f"Basic {good}", ""):
-        both = (("authorization", authorization), ("x-api-key", good))
-        assert outcome(world, "List", "", metadata=both) == "UNAUTHENTICATED"
+    """`x-api-key` holds the key and nothing else."""
+    assert outcome(world, "List", "", metadata=(("x-api-key", world.operator),)) == "OK"
+
+
+def test_a_call_has_one_credential(world: World) -> None:
+    """More than one credential, of one kind or of two, is UNAUTHENTICATED, even if each of them is good."""
+    good, other = world.operator, world.caller("tumbler:*")
+    bearer, api_key = ("authorization", f"Bearer {good}"), ("x-api-key", good)
+    for metadata in (
+        (bearer, api_key),
+        (api_key, bearer),
+        (bearer, bearer),
+        (api_key, ("x-api-key", other)),
+        (("authorization", ""), api_key),
+        (("authorization", f"Basic {good}"), bearer),
+    ):
+        assert outcome(world, "List", "", metadata=metadata) == "UNAUTHENTICATED"
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,21 @@
 """Proof of secrets while peppers come and go: digests make it cheap, bcrypt outlives them."""
 
+import itertools
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import grpc
 import pytest
 
-from tests.harness import CHEAP, World, forged
+from tests.domain import PATIENCE
+from tests.harness import CHEAP, Refused, World, forged
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.keys import pepper
 from tumbler_server.keys.record import Sealed
 from tumbler_server.keys.secret import Hasher
+from tumbler_server.shares import PROOFS_OF_A_KEY
 from tumbler_server.store.models import ApiKeyRow
 
 
@@ -45,6 +48,12 @@ def lose_pepper(world: World) -> None:
     """Take the pepper file away, and begin again without it."""
     world.installation.pepper_file.unlink()
     world.reopen()
+
+
+def other_secret(text: str, number: int) -> str:
+    """Return a key with the prefix and id of another, and one of many secrets that are not its own."""
+    parsed = keyformat.parse(text)
+    return keyformat.build(parsed.prefix, parsed.id, f"{number:0{keyformat.SECRET_LENGTH}}")
 
 
 @pytest.fixture
@@ -242,27 +251,35 @@ def test_a_key_goes_on_working_where_sealing_anew_fails(world: World, monkeypatc
     assert sealed(world, created.api_key.id)[2] == peppers(world)[0]
 
 
-def test_too_many_secrets_to_prove_is_told_with_a_time_to_come_back(world: World) -> None:
-    """Where more callers wait for bcrypt than there are seats, the answer is RESOURCE_EXHAUSTED with RetryInfo."""
+def test_too_many_secrets_to_prove_is_told_with_a_time_to_come_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more secrets of a key than bcrypt checks at a time, the others get RESOURCE_EXHAUSTED with RetryInfo."""
     created = world.create()
-    world.reopen(threads=2)  # one of them may wait for bcrypt
     lose_pepper(world)
     world.page()  # the caller's own key is proven
-    busy, begun = threading.Event(), threading.Event()
+    parsed = keyformat.parse(created.key)
+    turned = [parsed.secret[n:] + parsed.secret[:n] for n in range(1, PROOFS_OF_A_KEY.most + 3)]
+    presented = [keyformat.build(parsed.prefix, parsed.id, secret) for secret in turned]
+    end, check = threading.Event(), Hasher.check_bcrypt
 
-    def hold() -> bool:
-        begun.set()
-        return busy.wait(10)
+    def held(hasher: Hasher, secret: str, stored: Sealed) -> bool:
+        assert end.wait(PATIENCE)
+        return check(hasher, secret, stored)
 
-    with ThreadPoolExecutor(1) as others:
-        held = others.submit(lambda: list(world.core.pool.check([(b"another key", hold)])))
-        assert begun.wait(10)
-        refused = world.refused("Verify", pb.VerifyRequest(key=created.key))
-        assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-        assert refused.retry_delay > 0
+    monkeypatch.setattr(Hasher, "check_bcrypt", held)
+    with ThreadPoolExecutor(len(presented)) as others:
+        calls = [others.submit(world.call, "Verify", pb.VerifyRequest(key=text)) for text in presented]
+        refused = list(itertools.islice(as_completed(calls, PATIENCE), 2))
         world.page()  # what is proven goes on
-        busy.set()
-        assert held.result() == [True]
+        end.set()
+    for call in refused:
+        failure = call.exception()
+        assert isinstance(failure, Refused)
+        assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert failure.retry_delay > 0
+    proven = [call.result() for call in calls if call not in refused]
+    assert [pb.VerifyCode.Name(each.code) for each in proven] == ["VERIFY_CODE_NOT_FOUND"] * PROOFS_OF_A_KEY.most
     assert world.verdict(created.key) == "VALID"
 
 

@@ -169,8 +169,11 @@ def test_only_a_uuid_will_do(world: World, text: str) -> None:
     assert world.refused("Rotate", rotate).fields == ["request_id"]
 
 
-def _together(world: World, monkeypatch: pytest.MonkeyPatch, *calls: Any) -> list[Any]:
-    """Make calls that all find nothing before any of them has written: each has sealed its secret first."""
+def _together(monkeypatch: pytest.MonkeyPatch, *calls: Any) -> list[Any]:
+    """Make calls that all find nothing before any of them has written: each has sealed its secret first.
+
+    Each is for a server of its own: how many of a project's one server works on at a time depends on the machine.
+    """
     barrier = threading.Barrier(len(calls))
     seal = Hasher.seal
 
@@ -197,30 +200,36 @@ def _together(world: World, monkeypatch: pytest.MonkeyPatch, *calls: Any) -> lis
 
 
 def test_of_two_creates_at_once_one_makes_the_key(
-    world: World, request_id: str, monkeypatch: pytest.MonkeyPatch
+    world: World, twin: World, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two calls with the same id and body at the same time make one key, and one of them shows it."""
-    results = _together(world, monkeypatch, *[lambda: world.create(request_id=request_id)] * 2)
+    results = _together(
+        monkeypatch, *(lambda server=server: server.create(request_id=request_id) for server in (world, twin))
+    )
     assert results[0].api_key == results[1].api_key
     assert sorted(result.secret_omitted for result in results) == [False, True]
     assert sorted(bool(result.key) for result in results) == [False, True]
 
 
 def test_of_two_rotates_at_once_one_makes_the_successor(
-    world: World, request_id: str, monkeypatch: pytest.MonkeyPatch
+    world: World, twin: World, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two Rotates with the same id at the same time make one successor, and one of them shows it."""
     key_id = world.create().api_key.id
-    results = _together(world, monkeypatch, *[lambda: world.rotate(key_id, request_id=request_id)] * 2)
+    results = _together(
+        monkeypatch, *(lambda server=server: server.rotate(key_id, request_id=request_id) for server in (world, twin))
+    )
     assert results[0].api_key == results[1].api_key
     assert results[0].old_api_key == results[1].old_api_key
     assert sorted(result.secret_omitted for result in results) == [False, True]
 
 
-def test_of_two_rotates_at_once_without_an_id_one_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_rotates_at_once_without_an_id_one_is_refused(
+    world: World, twin: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of Rotates of one key at the same time exactly one succeeds; the other learns of its successor."""
     key_id = world.create().api_key.id
-    results = _together(world, monkeypatch, *[lambda: world.rotate(key_id)] * 2)
+    results = _together(monkeypatch, *(lambda server=server: server.rotate(key_id) for server in (world, twin)))
     results.sort(key=lambda result: isinstance(result, Refused))
     rotated, refused = results
     assert refused.reason == "KEY_SUPERSEDED"

@@ -58,6 +58,13 @@ def test_a_typing_error_needs_no_database(world: World, away: Callable[[], None]
     assert world.verdict("garbage") == "MALFORMED"
 
 
+def test_a_caller_without_a_key_needs_no_database(world: World, away: Callable[[], None]) -> None:
+    """A credential that is no key is UNAUTHENTICATED all the same."""
+    away()
+    world.let_lapse()
+    assert world.refused("List", pb.ListRequest(), "garbage").reason == "UNAUTHENTICATED"
+
+
 class TestStaleIfError:
     """``--stale-if-error``."""
 

@@ -204,6 +204,21 @@ def test_a_calling_key_is_shut_out_by_the_other_server_within_the_bound(world: W
     assert twin.refused("List", pb.ListRequest(), reader.key).reason == "UNAUTHENTICATED"
 
 
+def test_a_calling_key_is_let_in_by_the_other_server_within_the_bound(world: World, twin: World) -> None:
+    """A caller that was given a scope, or switched on again, at one server is let in by the other."""
+    reader = world.create()
+    assert twin.refused("List", pb.ListRequest(), reader.key).reason == "SCOPE_MISSING"
+    world.update(reader.api_key.id, scopes=["tumbler:keys:read"])
+    twin.let_lapse()
+    twin.page(reader.key)
+    world.set_active(reader.api_key.id, False)
+    twin.let_lapse()
+    assert twin.refused("List", pb.ListRequest(), reader.key).reason == "UNAUTHENTICATED"
+    world.set_active(reader.api_key.id, True)
+    twin.let_lapse()
+    twin.page(reader.key)
+
+
 def test_a_small_memory_forgets_and_errs_not(world: World) -> None:
     """A server that may remember one key alone answers the same, only more slowly."""
     world.reopen(cache_size=1)

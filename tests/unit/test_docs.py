@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import typer
 
-from tumbler_server import commands, limits
-from tumbler_server.config import parse_size
+from tumbler_server import commands, limits, shares
+from tumbler_server.config import Config, parse_size
 from tumbler_server.limits import ENTRIES, ENTRY_LENGTHS, KIB, LENGTHS, LIMITS, MIB, Limit
 from tumbler_server.rpc.auth import OPEN, POLICY
+from tumbler_server.rpc.engine import lane_limits
+from tumbler_server.shares import CROWDS, CrowdLimit
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,8 +49,8 @@ def test_a_setting_is_told_as_it_is(variable: str) -> None:
 
 def _sizes(limit: Limit) -> str:
     if limit.unit == "bytes":
-        size, unit = (limit.most // MIB, "MiB") if limit.most % MIB == 0 else (limit.most // KIB, "KiB")
-        return f"{size:,} {unit}"
+        sizes = ((MIB, "MiB"), (KIB, "KiB"), (1, "bytes"))
+        return next(f"{limit.most // size:,} {unit}" for size, unit in sizes if limit.most % size == 0)
     return f"{limit.most:,} {limit.unit}"
 
 
@@ -59,17 +61,38 @@ def _limits(heading: str) -> list[tuple[str, ...]]:
     return rows[2:]
 
 
-def test_every_limit_is_told_as_it_is() -> None:
-    """docs/limits.md has the table of limits.py: what, how much, what happens beyond, and the setting."""
-    assert _limits("What is limited") == [
-        (limit.what, _sizes(limit), limit.beyond, f"`{limit.setting}`" if limit.setting else "") for limit in LIMITS
+CORES = 4
+"""Of the machine that the page shows the lanes of."""
+
+TABLES: dict[str, list[Limit]] = {
+    "What is limited": list(LIMITS),
+    "Connections, and the time that a call may take": list(shares.LIMITS),
+    "Calls in flight": [crowd.row for crowd in CROWDS],
+    "Calls under way": [lane.row for lane in lane_limits(Config.threads, CORES).values()],
+}
+"""The page's tables of limits, by their headings."""
+
+
+@pytest.mark.parametrize("heading", TABLES)
+def test_every_limit_is_told_as_it_is(heading: str) -> None:
+    """docs/limits.md has each row of limits.py and shares.py: what, how much, what happens beyond, and the setting."""
+    assert _limits(heading) == [
+        (limit.what, _sizes(limit), limit.beyond, f"`{limit.setting}`" if limit.setting else "")
+        for limit in TABLES[heading]
     ]
 
 
-def test_every_limit_is_in_the_table() -> None:
-    """No limit is left out of the table, and none is there twice."""
-    made = [value for value in vars(limits).values() if isinstance(value, Limit)]
-    assert list(LIMITS) == made
+def test_every_limit_is_in_a_table() -> None:
+    """No limit of the two modules is left out, and none is there twice."""
+    made = [value for module in (limits, shares) for value in vars(module).values() if isinstance(value, Limit)]
+    assert [*LIMITS, *shares.LIMITS] == made
+    assert list(CROWDS) == [value for value in vars(shares).values() if isinstance(value, CrowdLimit)]
+
+
+def test_the_lanes_told_are_those_of_the_default_threads() -> None:
+    """docs/limits.md names the threads and processors that its table of lanes holds for."""
+    text = (ROOT / "docs" / "limits.md").read_text()
+    assert f"with {CORES} processors and `--threads {Config.threads}`" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("limit", [limit for limit in LIMITS if limit.setting], ids=lambda limit: limit.what)

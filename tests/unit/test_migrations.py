@@ -1,7 +1,7 @@
 """The schema's history."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -54,15 +54,30 @@ def tables(store: Store) -> set[str]:
     return set(store.alone(lambda db: db.get_tables()))
 
 
+def made(store: Store) -> set[str]:
+    """Return the names of all indexes and triggers, those that the database makes for itself left out."""
+    if store.dialect == "sqlite":
+        found = store.read("SELECT name FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL")
+    else:
+        found = store.read(
+            "SELECT indexname FROM pg_indexes WHERE schemaname = current_schema() UNION "
+            "SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "
+            "WHERE relnamespace = current_schema()::regnamespace AND NOT tgisinternal"
+        )
+    return {name for (name,) in found}
+
+
 def run(store: Store, sql: str) -> None:
     """Run a statement behind the service's back."""
     store.alone(lambda db: db.execute_sql(sql))
 
 
 @pytest.fixture
-def empty(database_url: str) -> Store:
+def empty(database_url: str) -> Iterator[Store]:
     """Give a store on each database, without any table."""
-    return open_store(database_url, create=True)
+    store = open_store(database_url, create=True)
+    yield store
+    store.close()
 
 
 class TestSchema:
@@ -102,7 +117,6 @@ class TestMigrate:
         assert migrations.migrate(empty) == list(range(1, migrations.NEWEST + 1))
         assert migrations.migrate(empty) == []
         assert migrations.current(empty) == migrations.NEWEST
-        empty.close()
 
     def test_at_the_same_time(self, database_url: str) -> None:
         """Of eight servers that migrate at the same time one does, and the others wait and find nothing to do."""
@@ -205,7 +219,43 @@ class TestFromAnOlderRelease:
         domain.create()
         assert log.audit(empty) == log.Audit(5, (), removed=0, since=clock.now)
         domain.close()
-        empty.close()
+
+    @pytest.mark.parametrize("released", range(1, migrations.NEWEST))
+    def test_chain(
+        self,
+        empty: Store,
+        released: int,
+        clock: FrozenClock,
+        dialect: str,
+        new_database: Callable[[str], str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """From each older schema one run leads to the newest, as a new database has it, with all that was there."""
+        with monkeypatch.context() as older:
+            older.setattr(migrations, "STEPS", migrations.STEPS[:released])
+            older.setattr(migrations, "NEWEST", released)
+            migrations.migrate(empty)
+        ids = [f"{number:016}" for number in range(3)]
+        for key_id in ids:
+            old_key(empty, key_id, clock.now)
+        run(empty, """UPDATE api_key SET scopes = '["orders:read"]'""")
+
+        assert migrations.migrate(empty) == list(range(released + 1, migrations.NEWEST + 1))
+        fresh = new_store(new_database(dialect))
+        assert tables(empty) == tables(fresh)
+        assert made(empty) == made(fresh)
+        for table in tables(fresh):
+            assert columns_of(empty, table) == columns_of(fresh, table)
+        fresh.close()
+
+        domain = Domain(empty, clock)
+        new = domain.create(scopes=("orders:read",)).key.id
+        domain.revoke(ids[0])
+        page = domain.listing.page(OPERATOR, Query(project_id="acme", scope="orders:read"))
+        assert {key.id for key in page.keys} == {*ids, new}
+        assert empty.read("SELECT keys FROM project WHERE project_id = 'acme'") == [(4,)]
+        assert log.audit(empty) == log.Audit(5, (), removed=0, since=clock.now)
+        domain.close()
 
     def test_projects(self, empty: Store, clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> None:
         """Keys that were made before they were counted count."""
@@ -238,11 +288,10 @@ class TestFromAnOlderRelease:
         found = empty.read("SELECT scope, key_id, project_id, create_time FROM api_key_scope ORDER BY scope, key_id")
         ids = [f"{number:016}" for number in range(7) if number != 3]
         assert found == [(scope, key_id, "acme", clock.now) for scope in ("a:*", "b") for key_id in ids]
-        page = Domain(empty, clock).listing.page(
-            OPERATOR, Query(project_id="acme", scope="b", order_by="create_time asc")
-        )
+        domain = Domain(empty, clock)
+        page = domain.listing.page(OPERATOR, Query(project_id="acme", scope="b", order_by="create_time asc"))
+        domain.close()
         assert [key.id for key in page.keys] == ids
-        empty.close()
 
 
 class TestCheck:
@@ -256,7 +305,6 @@ class TestCheck:
         """An empty database is refused with what to do."""
         with pytest.raises(SetupError, match="is empty: run `tumbler-server init`"):
             migrations.check(empty)
-        empty.close()
 
     def test_newer(self, store: Store) -> None:
         """A newer schema is refused: this program does not know what it means."""

@@ -32,6 +32,9 @@ class Question(NamedTuple):
     at_least: int = 0
     exactly: bool = False
 
+    def __repr__(self) -> str:
+        return f"Question(demand={self.demand}, at_least={self.at_least}, exactly={self.exactly})"  # without the key
+
 
 class View(NamedTuple):
     """What an answer rests on: a position in the log, and how many microseconds ago it was the newest, if too many."""
@@ -62,6 +65,9 @@ class Unknown(NamedTuple):
     id: str
     tag: bytes
     parsed: keyformat.ParsedKey | None
+
+    def __repr__(self) -> str:
+        return f"Unknown(id={self.id!r})"  # without the key
 
 
 class Doubtful(NamedTuple):

@@ -47,24 +47,21 @@ def check_policy(service: ServiceDescriptor, policy: Mapping[str, str] = POLICY)
 
 
 def credential(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """Return the key that came with a call: that of ``authorization``, else that of ``x-api-key``.
+    """Return the key that came with a call, as ``authorization: Bearer <key>`` or ``x-api-key: <key>``.
 
-    Raises ``Unauthenticated`` where there is none.
+    Raises ``Unauthenticated`` where there is none, or more than one credential: a proxy in between may have judged
+    another than we would.
     """
-    authorization: str | bytes | None = None
-    api_key: str | bytes = ""
+    found: list[str | bytes] = []
     for name, value in metadata:
         if name == "authorization":
-            authorization = value
+            bearer = isinstance(value, str) and value[: len(_BEARER)].lower() == _BEARER
+            found.append(value[len(_BEARER) :].strip() if bearer else "")
         elif name == "x-api-key":
-            api_key = value
-    text: str | bytes = api_key
-    if authorization is not None:
-        bearer = isinstance(authorization, str) and authorization[: len(_BEARER)].lower() == _BEARER
-        text = authorization[len(_BEARER) :].strip() if bearer else ""
-    if not text or not isinstance(text, str):
+            found.append(value)
+    if len(found) != 1 or not found[0] or not isinstance(found[0], str):
         raise Unauthenticated
-    return text
+    return found[0]
 
 
 def admit(key: Key | Code | None, method: str, now: int, address: Callable[[], str]) -> Key:

@@ -76,8 +76,8 @@ METHODS: Mapping[str, Row] = {
     "Rotate": _managed(lambda lanes, _: lanes.issue),
     "ClaimRotation": _managed(lambda lanes, _: lanes.claim, shares.OPEN_CROWD),
     "Update": _managed(lambda lanes, _: lanes.change),
-    "SetActive": _managed(lambda lanes, request: lanes.change if request.active else lanes.stop),
-    "Revoke": _managed(lambda lanes, _: lanes.stop),
+    "SetActive": _managed(lambda lanes, request: lanes.change if request.active else lanes.stop, shares.STOP_CROWD),
+    "Revoke": _managed(lambda lanes, _: lanes.stop, shares.STOP_CROWD),
     "Redeliver": _managed(lambda lanes, _: lanes.change),
     "RotateWebhookSecret": _managed(lambda lanes, _: lanes.change),
 }
@@ -148,9 +148,9 @@ def check_methods(service: ServiceDescriptor, methods: Mapping[str, Row] = METHO
 
 def lane_limits(threads: int, cores: int) -> Mapping[str, LaneLimit]:
     """Return the limits of all lanes, for a process with so many threads for blocking work and so many cores."""
-    read = max(2, threads // 4)
+    reads, read = max(1, threads // 8), max(2, threads // 4)
     return {
-        "reads": LaneLimit("records to verify", max(1, threads // 8), 1, 2_048, 1_024),
+        "reads": LaneLimit("records to verify", reads, reads, 2_048, 1_024),
         "proofs": LaneLimit("proofs by bcrypt", cores, max(1, cores - 1), 32, 16),
         "batch": LaneLimit("batch", 2, 1, 256, 64),
         "read": LaneLimit("read", read, read - 1, 1_024, 128),
@@ -158,7 +158,6 @@ def lane_limits(threads: int, cores: int) -> Mapping[str, LaneLimit]:
         "issue": LaneLimit("issue", max(2, cores), max(1, cores - 1), 1_024, 128),
         "claim": LaneLimit("claim", 1, 1, 256, 16),
         "stop": LaneLimit("stop", 2, 1, 1_024, 128),
-        "streams": LaneLimit("streams", 2, 2, 10_000, 10_000),
     }
 
 

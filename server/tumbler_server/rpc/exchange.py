@@ -18,7 +18,14 @@ from google.protobuf.message import Message
 
 from tumbler_server import calls
 from tumbler_server.calls import Call
-from tumbler_server.errors import CallerGone, RequestTooLarge, TumblerError, Undecodable
+from tumbler_server.errors import (
+    CallerGone,
+    RequestTooLarge,
+    ScopeMissing,
+    TumblerError,
+    Unauthenticated,
+    Undecodable,
+)
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.verifier import Unknown, View
 from tumbler_server.limits import Limit
@@ -88,18 +95,20 @@ class Exchange(Handler):
         """Why the call is ended while its message has not come."""
 
     def judge_headers(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
-        """Judge the caller by the call's headers, as far as memory reaches.
-
-        Raises ``Unauthenticated`` and ``ScopeMissing``.
-        """
+        """Judge the caller by the call's headers, as far as memory reaches. Raises ``Unauthenticated``."""
         method, verifier = self.plan.method, self.house.servicer.verifier
         if auth.POLICY[method] == auth.OPEN:
             return
         self.text = auth.credential(metadata)
         found = verifier.recall(self.text)
-        # A caller that memory does not know, or whose networks matter, is judged once there is a context.
-        if not isinstance(found, Unknown) and not (isinstance(found, Key) and found.allowed_cidrs):
+        if isinstance(found, Unknown):
+            return  # it is judged once there is a context
+        if not isinstance(found, Key):
+            raise Unauthenticated
+        try:
             self.caller = auth.admit(found, method, verifier.now(), str)
+        except (Unauthenticated, ScopeMissing):
+            return  # it may have changed since, or be let in by its network: it is judged by a view, and with a context
 
     async def stream_unary(self, _: object, context: Any) -> bytes:
         """Serve the call; gRPC's way in."""
@@ -109,7 +118,10 @@ class Exchange(Handler):
         except Exception as failure:
             failed = failure
         # Outside, so that what gRPC raises to end the call does not drag the failure's text along.
-        return await status.end(context, status.told(failed, self.plan.method))
+        try:
+            return await status.end(context, status.told(failed, self.plan.method))
+        finally:
+            del failed  # its traceback has this frame: nothing of the call is to wait for the collector
 
     async def answer(self, context: Any) -> bytes:
         """Return the serialized response. Raises what to tell instead."""
@@ -118,13 +130,14 @@ class Exchange(Handler):
     async def receive(self, context: Any) -> Any:
         """Take the call in, and return its request.
 
-        Raises ``Unauthenticated``, ``ScopeMissing``, ``Overloaded``, ``RequestTooSlow``, ``RequestTooLarge``,
-        ``Undecodable`` and ``InvalidFields``.
+        Raises ``Unauthenticated``, ``ScopeMissing``, ``StoreUnavailable``, ``Overloaded``, ``RequestTooSlow``,
+        ``RequestTooLarge``, ``Undecodable`` and ``InvalidFields``.
         """
         if self.failure is not None:
             raise self.failure
         plan = self.plan
         if self.text and self.caller is auth.NOBODY:
+            await self.house.hotpath.view()  # what memory has of the caller counts no earlier
             await self._authenticate(context)
         party = context.peer() if self.caller is auth.NOBODY else self.caller.project_id
         context.add_done_callback(plan.present.enter(party))
@@ -247,7 +260,7 @@ class Manage(Exchange):
         left = context.time_remaining()
         call = Call(
             deadline=math.inf if left is None else time.monotonic() + left,
-            judge=servicer.judge(caller, peer, self.plan.method),
+            judge=servicer.judge(caller, lambda: auth.peer_address(peer), self.plan.method),
         )
         party = peer if caller is auth.NOBODY else caller.project_id
         try:
@@ -286,4 +299,7 @@ class Watch(Exchange):
             raise  # gRPC's own, which it knows what to do with: the caller has gone
         except Exception as failure:
             failed = failure
-        await status.end(context, status.told(failed, self.plan.method))
+        try:
+            await status.end(context, status.told(failed, self.plan.method))
+        finally:
+            del failed

@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.verifier import Doubtful, Unknown
-from tumbler_server.rpc.lanes import FairQueue
+from tumbler_server.rpc.lanes import FairQueue, begun_threads, tellable
 from tumbler_server.shares import LaneLimit
 
 MOST = 64
@@ -27,7 +26,7 @@ class Gathering:
         self._places = limit.places
         self._read = read
         self._queue: FairQueue[Wanted] = FairQueue(limit.name, limit.waiting, limit.waiting_each)
-        self._threads = ThreadPoolExecutor(limit.places, thread_name_prefix=limit.name)
+        self._threads = begun_threads(limit.places, limit.name)
         self._under_way = 0
         self._launching = False
 
@@ -67,20 +66,21 @@ class Gathering:
 
     def _work(self, loop: asyncio.AbstractEventLoop, batch: Sequence[Wanted]) -> None:
         found: Sequence[Found] = ()
-        failure: BaseException | None = None
+        failure: Exception | None = None
         try:
             found = self._read([unknown for unknown, _ in batch])
         except BaseException as raised:
-            failure = raised
+            failure = tellable(raised)
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
             loop.call_soon_threadsafe(self._tell, loop, batch, found, failure)
+        del failure  # its traceback has this frame, and with it the keys that were presented
 
     def _tell(
         self,
         loop: asyncio.AbstractEventLoop,
         batch: Sequence[Wanted],
         found: Sequence[Found],
-        failure: BaseException | None,
+        failure: Exception | None,
     ) -> None:
         self._under_way -= 1
         for place, (_, waiting) in enumerate(batch):

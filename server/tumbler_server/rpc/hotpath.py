@@ -4,6 +4,7 @@ The stages are ``keys.verifier``'s. Here is only who waits for which of them.
 """
 
 import asyncio
+import functools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -36,16 +37,17 @@ class HotPath:
 
     def view_now(self) -> View | None:
         """Take a view for a call that began before this, if memory gives one."""
-        position = self._glance.now()
+        try:
+            position = self._glance.now()
+        except StoreUnavailable:
+            return None
         return None if position is None else View(position)
 
     async def view(self, at_least: int = 0, exactly: bool = False) -> View:
         """Take a view for a call that began before this. Raises ``StoreUnavailable``."""
-        position = self._glance.now(at_least, exactly)
-        if position is not None:
-            return View(position)
         try:
-            return View(await self._glance.fresh())
+            position = self._glance.now(at_least, exactly)
+            return View(await self._glance.fresh() if position is None else position)
         except StoreUnavailable:
             view = self._verifier.last_resort(at_least, exactly)
             if view is None:
@@ -127,36 +129,53 @@ class HotPath:
 
     async def _prove(self, doubtful: Doubtful) -> Key | None:
         """Have bcrypt tell whether a presented key is the right one; those who present the same one share a run."""
-        tag, key_id = doubtful.asked.tag, doubtful.asked.id
-        flight = self._flights.get(tag)
+        asked = doubtful.asked
+        flight = self._flights.get(asked.tag)
         if flight is None:
-            if self._of_a_key[key_id] >= PROOFS_OF_A_KEY.most:  # a wrong secret costs as much as the right one
+            if self._of_a_key[asked.id] >= PROOFS_OF_A_KEY.most:  # a wrong secret costs as much as the right one
                 raise Overloaded(retry_after=RETRY)
-            work = self._proofs.run(doubtful.key.project_id, self._verifier.prove, doubtful)
-            flight = self._flights[tag] = _Flight(asyncio.ensure_future(work))
-            self._of_a_key[key_id] += 1
-            flight.task.add_done_callback(lambda _: self._land(key_id))
+            flight = self._flights[asked.tag] = _Flight()
+            self._of_a_key[asked.id] += 1
+            flight.task = asyncio.ensure_future(self._fly(flight, doubtful))
+            flight.task.add_done_callback(functools.partial(self._land, flight, asked))
         flight.waiting += 1
         try:
-            return await asyncio.shield(flight.task)
+            proven = await asyncio.shield(flight.task)
         finally:
             flight.waiting -= 1
-            if not flight.waiting:
-                # Nobody is left, and nobody is to join it any more. A run that has begun goes on.
-                del self._flights[tag]
+            if not flight.waiting and not flight.begun:
+                # Nobody is left, and nobody is to join it any more. A run that has begun goes on, and counts.
+                self._forget(flight, asked.tag)
                 flight.task.cancel()
+        # They share the proof, which never changes. The record is each one's own: another's may have been read before a
+        # change that this call must know.
+        return doubtful.key if proven else None
 
-    def _land(self, key_id: str) -> None:
-        self._of_a_key[key_id] -= 1
-        if not self._of_a_key[key_id]:
-            del self._of_a_key[key_id]
+    async def _fly(self, flight: "_Flight", doubtful: Doubtful) -> bool:
+        party = doubtful.key.project_id
+        await self._proofs.enter(party)
+        flight.begun = True
+        return await self._proofs.use(party, self._verifier.prove, doubtful) is not None
+
+    def _land(self, flight: "_Flight", asked: Unknown, _: object) -> None:
+        self._forget(flight, asked.tag)
+        self._of_a_key[asked.id] -= 1
+        if not self._of_a_key[asked.id]:
+            del self._of_a_key[asked.id]
+        if not flight.task.cancelled():
+            flight.task.exception()  # where nobody waits for it any more, it is of no interest
+
+    def _forget(self, flight: "_Flight", tag: bytes) -> None:
+        if self._flights.get(tag) is flight:
+            del self._flights[tag]
 
 
 class _Flight:
-    """A run of bcrypt, and how many wait for it."""
+    """A run of bcrypt, how many wait for it, and whether it has a place."""
 
-    __slots__ = ("task", "waiting")
+    __slots__ = ("begun", "task", "waiting")
+    task: "asyncio.Task[bool]"
 
-    def __init__(self, task: "asyncio.Task[Key | None]") -> None:
-        self.task = task
+    def __init__(self) -> None:
         self.waiting = 0
+        self.begun = False

@@ -83,9 +83,7 @@ class Lane:
         self._queue: FairQueue[asyncio.Future[None]] = FairQueue(limit.name, limit.waiting, limit.waiting_each)
         self._busy = 0
         self._held: dict[str, int] = {}
-        self._threads = ThreadPoolExecutor(
-            limit.places, thread_name_prefix=limit.name, initializer=_stand_back, initargs=(niceness,)
-        )
+        self._threads = begun_threads(limit.places, limit.name, niceness)
 
     async def run(self, party: str, work: Callable[..., T], *arguments: object) -> T:
         """Run blocking work on one of the lane's threads, and return what it returns.
@@ -94,6 +92,10 @@ class Lane:
         not begun out of the queue; work that has begun goes on, and holds its place until it ends.
         """
         await self.enter(party)
+        return await self.use(party, work, *arguments)
+
+    async def use(self, party: str, work: Callable[..., T], *arguments: object) -> T:
+        """Do what ``run`` does, on a place that ``enter`` has taken; the end of the work gives it back."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
         try:
@@ -155,24 +157,51 @@ def _work(
     arguments: tuple[object, ...],
 ) -> None:
     """Do blocking work on a thread of a lane, and tell the loop once what came of it."""
-
-    def tell() -> None:
-        leave(party)
-        if outcome.done():  # the caller has gone
-            return
-        if failure is None:
-            outcome.set_result(result)
-        else:
-            outcome.set_exception(failure)
-
     result: Any = None
-    failure: BaseException | None = None
+    failure: Exception | None = None
     try:
         result = context.run(work, *arguments)
     except BaseException as raised:
-        failure = raised
+        failure = tellable(raised)
     with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
-        loop.call_soon_threadsafe(tell)
+        loop.call_soon_threadsafe(_tell, outcome, leave, party, result, failure)
+    del failure  # its traceback has this frame, and with it the request: nothing is to wait for the collector
+
+
+def _tell(
+    outcome: "asyncio.Future[T]", leave: Callable[[str], None], party: str, result: T, failure: Exception | None
+) -> None:
+    leave(party)
+    if outcome.done():  # the caller has gone
+        return
+    if failure is None:
+        outcome.set_result(result)
+    else:
+        outcome.set_exception(failure)
+
+
+def tellable(failure: BaseException) -> Exception:
+    """Return a failure of work as a future takes it; its waiter would wait for ever, or its loop end, with others."""
+    if isinstance(failure, Exception) and not isinstance(failure, StopIteration):
+        return failure
+    return RuntimeError(f"the work ended with {type(failure).__name__}")
+
+
+def begun_threads(number: int, name: str, niceness: int = 0) -> ThreadPoolExecutor:
+    """Return a pool whose threads run already: a machine that has none left is noticed now, and not in a call's midst.
+
+    Raises ``RuntimeError`` then.
+    """
+    threads = ThreadPoolExecutor(number, thread_name_prefix=name, initializer=_stand_back, initargs=(niceness,))
+    all_run = threading.Barrier(number)
+    try:
+        for each in [threads.submit(all_run.wait) for _ in range(number)]:
+            each.result()
+    except BaseException:
+        all_run.abort()
+        threads.shutdown(wait=False, cancel_futures=True)
+        raise
+    return threads
 
 
 def _stand_back(niceness: int) -> None:

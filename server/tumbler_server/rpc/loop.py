@@ -1,16 +1,25 @@
 """An event loop on a thread of its own: what serves, beside the thread that waits for signals."""
 
 import asyncio
+import contextlib
 import gc
 import sys
 import threading
+import traceback
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import structlog
+
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 TURN = 0.001
 """Seconds that a thread may keep the interpreter while the loop waits for it. Callers would feel Python's own 5 ms."""
+
+_LAST = 1.0
+"""Seconds that what is cancelled at the end has to end."""
 
 _YOUNG = 20_000
 """Objects made, less those freed, until the collector looks at the young ones; Python's own figure is 700."""
@@ -24,6 +33,7 @@ class LoopThread:
         # A call makes dozens of objects that its end frees without the collector; looking for cycles so often is waste.
         gc.set_threshold(_YOUNG, 20, 50)
         self.loop = _new_loop()
+        self.loop.set_exception_handler(_tell)
         self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
         self._thread.start()
 
@@ -43,11 +53,24 @@ class LoopThread:
         self.loop.run_forever()
 
 
+def _tell(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody caught by its type: asyncio's own handler would log its text, which could hold a secret."""
+    failure = context.get("exception")
+    places = traceback.extract_tb(failure.__traceback__) if failure else ()
+    with contextlib.suppress(Exception):  # a log that cannot be written must not change what happens
+        _log.error(
+            "something on the loop failed",
+            error=type(failure).__name__,
+            places=[f"{place.filename}:{place.lineno} {place.name}" for place in places][-8:],
+        )
+
+
 async def _cancel_others() -> None:
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    if others:
+        await asyncio.wait(others, timeout=_LAST)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

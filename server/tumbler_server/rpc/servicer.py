@@ -45,7 +45,8 @@ def rpc(method: Answer[Response]) -> Callable[["Servicer", Any, grpc.ServicerCon
         try:
             caller = self.admit(context, name)
             counting.demand(request)
-            with calls.serving(calls.Call(judge=self.judge(caller, context.peer(), name))):
+            address = lambda: auth.peer_address(context.peer())  # noqa: E731 - asked only where it matters
+            with calls.serving(calls.Call(judge=self.judge(caller, address, name))):
                 return method(self, caller, request)
         except Exception as failure:
             failed = failure
@@ -90,14 +91,17 @@ class Servicer(ApiKeyServiceServicer):
         _, now, _, key = self.verifier.verify(Question(text))
         return auth.admit(key, method, now, lambda: auth.peer_address(context.peer()))
 
-    def judge(self, caller: Key, peer: str, method: str) -> Callable[[Transaction], None] | None:
-        """Return what judges a caller again inside a write transaction, by its record as it stands there."""
+    def judge(self, caller: Key, address: Callable[[], str], method: str) -> Callable[[Transaction], None] | None:
+        """Return what judges a caller again inside a write transaction, by its record as it stands there.
+
+        ``address`` tells the caller's IP address.
+        """
         if caller is auth.NOBODY:
             return None
 
         def judge(transaction: Transaction) -> None:
             standing = access.standing(transaction, caller)
-            auth.admit(standing, method, self.verifier.now(), lambda: auth.peer_address(peer))
+            auth.admit(standing, method, self.verifier.now(), address)
 
         return judge
 

@@ -15,9 +15,6 @@ from tumbler_server.rpc import auth, wire
 
 METHOD = "Watch"
 
-Send = Callable[[bytes | None], None]
-"""What gRPC gives a handler that does not block: it hands over a response, or with None ends the call."""
-
 Write = Callable[[bytes], Awaitable[None]]
 """Hands a message over to gRPC, and returns once it takes the next one."""
 

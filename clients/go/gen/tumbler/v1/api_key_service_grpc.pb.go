@@ -42,8 +42,8 @@ const (
 //
 // ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
 //
-// Every call carries a key of its own as `authorization: Bearer <key>` (or `x-api-key: <key>`; where both are sent, the
-// first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+// Every call carries a key of its own as `authorization: Bearer <key>` (or `x-api-key: <key>`; never more than
+// one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
 // PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
 // another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
 //
@@ -303,8 +303,8 @@ func (c *apiKeyServiceClient) RotateWebhookSecret(ctx context.Context, in *Rotat
 //
 // ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
 //
-// Every call carries a key of its own as `authorization: Bearer <key>` (or `x-api-key: <key>`; where both are sent, the
-// first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+// Every call carries a key of its own as `authorization: Bearer <key>` (or `x-api-key: <key>`; never more than
+// one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
 // PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
 // another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
 //

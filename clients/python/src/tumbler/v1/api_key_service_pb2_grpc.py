@@ -28,8 +28,8 @@ if _version_not_supported:
 class ApiKeyServiceStub(object):
     """ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
 
-    Every call carries a key of its own as `authorization: Bearer <key>` (or `x-api-key: <key>`; where both are sent, the
-    first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+    Every call carries a key of its own as `authorization: Bearer <key>` (or `x-api-key: <key>`; never more than
+    one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
     PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
     another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
 
@@ -127,8 +127,8 @@ class ApiKeyServiceStub(object):
 class ApiKeyServiceServicer(object):
     """ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
 
-    Every call carries a key of its own as `authorization: Bearer <key>` (or `x-api-key: <key>`; where both are sent, the
-    first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+    Every call carries a key of its own as `authorization: Bearer <key>` (or `x-api-key: <key>`; never more than
+    one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
     PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
     another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
 
@@ -378,8 +378,8 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
 class ApiKeyService(object):
     """ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
 
-    Every call carries a key of its own as `authorization: Bearer <key>` (or `x-api-key: <key>`; where both are sent, the
-    first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+    Every call carries a key of its own as `authorization: Bearer <key>` (or `x-api-key: <key>`; never more than
+    one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
     PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
     another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
 

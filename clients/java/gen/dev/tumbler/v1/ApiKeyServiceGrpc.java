@@ -5,8 +5,8 @@ import static io.grpc.MethodDescriptor.generateFullMethodName;
 /**
  * <pre>
  * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
- * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; where both are sent, the
- * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+ * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; never more than
+ * one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
  * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
  * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
  * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
@@ -536,8 +536,8 @@ public final class ApiKeyServiceGrpc {
   /**
    * <pre>
    * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
-   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; where both are sent, the
-   * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; never more than
+   * one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
    * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
    * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
    * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
@@ -746,8 +746,8 @@ public final class ApiKeyServiceGrpc {
    * Base class for the server implementation of the service ApiKeyService.
    * <pre>
    * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
-   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; where both are sent, the
-   * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; never more than
+   * one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
    * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
    * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
    * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
@@ -769,8 +769,8 @@ public final class ApiKeyServiceGrpc {
    * A stub to allow clients to do asynchronous rpc calls to service ApiKeyService.
    * <pre>
    * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
-   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; where both are sent, the
-   * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; never more than
+   * one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
    * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
    * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
    * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
@@ -1005,8 +1005,8 @@ public final class ApiKeyServiceGrpc {
    * A stub to allow clients to do synchronous rpc calls to service ApiKeyService.
    * <pre>
    * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
-   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; where both are sent, the
-   * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; never more than
+   * one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
    * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
    * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
    * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
@@ -1227,8 +1227,8 @@ public final class ApiKeyServiceGrpc {
    * A stub to allow clients to do ListenableFuture-style rpc calls to service ApiKeyService.
    * <pre>
    * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
-   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; where both are sent, the
-   * first counts). Without one, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
+   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; never more than
+   * one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
    * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
    * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
    * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes

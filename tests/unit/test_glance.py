@@ -1,0 +1,310 @@
+"""What position an answer may rest on, as a loop sees it."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import pytest
+
+from tests.domain import Domain
+from tests.unit.test_lanes import PATIENCE, soon, turns
+from tumbler_server.errors import StoreUnavailable
+from tumbler_server.events.glance import Glance
+from tumbler_server.events.tail import Tail
+from tumbler_server.store.database import Store, open_store
+
+
+class Log:
+    """A log that others commit to, and a place in it. ``commits_show``: as on SQLite; else as on PostgreSQL.
+
+    Each look sees the log as it is when it begins, and ends when it is let go.
+    """
+
+    def __init__(self, commits_show: bool, held: bool = False) -> None:
+        self.commits_show = commits_show
+        self.position = 0
+        self.head = 0
+        self.confirmed = False
+        """Whether the position is known to be the newest within the bound."""
+        self.away = False
+        self.looks = 0
+        self.versions = 0
+        self.go = threading.Semaphore(0 if held else 1_000_000)
+
+    def commit(self) -> int:
+        """Commit something elsewhere, and return its revision."""
+        self.head += 1
+        return self.head
+
+    def version(self) -> object:
+        self.versions += 1
+        if self.away:
+            raise StoreUnavailable
+        return self.head
+
+    def known(self, at_least: int, exactly: bool) -> int | None:
+        return self.position if self.confirmed and not exactly and self.position >= at_least else None
+
+    def confirm(self) -> int:
+        head, away = self.head, self.away
+        self.looks += 1
+        assert self.go.acquire(timeout=PATIENCE)
+        if away:
+            raise StoreUnavailable
+        self.position = max(self.position, head)
+        return self.position
+
+
+def glancing(test: Callable[[Glance], Awaitable[None]], log: Log | Tail) -> None:
+    """Run a test on a loop with a glance at a log."""
+
+    async def run() -> None:
+        complaints = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        threads = ThreadPoolExecutor(2)
+        try:
+            await asyncio.wait_for(test(Glance(cast("Tail", log), threads)), PATIENCE)
+        finally:
+            if isinstance(log, Log):
+                log.go.release(1_000)
+            threads.shutdown()
+        await turns()
+        assert not complaints
+
+    asyncio.run(run())
+
+
+class TestCommitsShow:
+    """On SQLite, where each thread sees at once that anything was committed."""
+
+    def test_now(self) -> None:
+        """The position is good for as long as nothing was committed; from that moment on the log must be read."""
+        log = Log(commits_show=True)
+
+        async def test(glance: Glance) -> None:
+            assert glance.now() is None  # nothing was looked at yet
+            assert await glance.fresh() == 0
+            for _ in range(3):
+                assert glance.now() == 0
+                await turns()
+            revision = log.commit()
+            assert glance.now() is None
+            assert await glance.fresh() == revision
+            assert glance.now() == revision
+
+        glancing(test, log)
+
+    def test_one_look_serves_a_turn_of_the_loop(self) -> None:
+        """Who stood in the loop's queue already is served by one look; who comes behind them has a look of its own."""
+        log = Log(commits_show=True)
+        seen: list[int | None] = []
+
+        async def test(glance: Glance) -> None:
+            await glance.fresh()
+            loop = asyncio.get_running_loop()
+            before = log.versions
+
+            def first() -> None:
+                seen.append(glance.now())
+                log.commit()  # after the look, and after those who wait already had begun
+                loop.call_soon(lambda: seen.append(glance.now()))  # a call that begins now
+
+            for work in (first, *[lambda: seen.append(glance.now())] * 3):
+                loop.call_soon(work)
+            await turns()
+            assert seen == [0, 0, 0, 0, None]
+            assert log.versions == before + 2
+
+        glancing(test, log)
+
+    def test_a_refusal_is_not_shared(self) -> None:
+        """That the log must be read is found out by each: the position may be good for the next."""
+        log = Log(commits_show=True)
+
+        async def test(glance: Glance) -> None:
+            assert glance.now() is None
+            assert glance.now() is None
+            assert log.versions == 2
+
+        glancing(test, log)
+
+    def test_a_look_that_began_at_the_same_version_will_do(self) -> None:
+        """Where nothing was committed since a look began, it serves who comes later; else that one has its own."""
+        log = Log(commits_show=True, held=True)
+
+        async def test(glance: Glance) -> None:
+            asked = [asyncio.ensure_future(glance.fresh())]
+            await soon(lambda: log.looks == 1)
+            asked += [asyncio.ensure_future(glance.fresh()) for _ in range(3)]
+            await turns()
+            assert log.looks == 1
+            revision = log.commit()
+            later = [asyncio.ensure_future(glance.fresh()) for _ in range(3)]
+            await soon(lambda: log.looks == 2)
+            log.go.release(2)
+            assert await asyncio.gather(*later) == [revision] * 3
+            await asyncio.gather(*asked)
+            assert log.looks == 2
+
+        glancing(test, log)
+
+    def test_a_commit_while_looking(self) -> None:
+        """What is committed after a look began is not taken for seen, though that look ends later."""
+        log = Log(commits_show=True, held=True)
+
+        async def test(glance: Glance) -> None:
+            asked = asyncio.ensure_future(glance.fresh())
+            await soon(lambda: log.looks == 1)
+            log.commit()
+            log.go.release()
+            assert await asked == 0
+            assert glance.now() is None
+
+        glancing(test, log)
+
+    def test_away(self) -> None:
+        """A database that does not even say whether anything was committed is told as away, and not for ever."""
+        log = Log(commits_show=True)
+
+        async def test(glance: Glance) -> None:
+            await glance.fresh()
+            log.away = True
+            for _ in range(2):
+                with pytest.raises(StoreUnavailable):
+                    glance.now()
+                with pytest.raises(StoreUnavailable):
+                    await glance.fresh()
+            log.away = False
+            assert await glance.fresh() == 0
+
+        glancing(test, log)
+
+
+class TestCommitsDoNotShow:
+    """On PostgreSQL, where only a look tells what others have committed."""
+
+    def test_now(self) -> None:
+        """What is known is told, and no more is asked."""
+        log = Log(commits_show=False)
+        log.confirmed, log.position = True, 5
+
+        async def test(glance: Glance) -> None:
+            assert glance.now() == 5
+            assert glance.now(at_least=5) == 5
+            assert glance.now(at_least=6) is None
+            assert glance.now(exactly=True) is None
+            log.confirmed = False
+            assert glance.now() is None  # and what was known in the same turn of the loop is not told on
+            assert log.looks == log.versions == 0
+
+        glancing(test, log)
+
+    def test_a_look_that_began_before_the_call_does_not_serve_it(self) -> None:
+        """Who comes while a look is under way waits for the next one, which serves all that came meanwhile."""
+        log = Log(commits_show=False, held=True)
+
+        async def test(glance: Glance) -> None:
+            first = asyncio.ensure_future(glance.fresh())
+            await soon(lambda: log.looks == 1)
+            revision = log.commit()
+            later = [asyncio.ensure_future(glance.fresh()) for _ in range(3)]
+            await turns()
+            assert log.looks == 1
+            log.go.release()
+            assert await first == 0
+            await soon(lambda: log.looks == 2)
+            assert not any(each.done() for each in later)
+            log.go.release()
+            assert await asyncio.gather(*later) == [revision] * 3
+            assert log.looks == 2
+
+        glancing(test, log)
+
+    def test_one_look_at_a_time(self) -> None:
+        """However many come and go, there is one look under way and one that waits for it."""
+        log = Log(commits_show=False, held=True)
+
+        async def test(glance: Glance) -> None:
+            for _ in range(50):
+                asked = asyncio.ensure_future(glance.fresh())
+                await turns()
+                asked.cancel()
+            assert log.looks == 1
+            log.go.release(2)
+            await soon(lambda: log.looks == 2)
+            last = asyncio.ensure_future(glance.fresh())
+            await soon(lambda: log.looks == 3)
+            log.go.release()
+            await last
+
+        glancing(test, log)
+
+    def test_away(self) -> None:
+        """A look that fails fails for those it was for; the next one is a look of its own."""
+        log = Log(commits_show=False, held=True)
+
+        async def test(glance: Glance) -> None:
+            log.away = True
+            failing = [asyncio.ensure_future(glance.fresh()) for _ in range(3)]
+            await soon(lambda: log.looks == 1)
+            log.away = False
+            after = asyncio.ensure_future(glance.fresh())
+            await turns()
+            log.go.release(2)
+            for each in failing:
+                with pytest.raises(StoreUnavailable):
+                    await each
+            assert await after == 0
+
+        glancing(test, log)
+
+
+@pytest.mark.parametrize("commits_show", [True, False])
+@pytest.mark.parametrize("away", [False, True])
+def test_gone(commits_show: bool, away: bool) -> None:
+    """Who leaves takes the look from nobody else, and one that nobody waits for any more disturbs nobody."""
+    log = Log(commits_show, held=True)
+
+    async def test(glance: Glance) -> None:
+        gone, stays = (asyncio.ensure_future(glance.fresh()) for _ in range(2))
+        await soon(lambda: log.looks == 1)
+        gone.cancel()
+        await turns()
+        assert not stays.done()
+        log.go.release()
+        assert await stays == 0
+        log.away = away and not commits_show
+        left = asyncio.ensure_future(glance.fresh())
+        await soon(lambda: log.looks == 2)
+        left.cancel()
+        log.go.release()
+        await turns()
+        log.away = False
+        log.go.release()
+        await glance.fresh()
+
+    glancing(test, log)
+
+
+def test_what_another_process_changed(store: Store, domain: Domain, database_url: str) -> None:
+    """A change by another server that returned before the look is in it, on each database."""
+    theirs = open_store(database_url)
+    other = Domain(theirs, domain.clock)
+
+    async def test(glance: Glance) -> None:
+        await glance.fresh()
+        for _ in range(3):
+            issued = other.create()
+            if domain.tail.commits_show:
+                assert glance.now() is None
+            assert await glance.fresh() == issued.revision
+            assert glance.now() == issued.revision
+            await turns()
+
+    try:
+        glancing(test, domain.tail)
+    finally:
+        other.close()
+        theirs.close()

@@ -1,0 +1,214 @@
+"""The health service, by itself."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from tests.harness import Context, Refused, _Aborted
+from tests.unit.test_lanes import PATIENCE, turns
+from tumbler_server import shares
+from tumbler_server.limits import Limit
+from tumbler_server.rpc import health
+from tumbler_server.rpc.health import LIVENESS, Health
+
+OURS = "tumbler.v1.ApiKeyService"
+
+
+def asking(service: str) -> bytes:
+    """Return the request that asks for a service."""
+    return bytes(health_pb2.HealthCheckRequest(service=service).SerializeToString())
+
+
+class Asking(Context):
+    """What gRPC gives the handler of a call; without a message, one of which none comes until ``send``."""
+
+    def __init__(self, message: Any = None, peer: str = "ipv4:127.0.0.1:40000") -> None:
+        super().__init__(peer, b"")
+        self.message: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if message is not None:
+            self.message.set_result(message)
+
+    async def read(self) -> Any:
+        return await self.message
+
+    async def next(self) -> str:
+        """Return the name of the status that is told next."""
+        return told(await asyncio.wait_for(self.written.get(), PATIENCE))
+
+
+def told(answer: bytes) -> str:
+    """Return the name of the status in an answer."""
+    return str(
+        health_pb2.HealthCheckResponse.ServingStatus.Name(health_pb2.HealthCheckResponse.FromString(answer).status)
+    )
+
+
+def begin(server: Health, method: str, context: Context) -> "asyncio.Task[Any]":
+    """Begin a call, as gRPC would."""
+    call = server.service(SimpleNamespace(method=f"/{health.SERVICE}/{method}"))
+    assert call is not None
+    task = asyncio.ensure_future((call.stream_stream or call.stream_unary)(None, context))
+    task.add_done_callback(lambda _: context.end())
+    return task
+
+
+async def ended(task: "asyncio.Task[Any]", context: Context) -> Any:
+    """Return what a call returned. Raises ``Refused``."""
+    try:
+        return await asyncio.wait_for(task, PATIENCE)
+    except _Aborted:
+        raise Refused(context.code, context.details, context.trailing) from None
+
+
+async def check(server: Health, service: str | bytes = "") -> str:
+    """Check a service, and return the name of its status."""
+    context = Asking(service if isinstance(service, bytes) else asking(service))
+    return told(await ended(begin(server, "Check", context), context))
+
+
+def healthy(test: Callable[[Health], Awaitable[None]]) -> None:
+    """Run a test on a loop with a health service of its own."""
+
+    async def run() -> None:
+        await asyncio.wait_for(test(Health(OURS)), PATIENCE)
+
+    asyncio.run(run())
+
+
+def test_check() -> None:
+    """The server and its service are NOT_SERVING until it is said otherwise; the process lives in any case."""
+
+    async def test(server: Health) -> None:
+        for serving, expected in ((None, "NOT_SERVING"), (True, "SERVING"), (False, "NOT_SERVING")):
+            if serving is not None:
+                server.say_serving(serving)
+            assert [await check(server, name) for name in ("", OURS, LIVENESS)] == [expected, expected, "SERVING"]
+
+    healthy(test)
+
+
+def test_watch() -> None:
+    """Who watches is told the status at once and then each change, and nothing twice."""
+
+    async def test(server: Health) -> None:
+        watching = [Asking(asking(name)) for name in ("", OURS, LIVENESS, "no.such.Service")]
+        tasks = [begin(server, "Watch", each) for each in watching]
+        assert [await each.next() for each in watching] == ["NOT_SERVING"] * 2 + ["SERVING", "SERVICE_UNKNOWN"]
+        for serving in (True, True, False):
+            server.say_serving(serving)
+            await turns()
+        for each in watching[:2]:
+            assert [await each.next(), await each.next()] == ["SERVING", "NOT_SERVING"]
+        assert all(each.written.empty() for each in watching)
+        for task in tasks:
+            task.cancel()
+
+    healthy(test)
+
+
+def test_goodbye() -> None:
+    """A server that stops says NOT_SERVING for good, ends its streams, and cannot be called healthy any more."""
+
+    async def test(server: Health) -> None:
+        server.say_serving(True)
+        watching = Asking(asking(""))
+        task = begin(server, "Watch", watching)
+        assert await watching.next() == "SERVING"
+        server.say_goodbye()
+        assert await watching.next() == "NOT_SERVING"
+        await ended(task, watching)
+        server.say_serving(True)
+        assert await check(server) == "NOT_SERVING"
+        late = Asking(asking(OURS))
+        await ended(begin(server, "Watch", late), late)
+        assert await late.next() == "NOT_SERVING"
+
+    healthy(test)
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "reason"),
+    [
+        (asking("no.such.Service"), "NOT_FOUND", None),
+        (b"\xff", "INVALID_ARGUMENT", "UNDECODABLE"),
+        (b"\xff" * (shares.HEALTH_BYTES.most + 1), "INVALID_ARGUMENT", "REQUEST_TOO_LARGE"),
+        (grpc.aio.EOF, "INVALID_ARGUMENT", "UNDECODABLE"),
+    ],
+    ids=["unknown", "undecodable", "too large", "none"],
+)
+def test_refused(message: Any, code: str, reason: str | None) -> None:
+    """A Check of what there is not, or that is none, is told so; what was asked for is not said back."""
+
+    async def test(server: Health) -> None:
+        context = Asking(message)
+        with pytest.raises(Refused) as raised:
+            await ended(begin(server, "Check", context), context)
+        assert raised.value.code.name == code
+        assert "such.Service" not in raised.value.message
+        if reason:
+            assert raised.value.reason == reason
+
+    healthy(test)
+
+
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+def test_too_slow(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sends headers and nothing else is ended after as many seconds as there are for sending."""
+    monkeypatch.setattr(shares, "SECONDS_TO_SEND", Limit("patience", 0, "seconds", ""))
+
+    async def test(server: Health) -> None:
+        context = Asking()
+        with pytest.raises(Refused) as raised:
+            await ended(begin(server, method, context), context)
+        assert raised.value.reason == "REQUEST_TOO_SLOW"
+
+    healthy(test)
+
+
+@pytest.mark.parametrize(("method", "crowd"), [("Check", shares.OPEN_CROWD), ("Watch", shares.HEALTH_WATCH_CROWD)])
+def test_bounds(method: str, crowd: shares.CrowdLimit) -> None:
+    """A connection has so many calls at a time; beyond that it is refused, while another is served."""
+
+    async def test(server: Health) -> None:
+        open_calls = [begin(server, method, Asking()) for _ in range(crowd.most_each)]
+        await turns()
+        one_more = Asking()
+        with pytest.raises(Refused) as raised:
+            await ended(begin(server, method, one_more), one_more)
+        assert raised.value.reason == "OVERLOADED"
+        other = Asking(peer="ipv4:127.0.0.1:40001")
+        task = begin(server, method, other)
+        await turns()
+        assert not task.done()
+        for call in (*open_calls, task):
+            call.cancel()
+        await turns()
+        again = begin(server, method, Asking())
+        await turns()
+        assert not again.done()
+        again.cancel()
+
+    healthy(test)
+
+
+@pytest.mark.parametrize("later", range(5))
+def test_reset_in_the_moment_of_its_request(later: int) -> None:
+    """A stream that is reset in the very moment in which its message comes ends, whichever is heard of first."""
+
+    async def test(server: Health) -> None:
+        context = Asking()
+        task = begin(server, "Watch", context)
+        await turns()
+        context.message.set_result(asking(""))
+        await turns(later)
+        task.cancel()
+        await turns(10)
+        assert task.cancelled()
+        assert len(server._watches) == 0
+
+    healthy(test)
