@@ -49,7 +49,6 @@ SECONDS_TO_SEND = Limit("time to send a request", 10, "seconds", "DEADLINE_EXCEE
 HEALTH_BYTES = Limit("a health check", 256, "bytes", "INVALID_ARGUMENT, REQUEST_TOO_LARGE")
 REFLECTION_BYTES = Limit("a question of a reflection stream", 1 * KIB, "bytes", "INVALID_ARGUMENT, REQUEST_TOO_LARGE")
 SECONDS_TO_ASK = Limit("time between two questions of a reflection stream", 30, "seconds", "the stream ends")
-SECONDS_TO_READ = Limit("time to read an answer", 30, "seconds", "the call is cut off")
 PROOFS_OF_A_KEY = Limit(
     "secrets presented for one key that bcrypt checks at a time", 2, "secrets", "RESOURCE_EXHAUSTED with RetryInfo"
 )
