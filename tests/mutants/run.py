@@ -766,13 +766,6 @@ MUTANTS = (
         "tests/rpc/test_admission.py::TestOrder",
     ),
     Mutant(
-        "a request is not counted before its rules",
-        "rpc/exchange.py",
-        "        counting.demand(request)\n",
-        "",
-        "tests/rpc/test_admission.py::TestOrder",
-    ),
-    Mutant(
         "a server starts with an RPC that has no lane",
         "rpc/engine.py",
         "if missing := sorted(offered - methods.keys()):",

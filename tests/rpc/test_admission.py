@@ -177,6 +177,8 @@ class TestOrder:
         refused = Call(world, "Create").send(pb.CreateRequest(name="x", scopes=["no scope!"] * 101)).refused()
         assert refused.fields == ["scopes"]
         assert "at most 100 entries" in refused.message
+        refused = Call(world, "Get").send(pb.GetRequest(key_id="k" * 100_000)).refused()
+        assert (refused.reason, refused.fields) == ("INVALID_FIELD", ["key_id"])
 
     def test_a_place_before_the_body(self, world: World) -> None:
         """Where a project has as many calls as it may, its next is refused before its message is asked for.
