@@ -19,7 +19,7 @@ class CrowdLimit:
     @property
     def row(self) -> Limit:
         """Return the crowd's row in the table."""
-        beyond = f"{self.most_each:,} of one project; then RESOURCE_EXHAUSTED with RetryInfo"
+        beyond = f"{self.most_each:,} of one project, and as many as are free; then RESOURCE_EXHAUSTED with RetryInfo"
         return Limit(f"calls in flight, {self.name}", self.most, "calls", beyond)
 
 
@@ -72,7 +72,7 @@ CALL_CROWD = CrowdLimit("other methods", 1_024, 128)
 STOP_CROWD = CrowdLimit("Revoke and SetActive", 1_024, 128)
 """Their own, so that no crowd of other calls keeps a key from being stopped."""
 WATCH_CROWD = CrowdLimit("Watch", 6_000, 3_000)
-OPEN_CROWD = CrowdLimit("methods that need no key", 4_096, 16)
+OPEN_CROWD = CrowdLimit("methods that need no key", 1_024, 16)
 HEALTH_WATCH_CROWD = CrowdLimit("streams of health.Watch", 1_024, 4)
 REFLECTION_CROWD = CrowdLimit("streams of reflection", 64, 4)
 

@@ -185,7 +185,7 @@ def test_gone() -> None:
         gone[0].cancel()
         first[0].cancel()
         await turns()
-        waiting = ask(gathering, ["c", "d"])  # as many as may wait
+        waiting = ask(gathering, ["c", "d"])  # as many of a party as may wait
         await turns()
         shelf.go.release(2)
         assert ids(await asyncio.gather(first[1], *waiting)) == ["b", "c", "d"]
@@ -193,7 +193,7 @@ def test_gone() -> None:
         assert gone[0].cancelled()
         assert first[0].cancelled()
 
-    gathered(test, Shelf(held=True), waiting=2)
+    gathered(test, Shelf(held=True), waiting=3)
 
 
 def test_all_gone() -> None:

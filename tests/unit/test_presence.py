@@ -38,6 +38,16 @@ def test_bounds(present: Presence, here: str, refused: str | None, welcome: str 
         present.enter(welcome)
 
 
+def test_newcomers() -> None:
+    """Parties that take all they can get leave room: one that has nothing yet finds a place."""
+    present = Presence(CrowdLimit("test", 1_000, 900))
+    for party in range(8):
+        with pytest.raises(Overloaded):
+            while True:
+                present.enter(f"greedy {party}")
+        present.enter(f"newcomer {party}")(None)
+
+
 def test_leaving(present: Presence) -> None:
     """Who leaves makes room for its party and for all."""
     leave = [present.enter(party) for party in "aab"]

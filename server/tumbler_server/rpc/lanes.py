@@ -26,7 +26,10 @@ RETRY = SECOND // 2
 
 
 class FairQueue(Generic[T]):
-    """A bounded queue in which parties take turns, however much each of them has put in."""
+    """A bounded queue in which parties take turns, however much each of them has put in.
+
+    A party may have as many items in it as there is room for more, and no more than its limit.
+    """
 
     def __init__(self, name: str, most: int, most_each: int) -> None:
         self._most, self._most_each = most, most_each
@@ -40,7 +43,7 @@ class FairQueue(Generic[T]):
     def put(self, party: str, item: T) -> None:
         """Put an item behind the party's others. Raises ``Overloaded`` where the party, or the queue, is full."""
         items = self._waiting.get(party)
-        if self._length >= self._most or (items is not None and len(items) >= self._most_each):
+        if (len(items) if items else 0) >= min(self._most_each, self._most - self._length):
             self._refused.inc()
             raise Overloaded(retry_after=RETRY)
         if items is None:

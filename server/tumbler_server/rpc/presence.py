@@ -11,7 +11,10 @@ from tumbler_server.shares import CrowdLimit
 
 
 class Presence:
-    """Counts the calls of one kind. For one loop's thread."""
+    """Counts the calls of one kind. For one loop's thread.
+
+    A party may hold as many places as are free, and no more than its limit: so there is room for one that has none. (Switches share their buffers so: Choudhury and Hahne, "Dynamic queue length thresholds", 1998.)
+    """
 
     def __init__(self, limit: CrowdLimit) -> None:
         self._limit = limit
@@ -27,7 +30,7 @@ class Presence:
 
         Raises ``Overloaded`` where there is no room for it.
         """
-        if self._here >= self._limit.most or self._of[party] >= self._limit.most_each:
+        if self._of[party] >= min(self._limit.most_each, self._limit.most - self._here):
             self._refused.inc()
             raise Overloaded(retry_after=RETRY)
         self._here += 1
