@@ -13,7 +13,8 @@ from tumbler_server.shares import CrowdLimit
 class Presence:
     """Counts the calls of one kind. For one loop's thread.
 
-    A party may hold as many places as are free, and no more than its limit: so there is room for one that has none. (Switches share their buffers so: Choudhury and Hahne, "Dynamic queue length thresholds", 1998.)
+    A party may hold as many places as are free, and no more than its limit: so there is room for one that has none.
+    (Switches share their buffers so: Choudhury and Hahne, "Dynamic queue length thresholds", 1998.)
     """
 
     def __init__(self, limit: CrowdLimit) -> None:
