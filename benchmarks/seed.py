@@ -117,11 +117,13 @@ def _insert(url: str, rows: Iterator[tuple[Any, ...]]) -> None:
         connection.set_busy_timeout(30_000)  # milliseconds: a server may be writing
         connection.execute("PRAGMA synchronous = off; PRAGMA cache_size = -400000")
         slots = ", ".join("?" * len(_COLUMNS))
+        connection.execute("BEGIN IMMEDIATE")  # one that reads first and then writes fails beside a server that writes
         with connection:
             waiting = _put_off(connection)
             connection.executemany(f"INSERT INTO api_key ({names}) VALUES ({slots})", rows)  # noqa: S608
             for statement in waiting:
                 connection.execute(statement)
+        connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
         return

@@ -130,6 +130,9 @@ class Context:
     async def write(self, message: bytes) -> None:
         self.written.put_nowait(message)
 
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        """Take the headers of the answer."""
+
     def invocation_metadata(self) -> Any:
         return self._metadata
 

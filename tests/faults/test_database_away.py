@@ -256,7 +256,7 @@ class TestAway:
         self, url: str, gone: Callable[[], contextlib.AbstractContextManager[None]]
     ) -> None:
         """A call ends about when its caller stops waiting, and does not make the database count as away."""
-        store = open_store(url, warm=3)
+        store = open_store(url, timeout=60 * SECOND, warm=3)
         assert comes_back(store)
         for name in ("read", "write"):
             with gone(), within(0.1 + GRACE), calls.serving(Call(time.monotonic() + 0.1)), pytest.raises(CallerGone):

@@ -28,7 +28,6 @@ from tumbler_server.keys.trail import Trail
 from tumbler_server.keys.verifier import Verifier
 from tumbler_server.rpc import counting, status
 from tumbler_server.rpc.exchange import Exchange
-from tumbler_server.rpc.hotpath import HotPath
 from tumbler_server.rpc.presence import Presence
 from tumbler_server.server import SERVICE
 from tumbler_server.store.database import Store
@@ -62,7 +61,7 @@ DOORS: tuple[tuple[Any, str], ...] = (
     (Exchange, "judge_headers"),
     (Presence, "enter"),
     (counting, "demand"),
-    (HotPath, "view"),
+    (Verifier, "remembers"),
 )
 """What every call passes before the domain gets to work."""
 

@@ -24,6 +24,7 @@ import io.grpc.Status;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.Comparator;
 import java.util.HashMap;
 import java.util.List;
@@ -766,7 +767,8 @@ class VerifierTest {
                 return valid(request.getKey());
             });
             List<Integer> sizes = gathered(100, i -> VerifyOptions.NONE);
-            assertEquals(List.of(100, 50, 50), sizes.subList(0, 3));
+            assertEquals(100, sizes.get(0));
+            assertEquals(2, Collections.frequency(sizes, 50), sizes.toString()); // in any order with smaller ones
             assertTrue(sizes.size() <= 13, sizes.toString());
             for (int i = 0; i < 100; i++) {
                 if (i == 37) {
