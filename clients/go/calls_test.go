@@ -394,7 +394,8 @@ func TestWhatAnAnswerHasNoRoomForIsAskedAgain(t *testing.T) {
 	for _, batch := range w.server.batches {
 		sizes = append(sizes, len(batch.GetRequests()))
 	}
-	if !slices.Equal(sizes, []int{100, 50, 20, 20}) {
+	slices.Sort(sizes) // halves are asked for side by side
+	if !slices.Equal(sizes, []int{20, 20, 50, 100}) {
 		t.Errorf("the calls were for %v", sizes)
 	}
 }

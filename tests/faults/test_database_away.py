@@ -69,12 +69,14 @@ class Server:
         assert pid is not None
         leader = psutil.Process(pid)
         for process in (leader, *leader.children()):
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):  # one whose connection had just ended
+                process.suspend()
         try:
             yield
         finally:
             for process in (leader, *leader.children()):
-                process.resume()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def close(self) -> None:
         self._server.cleanup()

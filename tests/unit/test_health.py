@@ -131,6 +131,27 @@ def test_goodbye() -> None:
     healthy(test)
 
 
+def test_goodbye_during_a_write() -> None:
+    """A server that stops while a status is on its way says NOT_SERVING all the same before the stream ends."""
+
+    class Leaving(Asking):
+        async def write(self, message: bytes) -> None:
+            await super().write(message)
+            server_of[0].say_goodbye()
+            await turns()
+
+    server_of: list[Health] = []
+
+    async def test(server: Health) -> None:
+        server_of.append(server)
+        server.say_serving(True)
+        watching = Leaving(asking(""))
+        await ended(begin(server, "Watch", watching), watching)
+        assert [await watching.next(), await watching.next()] == ["SERVING", "NOT_SERVING"]
+
+    healthy(test)
+
+
 @pytest.mark.parametrize(
     ("message", "code", "reason"),
     [

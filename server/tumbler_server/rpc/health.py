@@ -91,6 +91,7 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
                 if now != told:
                     told = now
                     await context.write(told)
+                    continue  # it may have changed meanwhile
                 if self._over:
                     return
                 await changed.wait()
