@@ -420,7 +420,7 @@ func TestABatchIsBoundedInBytes(t *testing.T) {
 			t.Errorf("%d bytes went together", size)
 		}
 	}
-	if _, batches := w.server.calls(); batches < 4 {
+	if _, batches := w.server.calls(); batches < 3 { // six go together; what is left over may go one by one
 		t.Errorf("%d calls for several", batches)
 	}
 }
