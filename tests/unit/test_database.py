@@ -150,6 +150,23 @@ class TestSqlite:
         assert store.read("PRAGMA synchronous") == [(2,)]  # FULL
         store.close()
 
+    def test_a_new_file_that_many_open_at_once(self, tmp_path: Path) -> None:
+        """Of many that open a new file in the same moment none is refused."""
+        begin = threading.Barrier(16)
+
+        def work(url: str) -> list[tuple[int]]:
+            store = open_store(url, create=True)
+            begin.wait()
+            try:
+                return store.read("SELECT 1")
+            finally:
+                store.close()
+
+        with ThreadPoolExecutor(16) as executor:
+            for number in range(20):
+                url = f"sqlite:///{tmp_path}/{number}.db"
+                assert list(executor.map(work, [url] * 16)) == [[(1,)]] * 16
+
     def test_missing_folder(self, tmp_path: Path) -> None:
         """A file that cannot be opened is a database that does not answer."""
         store = open_store(f"sqlite:////{str(tmp_path).lstrip('/')}/missing/a.db", create=True)

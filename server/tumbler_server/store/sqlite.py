@@ -40,11 +40,20 @@ class _Database(Lending, APSWDatabase):  # type: ignore[misc]  # playhouse has n
             connection = apsw.Connection(self.database, **self.connect_params)
             try:
                 connection.set_busy_handler(busy)
-                self._add_conn_hooks(connection)
+                self._prepare(connection, busy)
             except BaseException:
                 connection.close()
                 raise
             return connection
+
+    def _prepare(self, connection: Any, busy: Callable[[int], bool]) -> None:
+        """Set the pragmas. Of several that turn a new file to WAL at once, SQLite refuses some without asking."""
+        while True:
+            try:
+                return self._add_conn_hooks(connection)
+            except apsw.BusyError:
+                if not busy(0):
+                    raise
 
 
 class _Thread(threading.local):
