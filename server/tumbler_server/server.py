@@ -68,9 +68,9 @@ HEALTH_INTERVAL = 2.0
 """Seconds between two looks at the database."""
 
 _OPTIONS = (
-    # Clients that watch keep their connection alive with pings while nothing happens.
-    ("grpc.http2.min_ping_interval_without_data_ms", shares.SECONDS_BETWEEN_PINGS.most * 1_000),
-    ("grpc.keepalive_permit_without_calls", 1),
+    # Pings are answered however often they come, and a peer that does not read the answers is read no further. Were it
+    # told off instead, each more ping would cost gRPC the copying of all complaints before, as long as it does not read.
+    ("grpc.http2.max_ping_strikes", 0),
     ("grpc.max_receive_message_length", limits.BATCH_BYTES.most),
     ("grpc.max_send_message_length", limits.ANSWER_BYTES.most + limits.MIB),
     ("grpc.max_allowed_incoming_connections", shares.CONNECTIONS.most),

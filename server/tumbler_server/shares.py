@@ -61,7 +61,7 @@ SECONDS_TO_SHAKE_HANDS = Limit("time to open a connection, TLS included", 10, "s
 SECONDS_IDLE = Limit("idle time of a connection", 900, "seconds", "closed in order (GOAWAY)")
 SECONDS_OF_AGE = Limit("age of a connection", 3_600, "seconds", "closed in order (GOAWAY); calls under way have 300 s")
 SECONDS_OF_GRACE = 300
-SECONDS_BETWEEN_PINGS = Limit("time between pings without data", 10, "seconds", "closed after two strikes")
+PINGS = Limit("pings whose answers a peer has not read", 10_000, "pings", "it is read no further, by gRPC itself")
 
 LIMITS: tuple[Limit, ...] = tuple(each for each in list(globals().values()) if isinstance(each, Limit))
 """The table of what has no lane and no crowd, in the order of the page."""
