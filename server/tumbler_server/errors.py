@@ -181,6 +181,13 @@ class RequestTooLarge(TumblerError):
         )
 
 
+class HeadersTooLarge(TumblerError):
+    """A call has more bytes of headers than any may have."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"the call's headers are too large; there may be at most {most:,} bytes of them")
+
+
 class RequestTooSlow(TumblerError):
     """A caller has opened a call and does not send its request."""
 

@@ -43,10 +43,11 @@ from tumbler_server.rpc.exchange import House
 from tumbler_server.rpc.gathering import Gathering
 from tumbler_server.rpc.health import Health
 from tumbler_server.rpc.hotpath import HotPath
-from tumbler_server.rpc.lanes import Lane
+from tumbler_server.rpc.lanes import Lane, stand_back
 from tumbler_server.rpc.loop import LoopThread
 from tumbler_server.rpc.reflecting import Reflection
 from tumbler_server.rpc.servicer import Servicer
+from tumbler_server.rpc.shedding import Shedding
 from tumbler_server.rpc.watch import Watching
 from tumbler_server.store import migrations
 from tumbler_server.store.database import POSTGRESQL, Store, open_store
@@ -67,9 +68,12 @@ LOOKERS, STREAM_READERS = 2, 2
 HEALTH_INTERVAL = 2.0
 """Seconds between two looks at the database."""
 
+_BEHIND = 5
+"""How much gRPC's threads stand back for ours, where all processors are busy: a flood is read by theirs."""
+
 _OPTIONS = (
-    # Pings are answered however often they come, and a peer that does not read the answers is read no further. Were it
-    # told off instead, each more ping would cost gRPC the copying of all complaints before, as long as it does not read.
+    # Pings are answered however often they come, and a peer that does not read the answers is read no further. Were
+    # they counted as strikes, each more would cost gRPC a copy of all complaints before, for as long as nobody reads.
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.max_receive_message_length", limits.BATCH_BYTES.most),
     ("grpc.max_send_message_length", limits.ANSWER_BYTES.most + limits.MIB),
@@ -109,6 +113,7 @@ class Core:
     looking: ThreadPoolExecutor
     glance: Glance
     engine: Engine
+    shedding: Shedding
     lanes: Lanes
     closing: tuple[Callable[[], None], ...]
 
@@ -182,10 +187,11 @@ def build_core(
     hotpath = HotPath(verifier, glance, reads, proofs)
     hub = Hub(store, tail, clock, config.max_watch_streams, config.max_staleness, uptime, streams)
     watching = Watching(hub, lifecycle, tokens, clock)
-    engine = Engine(SERVICE, House(servicer, hotpath, watching, {}), lanes)
+    shedding = Shedding()
+    engine = Engine(SERVICE, House(servicer, hotpath, watching, shedding, {}), lanes)
     following = Following(store, tail, config.max_staleness)
     retention = Retention(store, clock, config.event_retention)
-    closing = (reads.close, proofs.close, looking.shutdown, streams.shutdown)
+    closing = (reads.close, proofs.close, looking.shutdown, streams.shutdown, shedding.close)
     return Core(
         store,
         lifecycle,
@@ -200,6 +206,7 @@ def build_core(
         looking,
         glance,
         engine,
+        shedding,
         lanes,
         closing,
     )
@@ -213,11 +220,13 @@ class Server:
         self._core = core
         self._config = config
         self._grace = config.shutdown_grace / SECOND
+        self._patient = _begin_grpc()
         self._loop = LoopThread()
         try:
             self.port = self._loop.run(self._listen())
         except BaseException:
             self._loop.close()
+            self._patient.close()
             raise
 
     def start(self) -> None:
@@ -229,6 +238,7 @@ class Server:
         """Refuse new calls, let those under way finish within the grace, and end."""
         self._loop.run(self._end())
         self._loop.close()
+        self._patient.close()
         self._core.close()
 
     async def _listen(self) -> int:
@@ -241,11 +251,14 @@ class Server:
         if self._config.reflects:
             self._reflection = Reflection((SERVICE.full_name, health.SERVICE, reflecting.SERVICE))
             self._grpc.add_generic_rpc_handlers((self._reflection,))
-        return _listen(self._grpc, self._config)
+        port = _listen(self._grpc, self._config)
+        self._core.shedding.port = port
+        return port
 
     async def _serve(self) -> None:
         self._core.hub.start(asyncio.get_running_loop())
-        self._background = [asyncio.ensure_future(each) for each in (self._core.engine.sweep(), self._watch_health())]
+        going_on = (self._core.engine.sweep(), self._core.shedding.forget(), self._watch_health())
+        self._background = [asyncio.ensure_future(each) for each in going_on]
         await self._look()
         await self._grpc.start()
 
@@ -257,6 +270,7 @@ class Server:
         stopping = asyncio.ensure_future(self._grpc.stop(self._grace))
         await asyncio.wait((stopping,), timeout=_LAST_WORD)
         self._core.engine.say_goodbye()
+        self._core.shedding.say_goodbye()
         self._health.close()
         if self._reflection:
             self._reflection.say_goodbye()
@@ -297,6 +311,15 @@ def build_server(config: Config, clock: Clock = system_clock, board: Board | Non
     except BaseException:
         core.close()
         raise
+
+
+def _begin_grpc() -> grpc.Channel:
+    """Have gRPC begin on a thread that stands back, and return what keeps it going.
+
+    gRPC's own threads, which read what peers send, are made by that one, and stand back as it does.
+    """
+    with ThreadPoolExecutor(1, initializer=stand_back, initargs=(_BEHIND,)) as thread:
+        return thread.submit(grpc.insecure_channel, "localhost:0").result()  # it connects only when it is used
 
 
 def _listen(server: grpc.aio.Server, config: Config) -> int:

@@ -54,9 +54,21 @@ PROOFS_OF_A_KEY = Limit(
 )
 
 CONNECTIONS = Limit("connections of a process", 4_096, "connections", "closed at once")
-STREAMS = Limit("streams of a connection", 200, "streams", "wait at the client, by HTTP/2's own rules")
+PROMPT_REFUSALS = Limit(
+    "calls of an address in 10 s that are refused at once, on connections on which nobody was let in",
+    100,
+    "calls",
+    "the refusal comes 5 to 10 s late",
+)
+LATE_REFUSALS = Limit("refusals that come late, at a time", 8_000, "calls", "they come at once")
+STREAMS = Limit("streams of a connection", 100, "streams", "wait at the client, by HTTP/2's own rules")
 PENDING = Limit("calls that wait to be taken up", 10_000, "calls", "CANCELLED, by gRPC itself")
-HEADER_BYTES = Limit("headers of a call", 16 * KIB, "bytes", "RESOURCE_EXHAUSTED, by gRPC itself")
+HEADER_BYTES = Limit(
+    "headers of a call",
+    16 * KIB,
+    "bytes",
+    "INVALID_ARGUMENT, REQUEST_TOO_LARGE; the connection is cut unless somebody was let in on it",
+)
 SECONDS_TO_SHAKE_HANDS = Limit("time to open a connection, TLS included", 10, "seconds", "closed")
 SECONDS_IDLE = Limit("idle time of a connection", 900, "seconds", "closed in order (GOAWAY)")
 SECONDS_OF_AGE = Limit("age of a connection", 3_600, "seconds", "closed in order (GOAWAY); calls under way have 300 s")

@@ -1,6 +1,9 @@
 """What goes over the wire that no well-made client would send, and what comes back from a real server."""
 
+import contextlib
 import os
+import socket
+import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -10,8 +13,23 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from tests.e2e.service import PATIENCE, Client, Service, refusals, seconds
 from tests.harness import Refused
+from tests.siege.wire import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PING,
+    PREFACE,
+    SETTINGS,
+    block,
+    frame,
+    framed,
+    headers,
+)
 from tumbler.v1 import api_key_pb2, api_key_service_pb2, event_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server import shares
 
 SERVICE = api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"]
 
@@ -257,3 +275,59 @@ def test_a_unix_socket_path_is_refused_as_an_address(tmp_path: Path) -> None:
     misused = Service(tmp_path).run("serve", "--listen", "unix:/tmp/tumbler")
     assert misused.returncode == 2
     assert "127.0.0.1:50051" in misused.stderr
+
+
+def call_with_headers(key: str, size: int) -> bytes:
+    """Return the frames of a Get with so many more bytes of headers, in as many frames as that takes."""
+    stream = 3 if key else 1
+    begun = frame(HEADERS, 0, stream, block(headers(f"/{SERVICE.full_name}/Get", key)))
+    more = frame(CONTINUATION, 0, stream, block([("x-more", "y" * 1_000)])) * (size // 1_000)
+    return begun + more + frame(CONTINUATION, END_HEADERS, stream) + frame(DATA, END_STREAM, stream, framed(b""))
+
+
+def read(connection: socket.socket, until: bytes) -> bytes:
+    """Read until this has come, or the other side hangs up."""
+    got = b""
+    while until not in got and (data := connection.recv(65_536)):
+        got += data
+    return got
+
+
+@pytest.mark.parametrize("size", [20_000, 1_000_000])
+def test_headers_without_end_end_the_connection_of_a_stranger(sqlite_server: Service, size: int) -> None:
+    """Headers beyond 16 KiB, which HTTP/2 lets go on in any number of frames, end a stranger's connection."""
+    host, _, port = sqlite_server.target.rpartition(":")
+    with socket.create_connection((host, int(port)), PATIENCE) as connection:
+        connection.sendall(PREFACE + frame(SETTINGS, 0, 0))
+        with contextlib.suppress(ConnectionResetError):
+            connection.sendall(call_with_headers("", size))
+            read(connection, b"never said")
+
+
+def test_headers_without_end_are_refused_to_who_is_known(sqlite_server: Service) -> None:
+    """On a connection on which a key was let in, as through a proxy, they end the call and not the connection."""
+    host, _, port = sqlite_server.target.rpartition(":")
+    key = sqlite_server.key
+    with socket.create_connection((host, int(port)), PATIENCE) as connection:
+        fields = headers(f"/{SERVICE.full_name}/Get", key)
+        get = frame(HEADERS, END_HEADERS, 1, block(fields)) + frame(DATA, END_STREAM, 1, framed(b""))
+        connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + get)
+        assert b"key_id" in read(connection, b"key_id")
+        connection.sendall(call_with_headers(key, 20_000))
+        assert b"headers are too large" in read(connection, b"headers are too large")
+        time.sleep(0.3)  # long enough for the connection to be cut
+        connection.sendall(frame(PING, 0, 0, b"are you?"))
+        assert b"are you?" in read(connection, b"are you?")
+
+
+def test_a_stranger_with_many_calls_is_told_late(embedded: Service) -> None:
+    """After a hundred calls that were refused within ten seconds, the next refusal is late, and my own call is not."""
+    own_server = embedded.start()
+    stranger = own_server.connect("")
+    request = pb.GetRequest()
+    for _ in range(shares.PROMPT_REFUSALS.most):
+        assert refused(stranger, "Get", request).reason == "UNAUTHENTICATED"
+    with pytest.raises(grpc.FutureTimeoutError):
+        stranger.begin("Get", request).result(timeout=1)
+    assert refused(own_server, "Get", request).reason == "INVALID_FIELD"
+    assert own_server.stop() == 0  # who waits to be told does not keep the server

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import grpc
@@ -13,7 +14,14 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from tumbler_server import limits, shares
-from tumbler_server.errors import RequestTooSlow, ServerStopping, SetupError, TumblerError, Unauthenticated
+from tumbler_server.errors import (
+    HeadersTooLarge,
+    RequestTooSlow,
+    ServerStopping,
+    SetupError,
+    TumblerError,
+    Unauthenticated,
+)
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import exchange
 from tumbler_server.rpc.exchange import Exchange, Handler, House, Plan, Refusal
@@ -90,7 +98,8 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     def __init__(self, service: ServiceDescriptor, house: House, lanes: Lanes) -> None:
         check_methods(service)
         self._house = house
-        self._refusal = Refusal(Unauthenticated(), "")
+        self._unauthenticated = Refusal(Unauthenticated(), house.shedding)
+        self._oversized = Refusal(HeadersTooLarge(shares.HEADER_BYTES.most), house.shedding, cuts=True)
         crowds = {row.crowd: Presence(row.crowd) for row in METHODS.values()}
         self._calls = [crowd for limit, crowd in crowds.items() if limit is not shares.WATCH_CROWD]
         self._plans = {
@@ -100,14 +109,18 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
         """Return what serves a call whose headers have come, or None where there is no such method."""
+        metadata = details.invocation_metadata
+        # gRPC holds each frame to its limits, and not the whole: headers may go on in frames of any number.
+        if sum(map(len, chain.from_iterable(metadata))) > shares.HEADER_BYTES.most:
+            return self._oversized
         plan = self._plans.get(details.method)
         if plan is None:
             return None
         call = plan.kind(self._house, plan)
         try:
-            call.judge_headers(details.invocation_metadata)
+            call.judge_headers(metadata)
         except Unauthenticated:
-            return self._refusal
+            return self._unauthenticated
         except Exception as failure:
             call.failure = failure
         return call

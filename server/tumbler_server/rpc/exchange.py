@@ -34,6 +34,7 @@ from tumbler_server.rpc.hotpath import HotPath
 from tumbler_server.rpc.lanes import Lane
 from tumbler_server.rpc.presence import Presence
 from tumbler_server.rpc.servicer import Servicer
+from tumbler_server.rpc.shedding import Shedding
 from tumbler_server.rpc.watch import Watching
 
 
@@ -44,6 +45,7 @@ class House:
     servicer: Servicer
     hotpath: HotPath
     watching: Watching
+    shedding: Shedding
     receiving: "dict[Exchange, asyncio.Task[Any]]"
 
 
@@ -117,6 +119,8 @@ class Exchange(Handler):
             return await self.answer(context)
         except Exception as failure:
             failed = failure
+        if self.caller is auth.NOBODY:
+            await self.house.shedding.refuse(context.peer())
         # Outside, so that what gRPC raises to end the call does not drag the failure's text along.
         try:
             return await status.end(context, status.told(failed, self.plan.method))
@@ -139,7 +143,12 @@ class Exchange(Handler):
         if self.text and self.caller is auth.NOBODY:
             await self.house.hotpath.view()  # what memory has of the caller counts no earlier
             await self._authenticate(context)
-        party = context.peer() if self.caller is auth.NOBODY else self.caller.project_id
+        peer = context.peer()
+        if self.caller is auth.NOBODY:
+            party = peer
+        else:
+            party = self.caller.project_id
+            self.house.shedding.let_in(peer)
         context.add_done_callback(plan.present.enter(party))
         receiving = self.house.receiving
         self.since = time.monotonic()
@@ -195,15 +204,24 @@ class Exchange(Handler):
 
 
 class Refusal(Handler):
-    """Ends each call of a method with the same status, which is made once: it is what a flood costs us most of."""
+    """Ends each call with the same status, which is made once: it is what a flood costs us most of.
 
-    __slots__ = ("_told",)
+    ``cuts`` says whether the caller's connection is to end with it.
+    """
 
-    def __init__(self, failure: TumblerError, method: str) -> None:
-        self._told = status.told(failure, method)
+    __slots__ = ("_cuts", "_shedding", "_told")
+
+    def __init__(self, failure: TumblerError, shedding: Shedding, cuts: bool = False) -> None:
+        self._told = status.told(failure, "")
+        self._shedding = shedding
+        self._cuts = cuts
 
     async def stream_unary(self, _: object, context: Any) -> bytes:
         """Refuse the call; gRPC's way in."""
+        if self._cuts:
+            self._shedding.cut(context.peer())
+        else:
+            await self._shedding.refuse(context.peer())
         return await status.end(context, self._told)
 
 
@@ -299,6 +317,8 @@ class Watch(Exchange):
             raise  # gRPC's own, which it knows what to do with: the caller has gone
         except Exception as failure:
             failed = failure
+        if self.caller is auth.NOBODY:
+            await self.house.shedding.refuse(context.peer())
         try:
             await status.end(context, status.told(failed, self.plan.method))
         finally:

@@ -195,7 +195,7 @@ def begun_threads(number: int, name: str, niceness: int = 0) -> ThreadPoolExecut
 
     Raises ``RuntimeError`` then.
     """
-    threads = ThreadPoolExecutor(number, thread_name_prefix=name, initializer=_stand_back, initargs=(niceness,))
+    threads = ThreadPoolExecutor(number, thread_name_prefix=name, initializer=stand_back, initargs=(niceness,))
     all_run = threading.Barrier(number)
     try:
         for each in [threads.submit(all_run.wait) for _ in range(number)]:
@@ -207,7 +207,7 @@ def begun_threads(number: int, name: str, niceness: int = 0) -> ThreadPoolExecut
     return threads
 
 
-def _stand_back(niceness: int) -> None:
+def stand_back(niceness: int) -> None:
     """Have this thread yield the processor to those that serve. Only Linux can do that for a single thread."""
     if niceness and sys.platform == "linux":
         import os

@@ -50,10 +50,12 @@ class _Database(Lending, APSWDatabase):  # type: ignore[misc]  # playhouse has n
         """Set the pragmas. Of several that turn a new file to WAL at once, SQLite refuses some without asking."""
         while True:
             try:
-                return self._add_conn_hooks(connection)
+                self._add_conn_hooks(connection)
             except apsw.BusyError:
                 if not busy(0):
                     raise
+            else:
+                return
 
 
 class _Thread(threading.local):

@@ -1,0 +1,173 @@
+"""What callers pay who are not let in: refusals that come late where they are many, and a cut for absurd headers.
+
+Whoever is let in on a connection is exempt: a proxy may carry honest calls and hostile ones on the same.
+"""
+
+import asyncio
+import ipaddress
+import os
+import random
+import socket
+from collections import Counter
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import structlog
+
+from tumbler_server import metrics, shares
+from tumbler_server.rpc.auth import peer_address
+
+WINDOW = 10.0
+"""Seconds after which refused calls are forgotten; that somebody was let in is known twice as long."""
+
+DELAY = (5.0, 10.0)
+"""Seconds that a late refusal waits, somewhere between. As long as it does, it takes a stream of its connection."""
+
+MOST = 2 * shares.CONNECTIONS.most
+"""How many connections, and how many addresses, are kept at the most."""
+
+_PAUSE = 0.02
+"""Seconds between two looks through the process's sockets."""
+
+_SOCKETS = "/dev/fd"
+
+_log = structlog.get_logger(__name__)
+
+
+def shut_down(port: int, peers: Collection[str]) -> int:
+    """Shut down the connections to a port of ours that these peers have; return how many there were.
+
+    gRPC offers no way to close one connection of a server. But the sockets are the process's own: to shut one down is
+    to have the peer hang up, and gRPC ends the connection's calls, those too that it has not given to us yet.
+    """
+    ends = {(peer_address(peer), peer.rpartition(":")[2]) for peer in peers}
+    number = 0
+    for name in os.listdir(_SOCKETS):
+        # gRPC's own number of it, and never a copy: to close a copy of what turned out to be SQLite's file would drop
+        # the locks that this process has on it.
+        try:
+            connection = socket.socket(fileno=int(name))
+        except OSError:
+            continue  # no socket, or closed by now
+        try:
+            if _port(connection.getsockname()) == port and _end(connection.getpeername()) in ends:
+                connection.shutdown(socket.SHUT_RDWR)
+                number += 1
+        except OSError:
+            continue  # it has ended
+        finally:
+            connection.detach()
+    return number
+
+
+class Shedding:
+    """Knows who was let in and who was refused, by gRPC's names of peers. For one loop's thread.
+
+    ``port`` is the one that is listened on; ``cut`` shuts connections down, and may block.
+    """
+
+    def __init__(self, cut: Callable[[int, Collection[str]], int] = shut_down) -> None:
+        self.port = 0
+        self._shut_down = cut
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shedding")
+        self._refused: Counter[str] = Counter()
+        self._late: set[asyncio.Future[None]] = set()
+        self._let_in: tuple[set[str], set[str]] = (set(), set())
+        self._doomed: set[str] = set()
+        self._cutting: asyncio.Task[None] | None = None
+        self._cut = 0
+        self._over = False
+
+    def let_in(self, peer: str) -> None:
+        """Note that a call from this connection had a credential that counts."""
+        if len(self._let_in[0]) < MOST:
+            self._let_in[0].add(peer)
+
+    async def refuse(self, peer: str) -> None:
+        """Note that a call from this connection is refused, and return when the caller may be told."""
+        if self._has_been_let_in(peer):
+            return
+        address = peer_address(peer)
+        if len(self._refused) < MOST or address in self._refused:
+            self._refused[address] += 1
+            if self._refused[address] <= shares.PROMPT_REFUSALS.most:
+                return
+        if len(self._late) < shares.LATE_REFUSALS.most and not self._over:
+            await self._wait()
+
+    def cut(self, peer: str) -> None:
+        """End the connection, unless somebody was let in on it."""
+        if not self._has_been_let_in(peer) and len(self._doomed) < MOST:
+            self._doomed.add(peer)
+            self._cutting = self._cutting or asyncio.ensure_future(self._cut_all())
+
+    async def forget(self) -> None:
+        """Forget what is old, until cancelled."""
+        while True:
+            await asyncio.sleep(WINDOW)
+            self.turn()
+
+    def say_goodbye(self) -> None:
+        """Have nobody wait any more."""
+        self._over = True
+        for waiting in self._late:
+            _wake(waiting)
+
+    def turn(self) -> None:
+        """Begin a new window, and log what happened in the one before."""
+        refused = sum(self._refused.values())
+        if self._cut or refused > shares.PROMPT_REFUSALS.most:
+            _log.warning("many calls without a key that counts", refused=refused, connections_cut=self._cut)
+        self._refused.clear()
+        self._cut = 0
+        self._let_in = set(), self._let_in[0]
+
+    def close(self) -> None:
+        """Finish what is under way."""
+        self._thread.shutdown()
+
+    def _has_been_let_in(self, peer: str) -> bool:
+        return peer in self._let_in[0] or peer in self._let_in[1]
+
+    async def _wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
+        # At random: calls that came together are not to be told together, nor their callers' next ones to come so.
+        timer = loop.call_later(random.uniform(*DELAY), _wake, waiting)  # noqa: S311 - no secret
+        self._late.add(waiting)
+        try:
+            await waiting
+        finally:
+            timer.cancel()
+            self._late.discard(waiting)
+
+    async def _cut_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._doomed:
+                peers = frozenset(self._doomed)
+                try:
+                    cut = await loop.run_in_executor(self._thread, self._shut_down, self.port, peers)
+                except RuntimeError:  # it has been closed
+                    return
+                self._cut += cut
+                metrics.CUT.inc(cut)
+                await asyncio.sleep(_PAUSE)
+                self._doomed -= peers
+        finally:
+            self._cutting = None
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
+def _port(address: Any) -> int:
+    return int(address[1]) if isinstance(address, tuple) else 0
+
+
+def _end(address: Any) -> tuple[str, str]:
+    host = ipaddress.ip_address(address[0].partition("%")[0])
+    return str(getattr(host, "ipv4_mapped", None) or host), str(address[1])
