@@ -89,8 +89,3 @@ def peer_address(peer: str) -> str:
     if family not in ("ipv4", "ipv6"):
         return ""
     return unquote(rest).rpartition(":")[0].strip("[]")
-
-
-def check_again(key: Key, address: str, method: str, now: int) -> None:
-    """Raise what ``admit`` would."""
-    admit(key, method, now, lambda: address)

@@ -80,7 +80,7 @@ class _Listener:
     def judge(self, read: Key | None = None) -> int:
         if read is not None:
             self._caller = read
-        auth.check_again(self._caller, self._address, METHOD, self._clock())
+        auth.admit(self._caller, METHOD, self._clock(), lambda: self._address)
         return _end_of(self._caller)
 
 
