@@ -173,19 +173,12 @@ class LimitReached(TumblerError):
 
 
 class RequestTooLarge(TumblerError):
-    """A request has more bytes than its method takes."""
+    """A request has more bytes than its method takes, in its message or in its header."""
 
-    def __init__(self, size: int, most: int) -> None:
+    def __init__(self, size: int, most: int, part: str = "request") -> None:
         super().__init__(
-            f"the request has {size:,} bytes; this method takes at most {most:,}", bytes=str(size), most=str(most)
+            f"the {part} has {size:,} bytes; this method takes at most {most:,}", bytes=str(size), most=str(most)
         )
-
-
-class HeadersTooLarge(TumblerError):
-    """A call has more bytes of headers than any may have."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__(f"the call's headers are too large; there may be at most {most:,} bytes of them")
 
 
 class RequestTooSlow(TumblerError):

@@ -135,10 +135,10 @@ class TestTakeover:
 def test_a_few_kills(kind: str, new_database: Callable[[str], str]) -> None:
     """Whatever is killed, and when: each rotation is announced, told and claimed once."""
     with memory() as folder:
-        done = run(kind, folder, new_database(kind) if kind == "postgresql" else "", kills=4, keys=40, seed=1)
+        done = run(kind, folder, new_database(kind) if kind == "postgresql" else "", kills=2, keys=20, seed=1)
     assert done.findings.examples == []
     assert done.problems == []
-    assert plain(done)["kills"] == 4
+    assert plain(done)["kills"] == 2
     assert report([done]).row_count == 1
     assert takeovers([done]).row_count == len(done.gaps)
 

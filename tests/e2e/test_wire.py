@@ -314,7 +314,7 @@ def test_headers_without_end_are_refused_to_who_is_known(sqlite_server: Service)
         connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + get)
         assert b"key_id" in read(connection, b"key_id")
         connection.sendall(call_with_headers(key, 20_000))
-        assert b"headers are too large" in read(connection, b"headers are too large")
+        assert b"the header has" in read(connection, b"the header has")
         time.sleep(0.3)  # long enough for the connection to be cut
         connection.sendall(frame(PING, 0, 0, b"are you?"))
         assert b"are you?" in read(connection, b"are you?")

@@ -15,7 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from tumbler_server import limits, shares
 from tumbler_server.errors import (
-    HeadersTooLarge,
+    RequestTooLarge,
     RequestTooSlow,
     ServerStopping,
     SetupError,
@@ -99,7 +99,6 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         check_methods(service)
         self._house = house
         self._unauthenticated = Refusal(Unauthenticated(), house.shedding)
-        self._oversized = Refusal(HeadersTooLarge(shares.HEADER_BYTES.most), house.shedding, cuts=True)
         crowds = {row.crowd: Presence(row.crowd) for row in METHODS.values()}
         self._calls = [crowd for limit, crowd in crowds.items() if limit is not shares.WATCH_CROWD]
         self._plans = {
@@ -111,8 +110,9 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         """Return what serves a call whose headers have come, or None where there is no such method."""
         metadata = details.invocation_metadata
         # gRPC holds each frame to its limits, and not the whole: headers may go on in frames of any number.
-        if sum(map(len, chain.from_iterable(metadata))) > shares.HEADER_BYTES.most:
-            return self._oversized
+        size, most = sum(map(len, chain.from_iterable(metadata))), shares.HEADER_BYTES.most
+        if size > most:
+            return Refusal(RequestTooLarge(size, most, "header"), self._house.shedding, cuts=True)
         plan = self._plans.get(details.method)
         if plan is None:
             return None

@@ -204,7 +204,7 @@ class Exchange(Handler):
 
 
 class Refusal(Handler):
-    """Ends each call with the same status, which is made once: it is what a flood costs us most of.
+    """Ends calls with a status that is made once: it is what a flood costs us most of.
 
     ``cuts`` says whether the caller's connection is to end with it.
     """

@@ -43,7 +43,6 @@ STATUSES: dict[type[errors.TumblerError], tuple[grpc.StatusCode, str]] = {
     errors.CallerGone: (grpc.StatusCode.CANCELLED, "CALLER_GONE"),
     errors.LimitReached: (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"),
     errors.RequestTooLarge: (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_TOO_LARGE"),
-    errors.HeadersTooLarge: (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_TOO_LARGE"),
     errors.RequestTooSlow: (grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TOO_SLOW"),
     errors.ClaimTokenInvalid: (grpc.StatusCode.UNAUTHENTICATED, "CLAIM_TOKEN_INVALID"),
     errors.ClaimOutdated: (grpc.StatusCode.FAILED_PRECONDITION, "CLAIM_OUTDATED"),
