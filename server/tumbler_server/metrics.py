@@ -27,7 +27,7 @@ STALE_ANSWERS = Counter(
 WATCH_STREAMS = Gauge("tumbler_watch_streams", "Watch streams that are open.", multiprocess_mode="livesum")
 
 REFUSED = Counter("tumbler_refused", "Calls and streams refused because a limit was reached.", ["limit"])
-CUT = Counter("tumbler_connections_cut", "Connections that were cut: their calls had too many headers.")
+CUT = Counter("tumbler_connections_cut", "Connections of strangers that were cut.")
 
 ALARMS = Counter(
     "tumbler_alarms", "Events that time brought: rotations due or overdue, expiries near.", ["type"], registry=None

@@ -1,8 +1,10 @@
 """The only wiring: a configuration becomes a server."""
 
 import asyncio
+import contextlib
 import math
 import os
+import resource
 import ssl
 import time
 from collections.abc import Callable
@@ -68,6 +70,9 @@ LOOKERS, STREAM_READERS = 2, 2
 HEALTH_INTERVAL = 2.0
 """Seconds between two looks at the database."""
 
+_FILES = 512
+"""Files that are open beside connections: databases, listeners, webhooks."""
+
 _BEHIND = 5
 """How much gRPC's threads stand back for ours, where all processors are busy: a flood is read by theirs."""
 
@@ -77,7 +82,6 @@ _OPTIONS = (
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.max_receive_message_length", limits.BATCH_BYTES.most),
     ("grpc.max_send_message_length", limits.ANSWER_BYTES.most + limits.MIB),
-    ("grpc.max_allowed_incoming_connections", shares.CONNECTIONS.most),
     ("grpc.max_concurrent_streams", shares.STREAMS.most),
     # Calls that wait to be taken up. Beyond its own limit of 1,000 gRPC cancels some of them, honest ones too.
     ("grpc.server.max_pending_requests", shares.PENDING.most),
@@ -243,7 +247,9 @@ class Server:
 
     async def _listen(self) -> int:
         # Two servers on one port would each serve half the calls: refuse the second, unless it is our own worker.
-        options = (*_OPTIONS, ("grpc.so_reuseport", int(self._config.workers > 1)))
+        reuse = ("grpc.so_reuseport", int(self._config.workers > 1))
+        most = _room_for_connections()
+        options = (*_OPTIONS, reuse, ("grpc.max_allowed_incoming_connections", most))
         self._grpc = grpc.aio.server(options=options)
         self._health = Health(SERVICE.full_name)
         self._grpc.add_generic_rpc_handlers((self._core.engine, self._health))
@@ -252,12 +258,12 @@ class Server:
             self._reflection = Reflection((SERVICE.full_name, health.SERVICE, reflecting.SERVICE))
             self._grpc.add_generic_rpc_handlers((self._reflection,))
         port = _listen(self._grpc, self._config)
-        self._core.shedding.port = port
+        self._core.shedding.port, self._core.shedding.most = port, most
         return port
 
     async def _serve(self) -> None:
         self._core.hub.start(asyncio.get_running_loop())
-        going_on = (self._core.engine.sweep(), self._core.shedding.forget(), self._watch_health())
+        going_on = (self._core.engine.sweep(), self._core.shedding.watch(), self._watch_health())
         self._background = [asyncio.ensure_future(each) for each in going_on]
         await self._look()
         await self._grpc.start()
@@ -320,6 +326,22 @@ def _begin_grpc() -> grpc.Channel:
     """
     with ThreadPoolExecutor(1, initializer=stand_back, initargs=(_BEHIND,)) as thread:
         return thread.submit(grpc.insecure_channel, "localhost:0").result()  # it connects only when it is used
+
+
+def _room_for_connections() -> int:
+    """Have this process open as many files as it takes, or may, and return how many connections that leaves."""
+    wanted = shares.CONNECTIONS.most + _FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return shares.CONNECTIONS.most
+    most = max(soft // 2, soft - _FILES)
+    _log.warning("few files may be open, so few connections too", open_files=soft, connections=most)
+    return most
 
 
 def _listen(server: grpc.aio.Server, config: Config) -> int:

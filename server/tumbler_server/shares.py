@@ -53,7 +53,12 @@ PROOFS_OF_A_KEY = Limit(
     "secrets presented for one key that bcrypt checks at a time", 2, "secrets", "RESOURCE_EXHAUSTED with RetryInfo"
 )
 
-CONNECTIONS = Limit("connections of a process", 4_096, "connections", "closed at once")
+CONNECTIONS = Limit(
+    "connections of a process",
+    8_192,
+    "connections",
+    "closed at once; past a quarter of them, those are cut on which nobody was let in for 10 s or more",
+)
 PROMPT_REFUSALS = Limit(
     "calls of an address in 10 s that are refused at once, on connections on which nobody was let in",
     100,

@@ -894,6 +894,13 @@ MUTANTS = (
         "tests/unit/test_shedding.py",
     ),
     Mutant(
+        "strangers take all connections",
+        "rpc/shedding.py",
+        "if stayed := strangers & self._strangers:",
+        "if stayed := set():",
+        "tests/unit/test_shedding.py",
+    ),
+    Mutant(
         "any number of refusals wait",
         "rpc/shedding.py",
         "if len(self._late) < shares.LATE_REFUSALS.most and not self._over:",
@@ -910,8 +917,8 @@ MUTANTS = (
     Mutant(
         "another port's connection is shut down",
         "rpc/shedding.py",
-        "_port(connection.getsockname()) == port and ",
-        "",
+        "if _port(connection.getsockname()) == port:",
+        "if True:",
         "tests/unit/test_shedding.py",
     ),
     Mutant(

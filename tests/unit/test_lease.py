@@ -1,7 +1,12 @@
 """The lease: one process acts, another takes over when it falls silent, and none that was replaced writes anything."""
 
+import time
+from collections.abc import Callable
+
+import apsw
 import pytest
 
+from tests.domain import new_store
 from tests.harness import FrozenClock
 from tumbler_server.clock import SECOND
 from tumbler_server.errors import StoreUnavailable
@@ -187,3 +192,20 @@ class TestTurn:
         acting = Acting(one.lease, (Task("a", done, LeaseLost()), Task("b", done)), SPAN, uptime=one.uptime)
         assert not acting.turn()
         assert done == ["a"]
+
+    def test_ends_while_the_database_is_held(self, new_database: Callable[[str], str]) -> None:
+        """However long somebody else holds SQLite's write lock, it ends within seconds, and the lease runs out."""
+        url = new_database("sqlite")
+        store = new_store(url)
+        lease = Process(store, "one").lease
+        acting = Acting(lease, (), SPAN)
+        assert acting.turn() or lease.keep()
+        holder = apsw.Connection(url.removeprefix("sqlite:///"))
+        holder.execute("BEGIN IMMEDIATE")
+        acting.start()
+        time.sleep(0.3)
+        began = time.monotonic()
+        acting.close()
+        assert time.monotonic() - began < 4
+        holder.close()
+        store.close()

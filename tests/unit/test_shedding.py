@@ -10,20 +10,22 @@ import pytest
 
 from tumbler_server import shares
 from tumbler_server.rpc import shedding
-from tumbler_server.rpc.shedding import Shedding, shut_down
+from tumbler_server.rpc.shedding import End, Shedding, shut_down
 
 PROMPT = shares.PROMPT_REFUSALS.most
 
 
-class Cutter:
-    """Notes whom it was to cut."""
+@pytest.fixture(autouse=True)
+def cut(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, set[End]]]:
+    """Give what is shut down, which nothing is."""
+    done: list[tuple[int, set[End]]] = []
 
-    def __init__(self) -> None:
-        self.cut: list[tuple[int, frozenset[str]]] = []
+    def note(port: int, ends: Collection[End]) -> int:
+        done.append((port, set(ends)))
+        return len(ends)
 
-    def __call__(self, port: int, peers: Collection[str]) -> int:
-        self.cut.append((port, frozenset(peers)))
-        return len(peers)
+    monkeypatch.setattr(shedding, "shut_down", note)
+    return done
 
 
 async def is_late(refusal: Coroutine[Any, Any, None]) -> bool:
@@ -68,12 +70,11 @@ def test_forgotten_after_a_while() -> None:
     asyncio.run(run())
 
 
-def test_who_was_let_in_is_refused_at_once() -> None:
+def test_who_was_let_in_is_refused_at_once(cut: list[tuple[int, set[End]]]) -> None:
     """A connection on which somebody was let in is exempt for two windows; others of its address are not."""
 
     async def run() -> None:
-        cutter = Cutter()
-        shed = Shedding(cutter)
+        shed = Shedding()
         proxy, other = "ipv4:192.0.2.1:9", "ipv4:192.0.2.1:10"
         shed.let_in(proxy)
         await late(shed, [other] * PROMPT)
@@ -83,7 +84,7 @@ def test_who_was_let_in_is_refused_at_once() -> None:
             shed.turn()
         assert any(await late(shed, [proxy] * (PROMPT + 1)))
         await asyncio.sleep(0.05)
-        assert not cutter.cut
+        assert not cut
 
     asyncio.run(run())
 
@@ -139,36 +140,63 @@ def test_nobody_waits_when_the_server_stops() -> None:
     asyncio.run(run())
 
 
-def test_cut_together() -> None:
+def test_cut_together(cut: list[tuple[int, set[End]]]) -> None:
     """Connections to be cut are cut by one look through the sockets, off the loop, each once."""
 
     async def run() -> None:
-        cutter = Cutter()
-        shed = Shedding(cutter)
+        shed = Shedding()
         shed.port = 50051
         for _ in range(2):
             shed.cut("ipv4:192.0.2.1:9")
             shed.cut("ipv4:192.0.2.1:10")
         await asyncio.sleep(0.05)
-        assert cutter.cut == [(50051, frozenset({"ipv4:192.0.2.1:9", "ipv4:192.0.2.1:10"}))]
+        assert cut == [(50051, {("192.0.2.1", "9"), ("192.0.2.1", "10")})]
         shed.cut("ipv4:192.0.2.1:11")
         await asyncio.sleep(0.05)
-        assert len(cutter.cut) == 2
+        assert len(cut) == 2
+        shed.close()
+
+    asyncio.run(run())
+
+
+def test_room_for_others(monkeypatch: pytest.MonkeyPatch, cut: list[tuple[int, set[End]]]) -> None:
+    """Where connections are many, strangers that stay are cut; newcomers, and who was let in, are not."""
+    here: list[End] = []
+    monkeypatch.setattr(shedding, "connections", lambda _: iter([(end, None) for end in here]))
+
+    async def look(shed: Shedding, *ports: int) -> list[set[str]]:
+        here[:] = [("192.0.2.1", str(port)) for port in ports]
+        await shed.make_room()
+        await asyncio.sleep(0.05)
+        told = [{port for _, port in ends} for _, ends in cut]
+        cut.clear()
+        return told
+
+    async def run() -> None:
+        shed = Shedding()
+        shed.most = 8
+        shed.let_in("ipv4:192.0.2.1:1")
+        assert await look(shed, 1, 2, 3) == []
+        assert await look(shed, 1, 2, 4) == [{"2"}]
+        assert await look(shed, 1, 4) == []  # there is room
+        assert await look(shed, 1, 4, 5) == []
+        shed.let_in("ipv4:192.0.2.1:5")
+        assert await look(shed, 1, 4, 5) == [{"4"}]
         shed.close()
 
     asyncio.run(run())
 
 
 @pytest.mark.parametrize(
-    ("family", "listen", "connect", "name"),
+    ("family", "listen", "connect"),
     [
-        (socket.AF_INET, "127.0.0.1", "127.0.0.1", "ipv4:127.0.0.1:{}"),
-        (socket.AF_INET6, "::1", "::1", "ipv6:%5B::1%5D:{}"),
-        (socket.AF_INET6, "::", "127.0.0.1", "ipv4:127.0.0.1:{}"),
+        (socket.AF_INET, "127.0.0.1", "127.0.0.1"),
+        (socket.AF_INET6, "::1", "::1"),
+        (socket.AF_INET6, "::", "127.0.0.1"),
     ],
     ids=["IPv4", "IPv6", "IPv4 in IPv6"],
 )
-def test_shut_down(family: socket.AddressFamily, listen: str, connect: str, name: str) -> None:
+def test_shut_down(family: socket.AddressFamily, listen: str, connect: str) -> None:
     """Of all sockets of the process, the one is shut down that this peer has to this port; each stays open to us."""
     try:
         server = socket.create_server((listen, 0), family=family, dualstack_ipv6=listen == "::")
@@ -180,7 +208,7 @@ def test_shut_down(family: socket.AddressFamily, listen: str, connect: str, name
         ends = [server.accept()[0] for _ in peers]
         for each in (*peers, *ends):
             each.settimeout(5)
-        first = name.format(peers[0].getsockname()[1])
+        first = (connect, str(peers[0].getsockname()[1]))
         assert shut_down(port + 1, [first]) == 0
         assert shut_down(port, [first]) == 1
         assert peers[0].recv(1) == b""

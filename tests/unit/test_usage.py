@@ -2,15 +2,18 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
+import apsw
 import pytest
 import structlog
 
 from tests.domain import OPERATOR, Domain, new_store
 from tests.harness import FrozenClock
+from tumbler_server import calls
 from tumbler_server.clock import HOUR, MINUTE, SECOND
 from tumbler_server.errors import StoreUnavailable
 from tumbler_server.keys import record, usage
@@ -371,6 +374,28 @@ class TestThreads:
             released.set()
             holding.result(PATIENCE)
         domain.close()
+        store.close()
+
+    def test_ends_while_the_database_is_held(self, new_database: Callable[[str], str], clock: FrozenClock) -> None:
+        """However long somebody else holds SQLite's write lock, it ends within seconds, in a flush or before one."""
+        url = new_database("sqlite")
+        store = new_store(url)
+        holder = apsw.Connection(url.removeprefix("sqlite:///"))
+        holder.execute("BEGIN IMMEDIATE")
+        for flushing in (False, True):
+            notes = Usage(store)
+            notes.note("any", clock.now)
+            notes.start()
+            with ThreadPoolExecutor(1) as executor:
+                if flushing:
+                    flush = executor.submit(calls.serving(notes._call)(notes.flush))
+                    time.sleep(0.2)
+                began = time.monotonic()
+                notes.close()
+                assert time.monotonic() - began < 4
+                if flushing:
+                    flush.result()
+        holder.close()
         store.close()
 
     def test_servers_and_changes_at_the_same_time(self, store: Store, domain: Domain, database_url: str) -> None:

@@ -7,9 +7,10 @@ from typing import Protocol
 
 import structlog
 
-from tumbler_server import clock
+from tumbler_server import calls, clock
+from tumbler_server.calls import Call
 from tumbler_server.clock import SECOND, Clock
-from tumbler_server.errors import StoreUnavailable
+from tumbler_server.errors import CallerGone, StoreUnavailable
 from tumbler_server.events.lease import Lease, LeaseLost
 
 _INTERVAL = SECOND // 4
@@ -18,6 +19,9 @@ _INTERVAL = SECOND // 4
 _SHARE = 9
 """After something was done there is a pause of so many times as long, so that others can use the database and the
 processors: at most a tenth of either is used up."""
+
+_LAST = 1.0
+"""Seconds for giving back the lease. Where that is too little, it runs out."""
 
 _log = structlog.get_logger(__name__)
 
@@ -47,6 +51,7 @@ class Acting:
         self._interval = min(_INTERVAL, span // 10)
         self._uptime = uptime
         self._stopping = False
+        self._call = Call()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="acting", daemon=True)
 
@@ -74,22 +79,31 @@ class Acting:
         self._wake.set()
 
     def close(self) -> None:
-        """End, after the transaction under way, and leave the lease to another."""
+        """End, and leave the lease to another: within a second or so, whatever holds the database.
+
+        A transaction that waits, or takes long, is given up; the next holder of the lease does it.
+        """
         self._stopping = True
+        self._call.gone = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
         try:
-            self.lease.release()
-        except StoreUnavailable:
+            with calls.serving(Call(time.monotonic() + _LAST)):
+                self.lease.release()
+        except (StoreUnavailable, CallerGone):
             _log.debug("the lease could not be given back; it runs out")
 
     def _run(self) -> None:
+        with calls.serving(self._call):
+            self._act()
+
+    def _act(self) -> None:
         while not self._stopping:
             began = self._uptime()
             try:
                 more = self.turn()
-            except StoreUnavailable:
+            except (StoreUnavailable, CallerGone):
                 more = False  # it was logged where it happened
             except Exception as failure:
                 _log.error("acting on schedules failed; it is tried again", error=type(failure).__name__)

@@ -2,12 +2,14 @@
 
 import json
 import threading
+import time
 from collections.abc import Sequence
 
 import peewee
 import structlog
 
-from tumbler_server import clock
+from tumbler_server import calls, clock
+from tumbler_server.calls import Call
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.limits import USE_NOTES
 from tumbler_server.store.database import SQLITE, Store
@@ -17,6 +19,9 @@ INTERVAL = 30.0
 
 MOST_NOTES = USE_NOTES.most
 """How many keys are noted at the most while the database is away."""
+
+_LAST = 1.0
+"""Seconds for the last flush. It is better to lose half a minute's notes than to be killed for not ending."""
 
 EXACTNESS = 30 * SECOND
 """A stored time is left as it is until it is so much too old. With the interval that makes it exact to a minute."""
@@ -59,6 +64,7 @@ class Usage:
         self._dropping = False
         self._flushing = threading.Lock()
         self._stopping = threading.Event()
+        self._call = Call()
         self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
 
     def note(self, key_id: str, now: int) -> None:
@@ -95,15 +101,18 @@ class Usage:
         self._thread.start()
 
     def close(self) -> None:
-        """Flush, and end."""
+        """Flush, and end: within a second or so, whatever holds the database."""
         self._stopping.set()
+        self._call.gone = True
         if self._thread.is_alive():
             self._thread.join()
-        self.flush()
+        with calls.serving(Call(time.monotonic() + _LAST)):
+            self.flush()
 
     def _run(self) -> None:
-        while not self._stopping.wait(INTERVAL):
-            self.flush()
+        with calls.serving(self._call):
+            while not self._stopping.wait(INTERVAL):
+                self.flush()
 
     def _write(self, key_ids: Sequence[str]) -> bool:
         batch = {key_id: self._notes.pop(key_id) for key_id in key_ids}

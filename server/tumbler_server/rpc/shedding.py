@@ -1,6 +1,6 @@
-"""What callers pay who are not let in: refusals that come late where they are many, and a cut for absurd headers.
+"""What strangers get who are many: refusals that come late, and connections that are cut.
 
-Whoever is let in on a connection is exempt: a proxy may carry honest calls and hostile ones on the same.
+Whoever is let in on a connection is none: a proxy may carry honest calls and hostile ones on the same.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import os
 import random
 import socket
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,8 +24,14 @@ WINDOW = 10.0
 DELAY = (5.0, 10.0)
 """Seconds that a late refusal waits, somewhere between. As long as it does, it takes a stream of its connection."""
 
-MOST = 2 * shares.CONNECTIONS.most
+MOST = shares.CONNECTIONS.most
 """How many connections, and how many addresses, are kept at the most."""
+
+_CROWDED = 4
+"""One in how many places has to be taken before strangers have to go who have been there for a while."""
+
+LOOK = 0.5
+"""Seconds between two looks at how many connections there are."""
 
 _PAUSE = 0.02
 """Seconds between two looks through the process's sockets."""
@@ -35,14 +41,12 @@ _SOCKETS = "/dev/fd"
 _log = structlog.get_logger(__name__)
 
 
-def shut_down(port: int, peers: Collection[str]) -> int:
-    """Shut down the connections to a port of ours that these peers have; return how many there were.
+End = tuple[str, str]
+"""The other end of a connection: its address and its port."""
 
-    gRPC offers no way to close one connection of a server. But the sockets are the process's own: to shut one down is
-    to have the peer hang up, and gRPC ends the connection's calls, those too that it has not given to us yet.
-    """
-    ends = {(peer_address(peer), peer.rpartition(":")[2]) for peer in peers}
-    number = 0
+
+def connections(port: int) -> Iterator[tuple[End, socket.socket]]:
+    """Give all connections of this process to a port of ours, and whose they are."""
     for name in os.listdir(_SOCKETS):
         # gRPC's own number of it, and never a copy: to close a copy of what turned out to be SQLite's file would drop
         # the locks that this process has on it.
@@ -51,30 +55,43 @@ def shut_down(port: int, peers: Collection[str]) -> int:
         except OSError:
             continue  # no socket, or closed by now
         try:
-            if _port(connection.getsockname()) == port and _end(connection.getpeername()) in ends:
-                connection.shutdown(socket.SHUT_RDWR)
-                number += 1
+            if _port(connection.getsockname()) == port:
+                yield _end(connection.getpeername()), connection
         except OSError:
-            continue  # it has ended
+            continue  # it listens, or has ended
         finally:
             connection.detach()
+
+
+def shut_down(port: int, ends: Collection[End]) -> int:
+    """Shut down the connections that these have to a port of ours; return how many there were.
+
+    gRPC offers no way to close one connection of a server. But the sockets are the process's own: to shut one down is
+    to have the peer hang up, and gRPC ends the connection's calls, those too that it has not given to us yet.
+    """
+    number = 0
+    for end, connection in connections(port):
+        if end in ends:
+            connection.shutdown(socket.SHUT_RDWR)
+            number += 1
     return number
 
 
 class Shedding:
     """Knows who was let in and who was refused, by gRPC's names of peers. For one loop's thread.
 
-    ``port`` is the one that is listened on; ``cut`` shuts connections down, and may block.
+    ``port`` is the one that is listened on, ``most`` the number of connections that there may be.
     """
 
-    def __init__(self, cut: Callable[[int, Collection[str]], int] = shut_down) -> None:
+    def __init__(self) -> None:
         self.port = 0
-        self._shut_down = cut
+        self.most = shares.CONNECTIONS.most
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shedding")
         self._refused: Counter[str] = Counter()
         self._late: set[asyncio.Future[None]] = set()
         self._let_in: tuple[set[str], set[str]] = (set(), set())
-        self._doomed: set[str] = set()
+        self._doomed: set[End] = set()
+        self._strangers: set[End] = set()
         self._cutting: asyncio.Task[None] | None = None
         self._cut = 0
         self._over = False
@@ -99,14 +116,26 @@ class Shedding:
     def cut(self, peer: str) -> None:
         """End the connection, unless somebody was let in on it."""
         if not self._has_been_let_in(peer) and len(self._doomed) < MOST:
-            self._doomed.add(peer)
+            self._doomed.add(_of(peer))
             self._cutting = self._cutting or asyncio.ensure_future(self._cut_all())
 
-    async def forget(self) -> None:
-        """Forget what is old, until cancelled."""
+    async def watch(self) -> None:
+        """Forget what is old, and make room where connections are many, until cancelled."""
         while True:
-            await asyncio.sleep(WINDOW)
+            for _ in range(int(WINDOW / LOOK)):
+                await asyncio.sleep(LOOK)
+                await self.make_room()
             self.turn()
+
+    async def make_room(self) -> None:
+        """Cut strangers' connections that were there at the last look, where a quarter of all places are taken."""
+        look = asyncio.get_running_loop().run_in_executor(self._thread, self._look)
+        known = {_of(peer) for peers in self._let_in for peer in peers}
+        strangers = {end for end in await look if end not in known}
+        if stayed := strangers & self._strangers:
+            self._doomed |= stayed
+            self._cutting = self._cutting or asyncio.ensure_future(self._cut_all())
+        self._strangers = strangers - stayed
 
     def say_goodbye(self) -> None:
         """Have nobody wait any more."""
@@ -118,7 +147,7 @@ class Shedding:
         """Begin a new window, and log what happened in the one before."""
         refused = sum(self._refused.values())
         if self._cut or refused > shares.PROMPT_REFUSALS.most:
-            _log.warning("many calls without a key that counts", refused=refused, connections_cut=self._cut)
+            _log.warning("strangers call or connect too often", calls_refused=refused, connections_cut=self._cut)
         self._refused.clear()
         self._cut = 0
         self._let_in = set(), self._let_in[0]
@@ -142,19 +171,26 @@ class Shedding:
             timer.cancel()
             self._late.discard(waiting)
 
+    def _look(self) -> list[End]:
+        crowded = self.most // _CROWDED
+        if len(os.listdir(_SOCKETS)) <= crowded:
+            return []
+        ends = [end for end, _ in connections(self.port)]
+        return ends if len(ends) > crowded else []
+
     async def _cut_all(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             while self._doomed:
-                peers = frozenset(self._doomed)
+                ends = frozenset(self._doomed)
                 try:
-                    cut = await loop.run_in_executor(self._thread, self._shut_down, self.port, peers)
+                    cut = await loop.run_in_executor(self._thread, shut_down, self.port, ends)
                 except RuntimeError:  # it has been closed
                     return
                 self._cut += cut
                 metrics.CUT.inc(cut)
                 await asyncio.sleep(_PAUSE)
-                self._doomed -= peers
+                self._doomed -= ends
         finally:
             self._cutting = None
 
@@ -168,6 +204,10 @@ def _port(address: Any) -> int:
     return int(address[1]) if isinstance(address, tuple) else 0
 
 
-def _end(address: Any) -> tuple[str, str]:
+def _of(peer: str) -> End:
+    return peer_address(peer), peer.rpartition(":")[2]
+
+
+def _end(address: Any) -> End:
     host = ipaddress.ip_address(address[0].partition("%")[0])
     return str(getattr(host, "ipv4_mapped", None) or host), str(address[1])
