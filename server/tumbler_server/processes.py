@@ -115,19 +115,21 @@ class Patience:
 
 
 @contextlib.contextmanager
-def kept(what: str, start: Callable[[], Process]) -> Iterator[None]:
+def kept(what: str, start: Callable[[], Process]) -> Iterator["Keeper"]:
     """Keep a process beside this one: another takes its place where it ends. It ends, in order, with the context."""
-    keeper = _Keeper(what, start)
+    keeper = Keeper(what, start)
     keeper.begin()
     patience = 0.0  # for nothing, where the context is left in a hurry
     try:
-        yield
+        yield keeper
         patience = _ENOUGH
     finally:
         keeper.end(patience)
 
 
-class _Keeper:
+class Keeper:
+    """Sees to it that there is a process."""
+
     def __init__(self, what: str, start: Callable[[], Process]) -> None:
         self._what = what
         self._start = start
@@ -139,15 +141,22 @@ class _Keeper:
         self._thread = threading.Thread(target=self._run, name=what, daemon=True)
 
     def begin(self) -> None:
+        """Start it."""
         self._thread.start()
 
-    def end(self, patience: float) -> None:
+    def dismiss(self) -> None:
+        """Let it end, and do not wait for that."""
         with self._lock:
-            self._ending.set()
-            if self._process:
+            if self._process and not self._ending.is_set():
                 self._process.release()
-                if not self._ready:
-                    patience = 0.0  # it has begun nothing yet that it would have to finish
+            self._ending.set()
+
+    def end(self, patience: float) -> None:
+        """Let it end, for so many seconds."""
+        self.dismiss()
+        with self._lock:
+            if self._process and not self._ready:
+                patience = 0.0  # it has begun nothing yet that it would have to finish
         self._thread.join(patience)
         with self._lock:
             if self._process:

@@ -16,7 +16,7 @@ from tumbler_server import logs, metrics
 from tumbler_server.config import Config
 from tumbler_server.errors import SetupError, StoreUnavailable, explain
 from tumbler_server.events.board import Board
-from tumbler_server.processes import ENDING, READY, Process, kept, take_up, wait_for_parent
+from tumbler_server.processes import ENDING, READY, Keeper, Process, kept, take_up, wait_for_parent
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,16 @@ def serve(
             open_.enter_context(metrics.served(config.metrics_listen))
         server = build_server(config, board=board)
         server.start()
-        if scheduling:
-            open_.enter_context(_scheduler(config, environment))
+        scheduler = open_.enter_context(_scheduler(config, environment)) if scheduling else None
         ready(server.port)
         signal.sigwait(ENDING)
         stopping()
+        if scheduler:
+            scheduler.dismiss()  # both end at the same time
         server.stop()
 
 
-def _scheduler(config: Config, environment: Mapping[str, str]) -> contextlib.AbstractContextManager[None]:
+def _scheduler(config: Config, environment: Mapping[str, str]) -> contextlib.AbstractContextManager[Keeper]:
     # One name for all that come after each other: what died can be followed at once, since we have seen it dead.
     holder = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
     return kept("scheduler", lambda: Process("tumbler_server.scheduler", (config, holder), environment))

@@ -20,7 +20,7 @@ INTERVAL = 30.0
 MOST_NOTES = USE_NOTES.most
 """How many keys are noted at the most while the database is away."""
 
-_LAST = 1.0
+_LAST = 0.7
 """Seconds for the last flush. It is better to lose half a minute's notes than to be killed for not ending."""
 
 EXACTNESS = 30 * SECOND
