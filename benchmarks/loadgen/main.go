@@ -177,21 +177,31 @@ func sum(callers []caller, took time.Duration) report {
 	return total
 }
 
-// code returns field 2 of a message whose first fields are numbers: VerifyResponse's verdict.
+// code returns field 2 of a message, VerifyResponse's verdict. Fields come in any order, and are numbers, texts or messages.
 func code(message []byte) uint64 {
 	for len(message) > 0 {
 		tag, n := binary.Uvarint(message)
-		if n <= 0 || tag&7 != 0 {
+		if n <= 0 {
 			return 0
 		}
 		value, m := binary.Uvarint(message[n:])
 		if m <= 0 {
 			return 0
 		}
-		if tag>>3 == 2 {
-			return value
-		}
 		message = message[n+m:]
+		switch tag & 7 {
+		case 0:
+			if tag>>3 == 2 {
+				return value
+			}
+		case 2:
+			if value > uint64(len(message)) {
+				return 0
+			}
+			message = message[value:]
+		default:
+			return 0
+		}
 	}
 	return 0
 }
