@@ -37,7 +37,7 @@ from tumbler_server.keys.rotation import Rotations
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.keys.tokens import open_tokens
 from tumbler_server.keys.trail import Trail
-from tumbler_server.keys.usage import Usage
+from tumbler_server.keys.usage import LAST, Usage
 from tumbler_server.keys.verifier import Verifier
 from tumbler_server.rpc import auth, health, reflecting
 from tumbler_server.rpc.engine import BEHIND, Engine, Lanes, lane_limits
@@ -127,8 +127,11 @@ class Core:
         self.usage.start()
         self.retention.start()
 
-    def close(self) -> None:
-        """Finish what is under way, and let go of the database. The loop must not serve any more."""
+    def close(self, seconds: float = LAST) -> None:
+        """Finish what is under way, and let go of the database. The loop must not serve any more.
+
+        When keys were last used is written for so many seconds.
+        """
         self.resolver.close()
         self.following.close()
         self.lanes.close()
@@ -136,7 +139,7 @@ class Core:
             close()
         self.resealer.close()
         self.retention.close()
-        self.usage.close()
+        self.usage.close(seconds)
         self.store.close()
 
 
@@ -240,10 +243,11 @@ class Server:
 
     def stop(self) -> None:
         """Refuse new calls, let those under way finish within the grace, and end."""
+        until = time.monotonic() + self._grace
         self._loop.run(self._end())
         self._loop.close()
         self._patient.close()
-        self._core.close()
+        self._core.close(max(LAST, until - time.monotonic()))
 
     async def _listen(self) -> int:
         # Two servers on one port would each serve half the calls: refuse the second, unless it is our own worker.

@@ -20,8 +20,8 @@ INTERVAL = 30.0
 MOST_NOTES = USE_NOTES.most
 """How many keys are noted at the most while the database is away."""
 
-_LAST = 0.7
-"""Seconds for the last flush. It is better to lose half a minute's notes than to be killed for not ending."""
+LAST = 0.7
+"""Seconds for the last flush, at the least: it is better to lose half a minute's notes than to be killed."""
 
 EXACTNESS = 30 * SECOND
 """A stored time is left as it is until it is so much too old. With the interval that makes it exact to a minute."""
@@ -100,13 +100,13 @@ class Usage:
         """Begin to flush every 30 seconds."""
         self._thread.start()
 
-    def close(self) -> None:
-        """Flush, and end: within a second or so, whatever holds the database."""
+    def close(self, seconds: float = LAST) -> None:
+        """Flush, and end: within about so many seconds, whatever holds the database."""
         self._stopping.set()
         self._call.gone = True
         if self._thread.is_alive():
             self._thread.join()
-        with calls.serving(Call(time.monotonic() + _LAST)):
+        with calls.serving(Call(time.monotonic() + seconds)):
             self.flush()
 
     def _run(self) -> None:
