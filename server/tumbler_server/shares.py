@@ -57,7 +57,7 @@ CONNECTIONS = Limit(
     "connections of a process",
     8_192,
     "connections",
-    "closed at once; past a quarter of them, those are cut on which nobody was let in for 10 s or more",
+    "closed at once; past a quarter of them, those are cut that have no stream, and nobody let in for 10 s or more",
 )
 PROMPT_REFUSALS = Limit(
     "calls of an address in 10 s that are refused at once, on connections on which nobody was let in",
@@ -72,8 +72,10 @@ HEADER_BYTES = Limit(
     "headers of a call",
     16 * KIB,
     "bytes",
-    "INVALID_ARGUMENT, REQUEST_TOO_LARGE; the connection is cut unless somebody was let in on it",
+    "INVALID_ARGUMENT, REQUEST_TOO_LARGE; the connection is cut unless somebody was let in on it, past 256 KiB always",
 )
+ABSURD = 256 * KIB
+"""Bytes of headers that no proxy lets through by default."""
 SECONDS_TO_SHAKE_HANDS = Limit("time to open a connection, TLS included", 10, "seconds", "closed")
 SECONDS_IDLE = Limit("idle time of a connection", 900, "seconds", "closed in order (GOAWAY)")
 SECONDS_OF_AGE = Limit("age of a connection", 3_600, "seconds", "closed in order (GOAWAY); calls under way have 300 s")

@@ -896,8 +896,22 @@ MUTANTS = (
     Mutant(
         "strangers take all connections",
         "rpc/shedding.py",
-        "if stayed := strangers & self._strangers:",
-        "if stayed := set():",
+        "if number >= LOOKS})",
+        "if False})",
+        "tests/unit/test_shedding.py",
+    ),
+    Mutant(
+        "a stream that says nothing is cut",
+        "rpc/shedding.py",
+        "self._let_in[0] | self._let_in[1] | self._staying.keys()",
+        "self._let_in[0] | self._let_in[1]",
+        "tests/unit/test_shedding.py",
+    ),
+    Mutant(
+        "who asks while the database is away is held back",
+        "rpc/exchange.py",
+        "self.caller is auth.NOBODY and isinstance(failure, Unauthenticated)",
+        "self.caller is auth.NOBODY",
         "tests/unit/test_shedding.py",
     ),
     Mutant(
@@ -910,7 +924,7 @@ MUTANTS = (
     Mutant(
         "a proxy's connection is cut for what one of its callers sent",
         "rpc/shedding.py",
-        "if not self._has_been_let_in(peer) and len(self._doomed) < MOST:",
+        "if (whoever or not self._has_been_let_in(peer)) and len(self._doomed) < MOST:",
         "if len(self._doomed) < MOST:",
         "tests/unit/test_shedding.py",
     ),

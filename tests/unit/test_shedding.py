@@ -1,15 +1,21 @@
 """What callers pay who are not let in."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import Collection, Coroutine
 from contextlib import closing
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import MagicMock
 
 import pytest
 
 from tumbler_server import shares
-from tumbler_server.rpc import shedding
+from tumbler_server.errors import ClaimTokenInvalid, Overloaded, StoreUnavailable, Unauthenticated
+from tumbler_server.keys.record import Key
+from tumbler_server.rpc import auth, shedding
+from tumbler_server.rpc.exchange import Exchange
 from tumbler_server.rpc.shedding import End, Shedding, shut_down
 
 PROMPT = shares.PROMPT_REFUSALS.most
@@ -160,7 +166,7 @@ def test_cut_together(cut: list[tuple[int, set[End]]]) -> None:
 
 
 def test_room_for_others(monkeypatch: pytest.MonkeyPatch, cut: list[tuple[int, set[End]]]) -> None:
-    """Where connections are many, strangers that stay are cut; newcomers, and who was let in, are not."""
+    """Where connections are many, strangers that stay are cut; newcomers, who was let in, and streams are not."""
     here: list[End] = []
     monkeypatch.setattr(shedding, "connections", lambda _: iter([(end, None) for end in here]))
 
@@ -176,15 +182,80 @@ def test_room_for_others(monkeypatch: pytest.MonkeyPatch, cut: list[tuple[int, s
         shed = Shedding()
         shed.most = 8
         shed.let_in("ipv4:192.0.2.1:1")
-        assert await look(shed, 1, 2, 3) == []
-        assert await look(shed, 1, 2, 4) == [{"2"}]
-        assert await look(shed, 1, 4) == []  # there is room
-        assert await look(shed, 1, 4, 5) == []
-        shed.let_in("ipv4:192.0.2.1:5")
-        assert await look(shed, 1, 4, 5) == [{"4"}]
+        leave = [shed.stay("ipv4:192.0.2.1:8") for _ in range(2)]
+        for _ in range(shedding.LOOKS - 1):
+            assert await look(shed, 1, 2, 8) == []
+        assert await look(shed, 1, 2, 3, 8) == [{"2"}]
+        assert await look(shed, 1, 3) == []  # there is room, and they begin anew
+        for _ in range(shedding.LOOKS - 1):
+            assert await look(shed, 1, 3, 8) == []
+        leave.pop()(None)
+        shed.let_in("ipv4:192.0.2.1:3")
+        assert await look(shed, 1, 3, 8) == []
+        leave.pop()(None)
+        for _ in range(shedding.LOOKS - 1):
+            assert await look(shed, 1, 3, 8) == []
+        assert await look(shed, 1, 3, 8) == [{"8"}]
         shed.close()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("failure", "caller", "held_back"),
+    [
+        (Unauthenticated(), auth.NOBODY, True),
+        (Unauthenticated(), Key(id="revoked meanwhile", project_id="any"), False),
+        (StoreUnavailable(), auth.NOBODY, False),
+        (Overloaded(retry_after=1), auth.NOBODY, False),
+        (ClaimTokenInvalid(), auth.NOBODY, False),  # it has one of few places, which must not be held
+    ],
+)
+def test_who_is_held_back(failure: Exception, caller: Key, held_back: bool) -> None:
+    """Only who was not let in may hear of it late: nobody for what is the database's fault, or the server's."""
+    refused: list[str] = []
+
+    async def refuse(peer: str) -> None:
+        refused.append(peer)
+
+    house = SimpleNamespace(shedding=SimpleNamespace(refuse=refuse))
+    call = Exchange(cast("Any", house), cast("Any", None))
+    call.caller = caller
+    asyncio.run(call.hold_back(failure, SimpleNamespace(peer=lambda: "ipv4:192.0.2.1:9")))
+    assert bool(refused) == held_back
+
+
+def test_cut_whoever_it_is(cut: list[tuple[int, set[End]]]) -> None:
+    """What no proxy lets through ends a connection also where somebody was let in."""
+
+    async def run() -> None:
+        shed = Shedding()
+        shed.let_in("ipv4:192.0.2.1:9")
+        shed.cut("ipv4:192.0.2.1:9", whoever=True)
+        await asyncio.sleep(0.05)
+        assert cut == [(0, {("192.0.2.1", "9")})]
+
+    asyncio.run(run())
+
+
+def test_no_file_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the process may open no more files, nothing is seen, and nothing ends for it."""
+
+    def fail(_: str) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(shedding.os, "listdir", fail)
+    assert list(shedding.connections(50051)) == []
+    asyncio.run(Shedding().make_room())
+
+
+def test_one_that_ends_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that ends before it can be shut down does not keep the others from it."""
+    gone, here = socket.socket(), MagicMock()
+    monkeypatch.setattr(shedding, "connections", lambda _: iter([(("a", "1"), gone), (("a", "2"), here)]))
+    assert shut_down(50051, {("a", "1"), ("a", "2")}) == 1  # the first is not connected
+    here.shutdown.assert_called_once()
+    gone.close()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tumbler_server.errors import (
 )
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import exchange
-from tumbler_server.rpc.exchange import Exchange, Handler, House, Plan, Refusal
+from tumbler_server.rpc.exchange import Cut, Exchange, Handler, House, Plan, Refusal
 from tumbler_server.rpc.lanes import Lane
 from tumbler_server.rpc.presence import Presence
 from tumbler_server.shares import CrowdLimit, LaneLimit
@@ -112,7 +112,7 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         # gRPC holds each frame to its limits, and not the whole: headers may go on in frames of any number.
         size, most = sum(map(len, chain.from_iterable(metadata))), shares.HEADER_BYTES.most
         if size > most:
-            return Refusal(RequestTooLarge(size, most, "header"), self._house.shedding, cuts=True)
+            return Cut(RequestTooLarge(size, most, "header"), self._house.shedding, whoever=size > shares.ABSURD)
         plan = self._plans.get(details.method)
         if plan is None:
             return None

@@ -119,8 +119,7 @@ class Exchange(Handler):
             return await self.answer(context)
         except Exception as failure:
             failed = failure
-        if self.caller is auth.NOBODY:
-            await self.house.shedding.refuse(context.peer())
+        await self.hold_back(failed, context)
         # Outside, so that what gRPC raises to end the call does not drag the failure's text along.
         try:
             return await status.end(context, status.told(failed, self.plan.method))
@@ -173,6 +172,11 @@ class Exchange(Handler):
         counting.demand(request)
         return request
 
+    async def hold_back(self, failure: Exception, context: Any) -> None:
+        """Return when a caller may be told that it was not let in. Whatever else failed is told at once."""
+        if self.caller is auth.NOBODY and isinstance(failure, Unauthenticated):
+            await self.house.shedding.refuse(context.peer())
+
     def settled(self) -> View | None:
         """Return the view that the call rests on, if memory gives one and the caller has not changed by that."""
         verifier, caller = self.house.servicer.verifier, self.caller
@@ -204,24 +208,32 @@ class Exchange(Handler):
 
 
 class Refusal(Handler):
-    """Ends calls with a status that is made once: it is what a flood costs us most of.
+    """Ends calls with a status that is made once: it is what a flood costs us most of."""
 
-    ``cuts`` says whether the caller's connection is to end with it.
-    """
+    __slots__ = ("_shedding", "_told")
 
-    __slots__ = ("_cuts", "_shedding", "_told")
-
-    def __init__(self, failure: TumblerError, shedding: Shedding, cuts: bool = False) -> None:
+    def __init__(self, failure: TumblerError, shedding: Shedding) -> None:
         self._told = status.told(failure, "")
         self._shedding = shedding
-        self._cuts = cuts
 
     async def stream_unary(self, _: object, context: Any) -> bytes:
         """Refuse the call; gRPC's way in."""
-        if self._cuts:
-            self._shedding.cut(context.peer())
-        else:
-            await self._shedding.refuse(context.peer())
+        await self._shedding.refuse(context.peer())
+        return await status.end(context, self._told)
+
+
+class Cut(Refusal):
+    """Ends a call, and with it the connection of a stranger; with ``whoever``, everybody's."""
+
+    __slots__ = ("_whoever",)
+
+    def __init__(self, failure: TumblerError, shedding: Shedding, whoever: bool) -> None:
+        super().__init__(failure, shedding)
+        self._whoever = whoever
+
+    async def stream_unary(self, _: object, context: Any) -> bytes:
+        """Refuse the call; gRPC's way in."""
+        self._shedding.cut(context.peer(), self._whoever)
         return await status.end(context, self._told)
 
 
@@ -306,6 +318,7 @@ class Watch(Exchange):
         try:
             request = await self.receive(context)
             await self.settle(context)
+            context.add_done_callback(self.house.shedding.stay(context.peer()))
             wanted = self.house.servicer.wanted(self.caller, request)
             address = auth.peer_address(context.peer())
             # First and by itself: gRPC would send it a second time, and so no status at all, if the stream were to end
@@ -317,8 +330,7 @@ class Watch(Exchange):
             raise  # gRPC's own, which it knows what to do with: the caller has gone
         except Exception as failure:
             failed = failure
-        if self.caller is auth.NOBODY:
-            await self.house.shedding.refuse(context.peer())
+        await self.hold_back(failed, context)
         try:
             await status.end(context, status.told(failed, self.plan.method))
         finally:

@@ -1,15 +1,18 @@
 """What strangers get who are many: refusals that come late, and connections that are cut.
 
-Whoever is let in on a connection is none: a proxy may carry honest calls and hostile ones on the same.
+Whoever is let in on a connection is none: a proxy may carry honest calls and hostile ones on the same. Nor is who has a
+stream of changes open on it, which may say nothing for hours.
 """
 
 import asyncio
+import contextlib
+import functools
 import ipaddress
 import os
 import random
 import socket
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -33,21 +36,23 @@ _CROWDED = 4
 LOOK = 0.5
 """Seconds between two looks at how many connections there are."""
 
+LOOKS = 5
+"""A stranger has to go who is there for so many looks: a newcomer has two seconds to be let in."""
+
 _PAUSE = 0.02
 """Seconds between two looks through the process's sockets."""
 
 _SOCKETS = "/dev/fd"
 
-_log = structlog.get_logger(__name__)
-
-
 End = tuple[str, str]
 """The other end of a connection: its address and its port."""
+
+_log = structlog.get_logger(__name__)
 
 
 def connections(port: int) -> Iterator[tuple[End, socket.socket]]:
     """Give all connections of this process to a port of ours, and whose they are."""
-    for name in os.listdir(_SOCKETS):
+    for name in _descriptors():
         # gRPC's own number of it, and never a copy: to close a copy of what turned out to be SQLite's file would drop
         # the locks that this process has on it.
         try:
@@ -72,8 +77,9 @@ def shut_down(port: int, ends: Collection[End]) -> int:
     number = 0
     for end, connection in connections(port):
         if end in ends:
-            connection.shutdown(socket.SHUT_RDWR)
-            number += 1
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                connection.shutdown(socket.SHUT_RDWR)
+                number += 1
     return number
 
 
@@ -91,7 +97,8 @@ class Shedding:
         self._late: set[asyncio.Future[None]] = set()
         self._let_in: tuple[set[str], set[str]] = (set(), set())
         self._doomed: set[End] = set()
-        self._strangers: set[End] = set()
+        self._strangers: dict[End, int] = {}
+        self._staying: Counter[str] = Counter()
         self._cutting: asyncio.Task[None] | None = None
         self._cut = 0
         self._over = False
@@ -100,6 +107,11 @@ class Shedding:
         """Note that a call from this connection had a credential that counts."""
         if len(self._let_in[0]) < MOST:
             self._let_in[0].add(peer)
+
+    def stay(self, peer: str) -> Callable[[object], None]:
+        """Note a stream on this connection, which may say nothing for hours; return what to call when it has ended."""
+        self._staying[peer] += 1
+        return functools.partial(self._leave, peer)
 
     async def refuse(self, peer: str) -> None:
         """Note that a call from this connection is refused, and return when the caller may be told."""
@@ -113,11 +125,10 @@ class Shedding:
         if len(self._late) < shares.LATE_REFUSALS.most and not self._over:
             await self._wait()
 
-    def cut(self, peer: str) -> None:
-        """End the connection, unless somebody was let in on it."""
-        if not self._has_been_let_in(peer) and len(self._doomed) < MOST:
-            self._doomed.add(_of(peer))
-            self._cutting = self._cutting or asyncio.ensure_future(self._cut_all())
+    def cut(self, peer: str, whoever: bool = False) -> None:
+        """End the connection, unless somebody was let in on it; with ``whoever``, even then."""
+        if (whoever or not self._has_been_let_in(peer)) and len(self._doomed) < MOST:
+            self._doom({_of(peer)})
 
     async def watch(self) -> None:
         """Forget what is old, and make room where connections are many, until cancelled."""
@@ -128,14 +139,14 @@ class Shedding:
             self.turn()
 
     async def make_room(self) -> None:
-        """Cut strangers' connections that were there at the last look, where a quarter of all places are taken."""
-        look = asyncio.get_running_loop().run_in_executor(self._thread, self._look)
-        known = {_of(peer) for peers in self._let_in for peer in peers}
-        strangers = {end for end in await look if end not in known}
-        if stayed := strangers & self._strangers:
-            self._doomed |= stayed
-            self._cutting = self._cutting or asyncio.ensure_future(self._cut_all())
-        self._strangers = strangers - stayed
+        """Cut the connections of strangers who have been there for a while, where a quarter of all places are taken."""
+        loop = asyncio.get_running_loop()
+        ends = await loop.run_in_executor(self._thread, self._look)
+        known = self._let_in[0] | self._let_in[1] | self._staying.keys() if ends else set()
+        strangers = await loop.run_in_executor(self._thread, _strangers, ends, known) if ends else []
+        looks = {end: self._strangers.get(end, 0) + 1 for end in strangers}
+        self._doom({end for end, number in looks.items() if number >= LOOKS})
+        self._strangers = looks
 
     def say_goodbye(self) -> None:
         """Have nobody wait any more."""
@@ -157,7 +168,17 @@ class Shedding:
         self._thread.shutdown()
 
     def _has_been_let_in(self, peer: str) -> bool:
-        return peer in self._let_in[0] or peer in self._let_in[1]
+        return peer in self._let_in[0] or peer in self._let_in[1] or peer in self._staying
+
+    def _leave(self, peer: str, _: object) -> None:
+        self._staying[peer] -= 1
+        if not self._staying[peer]:
+            del self._staying[peer]
+
+    def _doom(self, ends: set[End]) -> None:
+        self._doomed |= ends
+        if self._doomed:
+            self._cutting = self._cutting or asyncio.ensure_future(self._cut_all())
 
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()
@@ -173,7 +194,7 @@ class Shedding:
 
     def _look(self) -> list[End]:
         crowded = self.most // _CROWDED
-        if len(os.listdir(_SOCKETS)) <= crowded:
+        if len(_descriptors()) <= crowded:
             return []
         ends = [end for end, _ in connections(self.port)]
         return ends if len(ends) > crowded else []
@@ -198,6 +219,18 @@ class Shedding:
 def _wake(waiting: asyncio.Future[None]) -> None:
     if not waiting.done():
         waiting.set_result(None)
+
+
+def _descriptors() -> list[str]:
+    try:
+        return os.listdir(_SOCKETS)
+    except OSError:  # no more files may be opened, this one neither
+        return []
+
+
+def _strangers(ends: Collection[End], known: Collection[str]) -> list[End]:
+    kept = {_of(peer) for peer in known}
+    return [end for end in ends if end not in kept]
 
 
 def _port(address: Any) -> int:
