@@ -255,11 +255,11 @@ class Server:
         most = _room_for_connections()
         options = (*_OPTIONS, reuse, ("grpc.max_allowed_incoming_connections", most))
         self._grpc = grpc.aio.server(options=options)
-        self._health = Health(SERVICE.full_name)
+        self._health = Health(SERVICE.full_name, self._core.shedding)
         self._grpc.add_generic_rpc_handlers((self._core.engine, self._health))
         self._reflection: Reflection | None = None
         if self._config.reflects:
-            self._reflection = Reflection((SERVICE.full_name, health.SERVICE, reflecting.SERVICE))
+            self._reflection = Reflection((SERVICE.full_name, health.SERVICE, reflecting.SERVICE), self._core.shedding)
             self._grpc.add_generic_rpc_handlers((self._reflection,))
         port = _listen(self._grpc, self._config)
         self._core.shedding.port, self._core.shedding.most = port, most

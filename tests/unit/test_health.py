@@ -13,8 +13,10 @@ from tests.harness import Context, Refused, _Aborted
 from tests.unit.test_lanes import PATIENCE, turns
 from tumbler_server import shares
 from tumbler_server.limits import Limit
-from tumbler_server.rpc import health
+from tumbler_server.rpc import health, reflecting
 from tumbler_server.rpc.health import LIVENESS, Health
+from tumbler_server.rpc.reflecting import Reflection
+from tumbler_server.rpc.shedding import Shedding
 
 OURS = "tumbler.v1.ApiKeyService"
 
@@ -75,7 +77,7 @@ def healthy(test: Callable[[Health], Awaitable[None]]) -> None:
     """Run a test on a loop with a health service of its own."""
 
     async def run() -> None:
-        await asyncio.wait_for(test(Health(OURS)), PATIENCE)
+        await asyncio.wait_for(test(Health(OURS, Shedding())), PATIENCE)
 
     asyncio.run(run())
 
@@ -215,6 +217,42 @@ def test_bounds(method: str, crowd: shares.CrowdLimit) -> None:
         again.cancel()
 
     healthy(test)
+
+
+@pytest.mark.parametrize(
+    ("path", "crowd"),
+    [
+        (f"/{health.SERVICE}/Check", shares.OPEN_CROWD),
+        (f"/{health.SERVICE}/Watch", shares.HEALTH_WATCH_CROWD),
+        (f"/{reflecting.SERVICE}/{reflecting.METHOD}", shares.REFLECTION_CROWD),
+    ],
+    ids=["Check", "Watch", "reflection"],
+)
+def test_late_refusals(path: str, crowd: shares.CrowdLimit) -> None:
+    """An address that opens one call too many over and over hears late that it is refused; until then it waits."""
+
+    async def test() -> None:
+        shed = Shedding()
+        services = (Health(OURS, shed), Reflection((OURS,), shed))
+
+        def call() -> "asyncio.Task[Any]":
+            handler = next(filter(None, (each.service(SimpleNamespace(method=path)) for each in services)))
+            return asyncio.ensure_future((handler.stream_stream or handler.stream_unary)(None, Asking()))
+
+        calls = [call() for _ in range(crowd.most_each + shares.PROMPT_REFUSALS.most)]
+        await turns()
+        assert [each.done() for each in calls] == [False] * crowd.most_each + [True] * shares.PROMPT_REFUSALS.most
+        calls.append(late := call())
+        await turns()
+        assert not late.done()
+        shed.say_goodbye()
+        await asyncio.wait((late,), timeout=PATIENCE)
+        assert isinstance(late.exception(), _Aborted)
+        for each in calls:
+            each.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    asyncio.run(test())
 
 
 @pytest.mark.parametrize("later", range(5))

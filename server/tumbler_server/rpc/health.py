@@ -12,9 +12,9 @@ from grpc_health.v1 import health_pb2
 
 from tumbler_server import shares
 from tumbler_server.errors import TumblerError, Undecodable
-from tumbler_server.rpc import status
 from tumbler_server.rpc.presence import Presence
 from tumbler_server.rpc.receiving import Method, Receiving
+from tumbler_server.rpc.shedding import Shedding
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -30,12 +30,12 @@ _SERVING, _NOT_SERVING, _UNKNOWN = (
 class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     """Answers health checks. ``service`` is the full name of ours. For one loop's thread."""
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, shedding: Shedding) -> None:
         self._names = ("", service)
         self._statuses: dict[str, bytes] = {"": _NOT_SERVING, service: _NOT_SERVING, LIVENESS: _SERVING}
         self._checks = Presence(shares.OPEN_CROWD)
         self._watches = Presence(shares.HEALTH_WATCH_CROWD)
-        self._receiving = Receiving()
+        self._receiving = Receiving(shedding)
         self._changed = asyncio.Event()
         self._over = False
 
@@ -68,7 +68,7 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         return None
 
     async def _check(self, _: object, context: Any) -> bytes:
-        failed: Exception
+        failed: TumblerError
         try:
             context.add_done_callback(self._checks.enter(context.peer()))
             told = self._statuses.get(await self._name(context))
@@ -78,10 +78,10 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
             failed = failure
         else:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
-        return await status.end(context, status.told(failed, "Check"))
+        return await self._receiving.refuse(context, failed, "Check")
 
     async def _watch(self, _: object, context: Any) -> None:
-        failed: Exception
+        failed: TumblerError
         try:
             context.add_done_callback(self._watches.enter(context.peer()))
             name = await self._name(context)
@@ -97,7 +97,7 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
                 await changed.wait()
         except TumblerError as failure:
             failed = failure
-        await status.end(context, status.told(failed, "Watch"))
+        await self._receiving.refuse(context, failed, "Watch")
 
     async def _name(self, context: Any) -> str:
         """Receive which service is asked about."""

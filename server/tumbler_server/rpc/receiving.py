@@ -1,14 +1,23 @@
-"""What the calls that anybody may make have in common: a handler for gRPC, and messages that are waited for so long."""
+"""What calls that anybody may make have in common: a handler for gRPC, how long a message is waited for, refusals."""
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from google.protobuf.message import Message
 
-from tumbler_server.errors import RequestTooLarge, RequestTooSlow, ServerStopping, TumblerError, Undecodable
+from tumbler_server.errors import (
+    Overloaded,
+    RequestTooLarge,
+    RequestTooSlow,
+    ServerStopping,
+    TumblerError,
+    Undecodable,
+)
 from tumbler_server.limits import Limit
+from tumbler_server.rpc import status
 from tumbler_server.rpc.exchange import Handler
+from tumbler_server.rpc.shedding import Shedding
 
 M = TypeVar("M", bound=Message)
 
@@ -25,9 +34,10 @@ class Method(Handler):
 
 
 class Receiving:
-    """Receives messages for one service. For one loop's thread."""
+    """Receives the messages of one service, and refuses its calls. For one loop's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, shedding: Shedding) -> None:
+        self._shedding = shedding
         self._waits: set[_Wait] = set()
         self._over = False
 
@@ -45,6 +55,12 @@ class Receiving:
             return kind.FromString(data)
         except Exception:
             raise Undecodable(kind.DESCRIPTOR.full_name) from None
+
+    async def refuse(self, context: Any, failure: TumblerError, method: str) -> NoReturn:
+        """End a call with what it failed by; late, where it is one of too many that go on asking."""
+        if isinstance(failure, Overloaded):
+            await self._shedding.refuse(context.peer())
+        await status.end(context, status.told(failure, method))
 
     def say_goodbye(self) -> None:
         """Wait for no message any more."""

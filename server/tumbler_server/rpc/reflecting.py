@@ -8,9 +8,9 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from tumbler_server import shares
 from tumbler_server.errors import RequestTooSlow, ServerStopping, TumblerError
-from tumbler_server.rpc import status
 from tumbler_server.rpc.presence import Presence
 from tumbler_server.rpc.receiving import Method, Receiving
+from tumbler_server.rpc.shedding import Shedding
 
 SERVICE = reflection.SERVICE_NAME
 
@@ -20,10 +20,10 @@ METHOD = "ServerReflectionInfo"
 class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     """Says what the services of these names offer. For one loop's thread."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, names: tuple[str, ...], shedding: Shedding) -> None:
         self._offer = reflection.aio.ReflectionServicer(names)
         self._streams = Presence(shares.REFLECTION_CROWD)
-        self._receiving = Receiving()
+        self._receiving = Receiving(shedding)
 
     def say_goodbye(self) -> None:
         """End all streams."""
@@ -42,7 +42,7 @@ class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no t
             return
         except TumblerError as failure:
             failed = failure
-        await status.end(context, status.told(failed, METHOD))
+        await self._receiving.refuse(context, failed, METHOD)
 
     async def _questions(self, context: Any) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
         kind, size, time = reflection_pb2.ServerReflectionRequest, shares.REFLECTION_BYTES, shares.SECONDS_TO_ASK
