@@ -200,13 +200,12 @@ def test_calls_under_way_are_finished_before_the_server_ends(pair: Service) -> N
     """When I stop the server, each worker answers the calls under way, new ones are refused, and nobody is left."""
     pair.start()
     clients = everywhere(pair)
-    newcomer = pair.connect()
     with pair.writers_waiting():
         under_way = [client.begin("Create", pb.CreateRequest(project_id="acme", name="last")) for client in clients[:8]]
         # On the same connection, calls begin in order: these answers say that the others have begun.
         assert {client.verdict(pair.key) for client in clients[:8]} == {"VALID"}
         pair.signal(signal.SIGTERM)
-        eventually(lambda: refusal(newcomer) in ENDING)
+        eventually(lambda: refusal(pair) in ENDING)
         assert not any(call.done() for call in under_way)
     made = [call.result(PATIENCE) for call in under_way]
     assert pair.wait() == 0
