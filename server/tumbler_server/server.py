@@ -40,6 +40,7 @@ from tumbler_server.keys.trail import Trail
 from tumbler_server.keys.usage import LAST, Usage
 from tumbler_server.keys.verifier import Verifier
 from tumbler_server.rpc import auth, health, reflecting
+from tumbler_server.rpc.accepting import Accepting, Service
 from tumbler_server.rpc.engine import BEHIND, Engine, Lanes, lane_limits
 from tumbler_server.rpc.exchange import House
 from tumbler_server.rpc.gathering import Gathering
@@ -256,11 +257,13 @@ class Server:
         options = (*_OPTIONS, reuse, ("grpc.max_allowed_incoming_connections", most))
         self._grpc = grpc.aio.server(options=options)
         self._health = Health(SERVICE.full_name, self._core.shedding)
-        self._grpc.add_generic_rpc_handlers((self._core.engine, self._health))
         self._reflection: Reflection | None = None
+        services: list[Service] = [self._core.engine, self._health]
         if self._config.reflects:
-            self._reflection = Reflection((SERVICE.full_name, health.SERVICE, reflecting.SERVICE), self._core.shedding)
-            self._grpc.add_generic_rpc_handlers((self._reflection,))
+            names = (SERVICE.full_name, health.SERVICE, reflecting.SERVICE)
+            self._reflection = Reflection(names, self._core.shedding)
+            services.append(self._reflection)
+        self._accepting = Accepting(self._grpc, services)
         port = _listen(self._grpc, self._config)
         self._core.shedding.port, self._core.shedding.most = port, most
         return port
@@ -271,6 +274,7 @@ class Server:
         self._background = [asyncio.ensure_future(each) for each in going_on]
         await self._look()
         await self._grpc.start()
+        self._accepting.start()
 
     async def _end(self) -> None:
         for task in self._background:

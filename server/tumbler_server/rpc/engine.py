@@ -105,6 +105,7 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
             f"/{service.full_name}/{method.name}": _plan(method, METHODS[method.name], crowds, house, lanes)
             for method in service.methods
         }
+        self.paths = {path: plan.kind.response_streaming for path, plan in self._plans.items()}
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
         """Return what serves a call whose headers have come, or None where there is no such method."""

@@ -5,7 +5,8 @@
 """
 
 import asyncio
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -29,6 +30,8 @@ _SERVING, _NOT_SERVING, _UNKNOWN = (
 
 class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     """Answers health checks. ``service`` is the full name of ours. For one loop's thread."""
+
+    paths: ClassVar[Mapping[str, bool]] = {f"/{SERVICE}/Check": False, f"/{SERVICE}/Watch": True}
 
     def __init__(self, service: str, shedding: Shedding) -> None:
         self._names = ("", service)

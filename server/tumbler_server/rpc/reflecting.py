@@ -1,7 +1,7 @@
 """Server reflection, for tools such as grpcurl: streams that anybody may open, bounded in number and in patience."""
 
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, ClassVar
 
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -20,6 +20,8 @@ METHOD = "ServerReflectionInfo"
 class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     """Says what the services of these names offer. For one loop's thread."""
 
+    paths: ClassVar[Mapping[str, bool]] = {f"/{SERVICE}/{METHOD}": True}
+
     def __init__(self, names: tuple[str, ...], shedding: Shedding) -> None:
         self._offer = reflection.aio.ReflectionServicer(names)
         self._streams = Presence(shares.REFLECTION_CROWD)
@@ -31,7 +33,7 @@ class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no t
 
     def service(self, details: grpc.HandlerCallDetails) -> Method | None:
         """Return what serves a call, or None where the method is not ours."""
-        return Method(stream_stream=self._serve) if details.method == f"/{SERVICE}/{METHOD}" else None
+        return Method(stream_stream=self._serve) if details.method in self.paths else None
 
     async def _serve(self, _: object, context: Any) -> None:
         """Answer questions for as long as they keep coming."""

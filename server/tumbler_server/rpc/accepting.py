@@ -1,0 +1,118 @@
+"""Taking calls up from gRPC: several at a time, and those of each method apart from others.
+
+By itself, gRPC's server on a loop takes up one call after another, of all methods in one queue, and spends more on that
+than a warm Verify takes. So a flood of calls that are refused, which costs hardly anything else, would hold up all.
+Here every method is registered with gRPC, which then keeps its calls apart, and of each so many are taken up at a time.
+
+gRPC has no public way to do that: what is used of it here is its own, and checked when the server starts. Where another
+version of gRPC has it otherwise, gRPC takes the calls up by itself, which only costs more.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import grpc
+import structlog
+from grpc._cython import cygrpc
+
+from tumbler_server.rpc.exchange import Handler
+
+AT_A_TIME = 16
+"""Calls of one method that are taken up at a time."""
+
+_USED = {
+    "_schedule_rpc_coro": ["rpc_coro", "rpc_state", "loop", "method_name"],
+    "_handle_rpc": ["method_name", "method_resolver", "interceptors", "rpc_state", "loop", "concurrency_exceeded"],
+    "AioServer._request_registered_call": ["self", "method"],
+    "AioServer.add_registered_method_handlers": ["self", "method_handlers"],
+    "AioServer.is_running": ["self"],
+}
+"""What is used of gRPC, and with which parameters."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Service(Protocol):
+    """A service: what serves a call, and the paths of its methods; true where a method answers by a stream."""
+
+    paths: Mapping[str, bool]
+
+    def service(self, details: Any) -> Handler | None:
+        """Return what serves a call whose headers have come, or None where there is no such method."""
+
+
+class Accepting:
+    """Has the calls of these services taken up. To be made before the server starts. For one loop's thread."""
+
+    def __init__(self, server: grpc.aio.Server, services: Sequence[Service]) -> None:
+        server.add_generic_rpc_handlers(tuple(services))
+        self._services = {path: service for service in services for path in service.paths} if fits() else {}
+        self._going_on: set[asyncio.Task[None]] = set()
+        if self._services:
+            self._server = server._server
+            self._server.add_registered_method_handlers(
+                {path: _Registered(path, service) for path, service in self._services.items()}
+            )
+        else:
+            _log.warning("with this version of gRPC a call costs more: calls are taken up one by one")
+
+    def start(self) -> None:
+        """Begin to take calls up, until the server stops."""
+        for path, service in self._services.items():
+            for _ in range(AT_A_TIME):
+                self._keep(self._take_up(path, service))
+
+    async def _take_up(self, path: str, service: Service) -> None:
+        server, method, resolver, loop = self._server, path.encode(), _Resolver(service), asyncio.get_running_loop()
+        while server.is_running():
+            try:
+                call = await server._request_registered_call(method)
+            except cygrpc._RequestCallError:
+                continue  # the server stops, or the caller has gone
+            serving = cygrpc._handle_rpc(path, resolver, (), call, loop, False)
+            self._keep(cygrpc._schedule_rpc_coro(serving, call, loop, path))
+
+    def _keep(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._going_on.add(task)
+        task.add_done_callback(self._going_on.discard)
+
+
+def fits() -> bool:
+    """Say whether this version of gRPC has what is used of it."""
+    for name, parameters in _USED.items():
+        found: Any = cygrpc
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is None or [*inspect.signature(found).parameters] != parameters:
+            return False
+    return hasattr(cygrpc, "_RequestCallError")
+
+
+class _Resolver:
+    """What gRPC asks for the handler of a call."""
+
+    __slots__ = ("resolve_handler",)
+
+    def __init__(self, service: Service) -> None:
+        self.resolve_handler = service.service
+
+
+class _Registered(Handler):
+    """A method, for the few of its calls that gRPC's own loop takes up: it wants one handler for all of them."""
+
+    def __init__(self, path: str, service: Service) -> None:
+        self._path = path
+        self._service = service
+        self.response_streaming = service.paths[path]
+
+    async def stream_unary(self, requests: object, context: Any) -> Any:
+        """Serve a call; gRPC's way in."""
+        details = SimpleNamespace(method=self._path, invocation_metadata=context.invocation_metadata())
+        call: Any = self._service.service(details)
+        return await (call.stream_stream or call.stream_unary)(requests, context)
+
+    stream_stream = stream_unary

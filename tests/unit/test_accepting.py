@@ -1,0 +1,131 @@
+"""How calls are taken up from gRPC: over real sockets, from a server on a loop."""
+
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import grpc
+import pytest
+from grpc._cython import cygrpc
+
+from tests.unit.test_lanes import PATIENCE
+from tumbler_server.rpc import accepting
+from tumbler_server.rpc.accepting import AT_A_TIME, Accepting
+from tumbler_server.rpc.loop import LoopThread
+from tumbler_server.rpc.receiving import Method
+
+FLOOD, QUIET, STREAM, UNKNOWN = "/tests.Service/Flood", "/tests.Service/Quiet", "/tests.Service/Stream", "/tests.No/No"
+MANY = 8 * AT_A_TIME
+
+
+class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
+    """Gives every message back, and remembers which methods were called, and in which order."""
+
+    paths: ClassVar[Mapping[str, bool]] = {FLOOD: False, QUIET: False, STREAM: True}
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+    def service(self, details: grpc.HandlerCallDetails) -> Method | None:
+        streams = self.paths.get(details.method)
+        if streams is None:
+            return None
+        self.called.append(details.method)
+        return Method(stream_stream=self._stream) if streams else Method(stream_unary=self._answer)
+
+    async def _answer(self, _: object, context: Any) -> bytes:
+        return bytes(await context.read())
+
+    async def _stream(self, _: object, context: Any) -> None:
+        while (message := await context.read()) is not grpc.aio.EOF:
+            await context.write(message)
+
+
+@contextmanager
+def serving(start: Callable[[Accepting], None]) -> Iterator[tuple[Echo, LoopThread, grpc.Channel]]:
+    """Serve the echo on a loop of its own, and connect to it."""
+    thread, echo = LoopThread(), Echo()
+
+    async def begin() -> tuple[grpc.aio.Server, int]:
+        server = grpc.aio.server()
+        accepts = Accepting(server, (echo,))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        start(accepts)
+        return server, port
+
+    server, port = thread.run(begin())
+    with grpc.insecure_channel(f"127.0.0.1:{port}", (("grpc.use_local_subchannel_pool", 1),)) as channel:
+        grpc.channel_ready_future(channel).result(PATIENCE)
+        yield echo, thread, channel
+    thread.run(server.stop(None))
+    thread.close()
+
+
+WAYS: dict[str, tuple[bool, Callable[[Accepting], None]]] = {
+    "many at a time": (True, Accepting.start),
+    "by gRPC, of methods that are registered": (True, lambda _: None),
+    "by gRPC, which has changed": (False, Accepting.start),
+}
+
+
+@pytest.fixture(params=WAYS)
+def echoing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[grpc.Channel]:
+    """Give a connection to the echo, whose calls are taken up in each way."""
+    fits, start = WAYS[request.param]
+    monkeypatch.setattr(accepting, "fits", lambda: fits)
+    with serving(start) as (_, _, channel):
+        yield channel
+
+
+def test_it_is_served(echoing: grpc.Channel) -> None:
+    """However calls are taken up, each gets its own answer, and a method that there is not is told so."""
+    calls = [echoing.unary_unary(QUIET).future(b"%d" % number, timeout=PATIENCE) for number in range(MANY)]
+    assert [call.result() for call in calls] == [b"%d" % number for number in range(MANY)]
+    assert [*echoing.stream_stream(STREAM)(iter([b"1", b"2"]), timeout=PATIENCE)] == [b"1", b"2"]
+    with pytest.raises(grpc.RpcError) as raised:
+        echoing.unary_unary(UNKNOWN)(b"", timeout=PATIENCE)
+    assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_caller_who_has_gone_before(echoing: grpc.Channel) -> None:
+    """A call that is given up at once takes nobody's place: those after it are served."""
+    for _ in range(2 * AT_A_TIME):
+        echoing.unary_unary(QUIET).future(b"", timeout=PATIENCE).cancel()
+    assert echoing.unary_unary(QUIET)(b"here", timeout=PATIENCE) == b"here"
+
+
+def test_methods_are_apart() -> None:
+    """A call is taken up soon, however many of another method came before it."""
+    with serving(Accepting.start) as (echo, thread, channel):
+        stands = thread.loop.call_soon_threadsafe
+        stands(time.sleep, 1.0)
+        flood = [channel.unary_unary(FLOOD).future(b"", timeout=PATIENCE) for _ in range(MANY)]
+        last = channel.unary_unary(QUIET).future(b"", timeout=PATIENCE)
+        assert last.result() == b""
+        assert all(call.result() == b"" for call in flood)
+    # Some were taken up before the loop stood; each has its place taken up again, as one more is.
+    assert echo.called.index(QUIET) <= 3 * AT_A_TIME < MANY
+
+
+def test_what_is_used_of_grpc_is_there() -> None:
+    """With the versions that this is developed with, calls are taken up many at a time."""
+    assert accepting.fits()
+
+
+@pytest.mark.parametrize("name", [*accepting._USED, "_RequestCallError"])
+def test_changed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version of gRPC that lacks a part, or has it with other parameters, is noticed."""
+    owner, _, part = name.rpartition(".")
+    changed: list[Awaitable[None]] = []
+
+    class Other:
+        def __getattr__(self, asked: str) -> Any:
+            if not owner and asked == part:
+                raise AttributeError(asked)
+            found = getattr(cygrpc, asked)
+            return type(asked, (found,), {part: lambda _self, _other: changed}) if asked == owner else found
+
+    monkeypatch.setattr(accepting, "cygrpc", Other())
+    assert not accepting.fits()
