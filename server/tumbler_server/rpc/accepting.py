@@ -20,7 +20,7 @@ from grpc._cython import cygrpc
 
 from tumbler_server.rpc.exchange import Handler
 
-AT_A_TIME = 16
+AT_A_TIME = 8
 """Calls of one method that are taken up at a time."""
 
 _USED = {
@@ -74,6 +74,7 @@ class Accepting:
                 continue  # the server stops, or the caller has gone
             serving = cygrpc._handle_rpc(path, resolver, (), call, loop, False)
             self._keep(cygrpc._schedule_rpc_coro(serving, call, loop, path))
+            del call, serving  # they hold the call's headers, and this waits for the next one
 
     def _keep(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
