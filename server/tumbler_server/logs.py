@@ -1,6 +1,7 @@
 """The log: structured, on stderr, and never a secret in it."""
 
 import contextlib
+import functools
 import logging
 import re
 import sys
@@ -53,6 +54,10 @@ def configure(level: str = "info", form: str = "") -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     logging.getLogger().addHandler(_LIBRARIES)
+    # gRPC would log each header that is not UTF-8, with its traceback: a caller without a key can send hundreds of them
+    # in as many bytes, and writing them would take the loop from everybody.
+    library = logging.getLogger(_GRPC)
+    library.exception = functools.partial(_unless_it_is_a_header, library)  # type: ignore[method-assign]
 
 
 class _Libraries(logging.Handler):
@@ -82,10 +87,17 @@ def places(failure: BaseException) -> list[str]:
 
 _LIBRARIES = _Libraries(logging.WARNING)
 
+_GRPC = "grpc._cython.cygrpc"
+
+
+def _unless_it_is_a_header(library: logging.Logger, message: object, *arguments: object, **more: Any) -> None:
+    if not str(message).startswith("Invalid encoding on"):
+        library.error(message, *arguments, exc_info=True, **more)
+
 
 def _is_no_news(record: logging.LogRecord) -> bool:
     """Whether gRPC only says that a caller has gone before its answer was sent, or that the server ended first."""
-    if record.name != "grpc._cython.cygrpc":
+    if record.name != _GRPC:
         return False
     failure = record.exc_info[1] if record.exc_info else None
     if type(failure).__name__ == "ExecuteBatchError":

@@ -5,6 +5,7 @@ import contextlib
 import math
 import os
 import resource
+import signal
 import ssl
 import time
 from collections.abc import Callable
@@ -228,6 +229,8 @@ class Server:
         self._core = core
         self._config = config
         self._grace = config.shutdown_grace / SECOND
+        self.failed = False
+        """Whether gRPC has ended by itself: then nobody is served, and the process is to end and be started again."""
         self._patient = _begin_grpc()
         self._loop = LoopThread()
         try:
@@ -255,7 +258,6 @@ class Server:
         reuse = ("grpc.so_reuseport", int(self._config.workers > 1))
         most = _room_for_connections()
         options = (*_OPTIONS, reuse, ("grpc.max_allowed_incoming_connections", most))
-        self._grpc = grpc.aio.server(options=options)
         self._health = Health(SERVICE.full_name, self._core.shedding)
         self._reflection: Reflection | None = None
         services: list[Service] = [self._core.engine, self._health]
@@ -263,7 +265,8 @@ class Server:
             names = (SERVICE.full_name, health.SERVICE, reflecting.SERVICE)
             self._reflection = Reflection(names, self._core.shedding)
             services.append(self._reflection)
-        self._accepting = Accepting(self._grpc, services)
+        self._accepting = Accepting(options, services)
+        self._grpc = self._accepting.server
         port = _listen(self._grpc, self._config)
         self._core.shedding.port, self._core.shedding.most = port, most
         return port
@@ -275,6 +278,7 @@ class Server:
         await self._look()
         await self._grpc.start()
         self._accepting.start()
+        self._background.append(asyncio.ensure_future(self._notice_the_end()))
 
     async def _end(self) -> None:
         for task in self._background:
@@ -304,6 +308,14 @@ class Server:
             await asyncio.sleep(HEALTH_INTERVAL)
             await self._look()
             await asyncio.get_running_loop().run_in_executor(self._core.looking, memory.trim)
+
+    async def _notice_the_end(self) -> None:
+        try:
+            await self._grpc.wait_for_termination()
+        except Exception as failure:
+            _log.critical("gRPC has ended by itself", error=type(failure).__name__)
+        self.failed = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     async def _look(self) -> None:
         try:

@@ -59,6 +59,8 @@ def serve(
         if scheduler:
             scheduler.dismiss()  # both end at the same time
         server.stop()
+        if server.failed:
+            sys.exit(1)
 
 
 def _scheduler(config: Config, environment: Mapping[str, str]) -> contextlib.AbstractContextManager[Keeper]:

@@ -322,6 +322,35 @@ def test_headers_without_end_are_refused_to_who_is_known(sqlite_server: Service)
             read(connection, b"never said")
 
 
+@pytest.mark.parametrize("path", [b"/\xff\xfe/x", b"/tumbler.v1.ApiKeyService/Verif\xf9"])
+def test_a_path_that_is_no_text_harms_nobody(embedded: Service, path: bytes) -> None:
+    """Whoever calls a method whose name is not UTF-8 is told that there is none, and everybody else is served."""
+    server = embedded.start()
+    host, _, port = server.target.rpartition(":")
+    fields = [(name, path if name == ":path" else value) for name, value in headers("")]
+    with socket.create_connection((host, int(port)), PATIENCE) as connection:
+        connection.sendall(PREFACE + frame(SETTINGS, 0, 0))
+        for number in range(20):
+            connection.sendall(frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, block(fields)))
+        assert b"Method not found" in read(connection, b"Method not found")
+    assert server.verdict(server.key) == server.connect().verdict(server.key) == "VALID"
+    assert server.stop() == 0
+
+
+def test_headers_that_are_no_text_are_not_logged(embedded: Service) -> None:
+    """A stranger's headers that are not UTF-8 fill nobody's log: they are refused like others."""
+    server = embedded.start()
+    host, _, port = server.target.rpartition(":")
+    fields = [*headers(f"/{SERVICE.full_name}/Get"), *[("x", b"\xff")] * 100]
+    with socket.create_connection((host, int(port)), PATIENCE) as connection:
+        connection.sendall(PREFACE + frame(SETTINGS, 0, 0))
+        connection.sendall(frame(HEADERS, END_HEADERS, 1, block(fields)))
+        assert b"grpc-status" in read(connection, b"grpc-status")
+    assert server.verdict(server.key) == "VALID"
+    assert server.stop() == 0
+    assert "encoding" not in server.stderr
+
+
 def test_a_stranger_with_many_calls_is_told_late(embedded: Service) -> None:
     """After a hundred calls that were refused within ten seconds, the next refusal is late, and my own call is not."""
     own_server = embedded.start()

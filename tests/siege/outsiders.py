@@ -332,6 +332,8 @@ async def odd_requests(scene: Scene, tally: Tally) -> None:
         wire.headers("no/slash/first"),
         wire.headers("/" + "x" * 4_000),
         wire.headers("/\x7f\x01/ä"),
+        [(name, b"/\xff\xfe" if name == ":path" else value) for name, value in wire.headers("")],
+        [*wire.headers(VERIFY), *[("x", b"\xff")] * 100],
         wire.headers(f"{wire.SERVICE}/None"),
         wire.headers(VERIFY, without=["te"]),
         wire.headers(VERIFY, "", ("content-type", "text/html")),

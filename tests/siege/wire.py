@@ -56,7 +56,7 @@ def headers(path: str, key: str = "", *more: tuple[str, str], without: Sequence[
     return [each for each in usual if each[0] not in replaced] + credential + sorted(more, key=lambda each: each[0])
 
 
-def block(fields: Sequence[tuple[str, str]]) -> bytes:
+def block(fields: Sequence[tuple[str, str | bytes]]) -> bytes:
     """Return headers as a block that can be sent again and again: nothing in it enters the receiver's table."""
     return Encoder().encode([NeverIndexedHeaderTuple(name, value) for name, value in fields])
 

@@ -48,8 +48,8 @@ def serving(start: Callable[[Accepting], None]) -> Iterator[tuple[Echo, LoopThre
     thread, echo = LoopThread(), Echo()
 
     async def begin() -> tuple[grpc.aio.Server, int]:
-        server = grpc.aio.server()
-        accepts = Accepting(server, (echo,))
+        accepts = Accepting((), (echo,))
+        server = accepts.server
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         start(accepts)
@@ -80,13 +80,27 @@ def echoing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_it_is_served(echoing: grpc.Channel) -> None:
-    """However calls are taken up, each gets its own answer, and a method that there is not is told so."""
+    """However calls are taken up, each gets its own answer."""
     calls = [echoing.unary_unary(QUIET).future(b"%d" % number, timeout=PATIENCE) for number in range(MANY)]
     assert [call.result() for call in calls] == [b"%d" % number for number in range(MANY)]
     assert [*echoing.stream_stream(STREAM)(iter([b"1", b"2"]), timeout=PATIENCE)] == [b"1", b"2"]
-    with pytest.raises(grpc.RpcError) as raised:
-        echoing.unary_unary(UNKNOWN)(b"", timeout=PATIENCE)
-    assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_no_such_method(fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls a method that there is not is told so, whoever takes the calls up."""
+    monkeypatch.setattr(accepting, "fits", lambda: fits)
+    with serving(Accepting.start) as (_, _, channel):
+        assert channel.unary_unary(UNKNOWN).future(b"", timeout=PATIENCE).code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_path_that_is_no_text() -> None:
+    """A call whose path is not UTF-8 is one of a method that there is not, and nobody else notices it."""
+    with serving(Accepting.start) as (_, _, channel):
+        for _ in range(3 * AT_A_TIME):
+            call = channel.unary_unary(b"/\xff\xfe/x").future(b"", timeout=PATIENCE)
+            assert call.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert channel.unary_unary(QUIET)(b"here", timeout=PATIENCE) == b"here"
 
 
 def test_a_caller_who_has_gone_before(echoing: grpc.Channel) -> None:

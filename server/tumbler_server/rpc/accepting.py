@@ -4,6 +4,9 @@ By itself, gRPC's server on a loop takes up one call after another, of all metho
 than a warm Verify takes. So a flood of calls that are refused, which costs hardly anything else, would hold up all.
 Here every method is registered with gRPC, which then keeps its calls apart, and of each so many are taken up at a time.
 
+Calls of methods that there are not go the same way, and their paths are not looked at: gRPC's own loop reads a path as
+UTF-8, and ends, and the server with it, over one that is none.
+
 gRPC has no public way to do that: what is used of it here is its own, and checked when the server starts. Where another
 version of gRPC has it otherwise, gRPC takes the calls up by itself, which only costs more.
 """
@@ -28,6 +31,8 @@ _USED = {
     "_handle_rpc": ["method_name", "method_resolver", "interceptors", "rpc_state", "loop", "concurrency_exceeded"],
     "AioServer._request_registered_call": ["self", "method"],
     "AioServer.add_registered_method_handlers": ["self", "method_handlers"],
+    "AioServer._request_call": ["self"],
+    "AioServer._make_request_call_future": ["self", "method_bytes"],
     "AioServer.is_running": ["self"],
 }
 """What is used of gRPC, and with which parameters."""
@@ -45,10 +50,15 @@ class Service(Protocol):
 
 
 class Accepting:
-    """Has the calls of these services taken up. To be made before the server starts. For one loop's thread."""
+    """A server on the running loop, and what takes up the calls of these services. For that loop's thread.
 
-    def __init__(self, server: grpc.aio.Server, services: Sequence[Service]) -> None:
+    Where there is no such method, the first of the services is asked, about no path.
+    """
+
+    def __init__(self, options: Sequence[tuple[str, object]], services: Sequence[Service]) -> None:
+        self.server = server = _build(options) if fits() else grpc.aio.server(options=options)
         server.add_generic_rpc_handlers(tuple(services))
+        self._otherwise = services[0]
         self._services = {path: service for service in services for path in service.paths} if fits() else {}
         self._going_on: set[asyncio.Task[None]] = set()
         if self._services:
@@ -61,7 +71,8 @@ class Accepting:
 
     def start(self) -> None:
         """Begin to take calls up, until the server stops."""
-        for path, service in self._services.items():
+        methods = {**self._services, "": self._otherwise} if self._services else {}
+        for path, service in methods.items():
             for _ in range(AT_A_TIME):
                 self._keep(self._take_up(path, service))
 
@@ -69,7 +80,7 @@ class Accepting:
         server, method, resolver, loop = self._server, path.encode(), _Resolver(service), asyncio.get_running_loop()
         while server.is_running():
             try:
-                call = await server._request_registered_call(method)
+                call = await (server._request_registered_call(method) if path else server._request_call())
             except cygrpc._RequestCallError:
                 continue  # the server stops, or the caller has gone
             serving = cygrpc._handle_rpc(path, resolver, (), call, loop, False)
@@ -91,6 +102,24 @@ def fits() -> bool:
         if found is None or [*inspect.signature(found).parameters] != parameters:
             return False
     return hasattr(cygrpc, "_RequestCallError")
+
+
+class _Server(cygrpc.AioServer):  # type: ignore[misc]  # it ships no types
+    """gRPC's server, whose own loop takes up only calls of methods that are registered."""
+
+    def _make_request_call_future(self, method_bytes: bytes | None) -> Any:
+        if method_bytes is None:
+            return asyncio.get_running_loop().create_future()  # which never comes
+        return super()._make_request_call_future(method_bytes)
+
+
+def _build(options: Sequence[tuple[str, object]]) -> grpc.aio.Server:
+    plain = cygrpc.AioServer
+    cygrpc.AioServer = _Server
+    try:
+        return grpc.aio.server(options=options)
+    finally:
+        cygrpc.AioServer = plain
 
 
 class _Resolver:

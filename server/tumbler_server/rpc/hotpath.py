@@ -5,6 +5,7 @@ The stages are ``keys.verifier``'s. Here is only who waits for which of them.
 
 import asyncio
 import functools
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -18,7 +19,10 @@ from tumbler_server.rpc.lanes import RETRY, Lane
 from tumbler_server.shares import PROOFS_OF_A_KEY
 
 SLICE = 128
-"""Keys of a batch that are judged in one turn of the loop: about a millisecond."""
+"""Keys of a batch that are judged in one turn of the loop at the most: about a millisecond."""
+
+TURN = 0.002
+"""Seconds after which a batch gives up its turn, whatever its keys cost: one can ask for a hundred scopes."""
 
 MOST_PROVEN = 64
 """Keys of one batch that are proven by bcrypt; what is proven by then is remembered for the next call."""
@@ -101,12 +105,14 @@ class HotPath:
         found = await self._find_all(list(unknown.values()), party)
         now = verifier.now()
         verdicts: list[Verdict | None] = []
-        for start in range(0, len(questions), SLICE):
-            for question, key in zip(questions[start : start + SLICE], known[start : start + SLICE], strict=True):
-                record = found[key.text] if isinstance(key, Unknown) else key
-                settled = question.at_least <= view.position
-                verdicts.append(verifier.judge(record, question.demand, view, now) if settled else None)
-            await asyncio.sleep(0)
+        until = time.monotonic() + TURN
+        for number, (question, key) in enumerate(zip(questions, known, strict=True), 1):
+            record = found[key.text] if isinstance(key, Unknown) else key
+            settled = question.at_least <= view.position
+            verdicts.append(verifier.judge(record, question.demand, view, now) if settled else None)
+            if number % SLICE == 0 or time.monotonic() > until:
+                await asyncio.sleep(0)
+                until = time.monotonic() + TURN
         return verdicts
 
     async def _find_all(self, unknown: Sequence[Unknown], party: str) -> dict[str, Key | None]:
