@@ -42,14 +42,14 @@ async def _nothing(_: Empty, __: grpc.aio.ServicerContext) -> Empty:
     return _EMPTY
 
 
-def _yardstick() -> grpc.GenericRpcHandler:
+def _add_yardstick(server: grpc.aio.Server) -> None:
     service, method = NOOP[1:].split("/")
     handler = grpc.unary_unary_rpc_method_handler(
         _nothing,
         request_deserializer=Empty.FromString,
         response_serializer=Empty.SerializeToString,
     )
-    return grpc.method_handlers_generic_handler(service, {method: handler})
+    server.add_registered_method_handlers(service, {method: handler})
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def main() -> None:
     config = Config(installation, listen=arguments.listen, workers=arguments.workers)
     board = None if arguments.board is None else Board(arguments.board, arguments.number)
     server = build_server(config, board=board)
-    server._grpc.add_generic_rpc_handlers((_yardstick(),))
+    _add_yardstick(server._grpc)
     server.start()
     print(json.dumps({"port": server.port}), flush=True)
     for _ in sys.stdin:

@@ -311,7 +311,9 @@ class Server:
 
     async def _notice_the_end(self) -> None:
         try:
-            await self._grpc.wait_for_termination()
+            # With a time, since without one gRPC would take the end of this task for the end of its own.
+            while await self._grpc.wait_for_termination(timeout=HEALTH_INTERVAL):
+                pass
         except Exception as failure:
             _log.critical("gRPC has ended by itself", error=type(failure).__name__)
         self.failed = True

@@ -656,7 +656,7 @@ MUTANTS = (
     Mutant(
         "a project has all calls of a kind",
         "rpc/presence.py",
-        "self._of[party] >= min(self._limit.most_each, self._limit.most - self._here)",
+        "here >= min(self._limit.most_each, self._limit.most - self._here)",
         "self._here >= self._limit.most",
         "tests/unit/test_presence.py",
     ),

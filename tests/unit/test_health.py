@@ -219,6 +219,25 @@ def test_bounds(method: str, crowd: shares.CrowdLimit) -> None:
     healthy(test)
 
 
+def test_who_keeps_the_question_back_makes_room() -> None:
+    """Where callers who say nothing have all places, the oldest of them goes for one who asks."""
+
+    async def test(server: Health) -> None:
+        server.say_serving(True)
+        places = shares.OPEN_CROWD.most
+        silent = [begin(server, "Check", Asking(peer=f"ipv4:192.0.2.1:{number}")) for number in range(places)]
+        await turns()
+        assert not any(each.done() for each in silent)
+        assert await check(server) == "SERVING"
+        await turns()
+        assert [each.done() for each in silent] == [True] + [False] * (places - 1)
+        for each in silent:
+            each.cancel()
+        await asyncio.gather(*silent, return_exceptions=True)
+
+    healthy(test)
+
+
 @pytest.mark.parametrize(
     ("path", "crowd"),
     [

@@ -38,7 +38,8 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         self._statuses: dict[str, bytes] = {"": _NOT_SERVING, service: _NOT_SERVING, LIVENESS: _SERVING}
         self._checks = Presence(shares.OPEN_CROWD)
         self._watches = Presence(shares.HEALTH_WATCH_CROWD)
-        self._receiving = Receiving(shedding)
+        self._shedding = shedding
+        self._checking, self._watching = Receiving(shedding), Receiving(shedding)
         self._changed = asyncio.Event()
         self._over = False
 
@@ -60,7 +61,8 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
 
     def close(self) -> None:
         """End the calls that have not said which service they ask about."""
-        self._receiving.say_goodbye()
+        self._checking.say_goodbye()
+        self._watching.say_goodbye()
 
     def service(self, details: grpc.HandlerCallDetails) -> Method | None:
         """Return what serves a call, or None where the method is not ours."""
@@ -73,21 +75,23 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     async def _check(self, _: object, context: Any) -> bytes:
         failed: TumblerError
         try:
-            context.add_done_callback(self._checks.enter(context.peer()))
-            told = self._statuses.get(await self._name(context))
+            # Whoever keeps back what to check makes room for who does not: a crowd of them takes health from nobody.
+            context.add_done_callback(self._checks.enter(context.peer(), self._checking.make_room))
+            told = self._statuses.get(await self._name(context, self._checking))
             if told is not None:
                 return told
         except TumblerError as failure:
             failed = failure
         else:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
-        return await self._receiving.refuse(context, failed, "Check")
+        return await self._checking.refuse(context, failed, "Check")
 
     async def _watch(self, _: object, context: Any) -> None:
         failed: TumblerError
         try:
             context.add_done_callback(self._watches.enter(context.peer()))
-            name = await self._name(context)
+            name = await self._name(context, self._watching)
+            context.add_done_callback(self._shedding.stay(context.peer()))
             told = b""
             while True:
                 changed, now = self._changed, self._statuses.get(name, _UNKNOWN)
@@ -100,12 +104,12 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
                 await changed.wait()
         except TumblerError as failure:
             failed = failure
-        await self._receiving.refuse(context, failed, "Watch")
+        await self._watching.refuse(context, failed, "Watch")
 
-    async def _name(self, context: Any) -> str:
+    async def _name(self, context: Any, receiving: Receiving) -> str:
         """Receive which service is asked about."""
         kind = health_pb2.HealthCheckRequest
-        asked = await self._receiving.message(context, kind, shares.HEALTH_BYTES, shares.SECONDS_TO_SEND)
+        asked = await receiving.message(context, kind, shares.HEALTH_BYTES, shares.SECONDS_TO_SEND)
         if asked is None:
             raise Undecodable(kind.DESCRIPTOR.full_name)
         return str(asked.service)

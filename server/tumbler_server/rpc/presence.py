@@ -26,12 +26,16 @@ class Presence:
     def __len__(self) -> int:
         return self._here
 
-    def enter(self, party: str) -> Callable[[object], None]:
+    def enter(self, party: str, make_room: Callable[[], bool] | None = None) -> Callable[[object], None]:
         """Count one more call of a party, and return what is to be called with anything once it is over.
 
-        Raises ``Overloaded`` where there is no room for it.
+        ``make_room`` ends another call and says whether there was one: it is asked where there is no room, but for a
+        party that has all of its own places. Raises ``Overloaded`` where there is no room.
         """
-        if self._of[party] >= min(self._limit.most_each, self._limit.most - self._here):
+        here = self._of[party]
+        if here >= min(self._limit.most_each, self._limit.most - self._here) and not (
+            here < self._limit.most_each and make_room is not None and make_room()
+        ):
             self._refused.inc()
             raise Overloaded(retry_after=RETRY)
         self._here += 1

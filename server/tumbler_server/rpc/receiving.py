@@ -17,6 +17,7 @@ from tumbler_server.errors import (
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import status
 from tumbler_server.rpc.exchange import Handler
+from tumbler_server.rpc.lanes import RETRY
 from tumbler_server.rpc.shedding import Shedding
 
 M = TypeVar("M", bound=Message)
@@ -38,7 +39,8 @@ class Receiving:
 
     def __init__(self, shedding: Shedding) -> None:
         self._shedding = shedding
-        self._waits: set[_Wait] = set()
+        self._waits: dict[_Wait, None] = {}
+        """The calls whose message has not come, the oldest first."""
         self._over = False
 
     async def message(self, context: Any, kind: type[M], size: Limit, time: Limit) -> M | None:
@@ -62,6 +64,15 @@ class Receiving:
             await self._shedding.refuse(context.peer())
         await status.end(context, status.told(failure, method))
 
+    def make_room(self) -> bool:
+        """End the call that has kept its message back for longest; say whether there was one."""
+        wait = next(iter(self._waits), None)
+        if wait is None:
+            return False
+        del self._waits[wait]
+        wait.end(Overloaded(retry_after=RETRY))
+        return True
+
     def say_goodbye(self) -> None:
         """Wait for no message any more."""
         self._over = True
@@ -73,7 +84,7 @@ class Receiving:
             raise ServerStopping
         wait = _Wait()
         timer = asyncio.get_running_loop().call_later(seconds, wait.end, RequestTooSlow(int(seconds)))
-        self._waits.add(wait)
+        self._waits[wait] = None
         try:
             return await context.read()
         except asyncio.CancelledError:
@@ -82,7 +93,7 @@ class Receiving:
             raise
         finally:
             timer.cancel()
-            self._waits.discard(wait)
+            self._waits.pop(wait, None)
 
 
 class _Wait:
