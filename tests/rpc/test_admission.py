@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import itertools
+import os
+import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +21,7 @@ from tests.harness import CHEAP, Context, Refused, World, _Aborted, on_loop
 from tests.rpc.test_callers import POLICY, request_for
 from tests.unit.test_lanes import PATIENCE, soon, turns
 from tumbler.v1 import api_key_service_pb2 as pb
-from tumbler_server import calls, founding, limits, shares
+from tumbler_server import calls, founding, limits, server, shares
 from tumbler_server.config import Config, Installation
 from tumbler_server.errors import SetupError
 from tumbler_server.keys.secret import generate
@@ -452,6 +455,23 @@ class TestGone:
             world.update(key_id, name="after")
         assert len(world.events()) == events + 1
         assert world.get(key_id).name == "after"
+
+
+def test_a_server_whose_grpc_ends_by_itself_asks_to_be_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should gRPC end though nobody stopped the server, the process is told to end, and knows that it has failed."""
+    url = f"sqlite:///{tmp_path}/tumbler.db"
+    founding.found(Installation(tmp_path, url), CHEAP, "tmb")
+    told: queue.Queue[tuple[int, int]] = queue.Queue()
+    monkeypatch.setattr(server.os, "kill", lambda *what: told.put(what))
+    serving = build_server(Config(Installation(tmp_path, url), listen="127.0.0.1:0"))
+    serving.start()
+    assert not serving.failed
+    serving._loop.run(serving._grpc._server.shutdown(None))
+    assert told.get(timeout=PATIENCE) == (os.getpid(), signal.SIGTERM)
+    assert serving.failed
+    serving.stop()
 
 
 class TestTables:

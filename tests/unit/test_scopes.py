@@ -1,9 +1,14 @@
 """What one scope grants of another."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tumbler.decide import any_grants, grants
 from tumbler_server.keys.scopes import first_not_held
+
+SCOPES = st.lists(st.sampled_from(["", "*", ":", ":*", "a", "b", "tumbler"]), max_size=5).map("".join)
+"""Scopes as they are, and as no rule would let them be."""
 
 
 class TestGrants:
@@ -77,6 +82,11 @@ class TestAnyGrants:
     def test_scopes_do_not_add_up(self) -> None:
         """Two scopes that each cover a part cover nothing together."""
         assert not any_grants(("orders", "read"), "orders:read")
+
+    @given(st.lists(SCOPES, max_size=4), SCOPES)
+    def test_it_is_what_one_of_them_grants(self, granted: list[str], required: str) -> None:
+        """Looking up what would cover a scope finds exactly what comparing it with each of them finds."""
+        assert any_grants(frozenset(granted), required) is any(grants(scope, required) for scope in granted)
 
 
 class TestFirstNotHeld:

@@ -8,7 +8,8 @@ Calls of methods that there are not go the same way, and their paths are not loo
 UTF-8, and ends, and the server with it, over one that is none.
 
 gRPC has no public way to do that: what is used of it here is its own, and checked when the server starts. Where another
-version of gRPC has it otherwise, gRPC takes the calls up by itself, which only costs more.
+version of gRPC has it otherwise, gRPC takes the calls up by itself. That costs more; and should that version end over a
+path too, ``server`` notices, and has the process started again.
 """
 
 import asyncio
@@ -56,10 +57,11 @@ class Accepting:
     """
 
     def __init__(self, options: Sequence[tuple[str, object]], services: Sequence[Service]) -> None:
-        self.server = server = _build(options) if fits() else grpc.aio.server(options=options)
+        many = fits()
+        self.server = server = _build(options) if many else grpc.aio.server(options=options)
         server.add_generic_rpc_handlers(tuple(services))
         self._otherwise = services[0]
-        self._services = {path: service for service in services for path in service.paths} if fits() else {}
+        self._services = {path: service for service in services for path in service.paths} if many else {}
         self._going_on: set[asyncio.Task[None]] = set()
         if self._services:
             self._server = server._server

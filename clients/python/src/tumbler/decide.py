@@ -85,7 +85,6 @@ def decide(key: Record | None, demand: Demand, now: int) -> Code:
 
     ``key`` is None where nothing was proven. Pure: no I/O, no clock of its own.
     """
-    held: frozenset[str] = frozenset()
     if key is None or (demand.project_id and key.project_id != demand.project_id):
         return Code.NOT_FOUND
     if key.revoked:
@@ -100,10 +99,13 @@ def decide(key: Record | None, demand: Demand, now: int) -> Code:
         return Code.ENVIRONMENT_MISMATCH
     if key.allowed_cidrs and not _within(key.allowed_cidrs, demand.client_ip):
         return Code.IP_NOT_ALLOWED
+    held: frozenset[str] | None = None
     for scope in demand.required_scopes:
         # Nearly always a scope is granted by its own name, and that is quickly found.
-        if scope not in key.scopes and not any_grants(held := held or frozenset(key.scopes), scope):
-            return Code.INSUFFICIENT_SCOPE
+        if scope not in key.scopes:
+            held = held or frozenset(key.scopes)
+            if not any_grants(held, scope):
+                return Code.INSUFFICIENT_SCOPE
     return Code.VALID
 
 
