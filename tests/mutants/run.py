@@ -903,7 +903,7 @@ MUTANTS = (
     Mutant(
         "a stream that says nothing is cut",
         "rpc/shedding.py",
-        "self._let_in[0] | self._let_in[1] | self._staying.keys()",
+        "self._let_in[0] | self._let_in[1] | streams",
         "self._let_in[0] | self._let_in[1]",
         "tests/unit/test_shedding.py",
     ),

@@ -182,7 +182,7 @@ def test_room_for_others(monkeypatch: pytest.MonkeyPatch, cut: list[tuple[int, s
         shed = Shedding()
         shed.most = 8
         shed.let_in("ipv4:192.0.2.1:1")
-        leave = [shed.stay("ipv4:192.0.2.1:8") for _ in range(2)]
+        leave = [shed.stay("ipv4:192.0.2.1:8", stranger=stranger) for stranger in (True, False)]
         for _ in range(shedding.LOOKS - 1):
             assert await look(shed, 1, 2, 8) == []
         assert await look(shed, 1, 2, 3, 8) == [{"2"}]
@@ -223,6 +223,20 @@ def test_who_is_held_back(failure: Exception, caller: Key, held_back: bool) -> N
     call.caller = caller
     asyncio.run(call.hold_back(failure, SimpleNamespace(peer=lambda: "ipv4:192.0.2.1:9")))
     assert bool(refused) == held_back
+
+
+def test_a_strangers_stream_exempts_from_nothing_else(cut: list[tuple[int, set[End]]]) -> None:
+    """A stream that needs no key, as health's, leaves a connection a stranger's: refused late, and cut."""
+
+    async def run() -> None:
+        shed, peer = Shedding(), "ipv4:192.0.2.1:9"
+        shed.stay(peer, stranger=True)
+        assert (await late(shed, [peer] * (PROMPT + 1)))[-1]
+        shed.cut(peer)
+        await asyncio.sleep(0.05)
+        assert cut == [(0, {("192.0.2.1", "9")})]
+
+    asyncio.run(run())
 
 
 def test_cut_whoever_it_is(cut: list[tuple[int, set[End]]]) -> None:

@@ -91,7 +91,7 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         try:
             context.add_done_callback(self._watches.enter(context.peer()))
             name = await self._name(context, self._watching)
-            context.add_done_callback(self._shedding.stay(context.peer()))
+            context.add_done_callback(self._shedding.stay(context.peer(), stranger=True))
             told = b""
             while True:
                 changed, now = self._changed, self._statuses.get(name, _UNKNOWN)

@@ -99,6 +99,7 @@ class Shedding:
         self._doomed: set[End] = set()
         self._strangers: dict[End, int] = {}
         self._staying: Counter[str] = Counter()
+        self._listening: Counter[str] = Counter()
         self._cutting: asyncio.Task[None] | None = None
         self._cut = 0
         self._over = False
@@ -108,10 +109,14 @@ class Shedding:
         if len(self._let_in[0]) < MOST:
             self._let_in[0].add(peer)
 
-    def stay(self, peer: str) -> Callable[[object], None]:
-        """Note a stream on this connection, which may say nothing for hours; return what to call when it has ended."""
-        self._staying[peer] += 1
-        return functools.partial(self._leave, peer)
+    def stay(self, peer: str, stranger: bool = False) -> Callable[[object], None]:
+        """Note a stream on this connection, which may say nothing for hours; return what to call when it has ended.
+
+        A stranger's keeps the connection from having to make room, and from nothing else.
+        """
+        streams = self._listening if stranger else self._staying
+        streams[peer] += 1
+        return functools.partial(_leave, streams, peer)
 
     async def refuse(self, peer: str) -> None:
         """Note that a call from this connection is refused, and return when the caller may be told."""
@@ -142,7 +147,8 @@ class Shedding:
         """Cut the connections of strangers who have been there for a while, where a quarter of all places are taken."""
         loop = asyncio.get_running_loop()
         ends = await loop.run_in_executor(self._thread, self._look)
-        known = self._let_in[0] | self._let_in[1] | self._staying.keys() if ends else set()
+        streams = self._staying.keys() | self._listening.keys()
+        known = self._let_in[0] | self._let_in[1] | streams if ends else set()
         strangers = await loop.run_in_executor(self._thread, _strangers, ends, known) if ends else []
         looks = {end: self._strangers.get(end, 0) + 1 for end in strangers}
         self._doom({end for end, number in looks.items() if number >= LOOKS})
@@ -169,11 +175,6 @@ class Shedding:
 
     def _has_been_let_in(self, peer: str) -> bool:
         return peer in self._let_in[0] or peer in self._let_in[1] or peer in self._staying
-
-    def _leave(self, peer: str, _: object) -> None:
-        self._staying[peer] -= 1
-        if not self._staying[peer]:
-            del self._staying[peer]
 
     def _doom(self, ends: set[End]) -> None:
         self._doomed |= ends
@@ -214,6 +215,12 @@ class Shedding:
                 self._doomed -= ends
         finally:
             self._cutting = None
+
+
+def _leave(streams: Counter[str], peer: str, _: object) -> None:
+    streams[peer] -= 1
+    if not streams[peer]:
+        del streams[peer]
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:
