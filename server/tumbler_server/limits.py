@@ -26,6 +26,9 @@ class Limit:
 VERIFY_BYTES = Limit("a Verify request", 16 * KIB, "bytes", "INVALID_ARGUMENT, REQUEST_TOO_LARGE")
 BATCH_BYTES = Limit("a BatchVerify request", 512 * KIB, "bytes", "INVALID_ARGUMENT, REQUEST_TOO_LARGE")
 REQUEST_BYTES = Limit("any other request", 128 * KIB, "bytes", "INVALID_ARGUMENT, REQUEST_TOO_LARGE")
+MESSAGE_BYTES = Limit(
+    "a message of any kind", BATCH_BYTES.most + 64 * KIB, "bytes", "RESOURCE_EXHAUSTED, by gRPC itself: without details"
+)
 RECORD_BYTES = Limit("a key's record, as sent", 16 * KIB, "bytes", "INVALID_ARGUMENT, INVALID_FIELD")
 ANSWER_BYTES = Limit(
     "an answer", 3 * MIB, "bytes", "a list ends a page early; a batch leaves the rest undecided"
@@ -47,9 +50,9 @@ ALIKE_TEXT = Limit("a value that records share", 512, "characters", "each record
 RING_EVENTS = Limit("newest events in memory", 10_000, "events", "streams further behind read the database")
 RING_BYTES = Limit("memory of the newest events", 16 * MIB, "bytes", "streams further behind read the database")
 NOTICE_EVENTS = Limit("a response of Watch", 100, "events", "the rest comes in the next one")
-NOTICE_BYTES = Limit("a response of Watch, as sent", 256 * KIB, "bytes", "the rest comes in the next one")
+NOTICE_BYTES = Limit("a response of Watch, as sent", 32 * KIB, "bytes", "the rest comes in the next one")
 SHARED_NOTICES = Limit(
-    "responses of Watch that streams share", 32, "responses", "the oldest is made again (28 MiB in all)"
+    "responses of Watch that streams share", 32, "responses", "the oldest is made again (5 MiB in all)"
 )
 USE_NOTES = Limit("keys whose last use waits to be written", 200_000, "keys", "the use of others is not noted")
 LIST_SKIP = Limit("List's skip", 10_000, "keys", "INVALID_ARGUMENT, INVALID_FIELD")

@@ -52,6 +52,8 @@ from tumbler_server.rpc.loop import LoopThread
 from tumbler_server.rpc.reflecting import Reflection
 from tumbler_server.rpc.servicer import Servicer
 from tumbler_server.rpc.shedding import Shedding
+from tumbler_server.rpc.spreading import Turns
+from tumbler_server.rpc.unsent import Unsent
 from tumbler_server.rpc.watch import Watching
 from tumbler_server.store import migrations
 from tumbler_server.store.database import POSTGRESQL, Store, open_store
@@ -82,7 +84,7 @@ _OPTIONS = (
     # Pings are answered however often they come, and a peer that does not read the answers is read no further. Were
     # they counted as strikes, each more would cost gRPC a copy of all complaints before, for as long as nobody reads.
     ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.max_receive_message_length", limits.BATCH_BYTES.most),
+    ("grpc.max_receive_message_length", limits.MESSAGE_BYTES.most),
     ("grpc.max_send_message_length", limits.ANSWER_BYTES.most + limits.MIB),
     ("grpc.max_concurrent_streams", shares.STREAMS.most),
     # Calls that wait to be taken up. Beyond its own limit of 1,000 gRPC cancels some of them, honest ones too.
@@ -197,7 +199,7 @@ def build_core(
     hub = Hub(store, tail, clock, config.max_watch_streams, config.max_staleness, uptime, streams)
     watching = Watching(hub, lifecycle, tokens, clock)
     shedding = Shedding()
-    engine = Engine(SERVICE, House(servicer, hotpath, watching, shedding, {}), lanes)
+    engine = Engine(SERVICE, House(servicer, hotpath, watching, shedding, Unsent(), Turns(shares.VERIFY_CROWD)), lanes)
     following = Following(store, tail, config.max_staleness)
     retention = Retention(store, clock, config.event_retention)
     closing = (reads.close, proofs.close, looking.shutdown, streams.shutdown, shedding.close)

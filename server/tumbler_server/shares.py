@@ -2,24 +2,33 @@
 
 from dataclasses import dataclass
 
-from tumbler_server.limits import KIB, Limit
+from tumbler_server.limits import KIB, MIB, Limit
 
 
 @dataclass(frozen=True)
 class CrowdLimit:
     """Calls of one kind from their headers until their answer is sent: how many, and how many of one project.
 
-    Where the caller has no project, a connection counts as one.
+    Where the caller has no project, a connection counts as one; such calls give way to each other.
     """
 
     name: str
     most: int
     most_each: int
+    gives_way: bool = False
 
     @property
     def row(self) -> Limit:
         """Return the crowd's row in the table."""
-        beyond = f"{self.most_each:,} of one project, and as many as are free; then RESOURCE_EXHAUSTED with RetryInfo"
+        if self.gives_way:
+            beyond = (
+                f"{self.most_each:,} of one connection: RESOURCE_EXHAUSTED with RetryInfo; where all places are taken, "
+                "one of those that have waited longest is ended so, a stranger's before others"
+            )
+        else:
+            beyond = (
+                f"{self.most_each:,} of one project, and as many as are free; then RESOURCE_EXHAUSTED with RetryInfo"
+            )
         return Limit(f"calls in flight, {self.name}", self.most, "calls", beyond)
 
 
@@ -45,7 +54,15 @@ class LaneLimit:
         )
 
 
+_UNREAD = "RESOURCE_EXHAUSTED with RetryInfo, for methods with long answers"
+
 SECONDS_TO_SEND = Limit("time to send a request", 10, "seconds", "DEADLINE_EXCEEDED, REQUEST_TOO_SLOW")
+SECONDS_TO_READ = Limit("time to take an answer", 60, "seconds", "the call is cancelled")
+LONG_ANSWER = Limit("an answer that is not counted among those unread", 64 * KIB, "bytes", "it is counted")
+UNREAD_OF_A_PROJECT = Limit("a project's long answers that are unread", 16 * MIB, "bytes", _UNREAD)
+UNREAD = Limit(
+    "all long answers that are unread", 64 * MIB, "bytes", f"a project has as much as is free; then {_UNREAD}"
+)
 HEALTH_BYTES = Limit("a health check", 256, "bytes", "INVALID_ARGUMENT, REQUEST_TOO_LARGE")
 REFLECTION_BYTES = Limit("a question of a reflection stream", 1 * KIB, "bytes", "INVALID_ARGUMENT, REQUEST_TOO_LARGE")
 SECONDS_TO_ASK = Limit("time between two questions of a reflection stream", 30, "seconds", "the stream ends")
@@ -91,9 +108,9 @@ CALL_CROWD = CrowdLimit("other methods", 1_024, 128)
 STOP_CROWD = CrowdLimit("Revoke and SetActive", 1_024, 128)
 """Their own, so that no crowd of other calls keeps a key from being stopped."""
 WATCH_CROWD = CrowdLimit("Watch", 6_000, 3_000)
-OPEN_CROWD = CrowdLimit("methods that need no key", 1_024, 16)
-HEALTH_WATCH_CROWD = CrowdLimit("streams of health.Watch", 1_024, 4)
-REFLECTION_CROWD = CrowdLimit("streams of reflection", 64, 4)
+OPEN_CROWD = CrowdLimit("methods that need no key", 1_024, 16, gives_way=True)
+HEALTH_WATCH_CROWD = CrowdLimit("streams of health.Watch", 1_024, 4, gives_way=True)
+REFLECTION_CROWD = CrowdLimit("streams of reflection", 64, 4, gives_way=True)
 
 CROWDS = (
     VERIFY_CROWD,

@@ -24,7 +24,11 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import calls, founding, limits, server, shares
 from tumbler_server.config import Config, Installation
 from tumbler_server.errors import SetupError
+from tumbler_server.keys.deliveries import Deliveries
+from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.secret import generate
+from tumbler_server.keys.trail import Trail
+from tumbler_server.keys.verifier import Verifier
 from tumbler_server.rpc import auth, engine, exchange
 from tumbler_server.server import SERVICE, build_server
 
@@ -285,6 +289,86 @@ class TestBody:
         seconds.now += shares.SECONDS_TO_SEND.most
         sweep(world)
         assert Call(world, "List").send(pb.ListRequest()).answer().api_keys
+
+
+class TestUnread:
+    """Answers that are not taken: how many bytes of them there may be, and for how long."""
+
+    LONG = ("BatchVerify", "List", "ListEvents", "ListDeliveries")
+
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let all answers be long, and one of them be as much as a project may leave unread."""
+        for name, most in (("LONG_ANSWER", 1), ("UNREAD_OF_A_PROJECT", 2), ("UNREAD", 10_000)):
+            monkeypatch.setattr(shares, name, limits.Limit(name, most, "bytes", ""))
+
+    @staticmethod
+    def unread(world: World, key: str) -> Call:
+        """Make a call whose answer is there, and is not taken."""
+        call = Call(world, "List", key).send(pb.ListRequest())
+        on_loop(soon(call.task.done))
+        return call
+
+    def test_no_more(self, world: World) -> None:
+        """Where a project has so much unread, it gets no more long answers, and no message is asked for.
+
+        It goes on to verify and to change, and others go on to read.
+        """
+        key, other = world.caller("tumbler:*"), world.caller("tumbler:*", project_id="globex")
+        unread = self.unread(world, key)
+        for method in self.LONG:
+            call = Call(world, method, key)
+            refused = call.refused()
+            assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+            assert refused.retry_delay > 0
+            assert call.reads == 0
+        assert {method for method, row in engine.METHODS.items() if row.long} == set(self.LONG)
+        key_id = world.create().api_key.id
+        assert Call(world, "Verify", key).send(pb.VerifyRequest(key=key)).answer().valid
+        assert Call(world, "Get", key).send(pb.GetRequest(key_id=key_id)).answer().api_key.id == key_id
+        Call(world, "Revoke", key).send(pb.RevokeRequest(key_id=key_id)).answer()
+        assert Call(world, "List", other).send(pb.ListRequest()).answer().api_keys
+        assert unread.answer().api_keys
+        assert Call(world, "List", key).send(pb.ListRequest()).answer().api_keys
+
+    def test_nothing_is_read_for_it(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nor is anything done for calls that came before the answers did which are not taken."""
+        key = world.caller("tumbler:*")
+        waiting = [Call(world, method, key) for method in self.LONG]
+        self.unread(world, key)
+        for kind in (Listing, Trail, Deliveries):
+            monkeypatch.setattr(kind, "page", None)
+        monkeypatch.setattr(Verifier, "judge", None)
+        for call, method in zip(waiting, self.LONG, strict=True):
+            assert call.send(request_for(method, "")).refused().reason == "OVERLOADED"
+
+    def test_not_taken_in_time(self, world: World, seconds: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A call is ended whose answer is not taken for too long, of whatever method; its place is given back."""
+        monkeypatch.setattr(engine, "SWEEP", 0)
+        crowd = world.core.engine._crowds[shares.VERIFY_CROWD]
+        call = Call(world, "Verify")
+        serving = call.task
+
+        async def send() -> None:  # as gRPC does, once the answer is there
+            await serving
+            await asyncio.Event().wait()
+
+        async def begin() -> None:
+            (guest,) = crowd.waiting
+            guest.task = call.task = asyncio.ensure_future(send())  # type: ignore[attr-defined]
+
+        on_loop(begin())
+        call.send(pb.VerifyRequest(key=world.operator))
+        on_loop(soon(serving.done))
+        seconds.now += shares.SECONDS_TO_READ.most - 0.01
+        sweep(world)
+        assert not call.task.done()
+        assert len(crowd.unread) == 1
+        seconds.now += 0.01
+        sweep(world)
+        assert call.task.cancelled()
+        call.cancel()
+        assert (len(crowd.unread), len(crowd)) == (0, 0)
 
 
 class TestJudgedAgain:

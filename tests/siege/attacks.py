@@ -6,7 +6,7 @@ from tests.siege import accidents, outsiders, tenants
 from tests.siege.scene import FLOODING, OUTSIDER, PAYING, Attack, Held
 
 ANYTHING_THAT_WRITES = frozenset({"Revoke", "denied", "change"})
-EVERYTHING = ANYTHING_THAT_WRITES | {"Verify", "unseen", "Get", "Check", "List", "new Watch", "heartbeat"}
+EVERYTHING = ANYTHING_THAT_WRITES | {"Verify", "unseen", "Get", "Check", "List", "new Watch", "health", "heartbeat"}
 
 
 def _attack(run: object, held: Held, short: bool = False, **more: object) -> Attack:
@@ -22,6 +22,8 @@ ATTACKS: Sequence[Attack] = (
     _attack(outsiders.headers_16, OUTSIDER, short=True),
     _attack(outsiders.headers_100, OUTSIDER),
     _attack(outsiders.headers_5000, OUTSIDER),
+    _attack(outsiders.strangers_calls, OUTSIDER, short=True),
+    _attack(outsiders.health_watchers, OUTSIDER),
     _attack(outsiders.half_body, OUTSIDER, short=True),
     _attack(outsiders.byte_a_second, OUTSIDER),
     _attack(outsiders.watch_and_cancel, FLOODING),
@@ -57,6 +59,10 @@ ATTACKS: Sequence[Attack] = (
     _attack(tenants.creates, PAYING, cost=10),
     _attack(tenants.lists, PAYING, keys=20_000),
     _attack(tenants.unread_lists, PAYING, keys=20_000),
+    _attack(tenants.unread_fat_lists, PAYING, short=True),
+    _attack(tenants.unread_notices, PAYING),
+    _attack(tenants.heavy_verifies, PAYING, short=True),
+    _attack(tenants.heavy_batches, PAYING),
     _attack(tenants.watch_all, PAYING, seconds=15, seconds_full=15),
     _attack(tenants.watch_unread, PAYING),
     _attack(tenants.wrong_secrets, PAYING, cost=10, new_pepper=True),

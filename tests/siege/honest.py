@@ -25,12 +25,15 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 
 PACE: Mapping[str, float] = {
-    "Verify": 200, "unseen": 2, "Revoke": 1, "Get": 5, "Check": 3, "List": 1, "new Watch": 1
+    "Verify": 200, "unseen": 2, "Revoke": 1, "Get": 5, "Check": 3, "List": 1, "new Watch": 1,
+    "health": 1,
 }  # fmt: skip
 """Calls a second. ``unseen`` is a Verify of a key that the server has not verified before."""
 
-ROLES = ("Verify", "unseen", "Revoke", "denied", "Get", "Check", "List", "new Watch", "heartbeat", "change")
-"""What is measured. ``denied`` is the Verify after a Revoke; ``change`` is from a Revoke's answer to its event."""
+ROLES = ("Verify", "unseen", "Revoke", "denied", "Get", "Check", "List", "new Watch", "health", "heartbeat", "change")
+"""What is measured. ``denied`` is the Verify after a Revoke; ``change`` is from a Revoke's answer to its event;
+``health`` is until a stream's first word.
+"""
 
 CONNECTIONS = 4
 """Those who verify have so many, so that each worker has some."""
@@ -249,6 +252,13 @@ class _Caller:
         name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
         return "" if name == "SERVING" else f"health is {name}"
 
+    async def _watch_health(self) -> str:
+        """Watch health, as a client that has just connected does, until the first word."""
+        async with channel(self._place.target, self._place.ca) as new:
+            stub = health_pb2_grpc.HealthStub(new)
+            stream = stub.Watch(health_pb2.HealthCheckRequest(), timeout=self._place.patience)
+            return "the stream ended" if await stream.read() is grpc.aio.EOF else ""
+
     async def _list(self) -> str:
         answer = await self._call("List", "List", pb.ListRequest(page_size=100))
         return "" if answer.api_keys else "an empty page"
@@ -300,12 +310,13 @@ class _Caller:
         "Check": _check,
         "List": _list,
         "new Watch": _open_watch,
+        "health": _watch_health,
     }
 
 
 _PROCESSES: Sequence[Sequence[str]] = (
     ("Verify",),
     ("Revoke", "denied", "unseen"),
-    ("Get", "Check", "List", "new Watch", "watch"),
+    ("Get", "Check", "List", "new Watch", "health", "watch"),
 )
 """Which process makes which calls."""

@@ -52,6 +52,18 @@ async def headers_5000(scene: Scene, tally: Tally) -> None:
     await Lines(scene, tally.counts, 50, 100).keep([wire.headers(path) for path in PATHS])
 
 
+async def strangers_calls(scene: Scene, tally: Tally) -> None:
+    """Open 4,800 calls that need no key, 16 a connection, and ask nothing."""
+    paths = (f"{wire.HEALTH}/Check", f"{wire.HEALTH}/Watch", REFLECTION, f"{wire.SERVICE}/ClaimRotation")
+    await Lines(scene, tally.counts, 300, 16).keep([wire.headers(path) for path in paths])
+
+
+async def health_watchers(scene: Scene, tally: Tally) -> None:
+    """Watch health 1,200 times, four a connection, and read no answer."""
+    fields = wire.headers(f"{wire.HEALTH}/Watch")
+    await Lines(scene, tally.counts, 300, 4, window=0).keep([fields], framed(b""), end=True)
+
+
 async def half_body(scene: Scene, tally: Tally) -> None:
     """Announce a message of 1,000 bytes, 500 times, and send only that."""
     body = b"\0" + (1_000).to_bytes(4, "big")

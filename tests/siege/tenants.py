@@ -152,6 +152,58 @@ async def unread_lists(scene: Scene, tally: Tally) -> None:
     await Lines(scene, tally.counts, 8, 8, window=0).keep([fields], body, end=True)
 
 
+async def unread_fat_lists(scene: Scene, tally: Tally) -> None:
+    """Make 200 of the largest keys that are accepted, ask for 128 pages of them at a time, and read no answer."""
+    async with scene.channel() as channel:
+        stub = ApiKeyServiceStub(channel)
+        request = (await _largest(scene, stub, tally)).request
+        for _ in range(199):
+            await _count(tally, stub.Create(request, metadata=scene.credential("create"), timeout=5), "keys made")
+    fields = wire.headers(f"{wire.SERVICE}/List", scene.keys["read"])
+    body = framed(pb.ListRequest(page_size=1_000).SerializeToString())
+    await Lines(scene, tally.counts, 8, 16, window=0).keep([fields], body, end=True)
+
+
+async def unread_notices(scene: Scene, tally: Tally) -> None:
+    """Write 100 events with the longest comments, watch them 2,400 times from the first on, and read nothing."""
+    async with scene.channel() as channel:
+        stub = ApiKeyServiceStub(channel)
+        cursor = ""
+        for _ in range(100):
+            asked = stub.Create(pb.CreateRequest(project_id=TENANT), metadata=scene.credential("create"), timeout=5)
+            if made := await _count(tally, asked, "keys made"):
+                cursor = cursor or made.consistency_token
+                end = pb.RevokeRequest(key_id=made.api_key.id, comment=WIDE * 1_000)
+                await _count(tally, stub.Revoke(end, metadata=scene.credential("revoke"), timeout=5), "keys revoked")
+    fields = wire.headers(f"{wire.SERVICE}/Watch", scene.keys["verify"])
+    body = framed(pb.WatchRequest(start_cursor=cursor).SerializeToString())
+    await Lines(scene, tally.counts, 24, 100, window=0).keep([fields], body, end=True)
+
+
+async def heavy_verifies(scene: Scene, tally: Tally) -> None:
+    """Keep 900 Verifies in flight, each of a key with 100 wildcards, and of 100 scopes that it has."""
+    text, demand = await _many_scopes(scene, tally)
+    body = pb.VerifyRequest(key=text, required_scopes=demand).SerializeToString()
+    await _send(scene, tally, "verify", "Verify", itertools.repeat(body), in_flight=900)
+
+
+async def heavy_batches(scene: Scene, tally: Tally) -> None:
+    """Keep 64 batches in flight, each of 200 such items."""
+    text, demand = await _many_scopes(scene, tally)
+    item = pb.VerifyRequest(key=text, required_scopes=demand)
+    body = pb.BatchVerifyRequest(requests=[item] * 200).SerializeToString()
+    await _send(scene, tally, "verify", "BatchVerify", itertools.repeat(body), in_flight=64)
+
+
+async def _many_scopes(scene: Scene, tally: Tally) -> tuple[str, list[str]]:
+    names = [f"s{number}:{'x' * 10}" for number in range(100)]
+    async with scene.channel() as channel:
+        request = pb.CreateRequest(project_id=TENANT, scopes=[f"{name}:*" for name in names])
+        asked = ApiKeyServiceStub(channel).Create(request, metadata=scene.credential("create"), timeout=5)
+        made = await _count(tally, asked, "keys made")
+    return str(made.key), [f"{name}:read" for name in names]
+
+
 async def watch_all(scene: Scene, tally: Tally) -> None:
     """Open Watch streams until there are no more places, each with a heartbeat a second."""
     request = pb.WatchRequest(heartbeat_interval=seconds(1))

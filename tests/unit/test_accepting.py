@@ -1,5 +1,8 @@
 """How calls are taken up from gRPC: over real sockets, from a server on a loop."""
 
+import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -121,6 +124,34 @@ def test_methods_are_apart() -> None:
         assert all(call.result() == b"" for call in flood)
     # Some were taken up before the loop stood; each has its place taken up again, as one more is.
     assert echo.called.index(QUIET) <= 3 * AT_A_TIME < MANY
+
+
+def turns_of_a_slow_loop(number: int) -> int:
+    """Have so many calls come to a loop of which each turn takes a millisecond; return how many turns they took."""
+    turns = 0
+
+    async def be_slow() -> None:
+        nonlocal turns
+        while True:
+            time.sleep(0.001)
+            turns += 1
+            await asyncio.sleep(0)
+
+    with serving(Accepting.start) as (_, thread, channel):
+        slow = asyncio.run_coroutine_threadsafe(be_slow(), thread.loop)
+        for call in [channel.unary_unary(FLOOD).future(b"", timeout=PATIENCE) for _ in range(number)]:
+            call.result()
+        slow.cancel()
+    return turns
+
+
+def test_a_turn_of_the_loop_brings_all_that_has_come() -> None:
+    """Many calls take few turns of the loop, however long a turn is. By itself gRPC would come to need several each."""
+    number = 1_000
+    # In a process of its own, since gRPC begins once in a process.
+    code = f"from {__name__} import turns_of_a_slow_loop as turns; print(turns({number}))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert 0 < int(told.stdout) < number
 
 
 def test_what_is_used_of_grpc_is_there() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.domain import Domain
 from tests.harness import FrozenClock
+from tumbler_server import limits
 from tumbler_server.clock import DAY
 from tumbler_server.events import log
 from tumbler_server.events.feed import Feed, Notice
@@ -105,7 +106,7 @@ class TestBoth:
 
     def test_not_too_large(self, domain: Domain, source: Source) -> None:
         """Large events come few at a time, so that a message has room for them; one alone always has."""
-        record(domain, 12, scopes_added="s" * 100_000)
+        record(domain, 12, scopes_added="s" * (limits.NOTICE_BYTES.most * 2 // 5))
         cursor, sizes = 0, []
         while cursor < 12:
             notice = source("", cursor)

@@ -287,6 +287,6 @@ def test_reset_in_the_moment_of_its_request(later: int) -> None:
         task.cancel()
         await turns(10)
         assert task.cancelled()
-        assert len(server._watches) == 0
+        assert len(server._watching.present) == 0
 
     healthy(test)

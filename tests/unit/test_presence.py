@@ -4,10 +4,22 @@ import contextlib
 
 import pytest
 
-from tumbler_server.errors import Overloaded
+from tumbler_server.errors import Overloaded, RequestTooSlow, TumblerError
 from tumbler_server.rpc.lanes import RETRY
 from tumbler_server.rpc.presence import Presence
 from tumbler_server.shares import CrowdLimit
+
+
+class Call:
+    """A call in a crowd."""
+
+    def __init__(self, peer: str = "", since: float = 0.0) -> None:
+        self.peer, self.since = peer, since
+        self.failure: TumblerError | None = None
+
+    def end(self, failure: TumblerError) -> None:
+        """Note that the call has to end."""
+        self.failure = failure
 
 
 @pytest.fixture
@@ -29,15 +41,15 @@ def present() -> Presence:
 def test_bounds(present: Presence, here: str, refused: str | None, welcome: str | None) -> None:
     """A party has its share at most, and all together no more than there may be; who is refused hears when to come."""
     for party in here:
-        present.enter(party)
+        present.enter(party, Call())
     for _ in range(3):  # who is refused counts for nothing
         if refused:
             with pytest.raises(Overloaded) as raised:
-                present.enter(refused)
+                present.enter(refused, Call())
             assert raised.value.retry_after == RETRY > 0
     assert len(present) == len(here)
     if welcome:
-        present.enter(welcome)
+        present.enter(welcome, Call())
 
 
 def test_newcomers() -> None:
@@ -46,32 +58,115 @@ def test_newcomers() -> None:
     for party in range(8):
         for _ in range(1_000):
             with contextlib.suppress(Overloaded):
-                present.enter(f"greedy {party}")
-        present.enter(f"newcomer {party}")(None)
+                present.enter(f"greedy {party}", Call())
+        present.enter(f"newcomer {party}", Call())(None)
 
 
 def test_leaving(present: Presence) -> None:
     """Who leaves makes room for its party and for all."""
-    leave = [present.enter(party) for party in "aab"]
+    leave = [present.enter(party, Call()) for party in "aab"]
     leave[0](None)
     assert len(present) == 2
-    present.enter("c")
+    present.enter("c", Call())
     leave[1](None)
-    present.enter("a")
+    present.enter("a", Call())
     assert len(present) == 3
 
 
 def test_nothing_is_kept(present: Presence) -> None:
     """Of who came, was refused and left nothing is kept: names are the callers' to choose."""
     for number in range(100):
-        leave = present.enter(f"party {number}")
-        present.enter("full")(None)
+        leave = present.enter(f"party {number}", Call())
+        present.enter("full", Call())(None)
         leave(None)
-    full = [present.enter(party) for party in "aab"]
+    full = [present.enter(party, Call()) for party in "aab"]
     for number in range(100):
         with pytest.raises(Overloaded):
-            present.enter(f"party {number}")
+            present.enter(f"party {number}", Call())
     for leave in full:
         leave(None)
     assert len(present) == 0
     assert not present._of
+
+
+class TestGivingWay:
+    """A crowd of those who need no key: who waits makes room for who does not."""
+
+    LIMIT = CrowdLimit("open", 4, 2, gives_way=True)
+
+    def full(self, known: str = "") -> tuple[Presence, list[Call]]:
+        """Give a crowd whose places are all taken by calls that wait, and them."""
+        present = Presence(self.LIMIT, lambda peer: peer in known)
+        calls = [Call(peer) for peer in "abcd"]
+        for call in calls:
+            present.enter(call.peer, call)
+            present.waiting[call] = None
+        return present, calls
+
+    def test_who_waits_longest_goes(self) -> None:
+        """Each newcomer has the one ended that has waited longest, and hears when to come again."""
+        present, calls = self.full()
+        for number in range(4):
+            present.enter("e" if number < 2 else "f", Call())
+            assert [bool(call.failure) for call in calls] == [True] * (number + 1) + [False] * (3 - number)
+        assert isinstance(calls[0].failure, Overloaded)
+        assert calls[0].failure.retry_after == RETRY
+
+    def test_strangers_go_first(self) -> None:
+        """Those on whose connection somebody was let in go last."""
+        present, calls = self.full("ab")
+        for expected in ([2], [2, 3], [0, 2, 3]):
+            present.enter("efg"[len(expected) - 1], Call())
+            assert [number for number, call in enumerate(calls) if call.failure] == expected
+
+    def test_the_known_are_not_looked_at_without_end(self) -> None:
+        """However many are known, a newcomer costs a few looks."""
+        looked: list[str] = []
+        present = Presence(CrowdLimit("open", 1_000, 1, gives_way=True), lambda peer: not looked.append(peer))
+        calls = [Call(f"{number}") for number in range(1_000)]
+        for call in calls:
+            present.enter(call.peer, call)
+            present.waiting[call] = None
+        present.enter("newcomer", Call())
+        assert len(looked) <= 16
+        assert sum(bool(call.failure) for call in calls) == 1
+
+    def test_nobody_goes_for_one_of_too_many(self) -> None:
+        """A connection that has its share is refused, and nobody makes room for it; nor does anybody who is busy."""
+        present, calls = self.full()
+        present.enter("e", Call())
+        present.enter("e", Call())
+        gone = sum(bool(call.failure) for call in calls)
+        with pytest.raises(Overloaded):
+            present.enter("e", Call())
+        present.waiting.clear()
+        with pytest.raises(Overloaded):
+            present.enter("f", Call())
+        assert sum(bool(call.failure) for call in calls) == gone == 2
+
+    def test_no_other_crowd_gives_way(self, present: Presence) -> None:
+        """Where callers have keys, nobody's call is ended for another's."""
+        calls = [Call() for _ in "abc"]
+        for party, call in zip("abc", calls, strict=True):
+            present.enter(party, call)
+            present.waiting[call] = None
+        with pytest.raises(Overloaded):
+            present.enter("d", Call())
+        assert not any(call.failure for call in calls)
+
+
+@pytest.mark.parametrize("what", ["waiting", "unread"])
+def test_ending(present: Presence, what: str) -> None:
+    """Those are ended who have waited since an instant or longer, once; who has left is not."""
+    calls = [Call(since=float(number)) for number in range(3)]
+    leave = [present.enter(party, call) for party, call in zip("abc", calls, strict=True)]
+    getattr(present, what).update(dict.fromkeys(calls))
+    end = present.end_waiting if what == "waiting" else present.end_unread
+    end(0.5, RequestTooSlow(1))
+    assert [bool(call.failure) for call in calls] == [True, False, False]
+    calls[0].failure = None
+    if what == "unread":
+        leave[1](None)
+        end(2.0, RequestTooSlow(1))
+        assert [bool(call.failure) for call in calls] == [False, False, True]
+    assert calls[0].failure is None

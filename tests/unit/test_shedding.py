@@ -63,6 +63,21 @@ def test_few_are_refused_at_once() -> None:
     asyncio.run(run())
 
 
+def test_an_address_of_ipv6_is_its_network() -> None:
+    """Addresses of one /64 count as one, and IPv4 in IPv6 as IPv4: a machine does not get more by using more."""
+
+    async def run() -> None:
+        shed = Shedding()
+        peers = [f"ipv6:%5B2001:db8:0:1::{number:x}%5D:9" for number in range(1, PROMPT + 1)]
+        assert not any(await late(shed, peers))
+        assert await late(shed, ["ipv6:%5B2001:db8:0:1:ffff::1%5D:9", "ipv6:%5B2001:db8:0:2::1%5D:9"]) == [True, False]
+        mapped = [f"ipv6:%5B::ffff:192.0.2.{number}%5D:9" for number in (1, 2)]
+        assert not any(await late(shed, [mapped[0]] * PROMPT))
+        assert await late(shed, [*mapped, "ipv4:192.0.2.1:9"]) == [True, False, True]
+
+    asyncio.run(run())
+
+
 def test_forgotten_after_a_while() -> None:
     """After a window an address begins anew."""
 

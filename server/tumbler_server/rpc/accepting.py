@@ -13,8 +13,10 @@ path too, ``server`` notices, and has the process started again.
 """
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -26,6 +28,9 @@ from tumbler_server.rpc.exchange import Handler
 
 AT_A_TIME = 8
 """Calls of one method that are taken up at a time."""
+
+_WAKE_UPS = 1_024
+"""Bytes that are taken in one turn of the loop: more than a socket keeps."""
 
 _USED = {
     "_schedule_rpc_coro": ["rpc_coro", "rpc_state", "loop", "method_name"],
@@ -58,7 +63,8 @@ class Accepting:
 
     def __init__(self, options: Sequence[tuple[str, object]], services: Sequence[Service]) -> None:
         many = fits()
-        self.server = server = _build(options) if many else grpc.aio.server(options=options)
+        with _hearing_all(asyncio.get_running_loop()):
+            self.server = server = _build(options) if many else grpc.aio.server(options=options)
         server.add_generic_rpc_handlers(tuple(services))
         self._otherwise = services[0]
         self._services = {path: service for service in services for path in service.paths} if many else {}
@@ -104,6 +110,38 @@ def fits() -> bool:
         if found is None or [*inspect.signature(found).parameters] != parameters:
             return False
     return hasattr(cygrpc, "_RequestCallError")
+
+
+@contextlib.contextmanager
+def _hearing_all(loop: Any) -> Iterator[None]:
+    """Have gRPC, as it begins on this loop, take all wake-ups that have come in one turn of the loop.
+
+    A thread of gRPC's sends the loop a byte for each event, by a socket, and the loop takes one byte a turn. Once some
+    three hundred are waiting, the socket is full, and that thread waits: from then on a turn of the loop brings one
+    event, however many there are, and calls come to wait for seconds wherever a turn takes a millisecond.
+    """
+    plain = loop.add_reader
+
+    def add_reader(source: Any, callback: Callable[[], None], *arguments: object) -> None:
+        if not isinstance(source, socket.socket):
+            plain(source, callback, *arguments)
+            return
+        seen = bytearray(_WAKE_UPS)
+
+        def take() -> None:
+            with contextlib.suppress(BlockingIOError):
+                waiting = source.recv_into(seen, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                if waiting > 1:
+                    source.recv_into(seen, waiting - 1)
+                callback(*arguments)  # which takes the last
+
+        plain(source, take)
+
+    loop.add_reader = add_reader
+    try:
+        yield
+    finally:
+        del loop.add_reader
 
 
 class _Server(cygrpc.AioServer):  # type: ignore[misc]  # it ships no types

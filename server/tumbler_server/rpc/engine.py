@@ -15,11 +15,11 @@ from google.protobuf.message_factory import GetMessageClass
 
 from tumbler_server import limits, shares
 from tumbler_server.errors import (
+    ReaderTooSlow,
     RequestTooLarge,
     RequestTooSlow,
     ServerStopping,
     SetupError,
-    TumblerError,
     Unauthenticated,
 )
 from tumbler_server.limits import Limit
@@ -56,30 +56,33 @@ class Lanes:
 
 @dataclass(frozen=True)
 class Row:
-    """A method's row in the table. ``lane`` takes the lanes and a request."""
+    """A method's row in the table. ``lane`` takes the lanes and a request; ``long`` is as in ``Plan``."""
 
     kind: type[Exchange]
     size: Limit
     crowd: CrowdLimit
     lane: Callable[[Lanes, Any], Lane]
+    long: bool = False
 
 
 def _on_the_loop(_lanes: Lanes, _request: Any) -> Lane:
     raise TypeError("it has no lane: what it needs is in memory, or gathered by rpc.hotpath")
 
 
-def _managed(lane: Callable[[Lanes, Any], Lane], crowd: CrowdLimit = shares.CALL_CROWD) -> Row:
-    return Row(exchange.Manage, limits.REQUEST_BYTES, crowd, lane)
+def _managed(lane: Callable[[Lanes, Any], Lane], crowd: CrowdLimit = shares.CALL_CROWD, long: bool = False) -> Row:
+    return Row(exchange.Manage, limits.REQUEST_BYTES, crowd, lane, long)
 
 
 METHODS: Mapping[str, Row] = {
     "Verify": Row(exchange.Verify, limits.VERIFY_BYTES, shares.VERIFY_CROWD, _on_the_loop),
-    "BatchVerify": Row(exchange.BatchVerify, limits.BATCH_BYTES, shares.BATCH_CROWD, lambda lanes, _: lanes.batch),
+    "BatchVerify": Row(
+        exchange.BatchVerify, limits.BATCH_BYTES, shares.BATCH_CROWD, lambda lanes, _: lanes.batch, long=True
+    ),
     "Watch": Row(exchange.Watch, limits.REQUEST_BYTES, shares.WATCH_CROWD, _on_the_loop),
     "Get": _managed(lambda lanes, _: lanes.read),
-    "List": _managed(lambda lanes, _: lanes.read),
-    "ListEvents": _managed(lambda lanes, _: lanes.read),
-    "ListDeliveries": _managed(lambda lanes, _: lanes.read),
+    "List": _managed(lambda lanes, _: lanes.read, long=True),
+    "ListEvents": _managed(lambda lanes, _: lanes.read, long=True),
+    "ListDeliveries": _managed(lambda lanes, _: lanes.read, long=True),
     "Create": _managed(lambda lanes, _: lanes.issue),
     "Rotate": _managed(lambda lanes, _: lanes.issue),
     "ClaimRotation": _managed(lambda lanes, _: lanes.claim, shares.OPEN_CROWD),
@@ -99,7 +102,8 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         check_methods(service)
         self._house = house
         self._unauthenticated = Refusal(Unauthenticated(), house.shedding)
-        crowds = {row.crowd: Presence(row.crowd) for row in METHODS.values()}
+        known = house.shedding.has_been_let_in
+        self._crowds = crowds = {row.crowd: Presence(row.crowd, known) for row in METHODS.values()}
         self._calls = [crowd for limit, crowd in crowds.items() if limit is not shares.WATCH_CROWD]
         self._plans = {
             f"/{service.full_name}/{method.name}": _plan(method, METHODS[method.name], crowds, house, lanes)
@@ -132,23 +136,19 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         return sum(map(len, self._calls))
 
     async def sweep(self) -> None:
-        """End calls whose request does not come in time, until cancelled."""
+        """End calls whose request does not come in time, or whose answer is not taken, until cancelled."""
+        to_send, to_read = shares.SECONDS_TO_SEND.most, shares.SECONDS_TO_READ.most
         while True:
             await asyncio.sleep(SWEEP)
-            self._end_receiving(
-                time.monotonic() - shares.SECONDS_TO_SEND.most, RequestTooSlow(shares.SECONDS_TO_SEND.most)
-            )
+            now = time.monotonic()
+            for crowd in self._crowds.values():
+                crowd.end_waiting(now - to_send, RequestTooSlow(to_send))
+                crowd.end_unread(now - to_read, ReaderTooSlow())
 
     def say_goodbye(self) -> None:
         """End all calls whose request has not come."""
-        self._end_receiving(math.inf, ServerStopping())
-
-    def _end_receiving(self, since: float, failure: TumblerError) -> None:
-        for call, task in list(self._house.receiving.items()):
-            if call.since > since:
-                break  # they stand in the order in which they came
-            call.ended = failure
-            task.cancel()
+        for crowd in self._crowds.values():
+            crowd.end_waiting(math.inf, ServerStopping())
 
 
 def check_methods(service: ServiceDescriptor, methods: Mapping[str, Row] = METHODS) -> None:
@@ -185,6 +185,7 @@ def _plan(method: Any, row: Row, crowds: Mapping[CrowdLimit, Presence], house: H
         crowds[row.crowd],
         getattr(getattr(type(house.servicer), method.name), "answer", _no_answer),
         lambda wanted: row.lane(lanes, wanted),
+        row.long,
     )
 
 

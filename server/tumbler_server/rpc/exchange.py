@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import grpc
 from google.protobuf.message import Message
@@ -35,23 +35,29 @@ from tumbler_server.rpc.lanes import Lane
 from tumbler_server.rpc.presence import Presence
 from tumbler_server.rpc.servicer import Servicer
 from tumbler_server.rpc.shedding import Shedding
+from tumbler_server.rpc.spreading import Turns, spread
+from tumbler_server.rpc.unsent import Unsent
 from tumbler_server.rpc.watch import Watching
 
 
 @dataclass(frozen=True)
 class House:
-    """What calls are served with. ``receiving`` has those whose message has not come yet, the oldest first."""
+    """What calls are served with."""
 
     servicer: Servicer
     hotpath: HotPath
     watching: Watching
     shedding: Shedding
-    receiving: "dict[Exchange, asyncio.Task[Any]]"
+    unsent: Unsent
+    verifying: Turns
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one method is served. ``lane`` says on whose threads a request of it is worked on."""
+    """How one method is served. ``lane`` says on whose threads a request of it is worked on.
+
+    ``long`` says whether its answer may be long, and so is given only to who has read earlier ones.
+    """
 
     method: str
     kind: "type[Exchange]"
@@ -60,6 +66,7 @@ class Plan:
     present: Presence
     work: Callable[[Servicer, Key, Any], Message]
     lane: Callable[[Any], Lane]
+    long: bool
 
 
 class Handler:
@@ -84,7 +91,7 @@ class Handler:
 class Exchange(Handler):
     """A call, from its headers to its answer."""
 
-    __slots__ = ("caller", "ended", "failure", "house", "plan", "since", "text")
+    __slots__ = ("caller", "ended", "failure", "house", "peer", "plan", "since", "task", "text")
 
     def __init__(self, house: House, plan: Plan) -> None:
         self.house = house
@@ -92,7 +99,9 @@ class Exchange(Handler):
         self.text = ""
         self.caller = auth.NOBODY
         self.failure: Exception | None = None
+        self.peer = ""
         self.since = 0.0
+        self.task: asyncio.Task[Any] | None = None
         self.ended: TumblerError | None = None
         """Why the call is ended while its message has not come."""
 
@@ -116,9 +125,15 @@ class Exchange(Handler):
         """Serve the call; gRPC's way in."""
         failed: Exception
         try:
-            return await self.answer(context)
+            answer = await self.answer(context)
+            if self.plan.long:
+                self.house.unsent.hold(self.caller.project_id, answer, context)
         except Exception as failure:
             failed = failure
+        else:
+            self.since = time.monotonic()
+            self.plan.present.unread[self] = None
+            return answer
         await self.hold_back(failed, context)
         # Outside, so that what gRPC raises to end the call does not drag the failure's text along.
         try:
@@ -130,11 +145,17 @@ class Exchange(Handler):
         """Return the serialized response. Raises what to tell instead."""
         raise NotImplementedError
 
-    async def receive(self, context: Any) -> Any:
-        """Take the call in, and return its request.
+    def end(self, failure: TumblerError) -> None:
+        """End the call, while its message has not come, or its answer is not taken."""
+        if self.task is not None:
+            self.ended = failure
+            self.task.cancel()
+
+    async def receive(self, context: Any) -> bytes:
+        """Take the call in, and return its message.
 
         Raises ``Unauthenticated``, ``ScopeMissing``, ``StoreUnavailable``, ``Overloaded``, ``RequestTooSlow``,
-        ``RequestTooLarge``, ``Undecodable`` and ``InvalidFields``.
+        ``RequestTooLarge`` and ``Undecodable``.
         """
         if self.failure is not None:
             raise self.failure
@@ -142,16 +163,18 @@ class Exchange(Handler):
         if self.text and self.caller is auth.NOBODY:
             await self.house.hotpath.view()  # what memory has of the caller counts no earlier
             await self._authenticate(context)
-        peer = context.peer()
+        self.peer = peer = context.peer()
         if self.caller is auth.NOBODY:
             party = peer
         else:
             party = self.caller.project_id
             self.house.shedding.let_in(peer)
-        context.add_done_callback(plan.present.enter(party))
-        receiving = self.house.receiving
-        self.since = time.monotonic()
-        receiving[self] = cast("asyncio.Task[Any]", asyncio.current_task())
+        if plan.long:
+            self.house.unsent.check(party)
+        context.add_done_callback(plan.present.enter(party, self))
+        waiting = plan.present.waiting
+        self.since, self.task = time.monotonic(), asyncio.current_task()
+        waiting[self] = None
         try:
             data = await context.read()
         except asyncio.CancelledError:
@@ -159,11 +182,16 @@ class Exchange(Handler):
                 raise self.ended from None
             raise
         finally:
-            del receiving[self]
+            waiting.pop(self, None)
         if not isinstance(data, bytes):  # the stream ended without a message
             raise Undecodable(plan.request.DESCRIPTOR.full_name)
         if len(data) > plan.size.most:
             raise RequestTooLarge(len(data), plan.size.most)
+        return data
+
+    def decode(self, data: bytes) -> Any:
+        """Return the request that a message is. Raises ``Undecodable`` and ``InvalidFields``."""
+        plan = self.plan
         try:
             request = plan.request.FromString(data)
         except Exception:
@@ -244,9 +272,13 @@ class Verify(Exchange):
 
     async def answer(self, context: Any) -> bytes:
         """Give the verdict."""
-        request = await self.receive(context)
-        view = self.settled() or await self.settle(context)
+        data = await self.receive(context)
         house, caller = self.house, self.caller
+        if not house.verifying.now():
+            await house.verifying.wait(caller.project_id)
+        request = self.decode(data)
+        view = self.settled() or await self.settle(context)
+        caller = self.caller
         question = house.servicer.question(caller, request)
         verdict = house.hotpath.verify_now(question, view)
         if verdict is None:
@@ -255,24 +287,25 @@ class Verify(Exchange):
 
 
 class BatchVerify(Exchange):
-    """A BatchVerify: on the loop too, in slices, between which others have their turn."""
+    """A BatchVerify: on the loop too, item by item, between which others have their turn."""
 
     __slots__ = ()
 
     async def answer(self, context: Any) -> bytes:
         """Give the verdicts."""
-        request = await self.receive(context)
+        request = self.decode(await self.receive(context))
         view = self.settled() or await self.settle(context)
         house, caller = self.house, self.caller
         party = caller.project_id
         lane = self.plan.lane(request)
         await lane.enter(party)
         try:
-            questions = house.servicer.questions(caller, request)
+            house.unsent.check(party)
+            questions = await spread(house.servicer.questions(caller, request))
             asked = [question for question in questions if question is not None]
             answers = iter(await house.hotpath.verify_all(asked, view, party))
             outcomes = [None if question is None else next(answers) for question in questions]
-            return house.servicer.verdicts(outcomes)
+            return b"".join(await spread(house.servicer.verdicts(outcomes)))
         finally:
             lane.leave(party)
 
@@ -284,9 +317,9 @@ class Manage(Exchange):
 
     async def answer(self, context: Any) -> bytes:
         """Have the work done, if the caller still waits when its turn comes."""
-        request = await self.receive(context)
+        request = self.decode(await self.receive(context))
         await self.settle(context)
-        servicer, caller, peer = self.house.servicer, self.caller, context.peer()
+        servicer, caller, peer = self.house.servicer, self.caller, self.peer
         left = context.time_remaining()
         call = Call(
             deadline=math.inf if left is None else time.monotonic() + left,
@@ -294,17 +327,18 @@ class Manage(Exchange):
         )
         party = peer if caller is auth.NOBODY else caller.project_id
         try:
-            return await self.plan.lane(request).run(party, _work, self.plan, servicer, caller, call, request)
+            return await self.plan.lane(request).run(party, self._work, call, request)
         except asyncio.CancelledError:
             call.gone = True
             raise
 
-
-def _work(plan: Plan, servicer: Servicer, caller: Key, call: Call, request: Message) -> bytes:
-    if not call.alive():
-        raise CallerGone
-    with calls.serving(call):
-        return plan.work(servicer, caller, request).SerializeToString()
+    def _work(self, call: Call, request: Message) -> bytes:
+        if not call.alive():
+            raise CallerGone
+        if self.plan.long:
+            self.house.unsent.check(self.caller.project_id)  # again: others have been answered while it waited
+        with calls.serving(call):
+            return self.plan.work(self.house.servicer, self.caller, request).SerializeToString()
 
 
 class Watch(Exchange):
@@ -316,7 +350,7 @@ class Watch(Exchange):
     async def stream_stream(self, _: object, context: Any) -> None:
         """Serve the stream; gRPC's way in."""
         try:
-            request = await self.receive(context)
+            request = self.decode(await self.receive(context))
             await self.settle(context)
             context.add_done_callback(self.house.shedding.stay(context.peer()))
             wanted = self.house.servicer.wanted(self.caller, request)

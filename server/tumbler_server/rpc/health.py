@@ -13,8 +13,7 @@ from grpc_health.v1 import health_pb2
 
 from tumbler_server import shares
 from tumbler_server.errors import TumblerError, Undecodable
-from tumbler_server.rpc.presence import Presence
-from tumbler_server.rpc.receiving import Method, Receiving
+from tumbler_server.rpc.receiving import Method, Receiving, Visitor
 from tumbler_server.rpc.shedding import Shedding
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -36,10 +35,9 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     def __init__(self, service: str, shedding: Shedding) -> None:
         self._names = ("", service)
         self._statuses: dict[str, bytes] = {"": _NOT_SERVING, service: _NOT_SERVING, LIVENESS: _SERVING}
-        self._checks = Presence(shares.OPEN_CROWD)
-        self._watches = Presence(shares.HEALTH_WATCH_CROWD)
         self._shedding = shedding
-        self._checking, self._watching = Receiving(shedding), Receiving(shedding)
+        self._checking = Receiving(shares.OPEN_CROWD, shedding)
+        self._watching = Receiving(shares.HEALTH_WATCH_CROWD, shedding)
         self._changed = asyncio.Event()
         self._over = False
 
@@ -60,7 +58,7 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         self._changed = asyncio.Event()
 
     def close(self) -> None:
-        """End the calls that have not said which service they ask about."""
+        """End the calls that wait for anything."""
         self._checking.say_goodbye()
         self._watching.say_goodbye()
 
@@ -75,9 +73,7 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     async def _check(self, _: object, context: Any) -> bytes:
         failed: TumblerError
         try:
-            # Whoever keeps back what to check makes room for who does not: a crowd of them takes health from nobody.
-            context.add_done_callback(self._checks.enter(context.peer(), self._checking.make_room))
-            told = self._statuses.get(await self._name(context, self._checking))
+            told = self._statuses.get(await self._name(self._checking.enter(context)))
             if told is not None:
                 return told
         except TumblerError as failure:
@@ -89,27 +85,27 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     async def _watch(self, _: object, context: Any) -> None:
         failed: TumblerError
         try:
-            context.add_done_callback(self._watches.enter(context.peer()))
-            name = await self._name(context, self._watching)
+            visitor = self._watching.enter(context)
+            name = await self._name(visitor)
             context.add_done_callback(self._shedding.stay(context.peer(), stranger=True))
             told = b""
             while True:
                 changed, now = self._changed, self._statuses.get(name, _UNKNOWN)
                 if now != told:
                     told = now
-                    await context.write(told)
+                    await visitor.write(told)
                     continue  # it may have changed meanwhile
                 if self._over:
                     return
-                await changed.wait()
+                await visitor.wait(changed.wait)
         except TumblerError as failure:
             failed = failure
         await self._watching.refuse(context, failed, "Watch")
 
-    async def _name(self, context: Any, receiving: Receiving) -> str:
+    async def _name(self, visitor: Visitor) -> str:
         """Receive which service is asked about."""
         kind = health_pb2.HealthCheckRequest
-        asked = await receiving.message(context, kind, shares.HEALTH_BYTES, shares.SECONDS_TO_SEND)
+        asked = await visitor.message(kind, shares.HEALTH_BYTES, shares.SECONDS_TO_SEND)
         if asked is None:
             raise Undecodable(kind.DESCRIPTOR.full_name)
         return str(asked.service)

@@ -5,7 +5,6 @@ The stages are ``keys.verifier``'s. Here is only who waits for which of them.
 
 import asyncio
 import functools
-import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -16,13 +15,8 @@ from tumbler_server.keys.record import Key
 from tumbler_server.keys.verifier import Doubtful, Question, Unknown, Verdict, Verifier, View, reached
 from tumbler_server.rpc.gathering import MOST, Gathering
 from tumbler_server.rpc.lanes import RETRY, Lane
+from tumbler_server.rpc.spreading import spread
 from tumbler_server.shares import PROOFS_OF_A_KEY
-
-SLICE = 128
-"""Keys of a batch that are judged in one turn of the loop at the most: about a millisecond."""
-
-TURN = 0.002
-"""Seconds after which a batch gives up its turn, whatever its keys cost: one can ask for a hundred scopes."""
 
 MOST_PROVEN = 64
 """Keys of one batch that are proven by bcrypt; what is proven by then is remembered for the next call."""
@@ -97,23 +91,17 @@ class HotPath:
         if exactly or view.position < at_least:
             view = await self.view(at_least, exactly)
         verifier = self._verifier
-        known: list[Key | Code | Unknown | None] = []
-        for start in range(0, len(questions), SLICE):
-            known += [verifier.recall(question.text) for question in questions[start : start + SLICE]]
-            await asyncio.sleep(0)
+        known = await spread(verifier.recall(question.text) for question in questions)
         unknown = {key.text: key for key in known if isinstance(key, Unknown)}
         found = await self._find_all(list(unknown.values()), party)
         now = verifier.now()
-        verdicts: list[Verdict | None] = []
-        until = time.monotonic() + TURN
-        for number, (question, key) in enumerate(zip(questions, known, strict=True), 1):
+
+        def judge(question: Question, key: Key | Code | Unknown | None) -> Verdict | None:
             record = found[key.text] if isinstance(key, Unknown) else key
             settled = question.at_least <= view.position
-            verdicts.append(verifier.judge(record, question.demand, view, now) if settled else None)
-            if number % SLICE == 0 or time.monotonic() > until:
-                await asyncio.sleep(0)
-                until = time.monotonic() + TURN
-        return verdicts
+            return verifier.judge(record, question.demand, view, now) if settled else None
+
+        return await spread(map(judge, questions, known))
 
     async def _find_all(self, unknown: Sequence[Unknown], party: str) -> dict[str, Key | None]:
         found: dict[str, Key | None] = {}

@@ -1,13 +1,32 @@
-"""Who is here: calls of one kind, from their headers until their answer is sent, counted by party and in all."""
+"""Who is here: calls of one kind, from their headers until their answer is taken, counted by party and in all."""
 
 import functools
 from collections import Counter
 from collections.abc import Callable
+from typing import Protocol
 
 from tumbler_server import metrics
-from tumbler_server.errors import Overloaded
+from tumbler_server.errors import Overloaded, TumblerError
 from tumbler_server.rpc.lanes import RETRY
 from tumbler_server.shares import CrowdLimit
+
+_CHANCES = 16
+"""How many of those that wait longest are looked at for one of a stranger."""
+
+
+class Guest(Protocol):
+    """A call, as those know it who may end it. ``since``: from when on it waits for what it waits for."""
+
+    @property
+    def peer(self) -> str:
+        """GRPC's name of the connection."""
+
+    @property
+    def since(self) -> float:
+        """Seconds of the monotonic clock."""
+
+    def end(self, failure: TumblerError) -> None:
+        """Have the call end with this."""
 
 
 class Presence:
@@ -17,33 +36,70 @@ class Presence:
     (Switches share their buffers so: Choudhury and Hahne, "Dynamic queue length thresholds", 1998.)
     """
 
-    def __init__(self, limit: CrowdLimit) -> None:
+    def __init__(self, limit: CrowdLimit, known: Callable[[str], bool] = lambda _: False) -> None:
+        """``known`` tells of a connection whether somebody was let in on it."""
         self._limit = limit
+        self._known = known
         self._here = 0
         self._of: Counter[str] = Counter()
         self._refused = metrics.REFUSED.labels(limit.name)
+        self.waiting: dict[Guest, None] = {}
+        """Calls that wait for their message or, where the crowd gives way, for anything; the oldest first."""
+        self.unread: dict[Guest, None] = {}
+        """Calls whose answer has not been taken, the oldest first."""
 
     def __len__(self) -> int:
         return self._here
 
-    def enter(self, party: str, make_room: Callable[[], bool] | None = None) -> Callable[[object], None]:
+    def enter(self, party: str, guest: Guest) -> Callable[[object], None]:
         """Count one more call of a party, and return what is to be called with anything once it is over.
 
-        ``make_room`` ends another call and says whether there was one: it is asked where there is no room, but for a
-        party that has all of its own places. Raises ``Overloaded`` where there is no room.
+        Raises ``Overloaded`` where there is no room, and none is made.
         """
-        here = self._of[party]
-        if here >= min(self._limit.most_each, self._limit.most - self._here) and not (
-            here < self._limit.most_each and make_room is not None and make_room()
+        here, limit = self._of[party], self._limit
+        if here >= min(limit.most_each, limit.most - self._here) and not (
+            limit.gives_way and here < limit.most_each and self._make_room()
         ):
             self._refused.inc()
             raise Overloaded(retry_after=RETRY)
         self._here += 1
         self._of[party] += 1
-        return functools.partial(self._leave, party)
+        return functools.partial(self._leave, party, guest)
 
-    def _leave(self, party: str, _: object) -> None:
+    def end_waiting(self, since: float, failure: TumblerError) -> None:
+        """End all calls that have waited since then, or for longer."""
+        _end(self.waiting, since, failure)
+
+    def end_unread(self, since: float, failure: TumblerError) -> None:
+        """End all calls whose answer has been there since then, or for longer."""
+        _end(self.unread, since, failure)
+
+    def _make_room(self) -> bool:
+        """End one of those that have waited longest, a stranger's if there is one; say whether one was ended.
+
+        Whoever is known goes behind all others instead, so that it is not looked at again and again.
+        """
+        for _ in range(min(_CHANCES, len(self.waiting))):
+            oldest = next(iter(self.waiting))
+            if not self._known(oldest.peer):
+                break
+            del self.waiting[oldest]
+            self.waiting[oldest] = None
+        for oldest in self.waiting:
+            del self.waiting[oldest]
+            oldest.end(Overloaded(retry_after=RETRY))
+            return True
+        return False
+
+    def _leave(self, party: str, guest: Guest, _: object) -> None:
+        self.unread.pop(guest, None)
         self._here -= 1
         self._of[party] -= 1
         if not self._of[party]:
             del self._of[party]
+
+
+def _end(guests: dict[Guest, None], since: float, failure: TumblerError) -> None:
+    while guests and (oldest := next(iter(guests))).since <= since:
+        del guests[oldest]
+        oldest.end(failure)

@@ -3,6 +3,7 @@
 import copy
 import functools
 import hashlib
+from collections.abc import Iterator
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -196,21 +197,22 @@ def _checked(
 _checked_before = functools.lru_cache(maxsize=limits.CACHED_DEMANDS.most)(_checked)
 
 
-def questions(caller: Key, request: service_pb.BatchVerifyRequest, tokens: Tokens) -> list[Question | None]:
-    """Return what a BatchVerify asks, None for each item that Verify would refuse to answer.
+def questions(caller: Key, request: service_pb.BatchVerifyRequest, tokens: Tokens) -> Iterator[Question | None]:
+    """Give what a BatchVerify asks, None for each item that Verify would refuse to answer.
 
     Raises ``InvalidFields`` where there are none, or too many.
     """
     demand(request)
     if not request.requests:
         raise InvalidFields([Violation("requests", f"must be 1–{limits.ENTRIES['requests']:,}")])
-    found: list[Question | None] = []
-    for item in request.requests:
+
+    def read(item: service_pb.VerifyRequest) -> Question | None:
         try:
-            found.append(question(caller, item, tokens))
+            return question(caller, item, tokens)
         except (InvalidFields, OtherProject):
-            found.append(None)
-    return found
+            return None
+
+    return map(read, request.requests)
 
 
 def watch(caller: Key, request: service_pb.WatchRequest, tokens: Tokens) -> Wanted:

@@ -1,13 +1,15 @@
-"""What calls that anybody may make have in common: a handler for gRPC, how long a message is waited for, refusals."""
+"""What calls that anybody may make have in common: a handler for gRPC, how long each step may take, refusals."""
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 
 from google.protobuf.message import Message
 
 from tumbler_server.errors import (
     Overloaded,
+    ReaderTooSlow,
     RequestTooLarge,
     RequestTooSlow,
     ServerStopping,
@@ -17,9 +19,11 @@ from tumbler_server.errors import (
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import status
 from tumbler_server.rpc.exchange import Handler
-from tumbler_server.rpc.lanes import RETRY
+from tumbler_server.rpc.presence import Presence
 from tumbler_server.rpc.shedding import Shedding
+from tumbler_server.shares import CrowdLimit
 
+T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
 
@@ -35,20 +39,50 @@ class Method(Handler):
 
 
 class Receiving:
-    """Receives the messages of one service, and refuses its calls. For one loop's thread."""
+    """Takes in the calls of one kind, and refuses them. For one loop's thread."""
 
-    def __init__(self, shedding: Shedding) -> None:
+    def __init__(self, crowd: CrowdLimit, shedding: Shedding) -> None:
         self._shedding = shedding
-        self._waits: dict[_Wait, None] = {}
-        """The calls whose message has not come, the oldest first."""
-        self._over = False
+        self.present = Presence(crowd, shedding.has_been_let_in)
+        self.over = False
 
-    async def message(self, context: Any, kind: type[M], size: Limit, time: Limit) -> M | None:
-        """Return a call's next message; None where there is none.
+    def enter(self, context: Any) -> "Visitor":
+        """Take a call in. Raises ``Overloaded``."""
+        visitor = Visitor(context, self)
+        context.add_done_callback(self.present.enter(visitor.peer, visitor))
+        return visitor
 
-        Raises ``RequestTooSlow``, ``RequestTooLarge``, ``Undecodable`` and ``ServerStopping``.
+    async def refuse(self, context: Any, failure: TumblerError, method: str) -> NoReturn:
+        """End a call with what it failed by; late, where it is one of too many that go on asking."""
+        if isinstance(failure, Overloaded):
+            await self._shedding.refuse(context.peer())
+        await status.end(context, status.told(failure, method))
+
+    def say_goodbye(self) -> None:
+        """Wait for nothing any more."""
+        self.over = True
+        self.present.end_waiting(time.monotonic(), ServerStopping())
+
+
+class Visitor:
+    """A call that has been taken in. While it waits for anything, it may have to make room for others."""
+
+    __slots__ = ("_context", "_failure", "_receiving", "_task", "peer", "since")
+
+    def __init__(self, context: Any, receiving: Receiving) -> None:
+        self.peer: str = context.peer()
+        self.since = 0.0
+        self._context = context
+        self._receiving = receiving
+        self._task = asyncio.current_task()
+        self._failure: TumblerError | None = None
+
+    async def message(self, kind: type[M], size: Limit, seconds: Limit) -> M | None:
+        """Return the call's next message; None where there is none.
+
+        Raises ``RequestTooSlow``, ``RequestTooLarge``, ``Undecodable``, ``Overloaded`` and ``ServerStopping``.
         """
-        data = await self._read(context, time.most)
+        data = await self.wait(self._context.read, seconds.most, RequestTooSlow(seconds.most))
         if not isinstance(data, bytes):
             return None
         if len(data) > size.most:
@@ -58,55 +92,35 @@ class Receiving:
         except Exception:
             raise Undecodable(kind.DESCRIPTOR.full_name) from None
 
-    async def refuse(self, context: Any, failure: TumblerError, method: str) -> NoReturn:
-        """End a call with what it failed by; late, where it is one of too many that go on asking."""
-        if isinstance(failure, Overloaded):
-            await self._shedding.refuse(context.peer())
-        await status.end(context, status.told(failure, method))
+    async def write(self, message: bytes) -> None:
+        """Hand a message over. Raises ``ReaderTooSlow``, ``Overloaded`` and ``ServerStopping``."""
+        await self.wait(lambda: self._context.write(message), status.PATIENCE, ReaderTooSlow())
 
-    def make_room(self) -> bool:
-        """End the call that has kept its message back for longest; say whether there was one."""
-        wait = next(iter(self._waits), None)
-        if wait is None:
-            return False
-        del self._waits[wait]
-        wait.end(Overloaded(retry_after=RETRY))
-        return True
-
-    def say_goodbye(self) -> None:
-        """Wait for no message any more."""
-        self._over = True
-        for wait in self._waits:
-            wait.end(ServerStopping())
-
-    async def _read(self, context: Any, seconds: float) -> Any:
-        if self._over:
+    async def wait(
+        self, begin: Callable[[], Awaitable[T]], seconds: float | None = None, too_slow: TumblerError | None = None
+    ) -> T:
+        """Wait for something. Raises what the call is ended with meanwhile, ``too_slow`` after so many seconds."""
+        if self._receiving.over:
             raise ServerStopping
-        wait = _Wait()
-        timer = asyncio.get_running_loop().call_later(seconds, wait.end, RequestTooSlow(int(seconds)))
-        self._waits[wait] = None
+        waiting = self._receiving.present.waiting
+        timer = None
+        if seconds is not None and too_slow is not None:
+            timer = asyncio.get_running_loop().call_later(seconds, self.end, too_slow)
+        self.since = time.monotonic()
+        waiting[self] = None
         try:
-            return await context.read()
+            return await begin()
         except asyncio.CancelledError:
-            if wait.failure is not None:
-                raise wait.failure from None
+            if self._failure is not None:
+                raise self._failure from None
             raise
         finally:
-            timer.cancel()
-            self._waits.pop(wait, None)
-
-
-class _Wait:
-    """A call whose message has not come."""
-
-    __slots__ = ("_task", "failure")
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self.failure: TumblerError | None = None
+            if timer is not None:
+                timer.cancel()
+            waiting.pop(self, None)
 
     def end(self, failure: TumblerError) -> None:
         """Have the call end with this."""
-        if self.failure is None:
-            self.failure = failure
+        if self._failure is None:
+            self._failure = failure
             self._task.cancel()  # type: ignore[union-attr]  # it runs in a task

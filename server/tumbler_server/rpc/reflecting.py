@@ -8,8 +8,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from tumbler_server import shares
 from tumbler_server.errors import RequestTooSlow, ServerStopping, TumblerError
-from tumbler_server.rpc.presence import Presence
-from tumbler_server.rpc.receiving import Method, Receiving
+from tumbler_server.rpc.receiving import Method, Receiving, Visitor
 from tumbler_server.rpc.shedding import Shedding
 
 SERVICE = reflection.SERVICE_NAME
@@ -24,8 +23,7 @@ class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no t
 
     def __init__(self, names: tuple[str, ...], shedding: Shedding) -> None:
         self._offer = reflection.aio.ReflectionServicer(names)
-        self._streams = Presence(shares.REFLECTION_CROWD)
-        self._receiving = Receiving(shedding)
+        self._receiving = Receiving(shares.REFLECTION_CROWD, shedding)
 
     def say_goodbye(self) -> None:
         """End all streams."""
@@ -38,18 +36,18 @@ class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no t
     async def _serve(self, _: object, context: Any) -> None:
         """Answer questions for as long as they keep coming."""
         try:
-            context.add_done_callback(self._streams.enter(context.peer()))
-            async for answer in self._offer.ServerReflectionInfo(self._questions(context), context):
-                await context.write(answer.SerializeToString())
+            visitor = self._receiving.enter(context)
+            async for answer in self._offer.ServerReflectionInfo(self._questions(visitor), context):
+                await visitor.write(answer.SerializeToString())
             return
         except TumblerError as failure:
             failed = failure
         await self._receiving.refuse(context, failed, METHOD)
 
-    async def _questions(self, context: Any) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+    async def _questions(self, visitor: Visitor) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
         kind, size, time = reflection_pb2.ServerReflectionRequest, shares.REFLECTION_BYTES, shares.SECONDS_TO_ASK
         try:
-            while (question := await self._receiving.message(context, kind, size, time)) is not None:
+            while (question := await visitor.message(kind, size, time)) is not None:
                 yield question
         except (RequestTooSlow, ServerStopping):  # it has had its answers: the stream ends in order
             return

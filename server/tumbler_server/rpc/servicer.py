@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -109,8 +109,8 @@ class Servicer(ApiKeyServiceServicer):
         """Return what a Verify asks. Raises ``InvalidFields`` and ``OtherProject``."""
         return reading.question(caller, request, self._tokens)
 
-    def questions(self, caller: Key, request: pb.BatchVerifyRequest) -> list[Question | None]:
-        """Return what a BatchVerify asks. Raises ``InvalidFields``."""
+    def questions(self, caller: Key, request: pb.BatchVerifyRequest) -> Iterator[Question | None]:
+        """Give what a BatchVerify asks. Raises ``InvalidFields``."""
         return reading.questions(caller, request, self._tokens)
 
     def wanted(self, caller: Key, request: pb.WatchRequest) -> Wanted:
@@ -122,8 +122,8 @@ class Servicer(ApiKeyServiceServicer):
         _COUNTED[outcome.code].inc()
         return wire.verdict(outcome, self._cache_ttl, self._tokens.consistency)
 
-    def verdicts(self, outcomes: Sequence[Verdict | None]) -> bytes:
-        """Return verdicts as a serialized BatchVerifyResponse, and count them."""
+    def verdicts(self, outcomes: Sequence[Verdict | None]) -> Iterator[bytes]:
+        """Give verdicts as the parts of a serialized BatchVerifyResponse, and count them."""
         for code, count in Counter(outcome.code for outcome in outcomes if outcome is not None).items():
             _COUNTED[code].inc(count)
         return wire.verdicts(outcomes, self._cache_ttl, self._tokens.consistency)
@@ -212,7 +212,7 @@ class Servicer(ApiKeyServiceServicer):
         """Give the verdicts on many keys."""
         questions = self.questions(caller, request)
         outcomes = [question and self.verifier.verify(question) for question in questions]
-        return pb.BatchVerifyResponse.FromString(self.verdicts(outcomes))
+        return pb.BatchVerifyResponse.FromString(b"".join(self.verdicts(outcomes)))
 
     @rpc
     def ListEvents(self, caller: Key, request: pb.ListEventsRequest) -> pb.ListEventsResponse:

@@ -109,6 +109,10 @@ class Shedding:
         if len(self._let_in[0]) < MOST:
             self._let_in[0].add(peer)
 
+    def has_been_let_in(self, peer: str) -> bool:
+        """Say whether a call from this connection had a credential that counts, some ten to twenty seconds ago."""
+        return peer in self._let_in[0] or peer in self._let_in[1] or peer in self._staying
+
     def stay(self, peer: str, stranger: bool = False) -> Callable[[object], None]:
         """Note a stream on this connection, which may say nothing for hours; return what to call when it has ended.
 
@@ -120,9 +124,9 @@ class Shedding:
 
     async def refuse(self, peer: str) -> None:
         """Note that a call from this connection is refused, and return when the caller may be told."""
-        if self._has_been_let_in(peer):
+        if self.has_been_let_in(peer):
             return
-        address = peer_address(peer)
+        address = _network(peer)
         if len(self._refused) < MOST or address in self._refused:
             self._refused[address] += 1
             if self._refused[address] <= shares.PROMPT_REFUSALS.most:
@@ -132,7 +136,7 @@ class Shedding:
 
     def cut(self, peer: str, whoever: bool = False) -> None:
         """End the connection, unless somebody was let in on it; with ``whoever``, even then."""
-        if (whoever or not self._has_been_let_in(peer)) and len(self._doomed) < MOST:
+        if (whoever or not self.has_been_let_in(peer)) and len(self._doomed) < MOST:
             self._doom({_of(peer)})
 
     async def watch(self) -> None:
@@ -173,9 +177,6 @@ class Shedding:
         """Finish what is under way."""
         self._thread.shutdown()
 
-    def _has_been_let_in(self, peer: str) -> bool:
-        return peer in self._let_in[0] or peer in self._let_in[1] or peer in self._staying
-
     def _doom(self, ends: set[End]) -> None:
         self._doomed |= ends
         if self._doomed:
@@ -215,6 +216,18 @@ class Shedding:
                 self._doomed -= ends
         finally:
             self._cutting = None
+
+
+def _network(peer: str) -> str:
+    """Return a peer's address; of an IPv6 one the first 64 bits: a single machine can have all that begin so."""
+    address = peer_address(peer)
+    if ":" not in address:
+        return address
+    try:
+        whole = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    return str(whole.ipv4_mapped or ipaddress.IPv6Address(int(whole) >> 64 << 64))
 
 
 def _leave(streams: Counter[str], peer: str, _: object) -> None:

@@ -1,7 +1,7 @@
 """Records become messages. One direction: what comes in is read in ``rpc.reading``."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -65,12 +65,11 @@ def verdict(outcome: Verdict, cache_ttl: int, token: Callable[[int], str]) -> by
     return _rendered(outcome, cache_ttl, token) + _instant(outcome)
 
 
-def verdicts(outcomes: Sequence[Verdict | None], cache_ttl: int, token: Callable[[int], str]) -> bytes:
-    """Return the verdicts of a batch, each as ``verdict`` gives it, and an empty one where nothing was decided.
+def verdicts(outcomes: Sequence[Verdict | None], cache_ttl: int, token: Callable[[int], str]) -> Iterator[bytes]:
+    """Give the verdicts of a batch, each as ``verdict`` gives it, and an empty one where nothing was decided.
 
-    Once the next does not fit into an answer, it and all after it are empty.
+    Once the next does not fit into an answer, it and all after it are empty. Joined, they are the response.
     """
-    parts: list[bytes] = []
     instant = b""
     room = ANSWER_BYTES.most - len(outcomes) * len(_UNDECIDED)
     for outcome in outcomes:
@@ -82,8 +81,7 @@ def verdicts(outcomes: Sequence[Verdict | None], cache_ttl: int, token: Callable
             decided = b"".join((_RESPONSES, _varint(length), rendered, instant))
             room -= len(decided)
             item = decided if room >= 0 else item
-        parts.append(item)
-    return b"".join(parts)
+        yield item
 
 
 # A message in a list is its field's number and kind, its length, and itself; see protobuf's guide to its encoding.

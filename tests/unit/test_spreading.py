@@ -1,0 +1,138 @@
+"""Work on the loop in portions: long work item by item, and calls in turns by project."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from tests.unit.test_lanes import turns
+from tumbler_server.errors import Overloaded
+from tumbler_server.rpc import spreading
+from tumbler_server.rpc.spreading import AT_ONCE, Turns, spread
+from tumbler_server.shares import CrowdLimit
+
+
+@pytest.mark.parametrize(("turn", "others"), [(0.0, 10), (1_000.0, 0)], ids=["long work", "short work"])
+def test_others_have_their_turn(turn: float, others: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two items that take long others run; short work is done at once; all items come, in their order."""
+    monkeypatch.setattr(spreading, "TURN", turn)
+    seen = 0
+
+    async def test() -> list[int]:
+        async def other() -> None:
+            nonlocal seen
+            while True:
+                seen += 1
+                await asyncio.sleep(0)
+
+        running = asyncio.ensure_future(other())
+        done = await spread(iter(range(10)))
+        running.cancel()
+        return done
+
+    assert asyncio.run(test()) == list(range(10))
+    assert seen >= others if others else seen == 0
+
+
+def test_a_failure_of_an_item() -> None:
+    """What fails is raised."""
+
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        asyncio.run(spread(items()))
+
+
+def taking_turns(test: Callable[[Turns, list[str]], Awaitable[None]], most: int = 1_000, most_each: int = 900) -> None:
+    """Run a test on a loop with turns, and the list of who has had one."""
+
+    async def run() -> None:
+        await test(Turns(CrowdLimit("test", most, most_each)), [])
+
+    asyncio.run(run())
+
+
+def begin(given: Turns, had: list[str], party: str) -> "asyncio.Task[None]":
+    """Have a party ask for a turn."""
+
+    async def ask() -> None:
+        if not given.now():
+            await given.wait(party)
+        had.append(party)
+
+    return asyncio.ensure_future(ask())
+
+
+def test_so_many_in_a_turn_of_the_loop() -> None:
+    """In one turn of the loop so many calls have theirs; the next has as many, also where nobody had to wait."""
+
+    async def test(given: Turns, had: list[str]) -> None:
+        for _ in range(3):
+            assert [given.now() for _ in range(AT_ONCE + 1)] == [True] * AT_ONCE + [False]
+            await turns(2)
+        tasks = [begin(given, had, "acme") for _ in range(3 * AT_ONCE)]
+        seen = []
+        while len(had) < len(tasks):
+            await asyncio.sleep(0)
+            seen.append(len(had))
+        steps = [later - earlier for earlier, later in zip([0, *seen], seen, strict=False)]
+        assert max(steps) <= AT_ONCE
+        assert len(given._waiting) == 0
+
+    taking_turns(test)
+
+
+def test_projects_take_turns() -> None:
+    """However many of one project wait, one of another has its turn with the next."""
+
+    async def test(given: Turns, had: list[str]) -> None:
+        tasks = [begin(given, had, "acme") for _ in range(500)]
+        await asyncio.sleep(0)
+        tasks.append(begin(given, had, "globex"))
+        await asyncio.gather(*tasks)
+        assert had.index("globex") <= 3 * AT_ONCE
+
+    taking_turns(test)
+
+
+def test_nobody_passes_those_who_wait() -> None:
+    """While others wait, who comes anew does not get a turn at once."""
+
+    async def test(given: Turns, had: list[str]) -> None:
+        tasks = [begin(given, had, "acme") for _ in range(5 * AT_ONCE)]
+        await turns(2)
+        assert len(had) < len(tasks)
+        assert not given.now()
+        await asyncio.gather(*tasks)
+
+    taking_turns(test)
+
+
+def test_who_has_gone() -> None:
+    """Who leaves while it waits has no turn, and keeps nobody's."""
+
+    async def test(given: Turns, had: list[str]) -> None:
+        tasks = [begin(given, had, "acme") for _ in range(10 * AT_ONCE)]
+        await asyncio.sleep(0)
+        for task in tasks[AT_ONCE:]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert len(given._waiting) == 0
+        await turns(2)
+        assert given.now()
+
+    taking_turns(test)
+
+
+def test_bounds() -> None:
+    """A project may have so many wait, and all together so many."""
+
+    async def test(given: Turns, had: list[str]) -> None:
+        tasks = [begin(given, had, "acme") for _ in range(AT_ONCE + 5)]
+        await asyncio.sleep(0)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sum(isinstance(outcome, Overloaded) for outcome in outcomes) == 2
+
+    taking_turns(test, most=9, most_each=3)
