@@ -4,7 +4,7 @@ import asyncio
 import copy
 import dataclasses
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,7 +118,6 @@ class Context:
         self._message = message
         self._metadata = metadata
         self._left = left
-        self._callbacks: list[Callable[[Any], None]] = []
         self.code = grpc.StatusCode.OK
         self.details = ""
         self.trailing: Any = ()
@@ -142,20 +141,12 @@ class Context:
     def time_remaining(self) -> float | None:
         return self._left
 
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        self._callbacks.append(callback)
-
     def set_trailing_metadata(self, metadata: Any) -> None:
         self.trailing = metadata
 
     async def abort(self, code: grpc.StatusCode, details: str) -> None:
         self.code, self.details = code, details
         raise _Aborted
-
-    def end(self) -> None:
-        """Do what gRPC does once a call is over."""
-        for callback in self._callbacks:
-            callback(self)
 
 
 _loop: list[LoopThread] = []
@@ -190,8 +181,6 @@ async def serve(engine: Engine, method: str, request: bytes, metadata: Any, peer
         return await first
     except _Aborted:
         raise Refused(context.code, context.details, context.trailing) from None
-    finally:
-        context.end()
 
 
 class World:

@@ -642,14 +642,14 @@ MUTANTS = (
     Mutant(
         "a call is not counted",
         "rpc/exchange.py",
-        "        context.add_done_callback(plan.present.enter(party, self))\n",
+        "        self.task.add_done_callback(plan.present.enter(party, self))\n",
         "",
         "tests/rpc/test_admission.py::TestOrder",
     ),
     Mutant(
         "a call's place is never given back",
         "rpc/exchange.py",
-        "context.add_done_callback(plan.present.enter(party, self))",
+        "self.task.add_done_callback(plan.present.enter(party, self))",
         "plan.present.enter(party, self)",
         "tests/rpc/test_admission.py::TestOrder",
     ),
@@ -882,7 +882,7 @@ MUTANTS = (
     Mutant(
         "streams of health.Watch are not counted",
         "rpc/receiving.py",
-        "        context.add_done_callback(self.present.enter(visitor.peer, visitor))\n",
+        "        at_end(self.present.enter(visitor.peer, visitor))\n",
         "",
         "tests/unit/test_health.py",
     ),
@@ -903,14 +903,14 @@ MUTANTS = (
     Mutant(
         "an answer may be left unread for ever",
         "rpc/engine.py",
-        "                crowd.end_unread(now - to_read, ReaderTooSlow())\n",
+        "                crowd.cut_unread(now - to_read)\n",
         "",
         "tests/rpc/test_admission.py::TestUnread",
     ),
     Mutant(
         "any number of bytes may be left unread",
         "rpc/exchange.py",
-        "                self.house.unsent.hold(self.caller.project_id, answer, context)\n",
+        "                self.house.unsent.hold(self.caller.project_id, answer)\n",
         "                pass\n",
         "tests/rpc/test_admission.py::TestUnread",
     ),

@@ -94,7 +94,6 @@ class Call:
         async def cancel() -> None:
             self.task.cancel()
             await asyncio.wait((self.task,))
-            self.context.end()
 
         on_loop(cancel())
 
@@ -105,16 +104,26 @@ class Call:
         call = self._world.core.engine.service(details)
         assert call is not None
         serve = call.stream_stream if call.response_streaming else call.stream_unary
-        self.task = asyncio.ensure_future(serve(None, self.context))
+        self.answered = asyncio.Event()
+        """That the answer is there."""
+        self.taken = asyncio.Event()
+        """That the caller has taken it."""
+
+        async def as_grpc_does() -> bytes:
+            answer = await serve(None, self.context)
+            self.answered.set()
+            await self.taken.wait()
+            return bytes(answer)
+
+        self.task = asyncio.ensure_future(as_grpc_does())
         await soon(lambda: self.task.done() or self.context.reads > 0)
 
     async def _end(self) -> bytes:
+        self.taken.set()
         try:
-            return bytes(await asyncio.wait_for(self.task, PATIENCE))
+            return await asyncio.wait_for(self.task, PATIENCE)
         except _Aborted:
             raise Refused(self.context.code, self.context.details, self.context.trailing) from None
-        finally:
-            self.context.end()
 
 
 @pytest.fixture
@@ -306,7 +315,7 @@ class TestUnread:
     def unread(world: World, key: str) -> Call:
         """Make a call whose answer is there, and is not taken."""
         call = Call(world, "List", key).send(pb.ListRequest())
-        on_loop(soon(call.task.done))
+        on_loop(soon(call.answered.is_set))
         return call
 
     def test_no_more(self, world: World) -> None:
@@ -346,20 +355,8 @@ class TestUnread:
         """A call is ended whose answer is not taken for too long, of whatever method; its place is given back."""
         monkeypatch.setattr(engine, "SWEEP", 0)
         crowd = world.core.engine._crowds[shares.VERIFY_CROWD]
-        call = Call(world, "Verify")
-        serving = call.task
-
-        async def send() -> None:  # as gRPC does, once the answer is there
-            await serving
-            await asyncio.Event().wait()
-
-        async def begin() -> None:
-            (guest,) = crowd.waiting
-            guest.task = call.task = asyncio.ensure_future(send())  # type: ignore[attr-defined]
-
-        on_loop(begin())
-        call.send(pb.VerifyRequest(key=world.operator))
-        on_loop(soon(serving.done))
+        call = Call(world, "Verify").send(pb.VerifyRequest(key=world.operator))
+        on_loop(soon(call.answered.is_set))
         seconds.now += shares.SECONDS_TO_READ.most - 0.01
         sweep(world)
         assert not call.task.done()
@@ -367,7 +364,6 @@ class TestUnread:
         seconds.now += 0.01
         sweep(world)
         assert call.task.cancelled()
-        call.cancel()
         assert (len(crowd.unread), len(crowd)) == (0, 0)
 
 

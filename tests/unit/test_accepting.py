@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -46,7 +46,7 @@ class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
 
 
 @contextmanager
-def serving(start: Callable[[Accepting], None]) -> Iterator[tuple[Echo, LoopThread, grpc.Channel]]:
+def serving() -> Iterator[tuple[Echo, LoopThread, grpc.Channel]]:
     """Serve the echo on a loop of its own, and connect to it."""
     thread, echo = LoopThread(), Echo()
 
@@ -55,7 +55,7 @@ def serving(start: Callable[[Accepting], None]) -> Iterator[tuple[Echo, LoopThre
         server = accepts.server
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        start(accepts)
+        accepts.start()
         return server, port
 
     server, port = thread.run(begin())
@@ -66,19 +66,14 @@ def serving(start: Callable[[Accepting], None]) -> Iterator[tuple[Echo, LoopThre
     thread.close()
 
 
-WAYS: dict[str, tuple[bool, Callable[[Accepting], None]]] = {
-    "many at a time": (True, Accepting.start),
-    "by gRPC, of methods that are registered": (True, lambda _: None),
-    "by gRPC, which has changed": (False, Accepting.start),
-}
+WAYS = {"many at a time": True, "by gRPC, which has changed": False}
 
 
 @pytest.fixture(params=WAYS)
 def echoing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[grpc.Channel]:
     """Give a connection to the echo, whose calls are taken up in each way."""
-    fits, start = WAYS[request.param]
-    monkeypatch.setattr(accepting, "fits", lambda: fits)
-    with serving(start) as (_, _, channel):
+    monkeypatch.setattr(accepting, "fits", lambda: WAYS[request.param])
+    with serving() as (_, _, channel):
         yield channel
 
 
@@ -93,13 +88,13 @@ def test_it_is_served(echoing: grpc.Channel) -> None:
 def test_no_such_method(fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever calls a method that there is not is told so, whoever takes the calls up."""
     monkeypatch.setattr(accepting, "fits", lambda: fits)
-    with serving(Accepting.start) as (_, _, channel):
+    with serving() as (_, _, channel):
         assert channel.unary_unary(UNKNOWN).future(b"", timeout=PATIENCE).code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_a_path_that_is_no_text() -> None:
     """A call whose path is not UTF-8 is one of a method that there is not, and nobody else notices it."""
-    with serving(Accepting.start) as (_, _, channel):
+    with serving() as (_, _, channel):
         for _ in range(3 * AT_A_TIME):
             call = channel.unary_unary(b"/\xff\xfe/x").future(b"", timeout=PATIENCE)
             assert call.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -115,7 +110,7 @@ def test_a_caller_who_has_gone_before(echoing: grpc.Channel) -> None:
 
 def test_methods_are_apart() -> None:
     """A call is taken up soon, however many of another method came before it."""
-    with serving(Accepting.start) as (echo, thread, channel):
+    with serving() as (echo, thread, channel):
         stands = thread.loop.call_soon_threadsafe
         stands(time.sleep, 1.0)
         flood = [channel.unary_unary(FLOOD).future(b"", timeout=PATIENCE) for _ in range(MANY)]
@@ -137,7 +132,7 @@ def turns_of_a_slow_loop(number: int) -> int:
             turns += 1
             await asyncio.sleep(0)
 
-    with serving(Accepting.start) as (_, thread, channel):
+    with serving() as (_, thread, channel):
         slow = asyncio.run_coroutine_threadsafe(be_slow(), thread.loop)
         for call in [channel.unary_unary(FLOOD).future(b"", timeout=PATIENCE) for _ in range(number)]:
             call.result()
@@ -152,6 +147,17 @@ def test_a_turn_of_the_loop_brings_all_that_has_come() -> None:
     code = f"from {__name__} import turns_of_a_slow_loop as turns; print(turns({number}))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert 0 < int(told.stdout) < number
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_the_end_without_calls(fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server ends at once that nobody ever called, and one more can begin after it."""
+    monkeypatch.setattr(accepting, "fits", lambda: fits)
+    for _ in range(2):
+        began = time.monotonic()
+        with serving():
+            pass
+        assert time.monotonic() - began < PATIENCE
 
 
 def test_what_is_used_of_grpc_is_there() -> None:

@@ -54,9 +54,7 @@ def begin(server: Health, method: str, context: Context) -> "asyncio.Task[Any]":
     """Begin a call, as gRPC would."""
     call = server.service(SimpleNamespace(method=f"/{health.SERVICE}/{method}"))
     assert call is not None
-    task = asyncio.ensure_future((call.stream_stream or call.stream_unary)(None, context))
-    task.add_done_callback(lambda _: context.end())
-    return task
+    return asyncio.ensure_future((call.stream_stream or call.stream_unary)(None, context))
 
 
 async def ended(task: "asyncio.Task[Any]", context: Context) -> Any:

@@ -16,6 +16,7 @@ class Call:
     def __init__(self, peer: str = "", since: float = 0.0) -> None:
         self.peer, self.since = peer, since
         self.failure: TumblerError | None = None
+        self.cut = lambda: self.end(RequestTooSlow(1))
 
     def end(self, failure: TumblerError) -> None:
         """Note that the call has to end."""
@@ -161,12 +162,18 @@ def test_ending(present: Presence, what: str) -> None:
     calls = [Call(since=float(number)) for number in range(3)]
     leave = [present.enter(party, call) for party, call in zip("abc", calls, strict=True)]
     getattr(present, what).update(dict.fromkeys(calls))
-    end = present.end_waiting if what == "waiting" else present.end_unread
-    end(0.5, RequestTooSlow(1))
+
+    def end(since: float) -> None:
+        if what == "waiting":
+            present.end_waiting(since, RequestTooSlow(1))
+        else:
+            present.cut_unread(since)
+
+    end(0.5)
     assert [bool(call.failure) for call in calls] == [True, False, False]
     calls[0].failure = None
     if what == "unread":
         leave[1](None)
-        end(2.0, RequestTooSlow(1))
+        end(2.0)
         assert [bool(call.failure) for call in calls] == [False, False, True]
     assert calls[0].failure is None

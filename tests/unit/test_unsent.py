@@ -1,22 +1,14 @@
 """Long answers that have not been read, counted in bytes."""
 
-import contextlib
-from collections.abc import Callable
+import asyncio
 
 import pytest
 
+from tests.unit.test_lanes import turns
 from tumbler_server import shares
 from tumbler_server.errors import Overloaded
 from tumbler_server.limits import Limit
 from tumbler_server.rpc.unsent import Unsent
-
-
-class Sending:
-    """A call whose answer is being sent."""
-
-    def add_done_callback(self, callback: Callable[[object], None]) -> None:
-        """Take what is to be called once the answer has been taken."""
-        self.done = callback
 
 
 @pytest.fixture(autouse=True)
@@ -26,46 +18,70 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(shares, name, Limit(name, most, "bytes", ""))
 
 
-def fill(unsent: Unsent, project_id: str, size: int) -> list[Sending]:
+async def fill(unsent: Unsent, project_id: str, size: int) -> "list[asyncio.Task[None]]":
     """Have a project leave as many answers unread as it can."""
+
+    async def send() -> None:
+        unsent.hold(project_id, b"x" * size)
+        await asyncio.Event().wait()
+
     held = []
-    with contextlib.suppress(Overloaded):
-        while True:
-            sending = Sending()
-            unsent.hold(project_id, b"x" * size, sending)
-            held.append(sending)
-    return held
+    while True:
+        sending = asyncio.ensure_future(send())
+        await turns()
+        if sending.done():
+            assert isinstance(sending.exception(), Overloaded)
+            return held
+        held.append(sending)
+
+
+async def read(*calls: "asyncio.Task[None]") -> None:
+    """Have answers taken."""
+    for call in calls:
+        call.cancel()
+    await turns()
 
 
 def test_a_project() -> None:
     """A project gets no more once it has its share unread, and others do; what is read makes room."""
-    unsent = Unsent()
-    held = fill(unsent, "acme", 5)
-    assert len(held) == 4
-    with pytest.raises(Overloaded, match="have not been read") as refused:
+
+    async def test() -> None:
+        unsent = Unsent()
+        held = await fill(unsent, "acme", 5)
+        assert len(held) == 4
+        with pytest.raises(Overloaded, match="have not been read") as refused:
+            unsent.check("acme")
+        assert refused.value.retry_after > 0
+        unsent.check("globex")
+        await read(held[0])
         unsent.check("acme")
-    assert refused.value.retry_after > 0
-    unsent.check("globex")
-    held[0].done(None)
-    unsent.check("acme")
-    for each in held[1:]:
-        each.done(None)
-    assert not unsent._of
-    assert not unsent._bytes
+        await read(*held[1:])
+        assert not unsent._of
+        assert not unsent._bytes
+
+    asyncio.run(test())
 
 
 def test_all() -> None:
-    """However many projects leave their answers unread, what is kept has a bound, and one that has none finds room."""
-    unsent = Unsent()
-    for number in range(20):
-        fill(unsent, f"greedy {number}", 4)
-    assert 50 - 4 <= unsent._bytes < 50 + 4
-    assert len(unsent._of) > 3
+    """However many projects leave their answers unread, what is kept has a bound, and several have a share in it."""
+
+    async def test() -> None:
+        unsent = Unsent()
+        for number in range(20):
+            await fill(unsent, f"greedy {number}", 4)
+        assert 50 - 4 <= unsent._bytes < 50 + 4
+        assert len(unsent._of) > 3
+
+    asyncio.run(test())
 
 
 def test_short() -> None:
     """Short answers are not counted: they are bounded by the number of calls."""
-    unsent = Unsent()
-    for _ in range(100):
-        unsent.hold("acme", b"xxx", Sending())
-    unsent.check("acme")
+
+    async def test() -> None:
+        unsent = Unsent()
+        for _ in range(100):
+            unsent.hold("acme", b"xxx")
+        unsent.check("acme")
+
+    asyncio.run(test())

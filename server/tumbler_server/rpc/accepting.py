@@ -17,13 +17,13 @@ import contextlib
 import inspect
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 import grpc
 import structlog
 from grpc._cython import cygrpc
 
+from tumbler_server.rpc.ending import keep
 from tumbler_server.rpc.exchange import Handler
 
 AT_A_TIME = 8
@@ -71,9 +71,7 @@ class Accepting:
         self._going_on: set[asyncio.Task[None]] = set()
         if self._services:
             self._server = server._server
-            self._server.add_registered_method_handlers(
-                {path: _Registered(path, service) for path, service in self._services.items()}
-            )
+            self._server.add_registered_method_handlers(dict.fromkeys(self._services))
         else:
             _log.warning("with this version of gRPC a call costs more: calls are taken up one by one")
 
@@ -92,8 +90,9 @@ class Accepting:
             except cygrpc._RequestCallError:
                 continue  # the server stops, or the caller has gone
             serving = cygrpc._handle_rpc(path, resolver, (), call, loop, False)
-            self._keep(cygrpc._schedule_rpc_coro(serving, call, loop, path))
+            self._keep(keep(cygrpc._schedule_rpc_coro(serving, call, loop, path)))
             del call, serving  # they hold the call's headers, and this waits for the next one
+        server.let_go()
 
     def _keep(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -145,12 +144,18 @@ def _hearing_all(loop: Any) -> Iterator[None]:
 
 
 class _Server(cygrpc.AioServer):  # type: ignore[misc]  # it ships no types
-    """gRPC's server, whose own loop takes up only calls of methods that are registered."""
+    """gRPC's server, whose own loop takes up no calls, and ends once it is let go."""
 
-    def _make_request_call_future(self, method_bytes: bytes | None) -> Any:
-        if method_bytes is None:
-            return asyncio.get_running_loop().create_future()  # which never comes
-        return super()._make_request_call_future(method_bytes)
+    _waiting: Any = None
+
+    def let_go(self) -> None:
+        """Have gRPC's own loop notice that the server stops."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(cygrpc._RequestCallError())
+
+    def _make_request_call_future(self, _: bytes | None) -> Any:
+        self._waiting = asyncio.get_running_loop().create_future()
+        return self._waiting
 
 
 def _build(options: Sequence[tuple[str, object]]) -> grpc.aio.Server:
@@ -169,20 +174,3 @@ class _Resolver:
 
     def __init__(self, service: Service) -> None:
         self.resolve_handler = service.service
-
-
-class _Registered(Handler):
-    """A method, for the few of its calls that gRPC's own loop takes up: it wants one handler for all of them."""
-
-    def __init__(self, path: str, service: Service) -> None:
-        self._path = path
-        self._service = service
-        self.response_streaming = service.paths[path]
-
-    async def stream_unary(self, requests: object, context: Any) -> Any:
-        """Serve a call; gRPC's way in."""
-        details = SimpleNamespace(method=self._path, invocation_metadata=context.invocation_metadata())
-        call: Any = self._service.service(details)
-        return await (call.stream_stream or call.stream_unary)(requests, context)
-
-    stream_stream = stream_unary

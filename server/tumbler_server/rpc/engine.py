@@ -15,7 +15,6 @@ from google.protobuf.message_factory import GetMessageClass
 
 from tumbler_server import limits, shares
 from tumbler_server.errors import (
-    ReaderTooSlow,
     RequestTooLarge,
     RequestTooSlow,
     ServerStopping,
@@ -143,7 +142,7 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
             now = time.monotonic()
             for crowd in self._crowds.values():
                 crowd.end_waiting(now - to_send, RequestTooSlow(to_send))
-                crowd.end_unread(now - to_read, ReaderTooSlow())
+                crowd.cut_unread(now - to_read)
 
     def say_goodbye(self) -> None:
         """End all calls whose request has not come."""

@@ -7,6 +7,7 @@ of its lane, behind a queue in which projects take turns.
 """
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from tumbler_server.keys.record import Key
 from tumbler_server.keys.verifier import Unknown, View
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import auth, counting, status
+from tumbler_server.rpc.ending import at_end, cutter, task
 from tumbler_server.rpc.hotpath import HotPath
 from tumbler_server.rpc.lanes import Lane
 from tumbler_server.rpc.presence import Presence
@@ -91,7 +93,7 @@ class Handler:
 class Exchange(Handler):
     """A call, from its headers to its answer."""
 
-    __slots__ = ("caller", "ended", "failure", "house", "peer", "plan", "since", "task", "text")
+    __slots__ = ("caller", "cut", "ended", "failure", "house", "peer", "plan", "since", "task", "text")
 
     def __init__(self, house: House, plan: Plan) -> None:
         self.house = house
@@ -104,6 +106,8 @@ class Exchange(Handler):
         self.task: asyncio.Task[Any] | None = None
         self.ended: TumblerError | None = None
         """Why the call is ended while its message has not come."""
+        self.cut: Callable[[], None]
+        """Cuts the call off once its answer is there."""
 
     def judge_headers(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
         """Judge the caller by the call's headers, as far as memory reaches. Raises ``Unauthenticated``."""
@@ -127,11 +131,12 @@ class Exchange(Handler):
         try:
             answer = await self.answer(context)
             if self.plan.long:
-                self.house.unsent.hold(self.caller.project_id, answer, context)
+                self.house.unsent.hold(self.caller.project_id, answer)
         except Exception as failure:
             failed = failure
         else:
             self.since = time.monotonic()
+            self.cut = cutter(functools.partial(self.house.shedding.cut, self.peer, whoever=True))
             self.plan.present.unread[self] = None
             return answer
         await self.hold_back(failed, context)
@@ -146,7 +151,7 @@ class Exchange(Handler):
         raise NotImplementedError
 
     def end(self, failure: TumblerError) -> None:
-        """End the call, while its message has not come, or its answer is not taken."""
+        """End the call, while its message has not come."""
         if self.task is not None:
             self.ended = failure
             self.task.cancel()
@@ -171,9 +176,10 @@ class Exchange(Handler):
             self.house.shedding.let_in(peer)
         if plan.long:
             self.house.unsent.check(party)
-        context.add_done_callback(plan.present.enter(party, self))
+        self.task = task()
+        self.task.add_done_callback(plan.present.enter(party, self))
         waiting = plan.present.waiting
-        self.since, self.task = time.monotonic(), asyncio.current_task()
+        self.since = time.monotonic()
         waiting[self] = None
         try:
             data = await context.read()
@@ -352,7 +358,7 @@ class Watch(Exchange):
         try:
             request = self.decode(await self.receive(context))
             await self.settle(context)
-            context.add_done_callback(self.house.shedding.stay(context.peer()))
+            at_end(self.house.shedding.stay(context.peer()))
             wanted = self.house.servicer.wanted(self.caller, request)
             address = auth.peer_address(context.peer())
             # First and by itself: gRPC would send it a second time, and so no status at all, if the stream were to end

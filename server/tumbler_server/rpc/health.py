@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2
 
 from tumbler_server import shares
 from tumbler_server.errors import TumblerError, Undecodable
+from tumbler_server.rpc.ending import at_end
 from tumbler_server.rpc.receiving import Method, Receiving, Visitor
 from tumbler_server.rpc.shedding import Shedding
 
@@ -87,7 +88,7 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         try:
             visitor = self._watching.enter(context)
             name = await self._name(visitor)
-            context.add_done_callback(self._shedding.stay(context.peer(), stranger=True))
+            at_end(self._shedding.stay(visitor.peer, stranger=True))
             told = b""
             while True:
                 changed, now = self._changed, self._statuses.get(name, _UNKNOWN)

@@ -2,8 +2,8 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 from tumbler_server import metrics
 from tumbler_server.errors import Overloaded, TumblerError
@@ -15,7 +15,7 @@ _CHANCES = 16
 
 
 class Guest(Protocol):
-    """A call, as those know it who may end it. ``since``: from when on it waits for what it waits for."""
+    """A call, as those know it who may end it."""
 
     @property
     def peer(self) -> str:
@@ -23,10 +23,25 @@ class Guest(Protocol):
 
     @property
     def since(self) -> float:
-        """Seconds of the monotonic clock."""
+        """From when on it waits for what it waits for, in seconds of the monotonic clock."""
 
     def end(self, failure: TumblerError) -> None:
         """Have the call end with this."""
+
+
+class Sender(Protocol):
+    """A call whose answer is being sent."""
+
+    @property
+    def since(self) -> float:
+        """Since when, in seconds of the monotonic clock."""
+
+    @property
+    def cut(self) -> Callable[[], None]:
+        """What cuts the call off."""
+
+
+G = TypeVar("G", Guest, Sender)
 
 
 class Presence:
@@ -45,7 +60,7 @@ class Presence:
         self._refused = metrics.REFUSED.labels(limit.name)
         self.waiting: dict[Guest, None] = {}
         """Calls that wait for their message or, where the crowd gives way, for anything; the oldest first."""
-        self.unread: dict[Guest, None] = {}
+        self.unread: dict[Sender, None] = {}
         """Calls whose answer has not been taken, the oldest first."""
 
     def __len__(self) -> int:
@@ -68,11 +83,13 @@ class Presence:
 
     def end_waiting(self, since: float, failure: TumblerError) -> None:
         """End all calls that have waited since then, or for longer."""
-        _end(self.waiting, since, failure)
+        for guest in _taken(self.waiting, since):
+            guest.end(failure)
 
-    def end_unread(self, since: float, failure: TumblerError) -> None:
-        """End all calls whose answer has been there since then, or for longer."""
-        _end(self.unread, since, failure)
+    def cut_unread(self, since: float) -> None:
+        """Cut all calls off whose answer has been there since then, or for longer."""
+        for sender in _taken(self.unread, since):
+            sender.cut()
 
     def _make_room(self) -> bool:
         """End one of those that have waited longest, a stranger's if there is one; say whether one was ended.
@@ -91,7 +108,7 @@ class Presence:
             return True
         return False
 
-    def _leave(self, party: str, guest: Guest, _: object) -> None:
+    def _leave(self, party: str, guest: Any, _: object) -> None:
         self.unread.pop(guest, None)
         self._here -= 1
         self._of[party] -= 1
@@ -99,7 +116,8 @@ class Presence:
             del self._of[party]
 
 
-def _end(guests: dict[Guest, None], since: float, failure: TumblerError) -> None:
+def _taken(guests: dict[G, None], since: float) -> Iterator[G]:
+    """Take out those who have been there since then, or for longer."""
     while guests and (oldest := next(iter(guests))).since <= since:
         del guests[oldest]
-        oldest.end(failure)
+        yield oldest

@@ -18,6 +18,7 @@ from tumbler_server.errors import (
 )
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import status
+from tumbler_server.rpc.ending import at_end, cutter, task
 from tumbler_server.rpc.exchange import Handler
 from tumbler_server.rpc.presence import Presence
 from tumbler_server.rpc.shedding import Shedding
@@ -49,7 +50,7 @@ class Receiving:
     def enter(self, context: Any) -> "Visitor":
         """Take a call in. Raises ``Overloaded``."""
         visitor = Visitor(context, self)
-        context.add_done_callback(self.present.enter(visitor.peer, visitor))
+        at_end(self.present.enter(visitor.peer, visitor))
         return visitor
 
     async def refuse(self, context: Any, failure: TumblerError, method: str) -> NoReturn:
@@ -74,7 +75,7 @@ class Visitor:
         self.since = 0.0
         self._context = context
         self._receiving = receiving
-        self._task = asyncio.current_task()
+        self._task = task()
         self._failure: TumblerError | None = None
 
     async def message(self, kind: type[M], size: Limit, seconds: Limit) -> M | None:
@@ -93,8 +94,18 @@ class Visitor:
             raise Undecodable(kind.DESCRIPTOR.full_name) from None
 
     async def write(self, message: bytes) -> None:
-        """Hand a message over. Raises ``ReaderTooSlow``, ``Overloaded`` and ``ServerStopping``."""
-        await self.wait(lambda: self._context.write(message), status.PATIENCE, ReaderTooSlow())
+        """Hand a message over. Who does not take it is cut off, when it has to end: it would not take a status either.
+
+        Raises ``ServerStopping``.
+        """
+        cut = cutter()
+        try:
+            await self.wait(lambda: self._context.write(message), status.PATIENCE, ReaderTooSlow())
+        except TumblerError:
+            if self._failure is None:
+                raise
+            cut()
+            raise asyncio.CancelledError from None
 
     async def wait(
         self, begin: Callable[[], Awaitable[T]], seconds: float | None = None, too_slow: TumblerError | None = None
@@ -123,4 +134,4 @@ class Visitor:
         """Have the call end with this."""
         if self._failure is None:
             self._failure = failure
-            self._task.cancel()  # type: ignore[union-attr]  # it runs in a task
+            self._task.cancel()

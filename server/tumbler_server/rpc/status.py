@@ -6,7 +6,8 @@ log the exception's type and the places it passed through, but not its message, 
 
 import asyncio
 import contextlib
-from typing import Any, NamedTuple, NoReturn, cast
+import functools
+from typing import NamedTuple, NoReturn
 
 import grpc
 import structlog
@@ -17,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tumbler.v1 import error_reason_pb2
 from tumbler_server import errors
 from tumbler_server.logs import places
+from tumbler_server.rpc.ending import at_end, cutter
 
 DOMAIN = "tumbler.dev"
 
@@ -80,19 +82,30 @@ def abort(context: grpc.ServicerContext, failure: BaseException, method: str) ->
 async def end(context: grpc.aio.ServicerContext, last: Told) -> NoReturn:
     """End a call on a loop; one whose caller does not take even that is cut off."""
     context.set_trailing_metadata(((_DETAILS, last.details),))
-    cutting = asyncio.get_running_loop().call_later(PATIENCE, cast("asyncio.Task[Any]", asyncio.current_task()).cancel)
+    cutting = asyncio.get_running_loop().call_later(PATIENCE, cutter())
     try:
         await context.abort(last.code, last.message)
+    except Exception as aborted:
+        # gRPC keeps what it raises with the call, and its traceback has frames that have the call: a cycle, which would
+        # keep the call and its stream until the collector comes.
+        at_end(functools.partial(_forget_places, aborted))
+        raise
     finally:
         cutting.cancel()
     raise AssertionError("abort() returned")  # gRPC's raises
 
 
+def _forget_places(failure: BaseException, _: object) -> None:
+    failure.__traceback__ = None
+
+
 def told(failure: BaseException, method: str) -> Told:
-    """Return what is told of a failure; what is a fault of ours is logged."""
+    """Return what is told of a failure, which then forgets where it happened; what is a fault of ours is logged."""
     status = to_status(failure)
     if status.code == grpc.StatusCode.INTERNAL.value[0]:
         _log_fault(failure, method)
+    # Some of those places know the failure again, as a future does that it came by: see ``end``.
+    failure.__traceback__ = None
     return Told(_CODES[status.code], status.message, status.SerializeToString())
 
 

@@ -2,10 +2,10 @@
 
 import functools
 from collections import Counter
-from typing import Any
 
 from tumbler_server import metrics, shares
 from tumbler_server.errors import Overloaded
+from tumbler_server.rpc.ending import at_end
 from tumbler_server.rpc.lanes import RETRY
 
 
@@ -26,14 +26,14 @@ class Unsent:
             self._refused.inc()
             raise Overloaded(RETRY, "the answers to earlier calls of the project have not been read")
 
-    def hold(self, project_id: str, answer: bytes, context: Any) -> None:
-        """Count an answer until it has been taken, if it is long. Raises what ``check`` does."""
+    def hold(self, project_id: str, answer: bytes) -> None:
+        """Count the answer of the running call until it has been taken, if it is long. Raises what ``check`` does."""
         size = len(answer)
         if size > shares.LONG_ANSWER.most:
             self.check(project_id)
             self._bytes += size
             self._of[project_id] += size
-            context.add_done_callback(functools.partial(self._taken, project_id, size))
+            at_end(functools.partial(self._taken, project_id, size))
 
     def _taken(self, project_id: str, size: int, _: object) -> None:
         self._bytes -= size

@@ -1,0 +1,125 @@
+"""What calls leave behind in the process that serves them, and what becomes of those that nobody reads."""
+
+import asyncio
+import gc
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.harness import CHEAP
+from tests.siege import wire
+from tests.siege.scene import Scene
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
+from tumbler_server import founding, shares
+from tumbler_server.config import Config, Installation
+from tumbler_server.limits import Limit
+from tumbler_server.server import Server, build_server
+
+CALLS = 50
+
+
+def served(folder: Path) -> tuple[Server, str]:
+    """Start a server in this process, and return it and its operator's key."""
+    installation = Installation(folder, f"sqlite:///{folder / 'tumbler.db'}")
+    operator = founding.found(installation, CHEAP, "tmb")
+    server = build_server(Config(installation, listen="127.0.0.1:0", bcrypt_cost=CHEAP))
+    server.start()
+    return server, operator
+
+
+def left_behind(folder: Path) -> dict[str, int]:
+    """Make calls of each kind, without a collector, and return how many of gRPC's objects for calls each has left."""
+    server, operator = served(folder)
+    metadata = (("authorization", f"Bearer {operator}"),)
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub, health = ApiKeyServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+        kinds: dict[str, Callable[[], object]] = {
+            "Verify": lambda: stub.Verify(pb.VerifyRequest(key=operator), metadata=metadata),
+            "BatchVerify": lambda: stub.BatchVerify(
+                pb.BatchVerifyRequest(requests=[pb.VerifyRequest(key=operator)]), metadata=metadata
+            ),
+            "List": lambda: stub.List(pb.ListRequest(), metadata=metadata),
+            "Check": lambda: health.Check(health_pb2.HealthCheckRequest()),
+            "refused": lambda: refused(lambda: stub.Verify(pb.VerifyRequest(key=operator))),
+            "failed": lambda: refused(lambda: stub.Get(pb.GetRequest(key_id="none"), metadata=metadata)),
+            "Watch": lambda: left(stub.Watch(pb.WatchRequest(), metadata=metadata)),
+            "health.Watch": lambda: left(health.Watch(health_pb2.HealthCheckRequest())),
+        }
+        for call in kinds.values():
+            call()
+        gc.collect()
+        gc.disable()
+        found = {}
+        for kind, call in kinds.items():
+            before = states()
+            for _ in range(CALLS):
+                call()
+            found[kind] = states() - before
+    server.stop()
+    return found
+
+
+def refused(call: Callable[[], object]) -> None:
+    """Make a call that ends with an error."""
+    with pytest.raises(grpc.RpcError):
+        call()
+
+
+def left(stream: grpc.Call) -> None:
+    """Read a stream's first message, and leave."""
+    next(iter(stream))
+    stream.cancel()
+
+
+def states() -> int:
+    """Return how many calls gRPC has in its hands."""
+    return sum(type(each).__name__ == "RPCState" for each in gc.get_objects())
+
+
+def test_nothing_waits_for_the_collector(tmp_path: Path) -> None:
+    """A call's objects, and with them its stream, go with its end: no cycle keeps them until the collector comes."""
+    code = f"from {__name__} import *; print(json.dumps(left_behind(Path(sys.argv[1]))))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = json.loads(told.stdout)
+    assert len(found) == 8
+    assert not {kind: number for kind, number in found.items() if number > CALLS // 5}
+
+
+def test_what_is_not_read_is_cut_off(tmp_path: Path) -> None:
+    """An answer that is not taken in time is dropped, and its stream is reset; the connection goes on to serve."""
+    with mock.patch.object(shares, "SECONDS_TO_READ", Limit("patience", 1, "seconds", "")):
+        server, operator = served(tmp_path)
+
+    async def ask() -> None:
+        counts: Counter[str] = Counter()
+        scene = Scene(f"127.0.0.1:{server.port}", {}, "", 0)
+        async with wire.Line(scene, counts, window=0) as line:
+            for method, message in (("List", pb.ListRequest()), ("Verify", pb.VerifyRequest(key=operator))):
+                fields = wire.headers(f"{wire.SERVICE}/{method}", operator)
+                for _ in range(5):
+                    line.begin(fields, wire.framed(message.SerializeToString()), end=True)
+            await asyncio.sleep(0.5)
+            assert len(line.streams) == 10
+            for _ in range(40):
+                await asyncio.sleep(0.1)
+                if not line.streams:
+                    break
+            assert not line.streams
+            assert not line.closed
+            assert counts["streams ended by the server"] == 10
+
+    with mock.patch.object(shares, "SECONDS_TO_READ", Limit("patience", 1, "seconds", "")):
+        try:
+            asyncio.run(ask())
+        finally:
+            server.stop()
