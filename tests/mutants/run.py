@@ -931,7 +931,7 @@ MUTANTS = (
     Mutant(
         "Verifies have no turns",
         "rpc/spreading.py",
-        "if self._given >= AT_ONCE or len(self._waiting):",
+        "if self._given >= AT_ONCE or self._giving:",
         "if False:",
         "tests/unit/test_spreading.py",
     ),

@@ -1,7 +1,9 @@
 """Work on the loop in portions: long work item by item, and calls in turns by project."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -65,21 +67,31 @@ def begin(given: Turns, had: list[str], party: str) -> "asyncio.Task[None]":
     return asyncio.ensure_future(ask())
 
 
-def test_so_many_in_a_turn_of_the_loop() -> None:
-    """In one turn of the loop so many calls have theirs; the next has as many, also where nobody had to wait."""
+def test_so_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a turn's time so many calls begin at once, and then as many again."""
+    clock = SimpleNamespace(now=1_000.0)
+    monkeypatch.setattr(spreading, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
-    async def test(given: Turns, had: list[str]) -> None:
+    async def test(given: Turns, _: list[str]) -> None:
         for _ in range(3):
             assert [given.now() for _ in range(AT_ONCE + 1)] == [True] * AT_ONCE + [False]
-            await turns(2)
-        tasks = [begin(given, had, "acme") for _ in range(3 * AT_ONCE)]
-        seen = []
+            clock.now += spreading.TURN
+
+    taking_turns(test)
+
+
+def test_so_many_in_a_turn_of_the_loop() -> None:
+    """Of those who wait, so many have their turn in each turn of the loop, until none is left."""
+
+    async def test(given: Turns, had: list[str]) -> None:
+        tasks = [begin(given, had, "acme") for _ in range(5 * AT_ONCE)]
+        seen = [0]
         while len(had) < len(tasks):
             await asyncio.sleep(0)
             seen.append(len(had))
-        steps = [later - earlier for earlier, later in zip([0, *seen], seen, strict=False)]
-        assert max(steps) <= AT_ONCE
-        assert len(given._waiting) == 0
+        assert max(later - earlier for earlier, later in itertools.pairwise(seen)) <= AT_ONCE
+        await turns(2)
+        assert (len(given._waiting), given._giving) == (0, False)
 
     taking_turns(test)
 
@@ -119,9 +131,8 @@ def test_who_has_gone() -> None:
         for task in tasks[AT_ONCE:]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert len(given._waiting) == 0
         await turns(2)
-        assert given.now()
+        assert (len(given._waiting), given._giving) == (0, False)
 
     taking_turns(test)
 

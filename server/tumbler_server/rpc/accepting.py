@@ -15,8 +15,9 @@ path too, ``server`` notices, and has the process started again.
 import asyncio
 import contextlib
 import inspect
+import itertools
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import grpc
@@ -31,6 +32,9 @@ AT_A_TIME = 8
 
 _WAKE_UPS = 1_024
 """Bytes that are taken in one turn of the loop: more than a socket keeps."""
+
+_LOOKS = 4
+"""One in how many wake-ups looks for more: a look is a system call, and few of them find any."""
 
 _USED = {
     "_schedule_rpc_coro": ["rpc_coro", "rpc_state", "loop", "method_name"],
@@ -72,6 +76,7 @@ class Accepting:
         if self._services:
             self._server = server._server
             self._server.add_registered_method_handlers(dict.fromkeys(self._services))
+            self._server.ours = self._services.keys()
         else:
             _log.warning("with this version of gRPC a call costs more: calls are taken up one by one")
 
@@ -126,13 +131,14 @@ def _hearing_all(loop: Any) -> Iterator[None]:
             plain(source, callback, *arguments)
             return
         seen = bytearray(_WAKE_UPS)
+        turns = itertools.cycle(range(_LOOKS))
 
         def take() -> None:
-            with contextlib.suppress(BlockingIOError):
-                waiting = source.recv_into(seen, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            if not next(turns):
+                waiting = source.recv_into(seen, 0, socket.MSG_PEEK)
                 if waiting > 1:
                     source.recv_into(seen, waiting - 1)
-                callback(*arguments)  # which takes the last
+            callback(*arguments)  # which takes the last, and all events
 
         plain(source, take)
 
@@ -144,8 +150,9 @@ def _hearing_all(loop: Any) -> Iterator[None]:
 
 
 class _Server(cygrpc.AioServer):  # type: ignore[misc]  # it ships no types
-    """gRPC's server, whose own loop takes up no calls, and ends once it is let go."""
+    """gRPC's server, whose own loop takes up no calls of our methods, and ends once it is let go."""
 
+    ours: Collection[str] = ()
     _waiting: Any = None
 
     def let_go(self) -> None:
@@ -153,7 +160,9 @@ class _Server(cygrpc.AioServer):  # type: ignore[misc]  # it ships no types
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(cygrpc._RequestCallError())
 
-    def _make_request_call_future(self, _: bytes | None) -> Any:
+    def _make_request_call_future(self, method: bytes | None) -> Any:
+        if method is not None and method.decode() not in self.ours:
+            return super()._make_request_call_future(method)
         self._waiting = asyncio.get_running_loop().create_future()
         return self._waiting
 

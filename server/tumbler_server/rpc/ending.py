@@ -14,7 +14,7 @@ _keeper: ContextVar["asyncio.Task[Any] | None"] = ContextVar("keeper", default=N
 
 
 async def keep(call: Awaitable[None]) -> None:
-    """Wait for the caller to close a call, as gRPC has it, so that ``cutter`` knows of it."""
+    """Wait for the caller to close a call, as gRPC has it, so that ``keeper`` knows of it."""
     _keeper.set(asyncio.current_task())
     await call
 
@@ -28,18 +28,15 @@ def at_end(callback: Callable[[Any], object]) -> None:
     task().add_done_callback(callback)
 
 
-def cutter(otherwise: Callable[[], None] = lambda: None) -> Callable[[], None]:
-    """Return what cuts off the call that this task serves; where gRPC itself waits for its end, ``otherwise``."""
-    serving, keeper = task(), _keeper.get()
+def keeper() -> "asyncio.Task[Any] | None":
+    """Return the second task of the call that this task serves; None where gRPC has it to itself."""
+    return _keeper.get()
 
-    def cut() -> None:
-        serving.cancel()
-        if keeper is None:
-            otherwise()
-        else:
-            keeper.cancel()
 
-    return cut
+def cut_off(serving: "asyncio.Task[Any]", kept_by: "asyncio.Task[Any] | None") -> bool:
+    """Cut a call off, by its two tasks; say whether gRPC lets go of it. Else it ends with its connection."""
+    serving.cancel()
+    return kept_by is not None and kept_by.cancel()
 
 
 def task() -> "asyncio.Task[Any]":

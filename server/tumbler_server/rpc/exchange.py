@@ -7,7 +7,6 @@ of its lane, behind a queue in which projects take turns.
 """
 
 import asyncio
-import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from tumbler_server.keys.record import Key
 from tumbler_server.keys.verifier import Unknown, View
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import auth, counting, status
-from tumbler_server.rpc.ending import at_end, cutter, task
+from tumbler_server.rpc.ending import at_end, cut_off, keeper, task
 from tumbler_server.rpc.hotpath import HotPath
 from tumbler_server.rpc.lanes import Lane
 from tumbler_server.rpc.presence import Presence
@@ -93,7 +92,7 @@ class Handler:
 class Exchange(Handler):
     """A call, from its headers to its answer."""
 
-    __slots__ = ("caller", "cut", "ended", "failure", "house", "peer", "plan", "since", "task", "text")
+    __slots__ = ("caller", "ended", "failure", "house", "keeper", "peer", "plan", "since", "task", "text")
 
     def __init__(self, house: House, plan: Plan) -> None:
         self.house = house
@@ -106,8 +105,7 @@ class Exchange(Handler):
         self.task: asyncio.Task[Any] | None = None
         self.ended: TumblerError | None = None
         """Why the call is ended while its message has not come."""
-        self.cut: Callable[[], None]
-        """Cuts the call off once its answer is there."""
+        self.keeper: asyncio.Task[Any] | None
 
     def judge_headers(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
         """Judge the caller by the call's headers, as far as memory reaches. Raises ``Unauthenticated``."""
@@ -136,7 +134,7 @@ class Exchange(Handler):
             failed = failure
         else:
             self.since = time.monotonic()
-            self.cut = cutter(functools.partial(self.house.shedding.cut, self.peer, whoever=True))
+            self.keeper = keeper()
             self.plan.present.unread[self] = None
             return answer
         await self.hold_back(failed, context)
@@ -149,6 +147,11 @@ class Exchange(Handler):
     async def answer(self, context: Any) -> bytes:
         """Return the serialized response. Raises what to tell instead."""
         raise NotImplementedError
+
+    def cut(self) -> None:
+        """Cut the call off: its answer is not taken. Where gRPC does not let go of it, its connection is cut."""
+        if self.task is not None and not cut_off(self.task, self.keeper):
+            self.house.shedding.cut(self.peer, whoever=True)
 
     def end(self, failure: TumblerError) -> None:
         """End the call, while its message has not come."""

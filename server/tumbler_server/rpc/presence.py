@@ -36,9 +36,8 @@ class Sender(Protocol):
     def since(self) -> float:
         """Since when, in seconds of the monotonic clock."""
 
-    @property
-    def cut(self) -> Callable[[], None]:
-        """What cuts the call off."""
+    def cut(self) -> None:
+        """Cut the call off."""
 
 
 G = TypeVar("G", Guest, Sender)

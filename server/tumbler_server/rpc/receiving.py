@@ -18,7 +18,7 @@ from tumbler_server.errors import (
 )
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import status
-from tumbler_server.rpc.ending import at_end, cutter, task
+from tumbler_server.rpc.ending import at_end, cut_off, keeper, task
 from tumbler_server.rpc.exchange import Handler
 from tumbler_server.rpc.presence import Presence
 from tumbler_server.rpc.shedding import Shedding
@@ -98,13 +98,12 @@ class Visitor:
 
         Raises ``ServerStopping``.
         """
-        cut = cutter()
         try:
             await self.wait(lambda: self._context.write(message), status.PATIENCE, ReaderTooSlow())
         except TumblerError:
             if self._failure is None:
                 raise
-            cut()
+            cut_off(self._task, keeper())
             raise asyncio.CancelledError from None
 
     async def wait(

@@ -15,46 +15,52 @@ TURN = 0.001
 
 
 AT_ONCE = 8
-"""Calls that have their turn in one turn of the loop."""
+"""Calls that begin at once, in a turn of the loop or within ``TURN``."""
 
 
 class Turns:
-    """Hands out turns to calls, so many in each turn of the loop. Where more want one, projects take turns.
+    """Hands out turns to calls, so many at a time. Where more want one, projects take turns.
 
     For one loop's thread.
     """
 
     def __init__(self, limit: CrowdLimit) -> None:
         self._waiting: FairQueue[asyncio.Future[None]] = FairQueue(limit.name, limit.most, limit.most_each)
-        self._given = 0
+        self._giving = False
+        self._given, self._until = 0, 0.0
 
     def now(self) -> bool:
         """Take a turn at once; say whether there was one."""
-        if self._given >= AT_ONCE or len(self._waiting):
+        now = time.monotonic()
+        if now >= self._until:
+            self._given, self._until = 0, now + TURN
+        if self._given >= AT_ONCE or self._giving:
             return False
-        if not self._given:
-            asyncio.get_running_loop().call_soon(self._begin)
         self._given += 1
         return True
 
     async def wait(self, party: str) -> None:
-        """Wait for a turn, where there is none now. Raises ``Overloaded`` where too many wait."""
+        """Wait for a turn. Raises ``Overloaded`` where too many wait."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.put(party, turn)
+        if not self._giving:
+            self._giving = True
+            asyncio.get_running_loop().call_soon(self._give)
         try:
             await turn
         except asyncio.CancelledError:
             self._waiting.drop(party, turn)
             raise
 
-    def _begin(self) -> None:
-        self._given = 0
-        while self._given < AT_ONCE and (taken := self._waiting.take()):
+    def _give(self) -> None:
+        given = 0
+        while given < AT_ONCE and (taken := self._waiting.take()):
             if not taken[1].done():
                 taken[1].set_result(None)
-                self._given += 1
-        if self._given:
-            asyncio.get_running_loop().call_soon(self._begin)
+                given += 1
+        self._giving = bool(given)
+        if given:  # those who had their turn now have the next to themselves
+            asyncio.get_running_loop().call_soon(self._give)
 
 
 async def spread(work: Iterator[T]) -> list[T]:

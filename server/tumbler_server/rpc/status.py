@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tumbler.v1 import error_reason_pb2
 from tumbler_server import errors
 from tumbler_server.logs import places
-from tumbler_server.rpc.ending import at_end, cutter
+from tumbler_server.rpc.ending import at_end, cut_off, keeper, task
 
 DOMAIN = "tumbler.dev"
 
@@ -82,7 +82,7 @@ def abort(context: grpc.ServicerContext, failure: BaseException, method: str) ->
 async def end(context: grpc.aio.ServicerContext, last: Told) -> NoReturn:
     """End a call on a loop; one whose caller does not take even that is cut off."""
     context.set_trailing_metadata(((_DETAILS, last.details),))
-    cutting = asyncio.get_running_loop().call_later(PATIENCE, cutter())
+    cutting = asyncio.get_running_loop().call_later(PATIENCE, cut_off, task(), keeper())
     try:
         await context.abort(last.code, last.message)
     except Exception as aborted:
