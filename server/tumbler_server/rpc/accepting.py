@@ -27,7 +27,7 @@ from grpc._cython import cygrpc
 from tumbler_server.rpc.ending import keep
 from tumbler_server.rpc.exchange import Handler
 
-AT_A_TIME = 8
+AT_A_TIME = 16
 """Calls of one method that are taken up at a time."""
 
 _WAKE_UPS = 1_024

@@ -14,7 +14,7 @@ TURN = 0.001
 """Seconds after which such work gives up its turn: a call takes half a dozen turns of the loop."""
 
 
-AT_ONCE = 8
+AT_ONCE = 4
 """Calls that begin at once, in a turn of the loop or within ``TURN``."""
 
 
