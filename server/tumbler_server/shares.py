@@ -23,7 +23,7 @@ class CrowdLimit:
         if self.gives_way:
             beyond = (
                 f"{self.most_each:,} of one connection: RESOURCE_EXHAUSTED with RetryInfo; where all places are taken, "
-                "one of those that have waited longest is ended so, a stranger's before others"
+                "the one that has waited longest for anything, or for its answer to be taken, is ended"
             )
         else:
             beyond = (

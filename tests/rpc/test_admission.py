@@ -228,6 +228,17 @@ class TestOrder:
         for call in waiting:
             call.cancel()
 
+    def test_a_claim_token_before_the_lane(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is no claim token of ours is refused before anything waits for a thread; many such, late."""
+        monkeypatch.setattr(type(world.core.lanes.claim), "run", None)
+        for token in ("", "token", "claim_token", "x" * 513):
+            refused = Call(world, "ClaimRotation", "").send(pb.ClaimRotationRequest(claim_token=token)).refused()
+            assert (refused.code, refused.reason) == (grpc.StatusCode.UNAUTHENTICATED, "CLAIM_TOKEN_INVALID")
+        monkeypatch.setattr(shares, "PROMPT_REFUSALS", limits.Limit("prompt", 0, "calls", ""))
+        late = Call(world, "ClaimRotation", "").send(pb.ClaimRotationRequest(claim_token="token"))
+        assert not late.task.done()
+        late.cancel()
+
 
 class TestBody:
     """The message that has to come after the headers."""

@@ -64,6 +64,12 @@ async def health_watchers(scene: Scene, tally: Tally) -> None:
     await Lines(scene, tally.counts, 300, 4, window=0).keep([fields], framed(b""), end=True)
 
 
+async def unread_checks(scene: Scene, tally: Tally) -> None:
+    """Check health 4,800 times, 16 a connection, and read no answer."""
+    fields = wire.headers(f"{wire.HEALTH}/Check")
+    await Lines(scene, tally.counts, 300, 16, window=0).keep([fields], framed(b""), end=True)
+
+
 async def half_body(scene: Scene, tally: Tally) -> None:
     """Announce a message of 1,000 bytes, 500 times, and send only that."""
     body = b"\0" + (1_000).to_bytes(4, "big")

@@ -104,12 +104,8 @@ async def fat_batches(scene: Scene, tally: Tally) -> None:
 
 async def fat_list(scene: Scene, tally: Tally) -> None:
     """Make 40 of the largest keys that are accepted: the operator's List meets them."""
-    async with scene.channel() as channel:
-        stub = ApiKeyServiceStub(channel)
-        request = (await _largest(scene, stub, tally)).request
-        for _ in range(39):
-            await _count(tally, stub.Create(request, metadata=scene.credential("create"), timeout=5), "keys made")
-        await asyncio.Event().wait()
+    await _many_fat(scene, tally, 40)
+    await asyncio.Event().wait()
 
 
 async def fat_verifies(scene: Scene, tally: Tally) -> None:
@@ -147,21 +143,20 @@ async def lists(scene: Scene, tally: Tally) -> None:
 
 async def unread_lists(scene: Scene, tally: Tally) -> None:
     """Ask for 64 pages of 1,000 keys at a time, and read no answer."""
-    fields = wire.headers(f"{wire.SERVICE}/List", scene.keys["read"])
-    body = framed(pb.ListRequest(page_size=1_000).SerializeToString())
-    await Lines(scene, tally.counts, 8, 8, window=0).keep([fields], body, end=True)
+    await _leave_unread(scene, tally, 8)
 
 
 async def unread_fat_lists(scene: Scene, tally: Tally) -> None:
     """Make 200 of the largest keys that are accepted, ask for 128 pages of them at a time, and read no answer."""
-    async with scene.channel() as channel:
-        stub = ApiKeyServiceStub(channel)
-        request = (await _largest(scene, stub, tally)).request
-        for _ in range(199):
-            await _count(tally, stub.Create(request, metadata=scene.credential("create"), timeout=5), "keys made")
+    await _many_fat(scene, tally, 200)
+    await _leave_unread(scene, tally, 16)
+
+
+async def _leave_unread(scene: Scene, tally: Tally, each: int) -> None:
+    """Ask for so many of the longest pages over each of eight connections."""
     fields = wire.headers(f"{wire.SERVICE}/List", scene.keys["read"])
     body = framed(pb.ListRequest(page_size=1_000).SerializeToString())
-    await Lines(scene, tally.counts, 8, 16, window=0).keep([fields], body, end=True)
+    await Lines(scene, tally.counts, 8, each, window=0).keep([fields], body, end=True)
 
 
 async def unread_notices(scene: Scene, tally: Tally) -> None:
@@ -272,6 +267,15 @@ async def _count(tally: Tally, call: Any, what: str) -> Any:
         return None
     tally.counts[what] += 1
     return answer
+
+
+async def _many_fat(scene: Scene, tally: Tally, number: int) -> None:
+    """Make so many of the largest keys that are accepted."""
+    async with scene.channel() as channel:
+        stub = ApiKeyServiceStub(channel)
+        request = (await _largest(scene, stub, tally)).request
+        for _ in range(number - 1):
+            await _count(tally, stub.Create(request, metadata=scene.credential("create"), timeout=5), "keys made")
 
 
 class _Fat:

@@ -57,6 +57,13 @@ def begin(server: Health, method: str, context: Context) -> "asyncio.Task[Any]":
     return asyncio.ensure_future((call.stream_stream or call.stream_unary)(None, context))
 
 
+async def begin_in(server: Health, context: Context) -> None:
+    """Serve a Check in the task that runs."""
+    call = server.service(SimpleNamespace(method=f"/{health.SERVICE}/Check"))
+    assert call is not None
+    await call.stream_unary(None, context)
+
+
 async def ended(task: "asyncio.Task[Any]", context: Context) -> Any:
     """Return what a call returned. Raises ``Refused``."""
     try:
@@ -232,6 +239,29 @@ def test_who_keeps_the_question_back_makes_room() -> None:
         for each in silent:
             each.cancel()
         await asyncio.gather(*silent, return_exceptions=True)
+
+    healthy(test)
+
+
+def test_who_does_not_take_the_answer_makes_room() -> None:
+    """Where callers who do not take their answers have all places, the oldest of them is cut off for one who asks."""
+
+    async def test(server: Health) -> None:
+        server.say_serving(True)
+
+        async def check_unread(number: int) -> None:  # as gRPC does, whose task goes on until the answer is taken
+            await begin_in(server, Asking(asking(""), peer=f"ipv4:192.0.2.1:{number}"))
+            await asyncio.Event().wait()
+
+        unread = [asyncio.ensure_future(check_unread(number)) for number in range(shares.OPEN_CROWD.most)]
+        await turns()
+        assert not any(each.done() for each in unread)
+        assert await check(server) == "SERVING"
+        await turns()
+        assert [each.done() for each in unread] == [True] + [False] * (len(unread) - 1)
+        for each in unread:
+            each.cancel()
+        await asyncio.gather(*unread, return_exceptions=True)
 
     healthy(test)
 

@@ -90,7 +90,7 @@ def test_nothing_is_kept(present: Presence) -> None:
     for leave in full:
         leave(None)
     assert len(present) == 0
-    assert not present._of
+    assert not present._places._of
 
 
 class TestGivingWay:
@@ -134,6 +134,19 @@ class TestGivingWay:
         present.enter("newcomer", Call())
         assert len(looked) <= 16
         assert sum(bool(call.failure) for call in calls) == 1
+
+    def test_who_does_not_take_its_answer_goes_too(self) -> None:
+        """Whoever has kept a place for longest goes, whether it waits or does not take its answer."""
+        present = Presence(self.LIMIT)
+        waits = [Call("a", since=2.0), Call("b", since=4.0)]
+        unread = [Call("c", since=1.0), Call("d", since=3.0)]
+        for call in (*waits, *unread):
+            present.enter(call.peer, call)
+        present.waiting.update(dict.fromkeys(waits))
+        present.unread.update(dict.fromkeys(unread))
+        for expected in ("c", "ac", "acd", "abcd"):
+            present.enter(f"newcomer {expected}", Call())
+            assert sorted(call.peer for call in (*waits, *unread) if call.failure) == list(expected)
 
     def test_nobody_goes_for_one_of_too_many(self) -> None:
         """A connection that has its share is refused, and nobody makes room for it; nor does anybody who is busy."""

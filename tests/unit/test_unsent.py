@@ -56,8 +56,7 @@ def test_a_project() -> None:
         await read(held[0])
         unsent.check("acme")
         await read(*held[1:])
-        assert not unsent._of
-        assert not unsent._bytes
+        assert (unsent._bytes.taken, dict(unsent._bytes._of)) == (0, {})
 
     asyncio.run(test())
 
@@ -69,8 +68,8 @@ def test_all() -> None:
         unsent = Unsent()
         for number in range(20):
             await fill(unsent, f"greedy {number}", 4)
-        assert 50 - 4 <= unsent._bytes < 50 + 4
-        assert len(unsent._of) > 3
+        assert 50 - 4 <= unsent._bytes.taken < 50 + 4
+        assert len(unsent._bytes._of) > 3
 
     asyncio.run(test())
 

@@ -77,6 +77,10 @@ class Rotations:
 
         return self._ledger.write(work)
 
+    def read_claim(self, token: str) -> tuple[str, int]:
+        """Return the key's id and the revision that a claim token is for. Raises ``ClaimTokenInvalid``."""
+        return self._claims.read(token)
+
     def claim(self, token: str, grace: int) -> Issued:
         """Replace a key whose rotation is due, for whoever holds the token that was made for that.
 
@@ -86,7 +90,7 @@ class Rotations:
         check = Check()
         check.grace("grace_period", grace)
         check.done()
-        key_id, due_revision = self._claims.read(token)
+        key_id, due_revision = self.read_claim(token)
         old = self._claimable(self._ledger.select, key_id, due_revision)
         made, sealed = self._ledger.make(old.key_prefix.removesuffix(f"_{old.id}_"))
 

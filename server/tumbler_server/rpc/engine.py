@@ -84,7 +84,7 @@ METHODS: Mapping[str, Row] = {
     "ListDeliveries": _managed(lambda lanes, _: lanes.read, long=True),
     "Create": _managed(lambda lanes, _: lanes.issue),
     "Rotate": _managed(lambda lanes, _: lanes.issue),
-    "ClaimRotation": _managed(lambda lanes, _: lanes.claim, shares.OPEN_CROWD),
+    "ClaimRotation": Row(exchange.Claim, limits.REQUEST_BYTES, shares.OPEN_CROWD, lambda lanes, _: lanes.claim),
     "Update": _managed(lambda lanes, _: lanes.change),
     "SetActive": _managed(lambda lanes, request: lanes.change if request.active else lanes.stop, shares.STOP_CROWD),
     "Revoke": _managed(lambda lanes, _: lanes.stop, shares.STOP_CROWD),

@@ -20,6 +20,7 @@ from tumbler_server import calls
 from tumbler_server.calls import Call
 from tumbler_server.errors import (
     CallerGone,
+    ClaimTokenInvalid,
     RequestTooLarge,
     ScopeMissing,
     TumblerError,
@@ -133,10 +134,10 @@ class Exchange(Handler):
         except Exception as failure:
             failed = failure
         else:
-            self.since = time.monotonic()
-            self.keeper = keeper()
-            self.plan.present.unread[self] = None
+            self._finish()
             return answer
+        if self.task is not None:
+            self._finish()
         await self.hold_back(failed, context)
         # Outside, so that what gRPC raises to end the call does not drag the failure's text along.
         try:
@@ -159,6 +160,12 @@ class Exchange(Handler):
             self.ended = failure
             self.task.cancel()
 
+    def _finish(self) -> None:
+        """Note that nothing is left but to be taken by the caller."""
+        self.since = time.monotonic()
+        self.keeper = keeper()
+        self.plan.present.unread[self] = None
+
     async def receive(self, context: Any) -> bytes:
         """Take the call in, and return its message.
 
@@ -179,8 +186,9 @@ class Exchange(Handler):
             self.house.shedding.let_in(peer)
         if plan.long:
             self.house.unsent.check(party)
+        leave = plan.present.enter(party, self)
         self.task = task()
-        self.task.add_done_callback(plan.present.enter(party, self))
+        self.task.add_done_callback(leave)
         waiting = plan.present.waiting
         self.since = time.monotonic()
         waiting[self] = None
@@ -211,7 +219,7 @@ class Exchange(Handler):
 
     async def hold_back(self, failure: Exception, context: Any) -> None:
         """Return when a caller may be told that it was not let in. Whatever else failed is told at once."""
-        if self.caller is auth.NOBODY and isinstance(failure, Unauthenticated):
+        if self.caller is auth.NOBODY and isinstance(failure, Unauthenticated | ClaimTokenInvalid):
             await self.house.shedding.refuse(context.peer())
 
     def settled(self) -> View | None:
@@ -282,9 +290,9 @@ class Verify(Exchange):
     async def answer(self, context: Any) -> bytes:
         """Give the verdict."""
         data = await self.receive(context)
-        house, caller = self.house, self.caller
+        house = self.house
         if not house.verifying.now():
-            await house.verifying.wait(caller.project_id)
+            await house.verifying.wait(self.caller.project_id)
         request = self.decode(data)
         view = self.settled() or await self.settle(context)
         caller = self.caller
@@ -348,6 +356,18 @@ class Manage(Exchange):
             self.house.unsent.check(self.caller.project_id)  # again: others have been answered while it waited
         with calls.serving(call):
             return self.plan.work(self.house.servicer, self.caller, request).SerializeToString()
+
+
+class Claim(Manage):
+    """A ClaimRotation: its token is its credential, and is judged before anything waits for a thread."""
+
+    __slots__ = ()
+
+    def decode(self, data: bytes) -> Any:
+        """Return the request, if its token is one of ours. Raises ``ClaimTokenInvalid`` too."""
+        request = super().decode(data)
+        self.house.servicer.read_claim(request.claim_token)
+        return request
 
 
 class Watch(Exchange):

@@ -74,8 +74,10 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     async def _check(self, _: object, context: Any) -> bytes:
         failed: TumblerError
         try:
-            told = self._statuses.get(await self._name(self._checking.enter(context)))
+            visitor = self._checking.enter(context)
+            told = self._statuses.get(await self._name(visitor))
             if told is not None:
+                visitor.answered()
                 return told
         except TumblerError as failure:
             failed = failure

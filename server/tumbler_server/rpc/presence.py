@@ -1,12 +1,12 @@
 """Who is here: calls of one kind, from their headers until their answer is taken, counted by party and in all."""
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from tumbler_server import metrics
 from tumbler_server.errors import Overloaded, TumblerError
+from tumbler_server.rpc.allotment import Allotment
 from tumbler_server.rpc.lanes import RETRY
 from tumbler_server.shares import CrowdLimit
 
@@ -19,7 +19,7 @@ class Guest(Protocol):
 
     @property
     def peer(self) -> str:
-        """GRPC's name of the connection."""
+        """The connection, by the name that gRPC has for it."""
 
     @property
     def since(self) -> float:
@@ -44,40 +44,34 @@ G = TypeVar("G", Guest, Sender)
 
 
 class Presence:
-    """Counts the calls of one kind. For one loop's thread.
-
-    A party may hold as many places as are free, and no more than its limit: so there is room for one that has none.
-    (Switches share their buffers so: Choudhury and Hahne, "Dynamic queue length thresholds", 1998.)
-    """
+    """Counts the calls of one kind. For one loop's thread."""
 
     def __init__(self, limit: CrowdLimit, known: Callable[[str], bool] = lambda _: False) -> None:
         """``known`` tells of a connection whether somebody was let in on it."""
-        self._limit = limit
+        self._gives_way = limit.gives_way
         self._known = known
-        self._here = 0
-        self._of: Counter[str] = Counter()
+        self._places = Allotment(limit.most, limit.most_each)
         self._refused = metrics.REFUSED.labels(limit.name)
         self.waiting: dict[Guest, None] = {}
         """Calls that wait for their message or, where the crowd gives way, for anything; the oldest first."""
         self.unread: dict[Sender, None] = {}
-        """Calls whose answer has not been taken, the oldest first."""
+        """Calls that have their answer, or their refusal, and have not ended; the oldest first."""
 
     def __len__(self) -> int:
-        return self._here
+        return self._places.taken
 
     def enter(self, party: str, guest: Guest) -> Callable[[object], None]:
         """Count one more call of a party, and return what is to be called with anything once it is over.
 
         Raises ``Overloaded`` where there is no room, and none is made.
         """
-        here, limit = self._of[party], self._limit
-        if here >= min(limit.most_each, limit.most - self._here) and not (
-            limit.gives_way and here < limit.most_each and self._make_room()
+        places = self._places
+        if places.is_full(party) and not (
+            self._gives_way and places.of(party) < places.most_each and self._make_room()
         ):
             self._refused.inc()
             raise Overloaded(retry_after=RETRY)
-        self._here += 1
-        self._of[party] += 1
+        places.take(party, 1)
         return functools.partial(self._leave, party, guest)
 
     def end_waiting(self, since: float, failure: TumblerError) -> None:
@@ -91,9 +85,10 @@ class Presence:
             sender.cut()
 
     def _make_room(self) -> bool:
-        """End one of those that have waited longest, a stranger's if there is one; say whether one was ended.
+        """End the call that has waited longest, or cut off the one that has not taken its answer for longer.
 
-        Whoever is known goes behind all others instead, so that it is not looked at again and again.
+        Say whether there was one. Of those that wait, whoever is known goes behind all others instead, so that it is
+        not looked at again and again: strangers go first.
         """
         for _ in range(min(_CHANCES, len(self.waiting))):
             oldest = next(iter(self.waiting))
@@ -101,18 +96,18 @@ class Presence:
                 break
             del self.waiting[oldest]
             self.waiting[oldest] = None
-        for oldest in self.waiting:
-            del self.waiting[oldest]
-            oldest.end(Overloaded(retry_after=RETRY))
-            return True
-        return False
+        waits, reads = next(iter(self.waiting), None), next(iter(self.unread), None)
+        if reads is not None and (waits is None or reads.since < waits.since):
+            del self.unread[reads]
+            reads.cut()
+        elif waits is not None:
+            del self.waiting[waits]
+            waits.end(Overloaded(retry_after=RETRY))
+        return waits is not None or reads is not None
 
     def _leave(self, party: str, guest: Any, _: object) -> None:
         self.unread.pop(guest, None)
-        self._here -= 1
-        self._of[party] -= 1
-        if not self._of[party]:
-            del self._of[party]
+        self._places.give_back(party, 1)
 
 
 def _taken(guests: dict[G, None], since: float) -> Iterator[G]:

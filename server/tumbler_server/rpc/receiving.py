@@ -43,7 +43,7 @@ class Receiving:
     """Takes in the calls of one kind, and refuses them. For one loop's thread."""
 
     def __init__(self, crowd: CrowdLimit, shedding: Shedding) -> None:
-        self._shedding = shedding
+        self.shedding = shedding
         self.present = Presence(crowd, shedding.has_been_let_in)
         self.over = False
 
@@ -56,7 +56,7 @@ class Receiving:
     async def refuse(self, context: Any, failure: TumblerError, method: str) -> NoReturn:
         """End a call with what it failed by; late, where it is one of too many that go on asking."""
         if isinstance(failure, Overloaded):
-            await self._shedding.refuse(context.peer())
+            await self.shedding.refuse(context.peer())
         await status.end(context, status.told(failure, method))
 
     def say_goodbye(self) -> None:
@@ -68,14 +68,14 @@ class Receiving:
 class Visitor:
     """A call that has been taken in. While it waits for anything, it may have to make room for others."""
 
-    __slots__ = ("_context", "_failure", "_receiving", "_task", "peer", "since")
+    __slots__ = ("_context", "_failure", "_keeper", "_receiving", "_task", "peer", "since")
 
     def __init__(self, context: Any, receiving: Receiving) -> None:
         self.peer: str = context.peer()
         self.since = 0.0
         self._context = context
         self._receiving = receiving
-        self._task = task()
+        self._task, self._keeper = task(), keeper()
         self._failure: TumblerError | None = None
 
     async def message(self, kind: type[M], size: Limit, seconds: Limit) -> M | None:
@@ -103,8 +103,20 @@ class Visitor:
         except TumblerError:
             if self._failure is None:
                 raise
-            cut_off(self._task, keeper())
+            self.cut()
             raise asyncio.CancelledError from None
+
+    def answered(self) -> None:
+        """Give the caller a while to take its answer. Until it has, the call may have to make room too."""
+        timer = asyncio.get_running_loop().call_later(status.PATIENCE, self.cut)
+        at_end(lambda _: timer.cancel())
+        self.since = time.monotonic()
+        self._receiving.present.unread[self] = None
+
+    def cut(self) -> None:
+        """Cut the call off."""
+        if not cut_off(self._task, self._keeper):
+            self._receiving.shedding.cut(self.peer)
 
     async def wait(
         self, begin: Callable[[], Awaitable[T]], seconds: float | None = None, too_slow: TumblerError | None = None

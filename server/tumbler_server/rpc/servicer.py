@@ -105,6 +105,10 @@ class Servicer(ApiKeyServiceServicer):
 
         return judge
 
+    def read_claim(self, token: str) -> None:
+        """Raise ``ClaimTokenInvalid`` unless this is a claim token of this installation."""
+        self._rotations.read_claim(token)
+
     def question(self, caller: Key, request: pb.VerifyRequest) -> Question:
         """Return what a Verify asks. Raises ``InvalidFields`` and ``OtherProject``."""
         return reading.question(caller, request, self._tokens)
