@@ -12,15 +12,17 @@ import gc
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
-import grpc
 from google.protobuf.empty_pb2 import Empty
 from prometheus_client import REGISTRY
 
 from tumbler_server import logs
 from tumbler_server.config import Config, Installation
 from tumbler_server.events.board import Board
+from tumbler_server.rpc.exchange import Handler
 from tumbler_server.server import build_server
 
 NOOP = "/tumbler.benchmarks.Yardstick/NoOp"
@@ -38,18 +40,19 @@ def counted() -> dict[str, int]:
     return {**counters, "resident": int(resident[1]) * 1024}
 
 
-async def _nothing(_: Empty, __: grpc.aio.ServicerContext) -> Empty:
-    return _EMPTY
+class Yardstick(Handler):
+    """A service whose one method does nothing."""
 
+    paths: ClassVar[Mapping[str, bool]] = {NOOP: False}
 
-def _add_yardstick(server: grpc.aio.Server) -> None:
-    service, method = NOOP[1:].split("/")
-    handler = grpc.unary_unary_rpc_method_handler(
-        _nothing,
-        request_deserializer=Empty.FromString,
-        response_serializer=Empty.SerializeToString,
-    )
-    server.add_registered_method_handlers(service, {method: handler})
+    def service(self, _: object) -> Handler:
+        """Return what serves a call."""
+        return self
+
+    async def stream_unary(self, _: object, context: Any) -> bytes:
+        """Do nothing."""
+        Empty.FromString(await context.read())
+        return _EMPTY.SerializeToString()
 
 
 def main() -> None:
@@ -66,8 +69,7 @@ def main() -> None:
     installation = Installation(arguments.data_dir, arguments.database)
     config = Config(installation, listen=arguments.listen, workers=arguments.workers)
     board = None if arguments.board is None else Board(arguments.board, arguments.number)
-    server = build_server(config, board=board)
-    _add_yardstick(server._grpc)
+    server = build_server(config, board=board, services=(Yardstick(),))
     server.start()
     print(json.dumps({"port": server.port}), flush=True)
     for _ in sys.stdin:

@@ -144,6 +144,9 @@ class Context:
     def set_trailing_metadata(self, metadata: Any) -> None:
         self.trailing = metadata
 
+    def cut(self) -> None:
+        """Reset the stream."""
+
     async def abort(self, code: grpc.StatusCode, details: str) -> None:
         self.code, self.details = code, details
         raise _Aborted

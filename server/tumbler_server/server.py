@@ -8,7 +8,7 @@ import resource
 import signal
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -226,15 +226,17 @@ def build_core(
 class Server:
     """A server that is listening. ``port`` is the one it got where the configuration said 0."""
 
-    def __init__(self, core: Core, config: Config) -> None:
+    def __init__(self, core: Core, config: Config, services: Sequence[Service] = ()) -> None:
+        """``services`` are offered beside our own."""
         auth.check_policy(SERVICE)
         self._core = core
         self._config = config
+        self._services = services
         self._grace = config.shutdown_grace / SECOND
         self.failed = False
-        """Whether gRPC has ended by itself: then nobody is served, and the process is to end and be started again."""
+        """Whether the loop has ended by itself: then nobody is served, and the process is to end and be started again."""
         self._patient = _begin_grpc()
-        self._loop = LoopThread()
+        self._loop = LoopThread(self._fail)
         try:
             self.port = self._loop.run(self._listen())
         except BaseException:
@@ -250,7 +252,8 @@ class Server:
     def stop(self) -> None:
         """Refuse new calls, let those under way finish within the grace, and end."""
         until = time.monotonic() + self._grace
-        self._loop.run(self._end())
+        if not self.failed:
+            self._loop.run(self._end())
         self._loop.close()
         self._patient.close()
         self._core.close(max(LAST, until - time.monotonic()))
@@ -262,14 +265,16 @@ class Server:
         options = (*_OPTIONS, reuse, ("grpc.max_allowed_incoming_connections", most))
         self._health = Health(SERVICE.full_name, self._core.shedding)
         self._reflection: Reflection | None = None
-        services: list[Service] = [self._core.engine, self._health]
+        services: list[Service] = [self._core.engine, self._health, *self._services]
         if self._config.reflects:
             names = (SERVICE.full_name, health.SERVICE, reflecting.SERVICE)
             self._reflection = Reflection(names, self._core.shedding)
             services.append(self._reflection)
-        self._accepting = Accepting(options, services)
-        self._grpc = self._accepting.server
-        port = _listen(self._grpc, self._config)
+        self._accepting = Accepting(self._loop.loop, options, services)
+        tls = self._config.tls
+        port = self._accepting.listen(self._config.listen, _credentials(tls) if tls else None)
+        if not port:
+            raise CannotListen(self._config.listen)
         self._core.shedding.port, self._core.shedding.most = port, most
         return port
 
@@ -278,16 +283,14 @@ class Server:
         going_on = (self._core.engine.sweep(), self._core.shedding.watch(), self._watch_health())
         self._background = [asyncio.ensure_future(each) for each in going_on]
         await self._look()
-        await self._grpc.start()
         self._accepting.start()
-        self._background.append(asyncio.ensure_future(self._notice_the_end()))
 
     async def _end(self) -> None:
         for task in self._background:
             task.cancel()
         self._health.say_goodbye()
         self._core.hub.say_goodbye()
-        stopping = asyncio.ensure_future(self._grpc.stop(self._grace))
+        stopping = asyncio.ensure_future(self._accepting.stop(self._grace))
         await asyncio.wait((stopping,), timeout=_LAST_WORD)
         self._core.engine.say_goodbye()
         self._core.shedding.say_goodbye()
@@ -302,7 +305,7 @@ class Server:
             await asyncio.wait((stopping,), timeout=_LAST_WORD)
             quiet = 0.0 if self._core.engine.under_way else quiet + _LAST_WORD
             if quiet >= _UNREAD:
-                stopping = asyncio.ensure_future(self._grpc.stop(None))
+                stopping = asyncio.ensure_future(self._accepting.stop(None))
                 quiet = -math.inf
 
     async def _watch_health(self) -> None:
@@ -311,13 +314,7 @@ class Server:
             await self._look()
             await asyncio.get_running_loop().run_in_executor(self._core.looking, memory.trim)
 
-    async def _notice_the_end(self) -> None:
-        try:
-            # With a time, since without one gRPC would take the end of this task for the end of its own.
-            while await self._grpc.wait_for_termination(timeout=HEALTH_INTERVAL):
-                pass
-        except Exception as failure:
-            _log.critical("gRPC has ended by itself", error=type(failure).__name__)
+    def _fail(self) -> None:
         self.failed = True
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -333,11 +330,13 @@ class Server:
             self._health.say_serving(True)
 
 
-def build_server(config: Config, clock: Clock = system_clock, board: Board | None = None) -> Server:
-    """Build a server that listens and does not serve yet. Raises ``SetupError``."""
+def build_server(
+    config: Config, clock: Clock = system_clock, board: Board | None = None, services: Sequence[Service] = ()
+) -> Server:
+    """Build a server that listens and does not serve yet; ``services`` are offered beside ours. Raises ``SetupError``."""
     core = build_core(config, clock, board)
     try:
-        return Server(core, config)
+        return Server(core, config, services)
     except BaseException:
         core.close()
         raise
@@ -366,15 +365,6 @@ def _room_for_connections() -> int:
     most = max(soft // 2, soft - _FILES)
     _log.warning("few files may be open, so few connections too", open_files=soft, connections=most)
     return most
-
-
-def _listen(server: grpc.aio.Server, config: Config) -> int:
-    try:
-        if config.tls:
-            return int(server.add_secure_port(config.listen, _credentials(config.tls)))
-        return int(server.add_insecure_port(config.listen))
-    except RuntimeError:
-        raise CannotListen(config.listen) from None
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:

@@ -12,6 +12,7 @@ from unittest import mock
 
 import grpc
 import pytest
+from grpc._cython import cygrpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.harness import CHEAP
@@ -82,7 +83,7 @@ def left(stream: grpc.Call) -> None:
 
 def states() -> int:
     """Return how many calls gRPC has in its hands."""
-    return sum(type(each).__name__ == "RPCState" for each in gc.get_objects())
+    return sum(type(each) is cygrpc.Call for each in gc.get_objects())
 
 
 def test_nothing_waits_for_the_collector(tmp_path: Path) -> None:

@@ -548,10 +548,10 @@ class TestGone:
         assert world.get(key_id).name == "after"
 
 
-def test_a_server_whose_grpc_ends_by_itself_asks_to_be_started_again(
+def test_a_server_whose_loop_ends_by_itself_asks_to_be_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should gRPC end though nobody stopped the server, the process is told to end, and knows that it has failed."""
+    """Should the loop end though nobody stopped the server, the process is told to end, and knows that it has failed."""
     url = f"sqlite:///{tmp_path}/tumbler.db"
     founding.found(Installation(tmp_path, url), CHEAP, "tmb")
     told: queue.Queue[tuple[int, int]] = queue.Queue()
@@ -559,7 +559,7 @@ def test_a_server_whose_grpc_ends_by_itself_asks_to_be_started_again(
     serving = build_server(Config(Installation(tmp_path, url), listen="127.0.0.1:0"))
     serving.start()
     assert not serving.failed
-    serving._loop.run(serving._grpc._server.shutdown(None))
+    monkeypatch.setattr(serving._loop.loop, "select", lambda _: 1 / 0)
     assert told.get(timeout=PATIENCE) == (os.getpid(), signal.SIGTERM)
     assert serving.failed
     serving.stop()

@@ -4,16 +4,14 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import grpc
 import pytest
-from grpc._cython import cygrpc
 
 from tests.unit.test_lanes import PATIENCE
-from tumbler_server.rpc import accepting
 from tumbler_server.rpc.accepting import AT_A_TIME, Accepting
 from tumbler_server.rpc.loop import LoopThread
 from tumbler_server.rpc.receiving import Method
@@ -50,13 +48,11 @@ def serving() -> Iterator[tuple[Echo, LoopThread, grpc.Channel]]:
     """Serve the echo on a loop of its own, and connect to it."""
     thread, echo = LoopThread(), Echo()
 
-    async def begin() -> tuple[grpc.aio.Server, int]:
-        accepts = Accepting((), (echo,))
-        server = accepts.server
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
+    async def begin() -> tuple[Accepting, int]:
+        accepts = Accepting(thread.loop, (), (echo,))
+        port = accepts.listen("127.0.0.1:0")
         accepts.start()
-        return server, port
+        return accepts, port
 
     server, port = thread.run(begin())
     with grpc.insecure_channel(f"127.0.0.1:{port}", (("grpc.use_local_subchannel_pool", 1),)) as channel:
@@ -66,28 +62,22 @@ def serving() -> Iterator[tuple[Echo, LoopThread, grpc.Channel]]:
     thread.close()
 
 
-WAYS = {"many at a time": True, "by gRPC, which has changed": False}
-
-
-@pytest.fixture(params=WAYS)
-def echoing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[grpc.Channel]:
-    """Give a connection to the echo, whose calls are taken up in each way."""
-    monkeypatch.setattr(accepting, "fits", lambda: WAYS[request.param])
+@pytest.fixture
+def echoing() -> Iterator[grpc.Channel]:
+    """Give a connection to the echo."""
     with serving() as (_, _, channel):
         yield channel
 
 
 def test_it_is_served(echoing: grpc.Channel) -> None:
-    """However calls are taken up, each gets its own answer."""
+    """Each call gets its own answer."""
     calls = [echoing.unary_unary(QUIET).future(b"%d" % number, timeout=PATIENCE) for number in range(MANY)]
     assert [call.result() for call in calls] == [b"%d" % number for number in range(MANY)]
     assert [*echoing.stream_stream(STREAM)(iter([b"1", b"2"]), timeout=PATIENCE)] == [b"1", b"2"]
 
 
-@pytest.mark.parametrize("fits", [True, False])
-def test_no_such_method(fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever calls a method that there is not is told so, whoever takes the calls up."""
-    monkeypatch.setattr(accepting, "fits", lambda: fits)
+def test_no_such_method() -> None:
+    """Whoever calls a method that there is not is told so."""
     with serving() as (_, _, channel):
         assert channel.unary_unary(UNKNOWN).future(b"", timeout=PATIENCE).code() is grpc.StatusCode.UNIMPLEMENTED
 
@@ -149,34 +139,10 @@ def test_a_turn_of_the_loop_brings_all_that_has_come() -> None:
     assert 0 < int(told.stdout) < number
 
 
-@pytest.mark.parametrize("fits", [True, False])
-def test_the_end_without_calls(fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_without_calls() -> None:
     """A server ends at once that nobody ever called, and one more can begin after it."""
-    monkeypatch.setattr(accepting, "fits", lambda: fits)
     for _ in range(2):
         began = time.monotonic()
         with serving():
             pass
         assert time.monotonic() - began < PATIENCE
-
-
-def test_what_is_used_of_grpc_is_there() -> None:
-    """With the versions that this is developed with, calls are taken up many at a time."""
-    assert accepting.fits()
-
-
-@pytest.mark.parametrize("name", [*accepting._USED, "_RequestCallError"])
-def test_changed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A version of gRPC that lacks a part, or has it with other parameters, is noticed."""
-    owner, _, part = name.rpartition(".")
-    changed: list[Awaitable[None]] = []
-
-    class Other:
-        def __getattr__(self, asked: str) -> Any:
-            if not owner and asked == part:
-                raise AttributeError(asked)
-            found = getattr(cygrpc, asked)
-            return type(asked, (found,), {part: lambda _self, _other: changed}) if asked == owner else found
-
-    monkeypatch.setattr(accepting, "cygrpc", Other())
-    assert not accepting.fits()

@@ -1,22 +1,8 @@
-"""How a call ends: what is done once it is over, and how it is cut off when its caller takes nothing any more.
-
-A call is served by a task, which ends once gRPC has handed the answer to the network. Beside it gRPC has a second task,
-which waits for the caller to close the call: while that one lives, gRPC keeps the call, and with it what its caller has
-not taken, for as long as there is a connection. Once both are gone, the stream is reset.
-"""
+"""How a call ends: what is done once it is over, and how it is cut off when its caller takes nothing any more."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any, cast
-
-_keeper: ContextVar["asyncio.Task[Any] | None"] = ContextVar("keeper", default=None)
-
-
-async def keep(call: Awaitable[None]) -> None:
-    """Wait for the caller to close a call, as gRPC has it, so that ``keeper`` knows of it."""
-    _keeper.set(asyncio.current_task())
-    await call
 
 
 def at_end(callback: Callable[[Any], object]) -> None:
@@ -28,15 +14,10 @@ def at_end(callback: Callable[[Any], object]) -> None:
     task().add_done_callback(callback)
 
 
-def keeper() -> "asyncio.Task[Any] | None":
-    """Return the second task of the call that this task serves; None where gRPC has it to itself."""
-    return _keeper.get()
-
-
-def cut_off(serving: "asyncio.Task[Any]", kept_by: "asyncio.Task[Any] | None") -> bool:
-    """Cut a call off, by its two tasks; say whether gRPC lets go of it. Else it ends with its connection."""
+def cut_off(serving: "asyncio.Task[Any]", context: Any) -> None:
+    """Cut a call off, by its task and its context."""
     serving.cancel()
-    return kept_by is not None and kept_by.cancel()
+    context.cut()
 
 
 def task() -> "asyncio.Task[Any]":

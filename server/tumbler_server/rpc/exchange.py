@@ -31,7 +31,7 @@ from tumbler_server.keys.record import Key
 from tumbler_server.keys.verifier import Unknown, View
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import auth, counting, status
-from tumbler_server.rpc.ending import at_end, cut_off, keeper, task
+from tumbler_server.rpc.ending import at_end, cut_off, task
 from tumbler_server.rpc.hotpath import HotPath
 from tumbler_server.rpc.lanes import Lane
 from tumbler_server.rpc.presence import Presence
@@ -78,12 +78,8 @@ class Handler:
     whether a message is received, and for how long to wait for it.
     """
 
-    request_streaming: ClassVar[bool] = True
     response_streaming: bool = False
-    request_deserializer: ClassVar[None] = None
-    response_serializer: ClassVar[None] = None
-    unary_unary: ClassVar[None] = None
-    unary_stream: ClassVar[None] = None
+    takes_long: bool = False
     stream_unary: Any = None
     stream_stream: Any = None
 
@@ -93,7 +89,7 @@ class Handler:
 class Exchange(Handler):
     """A call, from its headers to its answer."""
 
-    __slots__ = ("caller", "ended", "failure", "house", "keeper", "peer", "plan", "since", "task", "text")
+    __slots__ = ("caller", "context", "ended", "failure", "house", "peer", "plan", "since", "task", "text")
 
     def __init__(self, house: House, plan: Plan) -> None:
         self.house = house
@@ -104,9 +100,9 @@ class Exchange(Handler):
         self.peer = ""
         self.since = 0.0
         self.task: asyncio.Task[Any] | None = None
+        self.context: Any = None
         self.ended: TumblerError | None = None
         """Why the call is ended while its message has not come."""
-        self.keeper: asyncio.Task[Any] | None
 
     def judge_headers(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
         """Judge the caller by the call's headers, as far as memory reaches. Raises ``Unauthenticated``."""
@@ -150,9 +146,9 @@ class Exchange(Handler):
         raise NotImplementedError
 
     def cut(self) -> None:
-        """Cut the call off: its answer is not taken. Where gRPC does not let go of it, its connection is cut."""
-        if self.task is not None and not cut_off(self.task, self.keeper):
-            self.house.shedding.cut(self.peer, whoever=True)
+        """Cut the call off: its answer is not taken."""
+        if self.task is not None:
+            cut_off(self.task, self.context)
 
     def end(self, failure: TumblerError) -> None:
         """End the call, while its message has not come."""
@@ -163,7 +159,6 @@ class Exchange(Handler):
     def _finish(self) -> None:
         """Note that nothing is left but to be taken by the caller."""
         self.since = time.monotonic()
-        self.keeper = keeper()
         self.plan.present.unread[self] = None
 
     async def receive(self, context: Any) -> bytes:
@@ -187,6 +182,7 @@ class Exchange(Handler):
         if plan.long:
             self.house.unsent.check(party)
         leave = plan.present.enter(party, self)
+        self.context = context
         self.task = task()
         self.task.add_done_callback(leave)
         waiting = plan.present.waiting
@@ -330,6 +326,7 @@ class BatchVerify(Exchange):
 class Manage(Exchange):
     """A call that reads or writes keys: on a thread of its lane."""
 
+    takes_long = True
     __slots__ = ()
 
     async def answer(self, context: Any) -> bytes:
@@ -374,6 +371,7 @@ class Watch(Exchange):
     """A stream of changes: this task, for as long as the caller listens."""
 
     response_streaming = True
+    takes_long = True
     __slots__ = ()
 
     async def stream_stream(self, _: object, context: Any) -> None:
@@ -389,8 +387,6 @@ class Watch(Exchange):
             await context.send_initial_metadata(())
             await self.house.watching.serve(self.caller, wanted, address, context.write)
             return
-        except grpc.aio.BaseError:
-            raise  # gRPC's own, which it knows what to do with: the caller has gone
         except Exception as failure:
             failed = failure
         await self.hold_back(failed, context)

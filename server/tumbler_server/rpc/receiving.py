@@ -18,7 +18,7 @@ from tumbler_server.errors import (
 )
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import status
-from tumbler_server.rpc.ending import at_end, cut_off, keeper, task
+from tumbler_server.rpc.ending import at_end, cut_off, task
 from tumbler_server.rpc.exchange import Handler
 from tumbler_server.rpc.presence import Presence
 from tumbler_server.rpc.shedding import Shedding
@@ -36,7 +36,7 @@ class Method(Handler):
     ) -> None:
         self.stream_unary = stream_unary
         self.stream_stream = stream_stream
-        self.response_streaming = stream_stream is not None
+        self.response_streaming = self.takes_long = stream_stream is not None
 
 
 class Receiving:
@@ -68,14 +68,14 @@ class Receiving:
 class Visitor:
     """A call that has been taken in. While it waits for anything, it may have to make room for others."""
 
-    __slots__ = ("_context", "_failure", "_keeper", "_receiving", "_task", "peer", "since")
+    __slots__ = ("_context", "_failure", "_receiving", "_task", "peer", "since")
 
     def __init__(self, context: Any, receiving: Receiving) -> None:
         self.peer: str = context.peer()
         self.since = 0.0
         self._context = context
         self._receiving = receiving
-        self._task, self._keeper = task(), keeper()
+        self._task = task()
         self._failure: TumblerError | None = None
 
     async def message(self, kind: type[M], size: Limit, seconds: Limit) -> M | None:
@@ -115,8 +115,7 @@ class Visitor:
 
     def cut(self) -> None:
         """Cut the call off."""
-        if not cut_off(self._task, self._keeper):
-            self._receiving.shedding.cut(self.peer)
+        cut_off(self._task, self._context)
 
     async def wait(
         self, begin: Callable[[], Awaitable[T]], seconds: float | None = None, too_slow: TumblerError | None = None

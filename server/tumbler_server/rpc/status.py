@@ -6,7 +6,6 @@ log the exception's type and the places it passed through, but not its message, 
 
 import asyncio
 import contextlib
-import functools
 from typing import NamedTuple, NoReturn
 
 import grpc
@@ -18,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tumbler.v1 import error_reason_pb2
 from tumbler_server import errors
 from tumbler_server.logs import places
-from tumbler_server.rpc.ending import at_end, cut_off, keeper, task
+from tumbler_server.rpc.ending import cut_off, task
 
 DOMAIN = "tumbler.dev"
 
@@ -82,21 +81,12 @@ def abort(context: grpc.ServicerContext, failure: BaseException, method: str) ->
 async def end(context: grpc.aio.ServicerContext, last: Told) -> NoReturn:
     """End a call on a loop; one whose caller does not take even that is cut off."""
     context.set_trailing_metadata(((_DETAILS, last.details),))
-    cutting = asyncio.get_running_loop().call_later(PATIENCE, cut_off, task(), keeper())
+    cutting = asyncio.get_running_loop().call_later(PATIENCE, cut_off, task(), context)
     try:
         await context.abort(last.code, last.message)
-    except Exception as aborted:
-        # gRPC keeps what it raises with the call, and its traceback has frames that have the call: a cycle, which would
-        # keep the call and its stream until the collector comes.
-        at_end(functools.partial(_forget_places, aborted))
-        raise
     finally:
         cutting.cancel()
     raise AssertionError("abort() returned")  # gRPC's raises
-
-
-def _forget_places(failure: BaseException, _: object) -> None:
-    failure.__traceback__ = None
 
 
 def told(failure: BaseException, method: str) -> Told:

@@ -1,0 +1,216 @@
+"""Serving a call that has been taken up, by the operations that gRPC's core has: two batches of them for most calls.
+
+Only for a call that takes longer than a moment, or is expected to, is gRPC asked to tell should its caller go away. From
+others that is learnt by what they do next.
+"""
+
+import asyncio
+import functools
+import time
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+import grpc
+from grpc._cython import cygrpc
+
+from tumbler_server.rpc import status
+from tumbler_server.rpc.ending import task
+from tumbler_server.rpc.loop import Loop
+
+MOMENT = 0.01
+"""Seconds after which it is asked whether a caller goes away; twice as many at the most."""
+
+_FLAGS = 0
+_OK = grpc.StatusCode.OK.value[0]
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+class Details(NamedTuple):
+    """What is known of a call before anything is done for it, as gRPC's handlers have it."""
+
+    method: str
+    invocation_metadata: Metadata
+
+
+class Service(Protocol):
+    """Knows what serves a call."""
+
+    def service(self, details: Any) -> Any:
+        """Return what serves a call whose headers have come, or None where there is no such method."""
+
+
+class Aborted(Exception):
+    """Raised in a handler that has ended its call by a status."""
+
+
+class Context:
+    """A call, as its handler knows it: what ours use of ``grpc.aio.ServicerContext``, and ``cut``.
+
+    Whatever waits here is cancelled where the caller has gone.
+    """
+
+    __slots__ = ("_call", "_closing", "_deadline", "_has_begun", "_loop", "_metadata", "_task", "_trailing")
+
+    def __init__(self, loop: Loop, event: Any) -> None:
+        self._loop = loop
+        self._call = event.call
+        self._deadline: float | None = event.call_details.deadline
+        self._metadata: Metadata = event.invocation_metadata
+        self._task: asyncio.Task[Any] | None = task()
+        self._trailing: Metadata = ()
+        self._has_begun = False
+        """Whether the answer's headers have been sent."""
+        self._closing: Any = None
+        """The operation that tells how the caller closed the call, once it has been asked for."""
+
+    def invocation_metadata(self) -> Metadata:
+        """Return the call's headers."""
+        return self._metadata
+
+    def peer(self) -> str:
+        """Return gRPC's name of the connection."""
+        return str(self._call.peer(), "utf-8")
+
+    def time_remaining(self) -> float | None:
+        """Return for how many seconds the caller waits; None: for ever."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.time())
+
+    def set_trailing_metadata(self, trailing: Metadata) -> None:
+        """Have these follow the answer, or what is told instead of it."""
+        self._trailing = trailing
+
+    async def read(self) -> Any:
+        """Receive the next message; ``grpc.aio.EOF`` where there is none."""
+        operation = cygrpc.ReceiveMessageOperation(_FLAGS)
+        await self._do(operation)
+        message = operation.message()
+        return grpc.aio.EOF if message is None else message
+
+    async def send_initial_metadata(self, metadata: Metadata) -> None:
+        """Send the answer's headers, before there is an answer."""
+        self._has_begun = True
+        await self._do(cygrpc.SendInitialMetadataOperation(metadata, _FLAGS))
+
+    async def write(self, message: bytes) -> None:
+        """Send a message of a stream; returns once gRPC takes the next one."""
+        await self._do(*self._head(), cygrpc.SendMessageOperation(message, _FLAGS))
+
+    async def abort(self, code: grpc.StatusCode, details: str = "") -> NoReturn:
+        """End the call with a status. Raises ``Aborted`` after that."""
+        await self.finish((), code.value[0], details)
+        raise Aborted
+
+    async def finish(self, answer: tuple[bytes, ...], code: int = _OK, details: str = "") -> None:
+        """Send the answer, where there is one, and the status that ends the call."""
+        closing = ()
+        if self._closing is None:
+            self._closing = cygrpc.ReceiveCloseOnServerOperation(_FLAGS)
+            closing = (self._closing,)
+        await self._do(
+            *self._head(),
+            *(cygrpc.SendMessageOperation(message, _FLAGS) for message in answer),
+            cygrpc.SendStatusFromServerOperation(self._trailing, code, details, _FLAGS),
+            *closing,
+        )
+
+    def watch(self) -> None:
+        """Have the task cancelled should the caller go away, whatever it waits for."""
+        if self._closing is None:
+            self._closing = cygrpc.ReceiveCloseOnServerOperation(_FLAGS)
+            self._call.start_server_batch((self._closing,), self._closed)
+
+    def cut(self) -> None:
+        """Reset the call's stream: nothing more comes or goes."""
+        self._call.cancel()
+
+    def let_go(self) -> None:
+        """Let go of the task, which has done all it could."""
+        self._task = None
+
+    async def _do(self, *operations: Any) -> None:
+        done = self._loop.create_future()
+        self._call.start_server_batch(operations, functools.partial(_settle, done))
+        if not await done:
+            raise asyncio.CancelledError
+
+    def _head(self) -> tuple[Any, ...]:
+        if self._has_begun:
+            return ()
+        self._has_begun = True
+        return (cygrpc.SendInitialMetadataOperation((), _FLAGS),)
+
+    def _closed(self, _: Any) -> None:
+        if self._task is not None and self._closing.cancelled():
+            self._task.cancel()
+
+
+class Serving:
+    """Serves calls on a loop, each by a task. For the loop's thread."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._young: set[Context] = set()
+        """Those of which nobody has asked yet whether their callers go away."""
+        self._older: set[Context] = set()
+        self._looks = False
+
+    def begin(self, event: Any, path: str, service: Service) -> None:
+        """Have a call served that has come."""
+        serving = self._loop.create_task(self._serve(event, path, service))
+        self._tasks.add(serving)
+        serving.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, event: Any, path: str, service: Service) -> None:
+        context = Context(self._loop, event)
+        try:
+            handler = service.service(Details(path, event.invocation_metadata))
+            if handler is None:
+                await context.finish((), grpc.StatusCode.UNIMPLEMENTED.value[0], "Method not found!")
+                return
+            if handler.takes_long:
+                context.watch()
+            else:
+                self._look_after(context)
+            if handler.response_streaming:
+                await handler.stream_stream(None, context)
+                await context.finish(())
+            else:
+                await context.finish((await handler.stream_unary(None, context),))
+        except (asyncio.CancelledError, Aborted):
+            # It has been told how it ended, or has gone, or was cut off. A task that ended by an exception would keep its
+            # traceback, and with it the call, which knows the task: a cycle, until the collector comes.
+            return
+        except Exception as failure:
+            failed = failure
+        else:
+            return
+        finally:
+            context.let_go()
+            self._young.discard(context)
+            self._older.discard(context)
+        try:
+            await status.end(context, status.told(failed, path))
+        except (asyncio.CancelledError, Aborted):
+            return
+        finally:
+            del failed
+
+    def _look_after(self, context: Context) -> None:
+        self._young.add(context)
+        if not self._looks:
+            self._looks = True
+            self._loop.call_later(MOMENT, self._look)
+
+    def _look(self) -> None:
+        for context in self._older:
+            context.watch()
+        self._older, self._young = self._young, set()
+        self._looks = bool(self._older)
+        if self._looks:
+            self._loop.call_later(MOMENT, self._look)
+
+
+def _settle(done: "asyncio.Future[bool]", event: Any) -> None:
+    if not done.done():
+        done.set_result(event.success)
