@@ -234,7 +234,7 @@ class Server:
         self._services = services
         self._grace = config.shutdown_grace / SECOND
         self.failed = False
-        """Whether the loop has ended by itself: then nobody is served, and the process is to end and be started again."""
+        """Whether the loop has ended by itself: nobody is served, and the process is to end and be started again."""
         self._patient = _begin_grpc()
         self._loop = LoopThread(self._fail)
         try:
@@ -333,7 +333,7 @@ class Server:
 def build_server(
     config: Config, clock: Clock = system_clock, board: Board | None = None, services: Sequence[Service] = ()
 ) -> Server:
-    """Build a server that listens and does not serve yet; ``services`` are offered beside ours. Raises ``SetupError``."""
+    """Build a server that listens and does not serve yet; ``services`` are offered too. Raises ``SetupError``."""
     core = build_core(config, clock, board)
     try:
         return Server(core, config, services)

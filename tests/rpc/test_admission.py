@@ -551,7 +551,7 @@ class TestGone:
 def test_a_server_whose_loop_ends_by_itself_asks_to_be_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should the loop end though nobody stopped the server, the process is told to end, and knows that it has failed."""
+    """Should the loop end though nobody stopped the server, the process is told to end, and knows it has failed."""
     url = f"sqlite:///{tmp_path}/tumbler.db"
     founding.found(Installation(tmp_path, url), CHEAP, "tmb")
     told: queue.Queue[tuple[int, int]] = queue.Queue()

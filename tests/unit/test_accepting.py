@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from tests.unit.test_lanes import PATIENCE
-from tumbler_server.rpc.accepting import AT_A_TIME, Accepting
+from tumbler_server.rpc.accepting import AT_A_TIME, Accepting, Service
 from tumbler_server.rpc.loop import LoopThread
 from tumbler_server.rpc.receiving import Method
 
@@ -44,12 +44,12 @@ class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
 
 
 @contextmanager
-def serving() -> Iterator[tuple[Echo, LoopThread, grpc.Channel]]:
-    """Serve the echo on a loop of its own, and connect to it."""
+def serving(service: Service | None = None) -> Iterator[tuple[Echo, LoopThread, grpc.Channel]]:
+    """Serve the echo, or another service, on a loop of its own, and connect to it."""
     thread, echo = LoopThread(), Echo()
 
     async def begin() -> tuple[Accepting, int]:
-        accepts = Accepting(thread.loop, (), (echo,))
+        accepts = Accepting(thread.loop, (), (service or echo,))
         port = accepts.listen("127.0.0.1:0")
         accepts.start()
         return accepts, port

@@ -10,13 +10,13 @@ import pytest
 from tests.unit.test_lanes import turns
 from tumbler_server.errors import Overloaded
 from tumbler_server.rpc import spreading
-from tumbler_server.rpc.spreading import AT_ONCE, Turns, spread
+from tumbler_server.rpc.spreading import AT_A_LOOK, AT_ONCE, Turns, spread
 from tumbler_server.shares import CrowdLimit
 
 
-@pytest.mark.parametrize(("turn", "others"), [(0.0, 10), (1_000.0, 0)], ids=["long work", "short work"])
+@pytest.mark.parametrize(("turn", "others"), [(0.0, 5), (1_000.0, 0)], ids=["long work", "short work"])
 def test_others_have_their_turn(turn: float, others: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two items that take long others run; short work is done at once; all items come, in their order."""
+    """Between items that take long others run; short work is done at once; all items come, in their order."""
     monkeypatch.setattr(spreading, "TURN", turn)
     seen = 0
 
@@ -28,11 +28,11 @@ def test_others_have_their_turn(turn: float, others: int, monkeypatch: pytest.Mo
                 await asyncio.sleep(0)
 
         running = asyncio.ensure_future(other())
-        done = await spread(iter(range(10)))
+        done = await spread(iter(range(5 * AT_A_LOOK)))
         running.cancel()
         return done
 
-    assert asyncio.run(test()) == list(range(10))
+    assert asyncio.run(test()) == list(range(5 * AT_A_LOOK))
     assert seen >= others if others else seen == 0
 
 

@@ -1,12 +1,11 @@
 """Taking calls up from gRPC: those of each method apart from others, and several of each at a time.
 
-gRPC's core has a queue of calls for each method that is registered with it, and hands out as many of them as were asked
-for. So a flood of one method does not hold up another. Calls of methods that there are not have a queue, too; what serves
-them is asked for, and says that there is nothing.
+gRPC's core has a queue of calls for each method that is registered with it, and hands out as many as were asked for.
+So a flood of one method does not hold up another. Calls of methods that there are not have a queue of their own, too.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import grpc

@@ -8,8 +8,8 @@ from typing import Any, cast
 def at_end(callback: Callable[[Any], object]) -> None:
     """Have this called with anything once the call is over that this task serves.
 
-    gRPC's contexts offer the same, by a cycle of objects for each call: the call itself and its stream then live until
-    the collector comes, and count among the connection's streams.
+    What a call's own context were to call would make a cycle of it: the call and its stream would then live until the
+    collector comes, and count among the connection's streams.
     """
     task().add_done_callback(callback)
 

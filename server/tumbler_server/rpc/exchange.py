@@ -11,9 +11,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-import grpc
 from google.protobuf.message import Message
 
 from tumbler_server import calls
@@ -72,10 +71,9 @@ class Plan:
 
 
 class Handler:
-    """What gRPC takes for the handler of a method.
+    """What serves a call, from when its headers have come: whether a message is received is its own to decide.
 
-    To gRPC every method reads a stream of requests. So a handler runs as soon as there are headers, and decides itself
-    whether a message is received, and for how long to wait for it.
+    ``takes_long`` says whether its calls wait for more than memory: then it is told at once when a caller goes away.
     """
 
     response_streaming: bool = False

@@ -1,8 +1,11 @@
 """The event loop that serves: an asyncio loop whose one source of events is gRPC's completion queue.
 
-``grpc.aio`` has a thread of its own wait for that queue, and tell an ordinary loop of each event by a socket: for each
-call that is three times two switches between threads, half of what a warm Verify costs. Here the loop waits for the queue
-itself. It knows no other files or sockets: whatever blocks runs on other threads, which wake the loop by a bell.
+``grpc.aio`` has a thread of its own wait for that queue, and tell an ordinary loop of each event by a socket: two
+switches between threads, three times a call. Here the loop waits for the queue itself. It knows no other files or
+sockets: whatever blocks runs on other threads, and these wake the loop by a bell.
+
+What an event calls must only make something runnable, by a future or a task: ``events.glance`` counts on it that who
+looks at the database in a turn of the loop stood in its queue before.
 """
 
 import asyncio
@@ -90,14 +93,14 @@ class Loop(asyncio.BaseEventLoop):
 
 
 class LoopThread:
-    """Runs a loop on a thread of its own until ``close``. Should it end by itself, ``failed`` is called, on that thread."""
+    """Runs a loop on a thread of its own until ``close``. Should it end by itself, that thread calls ``failed``."""
 
     def __init__(self, failed: Callable[[], None] = lambda: None) -> None:
         sys.setswitchinterval(TURN)
         # A call makes dozens of objects that its end frees without the collector; looking for cycles so often is waste.
         gc.set_threshold(_YOUNG, 20, 50)
         self._failed = failed
-        self.loop = Loop()  # type: ignore[abstract]  # what it lacks is files and sockets
+        self.loop = Loop()
         self.loop.set_exception_handler(_tell)
         self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
         self._thread.start()

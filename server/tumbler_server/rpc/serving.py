@@ -1,10 +1,11 @@
 """Serving a call that has been taken up, by the operations that gRPC's core has: two batches of them for most calls.
 
-Only for a call that takes longer than a moment, or is expected to, is gRPC asked to tell should its caller go away. From
-others that is learnt by what they do next.
+Only for a call that takes longer than a moment, or is expected to, is gRPC asked to tell should its caller go away.
+Of the others that is learnt by what they do next.
 """
 
 import asyncio
+import contextlib
 import functools
 import time
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -18,6 +19,9 @@ from tumbler_server.rpc.loop import Loop
 
 MOMENT = 0.01
 """Seconds after which it is asked whether a caller goes away; twice as many at the most."""
+
+_FOR_EVER = 1e15
+"""What gRPC gives as the time of no deadline is later than this, and all others are earlier."""
 
 _FLAGS = 0
 _OK = grpc.StatusCode.OK.value[0]
@@ -49,12 +53,12 @@ class Context:
     Whatever waits here is cancelled where the caller has gone.
     """
 
-    __slots__ = ("_call", "_closing", "_deadline", "_has_begun", "_loop", "_metadata", "_task", "_trailing")
+    __slots__ = ("_call", "_closing", "_details", "_has_begun", "_loop", "_metadata", "_task", "_trailing")
 
     def __init__(self, loop: Loop, event: Any) -> None:
         self._loop = loop
         self._call = event.call
-        self._deadline: float | None = event.call_details.deadline
+        self._details = event.call_details
         self._metadata: Metadata = event.invocation_metadata
         self._task: asyncio.Task[Any] | None = task()
         self._trailing: Metadata = ()
@@ -73,7 +77,8 @@ class Context:
 
     def time_remaining(self) -> float | None:
         """Return for how many seconds the caller waits; None: for ever."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.time())
+        deadline: float = self._details.deadline
+        return max(0.0, deadline - time.time()) if deadline < _FOR_EVER else None
 
     def set_trailing_metadata(self, trailing: Metadata) -> None:
         """Have these follow the answer, or what is told instead of it."""
@@ -102,7 +107,7 @@ class Context:
 
     async def finish(self, answer: tuple[bytes, ...], code: int = _OK, details: str = "") -> None:
         """Send the answer, where there is one, and the status that ends the call."""
-        closing = ()
+        closing: tuple[Any, ...] = ()
         if self._closing is None:
             self._closing = cygrpc.ReceiveCloseOnServerOperation(_FLAGS)
             closing = (self._closing,)
@@ -129,7 +134,9 @@ class Context:
 
     async def _do(self, *operations: Any) -> None:
         done = self._loop.create_future()
-        self._call.start_server_batch(operations, functools.partial(_settle, done))
+        if self._call.start_server_batch(operations, functools.partial(_settle, done)) != cygrpc.CallError.ok:
+            self.cut()
+            raise RuntimeError("gRPC refuses what is asked of a call")
         if not await done:
             raise asyncio.CancelledError
 
@@ -178,8 +185,8 @@ class Serving:
             else:
                 await context.finish((await handler.stream_unary(None, context),))
         except (asyncio.CancelledError, Aborted):
-            # It has been told how it ended, or has gone, or was cut off. A task that ended by an exception would keep its
-            # traceback, and with it the call, which knows the task: a cycle, until the collector comes.
+            # It has been told how it ended, or has gone, or was cut off. A task that ended by an exception would keep
+            # its traceback, and with it the call, which knows the task: a cycle, until the collector comes.
             return
         except Exception as failure:
             failed = failure
@@ -189,12 +196,10 @@ class Serving:
             context.let_go()
             self._young.discard(context)
             self._older.discard(context)
-        try:
-            await status.end(context, status.told(failed, path))
-        except (asyncio.CancelledError, Aborted):
-            return
-        finally:
-            del failed
+        told = status.told(failed, path)
+        del failed  # its traceback has this frame
+        with contextlib.suppress(asyncio.CancelledError, Aborted):
+            await status.end(context, told)
 
     def _look_after(self, context: Context) -> None:
         self._young.add(context)

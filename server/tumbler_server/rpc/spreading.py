@@ -1,6 +1,7 @@
 """Work on the loop, in portions between which others have their turn."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Iterator
 from typing import TypeVar
@@ -13,6 +14,8 @@ T = TypeVar("T")
 TURN = 0.001
 """Seconds after which such work gives up its turn: a call takes half a dozen turns of the loop."""
 
+AT_A_LOOK = 8
+"""Items after which the clock is looked at; of the costliest, one takes a tenth of a millisecond."""
 
 AT_ONCE = 4
 """Calls that begin at once, in a turn of the loop or within ``TURN``."""
@@ -67,9 +70,11 @@ async def spread(work: Iterator[T]) -> list[T]:
     """Take all items of an iterator, and return them."""
     done: list[T] = []
     until = time.monotonic() + TURN
-    for item in work:
-        done.append(item)
+    while True:
+        some = list(itertools.islice(work, AT_A_LOOK))
+        done += some
+        if len(some) < AT_A_LOOK:
+            return done
         if time.monotonic() > until:
             await asyncio.sleep(0)
             until = time.monotonic() + TURN
-    return done

@@ -91,8 +91,8 @@ _CHECK_TIME = bytes([service_pb.VerifyResponse.CHECK_TIME_FIELD_NUMBER << 3 | 2]
 
 
 def _varint(number: int) -> bytes:
-    if number < 128:
-        return bytes((number,))
+    if number < 1 << 14:
+        return bytes((number,)) if number < 128 else bytes((number & 127 | 128, number >> 7))
     return bytes((number & 127 | 128,)) + _varint(number >> 7)
 
 

@@ -1,0 +1,104 @@
+"""The loop that waits for gRPC: what wakes it, what it survives, and what is noticed where it does not."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import structlog.testing
+
+from tests.unit.test_lanes import PATIENCE
+from tumbler_server.rpc.loop import LoopThread
+
+THREADS, RINGS = 8, 2_000
+
+
+@pytest.fixture
+def thread() -> Iterator[LoopThread]:
+    """Give a loop that runs."""
+    running = LoopThread()
+    yield running
+    running.close()
+
+
+def test_other_threads_wake_it(thread: LoopThread) -> None:
+    """Whatever other threads give it is done, in each one's order, however many do so at the same time."""
+    done: list[tuple[int, int]] = []
+
+    def give(number: int) -> None:
+        for count in range(RINGS):
+            thread.loop.call_soon_threadsafe(done.append, (number, count))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(give, range(THREADS)))
+    thread.run(asyncio.sleep(0))
+    for number in range(THREADS):
+        assert [count for giver, count in done if giver == number] == list(range(RINGS))
+
+
+def test_it_is_woken_at_once(thread: LoopThread) -> None:
+    """Who asks an idle loop does not wait until it looks up by itself."""
+    began = time.monotonic()
+    for _ in range(50):
+        thread.run(asyncio.sleep(0))
+    assert time.monotonic() - began < 5, "it was woken, and not waited for"
+
+
+def test_it_keeps_time(thread: LoopThread) -> None:
+    """What is to be done later is done then, in the order of its times, and what was called off is not."""
+
+    async def wait() -> list[float]:
+        loop, done = asyncio.get_running_loop(), list[float]()
+        for seconds in (0.3, 0.02, 0.1):
+            loop.call_later(seconds, done.append, seconds)
+        loop.call_later(0.05, done.append, 0.05).cancel()
+        began = loop.time()
+        await asyncio.sleep(0.35)
+        assert loop.time() - began >= 0.35
+        return done
+
+    assert thread.run(wait()) == [0.02, 0.1, 0.3]
+
+
+def test_blocking_work_is_done_beside_it(thread: LoopThread) -> None:
+    """Work on other threads comes back, and the loop goes on meanwhile."""
+
+    async def work() -> tuple[int, int]:
+        turns, done = 0, asyncio.ensure_future(asyncio.to_thread(time.sleep, 0.1))
+        while not done.done():
+            turns += 1
+            await asyncio.sleep(0)
+        return turns, threading.active_count()
+
+    turns, _ = thread.run(work())
+    assert turns > 10
+
+
+def test_an_event_that_fails(thread: LoopThread) -> None:
+    """Should what an event calls fail, its type is logged and never its text, and the loop goes on."""
+
+    def fail(_: Any) -> None:
+        raise ValueError("tmb_a_secret")
+
+    with structlog.testing.capture_logs() as logs:
+        thread.loop.call_soon_threadsafe(thread.loop._bell.start_server_batch, (), fail)
+        deadline = time.monotonic() + PATIENCE
+        while not logs and time.monotonic() < deadline:
+            thread.run(asyncio.sleep(0.01))
+    assert [(log["event"], log["error"]) for log in logs] == [("something on the loop failed", "ValueError")]
+    assert "secret" not in str(logs)
+
+
+def test_the_end_of_a_loop_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should the loop itself fail, that is told, and to close it does not wait for it."""
+    failed = threading.Event()
+    running = LoopThread(failed.set)
+    monkeypatch.setattr(running.loop, "select", lambda _: 1 / 0)
+    with contextlib.suppress(RuntimeError):
+        running.loop.call_soon_threadsafe(int)
+    assert failed.wait(PATIENCE)
+    running.close()

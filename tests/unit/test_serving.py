@@ -1,0 +1,165 @@
+"""How a call is served that has been taken up: over real sockets, by handlers of each kind."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import grpc
+import pytest
+import structlog.testing
+
+from tests.unit.test_accepting import serving
+from tests.unit.test_lanes import PATIENCE
+from tumbler_server.rpc import status
+from tumbler_server.rpc.exchange import Handler
+
+BRIEF, LONG, STREAM = "/tests.Service/Brief", "/tests.Service/Long", "/tests.Service/Stream"
+
+
+class Serves(Handler):
+    """A handler that does what a test says, by one of the ways there are."""
+
+    def __init__(self, path: str, work: Callable[[Any], Any]) -> None:
+        self.response_streaming = path == STREAM
+        self.takes_long = path != BRIEF
+        self.stream_unary = self.stream_stream = self._serve
+        self._work = work
+
+    async def _serve(self, _: object, context: Any) -> Any:
+        return await self._work(context)
+
+
+class Service:
+    """Serves all calls by what a test says."""
+
+    paths: ClassVar[Mapping[str, bool]] = {BRIEF: False, LONG: False, STREAM: True}
+
+    def __init__(self) -> None:
+        self.work: Callable[[Any], Any]
+        self.ended = threading.Event()
+        """That a call was cancelled."""
+
+    def service(self, details: Any) -> Handler:
+        return Serves(details.method, self.work)
+
+    async def wait(self, context: Any) -> bytes:
+        """Receive the message, and wait for ever."""
+        await context.read()
+        return await self.wait_at_once(context)
+
+    async def wait_at_once(self, _: Any) -> bytes:
+        """Wait for ever, though the message was not received."""
+        try:
+            await asyncio.sleep(1_000)
+        except asyncio.CancelledError:
+            self.ended.set()
+            raise
+        return b""
+
+
+@pytest.fixture
+def serves() -> Iterator[tuple[Service, grpc.Channel]]:
+    """Give a service, and a connection to it."""
+    service = Service()
+    with serving(service) as (_, _, channel):
+        yield service, channel
+
+
+@pytest.mark.parametrize("path", [BRIEF, LONG, STREAM])
+@pytest.mark.parametrize("wait", ["wait", "wait_at_once"])
+@pytest.mark.parametrize("how", ["cancelled", "deadline"])
+def test_the_caller_goes_away(serves: tuple[Service, grpc.Channel], path: str, wait: str, how: str) -> None:
+    """Whatever a call waits for, it is cancelled when its caller goes away, or its deadline has passed."""
+    service, channel = serves
+    service.work = getattr(service, wait)
+    call = channel.stream_stream(path)(iter([b"1"]), timeout=0.2 if how == "deadline" else PATIENCE)
+    if how == "cancelled":
+        time.sleep(0.1)
+        call.cancel()
+    assert service.ended.wait(PATIENCE)
+
+
+def test_the_deadline_is_known(serves: tuple[Service, grpc.Channel]) -> None:
+    """A handler knows for how long its caller waits, or that it waits for ever."""
+    service, channel = serves
+    known: list[float | None] = []
+
+    async def look(context: Any) -> bytes:
+        known.append(context.time_remaining())
+        return b""
+
+    service.work = look
+    channel.unary_unary(BRIEF)(b"", timeout=50)
+    channel.unary_unary(BRIEF)(b"")
+    assert known[0] is not None
+    assert 0 < known[0] <= 51
+    assert known[1] is None
+
+
+@pytest.mark.parametrize("path", [BRIEF, LONG, STREAM])
+def test_a_handler_that_fails(serves: tuple[Service, grpc.Channel], path: str) -> None:
+    """A fault of ours is told as that, by a fixed text: what it says could hold a secret. The log has its type."""
+    service, channel = serves
+
+    async def fail(_: Any) -> bytes:
+        raise ValueError("tmb_a_secret")
+
+    service.work = fail
+    with structlog.testing.capture_logs() as logs:
+        call = channel.stream_stream(path)(iter([b""]), timeout=PATIENCE)
+        assert (call.code(), call.details()) == (grpc.StatusCode.INTERNAL, status.INTERNAL_TEXT)
+    assert [(log["method"], log["error"]) for log in logs] == [(path, "ValueError")]
+    assert "secret" not in str(logs)
+
+
+def test_an_unknown_method_fails(serves: tuple[Service, grpc.Channel], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should it fail to find out what serves a call, that is told in the same way, and the next one is served."""
+    service, channel = serves
+    with monkeypatch.context() as patched:
+        patched.setattr(service, "service", lambda _: 1 / 0)
+        call = channel.unary_unary(BRIEF).future(b"", timeout=PATIENCE)
+        assert call.code() is grpc.StatusCode.INTERNAL
+
+    async def answer(context: Any) -> bytes:
+        return bytes(await context.read())
+
+    service.work = answer
+    assert channel.unary_unary(BRIEF)(b"here", timeout=PATIENCE) == b"here"
+
+
+def test_a_stream_that_is_cut(serves: tuple[Service, grpc.Channel]) -> None:
+    """A call that is cut off ends for its caller, who hears nothing more, and the connection serves the next one."""
+    service, channel = serves
+
+    async def cut(context: Any) -> bytes:
+        context.cut()
+        return await service.wait_at_once(context)
+
+    service.work = cut
+    call = channel.unary_unary(LONG).future(b"", timeout=PATIENCE)
+    assert call.code() is grpc.StatusCode.CANCELLED
+    assert service.ended.wait(PATIENCE)
+
+
+def test_a_stream(serves: tuple[Service, grpc.Channel]) -> None:
+    """A stream's headers come before its messages, these in their order, and then its end."""
+    service, channel = serves
+
+    async def tell(context: Any) -> None:
+        await context.send_initial_metadata((("x-first", "1"),))
+        async for number in numbers():
+            await context.write(b"%d" % number)
+        context.set_trailing_metadata((("x-last", "2"),))
+
+    async def numbers() -> Any:
+        for number in range(3):
+            await asyncio.sleep(0)
+            yield number
+
+    service.work = tell
+    call = channel.unary_stream(STREAM)(b"", timeout=PATIENCE)
+    assert ("x-first", "1") in call.initial_metadata()
+    assert [*call] == [b"0", b"1", b"2"]
+    assert ("x-last", "2") in call.trailing_metadata()
