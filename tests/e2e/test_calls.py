@@ -3,10 +3,14 @@
 import asyncio
 import gc
 import json
+import queue
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -25,7 +29,9 @@ from tumbler_server.config import Config, Installation
 from tumbler_server.limits import Limit
 from tumbler_server.server import Server, build_server
 
-CALLS = 50
+CALLS, PLACES = 50, 4
+
+SERVICE, CHECK = "/tumbler.v1.ApiKeyService", "/grpc.health.v1.Health/Check"
 
 
 def served(folder: Path) -> tuple[Server, str]:
@@ -39,9 +45,18 @@ def served(folder: Path) -> tuple[Server, str]:
 
 def left_behind(folder: Path) -> dict[str, int]:
     """Make calls of each kind, without a collector, and return how many of gRPC's objects for calls each has left."""
-    server, operator = served(folder)
+    with mock.patch.object(shares, "OPEN_CROWD", replace(shares.OPEN_CROWD, most=PLACES, most_each=1)):
+        server, operator = served(folder)
     metadata = (("authorization", f"Bearer {operator}"),)
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+    never: queue.Queue[bytes | None] = queue.Queue()
+    waiting: list[grpc.Future] = []
+    with ExitStack() as open_:
+
+        def connect() -> grpc.Channel:
+            own = (("grpc.use_local_subchannel_pool", 1),)
+            return open_.enter_context(grpc.insecure_channel(f"127.0.0.1:{server.port}", own))
+
+        channel, stranger = connect(), connect()
         stub, health = ApiKeyServiceStub(channel), health_pb2_grpc.HealthStub(channel)
         kinds: dict[str, Callable[[], object]] = {
             "Verify": lambda: stub.Verify(pb.VerifyRequest(key=operator), metadata=metadata),
@@ -54,6 +69,14 @@ def left_behind(folder: Path) -> dict[str, int]:
             "failed": lambda: refused(lambda: stub.Get(pb.GetRequest(key_id="none"), metadata=metadata)),
             "Watch": lambda: left(stub.Watch(pb.WatchRequest(), metadata=metadata)),
             "health.Watch": lambda: left(health.Watch(health_pb2.HealthCheckRequest())),
+            **{
+                f"{method}, of which only the headers came": lambda method=method: given_up(
+                    channel.stream_unary(method).future(iter(never.get, None), metadata=metadata)
+                )
+                for method in (f"{SERVICE}/Verify", f"{SERVICE}/Revoke", f"{SERVICE}/ClaimRotation", CHECK)
+            },
+            "made to make room": lambda: waiting.append(connect().stream_unary(CHECK).future(iter(never.get, None))),
+            "refused late": lambda: given_up(stranger.unary_unary(f"{SERVICE}/Verify").future(b"")),
         }
         for call in kinds.values():
             call()
@@ -61,10 +84,16 @@ def left_behind(folder: Path) -> dict[str, int]:
         gc.disable()
         found = {}
         for kind, call in kinds.items():
+            if kind == "refused late":
+                for _ in range(shares.PROMPT_REFUSALS.most):
+                    refused(lambda: stranger.unary_unary(f"{SERVICE}/Verify")(b""))
             before = states()
             for _ in range(CALLS):
                 call()
+            time.sleep(0.2)  # for the last one to end
             found[kind] = states() - before
+        for _ in range(10_000):
+            never.put(None)  # the threads that wait to send something
     server.stop()
     return found
 
@@ -73,6 +102,12 @@ def refused(call: Callable[[], object]) -> None:
     """Make a call that ends with an error."""
     with pytest.raises(grpc.RpcError):
         call()
+
+
+def given_up(call: grpc.Future) -> None:
+    """Give a call up once the server has its headers."""
+    time.sleep(0.005)
+    call.cancel()
 
 
 def left(stream: grpc.Call) -> None:
@@ -91,8 +126,8 @@ def test_nothing_waits_for_the_collector(tmp_path: Path) -> None:
     code = f"from {__name__} import *; print(json.dumps(left_behind(Path(sys.argv[1]))))"
     command = [sys.executable, "-c", code, str(tmp_path)]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = json.loads(told.stdout)
-    assert len(found) == 8
+    found = json.loads(told.stdout.splitlines()[-1])  # the server logs there too
+    assert len(found) == 14
     assert not {kind: number for kind, number in found.items() if number > CALLS // 5}
 
 

@@ -971,13 +971,6 @@ MUTANTS = (
         "tests/unit/test_serving.py",
     ),
     Mutant(
-        "a call that takes long is not told that its caller has gone",
-        "rpc/serving.py",
-        "            if handler.takes_long:\n",
-        "            if False:\n",
-        "tests/unit/test_serving.py",
-    ),
-    Mutant(
         "what fails in a handler is told as it is",
         "rpc/serving.py",
         "status.told(failed, path)",

@@ -15,7 +15,7 @@ from tests.unit.test_lanes import PATIENCE
 from tumbler_server.rpc import status
 from tumbler_server.rpc.exchange import Handler
 
-BRIEF, LONG, STREAM = "/tests.Service/Brief", "/tests.Service/Long", "/tests.Service/Stream"
+UNARY, STREAM = "/tests.Service/Unary", "/tests.Service/Stream"
 
 
 class Serves(Handler):
@@ -23,7 +23,6 @@ class Serves(Handler):
 
     def __init__(self, path: str, work: Callable[[Any], Any]) -> None:
         self.response_streaming = path == STREAM
-        self.takes_long = path != BRIEF
         self.stream_unary = self.stream_stream = self._serve
         self._work = work
 
@@ -34,7 +33,7 @@ class Serves(Handler):
 class Service:
     """Serves all calls by what a test says."""
 
-    paths: ClassVar[Mapping[str, bool]] = {BRIEF: False, LONG: False, STREAM: True}
+    paths: ClassVar[Mapping[str, bool]] = {UNARY: False, STREAM: True}
 
     def __init__(self) -> None:
         self.work: Callable[[Any], Any]
@@ -67,7 +66,7 @@ def serves() -> Iterator[tuple[Service, grpc.Channel]]:
         yield service, channel
 
 
-@pytest.mark.parametrize("path", [BRIEF, LONG, STREAM])
+@pytest.mark.parametrize("path", [UNARY, STREAM])
 @pytest.mark.parametrize("wait", ["wait", "wait_at_once"])
 @pytest.mark.parametrize("how", ["cancelled", "deadline"])
 def test_the_caller_goes_away(serves: tuple[Service, grpc.Channel], path: str, wait: str, how: str) -> None:
@@ -91,14 +90,14 @@ def test_the_deadline_is_known(serves: tuple[Service, grpc.Channel]) -> None:
         return b""
 
     service.work = look
-    channel.unary_unary(BRIEF)(b"", timeout=50)
-    channel.unary_unary(BRIEF)(b"")
+    channel.unary_unary(UNARY)(b"", timeout=50)
+    channel.unary_unary(UNARY)(b"")
     assert known[0] is not None
     assert 0 < known[0] <= 51
     assert known[1] is None
 
 
-@pytest.mark.parametrize("path", [BRIEF, LONG, STREAM])
+@pytest.mark.parametrize("path", [UNARY, STREAM])
 def test_a_handler_that_fails(serves: tuple[Service, grpc.Channel], path: str) -> None:
     """A fault of ours is told as that, by a fixed text: what it says could hold a secret. The log has its type."""
     service, channel = serves
@@ -119,14 +118,14 @@ def test_an_unknown_method_fails(serves: tuple[Service, grpc.Channel], monkeypat
     service, channel = serves
     with monkeypatch.context() as patched:
         patched.setattr(service, "service", lambda _: 1 / 0)
-        call = channel.unary_unary(BRIEF).future(b"", timeout=PATIENCE)
+        call = channel.unary_unary(UNARY).future(b"", timeout=PATIENCE)
         assert call.code() is grpc.StatusCode.INTERNAL
 
     async def answer(context: Any) -> bytes:
         return bytes(await context.read())
 
     service.work = answer
-    assert channel.unary_unary(BRIEF)(b"here", timeout=PATIENCE) == b"here"
+    assert channel.unary_unary(UNARY)(b"here", timeout=PATIENCE) == b"here"
 
 
 def test_a_stream_that_is_cut(serves: tuple[Service, grpc.Channel]) -> None:
@@ -138,7 +137,7 @@ def test_a_stream_that_is_cut(serves: tuple[Service, grpc.Channel]) -> None:
         return await service.wait_at_once(context)
 
     service.work = cut
-    call = channel.unary_unary(LONG).future(b"", timeout=PATIENCE)
+    call = channel.unary_unary(UNARY).future(b"", timeout=PATIENCE)
     assert call.code() is grpc.StatusCode.CANCELLED
     assert service.ended.wait(PATIENCE)
 

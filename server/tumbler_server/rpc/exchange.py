@@ -71,13 +71,9 @@ class Plan:
 
 
 class Handler:
-    """What serves a call, from when its headers have come: whether a message is received is its own to decide.
-
-    ``takes_long`` says whether its calls wait for more than memory: then it is told at once when a caller goes away.
-    """
+    """What serves a call, from when its headers have come: whether a message is received is its own to decide."""
 
     response_streaming: bool = False
-    takes_long: bool = False
     stream_unary: Any = None
     stream_stream: Any = None
 
@@ -132,12 +128,9 @@ class Exchange(Handler):
             return answer
         if self.task is not None:
             self._finish()
+        told = status.told(failed, self.plan.method)
         await self.hold_back(failed, context)
-        # Outside, so that what gRPC raises to end the call does not drag the failure's text along.
-        try:
-            return await status.end(context, status.told(failed, self.plan.method))
-        finally:
-            del failed  # its traceback has this frame: nothing of the call is to wait for the collector
+        return await status.end(context, told)
 
     async def answer(self, context: Any) -> bytes:
         """Return the serialized response. Raises what to tell instead."""
@@ -324,7 +317,6 @@ class BatchVerify(Exchange):
 class Manage(Exchange):
     """A call that reads or writes keys: on a thread of its lane."""
 
-    takes_long = True
     __slots__ = ()
 
     async def answer(self, context: Any) -> bytes:
@@ -369,7 +361,6 @@ class Watch(Exchange):
     """A stream of changes: this task, for as long as the caller listens."""
 
     response_streaming = True
-    takes_long = True
     __slots__ = ()
 
     async def stream_stream(self, _: object, context: Any) -> None:
@@ -387,8 +378,6 @@ class Watch(Exchange):
             return
         except Exception as failure:
             failed = failure
+        told = status.told(failed, self.plan.method)
         await self.hold_back(failed, context)
-        try:
-            await status.end(context, status.told(failed, self.plan.method))
-        finally:
-            del failed
+        await status.end(context, told)

@@ -36,7 +36,7 @@ class Method(Handler):
     ) -> None:
         self.stream_unary = stream_unary
         self.stream_stream = stream_stream
-        self.response_streaming = self.takes_long = stream_stream is not None
+        self.response_streaming = stream_stream is not None
 
 
 class Receiving:
@@ -55,9 +55,10 @@ class Receiving:
 
     async def refuse(self, context: Any, failure: TumblerError, method: str) -> NoReturn:
         """End a call with what it failed by; late, where it is one of too many that go on asking."""
+        told = status.told(failure, method)
         if isinstance(failure, Overloaded):
             await self.shedding.refuse(context.peer())
-        await status.end(context, status.told(failure, method))
+        await status.end(context, told)
 
     def say_goodbye(self) -> None:
         """Wait for nothing any more."""

@@ -1,7 +1,7 @@
 """Serving a call that has been taken up, by the operations that gRPC's core has: two batches of them for most calls.
 
-Only for a call that takes longer than a moment, or is expected to, is gRPC asked to tell should its caller go away.
-Of the others that is learnt by what they do next.
+Only for a stream, and a call that takes longer than a moment, is gRPC asked to tell should its caller go away. Of the
+others that is learnt by what they do next.
 """
 
 import asyncio
@@ -175,14 +175,12 @@ class Serving:
             if handler is None:
                 await context.finish((), grpc.StatusCode.UNIMPLEMENTED.value[0], "Method not found!")
                 return
-            if handler.takes_long:
-                context.watch()
-            else:
-                self._look_after(context)
             if handler.response_streaming:
+                context.watch()
                 await handler.stream_stream(None, context)
                 await context.finish(())
             else:
+                self._look_after(context)
                 await context.finish((await handler.stream_unary(None, context),))
         except (asyncio.CancelledError, Aborted):
             # It has been told how it ended, or has gone, or was cut off. A task that ended by an exception would keep

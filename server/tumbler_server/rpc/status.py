@@ -94,8 +94,9 @@ def told(failure: BaseException, method: str) -> Told:
     status = to_status(failure)
     if status.code == grpc.StatusCode.INTERNAL.value[0]:
         _log_fault(failure, method)
-    # Some of those places know the failure again, as a future does that it came by: see ``end``.
-    failure.__traceback__ = None
+    # Some of those places know the failure again, as a call does that it was to end by: a cycle, and with it the call
+    # and its stream, until the collector comes.
+    failure.__traceback__ = failure.__context__ = None
     return Told(_CODES[status.code], status.message, status.SerializeToString())
 
 
