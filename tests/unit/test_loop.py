@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 import structlog.testing
+from grpc._cython import cygrpc
 
 from tests.unit.test_lanes import PATIENCE
+from tumbler_server.errors import SetupError
+from tumbler_server.rpc import loop
 from tumbler_server.rpc.loop import LoopThread
 
 THREADS, RINGS = 8, 2_000
@@ -102,3 +105,20 @@ def test_the_end_of_a_loop_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         running.loop.call_soon_threadsafe(int)
     assert failed.wait(PATIENCE)
     running.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["CompletionQueue", "ReceiveMessageOperation", "SendStatusFromServerOperation", "Server"]
+)
+def test_another_version_of_grpc(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where gRPC has not what is used of it, or has it otherwise, the server says so, and does not start."""
+
+    class Other:
+        def __getattr__(self, asked: str) -> Any:
+            if asked == name:
+                raise AttributeError(asked)
+            return getattr(cygrpc, asked)
+
+    monkeypatch.setattr(loop, "cygrpc", Other())
+    with pytest.raises(SetupError, match=r"grpcio .*: install an earlier version"):
+        LoopThread()

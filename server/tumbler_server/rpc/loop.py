@@ -49,6 +49,8 @@ _AT_ONCE = 0.0
 _PATIENCE = 10.0
 """Seconds to connect to ourselves."""
 
+_BELL = "/bell"
+
 _NOTHING = cygrpc.CompletionType.queue_timeout
 
 
@@ -57,9 +59,18 @@ class Loop(asyncio.BaseEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = cygrpc.CompletionQueue()
         self._selector = self  # what BaseEventLoop asks for events
-        self._bell = _make_bell(self.queue)
+        try:
+            self.queue = cygrpc.CompletionQueue()
+            self._bell = _make_bell(self.queue)
+        except SetupError:
+            self.close()
+            raise
+        except (AttributeError, TypeError, ValueError):
+            self.close()
+            raise SetupError(
+                f"the server cannot work with grpcio {grpc.__version__}: install an earlier version"
+            ) from None
         self._rings = False
 
     def select(self, timeout: float | None) -> list[Any]:
@@ -130,33 +141,51 @@ def _make_bell(queue: Any) -> Any:
     """Return what any thread may ring: a call that is over. To begin nothing on it is done at once, which is an event.
 
     gRPC has no other way to put something into its queue. The call is one to ourselves, by a server that is gone before
-    anything else can come of it. Raises ``SetupError``.
+    anything else can come of it. It is served by all that is used of gRPC to serve any call: a version that has that
+    otherwise shows here. Raises ``SetupError``.
     """
     server = cygrpc.Server((("grpc.so_reuseport", 0),), False)
     server.register_completion_queue(queue)
+    server.register_method(_BELL)
     port = server.add_http2_port(b"127.0.0.1:0")
     server.start()
-    server.request_call(queue, queue, None)
-    options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
-    with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
-        calling = channel.unary_unary("/bell").future(b"", timeout=_PATIENCE)
-        event = queue.poll(time.time() + _PATIENCE)
-        if event.completion_type == _NOTHING:
-            raise SetupError("the server cannot connect to itself on 127.0.0.1: is there no loopback interface?")
-        event.call.start_server_batch(
-            (
-                cygrpc.ReceiveCloseOnServerOperation(0),
-                cygrpc.SendInitialMetadataOperation((), 0),
-                cygrpc.SendStatusFromServerOperation((), 0, b"", 0),
-            ),
-            None,
-        )
-        queue.poll()
-        calling.exception()
-    server.shutdown(queue, None)
+    bell = None
+    try:
+        server.request_call(queue, queue, None)
+        server.request_registered_call(queue, queue, _BELL, None)
+        options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
+        with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+            calling = channel.unary_unary(_BELL).future(_BELL.encode(), timeout=_PATIENCE)
+            event = queue.poll(time.time() + _PATIENCE)
+            if event.completion_type == _NOTHING:
+                raise SetupError("the server cannot connect to itself on 127.0.0.1: is there no loopback interface?")
+            _answer(event.call, queue)
+            if calling.result() != _BELL.encode():
+                raise ValueError
+        bell = event.call
+    finally:
+        server.shutdown(queue, server)
+        if bell is None:
+            server.cancel_all_calls()
+        while queue.poll().tag is not server:
+            pass  # what was asked for fails first
+        server.destroy()
+    return bell
+
+
+def _answer(call: Any, queue: Any) -> None:
+    """Give a call its message back."""
+    message, closing = cygrpc.ReceiveMessageOperation(0), cygrpc.ReceiveCloseOnServerOperation(0)
+    answer = (
+        cygrpc.SendInitialMetadataOperation((), 0),
+        cygrpc.SendStatusFromServerOperation((), 0, "", 0),
+    )
+    call.start_server_batch((message,), None)
     queue.poll()
-    server.destroy()
-    return event.call
+    call.start_server_batch((*answer, cygrpc.SendMessageOperation(message.message(), 0), closing), None)
+    queue.poll()
+    if closing.cancelled():
+        raise ValueError
 
 
 def _tell(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
