@@ -20,8 +20,8 @@ from benchmarks.load import (
     start_loadgen,
     write_bodies,
 )
-from benchmarks.server import NOOP
 from benchmarks.service import Service
+from benchmarks.yardstick import NOOP
 
 NO_OP = "no-op"
 
@@ -121,12 +121,12 @@ class Race:
 
     def measure(self, case: Case, calls: int) -> Load:
         """Make so many calls of a case, and check that they went as they should."""
-        pids = self._service.pids
+        target, pids = self._service.at(case.method)
         if case.supply is None:
             body = self._bench.folder / "body"
             body.write_bytes(frame(case.request))
             return h2load(
-                f"http://{self._service.target}{case.method}",
+                f"http://{target}{case.method}",
                 pids,
                 calls,
                 connections=self._connections,
@@ -145,7 +145,7 @@ class Race:
         before = cpu_seconds(pids)
         running = start_loadgen(
             self._bench.loadgen,
-            self._service.target,
+            target,
             case.method,
             bodies,
             self._key,

@@ -1,4 +1,4 @@
-"""The real server in a process of its own, with one method more: a no-op, which is the yardstick.
+"""The real server in a process of its own, with one method more, which does nothing.
 
     python -m benchmarks.server --data-dir DIR
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from benchmarks import yardstick
 from benchmarks.load import SERVER_CORE, Unfit
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import founding
@@ -62,13 +63,14 @@ def pinned(cores: set[int]) -> Iterator[None]:
 
 
 class Service:
-    """The processes that serve an installation, on a core of their own (several share it)."""
+    """The processes that serve an installation, on a core of their own (several share it), with the yardstick's."""
 
     def __init__(self, house: House, workers: int = 1, peppered: bool = True, cores: set[int] = SERVER_CORE) -> None:
         self.house = house
         self._open = contextlib.ExitStack()
         self._workers: list[subprocess.Popen[str]] = []
-        self._channel: grpc.Channel | None = None
+        self._yardstick: list[subprocess.Popen[str]] = []
+        self._channels: dict[str, grpc.Channel] = {}
         self.target = ""
         data_dir = house.installation.data_dir
         if not peppered:
@@ -78,6 +80,8 @@ class Service:
         try:
             with pinned(cores):
                 self._start(options, workers)
+                self._yardstick = [_begin("benchmarks.yardstick")]
+            self._yardstick_target = f"127.0.0.1:{_line(self._yardstick[0])['port']}"
         except BaseException:
             self.close()
             raise
@@ -90,12 +94,13 @@ class Service:
 
     def close(self) -> None:
         """End the processes."""
-        if self._channel is not None:
-            self._channel.close()
-        for worker in self._workers:
+        for channel in self._channels.values():
+            channel.close()
+        running = [*self._workers, *self._yardstick]
+        for worker in running:
             assert worker.stdin is not None
             worker.stdin.close()
-        for worker in self._workers:
+        for worker in running:
             try:
                 worker.wait(30)
             except subprocess.TimeoutExpired:
@@ -107,8 +112,14 @@ class Service:
 
     @property
     def pids(self) -> list[int]:
-        """Return the processes whose CPU time counts."""
+        """Return the processes that serve the installation."""
         return [worker.pid for worker in self._workers]
+
+    def at(self, method: str) -> tuple[str, list[int]]:
+        """Return where a method is served, and the processes whose CPU time counts."""
+        if method == yardstick.NOOP:
+            return self._yardstick_target, [each.pid for each in self._yardstick]
+        return self.target, self.pids
 
     def counted(self) -> dict[str, int]:
         """Return what the processes have counted so far, and how much memory they hold, in bytes; see ``server``."""
@@ -123,9 +134,10 @@ class Service:
 
     def raw(self, method: str, request: bytes, key: str) -> bytes:
         """Call a method and return the answer as it came. Raises ``grpc.RpcError``."""
-        if self._channel is None:
-            self._channel = grpc.insecure_channel(self.target, (("grpc.enable_http_proxy", 0),))
-        call: Callable[..., bytes] = self._channel.unary_unary(method)
+        target, _ = self.at(method)
+        if target not in self._channels:
+            self._channels[target] = grpc.insecure_channel(target, (("grpc.enable_http_proxy", 0),))
+        call: Callable[..., bytes] = self._channels[target].unary_unary(method)
         return call(request, metadata=(("authorization", f"Bearer {key}"),), timeout=300)
 
     def call(self, method: str, request: Any, key: str = "") -> Any:
@@ -148,19 +160,23 @@ class Service:
             options = [*options, "--board", str(board)]
             shared = [board]
         for number in range(workers):
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.server", *options, "--listen", listen, "--number", str(number)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                cwd=_ROOT,
-                pass_fds=shared,
-                env={name: value for name, value in os.environ.items() if not name.startswith("TUMBLER_")},
-            )
-            self._workers.append(worker)
+            own = (*options, "--listen", listen, "--number", str(number))
+            self._workers.append(_begin("benchmarks.server", *own, pass_fds=shared))
         ports = {_line(worker)["port"] for worker in self._workers}
         self.target = f"127.0.0.1:{ports.pop()}"
         assert not ports, "the workers do not share a port"
+
+
+def _begin(module: str, *options: str, pass_fds: Sequence[int] = ()) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=_ROOT,
+        pass_fds=pass_fds,
+        env={name: value for name, value in os.environ.items() if not name.startswith("TUMBLER_")},
+    )
 
 
 def _line(worker: "subprocess.Popen[str]") -> dict[str, int]:

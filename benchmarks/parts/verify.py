@@ -6,6 +6,7 @@ from benchmarks import seed
 from benchmarks.bench import POSTGRESQL, SQLITE, Bench
 from benchmarks.load import Unfit
 from benchmarks.race import Case, Measured, Race, Supply
+from benchmarks.server import NOOP
 from benchmarks.service import SERVICE, Service
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
@@ -85,6 +86,7 @@ def _race(bench: Bench, service: Service, keys: list[str], in_flight: int) -> li
     for text in warm:
         service.raw(VERIFY, request(text), caller)
     cases = [
+        Case("nothing, by the same server", NOOP, outcome="OK 0"),
         Case(WARM, VERIFY, request(warm[0]), check=must_be("VALID")),
         Case("warm, 1,000 keys in turn", VERIFY, supply=Supply([request(text) for text in warm], again=True)),
         Case(NEVER_SEEN, VERIFY, supply=Supply([request(text) for text in alone]), check=must_be("VALID"), reads=1),
