@@ -29,7 +29,7 @@ from tumbler_server.config import Config, Installation
 from tumbler_server.limits import Limit
 from tumbler_server.server import Server, build_server
 
-CALLS, PLACES = 50, 4
+CALLS, PLACES = 50, 8
 
 SERVICE, CHECK = "/tumbler.v1.ApiKeyService", "/grpc.health.v1.Health/Check"
 
@@ -45,7 +45,7 @@ def served(folder: Path) -> tuple[Server, str]:
 
 def left_behind(folder: Path) -> dict[str, int]:
     """Make calls of each kind, without a collector, and return how many of gRPC's objects for calls each has left."""
-    with mock.patch.object(shares, "OPEN_CROWD", replace(shares.OPEN_CROWD, most=PLACES, most_each=1)):
+    with mock.patch.object(shares, "OPEN_CROWD", replace(shares.OPEN_CROWD, most=PLACES, most_each=PLACES)):
         server, operator = served(folder)
     metadata = (("authorization", f"Bearer {operator}"),)
     never: queue.Queue[bytes | None] = queue.Queue()
