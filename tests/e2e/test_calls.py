@@ -30,6 +30,7 @@ from tumbler_server.limits import Limit
 from tumbler_server.server import Server, build_server
 
 CALLS, PLACES = 50, 8
+FEW = CALLS // 5
 
 SERVICE, CHECK = "/tumbler.v1.ApiKeyService", "/grpc.health.v1.Health/Check"
 
@@ -90,8 +91,11 @@ def left_behind(folder: Path) -> dict[str, int]:
             before = states()
             for _ in range(CALLS):
                 call()
-            time.sleep(0.2)  # for the last one to end
-            found[kind] = states() - before
+            for _ in range(50):  # they end by themselves, or not at all
+                found[kind] = states() - before
+                if found[kind] <= FEW:
+                    break
+                time.sleep(0.1)
         for _ in range(10_000):
             never.put(None)  # the threads that wait to send something
     server.stop()
@@ -128,7 +132,7 @@ def test_nothing_waits_for_the_collector(tmp_path: Path) -> None:
     told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     found = json.loads(told.stdout.splitlines()[-1])  # the server logs there too
     assert len(found) == 14
-    assert not {kind: number for kind, number in found.items() if number > CALLS // 5}
+    assert not {kind: number for kind, number in found.items() if number > FEW}
 
 
 def test_what_is_not_read_is_cut_off(tmp_path: Path) -> None:

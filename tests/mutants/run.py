@@ -266,8 +266,8 @@ MUTANTS = (
     Mutant(
         "one required scope is enough",
         "tumbler/decide.py",
-        "            return Code.INSUFFICIENT_SCOPE\n",
-        "            return Code.INSUFFICIENT_SCOPE\n        break\n",
+        "        if not all(any_grants(",
+        "        if not any(any_grants(",
         "tests/unit/test_decide.py",
     ),
     Mutant(
@@ -349,7 +349,7 @@ MUTANTS = (
         "                return self._ledger.repeated(transaction.select, caller, seen)\n"
         "            now",
         "            now",
-        "tests/e2e/test_races.py",
+        "tests/rpc/test_request_id.py",
     ),
     Mutant(
         "a rotation does not look again inside the transaction",
@@ -969,6 +969,27 @@ MUTANTS = (
         "            context.watch()\n        self._older",
         "            pass\n        self._older",
         "tests/unit/test_serving.py",
+    ),
+    Mutant(
+        "a status that is not taken is waited for",
+        "rpc/serving.py",
+        "(status.PATIENCE, self.cut)\n        try:\n            await self.finish",
+        "(1_000, self.cut)\n        try:\n            await self.finish",
+        "tests/unit/test_serving.py",
+    ),
+    Mutant(
+        "there may be any number of statuses that are not taken",
+        "rpc/serving.py",
+        "        if serving.ending >= shares.LAST_WORDS.most:\n",
+        "        if False:\n",
+        "tests/unit/test_serving.py",
+    ),
+    Mutant(
+        "who does not take a status makes no room",
+        "rpc/receiving.py",
+        "        if visitor is not None:\n            visitor.answered()\n        told",
+        "        told",
+        "tests/unit/test_health.py",
     ),
     Mutant(
         "what fails in a handler is told as it is",

@@ -10,6 +10,7 @@ import pytest
 from tests.harness import Refused, World, at, lasting
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR
+from tumbler_server.keys.record import Key
 from tumbler_server.keys.secret import Hasher
 
 
@@ -55,6 +56,28 @@ def test_a_repeated_call_shows_the_key_as_it_is_now(world: World, request_id: st
     again = world.create(request_id=request_id)
     assert again.api_key == revoked
     assert again.consistency_token == first.consistency_token
+
+
+def test_a_create_that_is_repeated_meanwhile(world: World, request_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another call with the same id has made, while this one's secret was hashed, is the answer of both."""
+    request = pb.CreateRequest(project_id="acme", name="once", request_id=request_id)
+    events = len(world.events())
+    servicer, seal = world.core.servicer, Hasher.seal
+    caller, others = servicer.verifier.recall(world.operator), list[pb.CreateResponse]()
+    assert isinstance(caller, Key)
+
+    def be_slow(hasher: Hasher, *arguments: Any) -> Any:
+        monkeypatch.setattr(Hasher, "seal", seal)
+        # On the same thread: the project's turn to make keys is taken by the call that waits for this.
+        others.append(servicer.Create.answer(servicer, caller, request))  # type: ignore[attr-defined]
+        return seal(hasher, *arguments)
+
+    monkeypatch.setattr(Hasher, "seal", be_slow)
+    made = world.call("Create", request)
+    assert made.api_key == others[0].api_key
+    assert made.secret_omitted
+    assert not others[0].secret_omitted
+    assert len(world.events()) == events + 1
 
 
 @pytest.mark.parametrize(

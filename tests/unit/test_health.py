@@ -243,14 +243,20 @@ def test_who_keeps_the_question_back_makes_room() -> None:
     healthy(test)
 
 
-def test_who_does_not_take_the_answer_makes_room() -> None:
-    """Where callers who do not take their answers have all places, the oldest of them is cut off for one who asks."""
+@pytest.mark.parametrize("name", ["", "no such service", "x" * 300], ids=["an answer", "a status", "a refusal"])
+def test_who_does_not_take_the_answer_makes_room(name: str) -> None:
+    """Where callers who do not take their answers have all places, the oldest of them is cut off for one who asks.
+
+    So it is where the answer is that there is no such service, or that the question is too long.
+    """
 
     async def test(server: Health) -> None:
         server.say_serving(True)
 
         async def check_unread(number: int) -> None:  # as gRPC does, whose task goes on until the answer is taken
-            await begin_in(server, Asking(asking(""), peer=f"ipv4:192.0.2.1:{number}"))
+            context = Asking(asking(name), peer=f"ipv4:192.0.2.1:{number}")
+            context.abort = lambda *_: asyncio.Event().wait()  # type: ignore[method-assign,assignment,return-value]
+            await begin_in(server, context)
             await asyncio.Event().wait()
 
         unread = [asyncio.ensure_future(check_unread(number)) for number in range(shares.OPEN_CROWD.most)]

@@ -4,16 +4,21 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import grpc
 import pytest
 import structlog.testing
+from grpc._cython import cygrpc
 
 from tests.unit.test_accepting import serving
 from tests.unit.test_lanes import PATIENCE
+from tumbler_server import shares
+from tumbler_server.limits import Limit
 from tumbler_server.rpc import status
 from tumbler_server.rpc.exchange import Handler
+from tumbler_server.rpc.serving import Serving
 
 UNARY, STREAM = "/tests.Service/Unary", "/tests.Service/Stream"
 
@@ -56,6 +61,28 @@ class Service:
             self.ended.set()
             raise
         return b""
+
+
+class Stuck:
+    """A call of gRPC's of which nothing is taken, until it is cancelled."""
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+        self._tags: list[Callable[[Any], None]] = []
+        self.cancelled = asyncio.Event()
+
+    def start_server_batch(self, _: Any, tag: Callable[[Any], None]) -> Any:
+        self._tags.append(tag)
+        return cygrpc.CallError.ok
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+        while self._tags:
+            self._loop.call_soon(self._tags.pop(), SimpleNamespace(success=False))
+
+    def event(self) -> Any:
+        """Return the event of its coming."""
+        return SimpleNamespace(call=self, call_details=None, invocation_metadata=())
 
 
 @pytest.fixture
@@ -162,3 +189,60 @@ def test_a_stream(serves: tuple[Service, grpc.Channel]) -> None:
     assert ("x-first", "1") in call.initial_metadata()
     assert [*call] == [b"0", b"1", b"2"]
     assert ("x-last", "2") in call.trailing_metadata()
+
+
+async def _ends(_: Any) -> None:
+    """Serve a stream that says nothing."""
+
+
+async def _begins(context: Any) -> None:
+    """Serve a stream that says nothing but that it begins."""
+    await context.send_initial_metadata(())
+
+
+async def _refuses(context: Any) -> bytes:
+    """Refuse a call."""
+    return bytes(await context.abort(grpc.StatusCode.NOT_FOUND, "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("path", "work"),
+    [("/no/method", None), (STREAM, _ends), (STREAM, _begins), (UNARY, _refuses)],
+    ids=["no method", "a stream that ends", "a stream that begins", "refused"],
+)
+def test_a_status_that_is_not_taken(path: str, work: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However a call ends that has no answer, who does not take its status in time is cut off, and nothing is left."""
+    monkeypatch.setattr(status, "PATIENCE", 0.05)
+    service = Service()
+    service.work = work
+
+    async def test() -> None:
+        loop: Any = asyncio.get_running_loop()
+        serving, call = Serving(loop), Stuck(loop)
+        serving.begin(call.event(), path, service if work else SimpleNamespace(service=lambda _: None))
+        await asyncio.wait_for(call.cancelled.wait(), PATIENCE)
+        while serving._tasks:
+            await asyncio.sleep(0)
+        assert (serving.ending, serving._young, serving._older) == (0, set(), set())
+
+    asyncio.run(test())
+
+
+def test_so_many_statuses_that_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of calls that end by a status which is not taken there are so many at a time; one more is reset at once."""
+    monkeypatch.setattr(shares, "LAST_WORDS", Limit("test", 2, "calls", ""))
+
+    async def test() -> None:
+        loop: Any = asyncio.get_running_loop()
+        serving, calls = Serving(loop), [Stuck(loop) for _ in range(3)]
+        for call in calls:
+            serving.begin(call.event(), "/no/method", SimpleNamespace(service=lambda _: None))
+        await asyncio.sleep(0.05)
+        assert [call.cancelled.is_set() for call in calls] == [False, False, True]
+        assert serving.ending == 2
+        calls[0].cancel()
+        while serving.ending == 2:
+            await asyncio.sleep(0)
+        calls[1].cancel()
+
+    asyncio.run(test())

@@ -73,20 +73,22 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
 
     async def _check(self, _: object, context: Any) -> bytes:
         failed: TumblerError
+        visitor: Visitor | None = None
         try:
             visitor = self._checking.enter(context)
             told = self._statuses.get(await self._name(visitor))
+            visitor.answered()
             if told is not None:
-                visitor.answered()
                 return told
         except TumblerError as failure:
             failed = failure
         else:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
-        return await self._checking.refuse(context, failed, "Check")
+        return await self._checking.refuse(context, failed, "Check", visitor)
 
     async def _watch(self, _: object, context: Any) -> None:
         failed: TumblerError
+        visitor: Visitor | None = None
         try:
             visitor = self._watching.enter(context)
             name = await self._name(visitor)
@@ -99,11 +101,12 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
                     await visitor.write(told)
                     continue  # it may have changed meanwhile
                 if self._over:
+                    visitor.answered()
                     return
                 await visitor.wait(changed.wait)
         except TumblerError as failure:
             failed = failure
-        await self._watching.refuse(context, failed, "Watch")
+        await self._watching.refuse(context, failed, "Watch", visitor)
 
     async def _name(self, visitor: Visitor) -> str:
         """Receive which service is asked about."""

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Coroutine
+from concurrent import futures
 from typing import Any, TypeVar
 
 import grpc
@@ -66,7 +67,7 @@ class Loop(asyncio.BaseEventLoop):
         except SetupError:
             self.close()
             raise
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError, grpc.RpcError):
             self.close()
             raise SetupError(
                 f"the server cannot work with grpcio {grpc.__version__}: install an earlier version"
@@ -117,8 +118,15 @@ class LoopThread:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop, and return what it returns. For other threads."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+        """Run a coroutine on the loop, and return what it returns. For other threads.
+
+        Raises ``RuntimeError`` where the loop ends meanwhile.
+        """
+        running = asyncio.run_coroutine_threadsafe(work, self.loop)
+        while not futures.wait((running,), timeout=_LAST).done:
+            if not self._thread.is_alive():
+                raise RuntimeError("the loop has ended by itself")
+        return running.result()
 
     def close(self) -> None:
         """Cancel what is still going on there, and end the loop."""
@@ -156,9 +164,7 @@ def _make_bell(queue: Any) -> Any:
         options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
         with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
             calling = channel.unary_unary(_BELL).future(_BELL.encode(), timeout=_PATIENCE)
-            event = queue.poll(time.time() + _PATIENCE)
-            if event.completion_type == _NOTHING:
-                raise SetupError("the server cannot connect to itself on 127.0.0.1: is there no loopback interface?")
+            event = _next(queue)
             _answer(event.call, queue)
             if calling.result() != _BELL.encode():
                 raise ValueError
@@ -167,7 +173,7 @@ def _make_bell(queue: Any) -> Any:
         server.shutdown(queue, server)
         if bell is None:
             server.cancel_all_calls()
-        while queue.poll().tag is not server:
+        while _next(queue).tag is not server:
             pass  # what was asked for fails first
         server.destroy()
     return bell
@@ -181,11 +187,18 @@ def _answer(call: Any, queue: Any) -> None:
         cygrpc.SendStatusFromServerOperation((), 0, "", 0),
     )
     call.start_server_batch((message,), None)
-    queue.poll()
+    _next(queue)
     call.start_server_batch((*answer, cygrpc.SendMessageOperation(message.message(), 0), closing), None)
-    queue.poll()
+    _next(queue)
     if closing.cancelled():
         raise ValueError
+
+
+def _next(queue: Any) -> Any:
+    event = queue.poll(time.time() + _PATIENCE)
+    if event.completion_type == _NOTHING:
+        raise SetupError("the server cannot connect to itself on 127.0.0.1: is there no loopback interface?")
+    return event
 
 
 def _tell(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

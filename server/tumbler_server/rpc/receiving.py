@@ -53,8 +53,13 @@ class Receiving:
         at_end(self.present.enter(visitor.peer, visitor))
         return visitor
 
-    async def refuse(self, context: Any, failure: TumblerError, method: str) -> NoReturn:
-        """End a call with what it failed by; late, where it is one of too many that go on asking."""
+    async def refuse(self, context: Any, failure: TumblerError, method: str, visitor: "Visitor | None") -> NoReturn:
+        """End a call with what it failed by; late, where it is one of too many that go on asking.
+
+        ``visitor`` is the call, if it was taken in.
+        """
+        if visitor is not None:
+            visitor.answered()
         told = status.told(failure, method)
         if isinstance(failure, Overloaded):
             await self.shedding.refuse(context.peer())

@@ -1,6 +1,7 @@
 """Server reflection, for tools such as grpcurl: streams that anybody may open, bounded in number and in patience."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any, ClassVar
 
 import grpc
@@ -35,16 +36,23 @@ class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no t
 
     async def _serve(self, _: object, context: Any) -> None:
         """Answer questions for as long as they keep coming."""
+        visitor: Visitor | None = None
         try:
             visitor = self._receiving.enter(context)
-            async for answer in self._offer.ServerReflectionInfo(self._questions(visitor), context):
-                await visitor.write(answer.SerializeToString())
+            # Closed, since generators that are left to themselves are a cycle, and keep the call.
+            async with (
+                aclosing(self._questions(visitor)) as questions,
+                aclosing(self._offer.ServerReflectionInfo(questions, context)) as answers,
+            ):
+                async for answer in answers:
+                    await visitor.write(answer.SerializeToString())
+            visitor.answered()
             return
         except TumblerError as failure:
             failed = failure
-        await self._receiving.refuse(context, failed, METHOD)
+        await self._receiving.refuse(context, failed, METHOD, visitor)
 
-    async def _questions(self, visitor: Visitor) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+    async def _questions(self, visitor: Visitor) -> AsyncGenerator[reflection_pb2.ServerReflectionRequest, None]:
         kind, size, time = reflection_pb2.ServerReflectionRequest, shares.REFLECTION_BYTES, shares.SECONDS_TO_ASK
         try:
             while (question := await visitor.message(kind, size, time)) is not None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 import grpc
 from grpc._cython import cygrpc
 
+from tumbler_server import shares
 from tumbler_server.rpc import status
 from tumbler_server.rpc.ending import task
 from tumbler_server.rpc.loop import Loop
@@ -53,10 +54,11 @@ class Context:
     Whatever waits here is cancelled where the caller has gone.
     """
 
-    __slots__ = ("_call", "_closing", "_details", "_has_begun", "_loop", "_metadata", "_task", "_trailing")
+    __slots__ = ("_call", "_closing", "_details", "_has_begun", "_loop", "_metadata", "_serving", "_task", "_trailing")
 
-    def __init__(self, loop: Loop, event: Any) -> None:
-        self._loop = loop
+    def __init__(self, serving: "Serving", event: Any) -> None:
+        self._serving = serving
+        self._loop = serving.loop
         self._call = event.call
         self._details = event.call_details
         self._metadata: Metadata = event.invocation_metadata
@@ -92,9 +94,13 @@ class Context:
         return grpc.aio.EOF if message is None else message
 
     async def send_initial_metadata(self, metadata: Metadata) -> None:
-        """Send the answer's headers, before there is an answer."""
+        """Send the answer's headers, before there is an answer. Who does not take them is cut off."""
         self._has_begun = True
-        await self._do(cygrpc.SendInitialMetadataOperation(metadata, _FLAGS))
+        cutting = self._loop.call_later(status.PATIENCE, self.cut)
+        try:
+            await self._do(cygrpc.SendInitialMetadataOperation(metadata, _FLAGS))
+        finally:
+            cutting.cancel()
 
     async def write(self, message: bytes) -> None:
         """Send a message of a stream; returns once gRPC takes the next one."""
@@ -102,8 +108,22 @@ class Context:
 
     async def abort(self, code: grpc.StatusCode, details: str = "") -> NoReturn:
         """End the call with a status. Raises ``Aborted`` after that."""
-        await self.finish((), code.value[0], details)
+        await self.end(code.value[0], details)
         raise Aborted
+
+    async def end(self, code: int = _OK, details: str = "") -> None:
+        """Send the status that ends the call. Who does not take even that is cut off."""
+        serving = self._serving
+        if serving.ending >= shares.LAST_WORDS.most:
+            self.cut()
+            raise asyncio.CancelledError
+        serving.ending += 1
+        cutting = self._loop.call_later(status.PATIENCE, self.cut)
+        try:
+            await self.finish((), code, details)
+        finally:
+            cutting.cancel()
+            serving.ending -= 1
 
     async def finish(self, answer: tuple[bytes, ...], code: int = _OK, details: str = "") -> None:
         """Send the answer, where there is one, and the status that ends the call."""
@@ -155,7 +175,9 @@ class Serving:
     """Serves calls on a loop, each by a task. For the loop's thread."""
 
     def __init__(self, loop: Loop) -> None:
-        self._loop = loop
+        self.loop = loop
+        self.ending = 0
+        """Calls that end by a status which has not been taken yet."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._young: set[Context] = set()
         """Those of which nobody has asked yet whether their callers go away."""
@@ -164,21 +186,21 @@ class Serving:
 
     def begin(self, event: Any, path: str, service: Service) -> None:
         """Have a call served that has come."""
-        serving = self._loop.create_task(self._serve(event, path, service))
+        serving = self.loop.create_task(self._serve(event, path, service))
         self._tasks.add(serving)
         serving.add_done_callback(self._tasks.discard)
 
     async def _serve(self, event: Any, path: str, service: Service) -> None:
-        context = Context(self._loop, event)
+        context = Context(self, event)
         try:
             handler = service.service(Details(path, event.invocation_metadata))
             if handler is None:
-                await context.finish((), grpc.StatusCode.UNIMPLEMENTED.value[0], "Method not found!")
+                await context.end(grpc.StatusCode.UNIMPLEMENTED.value[0], "Method not found!")
                 return
             if handler.response_streaming:
                 context.watch()
                 await handler.stream_stream(None, context)
-                await context.finish(())
+                await context.end()
             else:
                 self._look_after(context)
                 await context.finish((await handler.stream_unary(None, context),))
@@ -203,7 +225,7 @@ class Serving:
         self._young.add(context)
         if not self._looks:
             self._looks = True
-            self._loop.call_later(MOMENT, self._look)
+            self.loop.call_later(MOMENT, self._look)
 
     def _look(self) -> None:
         for context in self._older:
@@ -211,7 +233,7 @@ class Serving:
         self._older, self._young = self._young, set()
         self._looks = bool(self._older)
         if self._looks:
-            self._loop.call_later(MOMENT, self._look)
+            self.loop.call_later(MOMENT, self._look)
 
 
 def _settle(done: "asyncio.Future[bool]", event: Any) -> None:

@@ -4,7 +4,6 @@ A domain error is told to the caller as it is. Anything else is a fault of ours:
 log the exception's type and the places it passed through, but not its message, which could hold a secret.
 """
 
-import asyncio
 import contextlib
 from typing import NamedTuple, NoReturn
 
@@ -17,7 +16,6 @@ from google.rpc import error_details_pb2, status_pb2
 from tumbler.v1 import error_reason_pb2
 from tumbler_server import errors
 from tumbler_server.logs import places
-from tumbler_server.rpc.ending import cut_off, task
 
 DOMAIN = "tumbler.dev"
 
@@ -79,13 +77,9 @@ def abort(context: grpc.ServicerContext, failure: BaseException, method: str) ->
 
 
 async def end(context: grpc.aio.ServicerContext, last: Told) -> NoReturn:
-    """End a call on a loop; one whose caller does not take even that is cut off."""
+    """End a call on a loop."""
     context.set_trailing_metadata(((_DETAILS, last.details),))
-    cutting = asyncio.get_running_loop().call_later(PATIENCE, cut_off, task(), context)
-    try:
-        await context.abort(last.code, last.message)
-    finally:
-        cutting.cancel()
+    await context.abort(last.code, last.message)
     raise AssertionError("abort() returned")  # gRPC's raises
 
 

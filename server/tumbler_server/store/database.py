@@ -25,7 +25,7 @@ import peewee
 import structlog
 
 from tumbler_server.clock import SECOND
-from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.errors import CallerGone, SetupError, StoreUnavailable
 from tumbler_server.store.bound import Bound
 from tumbler_server.store.postgresql import (
     CHANNEL,
@@ -215,8 +215,12 @@ class Store:
                     pause = random.uniform(0, 0.005 * 2**attempt)  # noqa: S311 - jitter, no secret
                     time.sleep(min(pause, bound.left()))
                     continue
-                _log.warning("the database does not answer", error=type(failure).__name__, sqlstate=sqlstate(failure))
-                raise bound.failure() from failure
+                told = bound.failure()
+                if not isinstance(told, CallerGone):  # whose own deadline says nothing of the database
+                    _log.warning(
+                        "the database does not answer", error=type(failure).__name__, sqlstate=sqlstate(failure)
+                    )
+                raise told from failure
 
 
 class Transaction:
