@@ -61,6 +61,7 @@ def test_a_repeated_call_shows_the_key_as_it_is_now(world: World, request_id: st
 def test_a_create_that_is_repeated_meanwhile(world: World, request_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What another call with the same id has made, while this one's secret was hashed, is the answer of both."""
     request = pb.CreateRequest(project_id="acme", name="once", request_id=request_id)
+    world.create(name="so that the operator is known")
     events = len(world.events())
     servicer, seal = world.core.servicer, Hasher.seal
     caller, others = servicer.verifier.recall(world.operator), list[pb.CreateResponse]()
