@@ -5,11 +5,13 @@ import gzip
 import itertools
 import os
 import resource
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from tests.harness import forged
 from tests.siege import wire
@@ -24,6 +26,7 @@ from tests.siege.wire import (
     PING,
     RST_STREAM,
     SETTINGS,
+    WINDOW_UPDATE,
     Lines,
     frame,
     framed,
@@ -68,6 +71,37 @@ async def unread_checks(scene: Scene, tally: Tally) -> None:
     """Check health 4,800 times, 16 a connection, and read no answer."""
     fields = wire.headers(f"{wire.HEALTH}/Check")
     await Lines(scene, tally.counts, 300, 16, window=0).keep([fields], framed(b""), end=True)
+
+
+async def unread_statuses(scene: Scene, tally: Tally) -> None:
+    """Have reflection fill 80 sockets that nobody reads, and ask 16 times on each for a health service that is not."""
+    loop = asyncio.get_running_loop()
+    window = (2**31 - 1).to_bytes(4, "big")
+    begin = wire.PREFACE + frame(SETTINGS, 0, 0, (4).to_bytes(2, "big") + window)
+    begin += frame(WINDOW_UPDATE, 0, 0, (2**31 - 1 - 65_535).to_bytes(4, "big"))
+    question = reflection_pb2.ServerReflectionRequest(file_containing_symbol=wire.SERVICE[1:]).SerializeToString()
+    questions = framed(question) * (60_000 // len(framed(question)))
+    begin += frame(HEADERS, END_HEADERS, 1, wire.block(wire.headers(REFLECTION)))
+    begin += b"".join(frame(DATA, 0, 1, questions[at : at + 16_000]) for at in range(0, len(questions), 16_000))
+    asked, unknown = wire.block(wire.headers(f"{wire.HEALTH}/Check")), health_pb2.HealthCheckRequest(service="nope")
+    body = framed(unknown.SerializeToString())
+    ask = b"".join(
+        frame(HEADERS, END_HEADERS, stream, asked) + frame(DATA, END_STREAM, stream, body) for stream in range(3, 35, 2)
+    )
+
+    async def fill() -> None:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_304)
+            connection.setblocking(False)
+            await loop.sock_connect(connection, scene.address)
+            await loop.sock_sendall(connection, begin)
+            await asyncio.sleep(5)  # until its answers have filled what the server may send
+            while True:
+                await loop.sock_sendall(connection, ask)
+                tally.counts["checks"] += 16
+                await asyncio.sleep(1_000)
+
+    await asyncio.gather(*(fill() for _ in range(80)), return_exceptions=True)
 
 
 async def half_body(scene: Scene, tally: Tally) -> None:
