@@ -30,7 +30,7 @@ from tumbler_server.limits import Limit
 from tumbler_server.server import Server, build_server
 
 CALLS, PLACES = 50, 8
-FEW = CALLS // 5
+FEW = CALLS // 2
 
 SERVICE, CHECK = "/tumbler.v1.ApiKeyService", "/grpc.health.v1.Health/Check"
 
