@@ -8,7 +8,7 @@ from tests.siege.scene import FLOODING, OUTSIDER, PAYING, Attack, Held
 ANYTHING_THAT_WRITES = frozenset({"Revoke", "denied", "change"})
 EVERYTHING = ANYTHING_THAT_WRITES | {"Verify", "unseen", "Get", "Check", "List", "new Watch", "health", "heartbeat"}
 
-SMALL_CACHE = ("--cache-bytes", "4194304")
+SMALL_CACHE = ("--cache-bytes", "4MiB")
 """Memory for remembered keys, where an attack fills it: what it may keep would hide what else is kept."""
 
 
