@@ -84,7 +84,7 @@ PROMPT_REFUSALS = Limit(
 )
 LATE_REFUSALS = Limit("refusals that come late, at a time", 8_000, "calls", "they come at once")
 LAST_WORDS = Limit(
-    "calls that end by a status which is not taken yet", 8_192, "calls", "the call is reset, without one"
+    "calls that end by a status which is not taken yet", 8_192, "calls", "the oldest is reset, without one"
 )
 STREAMS = Limit("streams of a connection", 100, "streams", "wait at the client, by HTTP/2's own rules")
 PENDING = Limit("calls that wait to be taken up", 10_000, "calls", "CANCELLED, by gRPC itself")

@@ -980,7 +980,7 @@ MUTANTS = (
     Mutant(
         "there may be any number of statuses that are not taken",
         "rpc/serving.py",
-        "        if serving.ending >= shares.LAST_WORDS.most:\n",
+        "        if len(ending) >= shares.LAST_WORDS.most:\n",
         "        if False:\n",
         "tests/unit/test_serving.py",
     ),

@@ -548,6 +548,16 @@ class TestGone:
         assert world.get(key_id).name == "after"
 
 
+@pytest.mark.parametrize(
+    ("size", "kind"), [(10, exchange.Refusal), (shares.HEADER_BYTES.most, exchange.Cut)], ids=["small", "large"]
+)
+def test_calls_of_methods_that_there_are_not(world: World, size: int, kind: type[exchange.Refusal]) -> None:
+    """They are refused as strangers' calls are, late where they are many; and their headers are held to the limits."""
+    headers = (("x-any", "y" * size),)
+    handler = world.core.engine.service(SimpleNamespace(method="", invocation_metadata=headers))
+    assert type(handler) is kind
+
+
 def test_a_server_whose_loop_ends_by_itself_asks_to_be_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,19 @@ def test_no_such_method() -> None:
         assert channel.unary_unary(UNKNOWN).future(b"", timeout=PATIENCE).code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_who_is_asked_about_methods_that_there_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first service is, about no path, and serves such a call as any other."""
+
+    async def answer(_: object, context: Any) -> bytes:
+        return b"none"
+
+    with serving() as (echo, _, channel):
+        asked = list[str]()
+        monkeypatch.setattr(echo, "service", lambda details: asked.append(details.method) or Method(answer))
+        assert channel.unary_unary(UNKNOWN)(b"", timeout=PATIENCE) == b"none"
+    assert asked == [""]
+
+
 def test_a_path_that_is_no_text() -> None:
     """A call whose path is not UTF-8 is one of a method that there is not, and nobody else notices it."""
     with serving() as (_, _, channel):

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import grpc
 from grpc._cython import cygrpc
 
-from tumbler_server.rpc.exchange import Handler
+from tumbler_server.rpc import serving
 from tumbler_server.rpc.loop import Loop
 from tumbler_server.rpc.serving import Serving
 
@@ -19,23 +19,24 @@ AT_A_TIME = 16
 """Calls of one method that are asked for at a time."""
 
 
-class Service(Protocol):
-    """A service: what serves a call, and the paths of its methods; true where a method answers by a stream."""
+class Service(serving.Service, Protocol):
+    """A service with the paths of its methods; true where a method answers by a stream."""
 
     paths: Mapping[str, bool]
 
-    def service(self, details: Any) -> Handler | None:
-        """Return what serves a call whose headers have come, or None where there is no such method."""
-
 
 class Accepting:
-    """A server of gRPC's on a loop, and what takes up the calls of these services. For that loop's thread."""
+    """A server of gRPC's on a loop, and what takes up the calls of these services. For that loop's thread.
+
+    Where there is no such method, the first of the services is asked, about no path: it judges their headers too.
+    """
 
     def __init__(self, loop: Loop, options: Sequence[tuple[str, object]], services: Sequence[Service]) -> None:
         self._loop = loop
         self._serving = Serving(loop)
         self._server = cygrpc.Server(tuple(options), False)
         self._server.register_completion_queue(loop.queue)
+        self._otherwise = services[0]
         self._services = {path: service for service in services for path in service.paths}
         for path in self._services:
             self._server.register_method(path)
@@ -54,7 +55,7 @@ class Accepting:
         self._server.start()
         for path, service in self._services.items():
             self._open(path, service)
-        self._open("", _Nothing())
+        self._open("", self._otherwise)
 
     async def stop(self, grace: float | None) -> None:
         """Take up no more calls, and return once those under way have ended; after so many seconds cancel them."""
@@ -68,13 +69,13 @@ class Accepting:
         await asyncio.shield(self._ended)
 
     def _open(self, path: str, service: Service) -> None:
-        server, queue, serving = self._server, self._loop.queue, self._serving
+        server, queue, begin = self._server, self._loop.queue, self._serving.begin
 
         def come(event: Any) -> None:
             if event.success:
                 if self._ended is None:
                     ask()
-                serving.begin(event, path, service)
+                begin(event, path, service)
 
         def ask() -> None:
             if path:
@@ -89,12 +90,3 @@ class Accepting:
         self._server.destroy()
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
-
-
-class _Nothing:
-    """Serves the calls of methods that there are not."""
-
-    paths: Mapping[str, bool] = {}
-
-    def service(self, _: Any) -> None:
-        """Return that there is no such method."""

@@ -22,7 +22,7 @@ from tumbler_server.errors import (
     Unauthenticated,
 )
 from tumbler_server.limits import Limit
-from tumbler_server.rpc import exchange
+from tumbler_server.rpc import exchange, status
 from tumbler_server.rpc.exchange import Cut, Exchange, Handler, House, Plan, Refusal
 from tumbler_server.rpc.lanes import Lane
 from tumbler_server.rpc.presence import Presence
@@ -100,7 +100,8 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     def __init__(self, service: ServiceDescriptor, house: House, lanes: Lanes) -> None:
         check_methods(service)
         self._house = house
-        self._unauthenticated = Refusal(Unauthenticated(), house.shedding)
+        self._unauthenticated = Refusal(status.told(Unauthenticated(), ""), house.shedding)
+        self._no_method = Refusal(status.NO_METHOD, house.shedding)
         known = house.shedding.has_been_let_in
         self._crowds = crowds = {row.crowd: Presence(row.crowd, known) for row in METHODS.values()}
         self._calls = [crowd for limit, crowd in crowds.items() if limit is not shares.WATCH_CROWD]
@@ -110,16 +111,20 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         }
         self.paths = {path: plan.kind.response_streaming for path, plan in self._plans.items()}
 
-    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
-        """Return what serves a call whose headers have come, or None where there is no such method."""
+    def service(self, details: grpc.HandlerCallDetails) -> Handler:
+        """Return what serves a call whose headers have come."""
         metadata = details.invocation_metadata
         # gRPC holds each frame to its limits, and not the whole: headers may go on in frames of any number.
         size, most = sum(map(len, chain.from_iterable(metadata))), shares.HEADER_BYTES.most
         if size > most:
-            return Cut(RequestTooLarge(size, most, "header"), self._house.shedding, whoever=size > shares.ABSURD)
+            return Cut(
+                status.told(RequestTooLarge(size, most, "header"), ""),
+                self._house.shedding,
+                whoever=size > shares.ABSURD,
+            )
         plan = self._plans.get(details.method)
         if plan is None:
-            return None
+            return self._no_method
         call = plan.kind(self._house, plan)
         try:
             call.judge_headers(metadata)

@@ -244,8 +244,8 @@ class Refusal(Handler):
 
     __slots__ = ("_shedding", "_told")
 
-    def __init__(self, failure: TumblerError, shedding: Shedding) -> None:
-        self._told = status.told(failure, "")
+    def __init__(self, told: status.Told, shedding: Shedding) -> None:
+        self._told = told
         self._shedding = shedding
 
     async def stream_unary(self, _: object, context: Any) -> bytes:
@@ -259,8 +259,8 @@ class Cut(Refusal):
 
     __slots__ = ("_whoever",)
 
-    def __init__(self, failure: TumblerError, shedding: Shedding, whoever: bool) -> None:
-        super().__init__(failure, shedding)
+    def __init__(self, told: status.Told, shedding: Shedding, whoever: bool) -> None:
+        super().__init__(told, shedding)
         self._whoever = whoever
 
     async def stream_unary(self, _: object, context: Any) -> bytes:

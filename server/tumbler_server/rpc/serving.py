@@ -113,17 +113,18 @@ class Context:
 
     async def end(self, code: int = _OK, details: str = "") -> None:
         """Send the status that ends the call. Who does not take even that is cut off."""
-        serving = self._serving
-        if serving.ending >= shares.LAST_WORDS.most:
-            self.cut()
-            raise asyncio.CancelledError
-        serving.ending += 1
+        ending = self._serving.ending
+        if len(ending) >= shares.LAST_WORDS.most:
+            oldest = next(iter(ending))
+            del ending[oldest]
+            oldest.cut()  # who takes what is told has done so long before
+        ending[self] = None
         cutting = self._loop.call_later(status.PATIENCE, self.cut)
         try:
             await self.finish((), code, details)
         finally:
             cutting.cancel()
-            serving.ending -= 1
+            ending.pop(self, None)
 
     async def finish(self, answer: tuple[bytes, ...], code: int = _OK, details: str = "") -> None:
         """Send the answer, where there is one, and the status that ends the call."""
@@ -176,8 +177,8 @@ class Serving:
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
-        self.ending = 0
-        """Calls that end by a status which has not been taken yet."""
+        self.ending: dict[Context, None] = {}
+        """Calls that end by a status which has not been taken yet; the oldest first."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._young: set[Context] = set()
         """Those of which nobody has asked yet whether their callers go away."""

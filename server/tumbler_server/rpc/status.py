@@ -52,13 +52,6 @@ STATUSES: dict[type[errors.TumblerError], tuple[grpc.StatusCode, str]] = {
 }
 """Every domain error's status and ErrorReason, the latter without its prefix."""
 
-PATIENCE = 5.0
-"""Seconds that a caller has to take the status of its call."""
-
-_DETAILS = "grpc-status-details-bin"
-
-_log = structlog.get_logger(__name__)
-
 
 class Told(NamedTuple):
     """What a caller is told instead of an answer."""
@@ -66,6 +59,23 @@ class Told(NamedTuple):
     code: grpc.StatusCode
     message: str
     details: bytes
+
+
+NO_METHOD = Told(
+    grpc.StatusCode.UNIMPLEMENTED,
+    "there is no such method",
+    status_pb2.Status(
+        code=grpc.StatusCode.UNIMPLEMENTED.value[0], message="there is no such method"
+    ).SerializeToString(),
+)
+"""What is told who calls a method that there is not."""
+
+PATIENCE = 5.0
+"""Seconds that a caller has to take the status of its call."""
+
+_DETAILS = "grpc-status-details-bin"
+
+_log = structlog.get_logger(__name__)
 
 
 def abort(context: grpc.ServicerContext, failure: BaseException, method: str) -> NoReturn:
