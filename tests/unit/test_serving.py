@@ -229,7 +229,7 @@ def test_a_status_that_is_not_taken(path: str, work: Any, monkeypatch: pytest.Mo
 
 
 def test_so_many_statuses_that_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of calls that end by a status which is not taken there are so many at a time; for one more the oldest is reset."""
+    """Of calls that end by a status which is not taken there are so many; for one more the oldest is reset."""
     monkeypatch.setattr(shares, "LAST_WORDS", Limit("test", 2, "calls", ""))
 
     async def test() -> None:
