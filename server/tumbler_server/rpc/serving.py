@@ -196,7 +196,7 @@ class Serving:
         try:
             handler = service.service(Details(path, event.invocation_metadata))
             if handler is None:
-                await context.end(grpc.StatusCode.UNIMPLEMENTED.value[0], "Method not found!")
+                await status.end(context, status.NO_METHOD)
                 return
             if handler.response_streaming:
                 context.watch()

@@ -61,12 +61,12 @@ class Told(NamedTuple):
     details: bytes
 
 
+_NO_METHOD = "Method not found!"  # as gRPC's own servers have it
+
 NO_METHOD = Told(
     grpc.StatusCode.UNIMPLEMENTED,
-    "there is no such method",
-    status_pb2.Status(
-        code=grpc.StatusCode.UNIMPLEMENTED.value[0], message="there is no such method"
-    ).SerializeToString(),
+    _NO_METHOD,
+    status_pb2.Status(code=grpc.StatusCode.UNIMPLEMENTED.value[0], message=_NO_METHOD).SerializeToString(),
 )
 """What is told who calls a method that there is not."""
 
