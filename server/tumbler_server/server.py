@@ -49,6 +49,7 @@ from tumbler_server.rpc.health import Health
 from tumbler_server.rpc.hotpath import HotPath
 from tumbler_server.rpc.lanes import Lane, stand_back
 from tumbler_server.rpc.loop import LoopThread
+from tumbler_server.rpc.policing import Policing
 from tumbler_server.rpc.reflecting import Reflection
 from tumbler_server.rpc.servicer import Servicer
 from tumbler_server.rpc.shedding import Shedding
@@ -235,6 +236,7 @@ class Server:
         self._grace = config.shutdown_grace / SECOND
         self.failed = False
         """Whether the loop has ended by itself: nobody is served, and the process is to end and be started again."""
+        self._policing = Policing(core.shedding)
         self._patient = _begin_grpc()
         self._loop = LoopThread(self._fail)
         try:
@@ -248,10 +250,12 @@ class Server:
         """Begin to serve."""
         self._core.start()
         self._loop.run(self._serve())
+        self._policing.start()
 
     def stop(self) -> None:
         """Refuse new calls, let those under way finish within the grace, and end."""
         until = time.monotonic() + self._grace
+        self._policing.close()
         if not self.failed:
             self._loop.run(self._end())
         self._loop.close()

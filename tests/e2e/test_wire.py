@@ -3,7 +3,9 @@
 import contextlib
 import os
 import socket
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -362,3 +364,28 @@ def test_a_stranger_with_many_calls_is_told_late(embedded: Service) -> None:
         stranger.begin("Get", request).result(timeout=1)
     assert refused(own_server, "Get", request).reason == "INVALID_FIELD"
     assert own_server.stop() == 0  # who waits to be told does not keep the server
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much a connection has received")
+def test_who_sends_without_end_is_heard_no_more(embedded: Service) -> None:
+    """Strangers that send without end are read no more after a moment, and honest callers are answered meanwhile."""
+    server = embedded.start()
+    host, _, port = server.target.rpartition(":")
+    unknown = frame(250, 0, 0, b"to be ignored") * 4_000
+    with contextlib.ExitStack() as open_:
+
+        def flood() -> None:
+            connection = open_.enter_context(socket.create_connection((host, int(port)), 2))
+            connection.sendall(PREFACE + frame(SETTINGS, 0, 0))
+            until = time.monotonic() + PATIENCE
+            with pytest.raises(TimeoutError):  # nothing is taken for two seconds
+                while time.monotonic() < until:
+                    connection.sendall(unknown)
+
+        with ThreadPoolExecutor(4) as pool:
+            floods = [pool.submit(flood) for _ in range(4)]
+            while not all(each.done() for each in floods):
+                assert server.verdict(server.key) == "VALID"
+            for each in floods:
+                each.result()
+        assert server.stop() == 0

@@ -26,6 +26,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
 END_STREAM, END_HEADERS = 1, 4
+ACK = 1
 
 _AT_ONCE = 100
 """Connections that are opened at the same time: more than a listener's queue holds would measure the queue."""
@@ -109,6 +110,18 @@ async def _drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while await reader.read(1 << 16):
             pass
     hang_up(writer)
+
+
+async def frames(reader: asyncio.StreamReader) -> AsyncIterator[tuple[int, int]]:
+    """Give the kind and the flags of each frame that comes."""
+    came = b""
+    while data := await reader.read(1 << 16):
+        came += data
+        at = 0
+        while len(came) >= at + 9 and len(came) >= (end := at + 9 + int.from_bytes(came[at : at + 3], "big")):
+            yield came[at + 3], came[at + 4]
+            at = end
+        came = came[at:]
 
 
 class Line:

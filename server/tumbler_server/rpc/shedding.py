@@ -14,6 +14,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import structlog
@@ -138,6 +139,11 @@ class Shedding:
         """End the connection, unless somebody was let in on it; with ``whoever``, even then."""
         if (whoever or not self.has_been_let_in(peer)) and len(self._doomed) < MOST:
             self._doom({_of(peer)})
+
+    def strangers(self, ends: Collection[End]) -> list[End]:
+        """Return those on whose connections nobody was let in. For all threads."""
+        # Each of these becomes a list at once: none can change meanwhile.
+        return _strangers(ends, {*chain([*self._let_in[0]], [*self._let_in[1]], [*self._staying])})
 
     async def watch(self) -> None:
         """Forget what is old, and make room where connections are many, until cancelled."""

@@ -1,0 +1,213 @@
+"""Who sends without end, and so keeps others from being read."""
+
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from tumbler_server import shares
+from tumbler_server.rpc import policing
+from tumbler_server.rpc.policing import SILENCE, Policing, Readers
+from tumbler_server.rpc.shedding import Shedding
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much a connection has received")
+
+MUCH = bytes(int(shares.STRANGERS_RATE.most))
+
+
+class Line:
+    """A connection to a port of ours, by both its ends."""
+
+    def __init__(self, server: socket.socket) -> None:
+        self.peer = socket.create_connection(server.getsockname())
+        self.ours = server.accept()[0]
+        self.peer.settimeout(5)
+        self.ours.settimeout(5)
+        host, port = self.peer.getsockname()
+        self.name = f"ipv4:{host}:{port}"
+
+    def send(self, data: bytes) -> None:
+        """Have the peer send this, and take it in."""
+        reading = threading.Thread(target=self._take, args=(len(data),))
+        reading.start()
+        self.peer.sendall(data)
+        reading.join()
+
+    def _take(self, rest: int) -> None:
+        while rest:
+            rest -= len(self.ours.recv(1 << 20))
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether what the peer says arrives."""
+        self.peer.send(b"?")
+        self.ours.settimeout(0.2)
+        try:
+            return self.ours.recv(1) == b"?"
+        except TimeoutError:
+            return False
+        finally:
+            self.ours.settimeout(5)
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.peer.close()
+        self.ours.close()
+
+
+class Street:
+    """A port, those who are connected to it, and who looks after them; by a clock that stands still."""
+
+    def __init__(self, server: socket.socket) -> None:
+        self.shedding = Shedding()
+        self.shedding.port = server.getsockname()[1]
+        self.now = 1_000.0
+        self.policing = Policing(self.shedding, lambda: self.now)
+        self.lines = [Line(server) for _ in range(3)]
+
+    def look(self, after: float = 0.01) -> int:
+        """Look after so many seconds."""
+        self.now += after
+        return self.policing.look()
+
+
+@pytest.fixture
+def street() -> Iterator[Street]:
+    """Give a street with three connections, on which somebody has looked once."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        made = Street(server)
+        made.look()
+        try:
+            yield made
+        finally:
+            made.policing.close()
+            made.shedding.close()
+            for line in made.lines:
+                line.close()
+
+
+def test_who_sends_without_end_is_heard_no_more(street: Street) -> None:
+    """A stranger who has sent more since the last look than it may is silenced; the others are not."""
+    loud, quiet, _ = street.lines
+    loud.send(MUCH)
+    quiet.send(bytes(1_000))
+    assert street.look() == 1
+    assert (loud.is_heard, quiet.is_heard) == (False, True)
+
+
+def test_silenced_and_then_cut(street: Street) -> None:
+    """Who is silenced hears nothing of it until its time is over; then the connection is shut down."""
+    loud, quiet, _ = street.lines
+    loud.send(MUCH)
+    street.look()
+    loud.peer.setblocking(False)
+    for _ in range(3):
+        street.look(SILENCE / 4)
+        with pytest.raises(BlockingIOError):
+            loud.peer.recv(1)
+    loud.peer.settimeout(5)
+    street.look(SILENCE)
+    assert loud.peer.recv(1) == b""
+    assert quiet.is_heard
+
+
+def test_cut_when_the_server_ends(street: Street) -> None:
+    """Who is silenced when the server ends does not keep it."""
+    loud = street.lines[0]
+    loud.send(MUCH)
+    street.look()
+    street.policing.close()
+    assert loud.peer.recv(1) == b""
+
+
+@pytest.mark.parametrize("why", ["let in", "has a stream of changes"])
+def test_who_was_let_in_is_spared(street: Street, why: str) -> None:
+    """Whoever was let in, as through a proxy, may send as much as the calls take; a stranger's stream is no reason."""
+    known, stranger, _ = street.lines
+    if why == "let in":
+        street.shedding.let_in(known.name)
+        street.shedding.turn()
+    else:
+        street.shedding.stay(known.name)
+    street.shedding.stay(stranger.name, stranger=True)
+    for line in (known, stranger):
+        line.send(MUCH)
+    assert street.look() == 1
+    assert (known.is_heard, stranger.is_heard) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("size", "after", "silenced"),
+    [
+        (130_000, 0.01, 0),  # what a newcomer may say before anybody listens
+        (140_000, 0.01, 1),
+        (3 << 20, 1.0, 0),  # over a second it may be more
+        (5 << 20, 1.0, 1),
+    ],
+)
+def test_how_much_may_be_sent(street: Street, size: int, after: float, silenced: int) -> None:
+    """What counts is what came since the last look; a burst that any newcomer may send is let pass."""
+    street.lines[0].send(bytes(size))
+    assert street.look(after) == silenced
+    assert street.look(after) == 0
+
+
+def test_a_newcomer_is_judged_from_its_beginning(street: Street) -> None:
+    """A connection that was not there at the last look has sent all that it has sent since then."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        other = Street(server)
+        other.look()
+        late = Line(server)
+        late.send(MUCH)
+        assert other.look() == 1
+        other.policing.close()
+        other.shedding.close()
+        for line in (late, *other.lines):
+            line.close()
+
+
+def test_another_connection_of_the_same_name_is_not_cut(street: Street) -> None:
+    """Where who was silenced has gone, and somebody has come by the same address and port, that one stays."""
+    loud, quiet, _ = street.lines
+    loud.send(MUCH)
+    street.look()
+    host, port = quiet.peer.getsockname()
+    street.policing._silenced = {(host, str(port)): street.now}
+    street.look(SILENCE + 1)
+    assert quiet.is_heard
+
+
+@pytest.mark.parametrize(
+    ("used", "ready", "stuck"),
+    [
+        (0.5, {"1": 10, "2": 3, "3": 0}, 1),  # per cent of the time below
+        (0.5, {"1": 9, "2": 9, "3": 9}, 0),
+        (0.5, {"1": 10, "2": 10, "3": 10}, 3),
+        (0.01, {"1": 10, "2": 10, "3": 10}, 0),  # the process does next to nothing
+    ],
+)
+def test_which_threads_read_without_a_pause(
+    monkeypatch: pytest.MonkeyPatch, used: float, ready: dict[str, int], stuck: int
+) -> None:
+    """A thread counts that has run, or could have, all the time since the last look, while the process is busy."""
+    clock = SimpleNamespace(now=0.0, used=0.0, ready=dict.fromkeys(ready, 0))
+    monkeypatch.setattr(policing.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(policing.time, "process_time", lambda: clock.used)
+    monkeypatch.setattr(policing, "_ready", lambda: dict(clock.ready))
+    readers = Readers()
+
+    def look() -> int:
+        clock.now, clock.used = clock.now + 0.01, clock.used + 0.01 * used
+        clock.ready = {name: clock.ready[name] + tenths * 1_000_000 for name, tenths in ready.items()}
+        return readers.stuck()
+
+    look()
+    assert look() == stuck
+
+
+def test_threads_of_python_are_no_readers() -> None:
+    """Threads that Python has made do not read what peers send, however busy they are."""
+    assert str(threading.get_native_id()) not in policing._ready()
