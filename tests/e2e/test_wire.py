@@ -378,9 +378,10 @@ def test_who_sends_without_end_is_heard_no_more(embedded: Service) -> None:
             connection = open_.enter_context(socket.create_connection((host, int(port)), 2))
             connection.sendall(PREFACE + frame(SETTINGS, 0, 0))
             until = time.monotonic() + PATIENCE
-            with pytest.raises(TimeoutError):  # nothing is taken for two seconds
+            with contextlib.suppress(TimeoutError):  # nothing is taken for two seconds
                 while time.monotonic() < until:
                     connection.sendall(unknown)
+            assert time.monotonic() < until
 
         with ThreadPoolExecutor(4) as pool:
             floods = [pool.submit(flood) for _ in range(4)]
