@@ -236,7 +236,6 @@ class Server:
         self._grace = config.shutdown_grace / SECOND
         self.failed = False
         """Whether the loop has ended by itself: nobody is served, and the process is to end and be started again."""
-        self._policing = Policing(core.shedding)
         self._patient = _begin_grpc()
         self._loop = LoopThread(self._fail)
         try:
@@ -250,12 +249,10 @@ class Server:
         """Begin to serve."""
         self._core.start()
         self._loop.run(self._serve())
-        self._policing.start()
 
     def stop(self) -> None:
         """Refuse new calls, let those under way finish within the grace, and end."""
         until = time.monotonic() + self._grace
-        self._policing.close()
         if not self.failed:
             self._loop.run(self._end())
         self._loop.close()
@@ -284,7 +281,9 @@ class Server:
 
     async def _serve(self) -> None:
         self._core.hub.start(asyncio.get_running_loop())
-        going_on = (self._core.engine.sweep(), self._core.shedding.watch(), self._watch_health())
+        shedding = self._core.shedding
+        looking = (shedding.watch(), Policing(shedding).watch(), self._watch_health())
+        going_on = (self._core.engine.sweep(), *looking)
         self._background = [asyncio.ensure_future(each) for each in going_on]
         await self._look()
         self._accepting.start()

@@ -1,16 +1,18 @@
 """Who sends without end, and so keeps others from being read."""
 
+import asyncio
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from tumbler_server import shares
 from tumbler_server.rpc import policing
-from tumbler_server.rpc.policing import SILENCE, Policing, Readers
+from tumbler_server.rpc.policing import SILENCE, Policing, Readers, Traffic
 from tumbler_server.rpc.shedding import Shedding
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much a connection has received")
@@ -83,7 +85,7 @@ def street() -> Iterator[Street]:
         try:
             yield made
         finally:
-            made.policing.close()
+            end(made)
             made.shedding.close()
             for line in made.lines:
                 line.close()
@@ -105,11 +107,13 @@ def test_silenced_and_then_cut(street: Street) -> None:
     street.look()
     loud.peer.setblocking(False)
     for _ in range(3):
-        street.look(SILENCE / 4)
+        street.now += SILENCE / 4
+        street.policing.cut()
         with pytest.raises(BlockingIOError):
             loud.peer.recv(1)
     loud.peer.settimeout(5)
-    street.look(SILENCE)
+    street.now += SILENCE
+    street.policing.cut()
     assert loud.peer.recv(1) == b""
     assert quiet.is_heard
 
@@ -119,7 +123,7 @@ def test_cut_when_the_server_ends(street: Street) -> None:
     loud = street.lines[0]
     loud.send(MUCH)
     street.look()
-    street.policing.close()
+    end(street)
     assert loud.peer.recv(1) == b""
 
 
@@ -163,7 +167,7 @@ def test_a_newcomer_is_judged_from_its_beginning(street: Street) -> None:
         late = Line(server)
         late.send(MUCH)
         assert other.look() == 1
-        other.policing.close()
+        end(other)
         other.shedding.close()
         for line in (late, *other.lines):
             line.close()
@@ -176,38 +180,99 @@ def test_another_connection_of_the_same_name_is_not_cut(street: Street) -> None:
     street.look()
     host, port = quiet.peer.getsockname()
     street.policing._silenced = {(host, str(port)): street.now}
-    street.look(SILENCE + 1)
+    street.now += SILENCE + 1
+    street.policing.cut()
     assert quiet.is_heard
 
 
 @pytest.mark.parametrize(
-    ("used", "ready", "stuck"),
+    ("used", "busy"),
     [
-        (0.5, {"1": 10, "2": 3, "3": 0}, 1),  # per cent of the time below
-        (0.5, {"1": 9, "2": 9, "3": 9}, 0),
-        (0.5, {"1": 10, "2": 10, "3": 10}, 3),
-        (0.01, {"1": 10, "2": 10, "3": 10}, 0),  # the process does next to nothing
+        ({1: 0.006}, True),
+        ({1: 0.003, 2: 0.003}, True),
+        ({1: 0.002, 2: 0.002}, False),
+        ({}, False),
     ],
 )
-def test_which_threads_read_without_a_pause(
-    monkeypatch: pytest.MonkeyPatch, used: float, ready: dict[str, int], stuck: int
-) -> None:
-    """A thread counts that has run, or could have, all the time since the last look, while the process is busy."""
-    clock = SimpleNamespace(now=0.0, used=0.0, ready=dict.fromkeys(ready, 0))
+def test_when_grpc_is_busy(monkeypatch: pytest.MonkeyPatch, used: Mapping[int, float], busy: bool) -> None:
+    """The threads of gRPC are busy when together they have taken half a core since the last look."""
+    clock = SimpleNamespace(now=1.0, used=dict.fromkeys(used, 1.0))
     monkeypatch.setattr(policing.time, "monotonic", lambda: clock.now)
-    monkeypatch.setattr(policing.time, "process_time", lambda: clock.used)
-    monkeypatch.setattr(policing, "_ready", lambda: dict(clock.ready))
+    monkeypatch.setattr(policing.time, "clock_gettime", lambda thread: clock.used[thread])
+    monkeypatch.setattr(policing, "_clocks", lambda: list(used))
     readers = Readers()
+    assert not readers.are_busy()
+    for thread, seconds in used.items():
+        clock.used[thread] += seconds
+    clock.now += 0.01
+    assert readers.are_busy() is busy
 
-    def look() -> int:
-        clock.now, clock.used = clock.now + 0.01, clock.used + 0.01 * used
-        clock.ready = {name: clock.ready[name] + tenths * 1_000_000 for name, tenths in ready.items()}
-        return readers.stuck()
 
-    look()
-    assert look() == stuck
+def test_a_thread_that_has_ended_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of gRPC that it does not need end; the others are looked at all the same."""
+    gone = ~(2**22) << 3 | 6  # no thread has so high a number
+    monkeypatch.setattr(policing, "_clocks", lambda: [gone])
+    readers = Readers()
+    assert not readers.are_busy()
+    assert not readers.are_busy()
 
 
 def test_threads_of_python_are_no_readers() -> None:
     """Threads that Python has made do not read what peers send, however busy they are."""
-    assert str(threading.get_native_id()) not in policing._ready()
+    assert ~threading.get_native_id() << 3 | 6 not in policing._clocks()
+
+
+def test_how_much_comes(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes to the machine is counted, whoever it is for; where it is not told, it may always be too much."""
+    traffic = Traffic()
+    assert traffic.may_be_much()  # nobody knows
+    street.lines[0].send(MUCH)
+    assert traffic.may_be_much()
+    monkeypatch.setattr(policing, "_came", lambda: 0.0)
+    traffic.may_be_much()
+    assert not traffic.may_be_much()
+
+
+def test_what_is_not_told_may_be_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system does not tell how much comes, it may be too much at any time."""
+    monkeypatch.setattr(policing, "_TRAFFIC", Path("/no/such/file"))
+    traffic = Traffic()
+    traffic.may_be_much()
+    assert traffic.may_be_much()
+
+
+@pytest.mark.parametrize(("busy", "much", "looks"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_looks_only_where_it_may_matter(
+    street: Street, monkeypatch: pytest.MonkeyPatch, busy: bool, much: bool, looks: bool
+) -> None:
+    """Connections are looked through only while gRPC is busy and much comes: it takes a while where they are many."""
+    monkeypatch.setattr(Readers, "are_busy", lambda _: busy)
+    monkeypatch.setattr(Traffic, "may_be_much", lambda _: much)
+    looked: list[int] = []
+    monkeypatch.setattr(Policing, "look", lambda _: looked.append(1))
+    asyncio.run(watch(street))
+    assert bool(looked) is looks
+
+
+def test_who_is_silenced_is_cut_in_calm_times_too(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was silenced is cut when it is time, though nobody keeps gRPC busy any more."""
+    monkeypatch.setattr(Readers, "are_busy", lambda _: False)
+    loud = street.lines[0]
+    loud.send(MUCH)
+    street.look()
+    street.now += SILENCE + 1
+    asyncio.run(watch(street))
+    assert loud.peer.recv(1) == b""
+
+
+async def watch(street: Street) -> None:
+    """Have it watched for a moment."""
+    watching = asyncio.ensure_future(street.policing.watch())
+    await asyncio.sleep(5 * policing.LOOK)
+    watching.cancel()
+    await asyncio.wait([watching])
+
+
+def end(street: Street) -> None:
+    """Have the watching begin and end."""
+    asyncio.run(watch(street))

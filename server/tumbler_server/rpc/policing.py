@@ -1,9 +1,10 @@
-"""Connections that keep gRPC from reading the others: they are found by what they send, and cut.
+"""Connections that keep gRPC from reading the others: they are found by what they send, silenced, and cut later.
 
 A thread of gRPC's that reads a connection goes on for as long as there is something to read. It has few of them, and
 makes no more than one a second: two peers that send without end stop a server of few cores for as long.
 """
 
+import asyncio
 import contextlib
 import ctypes
 import os
@@ -11,7 +12,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from socket import IPPROTO_TCP, SHUT_RDWR, SOL_SOCKET, socket
 
@@ -21,26 +22,29 @@ from tumbler_server import metrics, shares
 from tumbler_server.rpc.shedding import End, Shedding, connections
 
 LOOK = 0.01
-"""Seconds between two looks; longer where there are so many connections that looking takes a sixth of a core."""
-
-_REST = 5
-"""So many times as long as a look took it rests at least."""
-
-_BUSY = 0.2
-"""The share of a core that this process takes, below which no thread of it can have been reading all the time."""
-
-_ALL_THE_TIME = 0.95
-"""The share of the time since the last look for which a thread that reads without end has been running, or ready to."""
+"""Seconds between two looks at how busy gRPC is. They are taken on the loop, and cost it some microseconds each."""
 
 SILENCE = 10.0
 """Seconds after which who is silenced is cut."""
 
-_ALARM = 2 * SILENCE
-"""Seconds for which it looks on: they may come again."""
+_BUSY = 0.5
+"""The share of a core that gRPC's threads take, below which none of them has been reading all the time."""
 
 _LEAST = 128 << 10
 """Bytes since the last look below which nobody is silenced. A newcomer may say half of that before it is listened to:
 as much as gRPC takes in of messages that nobody has asked for yet (``grpc.http2.lookahead_bytes``)."""
+
+_MOMENT = 0.05
+"""Seconds after which it says nothing how much has come since."""
+
+_REST = 5
+"""So many times the processor's time that it took to look through the connections passes until they are again."""
+
+_OLD = 1.0
+"""Seconds after which it says nothing what a connection had received."""
+
+_THREADS = "/proc/self/task"
+_TRAFFIC, _TRAFFIC_6 = Path("/proc/self/net/netstat"), Path("/proc/self/net/snmp6")
 
 _TCP_INFO = 11
 _RECEIVED = slice(128, 136)
@@ -49,34 +53,50 @@ _RECEIVED = slice(128, 136)
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER, _BPF_RET = 26, 27, 6
 """See socket(7), and linux/filter.h."""
 
-_THREADS = Path("/proc/self/task")
-
 _log = structlog.get_logger(__name__)
 
 
 class Readers:
-    """Knows which threads of gRPC's have not paused since the last look. They are those that Python has not made."""
+    """Knows how busy the threads are that read what peers send. They are those that Python has not made."""
 
     def __init__(self) -> None:
-        self._looked = time.monotonic()
-        self._used = time.process_time()
-        self._ready: dict[str, int] = {}
+        self._clocks: list[int] = []
+        self._found = -_OLD
+        self._looked = 0.0
+        self._used = 0.0
 
-    def stuck(self) -> int:
-        """Return how many threads have been running, or ready to run, ever since this was last asked."""
-        now, used = time.monotonic(), time.process_time()
-        since, share = now - self._looked, (used - self._used) / max(now - self._looked, 1e-6)
-        self._looked, self._used = now, used
-        if share < _BUSY:
-            self._ready = {}
-            return 0
-        before, self._ready = self._ready, _ready()
-        most = since * _ALL_THE_TIME * 1e9
-        return sum(time - before.get(thread, time) >= most for thread, time in self._ready.items())
+    def are_busy(self) -> bool:
+        """Say whether one of them may have been reading all the time since this was last asked."""
+        now = time.monotonic()
+        if now - self._found > _OLD:
+            self._found, self._clocks, self._used = now, _clocks(), 0.0
+        used = 0.0
+        for clock in self._clocks:
+            with contextlib.suppress(OSError):  # the thread has ended
+                used += time.clock_gettime(clock)
+        before, self._used = self._used, used
+        looked, self._looked = self._looked, now
+        return before > 0 and used - before > _BUSY * (now - looked)
+
+
+class Traffic:
+    """Knows how much comes to this machine, or to this container."""
+
+    def __init__(self) -> None:
+        self._came = self._looked = 0.0
+
+    def may_be_much(self) -> bool:
+        """Say whether one of all connections may have sent too much since this was last asked, or in a moment past."""
+        now = time.monotonic()
+        came = _came()
+        before, self._came = self._came, came
+        looked, self._looked = self._looked, now
+        since = now - looked
+        return since > _MOMENT or came - before > shares.STRANGERS_RATE.most * since
 
 
 class Policing:
-    """Silences those who send without end, and cuts them later; on a thread of its own, and on Linux only.
+    """Silences those who send without end, and cuts them later. For one loop's thread; on Linux only.
 
     Were they cut at once, they would be back at once, and gRPC reads those first who came last. Who was let in is
     spared: a proxy may carry honest calls and hostile ones on the same connection.
@@ -85,50 +105,36 @@ class Policing:
     def __init__(self, shedding: Shedding, clock: Callable[[], float] = time.monotonic) -> None:
         self._shedding = shedding
         self._clock = clock
-        self._readers = Readers()
-        self._received: Mapping[End, int] = {}
-        self._looked = 0.0
+        self._received: dict[End, int] = {}
+        self._looked = self._took = 0.0
         self._silenced: dict[End, float] = {}
-        self._next_cut = 0.0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="policing", daemon=True)
 
-    def start(self) -> None:
-        """Begin to look."""
-        if sys.platform == "linux":
-            self._thread.start()
-
-    def close(self) -> None:
-        """Look no more, and cut those who are silenced."""
-        self._over.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._cut(list(self._silenced))
-
-    def _watch(self) -> None:
-        rest, alarm = LOOK, 0.0
-        while not self._over.wait(rest):
-            rest, now = LOOK, self._clock()
-            if self._readers.stuck():
-                alarm = now + _ALARM
-            if now > alarm:
-                self._received = {}
-                continue
-            began = time.thread_time()
-            if self.look():
-                alarm = now + _ALARM
-            rest = max(LOOK, _REST * (time.thread_time() - began))
+    async def watch(self) -> None:
+        """Look what is sent whenever gRPC is kept busy, until cancelled."""
+        if sys.platform != "linux":
+            return
+        readers, traffic = Readers(), Traffic()
+        try:
+            while True:
+                await asyncio.sleep(LOOK)
+                # In this order: each question costs a hundred times the one before.
+                if readers.are_busy() and traffic.may_be_much():
+                    await self._shedding.aside(self.look)
+                    await asyncio.sleep(_REST * self._took - LOOK)
+                elif self._silenced and min(self._silenced.values()) < self._clock() - SILENCE:
+                    await self._shedding.aside(self.cut)
+        finally:
+            self._cut(self._silenced)
 
     def look(self) -> int:
         """Silence those strangers who have sent more since the last look than they may; return how many there were."""
+        began = time.thread_time()
         now, port = self._clock(), self._shedding.port
         since, self._looked = now - self._looked, now
-        if now > self._next_cut:
-            self._next_cut = now + 1.0
-            self._cut([end for end, silenced in self._silenced.items() if silenced < now - SILENCE])
         before, self._received = self._received, _received(port)
-        if not before:
-            return 0  # nobody knows how long it took them
+        self._took = time.thread_time() - began
+        if since > _OLD:
+            return 0
         most = max(_LEAST, since * shares.STRANGERS_RATE.most)
         many = {end for end, size in self._received.items() if size - before.get(end, 0) > most}
         strangers = self._shedding.strangers(many) if many else ()
@@ -138,17 +144,22 @@ class Policing:
                 self._silenced[end] = now
         return len(strangers)
 
-    def _cut(self, ends: Sequence[End]) -> None:
+    def cut(self) -> None:
+        """Cut those who have been silenced for long enough."""
+        over = self._clock() - SILENCE
+        self._cut([end for end, since in self._silenced.items() if since < over])
+
+    def _cut(self, ends: Collection[End]) -> None:
         for end, connection in connections(self._shedding.port) if ends else ():
             if end in ends:
                 with contextlib.suppress(OSError):  # it has ended meanwhile; or it is another one, which has no filter
                     connection.setsockopt(SOL_SOCKET, _SO_DETACH_FILTER, 0)
                     connection.shutdown(SHUT_RDWR)
-        for end in ends:
-            del self._silenced[end]
         metrics.CUT.inc(len(ends))
         if ends:
             _log.warning("strangers sent without end", connections_cut=len(ends))
+        for end in list(ends):
+            del self._silenced[end]
 
 
 def _silence(connection: socket) -> None:
@@ -158,16 +169,24 @@ def _silence(connection: socket) -> None:
         connection.setsockopt(SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop)))
 
 
-def _ready() -> dict[str, int]:
-    """Return for how many nanoseconds each thread that Python has not made has been running, or ready to."""
-    ours = {str(thread.native_id) for thread in threading.enumerate()}
-    ready = {}
-    for name in os.listdir(_THREADS):
-        if name not in ours:
-            with contextlib.suppress(OSError):  # it has ended meanwhile, or the system does not count that
-                running, waiting, _ = (_THREADS / name / "schedstat").read_bytes().split()
-                ready[name] = int(running) + int(waiting)
-    return ready
+def _clocks() -> list[int]:
+    """Return the CPU clocks of the threads that Python has not made, as pthread_getcpuclockid(3) composes them."""
+    ours = {thread.native_id for thread in threading.enumerate()}
+    return [~thread << 3 | 6 for thread in map(int, os.listdir(_THREADS)) if thread not in ours]
+
+
+def _came() -> float:
+    """Return how many bytes have come by IP; where the system does not tell, each time more than can be sent."""
+    try:
+        lines = _TRAFFIC.read_bytes().splitlines()
+        names, values = (line.split() for line in lines if line.startswith(b"IpExt:"))
+        came = int(values[names.index(b"InOctets")])
+        if _TRAFFIC_6.exists():
+            _, came_6 = next(line.split() for line in _TRAFFIC_6.read_bytes().splitlines() if b"Ip6InOctets" in line)
+            came += int(came_6)
+    except (OSError, ValueError, StopIteration):
+        return time.monotonic() * sys.maxsize
+    return came
 
 
 def _received(port: int) -> dict[End, int]:

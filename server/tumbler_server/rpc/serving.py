@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import functools
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 import grpc
@@ -20,6 +22,9 @@ from tumbler_server.rpc.loop import Loop
 
 MOMENT = 0.01
 """Seconds after which it is asked whether a caller goes away; twice as many at the most."""
+
+PARTINGS = 16
+"""Callers who have gone that are seen to in a turn of the loop: thousands may hang up at the same moment."""
 
 _FOR_EVER = 1e15
 """What gRPC gives as the time of no deadline is later than this, and all others are earlier."""
@@ -54,7 +59,18 @@ class Context:
     Whatever waits here is cancelled where the caller has gone.
     """
 
-    __slots__ = ("_call", "_closing", "_details", "_has_begun", "_loop", "_metadata", "_serving", "_task", "_trailing")
+    __slots__ = (
+        "_call",
+        "_closing",
+        "_details",
+        "_has_begun",
+        "_is_gone",
+        "_loop",
+        "_metadata",
+        "_serving",
+        "_task",
+        "_trailing",
+    )
 
     def __init__(self, serving: "Serving", event: Any) -> None:
         self._serving = serving
@@ -68,6 +84,8 @@ class Context:
         """Whether the answer's headers have been sent."""
         self._closing: Any = None
         """The operation that tells how the caller closed the call, once it has been asked for."""
+        self._is_gone = False
+        """Whether that has told that the caller has gone away."""
 
     def invocation_metadata(self) -> Metadata:
         """Return the call's headers."""
@@ -89,8 +107,10 @@ class Context:
     async def read(self) -> Any:
         """Receive the next message; ``grpc.aio.EOF`` where there is none."""
         operation = cygrpc.ReceiveMessageOperation(_FLAGS)
-        await self._do(operation)
+        await self._do(operation, receiving=operation)
         message = operation.message()
+        if message is None and self._is_gone:
+            raise asyncio.CancelledError
         return grpc.aio.EOF if message is None else message
 
     async def send_initial_metadata(self, metadata: Metadata) -> None:
@@ -153,9 +173,10 @@ class Context:
         """Let go of the task, which has done all it could."""
         self._task = None
 
-    async def _do(self, *operations: Any) -> None:
+    async def _do(self, *operations: Any, receiving: Any = None) -> None:
         done = self._loop.create_future()
-        if self._call.start_server_batch(operations, functools.partial(_settle, done)) != cygrpc.CallError.ok:
+        settle = functools.partial(self._serving.settle, done, receiving)
+        if self._call.start_server_batch(operations, settle) != cygrpc.CallError.ok:
             self.cut()
             raise RuntimeError("gRPC refuses what is asked of a call")
         if not await done:
@@ -169,6 +190,11 @@ class Context:
 
     def _closed(self, _: Any) -> None:
         if self._task is not None and self._closing.cancelled():
+            self._is_gone = True
+            self._serving.part(self._leave)
+
+    def _leave(self) -> None:
+        if self._task is not None:
             self._task.cancel()
 
 
@@ -184,6 +210,20 @@ class Serving:
         """Those of which nobody has asked yet whether their callers go away."""
         self._older: set[Context] = set()
         self._looks = False
+        self._parting: deque[Callable[[], None]] = deque()
+
+    def settle(self, done: "asyncio.Future[bool]", receiving: Any, event: Any) -> None:
+        """Have what waits for an operation go on, now that it has been done, or cannot be; or has received nothing."""
+        if event.success and (receiving is None or receiving.message() is not None):
+            _set(done, True)
+        else:
+            self.part(functools.partial(_set, done, event.success))
+
+    def part(self, leave: Callable[[], None]) -> None:
+        """Have this called, which ends a call whose caller has gone, when its turn comes."""
+        self._parting.append(leave)
+        if len(self._parting) == 1:
+            self.loop.call_soon(self._part)
 
     def begin(self, event: Any, path: str, service: Service) -> None:
         """Have a call served that has come."""
@@ -222,6 +262,12 @@ class Serving:
         with contextlib.suppress(asyncio.CancelledError, Aborted):
             await status.end(context, told)
 
+    def _part(self) -> None:
+        for _ in range(min(PARTINGS, len(self._parting))):
+            self._parting.popleft()()
+        if self._parting:
+            self.loop.call_soon(self._part)
+
     def _look_after(self, context: Context) -> None:
         self._young.add(context)
         if not self._looks:
@@ -237,6 +283,6 @@ class Serving:
             self.loop.call_later(MOMENT, self._look)
 
 
-def _settle(done: "asyncio.Future[bool]", event: Any) -> None:
+def _set(done: "asyncio.Future[bool]", success: bool) -> None:
     if not done.done():
-        done.set_result(event.success)
+        done.set_result(success)

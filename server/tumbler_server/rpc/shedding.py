@@ -145,6 +145,10 @@ class Shedding:
         # Each of these becomes a list at once: none can change meanwhile.
         return _strangers(ends, {*chain([*self._let_in[0]], [*self._let_in[1]], [*self._staying])})
 
+    async def aside(self, work: Callable[[], object]) -> None:
+        """Do some work on the thread that looks through the sockets."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
     async def watch(self) -> None:
         """Forget what is old, and make room where connections are many, until cancelled."""
         while True:
