@@ -1015,7 +1015,7 @@ MUTANTS = (
     Mutant(
         "who sends without end goes on being heard",
         "rpc/policing.py",
-        "                _silence(connection)\n",
+        "                sockets.silence(file)\n",
         "                pass\n",
         "tests/unit/test_policing.py",
     ),
@@ -1034,6 +1034,13 @@ MUTANTS = (
         "tests/unit/test_policing.py",
     ),
     Mutant(
+        "a namesake of who was silenced is cut",
+        "rpc/policing.py",
+        " and sockets.hear(file):",
+        ":",
+        "tests/unit/test_policing.py",
+    ),
+    Mutant(
         "a newcomer's burst is taken for a flood",
         "rpc/policing.py",
         "most = max(_LEAST, since * shares.STRANGERS_RATE.most)",
@@ -1046,6 +1053,20 @@ MUTANTS = (
         "shedding.watch(), Policing(shedding).watch()",
         "shedding.watch()",
         "tests/e2e/test_wire.py",
+    ),
+    Mutant(
+        "all who hang up at once are seen to in one turn",
+        "rpc/serving.py",
+        "for _ in range(min(PARTINGS, len(self._parting))):",
+        "for _ in range(len(self._parting)):",
+        "tests/unit/test_serving.py",
+    ),
+    Mutant(
+        "who hangs up takes the turn of who calls",
+        "rpc/serving.py",
+        "if event.success and (receiving is None or receiving.message() is not None):",
+        "if True:",
+        "tests/unit/test_serving.py",
     ),
     Mutant(
         "refusals always come at once",
@@ -1091,9 +1112,9 @@ MUTANTS = (
     ),
     Mutant(
         "another port's connection is shut down",
-        "rpc/shedding.py",
-        "if _port(connection.getsockname()) == port:",
-        "if True:",
+        "rpc/sockets.py",
+        " or told[2:4] != self._port",
+        "",
         "tests/unit/test_shedding.py",
     ),
     Mutant(

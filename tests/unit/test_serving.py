@@ -18,7 +18,7 @@ from tumbler_server import shares
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import status
 from tumbler_server.rpc.exchange import Handler
-from tumbler_server.rpc.serving import Serving
+from tumbler_server.rpc.serving import PARTINGS, Serving
 
 UNARY, STREAM = "/tests.Service/Unary", "/tests.Service/Stream"
 
@@ -244,5 +244,27 @@ def test_so_many_statuses_that_are_not_taken(monkeypatch: pytest.MonkeyPatch) ->
             call.cancel()
         while serving.ending:
             await asyncio.sleep(0)
+
+    asyncio.run(test())
+
+
+def test_many_who_hang_up_at_once() -> None:
+    """Callers who have gone are seen to a few in a turn, so that thousands hold up nobody who calls meanwhile."""
+
+    async def test() -> None:
+        loop: Any = asyncio.get_running_loop()
+        serving, waiting = Serving(loop), [loop.create_future() for _ in range(3 * PARTINGS)]
+        gone = SimpleNamespace(success=False)
+        hung_up = SimpleNamespace(success=True)
+        nothing = SimpleNamespace(message=lambda: None)
+        for number, future in enumerate(waiting):
+            serving.settle(future, *((nothing, hung_up) if number % 2 else (None, gone)))
+        here = loop.create_future()
+        serving.settle(here, SimpleNamespace(message=lambda: b"a message"), hung_up)
+        assert here.result() is True
+        for turn in range(4):
+            assert sum(future.done() for future in waiting) == turn * PARTINGS
+            await asyncio.sleep(0)
+        assert [future.result() for future in waiting[:2]] == [False, True]
 
     asyncio.run(test())

@@ -7,16 +7,16 @@ from collections.abc import Collection, Coroutine
 from contextlib import closing
 from types import SimpleNamespace
 from typing import Any, cast
-from unittest.mock import MagicMock
 
 import pytest
 
 from tumbler_server import shares
 from tumbler_server.errors import ClaimTokenInvalid, Overloaded, StoreUnavailable, Unauthenticated
 from tumbler_server.keys.record import Key
-from tumbler_server.rpc import auth, shedding
+from tumbler_server.rpc import auth, shedding, sockets
 from tumbler_server.rpc.exchange import Exchange
-from tumbler_server.rpc.shedding import End, Shedding, shut_down
+from tumbler_server.rpc.shedding import Shedding, shut_down
+from tumbler_server.rpc.sockets import End
 
 PROMPT = shares.PROMPT_REFUSALS.most
 
@@ -183,7 +183,7 @@ def test_cut_together(cut: list[tuple[int, set[End]]]) -> None:
 def test_room_for_others(monkeypatch: pytest.MonkeyPatch, cut: list[tuple[int, set[End]]]) -> None:
     """Where connections are many, strangers that stay are cut; newcomers, who was let in, and streams are not."""
     here: list[End] = []
-    monkeypatch.setattr(shedding, "connections", lambda _: iter([(end, None) for end in here]))
+    monkeypatch.setattr(sockets, "connections", lambda _: iter([(end, 0) for end in here]))
 
     async def look(shed: Shedding, *ports: int) -> list[set[str]]:
         here[:] = [("192.0.2.1", str(port)) for port in ports]
@@ -273,18 +273,9 @@ def test_no_file_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: str) -> None:
         raise OSError(errno.EMFILE, "too many open files")
 
-    monkeypatch.setattr(shedding.os, "listdir", fail)
-    assert list(shedding.connections(50051)) == []
+    monkeypatch.setattr(sockets.os, "listdir", fail)
+    assert list(sockets.connections(50051)) == []
     asyncio.run(Shedding().make_room())
-
-
-def test_one_that_ends_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that ends before it can be shut down does not keep the others from it."""
-    gone, here = socket.socket(), MagicMock()
-    monkeypatch.setattr(shedding, "connections", lambda _: iter([(("a", "1"), gone), (("a", "2"), here)]))
-    assert shut_down(50051, {("a", "1"), ("a", "2")}) == 1  # the first is not connected
-    here.shutdown.assert_called_once()
-    gone.close()
 
 
 @pytest.mark.parametrize(

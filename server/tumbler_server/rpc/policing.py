@@ -6,20 +6,19 @@ makes no more than one a second: two peers that send without end stop a server o
 
 import asyncio
 import contextlib
-import ctypes
 import os
-import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from socket import IPPROTO_TCP, SHUT_RDWR, SOL_SOCKET, socket
 
 import structlog
 
 from tumbler_server import metrics, shares
-from tumbler_server.rpc.shedding import End, Shedding, connections
+from tumbler_server.rpc import sockets
+from tumbler_server.rpc.shedding import Shedding
+from tumbler_server.rpc.sockets import End
 
 LOOK = 0.01
 """Seconds between two looks at how busy gRPC is. They are taken on the loop, and cost it some microseconds each."""
@@ -45,13 +44,6 @@ _OLD = 1.0
 
 _THREADS = "/proc/self/task"
 _TRAFFIC, _TRAFFIC_6 = Path("/proc/self/net/netstat"), Path("/proc/self/net/snmp6")
-
-_TCP_INFO = 11
-_RECEIVED = slice(128, 136)
-"""Where ``struct tcp_info`` of linux/tcp.h has the bytes received, since Linux 4.1."""
-
-_SO_ATTACH_FILTER, _SO_DETACH_FILTER, _BPF_RET = 26, 27, 6
-"""See socket(7), and linux/filter.h."""
 
 _log = structlog.get_logger(__name__)
 
@@ -131,16 +123,18 @@ class Policing:
         began = time.thread_time()
         now, port = self._clock(), self._shedding.port
         since, self._looked = now - self._looked, now
-        before, self._received = self._received, _received(port)
+        here = {end: (file, sockets.received(file)) for end, file in sockets.connections(port)}
+        before, self._received = self._received, {end: size for end, (_, size) in here.items()}
         self._took = time.thread_time() - began
         if since > _OLD:
             return 0
         most = max(_LEAST, since * shares.STRANGERS_RATE.most)
         many = {end for end, size in self._received.items() if size - before.get(end, 0) > most}
         strangers = self._shedding.strangers(many) if many else ()
-        for end, connection in connections(port) if strangers else ():
-            if end in strangers:
-                _silence(connection)
+        for end in strangers:
+            file, _ = here[end]
+            if sockets.end_of(file, port) == end:  # it may have ended meanwhile, and the file be another one
+                sockets.silence(file)
                 self._silenced[end] = now
         return len(strangers)
 
@@ -150,23 +144,14 @@ class Policing:
         self._cut([end for end, since in self._silenced.items() if since < over])
 
     def _cut(self, ends: Collection[End]) -> None:
-        for end, connection in connections(self._shedding.port) if ends else ():
-            if end in ends:
-                with contextlib.suppress(OSError):  # it has ended meanwhile; or it is another one, which has no filter
-                    connection.setsockopt(SOL_SOCKET, _SO_DETACH_FILTER, 0)
-                    connection.shutdown(SHUT_RDWR)
+        for end, file in sockets.connections(self._shedding.port) if ends else ():
+            if end in ends and sockets.hear(file):  # else it is another one of the same name
+                sockets.hang_up(file)
         metrics.CUT.inc(len(ends))
         if ends:
             _log.warning("strangers sent without end", connections_cut=len(ends))
         for end in list(ends):
             del self._silenced[end]
-
-
-def _silence(connection: socket) -> None:
-    """Have the system drop whatever the peer sends from now on: it is neither told nor heard."""
-    drop = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RET, 0, 0, 0))
-    with contextlib.suppress(OSError):  # it has ended meanwhile
-        connection.setsockopt(SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop)))
 
 
 def _clocks() -> list[int]:
@@ -187,14 +172,3 @@ def _came() -> float:
     except (OSError, ValueError, StopIteration):
         return time.monotonic() * sys.maxsize
     return came
-
-
-def _received(port: int) -> dict[End, int]:
-    received = {}
-    for end, connection in connections(port):
-        try:
-            told = connection.getsockopt(IPPROTO_TCP, _TCP_INFO, _RECEIVED.stop)
-        except OSError:  # it has ended meanwhile
-            continue
-        received[end] = int.from_bytes(told[_RECEIVED], sys.byteorder)
-    return received

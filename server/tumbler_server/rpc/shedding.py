@@ -5,22 +5,20 @@ stream of changes open on it, which may say nothing for hours.
 """
 
 import asyncio
-import contextlib
 import functools
 import ipaddress
-import os
 import random
-import socket
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import Any
 
 import structlog
 
 from tumbler_server import metrics, shares
+from tumbler_server.rpc import sockets
 from tumbler_server.rpc.auth import peer_address
+from tumbler_server.rpc.sockets import End
 
 WINDOW = 10.0
 """Seconds after which refused calls are forgotten; that somebody was let in is known twice as long."""
@@ -43,45 +41,15 @@ LOOKS = 5
 _PAUSE = 0.02
 """Seconds between two looks through the process's sockets."""
 
-_SOCKETS = "/dev/fd"
-
-End = tuple[str, str]
-"""The other end of a connection: its address and its port."""
-
 _log = structlog.get_logger(__name__)
 
 
-def connections(port: int) -> Iterator[tuple[End, socket.socket]]:
-    """Give all connections of this process to a port of ours, and whose they are."""
-    for name in _descriptors():
-        # gRPC's own number of it, and never a copy: to close a copy of what turned out to be SQLite's file would drop
-        # the locks that this process has on it.
-        try:
-            connection = socket.socket(fileno=int(name))
-        except OSError:
-            continue  # no socket, or closed by now
-        try:
-            if _port(connection.getsockname()) == port:
-                yield _end(connection.getpeername()), connection
-        except OSError:
-            continue  # it listens, or has ended
-        finally:
-            connection.detach()
-
-
 def shut_down(port: int, ends: Collection[End]) -> int:
-    """Shut down the connections that these have to a port of ours; return how many there were.
-
-    gRPC offers no way to close one connection of a server. But the sockets are the process's own: to shut one down is
-    to have the peer hang up, and gRPC ends the connection's calls, those too that it has not given to us yet.
-    """
-    number = 0
-    for end, connection in connections(port):
-        if end in ends:
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                connection.shutdown(socket.SHUT_RDWR)
-                number += 1
-    return number
+    """Shut down the connections that these have to a port of ours; return how many there were."""
+    here = [file for end, file in sockets.connections(port) if end in ends]
+    for file in here:
+        sockets.hang_up(file)
+    return len(here)
 
 
 class Shedding:
@@ -206,9 +174,9 @@ class Shedding:
 
     def _look(self) -> list[End]:
         crowded = self.most // _CROWDED
-        if len(_descriptors()) <= crowded:
+        if len(sockets.descriptors()) <= crowded:
             return []
-        ends = [end for end, _ in connections(self.port)]
+        ends = [end for end, _ in sockets.connections(self.port)]
         return ends if len(ends) > crowded else []
 
     async def _cut_all(self) -> None:
@@ -251,26 +219,10 @@ def _wake(waiting: asyncio.Future[None]) -> None:
         waiting.set_result(None)
 
 
-def _descriptors() -> list[str]:
-    try:
-        return os.listdir(_SOCKETS)
-    except OSError:  # no more files may be opened, this one neither
-        return []
-
-
 def _strangers(ends: Collection[End], known: Collection[str]) -> list[End]:
     kept = {_of(peer) for peer in known}
     return [end for end in ends if end not in kept]
 
 
-def _port(address: Any) -> int:
-    return int(address[1]) if isinstance(address, tuple) else 0
-
-
 def _of(peer: str) -> End:
     return peer_address(peer), peer.rpartition(":")[2]
-
-
-def _end(address: Any) -> End:
-    host = ipaddress.ip_address(address[0].partition("%")[0])
-    return str(getattr(host, "ipv4_mapped", None) or host), str(address[1])

@@ -1,0 +1,111 @@
+"""Sockets of our own process, behind gRPC's back: it offers no way to look at a connection of a server, or to end it.
+
+The C library is called without letting go of the interpreter. Each of these calls takes less than a microsecond; to let
+go and to ask for it again takes a hundred times that while the loop is busy, and there may be thousands of sockets.
+"""
+
+import ctypes
+import ipaddress
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+_SLICE, _BREATH = 128, 0.001
+"""So many sockets are looked at, in a millisecond at the most, between two pauses of so many seconds."""
+
+_DESCRIPTORS = "/dev/fd"
+
+_TCP_INFO = 11
+_RECEIVED = slice(128, 136)
+"""Where ``struct tcp_info`` of linux/tcp.h has the bytes received, since Linux 4.1."""
+
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER, _BPF_RET = 26, 27, 6
+"""See socket(7), and linux/filter.h."""
+
+End = tuple[str, str]
+"""The other end of a connection: its address and its port."""
+
+_c = ctypes.PyDLL(None)
+
+
+def descriptors() -> list[int]:
+    """Return this process's open files; none where no more may be opened, not even to see that."""
+    try:
+        return [int(name) for name in os.listdir(_DESCRIPTORS)]
+    except OSError:
+        return []
+
+
+def connections(port: int) -> Iterator[tuple[End, int]]:
+    """Give whose connection to a port of ours each file is that is one. Takes pauses, where they are many."""
+    look = _Look(port)
+    for number, file in enumerate(descriptors(), 1):
+        if not number % _SLICE:
+            time.sleep(_BREATH)  # or the loop, which has to ask for the interpreter, would stand behind all of them
+        if (end := look.end_of(file)) is not None:
+            yield end, file
+
+
+def end_of(file: int, port: int) -> End | None:
+    """Return whose connection to a port of ours this is; None where it is none, or has ended."""
+    return _Look(port).end_of(file)
+
+
+def received(file: int) -> int:
+    """Return how many bytes a connection has received; 0 where it has ended. On Linux."""
+    told = ctypes.create_string_buffer(_RECEIVED.stop)
+    size = ctypes.c_uint32(_RECEIVED.stop)
+    if _c.getsockopt(file, socket.IPPROTO_TCP, _TCP_INFO, told, ctypes.byref(size)):
+        return 0
+    return int.from_bytes(told.raw[_RECEIVED], sys.byteorder)
+
+
+def silence(file: int) -> None:
+    """Have the system drop whatever the peer sends from now on: it is neither told nor heard. On Linux."""
+    drop = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RET, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(drop))
+    _c.setsockopt(file, socket.SOL_SOCKET, _SO_ATTACH_FILTER, program, len(program))
+
+
+def hear(file: int) -> bool:
+    """Have the peer heard again, and say whether it was silenced. On Linux."""
+    return not _c.setsockopt(file, socket.SOL_SOCKET, _SO_DETACH_FILTER, bytes(4), 4)
+
+
+def hang_up(file: int) -> None:
+    """Shut a connection down. To gRPC the peer has hung up; it ends the calls, those too that we have not been given.
+
+    It is gRPC's own number of the socket, and never a copy: to close a copy of what turned out to be SQLite's file
+    would drop the locks that this process has on it.
+    """
+    _c.shutdown(file, socket.SHUT_RDWR)
+
+
+class _Look:
+    """Looks whose connections files are."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port.to_bytes(2, "big")
+        self._told = ctypes.create_string_buffer(128)  # a struct sockaddr of whatever family
+        self._size = ctypes.c_uint32()
+
+    def end_of(self, file: int) -> End | None:
+        told = self._told
+        if not self._ask(_c.getsockname, file) or told[2:4] != self._port or not self._ask(_c.getpeername, file):
+            return None
+        family = ord(told[1]) if sys.platform == "darwin" else int.from_bytes(told[:2], sys.byteorder)
+        port = str(int.from_bytes(told[2:4], "big"))
+        if family == socket.AF_INET:
+            return socket.inet_ntoa(told[4:8]), port
+        if family == socket.AF_INET6:
+            host = ipaddress.IPv6Address(told[8:24])
+            return str(host.ipv4_mapped or host), port
+        return None
+
+    def _ask(self, name: Any, file: int) -> bool:
+        self._size.value = len(self._told)
+        return not name(file, self._told, ctypes.byref(self._size))
