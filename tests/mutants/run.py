@@ -1113,8 +1113,8 @@ MUTANTS = (
     Mutant(
         "another port's connection is shut down",
         "rpc/sockets.py",
-        " or told[2:4] != self._port",
-        "",
+        "if ours[2:4] != self._port:",
+        "if not ours:",
         "tests/unit/test_shedding.py",
     ),
     Mutant(

@@ -94,10 +94,11 @@ class _Look:
         self._size = ctypes.c_uint32()
 
     def end_of(self, file: int) -> End | None:
-        told = self._told
-        if not self._ask(_c.getsockname, file) or told[2:4] != self._port or not self._ask(_c.getpeername, file):
+        ours = self._ask(_c.getsockname, file)
+        if ours[2:4] != self._port:
             return None
-        family = ord(told[1]) if sys.platform == "darwin" else int.from_bytes(told[:2], sys.byteorder)
+        told = self._ask(_c.getpeername, file)
+        family = int.from_bytes(told[1:2] if sys.platform == "darwin" else told[:2], sys.byteorder)
         port = str(int.from_bytes(told[2:4], "big"))
         if family == socket.AF_INET:
             return socket.inet_ntoa(told[4:8]), port
@@ -106,6 +107,6 @@ class _Look:
             return str(host.ipv4_mapped or host), port
         return None
 
-    def _ask(self, name: Any, file: int) -> bool:
+    def _ask(self, name: Any, file: int) -> bytes:
         self._size.value = len(self._told)
-        return not name(file, self._told, ctypes.byref(self._size))
+        return b"" if name(file, self._told, ctypes.byref(self._size)) else self._told.raw
