@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import queue
+import socket
 import subprocess
 import sys
 import time
@@ -46,7 +47,10 @@ def served(folder: Path) -> tuple[Server, str]:
 
 def left_behind(folder: Path) -> dict[str, int]:
     """Make calls of each kind, without a collector, and return how many of gRPC's objects for calls each has left."""
-    with mock.patch.object(shares, "OPEN_CROWD", replace(shares.OPEN_CROWD, most=PLACES, most_each=PLACES)):
+    with ExitStack() as few:
+        for crowd in ("OPEN_CROWD", "HEALTH_WATCH_CROWD"):
+            small = replace(getattr(shares, crowd), most=PLACES, most_each=PLACES)
+            few.enter_context(mock.patch.object(shares, crowd, small))
         server, operator = served(folder)
     metadata = (("authorization", f"Bearer {operator}"),)
     never: queue.Queue[bytes | None] = queue.Queue()
@@ -77,6 +81,7 @@ def left_behind(folder: Path) -> dict[str, int]:
                 for method in (f"{SERVICE}/Verify", f"{SERVICE}/Revoke", f"{SERVICE}/ClaimRotation", CHECK)
             },
             "made to make room": lambda: waiting.append(connect().stream_unary(CHECK).future(iter(never.get, None))),
+            "made to make room, and reads nothing": lambda: open_.enter_context(deaf(server.port)),
             "refused late": lambda: given_up(stranger.unary_unary(f"{SERVICE}/Verify").future(b"")),
         }
         for call in kinds.values():
@@ -120,6 +125,18 @@ def left(stream: grpc.Call) -> None:
     stream.cancel()
 
 
+def deaf(port: int) -> socket.socket:
+    """Watch health, and take no word."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    window_0 = (4).to_bytes(2, "big") + bytes(4)
+    connection.sendall(wire.PREFACE + wire.frame(wire.SETTINGS, 0, 0, window_0))
+    headers = wire.block(wire.headers(f"{wire.HEALTH}/Watch"))
+    connection.sendall(wire.frame(wire.HEADERS, wire.END_HEADERS, 1, headers))
+    connection.sendall(wire.frame(wire.DATA, wire.END_STREAM, 1, wire.framed(b"")))
+    time.sleep(0.02)
+    return connection
+
+
 def states() -> int:
     """Return how many calls gRPC has in its hands."""
     return sum(type(each) is cygrpc.Call for each in gc.get_objects())
@@ -131,7 +148,7 @@ def test_nothing_waits_for_the_collector(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(tmp_path)]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     found = json.loads(told.stdout.splitlines()[-1])  # the server logs there too
-    assert len(found) == 14
+    assert len(found) == 15
     assert not {kind: number for kind, number in found.items() if number > FEW}
 
 

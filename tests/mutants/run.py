@@ -1034,6 +1034,13 @@ MUTANTS = (
         "tests/unit/test_policing.py",
     ),
     Mutant(
+        "who made room and reads nothing is kept in a cycle",
+        "rpc/receiving.py",
+        "            status.forget(failure)\n",
+        "",
+        "tests/e2e/test_calls.py",
+    ),
+    Mutant(
         "a namesake of who was silenced is cut",
         "rpc/policing.py",
         " and sockets.hear(file):",

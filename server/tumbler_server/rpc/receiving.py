@@ -106,9 +106,10 @@ class Visitor:
         """
         try:
             await self.wait(lambda: self._context.write(message), status.PATIENCE, ReaderTooSlow())
-        except TumblerError:
+        except TumblerError as failure:
             if self._failure is None:
                 raise
+            status.forget(failure)
             self.cut()
             raise asyncio.CancelledError from None
 

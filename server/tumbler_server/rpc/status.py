@@ -94,14 +94,21 @@ async def end(context: grpc.aio.ServicerContext, last: Told) -> NoReturn:
 
 
 def told(failure: BaseException, method: str) -> Told:
-    """Return what is told of a failure, which then forgets where it happened; what is a fault of ours is logged."""
+    """Return what is told of a failure, which then is forgotten; what is a fault of ours is logged."""
     status = to_status(failure)
     if status.code == grpc.StatusCode.INTERNAL.value[0]:
         _log_fault(failure, method)
-    # Some of those places know the failure again, as a call does that it was to end by: a cycle, and with it the call
-    # and its stream, until the collector comes.
-    failure.__traceback__ = failure.__context__ = None
+    forget(failure)
     return Told(_CODES[status.code], status.message, status.SerializeToString())
+
+
+def forget(failure: BaseException) -> None:
+    """Have a failure that has been dealt with forget where it happened.
+
+    Some of those places know the failure again, as a call does that it was to end by: a cycle, and with it the call and
+    its stream, until the collector comes.
+    """
+    failure.__traceback__ = failure.__context__ = None
 
 
 def to_status(failure: BaseException) -> status_pb2.Status:
