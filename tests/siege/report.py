@@ -45,7 +45,7 @@ def table(outcomes: Sequence[Outcome], title: str) -> Table:
         "\nafter",
         "Revoke p99\nbefore/during/after",
         "failures\nbefore/during/after",
-        "memory\nstart/peak/end",
+        "memory\nstart/peak/end/again",
         "SIGTERM\nseconds",
         "attacker\nof a core",
         "held",
@@ -61,7 +61,7 @@ def table(outcomes: Sequence[Outcome], title: str) -> Table:
             *("/".join(_short(outcome.quantile(phase, "Verify", share)) for share in (0.5, 0.99)) for phase in PHASES),
             "/".join(_short(outcome.quantile(phase, "Revoke", 0.99)) for phase in PHASES),
             "/".join(map(str, failures)),
-            "/".join(str(outcome.memory.get(name, 0) >> 20) for name in ("start", "peak", "end")),
+            "/".join(_memory(outcome)),
             "killed" if outcome.ended is None else f"{outcome.ended:.1f}",
             f"{outcome.busy:.0%}",
             "no" if outcome.problems else "yes",
@@ -74,13 +74,13 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     """Return the table as docs/reliability.md shows it."""
     lines = [
         "| attack | Verify p99 before, during, after, ms | Revoke p99 during, ms | failures before, during, after "
-        "| memory start, peak, end, MiB | SIGTERM, s | held |",
+        "| memory start, peak, end (and again), MiB | SIGTERM, s | held |",
         "|---|---|---|---|---|---|---|",
     ]
     for outcome in outcomes:
         failures = ", ".join(str(sum(outcome.failures(phase).values())) for phase in PHASES)
         verify = ", ".join(_short(outcome.quantile(phase, "Verify", 0.99)) for phase in PHASES)
-        memory = ", ".join(str(outcome.memory.get(name, 0) >> 20) for name in ("start", "peak", "end"))
+        memory = ", ".join(_memory(outcome))
         ended = "killed" if outcome.ended is None else f"{outcome.ended:.1f}"
         held = f"no: {_told(outcome.problems)}" if outcome.problems else "yes"
         revoke = _short(outcome.quantile("during", "Revoke", 0.99))
@@ -91,6 +91,11 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 def _told(problems: Sequence[str]) -> str:
     """Return problems in a few words: the table has the figures."""
     return "; ".join(re.split(r":|,| \(| is ", problem)[0] for problem in problems)
+
+
+def _memory(outcome: Outcome) -> list[str]:
+    names = ("start", "peak", "end", *(["again"] if "again" in outcome.memory else []))
+    return [str(outcome.memory.get(name, 0) >> 20) for name in names]
 
 
 def _milliseconds(value: float | None) -> float | None:

@@ -19,11 +19,13 @@ from tests.siege import accidents
 from tests.siege.attacker import Attacker
 from tests.siege.ground import ENDING, Ground, Settings, kill
 from tests.siege.honest import CONNECTIONS, ROLES, Call, Crew, Met, Place
-from tests.siege.outcome import PHASES, Outcome, judge
+from tests.siege.outcome import GROWTH, PHASES, Outcome, judge
 from tests.siege.scene import Attack, Scene
 
 WARM_UP = 1.0
 """At most so many seconds in which the honest callers connect, and the server comes to know their keys."""
+SETTLING = 12.0
+"""At most so many seconds in which the server gives memory back: who is refused often is told up to 10 s late."""
 STRUCK = 1.5
 """At most so many seconds for which an attack goes on before SIGTERM."""
 
@@ -50,6 +52,12 @@ def _run(attack: Attack, settings: Settings, crew: Crew, ground: Ground) -> Outc
             service, place, scene = ground.begin(attack, Path(folder))
             with _memory(service) as sizes:
                 _phases(attack, settings, seconds, crew, attacker, place, scene, sizes, outcome)
+                _settle(settings, sizes, outcome, "end")
+                if outcome.memory["end"] > GROWTH * outcome.memory["start"]:
+                    attacker.begin(scene)
+                    time.sleep(seconds)
+                    attacker.end(attack.finishes)
+                    _settle(settings, sizes, outcome, "again")
                 outcome.ended = _sigterm(service, attacker, scene, min(STRUCK, settings.rest))
         except Exception as failure:  # a server that hung, or has ended: the siege goes on
             outcome.problems.append(f"the run broke off: {type(failure).__name__}: {str(failure)[:300]}")
@@ -95,10 +103,17 @@ def _phases(
         outcome.problems += tally.problems
     finally:
         met = crew.end()
-    time.sleep(settings.pause)
-    outcome.memory |= {"end": sizes[-1], "peak": max(sizes)}
     outcome.late = statistics.quantiles(met.late, n=100)[-1] if len(met.late) > 1 else 0.0
     _sort(met, marks, attack.held.recovery, outcome)
+
+
+def _settle(settings: Settings, sizes: list[int], outcome: Outcome, when: str) -> None:
+    """Note how large the server is once it is back where it began, or has had its time."""
+    time.sleep(settings.pause)
+    until = time.monotonic() + (SETTLING if settings.pause else 0)
+    while sizes[-1] > GROWTH * outcome.memory["start"] and time.monotonic() < until:
+        time.sleep(0.2)
+    outcome.memory |= {when: sizes[-1], "peak": max(sizes)}
 
 
 def _prove(place: Place) -> None:

@@ -24,6 +24,12 @@ def outcome(phase: str = "", role: str = "", took: float = 0.001, failure: str =
     return replace(made, problems=[], **fields)  # type: ignore[arg-type]
 
 
+def grown(**more: int) -> dict[str, int]:
+    """Return memory that ends more than a fifth above where it began, in bytes; ``more`` is in MiB."""
+    sizes = {"start": 90, "peak": 110, "end": 110, **more}
+    return {name: size * MIB for name, size in sizes.items()}
+
+
 @pytest.mark.parametrize("held", [Held(), Held(verify=BEFORE), Held(verify=FLOOD), Held(revoke=0.25)])
 def test_nothing_is_wrong_where_all_went_well(held: Held) -> None:
     """A server that no honest caller could complain of has held."""
@@ -45,6 +51,7 @@ def test_nothing_is_wrong_where_all_went_well(held: Held) -> None:
         (Held(slowest={"Verify": 3}), outcome("during", "Verify", 3.5, "x"), "an answer of Verify took 3.5 s"),
         (Held(), outcome(memory={"start": 90 * MIB, "peak": 600 * MIB, "end": 95 * MIB}), "memory reached 600 MiB"),
         (Held(), outcome(memory={"start": 90 * MIB, "peak": 110 * MIB, "end": 110 * MIB}), "memory ended at 110 MiB"),
+        (Held(), outcome(memory=grown(again=116)), "memory ended at 110 MiB"),
         (Held(), outcome(ended=None), "SIGTERM did not end the server"),
         (Held(), outcome(ended=6.5), "SIGTERM did not end the server"),
     ],
@@ -63,6 +70,14 @@ def test_a_flood_is_compared_with_as_many_calls() -> None:
     done = outcome("during", "Verify", 0.04)
     judge(Held(verify=FLOOD), done, 0.014)
     assert done.problems == []
+
+
+def test_memory_that_a_second_attack_does_not_add_to() -> None:
+    """What an attack leaves behind once, and the same attack does not add to, is no leak: it is held, and shown."""
+    done = outcome(memory=grown(again=115))
+    judge(Held(), done, 0.0)
+    assert done.problems == []
+    assert "90, 110, 110, 115" in markdown([done])
 
 
 def test_calls_that_an_attack_makes_impossible_may_fail_beside_it() -> None:
