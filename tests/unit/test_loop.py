@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from grpc._cython import cygrpc
 from tests.unit.test_lanes import PATIENCE
 from tumbler_server.errors import SetupError
 from tumbler_server.rpc import loop
-from tumbler_server.rpc.loop import LoopThread
+from tumbler_server.rpc.loop import Loop, LoopThread
 
 THREADS, RINGS = 8, 2_000
 
@@ -122,3 +124,51 @@ def test_another_version_of_grpc(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(loop, "cygrpc", Other())
     with pytest.raises(SetupError, match=r"grpcio .*: install an earlier version"):
         LoopThread()
+
+
+class Events:
+    """A queue in which so many events of each kind have come: those that make something runnable, and the others."""
+
+    def __init__(self, turned: Loop) -> None:
+        self._loop = turned
+        self.waiting: deque[bool] = deque()
+        self.asked = 0
+
+    def poll(self, _: float) -> Any:
+        self.asked += 1
+        if not self.waiting:
+            return SimpleNamespace(completion_type=cygrpc.CompletionType.queue_timeout)
+        wakes = self.waiting.popleft()
+        act = (lambda _: self._loop.call_soon(int)) if wakes else int
+        return SimpleNamespace(completion_type=None, tag=lambda _: act(0))
+
+
+@pytest.fixture
+def events() -> Iterator[Events]:
+    """Give a loop's queue of events; ``select`` takes from it."""
+    turned = Loop()
+    own, made = turned.queue, Events(turned)
+    turned.queue = made
+    made.select = turned.select  # type: ignore[attr-defined]
+    yield made
+    turned.queue = own
+    turned.close()
+
+
+@pytest.mark.parametrize(("wakes", "taken"), [(True, loop.TURNS), (False, loop.EVENTS)])
+def test_how_many_events_a_turn_takes(events: Any, wakes: bool, taken: int) -> None:
+    """What is made runnable has its turn soon; notes of callers who have gone are taken by the thousand."""
+    events.waiting.extend([wakes] * 2_000)
+    events.select(0)
+    assert 2_000 - len(events.waiting) == taken
+
+
+def test_an_event_alone(events: Any) -> None:
+    """Once an event has come alone, it is not asked for a second one each time, and soon again."""
+    asked = []
+    for _ in range(12):
+        events.waiting.append(True)
+        before = events.asked
+        events.select(0)
+        asked.append(events.asked - before)
+    assert asked == [2, *[1] * 8, 2, 1, 1]
