@@ -282,7 +282,7 @@ class Server:
     async def _serve(self) -> None:
         self._core.hub.start(asyncio.get_running_loop())
         shedding = self._core.shedding
-        looking = (shedding.watch(), Policing(shedding).watch(), self._watch_health())
+        looking = (shedding.watch(), Policing(shedding, self._core.engine.awaited).watch(), self._watch_health())
         going_on = (self._core.engine.sweep(), *looking)
         self._background = [asyncio.ensure_future(each) for each in going_on]
         await self._look()

@@ -76,11 +76,11 @@ CONNECTIONS = Limit(
     "connections",
     "closed at once; past a quarter of them, those are cut that have no stream, and nobody let in for 10 s or more",
 )
-STRANGERS_RATE = Limit(
-    "bytes of a connection in a second, where nobody was let in on it and gRPC reads without a pause",
+UNEXPLAINED_RATE = Limit(
+    "bytes of a connection in a second that no message explains, while gRPC reads without a pause",
     4 * MIB,
     "bytes",
-    "it is heard no more, and cut 10 s later; on Linux",
+    "a stranger's is heard no more, and cut 10 s later; where somebody was let in, it is cut; on Linux",
 )
 PROMPT_REFUSALS = Limit(
     "calls of an address in 10 s that are refused at once, on connections on which nobody was let in",

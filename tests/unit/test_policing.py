@@ -1,6 +1,7 @@
 """Who sends without end, and so keeps others from being read."""
 
 import asyncio
+import contextlib
 import socket
 import sys
 import threading
@@ -17,7 +18,7 @@ from tumbler_server.rpc.shedding import Shedding
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much a connection has received")
 
-MUCH = bytes(int(shares.STRANGERS_RATE.most))
+MUCH = bytes(int(shares.UNEXPLAINED_RATE.most))
 
 
 class Line:
@@ -67,13 +68,21 @@ class Street:
         self.shedding = Shedding()
         self.shedding.port = server.getsockname()[1]
         self.now = 1_000.0
-        self.policing = Policing(self.shedding, lambda: self.now)
+        self.awaited: dict[str, int] = {}
+        self.policing = Policing(self.shedding, lambda: self.awaited, lambda: self.now)
         self.lines = [Line(server) for _ in range(3)]
 
     def look(self, after: float = 0.01) -> int:
-        """Look after so many seconds."""
+        """Look after so many seconds, and return how many are silenced."""
+
+        async def run() -> None:
+            await self.policing.look()
+            while self.shedding._cutting:
+                await asyncio.sleep(0.01)
+
         self.now += after
-        return self.policing.look()
+        asyncio.run(run())
+        return len(self.policing._silenced)
 
 
 @pytest.fixture
@@ -129,7 +138,7 @@ def test_cut_when_the_server_ends(street: Street) -> None:
 
 @pytest.mark.parametrize("why", ["let in", "has a stream of changes"])
 def test_who_was_let_in_is_spared(street: Street, why: str) -> None:
-    """Whoever was let in, as through a proxy, may send as much as the calls take; a stranger's stream is no reason."""
+    """Whoever was let in, as through a proxy, may send as much as its messages take; a stranger may not."""
     known, stranger, _ = street.lines
     if why == "let in":
         street.shedding.let_in(known.name)
@@ -137,10 +146,53 @@ def test_who_was_let_in_is_spared(street: Street, why: str) -> None:
     else:
         street.shedding.stay(known.name)
     street.shedding.stay(stranger.name, stranger=True)
+    street.shedding.heard = {line.name: len(MUCH) for line in (known, stranger)}
     for line in (known, stranger):
         line.send(MUCH)
     assert street.look() == 1
     assert (known.is_heard, stranger.is_heard) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("heard", "awaited", "cut"),
+    [
+        (0, 0, True),
+        (len(MUCH), 0, False),  # it was messages
+        (0, len(MUCH), False),  # it may be a message that has not ended
+        (len(MUCH) // 2, len(MUCH) // 8, True),
+    ],
+)
+def test_what_messages_do_not_explain(street: Street, heard: int, awaited: int, cut: bool) -> None:
+    """Where somebody was let in, what came is held against messages that came or are awaited; else it is cut."""
+    known, other, _ = street.lines
+    street.shedding.let_in(known.name)
+    known.send(MUCH)
+    street.shedding.heard = {known.name: heard, other.name: 5}
+    street.awaited = {known.name: awaited}
+    assert street.look() == 0
+    assert other.is_heard
+    known.peer.settimeout(0.2)
+    with contextlib.nullcontext() if cut else pytest.raises(TimeoutError):
+        assert known.peer.recv(1) == b""
+
+
+def test_what_is_unexplained_adds_up(street: Street) -> None:
+    """What messages do not explain is remembered from look to look, less what any connection may send."""
+    known = street.lines[0]
+    street.shedding.let_in(known.name)
+    each = 150_000
+    for _ in range(2):
+        known.send(bytes(each))
+        street.look()
+    assert known.is_heard
+    street.look(0.2)  # in that time it might have sent all of that
+    for _ in range(2):
+        known.send(bytes(each))
+        street.look()
+    assert known.is_heard
+    known.send(bytes(each))
+    street.look()
+    assert known.peer.recv(1) == b""
 
 
 @pytest.mark.parametrize(
@@ -156,7 +208,7 @@ def test_how_much_may_be_sent(street: Street, size: int, after: float, silenced:
     """What counts is what came since the last look; a burst that any newcomer may send is let pass."""
     street.lines[0].send(bytes(size))
     assert street.look(after) == silenced
-    assert street.look(after) == 0
+    assert street.look(after) == silenced  # none more
 
 
 def test_a_newcomer_is_judged_from_its_beginning(street: Street) -> None:
@@ -249,7 +301,11 @@ def test_looks_only_where_it_may_matter(
     monkeypatch.setattr(Readers, "are_busy", lambda _: busy)
     monkeypatch.setattr(Traffic, "may_be_much", lambda _: much)
     looked: list[int] = []
-    monkeypatch.setattr(Policing, "look", lambda _: looked.append(1))
+
+    async def look(_: Policing) -> None:
+        looked.append(1)
+
+    monkeypatch.setattr(Policing, "look", look)
     asyncio.run(watch(street))
     assert bool(looked) is looks
 

@@ -139,6 +139,15 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         """How many calls have not had their answer; streams do not count."""
         return sum(map(len, self._calls))
 
+    def awaited(self) -> dict[str, int]:
+        """Return for how many bytes of messages each peer is listened to now."""
+        awaited: dict[str, int] = {}
+        for crowd in self._crowds.values():
+            for call in crowd.waiting:
+                size = call.plan.size.most if isinstance(call, Exchange) else 0
+                awaited[call.peer] = awaited.get(call.peer, 0) + size
+        return awaited
+
     async def sweep(self) -> None:
         """End calls whose request does not come in time, or whose answer is not taken, until cancelled."""
         to_send, to_read = shares.SECONDS_TO_SEND.most, shares.SECONDS_TO_READ.most

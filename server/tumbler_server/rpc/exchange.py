@@ -40,6 +40,9 @@ from tumbler_server.rpc.spreading import Turns, spread
 from tumbler_server.rpc.unsent import Unsent
 from tumbler_server.rpc.watch import Watching
 
+_AROUND = 1_024
+"""Bytes that come with a message at the most, as a rule: its call's headers, and what HTTP/2 needs."""
+
 
 @dataclass(frozen=True)
 class House:
@@ -189,6 +192,8 @@ class Exchange(Handler):
             waiting.pop(self, None)
         if not isinstance(data, bytes):  # the stream ended without a message
             raise Undecodable(plan.request.DESCRIPTOR.full_name)
+        if (heard := self.house.shedding.heard) is not None:
+            heard[peer] = heard.get(peer, 0) + len(data) + _AROUND
         if len(data) > plan.size.most:
             raise RequestTooLarge(len(data), plan.size.most)
         return data

@@ -10,14 +10,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import structlog
 
 from tumbler_server import metrics, shares
 from tumbler_server.rpc import sockets
-from tumbler_server.rpc.shedding import Shedding
+from tumbler_server.rpc.shedding import Shedding, end_of_peer
 from tumbler_server.rpc.sockets import End
 
 LOOK = 0.01
@@ -84,20 +84,27 @@ class Traffic:
         before, self._came = self._came, came
         looked, self._looked = self._looked, now
         since = now - looked
-        return since > _MOMENT or came - before > shares.STRANGERS_RATE.most * since
+        return since > _MOMENT or came - before > shares.UNEXPLAINED_RATE.most * since
 
 
 class Policing:
-    """Silences those who send without end, and cuts them later. For one loop's thread; on Linux only.
+    """Ends what keeps gRPC busy with bytes that are no calls. For one loop's thread; on Linux only.
 
-    Were they cut at once, they would be back at once, and gRPC reads those first who came last. Who was let in is
-    spared: a proxy may carry honest calls and hostile ones on the same connection.
+    Strangers who send without end are silenced, and cut later: were they cut at once, they would be back at once, and
+    gRPC reads those first who came last. Where somebody was let in, which may be a proxy, what came is held against the
+    messages that it brought, and what is still awaited; the connection is cut if that does not explain it.
+
+    ``awaited`` tells for how many bytes of messages each peer is listened to now.
     """
 
-    def __init__(self, shedding: Shedding, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, shedding: Shedding, awaited: Callable[[], Mapping[str, int]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._shedding = shedding
+        self._awaited = awaited
         self._clock = clock
         self._received: dict[End, int] = {}
+        self._unexplained: dict[End, float] = {}
         self._looked = self._took = 0.0
         self._silenced: dict[End, float] = {}
 
@@ -111,15 +118,28 @@ class Policing:
                 await asyncio.sleep(LOOK)
                 # In this order: each question costs a hundred times the one before.
                 if readers.are_busy() and traffic.may_be_much():
-                    await self._shedding.aside(self.look)
+                    await self.look()
                     await asyncio.sleep(_REST * self._took - LOOK)
-                elif self._silenced and min(self._silenced.values()) < self._clock() - SILENCE:
+                elif self._clock() - self._looked > _OLD:
+                    self._shedding.heard = None
+                if self._silenced and min(self._silenced.values()) < self._clock() - SILENCE:
                     await self._shedding.aside(self.cut)
         finally:
             self._cut(self._silenced)
 
-    def look(self) -> int:
-        """Silence those strangers who have sent more since the last look than they may; return how many there were."""
+    async def look(self) -> None:
+        """Judge what has come on each connection since the last look."""
+        heard, self._shedding.heard = self._shedding.heard or {}, {}
+        await self._shedding.aside(lambda: self._look({end_of_peer(peer): size for peer, size in heard.items()}))
+        if most := max(self._unexplained.values(), default=0.0):
+            if most < _LEAST:
+                return
+            awaited = {end_of_peer(peer): size for peer, size in self._awaited().items()}
+            self._shedding.doom(
+                {end for end, size in self._unexplained.items() if size > 2 * _LEAST + awaited.get(end, 0)}
+            )
+
+    def _look(self, heard: Mapping[End, int]) -> None:
         began = time.thread_time()
         now, port = self._clock(), self._shedding.port
         since, self._looked = now - self._looked, now
@@ -127,16 +147,22 @@ class Policing:
         before, self._received = self._received, {end: size for end, (_, size) in here.items()}
         self._took = time.thread_time() - began
         if since > _OLD:
-            return 0
-        most = max(_LEAST, since * shares.STRANGERS_RATE.most)
-        many = {end for end, size in self._received.items() if size - before.get(end, 0) > most}
-        strangers = self._shedding.strangers(many) if many else ()
+            self._unexplained = {}
+            return
+        came = {end: size - before.get(end, 0) for end, size in self._received.items()}
+        rate = since * shares.UNEXPLAINED_RATE.most
+        many = {end for end, size in came.items() if size > max(_LEAST, rate)}
+        strangers = set(self._shedding.strangers(many)) if many else set()
         for end in strangers:
             file, _ = here[end]
             if sockets.end_of(file, port) == end:  # it may have ended meanwhile, and the file be another one
                 sockets.silence(file)
                 self._silenced[end] = now
-        return len(strangers)
+        known = (
+            end for end, size in came.items() if end not in strangers and (size > rate or end in self._unexplained)
+        )
+        debts = {end: self._unexplained.get(end, 0) + came[end] - heard.get(end, 0) - rate for end in known}
+        self._unexplained = {end: debt for end, debt in debts.items() if debt > 0}
 
     def cut(self) -> None:
         """Cut those who have been silenced for long enough."""

@@ -68,6 +68,8 @@ class Shedding:
     def __init__(self) -> None:
         self.port = 0
         self.most = shares.CONNECTIONS.most
+        self.heard: dict[str, int] | None = None
+        """While somebody wants to know: how many bytes of messages each peer has brought."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shedding")
         self._refused: Counter[str] = Counter()
         self._late: set[asyncio.Future[None]] = set()
@@ -113,7 +115,7 @@ class Shedding:
     def cut(self, peer: str, whoever: bool = False) -> None:
         """End the connection, unless somebody was let in on it; with ``whoever``, even then."""
         if (whoever or not self.has_been_let_in(peer)) and len(self._doomed) < MOST:
-            self._doom({_of(peer)})
+            self.doom({end_of_peer(peer)})
 
     def strangers(self, ends: Collection[End]) -> list[End]:
         """Return those on whose connections nobody was let in. For all threads."""
@@ -140,7 +142,7 @@ class Shedding:
         known = self._let_in[0] | self._let_in[1] | streams if ends else set()
         strangers = await loop.run_in_executor(self._thread, _strangers, ends, known) if ends else []
         looks = {end: self._strangers.get(end, 0) + 1 for end in strangers}
-        self._doom({end for end, number in looks.items() if number >= LOOKS})
+        self.doom({end for end, number in looks.items() if number >= LOOKS})
         self._strangers = looks
 
     def say_goodbye(self) -> None:
@@ -162,7 +164,8 @@ class Shedding:
         """Finish what is under way."""
         self._thread.shutdown()
 
-    def _doom(self, ends: set[End]) -> None:
+    def doom(self, ends: set[End]) -> None:
+        """Have the connections of these ended."""
         self._doomed |= ends
         if self._doomed:
             self._cutting = self._cutting or asyncio.ensure_future(self._cut_all())
@@ -227,9 +230,10 @@ def _wake(waiting: asyncio.Future[None]) -> None:
 
 
 def _strangers(ends: Collection[End], known: Collection[str]) -> list[End]:
-    kept = {_of(peer) for peer in known}
+    kept = {end_of_peer(peer) for peer in known}
     return [end for end in ends if end not in kept]
 
 
-def _of(peer: str) -> End:
+def end_of_peer(peer: str) -> End:
+    """Return whom gRPC calls so."""
     return peer_address(peer), peer.rpartition(":")[2]
