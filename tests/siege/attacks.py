@@ -28,7 +28,7 @@ ATTACKS: Sequence[Attack] = (
     _attack(outsiders.strangers_calls, FLOODING),
     _attack(outsiders.health_watchers, OUTSIDER),
     _attack(outsiders.unread_checks, FLOODING),
-    _attack(outsiders.unread_statuses, OUTSIDER, seconds=15),
+    _attack(outsiders.unread_statuses, FLOODING, seconds=15),
     _attack(outsiders.half_body, OUTSIDER, short=True),
     _attack(outsiders.byte_a_second, OUTSIDER),
     _attack(outsiders.watch_and_cancel, FLOODING),
