@@ -1050,7 +1050,7 @@ MUTANTS = (
     Mutant(
         "a large message that is still coming is taken for a flood",
         "rpc/policing.py",
-        "if size > 2 * _LEAST + awaited.get(end, 0)}",
+        "if size > 2 * _LEAST + awaited[end]}",
         "if size > 2 * _LEAST}",
         "tests/unit/test_policing.py",
     ),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 import sys
 import threading
@@ -15,6 +16,7 @@ from tumbler_server import shares
 from tumbler_server.rpc import policing
 from tumbler_server.rpc.policing import SILENCE, Policing, Readers, Traffic
 from tumbler_server.rpc.shedding import Shedding
+from tumbler_server.rpc.sockets import End
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much a connection has received")
 
@@ -174,6 +176,35 @@ def test_what_messages_do_not_explain(street: Street, heard: int, awaited: int, 
     known.peer.settimeout(0.2)
     with contextlib.nullcontext() if cut else pytest.raises(TimeoutError):
         assert known.peer.recv(1) == b""
+
+
+def test_a_message_that_ends_meanwhile(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that ends while the connections are looked through explains what came, though it was not known."""
+    known = street.lines[0]
+    street.shedding.let_in(known.name)
+    known.send(MUCH)
+    looked = Policing._look
+
+    def look(self: Policing, heard: Mapping[End, int]) -> None:
+        looked(self, heard)
+        assert street.shedding.heard is not None
+        street.shedding.heard[known.name] = len(MUCH)
+
+    monkeypatch.setattr(Policing, "_look", look)
+    street.look()
+    assert known.is_heard
+
+
+def test_no_file_may_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where connections have taken all files, it goes on to look: a flood must not end that."""
+
+    def fail(_: str) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(policing.os, "listdir", fail)
+    readers = Readers()
+    assert not readers.are_busy()
+    assert not readers.are_busy()
 
 
 def test_what_is_unexplained_adds_up(street: Street) -> None:

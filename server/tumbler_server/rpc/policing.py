@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -134,10 +135,10 @@ class Policing:
         if most := max(self._unexplained.values(), default=0.0):
             if most < _LEAST:
                 return
-            awaited = {end_of_peer(peer): size for peer, size in self._awaited().items()}
-            self._shedding.doom(
-                {end for end, size in self._unexplained.items() if size > 2 * _LEAST + awaited.get(end, 0)}
-            )
+            awaited = Counter({end_of_peer(peer): size for peer, size in self._awaited().items()})
+            for peer, size in self._shedding.heard.items():  # what has ended while we looked
+                awaited[end_of_peer(peer)] += size
+            self._shedding.doom({end for end, size in self._unexplained.items() if size > 2 * _LEAST + awaited[end]})
 
     def _look(self, heard: Mapping[End, int]) -> None:
         began = time.thread_time()
@@ -183,7 +184,11 @@ class Policing:
 def _clocks() -> list[int]:
     """Return the CPU clocks of the threads that Python has not made, as pthread_getcpuclockid(3) composes them."""
     ours = {thread.native_id for thread in threading.enumerate()}
-    return [~thread << 3 | 6 for thread in map(int, os.listdir(_THREADS)) if thread not in ours]
+    try:
+        threads = [int(name) for name in os.listdir(_THREADS)]
+    except OSError:  # no more files may be opened: the next look will tell
+        return []
+    return [~thread << 3 | 6 for thread in threads if thread not in ours]
 
 
 def _came() -> float:
