@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Where it is set, as images of containers like to, each of the many processes of a run would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help run demo test coverage mutants load histories cold-start streams siege kills due bench lint check-generated grpcurl generate lock clean
+.PHONY: help run demo test coverage mutants load frozen histories cold-start streams siege kills due bench lint check-generated grpcurl generate lock clean
 
 # As many test processes as there are cores.
 JOBS ?= auto
@@ -37,6 +37,9 @@ mutants: .venv/test ## Break the code in ways that matter, and see that a test n
 
 load: .venv/test ## 32 callers for 30 s on each database; nothing may fail or be lost
 	@.venv/bin/python -m tests.load.load --seconds 30 --callers 32
+
+frozen: .venv/test ## Freeze clients of all languages 200 times while keys are revoked; none may accept one (30 min)
+	@.venv/bin/python -m tests.clients.conformance.frozen $(FROZEN_ARGS)
 
 histories: .venv/test ## Revoke 10,000 keys under concurrent calls, with and without faults; no stale answer may pass
 	@.venv/bin/python -m tests.histories

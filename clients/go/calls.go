@@ -252,6 +252,7 @@ func (c *calls) take(f *flight, response *tumblerv1.VerifyResponse, began mark) 
 	case Code(tumblerv1.VerifyCode_VERIFY_CODE_UNSPECIFIED):
 		return answer{}, errUndecided
 	case CodeMalformed, CodeNotFound:
+		c.memory.forget(f.keyID, &f.digest)
 		return a, nil
 	}
 	if response.GetKeyId() != f.keyID || response.GetCheckTime() == nil {
@@ -268,6 +269,8 @@ func (c *calls) take(f *flight, response *tumblerv1.VerifyResponse, began mark) 
 			size:     proto.Size(response) + entryBytes,
 		}
 		c.memory.remember(a.live, began, response.GetRevision(), response.GetCacheTtl().AsDuration())
+	default:
+		c.memory.forget(f.keyID, &f.digest)
 	}
 	return a, nil
 }

@@ -391,3 +391,8 @@ func changed(cursor string, revision int64, keys ...string) *tumblerv1.WatchResp
 	}
 	return word
 }
+
+// heartbeat returns a word that says nothing else was to tell when its stream was of that age.
+func heartbeat(age time.Duration) *tumblerv1.WatchResponse {
+	return &tumblerv1.WatchResponse{Cursor: "beat", StreamAge: durationpb.New(age)}
+}

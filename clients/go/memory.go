@@ -14,6 +14,12 @@ const recentChanges = 1024
 // entryBytes is what a remembered key counts beside its record: the digest, and what holds the entry.
 const entryBytes = 1024
 
+// ahead is how far the server's clock may run ahead of ours in a stream's life; beyond it, ours has stood still.
+const ahead = 500 * time.Millisecond
+
+// young is how old a heartbeat may be for its stream to be listened to further, however short the staleness allowed is.
+const young = time.Second
+
 // entry is a remembered key. It is never changed.
 type entry struct {
 	record   *record
@@ -43,6 +49,7 @@ type memory struct {
 	room         int           // in bytes
 	watched      bool          // a stream says what has changed
 	maxStaleness time.Duration // with a stream: how old its last word may be
+	heartbeat    time.Duration // and how often it speaks at least
 	fixedTTL     time.Duration // without one: how long an entry lives
 
 	mu         sync.Mutex
@@ -50,7 +57,7 @@ type memory struct {
 	order      *list.List               // the one used last in front
 	bytes      int                      // what the entries count together
 	heard      bool
-	word       time.Duration // when the stream last said that it had told everything
+	word       time.Duration // the latest moment by which the stream has told everything
 	position   string        // the stream's cursor
 	generation uint64        // how often everything was forgotten
 	changes    changes
@@ -63,6 +70,7 @@ func newMemory(s *settings) *memory {
 		room:         s.cacheBytes,
 		watched:      s.watches(),
 		maxStaleness: s.maxStaleness,
+		heartbeat:    s.heartbeat,
 		fixedTTL:     s.fixedTTL,
 		entries:      make(map[string]*list.Element),
 		order:        list.New(),
@@ -121,11 +129,20 @@ func (m *memory) remember(e *entry, began mark, revision int64, ttl time.Duratio
 	}
 }
 
-// hear takes in what the stream said.
+// forget drops what is remembered of a key that the server has denied, whatever the stream has told so far.
+func (m *memory) forget(keyID string, d *digest) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if element, ok := m.entries[keyID]; ok && same(&element.Value.(*entry).digest, d) {
+		m.drop(element)
+	}
+}
+
+// hear takes in what a stream said that was opened then, and says whether to listen to it any longer.
 //
 // Only a word without events counts for freshness: it alone says that there was nothing else to tell. Events may be of
 // long ago, with more of them still on their way.
-func (m *memory) hear(said *tumblerv1.WatchResponse) {
+func (m *memory) hear(said *tumblerv1.WatchResponse, opened time.Duration) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if said.GetReset_() {
@@ -138,9 +155,29 @@ func (m *memory) hear(said *tumblerv1.WatchResponse) {
 		}
 	}
 	m.position = said.GetCursor()
-	if len(said.GetEvents()) == 0 && !said.GetReset_() {
-		m.heard, m.word = true, m.clock.now()
+	return len(said.GetEvents()) > 0 || said.GetReset_() || m.renew(said, opened)
+}
+
+// renew takes in a heartbeat. It may have been on its way for long, or have waited here: it counts from the moment that
+// it is true of. The server opened the stream after we had asked for it, so what counts from then is never too late.
+func (m *memory) renew(heartbeat *tumblerv1.WatchResponse, opened time.Duration) bool {
+	now := m.clock.now()
+	trueAt := now
+	if age := heartbeat.GetStreamAge(); age != nil {
+		trueAt = opened + age.AsDuration()
+	} else if m.heard && opened < m.word+m.maxStaleness && !m.fresh(now) {
+		return false // an older server's: it may have waited for as long as we heard nothing
 	}
+	if trueAt > now+ahead { // this machine stood still, and its clock with it
+		m.heard = false
+		return false
+	}
+	trueAt = min(trueAt, now)
+	if !m.heard || trueAt > m.word {
+		m.heard, m.word = true, trueAt
+	}
+	// Where trust would lapse before the next one, the stream is slow, or it took long to be opened.
+	return now-trueAt <= max(young, m.maxStaleness-m.heartbeat)
 }
 
 // cursor returns where the next stream begins; empty: now.

@@ -197,6 +197,34 @@ func TestAnAnswerThatContradictsItselfIsUnavailable(t *testing.T) {
 	}
 }
 
+func TestWhatTheServerHasDeniedIsNotRememberedAnyLonger(t *testing.T) {
+	for _, code := range []Code{CodeRevoked, CodeInactive, CodeExpired, CodeNotFound} {
+		w, _ := listening(t, WithHeartbeat(14*time.Second))
+		w.verify(testKey(1, 'a'))
+		w.clock.advance(DefaultMaxStaleness)
+		w.server.answerWith(func(a *tumblerv1.VerifyResponse) {
+			a.Valid, a.Code = false, tumblerv1.VerifyCode(code)
+		})
+		w.expect(code, false, testKey(1, 'a'))
+		if w.verifier.Remembered() != 0 {
+			t.Errorf("%v: it is remembered still", code)
+		}
+	}
+}
+
+func TestAWrongSecretThatTheServerDeniesCostsTheKeyNothing(t *testing.T) {
+	w, _ := listening(t, WithHeartbeat(14*time.Second))
+	w.verify(testKey(1, 'a'))
+	w.clock.advance(DefaultMaxStaleness)
+	w.server.answerWith(func(a *tumblerv1.VerifyResponse) {
+		a.Valid, a.Code = false, tumblerv1.VerifyCode_VERIFY_CODE_NOT_FOUND
+	})
+	w.expect(CodeNotFound, false, testKey(1, 'b'))
+	if w.verifier.Remembered() != 1 {
+		t.Error("it is forgotten")
+	}
+}
+
 func TestACodeOfALaterServerDenies(t *testing.T) {
 	w, _ := listening(t)
 	w.server.answerWith(func(a *tumblerv1.VerifyResponse) { a.Code, a.Valid = 77, false })

@@ -22,7 +22,10 @@ const (
 	refusedPause  = 5 * time.Second
 )
 
-var errSilent = errors.New("nothing was heard for two and a half heartbeats")
+var (
+	errSilent = errors.New("nothing was heard for two and a half heartbeats")
+	errLate   = errors.New("its words come too late to count")
+)
 
 // silence is how long a stream may say nothing before it is given up.
 func silence(heartbeat time.Duration) time.Duration { return heartbeat * 5 / 2 }
@@ -65,7 +68,7 @@ func (w *watcher) follow(ctx context.Context) (heard bool, err error) {
 	}
 	stop := listen()
 	defer func() { stop() }()
-	cursor := w.memory.cursor()
+	cursor, opened := w.memory.cursor(), w.clock.now()
 	stream, err := w.service.Watch(ctx, &tumblerv1.WatchRequest{
 		StartCursor:       cursor,
 		HeartbeatInterval: durationpb.New(w.heartbeat),
@@ -80,16 +83,19 @@ func (w *watcher) follow(ctx context.Context) (heard bool, err error) {
 		}
 		stop()
 		stop = listen()
-		w.hear(said)
+		if !w.hear(said, opened) {
+			return heard, errLate
+		}
 		heard = true
 	}
 }
 
-// hear forgets what is said to have changed. Calls under way are left to those who wait for them: whoever comes after a
-// change asks anew.
-func (w *watcher) hear(said *tumblerv1.WatchResponse) {
-	w.memory.hear(said)
+// hear forgets what is said to have changed, and says whether to listen any longer. Calls under way are left to those
+// who wait for them: whoever comes after a change asks anew.
+func (w *watcher) hear(said *tumblerv1.WatchResponse, opened time.Duration) bool {
+	listen := w.memory.hear(said, opened)
 	w.calls.outdate(said.GetEvents(), said.GetReset_())
+	return listen
 }
 
 // broken does what the end of a stream that began at a cursor asks for, and returns why it ended.

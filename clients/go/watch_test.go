@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
 )
@@ -114,7 +115,64 @@ func TestAHeartbeatMakesWhatIsRememberedFreshAgain(t *testing.T) {
 	w, stream := listening(t, WithMaxStaleness(6*time.Second))
 	w.verify(testKey(1, 'a'))
 	w.clock.advance(6 * time.Second)
-	w.say(stream, &tumblerv1.WatchResponse{Cursor: "beat"})
+	w.say(stream, heartbeat(6*time.Second))
+	w.expect(CodeValid, true, testKey(1, 'a'))
+}
+
+func TestTrustCountsFromTheMomentThatAHeartbeatIsTrueOf(t *testing.T) {
+	w, stream := listening(t)
+	w.verify(testKey(1, 'a'))
+	w.clock.advance(10 * time.Second)
+	w.say(stream, heartbeat(6*time.Second))
+	w.clock.advance(11*time.Second - 1)
+	w.expect(CodeValid, true, testKey(1, 'a'))
+	w.clock.advance(1)
+	w.expect(CodeValid, false, testKey(1, 'a'))
+}
+
+func TestHeartbeatsThatCountForNothingHaveAnotherStreamOpened(t *testing.T) {
+	for name, words := range map[string][]*tumblerv1.WatchResponse{
+		"as old as the staleness allowed": {heartbeat(10 * time.Second)},
+		"a pile of them":                  {heartbeat(time.Second), heartbeat(10 * time.Second)},
+		"an older server's, come late":    {{Cursor: "beat"}},
+		"cannot have been sent yet":       {heartbeat(25*time.Second + ahead + 1)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, stream := listening(t, WithHeartbeat(14*time.Second))
+			w.verify(testKey(1, 'a'))
+			w.clock.advance(25 * time.Second)
+			for _, word := range words {
+				select {
+				case stream.words <- word:
+				case <-stream.gone:
+				}
+			}
+			w.gone(stream)
+			w.expect(CodeValid, false, testKey(1, 'a'))
+			w.say(w.stream(), &tumblerv1.WatchResponse{Cursor: "anew", StreamAge: durationpb.New(0)})
+			w.expect(CodeValid, true, testKey(1, 'a'))
+		})
+	}
+}
+
+func TestAHeartbeatFromTheFutureEndsAllTrust(t *testing.T) {
+	w, stream := listening(t)
+	w.verify(testKey(1, 'a'))
+	w.clock.advance(time.Second)
+	w.say(stream, heartbeat(time.Second+ahead))
+	w.expect(CodeValid, true, testKey(1, 'a'))
+	w.send(stream, heartbeat(time.Second+ahead+1))
+	w.gone(stream)
+	w.expect(CodeValid, false, testKey(1, 'a'))
+}
+
+func TestAStreamWhoseHeartbeatsWouldNotLastIsOpenedAnew(t *testing.T) {
+	w, stream := listening(t, WithHeartbeat(6*time.Second))
+	w.verify(testKey(1, 'a'))
+	w.clock.advance(10 * time.Second)
+	w.say(stream, heartbeat(time.Second))
+	w.send(stream, heartbeat(time.Second-1))
+	w.gone(stream)
 	w.expect(CodeValid, true, testKey(1, 'a'))
 }
 

@@ -48,6 +48,7 @@ class Ear:
         self.tenant = tenant
         self.key_id = key_id
         self.heard: list[Notice] = []
+        self.ages: list[int] = []
         self.ended: Exception | None = None
         self.spoken_to = False
         self.until = NEVER
@@ -86,10 +87,15 @@ class Ear:
         self._ears.rendered.append(notice)
         return str(len(self._ears.rendered) - 1).encode()
 
+    def date(self, age: int) -> bytes:
+        return f" {age}".encode()
+
     async def write(self, message: bytes, /) -> None:
         self.spoken_to = True
         await self.hears.wait()
-        self.heard.append(self._ears.rendered[int(message)])
+        number, *age = map(int, message.split())
+        self.heard.append(self._ears.rendered[number])
+        self.ages += age
         self.then()
 
     def read(self) -> int:
@@ -501,6 +507,21 @@ class TestHeartbeats:
         await eventually(lambda: len(listener.beats) == 2)
         assert listener.beats == [0, 1]
         assert listener.revisions == [1]
+
+    @on_loop
+    async def test_its_age(self, domain: Domain, ear: Ears, uptime: FrozenClock) -> None:
+        """A heartbeat says how long its stream had been open when the position was confirmed, not when it is sent."""
+        uptime.advance(SECOND)
+        listener = ear().listen()
+        await eventually(lambda: listener.ages == [0])
+        uptime.advance(BEAT - FRESH // 2)
+        domain.tail.confirm()
+        uptime.advance(FRESH // 2)
+        await eventually(lambda: len(listener.ages) == 2)
+        assert listener.ages[1] == BEAT - FRESH // 2
+        domain.create()
+        await eventually(lambda: listener.revisions == [1])
+        assert len(listener.ages) == 2  # only a heartbeat has one
 
 
 class TestTheListenersKey:

@@ -33,7 +33,7 @@ export interface Answer {
 export interface Learned {
   readonly code: Code;
   readonly record: KeyRecord;
-  /** What the server's time in microseconds is ahead of the clock's; not a number where the server did not say. */
+  /** What the server's time in microseconds is ahead of the clock's; not a number where nothing was proven. */
   readonly serverTimeAhead: number;
 }
 
@@ -71,7 +71,7 @@ export class Calls {
   readonly #learn: (key: string, answer: Answer) => Learned;
   #underWay = 0;
 
-  /** `learn` is called once with each answer, before anybody receives what it makes of it. */
+  /** `learn` is called once with each answer, before anybody receives what it makes of it, or throws. */
   constructor(
     service: Service,
     journal: Journal,
@@ -99,7 +99,7 @@ export class Calls {
   /** Begins a flight of its own for the demand. It ends after `timeout` at the latest. */
   begin(key: string, demand: Demand): Flight {
     let resolve!: (learned: Learned) => void;
-    let reject!: (error: TumblerError) => void;
+    let reject!: (error: unknown) => void;
     const outcome = new Promise<Learned>((onLearned, onError) => {
       resolve = onLearned;
       reject = onError;
@@ -117,7 +117,11 @@ export class Calls {
       deadline: this.#clock.now() + this.#timeout,
       land: (answer) => {
         end();
-        resolve(this.#learn(key, answer));
+        try {
+          resolve(this.#learn(key, answer));
+        } catch (error) {
+          reject(error);
+        }
       },
       fail: (error) => {
         end();

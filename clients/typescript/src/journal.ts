@@ -1,6 +1,12 @@
 /** How many changed keys are kept for answers that are under way. */
 const KEPT_CHANGES = 1_024;
 
+/** How far the server's clock may run ahead of ours in a stream's life; beyond it, ours has stood still. In ms. */
+const AHEAD = 500;
+
+/** How old a heartbeat may be, in ms, for its stream to be listened to further, however short `maxStaleness` is. */
+const YOUNG = 1_000;
+
 /**
  * How much the stream has told, and so which answers may be remembered, and for how long memory may answer.
  *
@@ -14,22 +20,39 @@ export class Journal {
   epoch = 0;
 
   readonly #maxStaleness: number;
+  readonly #heartbeat: number;
   readonly #changes = new Map<string, bigint>(); // the newest revision by key id, in order of arrival
   #forgottenChange = 0n; // no change that was dropped from #changes is newer
-  #lastWord = Number.NEGATIVE_INFINITY;
+  #freshUntil = Number.NEGATIVE_INFINITY;
 
-  constructor(maxStaleness: number) {
+  constructor(maxStaleness: number, heartbeat: number) {
     this.#maxStaleness = maxStaleness;
+    this.#heartbeat = heartbeat;
   }
 
-  /** The stream has just said that it has told everything up to now. */
-  heard(now: number): void {
-    this.#lastWord = now;
+  /**
+   * A stream that was opened at that time has said that it had told everything by the time at which it was of this age;
+   * an older server's does not say when. Returns whether to listen to it any longer; all times are in ms.
+   *
+   * The heartbeat may have been on its way for long, or have waited here. The server opened the stream after we had
+   * asked for it, so what counts from then is never too late.
+   */
+  heard(now: number, opened: number, age: number | undefined): boolean {
+    if (age === undefined && opened < this.#freshUntil && this.#freshUntil <= now) return false;
+    const trueAt = age === undefined ? now : opened + age;
+    if (trueAt > now + AHEAD) {
+      this.silence(); // this machine stood still, and its clock with it
+      return false;
+    }
+    const old = Math.max(0, now - trueAt);
+    this.#freshUntil = Math.max(this.#freshUntil, now - old + this.#maxStaleness);
+    // Where trust would lapse before the next one, the stream is slow, or it took long to be opened.
+    return old <= Math.max(YOUNG, this.#maxStaleness - this.#heartbeat);
   }
 
-  /** Says whether the stream's last word is young enough for memory to answer. */
+  /** Says whether memory may answer: the stream's last word is true of a time that is young enough. */
   isFresh(now: number): boolean {
-    return now - this.#lastWord < this.#maxStaleness;
+    return now < this.#freshUntil;
   }
 
   changed(keyId: string, revision: bigint): void {
@@ -55,8 +78,8 @@ export class Journal {
     this.#forgottenChange = 0n;
   }
 
-  /** The stream is refused: its last word is void at once. */
+  /** All that the stream has said is void at once. */
   silence(): void {
-    this.#lastWord = Number.NEGATIVE_INFINITY;
+    this.#freshUntil = Number.NEGATIVE_INFINITY;
   }
 }

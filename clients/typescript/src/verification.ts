@@ -72,6 +72,7 @@ export function verification(code: Code, record: KeyRecord | undefined, cached: 
 }
 
 const CODES: Readonly<Partial<Record<VerifyCode, Code>>> = {
+  [VerifyCode.VALID]: "VALID",
   [VerifyCode.MALFORMED]: "MALFORMED",
   [VerifyCode.NOT_FOUND]: "NOT_FOUND",
   [VerifyCode.REVOKED]: "REVOKED",
@@ -83,9 +84,8 @@ const CODES: Readonly<Partial<Record<VerifyCode, Code>>> = {
   [VerifyCode.INSUFFICIENT_SCOPE]: "INSUFFICIENT_SCOPE",
 };
 
-/** Returns the answer's verdict: VALID only where the answer says so twice. */
+/** Returns the answer's verdict. */
 export function codeOf(response: VerifyResponse): Code {
-  if (response.code === VerifyCode.VALID) return response.valid ? "VALID" : "UNSPECIFIED";
   return CODES[response.code] ?? "UNSPECIFIED";
 }
 

@@ -51,7 +51,7 @@ export class Verifier implements AsyncDisposable {
       settings.watch || settings.fixedTtl !== undefined ? settings.cacheSize : 0,
       settings.cacheBytes,
     );
-    this.#journal = new Journal(settings.maxStaleness);
+    this.#journal = new Journal(settings.maxStaleness, settings.heartbeat);
     this.#service = new Service(settings);
     this.#calls = new Calls(this.#service, this.#journal, settings.timeout, clock, (key, answer) =>
       this.#learn(key, answer),
@@ -148,18 +148,28 @@ export class Verifier implements AsyncDisposable {
     return verification(decide(record, demand, this.#clock.now() * 1000 + serverTimeAhead), record, false);
   }
 
+  /** Takes in an answer about a key. @throws {UnavailableError} It is about another one, or contradicts itself. */
   #learn(key: string, { response, sentAt, epoch }: Answer): Learned {
+    const keyId = idWithin(key);
+    const code = codeOf(response);
+    const unproven = code === "MALFORMED" || code === "NOT_FOUND" || code === "UNSPECIFIED";
+    if (
+      response.valid !== (code === "VALID") ||
+      (!unproven && (response.keyId !== keyId || response.checkTime === undefined))
+    ) {
+      throw new UnavailableError("the server's answer is not one that this version understands");
+    }
     const learned = {
-      code: codeOf(response),
+      code,
       record: recordOf(response),
       serverTimeAhead: microseconds(response.checkTime, Number.NaN) - sentAt * 1000,
     };
-    const keyId = idWithin(key);
+    if (!showsLivingKey(code)) {
+      this.#refuse(key, keyId);
+      return learned;
+    }
     const remembered =
       epoch !== undefined &&
-      showsLivingKey(learned.code) &&
-      response.keyId === keyId &&
-      !Number.isNaN(learned.serverTimeAhead) &&
       (!this.#settings.watch ||
         (this.#journal.isFresh(this.#clock.now()) && this.#journal.admits(keyId, response.revision, epoch)));
     if (remembered) {
@@ -173,6 +183,12 @@ export class Verifier implements AsyncDisposable {
       }
     }
     return learned;
+  }
+
+  /** Ends what is remembered of a key that the server has denied, whatever the stream has told so far. */
+  #refuse(key: string, keyId: string): void {
+    const entry = this.#cache.get(keyId);
+    if (entry !== undefined && isDigestOf(entry.digest, key)) this.#cache.delete(keyId);
   }
 }
 

@@ -1,3 +1,4 @@
+import type { Duration } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Clock } from "./clock.js";
 import { describe } from "./errors.js";
@@ -10,6 +11,10 @@ const FIRST_PAUSE = 100;
 const LONGEST_PAUSE = 5_000;
 const PAUSE_WHEN_REFUSED = 5_000;
 const HEARTBEATS_TO_WAIT = 2.5;
+
+function milliseconds(span: Duration | undefined): number | undefined {
+  return span && Number(span.seconds) * 1_000 + span.nanos / 1e6;
+}
 
 /** What has to be forgotten. */
 export interface Listener {
@@ -47,7 +52,7 @@ export class Watcher {
       const began = this.#clock.now();
       let wait: number;
       try {
-        await this.#listen();
+        await this.#listen(began);
         wait = this.#backOff(began, "the server ended it");
       } catch (reason) {
         wait = this.#afterFailure(began, ConnectError.from(reason));
@@ -56,12 +61,12 @@ export class Watcher {
     }
   }
 
-  /** Returns when the server ends the stream; fails when it breaks, or is silent for too long. */
-  async #listen(): Promise<void> {
+  /** Returns when the server ends the stream; fails when it breaks, is silent for too long, or speaks too late. */
+  async #listen(opened: number): Promise<void> {
     const journal = this.#journal;
     const startCursor = journal.cursor;
-    const silence = new AbortController();
-    const giveUp = () => silence.abort(new ConnectError("it was silent for too long", Code.DeadlineExceeded));
+    const ending = new AbortController();
+    const giveUp = () => ending.abort(new ConnectError("it was silent for too long", Code.DeadlineExceeded));
     const startTimer = () => this.#clock.after(this.#heartbeat * HEARTBEATS_TO_WAIT, giveUp, false);
     let stopTimer = startTimer();
     try {
@@ -70,7 +75,7 @@ export class Watcher {
         seconds: BigInt(seconds),
         nanos: Math.round((this.#heartbeat - seconds * 1000) * 1e6),
       };
-      const signal = AbortSignal.any([silence.signal, this.#closing.signal]);
+      const signal = AbortSignal.any([ending.signal, this.#closing.signal]);
       let beginsAnew = startCursor === "";
       for await (const response of this.#service.watch({ startCursor, heartbeatInterval }, signal)) {
         stopTimer();
@@ -79,10 +84,14 @@ export class Watcher {
         beginsAnew = false;
         this.#tell(response);
         // Events may be late ones, of a stream that is catching up: only a heartbeat says that this was all.
-        if (response.events.length === 0 && !response.reset) journal.heard(this.#clock.now());
+        if (response.events.length > 0 || response.reset) continue;
+        if (!journal.heard(this.#clock.now(), opened, milliseconds(response.streamAge))) {
+          throw new ConnectError("its words come too late to count", Code.Aborted);
+        }
       }
     } finally {
       stopTimer();
+      ending.abort(); // a stream that is not listened to any longer is not to go on
     }
   }
 

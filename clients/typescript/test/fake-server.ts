@@ -184,8 +184,8 @@ export function valid(key: string, changes: Reply = {}): Reply {
   } as Reply;
 }
 
-export function denied(code: VerifyCode): Reply {
-  return { valid: false, code, checkTime: { seconds: BigInt(CHECK_TIME) }, revision: 1n };
+export function denied(code: VerifyCode, keyId = ""): Reply {
+  return { valid: false, code, keyId, checkTime: { seconds: BigInt(CHECK_TIME) }, revision: 1n };
 }
 
 /** Waits, turn by turn of the event loop, for what no promise tells. */

@@ -61,6 +61,15 @@ async function greet({ server, verifier }: Omit<Scene, "stream">, stream: Stream
   server.calls.length = 0;
 }
 
+/** Returns when the verifier has heard all that the stream said. */
+async function heard(stream: Stream, verifier: Verifier): Promise<void> {
+  const probe = makeKey("heard");
+  await verifier.verify(probe);
+  const { size } = verifier;
+  stream.changed(idOf(probe), 1);
+  await until(() => verifier.size < size);
+}
+
 async function untilAsync(condition: () => Promise<boolean>): Promise<void> {
   while (!(await condition()));
 }
@@ -156,7 +165,7 @@ test("a change makes it forget that key, and no other", async (t) => {
   await verifier.verify(OTHER);
   stream.changed(idOf(KEY), 2);
   await until(() => verifier.size === 1);
-  server.answer = () => denied(VerifyCode.REVOKED);
+  server.answer = () => denied(VerifyCode.REVOKED, idOf(KEY));
   assert.equal((await verifier.verify(KEY)).code, "REVOKED");
   assert.equal((await verifier.verify(OTHER)).cached, true);
 });
@@ -206,8 +215,64 @@ test("what a stream missed does not prolong memory; the heartbeat after it does"
   await until(() => verifier.size === 1);
   clock.advance(5_000);
   assert.equal((await verifier.verify(KEY)).cached, false);
-  second.send({ cursor: "r2" });
+  second.send({ cursor: "r2", streamAge: { seconds: 5n } });
   await untilAsync(async () => (await verifier.verify(KEY)).cached);
+});
+
+test("trust counts from the time that a heartbeat is true of, not from its arrival", async (t) => {
+  const { clock, verifier, stream } = await listening(t, { heartbeat: 10_000 });
+  await verifier.verify(KEY);
+  clock.advance(10_000);
+  stream.send({ cursor: "r1", streamAge: { seconds: 6n } });
+  await heard(stream, verifier);
+  clock.advance(10_999);
+  assert.equal((await verifier.verify(KEY)).cached, true);
+  clock.advance(1);
+  assert.equal((await verifier.verify(KEY)).cached, false);
+});
+
+for (const [name, words] of [
+  ["is as old as maxStaleness", [{ streamAge: { seconds: 10n } }]],
+  ["is the first of a pile", [{ streamAge: { seconds: 1n } }, { streamAge: { seconds: 10n } }]],
+  ["is an older server's, and came after trust had lapsed", [{}]],
+  ["cannot have been sent yet", [{ streamAge: { seconds: 25n, nanos: 500_000_001 } }]],
+] as const) {
+  test(`a heartbeat that ${name} restores no trust, and has another stream opened`, async (t) => {
+    const scene = await listening(t, { heartbeat: 14_999 });
+    const { clock, verifier, stream } = scene;
+    await verifier.verify(KEY);
+    clock.advance(25_000);
+    for (const word of words) stream.send({ cursor: "r1", ...word });
+    await stream.ended;
+    assert.equal((await verifier.verify(KEY)).cached, false);
+    const second = await nextStream(scene);
+    second.send({ cursor: "r1", streamAge: {} });
+    await untilAsync(async () => (await verifier.verify(KEY)).cached);
+  });
+}
+
+test("a heartbeat that cannot have been sent yet shows that our clock stood still: nothing is trusted", async (t) => {
+  const { clock, verifier, stream } = await listening(t);
+  await verifier.verify(KEY);
+  clock.advance(1_000);
+  stream.send({ cursor: "r1", streamAge: { seconds: 1n, nanos: 500_000_000 } });
+  await heard(stream, verifier);
+  assert.equal((await verifier.verify(KEY)).cached, true);
+  stream.send({ cursor: "r1", streamAge: { seconds: 1n, nanos: 500_000_001 } });
+  await stream.ended;
+  assert.equal((await verifier.verify(KEY)).cached, false);
+});
+
+test("a stream is opened anew as soon as trust would lapse between two of its heartbeats", async (t) => {
+  const scene = await listening(t, { heartbeat: 6_000 });
+  const { clock, verifier, stream } = scene;
+  await verifier.verify(KEY);
+  clock.advance(10_000);
+  stream.send({ cursor: "r1", streamAge: { seconds: 1n } });
+  await heard(stream, verifier);
+  stream.send({ cursor: "r1", streamAge: { nanos: 999_000_000 } });
+  await stream.ended;
+  assert.equal((await verifier.verify(KEY)).cached, true);
 });
 
 test("memory answers until the stream's last word is maxStaleness old, and not a millisecond longer", async (t) => {
@@ -284,12 +349,10 @@ test("an answer to a call from before a reset is not remembered, whatever its re
 });
 
 for (const [name, reply] of [
-  ["that is denied for good", () => denied(VerifyCode.REVOKED)],
+  ["that is denied for good", () => denied(VerifyCode.REVOKED, idOf(KEY))],
   ["that nothing is known of", () => denied(VerifyCode.NOT_FOUND)],
   ["without a cache_ttl", (key: string) => valid(key, { cacheTtl: undefined })],
   ["with a cache_ttl of zero", (key: string) => valid(key, { cacheTtl: {} })],
-  ["without a time", (key: string) => valid(key, { checkTime: undefined })],
-  ["of another id", (key: string) => valid(key, { keyId: "1".repeat(16) })],
 ] as const) {
   test(`an answer ${name} is not remembered`, async (t) => {
     const { server, verifier } = await listening(t);
@@ -310,17 +373,48 @@ for (const code of [VerifyCode.ENVIRONMENT_MISMATCH, VerifyCode.IP_NOT_ALLOWED, 
 }
 
 for (const [name, reply] of [
-  ["a code that this library does not know", { code: 99 }],
+  ["of another key", { keyId: idOf(OTHER) }],
+  ["of no key", { keyId: "" }],
+  ["without a time", { checkTime: undefined }],
   ["VALID that is not valid", { valid: false }],
   ["valid without VALID", { code: VerifyCode.NOT_FOUND }],
+  ["valid with a code that this library does not know", { code: 99 }],
 ] as const) {
-  test(`${name} allows nothing`, async (t) => {
+  test(`an answer ${name} decides nothing, and is not remembered`, async (t) => {
     const { server, verifier } = await listening(t);
     server.answer = ({ key }) => valid(key, reply as object);
+    await assert.rejects(verifier.verify(KEY), UnavailableError);
+    assert.equal(verifier.size, 0);
+  });
+}
+
+test("a denial with a code that this library does not know is a denial", async (t) => {
+  const { server, verifier } = await listening(t);
+  server.answer = ({ key }) => valid(key, { valid: false, code: 99 as VerifyCode });
+  const { valid: allowed, code } = await verifier.verify(KEY);
+  assert.deepEqual({ allowed, code }, { allowed: false, code: "UNSPECIFIED" });
+  assert.equal(verifier.size, 0);
+});
+
+for (const code of [VerifyCode.REVOKED, VerifyCode.INACTIVE, VerifyCode.EXPIRED, VerifyCode.NOT_FOUND]) {
+  test(`once the server has said ${VerifyCode[code]}, memory never says otherwise`, async (t) => {
+    const { server, clock, verifier } = await listening(t, { heartbeat: 10_000 });
+    await verifier.verify(KEY);
+    clock.advance(15_000);
+    server.answer = ({ key }) => (code === VerifyCode.NOT_FOUND ? denied(code) : valid(key, { valid: false, code }));
     assert.equal((await verifier.verify(KEY)).valid, false);
     assert.equal(verifier.size, 0);
   });
 }
+
+test("a wrong secret for a remembered key's id, which the server does not find, costs it nothing", async (t) => {
+  const { server, clock, verifier } = await listening(t, { heartbeat: 10_000 });
+  await verifier.verify(KEY);
+  clock.advance(15_000);
+  server.answer = () => denied(VerifyCode.NOT_FOUND);
+  await verifier.verify(makeKey("a", "7"));
+  assert.equal(verifier.size, 1);
+});
 
 test("an answer that decides nothing is an error", async (t) => {
   const { server, verifier } = await listening(t);
@@ -449,7 +543,7 @@ test("nobody joins a call that was sent before a change that has been told", asy
   stream.changed(idOf(KEY), 5);
   stream.changed(idOf(OTHER), 6);
   await until(() => verifier.size === 0);
-  server.answer = () => denied(VerifyCode.REVOKED);
+  server.answer = () => denied(VerifyCode.REVOKED, idOf(KEY));
   const after = verifier.verify(KEY);
   await until(() => server.calls.length === 3);
   wait.open();

@@ -67,6 +67,9 @@ class Listener(Protocol):
     def render(self, notice: Notice) -> bytes:
         """Return a notice as it is sent, to this listener and all others that are told the same."""
 
+    def date(self, age: int) -> bytes:
+        """Return what follows a heartbeat: for how long the stream had been open at the instant it is true of."""
+
     def write(self, message: bytes, /) -> Awaitable[None]:
         """Hand a message over; return once the next one can be."""
 
@@ -387,7 +390,7 @@ class Hub:
         stream.live, stream.waited = True, 0
         if beat and self._uptime() - confirmed <= self._fresh:
             stream.beat = False
-            await self._send(stream, self._feed.nothing(notice.cursor))
+            await self._send(stream, self._feed.nothing(notice.cursor), stream.listener.date(confirmed - stream.opened))
         elif beat:
             self._late.add(stream)
         return False
@@ -419,12 +422,12 @@ class Hub:
         notice: Notice = await self._answer(stream, name, lambda: self._feed.kept(project_id, cursor))
         return notice
 
-    async def _send(self, stream: Stream, notice: Notice) -> None:
+    async def _send(self, stream: Stream, notice: Notice, date: bytes = b"") -> None:
         if notice.rendered is None:
             object.__setattr__(notice, "rendered", stream.listener.render(notice))
         began = self._writing[stream] = self._uptime()
         try:
-            await stream.listener.write(notice.rendered)  # type: ignore[arg-type]  # it has just been set
+            await stream.listener.write(notice.rendered + date)  # type: ignore[operator]  # it has just been set
         finally:
             del self._writing[stream]
         stream.waited += self._uptime() - began

@@ -71,6 +71,10 @@ class _Listener:
             reset=notice.reset,
         ).SerializeToString()
 
+    def date(self, age: int) -> bytes:
+        # Fields that follow a message's bytes are fields of that message.
+        return pb.WatchResponse(stream_age=wire.duration(age)).SerializeToString()
+
     def read(self) -> Key:
         try:
             return self._lifecycle.get(self._caller, self._caller.id).key

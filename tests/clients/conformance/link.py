@@ -1,12 +1,19 @@
-"""A TCP connection's way to a server, which can be cut, closed and held up."""
+"""A TCP connection's way to a server, which can be cut, closed, held up and slowed down."""
 
 import contextlib
 import selectors
 import socket
 import struct
 import threading
+import time
+from collections import deque
 
 _CHUNK = 65_536
+
+LAG_RATE = 0.4
+"""Seconds by which a slow way becomes slower in a second: little enough for words a second apart to be no silence."""
+
+MOST_LAG = 6.0
 
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER with no patience: closing resets the connection, as a broken way does."""
@@ -20,6 +27,7 @@ class Link:
         self._server = (host, int(port))
         self._ways = threading.Event()
         self._ways.set()
+        self._lag_from: float | None = None
         self._lock = threading.Lock()
         self._passing = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -52,6 +60,16 @@ class Link:
         """Hold up every byte, on new connections too, until ``heal``; nobody is told. None is on its way."""
         with self._passing:
             self._ways.clear()
+
+    def lag(self) -> None:
+        """Bring the server's bytes late from now on, by ever more, up to ``MOST_LAG`` seconds. None is lost."""
+        self._lag_from = time.monotonic()
+
+    @property
+    def late(self) -> float:
+        """How many seconds late the server's bytes are now."""
+        since = self._lag_from
+        return 0.0 if since is None else min(MOST_LAG, (time.monotonic() - since) * LAG_RATE)
 
     def heal(self) -> None:
         """Pass bytes again, those that were held up first, and let new connections through."""
@@ -86,21 +104,35 @@ class Link:
         ):
             ready.register(near, selectors.EVENT_READ, far)
             ready.register(far, selectors.EVENT_READ, near)
-            while self._carry(ready):
+            held: deque[tuple[float, socket.socket, bytes]] = deque()
+            while self._carry(ready, held, far):
                 pass
         with self._lock:
             self._open.discard(near)
 
-    def _carry(self, ready: selectors.BaseSelector) -> bool:
-        """Pass on what has come, and say whether there can be more."""
-        for arrived, _ in ready.select():
+    def _carry(
+        self, ready: selectors.BaseSelector, held: deque[tuple[float, socket.socket, bytes]], far: socket.socket
+    ) -> bool:
+        """Pass on what has come and is due, and say whether there can be more."""
+        for arrived, _ in ready.select(max(0.0, held[0][0] - time.monotonic()) if held else None):
             assert isinstance(arrived.fileobj, socket.socket)
             chunk = arrived.fileobj.recv(_CHUNK)
-            while not self._send(arrived.data, chunk):
-                self._ways.wait()
-            if not chunk:
+            if arrived.fileobj is far:
+                held.append((time.monotonic() + self.late, arrived.data, chunk))
+                if not chunk:
+                    ready.unregister(far)  # its end is passed on when all before it has been
+            elif not self._passed(arrived.data, chunk):
+                return False
+        while held and held[0][0] <= time.monotonic():
+            if not self._passed(*held.popleft()[1:]):
                 return False
         return True
+
+    def _passed(self, to: socket.socket, chunk: bytes) -> bool:
+        """Pass a chunk on, and say whether it was not the end."""
+        while not self._send(to, chunk):
+            self._ways.wait()
+        return bool(chunk)
 
     def _send(self, to: socket.socket, chunk: bytes) -> bool:
         with self._passing:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -315,6 +316,15 @@ class Program:
         if answer.get("error") in {"internal", "op"}:
             raise Broken(f"{self.name} could not {op}: {answer}")
         return answer
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Have its process stand still meanwhile, as in a container that is paused."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def said(self) -> str:
         """Return the end of what it has logged."""

@@ -121,15 +121,18 @@ class Fake(ApiKeyServiceServicer):
         with self._changed:
             assert self._changed.wait_for(condition, PATIENCE), "it never came to be"
 
-    def say(self, *changed: str, reset: bool = False) -> None:
-        """Tell the newest stream that these keys have changed; without any, a heartbeat."""
+    def say(self, *changed: str, reset: bool = False, age: float | None = None) -> None:
+        """Tell the newest stream that these keys have changed; without any, a heartbeat, of that age in seconds."""
         self.until(lambda: bool(self.streams))
         events = []
         for key in changed:
             self.revision += 1
             events.append(event_pb2.KeyEvent(revision=self.revision, key_id=id_of(key)))
         self.revision += not changed
-        self.streams[-1].words.put(pb.WatchResponse(events=events, cursor=self.cursor, reset=reset))
+        word = pb.WatchResponse(events=events, cursor=self.cursor, reset=reset)
+        if age is not None:
+            word.stream_age.FromMicroseconds(int(age * 1_000_000))
+        self.streams[-1].words.put(word)
 
     def cut(self, status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
         """End the newest stream, and return once there is another."""

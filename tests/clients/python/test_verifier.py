@@ -269,9 +269,74 @@ class TestStream:
         assert verifier.verify(key).cached
         passing.pass_by(0.001)
         assert [verifier.verify(key).cached for _ in range(2)] == [False, False]
+        fake.say(age=15)
+        fake.heard(verifier)
+        assert verifier.verify(key).cached
+
+    def test_a_word_that_was_long_on_its_way(self, fake: Fake, verifier: Any, passing: Clock) -> None:
+        """Trust counts from the instant that a heartbeat is true of, not from its arrival."""
+        key = fake.knows(1)
+        verifier.verify(key)
+        passing.pass_by(10)
+        fake.say(age=4)
+        fake.heard(verifier)
+        passing.pass_by(8.999)
+        assert verifier.verify(key).cached
+        passing.pass_by(0.001)
+        assert not verifier.verify(key).cached
+
+    @pytest.mark.parametrize("ages", [[15], [3, 14, 15]], ids=["one", "a pile"])
+    def test_words_that_come_too_late(self, fake: Fake, verifier: Any, passing: Clock, ages: list[float]) -> None:
+        """Heartbeats that are as old as max_staleness restore no trust; another stream is opened."""
+        key = fake.knows(1)
+        verifier.verify(key)
+        passing.pass_by(30)
+        fake.greets = False
+        for age in ages:
+            fake.say(age=age)
+        fake.until(lambda: len(fake.streams) == 2)
+        assert not verifier.verify(key).cached
+        fake.say(age=0)
+        fake.heard(verifier)
+        assert verifier.verify(key).cached
+
+    def test_words_that_would_not_last(self, fake: Fake, verifier: Any, passing: Clock) -> None:
+        """A stream is opened anew as soon as trust would lapse between two of its heartbeats."""
+        key = fake.knows(1)
+        verifier.verify(key)
+        passing.pass_by(12)
+        fake.say(age=2)
+        fake.heard(verifier)
+        fake.say(age=1.999)
+        fake.until(lambda: len(fake.streams) == 2)
+        assert verifier.verify(key).cached
+
+    def test_words_without_a_date(self, fake: Fake, verifier: Any, passing: Clock) -> None:
+        """Of an older server's heartbeats, those of a stream that was opened after trust had lapsed restore it."""
+        key = fake.knows(1)
+        verifier.verify(key)
+        passing.pass_by(15)
+        fake.greets = False
+        fake.say()
+        fake.until(lambda: len(fake.streams) == 2)
+        assert not verifier.verify(key).cached
         fake.say()
         fake.heard(verifier)
         assert verifier.verify(key).cached
+
+    @pytest.mark.parametrize(("age", "trusted"), [(1.5, True), (1.500_001, False)])
+    def test_words_of_the_future(self, fake: Fake, verifier: Any, passing: Clock, age: float, trusted: bool) -> None:
+        """A heartbeat that cannot have been sent yet shows that our clock stood still: nothing is trusted any more."""
+        key = fake.knows(1)
+        verifier.verify(key)
+        passing.pass_by(1)
+        fake.greets = False
+        fake.say(age=age)
+        if trusted:
+            fake.heard(verifier)
+        else:
+            fake.until(lambda: len(fake.streams) == 2)
+        assert verifier.verify(key).cached is trusted
 
     def test_news_is_no_heartbeat(self, fake: Fake, verifier: Any, passing: Clock) -> None:
         """A word that tells changes does not say that there are no others, and so renews no trust."""
@@ -402,6 +467,44 @@ class TestCalls:
         release()
         begun.result(PATIENCE)
         assert verifier.verifier.remembered == remembered
+
+    @pytest.mark.parametrize(
+        "code", [pb.VERIFY_CODE_REVOKED, pb.VERIFY_CODE_INACTIVE, pb.VERIFY_CODE_EXPIRED, pb.VERIFY_CODE_NOT_FOUND]
+    )
+    def test_a_refusal_ends_what_is_remembered(
+        self, fake: Fake, verifier: Any, passing: Clock, code: pb.VerifyCode
+    ) -> None:
+        """Once the server has said that a key is not good, memory never says otherwise, whatever the stream tells."""
+        key = fake.knows(1)
+        verifier.verify(key)
+        passing.pass_by(15)
+        fake.knows(1, code=code)
+        assert not verifier.verify(key).cached
+        assert verifier.verifier.remembered == 0
+
+    def test_a_refusal_of_another_secret_ends_nothing(self, fake: Fake, verifier: Any, passing: Clock) -> None:
+        """A wrong secret for the id of a remembered key, which the server does not find, does not cost it its place."""
+        key = fake.knows(1)
+        verifier.verify(key)
+        passing.pass_by(15)
+        assert verifier.verify(key_of(1, "1")).code is Code.NOT_FOUND
+        assert verifier.verifier.remembered == 1
+
+    @pytest.mark.parametrize(
+        "lie",
+        [{"key_id": id_of(key_of(2))}, {"key_id": ""}, {"check_time": None}, {"valid": False}, {"code": 77}],
+        ids=["of another key", "of no key", "of no time", "not valid", "of no code"],
+    )
+    def test_an_answer_that_makes_no_sense(self, fake: Fake, verifier: Any, lie: dict[str, Any]) -> None:
+        """An answer that is not about the key, or contradicts itself, decides nothing and is not remembered."""
+        key = fake.knows(1)
+        for name, value in lie.items():
+            fake.answers[key].ClearField(name)
+            if value:
+                setattr(fake.answers[key], name, value)
+        with pytest.raises(tumbler.Unavailable, match="not one that this version understands"):
+            verifier.verify(key)
+        assert verifier.verifier.remembered == 0
 
     def test_as_fresh_as_the_stream(self, fake: Fake, verifier: Any) -> None:
         """A call asks for an answer that holds all that the stream has told."""

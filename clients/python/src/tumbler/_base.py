@@ -88,7 +88,7 @@ class BaseVerifier:
         self._clock = clock
         self._memory = Memory(self._settings, clock)
         self._desk = Desk(self._settings, self._memory, clock)
-        self._stream = Stream(self._settings, self._memory)
+        self._stream = Stream(self._settings, self._memory, clock)
         self._closed = False
         self._replaced = -_RECONNECT_INTERVAL
         self._open()

@@ -166,7 +166,7 @@ class Desk:
             return None
         sent = flight.sent or 0
         try:
-            answer = read_answer(response, sent)
+            answer = read_answer(response, flight.request.key, sent)
         except (ValueError, OverflowError):
             return _odd()
         if flight.cursor_in_doubt:

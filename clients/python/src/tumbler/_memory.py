@@ -16,6 +16,7 @@ from datetime import datetime, timedelta, timezone
 from hmac import compare_digest
 from typing import NamedTuple
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tumbler import keyformat
@@ -33,6 +34,9 @@ NEVER = 2**63 - 1
 CHANGES_KEPT = 1_024
 """Of how many changed keys the last revision is known."""
 
+AHEAD = SECOND // 2
+"""How far the server's clock may run ahead of ours in a stream's life; beyond it, ours has stood still."""
+
 ENTRY_BYTES = 1_024
 """What a remembered key counts beside its record: the digest, and what holds the entry."""
 
@@ -44,6 +48,8 @@ _steady_ns: Callable[[], int] = (
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _LASTING = frozenset({Code.VALID, Code.ENVIRONMENT_MISMATCH, Code.IP_NOT_ALLOWED, Code.INSUFFICIENT_SCOPE})
 """The codes of a key in good standing: what was demanded decided."""
+_UNPROVEN = frozenset({Code.MALFORMED, Code.NOT_FOUND})
+"""The codes that say nothing of a key."""
 
 
 def steady_clock() -> int:
@@ -107,18 +113,22 @@ class Answer(NamedTuple):
         return self.record.verification(code, cached=False)
 
 
-def read_answer(response: pb.VerifyResponse, sent: int) -> Answer:
-    """Return what a response says. ``sent`` is when it was asked for, by our clock.
+def read_answer(response: pb.VerifyResponse, key: str, sent: int) -> Answer:
+    """Return what a response says of a presented key. ``sent`` is when it was asked for, by our clock.
 
     Raises:
         ValueError, OverflowError: It says something that this version does not understand, or contradicts itself.
 
     """
     code = Code(response.code)
-    if response.valid != (code is Code.VALID) or (code in _LASTING and not response.key_id):
+    if response.valid != (code is Code.VALID):
         raise ValueError("the answer contradicts itself")
     record = None
-    if response.key_id:
+    if code not in _UNPROVEN:
+        if response.key_id != id_in(key):
+            raise ValueError("the answer is about another key")
+        if not response.HasField("check_time"):
+            raise ValueError("the answer does not say when it was true")
         record = KeyRecord(
             response.key_id,
             response.project_id,
@@ -134,8 +144,17 @@ def read_answer(response: pb.VerifyResponse, sent: int) -> Answer:
         record.verification(code, cached=False)
         for cidr in record.allowed_cidrs:
             parse_network(cidr)
-    ttl = response.cache_ttl.seconds * SECOND + response.cache_ttl.nanos // 1000
+    ttl = _span(response.cache_ttl)
     return Answer(code, record, _instant(response.check_time) - sent, ttl, response.revision, response.ByteSize())
+
+
+def _span(duration: Duration) -> int:
+    return duration.seconds * SECOND + duration.nanos // 1000
+
+
+def id_in(key: str) -> str:
+    """Return what stands where a key has its id."""
+    return key[-66:-50]
 
 
 def _instant(timestamp: Timestamp) -> int:
@@ -166,6 +185,7 @@ class Memory:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._clock = clock
         self._max_staleness = int(settings.max_staleness * SECOND)
+        self._heartbeat = int(settings.heartbeat * SECOND)
         self._fixed_ttl = None if settings.fixed_ttl is None else int(settings.fixed_ttl * SECOND)
         self._most = settings.cache_size if settings.watch or settings.fixed_ttl is not None else 0
         self._most_bytes = settings.cache_bytes
@@ -189,8 +209,7 @@ class Memory:
 
         No lock is taken: each step on the dictionary is one step, and an entry is never changed.
         """
-        # Where the id stands in a key, if this is one. If it is not, it has not the digest of one either.
-        key_id = key[-66:-50]
+        key_id = key[-66:-50]  # as id_in does; if this is no key, it has not the digest of one either
         entry = self._entries.get(key_id)
         if entry is None:
             return None
@@ -219,9 +238,15 @@ class Memory:
         return self._clock() < self._fresh_until and (since.resets, since.changes) == (self._resets, self._changes)
 
     def remember(self, key: str, answer: Answer, sent: int, since: Moment) -> None:
-        """Keep an answer for its lifetime, if it can still be true of all that was told since the call began."""
+        """Keep an answer for its lifetime, if it can still be true of all that was told since the call began.
+
+        One that denies the key itself ends what was remembered of it, whatever the stream has told so far.
+        """
         record, ttl, size = answer.record, answer.ttl, answer.size + ENTRY_BYTES
-        if record is None or answer.code not in _LASTING or ttl <= 0 or not self._most or size > self._most_bytes:
+        if answer.code not in _LASTING:
+            self._refuse(key)
+            return
+        if record is None or ttl <= 0 or not self._most or size > self._most_bytes:
             return
         if self._fixed_ttl is not None:
             ttl = min(ttl, self._fixed_ttl)
@@ -238,10 +263,13 @@ class Memory:
             while len(self._entries) > self._most or self._bytes > self._most_bytes:
                 self._bytes -= self._entries.popitem(last=False)[1].size
 
-    def told(self, response: pb.WatchResponse, anew: bool) -> None:
-        """Take note of what the stream said; ``anew``: for the first time, and it had no cursor to begin at.
+    def told(self, response: pb.WatchResponse, anew: bool, opened: int) -> bool:
+        """Take note of what a stream said that was opened at that instant; say whether to listen to it any longer.
 
-        Only a heartbeat says that there is nothing else to tell, and so only that renews trust.
+        ``anew``: it says something for the first time, and had no cursor to begin at.
+
+        Only a heartbeat says that there is nothing else to tell, and so only that renews trust. It may have been on its
+        way for long, or have waited here: trust counts from the instant that it is true of.
         """
         with self._lock:
             if response.reset or anew:
@@ -255,8 +283,9 @@ class Memory:
                     self._floor = self._recent.popitem(last=False)[1]
             if response.cursor:
                 self.cursor = response.cursor
-            if not response.events and not response.reset:
-                self._fresh_until = self._clock() + self._max_staleness
+            if response.events or response.reset:
+                return True
+            return self._renew(response, opened)
 
     def lose_cursor(self, cursor: str) -> None:
         """Forget everything, and the cursor if it is still this one: the server does not know it."""
@@ -275,6 +304,29 @@ class Memory:
         """Distrust, in a process that was forked: whoever held the lock is not here to give it back."""
         self._lock = threading.Lock()
         self.distrust()
+
+    def _renew(self, heartbeat: pb.WatchResponse, opened: int) -> bool:
+        now = self._clock()
+        if heartbeat.HasField("stream_age"):
+            # The server opened the stream after we had asked for it, so we are never too late with this.
+            true_at = opened + _span(heartbeat.stream_age)
+            if true_at > now + AHEAD:  # this machine stood still, and its clock with it
+                self._fresh_until = -NEVER
+                return False
+        elif opened < self._fresh_until <= now:
+            return False  # an older server's: it may have waited for as long as we heard nothing
+        else:
+            true_at = now
+        age = max(0, now - true_at)
+        self._fresh_until = max(self._fresh_until, now - age + self._max_staleness)
+        # Where trust would lapse before the next one, the stream is slow, or it took long to be opened.
+        return age <= max(SECOND, self._max_staleness - self._heartbeat)
+
+    def _refuse(self, key: str) -> None:
+        with self._lock:
+            entry = self._entries.get(id_in(key))
+            if entry is not None and compare_digest(entry.tag, self._tag(key)):
+                self._forget(entry.record.key_id)
 
     def _forget(self, key_id: str) -> None:
         entry = self._entries.pop(key_id, None)

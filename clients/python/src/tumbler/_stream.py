@@ -4,43 +4,51 @@ import random
 
 import grpc
 
-from tumbler._memory import Memory
+from tumbler._memory import Clock, Memory
 from tumbler._settings import SECOND, Settings
 from tumbler.v1 import api_key_service_pb2 as pb
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _REFUSED_PAUSE = 5.0
+
+LATE = "its words come too late to count"
+"""How a stream ended that is not listened to any longer."""
+
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
 class Stream:
     """The state of one verifier's stream, over all its attempts. Used by whoever reads it alone."""
 
-    def __init__(self, settings: Settings, memory: Memory) -> None:
+    def __init__(self, settings: Settings, memory: Memory, clock: Clock) -> None:
         self._memory = memory
+        self._clock = clock
         self._log = settings.logger
         self._target = settings.target
         self._heartbeat = int(settings.heartbeat * SECOND)
         self._cursor = ""
         self._begun = False
+        self._opened = 0
         self._failures = 0
         self.silence = 2.5 * settings.heartbeat
         """Seconds without a word after which a stream is given up."""
 
     def request(self) -> pb.WatchRequest:
-        """Return what to open the next attempt with."""
-        self._cursor, self._begun = self._memory.cursor, False
+        """Return what to open the next attempt with, at once: its words are dated from now on."""
+        self._cursor, self._begun, self._opened = self._memory.cursor, False, self._clock()
         request = pb.WatchRequest(start_cursor=self._cursor)
         request.heartbeat_interval.FromMicroseconds(self._heartbeat)
         return request
 
-    def told(self, response: pb.WatchResponse) -> None:
-        """Take note of a word."""
+    def told(self, response: pb.WatchResponse) -> bool:
+        """Take note of a word, and say whether to listen any longer; if not, another stream is to be opened."""
+        anew, self._begun = not self._begun and not self._cursor, True
+        if not self._memory.told(response, anew, self._opened):
+            return False
         if self._failures:
             self._log.info("the stream of %s is followed again", self._target)
         self._failures = 0
-        self._memory.told(response, anew=not self._begun and not self._cursor)
-        self._begun = True
+        return True
 
     def ended(self, status: grpc.StatusCode, detail: str) -> float:
         """Take note of an attempt's end, and return the seconds to wait before the next."""

@@ -10,6 +10,7 @@ import grpc
 
 from tumbler._base import SPARE, BaseVerifier, demand_of
 from tumbler._desk import Sending
+from tumbler._stream import LATE
 from tumbler.decide import Demand
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 from tumbler.verification import Verification
@@ -159,7 +160,8 @@ class Verifier(BaseVerifier):
                 response = reading.result()
                 if response is grpc.aio.EOF:
                     return grpc.StatusCode.OK, "the server ended it"
-                self._stream.told(response)
+                if not self._stream.told(response):
+                    return grpc.StatusCode.CANCELLED, LATE
         except grpc.RpcError as error:
             return _status(error)
         finally:

@@ -12,6 +12,7 @@ import grpc
 
 from tumbler._base import SPARE, BaseVerifier, demand_of
 from tumbler._desk import Sending
+from tumbler._stream import LATE
 from tumbler.decide import Demand
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 from tumbler.verification import Verification
@@ -170,7 +171,9 @@ class Verifier(BaseVerifier):
             self._listening = self._stub.Watch(self._stream.request(), metadata=self._settings.metadata)
             for response in self._listening:
                 self._heard = time.monotonic()
-                self._stream.told(response)
+                if not self._stream.told(response):
+                    self._listening.cancel()
+                    return grpc.StatusCode.CANCELLED, LATE
         except grpc.RpcError as error:
             return _status(error)
         except ValueError:

@@ -1909,7 +1909,12 @@ type WatchResponse struct {
 	// reset: changes before cursor cannot be told. The start_cursor was older than what is kept, or is not from this log
 	// since an older backup was restored; or the server itself lost its place. Forget everything cached, and cache no answer
 	// of Verify that is older than cursor. The stream goes on from there.
-	Reset_        bool `protobuf:"varint,3,opt,name=reset,proto3" json:"reset,omitempty"`
+	Reset_ bool `protobuf:"varint,3,opt,name=reset,proto3" json:"reset,omitempty"`
+	// stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+	// at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+	// Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+	// the heartbeat was on its way: count from there, not from its arrival.
+	StreamAge     *durationpb.Duration `protobuf:"bytes,4,opt,name=stream_age,json=streamAge,proto3" json:"stream_age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1963,6 +1968,13 @@ func (x *WatchResponse) GetReset_() bool {
 		return x.Reset_
 	}
 	return false
+}
+
+func (x *WatchResponse) GetStreamAge() *durationpb.Duration {
+	if x != nil {
+		return x.StreamAge
+	}
+	return nil
 }
 
 // ListEventsRequest chooses events. All filters must fit.
@@ -2739,11 +2751,13 @@ const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
 	"\n" +
 	"project_id\x18\x01 \x01(\tR\tprojectId\x12!\n" +
 	"\fstart_cursor\x18\x02 \x01(\tR\vstartCursor\x12H\n" +
-	"\x12heartbeat_interval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\"k\n" +
+	"\x12heartbeat_interval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\"\xa5\x01\n" +
 	"\rWatchResponse\x12,\n" +
 	"\x06events\x18\x01 \x03(\v2\x14.tumbler.v1.KeyEventR\x06events\x12\x16\n" +
 	"\x06cursor\x18\x02 \x01(\tR\x06cursor\x12\x14\n" +
-	"\x05reset\x18\x03 \x01(\bR\x05reset\"\xf0\x01\n" +
+	"\x05reset\x18\x03 \x01(\bR\x05reset\x128\n" +
+	"\n" +
+	"stream_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\tstreamAge\"\xf0\x01\n" +
 	"\x11ListEventsRequest\x12\x1d\n" +
 	"\n" +
 	"project_id\x18\x01 \x01(\tR\tprojectId\x12\x15\n" +
@@ -2920,51 +2934,52 @@ var file_tumbler_v1_api_key_service_proto_depIdxs = []int32{
 	18, // 28: tumbler.v1.BatchVerifyResponse.responses:type_name -> tumbler.v1.VerifyResponse
 	36, // 29: tumbler.v1.WatchRequest.heartbeat_interval:type_name -> google.protobuf.Duration
 	42, // 30: tumbler.v1.WatchResponse.events:type_name -> tumbler.v1.KeyEvent
-	43, // 31: tumbler.v1.ListEventsRequest.types:type_name -> tumbler.v1.KeyEventType
-	35, // 32: tumbler.v1.ListEventsRequest.since_time:type_name -> google.protobuf.Timestamp
-	42, // 33: tumbler.v1.ListEventsResponse.events:type_name -> tumbler.v1.KeyEvent
-	36, // 34: tumbler.v1.ClaimRotationRequest.grace_period:type_name -> google.protobuf.Duration
-	38, // 35: tumbler.v1.ClaimRotationResponse.api_key:type_name -> tumbler.v1.ApiKey
-	38, // 36: tumbler.v1.ClaimRotationResponse.old_api_key:type_name -> tumbler.v1.ApiKey
-	44, // 37: tumbler.v1.ListDeliveriesRequest.states:type_name -> tumbler.v1.DeliveryState
-	45, // 38: tumbler.v1.ListDeliveriesResponse.deliveries:type_name -> tumbler.v1.WebhookDelivery
-	45, // 39: tumbler.v1.RedeliverResponse.delivery:type_name -> tumbler.v1.WebhookDelivery
-	35, // 40: tumbler.v1.RotateWebhookSecretResponse.previous_expire_time:type_name -> google.protobuf.Timestamp
-	1,  // 41: tumbler.v1.ApiKeyService.Create:input_type -> tumbler.v1.CreateRequest
-	3,  // 42: tumbler.v1.ApiKeyService.Get:input_type -> tumbler.v1.GetRequest
-	5,  // 43: tumbler.v1.ApiKeyService.List:input_type -> tumbler.v1.ListRequest
-	7,  // 44: tumbler.v1.ApiKeyService.Update:input_type -> tumbler.v1.UpdateRequest
-	10, // 45: tumbler.v1.ApiKeyService.SetActive:input_type -> tumbler.v1.SetActiveRequest
-	12, // 46: tumbler.v1.ApiKeyService.Revoke:input_type -> tumbler.v1.RevokeRequest
-	14, // 47: tumbler.v1.ApiKeyService.Rotate:input_type -> tumbler.v1.RotateRequest
-	17, // 48: tumbler.v1.ApiKeyService.Verify:input_type -> tumbler.v1.VerifyRequest
-	19, // 49: tumbler.v1.ApiKeyService.BatchVerify:input_type -> tumbler.v1.BatchVerifyRequest
-	21, // 50: tumbler.v1.ApiKeyService.Watch:input_type -> tumbler.v1.WatchRequest
-	23, // 51: tumbler.v1.ApiKeyService.ListEvents:input_type -> tumbler.v1.ListEventsRequest
-	25, // 52: tumbler.v1.ApiKeyService.ClaimRotation:input_type -> tumbler.v1.ClaimRotationRequest
-	27, // 53: tumbler.v1.ApiKeyService.ListDeliveries:input_type -> tumbler.v1.ListDeliveriesRequest
-	29, // 54: tumbler.v1.ApiKeyService.Redeliver:input_type -> tumbler.v1.RedeliverRequest
-	31, // 55: tumbler.v1.ApiKeyService.RotateWebhookSecret:input_type -> tumbler.v1.RotateWebhookSecretRequest
-	2,  // 56: tumbler.v1.ApiKeyService.Create:output_type -> tumbler.v1.CreateResponse
-	4,  // 57: tumbler.v1.ApiKeyService.Get:output_type -> tumbler.v1.GetResponse
-	6,  // 58: tumbler.v1.ApiKeyService.List:output_type -> tumbler.v1.ListResponse
-	8,  // 59: tumbler.v1.ApiKeyService.Update:output_type -> tumbler.v1.UpdateResponse
-	11, // 60: tumbler.v1.ApiKeyService.SetActive:output_type -> tumbler.v1.SetActiveResponse
-	13, // 61: tumbler.v1.ApiKeyService.Revoke:output_type -> tumbler.v1.RevokeResponse
-	15, // 62: tumbler.v1.ApiKeyService.Rotate:output_type -> tumbler.v1.RotateResponse
-	18, // 63: tumbler.v1.ApiKeyService.Verify:output_type -> tumbler.v1.VerifyResponse
-	20, // 64: tumbler.v1.ApiKeyService.BatchVerify:output_type -> tumbler.v1.BatchVerifyResponse
-	22, // 65: tumbler.v1.ApiKeyService.Watch:output_type -> tumbler.v1.WatchResponse
-	24, // 66: tumbler.v1.ApiKeyService.ListEvents:output_type -> tumbler.v1.ListEventsResponse
-	26, // 67: tumbler.v1.ApiKeyService.ClaimRotation:output_type -> tumbler.v1.ClaimRotationResponse
-	28, // 68: tumbler.v1.ApiKeyService.ListDeliveries:output_type -> tumbler.v1.ListDeliveriesResponse
-	30, // 69: tumbler.v1.ApiKeyService.Redeliver:output_type -> tumbler.v1.RedeliverResponse
-	32, // 70: tumbler.v1.ApiKeyService.RotateWebhookSecret:output_type -> tumbler.v1.RotateWebhookSecretResponse
-	56, // [56:71] is the sub-list for method output_type
-	41, // [41:56] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	36, // 31: tumbler.v1.WatchResponse.stream_age:type_name -> google.protobuf.Duration
+	43, // 32: tumbler.v1.ListEventsRequest.types:type_name -> tumbler.v1.KeyEventType
+	35, // 33: tumbler.v1.ListEventsRequest.since_time:type_name -> google.protobuf.Timestamp
+	42, // 34: tumbler.v1.ListEventsResponse.events:type_name -> tumbler.v1.KeyEvent
+	36, // 35: tumbler.v1.ClaimRotationRequest.grace_period:type_name -> google.protobuf.Duration
+	38, // 36: tumbler.v1.ClaimRotationResponse.api_key:type_name -> tumbler.v1.ApiKey
+	38, // 37: tumbler.v1.ClaimRotationResponse.old_api_key:type_name -> tumbler.v1.ApiKey
+	44, // 38: tumbler.v1.ListDeliveriesRequest.states:type_name -> tumbler.v1.DeliveryState
+	45, // 39: tumbler.v1.ListDeliveriesResponse.deliveries:type_name -> tumbler.v1.WebhookDelivery
+	45, // 40: tumbler.v1.RedeliverResponse.delivery:type_name -> tumbler.v1.WebhookDelivery
+	35, // 41: tumbler.v1.RotateWebhookSecretResponse.previous_expire_time:type_name -> google.protobuf.Timestamp
+	1,  // 42: tumbler.v1.ApiKeyService.Create:input_type -> tumbler.v1.CreateRequest
+	3,  // 43: tumbler.v1.ApiKeyService.Get:input_type -> tumbler.v1.GetRequest
+	5,  // 44: tumbler.v1.ApiKeyService.List:input_type -> tumbler.v1.ListRequest
+	7,  // 45: tumbler.v1.ApiKeyService.Update:input_type -> tumbler.v1.UpdateRequest
+	10, // 46: tumbler.v1.ApiKeyService.SetActive:input_type -> tumbler.v1.SetActiveRequest
+	12, // 47: tumbler.v1.ApiKeyService.Revoke:input_type -> tumbler.v1.RevokeRequest
+	14, // 48: tumbler.v1.ApiKeyService.Rotate:input_type -> tumbler.v1.RotateRequest
+	17, // 49: tumbler.v1.ApiKeyService.Verify:input_type -> tumbler.v1.VerifyRequest
+	19, // 50: tumbler.v1.ApiKeyService.BatchVerify:input_type -> tumbler.v1.BatchVerifyRequest
+	21, // 51: tumbler.v1.ApiKeyService.Watch:input_type -> tumbler.v1.WatchRequest
+	23, // 52: tumbler.v1.ApiKeyService.ListEvents:input_type -> tumbler.v1.ListEventsRequest
+	25, // 53: tumbler.v1.ApiKeyService.ClaimRotation:input_type -> tumbler.v1.ClaimRotationRequest
+	27, // 54: tumbler.v1.ApiKeyService.ListDeliveries:input_type -> tumbler.v1.ListDeliveriesRequest
+	29, // 55: tumbler.v1.ApiKeyService.Redeliver:input_type -> tumbler.v1.RedeliverRequest
+	31, // 56: tumbler.v1.ApiKeyService.RotateWebhookSecret:input_type -> tumbler.v1.RotateWebhookSecretRequest
+	2,  // 57: tumbler.v1.ApiKeyService.Create:output_type -> tumbler.v1.CreateResponse
+	4,  // 58: tumbler.v1.ApiKeyService.Get:output_type -> tumbler.v1.GetResponse
+	6,  // 59: tumbler.v1.ApiKeyService.List:output_type -> tumbler.v1.ListResponse
+	8,  // 60: tumbler.v1.ApiKeyService.Update:output_type -> tumbler.v1.UpdateResponse
+	11, // 61: tumbler.v1.ApiKeyService.SetActive:output_type -> tumbler.v1.SetActiveResponse
+	13, // 62: tumbler.v1.ApiKeyService.Revoke:output_type -> tumbler.v1.RevokeResponse
+	15, // 63: tumbler.v1.ApiKeyService.Rotate:output_type -> tumbler.v1.RotateResponse
+	18, // 64: tumbler.v1.ApiKeyService.Verify:output_type -> tumbler.v1.VerifyResponse
+	20, // 65: tumbler.v1.ApiKeyService.BatchVerify:output_type -> tumbler.v1.BatchVerifyResponse
+	22, // 66: tumbler.v1.ApiKeyService.Watch:output_type -> tumbler.v1.WatchResponse
+	24, // 67: tumbler.v1.ApiKeyService.ListEvents:output_type -> tumbler.v1.ListEventsResponse
+	26, // 68: tumbler.v1.ApiKeyService.ClaimRotation:output_type -> tumbler.v1.ClaimRotationResponse
+	28, // 69: tumbler.v1.ApiKeyService.ListDeliveries:output_type -> tumbler.v1.ListDeliveriesResponse
+	30, // 70: tumbler.v1.ApiKeyService.Redeliver:output_type -> tumbler.v1.RedeliverResponse
+	32, // 71: tumbler.v1.ApiKeyService.RotateWebhookSecret:output_type -> tumbler.v1.RotateWebhookSecretResponse
+	57, // [57:72] is the sub-list for method output_type
+	42, // [42:57] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_tumbler_v1_api_key_service_proto_init() }

@@ -322,14 +322,16 @@ class WatchRequest(_message.Message):
     def __init__(self, project_id: _Optional[str] = ..., start_cursor: _Optional[str] = ..., heartbeat_interval: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
-    __slots__ = ("events", "cursor", "reset")
+    __slots__ = ("events", "cursor", "reset", "stream_age")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     RESET_FIELD_NUMBER: _ClassVar[int]
+    STREAM_AGE_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[_event_pb2.KeyEvent]
     cursor: str
     reset: bool
-    def __init__(self, events: _Optional[_Iterable[_Union[_event_pb2.KeyEvent, _Mapping]]] = ..., cursor: _Optional[str] = ..., reset: bool = ...) -> None: ...
+    stream_age: _duration_pb2.Duration
+    def __init__(self, events: _Optional[_Iterable[_Union[_event_pb2.KeyEvent, _Mapping]]] = ..., cursor: _Optional[str] = ..., reset: bool = ..., stream_age: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ListEventsRequest(_message.Message):
     __slots__ = ("project_id", "key_id", "types", "since_time", "page_size", "page_token")

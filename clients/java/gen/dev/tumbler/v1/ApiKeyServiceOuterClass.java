@@ -304,84 +304,85 @@ public final class ApiKeyServiceOuterClass {
       "\tprojectId\022!\n\014start_cursor\030\002 \001(\tR\013startC" +
       "ursor\022H\n\022heartbeat_interval\030\003 \001(\0132\031.goog" +
       "le.protobuf.DurationR\021heartbeatInterval\"" +
-      "k\n\rWatchResponse\022,\n\006events\030\001 \003(\0132\024.tumbl" +
-      "er.v1.KeyEventR\006events\022\026\n\006cursor\030\002 \001(\tR\006" +
-      "cursor\022\024\n\005reset\030\003 \001(\010R\005reset\"\360\001\n\021ListEve" +
-      "ntsRequest\022\035\n\nproject_id\030\001 \001(\tR\tprojectI" +
-      "d\022\025\n\006key_id\030\002 \001(\tR\005keyId\022.\n\005types\030\003 \003(\0162" +
-      "\030.tumbler.v1.KeyEventTypeR\005types\0229\n\nsinc" +
-      "e_time\030\004 \001(\0132\032.google.protobuf.Timestamp" +
-      "R\tsinceTime\022\033\n\tpage_size\030\005 \001(\005R\010pageSize" +
-      "\022\035\n\npage_token\030\006 \001(\tR\tpageToken\"j\n\022ListE" +
-      "ventsResponse\022,\n\006events\030\001 \003(\0132\024.tumbler." +
-      "v1.KeyEventR\006events\022&\n\017next_page_token\030\002" +
-      " \001(\tR\rnextPageToken\"z\n\024ClaimRotationRequ" +
-      "est\022$\n\013claim_token\030\001 \001(\tB\003\200\001\001R\nclaimToke" +
-      "n\022<\n\014grace_period\030\002 \001(\0132\031.google.protobu" +
-      "f.DurationR\013gracePeriod\"\343\001\n\025ClaimRotatio" +
-      "nResponse\022+\n\007api_key\030\001 \001(\0132\022.tumbler.v1." +
-      "ApiKeyR\006apiKey\0222\n\013old_api_key\030\002 \001(\0132\022.tu" +
-      "mbler.v1.ApiKeyR\toldApiKey\022\025\n\003key\030\003 \001(\tB" +
-      "\003\200\001\001R\003key\022+\n\021consistency_token\030\004 \001(\tR\020co" +
-      "nsistencyToken\022%\n\016secret_omitted\030\005 \001(\010R\r" +
-      "secretOmitted\"\274\001\n\025ListDeliveriesRequest\022" +
-      "\035\n\nproject_id\030\001 \001(\tR\tprojectId\022\025\n\006key_id" +
-      "\030\002 \001(\tR\005keyId\0221\n\006states\030\003 \003(\0162\031.tumbler." +
-      "v1.DeliveryStateR\006states\022\033\n\tpage_size\030\004 " +
-      "\001(\005R\010pageSize\022\035\n\npage_token\030\005 \001(\tR\tpageT" +
-      "oken\"}\n\026ListDeliveriesResponse\022;\n\ndelive" +
-      "ries\030\001 \003(\0132\033.tumbler.v1.WebhookDeliveryR" +
-      "\ndeliveries\022&\n\017next_page_token\030\002 \001(\tR\rne" +
-      "xtPageToken\"3\n\020RedeliverRequest\022\037\n\013deliv" +
-      "ery_id\030\001 \001(\tR\ndeliveryId\"L\n\021RedeliverRes" +
-      "ponse\0227\n\010delivery\030\001 \001(\0132\033.tumbler.v1.Web" +
-      "hookDeliveryR\010delivery\"\\\n\032RotateWebhookS" +
-      "ecretRequest\022\035\n\nproject_id\030\001 \001(\tR\tprojec" +
-      "tId\022\037\n\013webhook_url\030\002 \001(\tR\nwebhookUrl\"\227\001\n" +
-      "\033RotateWebhookSecretResponse\022*\n\016webhook_" +
-      "secret\030\001 \001(\tB\003\200\001\001R\rwebhookSecret\022L\n\024prev" +
-      "ious_expire_time\030\002 \001(\0132\032.google.protobuf" +
-      ".TimestampR\022previousExpireTime*\310\002\n\nVerif" +
-      "yCode\022\033\n\027VERIFY_CODE_UNSPECIFIED\020\000\022\025\n\021VE" +
-      "RIFY_CODE_VALID\020\001\022\031\n\025VERIFY_CODE_MALFORM" +
-      "ED\020\002\022\031\n\025VERIFY_CODE_NOT_FOUND\020\003\022\027\n\023VERIF" +
-      "Y_CODE_REVOKED\020\004\022\032\n\026VERIFY_CODE_SUPERSED" +
-      "ED\020\005\022\030\n\024VERIFY_CODE_INACTIVE\020\006\022\027\n\023VERIFY" +
-      "_CODE_EXPIRED\020\007\022$\n VERIFY_CODE_ENVIRONME" +
-      "NT_MISMATCH\020\010\022\036\n\032VERIFY_CODE_IP_NOT_ALLO" +
-      "WED\020\t\022\"\n\036VERIFY_CODE_INSUFFICIENT_SCOPE\020" +
-      "\n2\317\010\n\rApiKeyService\022?\n\006Create\022\031.tumbler." +
-      "v1.CreateRequest\032\032.tumbler.v1.CreateResp" +
-      "onse\0226\n\003Get\022\026.tumbler.v1.GetRequest\032\027.tu" +
-      "mbler.v1.GetResponse\0229\n\004List\022\027.tumbler.v" +
-      "1.ListRequest\032\030.tumbler.v1.ListResponse\022" +
-      "?\n\006Update\022\031.tumbler.v1.UpdateRequest\032\032.t" +
-      "umbler.v1.UpdateResponse\022H\n\tSetActive\022\034." +
-      "tumbler.v1.SetActiveRequest\032\035.tumbler.v1" +
-      ".SetActiveResponse\022?\n\006Revoke\022\031.tumbler.v" +
-      "1.RevokeRequest\032\032.tumbler.v1.RevokeRespo" +
-      "nse\022?\n\006Rotate\022\031.tumbler.v1.RotateRequest" +
-      "\032\032.tumbler.v1.RotateResponse\022?\n\006Verify\022\031" +
-      ".tumbler.v1.VerifyRequest\032\032.tumbler.v1.V" +
-      "erifyResponse\022N\n\013BatchVerify\022\036.tumbler.v" +
-      "1.BatchVerifyRequest\032\037.tumbler.v1.BatchV" +
-      "erifyResponse\022>\n\005Watch\022\030.tumbler.v1.Watc" +
-      "hRequest\032\031.tumbler.v1.WatchResponse0\001\022K\n" +
-      "\nListEvents\022\035.tumbler.v1.ListEventsReque" +
-      "st\032\036.tumbler.v1.ListEventsResponse\022T\n\rCl" +
-      "aimRotation\022 .tumbler.v1.ClaimRotationRe" +
-      "quest\032!.tumbler.v1.ClaimRotationResponse" +
-      "\022W\n\016ListDeliveries\022!.tumbler.v1.ListDeli" +
-      "veriesRequest\032\".tumbler.v1.ListDeliverie" +
-      "sResponse\022H\n\tRedeliver\022\034.tumbler.v1.Rede" +
-      "liverRequest\032\035.tumbler.v1.RedeliverRespo" +
-      "nse\022f\n\023RotateWebhookSecret\022&.tumbler.v1." +
-      "RotateWebhookSecretRequest\032\'.tumbler.v1." +
-      "RotateWebhookSecretResponseB\202\001\n\016dev.tumb" +
-      "ler.v1P\001Z\'tumbler.dev/go/gen/tumbler/v1;" +
-      "tumblerv1\242\002\003TXX\252\002\nTumbler.V1\312\002\nTumbler\\V" +
-      "1\342\002\026Tumbler\\V1\\GPBMetadata\352\002\013Tumbler::V1" +
-      "b\006proto3"
+      "\245\001\n\rWatchResponse\022,\n\006events\030\001 \003(\0132\024.tumb" +
+      "ler.v1.KeyEventR\006events\022\026\n\006cursor\030\002 \001(\tR" +
+      "\006cursor\022\024\n\005reset\030\003 \001(\010R\005reset\0228\n\nstream_" +
+      "age\030\004 \001(\0132\031.google.protobuf.DurationR\tst" +
+      "reamAge\"\360\001\n\021ListEventsRequest\022\035\n\nproject" +
+      "_id\030\001 \001(\tR\tprojectId\022\025\n\006key_id\030\002 \001(\tR\005ke" +
+      "yId\022.\n\005types\030\003 \003(\0162\030.tumbler.v1.KeyEvent" +
+      "TypeR\005types\0229\n\nsince_time\030\004 \001(\0132\032.google" +
+      ".protobuf.TimestampR\tsinceTime\022\033\n\tpage_s" +
+      "ize\030\005 \001(\005R\010pageSize\022\035\n\npage_token\030\006 \001(\tR" +
+      "\tpageToken\"j\n\022ListEventsResponse\022,\n\006even" +
+      "ts\030\001 \003(\0132\024.tumbler.v1.KeyEventR\006events\022&" +
+      "\n\017next_page_token\030\002 \001(\tR\rnextPageToken\"z" +
+      "\n\024ClaimRotationRequest\022$\n\013claim_token\030\001 " +
+      "\001(\tB\003\200\001\001R\nclaimToken\022<\n\014grace_period\030\002 \001" +
+      "(\0132\031.google.protobuf.DurationR\013gracePeri" +
+      "od\"\343\001\n\025ClaimRotationResponse\022+\n\007api_key\030" +
+      "\001 \001(\0132\022.tumbler.v1.ApiKeyR\006apiKey\0222\n\013old" +
+      "_api_key\030\002 \001(\0132\022.tumbler.v1.ApiKeyR\toldA" +
+      "piKey\022\025\n\003key\030\003 \001(\tB\003\200\001\001R\003key\022+\n\021consiste" +
+      "ncy_token\030\004 \001(\tR\020consistencyToken\022%\n\016sec" +
+      "ret_omitted\030\005 \001(\010R\rsecretOmitted\"\274\001\n\025Lis" +
+      "tDeliveriesRequest\022\035\n\nproject_id\030\001 \001(\tR\t" +
+      "projectId\022\025\n\006key_id\030\002 \001(\tR\005keyId\0221\n\006stat" +
+      "es\030\003 \003(\0162\031.tumbler.v1.DeliveryStateR\006sta" +
+      "tes\022\033\n\tpage_size\030\004 \001(\005R\010pageSize\022\035\n\npage" +
+      "_token\030\005 \001(\tR\tpageToken\"}\n\026ListDeliverie" +
+      "sResponse\022;\n\ndeliveries\030\001 \003(\0132\033.tumbler." +
+      "v1.WebhookDeliveryR\ndeliveries\022&\n\017next_p" +
+      "age_token\030\002 \001(\tR\rnextPageToken\"3\n\020Redeli" +
+      "verRequest\022\037\n\013delivery_id\030\001 \001(\tR\ndeliver" +
+      "yId\"L\n\021RedeliverResponse\0227\n\010delivery\030\001 \001" +
+      "(\0132\033.tumbler.v1.WebhookDeliveryR\010deliver" +
+      "y\"\\\n\032RotateWebhookSecretRequest\022\035\n\nproje" +
+      "ct_id\030\001 \001(\tR\tprojectId\022\037\n\013webhook_url\030\002 " +
+      "\001(\tR\nwebhookUrl\"\227\001\n\033RotateWebhookSecretR" +
+      "esponse\022*\n\016webhook_secret\030\001 \001(\tB\003\200\001\001R\rwe" +
+      "bhookSecret\022L\n\024previous_expire_time\030\002 \001(" +
+      "\0132\032.google.protobuf.TimestampR\022previousE" +
+      "xpireTime*\310\002\n\nVerifyCode\022\033\n\027VERIFY_CODE_" +
+      "UNSPECIFIED\020\000\022\025\n\021VERIFY_CODE_VALID\020\001\022\031\n\025" +
+      "VERIFY_CODE_MALFORMED\020\002\022\031\n\025VERIFY_CODE_N" +
+      "OT_FOUND\020\003\022\027\n\023VERIFY_CODE_REVOKED\020\004\022\032\n\026V" +
+      "ERIFY_CODE_SUPERSEDED\020\005\022\030\n\024VERIFY_CODE_I" +
+      "NACTIVE\020\006\022\027\n\023VERIFY_CODE_EXPIRED\020\007\022$\n VE" +
+      "RIFY_CODE_ENVIRONMENT_MISMATCH\020\010\022\036\n\032VERI" +
+      "FY_CODE_IP_NOT_ALLOWED\020\t\022\"\n\036VERIFY_CODE_" +
+      "INSUFFICIENT_SCOPE\020\n2\317\010\n\rApiKeyService\022?" +
+      "\n\006Create\022\031.tumbler.v1.CreateRequest\032\032.tu" +
+      "mbler.v1.CreateResponse\0226\n\003Get\022\026.tumbler" +
+      ".v1.GetRequest\032\027.tumbler.v1.GetResponse\022" +
+      "9\n\004List\022\027.tumbler.v1.ListRequest\032\030.tumbl" +
+      "er.v1.ListResponse\022?\n\006Update\022\031.tumbler.v" +
+      "1.UpdateRequest\032\032.tumbler.v1.UpdateRespo" +
+      "nse\022H\n\tSetActive\022\034.tumbler.v1.SetActiveR" +
+      "equest\032\035.tumbler.v1.SetActiveResponse\022?\n" +
+      "\006Revoke\022\031.tumbler.v1.RevokeRequest\032\032.tum" +
+      "bler.v1.RevokeResponse\022?\n\006Rotate\022\031.tumbl" +
+      "er.v1.RotateRequest\032\032.tumbler.v1.RotateR" +
+      "esponse\022?\n\006Verify\022\031.tumbler.v1.VerifyReq" +
+      "uest\032\032.tumbler.v1.VerifyResponse\022N\n\013Batc" +
+      "hVerify\022\036.tumbler.v1.BatchVerifyRequest\032" +
+      "\037.tumbler.v1.BatchVerifyResponse\022>\n\005Watc" +
+      "h\022\030.tumbler.v1.WatchRequest\032\031.tumbler.v1" +
+      ".WatchResponse0\001\022K\n\nListEvents\022\035.tumbler" +
+      ".v1.ListEventsRequest\032\036.tumbler.v1.ListE" +
+      "ventsResponse\022T\n\rClaimRotation\022 .tumbler" +
+      ".v1.ClaimRotationRequest\032!.tumbler.v1.Cl" +
+      "aimRotationResponse\022W\n\016ListDeliveries\022!." +
+      "tumbler.v1.ListDeliveriesRequest\032\".tumbl" +
+      "er.v1.ListDeliveriesResponse\022H\n\tRedelive" +
+      "r\022\034.tumbler.v1.RedeliverRequest\032\035.tumble" +
+      "r.v1.RedeliverResponse\022f\n\023RotateWebhookS" +
+      "ecret\022&.tumbler.v1.RotateWebhookSecretRe" +
+      "quest\032\'.tumbler.v1.RotateWebhookSecretRe" +
+      "sponseB\202\001\n\016dev.tumbler.v1P\001Z\'tumbler.dev" +
+      "/go/gen/tumbler/v1;tumblerv1\242\002\003TXX\252\002\nTum" +
+      "bler.V1\312\002\nTumbler\\V1\342\002\026Tumbler\\V1\\GPBMet" +
+      "adata\352\002\013Tumbler::V1b\006proto3"
     };
     descriptor = com.google.protobuf.Descriptors.FileDescriptor
       .internalBuildGeneratedFileFrom(descriptorData,
@@ -535,7 +536,7 @@ public final class ApiKeyServiceOuterClass {
     internal_static_tumbler_v1_WatchResponse_fieldAccessorTable = new
       com.google.protobuf.GeneratedMessageV3.FieldAccessorTable(
         internal_static_tumbler_v1_WatchResponse_descriptor,
-        new java.lang.String[] { "Events", "Cursor", "Reset", });
+        new java.lang.String[] { "Events", "Cursor", "Reset", "StreamAge", });
     internal_static_tumbler_v1_ListEventsRequest_descriptor =
       getDescriptor().getMessageTypes().get(22);
     internal_static_tumbler_v1_ListEventsRequest_fieldAccessorTable = new

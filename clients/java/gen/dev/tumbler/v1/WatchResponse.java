@@ -45,6 +45,7 @@ private static final long serialVersionUID = 0L;
             dev.tumbler.v1.WatchResponse.class, dev.tumbler.v1.WatchResponse.Builder.class);
   }
 
+  private int bitField0_;
   public static final int EVENTS_FIELD_NUMBER = 1;
   @SuppressWarnings("serial")
   private java.util.List<dev.tumbler.v1.KeyEvent> events_;
@@ -174,6 +175,53 @@ private static final long serialVersionUID = 0L;
     return reset_;
   }
 
+  public static final int STREAM_AGE_FIELD_NUMBER = 4;
+  private com.google.protobuf.Duration streamAge_;
+  /**
+   * <pre>
+   * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+   * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+   * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+   * the heartbeat was on its way: count from there, not from its arrival.
+   * </pre>
+   *
+   * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
+   * @return Whether the streamAge field is set.
+   */
+  @java.lang.Override
+  public boolean hasStreamAge() {
+    return ((bitField0_ & 0x00000001) != 0);
+  }
+  /**
+   * <pre>
+   * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+   * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+   * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+   * the heartbeat was on its way: count from there, not from its arrival.
+   * </pre>
+   *
+   * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
+   * @return The streamAge.
+   */
+  @java.lang.Override
+  public com.google.protobuf.Duration getStreamAge() {
+    return streamAge_ == null ? com.google.protobuf.Duration.getDefaultInstance() : streamAge_;
+  }
+  /**
+   * <pre>
+   * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+   * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+   * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+   * the heartbeat was on its way: count from there, not from its arrival.
+   * </pre>
+   *
+   * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
+   */
+  @java.lang.Override
+  public com.google.protobuf.DurationOrBuilder getStreamAgeOrBuilder() {
+    return streamAge_ == null ? com.google.protobuf.Duration.getDefaultInstance() : streamAge_;
+  }
+
   private byte memoizedIsInitialized = -1;
   @java.lang.Override
   public final boolean isInitialized() {
@@ -197,6 +245,9 @@ private static final long serialVersionUID = 0L;
     if (reset_ != false) {
       output.writeBool(3, reset_);
     }
+    if (((bitField0_ & 0x00000001) != 0)) {
+      output.writeMessage(4, getStreamAge());
+    }
     getUnknownFields().writeTo(output);
   }
 
@@ -216,6 +267,10 @@ private static final long serialVersionUID = 0L;
     if (reset_ != false) {
       size += com.google.protobuf.CodedOutputStream
         .computeBoolSize(3, reset_);
+    }
+    if (((bitField0_ & 0x00000001) != 0)) {
+      size += com.google.protobuf.CodedOutputStream
+        .computeMessageSize(4, getStreamAge());
     }
     size += getUnknownFields().getSerializedSize();
     memoizedSize = size;
@@ -238,6 +293,11 @@ private static final long serialVersionUID = 0L;
         .equals(other.getCursor())) return false;
     if (getReset()
         != other.getReset()) return false;
+    if (hasStreamAge() != other.hasStreamAge()) return false;
+    if (hasStreamAge()) {
+      if (!getStreamAge()
+          .equals(other.getStreamAge())) return false;
+    }
     if (!getUnknownFields().equals(other.getUnknownFields())) return false;
     return true;
   }
@@ -258,6 +318,10 @@ private static final long serialVersionUID = 0L;
     hash = (37 * hash) + RESET_FIELD_NUMBER;
     hash = (53 * hash) + com.google.protobuf.Internal.hashBoolean(
         getReset());
+    if (hasStreamAge()) {
+      hash = (37 * hash) + STREAM_AGE_FIELD_NUMBER;
+      hash = (53 * hash) + getStreamAge().hashCode();
+    }
     hash = (29 * hash) + getUnknownFields().hashCode();
     memoizedHashCode = hash;
     return hash;
@@ -381,13 +445,20 @@ private static final long serialVersionUID = 0L;
 
     // Construct using dev.tumbler.v1.WatchResponse.newBuilder()
     private Builder() {
-
+      maybeForceBuilderInitialization();
     }
 
     private Builder(
         com.google.protobuf.GeneratedMessageV3.BuilderParent parent) {
       super(parent);
-
+      maybeForceBuilderInitialization();
+    }
+    private void maybeForceBuilderInitialization() {
+      if (com.google.protobuf.GeneratedMessageV3
+              .alwaysUseFieldBuilders) {
+        getEventsFieldBuilder();
+        getStreamAgeFieldBuilder();
+      }
     }
     @java.lang.Override
     public Builder clear() {
@@ -402,6 +473,11 @@ private static final long serialVersionUID = 0L;
       bitField0_ = (bitField0_ & ~0x00000001);
       cursor_ = "";
       reset_ = false;
+      streamAge_ = null;
+      if (streamAgeBuilder_ != null) {
+        streamAgeBuilder_.dispose();
+        streamAgeBuilder_ = null;
+      }
       return this;
     }
 
@@ -454,6 +530,14 @@ private static final long serialVersionUID = 0L;
       if (((from_bitField0_ & 0x00000004) != 0)) {
         result.reset_ = reset_;
       }
+      int to_bitField0_ = 0;
+      if (((from_bitField0_ & 0x00000008) != 0)) {
+        result.streamAge_ = streamAgeBuilder_ == null
+            ? streamAge_
+            : streamAgeBuilder_.build();
+        to_bitField0_ |= 0x00000001;
+      }
+      result.bitField0_ |= to_bitField0_;
     }
 
     @java.lang.Override
@@ -534,6 +618,9 @@ private static final long serialVersionUID = 0L;
       if (other.getReset() != false) {
         setReset(other.getReset());
       }
+      if (other.hasStreamAge()) {
+        mergeStreamAge(other.getStreamAge());
+      }
       this.mergeUnknownFields(other.getUnknownFields());
       onChanged();
       return this;
@@ -583,6 +670,13 @@ private static final long serialVersionUID = 0L;
               bitField0_ |= 0x00000004;
               break;
             } // case 24
+            case 34: {
+              input.readMessage(
+                  getStreamAgeFieldBuilder().getBuilder(),
+                  extensionRegistry);
+              bitField0_ |= 0x00000008;
+              break;
+            } // case 34
             default: {
               if (!super.parseUnknownField(input, extensionRegistry, tag)) {
                 done = true; // was an endgroup tag
@@ -1062,6 +1156,190 @@ private static final long serialVersionUID = 0L;
       reset_ = false;
       onChanged();
       return this;
+    }
+
+    private com.google.protobuf.Duration streamAge_;
+    private com.google.protobuf.SingleFieldBuilderV3<
+        com.google.protobuf.Duration, com.google.protobuf.Duration.Builder, com.google.protobuf.DurationOrBuilder> streamAgeBuilder_;
+    /**
+     * <pre>
+     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+     * the heartbeat was on its way: count from there, not from its arrival.
+     * </pre>
+     *
+     * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
+     * @return Whether the streamAge field is set.
+     */
+    public boolean hasStreamAge() {
+      return ((bitField0_ & 0x00000008) != 0);
+    }
+    /**
+     * <pre>
+     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+     * the heartbeat was on its way: count from there, not from its arrival.
+     * </pre>
+     *
+     * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
+     * @return The streamAge.
+     */
+    public com.google.protobuf.Duration getStreamAge() {
+      if (streamAgeBuilder_ == null) {
+        return streamAge_ == null ? com.google.protobuf.Duration.getDefaultInstance() : streamAge_;
+      } else {
+        return streamAgeBuilder_.getMessage();
+      }
+    }
+    /**
+     * <pre>
+     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+     * the heartbeat was on its way: count from there, not from its arrival.
+     * </pre>
+     *
+     * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
+     */
+    public Builder setStreamAge(com.google.protobuf.Duration value) {
+      if (streamAgeBuilder_ == null) {
+        if (value == null) {
+          throw new NullPointerException();
+        }
+        streamAge_ = value;
+      } else {
+        streamAgeBuilder_.setMessage(value);
+      }
+      bitField0_ |= 0x00000008;
+      onChanged();
+      return this;
+    }
+    /**
+     * <pre>
+     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+     * the heartbeat was on its way: count from there, not from its arrival.
+     * </pre>
+     *
+     * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
+     */
+    public Builder setStreamAge(
+        com.google.protobuf.Duration.Builder builderForValue) {
+      if (streamAgeBuilder_ == null) {
+        streamAge_ = builderForValue.build();
+      } else {
+        streamAgeBuilder_.setMessage(builderForValue.build());
+      }
+      bitField0_ |= 0x00000008;
+      onChanged();
+      return this;
+    }
+    /**
+     * <pre>
+     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+     * the heartbeat was on its way: count from there, not from its arrival.
+     * </pre>
+     *
+     * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
+     */
+    public Builder mergeStreamAge(com.google.protobuf.Duration value) {
+      if (streamAgeBuilder_ == null) {
+        if (((bitField0_ & 0x00000008) != 0) &&
+          streamAge_ != null &&
+          streamAge_ != com.google.protobuf.Duration.getDefaultInstance()) {
+          getStreamAgeBuilder().mergeFrom(value);
+        } else {
+          streamAge_ = value;
+        }
+      } else {
+        streamAgeBuilder_.mergeFrom(value);
+      }
+      if (streamAge_ != null) {
+        bitField0_ |= 0x00000008;
+        onChanged();
+      }
+      return this;
+    }
+    /**
+     * <pre>
+     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+     * the heartbeat was on its way: count from there, not from its arrival.
+     * </pre>
+     *
+     * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
+     */
+    public Builder clearStreamAge() {
+      bitField0_ = (bitField0_ & ~0x00000008);
+      streamAge_ = null;
+      if (streamAgeBuilder_ != null) {
+        streamAgeBuilder_.dispose();
+        streamAgeBuilder_ = null;
+      }
+      onChanged();
+      return this;
+    }
+    /**
+     * <pre>
+     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+     * the heartbeat was on its way: count from there, not from its arrival.
+     * </pre>
+     *
+     * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
+     */
+    public com.google.protobuf.Duration.Builder getStreamAgeBuilder() {
+      bitField0_ |= 0x00000008;
+      onChanged();
+      return getStreamAgeFieldBuilder().getBuilder();
+    }
+    /**
+     * <pre>
+     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+     * the heartbeat was on its way: count from there, not from its arrival.
+     * </pre>
+     *
+     * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
+     */
+    public com.google.protobuf.DurationOrBuilder getStreamAgeOrBuilder() {
+      if (streamAgeBuilder_ != null) {
+        return streamAgeBuilder_.getMessageOrBuilder();
+      } else {
+        return streamAge_ == null ?
+            com.google.protobuf.Duration.getDefaultInstance() : streamAge_;
+      }
+    }
+    /**
+     * <pre>
+     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+     * the heartbeat was on its way: count from there, not from its arrival.
+     * </pre>
+     *
+     * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
+     */
+    private com.google.protobuf.SingleFieldBuilderV3<
+        com.google.protobuf.Duration, com.google.protobuf.Duration.Builder, com.google.protobuf.DurationOrBuilder> 
+        getStreamAgeFieldBuilder() {
+      if (streamAgeBuilder_ == null) {
+        streamAgeBuilder_ = new com.google.protobuf.SingleFieldBuilderV3<
+            com.google.protobuf.Duration, com.google.protobuf.Duration.Builder, com.google.protobuf.DurationOrBuilder>(
+                getStreamAge(),
+                getParentForChildren(),
+                isClean());
+        streamAge_ = null;
+      }
+      return streamAgeBuilder_;
     }
     @java.lang.Override
     public final Builder setUnknownFields(

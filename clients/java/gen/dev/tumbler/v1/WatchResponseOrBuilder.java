@@ -87,4 +87,40 @@ public interface WatchResponseOrBuilder extends
    * @return The reset.
    */
   boolean getReset();
+
+  /**
+   * <pre>
+   * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+   * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+   * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+   * the heartbeat was on its way: count from there, not from its arrival.
+   * </pre>
+   *
+   * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
+   * @return Whether the streamAge field is set.
+   */
+  boolean hasStreamAge();
+  /**
+   * <pre>
+   * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+   * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+   * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+   * the heartbeat was on its way: count from there, not from its arrival.
+   * </pre>
+   *
+   * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
+   * @return The streamAge.
+   */
+  com.google.protobuf.Duration getStreamAge();
+  /**
+   * <pre>
+   * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
+   * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
+   * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
+   * the heartbeat was on its way: count from there, not from its arrival.
+   * </pre>
+   *
+   * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
+   */
+  com.google.protobuf.DurationOrBuilder getStreamAgeOrBuilder();
 }

@@ -268,7 +268,12 @@ final class Calls {
                 if (!question.doubted.isEmpty()) {
                     memory.lose(question.doubted, now);
                 }
-                memory.remember(fingerprints.of(question.key), answers.get(i), question.position, now);
+                byte[] fingerprint = fingerprints.of(question.key);
+                if (answers.get(i).code().dependsOnDemand()) {
+                    memory.remember(fingerprint, answers.get(i), question.position, now);
+                } else {
+                    memory.refuse(question.id, fingerprint);
+                }
             }
         }
         // A batch leaves undecided what its answer has no room for, and items that are not of the right form.

@@ -1,6 +1,7 @@
 package dev.tumbler;
 
 import dev.tumbler.v1.KeyEvent;
+import java.time.Duration;
 import java.util.Iterator;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -25,11 +26,18 @@ final class Memory {
     /** What a remembered key counts beside its record: the fingerprint, and what holds the entry. */
     static final int ENTRY_BYTES = 1_024;
 
+    /** How far the server's clock may run ahead of ours in a stream's life; beyond it, ours has stood still. */
+    static final long AHEAD = Duration.ofMillis(500).toNanos();
+
+    /** How old a heartbeat may be for its stream to be listened to further, however short the staleness allowed is. */
+    private static final long YOUNG = Duration.ofSeconds(1).toNanos();
+
     private static final String NOWHERE = "";
 
     private final int size;
     private final long room;
     private final long maxStaleness;
+    private final long heartbeat;
     /** For how long all is remembered where there is no stream; 0: there is one, or nothing is remembered. */
     private final long fixedTtl;
 
@@ -57,10 +65,11 @@ final class Memory {
      * Remembers nothing where {@code size} or {@code room}, in bytes, is 0, and without a fixed time to live nothing before the stream's first
      * word.
      */
-    Memory(int size, long room, long maxStaleness, long fixedTtl, long now) {
+    Memory(int size, long room, long maxStaleness, long heartbeat, long fixedTtl, long now) {
         this.size = size;
         this.room = room;
         this.maxStaleness = maxStaleness;
+        this.heartbeat = heartbeat;
         this.fixedTtl = fixedTtl;
         this.freshUntil = now;
     }
@@ -136,10 +145,10 @@ final class Memory {
         }
     }
 
-    /** Remembers an answer to a call that was sent at this position, if it will bear it. */
+    /** Remembers an answer about a key in good standing, to a call that was sent at this position, if it will bear it. */
     void remember(byte[] fingerprint, Answer answer, Position position, long now) {
         long ttl = fixedTtl > 0 ? Math.min(fixedTtl, answer.ttl()) : answer.ttl();
-        if (size == 0 || !answer.code().dependsOnDemand() || ttl <= 0) {
+        if (size == 0 || ttl <= 0) {
             return;
         }
         String id = answer.record().keyId();
@@ -164,13 +173,21 @@ final class Memory {
         }
     }
 
-    /**
-     * Takes in what the stream told. A word without events alone says that there was nothing else to tell: events may
-     * be part of what a new stream has to catch up with.
-     *
-     * @param now when it was received
-     */
-    void hear(List<KeyEvent> events, String cursor, long now) {
+    /** Forgets a key that the server has denied, whatever the stream has told so far. */
+    void refuse(String id, byte[] fingerprint) {
+        lock.lock();
+        try {
+            Entry entry = queue.get(id);
+            if (entry != null && Fingerprints.same(entry.fingerprint, fingerprint)) {
+                forget(id);
+            }
+        } finally {
+            lock.unlock();
+        }
+    }
+
+    /** Takes in what the stream told. That renews no trust: it may be part of what a new stream has to catch up with. */
+    void hear(List<KeyEvent> events, String cursor) {
         lock.lock();
         try {
             for (KeyEvent event : events) {
@@ -185,9 +202,41 @@ final class Memory {
                 oldest.remove();
             }
             this.cursor = cursor;
-            if (events.isEmpty()) {
-                freshUntil = now + maxStaleness;
+        } finally {
+            lock.unlock();
+        }
+    }
+
+    /**
+     * Takes in that there was nothing else to tell, and says whether to listen to the stream any longer.
+     *
+     * <p>A heartbeat may have been on its way for long, or have waited here: it counts from the instant that it is true
+     * of. The server opened the stream after we had asked for it, so what counts from then is never too late.
+     *
+     * @param opened when its stream was opened
+     * @param age of what age the stream was at the instant that it is true of; null: an older server's does not say
+     * @param now when it was received
+     */
+    boolean beat(String cursor, long opened, Duration age, long now) {
+        lock.lock();
+        try {
+            this.cursor = cursor;
+            boolean lapsed = now - freshUntil >= 0;
+            if (age == null && lapsed && freshUntil - opened > 0) {
+                return false; // it may have waited for as long as we heard nothing
             }
+            long trueAt = age == null ? now : opened + age.toNanos();
+            if (trueAt - now > AHEAD) { // this machine stood still, and its clock with it
+                freshUntil = now;
+                return false;
+            }
+            long old = Math.max(0, now - trueAt);
+            long until = now - old + maxStaleness;
+            if (lapsed || until - freshUntil > 0) {
+                freshUntil = until;
+            }
+            // Where trust would lapse before the next one, the stream is slow, or it took long to be opened.
+            return old <= Math.max(YOUNG, maxStaleness - heartbeat);
         } finally {
             lock.unlock();
         }

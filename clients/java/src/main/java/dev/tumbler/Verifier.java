@@ -95,6 +95,7 @@ public final class Verifier implements AutoCloseable {
                 options.watch || options.fixedTtl != null ? options.cacheSize : 0,
                 options.cacheBytes,
                 options.maxStaleness.toNanos(),
+                options.heartbeat.toNanos(),
                 options.fixedTtl == null ? 0 : options.fixedTtl.toNanos(),
                 time.nanos());
         connectedAnew = time.nanos();

@@ -91,7 +91,8 @@ final class Watcher {
         private final String start;
         private final long patience = heartbeat.toNanos() / 2 * 5;
         private volatile ClientCallStreamObserver<WatchRequest> call;
-        private volatile long heard = time.nanos();
+        private final long opened = time.nanos();
+        private volatile long heard = opened;
         private boolean begun;
         private Runnable minder = () -> {};
 
@@ -106,28 +107,45 @@ final class Watcher {
 
         @Override
         public void onNext(WatchResponse word) {
-            long now = time.nanos();
+            if (!take(word, time.nanos())
+                    && end(Status.CANCELLED.withDescription("its words come too late to count"))) {
+                cancel();
+            }
+        }
+
+        /** Takes in a word, and says whether to listen any longer. */
+        private boolean take(WatchResponse word, long now) {
             lock.lock();
             try {
                 if (current != this) {
-                    return;
+                    return true;
                 }
                 heard = now;
                 // Where there was no place to begin at, what changed before the first word is never told.
                 if (word.getReset() || !begun && start.isEmpty()) {
                     memory.reset(word.getCursor());
                 }
-                if (!word.getReset()) {
-                    memory.hear(word.getEventsList(), word.getCursor(), now);
+                begun = true;
+                if (word.getEventsCount() > 0) {
+                    memory.hear(word.getEventsList(), word.getCursor());
+                } else if (!word.getReset() && !memory.beat(word.getCursor(), opened, age(word), now)) {
+                    return false;
                 }
-                if (!begun && failures > 0) {
+                if (failures > 0) {
                     log.log(Level.INFO, "listening to changes again");
                 }
-                begun = true;
                 failures = 0;
+                return true;
             } finally {
                 lock.unlock();
             }
+        }
+
+        private static Duration age(WatchResponse word) {
+            return word.hasStreamAge()
+                    ? Duration.ofSeconds(
+                            word.getStreamAge().getSeconds(), word.getStreamAge().getNanos())
+                    : null;
         }
 
         @Override

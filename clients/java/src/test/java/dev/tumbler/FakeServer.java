@@ -159,6 +159,14 @@ final class FakeServer implements AutoCloseable {
             to.onNext(WatchResponse.newBuilder().setCursor(cursor).build());
         }
 
+        /** Says that nothing else was to tell when the stream was of that age. */
+        void beat(String cursor, java.time.Duration age) {
+            to.onNext(WatchResponse.newBuilder()
+                    .setCursor(cursor)
+                    .setStreamAge(Duration.newBuilder().setSeconds(age.getSeconds()).setNanos(age.getNano()))
+                    .build());
+        }
+
         void changed(String cursor, String keyId, long revision) {
             to.onNext(WatchResponse.newBuilder()
                     .setCursor(cursor)

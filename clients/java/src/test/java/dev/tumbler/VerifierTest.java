@@ -420,9 +420,97 @@ class VerifierTest {
             time.pass(Duration.ofSeconds(3));
             assertFalse(verifier.verify(KEY).cached());
             Stream second = server.stream();
-            second.beat("c3");
+            second.beat("c3", Duration.ofSeconds(2));
             heard("c3");
             assertTrue(verifier.verify(KEY).cached());
+        }
+
+        @Test
+        @DisplayName("Trust counts from the instant that a heartbeat is true of, not from its arrival.")
+        void longOnItsWay() {
+            Stream stream = listening(options().heartbeat(Duration.ofSeconds(10)));
+            verifier.verify(KEY);
+            time.pass(Duration.ofSeconds(10));
+            stream.beat("c2", Duration.ofSeconds(6));
+            heard("c2");
+            time.pass(Duration.ofSeconds(11).minusNanos(1));
+            assertTrue(verifier.verify(KEY).cached());
+            time.pass(Duration.ofNanos(1));
+            assertFalse(verifier.verify(KEY).cached());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"old", "a pile", "undated", "of the future"})
+        @DisplayName("Heartbeats that count for nothing restore no trust, and have another stream opened.")
+        void tooLate(String which) {
+            Stream stream = listening(options().heartbeat(Duration.ofSeconds(14)));
+            verifier.verify(KEY);
+            time.pass(Duration.ofSeconds(25));
+            switch (which) {
+                case "a pile" -> {
+                    stream.beat("c2", Duration.ofSeconds(1));
+                    stream.beat("c2", Duration.ofSeconds(10));
+                }
+                case "old" -> stream.beat("c2", Duration.ofSeconds(10));
+                case "undated" -> stream.beat("c2");
+                default -> stream.beat("c2", Duration.ofSeconds(25).plusNanos(Memory.AHEAD + 1));
+            }
+            until(stream::cancelled);
+            assertFalse(verifier.verify(KEY).cached());
+            reconnected().beat("c3", Duration.ZERO);
+            heard("c3");
+            assertTrue(verifier.verify(KEY).cached());
+        }
+
+        @Test
+        @DisplayName("A heartbeat that cannot have been sent yet shows that our clock stood still: nothing is trusted.")
+        void ofTheFuture() {
+            Stream stream = listening();
+            verifier.verify(KEY);
+            time.pass(Duration.ofSeconds(1));
+            stream.beat("c2", Duration.ofSeconds(1).plusNanos(Memory.AHEAD));
+            heard("c2");
+            assertTrue(verifier.verify(KEY).cached());
+            stream.beat("c3", Duration.ofSeconds(1).plusNanos(Memory.AHEAD + 1));
+            until(stream::cancelled);
+            assertFalse(verifier.verify(KEY).cached());
+        }
+
+        @Test
+        @DisplayName("A stream is opened anew as soon as trust would lapse between two of its heartbeats.")
+        void wouldNotLast() {
+            Stream stream = listening(options().heartbeat(Duration.ofSeconds(6)));
+            verifier.verify(KEY);
+            time.pass(Duration.ofSeconds(10));
+            stream.beat("c2", Duration.ofSeconds(1));
+            heard("c2");
+            stream.beat("c3", Duration.ofMillis(999));
+            until(stream::cancelled);
+            assertTrue(verifier.verify(KEY).cached());
+        }
+
+        @ParameterizedTest
+        @EnumSource(names = {"REVOKED", "INACTIVE", "EXPIRED", "NOT_FOUND"})
+        @DisplayName("Once the server has denied a key, memory never says otherwise, whatever the stream tells.")
+        void denied(Code code) {
+            listening(options().heartbeat(Duration.ofSeconds(14)));
+            verifier.verify(KEY);
+            time.pass(Duration.ofSeconds(15));
+            VerifyCode told = VerifyCode.valueOf("VERIFY_CODE_" + code);
+            server.answer(request -> valid(request.getKey()).setValid(false).setCode(told));
+            assertEquals(code, verifier.verify(KEY).code());
+            assertEquals(0, verifier.remembered());
+        }
+
+        @Test
+        @DisplayName("A wrong secret for a remembered key's id, which the server does not find, costs it nothing.")
+        void wrongSecretWhileStale() {
+            listening(options().heartbeat(Duration.ofSeconds(14)));
+            verifier.verify(KEY);
+            time.pass(Duration.ofSeconds(15));
+            server.answer(request -> FakeServer.denied(VerifyCode.VERIFY_CODE_NOT_FOUND));
+            assertEquals(Code.NOT_FOUND, verifier.verify(FakeServer.key(ID, '7')).code());
+            assertEquals(1, verifier.remembered());
         }
 
         @Test
