@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 from collections.abc import Coroutine
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -24,6 +23,7 @@ from tumbler_server.clock import SECOND
 from tumbler_server.config import Config, Installation
 from tumbler_server.rpc.engine import Engine
 from tumbler_server.rpc.loop import LoopThread
+from tumbler_server.rpc.serving import Details
 from tumbler_server.scheduler import build_scheduler
 from tumbler_server.server import SERVICE, build_core
 from tumbler_server.store.models import EventRow
@@ -167,7 +167,9 @@ async def serve(engine: Engine, method: str, request: bytes, metadata: Any, peer
 
     Raises ``Refused`` where it ends with an error status before.
     """
-    details = SimpleNamespace(method=f"/{SERVICE.full_name}/{method}", invocation_metadata=metadata)
+    details = Details(
+        f"/{SERVICE.full_name}/{method}", metadata, sum(len(name) + len(value) for name, value in metadata)
+    )
     call = engine.service(details)
     assert call is not None
     context = Context(peer, request, metadata)

@@ -3,11 +3,15 @@
 import contextlib
 import functools
 import logging
+import os
 import re
+import select
+import stat
 import sys
+import threading
 import traceback
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -51,13 +55,56 @@ def configure(level: str = "info", form: str = "") -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(_Patient(sys.stderr)),  # type: ignore[arg-type]  # it need only write
     )
     logging.getLogger().addHandler(_LIBRARIES)
     # gRPC would log each header that is not UTF-8, with its traceback: a caller without a key can send hundreds of them
     # in as many bytes, and writing them would take the loop from everybody.
     library = logging.getLogger(_GRPC)
     library.exception = functools.partial(_unless_it_is_a_header, library)  # type: ignore[method-assign]
+
+
+class _Patient:
+    """Writes to a file what the file takes at once, and leaves the rest out, by whole lines.
+
+    A log that nobody reads must not stop the server: behind a pipe that is full, every thread that logs would wait. Nor
+    must one that is gone change what happens.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._lost = 0
+        self._lock = threading.Lock()
+
+    def write(self, text: str) -> int:
+        """Write a text; return its length, whatever becomes of it."""
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            if not self._takes(len(text.encode(errors="replace"))):
+                self._lost += 1
+                return len(text)
+            if self._lost:
+                lost, self._lost = self._lost, 0
+                self._file.write(f'{{"event": "the log was not read: lines were left out", "lines": {lost}}}\n')
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand over what was written."""
+        with contextlib.suppress(OSError, ValueError):
+            self._file.flush()
+
+    def _takes(self, size: int) -> bool:
+        try:
+            number = self._file.fileno()
+        except (OSError, ValueError, AttributeError):
+            return True  # no file of the system's
+        if not stat.S_ISFIFO(os.fstat(number).st_mode) and not stat.S_ISSOCK(os.fstat(number).st_mode):
+            return True
+        if size > select.PIPE_BUF // 2:
+            return False  # a pipe takes so much at once, or says that it takes nothing
+        poll = select.poll()
+        poll.register(number, select.POLLOUT)
+        return bool(poll.poll(0))
 
 
 class _Libraries(logging.Handler):

@@ -78,6 +78,8 @@ HEALTH_INTERVAL = 2.0
 _FILES = 512
 """Files that are open beside connections: databases, listeners, webhooks."""
 
+_ANY_SIZE = 1 << 30
+
 _BEHIND = 5
 """How much gRPC's threads stand back for ours, where all processors are busy: a flood is read by theirs."""
 
@@ -88,11 +90,18 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", limits.MESSAGE_BYTES.most),
     ("grpc.max_send_message_length", limits.ANSWER_BYTES.most + limits.MIB),
     ("grpc.max_concurrent_streams", shares.STREAMS.most),
+    # It would count calls that have ended among a connection's streams until all of gRPC has let go of them, and refuse
+    # new ones meanwhile: of an honest gateway with 90 calls in flight every fifth. Resets are seen to by rpc.policing.
+    ("grpc.http.overload_protection", 0),
     # Calls that wait to be taken up. Beyond its own limit of 1,000 gRPC cancels some of them, honest ones too.
     ("grpc.server.max_pending_requests", shares.PENDING.most),
     ("grpc.server.max_pending_requests_hard_limit", 2 * shares.PENDING.most),
-    ("grpc.max_metadata_size", shares.HEADER_BYTES.most // 2),
-    ("grpc.absolute_max_metadata_size", shares.HEADER_BYTES.most),
+    # Those that have waited for so long are dropped, and not handed to the loop: their callers have given up.
+    ("grpc.server_max_unrequested_time_in_server", shares.SECONDS_PENDING.most),
+    # What is larger than our limit is told by the engine. gRPC would refuse some of what is smaller, by chance and
+    # without saying why; and what it refuses it hands on, after it has made a text of all its names and sizes.
+    ("grpc.max_metadata_size", _ANY_SIZE),
+    ("grpc.absolute_max_metadata_size", _ANY_SIZE),
     ("grpc.server_handshake_timeout_ms", shares.SECONDS_TO_SHAKE_HANDS.most * 1_000),
     ("grpc.max_connection_idle_ms", shares.SECONDS_IDLE.most * 1_000),
     ("grpc.max_connection_age_ms", shares.SECONDS_OF_AGE.most * 1_000),
@@ -271,7 +280,7 @@ class Server:
             names = (SERVICE.full_name, health.SERVICE, reflecting.SERVICE)
             self._reflection = Reflection(names, self._core.shedding)
             services.append(self._reflection)
-        self._accepting = Accepting(self._loop.loop, options, services)
+        self._accepting = Accepting(self._loop.loop, options, services, self._core.shedding.has_gone)
         tls = self._config.tls
         port = self._accepting.listen(self._config.listen, _credentials(tls) if tls else None)
         if not port:

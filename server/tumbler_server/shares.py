@@ -80,7 +80,8 @@ UNEXPLAINED_RATE = Limit(
     "bytes of a connection in a second that no message explains, while gRPC reads without a pause",
     4 * MIB,
     "bytes",
-    "a stranger's is heard no more, and cut 10 s later; where somebody was let in, it is cut; on Linux",
+    "strangers, who have it together and each 1 MiB beyond it, are heard no more, and cut 10 s later; a connection on "
+    "which somebody was let in is cut; on Linux",
 )
 PROMPT_REFUSALS = Limit(
     "calls of an address in 10 s that are refused at once, on connections on which nobody was let in",
@@ -88,12 +89,13 @@ PROMPT_REFUSALS = Limit(
     "calls",
     "the refusal comes 5 to 10 s late",
 )
-LATE_REFUSALS = Limit("refusals that come late, at a time", 8_000, "calls", "they come at once")
+LATE_REFUSALS = Limit("refusals that come late, at a time", 4_000, "calls", "the connection is cut")
 LAST_WORDS = Limit(
     "calls that end by a status which is not taken yet", 8_192, "calls", "the oldest is reset, without one"
 )
 STREAMS = Limit("streams of a connection", 100, "streams", "wait at the client, by HTTP/2's own rules")
-PENDING = Limit("calls that wait to be taken up", 10_000, "calls", "CANCELLED, by gRPC itself")
+PENDING = Limit("calls of a method that wait to be taken up", 4_000, "calls", "CANCELLED, by gRPC itself")
+SECONDS_PENDING = Limit("time that a call waits to be taken up", 2, "seconds", "CANCELLED, by gRPC itself")
 HEADER_BYTES = Limit(
     "headers of a call",
     16 * KIB,

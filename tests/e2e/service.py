@@ -77,7 +77,7 @@ def plain_environment(**variables: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("TUMBLER_") and name != "GRPC_ENABLE_FORK_SUPPORT"
     }
-    return {**inherited, "TUMBLER_BCRYPT_COST": str(CHEAP), "GRPC_VERBOSITY": "NONE", **variables}
+    return {**inherited, "TUMBLER_BCRYPT_COST": str(CHEAP), **variables}
 
 
 class Client:

@@ -1,5 +1,6 @@
 """What goes over the wire that no well-made client would send, and what comes back from a real server."""
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -7,6 +8,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import grpc
@@ -31,6 +33,7 @@ from tests.siege.wire import (
 )
 from tumbler.v1 import api_key_pb2, api_key_service_pb2, event_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 from tumbler_server import shares
 
 SERVICE = api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"]
@@ -277,6 +280,71 @@ def test_a_unix_socket_path_is_refused_as_an_address(tmp_path: Path) -> None:
     misused = Service(tmp_path).run("serve", "--listen", "unix:/tmp/tumbler")
     assert misused.returncode == 2
     assert "127.0.0.1:50051" in misused.stderr
+
+
+@pytest.mark.parametrize("in_flight", [90, 300])
+def test_many_calls_in_flight_on_one_connection(server: Service, project: str, in_flight: int) -> None:
+    """A gateway that keeps as many calls in flight as its connection has streams, or more, has none of them refused."""
+    key = server.create(project_id=project, scopes=["orders:read"]).key
+    gateway = server.create(project_id=project, scopes=["tumbler:keys:verify"]).key
+    request, metadata = pb.VerifyRequest(key=key), (("authorization", f"Bearer {gateway}"),)
+
+    async def run() -> list[Any]:
+        async with grpc.aio.insecure_channel(server.target) as channel:
+            verify = ApiKeyServiceStub(channel).Verify
+            await verify(
+                request, metadata=metadata, timeout=PATIENCE
+            )  # else gRPC does not know how many streams it has
+
+            async def caller() -> None:
+                for _ in range(20):
+                    assert (await verify(request, metadata=metadata, timeout=PATIENCE)).valid
+
+            return await asyncio.gather(*(caller() for _ in range(in_flight)), return_exceptions=True)
+
+    assert [*filter(None, asyncio.run(run()))] == []
+
+
+@pytest.mark.parametrize("size", [9_000, 15_500])
+def test_headers_that_are_allowed_are_never_refused(sqlite_server: Service, size: int) -> None:
+    """Headers of less than 16 KiB are taken each time, and not only as a rule."""
+    metadata = [*sqlite_server.metadata, ("x-more", "y" * size)]
+    get = ApiKeyServiceStub(sqlite_server.channel).Get
+    for _ in range(60):
+        with pytest.raises(grpc.RpcError) as raised:
+            get(pb.GetRequest(), metadata=metadata, timeout=PATIENCE)
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # what is asked, not how
+
+
+def test_headers_that_are_named_by_a_byte(embedded: Service) -> None:
+    """A stranger whose calls name a large header thousands of times is cut off, and nobody is kept waiting by it."""
+    server = embedded.start()
+    host, _, port = server.target.rpartition(":")
+    fields = block(headers(f"/{SERVICE.full_name}/Verify"))
+    remembered = b"\x40\x01x\x7f\xbd\x1d" + b"y" * 3_900  # RFC 7541, 6.2.1: 3,900 is 127, 61 and 29 times 128
+    ends = END_HEADERS | END_STREAM
+    calls = b"".join(frame(HEADERS, ends, stream, fields + b"\xbe" * 4_200) for stream in range(3, 201, 2))
+    with socket.create_connection((host, int(port)), PATIENCE) as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, ends, 1, fields + remembered) + calls)
+            read(connection, b"never said")
+        assert server.verdict(server.key) == "VALID"
+    assert server.stop() == 0
+
+
+def test_bad_headers_fill_no_log(embedded: Service) -> None:
+    """What gRPC cannot read of a stranger's headers is not written down, line by line, for as long as they come."""
+    server = embedded.start()
+    before = len(server.stderr)
+    host, _, port = server.target.rpartition(":")
+    fields = block([*headers(f"/{SERVICE.full_name}/Verify", without=["te"]), ("te", "z"), ("grpc-timeout", "z")])
+    with socket.create_connection((host, int(port)), PATIENCE) as connection, contextlib.suppress(OSError):
+        connection.sendall(PREFACE + frame(SETTINGS, 0, 0))
+        for stream in range(1, 201, 2):
+            connection.sendall(frame(HEADERS, END_HEADERS | END_STREAM, stream, fields))
+        time.sleep(0.5)
+    assert server.stop() == 0
+    assert len(server.stderr) - before < 1_000
 
 
 def call_with_headers(key: str, size: int, stream: int = 3) -> bytes:

@@ -30,9 +30,13 @@ from tumbler_server.keys.secret import generate
 from tumbler_server.keys.trail import Trail
 from tumbler_server.keys.verifier import Verifier
 from tumbler_server.rpc import auth, engine, exchange
+from tumbler_server.rpc.serving import Details
 from tumbler_server.server import SERVICE, build_server
 
 METHODS = [*POLICY, "ClaimRotation"]
+
+HEADERS = 5_000
+"""Bytes of a call's headers."""
 
 CHANGES = ["Create", "Update", "SetActive", "Revoke", "Rotate"]
 
@@ -100,7 +104,7 @@ class Call:
     async def _begin(self) -> None:
         metadata = (("authorization", f"Bearer {self._key}"),) if self._key else ()
         self.context = Slow(self._world.peer, metadata, self._left)
-        details = SimpleNamespace(method=f"/{SERVICE.full_name}/{self._method}", invocation_metadata=metadata)
+        details = Details(f"/{SERVICE.full_name}/{self._method}", metadata, HEADERS)
         call = self._world.core.engine.service(details)
         assert call is not None
         serve = call.stream_stream if call.response_streaming else call.stream_unary
@@ -260,6 +264,20 @@ class TestBody:
             assert call.task.done()
             refused = call.refused()
             assert (refused.code, refused.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TOO_SLOW")
+
+    def test_what_has_come_is_counted(self, world: World) -> None:
+        """A call's headers count when it is listened to, and its message when it has come, while somebody asks."""
+        request = pb.GetRequest(key_id=world.create().api_key.id)
+        shedding = world.core.shedding
+        shedding.heard = {}
+        try:
+            call = Call(world, "Get")
+            (heard,) = shedding.heard.values()
+            assert HEADERS <= heard <= HEADERS + 2_000
+            call.send(request).answer()
+            assert set(shedding.heard.values()) == {heard + request.ByteSize()}
+        finally:
+            shedding.heard = None
 
     def test_the_late_alone(self, world: World, seconds: SimpleNamespace) -> None:
         """The seconds count for each call from its own headers, and a place is given back."""
@@ -549,12 +567,13 @@ class TestGone:
 
 
 @pytest.mark.parametrize(
-    ("size", "kind"), [(10, exchange.Refusal), (shares.HEADER_BYTES.most, exchange.Cut)], ids=["small", "large"]
+    ("size", "kind"),
+    [(shares.HEADER_BYTES.most, exchange.Refusal), (shares.HEADER_BYTES.most + 1, exchange.Cut)],
+    ids=["small", "large"],
 )
 def test_calls_of_methods_that_there_are_not(world: World, size: int, kind: type[exchange.Refusal]) -> None:
     """They are refused as strangers' calls are, late where they are many; and their headers are held to the limits."""
-    headers = (("x-any", "y" * size),)
-    handler = world.core.engine.service(SimpleNamespace(method="", invocation_metadata=headers))
+    handler = world.core.engine.service(Details("", (), size))
     assert type(handler) is kind
 
 

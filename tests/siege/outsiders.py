@@ -6,6 +6,7 @@ import itertools
 import os
 import resource
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 
@@ -34,6 +35,7 @@ from tests.siege.wire import (
 from tumbler.v1 import api_key_service_pb2 as pb
 
 METHODS = ("Verify", "Get", "BatchVerify", "Watch")
+SERVICE = pb.DESCRIPTOR.services_by_name["ApiKeyService"]
 PATHS = (*(f"{wire.SERVICE}/{name}" for name in METHODS), f"{wire.HEALTH}/Check")
 VERIFY = PATHS[0]
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
@@ -263,6 +265,79 @@ async def huge_headers(scene: Scene, tally: Tally) -> None:
     await flood(scene, tally, lambda: map(call, itertools.count(1, 2)), "calls sent", 1)
 
 
+async def header_references(scene: Scene, tally: Tally) -> None:
+    """Name a header of 3,900 bytes again by a byte, 4,200 times a call; 128 KiB a second on each of 12 connections."""
+    fields = wire.block(wire.headers(VERIFY))
+    remembered = b"\x40\x01x\x7f" + _varint(3_900 - 127) + b"y" * 3_900  # RFC 7541, 6.2.1
+    again = fields + b"\xbe" * 4_200
+
+    def calls() -> Iterator[bytes]:
+        yield frame(HEADERS, END_HEADERS | END_STREAM, 1, fields + remembered)
+        for stream in itertools.count(3, 2):
+            yield frame(HEADERS, END_HEADERS | END_STREAM, stream, again)
+
+    await slow_flood(scene, tally, calls, "calls sent", 12, 128 << 10)
+
+
+async def slow_windows(scene: Scene, tally: Tally) -> None:
+    """Open the window by a byte each time, 2 MiB a second on each of 30 connections."""
+    chunk = frame(WINDOW_UPDATE, 0, 0, b"\0\0\0\1") * 500
+    await slow_flood(scene, tally, lambda: itertools.repeat(chunk), "chunks sent", 30, 2 << 20)
+
+
+async def herd(scene: Scene, tally: Tally) -> None:
+    """Begin 100 calls of all methods on each of 200 connections in the same moment, cancel them, and begin again."""
+    blocks = [wire.block(wire.headers(f"{wire.SERVICE}/{method.name}")) for method in SERVICE.methods]
+    async with AsyncExitStack() as open_:
+        writers = [await open_.enter_async_context(wire.raw(scene)) for _ in range(200)]
+        for first in itertools.count(1, 200):
+            streams = range(first, first + 200, 2)
+            for number, writer in enumerate(writers):
+                if not writer.is_closing():
+                    kinds = itertools.islice(itertools.cycle(blocks), number, None)
+                    calls = (frame(HEADERS, END_HEADERS, *call) for call in zip(streams, kinds, strict=False))
+                    writer.write(b"".join(calls))
+                    tally.counts["calls sent"] += 100
+                    await asyncio.sleep(0)
+            await asyncio.sleep(1)
+            for writer in writers:
+                if not writer.is_closing():
+                    writer.write(b"".join(frame(RST_STREAM, 0, stream, b"\0\0\0\x08") for stream in streams))
+                    await asyncio.sleep(0)
+            await asyncio.sleep(0.3)
+
+
+async def slow_flood(
+    scene: Scene, tally: Tally, chunks: Callable[[], Iterator[bytes]], what: str, number: int, rate: int
+) -> None:
+    """Send chunks over so many connections, on each no more than so many bytes a second; open what ends anew."""
+
+    async def send() -> None:
+        while True:
+            with suppress(*GONE):
+                async with wire.raw(scene) as writer:
+                    began, sent = time.monotonic(), 0
+                    for chunk in chunks():
+                        writer.write(chunk)
+                        sent += len(chunk)
+                        tally.counts[what] += 1
+                        await writer.drain()
+                        await asyncio.sleep(max(0.0, sent / rate - (time.monotonic() - began)))
+            tally.counts["connections ended by the server"] += 1
+            await asyncio.sleep(0.05)
+
+    await asyncio.gather(*(send() for _ in range(number)))
+
+
+def _varint(number: int) -> bytes:
+    """Return a number as HPACK has it, past what its prefix holds."""
+    head = b""
+    while number >= 128:
+        head += bytes((number % 128 + 128,))
+        number //= 128
+    return head + bytes((number,))
+
+
 async def flood(
     scene: Scene, tally: Tally, chunks: Callable[[], Iterator[bytes]], what: str, in_a_chunk: int, reads: bool = True
 ) -> None:
@@ -291,6 +366,26 @@ async def idle_connections(scene: Scene, tally: Tally) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     hello = wire.PREFACE + frame(SETTINGS, 0, 0)
     await _connections(scene, tally, 5_000, lambda number: hello if number % 2 else b"")
+
+
+async def full_table(scene: Scene, tally: Tally) -> None:
+    """Keep 9,500 connections open that say nothing, and open each again that the server ends."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    async def keep() -> None:
+        while True:
+            with suppress(*GONE):
+                reader, writer = await wire.connect(scene)
+                tally.counts["connections opened"] += 1
+                try:
+                    while await reader.read(1_024):
+                        pass
+                finally:
+                    wire.hang_up(writer)
+            await asyncio.sleep(0.01)
+
+    await asyncio.gather(*(keep() for _ in range(9_500)))
 
 
 async def slow_tls(scene: Scene, tally: Tally) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -12,28 +12,29 @@ import grpc
 import pytest
 
 from tests.unit.test_lanes import PATIENCE
-from tumbler_server.rpc.accepting import AT_A_TIME, Accepting, Service
+from tumbler_server import shares
+from tumbler_server.rpc.accepting import FEW, SOME, Accepting, Service
 from tumbler_server.rpc.loop import LoopThread
 from tumbler_server.rpc.receiving import Method
 
 FLOOD, QUIET, STREAM, UNKNOWN = "/tests.Service/Flood", "/tests.Service/Quiet", "/tests.Service/Stream", "/tests.No/No"
-MANY = 8 * AT_A_TIME
+CALLS = 8 * SOME
+_OPTIONS = (("grpc.max_metadata_size", 1 << 30), ("grpc.absolute_max_metadata_size", 1 << 30))
 
 
 class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     """Gives every message back, and remembers which methods were called, and in which order."""
 
-    paths: ClassVar[Mapping[str, bool]] = {FLOOD: False, QUIET: False, STREAM: True}
+    paths: ClassVar[Mapping[str, int]] = {FLOOD: SOME, QUIET: FEW, STREAM: FEW}
 
     def __init__(self) -> None:
         self.called: list[str] = []
 
     def service(self, details: grpc.HandlerCallDetails) -> Method | None:
-        streams = self.paths.get(details.method)
-        if streams is None:
+        if details.method not in self.paths:
             return None
         self.called.append(details.method)
-        return Method(stream_stream=self._stream) if streams else Method(stream_unary=self._answer)
+        return Method(stream_stream=self._stream) if details.method == STREAM else Method(stream_unary=self._answer)
 
     async def _answer(self, _: object, context: Any) -> bytes:
         return bytes(await context.read())
@@ -44,12 +45,14 @@ class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
 
 
 @contextmanager
-def serving(service: Service | None = None) -> Iterator[tuple[Echo, LoopThread, grpc.Channel]]:
+def serving(
+    service: Service | None = None, has_gone: Callable[[bytes], bool] = lambda _: False
+) -> Iterator[tuple[Echo, LoopThread, grpc.Channel]]:
     """Serve the echo, or another service, on a loop of its own, and connect to it."""
     thread, echo = LoopThread(), Echo()
 
     async def begin() -> tuple[Accepting, int]:
-        accepts = Accepting(thread.loop, (), (service or echo,))
+        accepts = Accepting(thread.loop, _OPTIONS, (service or echo,), has_gone)
         port = accepts.listen("127.0.0.1:0")
         accepts.start()
         return accepts, port
@@ -71,8 +74,8 @@ def echoing() -> Iterator[grpc.Channel]:
 
 def test_it_is_served(echoing: grpc.Channel) -> None:
     """Each call gets its own answer."""
-    calls = [echoing.unary_unary(QUIET).future(b"%d" % number, timeout=PATIENCE) for number in range(MANY)]
-    assert [call.result() for call in calls] == [b"%d" % number for number in range(MANY)]
+    calls = [echoing.unary_unary(QUIET).future(b"%d" % number, timeout=PATIENCE) for number in range(CALLS)]
+    assert [call.result() for call in calls] == [b"%d" % number for number in range(CALLS)]
     assert [*echoing.stream_stream(STREAM)(iter([b"1", b"2"]), timeout=PATIENCE)] == [b"1", b"2"]
 
 
@@ -98,7 +101,7 @@ def test_who_is_asked_about_methods_that_there_are_not(monkeypatch: pytest.Monke
 def test_a_path_that_is_no_text() -> None:
     """A call whose path is not UTF-8 is one of a method that there is not, and nobody else notices it."""
     with serving() as (_, _, channel):
-        for _ in range(3 * AT_A_TIME):
+        for _ in range(3 * SOME):
             call = channel.unary_unary(b"/\xff\xfe/x").future(b"", timeout=PATIENCE)
             assert call.code() is grpc.StatusCode.UNIMPLEMENTED
         assert channel.unary_unary(QUIET)(b"here", timeout=PATIENCE) == b"here"
@@ -106,7 +109,7 @@ def test_a_path_that_is_no_text() -> None:
 
 def test_a_caller_who_has_gone_before(echoing: grpc.Channel) -> None:
     """A call that is given up at once takes nobody's place: those after it are served."""
-    for _ in range(2 * AT_A_TIME):
+    for _ in range(2 * SOME):
         echoing.unary_unary(QUIET).future(b"", timeout=PATIENCE).cancel()
     assert echoing.unary_unary(QUIET)(b"here", timeout=PATIENCE) == b"here"
 
@@ -116,12 +119,46 @@ def test_methods_are_apart() -> None:
     with serving() as (echo, thread, channel):
         stands = thread.loop.call_soon_threadsafe
         stands(time.sleep, 1.0)
-        flood = [channel.unary_unary(FLOOD).future(b"", timeout=PATIENCE) for _ in range(MANY)]
+        flood = [channel.unary_unary(FLOOD).future(b"", timeout=PATIENCE) for _ in range(CALLS)]
         last = channel.unary_unary(QUIET).future(b"", timeout=PATIENCE)
         assert last.result() == b""
         assert all(call.result() == b"" for call in flood)
     # Some were taken up before the loop stood; each has its place taken up again, as one more is.
-    assert echo.called.index(QUIET) <= 3 * AT_A_TIME < MANY
+    assert echo.called.index(QUIET) <= 3 * SOME < CALLS
+
+
+def test_calls_of_a_connection_that_has_gone() -> None:
+    """They are ended as they are taken up, and nothing is asked about them; others are served."""
+    gone = list[bytes]()
+
+    def has_gone(peer: bytes) -> bool:
+        gone.append(peer)
+        return len(gone) > 1
+
+    with serving(has_gone=has_gone) as (echo, _, channel):
+        assert channel.unary_unary(QUIET)(b"here", timeout=PATIENCE) == b"here"
+        call = channel.unary_unary(QUIET).future(b"", timeout=PATIENCE)
+        assert call.code() is grpc.StatusCode.CANCELLED
+    assert echo.called == [QUIET]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_headers_that_are_named_by_a_byte(many: bool) -> None:
+    """Of headers that are larger than is allowed no more is kept than that, and it is known how large they were."""
+    seen = list[tuple[int, int]]()
+
+    class Look(Echo):
+        def service(self, details: Any) -> Method | None:
+            seen.append((details.size, sum(len(value) for _, value in details.invocation_metadata)))
+            return super().service(details)
+
+    value = "y" * 3_900
+    with serving(Look()) as (_, _, channel):
+        headers = [("x-any", value)] * (400 if many else 4)  # gRPC sends all but the first by a byte each
+        assert channel.unary_unary(QUIET)(b"here", metadata=headers, timeout=PATIENCE) == b"here"
+    ((size, kept),) = seen
+    assert size > len(headers) * 3_900
+    assert kept == 0 if many else 4 * 3_900 <= kept <= shares.HEADER_BYTES.most
 
 
 def turns_of_a_slow_loop(number: int) -> int:

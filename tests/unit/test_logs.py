@@ -1,11 +1,14 @@
 """The log, and that no secret is ever in it."""
 
+import contextlib
 import importlib
 import json
 import logging
+import os
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 import structlog
@@ -212,6 +215,50 @@ def messages() -> Iterator[Descriptor]:
 def fields() -> dict[str, FieldDescriptor]:
     """Return every field of every message by its name within the package."""
     return {field.full_name.removeprefix("tumbler.v1."): field for message in messages() for field in message.fields}
+
+
+class TestALogThatIsNotRead:
+    """Whoever reads the log, or does not, must not keep the server from serving."""
+
+    @pytest.fixture
+    def pipe(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, TextIO]]:
+        """Have the log written to a pipe; give both ends."""
+        near, far = os.pipe()
+        with contextlib.suppress(BrokenPipeError), os.fdopen(far, "w", buffering=1) as file:
+            monkeypatch.setattr(sys, "stderr", file)
+            logs.configure(form="json")
+            yield near, file
+            with contextlib.suppress(OSError):
+                os.close(near)
+        monkeypatch.undo()
+        logs.configure()
+
+    def test_a_full_pipe(self, pipe: tuple[int, TextIO]) -> None:
+        """Lines for which a pipe has no room are left out; when it has, their number is told, and the log goes on."""
+        near, _ = pipe
+        log = structlog.get_logger()
+        for number in range(5_000):
+            log.info("a line", number=number)
+        read = os.read(near, 1 << 20)
+        written = [json.loads(line) for line in read.splitlines()]
+        assert [line["number"] for line in written] == [*range(len(written))]
+        log.info("read again")
+        lost, last = map(json.loads, os.read(near, 1 << 20).splitlines())
+        assert lost["lines"] == 5_000 - len(written)
+        assert last["event"] == "read again"
+
+    def test_nobody_reads_it_any_more(self, pipe: tuple[int, TextIO]) -> None:
+        """A log whose reader has gone changes nothing."""
+        os.close(pipe[0])
+        structlog.get_logger().info("a line")
+
+    def test_a_line_that_a_pipe_might_not_take_at_once(self, pipe: tuple[int, TextIO]) -> None:
+        """Such a line is left out: half of it would keep the server waiting for the other half."""
+        log = structlog.get_logger()
+        log.info("long", text="x" * 5_000)
+        log.info("short")
+        lost, last = map(json.loads, os.read(pipe[0], 1 << 20).splitlines())
+        assert (lost["lines"], last["event"]) == (1, "short")
 
 
 class TestDescriptors:

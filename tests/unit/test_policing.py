@@ -211,7 +211,7 @@ def test_what_is_unexplained_adds_up(street: Street) -> None:
     """What messages do not explain is remembered from look to look, less what any connection may send."""
     known = street.lines[0]
     street.shedding.let_in(known.name)
-    each = 150_000
+    each = 500_000
     for _ in range(2):
         known.send(bytes(each))
         street.look()
@@ -229,10 +229,10 @@ def test_what_is_unexplained_adds_up(street: Street) -> None:
 @pytest.mark.parametrize(
     ("size", "after", "silenced"),
     [
-        (130_000, 0.01, 0),  # what a newcomer may say before anybody listens
-        (140_000, 0.01, 1),
-        (3 << 20, 1.0, 0),  # over a second it may be more
-        (5 << 20, 1.0, 1),
+        (1 << 20, 0.01, 0),  # a hundred calls with the largest headers that anybody has
+        ((1 << 20) + 50_000, 0.01, 1),
+        (5 << 20, 1.0, 0),  # over a second it may be more
+        ((5 << 20) + 50_000, 1.0, 1),
     ],
 )
 def test_how_much_may_be_sent(street: Street, size: int, after: float, silenced: int) -> None:
@@ -240,6 +240,35 @@ def test_how_much_may_be_sent(street: Street, size: int, after: float, silenced:
     street.lines[0].send(bytes(size))
     assert street.look(after) == silenced
     assert street.look(after) == silenced  # none more
+
+
+def test_strangers_share_what_they_may_send(street: Street) -> None:
+    """A rate that one stranger may keep up, many together may not; a trickle is nobody's part of it."""
+    first, second, third = street.lines
+    each = int(shares.UNEXPLAINED_RATE.most * 0.04)
+    for _ in range(20):
+        first.send(bytes(each))
+        third.send(bytes(100))
+        assert street.look(0.05) == 0
+    silenced = 0
+    for _ in range(20):
+        for line in (first, second):
+            if not silenced:
+                line.send(bytes(each))
+        silenced += street.look(0.05) if not silenced else 0
+    assert silenced == 2
+    assert third.is_heard
+
+
+def test_who_is_let_in_meanwhile_is_no_stranger(street: Street) -> None:
+    """What a newcomer has sent before it was let in is not held against it later."""
+    line = street.lines[0]
+    line.send(bytes(900_000))
+    assert street.look() == 0
+    street.shedding.let_in(line.name)
+    line.send(bytes(200_000))
+    assert street.look() == 0
+    assert line.is_heard
 
 
 def test_a_newcomer_is_judged_from_its_beginning(street: Street) -> None:

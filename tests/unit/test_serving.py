@@ -17,6 +17,7 @@ from tests.unit.test_lanes import PATIENCE
 from tumbler_server import shares
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import status
+from tumbler_server.rpc.accepting import FEW
 from tumbler_server.rpc.exchange import Handler
 from tumbler_server.rpc.serving import PARTINGS, Serving
 
@@ -38,7 +39,7 @@ class Serves(Handler):
 class Service:
     """Serves all calls by what a test says."""
 
-    paths: ClassVar[Mapping[str, bool]] = {UNARY: False, STREAM: True}
+    paths: ClassVar[Mapping[str, int]] = {UNARY: FEW, STREAM: FEW}
 
     def __init__(self) -> None:
         self.work: Callable[[Any], Any]
@@ -219,7 +220,7 @@ def test_a_status_that_is_not_taken(path: str, work: Any, monkeypatch: pytest.Mo
     async def test() -> None:
         loop: Any = asyncio.get_running_loop()
         serving, call = Serving(loop), Stuck(loop)
-        serving.begin(call.event(), path, service if work else SimpleNamespace(service=lambda _: None))
+        serving.begin(call.event(), path, service if work else SimpleNamespace(service=lambda _: None), 0)
         await asyncio.wait_for(call.cancelled.wait(), PATIENCE)
         while serving._tasks:
             await asyncio.sleep(0)
@@ -236,7 +237,7 @@ def test_so_many_statuses_that_are_not_taken(monkeypatch: pytest.MonkeyPatch) ->
         loop: Any = asyncio.get_running_loop()
         serving, calls = Serving(loop), [Stuck(loop) for _ in range(3)]
         for call in calls:
-            serving.begin(call.event(), "/no/method", SimpleNamespace(service=lambda _: None))
+            serving.begin(call.event(), "/no/method", SimpleNamespace(service=lambda _: None), 0)
         await asyncio.sleep(0.05)
         assert [call.cancelled.is_set() for call in calls] == [True, False, False]
         assert len(serving.ending) == 2

@@ -15,7 +15,7 @@ from tumbler_server.errors import ClaimTokenInvalid, Overloaded, StoreUnavailabl
 from tumbler_server.keys.record import Key
 from tumbler_server.rpc import auth, shedding, sockets
 from tumbler_server.rpc.exchange import Exchange
-from tumbler_server.rpc.shedding import Shedding, shut_down
+from tumbler_server.rpc.shedding import HURRIED, LOOKS, Shedding, shut_down
 from tumbler_server.rpc.sockets import End
 
 PROMPT = shares.PROMPT_REFUSALS.most
@@ -132,6 +132,7 @@ def test_only_so_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bounded_in_what_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more addresses and connections than may be kept, the new ones have to wait, and are not exempt."""
     monkeypatch.setattr(shedding, "MOST", 3)
+    monkeypatch.setattr(shedding, "_MOST_LET_IN", 3)
 
     async def run() -> None:
         shed = Shedding()
@@ -254,17 +255,45 @@ def test_a_strangers_stream_exempts_from_nothing_else(cut: list[tuple[int, set[E
     asyncio.run(run())
 
 
-def test_cut_whoever_it_is(cut: list[tuple[int, set[End]]]) -> None:
-    """What no proxy lets through ends a connection also where somebody was let in."""
+def test_cut_whoever_it_is() -> None:
+    """What no proxy lets through ends a connection at once, where somebody was let in too, with all it has sent."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        peer, other = (socket.create_connection(server.getsockname()) for _ in range(2))
+        ours, theirs = server.accept()[0], server.accept()[0]
+        with peer, other, ours, theirs:
+            host, port = peer.getsockname()
+            shed = Shedding()
+            shed.port = server.getsockname()[1]
+            shed.let_in(f"ipv4:{host}:{port}")
+            for each in (peer, other):
+                each.sendall(b"what has come")
+            shed.cut(f"ipv4:{host}:{port}", whoever=True)
+            ours.settimeout(5)
+            assert ours.recv(100) == b""
+            assert theirs.recv(100) == b"what has come"
+            shed.close()
 
-    async def run() -> None:
+
+def test_the_fuller_the_shorter_the_patience(monkeypatch: pytest.MonkeyPatch, cut: list[tuple[int, set[End]]]) -> None:
+    """Where more than half of all places are taken, strangers have to go sooner; of three quarters, at once."""
+    ends = [("192.0.2.1", str(port)) for port in range(6)]
+
+    async def run(most: int) -> int:
         shed = Shedding()
-        shed.let_in("ipv4:192.0.2.1:9")
-        shed.cut("ipv4:192.0.2.1:9", whoever=True)
-        await asyncio.sleep(0.05)
-        assert cut == [(0, {("192.0.2.1", "9")})]
+        shed.most = most
+        monkeypatch.setattr(shed, "_look", lambda: ends)
+        looks = 0
+        while not cut:
+            await shed.make_room()
+            await asyncio.sleep(0.05)
+            looks += 1
+        cut.clear()
+        return looks
 
-    asyncio.run(run())
+    assert asyncio.run(run(12)) == LOOKS
+    assert asyncio.run(run(11)) == HURRIED
+    assert asyncio.run(run(8)) == HURRIED
+    assert asyncio.run(run(7)) == 1
 
 
 def test_no_file_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import grpc
@@ -22,10 +21,11 @@ from tumbler_server.errors import (
     Unauthenticated,
 )
 from tumbler_server.limits import Limit
-from tumbler_server.rpc import exchange, status
+from tumbler_server.rpc import accepting, exchange, status
 from tumbler_server.rpc.exchange import Cut, Exchange, Handler, House, Plan, Refusal
 from tumbler_server.rpc.lanes import Lane
 from tumbler_server.rpc.presence import Presence
+from tumbler_server.rpc.serving import Details
 from tumbler_server.shares import CrowdLimit, LaneLimit
 
 SWEEP = 0.5
@@ -55,13 +55,17 @@ class Lanes:
 
 @dataclass(frozen=True)
 class Row:
-    """A method's row in the table. ``lane`` takes the lanes and a request; ``long`` is as in ``Plan``."""
+    """A method's row in the table.
+
+    ``lane`` takes the lanes and a request; ``long`` is as in ``Plan``, and ``at_a_time`` as in ``accepting``.
+    """
 
     kind: type[Exchange]
     size: Limit
     crowd: CrowdLimit
     lane: Callable[[Lanes, Any], Lane]
     long: bool = False
+    at_a_time: int = accepting.FEW
 
 
 def _on_the_loop(_lanes: Lanes, _request: Any) -> Lane:
@@ -69,11 +73,12 @@ def _on_the_loop(_lanes: Lanes, _request: Any) -> Lane:
 
 
 def _managed(lane: Callable[[Lanes, Any], Lane], crowd: CrowdLimit = shares.CALL_CROWD, long: bool = False) -> Row:
-    return Row(exchange.Manage, limits.REQUEST_BYTES, crowd, lane, long)
+    at_a_time = accepting.SOME if crowd is shares.STOP_CROWD else accepting.FEW
+    return Row(exchange.Manage, limits.REQUEST_BYTES, crowd, lane, long, at_a_time)
 
 
 METHODS: Mapping[str, Row] = {
-    "Verify": Row(exchange.Verify, limits.VERIFY_BYTES, shares.VERIFY_CROWD, _on_the_loop),
+    "Verify": Row(exchange.Verify, limits.VERIFY_BYTES, shares.VERIFY_CROWD, _on_the_loop, at_a_time=accepting.MANY),
     "BatchVerify": Row(
         exchange.BatchVerify, limits.BATCH_BYTES, shares.BATCH_CROWD, lambda lanes, _: lanes.batch, long=True
     ),
@@ -109,25 +114,25 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
             f"/{service.full_name}/{method.name}": _plan(method, METHODS[method.name], crowds, house, lanes)
             for method in service.methods
         }
-        self.paths = {path: plan.kind.response_streaming for path, plan in self._plans.items()}
+        self.paths = {
+            f"/{service.full_name}/{method.name}": METHODS[method.name].at_a_time for method in service.methods
+        }
 
-    def service(self, details: grpc.HandlerCallDetails) -> Handler:
+    def service(self, details: Details) -> Handler:
         """Return what serves a call whose headers have come."""
-        metadata = details.invocation_metadata
-        # gRPC holds each frame to its limits, and not the whole: headers may go on in frames of any number.
-        size, most = sum(map(len, chain.from_iterable(metadata))), shares.HEADER_BYTES.most
-        if size > most:
+        if details.size > shares.HEADER_BYTES.most:
             return Cut(
-                status.told(RequestTooLarge(size, most, "header"), ""),
+                status.told(RequestTooLarge(details.size, shares.HEADER_BYTES.most, "header"), ""),
                 self._house.shedding,
-                whoever=size > shares.ABSURD,
+                whoever=details.size > shares.ABSURD,
             )
         plan = self._plans.get(details.method)
         if plan is None:
             return self._no_method
         call = plan.kind(self._house, plan)
+        call.headed = details.size
         try:
-            call.judge_headers(metadata)
+            call.judge_headers(details.invocation_metadata)
         except Unauthenticated:
             return self._unauthenticated
         except Exception as failure:

@@ -41,7 +41,7 @@ from tumbler_server.rpc.unsent import Unsent
 from tumbler_server.rpc.watch import Watching
 
 _AROUND = 1_024
-"""Bytes that come with a message at the most, as a rule: its call's headers, and what HTTP/2 needs."""
+"""Bytes that HTTP/2 needs for a call, beside its headers and its message; at the most, as a rule."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Handler:
 class Exchange(Handler):
     """A call, from its headers to its answer."""
 
-    __slots__ = ("caller", "context", "ended", "failure", "house", "peer", "plan", "since", "task", "text")
+    __slots__ = ("caller", "context", "ended", "failure", "headed", "house", "peer", "plan", "since", "task", "text")
 
     def __init__(self, house: House, plan: Plan) -> None:
         self.house = house
@@ -94,6 +94,8 @@ class Exchange(Handler):
         self.text = ""
         self.caller = auth.NOBODY
         self.failure: Exception | None = None
+        self.headed = 0
+        """Bytes of its headers."""
         self.peer = ""
         self.since = 0.0
         self.task: asyncio.Task[Any] | None = None
@@ -179,6 +181,7 @@ class Exchange(Handler):
         self.context = context
         self.task = task()
         self.task.add_done_callback(leave)
+        self._heard(self.headed + _AROUND)
         waiting = plan.present.waiting
         self.since = time.monotonic()
         waiting[self] = None
@@ -192,11 +195,14 @@ class Exchange(Handler):
             waiting.pop(self, None)
         if not isinstance(data, bytes):  # the stream ended without a message
             raise Undecodable(plan.request.DESCRIPTOR.full_name)
-        if (heard := self.house.shedding.heard) is not None:
-            heard[peer] = heard.get(peer, 0) + len(data) + _AROUND
+        self._heard(len(data))
         if len(data) > plan.size.most:
             raise RequestTooLarge(len(data), plan.size.most)
         return data
+
+    def _heard(self, size: int) -> None:
+        if (heard := self.house.shedding.heard) is not None:
+            heard[self.peer] = heard.get(self.peer, 0) + size
 
     def decode(self, data: bytes) -> Any:
         """Return the request that a message is. Raises ``Undecodable`` and ``InvalidFields``."""

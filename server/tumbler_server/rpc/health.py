@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2
 
 from tumbler_server import shares
 from tumbler_server.errors import TumblerError, Undecodable
+from tumbler_server.rpc.accepting import FEW, SOME
 from tumbler_server.rpc.ending import at_end
 from tumbler_server.rpc.receiving import Method, Receiving, Visitor
 from tumbler_server.rpc.shedding import Shedding
@@ -31,7 +32,7 @@ _SERVING, _NOT_SERVING, _UNKNOWN = (
 class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     """Answers health checks. ``service`` is the full name of ours. For one loop's thread."""
 
-    paths: ClassVar[Mapping[str, bool]] = {f"/{SERVICE}/Check": False, f"/{SERVICE}/Watch": True}
+    paths: ClassVar[Mapping[str, int]] = {f"/{SERVICE}/Check": SOME, f"/{SERVICE}/Watch": FEW}
 
     def __init__(self, service: str, shedding: Shedding) -> None:
         self._names = ("", service)

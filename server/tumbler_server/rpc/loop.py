@@ -23,7 +23,9 @@ import grpc
 import structlog
 from grpc._cython import cygrpc
 
+from tumbler_server import shares
 from tumbler_server.errors import SetupError
+from tumbler_server.rpc.headers import Headers
 
 T = TypeVar("T")
 
@@ -67,6 +69,8 @@ class Loop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._selector = self  # what BaseEventLoop asks for events
+        self.headers = Headers()
+        """The size of what the event that is being told came with."""
         try:
             self.queue = cygrpc.CompletionQueue()
             self._bell = _make_bell(self.queue)
@@ -87,6 +91,8 @@ class Loop(asyncio.BaseEventLoop):
         poll, ready = self.queue.poll, self._ready  # type: ignore[attr-defined]  # what has its turn next
         if timeout is None or timeout > _LONGEST:
             timeout = _LONGEST
+        headers = self.headers
+        headers.size = 0
         event = poll(time.time() + timeout if timeout > 0 else _AT_ONCE)
         full, last = len(ready) + TURNS, EVENTS
         while event.completion_type != _NOTHING:
@@ -95,8 +101,10 @@ class Loop(asyncio.BaseEventLoop):
             except Exception as failure:
                 self.call_exception_handler({"message": "an event of gRPC's", "exception": failure})
             last -= 1
-            if not last or len(ready) >= full:
+            # Who sends far more headers than is allowed has cost enough, and is to be cut before the next such call.
+            if not last or len(ready) >= full or headers.size > shares.ABSURD:
                 break
+            headers.size = 0
             if self._alone:
                 self._alone -= 1
                 break

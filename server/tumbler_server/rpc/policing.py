@@ -30,9 +30,12 @@ SILENCE = 10.0
 _BUSY = 0.5
 """The share of a core that gRPC's threads take, below which none of them has been reading all the time."""
 
-_LEAST = 128 << 10
-"""Bytes since the last look below which nobody is silenced. A newcomer may say half of that before it is listened to:
-as much as gRPC takes in of messages that nobody has asked for yet (``grpc.http2.lookahead_bytes``)."""
+_GREETING = 1 << 20
+"""Bytes that may come on a connection beyond its rate: a hundred calls' headers, 10 KiB each, may wait for the loop;
+and of messages that nobody has asked for yet gRPC takes in some (``grpc.http2.lookahead_bytes``)."""
+
+_TRICKLE = 0.02
+"""The share of the rate below which a stranger is none of those who divide it up."""
 
 _MOMENT = 0.05
 """Seconds after which it says nothing how much has come since."""
@@ -106,6 +109,9 @@ class Policing:
         self._clock = clock
         self._received: dict[End, int] = {}
         self._unexplained: dict[End, float] = {}
+        """Of those on whose connections somebody was let in."""
+        self._strange: dict[End, float] = {}
+        """Of all others."""
         self._looked = self._took = 0.0
         self._silenced: dict[End, float] = {}
 
@@ -133,12 +139,14 @@ class Policing:
         heard, self._shedding.heard = self._shedding.heard or {}, {}
         await self._shedding.aside(lambda: self._look({end_of_peer(peer): size for peer, size in heard.items()}))
         if most := max(self._unexplained.values(), default=0.0):
-            if most < _LEAST:
+            if most < _GREETING:
                 return
             awaited = Counter({end_of_peer(peer): size for peer, size in self._awaited().items()})
             for peer, size in self._shedding.heard.items():  # what has ended while we looked
                 awaited[end_of_peer(peer)] += size
-            self._shedding.doom({end for end, size in self._unexplained.items() if size > 2 * _LEAST + awaited[end]})
+            self._shedding.doom_overdrawn(
+                {end for end, size in self._unexplained.items() if size > _GREETING + awaited[end]}
+            )
 
     def _look(self, heard: Mapping[End, int]) -> None:
         began = time.thread_time()
@@ -148,22 +156,26 @@ class Policing:
         before, self._received = self._received, {end: size for end, (_, size) in here.items()}
         self._took = time.thread_time() - began
         if since > _OLD:
-            self._unexplained = {}
+            self._unexplained, self._strange = {}, {}
             return
         came = {end: size - before.get(end, 0) for end, size in self._received.items()}
         rate = since * shares.UNEXPLAINED_RATE.most
-        many = {end for end, size in came.items() if size > max(_LEAST, rate)}
-        strangers = set(self._shedding.strangers(many)) if many else set()
-        for end in strangers:
+        talking = {end for end, size in came.items() if size > _TRICKLE * rate}
+        talking |= self._strange.keys() & came.keys()
+        strangers = set(self._shedding.strangers(talking)) if talking else set()
+        # Strangers have the rate together: who opens a hundred connections is not a hundred times as welcome.
+        owed = _debts(self._strange, came, dict.fromkeys(strangers, rate / max(1, len(strangers))))
+        for end in [end for end, debt in owed.items() if debt > _GREETING]:
+            del owed[end]
             file, _ = here[end]
             if sockets.end_of(file, port) == end:  # it may have ended meanwhile, and the file be another one
                 sockets.silence(file)
                 self._silenced[end] = now
-        known = (
-            end for end, size in came.items() if end not in strangers and (size > rate or end in self._unexplained)
+        self._strange = owed
+        known = {end for end in talking - strangers if came[end] > rate} | self._unexplained.keys() & came.keys()
+        self._unexplained = _debts(
+            self._unexplained, came, {end: rate + heard.get(end, 0) for end in known - strangers}
         )
-        debts = {end: self._unexplained.get(end, 0) + came[end] - heard.get(end, 0) - rate for end in known}
-        self._unexplained = {end: debt for end, debt in debts.items() if debt > 0}
 
     def cut(self) -> None:
         """Cut those who have been silenced for long enough."""
@@ -179,6 +191,11 @@ class Policing:
             _log.warning("strangers sent without end", connections_cut=len(ends))
         for end in list(ends):
             del self._silenced[end]
+
+
+def _debts(before: Mapping[End, float], came: Mapping[End, int], explained: Mapping[End, float]) -> dict[End, float]:
+    debts = {end: before.get(end, 0) + came[end] - size for end, size in explained.items()}
+    return {end: debt for end, debt in debts.items() if debt > 0}
 
 
 def _clocks() -> list[int]:

@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from tumbler_server import shares
 from tumbler_server.errors import RequestTooSlow, ServerStopping, TumblerError
+from tumbler_server.rpc.accepting import FEW
 from tumbler_server.rpc.receiving import Method, Receiving, Visitor
 from tumbler_server.rpc.shedding import Shedding
 
@@ -20,7 +21,7 @@ METHOD = "ServerReflectionInfo"
 class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     """Says what the services of these names offer. For one loop's thread."""
 
-    paths: ClassVar[Mapping[str, bool]] = {f"/{SERVICE}/{METHOD}": True}
+    paths: ClassVar[Mapping[str, int]] = {f"/{SERVICE}/{METHOD}": FEW}
 
     def __init__(self, names: tuple[str, ...], shedding: Shedding) -> None:
         self._offer = reflection.aio.ReflectionServicer(names)

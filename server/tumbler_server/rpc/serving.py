@@ -40,6 +40,8 @@ class Details(NamedTuple):
 
     method: str
     invocation_metadata: Metadata
+    size: int
+    """Bytes of all its headers; of more than is allowed, not all are here."""
 
 
 class Service(Protocol):
@@ -72,13 +74,13 @@ class Context:
         "_trailing",
     )
 
-    def __init__(self, serving: "Serving", event: Any) -> None:
+    def __init__(self, serving: "Serving", event: Any, metadata: Metadata) -> None:
         self._serving = serving
         self._loop = serving.loop
         self._call = event.call
         self._details = event.call_details
-        self._metadata: Metadata = event.invocation_metadata
-        self._task: asyncio.Task[Any] | None = task()
+        self._metadata = metadata
+        self._task: asyncio.Task[Any] | None = None
         self._trailing: Metadata = ()
         self._has_begun = False
         """Whether the answer's headers have been sent."""
@@ -169,6 +171,10 @@ class Context:
         """Reset the call's stream: nothing more comes or goes."""
         self._call.cancel()
 
+    def take_hold(self) -> None:
+        """Note the task that serves the call: this one."""
+        self._task = task()
+
     def let_go(self) -> None:
         """Let go of the task, which has done all it could."""
         self._task = None
@@ -225,16 +231,19 @@ class Serving:
         if len(self._parting) == 1:
             self.loop.call_soon(self._part)
 
-    def begin(self, event: Any, path: str, service: Service) -> None:
-        """Have a call served that has come."""
-        serving = self.loop.create_task(self._serve(event, path, service))
+    def begin(self, event: Any, path: str, service: Service, size: int) -> None:
+        """Have a call served that has come with headers of so many bytes."""
+        # The event is let go of: it may be large, and thousands may come at once.
+        metadata = event.invocation_metadata if size <= shares.HEADER_BYTES.most else ()
+        details = Details(path, metadata, size)
+        serving = self.loop.create_task(self._serve(Context(self, event, metadata), details, service))
         self._tasks.add(serving)
         serving.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, event: Any, path: str, service: Service) -> None:
-        context = Context(self, event)
+    async def _serve(self, context: Context, details: Details, service: Service) -> None:
+        context.take_hold()
         try:
-            handler = service.service(Details(path, event.invocation_metadata))
+            handler = service.service(details)
             if handler is None:
                 await status.end(context, status.NO_METHOD)
                 return
@@ -257,7 +266,7 @@ class Serving:
             context.let_go()
             self._young.discard(context)
             self._older.discard(context)
-        told = status.told(failed, path)
+        told = status.told(failed, details.method)
         del failed  # its traceback has this frame
         with contextlib.suppress(asyncio.CancelledError, Aborted):
             await status.end(context, told)

@@ -30,14 +30,19 @@ DELAY = (5.0, 10.0)
 MOST = shares.CONNECTIONS.most
 """How many connections, and how many addresses, are kept at the most."""
 
+_MOST_LET_IN = 8 * MOST
+"""How many connections are known at the most on which somebody was let in: some are opened for each call."""
+
 _CROWDED = 4
 """One in how many places has to be taken before strangers have to go who have been there for a while."""
 
 LOOK = 0.5
 """Seconds between two looks at how many connections there are."""
 
-LOOKS = 5
-"""A stranger has to go who is there for so many looks: a newcomer has two seconds to be let in."""
+LOOKS, HURRIED = 5, 2
+"""A stranger has to go who is there for so many looks: a newcomer has two seconds to be let in, and half a one where
+more than half of all places are taken. Of more than three quarters, whoever is met by a look has to go: else nobody
+could come."""
 
 _PAUSE = 0.02
 """Seconds between two looks through the process's sockets, and between some that are cut and the next ones."""
@@ -78,13 +83,16 @@ class Shedding:
         self._strangers: dict[End, int] = {}
         self._staying: Counter[str] = Counter()
         self._listening: Counter[str] = Counter()
+        self._gone: dict[str, float] = {}
+        """Whose connections were cut a moment ago, and when."""
         self._cutting: asyncio.Task[None] | None = None
         self._cut = 0
+        self._overdrawn = 0
         self._over = False
 
     def let_in(self, peer: str) -> None:
         """Note that a call from this connection had a credential that counts."""
-        if len(self._let_in[0]) < MOST:
+        if len(self._let_in[0]) < _MOST_LET_IN:
             self._let_in[0].add(peer)
 
     def has_been_let_in(self, peer: str) -> bool:
@@ -109,13 +117,28 @@ class Shedding:
             self._refused[address] += 1
             if self._refused[address] <= shares.PROMPT_REFUSALS.most:
                 return
-        if len(self._late) < shares.LATE_REFUSALS.most and not self._over:
+        if self._over:
+            return
+        if len(self._late) < shares.LATE_REFUSALS.most:
             await self._wait()
+        else:
+            self.cut(peer)
 
     def cut(self, peer: str, whoever: bool = False) -> None:
-        """End the connection, unless somebody was let in on it; with ``whoever``, even then."""
-        if (whoever or not self.has_been_let_in(peer)) and len(self._doomed) < MOST:
+        """End the connection, unless somebody was let in on it; with ``whoever``, even then, and before we return."""
+        if len(self._gone) < MOST and (whoever or not self.has_been_let_in(peer)):
+            self._gone[peer] = time.monotonic()
+        if whoever:
+            file = sockets.file_of(end_of_peer(peer), self.port)
+            if file is not None:
+                sockets.hang_up(file)
+                self._note_cut(1)
+        elif not self.has_been_let_in(peer) and len(self._doomed) < MOST:
             self.doom({end_of_peer(peer)})
+
+    def has_gone(self, peer: bytes) -> bool:
+        """Say whether the connection was cut a moment ago: its calls that wait to be taken up still come."""
+        return bool(self._gone) and str(peer, "utf-8") in self._gone
 
     def strangers(self, ends: Collection[End]) -> list[End]:
         """Return those on whose connections nobody was let in. For all threads."""
@@ -131,6 +154,8 @@ class Shedding:
         while True:
             for _ in range(int(WINDOW / LOOK)):
                 await asyncio.sleep(LOOK)
+                old = time.monotonic() - shares.SECONDS_PENDING.most - LOOK
+                self._gone = {peer: since for peer, since in self._gone.items() if since > old}
                 await self.make_room()
             self.turn()
 
@@ -142,7 +167,9 @@ class Shedding:
         known = self._let_in[0] | self._let_in[1] | streams if ends else set()
         strangers = await loop.run_in_executor(self._thread, _strangers, ends, known) if ends else []
         looks = {end: self._strangers.get(end, 0) + 1 for end in strangers}
-        self.doom({end for end, number in looks.items() if number >= LOOKS})
+        taken = len(ends) / self.most
+        most = LOOKS if taken <= 1 / 2 else HURRIED if taken <= 3 / 4 else 1
+        self.doom({end for end, number in looks.items() if number >= most})
         self._strangers = looks
 
     def say_goodbye(self) -> None:
@@ -154,15 +181,26 @@ class Shedding:
     def turn(self) -> None:
         """Begin a new window, and log what happened in the one before."""
         refused = sum(self._refused.values())
-        if self._cut or refused > shares.PROMPT_REFUSALS.most:
-            _log.warning("strangers call or connect too often", calls_refused=refused, connections_cut=self._cut)
+        strangers = self._cut - self._overdrawn
+        if strangers > 0 or refused > shares.PROMPT_REFUSALS.most:
+            _log.warning(
+                "strangers call or connect too often", calls_refused=refused, connections_cut=max(0, strangers)
+            )
+        if self._overdrawn:
+            _log.warning("connections bring more than their calls take", connections_cut=self._overdrawn)
         self._refused.clear()
-        self._cut = 0
+        self._cut = self._overdrawn = 0
         self._let_in = set(), self._let_in[0]
 
     def close(self) -> None:
         """Finish what is under way."""
         self._thread.shutdown()
+
+    def doom_overdrawn(self, ends: set[End]) -> None:
+        """Have the connections of these ended, which brought more than their calls explain."""
+        new = ends - self._doomed
+        self._overdrawn += len(new)
+        self.doom(new)
 
     def doom(self, ends: set[End]) -> None:
         """Have the connections of these ended."""
@@ -198,12 +236,15 @@ class Shedding:
                     cut = await loop.run_in_executor(self._thread, shut_down, self.port, ends)
                 except RuntimeError:  # it has been closed
                     return
-                self._cut += cut
-                metrics.CUT.inc(cut)
+                self._note_cut(cut)
                 await asyncio.sleep(_PAUSE)
                 self._doomed -= ends
         finally:
             self._cutting = None
+
+    def _note_cut(self, number: int) -> None:
+        self._cut += number
+        metrics.CUT.inc(number)
 
 
 def _network(peer: str) -> str:
@@ -235,5 +276,5 @@ def _strangers(ends: Collection[End], known: Collection[str]) -> list[End]:
 
 
 def end_of_peer(peer: str) -> End:
-    """Return whom gRPC calls so."""
-    return peer_address(peer), peer.rpartition(":")[2]
+    """Return whom gRPC calls so; a socket does not tell the interface that a link-local address belongs to."""
+    return peer_address(peer).partition("%")[0], peer.rpartition(":")[2]
