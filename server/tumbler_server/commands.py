@@ -1,6 +1,7 @@
 """The ``tumbler-server`` command."""
 
 import atexit
+import contextlib
 import gc
 import json
 import os
@@ -260,6 +261,8 @@ def _stopping() -> None:
 def _stopping_alone() -> None:
     _stopping()
     signal.signal(signal.SIGINT, _give_up)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a shell that ends may say so a second time
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
@@ -268,4 +271,5 @@ def _give_up(_: int, __: FrameType | None) -> Any:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the terminal may have gone
+        print(text, file=sys.stderr, flush=True)

@@ -20,8 +20,10 @@ from typing import Any
 
 import structlog
 
-ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
-"""The signals that end a server in order."""
+_GONE = {signal.SIGHUP} if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else set()
+
+ENDING = frozenset({signal.SIGTERM, signal.SIGINT, *_GONE})
+"""The signals that end a server in order: that its terminal has gone, too, unless it was begun with nohup."""
 
 READY = b"ready"
 """What a process tells its parent as soon as it does its work. Anything else is why it does not."""

@@ -93,7 +93,10 @@ def _bind(held: contextlib.ExitStack, family: int, where: tuple[Any, ...]) -> in
     # It never listens, so no connection comes here.
     shared = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
     shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    # For a minute after a server that shared with nobody, its connections keep the port from any but such a socket.
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     shared.bind((where[0], port, *where[2:]))
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # now it is ours
     return port
 
 

@@ -136,14 +136,15 @@ def test_an_address_that_others_can_reach_needs_tls(embedded: Service) -> None:
     client.close()
 
 
-def test_a_call_under_way_is_finished_before_the_server_ends(installed: Service) -> None:
-    """When I stop a server, the call under way gets its answer, new ones are refused, and the exit code is 0."""
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
+def test_a_call_under_way_is_finished_before_the_server_ends(installed: Service, ending: signal.Signals) -> None:
+    """When I stop a server, or its terminal has gone, the call under way gets its answer, and new ones are refused."""
     installed.start()
     with installed.writers_waiting():
         under_way = installed.begin("Create", pb.CreateRequest(project_id="acme", name="the last one"))
         # On the same connection, calls begin in order: this one's answer says that the other has begun.
         assert installed.verdict(installed.key) == "VALID"
-        installed.signal(signal.SIGTERM)
+        installed.signal(ending)
         # A call that the busy machine lets run out of time says nothing: ask again.
         assert eventually(lambda: refusal(installed) in ENDING)
         assert not under_way.done()

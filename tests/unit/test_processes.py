@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -16,6 +18,16 @@ from tumbler_server import processes
 from tumbler_server.processes import ENDING, LONGEST_PAUSE, YOUNG, Patience, Process, kept
 
 OLD = YOUNG + 1
+
+
+@pytest.mark.parametrize("handler", ["SIG_DFL", "SIG_IGN"])
+def test_a_terminal_that_goes_ends_a_server_unless_it_is_to_outlive_it(handler: str) -> None:
+    """SIGHUP ends a server in order; where it was to be ignored at the beginning, as by nohup, it is."""
+    asked = (
+        "import signal; signal.signal(signal.SIGHUP, signal.{}); from tumbler_server.processes import ENDING; print({})"
+    )
+    told = subprocess.check_output([sys.executable, "-c", asked.format(handler, "signal.SIGHUP in ENDING")], text=True)
+    assert told.strip() == str(handler == "SIG_DFL")
 
 
 class TestPatience:

@@ -69,9 +69,10 @@ class TestReserved:
             with pytest.raises(CannotListen, match=f"cannot listen on {address}: is another server"), reserved(address):
                 pass
 
-    def test_used_before(self) -> None:
-        """A port whose last connections are only just closed can be had: a restart need not wait for minutes."""
-        with listener(0, shares=True) as other:
+    @pytest.mark.parametrize("shares", [False, True])
+    def test_used_before(self, shares: bool) -> None:
+        """A port whose last connections are only just closed can be had, whether or not its server shared it."""
+        with listener(0, shares) as other:
             port = other.getsockname()[1]
             client = socket.create_connection(("127.0.0.1", port))
             served = other.accept()[0]
