@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 
 import grpc
 import pytest
+from grpc._cython import cygrpc
 
 from tests.unit.test_lanes import PATIENCE
 from tumbler_server import shares
 from tumbler_server.rpc.accepting import FEW, SOME, Accepting, Service
+from tumbler_server.rpc.headers import Headers
 from tumbler_server.rpc.loop import LoopThread
 from tumbler_server.rpc.receiving import Method
 
@@ -140,6 +142,15 @@ def test_calls_of_a_connection_that_has_gone() -> None:
         call = channel.unary_unary(QUIET).future(b"", timeout=PATIENCE)
         assert call.code() is grpc.StatusCode.CANCELLED
     assert echo.called == [QUIET]
+
+
+def test_what_is_kept_of_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after more than is allowed is counted, and not kept."""
+    monkeypatch.setattr(cygrpc, "_Metadatum", cygrpc._Metadatum)
+    headers = Headers()
+    kept = [headers.take("x", "y" * 4_095) for _ in range(1_000)]
+    assert headers.size == 1_000 * 4_096
+    assert [*filter(all, kept)] == [("x", "y" * 4_095)] * 5  # the fourth was allowed; of the fifth it shows
 
 
 @pytest.mark.parametrize("many", [False, True])
