@@ -161,11 +161,14 @@ class LoopThread:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
+        self.loop.headers.begin()
         try:
             self.loop.run_forever()
         except BaseException as failure:
             _log.critical("the loop has ended by itself", error=type(failure).__name__)
             self._failed()
+        finally:
+            self.loop.headers.end()
 
 
 def _make_bell(queue: Any) -> Any:
