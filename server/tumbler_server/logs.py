@@ -64,6 +64,10 @@ def configure(level: str = "info", form: str = "") -> None:
     library.exception = functools.partial(_unless_it_is_a_header, library)  # type: ignore[method-assign]
 
 
+_ABOUT_THE_LOST = 128
+"""Bytes of the line that says how many were left out."""
+
+
 class _Patient:
     """Writes to a file what the file takes at once, and leaves the rest out, by whole lines.
 
@@ -73,6 +77,7 @@ class _Patient:
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
+        self._pipe = _pipe(file)
         self._lost = 0
         self._lock = threading.Lock()
 
@@ -94,17 +99,22 @@ class _Patient:
             self._file.flush()
 
     def _takes(self, size: int) -> bool:
-        try:
-            number = self._file.fileno()
-        except (OSError, ValueError, AttributeError):
-            return True  # no file of the system's
-        if not stat.S_ISFIFO(os.fstat(number).st_mode) and not stat.S_ISSOCK(os.fstat(number).st_mode):
+        if self._pipe is None:
             return True
-        if size > select.PIPE_BUF // 2:
+        if sys.platform == "linux" and size > select.PIPE_BUF - _ABOUT_THE_LOST:
             return False  # a pipe takes so much at once, or says that it takes nothing
         poll = select.poll()
-        poll.register(number, select.POLLOUT)
+        poll.register(self._pipe, select.POLLOUT)
         return bool(poll.poll(0))
+
+
+def _pipe(file: TextIO) -> int | None:
+    """Return the number of a file that somebody has to read; None where it is another."""
+    try:
+        mode = os.fstat(file.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):  # none of the system's
+        return None
+    return file.fileno() if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
 
 
 class _Libraries(logging.Handler):

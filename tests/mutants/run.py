@@ -1127,7 +1127,7 @@ MUTANTS = (
     Mutant(
         "calls of a connection that was cut are served",
         "rpc/accepting.py",
-        "                if has_gone(event.call.peer()):\n",
+        "                if has_gone(event.call):\n",
         "                if False:\n",
         "tests/unit/test_accepting.py",
     ),

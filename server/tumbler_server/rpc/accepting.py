@@ -30,7 +30,7 @@ class Service(serving.Service, Protocol):
 class Accepting:
     """A server of gRPC's on a loop, and what takes up the calls of these services. For that loop's thread.
 
-    Calls of a connection that ``has_gone`` are ended at once: that costs a fifth of serving one.
+    Calls whose connection ``has_gone`` are ended at once: that costs a fifth of serving one.
     Where there is no such method, or the headers are larger than is allowed, the first of the services is asked.
     """
 
@@ -39,7 +39,7 @@ class Accepting:
         loop: Loop,
         options: Sequence[tuple[str, object]],
         services: Sequence[Service],
-        has_gone: Callable[[bytes], bool] = lambda _: False,
+        has_gone: Callable[[Any], bool] = lambda _: False,
     ) -> None:
         self._loop = loop
         self._has_gone = has_gone
@@ -86,7 +86,7 @@ class Accepting:
             if event.success:
                 if self._ended is None:
                     ask()
-                if has_gone(event.call.peer()):
+                if has_gone(event.call):
                     event.call.cancel()
                     return
                 size = loop.headers.size

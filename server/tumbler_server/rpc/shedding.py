@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from typing import Any
 
 import structlog
 
@@ -136,9 +137,9 @@ class Shedding:
         elif not self.has_been_let_in(peer) and len(self._doomed) < MOST:
             self.doom({end_of_peer(peer)})
 
-    def has_gone(self, peer: bytes) -> bool:
-        """Say whether the connection was cut a moment ago: its calls that wait to be taken up still come."""
-        return bool(self._gone) and str(peer, "utf-8") in self._gone
+    def has_gone(self, call: Any) -> bool:
+        """Say whether a call's connection was cut a moment ago: those that wait to be taken up still come."""
+        return bool(self._gone) and str(call.peer(), "utf-8") in self._gone
 
     def strangers(self, ends: Collection[End]) -> list[End]:
         """Return those on whose connections nobody was let in. For all threads."""
