@@ -72,6 +72,13 @@ class ScopeEscalation(TumblerError):
         super().__init__(f"the calling key cannot hand out {scope}, which it does not hold itself", scope=scope)
 
 
+class SelfWidening(TumblerError):
+    """A key would make itself stronger; another one has to."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__("no key widens itself: this change needs another key", key_id=key_id)
+
+
 class KeyNotFound(TumblerError):
     """No such key, or none that the caller may see: one answer for both."""
 

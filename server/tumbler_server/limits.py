@@ -60,6 +60,9 @@ LIST_SCAN = Limit("what a page of List looks at", 3_000, "keys", "the page ends 
 LIST_COUNT = Limit("what total_size counts", 10_000, "keys", "it is a lower bound")
 
 WEBHOOK_URLS = Limit("webhook URLs", 1_000, "a project", "RESOURCE_EXHAUSTED, LIMIT_REACHED", "--max-webhook-urls")
+WEBHOOK_SECRETS = Limit(
+    "replaced webhook secrets that still sign", 3, "a webhook URL", "RESOURCE_EXHAUSTED, LIMIT_REACHED, for a day"
+)
 WEBHOOKS_PENDING = Limit("webhooks that wait to be sent", 200_000, "a project", "the oldest are given up: FAILED")
 WEBHOOKS_SENT = Limit("webhooks that are being sent", 16, "a project, of 64 in all", "they wait")
 WEBHOOK_LOOK_UPS = Limit(

@@ -292,10 +292,10 @@ MUTANTS = (
         "tests/rpc/test_escalation.py",
     ),
     Mutant(
-        "Update hands out what the caller lacks",
-        "keys/lifecycle.py",
-        'access.hand_out(caller, tuple(scope for scope in wanted["scopes"] if scope not in before.scopes))',
-        "pass",
+        "more scopes are not wider",
+        "keys/widening.py",
+        "not all(any_grants(before.scopes, scope) for scope in after.scopes)",
+        "False",
         "tests/rpc/test_escalation.py",
     ),
     Mutant(
@@ -564,15 +564,8 @@ MUTANTS = (
     Mutant(
         "who may update may have claim tokens sent",
         "keys/lifecycle.py",
-        "        if not any_grants(caller.scopes, _ROTATE):\n",
-        "        if False:\n",
-        "tests/rpc/test_webhooks.py",
-    ),
-    Mutant(
-        "a webhook hands out what the caller lacks",
-        "keys/lifecycle.py",
-        "        access.hand_out(caller, after.scopes)\n",
-        "",
+        "            if turned and not any_grants(caller.scopes, _ROTATE):",
+        "            if False:",
         "tests/rpc/test_webhooks.py",
     ),
     Mutant(
@@ -581,6 +574,27 @@ MUTANTS = (
         "nonce + self._ciphers[self.newest].encrypt(nonce, secret, context.encode())",
         "nonce + secret + bytes(16)",
         "tests/rpc/test_webhooks.py",
+    ),
+    Mutant(
+        "whoever has update widens any key",
+        "keys/widening.py",
+        "    access.hand_out(caller, after.scopes)\n",
+        "",
+        "tests/rpc/test_escalation.py",
+    ),
+    Mutant(
+        "a key widens itself",
+        "keys/widening.py",
+        "if caller.id == before.id:",
+        "if False:",
+        "tests/rpc/test_escalation.py",
+    ),
+    Mutant(
+        "a webhook's secret is shown to who has update",
+        "keys/deliveries.py",
+        "        access.hand_out(caller, tuple(scope for (scope,) in carried))\n",
+        "",
+        "tests/rpc/test_escalation.py",
     ),
     Mutant(
         "the secret before signs for ever",

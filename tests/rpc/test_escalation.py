@@ -1,12 +1,17 @@
 """Nobody hands out a permission on this service that it does not hold itself."""
 
+from typing import Any
+
 import grpc
 import pytest
 from google.protobuf.message import Message
 
-from tests.harness import Refused, World, lasting
+from tests.harness import FrozenClock, Refused, World, at, lasting
+from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
-from tumbler_server.clock import HOUR
+from tumbler_server.clock import DAY, HOUR
+
+BEGAN = FrozenClock().now
 
 
 def told(world: World, method: str, request: Message, key: str) -> str:
@@ -57,16 +62,18 @@ def test_create_gives_what_the_caller_holds(
         ([], ["tumbler:keys:update"], ""),
         ([], ["tumbler:keys:read"], "tumbler:keys:read"),
         ([], ["tumbler:*"], "tumbler:*"),
-        (["tumbler:keys:read"], ["tumbler:keys:read", "orders:read"], ""),
-        (["tumbler:keys:read"], ["orders:read", "tumbler:keys:read"], ""),
+        (["tumbler:keys:update"], ["tumbler:keys:update", "orders:read"], ""),
+        (["tumbler:keys:read"], ["orders:read", "tumbler:keys:read"], "tumbler:keys:read"),
         (["tumbler:keys:read"], [], ""),
-        (["tumbler:keys:read"], ["tumbler:keys:read", "tumbler:keys:revoke"], "tumbler:keys:revoke"),
+        (["tumbler:keys:update"], ["tumbler:keys:update", "tumbler:keys:revoke"], "tumbler:keys:revoke"),
         (["tumbler:keys:read"], ["tumbler:keys:*"], "tumbler:keys:*"),
-        (["tumbler:*"], ["tumbler:keys:read"], "tumbler:keys:read"),
+        (["tumbler:keys:read"], ["tumbler:keys:read", "orders:read"], "tumbler:keys:read"),
+        (["tumbler:*"], ["tumbler:keys:read"], ""),
+        (["tumbler:keys:*", "*"], ["tumbler:keys:revoke", "orders:*", "orders:read"], ""),
     ],
 )
 def test_update_adds_what_the_caller_holds(world: World, before: list[str], after: list[str], refused: str) -> None:
-    """What an Update adds, the caller must hold; keeping or taking away what it lacks is allowed."""
+    """Whoever adds a scope must hold what the key may then do to this service; taking away asks for nothing."""
     caller = world.caller("tumbler:keys:update")
     key = world.create(scopes=before).api_key
     request = pb.UpdateRequest(api_key={"id": key.id, "scopes": after}, update_mask={"paths": ["scopes"]})
@@ -129,12 +136,141 @@ def test_rotate_asks_what_the_key_carries_now(world: World) -> None:
     assert told(world, "Rotate", pb.RotateRequest(key_id=other.id), caller) == "tumbler:*"
 
 
-def test_switching_on_and_reviving_are_not_giving(world: World) -> None:
-    """A caller may switch on, or give a later expiry to, a key that may do more than itself: no secret is shown."""
+WIDER = [
+    ("a later expiry", {"expire_time": at(BEGAN + 50 * DAY)}, ["expire_time"]),
+    ("no expiry", {}, ["expire_time"]),
+    ("no network", {}, ["allowed_cidrs"]),
+    ("a wider network", {"allowed_cidrs": ["10.0.0.0/8"]}, ["allowed_cidrs"]),
+    ("one more network", {"allowed_cidrs": ["10.1.0.0/16", "2001:db8::/32"]}, ["allowed_cidrs"]),
+    ("one more scope", {"scopes": ["tumbler:*", "orders:read"]}, ["scopes"]),
+    (
+        "another webhook",
+        {"rotation": {"interval": lasting(30 * DAY), "webhook_url": "https://93.184.216.34/b"}},
+        ["rotation"],
+    ),
+    (
+        "one wider thing among narrower ones",
+        {"allowed_cidrs": ["10.1.2.0/24"], "name": "other"},
+        ["allowed_cidrs", "expire_time"],
+    ),
+]
+NARROWER = [
+    ("an earlier expiry", {"expire_time": at(BEGAN + DAY)}, ["expire_time"]),
+    ("a smaller network", {"allowed_cidrs": ["10.1.2.0/24", "10.1.3.4/32"]}, ["allowed_cidrs"]),
+    ("the same network", {"allowed_cidrs": ["10.1.0.0/16"]}, ["allowed_cidrs"]),
+    ("a scope that a wider one covers", {"scopes": ["tumbler:keys:read"]}, ["scopes"]),
+    ("no scope", {"scopes": []}, ["scopes"]),
+    ("no webhook", {}, ["rotation"]),
+    (
+        "another name, owner and metadata",
+        {"name": "other", "owner_id": "b", "metadata": {"a": "b"}},
+        ["name", "owner_id", "metadata"],
+    ),
+]
+
+
+def _strong(world: World) -> pb.CreateResponse:
+    """Make a key that may do everything, and is bound in every way."""
+    return world.create(
+        scopes=["tumbler:*"],
+        allowed_cidrs=["10.1.0.0/16"],
+        ttl=lasting(10 * DAY),
+        rotation={"interval": lasting(30 * DAY), "webhook_url": "https://93.184.216.34/a"},
+    )
+
+
+@pytest.mark.parametrize(("fields", "paths"), [case[1:] for case in WIDER], ids=[case[0] for case in WIDER])
+def test_whoever_widens_a_key_holds_its_scopes(world: World, fields: dict[str, Any], paths: list[str]) -> None:
+    """An Update that lets a key do more asks for the `tumbler:…` scopes that it carries."""
+    key = _strong(world).api_key
+    request = pb.UpdateRequest(api_key={"id": key.id, **fields}, update_mask={"paths": paths})
+    caller = world.caller("tumbler:keys:update", "tumbler:keys:rotate")
+    assert told(world, "Update", request, caller) == "tumbler:*"
+    assert world.get(key.id) == key
+    assert told(world, "Update", request, world.caller("tumbler:*")) == ""
+
+
+@pytest.mark.parametrize(("fields", "paths"), [case[1:] for case in NARROWER], ids=[case[0] for case in NARROWER])
+def test_narrowing_asks_for_no_scope_of_the_key(world: World, fields: dict[str, Any], paths: list[str]) -> None:
+    """An Update that lets a key do less, or the same, needs `tumbler:keys:update` alone."""
+    key = _strong(world).api_key
+    request = pb.UpdateRequest(api_key={"id": key.id, **fields}, update_mask={"paths": paths})
+    assert told(world, "Update", request, world.caller("tumbler:keys:update")) == ""
+
+
+def test_switching_on_is_widening_and_switching_off_is_not(world: World) -> None:
+    """Whoever has `update` stops a key that may do more than itself, and cannot bring it back."""
     caller = world.caller("tumbler:keys:update")
-    created = world.create(scopes=["tumbler:*"], ttl=lasting(HOUR))
-    world.set_active(created.api_key.id, False, caller)
+    key = _strong(world).api_key
+    world.set_active(key.id, False, caller)
+    assert told(world, "SetActive", pb.SetActiveRequest(key_id=key.id, active=True), caller) == "tumbler:*"
+    by_name = {"project_id": "acme", "name": key.name}
+    assert told(world, "SetActive", pb.SetActiveRequest(by_name=by_name, active=True), caller) == "tumbler:*"
+    world.set_active(key.id, True, world.caller("tumbler:*"))
+    assert world.get(key.id).state == api_key_pb2.STATE_ACTIVE
+
+
+def test_an_expired_key_is_revived_by_who_holds_its_scopes(world: World) -> None:
+    """A later expiry is wider for an expired key too."""
+    created = world.create(scopes=["tumbler:keys:revoke"], ttl=lasting(HOUR))
     world.clock.advance(HOUR)
-    world.update(created.api_key.id, "expire_time", key=caller)
-    world.set_active(created.api_key.id, True, caller)
+    request = pb.UpdateRequest(api_key={"id": created.api_key.id}, update_mask={"paths": ["expire_time"]})
+    assert told(world, "Update", request, world.caller("tumbler:keys:update")) == "tumbler:keys:revoke"
+    assert told(world, "Update", request, world.caller("tumbler:keys:*")) == ""
     assert world.verdict(created.key) == "VALID"
+
+
+def _refused_itself(world: World, method: str, request: Message, key: str) -> None:
+    with pytest.raises(Refused) as refused:
+        world.call(method, request, key)
+    assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.PERMISSION_DENIED, "SELF_WIDENING")
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"expire_time": at(BEGAN + 50 * DAY)}, "expire_time"),
+        ({"scopes": ["tumbler:*", "*"]}, "scopes"),
+        ({"rotation": {"interval": lasting(30 * DAY), "webhook_url": "https://93.184.216.34/b"}}, "rotation"),
+    ],
+)
+def test_no_key_widens_itself(world: World, fields: dict[str, Any], path: str) -> None:
+    """Not even a key that may do everything gives itself more; another key has to."""
+    own = world.create(scopes=["tumbler:*"], ttl=lasting(10 * DAY))
+    request = pb.UpdateRequest(api_key={"id": own.api_key.id, **fields}, update_mask={"paths": [path]})
+    _refused_itself(world, "Update", request, own.key)
+    assert world.get(own.api_key.id) == own.api_key
+
+
+def test_a_key_narrows_itself(world: World) -> None:
+    """A key may give up what it has, and end itself earlier."""
+    own = world.create(scopes=["tumbler:*", "*"], ttl=lasting(10 * DAY))
+    world.update(
+        own.api_key.id,
+        "scopes",
+        "expire_time",
+        key=own.key,
+        scopes=["tumbler:keys:update"],
+        expire_time=at(BEGAN + DAY),
+    )
+    assert list(world.get(own.api_key.id).scopes) == ["tumbler:keys:update"]
+
+
+def test_a_key_that_rotates_itself_lives_no_longer_than_before(world: World) -> None:
+    """A key's own Rotate may give the successor the old lifetime, counted from now, or a shorter one."""
+    own = world.create(scopes=["tumbler:keys:rotate"], ttl=lasting(10 * DAY))
+    _refused_itself(world, "Rotate", pb.RotateRequest(key_id=own.api_key.id, ttl=lasting(11 * DAY)), own.key)
+    successor = world.call("Rotate", pb.RotateRequest(key_id=own.api_key.id, ttl=lasting(10 * DAY)), own.key)
+    assert world.call("Rotate", pb.RotateRequest(key_id=successor.api_key.id), successor.key).key
+
+
+def test_a_webhooks_secret_is_for_who_holds_the_scopes_of_its_keys(world: World) -> None:
+    """Whoever has a signing secret can make up messages about its keys: the caller holds what they may do."""
+    url = "https://93.184.216.34/a"
+    key = _strong(world).api_key
+    request = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=url)
+    caller = world.caller("tumbler:keys:update")
+    assert told(world, "RotateWebhookSecret", request, caller) == "tumbler:*"
+    assert told(world, "RotateWebhookSecret", request, world.caller("tumbler:*")) == ""
+    world.revoke(key.id)
+    assert told(world, "RotateWebhookSecret", request, caller) == ""

@@ -190,6 +190,20 @@ class TestSecret:
         sent = receiver.next("key.revoked")
         assert (signed(sent, created.webhook_secret), signed(sent, replaced.webhook_secret)) == (False, True)
 
+    def test_replaced_again(self, mailing: World, receiver: Receiver) -> None:
+        """Whichever of a day's secrets the receiver has learnt of, it counts; three replaced ones sign at the most."""
+        created = watched(mailing, receiver)
+        request = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=receiver.url)
+        secrets = [created.webhook_secret, *(mailing.call("RotateWebhookSecret", request).webhook_secret for _ in range(3))]
+        refused = mailing.refused("RotateWebhookSecret", request)
+        assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED")
+        mailing.set_active(created.api_key.id, active=False)
+        mailing.turn()
+        sent = receiver.next("key.deactivated")
+        assert [signed(sent, secret) for secret in secrets] == [True] * 4
+        mailing.clock.advance(DAY)
+        assert mailing.call("RotateWebhookSecret", request).webhook_secret
+
     @pytest.mark.parametrize(("project", "path"), [("acme", "/other"), ("globex", "")])
     def test_replace_unknown(self, mailing: World, receiver: Receiver, project: str, path: str) -> None:
         """A URL that the project never had has no secret to replace."""

@@ -1,10 +1,13 @@
 """Webhooks as callers may see them, and what they may ask to be done about them."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
-from tumbler_server.clock import Clock
+from tumbler.decide import RESERVED
+from tumbler_server.clock import NEVER, Clock
 from tumbler_server.errors import DeliveryNotFound, DeliveryOutdated, EndpointNotFound, LimitReached
+from tumbler_server.events import log
 from tumbler_server.keys import access
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
@@ -19,6 +22,16 @@ from tumbler_server.webhooks.endpoints import Endpoints, Replaced
 from tumbler_server.webhooks.outbox import GIVE_UP_AFTER
 
 _LONGEST_ID = 64
+
+_CARRIED = (
+    "SELECT DISTINCT s.scope FROM api_key_scope s JOIN api_key k ON k.id = s.key_id "  # noqa: S608 - no input in it
+    f"WHERE s.scope LIKE ? AND s.project_id = ? AND k.webhook_url = ? AND k.revoke_time = {NEVER} LIMIT 10000"
+)
+_CARRIED_SINCE = (
+    "SELECT DISTINCT k.scopes FROM event e JOIN api_key k ON k.id = e.key_id "  # noqa: S608 - no input in it
+    f"WHERE e.revision > ? AND k.project_id = ? AND k.webhook_url = ? AND k.revoke_time = {NEVER}"
+)
+"""What the keys that have a URL may do to this service: all of them, and those that changed after a revision."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +127,9 @@ class Deliveries:
     def replace_secret(self, caller: Key, project_id: str, url: str) -> Replaced:
         """Give an endpoint a new secret.
 
-        Raises ``InvalidFields``, ``OtherProject``, ``EndpointNotFound``, ``WebhooksNeedPepper``.
+        Whoever holds it can make up messages about the keys that have the URL: so the caller must hold what they may do
+        to this service. Raises ``InvalidFields``, ``OtherProject``, ``ScopeEscalation``, ``EndpointNotFound``,
+        ``LimitReached``, ``WebhooksNeedPepper``.
         """
         check = Check()
         check.filter("project_id", project_id)
@@ -123,10 +138,19 @@ class Deliveries:
         check.done()
         if project_id:
             access.enter(caller, project_id)
+        project_id = project_id or caller.project_id
         now = self._clock()
-        return self._store.write(
-            lambda transaction: self._endpoints.replace_secret(transaction, project_id or caller.project_id, url, now)
-        )
+        # A project may have a million such keys: looked at before the transaction, and in it only what came since.
+        position = log.head(self._store).revision
+        carried = self._store.read(_CARRIED, (f"{RESERVED}%", project_id, url))
+        access.hand_out(caller, tuple(scope for (scope,) in carried))
+
+        def work(transaction: Transaction) -> Replaced:
+            for (scopes,) in transaction.read(_CARRIED_SINCE, (position, project_id, url)):
+                access.hand_out(caller, tuple(json.loads(scopes)))
+            return self._endpoints.replace_secret(transaction, project_id, url, now)
+
+        return self._store.write(work)
 
 
 def _check(query: DeliveryQuery) -> int:

@@ -15,7 +15,7 @@ from tumbler_server.errors import (
     ScopeMissing,
 )
 from tumbler_server.events.log import EventType
-from tumbler_server.keys import access, ledger, record, requests, schedule
+from tumbler_server.keys import access, ledger, record, requests, schedule, widening
 from tumbler_server.keys.ledger import Changed, Issued, Ledger
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.requests import RequestId
@@ -132,7 +132,7 @@ class Lifecycle:
         """Change fields of a key.
 
         Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``, ``EtagMismatch``, ``ScopeEscalation``,
-        ``ScopeMissing``, ``WebhooksNeedPepper``, ``LimitReached``, ``Overloaded``.
+        ``SelfWidening``, ``ScopeMissing``, ``WebhooksNeedPepper``, ``LimitReached``, ``Overloaded``.
         """
         now = self._ledger.clock()
         check = Check()
@@ -175,7 +175,10 @@ class Lifecycle:
         return self._ledger.write(work)
 
     def set_active(self, caller: Key, key_id: str, active: bool) -> Changed:
-        """Switch a key on or off; where it is so already, nothing changes. Raises ``KeyNotFound``, ``KeyIsRevoked``."""
+        """Switch a key on or off; where it is so already, nothing changes.
+
+        Raises ``KeyNotFound``, ``KeyIsRevoked``; when it is switched on, ``ScopeEscalation`` and ``SelfWidening``.
+        """
         check = Check()
         check.key_id("key_id", key_id)
         check.done()
@@ -233,8 +236,6 @@ class Lifecycle:
         if edit.etag and edit.etag != before.etag:
             raise EtagMismatch(before.id)
         wanted = {name: values[name] for name in edit.fields if name in values}
-        if "scopes" in wanted:
-            access.hand_out(caller, tuple(scope for scope in wanted["scopes"] if scope not in before.scopes))
         after = replace(before, **wanted)
         if "expire_time" in edit.fields and edit.draft.expire_time != before.expire_time:
             expire_time = NEVER if edit.draft.expire_time is None else edit.draft.expire_time
@@ -242,8 +243,10 @@ class Lifecycle:
             after = replace(after, expire_time=expire_time, expiry_warnings=warnings)
         if "rotation" in edit.fields:
             after = _rescheduled(after, values["rotation_interval"], edit.draft.webhook_url, now)
-            if after.webhook_url:
-                self._let_set_webhook(caller, before, after)
+            turned = after.webhook_url not in ("", before.webhook_url)
+            if turned and not any_grants(caller.scopes, _ROTATE):  # whoever reads there can claim the next secret
+                raise ScopeMissing(_ROTATE)
+        widening.let(caller, before, after)
         return before, after
 
     def _look_up(self, field: str, caller: Key, url: str) -> None:
@@ -251,14 +254,6 @@ class Lifecycle:
         check = Check()
         check.webhook(field, url, lambda url: self._endpoints.judge.look_up(url, caller.project_id))
         check.done()
-
-    def _let_set_webhook(self, caller: Key, before: Key, after: Key) -> None:
-        """Refuse a new URL to who may not rotate the key: whoever reads there can claim the next secret."""
-        if after.webhook_url == before.webhook_url:
-            return
-        if not any_grants(caller.scopes, _ROTATE):
-            raise ScopeMissing(_ROTATE)
-        access.hand_out(caller, after.scopes)
 
     def _issue(self, caller: Key, key: Key, prefix: str, request_id: RequestId) -> Issued:
         made, sealed = self._ledger.make(prefix)
@@ -302,6 +297,7 @@ class Lifecycle:
         happened = EventType.ACTIVATED if active else EventType.DEACTIVATED
         # What was due is announced again once the key is back; the claim tokens that are out count no more.
         after = replace(before, active=active, rotation_due_revision=0)
+        widening.let(caller, before, after)
         return self._ledger.save(transaction, ledger.actor(caller), before, after, happened, now, {})
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from tumbler_server.clock import END, HOUR, NEVER, rfc3339
-from tumbler_server.errors import ClaimOutdated, KeyIsExpired, KeyIsRevoked, KeyIsSuperseded
+from tumbler_server.errors import ClaimOutdated, KeyIsExpired, KeyIsRevoked, KeyIsSuperseded, SelfWidening
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, EventType
 from tumbler_server.keys import access, ledger, record, requests, schedule
@@ -44,7 +44,7 @@ class Rotations:
         """Replace a key by a successor that carries over everything, and let the old one work for a grace period.
 
         Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``, ``KeyIsSuperseded``, ``KeyIsExpired``,
-        ``ScopeEscalation``, ``RequestIdReused``.
+        ``ScopeEscalation``, ``SelfWidening``, ``RequestIdReused``.
         """
         check = Check()
         check.key_id("key_id", rotation.key_id)
@@ -114,6 +114,8 @@ class Rotations:
     ) -> Issued:
         lifetime = NEVER if before.expire_time == NEVER else min(now + before.expire_time - before.create_time, END)
         expire_time = ledger.expiry(rotation.expire_time, rotation.ttl, now, otherwise=lifetime)
+        if expire_time > lifetime and actor.key_id == before.id:
+            raise SelfWidening(before.id)
         successor = replace(
             before,
             create_time=now,

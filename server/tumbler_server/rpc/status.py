@@ -28,6 +28,7 @@ STATUSES: dict[type[errors.TumblerError], tuple[grpc.StatusCode, str]] = {
     errors.ScopeMissing: (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"),
     errors.OtherProject: (grpc.StatusCode.PERMISSION_DENIED, "OTHER_PROJECT"),
     errors.ScopeEscalation: (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_ESCALATION"),
+    errors.SelfWidening: (grpc.StatusCode.PERMISSION_DENIED, "SELF_WIDENING"),
     errors.KeyNotFound: (grpc.StatusCode.NOT_FOUND, "KEY_NOT_FOUND"),
     errors.KeyIsRevoked: (grpc.StatusCode.FAILED_PRECONDITION, "KEY_REVOKED"),
     errors.KeyIsSuperseded: (grpc.StatusCode.FAILED_PRECONDITION, "KEY_SUPERSEDED"),

@@ -11,11 +11,11 @@ from standardwebhooks.webhooks import Webhook
 
 from tumbler_server.clock import DAY, NEVER
 from tumbler_server.errors import EndpointNotFound, LimitReached, WebhooksNeedPepper
-from tumbler_server.limits import WEBHOOK_URLS
+from tumbler_server.limits import WEBHOOK_SECRETS, WEBHOOK_URLS
 from tumbler_server.store.database import Transaction
 from tumbler_server.store.models import EndpointRow
 from tumbler_server.webhooks.targets import Judge
-from tumbler_server.webhooks.vault import Sealed, Vault
+from tumbler_server.webhooks.vault import CannotOpen, Sealed, Vault
 
 OVERLAP = DAY
 """How long a secret signs beside the one that has taken its place."""
@@ -71,34 +71,35 @@ class Endpoints:
         return ""
 
     def replace_secret(self, transaction: Transaction, project_id: str, url: str, now: int) -> Replaced:
-        """Give an endpoint a new secret; for a day, the present one signs beside it. Raises ``EndpointNotFound``."""
+        """Give an endpoint a new secret; for a day, the present one signs beside it.
+
+        So do those that were replaced in the last day: whichever the receiver has learnt of, it has one that counts.
+        Raises ``EndpointNotFound``, and ``LimitReached`` where too many would sign.
+        """
         self.demand_pepper()
         found = _find(transaction.select, project_id, url)
         if found is None:
             raise EndpointNotFound
         secret, sealed = self._fresh(project_id, url)
+        kept = self._kept(found, now)
         until = now + OVERLAP
         transaction.run(
             EndpointRow.update(
                 secret=sealed.content,
                 pepper_id=sealed.pepper_id,
-                previous_secret=found.secret,
-                previous_pepper_id=found.pepper_id,
+                previous_secret=kept.content,
+                previous_pepper_id=kept.pepper_id,
                 previous_expire_time=until,
             ).where(EndpointRow.id == found.id)
         )
         return Replaced(_text(secret), until)
 
     def signers(self, endpoint: Any, now: int) -> list[Webhook]:
-        """Return what signs for an endpoint's row: its secret and, while they overlap, the one before.
+        """Return what signs for an endpoint's row: its secret and, while they overlap, those before.
 
         Raises ``CannotOpen``.
         """
-        context = _context(endpoint.project_id, endpoint.url)
-        sealed = [Sealed(bytes(endpoint.secret), endpoint.pepper_id)]
-        if endpoint.previous_secret is not None and now < endpoint.previous_expire_time:
-            sealed.append(Sealed(bytes(endpoint.previous_secret), endpoint.previous_pepper_id))
-        return [Webhook(self._vault.open(each, context)) for each in sealed]
+        return [Webhook(secret) for secret in self._opened(endpoint, now)]
 
     def reseal(self, transaction: Transaction, endpoint: Any) -> None:
         """Seal an endpoint's secret anew, under the newest pepper. Raises ``CannotOpen``."""
@@ -110,6 +111,24 @@ class Endpoints:
                 (EndpointRow.id == endpoint.id) & (EndpointRow.secret == endpoint.secret)
             )
         )
+
+    def _opened(self, endpoint: Any, now: int) -> list[bytes]:
+        """Return an endpoint's secrets that count, the newest first. Raises ``CannotOpen``."""
+        context = _context(endpoint.project_id, endpoint.url)
+        opened = self._vault.open(Sealed(bytes(endpoint.secret), endpoint.pepper_id), context)
+        if endpoint.previous_secret is not None and now < endpoint.previous_expire_time:
+            opened += self._vault.open(Sealed(bytes(endpoint.previous_secret), endpoint.previous_pepper_id), context)
+        return [opened[at : at + SIZE] for at in range(0, len(opened), SIZE)]
+
+    def _kept(self, endpoint: Any, now: int) -> Sealed:
+        """Return what signs for an endpoint, as it is kept beside a new secret. Raises ``LimitReached``."""
+        try:
+            secrets_now = self._opened(endpoint, now)
+        except CannotOpen:  # nothing signs until their pepper is back
+            return Sealed(bytes(endpoint.secret), endpoint.pepper_id)
+        if len(secrets_now) > WEBHOOK_SECRETS.most:
+            raise LimitReached(WEBHOOK_SECRETS.what, WEBHOOK_SECRETS.most)
+        return self._vault.seal(b"".join(secrets_now), _context(endpoint.project_id, endpoint.url))
 
     def _make(self, transaction: Transaction, project_id: str, url: str, now: int) -> str:
         secret, sealed = self._fresh(project_id, url)

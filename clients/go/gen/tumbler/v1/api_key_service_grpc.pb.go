@@ -66,11 +66,15 @@ type ApiKeyServiceClient interface {
 	// (A key whose own sort value changes between two pages can move across the point where the next page begins.)
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListResponse, error)
 	// Update changes the fields named in the mask, for verification from the moment it returns. Scope
-	// `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION; adding a `tumbler:…` scope that
-	// the caller does not hold PERMISSION_DENIED. An Update that changes nothing leaves no event and no new etag.
+	// `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
+	// leaves no event and no new etag.
+	// An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url) needs a
+	// caller that holds the `tumbler:…` scopes which the key then carries: else PERMISSION_DENIED (SCOPE_ESCALATION). No
+	// key widens itself (SELF_WIDENING).
 	Update(ctx context.Context, in *UpdateRequest, opts ...grpc.CallOption) (*UpdateResponse, error)
 	// SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
-	// Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION.
+	// Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see
+	// Update.
 	SetActive(ctx context.Context, in *SetActiveRequest, opts ...grpc.CallOption) (*SetActiveResponse, error)
 	// Revoke ends a key for ever. Scope `tumbler:keys:revoke`.
 	// Once it has returned, no Verify begun later in this installation's server answers VALID for the key.
@@ -80,7 +84,8 @@ type ApiKeyServiceClient interface {
 	// whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
 	// A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
 	// Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
-	// does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+	// does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
+	// lifetime, counted from now (SELF_WIDENING).
 	Rotate(ctx context.Context, in *RotateRequest, opts ...grpc.CallOption) (*RotateResponse, error)
 	// Verify says whether a presented key may do what is asked, now. Scope `tumbler:keys:verify`.
 	// The verdict is in the response of an OK call; an error status means that nothing was decided, and the request at
@@ -124,9 +129,11 @@ type ApiKeyServiceClient interface {
 	// three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
 	// Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
 	Redeliver(ctx context.Context, in *RedeliverRequest, opts ...grpc.CallOption) (*RedeliverResponse, error)
-	// RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there carries two
-	// signatures, by the new secret and the old, so that nothing is lost while the receiver changes over. Scope
-	// `tumbler:keys:update`. Repeated within that time, the oldest of the three is dropped at once.
+	// RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there is also signed
+	// by the secret before, so that nothing is lost while the receiver changes over. Scope `tumbler:keys:update`; the
+	// caller must also hold the `tumbler:…` scopes of the keys that have the URL: else PERMISSION_DENIED.
+	// Repeated within that time, all of its secrets sign for 24 hours more; where three replaced ones do,
+	// RESOURCE_EXHAUSTED (LIMIT_REACHED).
 	RotateWebhookSecret(ctx context.Context, in *RotateWebhookSecretRequest, opts ...grpc.CallOption) (*RotateWebhookSecretResponse, error)
 }
 
@@ -327,11 +334,15 @@ type ApiKeyServiceServer interface {
 	// (A key whose own sort value changes between two pages can move across the point where the next page begins.)
 	List(context.Context, *ListRequest) (*ListResponse, error)
 	// Update changes the fields named in the mask, for verification from the moment it returns. Scope
-	// `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION; adding a `tumbler:…` scope that
-	// the caller does not hold PERMISSION_DENIED. An Update that changes nothing leaves no event and no new etag.
+	// `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
+	// leaves no event and no new etag.
+	// An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url) needs a
+	// caller that holds the `tumbler:…` scopes which the key then carries: else PERMISSION_DENIED (SCOPE_ESCALATION). No
+	// key widens itself (SELF_WIDENING).
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	// SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
-	// Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION.
+	// Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see
+	// Update.
 	SetActive(context.Context, *SetActiveRequest) (*SetActiveResponse, error)
 	// Revoke ends a key for ever. Scope `tumbler:keys:revoke`.
 	// Once it has returned, no Verify begun later in this installation's server answers VALID for the key.
@@ -341,7 +352,8 @@ type ApiKeyServiceServer interface {
 	// whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
 	// A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
 	// Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
-	// does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+	// does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
+	// lifetime, counted from now (SELF_WIDENING).
 	Rotate(context.Context, *RotateRequest) (*RotateResponse, error)
 	// Verify says whether a presented key may do what is asked, now. Scope `tumbler:keys:verify`.
 	// The verdict is in the response of an OK call; an error status means that nothing was decided, and the request at
@@ -385,9 +397,11 @@ type ApiKeyServiceServer interface {
 	// three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
 	// Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
 	Redeliver(context.Context, *RedeliverRequest) (*RedeliverResponse, error)
-	// RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there carries two
-	// signatures, by the new secret and the old, so that nothing is lost while the receiver changes over. Scope
-	// `tumbler:keys:update`. Repeated within that time, the oldest of the three is dropped at once.
+	// RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there is also signed
+	// by the secret before, so that nothing is lost while the receiver changes over. Scope `tumbler:keys:update`; the
+	// caller must also hold the `tumbler:…` scopes of the keys that have the URL: else PERMISSION_DENIED.
+	// Repeated within that time, all of its secrets sign for 24 hours more; where three replaced ones do,
+	// RESOURCE_EXHAUSTED (LIMIT_REACHED).
 	RotateWebhookSecret(context.Context, *RotateWebhookSecretRequest) (*RotateWebhookSecretResponse, error)
 	mustEmbedUnimplementedApiKeyServiceServer()
 }

@@ -54,7 +54,8 @@ const (
 	//	{"reason": "OTHER_PROJECT"}
 	ErrorReason_ERROR_REASON_OTHER_PROJECT ErrorReason = 5
 	// ERROR_REASON_SCOPE_ESCALATION, PERMISSION_DENIED: the caller would hand out a `tumbler:…` scope that it does not
-	// hold itself.
+	// hold itself, or widen a key that carries one: give it a later expiry, wider networks, more scopes or another
+	// webhook_url, or switch it on.
 	//
 	//	{"reason": "SCOPE_ESCALATION", "metadata": {"scope": "tumbler:*"}}
 	ErrorReason_ERROR_REASON_SCOPE_ESCALATION ErrorReason = 6
@@ -161,6 +162,11 @@ const (
 	//
 	//	{"reason": "REQUEST_TOO_SLOW"}
 	ErrorReason_ERROR_REASON_REQUEST_TOO_SLOW ErrorReason = 29
+	// ERROR_REASON_SELF_WIDENING, PERMISSION_DENIED: the calling key would widen itself (see SCOPE_ESCALATION for what
+	// widens). Another key has to.
+	//
+	//	{"reason": "SELF_WIDENING", "metadata": {"key_id": "0123456789abcdef"}}
+	ErrorReason_ERROR_REASON_SELF_WIDENING ErrorReason = 30
 )
 
 // Enum value maps for ErrorReason.
@@ -196,6 +202,7 @@ var (
 		27: "ERROR_REASON_LIMIT_REACHED",
 		28: "ERROR_REASON_REQUEST_TOO_LARGE",
 		29: "ERROR_REASON_REQUEST_TOO_SLOW",
+		30: "ERROR_REASON_SELF_WIDENING",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":          0,
@@ -228,6 +235,7 @@ var (
 		"ERROR_REASON_LIMIT_REACHED":        27,
 		"ERROR_REASON_REQUEST_TOO_LARGE":    28,
 		"ERROR_REASON_REQUEST_TOO_SLOW":     29,
+		"ERROR_REASON_SELF_WIDENING":        30,
 	}
 )
 
@@ -263,7 +271,7 @@ var File_tumbler_v1_error_reason_proto protoreflect.FileDescriptor
 const file_tumbler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
 	"\x1dtumbler/v1/error_reason.proto\x12\n" +
-	"tumbler.v1*\xf3\a\n" +
+	"tumbler.v1*\x93\b\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1c\n" +
@@ -295,7 +303,8 @@ const file_tumbler_v1_error_reason_proto_rawDesc = "" +
 	"\x18ERROR_REASON_CALLER_GONE\x10\x1a\x12\x1e\n" +
 	"\x1aERROR_REASON_LIMIT_REACHED\x10\x1b\x12\"\n" +
 	"\x1eERROR_REASON_REQUEST_TOO_LARGE\x10\x1c\x12!\n" +
-	"\x1dERROR_REASON_REQUEST_TOO_SLOW\x10\x1dB;\n" +
+	"\x1dERROR_REASON_REQUEST_TOO_SLOW\x10\x1d\x12\x1e\n" +
+	"\x1aERROR_REASON_SELF_WIDENING\x10\x1eB;\n" +
 	"\x0edev.tumbler.v1P\x01Z'tumbler.dev/go/gen/tumbler/v1;tumblerv1b\x06proto3"
 
 var (

@@ -168,8 +168,11 @@ class ApiKeyServiceServicer(object):
 
     def Update(self, request, context):
         """Update changes the fields named in the mask, for verification from the moment it returns. Scope
-        `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION; adding a `tumbler:…` scope that
-        the caller does not hold PERMISSION_DENIED. An Update that changes nothing leaves no event and no new etag.
+        `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
+        leaves no event and no new etag.
+        An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url) needs a
+        caller that holds the `tumbler:…` scopes which the key then carries: else PERMISSION_DENIED (SCOPE_ESCALATION). No
+        key widens itself (SELF_WIDENING).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,7 +180,8 @@ class ApiKeyServiceServicer(object):
 
     def SetActive(self, request, context):
         """SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
-        Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION.
+        Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see
+        Update.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,7 +201,8 @@ class ApiKeyServiceServicer(object):
         whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
         A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
         Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
-        does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+        does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
+        lifetime, counted from now (SELF_WIDENING).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -281,9 +286,11 @@ class ApiKeyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RotateWebhookSecret(self, request, context):
-        """RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there carries two
-        signatures, by the new secret and the old, so that nothing is lost while the receiver changes over. Scope
-        `tumbler:keys:update`. Repeated within that time, the oldest of the three is dropped at once.
+        """RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there is also signed
+        by the secret before, so that nothing is lost while the receiver changes over. Scope `tumbler:keys:update`; the
+        caller must also hold the `tumbler:…` scopes of the keys that have the URL: else PERMISSION_DENIED.
+        Repeated within that time, all of its secrets sign for 24 hours more; where three replaced ones do,
+        RESOURCE_EXHAUSTED (LIMIT_REACHED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,6 +36,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_LIMIT_REACHED: _ClassVar[ErrorReason]
     ERROR_REASON_REQUEST_TOO_LARGE: _ClassVar[ErrorReason]
     ERROR_REASON_REQUEST_TOO_SLOW: _ClassVar[ErrorReason]
+    ERROR_REASON_SELF_WIDENING: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_FIELD: ErrorReason
 ERROR_REASON_UNDECODABLE: ErrorReason
@@ -66,3 +67,4 @@ ERROR_REASON_CALLER_GONE: ErrorReason
 ERROR_REASON_LIMIT_REACHED: ErrorReason
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason
 ERROR_REASON_REQUEST_TOO_SLOW: ErrorReason
+ERROR_REASON_SELF_WIDENING: ErrorReason

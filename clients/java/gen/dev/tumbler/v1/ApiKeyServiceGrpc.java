@@ -587,8 +587,11 @@ public final class ApiKeyServiceGrpc {
     /**
      * <pre>
      * Update changes the fields named in the mask, for verification from the moment it returns. Scope
-     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION; adding a `tumbler:…` scope that
-     * the caller does not hold PERMISSION_DENIED. An Update that changes nothing leaves no event and no new etag.
+     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
+     * leaves no event and no new etag.
+     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url) needs a
+     * caller that holds the `tumbler:…` scopes which the key then carries: else PERMISSION_DENIED (SCOPE_ESCALATION). No
+     * key widens itself (SELF_WIDENING).
      * </pre>
      */
     default void update(dev.tumbler.v1.UpdateRequest request,
@@ -599,7 +602,8 @@ public final class ApiKeyServiceGrpc {
     /**
      * <pre>
      * SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
-     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION.
+     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see
+     * Update.
      * </pre>
      */
     default void setActive(dev.tumbler.v1.SetActiveRequest request,
@@ -625,7 +629,8 @@ public final class ApiKeyServiceGrpc {
      * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
      * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
      * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
-     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
+     * lifetime, counted from now (SELF_WIDENING).
      * </pre>
      */
     default void rotate(dev.tumbler.v1.RotateRequest request,
@@ -731,9 +736,11 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there carries two
-     * signatures, by the new secret and the old, so that nothing is lost while the receiver changes over. Scope
-     * `tumbler:keys:update`. Repeated within that time, the oldest of the three is dropped at once.
+     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there is also signed
+     * by the secret before, so that nothing is lost while the receiver changes over. Scope `tumbler:keys:update`; the
+     * caller must also hold the `tumbler:…` scopes of the keys that have the URL: else PERMISSION_DENIED.
+     * Repeated within that time, all of its secrets sign for 24 hours more; where three replaced ones do,
+     * RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     default void rotateWebhookSecret(dev.tumbler.v1.RotateWebhookSecretRequest request,
@@ -834,8 +841,11 @@ public final class ApiKeyServiceGrpc {
     /**
      * <pre>
      * Update changes the fields named in the mask, for verification from the moment it returns. Scope
-     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION; adding a `tumbler:…` scope that
-     * the caller does not hold PERMISSION_DENIED. An Update that changes nothing leaves no event and no new etag.
+     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
+     * leaves no event and no new etag.
+     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url) needs a
+     * caller that holds the `tumbler:…` scopes which the key then carries: else PERMISSION_DENIED (SCOPE_ESCALATION). No
+     * key widens itself (SELF_WIDENING).
      * </pre>
      */
     public void update(dev.tumbler.v1.UpdateRequest request,
@@ -847,7 +857,8 @@ public final class ApiKeyServiceGrpc {
     /**
      * <pre>
      * SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
-     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION.
+     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see
+     * Update.
      * </pre>
      */
     public void setActive(dev.tumbler.v1.SetActiveRequest request,
@@ -875,7 +886,8 @@ public final class ApiKeyServiceGrpc {
      * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
      * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
      * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
-     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
+     * lifetime, counted from now (SELF_WIDENING).
      * </pre>
      */
     public void rotate(dev.tumbler.v1.RotateRequest request,
@@ -989,9 +1001,11 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there carries two
-     * signatures, by the new secret and the old, so that nothing is lost while the receiver changes over. Scope
-     * `tumbler:keys:update`. Repeated within that time, the oldest of the three is dropped at once.
+     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there is also signed
+     * by the secret before, so that nothing is lost while the receiver changes over. Scope `tumbler:keys:update`; the
+     * caller must also hold the `tumbler:…` scopes of the keys that have the URL: else PERMISSION_DENIED.
+     * Repeated within that time, all of its secrets sign for 24 hours more; where three replaced ones do,
+     * RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     public void rotateWebhookSecret(dev.tumbler.v1.RotateWebhookSecretRequest request,
@@ -1067,8 +1081,11 @@ public final class ApiKeyServiceGrpc {
     /**
      * <pre>
      * Update changes the fields named in the mask, for verification from the moment it returns. Scope
-     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION; adding a `tumbler:…` scope that
-     * the caller does not hold PERMISSION_DENIED. An Update that changes nothing leaves no event and no new etag.
+     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
+     * leaves no event and no new etag.
+     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url) needs a
+     * caller that holds the `tumbler:…` scopes which the key then carries: else PERMISSION_DENIED (SCOPE_ESCALATION). No
+     * key widens itself (SELF_WIDENING).
      * </pre>
      */
     public dev.tumbler.v1.UpdateResponse update(dev.tumbler.v1.UpdateRequest request) {
@@ -1079,7 +1096,8 @@ public final class ApiKeyServiceGrpc {
     /**
      * <pre>
      * SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
-     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION.
+     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see
+     * Update.
      * </pre>
      */
     public dev.tumbler.v1.SetActiveResponse setActive(dev.tumbler.v1.SetActiveRequest request) {
@@ -1105,7 +1123,8 @@ public final class ApiKeyServiceGrpc {
      * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
      * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
      * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
-     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
+     * lifetime, counted from now (SELF_WIDENING).
      * </pre>
      */
     public dev.tumbler.v1.RotateResponse rotate(dev.tumbler.v1.RotateRequest request) {
@@ -1212,9 +1231,11 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there carries two
-     * signatures, by the new secret and the old, so that nothing is lost while the receiver changes over. Scope
-     * `tumbler:keys:update`. Repeated within that time, the oldest of the three is dropped at once.
+     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there is also signed
+     * by the secret before, so that nothing is lost while the receiver changes over. Scope `tumbler:keys:update`; the
+     * caller must also hold the `tumbler:…` scopes of the keys that have the URL: else PERMISSION_DENIED.
+     * Repeated within that time, all of its secrets sign for 24 hours more; where three replaced ones do,
+     * RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     public dev.tumbler.v1.RotateWebhookSecretResponse rotateWebhookSecret(dev.tumbler.v1.RotateWebhookSecretRequest request) {
@@ -1292,8 +1313,11 @@ public final class ApiKeyServiceGrpc {
     /**
      * <pre>
      * Update changes the fields named in the mask, for verification from the moment it returns. Scope
-     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION; adding a `tumbler:…` scope that
-     * the caller does not hold PERMISSION_DENIED. An Update that changes nothing leaves no event and no new etag.
+     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
+     * leaves no event and no new etag.
+     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url) needs a
+     * caller that holds the `tumbler:…` scopes which the key then carries: else PERMISSION_DENIED (SCOPE_ESCALATION). No
+     * key widens itself (SELF_WIDENING).
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.UpdateResponse> update(
@@ -1305,7 +1329,8 @@ public final class ApiKeyServiceGrpc {
     /**
      * <pre>
      * SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
-     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION.
+     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see
+     * Update.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.SetActiveResponse> setActive(
@@ -1333,7 +1358,8 @@ public final class ApiKeyServiceGrpc {
      * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
      * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
      * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
-     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
+     * lifetime, counted from now (SELF_WIDENING).
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.RotateResponse> rotate(
@@ -1423,9 +1449,11 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there carries two
-     * signatures, by the new secret and the old, so that nothing is lost while the receiver changes over. Scope
-     * `tumbler:keys:update`. Repeated within that time, the oldest of the three is dropped at once.
+     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there is also signed
+     * by the secret before, so that nothing is lost while the receiver changes over. Scope `tumbler:keys:update`; the
+     * caller must also hold the `tumbler:…` scopes of the keys that have the URL: else PERMISSION_DENIED.
+     * Repeated within that time, all of its secrets sign for 24 hours more; where three replaced ones do,
+     * RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.RotateWebhookSecretResponse> rotateWebhookSecret(

@@ -80,7 +80,8 @@ public enum ErrorReason
   /**
    * <pre>
    * ERROR_REASON_SCOPE_ESCALATION, PERMISSION_DENIED: the caller would hand out a `tumbler:…` scope that it does not
-   * hold itself.
+   * hold itself, or widen a key that carries one: give it a later expiry, wider networks, more scopes or another
+   * webhook_url, or switch it on.
    *
    *     {"reason": "SCOPE_ESCALATION", "metadata": {"scope": "tumbler:*"}}
    * </pre>
@@ -329,6 +330,17 @@ public enum ErrorReason
    * <code>ERROR_REASON_REQUEST_TOO_SLOW = 29;</code>
    */
   ERROR_REASON_REQUEST_TOO_SLOW(29),
+  /**
+   * <pre>
+   * ERROR_REASON_SELF_WIDENING, PERMISSION_DENIED: the calling key would widen itself (see SCOPE_ESCALATION for what
+   * widens). Another key has to.
+   *
+   *     {"reason": "SELF_WIDENING", "metadata": {"key_id": "0123456789abcdef"}}
+   * </pre>
+   *
+   * <code>ERROR_REASON_SELF_WIDENING = 30;</code>
+   */
+  ERROR_REASON_SELF_WIDENING(30),
   UNRECOGNIZED(-1),
   ;
 
@@ -393,7 +405,8 @@ public enum ErrorReason
   /**
    * <pre>
    * ERROR_REASON_SCOPE_ESCALATION, PERMISSION_DENIED: the caller would hand out a `tumbler:…` scope that it does not
-   * hold itself.
+   * hold itself, or widen a key that carries one: give it a later expiry, wider networks, more scopes or another
+   * webhook_url, or switch it on.
    *
    *     {"reason": "SCOPE_ESCALATION", "metadata": {"scope": "tumbler:*"}}
    * </pre>
@@ -642,6 +655,17 @@ public enum ErrorReason
    * <code>ERROR_REASON_REQUEST_TOO_SLOW = 29;</code>
    */
   public static final int ERROR_REASON_REQUEST_TOO_SLOW_VALUE = 29;
+  /**
+   * <pre>
+   * ERROR_REASON_SELF_WIDENING, PERMISSION_DENIED: the calling key would widen itself (see SCOPE_ESCALATION for what
+   * widens). Another key has to.
+   *
+   *     {"reason": "SELF_WIDENING", "metadata": {"key_id": "0123456789abcdef"}}
+   * </pre>
+   *
+   * <code>ERROR_REASON_SELF_WIDENING = 30;</code>
+   */
+  public static final int ERROR_REASON_SELF_WIDENING_VALUE = 30;
 
 
   public final int getNumber() {
@@ -698,6 +722,7 @@ public enum ErrorReason
       case 27: return ERROR_REASON_LIMIT_REACHED;
       case 28: return ERROR_REASON_REQUEST_TOO_LARGE;
       case 29: return ERROR_REASON_REQUEST_TOO_SLOW;
+      case 30: return ERROR_REASON_SELF_WIDENING;
       default: return null;
     }
   }

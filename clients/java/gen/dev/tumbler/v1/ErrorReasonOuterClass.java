@@ -25,7 +25,7 @@ public final class ErrorReasonOuterClass {
   static {
     java.lang.String[] descriptorData = {
       "\n\035tumbler/v1/error_reason.proto\022\ntumbler" +
-      ".v1*\363\007\n\013ErrorReason\022\034\n\030ERROR_REASON_UNSP" +
+      ".v1*\223\010\n\013ErrorReason\022\034\n\030ERROR_REASON_UNSP" +
       "ECIFIED\020\000\022\036\n\032ERROR_REASON_INVALID_FIELD\020" +
       "\001\022\034\n\030ERROR_REASON_UNDECODABLE\020\002\022 \n\034ERROR" +
       "_REASON_UNAUTHENTICATED\020\003\022\036\n\032ERROR_REASO" +
@@ -50,10 +50,11 @@ public final class ErrorReasonOuterClass {
       "ND\020\031\022\034\n\030ERROR_REASON_CALLER_GONE\020\032\022\036\n\032ER" +
       "ROR_REASON_LIMIT_REACHED\020\033\022\"\n\036ERROR_REAS" +
       "ON_REQUEST_TOO_LARGE\020\034\022!\n\035ERROR_REASON_R" +
-      "EQUEST_TOO_SLOW\020\035B\202\001\n\016dev.tumbler.v1P\001Z\'" +
-      "tumbler.dev/go/gen/tumbler/v1;tumblerv1\242" +
-      "\002\003TXX\252\002\nTumbler.V1\312\002\nTumbler\\V1\342\002\026Tumble" +
-      "r\\V1\\GPBMetadata\352\002\013Tumbler::V1b\006proto3"
+      "EQUEST_TOO_SLOW\020\035\022\036\n\032ERROR_REASON_SELF_W" +
+      "IDENING\020\036B\202\001\n\016dev.tumbler.v1P\001Z\'tumbler." +
+      "dev/go/gen/tumbler/v1;tumblerv1\242\002\003TXX\252\002\n" +
+      "Tumbler.V1\312\002\nTumbler\\V1\342\002\026Tumbler\\V1\\GPB" +
+      "Metadata\352\002\013Tumbler::V1b\006proto3"
     };
     descriptor = com.google.protobuf.Descriptors.FileDescriptor
       .internalBuildGeneratedFileFrom(descriptorData,

@@ -96,7 +96,7 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.Timestamp previousExpireTime_;
   /**
    * <pre>
-   * previous_expire_time is until when the one before it signs as well.
+   * previous_expire_time is until when those before it sign as well.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -108,7 +108,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * previous_expire_time is until when the one before it signs as well.
+   * previous_expire_time is until when those before it sign as well.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -120,7 +120,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * previous_expire_time is until when the one before it signs as well.
+   * previous_expire_time is until when those before it sign as well.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -602,7 +602,7 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> previousExpireTimeBuilder_;
     /**
      * <pre>
-     * previous_expire_time is until when the one before it signs as well.
+     * previous_expire_time is until when those before it sign as well.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -613,7 +613,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when the one before it signs as well.
+     * previous_expire_time is until when those before it sign as well.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -628,7 +628,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when the one before it signs as well.
+     * previous_expire_time is until when those before it sign as well.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -648,7 +648,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when the one before it signs as well.
+     * previous_expire_time is until when those before it sign as well.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -666,7 +666,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when the one before it signs as well.
+     * previous_expire_time is until when those before it sign as well.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -691,7 +691,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when the one before it signs as well.
+     * previous_expire_time is until when those before it sign as well.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -708,7 +708,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when the one before it signs as well.
+     * previous_expire_time is until when those before it sign as well.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -720,7 +720,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when the one before it signs as well.
+     * previous_expire_time is until when those before it sign as well.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -735,7 +735,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when the one before it signs as well.
+     * previous_expire_time is until when those before it sign as well.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>

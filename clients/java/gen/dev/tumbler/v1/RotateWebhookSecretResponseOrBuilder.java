@@ -30,7 +30,7 @@ public interface RotateWebhookSecretResponseOrBuilder extends
 
   /**
    * <pre>
-   * previous_expire_time is until when the one before it signs as well.
+   * previous_expire_time is until when those before it sign as well.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -39,7 +39,7 @@ public interface RotateWebhookSecretResponseOrBuilder extends
   boolean hasPreviousExpireTime();
   /**
    * <pre>
-   * previous_expire_time is until when the one before it signs as well.
+   * previous_expire_time is until when those before it sign as well.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -48,7 +48,7 @@ public interface RotateWebhookSecretResponseOrBuilder extends
   com.google.protobuf.Timestamp getPreviousExpireTime();
   /**
    * <pre>
-   * previous_expire_time is until when the one before it signs as well.
+   * previous_expire_time is until when those before it sign as well.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>

@@ -1,0 +1,54 @@
+"""What makes a key stronger than it was, and who may do that (CONTRACT section 5).
+
+Narrowing is free: whoever may stop a key need not hold what it can do.
+"""
+
+import ipaddress
+
+from tumbler.decide import any_grants
+from tumbler_server.errors import SelfWidening
+from tumbler_server.keys import access
+from tumbler_server.keys.record import Key
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def let(caller: Key, before: Key, after: Key) -> None:
+    """Let a caller make a change, unless it widens a key that may do more to this service than the caller, or itself.
+
+    Raises ``ScopeEscalation`` and ``SelfWidening``.
+    """
+    if not widens(before, after):
+        return
+    access.hand_out(caller, after.scopes)
+    if caller.id == before.id:
+        raise SelfWidening(before.id)
+
+
+def widens(before: Key, after: Key) -> bool:
+    """Say whether the key can do anything after a change that it could not before, or tell anybody more."""
+    return (
+        after.expire_time > before.expire_time
+        or (after.active and not before.active)
+        or not all(any_grants(before.scopes, scope) for scope in after.scopes)
+        or not _within(after.allowed_cidrs, before.allowed_cidrs)
+        or (bool(after.webhook_url) and after.webhook_url != before.webhook_url)
+    )
+
+
+def _within(inner: tuple[str, ...], outer: tuple[str, ...]) -> bool:
+    """Say whether every address of ``inner`` is in one network of ``outer``; an empty list is every address.
+
+    Networks that only together cover one of ``inner`` do not count: such a change asks for more than it had to.
+    """
+    if not outer:
+        return True
+    networks = [ipaddress.ip_network(each) for each in outer]
+    return bool(inner) and all(_in_one(ipaddress.ip_network(each), networks) for each in inner)
+
+
+def _in_one(network: _Network, networks: list[_Network]) -> bool:
+    return any(
+        network.version == each.version and network.subnet_of(each)  # type: ignore[arg-type]
+        for each in networks
+    )
