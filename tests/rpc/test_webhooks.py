@@ -194,7 +194,10 @@ class TestSecret:
         """Whichever of a day's secrets the receiver has learnt of, it counts; three replaced ones sign at the most."""
         created = watched(mailing, receiver)
         request = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=receiver.url)
-        secrets = [created.webhook_secret, *(mailing.call("RotateWebhookSecret", request).webhook_secret for _ in range(3))]
+        secrets = [
+            created.webhook_secret,
+            *(mailing.call("RotateWebhookSecret", request).webhook_secret for _ in range(3)),
+        ]
         refused = mailing.refused("RotateWebhookSecret", request)
         assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED")
         mailing.set_active(created.api_key.id, active=False)
