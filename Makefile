@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Where it is set, as images of containers like to, each of the many processes of a run would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help run demo test coverage mutants load frozen histories cold-start streams siege kills due bench lint check-generated grpcurl generate lock clean
+.PHONY: help run demo test coverage mutants tampering load frozen histories cold-start streams siege kills due bench lint check-generated grpcurl generate lock clean
 
 # As many test processes as there are cores.
 JOBS ?= auto
@@ -34,6 +34,9 @@ coverage: .venv/test ## Demand 95 % branch coverage of keys/ and rpc/ from the t
 
 mutants: .venv/test ## Break the code in ways that matter, and see that a test notices each
 	@.venv/bin/python tests/mutants/run.py
+
+tampering: .venv/test ## Change a database by hand in 1,000 ways; the audit must find all that docs/security.md says it finds
+	@.venv/bin/python -m tests.tampering $(TAMPERING_ARGS)
 
 load: .venv/test ## 32 callers for 30 s on each database; nothing may fail or be lost
 	@.venv/bin/python -m tests.load.load --seconds 30 --callers 32

@@ -79,7 +79,7 @@ class Domain:
         self.lifecycle = Lifecycle(ledger, "tmb", HOUR, self.endpoints)
         self.rotations = Rotations(ledger, self.claims)
         self.listing = Listing(store, open_tokens(store), clock)
-        self.resealer = Resealer(store, self.hasher)
+        self.resealer = Resealer(store, self.hasher, clock)
         self.usage = Usage(store)
         self.verifier = Verifier(store, self.hasher, self.tail, cache, self.resealer, self.usage, clock)
 

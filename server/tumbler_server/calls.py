@@ -25,11 +25,22 @@ class Call:
 
     Raises what to answer.
     """
+    peer: Callable[[], str] | None = None
+    """Tells the caller's IP address; asked only where something is written."""
+    request_id: str = ""
+    """What the caller named the call; the log tells it."""
+
+    def address(self) -> str:
+        """Return the caller's IP address; empty: there is none, as behind a Unix socket."""
+        return self.peer() if self.peer else ""
 
     def alive(self) -> bool:
         """Say whether anybody still waits for the answer."""
         return not self.gone and time.monotonic() < self.deadline
 
+
+NOBODY = Call()
+"""Where nobody has called: a command, or work in the background. It is never gone."""
 
 _CURRENT: ContextVar[Call | None] = ContextVar("call", default=None)
 

@@ -7,10 +7,13 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import rich.console
+import rich.progress
 import rich.table
 import typer
 
@@ -20,12 +23,14 @@ from tumbler_server import founding, logs, worker
 from tumbler_server.clock import HOUR, rfc3339
 from tumbler_server.config import Config, Installation, Tls
 from tumbler_server.errors import SetupError, StoreUnavailable, explain
-from tumbler_server.events import log
 from tumbler_server.events.board import Board
+from tumbler_server.keys import audit, copies
 from tumbler_server.keys import pepper as pepper_file
+from tumbler_server.keys.audit import Audit
+from tumbler_server.keys.copies import Comparison
 from tumbler_server.processes import ENDING
 from tumbler_server.store import migrations
-from tumbler_server.store.database import open_store
+from tumbler_server.store.database import Store, open_store
 from tumbler_server.supervisor import supervise
 
 app = typer.Typer(
@@ -191,37 +196,67 @@ def doctor(
 def audit_verify(
     data_dir: settings.DataDir = _DEFAULTS.installation.data_dir,
     database: settings.DatabaseUrl = "",
+    copy: Annotated[
+        Path | None,
+        typer.Option("--against", help="Also compare with this copy: of `audit export`, or lines of `audit head`."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Recompute the hash chain of all events, and compare the keys with it. Exits with 1 where anything is wrong.
+    """Recompute the hash chain of all events, and hold every key against it. Exits with 1 where anything is wrong.
 
     Events that were removed by their age (`serve --event-retention`) are not missed: what is kept is joined to them.
     The server may go on meanwhile.
     """
-    store = open_store(Installation(data_dir, database).database_url, timeout=HOUR)  # it reads everything
-    migrations.check(store)
-    audit = log.audit(store)
-    store.close()
+    with _audited(data_dir, database) as store:
+        with contextlib.closing(_Meter()) as meter:
+            found = audit.run(store, progress=meter)
+        compared = None
+        if copy is not None:
+            with copy.open(encoding="utf-8", errors="replace") as lines:
+                compared = copies.against(store, lines)
+    problems = [*found.problems, *(compared.problems if compared else ())]
     if as_json:
-        found = {
-            "ok": bool(audit),
-            "events": audit.events,
-            "from_revision": audit.removed + 1,
-            "since": rfc3339(audit.since) if audit.since else None,
-            "removed": audit.removed,
-            "problems": audit.problems,
-        }
-        print(json.dumps(found))
-    elif audit:
-        print(f"ok: {audit.events:,} events, each as it was written")
-        if audit.removed:
-            print(
-                f"from event {audit.removed + 1:,} of {rfc3339(audit.since)} on; those before it are not kept any more"
-            )
+        print(json.dumps(_audit_fields(found, compared, problems)))
+    elif not problems:
+        print(f"ok: {found.events:,} events, each as it was written, and {found.keys:,} keys, each as they say")
+        if found.removed:
+            since = rfc3339(found.since)
+            print(f"from event {found.removed + 1:,} of {since} on; of those before it, each key's last is kept")
+        if found.untold:
+            print(f"{found.untold:,} keys were last changed before schema 7: their rows are compared once they change")
+        if compared:
+            print(f"the copy: {compared.compared:,} events are the same; {compared.removed:,} are not kept any more")
     else:
-        print("\n".join(audit.problems))
-    if not audit:
+        print("\n".join(problems))
+    if problems:
         raise typer.Exit(1)
+
+
+@audit_app.command("export")
+def audit_export(
+    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir,
+    database: settings.DatabaseUrl = "",
+    after: Annotated[int, typer.Option(min=0, help="Begin after this revision: to go on with an earlier copy.")] = 0,
+) -> None:
+    """Write all events to stdout, a JSON object in each line, with their hashes; no secret is among them.
+
+    Keep it where nobody who can write to the database can write, and give it to `audit verify --against`.
+    """
+    with _audited(data_dir, database) as store:
+        for line in copies.lines(store, after):
+            print(line)
+
+
+@audit_app.command("head")
+def audit_head(
+    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir, database: settings.DatabaseUrl = ""
+) -> None:
+    """Print one line to note down: the newest event and its hash, which stands for all events before it.
+
+    `audit verify --against FILE` later says whether the log still has them.
+    """
+    with _audited(data_dir, database) as store:
+        print(copies.head(store))
 
 
 @pepper_app.command("rotate")
@@ -232,6 +267,57 @@ def pepper_rotate(
     path = Installation(data_dir, pepper=pepper).pepper_file
     newest = pepper_file.rotate(path)
     _say(f"{path} now begins with the new pepper {newest.id}. Restart every server that uses it.")
+
+
+@contextlib.contextmanager
+def _audited(data_dir: Path, database: str) -> Iterator[Store]:
+    store = open_store(Installation(data_dir, database).database_url, timeout=HOUR)  # it reads everything
+    try:
+        migrations.check(store)
+        yield store
+    finally:
+        store.close()
+
+
+def _audit_fields(found: Audit, compared: Comparison | None, problems: list[str]) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "ok": not problems,
+        "events": found.events,
+        "from_revision": found.removed + 1,
+        "since": rfc3339(found.since) if found.since else None,
+        "removed": found.removed,
+        "keys": found.keys,
+        "keys_untold": found.untold,
+        "problems": problems,
+    }
+    if compared is not None:
+        fields["copy"] = {"compared": compared.compared, "removed": compared.removed}
+    return fields
+
+
+class _Meter:
+    """Shows on a terminal how far a long command is."""
+
+    def __init__(self) -> None:
+        self._progress = rich.progress.Progress(
+            *rich.progress.Progress.get_default_columns(), console=rich.console.Console(stderr=True), transient=True
+        )
+        self._tasks: dict[str, rich.progress.TaskID] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that so much of something is done."""
+        if not self._progress.console.is_terminal:
+            return
+        self._progress.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what)
+        self._progress.update(self._tasks[what], completed=done, total=total)
+        if done >= total:
+            self._progress.refresh()
+
+    def close(self) -> None:
+        """Clear the line."""
+        self._progress.stop()
 
 
 def main() -> None:

@@ -10,8 +10,7 @@ import peewee
 from tumbler_server.clock import HOUR, NEVER
 from tumbler_server.config import Installation
 from tumbler_server.errors import SetupError, StoreUnavailable
-from tumbler_server.events import log
-from tumbler_server.keys import access
+from tumbler_server.keys import access, audit
 from tumbler_server.store import migrations
 from tumbler_server.store.database import SQLITE, Store, open_store
 
@@ -93,10 +92,12 @@ def _first_key(store: Store) -> Finding:
 
 
 def _audit(store: Store) -> Finding:
-    audit = log.audit(store)
-    if audit:
-        return Finding("ok", "audit trail", f"{audit.events:,} events, each as it was written")
-    return Finding("wrong", "audit trail", "; ".join(audit.problems), "restore a backup from before the change")
+    found = audit.run(store)
+    if found:
+        return Finding(
+            "ok", "audit trail", f"{found.events:,} events, each as it was written, and {found.keys:,} keys as they say"
+        )
+    return Finding("wrong", "audit trail", "; ".join(found.problems), "restore a backup from before the change")
 
 
 def _webhooks(installation: Installation, store: Store) -> Finding:

@@ -179,7 +179,7 @@ def build_core(
     cache = ProofCache(config.cache_size, config.cache_bytes)
     tail = Tail(store, cache, config.max_staleness, board, uptime)
     tokens = open_tokens(store)
-    resealer = Resealer(store, hasher)
+    resealer = Resealer(store, hasher, clock)
     usage = Usage(store)
     claims = Claims(peppers)
     resolver = Resolver(look_up)

@@ -24,7 +24,7 @@ from tumbler.v1 import api_key_pb2, event_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 from tumbler_server.config import Installation
-from tumbler_server.events import log
+from tumbler_server.keys import audit
 from tumbler_server.store.database import Transaction, open_store
 
 T = TypeVar("T")
@@ -436,7 +436,7 @@ class Service(Client):
         """Fail unless an audit, as ``audit verify`` makes it, finds everything as it was written."""
         store = open_store(self.database_url)
         try:
-            assert log.audit(store).problems == ()
+            assert audit.run(store).problems == ()
         finally:
             store.close()
 

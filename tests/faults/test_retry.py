@@ -18,6 +18,7 @@ from tumbler.decide import Code
 from tumbler_server.clock import HOUR, SECOND
 from tumbler_server.errors import KeyIsSuperseded, StoreUnavailable
 from tumbler_server.events import log
+from tumbler_server.keys import audit
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.listing import Query
 from tumbler_server.keys.requests import RequestId
@@ -481,7 +482,7 @@ class TestCockroach:
             page = domain.listing.page(OPERATOR, query)
             assert {key.id for key in page.keys} == {key_id, rotated.key.id}
             assert page.total_size == 2
-        assert log.audit(cockroach)
+        assert audit.run(cockroach)
         domain.close()
 
     def test_two_servers(self, cockroach: Store, url: str, clock: FrozenClock) -> None:
@@ -528,7 +529,7 @@ class TestLifecycle:
         assert store.read("SELECT COUNT(*) FROM api_key") == [(2,)]
         assert domain.verifier.verify(Question(issued.text))
         assert domain.verifier.verify(Question(rotated.text)).code is Code.REVOKED
-        assert log.audit(store)
+        assert audit.run(store)
         domain.close()
 
     def test_a_request_that_is_safe_to_repeat(self, faulty: tuple[Store, FaultyDatabase], clock: FrozenClock) -> None:

@@ -803,7 +803,7 @@ MUTANTS = (
     Mutant(
         "a call does not say how to judge its caller again",
         "rpc/exchange.py",
-        "            judge=servicer.judge(caller, lambda: auth.peer_address(peer), self.plan.method),\n",
+        "            judge=servicer.judge(caller, address, self.plan.method),\n",
         "",
         "tests/rpc/test_admission.py::TestJudgedAgain",
     ),

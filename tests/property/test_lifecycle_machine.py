@@ -16,6 +16,7 @@ from tumbler.decide import Demand
 from tumbler_server.clock import HOUR, MINUTE
 from tumbler_server.errors import KeyIsExpired, KeyIsRevoked, KeyIsSuperseded, TumblerError
 from tumbler_server.events import log
+from tumbler_server.keys import audit
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.verifier import Question
 from tumbler_server.store.database import open_store
@@ -194,7 +195,7 @@ class Lives(RuleBasedStateMachine):
     def teardown(self) -> None:
         """At the end the log tells each key's life, and the audit finds nothing wrong."""
         store = self.servers[0].store
-        assert log.audit(store).problems == ()
+        assert audit.run(store).problems == ()
         told: dict[str, list[str]] = {}
         for key_id, number in store.read("SELECT key_id, type FROM event ORDER BY revision"):
             told.setdefault(key_id, []).append(log.EventType(number).name)

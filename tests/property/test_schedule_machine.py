@@ -15,7 +15,7 @@ from tumbler_server.clock import DAY, HOUR, NEVER
 from tumbler_server.errors import ClaimOutdated, KeyIsExpired, KeyIsRevoked, KeyIsSuperseded, TumblerError
 from tumbler_server.events import log
 from tumbler_server.events.lease import Lease
-from tumbler_server.keys import record, schedule
+from tumbler_server.keys import audit, record, schedule
 from tumbler_server.keys.alarms import Alarms
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.store.models import ApiKeyRow
@@ -169,7 +169,7 @@ class Schedules(RuleBasedStateMachine):
     def teardown(self) -> None:
         """At the end the log tells each key's life, and the audit finds nothing wrong."""
         store = self.domain.store
-        assert log.audit(store).problems == ()
+        assert audit.run(store, self.clock).problems == ()
         told: dict[str, list[str]] = {}
         for key_id, number in store.read("SELECT key_id, type FROM event ORDER BY revision"):
             told.setdefault(key_id, []).append(log.EventType(number).name)

@@ -10,9 +10,8 @@ from tests.harness import Refused, World, at, lasting
 from tests.webhooks.receiver import Receiver
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR, SECOND
-from tumbler_server.events import log
 from tumbler_server.events.log import EventType
-from tumbler_server.keys import pepper
+from tumbler_server.keys import audit, pepper
 from tumbler_server.keys.ledger import Ledger
 
 
@@ -77,7 +76,7 @@ class TestClaim:
             (EventType.CREATED, "", "claim"),
             (EventType.ROTATED, "", "claim"),
         ]
-        assert log.audit(mailing.core.store)
+        assert audit.run(mailing.core.store)
 
     def test_grace(self, mailing: World, receiver: Receiver) -> None:
         """The grace may be chosen; none ends the old key at once."""
@@ -258,5 +257,5 @@ def test_from_one_rotation_to_the_next(mailing: World, receiver: Receiver) -> No
     assert next_one.data["key_id"] == claimed.api_key.id
     assert refused(mailing, second.data["claim_token"])[1] == "KEY_SUPERSEDED"
     assert claim(mailing, next_one.data["claim_token"]).api_key.replaces_key_id == claimed.api_key.id
-    audit = log.audit(mailing.core.store)
-    assert audit, audit.problems
+    found = audit.run(mailing.core.store)
+    assert found, found.problems

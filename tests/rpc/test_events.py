@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from tests.harness import World, at, forged, lasting
@@ -11,7 +12,7 @@ from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import event_pb2
 from tumbler_server.clock import DAY, HOUR
-from tumbler_server.events import log
+from tumbler_server.keys import audit
 from tumbler_server.store.models import MODELS, EventRow
 
 
@@ -37,7 +38,11 @@ def test_the_first_event_is_the_first_key(world: World) -> None:
     """The log begins with the making of the first key, by no key, and its revisions begin at 1."""
     (first,) = world.events()
     assert first.revision == 1
-    assert told(first) == ("CREATED", keyformat.parse(world.operator).id, {})
+    assert told(first) == (
+        "CREATED",
+        keyformat.parse(world.operator).id,
+        {"new.name": "first operator", "new.scopes": "tumbler:*"},
+    )
     assert (first.actor_key_id, first.actor_name) == ("", "tumbler-server init")
 
 
@@ -54,30 +59,63 @@ def test_an_event_says_who_changed_what_and_when(world: World) -> None:
 
 
 def test_create_leaves_created(world: World) -> None:
-    """A Create is one CREATED."""
+    """A Create is one CREATED with every field that was given, or has a default."""
     since = Since(world)
-    key_id = world.create(scopes=["a:b"], metadata={"k": "v"}).api_key.id
-    assert since.told() == [("CREATED", key_id, {})]
+    fields: dict[str, Any] = {
+        "owner_id": "alice",
+        "scopes": ["a:b", "c:*"],
+        "metadata": {"k": "v", "ж": "ж"},
+        "allowed_cidrs": ["192.0.2.1", "2001:db8::/32"],
+        "expire_time": at(2**51),
+        "rotation": {"interval": Duration(seconds=90_000, nanos=500_000_000)},
+    }
+    key_id = world.create(**fields).api_key.id
+    detail = {
+        "new.name": "default",
+        "new.owner_id": "alice",
+        "new.scopes": "a:b,c:*",
+        "new.metadata": '{"k": "v", "ж": "ж"}',
+        "new.allowed_cidrs": "192.0.2.1/32,2001:db8::/32",
+        "new.expire_time": "2041-05-10T11:56:53.685248Z",
+        "new.rotation.interval": "90000.5s",
+    }
+    assert since.told() == [("CREATED", key_id, detail)]
 
 
 UPDATES: list[tuple[dict[str, Any], dict[str, str]]] = [
-    ({"name": "after"}, {"fields": "name"}),
-    ({"owner_id": "bob"}, {"fields": "owner_id"}),
-    ({"scopes": ["c:d", "a:b", "x:y"]}, {"fields": "scopes", "scopes_added": "c:d"}),
-    ({"scopes": ["e:f", "g:h"]}, {"fields": "scopes", "scopes_added": "e:f,g:h", "scopes_removed": "a:b,x:y"}),
-    ({"scopes": ["x:y", "a:b"]}, {"fields": "scopes"}),
-    ({"scopes": []}, {"fields": "scopes", "scopes_removed": "a:b,x:y"}),
-    ({"metadata": {"note": "confidential"}}, {"fields": "metadata"}),
-    ({"allowed_cidrs": ["192.0.2.1"]}, {"fields": "allowed_cidrs"}),
-    ({"expire_time": at(2**51)}, {"fields": "expire_time"}),
-    ({"rotation": {"interval": lasting(DAY)}}, {"fields": "rotation"}),
-    ({"name": "after", "owner_id": "alice", "metadata": {"k": "v"}}, {"fields": "name,metadata"}),
+    ({"name": "after"}, {"fields": "name", "old.name": "default", "new.name": "after"}),
+    ({"owner_id": "bob"}, {"fields": "owner_id", "old.owner_id": "alice", "new.owner_id": "bob"}),
+    ({"owner_id": ""}, {"fields": "owner_id", "old.owner_id": "alice"}),
+    (
+        {"scopes": ["c:d", "a:b", "x:y"]},
+        {"fields": "scopes", "old.scopes": "a:b,x:y", "new.scopes": "c:d,a:b,x:y", "scopes_added": "c:d"},
+    ),
+    (
+        {"scopes": ["e:f", "g:h"]},
+        {
+            "fields": "scopes",
+            "old.scopes": "a:b,x:y",
+            "new.scopes": "e:f,g:h",
+            "scopes_added": "e:f,g:h",
+            "scopes_removed": "a:b,x:y",
+        },
+    ),
+    ({"scopes": ["x:y", "a:b"]}, {"fields": "scopes", "old.scopes": "a:b,x:y", "new.scopes": "x:y,a:b"}),
+    ({"scopes": []}, {"fields": "scopes", "old.scopes": "a:b,x:y", "scopes_removed": "a:b,x:y"}),
+    ({"metadata": {"note": "2"}}, {"fields": "metadata", "new.metadata": '{"note": "2"}'}),
+    ({"allowed_cidrs": ["192.0.2.1"]}, {"fields": "allowed_cidrs", "new.allowed_cidrs": "192.0.2.1/32"}),
+    ({"expire_time": at(2**51)}, {"fields": "expire_time", "new.expire_time": "2041-05-10T11:56:53.685248Z"}),
+    ({"rotation": {"interval": lasting(DAY)}}, {"fields": "rotation", "new.rotation.interval": "86400s"}),
+    (
+        {"name": "after", "owner_id": "alice", "metadata": {"k": "v"}},
+        {"fields": "name,metadata", "old.name": "default", "new.name": "after", "new.metadata": '{"k": "v"}'},
+    ),
 ]
 
 
 @pytest.mark.parametrize(("fields", "detail"), UPDATES)
 def test_update_leaves_updated(world: World, fields: dict[str, Any], detail: dict[str, str]) -> None:
-    """An Update is one UPDATED with the fields that truly changed, for scopes also how, and no other values."""
+    """An Update is one UPDATED with the fields that truly changed, each as it was and as it became."""
     key_id = world.create(owner_id="alice", scopes=["a:b", "x:y"]).api_key.id
     since = Since(world)
     world.update(key_id, *fields, **fields)
@@ -120,7 +158,7 @@ def test_rotate_leaves_created_and_rotated(world: World) -> None:
     rotated = world.rotate(old, grace_period=lasting(DAY))
     new = rotated.api_key.id
     assert since.told() == [
-        ("CREATED", new, {"replaces_key_id": old}),
+        ("CREATED", new, {"new.name": "default", "replaces_key_id": old}),
         ("ROTATED", old, {"replaced_by_key_id": new, "grace_expire_time": "2030-01-02T00:00:00Z"}),
     ]
 
@@ -204,9 +242,9 @@ def test_the_chain_holds_after_a_long_history(world: World, twin: World) -> None
         world.create()
     events = world.events()
     assert [event.revision for event in events] == list(range(1, len(events) + 1))
-    audit = log.audit(world.core.store)
-    assert audit, audit.problems
-    assert audit.events == len(events)
+    found = audit.run(world.core.store)
+    assert found, found.problems
+    assert found.events == len(events)
 
 
 def test_a_changed_event_shows(world: World) -> None:
@@ -215,7 +253,7 @@ def test_a_changed_event_shows(world: World) -> None:
     world.revoke(key_id)
     event = EventRow.update(actor_name="somebody else").where(EventRow.revision == 2)
     world.core.store.write(lambda transaction: transaction.run(event))
-    assert not log.audit(world.core.store)
+    assert not audit.run(world.core.store)
 
 
 def test_nothing_stored_holds_a_secret(world: World) -> None:

@@ -73,6 +73,8 @@ class TestEvents:
             actor={"key_id": caller.api_key.id, "name": "robot"},
             detail={"reason": "other", "comment": "see 42"},
             hash=bytes(stored.hash),
+            client_address="127.0.0.1",
+            record_digest=bytes(stored.record)[:32],
         )
         assert len(event.hash) == 32
 

@@ -12,7 +12,8 @@ from tests.domain import PATIENCE
 from tests.harness import CHEAP, Refused, World, forged
 from tumbler import keyformat
 from tumbler.v1 import api_key_service_pb2 as pb
-from tumbler_server.keys import pepper
+from tumbler_server.events.log import EventType
+from tumbler_server.keys import audit, pepper
 from tumbler_server.keys.record import Sealed
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.shares import PROOFS_OF_A_KEY
@@ -224,15 +225,19 @@ def test_a_remade_hash_still_proves(world: World) -> None:
 
 
 def test_sealing_anew_is_no_change_of_the_key(world: World) -> None:
-    """A key that was sealed anew has the same etag and update_time, and no event tells of it."""
+    """A key that was sealed anew is the same but for its etag; the log says that its proofs are others."""
     created = world.create()
     rotate_pepper(world)
-    events = len(world.events())
     world.clock.advance(1)
     assert world.verdict(created.key) == "VALID"
     world.core.resealer.drain()
-    assert world.get(created.api_key.id) == created.api_key
-    assert len(world.events()) == events
+    found = world.get(created.api_key.id)
+    assert found.etag != created.api_key.etag
+    found.etag = created.api_key.etag
+    assert found == created.api_key
+    event = world.events()[-1]
+    assert (event.type, event.key_id, event.actor_name) == (EventType.REHASHED, created.api_key.id, "rehash")
+    assert audit.run(world.core.store, world.clock)
 
 
 def test_a_key_goes_on_working_where_sealing_anew_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,8 @@ import pytest
 from tests.harness import World, at, lasting
 from tumbler.v1 import api_key_pb2
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
-from tumbler_server.events import log
 from tumbler_server.events.log import EventType
+from tumbler_server.keys import audit
 
 DUE, OVERDUE, EXPIRING = EventType.ROTATION_DUE, EventType.ROTATION_OVERDUE, EventType.EXPIRING
 WEEKLY = {"interval": lasting(7 * DAY)}
@@ -249,6 +249,6 @@ def test_listed(world: World) -> None:
     key = world.create(rotation=WEEKLY, ttl=lasting(30 * DAY)).api_key
     step(world, 29 * DAY)
     assert said(world) == [DUE, OVERDUE, EXPIRING]
-    audit = log.audit(world.core.store)
-    assert audit, audit.problems
+    found = audit.run(world.core.store)
+    assert found, found.problems
     assert world.get(key.id).state == api_key_pb2.STATE_ACTIVE

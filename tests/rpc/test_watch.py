@@ -87,7 +87,7 @@ def test_a_fault_is_told_to_nobody(
         raise KeyError("a secret")
 
     with monkeypatch.context() as broken:
-        broken.setattr(wire, "event", fail)
+        broken.setattr(wire, "watched", fail)
         made = served.client.create()
         refused = stream.ended()
     assert (refused.code, refused.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")

@@ -11,9 +11,12 @@ import pytest
 
 from tests.domain import OPERATOR, Domain, new_store
 from tests.harness import FrozenClock
+from tumbler_server import calls
+from tumbler_server.calls import Call
 from tumbler_server.clock import DAY, NEVER
-from tumbler_server.events import log
+from tumbler_server.events import kept, log
 from tumbler_server.events.log import Actor, Change, EventType
+from tumbler_server.keys import audit
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.store.database import Store, Transaction, open_store
 from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow
@@ -51,7 +54,7 @@ def run(store: Store, *queries: peewee.BaseQuery) -> None:
 
 def chain_problems(store: Store) -> list[str]:
     """Return what the audit finds in the log itself; events without any key in the table are a test's convenience."""
-    return [problem for problem in log.audit(store).problems if not problem.endswith("has events but is gone")]
+    return [problem for problem in audit.run(store).problems if not problem.endswith("has events but is gone")]
 
 
 class TestAppend:
@@ -101,23 +104,41 @@ class TestAppend:
 
 
 class TestChain:
-    """The form of the chain, which no release may change: older logs would no longer be what they were."""
+    """The forms of the chain, which no release may change: older logs would no longer be what they were."""
 
     def test_form(self, store: Store) -> None:
         """An event's hash is SHA-256 over the hash before it, at first zeros, and its fields as a JSON list."""
-        append(store, change(1), change(2, detail={"b": "ключ", "a": "1"}))
-        texts = [
-            '[1,1,"0000000000000001","acme","live",1893456000000001,"0123456789abcdef","an operator","{}"]',
+        call = Call(peer=lambda: "192.0.2.1", request_id="a-request")
+        with calls.serving(call):
+            append(store, change(1, record=b"\x01\x02"), change(2, detail={"b": "ключ", "a": "1"}))
+        append(store, change(3))
+        check(
+            store,
+            '[1,1,"0000000000000001","acme","live",1893456000000001,"0123456789abcdef","an operator","{}",'
+            '"192.0.2.1","a-request","0102"]',
             '[2,1,"0000000000000002","acme","live",1893456000000002,"0123456789abcdef","an operator",'
-            '"{\\"a\\": \\"1\\", \\"b\\": \\"\\\\u043a\\\\u043b\\\\u044e\\\\u0447\\"}"]',
-        ]
-        before = bytes(32)
-        rows = store.select(EventRow.select().order_by(EventRow.revision))
-        for row, text in zip(rows, texts, strict=True):
-            before = hashlib.sha256(before + text.encode()).digest()
-            assert bytes(row.hash) == before
-        ((newest,),) = store.read("SELECT hash FROM log_head")
-        assert bytes(newest) == before
+            '"{\\"a\\": \\"1\\", \\"b\\": \\"\\\\u043a\\\\u043b\\\\u044e\\\\u0447\\"}","192.0.2.1","a-request",""]',
+            '[3,1,"0000000000000003","acme","live",1893456000000003,"0123456789abcdef","an operator","{}","","",""]',
+        )
+
+    def test_first_form(self, store: Store) -> None:
+        """Before schema 7 there were nine fields; the log of that time is as it was written."""
+        append(store, change(1))
+        text = '[1,1,"0000000000000001","acme","live",1893456000000001,"0123456789abcdef","an operator","{}"]'
+        digest = hashlib.sha256(bytes(32) + text.encode()).digest()
+        older = {"address": None, "request_id": None, "record": None, "hash": digest}
+        run(store, EventRow.update(**older), LogHeadRow.update(hash=digest))
+        append(store, change(2))
+        assert chain_problems(store) == []
+        check(store, text)
+
+
+def check(store: Store, *texts: str) -> None:
+    """Assert that the first events were hashed by these texts."""
+    before = bytes(32)
+    for row, text in zip(store.select(EventRow.select().order_by(EventRow.revision)), texts, strict=False):
+        before = hashlib.sha256(before + text.encode()).digest()
+        assert bytes(row.hash) == before
 
 
 class TestEventsAfter:
@@ -138,6 +159,9 @@ class TestEventsAfter:
             actor_key_id=KEY_ID,
             actor_name="an operator",
             detail_json=event.detail_json,
+            address="",
+            request_id="",
+            record=b"",
             hash=bytes(stored),
         )
         assert event.actor == Actor(KEY_ID, "an operator")
@@ -174,12 +198,14 @@ class TestEventsAfter:
 
 def remove(store: Store, up_to: int) -> None:
     """Remove the log's beginning as retention does."""
-    ((stored,),) = store.read("SELECT hash FROM event WHERE revision = ?", (up_to,))
-    run(
-        store,
-        EventRow.delete().where(EventRow.revision <= up_to),
-        LogHeadRow.update(anchor_revision=up_to, anchor_hash=bytes(stored)),
-    )
+
+    def work(transaction: Transaction) -> None:
+        (head,) = transaction.select(LogHeadRow.select())
+        (last,) = transaction.select(EventRow.select(EventRow.hash).where(EventRow.revision == up_to))
+        total = kept.leave(transaction, head.anchor_revision, up_to, bytes(head.kept))
+        transaction.run(LogHeadRow.update(anchor_revision=up_to, anchor_hash=bytes(last.hash), kept=total))
+
+    store.write(work)
 
 
 @pytest.fixture
@@ -201,6 +227,9 @@ CHANGED = {
     "actor_key_id": "another",
     "actor_name": "another",
     "detail": '{"a": "b"}',
+    "address": "another",
+    "request_id": "another",
+    "record": b"another",
     "hash": bytes(32),
 }
 
@@ -210,14 +239,14 @@ class TestAudit:
 
     def test_nothing(self, store: Store) -> None:
         """An empty log is as it was written."""
-        assert log.audit(store) == log.Audit(0, ())
+        assert audit.run(store) == audit.Audit(0, ())
 
     @pytest.mark.usefixtures("history")
     def test_all_well(self, store: Store) -> None:
         """A log that nobody has touched is as it was written; the audit is true."""
-        audit = log.audit(store)
-        assert audit
-        assert (audit.events, audit.removed, audit.problems) == (6, 0, ())
+        found = audit.run(store)
+        assert found
+        assert (found.events, found.removed, found.problems) == (6, 0, ())
 
     @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize(
@@ -227,9 +256,9 @@ class TestAudit:
     def test_changed(self, store: Store, column: str, revision: int) -> None:
         """An event that was changed in any column is found, be it the first, the last or between."""
         run(store, EventRow.update(**{column: CHANGED[column]}).where(EventRow.revision == revision))
-        audit = log.audit(store)
-        assert not audit
-        assert audit.problems[0].startswith(f"event {revision} is not what was written")
+        found = audit.run(store)
+        assert not found
+        assert found.problems[0].startswith(f"event {revision} is not what was written")
 
     @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize(
@@ -245,7 +274,7 @@ class TestAudit:
     def test_deleted(self, store: Store, condition: peewee.Expression, problem: str) -> None:
         """Events that were deleted are found and named."""
         run(store, EventRow.delete().where(condition))
-        assert problem in log.audit(store).problems
+        assert problem in audit.run(store).problems
 
     @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize("revision", [0, -3, 7, 100])
@@ -254,7 +283,7 @@ class TestAudit:
         ((key_id, project_id),) = store.read("SELECT key_id, project_id FROM event WHERE revision = 1")
         row = {"key_id": key_id, "project_id": project_id, "environment_id": "", "actor_key_id": "", "actor_name": ""}
         run(store, EventRow.insert(revision=revision, type=1, time=1, detail="{}", hash=bytes(32), **row))
-        assert log.audit(store).problems[0].startswith("1 events stand outside the log")
+        assert audit.run(store).problems[0].startswith("1 events stand outside the log")
 
     @pytest.mark.usefixtures("history")
     def test_renumbered(self, store: Store) -> None:
@@ -265,7 +294,7 @@ class TestAudit:
             EventRow.update(revision=2).where(EventRow.revision == 3),
             EventRow.update(revision=3).where(EventRow.revision == 100),
         )
-        assert not log.audit(store)
+        assert not audit.run(store)
 
     @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize(
@@ -280,7 +309,7 @@ class TestAudit:
     def test_head(self, store: Store, head: dict[str, Any], problem: str) -> None:
         """A head that was changed is found."""
         run(store, LogHeadRow.update(**head))
-        assert problem in log.audit(store).problems
+        assert problem in audit.run(store).problems
 
     def test_cut_off(self, store: Store, history: tuple[str, str, str]) -> None:
         """A log whose end was cut off, head and all, is found by the key that was changed there."""
@@ -290,36 +319,36 @@ class TestAudit:
             EventRow.delete().where(EventRow.revision == 6),
             LogHeadRow.update(revision=5, hash=bytes(fifth)),
         )
-        assert log.audit(store).problems == (f"key {history[2]} was changed after the log's end",)
+        assert audit.run(store).problems == (f"key {history[2]} was changed without an event",)
 
     def test_row_without_events(self, store: Store, history: tuple[str, str, str]) -> None:
         """A key that was put into the table without an event is found."""
         (row,) = store.select(ApiKeyRow.select().where(ApiKeyRow.id == history[0]).dicts())
         run(store, ApiKeyRow.insert(**{**row, "id": KEY_ID}))
-        assert log.audit(store).problems == (f"key {KEY_ID} was changed without an event",)
+        assert f"key {KEY_ID} was changed without an event" in audit.run(store).problems
 
     def test_row_of_an_older_state(self, store: Store, history: tuple[str, str, str], domain: Domain) -> None:
         """A row that was put back as it was before a change is found."""
         (row,) = store.select(ApiKeyRow.select().where(ApiKeyRow.id == history[0]).dicts())
         domain.lifecycle.set_active(OPERATOR, history[0], active=False)
         run(store, ApiKeyRow.update(**row).where(ApiKeyRow.id == history[0]))
-        assert log.audit(store).problems == (f"key {history[0]} was changed without an event",)
+        assert audit.run(store).problems == (f"key {history[0]} was changed without an event",)
 
     def test_row_gone(self, store: Store, history: tuple[str, str, str]) -> None:
         """A key whose row was deleted is found."""
         run(store, ApiKeyRow.delete().where(ApiKeyRow.id == history[1]))
-        assert log.audit(store).problems == (f"key {history[1]} has events but is gone",)
+        assert f"key {history[1]} has events but is gone" in audit.run(store).problems
 
     def test_revocation_undone(self, store: Store, history: tuple[str, str, str]) -> None:
         """A revocation that was undone in the key's row is found."""
         run(store, ApiKeyRow.update(revoke_time=NEVER).where(ApiKeyRow.id == history[1]))
-        assert log.audit(store).problems == (f"key {history[1]} was revoked, and its row says that it is not",)
+        assert audit.run(store).problems == (f"key {history[1]} was changed without an event: revoke_time",)
 
     def test_not_all_are_told(self, store: Store) -> None:
         """Of very many problems of a kind, 20 are told."""
         append(store, *(change(number) for number in range(30)))
         run(store, EventRow.update(hash=bytes(32)))
-        problems = log.audit(store).problems
+        problems = audit.run(store).problems
         assert sum(problem.startswith("event ") for problem in problems) == 20
         assert sum(problem.endswith("is gone") for problem in problems) == 20
 
@@ -330,13 +359,15 @@ class TestAudit:
         class Busy:
             """A store in which a key is made before each read."""
 
+            dialect = store.dialect
+
             def read(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
                 domain.create()
                 return store.read(sql, parameters)
 
-        audit = log.audit(cast("Store", Busy()))
-        assert audit.problems == ()
-        assert log.head(store).revision > audit.events
+        found = audit.run(cast("Store", Busy()))
+        assert found.problems == ()
+        assert log.head(store).revision > found.events
 
 
 def hash_of(revision: int) -> peewee.Expression:
@@ -350,10 +381,10 @@ class TestAnchor:
     @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize("removed", [1, 2, 3, 4, 5])
     def test_all_well(self, store: Store, clock: FrozenClock, removed: int) -> None:
-        """Wherever it begins now, a log is checked from there on; keys whose events are all gone are not judged."""
+        """Wherever it begins now, a log is checked from there on, and every key by its last event."""
         remove(store, removed)
         assert log.anchor(store) == removed
-        assert log.audit(store) == log.Audit(6 - removed, (), removed=removed, since=clock.now)
+        assert audit.run(store) == audit.Audit(6 - removed, (), removed=removed, since=clock.now, keys=3)
 
     @pytest.mark.usefixtures("history")
     def test_since(self, store: Store, domain: Domain, clock: FrozenClock) -> None:
@@ -361,7 +392,7 @@ class TestAnchor:
         clock.advance(DAY)
         domain.create()
         remove(store, 6)
-        assert log.audit(store) == log.Audit(1, (), removed=6, since=clock.now)
+        assert audit.run(store) == audit.Audit(1, (), removed=6, since=clock.now, keys=4)
 
     @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize(
@@ -371,7 +402,7 @@ class TestAnchor:
         """An event that is kept and was changed in any column is found."""
         remove(store, 2)
         run(store, EventRow.update(**{column: CHANGED[column]}).where(EventRow.revision == revision))
-        assert log.audit(store).problems[0].startswith(f"event {revision} is not what was written")
+        assert audit.run(store).problems[0].startswith(f"event {revision} is not what was written")
 
     @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize(
@@ -388,14 +419,14 @@ class TestAnchor:
             ([LogHeadRow.update(anchor_revision=0, anchor_hash=bytes(32))], "events 1 to 2 are missing"),
             ([LogHeadRow.update(anchor_revision=0)], "no event counts as removed, and the chain does not start from"),
             ([LogHeadRow.update(anchor_revision=-2)], "events up to -2 count as removed, of 6"),
-            ([LogHeadRow.update(anchor_revision=3, anchor_hash=hash_of(3))], "1 events stand outside the log"),
+            ([LogHeadRow.update(anchor_revision=3, anchor_hash=hash_of(3))], "event 3 stands outside the log"),
             ([LogHeadRow.update(anchor_revision=6, anchor_hash=hash_of(6))], "events up to 6 count as removed, of 6"),
             (
                 [LogHeadRow.update(anchor_revision=6, anchor_hash=hash_of(6)), EventRow.delete()],
                 "events up to 6 count as removed, of 6: the newest is never removed",
             ),
             ([LogHeadRow.update(anchor_revision=9)], "events up to 9 count as removed, of 6"),
-            ([EventRow.update(revision=2).where(EventRow.revision == 3)], "1 events stand outside the log"),
+            ([EventRow.update(revision=2).where(EventRow.revision == 3)], "event 2 stands outside the log"),
             ([EventRow.update(revision=-1).where(EventRow.revision == 3)], "1 events stand outside the log"),
             (
                 [EventRow.delete(), LogHeadRow.update(revision=2, hash=LogHeadRow.anchor_hash)],
@@ -431,14 +462,14 @@ class TestAnchor:
         """What fits the anchor, the head and the kept events together badly is found, whichever of them was changed."""
         remove(store, 2)
         run(store, *tampering)
-        assert any(found.startswith(problem) for found in log.audit(store).problems)
+        assert any(found.startswith(problem) for found in audit.run(store).problems)
 
     def test_an_empty_log_with_an_anchor(self, store: Store) -> None:
         """A log without any event was not cut: an anchor in it is found."""
         run(store, LogHeadRow.update(anchor_hash=b"x" * 32))
-        assert log.audit(store).problems[0].startswith("no event counts as removed, and the chain does not start")
+        assert audit.run(store).problems[0].startswith("no event counts as removed, and the chain does not start")
         run(store, LogHeadRow.update(anchor_revision=1))
-        assert log.audit(store).problems == ("events up to 1 count as removed, of 0: the newest is never removed",)
+        assert audit.run(store).problems == ("events up to 1 count as removed, of 0: the newest is never removed",)
 
     def test_row_of_an_older_state(self, store: Store, history: tuple[str, str, str], domain: Domain) -> None:
         """A row that was put back as it was before the anchor is found while an event of its later change is kept."""
@@ -446,7 +477,7 @@ class TestAnchor:
         domain.lifecycle.set_active(OPERATOR, history[0], active=False)
         remove(store, 5)
         run(store, ApiKeyRow.update(**row).where(ApiKeyRow.id == history[0]))
-        assert log.audit(store).problems == (f"key {history[0]} was changed without an event",)
+        assert audit.run(store).problems == (f"key {history[0]} was changed without an event",)
 
     @pytest.mark.parametrize("revision", [6, 0, -1])
     def test_row_without_events(self, store: Store, history: tuple[str, str, str], revision: int) -> None:
@@ -454,20 +485,13 @@ class TestAnchor:
         remove(store, 5)
         (row,) = store.select(ApiKeyRow.select().where(ApiKeyRow.id == history[0]).dicts())
         run(store, ApiKeyRow.insert(**{**row, "id": KEY_ID, "revision": revision}))
-        assert log.audit(store).problems == (f"key {KEY_ID} was changed without an event",)
-
-    def test_two_rows_of_one_change(self, store: Store, history: tuple[str, str, str]) -> None:
-        """A key that was copied within the table is found though its events are gone: a change has one key."""
-        remove(store, 5)
-        (row,) = store.select(ApiKeyRow.select().where(ApiKeyRow.id == history[0]).dicts())
-        run(store, ApiKeyRow.insert(**{**row, "id": "0" * 16}))
-        assert log.audit(store).problems == (f"keys {'0' * 16} and {history[0]} claim the same change",)
+        assert f"key {KEY_ID} was changed without an event" in audit.run(store).problems
 
     def test_row_gone(self, store: Store, history: tuple[str, str, str]) -> None:
         """A key of which an event is kept, and whose row was deleted, is found."""
         remove(store, 4)
         run(store, ApiKeyRow.delete().where(ApiKeyRow.id == history[1]))
-        assert log.audit(store).problems == (f"key {history[1]} has events but is gone",)
+        assert f"key {history[1]} has events but is gone" in audit.run(store).problems
 
 
 def test_a_long_log(new_database: Callable[[str], str]) -> None:
@@ -476,14 +500,16 @@ def test_a_long_log(new_database: Callable[[str], str]) -> None:
     append(store, *(change(number % 7, key_id=f"{number % 7:016}") for number in range(5_003)))
     ((last,),) = store.read("SELECT hash FROM event WHERE revision = 5003")
     run(store, EventRow.update(detail="{ }").where(EventRow.revision == 5_001))
-    audit = log.audit(store)
-    assert audit.events == 5_003
-    assert audit.problems[0].startswith("event 5001 ")
+    found = audit.run(store)
+    assert found.events == 5_003
+    assert found.problems[0].startswith("event 5001 ")
     run(store, EventRow.update(detail="{}").where(EventRow.revision == 5_001), LogHeadRow.update(hash=bytes(last)))
     assert chain_problems(store) == []
 
     class Shrinking:
         """A store from which events go between two pages of them."""
+
+        dialect = store.dialect
 
         def read(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
             if parameters[:1] == (5_000,):

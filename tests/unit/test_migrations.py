@@ -1,5 +1,7 @@
 """The schema's history."""
 
+import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ from tests.harness import FrozenClock
 from tests.unit.test_database import file_of
 from tumbler_server.errors import SetupError
 from tumbler_server.events import log
-from tumbler_server.keys import record
+from tumbler_server.keys import audit, record
 from tumbler_server.keys.listing import Query
 from tumbler_server.keys.record import Key
 from tumbler_server.store import migrations
@@ -100,8 +102,8 @@ class TestSchema:
 
     def test_single_rows(self, store: Store) -> None:
         """The log begins at revision 0, and the installation has a random secret of 32 bytes."""
-        ((id_, revision, hash_, anchor_revision, anchor_hash),) = store.read("SELECT * FROM log_head")
-        assert (id_, revision, bytes(hash_)) == (1, 0, bytes(32))
+        ((id_, revision, hash_, anchor_revision, anchor_hash, kept),) = store.read("SELECT * FROM log_head")
+        assert (id_, revision, bytes(hash_), bytes(kept)) == (1, 0, bytes(32), bytes(32))
         assert (anchor_revision, bytes(anchor_hash)) == (0, bytes(32))
         ((id_, secret),) = store.read("SELECT * FROM installation")
         assert (id_, len(bytes(secret))) == (1, 32)
@@ -176,15 +178,25 @@ class TestMigrate:
         store.close()
 
 
+def old_event(transaction: Transaction, key_id: str, now: int) -> int:
+    """Append an event of a key as the first schema had it, and return its revision."""
+    ((revision, before),) = transaction.read("SELECT revision + 1, hash FROM log_head")
+    content = [revision, 1, key_id, "acme", "", now, "", "the past", "{}"]
+    digest = hashlib.sha256(bytes(before) + json.dumps(content, separators=(",", ":")).encode()).digest()
+    names = "revision, type, key_id, project_id, environment_id, time, actor_key_id, actor_name, detail, hash"
+    insert = f"INSERT INTO event ({names}) VALUES ({', '.join('?' * 10)})"  # noqa: S608 - names of our own
+    transaction.run_many(insert, [[*content, digest]])
+    transaction.run_many("UPDATE log_head SET revision = ?, hash = ?", [[revision, digest]])
+    return int(revision)
+
+
 def old_key(store: Store, key_id: str, now: int) -> None:
     """Make a key as the first schema had it, and its event."""
     newer = {"rotation_due_revision", "rotation_overdue", "webhook_url", "expiry_warnings"}
-    change = log.Change(log.EventType.CREATED, key_id, "acme", "", now, log.Actor("", "the past"))
 
     def work(transaction: Transaction) -> None:
-        key = Key(
-            id=key_id, project_id="acme", create_time=now, update_time=now, revision=log.append(transaction, change)
-        )
+        revision = old_event(transaction, key_id, now)
+        key = Key(id=key_id, project_id="acme", create_time=now, update_time=now, revision=revision)
         columns = {name: value for name, value in record.to_columns(key).items() if name not in newer}
         columns |= {"secret_hash": "", "pepper_id": ""}
         slots = ", ".join("?" * len(columns))
@@ -208,16 +220,15 @@ class TestFromAnOlderRelease:
             old_key(empty, f"{number:016}", clock.now)
         with pytest.raises(SetupError, match="schema 1, this program needs"):
             migrations.check(empty)
-        before = empty.read("SELECT revision, hash FROM log_head")
 
         assert migrations.migrate(empty) == list(range(2, migrations.NEWEST + 1))
         migrations.check(empty)
         assert log.anchor(empty) == 0
-        assert empty.read("SELECT revision, hash FROM log_head") == before
+        assert log.head(empty).revision == 6  # each key's record was taken into the log
         domain = Domain(empty, clock)
         domain.revoke(f"{0:016}")
         domain.create()
-        assert log.audit(empty) == log.Audit(5, (), removed=0, since=clock.now)
+        assert audit.run(empty, clock) == audit.Audit(8, (), removed=0, since=clock.now, keys=4)
         domain.close()
 
     @pytest.mark.parametrize("released", range(1, migrations.NEWEST))
@@ -238,6 +249,8 @@ class TestFromAnOlderRelease:
         ids = [f"{number:016}" for number in range(3)]
         for key_id in ids:
             old_key(empty, key_id, clock.now)
+        if "project" in tables(empty):
+            run(empty, "INSERT INTO project (project_id, keys) VALUES ('acme', 3)")
         run(empty, """UPDATE api_key SET scopes = '["orders:read"]'""")
 
         assert migrations.migrate(empty) == list(range(released + 1, migrations.NEWEST + 1))
@@ -254,7 +267,7 @@ class TestFromAnOlderRelease:
         page = domain.listing.page(OPERATOR, Query(project_id="acme", scope="orders:read"))
         assert {key.id for key in page.keys} == {*ids, new}
         assert empty.read("SELECT keys FROM project WHERE project_id = 'acme'") == [(4,)]
-        assert log.audit(empty) == log.Audit(5, (), removed=0, since=clock.now)
+        assert audit.run(empty, clock) == audit.Audit(8, (), removed=0, since=clock.now, keys=4)
         domain.close()
 
     def test_projects(self, empty: Store, clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> None:

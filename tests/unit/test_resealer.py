@@ -1,5 +1,6 @@
 """Sealing keys anew, as they are used."""
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 
@@ -10,7 +11,8 @@ from tests.domain import PEPPER, Domain
 from tests.harness import CHEAP, FrozenClock
 from tumbler import keyformat
 from tumbler_server.events import log
-from tumbler_server.keys import record
+from tumbler_server.events.log import EventType
+from tumbler_server.keys import audit, record
 from tumbler_server.keys.ledger import Issued
 from tumbler_server.keys.pepper import Pepper
 from tumbler_server.keys.record import Sealed
@@ -37,7 +39,7 @@ def issued(domain: Domain) -> Issued:
 @pytest.fixture
 def resealer(store: Store) -> Iterator[Resealer]:
     """Give a resealer whose cost is higher and whose pepper is newer."""
-    resealer = Resealer(store, Hasher(CHEAP + 1, [NEW]))
+    resealer = Resealer(store, Hasher(CHEAP + 1, [NEW]), FrozenClock())
     yield resealer
     resealer.close()
 
@@ -60,13 +62,16 @@ def test_sealed_anew(store: Store, issued: Issued, resealer: Resealer) -> None:
 
 
 def test_nothing_else_changes(store: Store, issued: Issued, resealer: Resealer) -> None:
-    """The record stays as it was, no event is written, and the audit agrees: the key itself has not changed."""
+    """The key is what it was; the log says that its proofs were made anew, and the audit agrees."""
     before = store.read(f"{record.SELECT} WHERE id = ?", (issued.key.id,))[0]
     reseal(resealer, issued, sealed_of(store, issued.key.id))
     after = store.read(f"{record.SELECT} WHERE id = ?", (issued.key.id,))[0]
-    assert record.from_tuple(after)[0] == record.from_tuple(before)[0] == issued.key
-    assert log.head(store).revision == issued.revision
-    assert log.audit(store)
+    assert record.from_tuple(before)[0] == issued.key
+    revision = log.head(store).revision
+    assert record.from_tuple(after)[0] == dataclasses.replace(issued.key, revision=revision)
+    (event,) = log.events_after(store, issued.revision, 10)
+    assert (event.type, event.key_id, event.revision) == (EventType.REHASHED, issued.key.id, revision)
+    assert audit.run(store)
 
 
 def test_first_come(store: Store, issued: Issued, resealer: Resealer) -> None:
@@ -100,7 +105,7 @@ class SlowHasher(Hasher):
 def test_once_at_a_time(store: Store, issued: Issued) -> None:
     """A key that waits to be sealed is not taken a second time."""
     hasher = SlowHasher()
-    resealer = Resealer(store, hasher)
+    resealer = Resealer(store, hasher, FrozenClock())
     sealed = sealed_of(store, issued.key.id)
     for _ in range(5):
         resealer.later(issued.key.id, issued.text, keyformat.parse(issued.text).secret, sealed)
@@ -113,7 +118,7 @@ def test_once_at_a_time(store: Store, issued: Issued) -> None:
 def test_bounded(store: Store) -> None:
     """At most 1,000 keys wait; those beyond are left to their next use."""
     hasher = SlowHasher(ValueError("not today"))
-    resealer = Resealer(store, hasher)
+    resealer = Resealer(store, hasher, FrozenClock())
     for number in range(1_100):
         resealer.later(f"{number:016}", "", "", Sealed("", None, ""))
     hasher.may_go_on.set()
@@ -126,7 +131,7 @@ def test_failure_is_harmless(store: Store, issued: Issued) -> None:
     """Where it fails, the key stays as it was, the log says so without the failure's text, and it is tried again."""
     hasher = SlowHasher(ValueError(issued.text))
     hasher.may_go_on.set()
-    resealer = Resealer(store, hasher)
+    resealer = Resealer(store, hasher, FrozenClock())
     before = sealed_of(store, issued.key.id)
     with structlog.testing.capture_logs() as logged:
         reseal(resealer, issued, before)
@@ -142,7 +147,7 @@ def test_close(store: Store, issued: Issued, domain: Domain) -> None:
     """Closing finishes the one under way and drops the others."""
     other = domain.create()
     hasher = SlowHasher()
-    resealer = Resealer(store, hasher)
+    resealer = Resealer(store, hasher, FrozenClock())
     for key in (issued, other):
         resealer.later(key.key.id, key.text, keyformat.parse(key.text).secret, sealed_of(store, key.key.id))
     assert hasher.begun.wait(10)

@@ -16,6 +16,7 @@ from tumbler_server.clock import DAY, HOUR
 from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events import log, retention
 from tumbler_server.events.retention import Retention
+from tumbler_server.keys import audit
 from tumbler_server.store.database import Store, open_store
 from tumbler_server.store.models import EventRow, LogHeadRow
 
@@ -99,9 +100,9 @@ class TestRemove:
         for _ in range(4):
             removed.append(keeping.remove())
             clock.advance(4 * DAY)
-            audit = log.audit(store)
-            assert audit.problems == ()
-            assert audit.events + audit.removed == 4
+            found = audit.run(store)
+            assert found.problems == ()
+            assert found.events + found.removed == 4
         assert removed == [2, 1, 0, 0]
         assert store.read("SELECT COUNT(*) FROM api_key") == [(4,)]
 

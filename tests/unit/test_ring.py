@@ -8,7 +8,7 @@ from tumbler_server.events.ring import Ring
 
 def event(revision: int) -> Event:
     """Return an event of which nothing matters but its place."""
-    return Event(revision, EventType.UPDATED, "0" * 16, "acme", "", 0, "", "", "{}", b"")
+    return Event(revision, EventType.UPDATED, "0" * 16, "acme", "", 0, "", "", "{}", "", "", b"", b"")
 
 
 def filled(first: int, last: int, size: int = 10) -> Ring:

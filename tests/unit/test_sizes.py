@@ -80,9 +80,10 @@ class TestInMemory:
         for number in range(1, 401):
             detail = json.dumps({"fields": "scopes", "scopes_added": f"{number}".rjust(size, "x")})
             names = (f"{number:016}", f"acme {number}", f"live {number}")
-            made = (NOW + number, f"{number + 1:016}", f"billing {number}", detail, f"{number}".encode().ljust(32))
-            ring.extend([Event(number + 10_000, 2, *names, *made)])
-        del detail, names, made
+            made = (NOW + number, f"{number + 1:016}", f"billing {number}", detail, f"192.0.2.{number}", "")
+            digests = (f"{number}".encode().ljust(156), f"{number}".encode().ljust(32))
+            ring.extend([Event(number + 10_000, 2, *names, *made, *digests)])
+        del detail, names, made, digests
         gc.collect()
         taken, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -119,7 +120,8 @@ class TestAsSent:
     def test_events(self, detail: dict[str, str]) -> None:
         """An event's message has at most as many bytes as are counted."""
         actor = ("0" * 16, "🔑" * 255)
-        event = Event(2**62, 10, "0" * 16, "p" * 128, "e" * 128, NOW + 1, *actor, json.dumps(detail), bytes(32))
+        call = ("2001:db8::" + "f" * 30, "x" * 128, bytes(156))
+        event = Event(2**62, 10, "0" * 16, "p" * 128, "e" * 128, NOW + 1, *actor, json.dumps(detail), *call, bytes(32))
         assert wire.event(event).ByteSize() <= log.sent(event)
 
     @pytest.mark.parametrize("sign", ["x", "ж", "🔑"])

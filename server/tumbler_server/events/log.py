@@ -13,17 +13,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from tumbler_server.clock import NEVER
+from tumbler_server import calls
+from tumbler_server.events import kept
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import LogHeadRow
 
 GENESIS = bytes(32)
 """What the first event's hash is chained to."""
 
-_COLUMNS = "revision, type, key_id, project_id, environment_id, time, actor_key_id, actor_name, detail, hash"
-_INSERT = f"INSERT INTO event ({_COLUMNS}) VALUES ({', '.join('?' * 10)})"  # noqa: S608 - no input in it
+_COLUMNS = (
+    "revision, type, key_id, project_id, environment_id, time, actor_key_id, actor_name, detail, address, request_id, "
+    "record, hash"
+)
+_INSERT = f"INSERT INTO event ({_COLUMNS}) VALUES ({', '.join('?' * 13)})"  # noqa: S608 - no input in it
+_FIRST_FORM = 9
+"""So many columns made an event before schema 7; those after them are NULL in such a row, and not in its hash."""
 _PAGE = 5_000
-_SHOWN = 20
 
 
 class EventType(enum.IntEnum):
@@ -39,9 +44,17 @@ class EventType(enum.IntEnum):
     ROTATION_CLAIMED = 8
     ROTATION_OVERDUE = 9
     EXPIRING = 10
+    WEBHOOK_SECRET_ROTATED = 12
+    RECORDED = 13
+    REHASHED = 14
 
 
-ANNOUNCEMENTS = frozenset({EventType.ROTATION_DUE, EventType.ROTATION_OVERDUE, EventType.EXPIRING})
+ANNOUNCEMENTS = frozenset(
+    {
+        *(EventType.ROTATION_DUE, EventType.ROTATION_OVERDUE, EventType.EXPIRING),
+        *(EventType.WEBHOOK_SECRET_ROTATED, EventType.RECORDED),
+    }
+)
 """Events that say something of a key and change nothing that a verdict rests on."""
 
 
@@ -55,7 +68,11 @@ class Actor:
 
 @dataclass(frozen=True)
 class Change:
-    """An event that has no place in the log yet. ``detail`` never holds a secret."""
+    """An event that has no place in the log yet. ``detail`` never holds a secret.
+
+    ``record`` is the digest of what is stored of the key after it (see ``keys.evidence``); empty where another event of
+    the same transaction tells it, or where it is no key's. ``previous`` is the revision of the key's event before.
+    """
 
     type: EventType
     key_id: str
@@ -64,6 +81,8 @@ class Change:
     time: int
     actor: Actor
     detail: Mapping[str, str] = field(default_factory=dict)
+    record: bytes = b""
+    previous: int = 0
 
 
 class Event(NamedTuple):
@@ -82,6 +101,9 @@ class Event(NamedTuple):
     actor_key_id: str
     actor_name: str
     detail_json: str
+    address: str | None
+    request_id: str | None
+    record: bytes | None
     hash: bytes
 
     @property
@@ -98,12 +120,12 @@ class Event(NamedTuple):
 def sent(event: Event) -> int:
     """Return how many bytes an event's message has, at the most. Its detail, as JSON, is the longer of the two."""
     texts = (event.key_id, event.project_id, event.environment_id, event.actor_key_id)
-    return 150 + sum(map(len, texts)) + len(event.actor_name.encode()) + len(event.detail_json)
+    return 420 + sum(map(len, texts)) + len(event.actor_name.encode()) + len(event.detail_json)
 
 
 def memory(event: Event) -> int:
     """Return about how many bytes an event takes in memory."""
-    return 280 + sum(map(sys.getsizeof, event[2:5])) + sum(map(sys.getsizeof, event[6:]))
+    return 300 + sum(map(sys.getsizeof, event[2:5])) + sum(map(sys.getsizeof, event[6:]))
 
 
 def append(transaction: Transaction, change: Change) -> int:
@@ -114,12 +136,16 @@ def append(transaction: Transaction, change: Change) -> int:
 def extend(transaction: Transaction, changes: Sequence[Change]) -> int:
     """Append changes, one or more, in the transaction that makes them, and return the first one's revision.
 
-    The others follow it without a gap.
+    The others follow it without a gap. Who called, if anybody did, is told with each.
     """
     take = LogHeadRow.update(revision=LogHeadRow.revision + len(changes)).where(LogHeadRow.id == 1)
-    (head,) = transaction.select(take.returning(LogHeadRow.revision, LogHeadRow.hash))
+    (head,) = transaction.select(
+        take.returning(LogHeadRow.revision, LogHeadRow.hash, LogHeadRow.anchor_revision, LogHeadRow.kept)
+    )
     first = int(head.revision) - len(changes) + 1
     digest = bytes(head.hash)
+    call = calls.current() or calls.NOBODY
+    address = call.address()
     rows: list[list[object]] = []
     for revision, change in enumerate(changes, start=first):
         content: list[object] = [
@@ -132,11 +158,17 @@ def extend(transaction: Transaction, changes: Sequence[Change]) -> int:
             change.actor.key_id,
             change.actor.name,
             json.dumps(change.detail, sort_keys=True),
+            address,
+            call.request_id,
+            change.record,
         ]
         digest = _chain(digest, content)
         rows.append([*content, digest])
     transaction.run_many(_INSERT, rows)
-    transaction.run(LogHeadRow.update(hash=digest).where(LogHeadRow.id == 1))
+    sum_kept = bytes(head.kept)
+    if passed := [change.previous for change in changes if 0 < change.previous <= head.anchor_revision]:
+        sum_kept = kept.release(transaction, passed, sum_kept)
+    transaction.run(LogHeadRow.update(hash=digest, kept=sum_kept).where(LogHeadRow.id == 1))
     transaction.notify()
     return first
 
@@ -176,7 +208,8 @@ def events_after(store: Store, revision: int, limit: int, project_id: str = "") 
 def select(store: Store, condition: str, parameters: Sequence[object], limit: int) -> list[Event]:
     """Return the first ``limit`` kept events that fit a condition, written in SQL with ``?`` for parameters."""
     rows = store.read(
-        f"SELECT {_COLUMNS} FROM event WHERE {condition} ORDER BY revision LIMIT ?",  # noqa: S608 - no input in it
+        f"SELECT {_COLUMNS} FROM event WHERE {condition} AND revision > "  # noqa: S608 - no input in it
+        "(SELECT anchor_revision FROM log_head WHERE id = 1) ORDER BY revision LIMIT ?",
         (*parameters, limit),
     )
     return [Event._make(row) for row in rows]
@@ -189,12 +222,17 @@ def follows(before: bytes, event: Event) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A kept event's place in the chain; ``problem`` says what is wrong there, if anything is."""
+    """A kept event's place in the chain; ``problem`` says what is wrong there, if anything is.
+
+    ``key_id`` and ``detail``, as JSON, are the event's.
+    """
 
     revision: int
     time: int
     hash: bytes
     problem: str
+    key_id: str
+    detail: str
 
 
 def links(store: Store, up_to: int) -> Iterator[Link]:
@@ -211,57 +249,8 @@ def links(store: Store, up_to: int) -> Iterator[Link]:
             problem = f"events {expected} to {revision - 1} are missing"
         elif _chain(chained, [revision, *content]) != bytes(stored):
             problem = f"event {revision} is not what was written, or the one before it is not"
-        yield Link(revision, content[4], bytes(stored), problem)
+        yield Link(revision, content[4], bytes(stored), problem, content[1], content[7])
         expected, chained = revision + 1, bytes(stored)
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What an audit found: true if nothing is wrong. At most 20 problems of a kind are named.
-
-    Checked were the ``events`` that are kept, the oldest of them made at ``since``; ``removed`` came before them and
-    are not kept any more.
-    """
-
-    events: int
-    problems: tuple[str, ...]
-    removed: int = 0
-    since: int = 0
-
-    def __bool__(self) -> bool:
-        return not self.problems
-
-
-def audit(store: Store) -> Audit:
-    """Check the whole chain from its anchor to its head, and that the keys agree with it. Changes may go on meanwhile.
-
-    The anchor itself is taken at its word, as the head is: whoever can write to the database can move both, and
-    rewrite what is between them. What had to be moved with them and was not shows.
-    """
-    ((newest, newest_hash, anchored, anchor_hash, strays),) = store.read(
-        "SELECT revision, hash, anchor_revision, anchor_hash, "
-        "(SELECT COUNT(*) FROM event e WHERE e.revision <= h.anchor_revision OR e.revision > h.revision) "
-        "FROM log_head h WHERE id = 1"
-    )
-    problems: list[str] = [f"{strays} events stand outside the log: before its first or after its head"] * bool(strays)
-    if anchored < 0 or 0 < anchored >= newest:
-        problems.append(f"events up to {anchored} count as removed, of {newest}: the newest is never removed")
-    if anchored == 0 and bytes(anchor_hash) != GENESIS:
-        problems.append("no event counts as removed, and the chain does not start from its beginning")
-    reached, chained, since = anchored, bytes(anchor_hash), 0
-    for link in links(store, up_to=newest):
-        since = since or link.time
-        reached, chained = link.revision, link.hash
-        if link.problem:
-            problems.append(link.problem)
-        if len(problems) >= _SHOWN:
-            break
-    else:
-        if reached < newest and anchor(store) < newest:
-            problems.append(f"events {reached + 1} to {newest} are missing")
-        elif reached == newest and chained != bytes(newest_hash):
-            problems.append(f"the head's hash is not that of event {newest}")
-    return Audit(newest - anchored, (*problems, *_disagreements(store, up_to=newest)), anchored, since)
 
 
 def _events(store: Store, up_to: int) -> Iterator[tuple[Any, ...]]:
@@ -281,39 +270,9 @@ def _events(store: Store, up_to: int) -> Iterator[tuple[Any, ...]]:
         after = page[-1][2]
 
 
-def _disagreements(store: Store, up_to: int) -> Iterator[str]:
-    last = "(SELECT key_id, MAX(revision) AS revision FROM event WHERE revision <= ? GROUP BY key_id)"
-    # A key that was last changed before the anchor has no event any more; one that has an event must be as it says.
-    for (key_id,) in store.read(
-        f"SELECT k.id FROM log_head h CROSS JOIN api_key k LEFT JOIN {last} e ON e.key_id = k.id "  # noqa: S608 - no input
-        "WHERE h.id = 1 AND k.revision <= ? AND (e.revision <> k.revision "
-        "OR (e.revision IS NULL AND (k.revision > h.anchor_revision OR k.revision < 1))) LIMIT ?",
-        (up_to, up_to, _SHOWN),
-    ):
-        yield f"key {key_id} was changed without an event"
-    # Of a change whose event is gone, one key at the most was its subject.
-    for one, other in store.read(
-        "SELECT MIN(k.id), MAX(k.id) FROM log_head h CROSS JOIN api_key k WHERE h.id = 1 "
-        "AND k.revision <= h.anchor_revision GROUP BY k.revision HAVING COUNT(*) > 1 LIMIT ?",
-        (_SHOWN,),
-    ):
-        yield f"keys {one} and {other} claim the same change"
-    for (key_id,) in store.read(
-        f"SELECT e.key_id FROM {last} e LEFT JOIN api_key k ON k.id = e.key_id WHERE k.id IS NULL LIMIT ?",  # noqa: S608
-        (up_to, _SHOWN),
-    ):
-        yield f"key {key_id} has events but is gone"
-    for (key_id,) in store.read(
-        "SELECT k.id FROM api_key k, log_head h WHERE k.revision > h.revision LIMIT ?", (_SHOWN,)
-    ):
-        yield f"key {key_id} was changed after the log's end"
-    for (key_id,) in store.read(
-        "SELECT k.id FROM api_key k JOIN event e ON e.key_id = k.id AND e.type = ? WHERE k.revoke_time = ? LIMIT ?",
-        (int(EventType.REVOKED), NEVER, _SHOWN),
-    ):
-        yield f"key {key_id} was revoked, and its row says that it is not"
-
-
 def _chain(before: bytes, content: Sequence[object]) -> bytes:
+    content = [bytes(each).hex() if isinstance(each, (bytes, memoryview)) else each for each in content]
+    if content[_FIRST_FORM] is None:
+        content = content[:_FIRST_FORM]
     text = json.dumps(content, separators=(",", ":"))
     return hashlib.sha256(before + text.encode()).digest()

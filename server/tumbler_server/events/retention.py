@@ -6,7 +6,7 @@ import structlog
 
 from tumbler_server import clock as clocks
 from tumbler_server.clock import SECOND, Clock
-from tumbler_server.events import log
+from tumbler_server.events import kept, log
 from tumbler_server.events.log import Link
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import EventRow, LogHeadRow
@@ -36,6 +36,7 @@ class Retention:
     def remove(self) -> int:
         """Remove the longest beginning of the log whose events are all too old, and return how many those were.
 
+        Of each key the last event is kept, beside the log, since it says what the key's row must be.
         The newest event is never removed, and no event from the first on that is not as it was written: that it was
         changed must not be forgotten. Raises ``StoreUnavailable``.
         """
@@ -88,11 +89,12 @@ class Retention:
             rows = transaction.select(EventRow.select(EventRow.hash).where(EventRow.revision == last.revision))
             if not (head.anchor_revision < last.revision < head.revision and rows and bytes(rows[0].hash) == last.hash):
                 return 0  # it is done already; or the database is another than it was: restored from a backup
-            gone = (EventRow.revision > head.anchor_revision) & (EventRow.revision <= last.revision)
-            transaction.run(EventRow.delete().where(gone))
-            transaction.run(
-                LogHeadRow.update(anchor_revision=last.revision, anchor_hash=last.hash).where(LogHeadRow.id == 1)
-            )
+            moved = {
+                "anchor_revision": last.revision,
+                "anchor_hash": last.hash,
+                "kept": kept.leave(transaction, head.anchor_revision, last.revision, bytes(head.kept)),
+            }
+            transaction.run(LogHeadRow.update(moved).where(LogHeadRow.id == 1))
             return int(last.revision - head.anchor_revision)
 
         removed = self._store.write(work)

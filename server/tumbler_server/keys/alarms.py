@@ -1,13 +1,15 @@
 """Writing to the log what time has brought to keys, when it has."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from tumbler_server import metrics
 from tumbler_server.clock import NEVER, Clock
 from tumbler_server.events import log
 from tumbler_server.events.lease import Lease
 from tumbler_server.events.log import Change
-from tumbler_server.keys import record, schedule
+from tumbler_server.keys import evidence, record, schedule
 from tumbler_server.keys.record import Key
 from tumbler_server.store.database import Store, Transaction
 
@@ -21,6 +23,9 @@ _SET = (
     "UPDATE api_key SET rotation_due_revision = ?, rotation_overdue = ?, expiry_warnings = ?, update_time = ?, "
     "revision = ?, alarm_time = ? WHERE id = ?"
 )
+
+_TOLD = ("rotation_due_revision", "rotation_overdue", "expiry_warnings", "update_time")
+"""Of these, what an event's digest covers."""
 
 
 class Alarms:
@@ -46,17 +51,27 @@ class Alarms:
         # Not by the ORM, which takes as long for this as for all the rest.
         slots = ", ".join("?" * len(key_ids))
         found = transaction.read(f"{record.SELECT} WHERE id IN ({slots})", key_ids)
+        stored = evidence.stored(transaction.read, key_ids)
         changes: list[Change] = []
         rows: list[tuple[object, ...]] = []
         first = log.head_in(transaction) + 1
         for key, _ in map(record.from_tuple, found):
             happened, after = schedule.due(key, first + len(changes), now)
-            changes += happened
+            if happened:
+                changes += happened[:-1]
+                changes.append(_evident(happened[-1], key, after, *stored[key.id]))
             rows.append(_row(after, now))
         if changes:
             log.extend(transaction, changes)
         transaction.run_many(_SET, rows)
         return changes
+
+
+def _evident(last: Change, before: Key, after: Key, row: dict[str, Any], altered: list[str]) -> Change:
+    """Return the last event of a key with the digest of its row as they all leave it."""
+    columns = {name: getattr(after, name) for name in _TOLD}
+    detail = {**last.detail, **evidence.altered(altered)}
+    return replace(last, detail=detail, record=evidence.digest(row | columns), previous=before.revision)
 
 
 def _row(key: Key, now: int) -> tuple[object, ...]:

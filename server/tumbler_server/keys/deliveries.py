@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tumbler.decide import RESERVED
-from tumbler_server.clock import NEVER, Clock
+from tumbler_server.clock import NEVER, Clock, rfc3339
 from tumbler_server.errors import DeliveryNotFound, DeliveryOutdated, EndpointNotFound, LimitReached
 from tumbler_server.events import log
+from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.keys import access
 from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
@@ -148,7 +149,11 @@ class Deliveries:
         def work(transaction: Transaction) -> Replaced:
             for (scopes,) in transaction.read(_CARRIED_SINCE, (position, project_id, url)):
                 access.hand_out(caller, tuple(json.loads(scopes)))
-            return self._endpoints.replace_secret(transaction, project_id, url, now)
+            replaced = self._endpoints.replace_secret(transaction, project_id, url, now)
+            detail = {"webhook_url": url, "previous_expire_time": rfc3339(replaced.previous_expire_time)}
+            changed = EventType.WEBHOOK_SECRET_ROTATED
+            log.append(transaction, Change(changed, "", project_id, "", now, Actor(caller.id, caller.name), detail))
+            return replaced
 
         return self._store.write(work)
 

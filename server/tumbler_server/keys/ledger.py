@@ -9,7 +9,7 @@ from tumbler_server.clock import Clock
 from tumbler_server.errors import KeyNotFound
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
-from tumbler_server.keys import access, projects, record, requests, schedule, secret
+from tumbler_server.keys import access, differences, evidence, projects, record, requests, schedule, secret
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.secret import Hasher, NewKey
 from tumbler_server.store.database import Store, Transaction
@@ -94,12 +94,13 @@ class Ledger:
         """
         projects.count_one_more(transaction, key.project_id, self._max_project_keys)
         key = replace(key, id=made.id, key_prefix=made.key_prefix)
-        revision = log.append(transaction, change(EventType.CREATED, key, key.create_time, key.created_by, detail))
-        key = replace(key, revision=revision)
         proofs = {"secret_hash": sealed.secret_hash, "digest": sealed.digest, "pepper_id": sealed.pepper_id}
+        columns = record.to_columns(key) | proofs
+        happened = change(EventType.CREATED, key, key.create_time, key.created_by, {**differences.made(key), **detail})
+        revision = log.append(transaction, replace(happened, record=evidence.digest(columns)))
         alarm_time = schedule.alarm_time(key, key.create_time)
-        transaction.run(ApiKeyRow.insert(**record.to_columns(key), **proofs, alarm_time=alarm_time))
-        return key
+        transaction.run(ApiKeyRow.insert(**columns | {"revision": revision, "alarm_time": alarm_time}))
+        return replace(key, revision=revision)
 
     def save(
         self,
@@ -111,14 +112,28 @@ class Ledger:
         now: int,
         detail: Mapping[str, str],
     ) -> Changed:
-        """Write what has changed of a key, with its event, and return it as it became."""
-        revision = log.append(transaction, change(happened, before, now, actor, detail))
-        after = replace(after, update_time=now, revision=revision)
+        """Write what has changed of a key, with its event, and return it as it became.
+
+        Where the key's row is not as its last event told, the new event says so.
+        """
+        after = replace(after, update_time=now)
         old = record.to_columns(before)
         columns = {name: value for name, value in record.to_columns(after).items() if value != old[name]}
-        columns["alarm_time"] = schedule.alarm_time(after, now)
+        ((row, altered),) = evidence.stored(transaction.read, [before.id]).values()
+        told = change(happened, before, now, actor, {**detail, **evidence.altered(altered)})
+        told = replace(told, record=evidence.digest(row | columns), previous=before.revision)
+        after = replace(after, revision=log.append(transaction, told))
+        columns |= {"revision": after.revision, "alarm_time": schedule.alarm_time(after, now)}
         transaction.run(ApiKeyRow.update(**columns).where(ApiKeyRow.id == before.id))
-        return Changed(after, revision, now)
+        return Changed(after, after.revision, now)
+
+    def note(self, transaction: Transaction, actor: Actor, key: Key, happened: EventType, now: int) -> Key:
+        """Write an event of a key that changes nothing of it, and return it as it is then."""
+        ((row, altered),) = evidence.stored(transaction.read, [key.id]).values()
+        told = change(happened, key, now, actor, evidence.altered(altered))
+        revision = log.append(transaction, replace(told, record=evidence.digest(row), previous=key.revision))
+        transaction.run(ApiKeyRow.update(revision=revision).where(ApiKeyRow.id == key.id))
+        return replace(key, revision=revision)
 
     def repeated(self, select: requests.Select, caller: Key, seen: requests.Seen) -> Issued:
         """Return what came of a request that was made before, without the secret."""

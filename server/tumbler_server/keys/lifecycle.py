@@ -15,15 +15,14 @@ from tumbler_server.errors import (
     ScopeMissing,
 )
 from tumbler_server.events.log import EventType
-from tumbler_server.keys import access, ledger, record, requests, schedule, widening
+from tumbler_server.keys import access, differences, ledger, record, requests, schedule, widening
+from tumbler_server.keys.differences import UPDATABLE
 from tumbler_server.keys.ledger import Changed, Issued, Ledger
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.requests import RequestId
 from tumbler_server.keys.rules import Check
 from tumbler_server.store.database import Transaction
 from tumbler_server.webhooks.endpoints import Endpoints
-
-UPDATABLE = ("name", "owner_id", "scopes", "metadata", "allowed_cidrs", "expire_time", "rotation")
 
 _ROTATE = "tumbler:keys:rotate"
 
@@ -161,7 +160,7 @@ class Lifecycle:
             webhook_secret = ""
             if "rotation" in edit.fields and after.webhook_url:
                 webhook_secret = self._endpoints.open(transaction, after.project_id, after.webhook_url, now)
-            detail = _difference(before, after)
+            detail = differences.between(before, after)
             if not detail:
                 return Changed(before, before.revision, now, webhook_secret)
             if record.weight(after) > record.weight(before):  # one that is too large from before may become smaller
@@ -328,21 +327,3 @@ def _rescheduled(key: Key, interval: int, webhook_url: str, now: int) -> Key:
     if webhook_url != key.webhook_url:
         key = replace(key, webhook_url=webhook_url, rotation_due_revision=0)
     return key
-
-
-def _difference(before: Key, after: Key) -> dict[str, str]:
-    """Say which fields of a key an update changed; for scopes also how. Values of other fields are not told."""
-    stored = {"rotation": ("rotation_interval", "webhook_url")}
-    changed = [
-        name
-        for name in UPDATABLE
-        if any(getattr(before, column) != getattr(after, column) for column in stored.get(name, (name,)))
-    ]
-    if not changed:
-        return {}
-    detail = {"fields": ",".join(changed)}
-    if added := [scope for scope in after.scopes if scope not in before.scopes]:
-        detail["scopes_added"] = ",".join(added)
-    if removed := [scope for scope in before.scopes if scope not in after.scopes]:
-        detail["scopes_removed"] = ",".join(removed)
-    return detail

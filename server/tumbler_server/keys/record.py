@@ -239,6 +239,11 @@ def _actor(key_id: str, name: str) -> Actor:
     return Actor(key_id, name)  # an id and a name, which are never long
 
 
+def from_columns(columns: Mapping[str, Any]) -> Key:
+    """Return the record of a row whose columns come by name; those that are left out are as if nothing had happened."""
+    return from_tuple(tuple(columns.get(name, 0) for name in COLUMNS))[0]
+
+
 def to_columns(key: Key) -> dict[str, Any]:
     """Return the row of a record, but for the proofs of its secret."""
     columns = {name: getattr(key, name) for name in COLUMNS if hasattr(key, name)}

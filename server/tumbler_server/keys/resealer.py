@@ -5,6 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
+from tumbler_server.clock import Clock
+from tumbler_server.events import log
+from tumbler_server.events.log import Actor, Change, EventType
+from tumbler_server.keys import evidence
 from tumbler_server.keys.record import Sealed
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.store.database import Store, Transaction
@@ -12,15 +16,19 @@ from tumbler_server.store.models import ApiKeyRow
 
 _MOST_WAITING = 1_000
 
+ACTOR = Actor("", "rehash")
+"""Who makes these events."""
+
 _log = structlog.get_logger(__name__)
 
 
 class Resealer:
     """One thread that seals keys anew, as they are used. It can always be put off: the next use asks again."""
 
-    def __init__(self, store: Store, hasher: Hasher) -> None:
+    def __init__(self, store: Store, hasher: Hasher, clock: Clock) -> None:
         self._store = store
         self._hasher = hasher
+        self._clock = clock
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="reseal")
         self._waiting: set[str] = set()
         self._lock = threading.Lock()
@@ -44,17 +52,31 @@ class Resealer:
     def _reseal(self, key_id: str, text: str, secret: str, sealed: Sealed) -> None:
         try:
             fresh = self._hasher.seal(text, secret)
-            query = ApiKeyRow.update(
-                secret_hash=fresh.secret_hash, digest=fresh.digest, pepper_id=fresh.pepper_id
-            ).where((ApiKeyRow.id == key_id) & (ApiKeyRow.secret_hash == sealed.secret_hash))
-
-            def work(transaction: Transaction) -> None:
-                transaction.run(query)
-
-            self._store.write(work)
+            self._store.write(lambda transaction: self._replace(transaction, key_id, sealed, fresh))
         except Exception as failure:
             # The key goes on working as it was sealed. The exception's text is not logged: it could hold anything.
             _log.warning("sealing a key anew failed", key_id=key_id, error=type(failure).__name__)
         finally:
             with self._lock:
                 self._waiting.discard(key_id)
+
+    def _replace(self, transaction: Transaction, key_id: str, before: Sealed, fresh: Sealed) -> None:
+        """Store fresh proofs of a key, with their event, unless it was sealed anew meanwhile."""
+        for row, altered in evidence.stored(transaction.read, [key_id]).values():
+            if row["secret_hash"] != before.secret_hash:
+                return
+            proofs = {"secret_hash": fresh.secret_hash, "digest": fresh.digest, "pepper_id": fresh.pepper_id}
+            (previous,) = transaction.read("SELECT revision FROM api_key WHERE id = ?", (key_id,))[0]
+            change = Change(
+                EventType.REHASHED,
+                key_id,
+                row["project_id"],
+                row["environment_id"],
+                self._clock(),
+                ACTOR,
+                evidence.altered(altered),
+                evidence.digest(row | proofs),
+                previous,
+            )
+            revision = log.append(transaction, change)
+            transaction.run(ApiKeyRow.update(**proofs, revision=revision).where(ApiKeyRow.id == key_id))

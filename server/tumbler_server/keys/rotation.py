@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 from tumbler_server.clock import END, HOUR, NEVER, rfc3339
 from tumbler_server.errors import ClaimOutdated, KeyIsExpired, KeyIsRevoked, KeyIsSuperseded, SelfWidening
-from tumbler_server.events import log
 from tumbler_server.events.log import Actor, EventType
 from tumbler_server.keys import access, ledger, record, requests, schedule
 from tumbler_server.keys.claims import Claims
@@ -97,7 +96,7 @@ class Rotations:
         def work(transaction: Transaction) -> Issued:
             now = self._ledger.clock()
             before = self._claimable(transaction.select, key_id, due_revision)
-            log.append(transaction, ledger.change(EventType.ROTATION_CLAIMED, before, now, CLAIM, {}))
+            before = self._ledger.note(transaction, CLAIM, before, EventType.ROTATION_CLAIMED, now)
             return self._replace(transaction, CLAIM, before, Rotation(key_id, grace), made, sealed, now)
 
         return self._ledger.write(work)

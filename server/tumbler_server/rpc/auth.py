@@ -35,6 +35,7 @@ NOBODY = Key(id="", project_id="")
 """The caller of an RPC that carries its own credential: it sees no project and holds no scope."""
 
 _BEARER = "bearer "
+_LONGEST_ID = 128
 
 
 def check_policy(service: ServiceDescriptor, policy: Mapping[str, str] = POLICY) -> None:
@@ -81,6 +82,14 @@ def admit(key: Key | Code | None, method: str, now: int, address: Callable[[], s
     if scope not in key.scopes and not any_grants(key.scopes, scope):
         raise ScopeMissing(scope)
     return key
+
+
+def named(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """Return what a call's ``x-request-id`` header names it; empty where that is none, too long or not printable."""
+    for name, value in metadata:
+        if name == "x-request-id" and isinstance(value, str) and len(value) <= _LONGEST_ID and value.isprintable():
+            return value
+    return ""
 
 
 def peer_address(peer: str) -> str:

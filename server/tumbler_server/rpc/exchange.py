@@ -7,6 +7,7 @@ of its lane, behind a queue in which projects take turns.
 """
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -328,17 +329,25 @@ class BatchVerify(Exchange):
 class Manage(Exchange):
     """A call that reads or writes keys: on a thread of its lane."""
 
-    __slots__ = ()
+    __slots__ = ("named",)
+
+    def judge_headers(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+        """Judge the caller, and keep what it named the call. Raises ``Unauthenticated``."""
+        self.named = auth.named(metadata)
+        super().judge_headers(metadata)
 
     async def answer(self, context: Any) -> bytes:
         """Have the work done, if the caller still waits when its turn comes."""
         request = self.decode(await self.receive(context))
         await self.settle(context)
         servicer, caller, peer = self.house.servicer, self.caller, self.peer
+        address = functools.partial(auth.peer_address, peer)
         left = context.time_remaining()
         call = Call(
             deadline=math.inf if left is None else time.monotonic() + left,
-            judge=servicer.judge(caller, lambda: auth.peer_address(peer), self.plan.method),
+            judge=servicer.judge(caller, address, self.plan.method),
+            peer=address,
+            request_id=getattr(request, "request_id", "").lower() or self.named,
         )
         party = peer if caller is auth.NOBODY else caller.project_id
         try:

@@ -17,7 +17,8 @@ from tumbler_server.clock import HOUR, SECOND
 from tumbler_server.errors import InvalidFields, OtherProject, Violation
 from tumbler_server.keys import access
 from tumbler_server.keys.deliveries import DeliveryQuery
-from tumbler_server.keys.lifecycle import UPDATABLE, Draft, Edit
+from tumbler_server.keys.differences import UPDATABLE
+from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.listing import Query
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.requests import RequestId

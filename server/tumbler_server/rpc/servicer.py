@@ -45,8 +45,10 @@ def rpc(method: Answer[Response]) -> Callable[["Servicer", Any, grpc.ServicerCon
         try:
             caller = self.admit(context, name)
             counting.demand(request)
-            address = lambda: auth.peer_address(context.peer())  # noqa: E731 - asked only where it matters
-            with calls.serving(calls.Call(judge=self.judge(caller, address, name))):
+            address = functools.partial(_address, context)
+            named = getattr(request, "request_id", "").lower() or auth.named(context.invocation_metadata() or ())
+            call = calls.Call(judge=self.judge(caller, address, name), peer=address, request_id=named)
+            with calls.serving(call):
                 return method(self, caller, request)
         except Exception as failure:
             failed = failure
@@ -55,6 +57,13 @@ def rpc(method: Answer[Response]) -> Callable[["Servicer", Any, grpc.ServicerCon
 
     handler.answer = method  # type: ignore[attr-defined]
     return handler
+
+
+def _address(context: grpc.ServicerContext) -> str:
+    try:
+        return auth.peer_address(context.peer())
+    except NotImplementedError:  # grpcio-testing's context has no peer
+        return ""
 
 
 class Servicer(ApiKeyServiceServicer):

@@ -66,7 +66,7 @@ class _Listener:
 
     def render(self, notice: Notice) -> bytes:
         return pb.WatchResponse(
-            events=[wire.event(event) for event in notice.events],
+            events=[wire.watched(event) for event in notice.events],
             cursor=self._tokens.consistency(notice.cursor),
             reset=notice.reset,
         ).SerializeToString()

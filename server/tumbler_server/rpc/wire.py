@@ -1,7 +1,7 @@
 """Records become messages. One direction: what comes in is read in ``rpc.reading``."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -13,6 +13,7 @@ from tumbler.v1 import api_key_service_pb2 as service_pb
 from tumbler.v1 import event_pb2 as event_pb
 from tumbler_server.clock import NEVER, SECOND
 from tumbler_server.events.log import Event, EventType
+from tumbler_server.keys import differences, evidence
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.verifier import Verdict
 from tumbler_server.limits import ANSWER_BYTES
@@ -162,7 +163,16 @@ def _text(text: str) -> Any:
 
 
 def event(happened: Event) -> event_pb.KeyEvent:
-    """Return an event as callers see it."""
+    """Return an event as who may read events sees it."""
+    told = watched(happened, happened.detail)
+    told.client_address = happened.address or ""
+    told.request_id = happened.request_id or ""
+    told.record_digest = (happened.record or b"")[: evidence.SIZE]
+    return told
+
+
+def watched(happened: Event, detail: Mapping[str, str] | None = None) -> event_pb.KeyEvent:
+    """Return an event as who may verify keys sees it: without fields' values, and without who called from where."""
     return event_pb.KeyEvent(
         revision=happened.revision,
         type=happened.type,  # type: ignore[arg-type]  # the numbers are the same
@@ -171,7 +181,7 @@ def event(happened: Event) -> event_pb.KeyEvent:
         environment_id=happened.environment_id,
         time=timestamp(happened.time),
         actor=pb.Actor(key_id=happened.actor.key_id, name=happened.actor.name),
-        detail=happened.detail,
+        detail=differences.public(happened.detail) if detail is None else detail,
         hash=happened.hash,
     )
 

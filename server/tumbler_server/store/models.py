@@ -102,6 +102,9 @@ class EventRow(Model):
     actor_key_id = TextField()
     actor_name = TextField()
     detail = TextField()  # JSON object
+    address = TextField(null=True)  # NULL, as the two after it: made before schema 7
+    request_id = TextField(null=True)
+    record = BlobField(null=True)  # see keys.evidence
     hash = BlobField()
 
     class Meta:
@@ -109,13 +112,17 @@ class EventRow(Model):
 
 
 class LogHeadRow(Model):
-    """The single row that hands out revisions, and holds the newest hash; the anchor is the newest removed event's."""
+    """The single row that hands out revisions, and holds the newest hash; the anchor is the newest removed event's.
+
+    ``kept`` is the sum over the events that are kept from before the anchor, see ``events.kept``.
+    """
 
     id = SmallIntegerField(primary_key=True)
     revision = BigIntegerField()
     hash = BlobField()
     anchor_revision = BigIntegerField()
     anchor_hash = BlobField()
+    kept = BlobField()
 
     class Meta:
         table_name = "log_head"

@@ -18,6 +18,7 @@ from tumbler_server.store.migrations import (
     m0004_listing,
     m0005_webhooks,
     m0006_projects,
+    m0007_evidence,
 )
 
 STEPS: tuple[ModuleType, ...] = (
@@ -27,6 +28,7 @@ STEPS: tuple[ModuleType, ...] = (
     m0004_listing,
     m0005_webhooks,
     m0006_projects,
+    m0007_evidence,
 )
 
 NEWEST = len(STEPS)

@@ -50,6 +50,14 @@ const (
 	// KEY_EVENT_TYPE_EXPIRING: it expires in 7 days or less, and again in 1 day or less; each once, and only where its
 	// expire_time was set further ahead than that. Not while it is deactivated, and not once it is replaced.
 	KeyEventType_KEY_EVENT_TYPE_EXPIRING KeyEventType = 10
+	// KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: a webhook_url of the project got a new secret. It is no key's: key_id is empty.
+	KeyEventType_KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED KeyEventType = 12
+	// KEY_EVENT_TYPE_RECORDED: the key's record was taken into the log as it was found, when this installation began to keep
+	// record_digest. Nothing changed.
+	KeyEventType_KEY_EVENT_TYPE_RECORDED KeyEventType = 13
+	// KEY_EVENT_TYPE_REHASHED: the stored proofs of its secret were made anew, since another pepper signs now or the bcrypt
+	// cost went up. The key is the same.
+	KeyEventType_KEY_EVENT_TYPE_REHASHED KeyEventType = 14
 )
 
 // Enum value maps for KeyEventType.
@@ -66,19 +74,25 @@ var (
 		8:  "KEY_EVENT_TYPE_ROTATION_CLAIMED",
 		9:  "KEY_EVENT_TYPE_ROTATION_OVERDUE",
 		10: "KEY_EVENT_TYPE_EXPIRING",
+		12: "KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED",
+		13: "KEY_EVENT_TYPE_RECORDED",
+		14: "KEY_EVENT_TYPE_REHASHED",
 	}
 	KeyEventType_value = map[string]int32{
-		"KEY_EVENT_TYPE_UNSPECIFIED":      0,
-		"KEY_EVENT_TYPE_CREATED":          1,
-		"KEY_EVENT_TYPE_UPDATED":          2,
-		"KEY_EVENT_TYPE_ACTIVATED":        3,
-		"KEY_EVENT_TYPE_DEACTIVATED":      4,
-		"KEY_EVENT_TYPE_REVOKED":          5,
-		"KEY_EVENT_TYPE_ROTATED":          6,
-		"KEY_EVENT_TYPE_ROTATION_DUE":     7,
-		"KEY_EVENT_TYPE_ROTATION_CLAIMED": 8,
-		"KEY_EVENT_TYPE_ROTATION_OVERDUE": 9,
-		"KEY_EVENT_TYPE_EXPIRING":         10,
+		"KEY_EVENT_TYPE_UNSPECIFIED":            0,
+		"KEY_EVENT_TYPE_CREATED":                1,
+		"KEY_EVENT_TYPE_UPDATED":                2,
+		"KEY_EVENT_TYPE_ACTIVATED":              3,
+		"KEY_EVENT_TYPE_DEACTIVATED":            4,
+		"KEY_EVENT_TYPE_REVOKED":                5,
+		"KEY_EVENT_TYPE_ROTATED":                6,
+		"KEY_EVENT_TYPE_ROTATION_DUE":           7,
+		"KEY_EVENT_TYPE_ROTATION_CLAIMED":       8,
+		"KEY_EVENT_TYPE_ROTATION_OVERDUE":       9,
+		"KEY_EVENT_TYPE_EXPIRING":               10,
+		"KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED": 12,
+		"KEY_EVENT_TYPE_RECORDED":               13,
+		"KEY_EVENT_TYPE_REHASHED":               14,
 	}
 )
 
@@ -194,13 +208,26 @@ type KeyEvent struct {
 	// actor is the credential that made the change.
 	Actor *Actor `protobuf:"bytes,7,opt,name=actor,proto3" json:"actor,omitempty"`
 	// detail says more, by type; never a secret:
-	// CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-	// `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-	// ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+	// CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+	// Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+	// `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+	// ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+	// `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+	// the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
 	Detail map[string]string `protobuf:"bytes,8,rep,name=detail,proto3" json:"detail,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// hash is the SHA-256 of the event before it and of this one's content, so that a changed, inserted or deleted event
 	// shows. `tumbler-server audit verify` recomputes it, from the oldest event that is kept.
-	Hash          []byte `protobuf:"bytes,9,opt,name=hash,proto3" json:"hash,omitempty"`
+	Hash []byte `protobuf:"bytes,9,opt,name=hash,proto3" json:"hash,omitempty"`
+	// client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
+	// no call made the change, or it came by a Unix socket. Not in Watch.
+	ClientAddress string `protobuf:"bytes,10,opt,name=client_address,json=clientAddress,proto3" json:"client_address,omitempty"`
+	// request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
+	// 128 printable characters. Not in Watch.
+	RequestId string `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// record_digest is the SHA-256 of all that is stored of the key after the event, the proofs of its secret included, so
+	// that `tumbler-server audit verify` finds what was changed by hand. Empty where a later event of the same change tells
+	// it, and with events of no key. Not in Watch.
+	RecordDigest  []byte `protobuf:"bytes,12,opt,name=record_digest,json=recordDigest,proto3" json:"record_digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -294,6 +321,27 @@ func (x *KeyEvent) GetDetail() map[string]string {
 func (x *KeyEvent) GetHash() []byte {
 	if x != nil {
 		return x.Hash
+	}
+	return nil
+}
+
+func (x *KeyEvent) GetClientAddress() string {
+	if x != nil {
+		return x.ClientAddress
+	}
+	return ""
+}
+
+func (x *KeyEvent) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *KeyEvent) GetRecordDigest() []byte {
+	if x != nil {
+		return x.RecordDigest
 	}
 	return nil
 }
@@ -460,7 +508,7 @@ var File_tumbler_v1_event_proto protoreflect.FileDescriptor
 const file_tumbler_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"\x16tumbler/v1/event.proto\x12\n" +
-	"tumbler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tumbler/v1/api_key.proto\"\x93\x03\n" +
+	"tumbler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tumbler/v1/api_key.proto\"\xfe\x03\n" +
 	"\bKeyEvent\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12,\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x18.tumbler.v1.KeyEventTypeR\x04type\x12\x15\n" +
@@ -471,7 +519,12 @@ const file_tumbler_v1_event_proto_rawDesc = "" +
 	"\x04time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12'\n" +
 	"\x05actor\x18\a \x01(\v2\x11.tumbler.v1.ActorR\x05actor\x128\n" +
 	"\x06detail\x18\b \x03(\v2 .tumbler.v1.KeyEvent.DetailEntryR\x06detail\x12\x12\n" +
-	"\x04hash\x18\t \x01(\fR\x04hash\x1a9\n" +
+	"\x04hash\x18\t \x01(\fR\x04hash\x12%\n" +
+	"\x0eclient_address\x18\n" +
+	" \x01(\tR\rclientAddress\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\v \x01(\tR\trequestId\x12#\n" +
+	"\rrecord_digest\x18\f \x01(\fR\frecordDigest\x1a9\n" +
 	"\vDetailEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfc\x03\n" +
@@ -492,7 +545,7 @@ const file_tumbler_v1_event_proto_rawDesc = "" +
 	"\x11next_attempt_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12(\n" +
 	"\x10last_status_code\x18\f \x01(\x05R\x0elastStatusCode\x12\x1d\n" +
 	"\n" +
-	"last_error\x18\r \x01(\tR\tlastError*\xe4\x02\n" +
+	"last_error\x18\r \x01(\tR\tlastError*\xc9\x03\n" +
 	"\fKeyEventType\x12\x1e\n" +
 	"\x1aKEY_EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16KEY_EVENT_TYPE_CREATED\x10\x01\x12\x1a\n" +
@@ -505,7 +558,10 @@ const file_tumbler_v1_event_proto_rawDesc = "" +
 	"\x1fKEY_EVENT_TYPE_ROTATION_CLAIMED\x10\b\x12#\n" +
 	"\x1fKEY_EVENT_TYPE_ROTATION_OVERDUE\x10\t\x12\x1b\n" +
 	"\x17KEY_EVENT_TYPE_EXPIRING\x10\n" +
-	"*\xc2\x01\n" +
+	"\x12)\n" +
+	"%KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED\x10\f\x12\x1b\n" +
+	"\x17KEY_EVENT_TYPE_RECORDED\x10\r\x12\x1b\n" +
+	"\x17KEY_EVENT_TYPE_REHASHED\x10\x0e*\xc2\x01\n" +
 	"\rDeliveryState\x12\x1e\n" +
 	"\x1aDELIVERY_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16DELIVERY_STATE_PENDING\x10\x01\x12\x1c\n" +

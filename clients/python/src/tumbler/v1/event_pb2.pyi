@@ -22,6 +22,9 @@ class KeyEventType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KEY_EVENT_TYPE_ROTATION_CLAIMED: _ClassVar[KeyEventType]
     KEY_EVENT_TYPE_ROTATION_OVERDUE: _ClassVar[KeyEventType]
     KEY_EVENT_TYPE_EXPIRING: _ClassVar[KeyEventType]
+    KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: _ClassVar[KeyEventType]
+    KEY_EVENT_TYPE_RECORDED: _ClassVar[KeyEventType]
+    KEY_EVENT_TYPE_REHASHED: _ClassVar[KeyEventType]
 
 class DeliveryState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -42,6 +45,9 @@ KEY_EVENT_TYPE_ROTATION_DUE: KeyEventType
 KEY_EVENT_TYPE_ROTATION_CLAIMED: KeyEventType
 KEY_EVENT_TYPE_ROTATION_OVERDUE: KeyEventType
 KEY_EVENT_TYPE_EXPIRING: KeyEventType
+KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: KeyEventType
+KEY_EVENT_TYPE_RECORDED: KeyEventType
+KEY_EVENT_TYPE_REHASHED: KeyEventType
 DELIVERY_STATE_UNSPECIFIED: DeliveryState
 DELIVERY_STATE_PENDING: DeliveryState
 DELIVERY_STATE_DELIVERED: DeliveryState
@@ -50,7 +56,7 @@ DELIVERY_STATE_OUTDATED: DeliveryState
 DELIVERY_STATE_ENDPOINT_OFF: DeliveryState
 
 class KeyEvent(_message.Message):
-    __slots__ = ("revision", "type", "key_id", "project_id", "environment_id", "time", "actor", "detail", "hash")
+    __slots__ = ("revision", "type", "key_id", "project_id", "environment_id", "time", "actor", "detail", "hash", "client_address", "request_id", "record_digest")
     class DetailEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +73,9 @@ class KeyEvent(_message.Message):
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     HASH_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    RECORD_DIGEST_FIELD_NUMBER: _ClassVar[int]
     revision: int
     type: KeyEventType
     key_id: str
@@ -76,7 +85,10 @@ class KeyEvent(_message.Message):
     actor: _api_key_pb2.Actor
     detail: _containers.ScalarMap[str, str]
     hash: bytes
-    def __init__(self, revision: _Optional[int] = ..., type: _Optional[_Union[KeyEventType, str]] = ..., key_id: _Optional[str] = ..., project_id: _Optional[str] = ..., environment_id: _Optional[str] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[_Union[_api_key_pb2.Actor, _Mapping]] = ..., detail: _Optional[_Mapping[str, str]] = ..., hash: _Optional[bytes] = ...) -> None: ...
+    client_address: str
+    request_id: str
+    record_digest: bytes
+    def __init__(self, revision: _Optional[int] = ..., type: _Optional[_Union[KeyEventType, str]] = ..., key_id: _Optional[str] = ..., project_id: _Optional[str] = ..., environment_id: _Optional[str] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[_Union[_api_key_pb2.Actor, _Mapping]] = ..., detail: _Optional[_Mapping[str, str]] = ..., hash: _Optional[bytes] = ..., client_address: _Optional[str] = ..., request_id: _Optional[str] = ..., record_digest: _Optional[bytes] = ...) -> None: ...
 
 class WebhookDelivery(_message.Message):
     __slots__ = ("id", "revision", "type", "key_id", "project_id", "url", "state", "attempts", "create_time", "last_attempt_time", "next_attempt_time", "last_status_code", "last_error")

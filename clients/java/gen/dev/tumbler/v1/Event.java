@@ -41,7 +41,7 @@ public final class Event {
     java.lang.String[] descriptorData = {
       "\n\026tumbler/v1/event.proto\022\ntumbler.v1\032\037go" +
       "ogle/protobuf/timestamp.proto\032\030tumbler/v" +
-      "1/api_key.proto\"\223\003\n\010KeyEvent\022\032\n\010revision" +
+      "1/api_key.proto\"\376\003\n\010KeyEvent\022\032\n\010revision" +
       "\030\001 \001(\003R\010revision\022,\n\004type\030\002 \001(\0162\030.tumbler" +
       ".v1.KeyEventTypeR\004type\022\025\n\006key_id\030\003 \001(\tR\005" +
       "keyId\022\035\n\nproject_id\030\004 \001(\tR\tprojectId\022%\n\016" +
@@ -50,38 +50,43 @@ public final class Event {
       "ime\022\'\n\005actor\030\007 \001(\0132\021.tumbler.v1.ActorR\005a" +
       "ctor\0228\n\006detail\030\010 \003(\0132 .tumbler.v1.KeyEve" +
       "nt.DetailEntryR\006detail\022\022\n\004hash\030\t \001(\014R\004ha" +
-      "sh\0329\n\013DetailEntry\022\020\n\003key\030\001 \001(\tR\003key\022\024\n\005v" +
-      "alue\030\002 \001(\tR\005value:\0028\001\"\374\003\n\017WebhookDeliver" +
-      "y\022\016\n\002id\030\001 \001(\tR\002id\022\032\n\010revision\030\002 \001(\003R\010rev" +
-      "ision\022\022\n\004type\030\003 \001(\tR\004type\022\025\n\006key_id\030\004 \001(" +
-      "\tR\005keyId\022\035\n\nproject_id\030\005 \001(\tR\tprojectId\022" +
-      "\020\n\003url\030\006 \001(\tR\003url\022/\n\005state\030\007 \001(\0162\031.tumbl" +
-      "er.v1.DeliveryStateR\005state\022\032\n\010attempts\030\010" +
-      " \001(\005R\010attempts\022;\n\013create_time\030\t \001(\0132\032.go" +
-      "ogle.protobuf.TimestampR\ncreateTime\022F\n\021l" +
-      "ast_attempt_time\030\n \001(\0132\032.google.protobuf" +
-      ".TimestampR\017lastAttemptTime\022F\n\021next_atte" +
-      "mpt_time\030\013 \001(\0132\032.google.protobuf.Timesta" +
-      "mpR\017nextAttemptTime\022(\n\020last_status_code\030" +
-      "\014 \001(\005R\016lastStatusCode\022\035\n\nlast_error\030\r \001(" +
-      "\tR\tlastError*\344\002\n\014KeyEventType\022\036\n\032KEY_EVE" +
-      "NT_TYPE_UNSPECIFIED\020\000\022\032\n\026KEY_EVENT_TYPE_" +
-      "CREATED\020\001\022\032\n\026KEY_EVENT_TYPE_UPDATED\020\002\022\034\n" +
-      "\030KEY_EVENT_TYPE_ACTIVATED\020\003\022\036\n\032KEY_EVENT" +
-      "_TYPE_DEACTIVATED\020\004\022\032\n\026KEY_EVENT_TYPE_RE" +
-      "VOKED\020\005\022\032\n\026KEY_EVENT_TYPE_ROTATED\020\006\022\037\n\033K" +
-      "EY_EVENT_TYPE_ROTATION_DUE\020\007\022#\n\037KEY_EVEN" +
-      "T_TYPE_ROTATION_CLAIMED\020\010\022#\n\037KEY_EVENT_T" +
-      "YPE_ROTATION_OVERDUE\020\t\022\033\n\027KEY_EVENT_TYPE" +
-      "_EXPIRING\020\n*\302\001\n\rDeliveryState\022\036\n\032DELIVER" +
-      "Y_STATE_UNSPECIFIED\020\000\022\032\n\026DELIVERY_STATE_" +
-      "PENDING\020\001\022\034\n\030DELIVERY_STATE_DELIVERED\020\002\022" +
-      "\031\n\025DELIVERY_STATE_FAILED\020\003\022\033\n\027DELIVERY_S" +
-      "TATE_OUTDATED\020\004\022\037\n\033DELIVERY_STATE_ENDPOI" +
-      "NT_OFF\020\005B\202\001\n\016dev.tumbler.v1P\001Z\'tumbler.d" +
-      "ev/go/gen/tumbler/v1;tumblerv1\242\002\003TXX\252\002\nT" +
-      "umbler.V1\312\002\nTumbler\\V1\342\002\026Tumbler\\V1\\GPBM" +
-      "etadata\352\002\013Tumbler::V1b\006proto3"
+      "sh\022%\n\016client_address\030\n \001(\tR\rclientAddres" +
+      "s\022\035\n\nrequest_id\030\013 \001(\tR\trequestId\022#\n\rreco" +
+      "rd_digest\030\014 \001(\014R\014recordDigest\0329\n\013DetailE" +
+      "ntry\022\020\n\003key\030\001 \001(\tR\003key\022\024\n\005value\030\002 \001(\tR\005v" +
+      "alue:\0028\001\"\374\003\n\017WebhookDelivery\022\016\n\002id\030\001 \001(\t" +
+      "R\002id\022\032\n\010revision\030\002 \001(\003R\010revision\022\022\n\004type" +
+      "\030\003 \001(\tR\004type\022\025\n\006key_id\030\004 \001(\tR\005keyId\022\035\n\np" +
+      "roject_id\030\005 \001(\tR\tprojectId\022\020\n\003url\030\006 \001(\tR" +
+      "\003url\022/\n\005state\030\007 \001(\0162\031.tumbler.v1.Deliver" +
+      "yStateR\005state\022\032\n\010attempts\030\010 \001(\005R\010attempt" +
+      "s\022;\n\013create_time\030\t \001(\0132\032.google.protobuf" +
+      ".TimestampR\ncreateTime\022F\n\021last_attempt_t" +
+      "ime\030\n \001(\0132\032.google.protobuf.TimestampR\017l" +
+      "astAttemptTime\022F\n\021next_attempt_time\030\013 \001(" +
+      "\0132\032.google.protobuf.TimestampR\017nextAttem" +
+      "ptTime\022(\n\020last_status_code\030\014 \001(\005R\016lastSt" +
+      "atusCode\022\035\n\nlast_error\030\r \001(\tR\tlastError*" +
+      "\311\003\n\014KeyEventType\022\036\n\032KEY_EVENT_TYPE_UNSPE" +
+      "CIFIED\020\000\022\032\n\026KEY_EVENT_TYPE_CREATED\020\001\022\032\n\026" +
+      "KEY_EVENT_TYPE_UPDATED\020\002\022\034\n\030KEY_EVENT_TY" +
+      "PE_ACTIVATED\020\003\022\036\n\032KEY_EVENT_TYPE_DEACTIV" +
+      "ATED\020\004\022\032\n\026KEY_EVENT_TYPE_REVOKED\020\005\022\032\n\026KE" +
+      "Y_EVENT_TYPE_ROTATED\020\006\022\037\n\033KEY_EVENT_TYPE" +
+      "_ROTATION_DUE\020\007\022#\n\037KEY_EVENT_TYPE_ROTATI" +
+      "ON_CLAIMED\020\010\022#\n\037KEY_EVENT_TYPE_ROTATION_" +
+      "OVERDUE\020\t\022\033\n\027KEY_EVENT_TYPE_EXPIRING\020\n\022)" +
+      "\n%KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED\020" +
+      "\014\022\033\n\027KEY_EVENT_TYPE_RECORDED\020\r\022\033\n\027KEY_EV" +
+      "ENT_TYPE_REHASHED\020\016*\302\001\n\rDeliveryState\022\036\n" +
+      "\032DELIVERY_STATE_UNSPECIFIED\020\000\022\032\n\026DELIVER" +
+      "Y_STATE_PENDING\020\001\022\034\n\030DELIVERY_STATE_DELI" +
+      "VERED\020\002\022\031\n\025DELIVERY_STATE_FAILED\020\003\022\033\n\027DE" +
+      "LIVERY_STATE_OUTDATED\020\004\022\037\n\033DELIVERY_STAT" +
+      "E_ENDPOINT_OFF\020\005B\202\001\n\016dev.tumbler.v1P\001Z\'t" +
+      "umbler.dev/go/gen/tumbler/v1;tumblerv1\242\002" +
+      "\003TXX\252\002\nTumbler.V1\312\002\nTumbler\\V1\342\002\026Tumbler" +
+      "\\V1\\GPBMetadata\352\002\013Tumbler::V1b\006proto3"
     };
     descriptor = com.google.protobuf.Descriptors.FileDescriptor
       .internalBuildGeneratedFileFrom(descriptorData,
@@ -94,7 +99,7 @@ public final class Event {
     internal_static_tumbler_v1_KeyEvent_fieldAccessorTable = new
       com.google.protobuf.GeneratedMessageV3.FieldAccessorTable(
         internal_static_tumbler_v1_KeyEvent_descriptor,
-        new java.lang.String[] { "Revision", "Type", "KeyId", "ProjectId", "EnvironmentId", "Time", "Actor", "Detail", "Hash", });
+        new java.lang.String[] { "Revision", "Type", "KeyId", "ProjectId", "EnvironmentId", "Time", "Actor", "Detail", "Hash", "ClientAddress", "RequestId", "RecordDigest", });
     internal_static_tumbler_v1_KeyEvent_DetailEntry_descriptor =
       internal_static_tumbler_v1_KeyEvent_descriptor.getNestedTypes().get(0);
     internal_static_tumbler_v1_KeyEvent_DetailEntry_fieldAccessorTable = new

@@ -27,6 +27,9 @@ private static final long serialVersionUID = 0L;
     projectId_ = "";
     environmentId_ = "";
     hash_ = com.google.protobuf.ByteString.EMPTY;
+    clientAddress_ = "";
+    requestId_ = "";
+    recordDigest_ = com.google.protobuf.ByteString.EMPTY;
   }
 
   @java.lang.Override
@@ -349,9 +352,12 @@ private static final long serialVersionUID = 0L;
   /**
    * <pre>
    * detail says more, by type; never a secret:
-   * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+   * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -373,9 +379,12 @@ private static final long serialVersionUID = 0L;
   /**
    * <pre>
    * detail says more, by type; never a secret:
-   * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+   * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -387,9 +396,12 @@ private static final long serialVersionUID = 0L;
   /**
    * <pre>
    * detail says more, by type; never a secret:
-   * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+   * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -408,9 +420,12 @@ java.lang.String defaultValue) {
   /**
    * <pre>
    * detail says more, by type; never a secret:
-   * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+   * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -441,6 +456,121 @@ java.lang.String defaultValue) {
   @java.lang.Override
   public com.google.protobuf.ByteString getHash() {
     return hash_;
+  }
+
+  public static final int CLIENT_ADDRESS_FIELD_NUMBER = 10;
+  @SuppressWarnings("serial")
+  private volatile java.lang.Object clientAddress_ = "";
+  /**
+   * <pre>
+   * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
+   * no call made the change, or it came by a Unix socket. Not in Watch.
+   * </pre>
+   *
+   * <code>string client_address = 10 [json_name = "clientAddress"];</code>
+   * @return The clientAddress.
+   */
+  @java.lang.Override
+  public java.lang.String getClientAddress() {
+    java.lang.Object ref = clientAddress_;
+    if (ref instanceof java.lang.String) {
+      return (java.lang.String) ref;
+    } else {
+      com.google.protobuf.ByteString bs = 
+          (com.google.protobuf.ByteString) ref;
+      java.lang.String s = bs.toStringUtf8();
+      clientAddress_ = s;
+      return s;
+    }
+  }
+  /**
+   * <pre>
+   * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
+   * no call made the change, or it came by a Unix socket. Not in Watch.
+   * </pre>
+   *
+   * <code>string client_address = 10 [json_name = "clientAddress"];</code>
+   * @return The bytes for clientAddress.
+   */
+  @java.lang.Override
+  public com.google.protobuf.ByteString
+      getClientAddressBytes() {
+    java.lang.Object ref = clientAddress_;
+    if (ref instanceof java.lang.String) {
+      com.google.protobuf.ByteString b = 
+          com.google.protobuf.ByteString.copyFromUtf8(
+              (java.lang.String) ref);
+      clientAddress_ = b;
+      return b;
+    } else {
+      return (com.google.protobuf.ByteString) ref;
+    }
+  }
+
+  public static final int REQUEST_ID_FIELD_NUMBER = 11;
+  @SuppressWarnings("serial")
+  private volatile java.lang.Object requestId_ = "";
+  /**
+   * <pre>
+   * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
+   * 128 printable characters. Not in Watch.
+   * </pre>
+   *
+   * <code>string request_id = 11 [json_name = "requestId"];</code>
+   * @return The requestId.
+   */
+  @java.lang.Override
+  public java.lang.String getRequestId() {
+    java.lang.Object ref = requestId_;
+    if (ref instanceof java.lang.String) {
+      return (java.lang.String) ref;
+    } else {
+      com.google.protobuf.ByteString bs = 
+          (com.google.protobuf.ByteString) ref;
+      java.lang.String s = bs.toStringUtf8();
+      requestId_ = s;
+      return s;
+    }
+  }
+  /**
+   * <pre>
+   * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
+   * 128 printable characters. Not in Watch.
+   * </pre>
+   *
+   * <code>string request_id = 11 [json_name = "requestId"];</code>
+   * @return The bytes for requestId.
+   */
+  @java.lang.Override
+  public com.google.protobuf.ByteString
+      getRequestIdBytes() {
+    java.lang.Object ref = requestId_;
+    if (ref instanceof java.lang.String) {
+      com.google.protobuf.ByteString b = 
+          com.google.protobuf.ByteString.copyFromUtf8(
+              (java.lang.String) ref);
+      requestId_ = b;
+      return b;
+    } else {
+      return (com.google.protobuf.ByteString) ref;
+    }
+  }
+
+  public static final int RECORD_DIGEST_FIELD_NUMBER = 12;
+  private com.google.protobuf.ByteString recordDigest_ = com.google.protobuf.ByteString.EMPTY;
+  /**
+   * <pre>
+   * record_digest is the SHA-256 of all that is stored of the key after the event, the proofs of its secret included, so
+   * that `tumbler-server audit verify` finds what was changed by hand. Empty where a later event of the same change tells
+   * it, and with events of no key. Not in Watch.
+   * </pre>
+   *
+   * <code>bytes record_digest = 12 [json_name = "recordDigest"];</code>
+   * @return The recordDigest.
+   */
+  @java.lang.Override
+  public com.google.protobuf.ByteString getRecordDigest() {
+    return recordDigest_;
   }
 
   private byte memoizedIsInitialized = -1;
@@ -486,6 +616,15 @@ java.lang.String defaultValue) {
         8);
     if (!hash_.isEmpty()) {
       output.writeBytes(9, hash_);
+    }
+    if (!com.google.protobuf.GeneratedMessageV3.isStringEmpty(clientAddress_)) {
+      com.google.protobuf.GeneratedMessageV3.writeString(output, 10, clientAddress_);
+    }
+    if (!com.google.protobuf.GeneratedMessageV3.isStringEmpty(requestId_)) {
+      com.google.protobuf.GeneratedMessageV3.writeString(output, 11, requestId_);
+    }
+    if (!recordDigest_.isEmpty()) {
+      output.writeBytes(12, recordDigest_);
     }
     getUnknownFields().writeTo(output);
   }
@@ -535,6 +674,16 @@ java.lang.String defaultValue) {
       size += com.google.protobuf.CodedOutputStream
         .computeBytesSize(9, hash_);
     }
+    if (!com.google.protobuf.GeneratedMessageV3.isStringEmpty(clientAddress_)) {
+      size += com.google.protobuf.GeneratedMessageV3.computeStringSize(10, clientAddress_);
+    }
+    if (!com.google.protobuf.GeneratedMessageV3.isStringEmpty(requestId_)) {
+      size += com.google.protobuf.GeneratedMessageV3.computeStringSize(11, requestId_);
+    }
+    if (!recordDigest_.isEmpty()) {
+      size += com.google.protobuf.CodedOutputStream
+        .computeBytesSize(12, recordDigest_);
+    }
     size += getUnknownFields().getSerializedSize();
     memoizedSize = size;
     return size;
@@ -573,6 +722,12 @@ java.lang.String defaultValue) {
         other.internalGetDetail())) return false;
     if (!getHash()
         .equals(other.getHash())) return false;
+    if (!getClientAddress()
+        .equals(other.getClientAddress())) return false;
+    if (!getRequestId()
+        .equals(other.getRequestId())) return false;
+    if (!getRecordDigest()
+        .equals(other.getRecordDigest())) return false;
     if (!getUnknownFields().equals(other.getUnknownFields())) return false;
     return true;
   }
@@ -609,6 +764,12 @@ java.lang.String defaultValue) {
     }
     hash = (37 * hash) + HASH_FIELD_NUMBER;
     hash = (53 * hash) + getHash().hashCode();
+    hash = (37 * hash) + CLIENT_ADDRESS_FIELD_NUMBER;
+    hash = (53 * hash) + getClientAddress().hashCode();
+    hash = (37 * hash) + REQUEST_ID_FIELD_NUMBER;
+    hash = (53 * hash) + getRequestId().hashCode();
+    hash = (37 * hash) + RECORD_DIGEST_FIELD_NUMBER;
+    hash = (53 * hash) + getRecordDigest().hashCode();
     hash = (29 * hash) + getUnknownFields().hashCode();
     memoizedHashCode = hash;
     return hash;
@@ -791,6 +952,9 @@ java.lang.String defaultValue) {
       }
       internalGetMutableDetail().clear();
       hash_ = com.google.protobuf.ByteString.EMPTY;
+      clientAddress_ = "";
+      requestId_ = "";
+      recordDigest_ = com.google.protobuf.ByteString.EMPTY;
       return this;
     }
 
@@ -858,6 +1022,15 @@ java.lang.String defaultValue) {
       }
       if (((from_bitField0_ & 0x00000100) != 0)) {
         result.hash_ = hash_;
+      }
+      if (((from_bitField0_ & 0x00000200) != 0)) {
+        result.clientAddress_ = clientAddress_;
+      }
+      if (((from_bitField0_ & 0x00000400) != 0)) {
+        result.requestId_ = requestId_;
+      }
+      if (((from_bitField0_ & 0x00000800) != 0)) {
+        result.recordDigest_ = recordDigest_;
       }
       result.bitField0_ |= to_bitField0_;
     }
@@ -939,6 +1112,19 @@ java.lang.String defaultValue) {
       if (other.getHash() != com.google.protobuf.ByteString.EMPTY) {
         setHash(other.getHash());
       }
+      if (!other.getClientAddress().isEmpty()) {
+        clientAddress_ = other.clientAddress_;
+        bitField0_ |= 0x00000200;
+        onChanged();
+      }
+      if (!other.getRequestId().isEmpty()) {
+        requestId_ = other.requestId_;
+        bitField0_ |= 0x00000400;
+        onChanged();
+      }
+      if (other.getRecordDigest() != com.google.protobuf.ByteString.EMPTY) {
+        setRecordDigest(other.getRecordDigest());
+      }
       this.mergeUnknownFields(other.getUnknownFields());
       onChanged();
       return this;
@@ -1018,6 +1204,21 @@ java.lang.String defaultValue) {
               bitField0_ |= 0x00000100;
               break;
             } // case 74
+            case 82: {
+              clientAddress_ = input.readStringRequireUtf8();
+              bitField0_ |= 0x00000200;
+              break;
+            } // case 82
+            case 90: {
+              requestId_ = input.readStringRequireUtf8();
+              bitField0_ |= 0x00000400;
+              break;
+            } // case 90
+            case 98: {
+              recordDigest_ = input.readBytes();
+              bitField0_ |= 0x00000800;
+              break;
+            } // case 98
             default: {
               if (!super.parseUnknownField(input, extensionRegistry, tag)) {
                 done = true; // was an endgroup tag
@@ -1771,9 +1972,12 @@ java.lang.String defaultValue) {
     /**
      * <pre>
      * detail says more, by type; never a secret:
-     * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+     * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+     * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+     * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+     * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -1795,9 +1999,12 @@ java.lang.String defaultValue) {
     /**
      * <pre>
      * detail says more, by type; never a secret:
-     * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+     * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+     * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+     * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+     * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -1809,9 +2016,12 @@ java.lang.String defaultValue) {
     /**
      * <pre>
      * detail says more, by type; never a secret:
-     * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+     * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+     * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+     * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+     * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -1830,9 +2040,12 @@ java.lang.String defaultValue) {
     /**
      * <pre>
      * detail says more, by type; never a secret:
-     * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+     * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+     * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+     * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+     * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -1857,9 +2070,12 @@ java.lang.String defaultValue) {
     /**
      * <pre>
      * detail says more, by type; never a secret:
-     * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+     * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+     * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+     * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+     * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -1883,9 +2099,12 @@ java.lang.String defaultValue) {
     /**
      * <pre>
      * detail says more, by type; never a secret:
-     * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+     * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+     * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+     * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+     * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -1903,9 +2122,12 @@ java.lang.String defaultValue) {
     /**
      * <pre>
      * detail says more, by type; never a secret:
-     * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-     * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+     * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+     * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+     * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+     * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -1961,6 +2183,250 @@ java.lang.String defaultValue) {
     public Builder clearHash() {
       bitField0_ = (bitField0_ & ~0x00000100);
       hash_ = getDefaultInstance().getHash();
+      onChanged();
+      return this;
+    }
+
+    private java.lang.Object clientAddress_ = "";
+    /**
+     * <pre>
+     * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
+     * no call made the change, or it came by a Unix socket. Not in Watch.
+     * </pre>
+     *
+     * <code>string client_address = 10 [json_name = "clientAddress"];</code>
+     * @return The clientAddress.
+     */
+    public java.lang.String getClientAddress() {
+      java.lang.Object ref = clientAddress_;
+      if (!(ref instanceof java.lang.String)) {
+        com.google.protobuf.ByteString bs =
+            (com.google.protobuf.ByteString) ref;
+        java.lang.String s = bs.toStringUtf8();
+        clientAddress_ = s;
+        return s;
+      } else {
+        return (java.lang.String) ref;
+      }
+    }
+    /**
+     * <pre>
+     * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
+     * no call made the change, or it came by a Unix socket. Not in Watch.
+     * </pre>
+     *
+     * <code>string client_address = 10 [json_name = "clientAddress"];</code>
+     * @return The bytes for clientAddress.
+     */
+    public com.google.protobuf.ByteString
+        getClientAddressBytes() {
+      java.lang.Object ref = clientAddress_;
+      if (ref instanceof String) {
+        com.google.protobuf.ByteString b = 
+            com.google.protobuf.ByteString.copyFromUtf8(
+                (java.lang.String) ref);
+        clientAddress_ = b;
+        return b;
+      } else {
+        return (com.google.protobuf.ByteString) ref;
+      }
+    }
+    /**
+     * <pre>
+     * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
+     * no call made the change, or it came by a Unix socket. Not in Watch.
+     * </pre>
+     *
+     * <code>string client_address = 10 [json_name = "clientAddress"];</code>
+     * @param value The clientAddress to set.
+     * @return This builder for chaining.
+     */
+    public Builder setClientAddress(
+        java.lang.String value) {
+      if (value == null) { throw new NullPointerException(); }
+      clientAddress_ = value;
+      bitField0_ |= 0x00000200;
+      onChanged();
+      return this;
+    }
+    /**
+     * <pre>
+     * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
+     * no call made the change, or it came by a Unix socket. Not in Watch.
+     * </pre>
+     *
+     * <code>string client_address = 10 [json_name = "clientAddress"];</code>
+     * @return This builder for chaining.
+     */
+    public Builder clearClientAddress() {
+      clientAddress_ = getDefaultInstance().getClientAddress();
+      bitField0_ = (bitField0_ & ~0x00000200);
+      onChanged();
+      return this;
+    }
+    /**
+     * <pre>
+     * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
+     * no call made the change, or it came by a Unix socket. Not in Watch.
+     * </pre>
+     *
+     * <code>string client_address = 10 [json_name = "clientAddress"];</code>
+     * @param value The bytes for clientAddress to set.
+     * @return This builder for chaining.
+     */
+    public Builder setClientAddressBytes(
+        com.google.protobuf.ByteString value) {
+      if (value == null) { throw new NullPointerException(); }
+      checkByteStringIsUtf8(value);
+      clientAddress_ = value;
+      bitField0_ |= 0x00000200;
+      onChanged();
+      return this;
+    }
+
+    private java.lang.Object requestId_ = "";
+    /**
+     * <pre>
+     * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
+     * 128 printable characters. Not in Watch.
+     * </pre>
+     *
+     * <code>string request_id = 11 [json_name = "requestId"];</code>
+     * @return The requestId.
+     */
+    public java.lang.String getRequestId() {
+      java.lang.Object ref = requestId_;
+      if (!(ref instanceof java.lang.String)) {
+        com.google.protobuf.ByteString bs =
+            (com.google.protobuf.ByteString) ref;
+        java.lang.String s = bs.toStringUtf8();
+        requestId_ = s;
+        return s;
+      } else {
+        return (java.lang.String) ref;
+      }
+    }
+    /**
+     * <pre>
+     * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
+     * 128 printable characters. Not in Watch.
+     * </pre>
+     *
+     * <code>string request_id = 11 [json_name = "requestId"];</code>
+     * @return The bytes for requestId.
+     */
+    public com.google.protobuf.ByteString
+        getRequestIdBytes() {
+      java.lang.Object ref = requestId_;
+      if (ref instanceof String) {
+        com.google.protobuf.ByteString b = 
+            com.google.protobuf.ByteString.copyFromUtf8(
+                (java.lang.String) ref);
+        requestId_ = b;
+        return b;
+      } else {
+        return (com.google.protobuf.ByteString) ref;
+      }
+    }
+    /**
+     * <pre>
+     * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
+     * 128 printable characters. Not in Watch.
+     * </pre>
+     *
+     * <code>string request_id = 11 [json_name = "requestId"];</code>
+     * @param value The requestId to set.
+     * @return This builder for chaining.
+     */
+    public Builder setRequestId(
+        java.lang.String value) {
+      if (value == null) { throw new NullPointerException(); }
+      requestId_ = value;
+      bitField0_ |= 0x00000400;
+      onChanged();
+      return this;
+    }
+    /**
+     * <pre>
+     * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
+     * 128 printable characters. Not in Watch.
+     * </pre>
+     *
+     * <code>string request_id = 11 [json_name = "requestId"];</code>
+     * @return This builder for chaining.
+     */
+    public Builder clearRequestId() {
+      requestId_ = getDefaultInstance().getRequestId();
+      bitField0_ = (bitField0_ & ~0x00000400);
+      onChanged();
+      return this;
+    }
+    /**
+     * <pre>
+     * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
+     * 128 printable characters. Not in Watch.
+     * </pre>
+     *
+     * <code>string request_id = 11 [json_name = "requestId"];</code>
+     * @param value The bytes for requestId to set.
+     * @return This builder for chaining.
+     */
+    public Builder setRequestIdBytes(
+        com.google.protobuf.ByteString value) {
+      if (value == null) { throw new NullPointerException(); }
+      checkByteStringIsUtf8(value);
+      requestId_ = value;
+      bitField0_ |= 0x00000400;
+      onChanged();
+      return this;
+    }
+
+    private com.google.protobuf.ByteString recordDigest_ = com.google.protobuf.ByteString.EMPTY;
+    /**
+     * <pre>
+     * record_digest is the SHA-256 of all that is stored of the key after the event, the proofs of its secret included, so
+     * that `tumbler-server audit verify` finds what was changed by hand. Empty where a later event of the same change tells
+     * it, and with events of no key. Not in Watch.
+     * </pre>
+     *
+     * <code>bytes record_digest = 12 [json_name = "recordDigest"];</code>
+     * @return The recordDigest.
+     */
+    @java.lang.Override
+    public com.google.protobuf.ByteString getRecordDigest() {
+      return recordDigest_;
+    }
+    /**
+     * <pre>
+     * record_digest is the SHA-256 of all that is stored of the key after the event, the proofs of its secret included, so
+     * that `tumbler-server audit verify` finds what was changed by hand. Empty where a later event of the same change tells
+     * it, and with events of no key. Not in Watch.
+     * </pre>
+     *
+     * <code>bytes record_digest = 12 [json_name = "recordDigest"];</code>
+     * @param value The recordDigest to set.
+     * @return This builder for chaining.
+     */
+    public Builder setRecordDigest(com.google.protobuf.ByteString value) {
+      if (value == null) { throw new NullPointerException(); }
+      recordDigest_ = value;
+      bitField0_ |= 0x00000800;
+      onChanged();
+      return this;
+    }
+    /**
+     * <pre>
+     * record_digest is the SHA-256 of all that is stored of the key after the event, the proofs of its secret included, so
+     * that `tumbler-server audit verify` finds what was changed by hand. Empty where a later event of the same change tells
+     * it, and with events of no key. Not in Watch.
+     * </pre>
+     *
+     * <code>bytes record_digest = 12 [json_name = "recordDigest"];</code>
+     * @return This builder for chaining.
+     */
+    public Builder clearRecordDigest() {
+      bitField0_ = (bitField0_ & ~0x00000800);
+      recordDigest_ = getDefaultInstance().getRecordDigest();
       onChanged();
       return this;
     }

@@ -154,9 +154,12 @@ public interface KeyEventOrBuilder extends
   /**
    * <pre>
    * detail says more, by type; never a secret:
-   * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+   * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -165,9 +168,12 @@ public interface KeyEventOrBuilder extends
   /**
    * <pre>
    * detail says more, by type; never a secret:
-   * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+   * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -183,9 +189,12 @@ public interface KeyEventOrBuilder extends
   /**
    * <pre>
    * detail says more, by type; never a secret:
-   * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+   * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -195,9 +204,12 @@ public interface KeyEventOrBuilder extends
   /**
    * <pre>
    * detail says more, by type; never a secret:
-   * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+   * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -210,9 +222,12 @@ java.lang.String defaultValue);
   /**
    * <pre>
    * detail says more, by type; never a secret:
-   * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+   * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -230,4 +245,60 @@ java.lang.String defaultValue);
    * @return The hash.
    */
   com.google.protobuf.ByteString getHash();
+
+  /**
+   * <pre>
+   * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
+   * no call made the change, or it came by a Unix socket. Not in Watch.
+   * </pre>
+   *
+   * <code>string client_address = 10 [json_name = "clientAddress"];</code>
+   * @return The clientAddress.
+   */
+  java.lang.String getClientAddress();
+  /**
+   * <pre>
+   * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
+   * no call made the change, or it came by a Unix socket. Not in Watch.
+   * </pre>
+   *
+   * <code>string client_address = 10 [json_name = "clientAddress"];</code>
+   * @return The bytes for clientAddress.
+   */
+  com.google.protobuf.ByteString
+      getClientAddressBytes();
+
+  /**
+   * <pre>
+   * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
+   * 128 printable characters. Not in Watch.
+   * </pre>
+   *
+   * <code>string request_id = 11 [json_name = "requestId"];</code>
+   * @return The requestId.
+   */
+  java.lang.String getRequestId();
+  /**
+   * <pre>
+   * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
+   * 128 printable characters. Not in Watch.
+   * </pre>
+   *
+   * <code>string request_id = 11 [json_name = "requestId"];</code>
+   * @return The bytes for requestId.
+   */
+  com.google.protobuf.ByteString
+      getRequestIdBytes();
+
+  /**
+   * <pre>
+   * record_digest is the SHA-256 of all that is stored of the key after the event, the proofs of its secret included, so
+   * that `tumbler-server audit verify` finds what was changed by hand. Empty where a later event of the same change tells
+   * it, and with events of no key. Not in Watch.
+   * </pre>
+   *
+   * <code>bytes record_digest = 12 [json_name = "recordDigest"];</code>
+   * @return The recordDigest.
+   */
+  com.google.protobuf.ByteString getRecordDigest();
 }

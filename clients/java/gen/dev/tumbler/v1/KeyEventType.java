@@ -103,6 +103,32 @@ public enum KeyEventType
    * <code>KEY_EVENT_TYPE_EXPIRING = 10;</code>
    */
   KEY_EVENT_TYPE_EXPIRING(10),
+  /**
+   * <pre>
+   * KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: a webhook_url of the project got a new secret. It is no key's: key_id is empty.
+   * </pre>
+   *
+   * <code>KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED = 12;</code>
+   */
+  KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED(12),
+  /**
+   * <pre>
+   * KEY_EVENT_TYPE_RECORDED: the key's record was taken into the log as it was found, when this installation began to keep
+   * record_digest. Nothing changed.
+   * </pre>
+   *
+   * <code>KEY_EVENT_TYPE_RECORDED = 13;</code>
+   */
+  KEY_EVENT_TYPE_RECORDED(13),
+  /**
+   * <pre>
+   * KEY_EVENT_TYPE_REHASHED: the stored proofs of its secret were made anew, since another pepper signs now or the bcrypt
+   * cost went up. The key is the same.
+   * </pre>
+   *
+   * <code>KEY_EVENT_TYPE_REHASHED = 14;</code>
+   */
+  KEY_EVENT_TYPE_REHASHED(14),
   UNRECOGNIZED(-1),
   ;
 
@@ -196,6 +222,32 @@ public enum KeyEventType
    * <code>KEY_EVENT_TYPE_EXPIRING = 10;</code>
    */
   public static final int KEY_EVENT_TYPE_EXPIRING_VALUE = 10;
+  /**
+   * <pre>
+   * KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: a webhook_url of the project got a new secret. It is no key's: key_id is empty.
+   * </pre>
+   *
+   * <code>KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED = 12;</code>
+   */
+  public static final int KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED_VALUE = 12;
+  /**
+   * <pre>
+   * KEY_EVENT_TYPE_RECORDED: the key's record was taken into the log as it was found, when this installation began to keep
+   * record_digest. Nothing changed.
+   * </pre>
+   *
+   * <code>KEY_EVENT_TYPE_RECORDED = 13;</code>
+   */
+  public static final int KEY_EVENT_TYPE_RECORDED_VALUE = 13;
+  /**
+   * <pre>
+   * KEY_EVENT_TYPE_REHASHED: the stored proofs of its secret were made anew, since another pepper signs now or the bcrypt
+   * cost went up. The key is the same.
+   * </pre>
+   *
+   * <code>KEY_EVENT_TYPE_REHASHED = 14;</code>
+   */
+  public static final int KEY_EVENT_TYPE_REHASHED_VALUE = 14;
 
 
   public final int getNumber() {
@@ -233,6 +285,9 @@ public enum KeyEventType
       case 8: return KEY_EVENT_TYPE_ROTATION_CLAIMED;
       case 9: return KEY_EVENT_TYPE_ROTATION_OVERDUE;
       case 10: return KEY_EVENT_TYPE_EXPIRING;
+      case 12: return KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED;
+      case 13: return KEY_EVENT_TYPE_RECORDED;
+      case 14: return KEY_EVENT_TYPE_REHASHED;
       default: return null;
     }
   }

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tumbler/v1/event.proto.
  */
 export const file_tumbler_v1_event: GenFile = /*@__PURE__*/
-  fileDesc("ChZ0dW1ibGVyL3YxL2V2ZW50LnByb3RvEgp0dW1ibGVyLnYxIrsCCghLZXlFdmVudBIQCghyZXZpc2lvbhgBIAEoAxImCgR0eXBlGAIgASgOMhgudHVtYmxlci52MS5LZXlFdmVudFR5cGUSDgoGa2V5X2lkGAMgASgJEhIKCnByb2plY3RfaWQYBCABKAkSFgoOZW52aXJvbm1lbnRfaWQYBSABKAkSKAoEdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASIAoFYWN0b3IYByABKAsyES50dW1ibGVyLnYxLkFjdG9yEjAKBmRldGFpbBgIIAMoCzIgLnR1bWJsZXIudjEuS2V5RXZlbnQuRGV0YWlsRW50cnkSDAoEaGFzaBgJIAEoDBotCgtEZXRhaWxFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIvcCCg9XZWJob29rRGVsaXZlcnkSCgoCaWQYASABKAkSEAoIcmV2aXNpb24YAiABKAMSDAoEdHlwZRgDIAEoCRIOCgZrZXlfaWQYBCABKAkSEgoKcHJvamVjdF9pZBgFIAEoCRILCgN1cmwYBiABKAkSKAoFc3RhdGUYByABKA4yGS50dW1ibGVyLnYxLkRlbGl2ZXJ5U3RhdGUSEAoIYXR0ZW1wdHMYCCABKAUSLwoLY3JlYXRlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKEWxhc3RfYXR0ZW1wdF90aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI1ChFuZXh0X2F0dGVtcHRfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQbGFzdF9zdGF0dXNfY29kZRgMIAEoBRISCgpsYXN0X2Vycm9yGA0gASgJKuQCCgxLZXlFdmVudFR5cGUSHgoaS0VZX0VWRU5UX1RZUEVfVU5TUEVDSUZJRUQQABIaChZLRVlfRVZFTlRfVFlQRV9DUkVBVEVEEAESGgoWS0VZX0VWRU5UX1RZUEVfVVBEQVRFRBACEhwKGEtFWV9FVkVOVF9UWVBFX0FDVElWQVRFRBADEh4KGktFWV9FVkVOVF9UWVBFX0RFQUNUSVZBVEVEEAQSGgoWS0VZX0VWRU5UX1RZUEVfUkVWT0tFRBAFEhoKFktFWV9FVkVOVF9UWVBFX1JPVEFURUQQBhIfChtLRVlfRVZFTlRfVFlQRV9ST1RBVElPTl9EVUUQBxIjCh9LRVlfRVZFTlRfVFlQRV9ST1RBVElPTl9DTEFJTUVEEAgSIwofS0VZX0VWRU5UX1RZUEVfUk9UQVRJT05fT1ZFUkRVRRAJEhsKF0tFWV9FVkVOVF9UWVBFX0VYUElSSU5HEAoqwgEKDURlbGl2ZXJ5U3RhdGUSHgoaREVMSVZFUllfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZERUxJVkVSWV9TVEFURV9QRU5ESU5HEAESHAoYREVMSVZFUllfU1RBVEVfREVMSVZFUkVEEAISGQoVREVMSVZFUllfU1RBVEVfRkFJTEVEEAMSGwoXREVMSVZFUllfU1RBVEVfT1VUREFURUQQBBIfChtERUxJVkVSWV9TVEFURV9FTkRQT0lOVF9PRkYQBUI7Cg5kZXYudHVtYmxlci52MVABWid0dW1ibGVyLmRldi9nby9nZW4vdHVtYmxlci92MTt0dW1ibGVydjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_tumbler_v1_api_key]);
+  fileDesc("ChZ0dW1ibGVyL3YxL2V2ZW50LnByb3RvEgp0dW1ibGVyLnYxIv4CCghLZXlFdmVudBIQCghyZXZpc2lvbhgBIAEoAxImCgR0eXBlGAIgASgOMhgudHVtYmxlci52MS5LZXlFdmVudFR5cGUSDgoGa2V5X2lkGAMgASgJEhIKCnByb2plY3RfaWQYBCABKAkSFgoOZW52aXJvbm1lbnRfaWQYBSABKAkSKAoEdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASIAoFYWN0b3IYByABKAsyES50dW1ibGVyLnYxLkFjdG9yEjAKBmRldGFpbBgIIAMoCzIgLnR1bWJsZXIudjEuS2V5RXZlbnQuRGV0YWlsRW50cnkSDAoEaGFzaBgJIAEoDBIWCg5jbGllbnRfYWRkcmVzcxgKIAEoCRISCgpyZXF1ZXN0X2lkGAsgASgJEhUKDXJlY29yZF9kaWdlc3QYDCABKAwaLQoLRGV0YWlsRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASL3AgoPV2ViaG9va0RlbGl2ZXJ5EgoKAmlkGAEgASgJEhAKCHJldmlzaW9uGAIgASgDEgwKBHR5cGUYAyABKAkSDgoGa2V5X2lkGAQgASgJEhIKCnByb2plY3RfaWQYBSABKAkSCwoDdXJsGAYgASgJEigKBXN0YXRlGAcgASgOMhkudHVtYmxlci52MS5EZWxpdmVyeVN0YXRlEhAKCGF0dGVtcHRzGAggASgFEi8KC2NyZWF0ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI1ChFsYXN0X2F0dGVtcHRfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNQoRbmV4dF9hdHRlbXB0X3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhgKEGxhc3Rfc3RhdHVzX2NvZGUYDCABKAUSEgoKbGFzdF9lcnJvchgNIAEoCSrJAwoMS2V5RXZlbnRUeXBlEh4KGktFWV9FVkVOVF9UWVBFX1VOU1BFQ0lGSUVEEAASGgoWS0VZX0VWRU5UX1RZUEVfQ1JFQVRFRBABEhoKFktFWV9FVkVOVF9UWVBFX1VQREFURUQQAhIcChhLRVlfRVZFTlRfVFlQRV9BQ1RJVkFURUQQAxIeChpLRVlfRVZFTlRfVFlQRV9ERUFDVElWQVRFRBAEEhoKFktFWV9FVkVOVF9UWVBFX1JFVk9LRUQQBRIaChZLRVlfRVZFTlRfVFlQRV9ST1RBVEVEEAYSHwobS0VZX0VWRU5UX1RZUEVfUk9UQVRJT05fRFVFEAcSIwofS0VZX0VWRU5UX1RZUEVfUk9UQVRJT05fQ0xBSU1FRBAIEiMKH0tFWV9FVkVOVF9UWVBFX1JPVEFUSU9OX09WRVJEVUUQCRIbChdLRVlfRVZFTlRfVFlQRV9FWFBJUklORxAKEikKJUtFWV9FVkVOVF9UWVBFX1dFQkhPT0tfU0VDUkVUX1JPVEFURUQQDBIbChdLRVlfRVZFTlRfVFlQRV9SRUNPUkRFRBANEhsKF0tFWV9FVkVOVF9UWVBFX1JFSEFTSEVEEA4qwgEKDURlbGl2ZXJ5U3RhdGUSHgoaREVMSVZFUllfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZERUxJVkVSWV9TVEFURV9QRU5ESU5HEAESHAoYREVMSVZFUllfU1RBVEVfREVMSVZFUkVEEAISGQoVREVMSVZFUllfU1RBVEVfRkFJTEVEEAMSGwoXREVMSVZFUllfU1RBVEVfT1VUREFURUQQBBIfChtERUxJVkVSWV9TVEFURV9FTkRQT0lOVF9PRkYQBUI7Cg5kZXYudHVtYmxlci52MVABWid0dW1ibGVyLmRldi9nby9nZW4vdHVtYmxlci92MTt0dW1ibGVydjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_tumbler_v1_api_key]);
 
 /**
  * KeyEvent is one change of one key. It is written in the change's own transaction: there is no change without its
@@ -74,9 +74,12 @@ export type KeyEvent = Message<"tumbler.v1.KeyEvent"> & {
 
   /**
    * detail says more, by type; never a secret:
-   * CREATED: `replaces_key_id` where it came from Rotate; UPDATED: `fields`, the changed ones separated by commas, and
-   * `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`. Times are RFC 3339, in UTC.
+   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
+   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
+   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
+   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
+   * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
    *
    * @generated from field: map<string, string> detail = 8;
    */
@@ -89,6 +92,31 @@ export type KeyEvent = Message<"tumbler.v1.KeyEvent"> & {
    * @generated from field: bytes hash = 9;
    */
   hash: Uint8Array;
+
+  /**
+   * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
+   * no call made the change, or it came by a Unix socket. Not in Watch.
+   *
+   * @generated from field: string client_address = 10;
+   */
+  clientAddress: string;
+
+  /**
+   * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
+   * 128 printable characters. Not in Watch.
+   *
+   * @generated from field: string request_id = 11;
+   */
+  requestId: string;
+
+  /**
+   * record_digest is the SHA-256 of all that is stored of the key after the event, the proofs of its secret included, so
+   * that `tumbler-server audit verify` finds what was changed by hand. Empty where a later event of the same change tells
+   * it, and with events of no key. Not in Watch.
+   *
+   * @generated from field: bytes record_digest = 12;
+   */
+  recordDigest: Uint8Array;
 };
 
 /**
@@ -290,6 +318,29 @@ export enum KeyEventType {
    * @generated from enum value: KEY_EVENT_TYPE_EXPIRING = 10;
    */
   EXPIRING = 10,
+
+  /**
+   * KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: a webhook_url of the project got a new secret. It is no key's: key_id is empty.
+   *
+   * @generated from enum value: KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED = 12;
+   */
+  WEBHOOK_SECRET_ROTATED = 12,
+
+  /**
+   * KEY_EVENT_TYPE_RECORDED: the key's record was taken into the log as it was found, when this installation began to keep
+   * record_digest. Nothing changed.
+   *
+   * @generated from enum value: KEY_EVENT_TYPE_RECORDED = 13;
+   */
+  RECORDED = 13,
+
+  /**
+   * KEY_EVENT_TYPE_REHASHED: the stored proofs of its secret were made anew, since another pepper signs now or the bcrypt
+   * cost went up. The key is the same.
+   *
+   * @generated from enum value: KEY_EVENT_TYPE_REHASHED = 14;
+   */
+  REHASHED = 14,
 }
 
 /**

@@ -1,0 +1,217 @@
+"""The audit: whether the log is what was written, and every key's row what the log says.
+
+It reads everything, in pages, while changes go on. The log's head and anchor are taken at their word: whoever can write
+to the database can move both, and rewrite what is between them. Against that helps a copy that is kept elsewhere
+(``keys.copies``). What an audit can find at all is told in docs/security.md.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tumbler_server.clock import NEVER, Clock, system_clock
+from tumbler_server.events import kept, log
+from tumbler_server.events.log import GENESIS
+from tumbler_server.keys import evidence, record, schedule
+from tumbler_server.keys.evidence import ALTERED, Row
+from tumbler_server.store.database import Store
+
+_SHOWN = 20
+_PAGE = 2_000
+_ATTEMPTS = 5
+
+Progress = Callable[[str, int, int], None]
+"""Is told what is being read, how much of it has been, and about how much there is."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found: true if nothing is wrong. At most 20 problems of a kind are named.
+
+    Checked were the ``events`` of the log, the oldest of them made at ``since``, and ``keys``; ``removed`` events came
+    before them and are not kept any more. Of ``untold`` keys no event says what is stored of them.
+    """
+
+    events: int
+    problems: tuple[str, ...]
+    removed: int = 0
+    since: int = 0
+    keys: int = 0
+    untold: int = 0
+
+    def __bool__(self) -> bool:
+        return not self.problems
+
+
+def run(store: Store, clock: Clock = system_clock, progress: Progress = lambda *_: None) -> Audit:
+    """Check the whole chain from its anchor to its head, the events kept before it, and every key's row."""
+    heads = store.read("SELECT revision, hash, anchor_revision, anchor_hash FROM log_head WHERE id = 1")
+    if not heads:
+        return Audit(0, ("the log has no head: its one row is gone",))
+    newest, newest_hash, anchored, anchor_hash = heads[0]
+    problems = list(_ends(store, newest, anchored, bytes(anchor_hash)))
+    reached, chained, since = anchored, bytes(anchor_hash), 0
+    for link in log.links(store, up_to=newest):
+        since = since or link.time
+        reached, chained = link.revision, link.hash
+        problems += filter(None, (link.problem, _told_alteration(link.key_id, link.revision, link.detail)))
+        if len(problems) >= _SHOWN:
+            break
+        if not link.revision % _PAGE:
+            progress("events", link.revision - anchored, newest - anchored)
+    else:
+        if reached < newest and log.anchor(store) < newest:
+            problems.append(f"events {reached + 1} to {newest} are missing")
+        elif reached == newest and chained != bytes(newest_hash):
+            problems.append(f"the head's hash is not that of event {newest}")
+    problems += _kept_problems(store)
+    rows = _Rows(store, clock(), progress)
+    problems += _first(rows.problems())
+    for check in (_gone, _counts, _scopes, _deliveries):
+        problems += check(store)
+    return Audit(newest - anchored, tuple(problems), anchored, since, rows.seen, rows.untold)
+
+
+def _ends(store: Store, newest: int, anchored: int, anchor_hash: bytes) -> Iterator[str]:
+    ((strays,),) = store.read(
+        "SELECT COUNT(*) FROM event e, log_head h WHERE h.id = 1 AND (e.revision > h.revision OR e.revision < 1)"
+    )
+    if strays:
+        yield f"{strays} events stand outside the log: before its first or after its head"
+    if anchored < 0 or 0 < anchored >= newest:
+        yield f"events up to {anchored} count as removed, of {newest}: the newest is never removed"
+    if anchored == 0 and anchor_hash != GENESIS:
+        yield "no event counts as removed, and the chain does not start from its beginning"
+
+
+def _told_alteration(key_id: str, revision: int, detail: str) -> str:
+    """Return the problem that an event tells of: whoever wrote it found the row changed by hand."""
+    if ALTERED not in detail:
+        return ""
+    names = json.loads(detail).get(ALTERED, "")
+    return f"key {key_id} was changed without an event before event {revision}: {names}" if names else ""
+
+
+def _kept_problems(store: Store) -> list[str]:
+    """Check the events that are kept from before the anchor. Each has to be its key's last, and all give their sum."""
+    for _ in range(_ATTEMPTS):
+        before = _kept_head(store)
+        total, after, problems = kept.NONE, 0, []
+        while page := kept.page(store.read, before[0], after, _PAGE):
+            total = kept.add(total, (row for _, row in page))
+            problems += [f"event {row[0]} stands outside the log: it was removed" for last, row in page if not last]
+            problems += filter(None, (_told_alteration(row[2], row[0], row[8]) for _, row in page))
+            after = page[-1][1][0]
+        if _kept_head(store) == before:  # else keys of that age changed meanwhile
+            if total != before[1]:
+                problems.append(f"an event up to {before[0]} that is kept is not what was written, or one was removed")
+            return problems[:_SHOWN]
+    return []
+
+
+def _kept_head(store: Store) -> tuple[int, bytes]:
+    ((anchored, total),) = store.read("SELECT anchor_revision, kept FROM log_head WHERE id = 1")
+    return int(anchored), bytes(total)
+
+
+class _Rows:
+    """Every key's row, held against its last event."""
+
+    def __init__(self, store: Store, now: int, progress: Progress) -> None:
+        self._store = store
+        self._now = now
+        self._progress = progress
+        self.seen = 0
+        self.untold = 0
+
+    def problems(self) -> Iterator[str]:
+        """Read all rows, and give what is wrong with them."""
+        ((count,),) = self._store.read("SELECT SUM(keys) FROM project")
+        after = ""
+        while page := evidence.page(self._store.read, after, _PAGE):
+            for row in page:
+                yield from self._judge(row)
+            after = page[-1].columns["id"]
+            self.seen += len(page)
+            self.untold += sum(row.told == b"" for row in page)
+            self._progress("keys", self.seen, int(count or 0))
+
+    def _judge(self, row: Row) -> Iterator[str]:
+        key_id = row.columns["id"]
+        if row.told is None:
+            yield f"key {key_id} was changed without an event"
+        elif altered := row.altered():
+            yield f"key {key_id} was changed without an event: {', '.join(altered)}"
+        elif row.told and not self._in_time(row):
+            yield f"key {key_id} was changed without an event: alarm_time"
+
+    def _in_time(self, row: Row) -> bool:
+        """Say whether a key is looked at when something of it is due; 0: it is looked at next."""
+        if row.alarm_time == 0:
+            return True
+        key = record.from_columns(row.columns)
+        if row.alarm_time == NEVER and (self._now >= key.expire_time or key.expire_time <= key.update_time):
+            return True
+        return row.alarm_time == schedule.alarm_time(key, key.update_time)
+
+
+def _gone(store: Store) -> list[str]:
+    found = store.read(
+        "SELECT DISTINCT e.key_id FROM event e LEFT JOIN api_key k ON k.id = e.key_id "
+        "WHERE k.id IS NULL AND e.key_id <> '' LIMIT ?",
+        (_SHOWN,),
+    )
+    return [f"key {key_id} has events but is gone" for (key_id,) in found]
+
+
+def _counts(store: Store) -> list[str]:
+    """Check how many keys each project is said to have."""
+    found = store.read(
+        "SELECT COALESCE(p.project_id, k.project_id) FROM project p FULL OUTER JOIN "
+        "(SELECT project_id, COUNT(*) AS keys FROM api_key GROUP BY project_id) k ON k.project_id = p.project_id "
+        "WHERE p.keys IS NULL OR p.keys <> COALESCE(k.keys, 0) LIMIT ?",
+        (_SHOWN,),
+    )
+    return [f"project {project_id} has another number of keys than is counted" for (project_id,) in found]
+
+
+def _scopes(store: Store) -> list[str]:
+    """Check the table that lists of scopes are read from. Each key's own scopes are in its row."""
+    carried = (
+        "json_each(k.scopes) s" if store.dialect == "sqlite" else "json_array_elements_text(k.scopes::json) s (value)"
+    )
+    lateral = "" if store.dialect == "sqlite" else " LATERAL"
+    found = store.read(
+        f"SELECT k.id FROM api_key k CROSS JOIN{lateral} {carried} "  # noqa: S608 - no input in it
+        "LEFT JOIN api_key_scope a ON a.project_id = k.project_id AND a.scope = s.value "
+        "AND a.create_time = k.create_time AND a.key_id = k.id WHERE a.key_id IS NULL LIMIT ?",
+        (_SHOWN,),
+    )
+    slips = store.read(
+        "SELECT a.key_id FROM api_key_scope a LEFT JOIN api_key k ON k.id = a.key_id AND k.project_id = a.project_id "  # noqa: S608
+        "AND k.create_time = a.create_time WHERE k.id IS NULL OR NOT EXISTS "
+        f"(SELECT 1 FROM {carried} WHERE s.value = a.scope) LIMIT ?",
+        (_SHOWN,),
+    )
+    return [f"key {key_id} is listed by other scopes than it carries" for (key_id,) in dict.fromkeys((*found, *slips))]
+
+
+def _deliveries(store: Store) -> list[str]:
+    """Check what is to be told of events that are still there."""
+    found = store.read(
+        "SELECT d.id FROM log_head h CROSS JOIN webhook_delivery d LEFT JOIN event e ON e.revision = d.revision "
+        "WHERE h.id = 1 AND (d.key_id <> e.key_id OR d.project_id <> e.project_id OR d.type <> e.type "
+        "OR d.event_time <> e.time OR d.detail <> e.detail OR (e.revision IS NULL AND d.revision > h.anchor_revision)) "
+        "LIMIT ?",
+        (_SHOWN,),
+    )
+    return [f"delivery {delivery_id} is not what its event tells" for (delivery_id,) in found]
+
+
+def _first(problems: Iterator[str]) -> list[str]:
+    """Return the first problems; all is read, so that what was read is counted."""
+    shown: list[str] = []
+    for problem in problems:
+        if len(shown) < _SHOWN:
+            shown.append(problem)
+    return shown

@@ -1,0 +1,117 @@
+"""What an event says of a key's row: a digest of all that is stored of it, so that a change by hand shows.
+
+The digest covers the proofs of the secret too. ``keys.audit`` compares every row with the digest in its last event;
+whoever changes a key compares first, so that a change by hand is told by the next event and not covered up by it.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+COLUMNS = (
+    "id", "project_id", "environment_id", "name", "key_prefix", "search_text", "owner_id", "scopes", "metadata",
+    "allowed_cidrs", "active", "create_time", "created_by_key_id", "created_by_name", "update_time", "expire_time",
+    "revoke_time", "revoke_reason", "revoke_comment", "replaces_key_id", "replaced_by_key_id", "grace_expire_time",
+    "rotation_interval", "rotation_next_time", "rotation_due_revision", "rotation_overdue", "webhook_url",
+    "expiry_warnings", "secret_hash", "digest", "pepper_id",
+)  # fmt: skip
+"""What the digest covers, in its order. It is the form of the log, which no release changes: a new column goes into
+``LATER``."""
+
+LATER: Mapping[str, object] = {}
+"""Columns that were added since, and their defaults. One that has its default is left out of the digest, which is
+then the same as before there was the column."""
+
+UNCOVERED = ("last_used_time", "alarm_time", "revision")
+"""Written without an event, or only with it: ``revision`` says which event is a key's last."""
+
+ALTERED = "altered"
+"""The field of an event's detail that names what had been changed by hand before."""
+
+_SELECT = (
+    "SELECT e.revision = k.revision, e.record, k.alarm_time, "  # noqa: S608 - no input in it
+    f"{', '.join(f'k.{name}' for name in (*COLUMNS, *LATER))} FROM api_key k "
+    "LEFT JOIN event e ON e.revision = (SELECT MAX(revision) FROM event WHERE key_id = k.id)"
+)
+SIZE = hashlib.sha256().digest_size
+"""Bytes of a digest without what names the columns."""
+
+_WIDTH = 4
+_TRUTHS = frozenset({"active", "rotation_overdue"})
+
+Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
+
+
+def digest(row: Mapping[str, Any]) -> bytes:
+    """Return the digest of a row: 32 bytes of SHA-256, and four for each column, which name what differs."""
+    values = [(name, _plain(name, row[name])) for name in COLUMNS]
+    later = [(name, _plain(name, row[name])) for name, default in LATER.items() if row[name] != default]
+    texts = [json.dumps(pair, separators=(",", ":")).encode() for pair in values]
+    more = {name: json.dumps((name, value), separators=(",", ":")).encode() for name, value in later}
+    checks = [zlib.crc32(text) for text in texts] + [zlib.crc32(more[name]) if name in more else 0 for name in LATER]
+    while len(checks) > len(COLUMNS) and not checks[-1]:
+        checks.pop()
+    whole = hashlib.sha256(b"\n".join((*texts, *more.values()))).digest()
+    return whole + b"".join(check.to_bytes(_WIDTH, "big") for check in checks)
+
+
+def differences(told: bytes, row: Mapping[str, Any]) -> list[str]:
+    """Return the columns of a row that are not as its last event told; none: it is what was written."""
+    found = digest(row)
+    if found == told:
+        return []
+    names = (*COLUMNS, *LATER)
+    parts = [each[SIZE:].ljust(_WIDTH * len(names), b"\0") for each in (told, found)]
+    cut = [[part[at : at + _WIDTH] for at in range(0, len(part), _WIDTH)] for part in parts]
+    return [name for name, *pair in zip(names, *cut, strict=True) if pair[0] != pair[1]] or ["its digest"]
+
+
+def stored(read: Read, key_ids: Sequence[str]) -> dict[str, tuple[dict[str, Any], list[str]]]:
+    """Return what is stored of keys, by their ids, and which columns of each are not as its last event told."""
+    slots = ", ".join("?" * len(key_ids))
+    rows = map(_row, read(f"{_SELECT} WHERE k.id IN ({slots})", key_ids))
+    return {row.columns["id"]: (row.columns, row.altered()) for row in rows}
+
+
+def page(read: Read, after: str, limit: int) -> "list[Row]":
+    """Return the next rows after a key's id."""
+    return [_row(row) for row in read(f"{_SELECT} WHERE k.id > ? ORDER BY k.id LIMIT ?", (after, limit))]
+
+
+def altered(names: Sequence[str]) -> dict[str, str]:
+    """Return what an event's detail says of columns that had been changed by hand; nothing where none had."""
+    return {ALTERED: ",".join(names)} if names else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is stored of a key.
+
+    ``told`` is its last event's digest: None where the row names another event or there is none, empty where that was
+    made before schema 7.
+    """
+
+    columns: dict[str, Any]
+    told: bytes | None
+    alarm_time: int
+
+    def altered(self) -> list[str]:
+        """Return the columns that are not as the last event told; none where that told nothing."""
+        if self.told is None:
+            return ["revision"]
+        return differences(self.told, self.columns) if self.told else []
+
+
+def _row(row: tuple[Any, ...]) -> Row:
+    last, record, alarm_time, *values = row
+    told = bytes(record or b"") if last else None
+    return Row(dict(zip((*COLUMNS, *LATER), values, strict=True)), told, alarm_time)
+
+
+def _plain(name: str, value: Any) -> object:
+    if name in _TRUTHS:
+        return bool(value)  # SQLite has numbers for them
+    return bytes(value).hex() if isinstance(value, (bytes, bytearray, memoryview)) else value

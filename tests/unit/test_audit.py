@@ -1,0 +1,132 @@
+"""The audit: whatever was changed by hand is named, but for what nothing can show."""
+
+import random
+from typing import Any
+
+import peewee
+import pytest
+
+from tests.domain import OPERATOR, Domain
+from tests.harness import FrozenClock
+from tests.tampering import UNSEEN, Place, live, places, tamper
+from tumbler_server.clock import DAY, NEVER
+from tumbler_server.events.retention import Retention
+from tumbler_server.keys import audit, evidence
+from tumbler_server.keys.lifecycle import Draft, Edit
+from tumbler_server.store.database import Store
+from tumbler_server.store.models import MODELS, ApiKeyRow, EventRow
+
+
+@pytest.fixture
+def lived(domain: Domain, store: Store, clock: FrozenClock) -> Store:
+    """Give a database with something in every table, of which the log's beginning is not kept any more."""
+    live(domain, clock)
+    assert Retention(store, clock, 400 * DAY).remove() > 0
+    assert audit.run(store, clock).problems == ()
+    return store
+
+
+def test_every_column_is_told_or_is_known_not_to_be() -> None:
+    """A column of a key is in the digest, or its name says that it is not; a new one has to be put somewhere."""
+    columns = {column.column_name for column in ApiKeyRow._meta.sorted_fields}
+    assert {*evidence.COLUMNS, *evidence.LATER, *evidence.UNCOVERED} == columns
+
+
+@pytest.mark.parametrize("place", places(), ids=str)
+def test_what_was_changed_by_hand_is_found(lived: Store, clock: FrozenClock, place: Place) -> None:
+    """Each column of each table, changed by hand at a random place, is found, or docs/security.md says why not."""
+    undo = tamper(lived, place, random.Random(str(place)))  # noqa: S311 - a test's choice
+    found = audit.run(lived, clock)
+    assert bool(found) is (place in UNSEEN)
+    undo()
+    assert audit.run(lived, clock)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("scopes", '["tumbler:*"]'),
+        ("allowed_cidrs", "[]"),
+        ("owner_id", "mallory"),
+        ("expire_time", NEVER),
+        ("project_id", "globex"),
+        ("active", True),
+        ("secret_hash", "$2b$04$" + "x" * 53),
+    ],
+)
+def test_the_key_and_the_field_are_named(
+    domain: Domain, store: Store, clock: FrozenClock, column: str, value: Any
+) -> None:
+    """The problem names the key and each field that was changed."""
+    key = domain.create(scopes=("a:b",), allowed_cidrs=("192.0.2.0/24",), ttl=DAY).key
+    domain.lifecycle.set_active(OPERATOR, key.id, active=False)
+    query = ApiKeyRow.update(**{column: value, "name": "mallory's"}).where(ApiKeyRow.id == key.id)
+    store.write(lambda transaction: transaction.run(query))
+    names = [name for name in evidence.COLUMNS if name in (column, "name")]
+    assert f"key {key.id} was changed without an event: {', '.join(names)}" in audit.run(store, clock).problems
+
+
+def test_a_later_change_does_not_cover_it_up(domain: Domain, store: Store, clock: FrozenClock) -> None:
+    """Where a key that was changed by hand is changed by a call, its event says what was found; so do all audits."""
+    key = domain.create(scopes=("a:b",)).key
+    query = ApiKeyRow.update(scopes='["tumbler:*"]', owner_id="mallory").where(ApiKeyRow.id == key.id)
+    store.write(lambda transaction: transaction.run(query))
+    domain.lifecycle.update(OPERATOR, Edit(key.id, Draft("", name="another"), ("name",)))
+    domain.lifecycle.set_active(OPERATOR, key.id, active=False)
+    assert audit.run(store, clock).problems == (
+        f"key {key.id} was changed without an event before event 2: owner_id,scopes",
+    )
+
+
+def test_a_changed_digest_of_an_event_is_found(domain: Domain, store: Store, clock: FrozenClock) -> None:
+    """Whoever changes a row and the digest in its event breaks the chain."""
+    key = domain.create(scopes=("a:b",)).key
+    store.write(lambda transaction: transaction.run(ApiKeyRow.update(owner_id="mallory")))
+    ((row, _),) = evidence.stored(store.read, [key.id]).values()
+    store.write(lambda transaction: transaction.run(EventRow.update(record=evidence.digest(row))))
+    assert audit.run(store, clock).problems[0].startswith("event 1 is not what was written")
+
+
+def test_last_events_are_kept_and_released(domain: Domain, store: Store, clock: FrozenClock) -> None:
+    """A key's last event outlives the log's beginning until the key changes; the audit is content all along."""
+    keys = [domain.create(name=f"key {number}").key for number in range(5)]
+    clock.advance(500 * DAY)
+    domain.create()
+    retention = Retention(store, clock, 400 * DAY)
+    assert retention.remove() == 5
+    assert store.read("SELECT COUNT(*) FROM event") == [(6,)]
+    assert audit.run(store, clock) == audit.Audit(1, (), removed=5, since=clock.now, keys=6)
+    domain.revoke(keys[2].id)
+    assert store.read("SELECT revision FROM event ORDER BY revision") == [(1,), (2,), (4,), (5,), (6,), (7,)]
+    assert audit.run(store, clock)
+    delete: peewee.BaseQuery = EventRow.delete().where(EventRow.revision == 4)
+    store.write(lambda transaction: transaction.run(delete))
+    problems = audit.run(store, clock).problems
+    assert f"key {keys[3].id} was changed without an event" in problems
+    assert "an event up to 5 that is kept is not what was written, or one was removed" in problems
+
+
+def test_a_broken_row_is_a_problem_and_no_exception(domain: Domain, store: Store, clock: FrozenClock) -> None:
+    """Text that is no JSON where JSON should be is told as any other change."""
+    domain.create(scopes=("a:b",))
+    for column in ("metadata", "allowed_cidrs"):
+        store.write(lambda transaction, column=column: transaction.run(ApiKeyRow.update(**{column: "{"})))
+    assert any("metadata, allowed_cidrs" in problem for problem in audit.run(store, clock).problems)
+
+
+def test_progress_is_told(domain: Domain, store: Store, clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events and keys are counted as they are read."""
+    monkeypatch.setattr(audit, "_PAGE", 2)
+    for _ in range(4):
+        domain.create()
+    told: list[tuple[str, int, int]] = []
+    audit.run(store, clock, lambda *args: told.append(args))
+    assert told == [("events", 2, 4), ("events", 4, 4), ("keys", 2, 4), ("keys", 4, 4)]
+
+
+def test_all_tables_are_tampered_with() -> None:
+    """The places are all columns of all models."""
+    expected = {
+        (model._meta.table_name, column.column_name) for model in MODELS for column in model._meta.sorted_fields
+    }
+    assert {(place.table, place.column) for place in places()} == expected
