@@ -331,8 +331,8 @@ MUTANTS = (
         "keys/lifecycle.py",
         "            if before.revoked:\n"
         "                return Changed(before, before.revision, now)\n"
-        "            after = replace(before, revoke",
-        "            after = replace(before, revoke",
+        "            return self._ledger.revoke(",
+        "            return self._ledger.revoke(",
         "tests/rpc/test_revoke.py",
     ),
     Mutant(
