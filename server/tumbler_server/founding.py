@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from tumbler_server.clock import MINUTE, system_clock
 from tumbler_server.config import Installation
-from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.errors import SetupError, may_have_changed
 from tumbler_server.keys import operators, pepper
 from tumbler_server.keys.ledger import Ledger
 from tumbler_server.keys.operators import Seated
@@ -50,10 +50,9 @@ def found(installation: Installation, bcrypt_cost: int, prefix: str, keep: Keep 
             return _issue(
                 store, bcrypt_cost, prefix, peppers, "first operator", "tumbler-server init", keep, demand
             ).text
-        except StoreUnavailable:
-            raise  # the key may be there, and then it needs the file
-        except Exception:
-            file.remove()
+        except BaseException as failure:
+            if not may_have_changed(failure):  # else the key may be there, and then it needs the file
+                file.remove()
             raise
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tumbler.secret_file import SecretFile
-from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.errors import SetupError, may_have_changed
 
 
 class Handover:
@@ -42,15 +42,12 @@ class Handover:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        unconfirmed = self._announced and (
-            # An interruption, too, may come while the change is being committed.
-            isinstance(exc_value, StoreUnavailable) or not isinstance(exc_value, Exception)
-        )
+        unconfirmed = self._announced and exc_value is not None and may_have_changed(exc_value)
         if self._file is not None:
             if exc_value is not None and not unconfirmed:
                 self._file.discard()
             self._file.__exit__(exc_type, exc_value, traceback)
-        if exc_value is not None and unconfirmed:
+        if unconfirmed:
             kept = "It was not shown" if self._file is None else f"If it was, it is the one in {self._file.path}"
             raise SetupError(
                 f"the database did not confirm that the key was made. {kept}. "
