@@ -166,7 +166,7 @@ class StoreUnavailable(TumblerError):
 
 
 def may_have_changed(failure: BaseException) -> bool:
-    """Say whether a change that ended with this may have been made all the same: nobody knows, or it was interrupted."""
+    """Say whether a change that ended with this may have been made: nobody knows, or it was interrupted."""
     if isinstance(failure, StoreUnavailable):
         return failure.detail.get("changed") != "no"
     return not isinstance(failure, Exception)

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tumbler.secret_file import SecretFile
-from tumbler_server.errors import SetupError, may_have_changed
+from tumbler_server.errors import SetupError, StoreUnavailable, explain, may_have_changed
 
 
 class Handover:
@@ -48,9 +48,10 @@ class Handover:
                 self._file.discard()
             self._file.__exit__(exc_type, exc_value, traceback)
         if unconfirmed:
+            why = explain(exc_value) if isinstance(exc_value, StoreUnavailable) else "interrupted"
             kept = "It was not shown" if self._file is None else f"If it was, it is the one in {self._file.path}"
             raise SetupError(
-                f"the database did not confirm that the key was made. {kept}. "
+                f"{why}. It is not known whether the key was made. {kept}. "
                 "`tumbler-server doctor` says whether an operator's key works; "
                 "`tumbler-server operator-key --output FILE` makes another"
             ) from exc_value

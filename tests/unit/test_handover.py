@@ -1,20 +1,12 @@
 """What becomes of the file of ``--output`` when a command of the server fails."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import peewee
 import pytest
 
-from tests.harness import CHEAP
 from tumbler.secret_file import SecretFile
-from tumbler_server import founding
-from tumbler_server.config import Installation
 from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.handover import Handover
-from tumbler_server.store.database import Store, open_store
-from tumbler_server.store.postgresql import Postgresql
-from tumbler_server.store.sqlite import Sqlite
 
 TEXT = "the text of a key"
 
@@ -65,67 +57,3 @@ def test_a_file_that_another_has_put_there_stays(tmp_path: Path) -> None:
         (tmp_path / "other").write_text("theirs")
         (tmp_path / "other").replace(tmp_path / "key")
     assert (tmp_path / "key").read_text() == "theirs"
-
-
-def found(installation: Installation, output: Path) -> str:
-    """Found an installation as ``init --output`` does."""
-    with Handover(output) as handover:
-        return founding.found(installation, CHEAP, "tmb", handover.keep)
-
-
-def fail_at(moment: str, failure: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the transaction that makes a key fail, before its commit or at it; migrations are let through."""
-    write = Store.write
-
-    def failing(store: Store, work: Callable[..., object], urgent: bool = False) -> object:
-        if moment == "before":
-
-            def then_fail(transaction: object) -> object:
-                work(transaction)
-                raise failure
-
-            return write(store, then_fail, urgent)
-        for backend in (Sqlite, Postgresql):
-            monkeypatch.setattr(backend, "commit", lambda _: (_ for _ in ()).throw(failure))
-        return write(store, work, urgent)
-
-    monkeypatch.setattr(Store, "write", failing)
-
-
-@pytest.mark.parametrize(
-    ("moment", "failure", "stays"),
-    [
-        ("before", SetupError("refused"), False),
-        ("at", peewee.OperationalError("the connection is gone"), True),
-    ],
-)
-def test_pepper_and_key_stay_together(
-    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, failure: Exception, stays: bool
-) -> None:
-    """Where founding fails, the new pepper file goes; where it may have succeeded, pepper and key both stay."""
-    installation = Installation(tmp_path / "data", database_url)
-    with monkeypatch.context() as patch:
-        fail_at(moment, failure, patch)
-        with pytest.raises(SetupError):
-            found(installation, tmp_path / "key")
-    assert (installation.pepper_file.exists(), (tmp_path / "key").exists()) == (stays, stays)
-    store = open_store(database_url)
-    assert store.read("SELECT COUNT(*) FROM api_key") == [(0,)]
-    store.close()
-    (tmp_path / "key").unlink(missing_ok=True)
-    assert found(installation, tmp_path / "key") == (tmp_path / "key").read_text().strip()
-
-
-def test_a_pepper_file_that_was_there_stays(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pepper file that I had put there before is used, and not removed by an init that fails."""
-    one, other = (
-        Installation(tmp_path / "one"),
-        Installation(tmp_path / "data", database_url, tmp_path / "one" / "pepper"),
-    )
-    founding.found(one, CHEAP, "tmb")
-    before = one.pepper_file.read_bytes()
-    with monkeypatch.context() as patch:
-        fail_at("before", SetupError("refused"), patch)
-        with pytest.raises(SetupError):
-            founding.found(other, CHEAP, "tmb")
-    assert one.pepper_file.read_bytes() == before

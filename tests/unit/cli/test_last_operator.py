@@ -1,6 +1,7 @@
 """The questions before the last operator's key that works is ended or narrowed."""
 
 import io
+import json
 import sys
 
 import grpc
@@ -88,6 +89,8 @@ def test_a_script_says_so(run, changes, last, line):
     assert (code, out, changes()) == (1, "", [])
     assert "tumbler-server operator-key --output FILE" in err
     assert "--yes" in err
+    error = json.loads(run("keys", *line.split(), "--json")[2])["error"]
+    assert (error["code"], "--yes" in error["hint"], changes()) == ("LAST_OPERATOR", True, [])
 
 
 @pytest.mark.parametrize("line", ENDING.values(), ids=list(ENDING))

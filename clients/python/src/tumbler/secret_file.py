@@ -32,7 +32,7 @@ class SecretFile:
         self.path: Final = Path(path)
         self.holds_secret = False
         """Whether the file holds a secret, on the disk."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         self._file = os.fdopen(descriptor, "r+b", buffering=0)
         try:
             os.fchmod(descriptor, 0o600)

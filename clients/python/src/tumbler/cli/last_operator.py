@@ -8,6 +8,7 @@ import grpc
 import typer
 
 from tumbler.cli import render
+from tumbler.cli.errors import Failure
 from tumbler.cli.session import Session
 from tumbler.v1.api_key_pb2 import ApiKey, State
 from tumbler.v1.api_key_service_pb2 import ListRequest
@@ -42,10 +43,13 @@ def confirm(
     last = _last(session)
     if last is None or not is_meant(last):
         return
-    render.print_note(f"{last.id} ({last.name}) is the last operator's key that works. The way back is {_WAY_BACK}")
+    why = f"{last.id} ({last.name}) is the last operator's key that works"
     if not on_terminal:
-        render.print_note("Nothing was changed. To do it all the same: --yes")
-        raise typer.Exit(1)
+        hint = f"Nothing was changed. To do it all the same: --yes. The way back is {_WAY_BACK}"
+        failure = Failure(code="LAST_OPERATOR", message=why, hint=hint)
+        render.print_failure(failure, session.as_json)
+        raise typer.Exit(failure.exit_code)
+    render.print_note(f"{why}. The way back is {_WAY_BACK}")
     if not always:
         _ask(what)
     _ask("Nobody can manage all projects then. Go on?")
