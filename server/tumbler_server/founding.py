@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from tumbler_server.clock import MINUTE, system_clock
 from tumbler_server.config import Installation
-from tumbler_server.errors import SetupError, may_have_changed
+from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.keys import operators, pepper
 from tumbler_server.keys.ledger import Ledger
 from tumbler_server.keys.operators import Seated
@@ -34,25 +34,26 @@ def found(installation: Installation, bcrypt_cost: int, prefix: str, keep: Keep 
     if not installation.database:
         installation.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.closing(open_store(installation.database_url, create=True)) as store:
-        if migrations.current(store) and _has_keys(store):
-            raise _exists(installation)
-        there = installation.pepper_file.exists()
-        peppers = pepper.load(installation.pepper_file) if there else (pepper.generate(),)
+        if migrations.current(store):
+            _demand_no_keys(store, installation)
         migrations.migrate(store)
-        file = _Fresh(installation, None if there else peppers[0])
+        file = _PepperFile(installation)
 
-        def demand(transaction: Transaction) -> None:
-            if transaction.read("SELECT 1 FROM api_key LIMIT 1"):
-                raise _exists(installation)
-            file.place()
+        def look(transaction: Transaction) -> None:
+            _demand_no_keys(transaction, installation)
+            file.look()
 
+        def make(transaction: Transaction) -> None:
+            _demand_no_keys(transaction, installation)
+            file.make()
+
+        store.write(look)
         try:
             return _issue(
-                store, bcrypt_cost, prefix, peppers, "first operator", "tumbler-server init", keep, demand
+                store, bcrypt_cost, prefix, file.peppers, "first operator", "tumbler-server init", keep, make
             ).text
-        except BaseException as failure:
-            if not may_have_changed(failure):  # else the key may be there, and then it needs the file
-                file.remove()
+        except BaseException:
+            file.remove_unused(store)
             raise
 
 
@@ -83,25 +84,43 @@ def make_operator_key(
         )
 
 
-class _Fresh:
-    """The pepper file that an installation gets with its first key; none, where it has one already."""
+class _PepperFile:
+    """The pepper file of an installation that is being founded. All happens with the database's write lock held.
 
-    def __init__(self, installation: Installation, first: Pepper | None) -> None:
+    So of several who found on one database only one at a time looks at the file, makes it or removes it.
+    """
+
+    def __init__(self, installation: Installation) -> None:
         self._path = installation.pepper_file
-        self._first = first
-        self._placed = False
+        self._new: Pepper | None = None
+        self._made = False
+        self.peppers: tuple[Pepper, ...] = ()
+        """What signs the first key, once ``look`` has been called."""
 
-    def place(self) -> None:
-        """Make the file, once. Raises ``SetupError`` where somebody else has made one by now."""
-        if self._first is not None and not self._placed:
+    def look(self) -> None:
+        """Take the peppers of the file, or choose one where there is no file. Raises ``SetupError``."""
+        self._new = None if self._path.exists() else pepper.generate()
+        self.peppers = pepper.load(self._path) if self._new is None else (self._new,)
+
+    def make(self) -> None:
+        """Make the file, once, unless it was there. Raises ``SetupError`` where it has changed, or cannot be made."""
+        if self._new is not None and not self._made:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            pepper.create(self._path, self._first)
-            self._placed = True
+            pepper.create(self._path, self._new)
+            self._made = True
+        elif pepper.load(self._path) != self.peppers:
+            raise SetupError(f"the pepper file {self._path} has changed meanwhile: run `tumbler-server init` again")
 
-    def remove(self) -> None:
-        """Remove the file that was made: no key is signed with it."""
-        if self._placed:
-            self._path.unlink(missing_ok=True)
+    def remove_unused(self, store: Store) -> None:
+        """Remove the file if it was made and no key was signed with it. Where the database cannot say, it stays."""
+
+        def work(transaction: Transaction) -> None:
+            if not _signed(transaction, self.peppers):
+                self._path.unlink(missing_ok=True)
+
+        if self._made:
+            with contextlib.suppress(StoreUnavailable):
+                store.write(work)
 
 
 def _issue(
@@ -121,8 +140,20 @@ def _issue(
     return operators.issue(ledger, made, sealed, name, command, demand, revoke_others)
 
 
-def _has_keys(store: Store) -> bool:
-    return bool(store.read("SELECT 1 FROM api_key LIMIT 1"))
+def _has_keys(database: Store | Transaction) -> bool:
+    return bool(database.read("SELECT 1 FROM api_key LIMIT 1"))
+
+
+def _signed(database: Store | Transaction, peppers: Sequence[Pepper]) -> bool:
+    """Say whether any key was signed with one of these peppers."""
+    slots = ", ".join("?" * len(peppers))
+    signed = f"SELECT 1 FROM api_key WHERE pepper_id IN ({slots}) LIMIT 1"  # noqa: S608 - no input in it
+    return bool(database.read(signed, [each.id for each in peppers]))
+
+
+def _demand_no_keys(database: Store | Transaction, installation: Installation) -> None:
+    if _has_keys(database):
+        raise _exists(installation)
 
 
 def _peppers_of(installation: Installation, store: Store) -> Sequence[Pepper]:
@@ -132,9 +163,7 @@ def _peppers_of(installation: Installation, store: Store) -> Sequence[Pepper]:
         peppers = pepper.load(installation.pepper_file)
     except SetupError as failure:
         raise SetupError(f"{failure}. {needed}: give --pepper-file or --data-dir. Nothing was changed") from None
-    slots = ", ".join("?" * len(peppers))
-    signed = f"SELECT 1 FROM api_key WHERE pepper_id IN ({slots}) LIMIT 1"  # noqa: S608 - no input in it
-    if not store.read(signed, [each.id for each in peppers]):
+    if not _signed(store, peppers):
         raise SetupError(
             f"the pepper file {installation.pepper_file} is not this database's: none of its keys was signed with it. "
             f"{needed}. Nothing was changed"

@@ -628,22 +628,22 @@ MUTANTS = (
     Mutant(
         "an operator's key is made with any pepper",
         "founding.py",
-        "    if not store.read(signed, [each.id for each in peppers]):\n",
+        "    if not _signed(store, peppers):\n",
         "    if False:\n",
         "tests/unit/test_founding.py",
     ),
     Mutant(
         "who comes second to found makes a pepper file",
         "founding.py",
-        '            if transaction.read("SELECT 1 FROM api_key LIMIT 1"):\n',
-        '            file.place()\n            if transaction.read("SELECT 1 FROM api_key LIMIT 1"):\n',
+        "            _demand_no_keys(transaction, installation)\n            file.make()\n",
+        "            file.make()\n            _demand_no_keys(transaction, installation)\n",
         "tests/unit/test_founding.py",
     ),
     Mutant(
-        "the pepper file goes though the key may be there",
+        "the pepper file goes though a key was signed with it",
         "founding.py",
-        "            if not may_have_changed(failure):",
-        "            if True:",
+        "            if not _signed(transaction, self.peppers):\n",
+        "            if True:\n",
         "tests/unit/test_founding.py",
     ),
     Mutant(
