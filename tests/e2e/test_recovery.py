@@ -102,6 +102,21 @@ class TestOperatorKey:
         assert operator.get(gone.api_key.id).revoke_comment == "before"
         installed.audit()
 
+    def test_every_process_learns_of_it(self, installed: Service, tmp_path: Path) -> None:
+        """Workers and other servers deny the old key and take the new one, though none of them made the change."""
+        installed.start("--workers", "2")
+        other = installed.beside()
+        try:
+            assert works(installed, installed.key)
+            assert works(other, installed.key)
+            made = installed.command("operator-key", "--revoke-others", "--output", str(tmp_path / "key"))
+            assert made.returncode == 0, made.stderr
+            for service in (installed, other):
+                eventually(lambda service=service: not works(service, installed.key))
+                assert works(service, (tmp_path / "key").read_text().strip())
+        finally:
+            other.close()
+
     def test_no_project_is_too_full_for_it(self, embedded: Service) -> None:
         """Where the reserved project has as many keys as it may have, its operator is not locked out."""
         embedded.tamper("UPDATE project SET keys = 2000000")
