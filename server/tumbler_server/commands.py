@@ -22,8 +22,9 @@ from tumbler_server import doctor as diagnosis
 from tumbler_server import founding, logs, worker
 from tumbler_server.clock import HOUR, rfc3339
 from tumbler_server.config import Config, Installation, Tls
-from tumbler_server.errors import SetupError, StoreUnavailable, explain
+from tumbler_server.errors import InvalidFields, SetupError, StoreUnavailable, explain
 from tumbler_server.events.board import Board
+from tumbler_server.handover import Handover
 from tumbler_server.keys import audit, copies
 from tumbler_server.keys import pepper as pepper_file
 from tumbler_server.keys.audit import Audit
@@ -48,6 +49,15 @@ app.add_typer(pepper_app, name="pepper")
 _DEFAULTS = Config(Installation())
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        metavar="FILE",
+        show_default="stdout",
+        help="Put the key into this new file of mode 0600. It is begun before anything is changed.",
+    ),
+]
 
 
 @app.command()
@@ -57,18 +67,77 @@ def init(
     pepper: settings.PepperFile = None,
     bcrypt_cost: settings.BcryptCost = _DEFAULTS.bcrypt_cost,
     default_prefix: settings.DefaultPrefix = _DEFAULTS.default_prefix,
+    output: Output = None,
 ) -> None:
-    """Create the database, the pepper file and the first key, which alone is printed on stdout.
+    """Create the database, the pepper file and the first key, which is shown once.
 
-    The key belongs to the reserved project `tumbler` and may do everything. It is shown this once:
+    The key belongs to the reserved project `tumbler` and may do everything. With
+    --output it goes into a new file that only its owner may read; without, it is
+    printed alone on stdout. Refused where an installation exists.
 
-        tumbler-server init > first-key
+        tumbler-server init --output first-key
+
+    If the first key gets lost: `tumbler-server operator-key` makes another.
     """
     installation = Installation(data_dir, database, pepper)
-    text = founding.found(installation, bcrypt_cost, default_prefix)
-    _say(f"Created the database, the pepper file {installation.pepper_file}, and this first key:")
-    print(text, flush=True)
+    with Handover(output) as handover:
+        text = founding.found(installation, bcrypt_cost, default_prefix, handover.keep)
+        where = f"the first key, in {output}." if output else "this first key:"
+        _say(f"Created the database, the pepper file {installation.pepper_file}, and {where}")
+        handover.show(text, "the installation was made")
     _say("It is shown this once. Keep it safe; keep the pepper file apart from backups of the database.")
+
+
+@app.command("operator-key")
+def operator_key(
+    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir,
+    database: settings.DatabaseUrl = "",
+    pepper: settings.PepperFile = None,
+    bcrypt_cost: settings.BcryptCost = _DEFAULTS.bcrypt_cost,
+    default_prefix: settings.DefaultPrefix = _DEFAULTS.default_prefix,
+    name: Annotated[str, typer.Option("--name", help="What people call the key, 3-255 characters.")] = "operator",
+    revoke_others: Annotated[
+        bool,
+        typer.Option("--revoke-others", help="Revoke all other keys of the project tumbler that carry tumbler:*."),
+    ] = False,
+    output: Output = None,
+) -> None:
+    """Make another key that may do everything, where the operator's key is lost, revoked, expired or leaked.
+
+    It needs no key and no running server, but what an operator alone has: the
+    database and the pepper file. Servers may be running; they learn of it at
+    once. The key is like the first one: of the reserved project `tumbler`, with
+    the scope `tumbler:*`, and shown this once. The audit trail names this command.
+
+    Lost, and nobody else has it:
+
+        tumbler-server operator-key --output operator.key
+
+    Leaked: all other keys of this kind are revoked, in the same transaction:
+
+        tumbler-server operator-key --revoke-others --output operator.key
+
+    Keys of the project `tumbler` with fewer scopes stay as they are. List them:
+
+        tumbler keys list --project tumbler
+    """
+    installation = Installation(data_dir, database, pepper)
+    with Handover(output) as handover:
+        try:
+            made = founding.make_operator_key(
+                installation, bcrypt_cost, default_prefix, name, revoke_others, handover.keep
+            )
+        except InvalidFields as failure:
+            raise typer.BadParameter(failure.violations[0].rule, param_hint="'--name'") from None
+        _say(f"Made the operator's key {made.key.id}, which may do everything{f', in {output}' if output else ''}.")
+        if made.revoked:
+            _say(f"Revoked {len(made.revoked)} other operator's key(s): {', '.join(made.revoked)}.")
+        elif revoke_others:
+            _say("There was no other operator's key to revoke.")
+        handover.show(made.text, f"the key {made.key.id} was made")
+    _say("It is shown this once. Keep it safe, and give your services narrower ones: `tumbler keys create`.")
+    if not revoke_others:
+        _say("If the key before it may be known to others, revoke it: `tumbler keys list --project tumbler`.")
 
 
 @app.command()
@@ -323,6 +392,9 @@ class _Meter:
 def main() -> None:
     """Run the command; what is wrong with an installation is one line on stderr and exit code 1."""
     atexit.register(gc.freeze)  # the last collection, of memory that goes anyway, takes a fifth of a second
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it is closed; what is printed to None goes to the other one
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
     logs.configure()
     os.umask(0o077)  # nothing that we make is anybody else's business
     try:

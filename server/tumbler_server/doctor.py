@@ -7,12 +7,17 @@ from dataclasses import dataclass
 import apsw
 import peewee
 
-from tumbler_server.clock import HOUR, NEVER
+from tumbler_server.clock import DAY, HOUR, NEVER, rfc3339, system_clock
 from tumbler_server.config import Installation
 from tumbler_server.errors import SetupError, StoreUnavailable
-from tumbler_server.keys import access, audit
+from tumbler_server.keys import audit, operators
 from tumbler_server.store import migrations
 from tumbler_server.store.database import SQLITE, Store, open_store
+
+_ANOTHER = "tumbler-server operator-key --output FILE"
+
+_SOON = 30 * DAY
+"""How long before the last operator's key expires it is warned of."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ def examine(installation: Installation) -> list[Finding]:
         return [*findings, Finding("wrong", "database", str(failure), "tumbler-server init, or correct --database")]
     if store.dialect == SQLITE:
         findings.append(Finding("ok", "SQLite library", apsw.sqlite_lib_version()))
-    for step in (_schema, _first_key, _audit, functools.partial(_webhooks, installation)):
+    for step in (_schema, _operator_key, _audit, functools.partial(_webhooks, installation)):
         finding = _guarded(step, store)
         findings.append(finding)
         if finding.severity == "wrong":
@@ -85,10 +90,20 @@ def _schema(store: Store) -> Finding:
     return Finding("ok", "database", f"{store.dialect}, schema {migrations.NEWEST}")
 
 
-def _first_key(store: Store) -> Finding:
-    if store.read("SELECT 1 FROM api_key WHERE project_id = ? LIMIT 1", (access.OPERATORS,)):
-        return Finding("ok", "operator's key", "there is one")
-    return Finding("wrong", "operator's key", "there is none", "tumbler-server init")
+def _operator_key(store: Store) -> Finding:
+    subject, now = "operator's key", system_clock()
+    working = operators.working(store, now)
+    if not working.count:
+        if not store.read("SELECT 1 FROM api_key LIMIT 1"):
+            return Finding("wrong", subject, "there is none", "tumbler-server init")
+        found = "none works: each is revoked, expired, switched off or replaced"
+        return Finding("wrong", subject, found, _ANOTHER)
+    if working.until == NEVER:
+        return Finding("ok", subject, f"{working.count} active, without expiry")
+    found = f"{working.count} active, the last until {rfc3339(working.until)}"
+    if working.until < now + _SOON:
+        return Finding("warning", subject, found, f"make one in time: {_ANOTHER}")
+    return Finding("ok", subject, found)
 
 
 def _audit(store: Store) -> Finding:

@@ -165,6 +165,13 @@ class StoreUnavailable(TumblerError):
         super().__init__("the database does not answer; a change may or may not have been made")
 
 
+def may_have_changed(failure: BaseException) -> bool:
+    """Say whether a change that ended with this may have been made: nobody knows, or it was interrupted."""
+    if isinstance(failure, StoreUnavailable):
+        return failure.detail.get("changed") != "no"
+    return not isinstance(failure, Exception)
+
+
 class CallerGone(TumblerError):
     """The caller cancelled the call, or its deadline passed, before anything was changed."""
 

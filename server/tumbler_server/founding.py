@@ -1,54 +1,179 @@
-"""The beginning of an installation: schema, pepper file, first key. There is no other way to a first key."""
+"""An operator's key without a caller: the first, with its schema and pepper file, and another where that is lost.
 
-from tumbler_server.clock import HOUR, system_clock
+There is no other way to either. Both ask for what only an operator has: the database, and the second also the pepper.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+from tumbler_server.clock import MINUTE, system_clock
 from tumbler_server.config import Installation
-from tumbler_server.errors import SetupError
-from tumbler_server.keys import access, pepper
+from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.keys import operators, pepper
 from tumbler_server.keys.ledger import Ledger
-from tumbler_server.keys.lifecycle import Draft, Lifecycle
-from tumbler_server.keys.record import Key
-from tumbler_server.keys.requests import RequestId
+from tumbler_server.keys.operators import Seated
+from tumbler_server.keys.pepper import Pepper
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.store import migrations
-from tumbler_server.store.database import open_store
-from tumbler_server.webhooks.endpoints import Endpoints
-from tumbler_server.webhooks.targets import Judge, Resolver, Rules
+from tumbler_server.store.database import POSTGRESQL, Store, Transaction, open_store
 
-ALL_SCOPES = "tumbler:*"
+_UNLIMITED = 2**62  # a full project does not lock its operator out
 
-_FOUNDER = Key(id="", project_id=access.OPERATORS, name="tumbler-server init", scopes=(ALL_SCOPES,))
-
-# One for every installation: of two who found it at the same time, one gets the key and the other is refused.
-_ONCE = RequestId("00000000-0000-0000-0000-000000000001", b"tumbler-server init")
+Keep = Callable[[str], None]
+"""What is given a key's text before the key is in the database."""
 
 
-def found(installation: Installation, bcrypt_cost: int, prefix: str) -> str:
+def found(installation: Installation, bcrypt_cost: int, prefix: str, keep: Keep = lambda _: None) -> str:
     """Found an installation, and return its first key, which may do everything.
 
-    Raises ``SetupError`` where the database has one already; nothing is changed then.
+    The pepper file is made with the write lock held, once it is certain that there is no key: of several who found at
+    the same time, wherever they are, one makes a file and the key that its pepper signs, and the others make nothing.
+
+    Raises ``SetupError`` where the database has an installation already; nothing is changed then.
     """
     if not installation.database:
         installation.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = open_store(installation.database_url, create=True)
-    if migrations.current(store) and store.read("SELECT 1 FROM api_key LIMIT 1"):
+    with contextlib.closing(open_store(installation.database_url, create=True)) as store:
+        if migrations.current(store):
+            _demand_no_keys(store, installation)
+        migrations.migrate(store)
+        file = _PepperFile(installation)
+
+        def look(transaction: Transaction) -> None:
+            _demand_no_keys(transaction, installation)
+            file.look()
+
+        def make(transaction: Transaction) -> None:
+            _demand_no_keys(transaction, installation)
+            file.make()
+
+        store.write(look)
+        try:
+            return _issue(
+                store, bcrypt_cost, prefix, file.peppers, "first operator", "tumbler-server init", keep, make
+            ).text
+        except BaseException:
+            file.remove_unused(store)
+            raise
+
+
+def make_operator_key(
+    installation: Installation, bcrypt_cost: int, prefix: str, name: str, revoke_others: bool, keep: Keep
+) -> Seated:
+    """Make another key that may do everything, and revoke the others if asked to. Servers may be running.
+
+    Raises ``SetupError`` where there is no installation, or the schema is not this program's, or the pepper file is
+    missing or another installation's; and ``InvalidFields`` for a name that breaks the rule. Nothing is changed then.
+    """
+    with contextlib.closing(open_store(installation.database_url, timeout=MINUTE)) as store:
+        migrations.check(store)
+        if not _has_keys(store):
+            raise SetupError("the database has no installation yet: run `tumbler-server init`")
+        peppers = _peppers_of(installation, store)
+        store.notifies = store.dialect == POSTGRESQL
+        return _issue(
+            store,
+            bcrypt_cost,
+            prefix,
+            peppers,
+            name,
+            "tumbler-server operator-key",
+            keep,
+            lambda _: None,
+            revoke_others,
+        )
+
+
+class _PepperFile:
+    """The pepper file of an installation that is being founded. All happens with the database's write lock held.
+
+    So of several who found on one database only one at a time looks at the file, makes it or removes it.
+    """
+
+    def __init__(self, installation: Installation) -> None:
+        self._path = installation.pepper_file
+        self._new: Pepper | None = None
+        self._made = False
+        self.peppers: tuple[Pepper, ...] = ()
+        """What signs the first key, once ``look`` has been called."""
+
+    def look(self) -> None:
+        """Take the peppers of the file, or choose one where there is no file. Raises ``SetupError``."""
+        self._new = None if self._path.exists() else pepper.generate()
+        self.peppers = pepper.load(self._path) if self._new is None else (self._new,)
+
+    def make(self) -> None:
+        """Make the file, once, unless it was there. Raises ``SetupError`` where it has changed, or cannot be made."""
+        if self._new is not None and not self._made:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            pepper.create(self._path, self._new)
+            self._made = True
+        elif pepper.load(self._path) != self.peppers:
+            raise SetupError(f"the pepper file {self._path} has changed meanwhile: run `tumbler-server init` again")
+
+    def remove_unused(self, store: Store) -> None:
+        """Remove the file if it was made and no key was signed with it. Where the database cannot say, it stays."""
+
+        def work(transaction: Transaction) -> None:
+            if not _signed(transaction, self.peppers):
+                self._path.unlink(missing_ok=True)
+
+        if self._made:
+            with contextlib.suppress(StoreUnavailable):
+                store.write(work)
+
+
+def _issue(
+    store: Store,
+    bcrypt_cost: int,
+    prefix: str,
+    peppers: Sequence[Pepper],
+    name: str,
+    command: str,
+    keep: Keep,
+    demand: Callable[[Transaction], None],
+    revoke_others: bool = False,
+) -> Seated:
+    ledger = Ledger(store, Hasher(bcrypt_cost, peppers), system_clock, lambda _: None, _UNLIMITED)
+    made, sealed = ledger.make(prefix)
+    keep(made.text)
+    return operators.issue(ledger, made, sealed, name, command, demand, revoke_others)
+
+
+def _has_keys(database: Store | Transaction) -> bool:
+    return bool(database.read("SELECT 1 FROM api_key LIMIT 1"))
+
+
+def _signed(database: Store | Transaction, peppers: Sequence[Pepper]) -> bool:
+    """Say whether any key was signed with one of these peppers."""
+    slots = ", ".join("?" * len(peppers))
+    signed = f"SELECT 1 FROM api_key WHERE pepper_id IN ({slots}) LIMIT 1"  # noqa: S608 - no input in it
+    return bool(database.read(signed, [each.id for each in peppers]))
+
+
+def _demand_no_keys(database: Store | Transaction, installation: Installation) -> None:
+    if _has_keys(database):
         raise _exists(installation)
-    if not installation.pepper_file.exists():
-        installation.pepper_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        pepper.create(installation.pepper_file)
-    migrations.migrate(store)
-    peppers = pepper.load(installation.pepper_file)
-    hasher = Hasher(bcrypt_cost, peppers)
-    endpoints = Endpoints(pepper.vault(peppers), Judge(Rules(), Resolver()))  # the first key has none
-    ledger = Ledger(store, hasher, system_clock, committed=lambda _: None)  # nobody is serving yet, to be told
-    lifecycle = Lifecycle(ledger, prefix, HOUR, endpoints)
-    draft = Draft(project_id=access.OPERATORS, name="first operator", scopes=(ALL_SCOPES,), request_id=_ONCE)
-    issued = lifecycle.create(_FOUNDER, draft)
-    store.close()
-    if issued.repeated:
-        raise _exists(installation)
-    return issued.text
+
+
+def _peppers_of(installation: Installation, store: Store) -> Sequence[Pepper]:
+    """Return the peppers, if keys of this database were signed with one of them. Raises ``SetupError``."""
+    needed = "operator-key needs the database and the pepper file that its servers use"
+    try:
+        peppers = pepper.load(installation.pepper_file)
+    except SetupError as failure:
+        raise SetupError(f"{failure}. {needed}: give --pepper-file or --data-dir. Nothing was changed") from None
+    if not _signed(store, peppers):
+        raise SetupError(
+            f"the pepper file {installation.pepper_file} is not this database's: none of its keys was signed with it. "
+            f"{needed}. Nothing was changed"
+        )
+    return peppers
 
 
 def _exists(installation: Installation) -> SetupError:
     where = f"in {installation.data_dir}" if not installation.database else "in this database"
-    return SetupError(f"there is an installation {where} already; its first key was shown when it was made")
+    return SetupError(
+        f"there is an installation {where} already; its first key was shown when it was made. "
+        "If that is lost, `tumbler-server operator-key --output FILE` makes another"
+    )

@@ -5,6 +5,7 @@ import os
 import pty
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.service import PATIENCE, Service, eventually, plain_environment
+from tumbler import keyformat
 
 
 def run(server: Service, *arguments: str, code: int = 0, **how: str) -> dict[str, Any]:
@@ -74,6 +76,49 @@ def test_a_new_key_is_alone_on_stdout(sqlite_server: Service, project: str) -> N
     assert made.returncode == 0
     assert sqlite_server.verdict(made.stdout.removesuffix("\n")) == "VALID"
     assert made.stdout.strip() not in made.stderr
+
+
+def test_a_new_key_goes_into_a_file(sqlite_server: Service, project: str, tmp_path: Path) -> None:
+    """With --output each command that makes a secret puts it into a new file of mode 0600, and shows it nowhere."""
+    server = sqlite_server
+
+    def made(name: str, *arguments: str) -> str:
+        done = server.cli(*arguments, "--output", str(tmp_path / name))
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+        secret = (tmp_path / name).read_text().removesuffix("\n")
+        assert secret not in done.stderr
+        again = server.cli(*arguments, "--output", str(tmp_path / name))
+        assert (again.returncode, (tmp_path / name).read_text()) == (2, f"{secret}\n")
+        return secret
+
+    first = made("first", "keys", "create", "--project", project, "--name", "in a file")
+    second = made("second", "keys", "rotate", keyformat.parse(first).id)
+    assert server.verdict(first) == server.verdict(second) == "VALID"
+    assert len(run(server, "keys", "list", "--project", project)["api_keys"]) == 2
+
+
+def test_the_last_operators_key(embedded: Service, tmp_path: Path) -> None:
+    """I cannot end the last operator's key by accident; once there is another, I can end the first."""
+    server = embedded.start()
+    first = keyformat.parse(server.key).id
+    for arguments in (
+        ("revoke", first),
+        ("deactivate", first),
+        ("deactivate", "--name", "first operator"),
+        ("update", first, "--scope", "tumbler:keys:read"),
+    ):
+        refused = server.cli("keys", *arguments)
+        assert refused.returncode == 1
+        assert "tumbler-server operator-key --output FILE" in refused.stderr
+    assert server.state(first) == "ACTIVE"
+    assert server.command("operator-key", "--output", str(tmp_path / "second")).returncode == 0
+    second = (tmp_path / "second").read_text().strip()
+    assert server.cli("keys", "revoke", first, key=second).returncode == 0
+    assert server.cli("keys", "revoke", keyformat.parse(second).id, key=second).returncode == 1
+    assert server.cli("keys", "revoke", keyformat.parse(second).id, "--yes", key=second).returncode == 0
+    found = {each["subject"]: each for each in json.loads(server.command("doctor", "--json").stdout)}
+    assert found["operator's key"]["severity"] == "wrong"
 
 
 def test_people_get_tables(sqlite_server: Service, project: str) -> None:

@@ -331,8 +331,8 @@ MUTANTS = (
         "keys/lifecycle.py",
         "            if before.revoked:\n"
         "                return Changed(before, before.revision, now)\n"
-        "            after = replace(before, revoke",
-        "            after = replace(before, revoke",
+        "            return self._ledger.revoke(",
+        "            return self._ledger.revoke(",
         "tests/rpc/test_revoke.py",
     ),
     Mutant(
@@ -624,6 +624,55 @@ MUTANTS = (
         "            before = self._ledger.load(self._ledger.select, caller, edit.key_id)\n"
         "            after = replace(before, webhook_url=edit.draft.webhook_url)\n",
         "tests/unit/test_webhook_limits.py",
+    ),
+    Mutant(
+        "an operator's key is made with any pepper",
+        "founding.py",
+        "    if not _signed(store, peppers):\n",
+        "    if False:\n",
+        "tests/unit/test_founding.py",
+    ),
+    Mutant(
+        "who comes second to found makes a pepper file",
+        "founding.py",
+        "            _demand_no_keys(transaction, installation)\n            file.make()\n",
+        "            file.make()\n            _demand_no_keys(transaction, installation)\n",
+        "tests/unit/test_founding.py",
+    ),
+    Mutant(
+        "the pepper file goes though a key was signed with it",
+        "founding.py",
+        "            if not _signed(transaction, self.peppers):\n",
+        "            if True:\n",
+        "tests/unit/test_founding.py",
+    ),
+    Mutant(
+        "the doctor counts operators' keys that have expired",
+        "keys/operators.py",
+        "        (OPERATORS, ALL_SCOPES, now),\n",
+        "        (OPERATORS, ALL_SCOPES, 0),\n",
+        "tests/unit/test_doctor.py",
+    ),
+    Mutant(
+        "a key that was not made stays in its file",
+        "handover.py",
+        "                self._file.discard()\n",
+        "                pass\n",
+        "tests/unit/test_handover.py",
+    ),
+    Mutant(
+        "--output writes over an older file",
+        "tumbler/secret_file.py",
+        " | os.O_EXCL",
+        "",
+        "tests/unit/cli/test_output.py",
+    ),
+    Mutant(
+        "the last operator's key is asked about once",
+        "tumbler/cli/last_operator.py",
+        '    _ask("Nobody can manage',
+        '    str("Nobody can manage',
+        "tests/unit/cli/test_last_operator.py",
     ),
     Mutant(
         "an endpoint that is gone is asked again",

@@ -136,3 +136,29 @@ def test_links_between_documents_lead_somewhere() -> None:
     for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("clients/*/*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+_SHOWS_SECRET = re.compile(
+    r"\b(?:server init|operator-key|keys (?:create|rotate|claim)|rotate-secret)\b(?:[^|`\n]|\\\n)*"
+)
+_TEXTS = [
+    path
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "clients/*/README.md",
+        "examples/**/README.md",
+        "scripts/*",
+        "server/**/*.py",
+        "clients/python/src/**/*.py",
+    )
+    for path in sorted(ROOT.glob(pattern))
+    if path.is_file() and "node_modules" not in path.parts
+]
+
+
+@pytest.mark.parametrize("path", _TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_secret_goes_through_a_redirect(path: Path) -> None:
+    """Nothing that we tell people to type sends a secret to a file by the shell: it would be readable, or empty."""
+    for command in _SHOWS_SECRET.findall(path.read_text(errors="replace")):
+        assert not re.search(r"(?<![-=2&])> ?(?!/dev/)[\w$\"./]", command), command

@@ -13,7 +13,7 @@ ROOT = Path(tumbler_server.__file__).parent
 LADDER = (
     "errors", "clock", "logs", "limits", "shares", "memory", "processes", "metrics", "calls", "store",
     "events", "webhooks", "keys", "rpc", "config",
-    "founding", "doctor", "scheduler", "server", "worker", "supervisor", "commands", "__main__", "__init__",
+    "founding", "handover", "doctor", "scheduler", "server", "worker", "supervisor", "commands", "__main__", "__init__",
 )  # fmt: skip
 """Each room may import itself and those before it."""
 

@@ -55,6 +55,25 @@ class TestCreate:
             pepper.create(path)
         assert path.read_text() == "anything"
 
+    def test_all_or_nothing(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the disk is full, no file stays that holds no pepper."""
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", full_disk)
+            with pytest.raises(SetupError, match="No space left on device"):
+                pepper.create(path)
+        assert list(path.parent.iterdir()) == []
+
+    def test_a_given_pepper(self, path: Path) -> None:
+        """A pepper that was made before can be put into the file."""
+        first = pepper.generate()
+        pepper.create(path, first)
+        assert pepper.load(path) == (first,)
+
+
+def full_disk(_: int) -> None:
+    """Fail as a full disk does."""
+    raise OSError(28, "No space left on device")
+
 
 class TestLoad:
     """Reading the file."""
@@ -151,11 +170,8 @@ class TestRotate:
         pepper.create(path)
         before = path.read_bytes()
 
-        def full(descriptor: int) -> None:
-            raise OSError(28, "No space left on device")
-
         with monkeypatch.context() as patched:
-            patched.setattr(os, "fsync", full)
+            patched.setattr(os, "fsync", full_disk)
             with pytest.raises(OSError, match="No space"):
                 pepper.rotate(path)
         assert path.read_bytes() == before

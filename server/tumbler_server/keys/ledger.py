@@ -135,6 +135,14 @@ class Ledger:
         transaction.run(ApiKeyRow.update(revision=revision).where(ApiKeyRow.id == key.id))
         return replace(key, revision=revision)
 
+    def revoke(
+        self, transaction: Transaction, actor: Actor, before: Key, reason: int, comment: str, now: int
+    ) -> Changed:
+        """End a key that is not revoked yet for ever, with its event."""
+        after = replace(before, revoke_time=now, revoke_reason=reason, revoke_comment=comment)
+        detail = {"reason": record.REVOKE_REASONS[reason]} | ({"comment": comment} if comment else {})
+        return self.save(transaction, actor, before, after, EventType.REVOKED, now, detail)
+
     def repeated(self, select: requests.Select, caller: Key, seen: requests.Seen) -> Issued:
         """Return what came of a request that was made before, without the secret."""
         key = self.load(select, caller, seen.key_id)

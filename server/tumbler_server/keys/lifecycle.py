@@ -221,9 +221,7 @@ class Lifecycle:
             before = self._ledger.load(transaction.select, caller, key_id)
             if before.revoked:
                 return Changed(before, before.revision, now)
-            after = replace(before, revoke_time=now, revoke_reason=reason, revoke_comment=comment)
-            detail = {"reason": record.REVOKE_REASONS[reason]} | ({"comment": comment} if comment else {})
-            return self._ledger.save(transaction, ledger.actor(caller), before, after, EventType.REVOKED, now, detail)
+            return self._ledger.revoke(transaction, ledger.actor(caller), before, reason, comment, now)
 
         return self._ledger.write(work, urgent=True)
 

@@ -5,6 +5,7 @@ One pepper a line, 32 bytes in URL-safe base64, the newest first; ``#`` begins a
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import os
 import secrets
@@ -75,13 +76,28 @@ def load(path: Path) -> tuple[Pepper, ...]:
     return tuple(peppers)
 
 
-def create(path: Path) -> None:
-    """Make a pepper file of mode 0600 with one new pepper. Raises ``SetupError`` where one exists."""
+def generate() -> Pepper:
+    """Make a pepper."""
+    return Pepper(secrets.token_bytes(SIZE))
+
+
+def create(path: Path, first: Pepper | None = None) -> None:
+    """Make a pepper file of mode 0600 with one pepper, a new one unless it is given, and have it outlast a crash.
+
+    Raises ``SetupError`` where there is a file already, or none can be written.
+    """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise SetupError(f"there is a pepper file already: {path}") from None
-    _write(descriptor, [])
+    except OSError as failure:
+        raise SetupError(f"the pepper file {path} cannot be made: {failure.strerror}") from None
+    try:
+        _write(descriptor, [first or generate()])
+    except OSError as failure:
+        path.unlink(missing_ok=True)
+        raise SetupError(f"the pepper file {path} cannot be written: {failure.strerror}") from None
+    _sync_folder(path)
 
 
 def rotate(path: Path) -> Pepper:
@@ -89,15 +105,24 @@ def rotate(path: Path) -> Pepper:
     peppers = load(path)
     staged = path.with_name(path.name + ".new")
     staged.unlink(missing_ok=True)
-    _write(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), list(peppers))
+    _write(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), [generate(), *peppers])
     staged.replace(path)
     return load(path)[0]
 
 
-def _write(descriptor: int, older: list[Pepper]) -> None:
+def _write(descriptor: int, peppers: Sequence[Pepper]) -> None:
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(_HEADER)
-        for secret in (secrets.token_bytes(SIZE), *(pepper.secret for pepper in older)):
-            file.write(base64.urlsafe_b64encode(secret).decode() + "\n")
+        for pepper in peppers:
+            file.write(base64.urlsafe_b64encode(pepper.secret).decode() + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems cannot do that to a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

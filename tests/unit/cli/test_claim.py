@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import ErrorInfo
 
 from tests.unit.cli.conftest import KEY, KEY_ID, Stdin
-from tumbler.cli import secret_file
+from tumbler import secret_file
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 
@@ -96,32 +96,29 @@ def test_into_a_file(run, tmp_path, as_json):
         assert KEY_ID in err
 
 
-def test_an_older_file(run, tmp_path):
-    """A file of a former key is replaced, whatever its mode was, and nothing else is left in the folder."""
-    path = tmp_path / "key"
-    path.write_text("the former key, which was a good deal longer " * 10)
-    path.chmod(0o644)
-    assert run("keys", "claim", TOKEN, "--output", str(path))[0] == 0
-    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == (f"{KEY}\n", 0o600)
-    assert os.listdir(tmp_path) == ["key"]
+@pytest.mark.parametrize("mask", [0o000, 0o777])
+def test_the_mode_is_not_the_umasks(run, tmp_path, mask):
+    """The file is for its owner alone, and for him to read, whatever the umask is."""
+    before = os.umask(mask)
+    try:
+        assert run("keys", "claim", TOKEN, "--output", str(tmp_path / "key"))[0] == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
 
 
-def test_the_file_is_whole_at_any_moment(run, recorder, tmp_path, monkeypatch):
-    """While the server is asked, the former key is in place, and what is begun beside it is for its owner alone."""
+def test_the_file_is_begun_before_the_call(run, recorder, tmp_path, monkeypatch):
+    """While the server is asked, the file is there, for its owner alone, and holds no secret yet."""
     path = tmp_path / "key"
-    path.write_text("former")
     seen = []
 
     def look(rpc, request, context):
-        seen.extend((each.name, stat.S_IMODE(each.stat().st_mode)) for each in tmp_path.iterdir() if each != path)
-        seen.append(path.read_text())
+        seen.extend((each.name, stat.S_IMODE(each.stat().st_mode), each.read_text().strip()) for each in [path])
         return ANSWER
 
     monkeypatch.setattr(recorder, "handle", look)
     assert run("keys", "claim", TOKEN, "--output", str(path))[0] == 0
-    (name, mode), former = seen
-    assert (mode, former) == (0o600, "former")
-    assert not (tmp_path / name).exists()
+    assert seen == [("key", 0o600, "")]
 
 
 def no_folder(tmp_path, monkeypatch):
@@ -135,51 +132,51 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "key"
 
 
-def full_disk(tmp_path, monkeypatch):
-    """Give a path on a disk that is full."""
-
-    def begin(**_):
-        (tmp_path / "begun").touch()
-        return os.open("/dev/full", os.O_RDWR), str(tmp_path / "begun")
-
-    monkeypatch.setattr(secret_file.tempfile, "mkstemp", begin)
+def former_key(tmp_path, monkeypatch):
+    """Give the path of a key in use."""
+    (tmp_path / "key").write_text("in use")
     return tmp_path / "key"
 
 
-@pytest.mark.parametrize("place", [no_folder, folder, full_disk])
-def test_a_file_that_cannot_be_written(run, recorder, tmp_path, monkeypatch, place):
-    """It is found out before the claim is made, so that no secret is lost, and nothing is left behind."""
+def dangling_link(tmp_path, monkeypatch):
+    """Give a path that leads elsewhere, where nothing is."""
+    (tmp_path / "key").symlink_to(tmp_path / "elsewhere")
+    return tmp_path / "key"
+
+
+def full_disk(tmp_path, monkeypatch):
+    """Give a path on a disk that is full."""
+    begin = os.open
+
+    def open_full(path, flags, *mode, **how):
+        descriptor = begin(path, flags, *mode, **how)
+        if str(path) == str(tmp_path / "key"):
+            os.dup2(begin("/dev/full", os.O_RDWR), descriptor)
+        return descriptor
+
+    monkeypatch.setattr(secret_file.os, "fchmod", lambda *_: None)
+    monkeypatch.setattr(secret_file.os.path, "samestat", lambda *_: True)
+    monkeypatch.setattr(secret_file.os, "open", open_full)
+    return tmp_path / "key"
+
+
+@pytest.mark.parametrize("place", [no_folder, folder, former_key, dangling_link, full_disk])
+def test_a_file_that_cannot_be_begun(run, recorder, tmp_path, monkeypatch, place):
+    """It is found out before the claim is made, so that no secret is lost, and what was there stays as it was."""
     path = place(tmp_path, monkeypatch)
-    before = os.listdir(tmp_path)
+    before = {each.name: each.is_file() and each.read_text() for each in tmp_path.iterdir()}
     code, out, err = run("keys", "claim", TOKEN, "--output", str(path))
     assert (code, out, recorder.requests) == (2, "", [])
     assert "'--output'" in err
-    assert os.listdir(tmp_path) == before
+    assert {each.name: each.is_file() and each.read_text() for each in tmp_path.iterdir()} == before
 
 
-def test_a_refused_claim_leaves_no_file(run, recorder, tmp_path):
-    """Where the server refuses, a former file stays as it is, and nothing stays beside it."""
-    path = tmp_path / "key"
-    path.write_text("former")
-    recorder.error = (grpc.StatusCode.FAILED_PRECONDITION, "not due", ErrorInfo(reason="CLAIM_OUTDATED"))
-    code, out, err = run("keys", "claim", TOKEN, "--output", str(path))
-    assert (code, out) == (1, "")
-    assert "CLAIM_OUTDATED" in err
-    assert (os.listdir(tmp_path), path.read_text()) == (["key"], "former")
-
-
-def test_a_place_that_was_lost_meanwhile(run, tmp_path, monkeypatch):
-    """If the file cannot take its place after the claim, the key stays in a file that the message names."""
-
-    def busy(*_):
-        raise OSError(errno.EBUSY, "Device or resource busy")
-
-    monkeypatch.setattr(type(tmp_path), "replace", busy)
-    code, out, err = run("keys", "claim", TOKEN, "--output", str(tmp_path / "key"))
-    (left,) = tmp_path.iterdir()
-    assert (code, out) == (1, "")
-    assert f"It is in {left.name}, in the same folder." in err
-    assert (left.read_text(), stat.S_IMODE(left.stat().st_mode)) == (f"{KEY}\n", 0o600)
+@pytest.mark.parametrize("status", ["FAILED_PRECONDITION", "UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL"])
+def test_without_an_answer_there_is_no_file(run, recorder, tmp_path, status):
+    """Where no key came back, for whatever reason, no empty file stays that could be taken for one."""
+    recorder.error = (grpc.StatusCode[status], "no", ErrorInfo(reason="CLAIM_OUTDATED"))
+    code, out, _ = run("keys", "claim", TOKEN, "--output", str(tmp_path / "key"))
+    assert (code > 0, out, os.listdir(tmp_path)) == (True, "", [])
 
 
 def test_a_disk_that_failed_meanwhile(run, tmp_path, monkeypatch):
@@ -197,7 +194,8 @@ def test_a_disk_that_failed_meanwhile(run, tmp_path, monkeypatch):
     error = json.loads(err)["error"]
     assert (code, out, error["code"], error["hint"]) == (
         *(1, "", "NOT_WRITTEN"),
-        f"It is lost. Replace it: tumbler keys rotate {KEY_ID}",
+        f"The key {KEY_ID} is lost. Replace it: tumbler keys rotate {KEY_ID} --output FILE; "
+        f"or end it: tumbler keys revoke {KEY_ID}",
     )
     assert os.listdir(tmp_path) == []
 

@@ -78,5 +78,7 @@ def test_what_is_completed_is_understood(run, recorder, complete, monkeypatch, l
     values = complete("bash", f"{line} ").split()
     monkeypatch.delenv("_TUMBLER_COMPLETE")
     for value in values:
+        before = len(recorder.requests)
         assert run(*line.split(), value)[0] == 0
-    assert len(recorder.requests) == len(values) > 3
+        assert len(recorder.requests) > before
+    assert len(values) > 3

@@ -1,6 +1,7 @@
 """The command's root: the options before a subcommand, and what becomes of a misuse or an interruption."""
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 from tumbler import __version__
 from tumbler.cli import (
     claim,  # noqa: F401 - adds itself to the keys' commands
+    ending,  # noqa: F401 - and this
     render,
     verify,  # noqa: F401 - so does this
     watch,  # noqa: F401 - and this
@@ -57,6 +59,9 @@ app.callback(help=help_text(root, "TUMBLER_API_KEY=$(cat operator.key) tumbler k
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code, with a message on stderr for whatever went wrong."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it is closed; what is printed to None goes to the other one
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A name that the terminal's encoding cannot show must not lose the rest of the answer.

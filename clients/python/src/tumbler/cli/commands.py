@@ -1,7 +1,6 @@
 """How a function becomes a subcommand: its options, its connection, and the exit code of whatever goes wrong."""
 
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
@@ -12,6 +11,7 @@ import typer
 from tumbler.cli import render
 from tumbler.cli.errors import Failure
 from tumbler.cli.flags import Flags, takes_flags
+from tumbler.cli.output import forget_stdout
 from tumbler.cli.session import Session
 
 __all__ = ["command", "help_text"]
@@ -40,9 +40,14 @@ def command(group: typer.Typer, name: str, *, example: str) -> Callable[[_Comman
                 render.print_failure(failure, session.as_json)
                 raise typer.Exit(failure.exit_code) from None
             except BrokenPipeError:
-                # What is still buffered would fail again at exit, with a message.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                forget_stdout()
                 raise typer.Exit(_READER_WENT_AWAY) from None
+            except OSError as error:
+                forget_stdout()
+                message = f"the call has done its work, but its answer could not be written: {error.strerror}"
+                failure = Failure(code="NOT_WRITTEN", message=message)
+                render.print_failure(failure, session.as_json)
+                raise typer.Exit(failure.exit_code) from None
             finally:
                 session.close()
 

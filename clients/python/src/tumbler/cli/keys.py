@@ -1,6 +1,5 @@
 """The commands that manage keys: each builds one request, calls the server and prints the answer."""
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -10,13 +9,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tumbler.cli import render
 from tumbler.cli.commands import command
 from tumbler.cli.flags import option
+from tumbler.cli.last_operator import OPERATOR_SCOPE, confirm
 from tumbler.cli.options import (
-    ByName,
     Environment,
     Every,
     Grace,
     KeyId,
-    OptionalKeyId,
     PageSize,
     PageToken,
     Project,
@@ -24,15 +22,27 @@ from tumbler.cli.options import (
     RotationInterval,
     Skip,
     WebhookUrl,
+    Yes,
     names,
     spans,
     times,
 )
+from tumbler.cli.output import (
+    OnlyWebhookSecretOutput,
+    Output,
+    WebhookSecretOutput,
+    handing_over,
+    lost_key,
+    lost_webhook_secret,
+    put,
+    receiver,
+    webhook_receiver,
+)
 from tumbler.cli.session import Session
-from tumbler.cli.values import REASONS, STATES, beginning_with, pairs
+from tumbler.cli.values import STATES, beginning_with, pairs
 from tumbler.v1 import api_key_pb2, api_key_service_pb2
 
-__all__ = ["keys"]
+__all__ = ["keys", "print_record"]
 
 keys = typer.Typer(
     name="keys", help="Create, read, change, end, verify and watch keys.", pretty_exceptions_show_locals=False
@@ -41,7 +51,7 @@ keys = typer.Typer(
 _ORDERS = ("create_time", "name", "expire_time", "last_used_time")
 
 
-@command(keys, "create", example="tumbler keys create --project acme --name ci-job --scope orders:read --ttl 90d")
+@command(keys, "create", example="tumbler keys create --project acme --name ci-job --scope orders:read --output ci.key")
 def create(
     session: Session,
     project: Annotated[str, option("--project", "The project that the key belongs to.", metavar="ID")],
@@ -63,42 +73,47 @@ def create(
     webhook_url: WebhookUrl = None,
     request_id: RequestId = None,
     validate_only: Annotated[bool, option("--validate-only", "Check everything and make nothing.")] = False,
+    output: Output = None,
+    webhook_secret_output: WebhookSecretOutput = None,
 ) -> None:
-    """Make a key and show it, this once.
+    """Make a key and show it, this once, or put it into a file.
 
-    The key is the only line on stdout: a pipe can take it to where secrets are kept. Where a new --webhook-url brings a
-    secret of its own, to check its webhooks with, that is shown, this once, on a line of stderr; with --json it is the
-    field webhook_secret.
+    Without --output the key is the only line on stdout: a pipe can take it to where secrets are kept. Where a new
+    --webhook-url brings a secret of its own, to check its webhooks with, that is shown, this once, on a line of stderr;
+    with --json it is the field webhook_secret.
     """
-    answer = session.call(
-        "Create",
-        api_key_service_pb2.CreateRequest(
-            project_id=project,
-            environment_id=environment,
-            name=name,
-            owner_id=owner,
-            scopes=scope,
-            metadata=pairs(metadata or (), "--metadata"),
-            allowed_cidrs=allow_cidr,
-            prefix=prefix,
-            rotation=_rotation(rotation_interval, webhook_url),
-            request_id=str(request_id or ""),
-            validate_only=validate_only,
-            **_expiry(expires, ttl),
-        ),
+    request = api_key_service_pb2.CreateRequest(
+        project_id=project,
+        environment_id=environment,
+        name=name,
+        owner_id=owner,
+        scopes=scope,
+        metadata=pairs(metadata or (), "--metadata"),
+        allowed_cidrs=allow_cidr,
+        prefix=prefix,
+        rotation=_rotation(rotation_interval, webhook_url),
+        request_id=str(request_id or ""),
+        validate_only=validate_only,
+        **_expiry(expires, ttl),
     )
-    if session.as_json:
-        render.print_json(answer)
-    else:
-        render.print_new_key(answer.key, answer.api_key, answer.secret_omitted)
-        render.print_webhook_secret(answer.webhook_secret)
+    with receiver(output) as file, webhook_receiver(webhook_secret_output, webhook_url, output) as webhook_file:
+        answer = session.call("Create", request)
+        lost_secret = lost_webhook_secret(webhook_url or "", project)
+        with handing_over(session, answer, key=lost_key(answer.api_key), webhook_secret=lost_secret):
+            kept_in = put(file, answer, "key")
+            secret_in = put(webhook_file, answer, "webhook_secret")
+            if session.as_json:
+                render.print_json(answer)
+            else:
+                render.print_new_key(answer.key, answer.api_key, answer.secret_omitted, kept_in=kept_in)
+                render.print_webhook_secret(answer.webhook_secret, secret_in)
 
 
 @command(keys, "get", example="tumbler keys get 0123456789abcdef")
 def get(session: Session, key_id: KeyId) -> None:
     """Show what is known of a key, in whatever state it is. Its secret is stored nowhere."""
     answer = session.call("Get", api_key_service_pb2.GetRequest(key_id=key_id))
-    _print_record(session, answer)
+    print_record(session, answer)
 
 
 @command(keys, "list", example="tumbler keys list --project acme --state active --order-by 'expire_time asc'")
@@ -182,8 +197,13 @@ def update(
     no_webhook_url: Annotated[bool, option("--no-webhook-url", "Tell nobody.")] = False,
     no_rotation: Annotated[bool, option("--no-rotation", "End the key's schedule, and tell nobody.")] = False,
     etag: Annotated[str, option("--etag", "Refuse if the key has changed since it had this etag.")] = "",
+    webhook_secret_output: OnlyWebhookSecretOutput = None,
+    yes: Yes = False,
 ) -> None:
     """Change fields of a key; what is not named stays. Lists are replaced as a whole.
+
+    Before the last operator's key loses scopes, or gets an expiry or networks, it asks twice on a terminal; elsewhere
+    that one needs --yes.
 
     To change a schedule's interval or its webhook and keep the other, the calling key also needs the scope
     tumbler:keys:read; to set a webhook, tumbler:keys:rotate. A new one's secret is shown as keys create shows it.
@@ -206,6 +226,7 @@ def update(
         "rotation": rotation_interval is not None or sets_webhook or no_rotation,
     }
     paths = [path for path, is_given in given.items() if is_given]
+    narrows = bool(no_scopes or (scope and OPERATOR_SCOPE not in scope) or allow_cidr or expires)
     if not paths:
         raise typer.BadParameter("say what to change.", param_hint="'OPTIONS'")
     request = api_key_service_pb2.UpdateRequest(
@@ -224,69 +245,19 @@ def update(
     request.update_mask.paths.extend(paths)
     if not no_rotation and sets_webhook != (rotation_interval is not None):
         _keep_rest_of_rotation(session, request.api_key, sets_webhook)
-    answer = session.call("Update", request)
-    _print_record(session, answer)
-    if not session.as_json:
-        render.print_webhook_secret(answer.webhook_secret)
+    if narrows:
+        confirm(session, f"Narrow {key_id!a}?", lambda last: last.id == key_id, yes=yes)
+    with webhook_receiver(webhook_secret_output, webhook_url) as webhook_file:
+        answer = session.call("Update", request)
+        lost_secret = lost_webhook_secret(webhook_url or "", answer.api_key.project_id)
+        with handing_over(session, answer, webhook_secret=lost_secret):
+            secret_in = put(webhook_file, answer, "webhook_secret")
+            print_record(session, answer)
+            if not session.as_json:
+                render.print_webhook_secret(answer.webhook_secret, secret_in)
 
 
-@command(keys, "activate", example="tumbler keys activate --name ci-job --project acme")
-def activate(
-    session: Session,
-    key_id: OptionalKeyId = None,
-    name: ByName = "",
-    project: Project = "",
-    environment: Environment = "",
-) -> None:
-    """Switch a key on again."""
-    _set_active(session, True, key_id, name, project, environment)
-
-
-@command(keys, "deactivate", example="tumbler keys deactivate 0123456789abcdef")
-def deactivate(
-    session: Session,
-    key_id: OptionalKeyId = None,
-    name: ByName = "",
-    project: Project = "",
-    environment: Environment = "",
-) -> None:
-    """Switch a key off. It can be switched on again; to end it for ever, revoke it."""
-    _set_active(session, False, key_id, name, project, environment)
-
-
-def _set_active(session: Session, active: bool, key_id: str | None, name: str, project: str, environment: str) -> None:
-    if bool(key_id) == bool(name):
-        raise typer.BadParameter("name one key, by its id or by --name.", param_hint="KEY_ID")
-    if key_id and (project or environment):
-        raise typer.BadParameter("an id needs no --project and no --environment.", param_hint="KEY_ID")
-    request = api_key_service_pb2.SetActiveRequest(active=active)
-    if key_id:
-        request.key_id = key_id
-    else:
-        request.by_name.CopyFrom(api_key_service_pb2.KeyName(project_id=project, environment_id=environment, name=name))
-    _print_record(session, session.call("SetActive", request))
-
-
-@command(keys, "revoke", example="tumbler keys revoke 0123456789abcdef --reason compromised --comment 'in a log'")
-def revoke(
-    session: Session,
-    key_id: KeyId,
-    reason: Annotated[
-        str | None,
-        names("--reason", "For the record: compromised, superseded, owner-left, unused or other.", REASONS, "REASON"),
-    ] = None,
-    comment: Annotated[str, option("--comment", "For the record. Never a secret.", metavar="TEXT")] = "",
-    yes: Annotated[bool, option("--yes", "Do not ask.", "-y")] = False,
-) -> None:
-    """End a key for ever, from the moment that this returns. On a terminal it asks first."""
-    if not yes and sys.stdin.isatty() and not typer.confirm(f"Revoke {key_id!a} for ever?", err=True):
-        render.print_note("Nothing was changed.")
-        raise typer.Exit(1)
-    request = api_key_service_pb2.RevokeRequest(key_id=key_id, reason=reason, comment=comment)
-    _print_record(session, session.call("Revoke", request))
-
-
-@command(keys, "rotate", example="tumbler keys rotate 0123456789abcdef --grace 1d")
+@command(keys, "rotate", example="tumbler keys rotate 0123456789abcdef --grace 1d --output new.key")
 def rotate(
     session: Session,
     key_id: KeyId,
@@ -294,27 +265,31 @@ def rotate(
     expires: Annotated[Timestamp | None, times("--expires", "When the new key ends.")] = None,
     ttl: Annotated[Duration | None, spans("--ttl", "How long the new key lives, instead of --expires.")] = None,
     request_id: RequestId = None,
+    output: Output = None,
 ) -> None:
     """Replace a key by a new one of the same rights, and let the old one work for a while.
 
-    The new key is the only line on stdout. Without --expires or --ttl it lives as long as the old one was to live.
+    The new key is the only line on stdout, or in the file: to replace the file of the old one, move the new one over
+    it. Without --expires or --ttl it lives as long as the old one was to live.
     """
-    answer = session.call(
-        "Rotate",
-        api_key_service_pb2.RotateRequest(
-            key_id=key_id,
-            grace_period=grace,
-            request_id=str(request_id or ""),
-            **_expiry(expires, ttl),
-        ),
+    request = api_key_service_pb2.RotateRequest(
+        key_id=key_id,
+        grace_period=grace,
+        request_id=str(request_id or ""),
+        **_expiry(expires, ttl),
     )
-    if session.as_json:
-        render.print_json(answer)
-    else:
-        render.print_new_key(answer.key, answer.api_key, answer.secret_omitted, answer.old_api_key)
+    with receiver(output) as file:
+        answer = session.call("Rotate", request)
+        with handing_over(session, answer, key=lost_key(answer.api_key)):
+            kept_in = put(file, answer, "key")
+            if session.as_json:
+                render.print_json(answer)
+            else:
+                render.print_new_key(answer.key, answer.api_key, answer.secret_omitted, answer.old_api_key, kept_in)
 
 
-def _print_record(session: Session, answer: Any) -> None:
+def print_record(session: Session, answer: Any) -> None:
+    """Print the key that a call has answered with."""
     if session.as_json:
         render.print_json(answer)
     else:

@@ -24,6 +24,7 @@ __all__ = [
     "RotationInterval",
     "Skip",
     "WebhookUrl",
+    "Yes",
     "names",
     "spans",
     "times",
@@ -80,3 +81,4 @@ WebhookUrl = Annotated[
     ),
 ]
 Every = Annotated[bool, option("--all", "Follow every page.")]
+Yes = Annotated[bool, option("--yes", "Do not ask.", "-y")]

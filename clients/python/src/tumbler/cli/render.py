@@ -132,19 +132,24 @@ def print_new_key(
         notes.print(Text(f"The old key, {visible(previous.key_prefix)}, works until {end}."))
 
 
-def print_webhook_secret(secret: str) -> None:
-    """Print the secret of a webhook that was just set, with what it is; nothing where there is none."""
-    if secret:
+def print_webhook_secret(secret: str, kept_in: str = "") -> None:
+    """Print the secret of a webhook that was just set, with what it is, or its file; nothing where there is none."""
+    if kept_in:
+        console(sys.stderr).print(Text(f"The webhook's secret is in {visible(kept_in)}.", "green"))
+    elif secret:
         notes = console(sys.stderr)
         notes.print(Text(f"webhook secret: {visible(secret)}"))
         notes.print(Text("It is not shown again: give it to what receives the webhooks.", "bold yellow"))
 
 
-def print_rotated_webhook_secret(answer: RotateWebhookSecretResponse) -> None:
-    """Print a webhook's new secret, alone on stdout, and on stderr until when the one before it counts."""
-    print(answer.webhook_secret, flush=True)
+def print_rotated_webhook_secret(answer: RotateWebhookSecretResponse, kept_in: str = "") -> None:
+    """Print a webhook's new secret, alone on stdout, or its file, and on stderr until when the one before it counts."""
     notes = console(sys.stderr)
-    notes.print(Text("It is not shown again: give it to what receives the webhooks.", "bold yellow"))
+    if kept_in:
+        notes.print(Text(f"The new secret is in {visible(kept_in)}.", "green"))
+    else:
+        print(answer.webhook_secret, flush=True)
+        notes.print(Text("It is not shown again: give it to what receives the webhooks.", "bold yellow"))
     notes.print(Text(f"The old secret signs as well until {optional_time(answer, 'previous_expire_time', 'now')}."))
 
 

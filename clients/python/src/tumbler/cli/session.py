@@ -46,8 +46,10 @@ class Session:
             raise typer.BadParameter("no time at all is too short.", param_hint="'--timeout'")
         return timeout
 
-    def call(self, rpc: str, request: Message, *, with_key: bool = True) -> Any:
+    def call(self, rpc: str, request: Message, *, with_key: bool = True, at_most: timedelta = timedelta.max) -> Any:
         """Call one RPC of the service and return its answer; without a key, none is looked for and none is sent.
+
+        It waits for as long as the options say, and for `at_most` so long.
 
         Raises:
             typer.BadParameter: The options or the environment do not say how to connect, or would send keys in
@@ -55,7 +57,7 @@ class Session:
             grpc.RpcError: The server refused, or cannot be reached.
 
         """
-        return self._begin(rpc, request, self.timeout.total_seconds(), with_key)
+        return self._begin(rpc, request, min(self.timeout, at_most).total_seconds(), with_key)
 
     def stream(self, rpc: str, request: Message) -> Any:
         """Begin a stream, which may last for ever; reading it, and beginning it, raise what `call` does."""

@@ -8,6 +8,7 @@ from tumbler.cli import render
 from tumbler.cli.commands import command
 from tumbler.cli.events import events
 from tumbler.cli.options import Every, OfKey, PageSize, PageToken, Project, names
+from tumbler.cli.output import Output, handing_over, lost_webhook_secret, put, receiver
 from tumbler.cli.session import Session
 from tumbler.cli.values import DELIVERY_STATES
 from tumbler.v1.api_key_service_pb2 import ListDeliveriesRequest, RedeliverRequest, RotateWebhookSecretRequest
@@ -74,22 +75,28 @@ def redeliver(
         render.print_delivery(answer.delivery)
 
 
-@command(events, "rotate-secret", example="tumbler events rotate-secret https://hooks.example/tumbler --project acme")
+@command(
+    events, "rotate-secret", example="tumbler events rotate-secret https://hooks.example/tumbler --output new-secret"
+)
 def rotate_secret(
     session: Session,
     url: Annotated[
         str, typer.Argument(metavar="URL", help="The --webhook-url that a key has or had.", show_default=False)
     ],
     project: Project = "",
+    output: Output = None,
 ) -> None:
-    """Make a new secret for a webhook, and show it, this once, as the only line on stdout.
+    """Make a new secret for a webhook, and show it, this once, as the only line on stdout, or put it into a file.
 
     The old one signs as well for 24 hours, so that nothing is lost while the receiver changes over. The calling key
     needs the scope tumbler:keys:update.
     """
     request = RotateWebhookSecretRequest(project_id=project, webhook_url=url)
-    answer = session.call("RotateWebhookSecret", request)
-    if session.as_json:
-        render.print_json(answer)
-    else:
-        render.print_rotated_webhook_secret(answer)
+    with receiver(output) as file:
+        answer = session.call("RotateWebhookSecret", request)
+        with handing_over(session, answer, webhook_secret=lost_webhook_secret(url, project)):
+            kept_in = put(file, answer, "webhook_secret")
+            if session.as_json:
+                render.print_json(answer)
+            else:
+                render.print_rotated_webhook_secret(answer, kept_in)

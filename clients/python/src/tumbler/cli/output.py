@@ -1,0 +1,148 @@
+"""Where a secret goes that is shown once: into a new file, else onto stdout; and what is said where it gets lost."""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager as Manager
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Annotated, Any
+
+import typer
+
+from tumbler.cli import render
+from tumbler.cli.errors import Failure
+from tumbler.cli.flags import option
+from tumbler.cli.session import Session
+from tumbler.secret_file import SecretFile
+from tumbler.v1.api_key_pb2 import ApiKey
+
+__all__ = [
+    "OnlyWebhookSecretOutput",
+    "Output",
+    "WebhookSecretOutput",
+    "forget_stdout",
+    "handing_over",
+    "lost_key",
+    "lost_webhook_secret",
+    "put",
+    "receiver",
+    "webhook_receiver",
+]
+
+_WEBHOOK_OPTION = "'--webhook-secret-output'"
+_NEW_FILE = "this new file of mode 0600, begun before anything is changed, instead of showing it."
+
+Output = Annotated[str | None, option("--output", f"Put the secret into {_NEW_FILE}", metavar="FILE")]
+_WEBHOOK_TEXT = f"Put the secret of a new --webhook-url into {_NEW_FILE}"
+WebhookSecretOutput = Annotated[str | None, option("--webhook-secret-output", _WEBHOOK_TEXT, metavar="FILE")]
+OnlyWebhookSecretOutput = Annotated[
+    str | None, option("--webhook-secret-output", _WEBHOOK_TEXT, "--output", metavar="FILE")
+]
+
+
+@contextmanager
+def receiver(output: str | None, named: str = "'--output'") -> Iterator[SecretFile | None]:
+    """Begin the file that an option names; without one, see that there is a stdout. To be done before any call.
+
+    The file is removed at the end unless a secret was put into it.
+
+    Raises:
+        typer.BadParameter: The file exists or cannot be written, or stdout is closed.
+
+    """
+    if output is None:
+        # A closed stdout was replaced by one that shows nothing.
+        if sys.__stdout__ is None:
+            raise typer.BadParameter("stdout is closed, and what is shown only once would be lost.", param_hint=named)
+        yield None
+        return
+    try:
+        file = SecretFile(output)
+    except FileExistsError:
+        raise typer.BadParameter(f"{output} exists, and stays as it is: name a new file.", param_hint=named) from None
+    except OSError as error:
+        raise typer.BadParameter(f"{output}: {error.strerror}.", param_hint=named) from None
+    with file:
+        yield file
+
+
+def webhook_receiver(
+    output: str | None, webhook_url: str | None, key_output: str | None = None
+) -> Manager[SecretFile | None]:
+    """Begin the file for the secret of a webhook that is about to be set; nothing where none is.
+
+    Raises:
+        typer.BadParameter: As `receiver` does; or no webhook is set; or only the key goes into a file, while this
+            secret would be shown.
+
+    """
+    if webhook_url is None:
+        if output is not None:
+            raise typer.BadParameter("there is no secret without a --webhook-url.", param_hint=_WEBHOOK_OPTION)
+        return nullcontext()
+    if output is None and key_output is not None:
+        raise typer.BadParameter(
+            "the secret of the --webhook-url would be shown: give --webhook-secret-output, too.",
+            param_hint="'--output'",
+        )
+    return receiver(output, _WEBHOOK_OPTION)
+
+
+def lost_key(api_key: ApiKey) -> str:
+    """Say what to do about a key that was made and that nobody has seen."""
+    return (
+        f"The key {api_key.id} is lost. Replace it: tumbler keys rotate {api_key.id} --output FILE; "
+        f"or end it: tumbler keys revoke {api_key.id}"
+    )
+
+
+def lost_webhook_secret(url: str, project_id: str) -> str:
+    """Say what to do about the secret of a webhook that nobody has seen."""
+    project = f" --project {shlex.quote(project_id)}" if project_id else ""
+    return (
+        f"The webhook's secret is lost. Make another: tumbler events rotate-secret {shlex.quote(url)}{project} "
+        "--output FILE"
+    )
+
+
+def put(file: SecretFile | None, answer: Any, field: str) -> str:
+    """Move a secret from this field of an answer into the file, and return the file's path; nothing without either.
+
+    Raises:
+        OSError: It cannot be written, and is still in the answer.
+
+    """
+    secret = getattr(answer, field)
+    if file is None or not secret:
+        return ""
+    file.keep(secret)
+    setattr(answer, field, "")
+    return str(file.path)
+
+
+@contextmanager
+def handing_over(session: Session, answer: Any, **lost: str) -> Iterator[None]:
+    """Show what a call has answered, or put it into files; if that fails, say which secrets are lost, and what to do.
+
+    `lost` has a sentence for each field of the answer that may hold a secret. A field that is empty by then is told of
+    no more: its secret is in its file.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        forget_stdout()
+        hints = [sentence for field, sentence in lost.items() if getattr(answer, field)]
+        if not hints:
+            raise
+        message = f"the call has done its work, but what it shows only once could not be written: {error.strerror}"
+        failure = Failure(code="NOT_WRITTEN", message=message, hint=" ".join(hints))
+        render.print_failure(failure, session.as_json)
+        raise typer.Exit(failure.exit_code) from None
+
+
+def forget_stdout() -> None:
+    """Drop what could not be written: at the end it would be tried again, with a message of Python's own."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,84 @@
+"""Where the key goes that a command of the server makes, and what is said where it cannot get there."""
+
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from tumbler.secret_file import SecretFile
+from tumbler_server.errors import SetupError, StoreUnavailable, explain, may_have_changed
+
+
+class Handover:
+    """The file of ``--output``, of mode 0600 and begun before anything is changed; without one, stdout.
+
+    A file holds the key before the database does, so that no key is lost; it is removed where none was made.
+    """
+
+    def __init__(self, output: Path | None) -> None:
+        """Begin. Raises ``SetupError`` where the file exists or cannot be written, or where there is no stdout."""
+        self._announced = False
+        self._file: SecretFile | None = None
+        if output is None:
+            # ``sys.stdout`` is another one by now, which takes everything and shows nothing.
+            if sys.__stdout__ is None:
+                raise SetupError("stdout is closed, and the key would be lost. Nothing was changed; give --output FILE")
+            return
+        try:
+            self._file = SecretFile(output)
+        except FileExistsError:
+            raise SetupError(
+                f"{output} exists already, and stays as it is. Nothing was changed; name a new file"
+            ) from None
+        except OSError as failure:
+            raise SetupError(f"{output} cannot be written: {failure.strerror}. Nothing was changed") from None
+
+    def __enter__(self) -> "Handover":
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        unconfirmed = self._announced and exc_value is not None and may_have_changed(exc_value)
+        if self._file is not None:
+            if exc_value is not None and not unconfirmed:
+                self._file.discard()
+            self._file.__exit__(exc_type, exc_value, traceback)
+        if unconfirmed:
+            why = explain(exc_value) if isinstance(exc_value, StoreUnavailable) else "interrupted"
+            kept = "It was not shown" if self._file is None else f"If it was, it is the one in {self._file.path}"
+            raise SetupError(
+                f"{why}. It is not known whether the key was made. {kept}. "
+                "`tumbler-server doctor` says whether an operator's key works; "
+                "`tumbler-server operator-key --output FILE` makes another"
+            ) from exc_value
+
+    def keep(self, text: str) -> None:
+        """Take a key that is about to be made: into the file, if there is one. Raises ``SetupError``."""
+        if self._file is not None:
+            try:
+                self._file.keep(text)
+            except OSError as failure:
+                raise SetupError(f"{self._file.path} cannot be written: {failure.strerror}. No key was made") from None
+        self._announced = True
+
+    def show(self, text: str, made: str) -> None:
+        """Print a key that was made, alone on stdout, unless it is in a file.
+
+        Raises ``SetupError``, which begins with what was ``made``, where it cannot be printed.
+        """
+        self._announced = False
+        if self._file is not None:
+            return
+        try:
+            print(text, flush=True)
+        except OSError as failure:
+            # What is still buffered would be tried again at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SetupError(
+                f"{made}, but its key could not be shown ({failure.strerror}) and is lost: "
+                "`tumbler-server operator-key --output FILE` makes another, and with --revoke-others ends the lost one"
+            ) from None

@@ -1,0 +1,96 @@
+"""Operators' keys: those of the reserved project that may do everything. The first is made without a caller."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tumbler_server.clock import NEVER
+from tumbler_server.events.log import Actor
+from tumbler_server.keys import record, schedule
+from tumbler_server.keys.access import OPERATORS
+from tumbler_server.keys.ledger import Issued, Ledger
+from tumbler_server.keys.record import Key, Sealed
+from tumbler_server.keys.rules import Check
+from tumbler_server.keys.secret import NewKey
+from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.models import STANDING, ApiKeyRow, ApiKeyScopeRow
+
+ALL_SCOPES = "tumbler:*"
+"""The scope of an operator's key. No other grants it."""
+
+_SUPERSEDED = 2
+
+
+@dataclass(frozen=True)
+class Seated(Issued):
+    """An operator's key that was made, and the ids of those that were revoked with it."""
+
+    revoked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Working:
+    """How many operators' keys are active, and when the last of them expires; ``NEVER`` where one does not."""
+
+    count: int
+    until: int
+
+
+def issue(
+    ledger: Ledger,
+    made: NewKey,
+    sealed: Sealed,
+    name: str,
+    command: str,
+    demand: Callable[[Transaction], None],
+    revoke_others: bool = False,
+) -> Seated:
+    """Put an operator's key into the table, in one transaction with what ``demand`` demands of the database.
+
+    ``command`` is who its event says made it. With ``revoke_others``, all other operators' keys end with it.
+    Raises ``InvalidFields`` for a name that breaks the rule, and whatever ``demand`` does.
+    """
+    check = Check()
+    check.name("name", name)
+    check.done()
+    actor = Actor("", command)
+
+    def work(transaction: Transaction) -> Seated:
+        demand(transaction)
+        now = ledger.clock()
+        others = _not_revoked(transaction) if revoke_others else []
+        key = Key(
+            id="",
+            project_id=OPERATORS,
+            name=name,
+            scopes=(ALL_SCOPES,),
+            create_time=now,
+            created_by=actor,
+            update_time=now,
+            expiry_warnings=schedule.given_warnings(NEVER, now),
+        )
+        key = ledger.insert(transaction, key, made, sealed, {})
+        revision = key.revision
+        for other in others:
+            comment = f"replaced by {key.id}"
+            revision = ledger.revoke(transaction, actor, other, _SUPERSEDED, comment, now).revision
+        return Seated(key, revision, now, text=made.text, revoked=tuple(other.id for other in others))
+
+    return ledger.write(work)
+
+
+def working(store: Store, now: int) -> Working:
+    """Return which operators' keys work: not revoked, not superseded, not switched off, not expired."""
+    ((count, until),) = store.read(
+        "SELECT COUNT(*), MAX(k.expire_time) FROM api_key_scope s JOIN api_key k ON k.id = s.key_id "  # noqa: S608
+        f"WHERE s.project_id = ? AND s.scope = ? AND ({STANDING}) = {int(record.State.ACTIVE)} AND k.expire_time > ?",
+        (OPERATORS, ALL_SCOPES, now),
+    )
+    return Working(int(count), int(until or 0))
+
+
+def _not_revoked(transaction: Transaction) -> list[Key]:
+    ids = ApiKeyScopeRow.select(ApiKeyScopeRow.key_id).where(
+        (ApiKeyScopeRow.project_id == OPERATORS) & (ApiKeyScopeRow.scope == ALL_SCOPES)
+    )
+    held = ApiKeyRow.select().where(ApiKeyRow.id.in_(ids) & (ApiKeyRow.revoke_time == NEVER))
+    return [record.from_row(row) for row in transaction.select(held.order_by(ApiKeyRow.create_time, ApiKeyRow.id))]

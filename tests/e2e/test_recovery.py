@@ -1,0 +1,327 @@
+"""The way back: an operator's key that was lost, revoked or leaked, and a key that could not be shown."""
+
+import os
+import shlex
+import stat
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.service import PATIENCE, Service, eventually, plain_environment
+from tests.harness import Refused
+from tumbler import keyformat
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server.keys import pepper
+
+COMMAND = "tumbler-server operator-key"
+
+
+def shell(service: Service, *arguments: str, redirect: str) -> subprocess.CompletedProcess[str]:
+    """Run a ``tumbler-server`` command on an installation, its stdout sent where a shell sends it."""
+    command = shlex.join([service.python, "-m", "tumbler_server", *arguments, *service.where])
+    return subprocess.run(
+        ["sh", "-c", f"{command} {redirect}"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env=plain_environment(),
+    )
+
+
+def works(service: Service, key: str) -> bool:
+    """Say whether a key may list keys of the reserved project."""
+    try:
+        service.connect(key).call("List", pb.ListRequest(project_id="tumbler"))
+    except Refused as refused:
+        if refused.reason != "UNAUTHENTICATED":
+            raise
+        return False
+    return True
+
+
+class TestOperatorKey:
+    """``tumbler-server operator-key``."""
+
+    def test_a_lost_key_is_replaced_while_servers_run(self, installed: Service, tmp_path: Path) -> None:
+        """I have lost the first key: the command gives me another, which the running server takes at once."""
+        installed.start()
+        file = tmp_path / "operator.key"
+        made = installed.command("operator-key", "--output", str(file), "--name", "after the fire")
+        assert (made.returncode, made.stdout) == (0, ""), made.stderr
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        key = file.read_text().removesuffix("\n")
+        assert keyformat.is_well_formed(key)
+        assert key not in made.stderr
+        assert works(installed, key)
+        assert works(installed, installed.key), "nothing was said of the old one"
+        record = installed.get(keyformat.parse(key).id)
+        assert (record.name, record.project_id, list(record.scopes)) == ("after the fire", "tumbler", ["tumbler:*"])
+        installed.audit()
+
+    def test_the_audit_trail_names_the_command(self, installed: Service) -> None:
+        """Its event says that this command made the key: whoever reads the trail sees that no caller did."""
+        made = installed.command("operator-key")
+        key_id = keyformat.parse(made.stdout.strip()).id
+        events = installed.read("SELECT type, key_id, actor_key_id, actor_name FROM event ORDER BY revision")
+        assert events[1:] == [(1, key_id, "", COMMAND)]
+        assert installed.read("SELECT created_by_name FROM api_key WHERE id = ?", key_id) == [(COMMAND,)]
+
+    def test_leaked_keys_end_with_it(self, installed: Service, tmp_path: Path) -> None:
+        """The operator's key has leaked: with --revoke-others all keys of its kind end, each with its event.
+
+        Keys of fewer scopes and of other projects stay.
+        """
+        installed.start()
+        ended = [installed.create(project_id="tumbler", scopes=["tumbler:*"]) for _ in range(3)]
+        installed.set_active(ended[0].api_key.id, False)
+        gone = installed.create(project_id="tumbler", scopes=["tumbler:*"])
+        installed.revoke(gone.api_key.id, comment="before")
+        stays = [
+            installed.create(project_id="tumbler", scopes=["tumbler:keys:*", "*"]),
+            installed.create(project_id="acme", scopes=["tumbler:*"]),
+        ]
+        watch = installed.connect(stays[0].key).watch(project_id="tumbler").opened()
+        file = tmp_path / "operator.key"
+        made = installed.command("operator-key", "--revoke-others", "--output", str(file))
+        assert made.returncode == 0, made.stderr
+        new = keyformat.parse(file.read_text().strip()).id
+        ids = [keyformat.parse(installed.key).id, *(each.api_key.id for each in ended)]
+        told = watch.events(5)  # by the log
+        assert [(event.type, event.key_id) for event in told] == [(1, new), *((5, key_id) for key_id in ids)]
+        assert {event.actor.name for event in told} == {COMMAND}
+        assert {event.detail["reason"] for event in told[1:]} == {"superseded"}
+        assert all(key_id in made.stderr for key_id in ids)
+        for key in (installed.key, *(each.key for each in ended)):
+            eventually(lambda key=key: not works(installed, key))
+        assert works(installed, file.read_text().strip())
+        operator = installed.connect(file.read_text().strip())
+        assert [operator.state(each.api_key.id) for each in stays] == ["ACTIVE", "ACTIVE"]
+        assert operator.get(gone.api_key.id).revoke_comment == "before"
+        installed.audit()
+
+    def test_every_process_learns_of_it(self, installed: Service, tmp_path: Path) -> None:
+        """Workers and other servers deny the old key and take the new one, though none of them made the change."""
+        installed.start("--workers", "2")
+        other = installed.beside()
+        try:
+            assert works(installed, installed.key)
+            assert works(other, installed.key)
+            made = installed.command("operator-key", "--revoke-others", "--output", str(tmp_path / "key"))
+            assert made.returncode == 0, made.stderr
+            for service in (installed, other):
+                eventually(lambda service=service: not works(service, installed.key))
+                assert works(service, (tmp_path / "key").read_text().strip())
+        finally:
+            other.close()
+
+    def test_no_project_is_too_full_for_it(self, embedded: Service) -> None:
+        """Where the reserved project has as many keys as it may have, its operator is not locked out."""
+        embedded.tamper("UPDATE project SET keys = 2000000")
+        assert embedded.command("operator-key").returncode == 0
+
+    @pytest.mark.parametrize("trouble", ["no pepper", "another pepper", "a pepper others read", "older schema"])
+    def test_it_is_refused(self, installed: Service, tmp_path: Path, trouble: str) -> None:
+        """Without this database's own pepper, or with another schema, nothing is changed, and it says why."""
+        if trouble == "no pepper":
+            installed.pepper_file.unlink()
+            said = ["there is no pepper file", "needs the database and the pepper file"]
+        elif trouble == "another pepper":
+            installed.pepper_file.unlink()
+            pepper.create(installed.pepper_file)
+            said = ["is not this database's", "needs the database and the pepper file"]
+        elif trouble == "a pepper others read":
+            installed.pepper_file.chmod(0o644)
+            said = ["chmod 600"]
+        else:
+            installed.tamper("UPDATE schema_version SET version = version - 1")
+            said = ["tumbler-server migrate"]
+        refused = installed.command("operator-key", "--revoke-others", "--output", str(tmp_path / "new.key"))
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "Traceback" not in refused.stderr
+        for words in said:
+            assert words in refused.stderr
+        assert not (tmp_path / "new.key").exists()
+        assert installed.read("SELECT COUNT(*) FROM event") == [(1,)]
+
+    @pytest.mark.parametrize("migrated", [False, True])
+    def test_where_nothing_was_founded(self, database_url: str, tmp_path: Path, migrated: bool) -> None:
+        """A database without an installation gets no key by it: that is what init is for."""
+        service = Service(tmp_path / "data", database_url)
+        if migrated:
+            service.init()
+            service.tamper("DELETE FROM event", "DELETE FROM api_key")
+        refused = service.command("operator-key", "--output", str(tmp_path / "new.key"))
+        assert refused.returncode == 1
+        assert "tumbler-server init" in refused.stderr
+        assert not (tmp_path / "new.key").exists()
+
+    def test_peppers_that_were_rotated_count(self, installed: Service) -> None:
+        """After a rotation of the pepper, before any key was used, the file is still this database's."""
+        assert installed.run("pepper", "rotate", "--data-dir", str(installed.data_dir)).returncode == 0
+        assert installed.command("operator-key").returncode == 0
+
+    def test_a_name_that_breaks_the_rule_is_a_misuse(self, embedded: Service, tmp_path: Path) -> None:
+        """A name of two characters is refused with the rule, as a misuse, and no file is left."""
+        misused = embedded.command("operator-key", "--name", "ab", "--output", str(tmp_path / "new.key"))
+        assert misused.returncode == 2
+        assert "--name" in misused.stderr
+        assert not (tmp_path / "new.key").exists()
+        assert embedded.read("SELECT COUNT(*) FROM event") == [(1,)]
+
+
+class TestOutput:
+    """``--output`` of init and operator-key, and what becomes of a key that cannot be shown."""
+
+    def test_init_into_a_file(self, tmp_path: Path) -> None:
+        """The first key can go into a file of mode 0600: nothing secret is on stdout or stderr."""
+        service, file = Service(tmp_path / "data"), tmp_path / "first-key"
+        made = service.command("init", "--output", str(file))
+        assert (made.returncode, made.stdout) == (0, "")
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        key = file.read_text().strip()
+        assert keyformat.parse(key).secret not in made.stderr
+        service.key = key
+        assert service.start().verdict(key) == "VALID"
+        service.close()
+
+    @pytest.mark.parametrize("umask", ["000", "777"])
+    def test_whatever_the_umask_is(self, tmp_path: Path, umask: str) -> None:
+        """The mode is 0600 under every umask."""
+        service, file = Service(tmp_path / "data"), tmp_path / "first-key"
+        command = shlex.join([service.python, "-m", "tumbler_server", "init", "--output", str(file), *service.where])
+        subprocess.run(
+            ["sh", "-c", f"umask {umask}; {command}"], check=True, capture_output=True, env=plain_environment()
+        )
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+    @pytest.mark.parametrize("there", ["a file", "a dangling link", "a folder"])
+    def test_what_is_there_stays(self, embedded: Service, tmp_path: Path, there: str) -> None:
+        """A file that exists is refused in one line and stays as it is, and nothing else is changed either."""
+        path = tmp_path / "key"
+        if there == "a file":
+            path.write_text("the key in use")
+        elif there == "a folder":
+            path.mkdir()
+        else:
+            path.symlink_to(tmp_path / "elsewhere")
+        for command in (embedded, Service(tmp_path / "new data")):
+            arguments = ["operator-key"] if command is embedded else ["init"]
+            refused = command.command(*arguments, "--output", str(path))
+            assert (refused.returncode, refused.stdout) == (1, "")
+            assert "exists already, and stays as it is. Nothing was changed" in refused.stderr
+        if there == "a file":
+            assert path.read_text() == "the key in use"
+        assert not (tmp_path / "elsewhere").exists()
+        assert not (tmp_path / "new data").exists()
+        assert embedded.read("SELECT COUNT(*) FROM event") == [(1,)]
+
+    @pytest.mark.parametrize("path", ["no-folder/key", "/dev/full/key"])
+    def test_a_file_that_cannot_be_begun(self, tmp_path: Path, path: str) -> None:
+        """It is found out before anything is made."""
+        service = Service(tmp_path / "data")
+        refused = service.command("init", "--output", str(tmp_path / path))
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "cannot be written" in refused.stderr
+        assert "Nothing was changed" in refused.stderr
+        assert not service.data_dir.exists()
+
+    def test_a_second_init_into_a_file_leaves_none(self, installed: Service, tmp_path: Path) -> None:
+        """A refused init names the way back, and takes its file away again; the pepper stays."""
+        before = installed.pepper_file.read_bytes()
+        refused = installed.command("init", "--output", str(tmp_path / "second"))
+        assert refused.returncode == 1
+        assert "`tumbler-server operator-key --output FILE` makes another" in refused.stderr
+        assert not (tmp_path / "second").exists()
+        assert installed.pepper_file.read_bytes() == before
+
+    @pytest.mark.parametrize("stdout", ["a full disk", "a pipe whose reader has gone", "open for reading only"])
+    def test_a_first_key_that_cannot_be_shown(self, database_url: str, tmp_path: Path, stdout: str) -> None:
+        """If stdout takes nothing, the command fails, and says that the installation is there and how to get a key."""
+        service = Service(tmp_path / "data", database_url)
+        if stdout == "a pipe whose reader has gone":
+            lost = piped(service)
+        else:
+            lost = shell(service, "init", redirect="> /dev/full" if stdout == "a full disk" else "1< /dev/null")
+        assert lost.returncode == 1
+        assert "the installation was made, but its key could not be shown" in lost.stderr
+        assert "`tumbler-server operator-key --output FILE` makes another" in lost.stderr
+        assert "Traceback" not in lost.stderr
+        assert "Exception ignored" not in lost.stderr
+        again = service.command("operator-key", "--revoke-others", "--output", str(tmp_path / "key"))
+        assert again.returncode == 0, again.stderr
+        service.key = (tmp_path / "key").read_text().strip()
+        assert works(service.start(), service.key)
+        service.close()
+
+    def test_an_operator_key_that_cannot_be_shown(self, embedded: Service) -> None:
+        """It is told by its id, so that it can be revoked."""
+        lost = shell(embedded, "operator-key", redirect="> /dev/full")
+        ((key_id,),) = embedded.read("SELECT id FROM api_key WHERE created_by_name = ?", COMMAND)
+        assert lost.returncode == 1
+        assert f"the key {key_id} was made, but its key could not be shown" in lost.stderr
+
+    @pytest.mark.parametrize("command", ["init", "operator-key"])
+    def test_a_closed_stdout_is_found_out_before(self, embedded: Service, tmp_path: Path, command: str) -> None:
+        """Where stdout is closed, nothing is made: the key would be lost."""
+        service = embedded if command == "operator-key" else Service(tmp_path / "new data")
+        refused = shell(service, command, redirect=">&-")
+        assert refused.returncode == 1
+        assert "stdout is closed" in refused.stderr
+        assert "--output FILE" in refused.stderr
+        assert not (tmp_path / "new data").exists()
+        assert embedded.read("SELECT COUNT(*) FROM event") == [(1,)]
+        assert shell(embedded, "operator-key", "--output", str(tmp_path / "key"), redirect=">&-").returncode == 0
+
+    def test_a_closed_stderr_leaves_the_key_alone(self, tmp_path: Path) -> None:
+        """Where stderr is closed, what it would say does not come to stand beside the key on stdout."""
+        made = shell(Service(tmp_path / "data"), "init", redirect="2>&-")
+        assert made.returncode == 0
+        assert keyformat.is_well_formed(made.stdout.removesuffix("\n"))
+
+
+def piped(service: Service) -> subprocess.CompletedProcess[str]:
+    """Run init into a pipe whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return subprocess.run(
+            [service.python, "-m", "tumbler_server", "init", *service.where],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            env=plain_environment(),
+        )
+    finally:
+        os.close(writer)
+
+
+class TestFoundingTogether:
+    """Several inits at the same time."""
+
+    @pytest.mark.parametrize("shared", [False, True])
+    def test_one_makes_all(self, database_url: str, tmp_path: Path, shared: bool) -> None:
+        """Of several who found on one database one gets key and pepper file, which agree; the others make no file.
+
+        It is the same whether each has a folder of his own or all have one.
+        """
+        crowd = [Service(tmp_path / ("data" if shared else f"data-{number}"), database_url) for number in range(4)]
+        with ThreadPoolExecutor(len(crowd)) as pool:
+            founded = list(
+                pool.map(lambda n: crowd[n].command("init", "--output", str(tmp_path / f"key-{n}")), range(len(crowd)))
+            )
+        winners = [number for number, made in enumerate(founded) if made.returncode == 0]
+        assert len(winners) == 1, [made.stderr for made in founded]
+        (winner,) = winners
+        assert all("Traceback" not in made.stderr for made in founded)
+        assert sorted(tmp_path.glob("key-*")) == [tmp_path / f"key-{winner}"]
+        assert sorted(tmp_path.glob("data*/pepper")) == [crowd[winner].pepper_file]
+        ((signed_by,),) = crowd[winner].read("SELECT pepper_id FROM api_key")
+        assert [each.id for each in pepper.load(crowd[winner].pepper_file)] == [signed_by]
+        crowd[winner].key = (tmp_path / f"key-{winner}").read_text().strip()
+        assert works(crowd[winner].start(), crowd[winner].key)
+        crowd[winner].close()

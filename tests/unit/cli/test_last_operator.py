@@ -1,0 +1,161 @@
+"""The questions before the last operator's key that works is ended or narrowed."""
+
+import io
+import json
+import sys
+
+import grpc
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+from tests.unit.cli.conftest import KEY_ID, Stdin
+from tumbler.v1 import api_key_pb2
+from tumbler.v1 import api_key_service_pb2 as pb
+
+LAST = api_key_pb2.ApiKey(id=KEY_ID, name="first operator", project_id="tumbler", scopes=["tumbler:*"])
+OTHER = api_key_pb2.ApiKey(id="Z" * 16, name="second operator", project_id="tumbler", scopes=["tumbler:*"])
+
+ENDING = {
+    "revoke": f"revoke {KEY_ID}",
+    "revoke, by what lists show": f"revoke tmb_{KEY_ID}_",
+    "deactivate": f"deactivate {KEY_ID}",
+    "narrower scopes": f"update {KEY_ID} --scope tumbler:keys:read",
+    "no scopes": f"update {KEY_ID} --no-scopes",
+    "an expiry": f"update {KEY_ID} --expires 2027-01-31",
+    "networks": f"update {KEY_ID} --allow-cidr 10.0.0.0/8 --name new",
+}
+HARMLESS = {
+    "activate": f"activate {KEY_ID}",
+    "another name": f"update {KEY_ID} --name new --owner me",
+    "the same scope and more": f"update {KEY_ID} --scope tumbler:* --scope orders:read",
+    "no expiry": f"update {KEY_ID} --never-expires --no-allow-cidrs",
+    "rotate": f"rotate {KEY_ID}",
+    "another key": f"deactivate {'Y' * 16}",
+}
+
+
+class Terminal(io.StringIO):
+    """A stdin that says it is a terminal."""
+
+    def isatty(self):
+        """Say yes."""
+        return True
+
+
+@pytest.fixture
+def changes(recorder):
+    """Return a function that gives the calls that change something."""
+    reading = (pb.ListRequest, pb.GetRequest)
+    return lambda: [request for request in recorder.requests if not isinstance(request, reading)]
+
+
+@pytest.fixture
+def last(recorder):
+    """Have one operator's key work."""
+    recorder.answers["List"] = [pb.ListResponse(api_keys=[LAST])]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Sit at a terminal that answers each question with the next of these, and keep the questions."""
+
+    def sit(*answers):
+        questions, left = [], list(answers)
+        monkeypatch.setattr(sys, "stdin", Terminal())
+        monkeypatch.setattr("typer.confirm", lambda text, **_: questions.append(text) or left.pop(0))
+        return questions
+
+    return sit
+
+
+@pytest.mark.parametrize("line", ENDING.values(), ids=list(ENDING))
+@pytest.mark.parametrize("answers", [(False,), (True, False), (True, True)])
+def test_it_asks_twice(run, recorder, changes, last, asked, line, answers):
+    """On a terminal it asks twice, says how to come back, and changes nothing unless both are answered with yes."""
+    questions = asked(*answers)
+    code, _, err = run("keys", *line.split())
+    assert (code, len(questions), len(changes())) == ((0, 2, 1) if all(answers) else (1, len(answers), 0))
+    if len(questions) == 2 or not line.startswith("revoke"):
+        assert "the last operator's key that works" in err
+        assert "tumbler-server operator-key --output FILE" in err
+    if code:
+        assert "Nothing was changed." in err
+
+
+@pytest.mark.parametrize("line", ENDING.values(), ids=list(ENDING))
+def test_a_script_says_so(run, changes, last, line):
+    """Where nobody can be asked it is refused, and says how to come back, and what a script adds."""
+    code, out, err = run("keys", *line.split())
+    assert (code, out, changes()) == (1, "", [])
+    assert "tumbler-server operator-key --output FILE" in err
+    assert "--yes" in err
+    error = json.loads(run("keys", *line.split(), "--json")[2])["error"]
+    assert (error["code"], "--yes" in error["hint"], changes()) == ("LAST_OPERATOR", True, [])
+
+
+@pytest.mark.parametrize("line", ENDING.values(), ids=list(ENDING))
+def test_yes_asks_nothing(run, recorder, last, line):
+    """With --yes nothing is asked, of nobody: the one call is the change."""
+    assert run("keys", *line.split(), "--yes")[0] == 0
+    assert len(recorder.requests) == 1
+
+
+@pytest.mark.parametrize("line", HARMLESS.values(), ids=list(HARMLESS))
+def test_what_takes_nothing_away(run, changes, last, line):
+    """What neither ends nor narrows that key is not asked about."""
+    assert run("keys", *line.split())[0] == 0
+    assert len(changes()) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "is_it"),
+    [
+        ("--name first\\ operator", True),
+        ("--name first\\ operator --project tumbler", True),
+        ("--name first\\ operator --project acme", False),
+        ("--name first\\ operator --environment live", False),
+        ("--name second", False),
+    ],
+)
+def test_by_name(run, changes, last, where, is_it):
+    """A key that is switched off by its name is recognised, too."""
+    arguments = [part.replace("\\", " ") for part in where.replace("\\ ", "\\").split()]
+    assert run("keys", "deactivate", *arguments)[0] == (1 if is_it else 0)
+    assert len(changes()) == (0 if is_it else 1)
+
+
+@pytest.mark.parametrize("keys", [[], [OTHER], [LAST, OTHER]])
+def test_others_work(run, recorder, changes, keys):
+    """Where another operator's key works, nothing is asked but what always is."""
+    recorder.answers["List"] = [pb.ListResponse(api_keys=keys)]
+    assert run("keys", "revoke", KEY_ID)[0] == 0
+    assert len(changes()) == 1
+
+
+@pytest.mark.parametrize("status", ["PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"])
+def test_who_cannot_know_is_not_held_up(run, recorder, changes, monkeypatch, status):
+    """Who may not list those keys, or finds the server too busy for it, can end a key all the same."""
+    recorder.errors["List"] = (grpc.StatusCode[status], "no")
+    monkeypatch.setattr(sys, "stdin", Stdin())
+    assert run("keys", "revoke", KEY_ID, "--timeout", "1m")[0] == 0
+    assert len(changes()) == 1
+    listing, _ = recorder.deadlines
+    assert listing < 3
+
+
+def test_what_is_asked_of_the_server(run, recorder):
+    """It asks for the active keys of the reserved project that carry every scope; two are enough to know."""
+    run("keys", "revoke", KEY_ID)
+    assert MessageToDict(recorder.requests[0], preserving_proto_field_name=True) == {
+        "project_id": "tumbler",
+        "scope": "tumbler:*",
+        "states": ["STATE_ACTIVE"],
+        "page_size": 2,
+    }
+
+
+def test_a_closed_stdin_is_nobody(run, changes, last, monkeypatch):
+    """Where stdin is closed there is nobody to ask."""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert run("keys", "revoke", KEY_ID)[0] == 1
+    assert changes() == []

@@ -1,0 +1,70 @@
+"""What the doctor says of operators' keys."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.harness import CHEAP
+from tumbler_server import doctor, founding
+from tumbler_server.clock import DAY, NEVER, rfc3339, system_clock
+from tumbler_server.config import Installation
+from tumbler_server.store.database import open_store
+
+ANOTHER = "tumbler-server operator-key --output FILE"
+FAR = system_clock() + 400 * DAY
+SOON = system_clock() + 3 * DAY
+ONE, ALL = " WHERE name = 'operator'", ""
+
+DOCTOR: dict[str, tuple[str, str, str, str, str]] = {
+    "one revoked": ("revoke_time = 5", ONE, "ok", "1 active, without expiry", ""),
+    "one narrower": ("scopes = '[\"tumbler:keys:*\"]'", ONE, "ok", "1 active, without expiry", ""),
+    "one soon to expire": (f"expire_time = {SOON}", ONE, "ok", "2 active, without expiry", ""),
+    "all to expire": (f"expire_time = {FAR}", ALL, "ok", f"2 active, the last until {rfc3339(FAR)}", ""),
+    "all soon to expire": (f"expire_time = {SOON}", ALL, "warning", f"the last until {rfc3339(SOON)}", ANOTHER),
+    "all expired": ("expire_time = 5", ALL, "wrong", "none works", ANOTHER),
+    "all revoked": ("revoke_time = 5", ALL, "wrong", "none works", ANOTHER),
+    "all switched off": ("active = false", ALL, "wrong", "none works", ANOTHER),
+    "all superseded": (
+        f"replaced_by_key_id = 'x', grace_expire_time = {NEVER - 1}",
+        *(ALL, "wrong", "none works", ANOTHER),
+    ),
+    "all narrower": ("scopes = '[\"*\"]'", ALL, "wrong", "none works", ANOTHER),
+}
+
+
+@pytest.fixture
+def installation(database_url: str, tmp_path: Path) -> Installation:
+    """Give an installation with two operators' keys on each database."""
+    installation = Installation(tmp_path / "data", database_url)
+    founding.found(installation, CHEAP, "tmb")
+    founding.make_operator_key(installation, CHEAP, "tmb", "operator", revoke_others=False, keep=lambda _: None)
+    return installation
+
+
+def told(installation: Installation, *changes: str) -> doctor.Finding:
+    """Return what the doctor says of operators' keys after changes of the database by hand."""
+    store = open_store(installation.database_url)
+    for change in changes:
+        store.alone(lambda db, sql=change: db.execute_sql(sql))
+    store.close()
+    (finding,) = [each for each in doctor.examine(installation) if each.subject == "operator's key"]
+    return finding
+
+
+@pytest.mark.parametrize("case", DOCTOR)
+def test_it_looks_for_one_that_works(case: str, installation: Installation) -> None:
+    """It counts operators' keys that work now, says when the last expires, and tells the way back."""
+    change, which, severity, found, mend = DOCTOR[case]
+    finding = told(installation, f"UPDATE api_key SET {change}{which}")  # noqa: S608 - of the table above
+    assert (finding.severity, found in finding.found, mend in finding.mend) == (severity, True, True), finding
+
+
+def test_an_installation_as_it_was_made(installation: Installation) -> None:
+    """Of a new installation it says how many there are, and that they do not expire."""
+    assert told(installation).found == "2 active, without expiry"
+
+
+def test_a_database_without_any_key(installation: Installation) -> None:
+    """Where nothing was founded, it is init that makes a key."""
+    finding = told(installation, "DELETE FROM api_key")
+    assert (finding.severity, finding.mend) == ("wrong", "tumbler-server init")
