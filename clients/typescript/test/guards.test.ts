@@ -40,6 +40,7 @@ class FakeVerifier {
 const OPTIONS = {
   requiredScopes: ["orders:read"],
   environmentId: "live",
+  projectId: ["acme", "globex"],
   logger: { info() {}, warn() {}, error() {} },
 };
 
@@ -225,8 +226,8 @@ for (const [service, serve] of Object.entries(SERVICES)) {
   test(`${service}: what is demanded is asked, and where the request comes from`, async (t) => {
     const verifier = new FakeVerifier();
     await (await serve(t, verifier.real))({ "x-api-key": "good" });
-    const { requiredScopes, environmentId } = OPTIONS;
-    assert.deepEqual(verifier.asked, ["good", { requiredScopes, environmentId, clientIp: "127.0.0.1" }]);
+    const { requiredScopes, environmentId, projectId } = OPTIONS;
+    assert.deepEqual(verifier.asked, ["good", { requiredScopes, environmentId, projectId, clientIp: "127.0.0.1" }]);
   });
 }
 

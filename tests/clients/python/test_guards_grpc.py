@@ -174,12 +174,13 @@ class TestGuard:
         assert server.says.asked[0]["key"] == key
 
     def test_what_is_demanded(self, serve: Callable[..., Any]) -> None:
-        """The scopes and the environment are as configured, the address is the peer's."""
-        server = serve(scopes=["orders:read"], environment_id="live")
+        """The scopes, the environment and the project are as configured, the address is the peer's."""
+        server = serve(scopes=["orders:read"], environment_id="live", project_id="acme")
         call(server)
         (asked,) = server.says.asked
         assert asked["required_scopes"] == ("orders:read",)
         assert (asked["client_ip"], asked["environment_id"]) == ("127.0.0.1", "live")
+        assert asked["project_id"] == ("acme",)
 
     def test_by_method(self, serve: Callable[..., Any]) -> None:
         """Scopes and the address may be made of the call."""

@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders } from "node:http";
 import { InvalidRequestError, NotAllowedError, UnavailableError } from "../errors.js";
 import { defaultLogger, type Logger } from "../logger.js";
+import type { ProjectId } from "../projects.js";
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
 
@@ -11,6 +12,12 @@ export interface GuardOptions<Request> {
 
   /** The environment that keys must belong to. Left out: any. */
   readonly environmentId?: string;
+
+  /**
+   * The project, or several, that keys must belong to one of. It narrows what the verifier accepts, and never widens it.
+   * Left out: what the verifier accepts.
+   */
+  readonly projectId?: ProjectId;
 
   /**
    * Where a request comes from. Left out: the peer's address, which behind a proxy is the proxy's. Trust a header only
@@ -54,7 +61,7 @@ export async function judge<Request>(
   header: (name: string) => string | undefined,
   peer: string | undefined,
 ): Promise<Judgement> {
-  const { requiredScopes, environmentId, clientIp, logger = defaultLogger } = options;
+  const { requiredScopes, environmentId, projectId, clientIp, logger = defaultLogger } = options;
   try {
     const key = presentedKey(header);
     if (key === undefined) return { refusal: NOT_ACCEPTED };
@@ -64,6 +71,7 @@ export async function judge<Request>(
     const verification = await verifier.verify(key, {
       requiredScopes: demanded,
       environmentId,
+      projectId,
       clientIp: clientIp ? clientIp(request) : address(peer),
     });
     if (verification.valid) return { verification };

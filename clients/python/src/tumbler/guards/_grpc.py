@@ -8,6 +8,7 @@ from urllib.parse import unquote
 import grpc
 
 from tumbler.guards._rules import Refusal, Rules, Scopes, address_or_none, key_in
+from tumbler.projects import ProjectId
 from tumbler.verification import Verification
 
 identity: ContextVar[Verification | None] = ContextVar("tumbler_identity", default=None)
@@ -63,6 +64,7 @@ class Guard:
         exempt: Callable[[str], bool] | Iterable[str] = (),
         client_ip: Callable[[Call], str | None] = peer_address,
         environment_id: str | None = None,
+        project_id: ProjectId | None = None,
     ) -> None:
         """Make an interceptor.
 
@@ -73,12 +75,14 @@ class Guard:
                 `health_and_reflection` for example. None is exempt by itself.
             client_ip: Where a call comes from, if not from the peer: behind a proxy, what the proxy says.
             environment_id: The environment that keys must belong to; left out: any.
+            project_id: The project, or several, that keys must belong to one of; left out: those that the verifier
+                accepts. It narrows these, and never widens them.
 
         """
         if isinstance(exempt, str):
             raise TypeError("exempt: a sequence of methods, or a function of the method, not one text")
         self._verifier = verifier
-        self._rules = Rules(scopes, client_ip, environment_id)
+        self._rules = Rules(scopes, client_ip, environment_id, project_id)
         self._exempt = exempt if callable(exempt) else frozenset(exempt).__contains__
 
     def _question(self, method: str, context: Any) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from tumbler.decide import Code, parse_address
 from tumbler.errors import InvalidRequest, TumblerError
+from tumbler.projects import ProjectId, projects_of
 from tumbler.verification import Verification
 
 Request = TypeVar("Request")
@@ -51,12 +52,14 @@ class Rules(Generic[Request]):
         scopes: Scopes[Request],
         client_ip: Callable[[Request], str | None],
         environment_id: str | None,
+        project_id: ProjectId | None,
     ) -> None:
         if isinstance(scopes, str):
             raise TypeError("scopes: a sequence of scopes, or a function of the request, not one text")
         self._scopes = scopes if callable(scopes) else tuple(scopes)
         self._client_ip = client_ip
         self._environment_id = environment_id
+        self._project_ids = None if project_id is None else projects_of(project_id)
 
     def arguments(self, key: str, request: Request) -> dict[str, Any]:
         """Return the arguments of ``verify``."""
@@ -65,6 +68,7 @@ class Rules(Generic[Request]):
             "required_scopes": tuple(self._scopes(request)) if callable(self._scopes) else self._scopes,
             "client_ip": self._client_ip(request),
             "environment_id": self._environment_id,
+            "project_id": self._project_ids,
         }
 
 

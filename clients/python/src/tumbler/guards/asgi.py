@@ -14,6 +14,7 @@ from typing import Any
 
 from tumbler import aio
 from tumbler.guards._rules import NO_KEY, Refusal, Rules, Scopes, address_or_none, key_in, refusal_after, refusal_of
+from tumbler.projects import ProjectId
 
 __all__ = ["RequireKey", "peer_address"]
 
@@ -43,6 +44,7 @@ class RequireKey:
         exempt: Callable[[Scope], bool] | Iterable[str] = (),
         client_ip: Callable[[Scope], str | None] = peer_address,
         environment_id: str | None = None,
+        project_id: ProjectId | None = None,
     ) -> None:
         """Put a guard before an application.
 
@@ -54,13 +56,15 @@ class RequireKey:
                 itself, so let a middleware that answers CORS preflights stand before this one.
             client_ip: Where a request comes from, if not from the peer: behind a proxy, what the proxy says.
             environment_id: The environment that keys must belong to; left out: any.
+            project_id: The project, or several, that keys must belong to one of; left out: those that the verifier
+                accepts. It narrows these, and never widens them.
 
         """
         if isinstance(exempt, str):
             raise TypeError("exempt: a sequence of paths, or a function of the scope, not one text")
         self._app = app
         self._verifier = verifier
-        self._rules = Rules(scopes, client_ip, environment_id)
+        self._rules = Rules(scopes, client_ip, environment_id, project_id)
         self._exempt = exempt if callable(exempt) else _by_path(frozenset(exempt))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -25,11 +25,11 @@ class RulesTest {
                     JsonObject request = vector.getAsJsonObject("request");
                     Code decided = Verdict.decide(
                             Vectors.record(vector.get("record")),
-                            Vectors.text(request, "project_id"),
                             new VerifyOptions(
                                     Vectors.strings(request, "required_scopes"),
                                     Vectors.text(request, "client_ip"),
-                                    Vectors.text(request, "environment_id")),
+                                    Vectors.text(request, "environment_id"),
+                                    Vectors.strings(request, "project_ids")),
                             Vectors.micros(vector.get("now").getAsString()));
                     assertEquals(Code.valueOf(vector.get("code").getAsString()), decided);
                 }));

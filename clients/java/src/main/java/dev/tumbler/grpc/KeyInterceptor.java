@@ -42,6 +42,7 @@ public final class KeyInterceptor implements ServerInterceptor {
     private final Verifier verifier;
     private final Function<? super ServerCall<?, ?>, List<String>> scopes;
     private final String environmentId;
+    private final List<String> projectIds;
     private final BiFunction<? super ServerCall<?, ?>, Metadata, String> clientIp;
     private final Predicate<? super MethodDescriptor<?, ?>> exempt;
     private final Executor executor;
@@ -50,6 +51,7 @@ public final class KeyInterceptor implements ServerInterceptor {
         verifier = options.verifier;
         scopes = options.scopes;
         environmentId = options.environmentId;
+        projectIds = options.projectIds;
         clientIp = options.clientIp;
         exempt = options.exempt;
         executor = options.executor == null ? Threads.SHARED : options.executor;
@@ -86,7 +88,8 @@ public final class KeyInterceptor implements ServerInterceptor {
                 }
                 verdict = verifier.verifyAsync(
                         key.get(),
-                        new VerifyOptions(scopes.apply(call), clientIp.apply(call, headers), environmentId));
+                        new VerifyOptions(
+                                scopes.apply(call), clientIp.apply(call, headers), environmentId, projectIds));
             }
         } catch (RuntimeException failure) { // of a function that we were given
             return refuse(call, Guards.refusal(failure));
@@ -156,6 +159,7 @@ public final class KeyInterceptor implements ServerInterceptor {
         private final Verifier verifier;
         private Function<? super ServerCall<?, ?>, List<String>> scopes = call -> List.of();
         private String environmentId = "";
+        private List<String> projectIds = List.of();
         private BiFunction<? super ServerCall<?, ?>, Metadata, String> clientIp = (call, headers) -> peer(call);
         private Predicate<? super MethodDescriptor<?, ?>> exempt = method -> false;
         private Executor executor;
@@ -195,6 +199,18 @@ public final class KeyInterceptor implements ServerInterceptor {
          */
         public Builder environment(String id) {
             environmentId = id;
+            return this;
+        }
+
+        /**
+         * Demands a project, or one of several. That narrows what the verifier accepts, and never widens it.
+         *
+         * @param ids what a key must belong to one of
+         * @return this
+         * @throws IllegalArgumentException if there is none, or one has an empty id
+         */
+        public Builder projectId(String... ids) {
+            projectIds = VerifyOptions.NONE.withProject(ids).projectIds();
             return this;
         }
 

@@ -31,6 +31,7 @@ public final class KeyFilter implements Filter {
     private final Verifier verifier;
     private final Function<? super HttpServletRequest, List<String>> scopes;
     private final String environmentId;
+    private final List<String> projectIds;
     private final Function<? super HttpServletRequest, String> clientIp;
     private final Predicate<? super HttpServletRequest> exempt;
 
@@ -38,6 +39,7 @@ public final class KeyFilter implements Filter {
         verifier = options.verifier;
         scopes = options.scopes;
         environmentId = options.environmentId;
+        projectIds = options.projectIds;
         clientIp = options.clientIp;
         exempt = options.exempt;
     }
@@ -87,7 +89,8 @@ public final class KeyFilter implements Filter {
         if (key.isEmpty()) {
             return Optional.of(Refusal.KEY_REQUIRED);
         }
-        VerifyOptions demand = new VerifyOptions(scopes.apply(request), clientIp.apply(request), environmentId);
+        VerifyOptions demand =
+                new VerifyOptions(scopes.apply(request), clientIp.apply(request), environmentId, projectIds);
         Verification told = verifier.verify(key.get(), demand);
         Optional<Refusal> refusal = Guards.refusal(told);
         if (refusal.isEmpty()) {
@@ -114,6 +117,7 @@ public final class KeyFilter implements Filter {
         private final Verifier verifier;
         private Function<? super HttpServletRequest, List<String>> scopes = request -> List.of();
         private String environmentId = "";
+        private List<String> projectIds = List.of();
         private Function<? super HttpServletRequest, String> clientIp =
                 request -> Guards.clientIp(request.getRemoteAddr());
         private Predicate<? super HttpServletRequest> exempt = request -> false;
@@ -153,6 +157,18 @@ public final class KeyFilter implements Filter {
          */
         public Builder environment(String id) {
             environmentId = id;
+            return this;
+        }
+
+        /**
+         * Demands a project, or one of several. That narrows what the verifier accepts, and never widens it.
+         *
+         * @param ids what a key must belong to one of
+         * @return this
+         * @throws IllegalArgumentException if there is none, or one has an empty id
+         */
+        public Builder projectId(String... ids) {
+            projectIds = VerifyOptions.NONE.withProject(ids).projectIds();
             return this;
         }
 
