@@ -858,10 +858,10 @@ MUTANTS = (
     ),
     Mutant(
         "the second credential of a call is overlooked",
-        "rpc/auth.py",
-        "if len(found) != 1 or",
-        "if not found or",
-        "tests/rpc/test_callers.py::test_a_call_has_one_credential",
+        "tumbler/credential.py",
+        "if len(found) > 1:",
+        "if False:",
+        "tests/rpc/test_callers.py::test_a_call_has_one_credential tests/clients/python/test_credential.py",
     ),
     Mutant(
         "a look at the log serves for ever",

@@ -1,7 +1,8 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
-import { type GuardOptions, headerOf, judge } from "./guard.js";
+import { nodeHeaders } from "./credential.js";
+import { type GuardOptions, judge } from "./guard.js";
 
 declare global {
   namespace Express {
@@ -22,7 +23,7 @@ export function requireApiKey<Request extends IncomingMessage & { tumbler?: Veri
 ): (request: Request, response: ServerResponse, next: () => void) => Promise<void> {
   return async (request, response, next) => {
     const peer = request.socket.remoteAddress;
-    const judgement = await judge(verifier, options, request, headerOf(request.headers), peer);
+    const judgement = await judge(verifier, options, request, nodeHeaders(request), peer);
     if (judgement.refusal === undefined) {
       request.tumbler = judgement.verification;
       next();

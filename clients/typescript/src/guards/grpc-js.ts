@@ -7,6 +7,7 @@ import {
 } from "@grpc/grpc-js";
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
+import type { Header } from "./credential.js";
 import { type GuardOptions, judge } from "./guard.js";
 
 /** What a guard knows of a call before it passes. */
@@ -35,11 +36,7 @@ export function requireApiKey(verifier: Verifier, options: GrpcGuardOptions = {}
     const listener = new ServerListenerBuilder().withOnReceiveMetadata(async (metadata, next) => {
       const guarded: GuardedCall = { path: method.path, metadata };
       if (options.unguarded?.includes(method.path.split("/")[1] ?? "")) return next(metadata);
-      const header = (name: string) => {
-        const [value] = metadata.get(name);
-        return typeof value === "string" ? value : undefined;
-      };
-      const judgement = await judge(verifier, options, guarded, header, hostOf(call.getPeer()));
+      const judgement = await judge(verifier, options, guarded, headersOf(metadata), hostOf(call.getPeer()));
       if (judgement.refusal === undefined) {
         passed.set(metadata, judgement.verification);
         next(metadata);
@@ -49,6 +46,21 @@ export function requireApiKey(verifier: Verifier, options: GrpcGuardOptions = {}
     });
     return new ServerInterceptingCall(call, new ResponderBuilder().withStart((next) => next(listener.build())).build());
   };
+}
+
+/**
+ * Returns the headers in which credentials are. Node's HTTP/2 joins several of `x-api-key`, and no key has a comma; of
+ * several of `authorization` it hands on the first alone, so that nobody behind it can tell.
+ *
+ * @internal
+ */
+export function headersOf(metadata: Metadata): Header[] {
+  return ["authorization", "x-api-key"].flatMap((name) =>
+    metadata.get(name).flatMap((value): Header[] => {
+      const text = String(value);
+      return name === "x-api-key" ? text.split(",").map((each): Header => [name, each]) : [[name, text]];
+    }),
+  );
 }
 
 /** `192.0.2.7:443` and `2001:db8::7:443` are addresses with a port; a Unix socket's peer has none. */

@@ -1,9 +1,9 @@
-import type { IncomingHttpHeaders } from "node:http";
 import { InvalidRequestError, NotAllowedError, UnavailableError } from "../errors.js";
 import { defaultLogger, type Logger } from "../logger.js";
 import type { ProjectId } from "../projects.js";
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
+import { credentialOf, type Header } from "./credential.js";
 
 /** What a guard demands of the keys that it lets pass. */
 export interface GuardOptions<Request> {
@@ -47,7 +47,7 @@ const NOT_ACCEPTED: Refusal = {
 };
 const NOT_ENOUGH: Refusal = { http: 403, httpHeaders: {}, grpc: 7, text: "this API key does not allow that" };
 const UNAVAILABLE: Refusal = { http: 503, httpHeaders: { "retry-after": "1" }, grpc: 14, text: CANNOT_VERIFY };
-const BROKEN: Refusal = { http: 500, httpHeaders: {}, grpc: 13, text: CANNOT_VERIFY };
+export const BROKEN: Refusal = { http: 500, httpHeaders: {}, grpc: 13, text: CANNOT_VERIFY };
 
 export type Judgement =
   | { readonly verification: Verification; readonly refusal?: undefined }
@@ -58,17 +58,20 @@ export async function judge<Request>(
   verifier: Verifier,
   options: GuardOptions<Request>,
   request: Request,
-  header: (name: string) => string | undefined,
+  headers: Iterable<Header>,
   peer: string | undefined,
 ): Promise<Judgement> {
   const { requiredScopes, environmentId, projectId, clientIp, logger = defaultLogger } = options;
   try {
-    const key = presentedKey(header);
-    if (key === undefined) return { refusal: NOT_ACCEPTED };
+    const found = credentialOf(headers);
+    if (found.credential === undefined) {
+      if (found.refused === "ambiguous") logger.info("a request was denied: more than one credential");
+      return { refusal: NOT_ACCEPTED };
+    }
     const demanded = typeof requiredScopes === "function" ? requiredScopes(request) : requiredScopes;
     // A function that has no answer, say a look-up of a method that was forgotten, lets nobody in.
     if (typeof requiredScopes === "function" && !Array.isArray(demanded)) return { refusal: NOT_ENOUGH };
-    const verification = await verifier.verify(key, {
+    const verification = await verifier.verify(found.credential, {
       requiredScopes: demanded,
       environmentId,
       projectId,
@@ -85,19 +88,6 @@ export async function judge<Request>(
     );
     return { refusal: known ? UNAVAILABLE : BROKEN };
   }
-}
-
-/** Returns what finds a header in Node's. */
-export function headerOf(headers: IncomingHttpHeaders): (name: string) => string | undefined {
-  return (name) => {
-    const value = headers[name];
-    return typeof value === "string" ? value : undefined;
-  };
-}
-
-function presentedKey(header: (name: string) => string | undefined): string | undefined {
-  const [, bearer] = /^bearer +(.*)$/i.exec(header("authorization") ?? "") ?? [];
-  return bearer ?? header("x-api-key");
 }
 
 // The address of a peer on the same link has a zone, which means nothing to anybody else; so do the peers of Unix

@@ -22,7 +22,7 @@ class Call(NamedTuple):
     peer: str
     """Where it comes from, as gRPC writes it: ``ipv4:192.0.2.7:51234``."""
     metadata: dict[str, str | bytes]
-    """What came with it, keys among it: do not log it whole."""
+    """What came with it, the first of each name; keys among it: do not log it whole."""
 
 
 def current() -> Verification:
@@ -87,12 +87,11 @@ class Guard:
 
     def _question(self, method: str, context: Any) -> dict[str, Any] | None:
         """Return the arguments of ``verify``; None: there is no key."""
-        # The first of each name counts, as it does for the server of Tumbler.
-        metadata = dict(reversed([(str(name), value) for name, value in context.invocation_metadata() or ()]))
-        key = key_in(metadata.get("authorization"), metadata.get("x-api-key"))
-        if not key:
+        metadata = [(str(name), value) for name, value in context.invocation_metadata() or ()]
+        key = key_in(metadata)
+        if key is None:
             return None
-        return self._rules.arguments(key, Call(method, context.peer(), metadata))
+        return self._rules.arguments(key, Call(method, context.peer(), dict(reversed(metadata))))
 
 
 def status_of(refusal: Refusal) -> grpc.StatusCode:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from tumbler.credential import Refused, credential_in
 from tumbler.decide import Code, parse_address
 from tumbler.errors import InvalidRequest, TumblerError
 from tumbler.projects import ProjectId, projects_of
@@ -18,7 +19,6 @@ Scopes = Iterable[str] | Callable[[Request], Iterable[str]]
 LOGGER = logging.getLogger("tumbler.guards")
 
 _FORBIDDEN = frozenset({Code.ENVIRONMENT_MISMATCH, Code.IP_NOT_ALLOWED, Code.INSUFFICIENT_SCOPE})
-_BEARER = "bearer "
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,17 @@ class Rules(Generic[Request]):
         }
 
 
-def key_in(authorization: str | None, x_api_key: str | None) -> str | None:
-    """Return the key that comes with a request, if any does."""
-    if authorization and authorization[: len(_BEARER)].lower() == _BEARER:
-        return authorization[len(_BEARER) :].strip()
-    return x_api_key.strip() if x_api_key else None
+def key_in(headers: Iterable[tuple[str, str | bytes]]) -> str | None:
+    """Return the one key that comes with a request; None: there is none, or more than one."""
+    found = credential_in(headers)
+    if found is Refused.AMBIGUOUS:
+        LOGGER.info("denied: more than one credential")
+    return found if isinstance(found, str) else None
+
+
+def decoded(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str | bytes]]:
+    """Return the headers of an ASGI scope as texts."""
+    return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers]
 
 
 def refusal_of(told: Verification) -> Refusal | None:

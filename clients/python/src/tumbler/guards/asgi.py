@@ -13,7 +13,17 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from tumbler import aio
-from tumbler.guards._rules import NO_KEY, Refusal, Rules, Scopes, address_or_none, key_in, refusal_after, refusal_of
+from tumbler.guards._rules import (
+    NO_KEY,
+    Refusal,
+    Rules,
+    Scopes,
+    address_or_none,
+    decoded,
+    key_in,
+    refusal_after,
+    refusal_of,
+)
 from tumbler.projects import ProjectId
 
 __all__ = ["RequireKey", "peer_address"]
@@ -78,9 +88,8 @@ class RequireKey:
 
     async def _judge(self, scope: Scope) -> tuple[Refusal | None, Scope]:
         try:
-            headers = {name: value.decode("latin-1") for name, value in reversed(list(scope["headers"]))}
-            key = key_in(headers.get(b"authorization"), headers.get(b"x-api-key"))
-            if not key:
+            key = key_in(decoded(scope["headers"]))
+            if key is None:
                 return NO_KEY, scope
             told = await self._verifier.verify(**self._rules.arguments(key, scope))
         except Exception as error:

@@ -15,7 +15,7 @@ from fastapi.security.base import SecurityBase
 
 from tumbler import aio
 from tumbler.guards import asgi
-from tumbler.guards._rules import NO_KEY, Rules, key_in, refusal_after, refusal_of
+from tumbler.guards._rules import NO_KEY, Rules, decoded, key_in, refusal_after, refusal_of
 from tumbler.projects import ProjectId
 from tumbler.verification import Verification
 
@@ -66,8 +66,8 @@ class RequireKey(SecurityBase):
         """Return whose key it is. Raises `HTTPException` or `WebSocketException`."""
         refusal = NO_KEY
         try:
-            key = key_in(request.headers.get("authorization"), request.headers.get("x-api-key"))
-            if key:
+            key = key_in(decoded(request.scope["headers"]))
+            if key is not None:
                 told = await self._verifier.verify(**self._rules.arguments(key, request))
                 refused = refusal_of(told)
                 if refused is None:

@@ -5,6 +5,7 @@ import static dev.tumbler.FakeServer.next;
 import static dev.tumbler.FakeServer.valid;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import dev.tumbler.servlet.KeyFilter;
 import dev.tumbler.v1.VerifyCode;
@@ -136,6 +137,33 @@ class KeyFilterTest {
         guard(options -> options);
         assertEquals(401, get("/orders").statusCode());
         assertEquals(401, get("/orders", "Authorization", "Basic abc").statusCode());
+    }
+
+    @Test
+    @DisplayName("A request with more than one credential is refused, whatever they hold.")
+    void oneCredential() throws Exception {
+        guard(options -> options);
+        String bearer = "Bearer " + KEY;
+        for (String[] headers : new String[][] {
+            {"Authorization", bearer, "Authorization", bearer},
+            {"Authorization", "Basic abc", "Authorization", bearer},
+            {"Authorization", "Basic abc", "X-API-Key", KEY},
+            {"Authorization", bearer, "X-API-Key", KEY},
+            {"X-API-Key", KEY, "X-API-Key", KEY},
+        }) {
+            assertEquals(401, get("/orders", headers).statusCode(), String.join(" ", headers));
+        }
+        assertTrue(tumbler.verifies.isEmpty());
+    }
+
+    @Test
+    @DisplayName("The guard's projects narrow the verifier's.")
+    void projects() throws Exception {
+        guard(options -> options.projectId("globex"));
+        assertEquals(401, get("/orders", "X-API-Key", KEY).statusCode());
+        container.stop();
+        guard(options -> options.projectId("globex", "acme"));
+        assertEquals(200, get("/orders", "X-API-Key", KEY).statusCode());
     }
 
     @ParameterizedTest

@@ -14,7 +14,6 @@ import io.grpc.ServerCall;
 import io.grpc.ServerCallHandler;
 import io.grpc.ServerInterceptor;
 import java.net.InetSocketAddress;
-import java.util.Iterator;
 import java.util.List;
 import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
@@ -25,8 +24,8 @@ import java.util.function.Function;
 import java.util.function.Predicate;
 
 /**
- * Lets a call pass only with a key that a verifier says yes to. The key is that of {@code authorization: Bearer …},
- * else that of {@code x-api-key}.
+ * Lets a call pass only with a key that a verifier says yes to. The key is that of {@code authorization: Bearer …} or of
+ * {@code x-api-key}; a call with more than one of these headers is refused.
  *
  * <p>It never blocks: a call whose key the server must be asked about waits without a thread, and goes on in the
  * interceptor's executor. So calls with remembered keys get through while the server is slow, also where the server's
@@ -82,7 +81,7 @@ public final class KeyInterceptor implements ServerInterceptor {
         CompletableFuture<Verification> verdict = null; // none is needed
         try {
             if (!exempt.test(call.getMethodDescriptor())) {
-                Optional<String> key = Guards.presentedKey(first(headers, AUTHORIZATION), first(headers, X_API_KEY));
+                Optional<String> key = Guards.presentedKey(headers.getAll(AUTHORIZATION), headers.getAll(X_API_KEY));
                 if (key.isEmpty()) {
                     return refuse(call, Refusal.KEY_REQUIRED);
                 }
@@ -130,12 +129,6 @@ public final class KeyInterceptor implements ServerInterceptor {
     private static <Q, A> ServerCall.Listener<Q> refuse(ServerCall<Q, A> call, Refusal refusal) {
         call.close(refusal.grpcStatus(), new Metadata());
         return new ServerCall.Listener<>() {};
-    }
-
-    private static String first(Metadata headers, Metadata.Key<String> name) {
-        Iterable<String> values = headers.getAll(name);
-        Iterator<String> each = values == null ? List.<String>of().iterator() : values.iterator();
-        return each.hasNext() ? each.next() : null;
     }
 
     private static String peer(ServerCall<?, ?> call) {

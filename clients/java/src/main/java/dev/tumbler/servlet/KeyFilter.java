@@ -14,14 +14,16 @@ import jakarta.servlet.http.HttpServletRequest;
 import jakarta.servlet.http.HttpServletResponse;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
+import java.util.Collections;
+import java.util.Enumeration;
 import java.util.List;
 import java.util.Optional;
 import java.util.function.Function;
 import java.util.function.Predicate;
 
 /**
- * Lets a request pass only with a key that a verifier says yes to. The key is that of {@code Authorization: Bearer …},
- * else that of {@code X-API-Key}. It waits for the verifier in the request's thread, at most for the verifier's
+ * Lets a request pass only with a key that a verifier says yes to. The key is that of {@code Authorization: Bearer …} or
+ * of {@code X-API-Key}; a request with more than one of these headers is refused. It waits for the verifier in the request's thread, at most for the verifier's
  * timeout.
  */
 public final class KeyFilter implements Filter {
@@ -85,7 +87,7 @@ public final class KeyFilter implements Filter {
 
     private Optional<Refusal> judge(HttpServletRequest request) {
         Optional<String> key =
-                Guards.presentedKey(request.getHeader("Authorization"), request.getHeader("X-API-Key"));
+                Guards.presentedKey(all(request, "Authorization"), all(request, "X-API-Key"));
         if (key.isEmpty()) {
             return Optional.of(Refusal.KEY_REQUIRED);
         }
@@ -97,6 +99,12 @@ public final class KeyFilter implements Filter {
             request.setAttribute(IDENTITY, told);
         }
         return refusal;
+    }
+
+    /** Returns all headers of a name; null where the container does not tell. */
+    private static List<String> all(HttpServletRequest request, String name) {
+        Enumeration<String> values = request.getHeaders(name);
+        return values == null ? null : Collections.list(values);
     }
 
     private static void refuse(HttpServletResponse response, Refusal refusal) throws IOException {
