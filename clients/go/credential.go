@@ -11,8 +11,8 @@ var (
 	errTwoCredentials = errors.New("there is more than one credential") // somebody in between may have judged another
 )
 
-// credential returns the one key that comes with a request, by its headers of these names, each of which counts whatever
-// it holds. The rule is that of the server; tests/vectors/credentials.json holds both to it.
+// credential returns the one key that comes with a request, by its headers of these names, each of which counts
+// whatever it holds. The rule is that of the server; tests/vectors/credentials.json holds both to it.
 func credential(authorization, apiKey []string) (string, error) {
 	if len(authorization)+len(apiKey) > 1 {
 		return "", errTwoCredentials

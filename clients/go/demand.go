@@ -33,8 +33,8 @@ func Environment(id string) VerifyOption {
 }
 
 // Project demands that the key belongs to one of these projects; a key of another is answered CodeNotFound. It narrows
-// what WithProjectID says, and never widens it; so does each that is said beside another. None, or one without a name, is
-// ErrInvalidRequest.
+// what WithProjectID says, and never widens it; so does each that is said beside another. None, or one without a name,
+// is ErrInvalidRequest.
 func Project(ids ...string) VerifyOption {
 	return VerifyOption{demand: verdict.Demand{ProjectIDs: ids}, nameless: !areNamed(ids)}
 }
@@ -74,8 +74,8 @@ func common(one, other []string) []string {
 	return both
 }
 
-// clone returns a copy that shares no memory, but for the projects: the server is not asked for those of a caller, so that
-// its answer serves others too. A call keeps one, so that the options of a Verify that needs no call can
+// clone returns a copy that shares no memory, but for the projects: the server is not asked for those of a caller, so
+// that its answer serves others too. A call keeps one, so that the options of a Verify that needs no call can
 // stay on its caller's stack.
 func clone(demand *verdict.Demand) verdict.Demand {
 	scopes := make([]string, len(demand.RequiredScopes))

@@ -49,9 +49,10 @@ func ExemptMethods(fullMethods ...string) GRPCOption {
 // UnaryServerInterceptor returns what lets only calls with a valid key through to a handler, which finds the verdict by
 // FromContext. Without options any valid key will do.
 //
-// The key is that of authorization: Bearer or of x-api-key; with more than one of these there is none. What is not let through ends with UNAUTHENTICATED
-// without a valid key, PERMISSION_DENIED where the key is not good for this, UNAVAILABLE where keys cannot be verified,
-// and INTERNAL where what is demanded is not of the right form. The reason is logged and not told.
+// The key is that of authorization: Bearer or of x-api-key; with more than one of these there is none. What is not let
+// through ends with UNAUTHENTICATED without a valid key, PERMISSION_DENIED where the key is not good for this,
+// UNAVAILABLE where keys cannot be verified, and INTERNAL where what is demanded is not of the right form. The reason is
+// logged and not told.
 func UnaryServerInterceptor(v *Verifier, options ...GRPCOption) grpc.UnaryServerInterceptor {
 	g := newGRPCGuard(v, options)
 	return func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {

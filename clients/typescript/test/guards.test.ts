@@ -232,7 +232,7 @@ for (const [service, serve] of Object.entries(SERVICES)) {
   });
 }
 
-const headers: Header[] = [["x-api-key", "good"]];
+const headers = (): Header[] => [["x-api-key", "good"]];
 
 test("scopes and address may depend on the request", async () => {
   const verifier = new FakeVerifier();

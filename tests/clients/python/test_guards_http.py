@@ -144,6 +144,15 @@ class TestAsgi:
             {"key": "two", "required_scopes": (), "client_ip": None, "environment_id": None, "project_id": None},
         ]
 
+    def test_a_caller_who_has_gone(self) -> None:
+        """Where nobody is left to read a refusal, the server is not troubled with that."""
+
+        async def send(_: Any) -> None:
+            raise OSError("the caller has gone")
+
+        scope = {"type": "http", "path": "/orders", "headers": []}
+        asyncio.run(asgi.RequireKey(application(), verifier=SaysAio())(scope, None, send))
+
     def test_lifespan(self) -> None:
         """A server's own messages pass."""
         seen = []

@@ -9,9 +9,8 @@ import {
 } from "@connectrpc/connect";
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
-import { defaultLogger } from "../logger.js";
 import { type Header, type NodeHeaders, nodeHeaders } from "./credential.js";
-import { BROKEN, type GuardOptions, judge } from "./guard.js";
+import { BROKEN, type GuardOptions, judge, tell } from "./guard.js";
 
 /** Whose key let a call pass: `context.values.get(verified)` in a handler. Undefined without the guard. */
 export const verified = createContextKey<Verification | undefined>(undefined, { description: "tumbler" });
@@ -48,10 +47,10 @@ export function requireApiKey(verifier: Verifier, options: ConnectGuardOptions =
     const how = request.contextValues.get(came);
     if (how === undefined) {
       // Of several headers of a name, those of Connect have one, or all in one.
-      (options.logger ?? defaultLogger).error("requireApiKey needs contextValues: withPeer, and lets nobody pass without");
+      tell(options, "error", "requireApiKey needs contextValues: withPeer, and lets nobody pass without");
       throw new ConnectError(BROKEN.text, BROKEN.grpc);
     }
-    const judgement = await judge(verifier, options, request, how.headers, how.address);
+    const judgement = await judge(verifier, options, request, () => how.headers, how.address);
     if (judgement.refusal !== undefined) throw new ConnectError(judgement.refusal.text, judgement.refusal.grpc);
     request.contextValues.set(verified, judgement.verification);
     return next(request);

@@ -1,4 +1,5 @@
 import { InvalidRequestError, NotAllowedError, UnavailableError } from "../errors.js";
+import { KEY_PATTERN } from "../keyformat.js";
 import { defaultLogger, type Logger } from "../logger.js";
 import type { ProjectId } from "../projects.js";
 import type { Verification } from "../verification.js";
@@ -53,19 +54,19 @@ export type Judgement =
   | { readonly verification: Verification; readonly refusal?: undefined }
   | { readonly refusal: Refusal };
 
-/** Returns who may pass, or how to refuse. It never fails: what goes wrong is refused. */
+/** Returns who may pass, or how to refuse. It never fails: what goes wrong is refused, the logger's failures included. */
 export async function judge<Request>(
   verifier: Verifier,
   options: GuardOptions<Request>,
   request: Request,
-  headers: Iterable<Header>,
+  headers: () => Iterable<Header>,
   peer: string | undefined,
 ): Promise<Judgement> {
-  const { requiredScopes, environmentId, projectId, clientIp, logger = defaultLogger } = options;
+  const { requiredScopes, environmentId, projectId, clientIp } = options;
   try {
-    const found = credentialOf(headers);
+    const found = credentialOf(headers());
     if (found.credential === undefined) {
-      if (found.refused === "ambiguous") logger.info("a request was denied: more than one credential");
+      if (found.refused === "ambiguous") tell(options, "info", "a request was denied: more than one credential");
       return { refusal: NOT_ACCEPTED };
     }
     const demanded = typeof requiredScopes === "function" ? requiredScopes(request) : requiredScopes;
@@ -78,16 +79,29 @@ export async function judge<Request>(
       clientIp: clientIp ? clientIp(request) : address(peer),
     });
     if (verification.valid) return { verification };
-    logger.info(`an API key was denied: ${verification.code} ${verification.keyId}`);
+    tell(options, "info", `an API key was denied: ${verification.code} ${verification.keyId}`);
     return { refusal: refusalOf(verification) };
   } catch (error) {
     const known = error instanceof UnavailableError || error instanceof NotAllowedError;
     const told = known || error instanceof InvalidRequestError;
-    logger.error(
-      `an API key could not be verified: ${told ? error.message : "a function of the guard's options failed"}`,
-    );
+    const why = told ? error.message : "a function of the guard's options failed";
+    tell(options, "error", `an API key could not be verified: ${why}`);
     return { refusal: known ? UNAVAILABLE : BROKEN };
   }
+}
+
+/** Logs. A log that cannot be written changes nothing of what a guard does. */
+export function tell({ logger = defaultLogger }: { logger?: Logger }, level: "info" | "error", message: string): void {
+  try {
+    logger[level](message);
+  } catch {
+    // There is nobody left to be told.
+  }
+}
+
+/** Returns what may be logged of an error that another's code threw. */
+export function described(error: unknown): string {
+  return String((error instanceof Error && error.stack) || error).replaceAll(KEY_PATTERN, "<key>");
 }
 
 // The address of a peer on the same link has a zone, which means nothing to anybody else; so do the peers of Unix

@@ -8,6 +8,7 @@ Behind it, ``scope["tumbler"]`` (in Starlette also ``request.state.tumbler``) is
 the request pass.
 """
 
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
@@ -82,7 +83,8 @@ class RequireKey:
         if scope["type"] != "lifespan" and not self._exempt(scope):
             refusal, scope = await self._judge(scope)
             if refusal is not None:
-                await _refuse(refusal, scope, send)
+                with contextlib.suppress(OSError):  # a server says so where the caller has gone
+                    await _refuse(refusal, scope, send)
                 return
         await self._app(scope, receive, send)
 

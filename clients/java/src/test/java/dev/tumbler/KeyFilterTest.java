@@ -11,6 +11,7 @@ import dev.tumbler.servlet.KeyFilter;
 import dev.tumbler.v1.VerifyCode;
 import io.grpc.Status;
 import jakarta.servlet.DispatcherType;
+import jakarta.servlet.Filter;
 import jakarta.servlet.http.HttpServlet;
 import jakarta.servlet.http.HttpServletRequest;
 import jakarta.servlet.http.HttpServletResponse;
@@ -64,7 +65,21 @@ class KeyFilterTest {
     }
 
     private void guard(UnaryOperator<KeyFilter.Builder> options) throws Exception {
+        guard(response -> {}, options);
+    }
+
+    /** What another filter, before the guard, does with a response. */
+    private interface Before {
+        void act(HttpServletResponse response) throws IOException;
+    }
+
+    private void guard(Before before, UnaryOperator<KeyFilter.Builder> options) throws Exception {
         ServletContextHandler servlets = new ServletContextHandler();
+        Filter first = (request, response, chain) -> {
+            before.act((HttpServletResponse) response);
+            chain.doFilter(request, response);
+        };
+        servlets.addFilter(new FilterHolder(first), "/*", EnumSet.of(DispatcherType.REQUEST));
         servlets.addFilter(
                 new FilterHolder(options.apply(KeyFilter.builder(verifier)).build()),
                 "/*",
@@ -154,6 +169,30 @@ class KeyFilterTest {
             assertEquals(401, get("/orders", headers).statusCode(), String.join(" ", headers));
         }
         assertTrue(tumbler.verifies.isEmpty());
+    }
+
+    @Test
+    @DisplayName("An answer that has begun is left to who began it, and the servlet is not reached.")
+    void answered() throws Exception {
+        guard(
+                response -> {
+                    response.setStatus(504);
+                    response.getOutputStream().print("too late");
+                    response.flushBuffer();
+                },
+                options -> options);
+        HttpResponse<String> told = get("/orders");
+        assertEquals(504, told.statusCode());
+        assertEquals("too late", told.body());
+    }
+
+    @Test
+    @DisplayName("A refusal is written whole, also where a filter has written to the writer.")
+    void writerInUse() throws Exception {
+        guard(response -> response.getWriter().print("forgotten"), options -> options);
+        HttpResponse<String> told = get("/orders");
+        assertEquals(401, told.statusCode());
+        assertEquals("{\"error\": \"a valid API key is required\"}", told.body());
     }
 
     @Test

@@ -13,7 +13,6 @@ import jakarta.servlet.ServletResponse;
 import jakarta.servlet.http.HttpServletRequest;
 import jakarta.servlet.http.HttpServletResponse;
 import java.io.IOException;
-import java.nio.charset.StandardCharsets;
 import java.util.Collections;
 import java.util.Enumeration;
 import java.util.List;
@@ -108,6 +107,9 @@ public final class KeyFilter implements Filter {
     }
 
     private static void refuse(HttpServletResponse response, Refusal refusal) throws IOException {
+        if (response.isCommitted()) {
+            return; // somebody else's answer is under way
+        }
         response.setStatus(refusal.httpStatus());
         if (refusal == Refusal.KEY_REQUIRED) {
             response.setHeader("WWW-Authenticate", "Bearer");
@@ -115,9 +117,14 @@ public final class KeyFilter implements Filter {
             response.setHeader("Retry-After", "1");
         }
         response.setContentType("application/json");
-        byte[] body = ("{\"error\": \"" + refusal.text() + "\"}").getBytes(StandardCharsets.UTF_8);
-        response.setContentLength(body.length);
-        response.getOutputStream().write(body);
+        String body = "{\"error\": \"" + refusal.text() + "\"}";
+        response.resetBuffer();
+        response.setContentLength(body.length()); // of ASCII
+        try {
+            response.getOutputStream().print(body);
+        } catch (IllegalStateException writerIsInUse) { // a filter before this one has asked for it
+            response.getWriter().print(body);
+        }
     }
 
     /** Describes a filter. */
