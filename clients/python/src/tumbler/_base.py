@@ -74,6 +74,7 @@ class BaseVerifier:
 
         Raises:
             ValueError: An option breaks its rule. The message names both.
+            RuntimeError: gevent has patched threads, and gRPC would freeze. The message says what to do.
 
         """
         self._settings = Settings(

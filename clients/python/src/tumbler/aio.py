@@ -10,6 +10,7 @@ import grpc
 
 from tumbler._base import SPARE, BaseVerifier, demand_of
 from tumbler._desk import Sending
+from tumbler._gevent import demand_none
 from tumbler._stream import LATE
 from tumbler.decide import Demand
 from tumbler.projects import ProjectId
@@ -27,6 +28,7 @@ class Verifier(BaseVerifier):
     """
 
     def _open(self) -> None:
+        demand_none()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None

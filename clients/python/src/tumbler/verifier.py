@@ -12,6 +12,7 @@ import grpc
 
 from tumbler._base import SPARE, BaseVerifier, demand_of
 from tumbler._desk import Sending
+from tumbler._gevent import demand_grpc_knows
 from tumbler._stream import LATE
 from tumbler.decide import Demand
 from tumbler.projects import ProjectId
@@ -25,10 +26,12 @@ class Verifier(BaseVerifier):
     """Says whether presented keys may do what is asked; remembers records while the server's stream vouches for them.
 
     Make one for each process, after any fork, and use it from as many threads as you like. It listens to the stream in
-    threads of its own from the moment it is made until ``close``.
+    threads of its own from the moment it is made until ``close``. Under gevent's monkey patch these are greenlets,
+    and gRPC has to know: ``grpc.experimental.gevent.init_gevent()``.
     """
 
     def _open(self) -> None:
+        demand_grpc_knows()
         settings = self._settings
         self._connecting = threading.Lock()
         self._connect()
