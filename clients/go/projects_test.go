@@ -3,9 +3,13 @@ package tumbler
 import (
 	"context"
 	"errors"
+	"net/http"
 	"reflect"
 	"strings"
 	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
 )
@@ -170,5 +174,28 @@ func TestNoProjectIsNotAnyProject(t *testing.T) {
 	if v, err := NewVerifier("localhost:1", WithAPIKey(ownKey), WithProjectID("acme"), WithAnyProject()); err == nil {
 		v.Close()
 		t.Error("both were taken")
+	}
+}
+
+func TestAGuardNarrowsWhatItsVerifierAccepts(t *testing.T) {
+	w := newWorld(t, WithoutWatch(), WithAnyProject())
+	key := []string{"x-api-key", testKey(1, 'a')} // of acme
+	for _, c := range []struct {
+		option VerifyOption
+		http   int
+		grpc   codes.Code
+	}{
+		{Project("acme", "globex"), 200, codes.OK},
+		{Project("globex"), 401, codes.Unauthenticated},
+		{Project(""), 500, codes.Internal},
+	} {
+		handler := Middleware(w.verifier, c.option)(http.HandlerFunc(whoami))
+		if got := get(handler, "/", key...); got.Code != c.http {
+			t.Errorf("%v: %d", c.option, got.Code)
+		}
+		unary, stream := both(guarded(t, w, func(context.Context) {}, c.option), key...)
+		if status.Code(unary) != c.grpc || status.Code(stream) != c.grpc {
+			t.Errorf("%v: %v, %v", c.option, unary, stream)
+		}
 	}
 }
