@@ -55,11 +55,12 @@ type answer struct {
 
 // calls asks the server, once for all who want to know the same at the same time.
 type calls struct {
-	service tumblerv1.ApiKeyServiceClient
-	memory  *memory
-	timeout time.Duration
-	suspect func()          // the server was silent for too long
-	ctx     context.Context // ends when the Verifier is closed
+	service  tumblerv1.ApiKeyServiceClient
+	memory   *memory
+	projects *projects
+	timeout  time.Duration
+	suspect  func()          // the server was silent for too long
+	ctx      context.Context // ends when the Verifier is closed
 
 	mu       sync.Mutex
 	closed   bool
@@ -155,7 +156,7 @@ func (c *calls) next() (batch []*flight) {
 	for size := 0; len(c.waiting) > 0; {
 		f := c.waiting[0]
 		if f.eager > 0 {
-			size += f.size()
+			size += proto.Size(c.request(f, "")) + cursorBytes
 			if len(batch) > 0 && (len(batch) >= f.most || f.most != batch[0].most || size > mostBytes) {
 				break
 			}
@@ -198,7 +199,7 @@ func (c *calls) ask(f *flight) {
 func (c *calls) verify(f *flight, began mark) (*tumblerv1.VerifyResponse, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
 	defer cancel()
-	response, err := c.service.Verify(ctx, f.request(began.cursor))
+	response, err := c.service.Verify(ctx, c.request(f, began.cursor))
 	if err != nil {
 		return nil, c.failure(err)
 	}
@@ -209,7 +210,7 @@ func (c *calls) askTogether(batch []*flight) {
 	began := c.memory.mark()
 	request := &tumblerv1.BatchVerifyRequest{Requests: make([]*tumblerv1.VerifyRequest, len(batch))}
 	for place, f := range batch {
-		request.Requests[place] = f.request(began.cursor)
+		request.Requests[place] = c.request(f, began.cursor)
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
 	defer cancel()
@@ -248,6 +249,9 @@ func (c *calls) take(f *flight, response *tumblerv1.VerifyResponse, began mark) 
 	if response.GetValid() != (a.code == CodeValid) {
 		return answer{}, errConfused
 	}
+	if response.GetAnyProject() && c.projects.unsaid() {
+		return answer{}, errUnsaid
+	}
 	switch a.code {
 	case Code(tumblerv1.VerifyCode_VERIFY_CODE_UNSPECIFIED):
 		return answer{}, errUndecided
@@ -257,6 +261,10 @@ func (c *calls) take(f *flight, response *tumblerv1.VerifyResponse, began mark) 
 	}
 	if response.GetKeyId() != f.keyID || response.GetCheckTime() == nil {
 		return answer{}, errConfused
+	}
+	if !c.projects.accepts(response.GetProjectId()) {
+		c.memory.forget(f.keyID, &f.digest)
+		return answer{code: CodeNotFound}, nil
 	}
 	a.record = newRecord(response)
 	switch a.code {
@@ -305,12 +313,10 @@ func (f *flight) end(a answer, err error) {
 	close(f.done)
 }
 
-// size returns how many bytes the question may have.
-func (f *flight) size() int { return proto.Size(f.request("")) + cursorBytes }
-
-func (f *flight) request(cursor string) *tumblerv1.VerifyRequest {
+func (c *calls) request(f *flight, cursor string) *tumblerv1.VerifyRequest {
 	request := &tumblerv1.VerifyRequest{
 		Key:            f.key,
+		ProjectId:      c.projects.only(),
 		EnvironmentId:  f.demand.EnvironmentID,
 		RequiredScopes: f.demand.RequiredScopes,
 		ClientIp:       f.demand.ClientIP,
@@ -327,6 +333,9 @@ func (f *flight) request(cursor string) *tumblerv1.VerifyRequest {
 // demand something else, what follows from the record that it brought.
 func (f *flight) verdict(demand *verdict.Demand, now time.Duration, joined bool) *Verification {
 	a := &f.answer
+	if a.record != nil && demand.Excludes(a.record.ProjectID) {
+		return a.record.verification(CodeNotFound, false)
+	}
 	if joined && a.live != nil {
 		code := Code(verdict.Decide(&a.record.Record, demand, a.live.serverTime(now)))
 		return a.record.verification(code, false)

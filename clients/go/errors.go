@@ -16,10 +16,10 @@ var (
 	ErrUnavailable = errors.New("tumbler: keys cannot be verified at the moment")
 
 	// ErrNotAllowed: the Verifier's own key is refused. It is unknown, revoked or expired, or lacks the scope
-	// tumbler:keys:verify.
+	// tumbler:keys:verify; or it sees the keys of all projects, and it was not said whose to accept.
 	ErrNotAllowed = errors.New("tumbler: the verifier's own key is refused")
 
-	// ErrInvalidRequest: a required scope, the address or the environment is not of the right form. A bug of the
+	// ErrInvalidRequest: a required scope, the address, the environment or a project is not of the right form. A bug of the
 	// caller, or something of a client's that was passed on unchecked.
 	ErrInvalidRequest = errors.New("tumbler: what is asked of the key is not of the right form")
 )
@@ -27,6 +27,7 @@ var (
 var (
 	errClosed    = fmt.Errorf("%w: the Verifier is closed", ErrUnavailable)
 	errUndecided = fmt.Errorf("%w: the server decided nothing", ErrUnavailable)
+	errNameless  = fmt.Errorf("%w: Project must name a project, or several, none of them empty", ErrInvalidRequest)
 	errConfused  = fmt.Errorf("%w: the server's answer does not fit the question", ErrUnavailable)
 )
 

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"strings"
 
 	"google.golang.org/grpc/codes"
 )
@@ -46,8 +45,14 @@ type guard struct {
 }
 
 // check returns the verdict where it is VALID, and else what to answer.
-func (g *guard) check(ctx context.Context, key, clientIP string, scopes []string) (*Verification, *refusal) {
-	if key == "" {
+//
+// The headers are all that came of their names.
+func (g *guard) check(
+	ctx context.Context, authorization, apiKey []string, clientIP string, scopes []string,
+) (*Verification, *refusal) {
+	key, err := credential(authorization, apiKey)
+	if err != nil {
+		g.verifier.log.InfoContext(ctx, "tumbler: a request was refused", "error", err.Error())
 		return nil, refusedKey
 	}
 	demand := append([]VerifyOption{ClientIP(clientIP), RequireScopes(scopes...)}, g.fixed...)
@@ -81,14 +86,6 @@ func (g *guard) check(ctx context.Context, key, clientIP string, scopes []string
 func (g *guard) unlisted(ctx context.Context) *refusal {
 	g.verifier.log.InfoContext(ctx, "tumbler: a request was refused: no scopes are listed for it")
 	return refusedUse
-}
-
-// presented returns the key of a request: authorization: Bearer counts before x-api-key.
-func presented(authorization, apiKey string) string {
-	if scheme, key, _ := strings.Cut(authorization, " "); strings.EqualFold(scheme, "bearer") {
-		return strings.TrimSpace(key)
-	}
-	return apiKey
 }
 
 // address returns the address of a peer's host and port, or nothing where there is none that means the same elsewhere.

@@ -49,9 +49,10 @@ func ExemptMethods(fullMethods ...string) GRPCOption {
 // UnaryServerInterceptor returns what lets only calls with a valid key through to a handler, which finds the verdict by
 // FromContext. Without options any valid key will do.
 //
-// The key is that of authorization: Bearer, else that of x-api-key. What is not let through ends with UNAUTHENTICATED
-// without a valid key, PERMISSION_DENIED where the key is not good for this, UNAVAILABLE where keys cannot be verified,
-// and INTERNAL where what is demanded is not of the right form. The reason is logged and not told.
+// The key is that of authorization: Bearer or of x-api-key; with more than one of these there is none. What is not let
+// through ends with UNAUTHENTICATED without a valid key, PERMISSION_DENIED where the key is not good for this,
+// UNAVAILABLE where keys cannot be verified, and INTERNAL where what is demanded is not of the right form. The reason is
+// logged and not told.
 func UnaryServerInterceptor(v *Verifier, options ...GRPCOption) grpc.UnaryServerInterceptor {
 	g := newGRPCGuard(v, options)
 	return func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
@@ -105,8 +106,9 @@ func (g *grpcGuard) admit(ctx context.Context, method string) (context.Context, 
 	if !known {
 		return nil, g.unlisted(ctx).status()
 	}
-	key := presented(first(ctx, "authorization"), first(ctx, "x-api-key"))
-	found, refused := g.check(ctx, key, g.clientIP(ctx), scopes)
+	authorization := metadata.ValueFromIncomingContext(ctx, "authorization")
+	apiKey := metadata.ValueFromIncomingContext(ctx, "x-api-key")
+	found, refused := g.check(ctx, authorization, apiKey, g.clientIP(ctx), scopes)
 	if refused != nil {
 		return nil, refused.status()
 	}
@@ -114,13 +116,6 @@ func (g *grpcGuard) admit(ctx context.Context, method string) (context.Context, 
 }
 
 func (r *refusal) status() error { return status.Error(r.grpc, r.text) }
-
-func first(ctx context.Context, name string) string {
-	if values := metadata.ValueFromIncomingContext(ctx, name); len(values) > 0 {
-		return values[0]
-	}
-	return ""
-}
 
 func peerIP(ctx context.Context) string {
 	if from, ok := peer.FromContext(ctx); ok && from.Addr != nil {

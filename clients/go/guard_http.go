@@ -45,9 +45,9 @@ func ExemptPaths(paths ...string) HTTPOption {
 // Middleware returns what lets only requests with a valid key through to a handler, which finds the verdict by
 // FromContext. Without options any valid key will do.
 //
-// The key is that of authorization: Bearer, else that of x-api-key. What is not let through is answered with JSON:
-// 401 without a valid key, 403 where the key is not good for this, 503 where keys cannot be verified, and 500 where
-// what is demanded is not of the right form. The reason is logged and not told.
+// The key is that of authorization: Bearer or of x-api-key; with more than one of these headers there is none. What is
+// not let through is answered with JSON: 401 without a valid key, 403 where the key is not good for this, 503 where keys
+// cannot be verified, and 500 where what is demanded is not of the right form. The reason is logged and not told.
 func Middleware(v *Verifier, options ...HTTPOption) func(http.Handler) http.Handler {
 	g := &httpGuard{
 		guard:    guard{verifier: v},
@@ -73,8 +73,8 @@ func (g *httpGuard) serve(w http.ResponseWriter, r *http.Request, next http.Hand
 		refuse(w, g.unlisted(r.Context()))
 		return
 	}
-	key := presented(r.Header.Get("Authorization"), r.Header.Get("X-Api-Key"))
-	found, refused := g.check(r.Context(), key, g.clientIP(r), scopes)
+	authorization, apiKey := r.Header.Values("Authorization"), r.Header.Values("X-Api-Key")
+	found, refused := g.check(r.Context(), authorization, apiKey, g.clientIP(r), scopes)
 	if refused != nil {
 		refuse(w, refused)
 		return

@@ -65,7 +65,7 @@ func get(handler http.Handler, path string, header ...string) *httptest.Response
 	request := httptest.NewRequest("GET", path, nil)
 	request.RemoteAddr = "192.0.2.7:1234"
 	for place := 0; place < len(header); place += 2 {
-		request.Header.Set(header[place], header[place+1])
+		request.Header.Add(header[place], header[place+1])
 	}
 	recorder := httptest.NewRecorder()
 	handler.ServeHTTP(recorder, request)
@@ -76,11 +76,9 @@ func TestMiddlewareTellsTheHandlerWhoCalls(t *testing.T) {
 	w := newWorld(t, WithoutWatch())
 	handler := Middleware(w.verifier, readOrders, Environment("live"))(http.HandlerFunc(whoami))
 	for name, header := range map[string][]string{
-		"a bearer":                       {"Authorization", "Bearer " + testKey(1, 'a')},
-		"a bearer, however it is spelt":  {"Authorization", "bEARER   " + testKey(1, 'a') + " "},
-		"x-api-key":                      {"X-API-Key", testKey(1, 'a')},
-		"the bearer before x-api-key":    {"Authorization", "Bearer " + testKey(1, 'a'), "X-API-Key", "nonsense"},
-		"x-api-key beside another thing": {"Authorization", "Basic abc", "X-API-Key", testKey(1, 'a')},
+		"a bearer":                      {"Authorization", "Bearer " + testKey(1, 'a')},
+		"a bearer, however it is spelt": {"Authorization", "bEARER   " + testKey(1, 'a') + " "},
+		"x-api-key":                     {"X-API-Key", testKey(1, 'a')},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := get(handler, "/", header...)

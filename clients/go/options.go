@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -29,6 +30,8 @@ type Option func(*settings)
 
 type settings struct {
 	apiKey       string
+	projects     projects
+	projectsSet  bool
 	credentials  credentials.TransportCredentials
 	insecure     bool
 	cacheSize    int
@@ -45,6 +48,16 @@ type settings struct {
 
 // WithAPIKey sets the Verifier's own key, which needs the scope tumbler:keys:verify. Required.
 func WithAPIKey(key string) Option { return func(s *settings) { s.apiKey = key } }
+
+// WithProjectID sets whose keys are accepted: those of these projects. A key of another is answered CodeNotFound. Without
+// it these are the keys of the project of the Verifier's own key. Where that key sees all projects, being one of the
+// reserved project tumbler, it must be said: by this or by WithAnyProject.
+func WithProjectID(ids ...string) Option {
+	return func(s *settings) { s.projects.named, s.projectsSet = slices.Clone(ids), true }
+}
+
+// WithAnyProject accepts the keys of all projects that the Verifier's own key sees, whichever tenant's they are.
+func WithAnyProject() Option { return func(s *settings) { s.projects.any = true } }
 
 // WithCredentials sets how the connection is secured: credentials.NewTLS(nil) for the system's roots, for example.
 // Without it the connection is plaintext, which is refused unless the target is this machine.
@@ -124,6 +137,10 @@ func (s *settings) check(target string) error {
 		return errors.New("WithAPIKey: a key is required")
 	case !visible(s.apiKey):
 		return errors.New("WithAPIKey: a key has no white space and no other than ASCII characters")
+	case s.projectsSet && !areNamed(s.projects.named):
+		return errors.New("WithProjectID: must be a project's id, or several, none of them empty")
+	case s.projectsSet && s.projects.any:
+		return errors.New("WithAnyProject: contradicts WithProjectID")
 	case s.insecure && !s.plaintext():
 		return errors.New("WithInsecure: contradicts WithCredentials")
 	case s.plaintext() && !s.insecure && !isLoopback(target):

@@ -104,9 +104,10 @@ func newRecord(answer *tumblerv1.VerifyResponse) *record {
 	return r
 }
 
-// verification returns the verdict with this code; a nil record means that nothing was proven.
+// verification returns the verdict with this code; a nil record means that nothing was proven, and CodeNotFound that
+// nothing is to be told, since the key is of another project than was demanded.
 func (r *record) verification(code Code, cached bool) *Verification {
-	if r == nil {
+	if r == nil || code == CodeNotFound {
 		return &Verification{Code: code, Cached: cached}
 	}
 	return &Verification{

@@ -50,12 +50,13 @@ func NewVerifier(target string, options ...Option) (*Verifier, error) {
 		digester: newDigester(),
 		memory:   memory,
 		calls: &calls{
-			service: service,
-			memory:  memory,
-			timeout: s.timeout,
-			suspect: conn.suspect,
-			ctx:     ctx,
-			flights: make(map[string]*flight),
+			service:  service,
+			memory:   memory,
+			projects: &s.projects,
+			timeout:  s.timeout,
+			suspect:  conn.suspect,
+			ctx:      ctx,
+			flights:  make(map[string]*flight),
 		},
 		clock:  s.clock,
 		conn:   conn,
@@ -69,6 +70,7 @@ func NewVerifier(target string, options ...Option) (*Verifier, error) {
 			calls:     v.calls,
 			clock:     s.clock,
 			heartbeat: s.heartbeat,
+			project:   s.projects.only(),
 			log:       s.logger,
 		}
 		v.watching.Add(1)
@@ -93,7 +95,10 @@ func (v *Verifier) Verify(ctx context.Context, key string, options ...VerifyOpti
 	if !ok {
 		return &Verification{Code: CodeMalformed}, nil
 	}
-	demand := merge(options)
+	demand, nameless := merge(options)
+	if nameless {
+		return nil, errNameless
+	}
 	digest := v.digester.of(key)
 	known, now := v.memory.recall(keyID)
 	if known != nil && same(&known.digest, &digest) {

@@ -38,6 +38,7 @@ type watcher struct {
 	calls     *calls
 	clock     clock
 	heartbeat time.Duration
+	project   string // empty: all that the Verifier's own key sees
 	log       *slog.Logger
 }
 
@@ -70,6 +71,7 @@ func (w *watcher) follow(ctx context.Context) (heard bool, err error) {
 	defer func() { stop() }()
 	cursor, opened := w.memory.cursor(), w.clock.now()
 	stream, err := w.service.Watch(ctx, &tumblerv1.WatchRequest{
+		ProjectId:         w.project,
 		StartCursor:       cursor,
 		HeartbeatInterval: durationpb.New(w.heartbeat),
 	}, grpc.WaitForReady(true)) // begins as soon as there is a connection

@@ -224,9 +224,37 @@ MUTANTS = (
     Mutant(
         "the verdict does not ask for the project",
         "tumbler/decide.py",
-        "or (demand.project_id and key.project_id != demand.project_id)",
+        "or (demand.project_ids and key.project_id not in demand.project_ids)",
         "",
         "tests/unit/test_decide.py",
+    ),
+    Mutant(
+        "nobody is told that any project's key would do",
+        "keys/verifier.py",
+        "any_project = not demand.project_ids",
+        "any_project = False",
+        "tests/rpc/test_any_project.py",
+    ),
+    Mutant(
+        "a verifier takes any project's key without having been told to",
+        "tumbler/_desk.py",
+        "if response.any_project and self._settings.project_id is None:",
+        "if False:",
+        "tests/clients/python/test_projects.py",
+    ),
+    Mutant(
+        "a verifier takes the keys of a project that it was not told of",
+        "tumbler/_desk.py",
+        "not self._settings.accepts(answer.record.project_id)",
+        "False",
+        "tests/clients/python/test_projects.py",
+    ),
+    Mutant(
+        "what the server said of a key's code hides that it is of another project than a caller accepts",
+        "tumbler/_memory.py",
+        "if demand.project_ids and self.record.project_id not in demand.project_ids:",
+        "if False:",
+        "tests/clients/python/test_projects.py",
     ),
     Mutant(
         "other projects' keys are found by their id",
@@ -879,10 +907,10 @@ MUTANTS = (
     ),
     Mutant(
         "the second credential of a call is overlooked",
-        "rpc/auth.py",
-        "if len(found) != 1 or",
-        "if not found or",
-        "tests/rpc/test_callers.py::test_a_call_has_one_credential",
+        "tumbler/credential.py",
+        "if len(found) > 1:",
+        "if False:",
+        "tests/rpc/test_callers.py::test_a_call_has_one_credential tests/clients/python/test_credential.py",
     ),
     Mutant(
         "a look at the log serves for ever",

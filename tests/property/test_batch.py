@@ -23,7 +23,7 @@ from tumbler_server.store.database import open_store
 
 demands = st.builds(
     Demand,
-    project_id=st.sampled_from(["", "acme", "other"]),
+    project_ids=st.sampled_from([(), ("acme",), ("other",)]),
     environment_id=st.sampled_from(["", "live", "test"]),
     required_scopes=st.sampled_from([(), ("orders:read",), ("orders:read", "users:read"), ("tumbler:keys:read",)]),
     client_ip=st.sampled_from(["", "192.0.2.7", "::ffff:192.0.2.7", "2001:db8::1"]),

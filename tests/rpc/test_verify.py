@@ -139,6 +139,7 @@ def test_what_is_no_key_is_malformed(world: World) -> None:
             check_time=at(world.clock.now),
             revision=answer.revision,
             consistency_token=answer.consistency_token,
+            any_project=True,  # an operator asks
         )
 
 

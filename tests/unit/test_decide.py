@@ -48,7 +48,7 @@ def key_of(record: dict[str, Any] | None) -> Key | None:
 
 def demand_of(request: dict[str, Any]) -> Demand:
     """Return a row's request."""
-    return Demand(**{**request, "required_scopes": tuple(request.get("required_scopes", ()))})
+    return Demand(**{name: tuple(value) if isinstance(value, list) else value for name, value in request.items()})
 
 
 class TestVectors:
@@ -120,7 +120,7 @@ _keys = st.builds(
 )
 _demands = st.builds(
     Demand,
-    project_id=_texts,
+    project_ids=st.lists(_texts, max_size=2).map(tuple),
     environment_id=_texts,
     required_scopes=_scopes.map(tuple),
     client_ip=_texts | st.ip_addresses().map(str),
@@ -145,7 +145,7 @@ class TestDecide:
     def test_asking_for_more_allows_no_more(self, key: Key, demand: Demand, more: list[str]) -> None:
         """What is denied stays denied when more scopes are required."""
         wider = Demand(
-            demand.project_id, demand.environment_id, (*demand.required_scopes, *more), client_ip=demand.client_ip
+            demand.project_ids, demand.environment_id, (*demand.required_scopes, *more), client_ip=demand.client_ip
         )
         if decide(key, demand, 0) is not Code.VALID:
             assert decide(key, wider, 0) is not Code.VALID

@@ -14,7 +14,7 @@ export interface VectorRecord {
 }
 
 export interface VectorRequest {
-  project_id?: string;
+  project_ids?: string[];
   environment_id?: string;
   required_scopes?: string[];
   client_ip?: string;
@@ -36,7 +36,7 @@ export function factsOf(record: VectorRecord): Facts {
 
 export function demandOf(request: VectorRequest): Demand {
   return {
-    projectId: request.project_id,
+    projectId: request.project_ids,
     environmentId: request.environment_id,
     requiredScopes: request.required_scopes,
     clientIp: request.client_ip,

@@ -9,6 +9,7 @@ import { decide } from "../src/decide.js";
 import { InvalidRequestError, NotAllowedError, TumblerError, UnavailableError } from "../src/errors.js";
 import { parseKey } from "../src/keyformat.js";
 import type { VerifierOptions } from "../src/options.js";
+import { ANY_PROJECT } from "../src/projects.js";
 import type { Verification } from "../src/verification.js";
 import { Verifier, type VerifyOptions } from "../src/verifier.js";
 import { demandOf, factsOf, microsecondsOf, type VectorRecord, type VectorRequest } from "./facts.js";
@@ -23,6 +24,7 @@ interface Command {
   required_scopes?: string[];
   client_ip?: string;
   environment_id?: string;
+  project_id?: string | string[];
   record: VectorRecord | null;
   request: VectorRequest;
   now: string;
@@ -43,6 +45,7 @@ interface Race {
 const OPTIONS: Readonly<Record<string, string>> = {
   target: "target",
   api_key: "apiKey",
+  project_id: "projectId",
   cache_size: "cacheSize",
   cache_bytes: "cacheBytes",
   max_staleness: "maxStaleness",
@@ -63,7 +66,8 @@ const operations: Readonly<Record<string, (command: Command) => unknown>> = {
     const given = Object.entries(OPTIONS).flatMap(([name, option]) =>
       command[name] === undefined || command[name] === null ? [] : [[option, command[name]]],
     );
-    const options = { ...Object.fromEntries(given), logger } as VerifierOptions;
+    const any = command.any_project ? { projectId: ANY_PROJECT } : {};
+    const options = { ...Object.fromEntries(given), ...any, logger } as VerifierOptions;
     let made: Verifier;
     try {
       made = new Verifier(options);
@@ -200,6 +204,7 @@ function demanded(command: Command): VerifyOptions {
     requiredScopes: command.required_scopes ?? undefined,
     clientIp: command.client_ip ?? undefined,
     environmentId: command.environment_id ?? undefined,
+    projectId: command.project_id ?? undefined,
   };
 }
 

@@ -63,6 +63,7 @@ interface OpenFlight extends Flight {
 export class Calls {
   readonly #service: Service;
   readonly #journal: Journal;
+  readonly #project: string;
   readonly #timeout: number;
   readonly #clock: Clock;
   readonly #open = new Set<OpenFlight>();
@@ -71,16 +72,22 @@ export class Calls {
   readonly #learn: (key: string, answer: Answer) => Learned;
   #underWay = 0;
 
-  /** `learn` is called once with each answer, before anybody receives what it makes of it, or throws. */
+  /**
+   * `project` is what the server is asked for; empty: any. Those of single callers are not, so that an answer serves
+   * others too. `learn` is called once with each answer, before anybody receives what it makes
+   * of it, or throws.
+   */
   constructor(
     service: Service,
     journal: Journal,
+    project: string,
     timeout: number,
     clock: Clock,
     learn: (key: string, answer: Answer) => Learned,
   ) {
     this.#service = service;
     this.#journal = journal;
+    this.#project = project;
     this.#timeout = timeout;
     this.#clock = clock;
     this.#learn = learn;
@@ -129,7 +136,7 @@ export class Calls {
       },
       sentSince: undefined,
       most: KEYS_AT_ONCE,
-      bytes: bytesOf(key, demand),
+      bytes: bytesOf(key, this.#project, demand),
     };
     const late = () => {
       if (flight.sentSince !== undefined) this.#service.suspect(flight.sentSince);
@@ -187,7 +194,7 @@ export class Calls {
     const left = Math.max(...flights.map((flight) => flight.deadline)) - sentAt;
     try {
       const responses = await this.#service.verify(
-        flights.map((flight) => request(flight, cursor ? { case: "atLeastAsFresh", value: cursor } : NO_WISH)),
+        flights.map((flight) => this.#request(flight, cursor ? { case: "atLeastAsFresh", value: cursor } : NO_WISH)),
         left,
       );
       // A batch leaves undecided what its answer has no room for, and items that are not of the right form.
@@ -231,7 +238,7 @@ export class Calls {
   async #askWithoutCursor(flight: OpenFlight, sentAt: number): Promise<void> {
     try {
       const [response] = await this.#service.verify(
-        [request(flight, { case: "fullyConsistent", value: true })],
+        [this.#request(flight, { case: "fullyConsistent", value: true })],
         flight.deadline - this.#clock.now(),
       );
       if (response === undefined || response.code === VerifyCode.UNSPECIFIED) {
@@ -242,25 +249,26 @@ export class Calls {
       flight.fail(fromCall(reason));
     }
   }
+
+  #request({ key, demand }: Flight, requirement: Requirement): MessageInitShape<typeof VerifyRequestSchema> {
+    return {
+      key,
+      projectId: this.#project,
+      environmentId: demand.environmentId ?? "",
+      requiredScopes: [...(demand.requiredScopes ?? [])],
+      clientIp: demand.clientIp ?? "",
+      consistency: { requirement },
+    };
+  }
 }
 
 type Requirement = NonNullable<MessageInitShape<typeof ConsistencySchema>["requirement"]>;
 
-function bytesOf(key: string, { environmentId = "", requiredScopes = [], clientIp = "" }: Demand): number {
-  return [key, environmentId, clientIp, ...requiredScopes].reduce(
+function bytesOf(key: string, project: string, { environmentId = "", requiredScopes = [], clientIp = "" }: Demand): number {
+  return [key, project, environmentId, clientIp, ...requiredScopes].reduce(
     (bytes, text) => bytes + Buffer.byteLength(text) + 4,
     SPARE_BYTES,
   );
 }
 
 const NO_WISH: Requirement = { case: undefined };
-
-function request({ key, demand }: Flight, requirement: Requirement): MessageInitShape<typeof VerifyRequestSchema> {
-  return {
-    key,
-    environmentId: demand.environmentId ?? "",
-    requiredScopes: [...(demand.requiredScopes ?? [])],
-    clientIp: demand.clientIp ?? "",
-    consistency: { requirement },
-  };
-}

@@ -4,6 +4,7 @@
  */
 
 import { contains, type Network, parseAddress } from "./address.js";
+import type { ProjectId } from "./projects.js";
 
 /**
  * Why a key is accepted or not. `UNSPECIFIED` stands for a denial that this version of the library has no name for.
@@ -38,7 +39,7 @@ export interface Facts {
 
 /** What a key is presented for. What is empty or left out is not asked for. */
 export interface Demand {
-  readonly projectId?: string | undefined;
+  readonly projectId?: ProjectId | undefined;
   readonly environmentId?: string | undefined;
   readonly requiredScopes?: readonly string[] | undefined;
   readonly clientIp?: string | undefined;
@@ -46,7 +47,7 @@ export interface Demand {
 
 /** Returns the first reason to deny, in the contract's order, or VALID where there is none. Without facts: NOT_FOUND. */
 export function decide(facts: Facts | undefined, demand: Demand, now: number): Code {
-  if (facts === undefined || (demand.projectId && facts.projectId !== demand.projectId)) return "NOT_FOUND";
+  if (facts === undefined || excludes(demand, facts.projectId)) return "NOT_FOUND";
   if (facts.revoked) return "REVOKED";
   if (now >= facts.graceExpireTime) return "SUPERSEDED";
   if (!facts.active) return "INACTIVE";
@@ -57,6 +58,12 @@ export function decide(facts: Facts | undefined, demand: Demand, now: number): C
     if (!anyGrants(facts.scopes, required)) return "INSUFFICIENT_SCOPE";
   }
   return "VALID";
+}
+
+/** Says whether keys of a project are not asked for. */
+export function excludes({ projectId: wanted }: Demand, projectId: string): boolean {
+  if (wanted === undefined) return false;
+  return typeof wanted === "string" ? wanted !== projectId : !wanted.includes(projectId);
 }
 
 function within(networks: readonly (Network | undefined)[], clientIp: string): boolean {

@@ -11,12 +11,15 @@ export class UnavailableError extends TumblerError {
   override name = "UnavailableError";
 }
 
-/** The verifier's own key is refused, or lacks the scope `tumbler:keys:verify`. Waiting does not mend it. */
+/**
+ * The verifier's own key is refused, or lacks the scope `tumbler:keys:verify`; or it sees the keys of all projects, and it
+ * was not said whose to accept. Waiting does not mend it.
+ */
 export class NotAllowedError extends TumblerError {
   override name = "NotAllowedError";
 }
 
-/** A required scope, the address or the environment is not of the right form: the code that asked is at fault. */
+/** A required scope, the address, the environment or a project is not of the right form: the code that asked is at fault. */
 export class InvalidRequestError extends TumblerError {
   override name = "InvalidRequestError";
 }

@@ -1,5 +1,6 @@
 import type { SecureContextOptions } from "node:tls";
 import { defaultLogger, type Logger } from "./logger.js";
+import { ANY_PROJECT, areNamed, NAMELESS, type ProjectId } from "./projects.js";
 import { type Endpoint, parseTarget } from "./target.js";
 
 /** How TLS is spoken. `{}`: trust what the system trusts. The server's certificate is always checked. */
@@ -16,6 +17,13 @@ export interface VerifierOptions {
 
   /** The verifier's own key, which needs the scope `tumbler:keys:verify`. */
   readonly apiKey: string;
+
+  /**
+   * Whose keys are accepted: the id of a project, or several. A key of another project is NOT_FOUND. Left out: those of
+   * the project of {@link apiKey}. Where that key sees all projects (it is one of the reserved project `tumbler`), it must
+   * be said: a project, or {@link ANY_PROJECT}.
+   */
+  readonly projectId?: ProjectId | typeof ANY_PROJECT | undefined;
 
   /**
    * TLS. Without it the connection is plaintext, and both keys, yours and the presented one, travel in it: that is
@@ -61,6 +69,10 @@ export interface VerifierOptions {
 export interface Settings {
   readonly endpoints: readonly Endpoint[];
   readonly apiKey: string;
+  /** Whose keys are accepted; none: any project's that the verifier's own key sees. */
+  readonly projects: readonly string[];
+  /** Whether that was said. */
+  readonly projectsSaid: boolean;
   readonly credentials: Credentials | undefined;
   readonly cacheSize: number;
   readonly cacheBytes: number;
@@ -90,6 +102,9 @@ export function settle(options: VerifierOptions): Settings {
   if (!/^[\x21-\x7e]+$/.test(options.apiKey ?? "")) {
     throw new TypeError("apiKey must be the verifier's own key: visible ASCII characters, and not empty");
   }
+  const { projectId } = options;
+  const all = projectId === undefined || projectId === ANY_PROJECT;
+  if (!all && !areNamed(projectId)) throw new TypeError(NAMELESS);
   if (options.credentials === undefined && !endpoints.every(({ loopback }) => loopback) && options.insecure !== true) {
     throw new TypeError(
       "credentials are needed for a target that is not this machine, or insecure: true for plaintext",
@@ -113,6 +128,8 @@ export function settle(options: VerifierOptions): Settings {
   return {
     endpoints,
     apiKey: options.apiKey,
+    projects: all ? [] : [projectId].flat(),
+    projectsSaid: projectId !== undefined,
     credentials: options.credentials,
     cacheSize,
     cacheBytes,

@@ -2,13 +2,14 @@ import { toBinary } from "@bufbuild/protobuf";
 import { Cache, ENTRY_BYTES } from "./cache.js";
 import { type Answer, Calls, type Learned } from "./calls.js";
 import { type Clock, systemClock } from "./clock.js";
-import { type Demand, decide } from "./decide.js";
+import { type Demand, decide, excludes } from "./decide.js";
 import { digest, isDigestOf } from "./digest.js";
-import { InvalidRequestError, UnavailableError } from "./errors.js";
+import { InvalidRequestError, NotAllowedError, UnavailableError } from "./errors.js";
 import { VerifyResponseSchema } from "./gen/tumbler/v1/api_key_service_pb.js";
 import { Journal } from "./journal.js";
 import { idWithin, isWellFormed, MAX_KEY_LENGTH } from "./keyformat.js";
 import { type Settings, settle, type VerifierOptions } from "./options.js";
+import { areNamed, NAMELESS, type ProjectId, UNSAID } from "./projects.js";
 import { Service } from "./service.js";
 import { codeOf, microseconds, recordOf, showsLivingKey, type Verification, verification } from "./verification.js";
 import { Watcher } from "./watcher.js";
@@ -21,6 +22,11 @@ export interface VerifyOptions {
   readonly clientIp?: string | undefined;
   /** The environment that the key must belong to. Left out: any. */
   readonly environmentId?: string | undefined;
+  /**
+   * The project, or several, that the key must belong to one of. It narrows the verifier's own `projectId`, and never
+   * widens it. A key of another is NOT_FOUND.
+   */
+  readonly projectId?: ProjectId | undefined;
 }
 
 /**
@@ -53,7 +59,8 @@ export class Verifier implements AsyncDisposable {
     );
     this.#journal = new Journal(settings.maxStaleness, settings.heartbeat);
     this.#service = new Service(settings);
-    this.#calls = new Calls(this.#service, this.#journal, settings.timeout, clock, (key, answer) =>
+    const [project = ""] = settings.projects.length === 1 ? settings.projects : [];
+    this.#calls = new Calls(this.#service, this.#journal, project, settings.timeout, clock, (key, answer) =>
       this.#learn(key, answer),
     );
     if (settings.watch && settings.cacheSize > 0 && settings.cacheBytes > 0) {
@@ -67,7 +74,8 @@ export class Verifier implements AsyncDisposable {
           this.#calls.part(() => true);
         },
       };
-      this.#watcher = new Watcher(this.#service, this.#journal, listener, settings.heartbeat, clock, settings.logger);
+      const { heartbeat, logger } = settings;
+      this.#watcher = new Watcher(this.#service, this.#journal, listener, project, heartbeat, clock, logger);
     }
   }
 
@@ -78,11 +86,14 @@ export class Verifier implements AsyncDisposable {
    *
    * @throws {UnavailableError} Nothing certain is remembered, and the server did not answer within `timeout`; or the
    *   verifier is closed.
-   * @throws {NotAllowedError} The verifier's own key is refused.
-   * @throws {InvalidRequestError} A required scope, the address or the environment is not of the right form.
+   * @throws {NotAllowedError} The verifier's own key is refused; or it sees all projects, and none was said.
+   * @throws {InvalidRequestError} A required scope, the address, the environment or a project is not of the right form.
    */
   verify(key: string | undefined, options: VerifyOptions = {}): Promise<Verification> {
     if (this.#closed) return Promise.reject(new UnavailableError("the verifier is closed"));
+    if (options.projectId !== undefined && !areNamed(options.projectId)) {
+      return Promise.reject(new InvalidRequestError(NAMELESS));
+    }
     if (typeof key !== "string" || key.length > MAX_KEY_LENGTH) return MALFORMED;
     return this.#recall(key, options) ?? this.#ask(key, options);
   }
@@ -132,7 +143,8 @@ export class Verifier implements AsyncDisposable {
 
   async #ask(key: string, options: VerifyOptions): Promise<Verification> {
     if (!isWellFormed(key)) return MALFORMED;
-    const demand = { ...options, requiredScopes: [...(options.requiredScopes ?? [])] };
+    const { projectId, requiredScopes = [] } = options;
+    const demand = { ...options, projectId: projectId && [projectId].flat(), requiredScopes: [...requiredScopes] };
     let flight = this.#calls.joinOrBegin(key, demand);
     let learned: Learned;
     try {
@@ -144,14 +156,22 @@ export class Verifier implements AsyncDisposable {
       learned = await flight.outcome;
     }
     const { code, record, serverTimeAhead } = learned;
+    if (excludes(demand, record.projectId) && code !== "MALFORMED") return verification("NOT_FOUND", undefined, false);
     if (!showsLivingKey(code) || isSame(flight.demand, demand)) return verification(code, record, false);
     return verification(decide(record, demand, this.#clock.now() * 1000 + serverTimeAhead), record, false);
   }
 
-  /** Takes in an answer about a key. @throws {UnavailableError} It is about another one, or contradicts itself. */
+  /**
+   * Takes in an answer about a key.
+   *
+   * @throws {UnavailableError} It is about another one, or contradicts itself.
+   * @throws {NotAllowedError} It may be about any tenant's key, and nobody has wished for that.
+   */
   #learn(key: string, { response, sentAt, epoch }: Answer): Learned {
     const keyId = idWithin(key);
-    const code = codeOf(response);
+    const { projects, projectsSaid } = this.#settings;
+    if (response.anyProject && !projectsSaid) throw new NotAllowedError(UNSAID);
+    let code = codeOf(response);
     const unproven = code === "MALFORMED" || code === "NOT_FOUND" || code === "UNSPECIFIED";
     if (
       response.valid !== (code === "VALID") ||
@@ -159,6 +179,7 @@ export class Verifier implements AsyncDisposable {
     ) {
       throw new UnavailableError("the server's answer is not one that this version understands");
     }
+    if (!unproven && projects.length > 0 && !projects.includes(response.projectId)) code = "NOT_FOUND";
     const learned = {
       code,
       record: recordOf(response),
@@ -194,6 +215,7 @@ export class Verifier implements AsyncDisposable {
 
 const MALFORMED = Promise.resolve(verification("MALFORMED", undefined, false));
 
+/** Says whether the server is asked the same. */
 function isSame(one: Demand, other: Demand): boolean {
   const oneScopes = one.requiredScopes ?? [];
   const otherScopes = other.requiredScopes ?? [];

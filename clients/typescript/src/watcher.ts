@@ -27,16 +27,27 @@ export class Watcher {
   readonly #service: Service;
   readonly #journal: Journal;
   readonly #listener: Listener;
+  readonly #project: string;
   readonly #heartbeat: number;
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #closing = new AbortController();
   #failures = 0;
 
-  constructor(service: Service, journal: Journal, listener: Listener, heartbeat: number, clock: Clock, logger: Logger) {
+  /** `project` is the one whose changes are followed; empty: all that the verifier's own key sees. */
+  constructor(
+    service: Service,
+    journal: Journal,
+    listener: Listener,
+    project: string,
+    heartbeat: number,
+    clock: Clock,
+    logger: Logger,
+  ) {
     this.#service = service;
     this.#journal = journal;
     this.#listener = listener;
+    this.#project = project;
     this.#heartbeat = heartbeat;
     this.#clock = clock;
     this.#logger = logger;
@@ -77,7 +88,8 @@ export class Watcher {
       };
       const signal = AbortSignal.any([ending.signal, this.#closing.signal]);
       let beginsAnew = startCursor === "";
-      for await (const response of this.#service.watch({ startCursor, heartbeatInterval }, signal)) {
+      const request = { projectId: this.#project, startCursor, heartbeatInterval };
+      for await (const response of this.#service.watch(request, signal)) {
         stopTimer();
         stopTimer = startTimer();
         if (beginsAnew || response.reset) this.#forgetAll();

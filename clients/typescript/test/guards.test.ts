@@ -14,6 +14,7 @@ import * as connectGuard from "../src/guards/connect.js";
 import * as expressGuard from "../src/guards/express.js";
 import * as fastifyGuard from "../src/guards/fastify.js";
 import * as grpcGuard from "../src/guards/grpc-js.js";
+import type { Header } from "../src/guards/credential.js";
 import { judge } from "../src/guards/guard.js";
 import { ApiKeyService } from "../src/v1.js";
 import { type Verification, verification } from "../src/verification.js";
@@ -40,6 +41,7 @@ class FakeVerifier {
 const OPTIONS = {
   requiredScopes: ["orders:read"],
   environmentId: "live",
+  projectId: ["acme", "globex"],
   logger: { info() {}, warn() {}, error() {} },
 };
 
@@ -167,8 +169,8 @@ const KEYS: [string, Record<string, string>, boolean][] = [
   ["a bearer token", { authorization: "Bearer good" }, true],
   ["a bearer token, whatever the case", { authorization: "bearer good" }, true],
   ["x-api-key", { "x-api-key": "good" }, true],
-  ["x-api-key beside another kind of authorization", { authorization: "Basic Zm9v", "x-api-key": "good" }, true],
-  ["a bearer token before x-api-key", { authorization: "Bearer bad", "x-api-key": "good" }, false],
+  ["x-api-key beside another kind of authorization", { authorization: "Basic Zm9v", "x-api-key": "good" }, false],
+  ["a bearer token beside x-api-key", { authorization: "Bearer good", "x-api-key": "good" }, false],
   ["no key", {}, false],
   ["an empty key", { "x-api-key": "" }, false],
   ["another kind of authorization", { authorization: "Basic good" }, false],
@@ -225,17 +227,17 @@ for (const [service, serve] of Object.entries(SERVICES)) {
   test(`${service}: what is demanded is asked, and where the request comes from`, async (t) => {
     const verifier = new FakeVerifier();
     await (await serve(t, verifier.real))({ "x-api-key": "good" });
-    const { requiredScopes, environmentId } = OPTIONS;
-    assert.deepEqual(verifier.asked, ["good", { requiredScopes, environmentId, clientIp: "127.0.0.1" }]);
+    const { requiredScopes, environmentId, projectId } = OPTIONS;
+    assert.deepEqual(verifier.asked, ["good", { requiredScopes, environmentId, projectId, clientIp: "127.0.0.1" }]);
   });
 }
 
-const header = (name: string) => (name === "x-api-key" ? "good" : undefined);
+const headers = (): Header[] => [["x-api-key", "good"]];
 
 test("scopes and address may depend on the request", async () => {
   const verifier = new FakeVerifier();
   const options = { requiredScopes: (path: string) => [`${path}:read`], clientIp: (path: string) => `ip of ${path}` };
-  await judge(verifier.real, options, "orders", header, "192.0.2.7");
+  await judge(verifier.real, options, "orders", headers, "192.0.2.7");
   assert.deepEqual(verifier.asked?.[1].requiredScopes, ["orders:read"]);
   assert.equal(verifier.asked?.[1].clientIp, "ip of orders");
 });
@@ -243,7 +245,7 @@ test("scopes and address may depend on the request", async () => {
 test("a function that demands nothing known lets nobody pass: a look-up that was forgotten opens no door", async () => {
   const forgotten: Record<string, readonly string[]> = {};
   const options = { requiredScopes: (path: string) => forgotten[path] as readonly string[] };
-  const { refusal } = await judge(new FakeVerifier().real, options, "orders", header, undefined);
+  const { refusal } = await judge(new FakeVerifier().real, options, "orders", headers, undefined);
   assert.equal(refusal?.http, 403);
 });
 
@@ -256,14 +258,14 @@ test("a function of the options that fails lets nobody pass, and its words stay 
     },
     logger: { info: log, warn: log, error: log },
   };
-  const { refusal } = await judge(new FakeVerifier().real, options, "orders", header, undefined);
+  const { refusal } = await judge(new FakeVerifier().real, options, "orders", headers, undefined);
   assert.equal(refusal?.http, 500);
   assert.doesNotMatch(said.join(), /secret/);
 });
 
 test("a peer whose address has a zone counts as unknown", async () => {
   const verifier = new FakeVerifier();
-  await judge(verifier.real, {}, "orders", header, "fe80::1%eth0");
+  await judge(verifier.real, {}, "orders", headers, "fe80::1%eth0");
   assert.equal(verifier.asked?.[1].clientIp, undefined);
 });
 
@@ -272,6 +274,6 @@ test("the log says why a key was denied, and never which", async () => {
   const log = (message: string) => said.push(message);
   const verifier = new FakeVerifier();
   verifier.outcome = { ...ACCEPTED, valid: false, code: "REVOKED" };
-  await judge(verifier.real, { logger: { info: log, warn: log, error: log } }, "orders", header, undefined);
+  await judge(verifier.real, { logger: { info: log, warn: log, error: log } }, "orders", headers, undefined);
   assert.deepEqual(said, ["an API key was denied: REVOKED 0123456789abcdef"]);
 });

@@ -46,13 +46,15 @@ class View(NamedTuple):
 class Verdict(NamedTuple):
     """The outcome of a verification; true only when allowed. ``key`` is there only where its secret was proven.
 
-    ``time`` is the instant at which it was decided, by what was known in ``view``.
+    ``time`` is the instant at which it was decided, by what was known in ``view``. ``any_project``: a key of any
+    project would have done.
     """
 
     code: Code
     time: int
     view: View
     key: Key | None = None
+    any_project: bool = False
 
     def __bool__(self) -> bool:
         return self.code is Code.VALID
@@ -183,14 +185,15 @@ class Verifier:
 
     def judge(self, key: Key | Code | None, demand: Demand, view: View, now: int) -> Verdict:
         """Give the verdict on what is known of a presented key, and note that it was used."""
+        any_project = not demand.project_ids
         if isinstance(key, Code):
-            return Verdict(key, now, view)
+            return Verdict(key, now, view, None, any_project)
         code = decide(key, demand, now)
         if code is Code.NOT_FOUND or key is None:
-            return Verdict(code, now, view)
+            return Verdict(code, now, view, None, any_project)
         if code is Code.VALID:
             self._usage.note(key.id, now)
-        return Verdict(code, now, view, key)
+        return Verdict(code, now, view, key, any_project)
 
     def last_resort(self, at_least: int, exactly: bool) -> View | None:
         """Return an older view where the database does not answer and the operator allowed that; None otherwise.

@@ -5,6 +5,7 @@ from urllib.parse import unquote
 
 from google.protobuf.descriptor import ServiceDescriptor
 
+from tumbler.credential import credential_in
 from tumbler.decide import Code, Demand, any_grants, decide
 from tumbler_server.errors import ScopeMissing, SetupError, Unauthenticated
 from tumbler_server.keys.record import Key
@@ -34,7 +35,6 @@ POLICY: Mapping[str, str] = {
 NOBODY = Key(id="", project_id="")
 """The caller of an RPC that carries its own credential: it sees no project and holds no scope."""
 
-_BEARER = "bearer "
 _LONGEST_ID = 128
 
 
@@ -48,21 +48,11 @@ def check_policy(service: ServiceDescriptor, policy: Mapping[str, str] = POLICY)
 
 
 def credential(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """Return the key that came with a call, as ``authorization: Bearer <key>`` or ``x-api-key: <key>``.
-
-    Raises ``Unauthenticated`` where there is none, or more than one credential: a proxy in between may have judged
-    another than we would.
-    """
-    found: list[str | bytes] = []
-    for name, value in metadata:
-        if name == "authorization":
-            bearer = isinstance(value, str) and value[: len(_BEARER)].lower() == _BEARER
-            found.append(value[len(_BEARER) :].strip() if bearer else "")
-        elif name == "x-api-key":
-            found.append(value)
-    if len(found) != 1 or not found[0] or not isinstance(found[0], str):
+    """Return the key that came with a call. Raises ``Unauthenticated`` where there is none, or more than one."""
+    found = credential_in(metadata)
+    if not isinstance(found, str):
         raise Unauthenticated
-    return found[0]
+    return found
 
 
 def admit(key: Key | Code | None, method: str, now: int, address: Callable[[], str]) -> Key:

@@ -191,7 +191,8 @@ def _checked(
     required = check.required_scopes("required_scopes", required_scopes)
     check.address("client_ip", client_ip)
     check.done()
-    return Demand(project_id or own, environment_id, required, client_ip)
+    project = project_id or own
+    return Demand((project,) if project else (), environment_id, required, client_ip)
 
 
 # Most callers ask for the same few things again and again. What breaks a rule is not remembered.

@@ -97,7 +97,7 @@ class Servicer(ApiKeyServiceServicer):
         if auth.POLICY[method] == auth.OPEN:
             return auth.NOBODY
         text = auth.credential(context.invocation_metadata() or ())
-        _, now, _, key = self.verifier.verify(Question(text))
+        _, now, _, key, _ = self.verifier.verify(Question(text))
         return auth.admit(key, method, now, lambda: auth.peer_address(context.peer()))
 
     def judge(self, caller: Key, address: Callable[[], str], method: str) -> Callable[[Transaction], None] | None:

@@ -20,7 +20,7 @@ from tumbler_server.limits import ANSWER_BYTES
 from tumbler_server.webhooks.messages import TYPES
 
 _MOMENTS = 256
-"""How many are remembered of what verdicts say besides the record: code, revision and how long it may be reused."""
+"""How many are remembered of what verdicts say besides the record: code, revision, how long it may be reused."""
 
 
 def api_key(key: Key, now: int) -> pb.ApiKey:
@@ -109,9 +109,9 @@ def _rendered(outcome: Verdict, cache_ttl: int, token: Callable[[int], str]) -> 
     The former is the same for as long as the record, and kept beside it; as bytes, which take the least memory. What it
     takes is counted by ``record.memory``. The latter is the same for nearly all verdicts until something changes.
     """
-    code, now, view, key = outcome
+    code, now, view, key, any_project = outcome
     if key is None:
-        return _moment(code, view.position, None, token)
+        return _moment(code, view.position, None, any_project, token)
     lasts = None
     if not view.age:
         end = key.expire_time if key.expire_time < key.grace_expire_time else key.grace_expire_time
@@ -120,16 +120,17 @@ def _rendered(outcome: Verdict, cache_ttl: int, token: Callable[[int], str]) -> 
     if record is None:
         record = _record(key)
         object.__setattr__(key, "rendered", record)
-    return record + _moment(code, view.position, lasts, token)
+    return record + _moment(code, view.position, lasts, any_project, token)
 
 
 @functools.lru_cache(_MOMENTS)
-def _moment(code: Code, position: int, lasts: int | None, token: Callable[[int], str]) -> bytes:
+def _moment(code: Code, position: int, lasts: int | None, any_project: bool, token: Callable[[int], str]) -> bytes:
     message = service_pb.VerifyResponse(
         valid=code is Code.VALID,
         code=int(code),  # type: ignore[arg-type]  # the numbers are the same
         revision=position,
         consistency_token=token(position),
+        any_project=any_project,
     )
     if lasts is not None:
         message.cache_ttl.CopyFrom(duration(lasts))

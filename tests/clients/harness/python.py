@@ -28,7 +28,7 @@ ERRORS = {
 }
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 SPANS = ("max_staleness", "heartbeat", "timeout", "fixed_ttl")
-LISTS = ("scopes", "allowed_cidrs", "required_scopes")
+LISTS = ("scopes", "allowed_cidrs", "required_scopes", "project_ids")
 TIMES = ("revoke_time", "grace_expire_time", "expire_time")
 
 Request = dict[str, Any]
@@ -37,12 +37,14 @@ Request = dict[str, Any]
 def options_of(request: Request) -> Request:
     """Return the options that a request gives, as the verifiers want them."""
     options = {name: value for name, value in request.items() if name not in ("id", "op") and value is not None}
+    if options.pop("any_project", False):
+        options["project_id"] = tumbler.ANY_PROJECT
     return {name: value / 1000 if name in SPANS else value for name, value in options.items()}
 
 
 def arguments_of(request: Request) -> Request:
     """Return the arguments of ``verify`` that a request gives, but for the key."""
-    names = ("required_scopes", "client_ip", "environment_id")
+    names = ("required_scopes", "client_ip", "environment_id", "project_id")
     return {name: request[name] for name in names if request.get(name) is not None}
 
 

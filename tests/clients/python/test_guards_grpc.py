@@ -156,30 +156,14 @@ class TestGuard:
             assert (outcome.name if isinstance(outcome, Code) else "as the test has it") in caplog.text
             assert GOOD not in caplog.text
 
-    @pytest.mark.parametrize(
-        ("metadata", "key"),
-        [
-            ((("authorization", "Bearer one"),), "one"),
-            ((("authorization", "bearer  one "),), "one"),
-            ((("x-api-key", "two"),), "two"),
-            ((("authorization", "Bearer one"), ("x-api-key", "two")), "one"),
-            ((("authorization", "Basic b25l"), ("x-api-key", "two")), "two"),
-            ((("authorization", "Bearer one"), ("authorization", "Bearer other")), "one"),
-        ],
-    )
-    def test_where_the_key_is(self, serve: Callable[..., Any], metadata: Any, key: str) -> None:
-        """A bearer token counts, else the other header."""
-        server = serve()
-        call(server, metadata=metadata)
-        assert server.says.asked[0]["key"] == key
-
     def test_what_is_demanded(self, serve: Callable[..., Any]) -> None:
-        """The scopes and the environment are as configured, the address is the peer's."""
-        server = serve(scopes=["orders:read"], environment_id="live")
+        """The scopes, the environment and the project are as configured, the address is the peer's."""
+        server = serve(scopes=["orders:read"], environment_id="live", project_id="acme")
         call(server)
         (asked,) = server.says.asked
         assert asked["required_scopes"] == ("orders:read",)
         assert (asked["client_ip"], asked["environment_id"]) == ("127.0.0.1", "live")
+        assert asked["project_id"] == ("acme",)
 
     def test_by_method(self, serve: Callable[..., Any]) -> None:
         """Scopes and the address may be made of the call."""

@@ -111,9 +111,14 @@ class TestAsgi:
             assert get(app, "/healthz/").status_code == 401
 
     def test_what_is_demanded(self) -> None:
-        """Scopes, environment and address are as configured, or made of the request."""
+        """Scopes, environment, project and address are as configured, or made of the request."""
         says = SaysAio()
-        get(asgi.RequireKey(application(), verifier=says, scopes=["orders:read"], environment_id="live"), **BEARER)
+        get(
+            asgi.RequireKey(
+                application(), verifier=says, scopes=["orders:read"], environment_id="live", project_id="acme"
+            ),
+            **BEARER,
+        )
         get(
             asgi.RequireKey(
                 application(), verifier=says, scopes=lambda scope: [scope["path"]], client_ip=lambda _: "203.0.113.5"
@@ -127,10 +132,26 @@ class TestAsgi:
                 "required_scopes": ("orders:read",),
                 "client_ip": "192.0.2.7",
                 "environment_id": "live",
+                "project_id": ("acme",),
             },
-            {"key": GOOD, "required_scopes": ("/orders",), "client_ip": "203.0.113.5", "environment_id": None},
-            {"key": "two", "required_scopes": (), "client_ip": None, "environment_id": None},
+            {
+                "key": GOOD,
+                "required_scopes": ("/orders",),
+                "client_ip": "203.0.113.5",
+                "environment_id": None,
+                "project_id": None,
+            },
+            {"key": "two", "required_scopes": (), "client_ip": None, "environment_id": None, "project_id": None},
         ]
+
+    def test_a_caller_who_has_gone(self) -> None:
+        """Where nobody is left to read a refusal, the server is not troubled with that."""
+
+        async def send(_: Any) -> None:
+            raise OSError("the caller has gone")
+
+        scope = {"type": "http", "path": "/orders", "headers": []}
+        asyncio.run(asgi.RequireKey(application(), verifier=SaysAio())(scope, None, send))
 
     def test_lifespan(self) -> None:
         """A server's own messages pass."""
@@ -190,7 +211,9 @@ class TestFastApi:
     def test_passes(self) -> None:
         """A good key lets a request pass, the route is told whose it is, and other routes are as they were."""
         says = SaysAio()
-        app = dependent(fastapi.RequireKey(says, "orders:read", "orders:list", environment_id="live"))
+        app = dependent(
+            fastapi.RequireKey(says, "orders:read", "orders:list", environment_id="live", project_id="acme")
+        )
         assert get(app, **BEARER).json() == {"owner": "owner"}
         assert says.asked == [
             {
@@ -198,6 +221,7 @@ class TestFastApi:
                 "required_scopes": ("orders:read", "orders:list"),
                 "client_ip": "192.0.2.7",
                 "environment_id": "live",
+                "project_id": ("acme",),
             }
         ]
         assert get(app, "/healthz").status_code == 200
@@ -228,7 +252,13 @@ class TestFastApi:
 
         get(dependent(fastapi.RequireKey(says, scopes_of=scopes, client_ip=lambda _: None)), **{"x-api-key": "two"})
         assert says.asked == [
-            {"key": "two", "required_scopes": ("/orders",), "client_ip": None, "environment_id": None}
+            {
+                "key": "two",
+                "required_scopes": ("/orders",),
+                "client_ip": None,
+                "environment_id": None,
+                "project_id": None,
+            }
         ]
         with pytest.raises(TypeError):
             fastapi.RequireKey(says, "orders:read", scopes_of=scopes)

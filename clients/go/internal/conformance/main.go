@@ -131,6 +131,8 @@ func (p *program) open(raw []byte) (reply, error) {
 	var args struct {
 		Target       string   `json:"target"`
 		APIKey       string   `json:"api_key"`
+		ProjectID    *ids     `json:"project_id"`
+		AnyProject   bool     `json:"any_project"`
 		CacheSize    *int     `json:"cache_size"`
 		CacheBytes   *int     `json:"cache_bytes"`
 		MaxStaleness *float64 `json:"max_staleness"`
@@ -143,6 +145,12 @@ func (p *program) open(raw []byte) (reply, error) {
 		return nil, err
 	}
 	options := []tumbler.Option{tumbler.WithAPIKey(args.APIKey), tumbler.WithLogger(p.log)}
+	if args.ProjectID != nil {
+		options = append(options, tumbler.WithProjectID(*args.ProjectID...))
+	}
+	if args.AnyProject {
+		options = append(options, tumbler.WithAnyProject())
+	}
 	if args.CacheSize != nil {
 		options = append(options, tumbler.WithCacheSize(*args.CacheSize))
 	}
@@ -209,6 +217,19 @@ type presented struct {
 	RequiredScopes []string `json:"required_scopes"`
 	ClientIP       string   `json:"client_ip"`
 	EnvironmentID  string   `json:"environment_id"`
+	ProjectID      *ids     `json:"project_id"`
+}
+
+// ids are one text or several.
+type ids []string
+
+func (i *ids) UnmarshalJSON(raw []byte) error {
+	var one string
+	if json.Unmarshal(raw, &one) == nil {
+		*i = ids{one}
+		return nil
+	}
+	return json.Unmarshal(raw, (*[]string)(i))
 }
 
 func (p *program) read(raw []byte) (*tumbler.Verifier, *presented, error) {
@@ -221,11 +242,15 @@ func (p *program) read(raw []byte) (*tumbler.Verifier, *presented, error) {
 }
 
 func (p *presented) options() []tumbler.VerifyOption {
-	return []tumbler.VerifyOption{
+	options := []tumbler.VerifyOption{
 		tumbler.RequireScopes(p.RequiredScopes...),
 		tumbler.ClientIP(p.ClientIP),
 		tumbler.Environment(p.EnvironmentID),
 	}
+	if p.ProjectID != nil {
+		options = append(options, tumbler.Project(*p.ProjectID...))
+	}
+	return options
 }
 
 func (p *program) verify(raw []byte) (reply, error) {

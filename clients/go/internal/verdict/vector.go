@@ -20,7 +20,7 @@ type Vector struct {
 		GraceExpireTime *time.Time `json:"grace_expire_time"`
 	} `json:"record"`
 	Request struct {
-		ProjectID      string   `json:"project_id"`
+		ProjectIDs     []string `json:"project_ids"`
 		EnvironmentID  string   `json:"environment_id"`
 		RequiredScopes []string `json:"required_scopes"`
 		ClientIP       string   `json:"client_ip"`

@@ -5,6 +5,7 @@ package verdict
 import (
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
@@ -28,9 +29,9 @@ type Record struct {
 	GraceExpireTime int64 // Never where the key was not rotated
 }
 
-// Demand is what a key is presented for. What is empty is not asked for.
+// Demand is what a key is presented for. What is empty, or nil, is not asked for.
 type Demand struct {
-	ProjectID      string
+	ProjectIDs     []string // the key must belong to one; nil: to any
 	EnvironmentID  string
 	RequiredScopes []string
 	ClientIP       string
@@ -40,7 +41,7 @@ type Demand struct {
 // The form of the key is not its business, so it never returns MALFORMED.
 func Decide(record *Record, demand *Demand, now int64) tumblerv1.VerifyCode {
 	switch {
-	case record == nil, demand.ProjectID != "" && record.ProjectID != demand.ProjectID:
+	case record == nil, demand.Excludes(record.ProjectID):
 		return tumblerv1.VerifyCode_VERIFY_CODE_NOT_FOUND
 	case record.Revoked:
 		return tumblerv1.VerifyCode_VERIFY_CODE_REVOKED
@@ -61,6 +62,11 @@ func Decide(record *Record, demand *Demand, now int64) tumblerv1.VerifyCode {
 		}
 	}
 	return tumblerv1.VerifyCode_VERIFY_CODE_VALID
+}
+
+// Excludes says whether keys of a project are not asked for.
+func (d *Demand) Excludes(projectID string) bool {
+	return d.ProjectIDs != nil && !slices.Contains(d.ProjectIDs, projectID)
 }
 
 // Networks returns what a key's allowed_cidrs name. One that cannot be read stays in the list and holds no address: a

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from tumbler.decide import Code
 from tumbler.errors import InvalidRequest, NotAllowed, TumblerError, Unavailable
 from tumbler.keyformat import MalformedKey, ParsedKey
+from tumbler.projects import ANY_PROJECT
 from tumbler.verification import Verification
 
 if TYPE_CHECKING:
     from tumbler.verifier import Verifier
 
 __all__ = [
+    "ANY_PROJECT",
     "Code",
     "InvalidRequest",
     "MalformedKey",

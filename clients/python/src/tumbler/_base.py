@@ -15,6 +15,7 @@ from tumbler._stream import Stream
 from tumbler.decide import Code, Demand
 from tumbler.errors import InvalidRequest, Unavailable
 from tumbler.keyformat import MAX_LENGTH, is_well_formed
+from tumbler.projects import AnyProject, ProjectId, projects_of
 from tumbler.verification import Verification
 
 _RECONNECT_INTERVAL = 10.0
@@ -36,6 +37,7 @@ class BaseVerifier:
         target: str,
         *,
         api_key: str,
+        project_id: ProjectId | AnyProject | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         insecure: bool = False,
         cache_size: int = 10_000,
@@ -53,6 +55,9 @@ class BaseVerifier:
         Args:
             target: The server, ``HOST:PORT`` or any gRPC target.
             api_key: The verifier's own key; it needs the scope ``tumbler:keys:verify``.
+            project_id: Whose keys are accepted: the id of a project, or several. A key of another project is NOT_FOUND.
+                Left out: those of the project of ``api_key``. Where that key sees all projects (it is one of the
+                reserved project ``tumbler``), it must be said: a project, or `ANY_PROJECT`.
             credentials: TLS, ``grpc.ssl_channel_credentials()`` for example. Left out: plaintext, which is refused
                 unless the target is this machine.
             insecure: Allow plaintext to another machine.
@@ -69,6 +74,7 @@ class BaseVerifier:
 
         Raises:
             ValueError: An option breaks its rule. The message names both.
+            RuntimeError: gevent has patched threads, and gRPC would freeze. The message says what to do.
 
         """
         self._settings = Settings(
@@ -84,6 +90,7 @@ class BaseVerifier:
             watch,
             fixed_ttl,
             logger or logging.getLogger("tumbler"),
+            project_id,
         )
         self._clock = clock
         self._memory = Memory(self._settings, clock)
@@ -123,7 +130,7 @@ class BaseVerifier:
 
         """
         if isinstance(outcome, Answer):
-            return outcome.verdict(None if demand == flight.demand else demand, self._clock())
+            return outcome.verdict(demand, self._clock(), sent=demand == flight.demand)
         if outcome.kind is InvalidRequest and demand != flight.demand:
             return None
         raise outcome.kind(outcome.text)
@@ -157,12 +164,21 @@ class BaseVerifier:
         self._desk.abandon(_FORKED)
 
 
-def demand_of(required_scopes: Iterable[str], client_ip: str | None, environment_id: str | None) -> Demand:
+def demand_of(
+    required_scopes: Iterable[str],
+    client_ip: str | None,
+    environment_id: str | None,
+    project_id: ProjectId | None = None,
+) -> Demand:
     """Return what a caller demands of a key."""
     if isinstance(required_scopes, str):
         raise TypeError("required_scopes: a sequence of scopes, not one text")
+    try:
+        projects = () if project_id is None else projects_of(project_id)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
     # Demand(...) would go by a function in Python, at twice the cost, on the way of every call.
-    return tuple.__new__(Demand, ("", environment_id or "", tuple(required_scopes), client_ip or ""))
+    return tuple.__new__(Demand, (projects, environment_id or "", tuple(required_scopes), client_ip or ""))
 
 
 _living: "weakref.WeakSet[BaseVerifier]" = weakref.WeakSet()

@@ -13,8 +13,9 @@ import grpc
 
 from tumbler._memory import Answer, Clock, Memory, Moment, read_answer
 from tumbler._settings import SECOND, Settings
-from tumbler.decide import Demand
+from tumbler.decide import Code, Demand
 from tumbler.errors import InvalidRequest, NotAllowed, TumblerError, Unavailable
+from tumbler.projects import UNSAID
 from tumbler.v1 import api_key_service_pb2 as pb
 
 MOST_CALLS = 4
@@ -82,6 +83,7 @@ class Desk:
 
     def __init__(self, settings: Settings, memory: Memory, clock: Clock) -> None:
         self._timeout = int(settings.timeout * SECOND)
+        self._settings = settings
         self._memory = memory
         self._clock = clock
         self._flights: dict[str, Flight] = {}
@@ -106,7 +108,7 @@ class Desk:
             if flight is not None and (flight.sent is None or self._memory.shareable(flight.since)):
                 flight.deadline = deadline
                 return flight, None
-            flight = self._flights[key] = Flight(_request(key, demand), demand, new_future(), deadline)
+            flight = self._flights[key] = Flight(self._request(key, demand), demand, new_future(), deadline)
             self._queue.append(flight)
             return flight, self._next()
 
@@ -164,11 +166,15 @@ class Desk:
         """
         if response.code == pb.VERIFY_CODE_UNSPECIFIED and in_batch:
             return None
+        if response.any_project and self._settings.project_id is None:
+            return Failure(NotAllowed, UNSAID)
         sent = flight.sent or 0
         try:
             answer = read_answer(response, flight.request.key, sent)
         except (ValueError, OverflowError):
             return _odd()
+        if answer.record is not None and not self._settings.accepts(answer.record.project_id):
+            answer = answer._replace(code=Code.NOT_FOUND, record=None)
         if flight.cursor_in_doubt:
             self._memory.lose_cursor(flight.cursor_in_doubt)
         self._memory.remember(flight.request.key, answer, sent, flight.since)
@@ -189,6 +195,19 @@ class Desk:
             if outcome is not None:
                 _finish(flight, outcome)
         return following
+
+    def _request(self, key: str, demand: Demand) -> pb.VerifyRequest:
+        # The projects that the caller names are not asked for: what the answer tells is to serve others too.
+        try:
+            return pb.VerifyRequest(
+                key=key,
+                project_id=self._settings.project,
+                environment_id=demand.environment_id,
+                required_scopes=demand.required_scopes,
+                client_ip=demand.client_ip,
+            )
+        except UnicodeError:
+            raise InvalidRequest("a required scope, the address or the environment is not Unicode text") from None
 
     def _next(self) -> Sending | None:
         if self._under_way == MOST_CALLS or self._closed is not None:
@@ -218,18 +237,6 @@ class Desk:
         if len(flights) == 1:
             return Sending(flights, flights[0].request)
         return Sending(flights, pb.BatchVerifyRequest(requests=[flight.request for flight in flights]))
-
-
-def _request(key: str, demand: Demand) -> pb.VerifyRequest:
-    try:
-        return pb.VerifyRequest(
-            key=key,
-            environment_id=demand.environment_id,
-            required_scopes=demand.required_scopes,
-            client_ip=demand.client_ip,
-        )
-    except UnicodeError:
-        raise InvalidRequest("a required scope, the address or the environment is not Unicode text") from None
 
 
 def _odd() -> Failure:

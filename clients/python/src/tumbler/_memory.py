@@ -76,6 +76,8 @@ class KeyRecord:
 
     def verification(self, code: Code, cached: bool) -> Verification:
         """Return what is told of the key with this verdict."""
+        if code is Code.NOT_FOUND:  # it is of another project than was demanded
+            return Verification(code, cached=cached)
         expire_time = None if self.expire_time == NEVER else _EPOCH + timedelta(microseconds=self.expire_time)
         return Verification(
             code,
@@ -103,12 +105,14 @@ class Answer(NamedTuple):
     size: int
     """Bytes of the response that told it."""
 
-    def verdict(self, demand: Demand | None, now: int) -> Verification:
-        """Return the verdict; on ``demand`` where it is another than the one that was sent."""
+    def verdict(self, demand: Demand, now: int, sent: bool) -> Verification:
+        """Return the verdict on a demand. ``sent``: it is what the server was asked, but for the projects."""
         code = self.code
         if self.record is None:
             return Verification(code)
-        if demand is not None and code in _LASTING:
+        if demand.project_ids and self.record.project_id not in demand.project_ids:
+            return Verification(Code.NOT_FOUND)
+        if not sent and code in _LASTING:
             code = decide(self.record, demand, now + self.ahead)
         return self.record.verification(code, cached=False)
 

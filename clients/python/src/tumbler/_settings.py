@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from tumbler.projects import AnyProject, ProjectId, projects_of
 from tumbler.target import is_loopback
 
 SECOND = 1_000_000
@@ -70,6 +71,9 @@ class Settings:
     watch: bool
     fixed_ttl: float | None
     logger: logging.Logger
+    project_id: ProjectId | AnyProject | None = None
+    projects: tuple[str, ...] = field(init=False)
+    """Whose keys are accepted; none: any project's that the verifier's own key sees."""
 
     def __post_init__(self) -> None:
         if not self.target or self.target.startswith(("http:", "https:")):
@@ -84,6 +88,9 @@ class Settings:
                 "credentials: the target is another machine, and keys would cross the network in plaintext; "
                 "give grpc.ssl_channel_credentials(), or insecure=True where the network is trusted"
             )
+        said = self.project_id
+        named = () if said is None or isinstance(said, AnyProject) else projects_of(said)
+        object.__setattr__(self, "projects", named)
         if self.cache_size < 0:
             raise ValueError("cache_size: must be 0 (remember nothing) or more")
         if self.cache_bytes < 0:
@@ -99,6 +106,15 @@ class Settings:
                 raise ValueError("fixed_ttl: is for verifiers without a stream (watch=False) alone")
             if not 0 < self.fixed_ttl < float("inf"):
                 raise ValueError("fixed_ttl: must be more than 0 seconds, and finite")
+
+    @property
+    def project(self) -> str:
+        """What the server is to ask for itself: the project, where it is one."""
+        return self.projects[0] if len(self.projects) == 1 else ""
+
+    def accepts(self, project_id: str) -> bool:
+        """Say whether keys of a project are accepted."""
+        return not self.projects or project_id in self.projects
 
     @property
     def channel_options(self) -> list[tuple[str, Any]]:

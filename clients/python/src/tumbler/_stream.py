@@ -25,6 +25,7 @@ class Stream:
         self._clock = clock
         self._log = settings.logger
         self._target = settings.target
+        self._project = settings.project
         self._heartbeat = int(settings.heartbeat * SECOND)
         self._cursor = ""
         self._begun = False
@@ -36,7 +37,7 @@ class Stream:
     def request(self) -> pb.WatchRequest:
         """Return what to open the next attempt with, at once: its words are dated from now on."""
         self._cursor, self._begun, self._opened = self._memory.cursor, False, self._clock()
-        request = pb.WatchRequest(start_cursor=self._cursor)
+        request = pb.WatchRequest(project_id=self._project, start_cursor=self._cursor)
         request.heartbeat_interval.FromMicroseconds(self._heartbeat)
         return request
 

@@ -10,8 +10,10 @@ import grpc
 
 from tumbler._base import SPARE, BaseVerifier, demand_of
 from tumbler._desk import Sending
+from tumbler._gevent import demand_none
 from tumbler._stream import LATE
 from tumbler.decide import Demand
+from tumbler.projects import ProjectId
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 from tumbler.verification import Verification
 
@@ -26,6 +28,7 @@ class Verifier(BaseVerifier):
     """
 
     def _open(self) -> None:
+        demand_none()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
@@ -37,17 +40,18 @@ class Verifier(BaseVerifier):
         required_scopes: Iterable[str] = (),
         client_ip: str | None = None,
         environment_id: str | None = None,
+        project_id: ProjectId | None = None,
     ) -> Verification:
         """Say whether a presented key may do what is asked, now; see `tumbler.Verifier.verify`.
 
         Raises:
             Unavailable: The server could not be asked, or the verifier is closed. Nothing was decided.
-            NotAllowed: The verifier's own key was refused.
-            InvalidRequest: A scope, the address or the environment is not of the right form.
+            NotAllowed: The verifier's own key was refused; or it sees all projects, and none was said.
+            InvalidRequest: A scope, the address, the environment or a project is not of the right form.
             RuntimeError: The verifier was first used in another event loop.
 
         """
-        demand = demand_of(required_scopes, client_ip, environment_id)
+        demand = demand_of(required_scopes, client_ip, environment_id, project_id)
         known = self._known(key, demand)
         return known if known is not None else await self._ask(key, demand)
 

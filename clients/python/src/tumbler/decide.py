@@ -72,9 +72,9 @@ class Record(Protocol):
 
 
 class Demand(NamedTuple):
-    """What a key is presented for. An empty project or environment asks for no particular one."""
+    """What a key is presented for: a key of one of these projects. None, or an empty environment: no particular one."""
 
-    project_id: str = ""
+    project_ids: tuple[str, ...] = ()
     environment_id: str = ""
     required_scopes: tuple[str, ...] = ()
     client_ip: str = ""
@@ -85,7 +85,7 @@ def decide(key: Record | None, demand: Demand, now: int) -> Code:
 
     ``key`` is None where nothing was proven. Pure: no I/O, no clock of its own.
     """
-    if key is None or (demand.project_id and key.project_id != demand.project_id):
+    if key is None or (demand.project_ids and key.project_id not in demand.project_ids):
         return Code.NOT_FOUND
     if key.revoked:
         return Code.REVOKED

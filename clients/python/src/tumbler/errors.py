@@ -12,8 +12,11 @@ class Unavailable(TumblerError):
 
 
 class NotAllowed(TumblerError):
-    """The verifier's own key was refused. It needs to be valid, with the scope ``tumbler:keys:verify``."""
+    """The verifier's own key was refused. It needs to be valid, with the scope ``tumbler:keys:verify``.
+
+    Or it sees the keys of all projects, and the verifier was not told whose to accept.
+    """
 
 
 class InvalidRequest(TumblerError):
-    """What was demanded of the key is not of the right form: a required scope, an address or an environment."""
+    """What was demanded of the key is not of the right form: a scope, an address, an environment or a project."""

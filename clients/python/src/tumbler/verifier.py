@@ -12,8 +12,10 @@ import grpc
 
 from tumbler._base import SPARE, BaseVerifier, demand_of
 from tumbler._desk import Sending
+from tumbler._gevent import demand_grpc_knows
 from tumbler._stream import LATE
 from tumbler.decide import Demand
+from tumbler.projects import ProjectId
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 from tumbler.verification import Verification
 
@@ -24,10 +26,12 @@ class Verifier(BaseVerifier):
     """Says whether presented keys may do what is asked; remembers records while the server's stream vouches for them.
 
     Make one for each process, after any fork, and use it from as many threads as you like. It listens to the stream in
-    threads of its own from the moment it is made until ``close``.
+    threads of its own from the moment it is made until ``close``. Under gevent's monkey patch these are greenlets,
+    and gRPC has to know: ``grpc.experimental.gevent.init_gevent()``.
     """
 
     def _open(self) -> None:
+        demand_grpc_knows()
         settings = self._settings
         self._connecting = threading.Lock()
         self._connect()
@@ -52,6 +56,7 @@ class Verifier(BaseVerifier):
         required_scopes: Iterable[str] = (),
         client_ip: str | None = None,
         environment_id: str | None = None,
+        project_id: ProjectId | None = None,
     ) -> Verification:
         """Say whether a presented key may do what is asked, now.
 
@@ -60,6 +65,8 @@ class Verifier(BaseVerifier):
             required_scopes: What it must grant, all of it; at most 100, without wildcards.
             client_ip: Where it was presented from. A key that is bound to networks is denied without it.
             environment_id: The environment that it must belong to; left out: any.
+            project_id: The project, or several, that it must belong to one of. That narrows the verifier's own
+                ``project_id``, and never widens it.
 
         Returns:
             The verdict, true only when the key may. It takes microseconds where the key is remembered, and ``timeout``
@@ -67,11 +74,11 @@ class Verifier(BaseVerifier):
 
         Raises:
             Unavailable: The server could not be asked, or the verifier is closed. Nothing was decided.
-            NotAllowed: The verifier's own key was refused.
-            InvalidRequest: A scope, the address or the environment is not of the right form.
+            NotAllowed: The verifier's own key was refused; or it sees all projects, and none was said.
+            InvalidRequest: A scope, the address, the environment or a project is not of the right form.
 
         """
-        demand = demand_of(required_scopes, client_ip, environment_id)
+        demand = demand_of(required_scopes, client_ip, environment_id, project_id)
         known = self._known(key, demand)
         return known if known is not None else self._ask(key, demand)
 

@@ -9,19 +9,30 @@ import {
 } from "@connectrpc/connect";
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
-import { type GuardOptions, judge } from "./guard.js";
+import { type Header, type NodeHeaders, nodeHeaders } from "./credential.js";
+import { BROKEN, type GuardOptions, judge, tell } from "./guard.js";
 
 /** Whose key let a call pass: `context.values.get(verified)` in a handler. Undefined without the guard. */
 export const verified = createContextKey<Verification | undefined>(undefined, { description: "tumbler" });
 
-const peerAddress = createContextKey<string | undefined>(undefined, { description: "tumbler: the peer's address" });
+/** What Node knows of a request, and Connect does not tell interceptors. */
+interface Came {
+  readonly address: string | undefined;
+  readonly headers: readonly Header[];
+}
+
+const came = createContextKey<Came | undefined>(undefined, { description: "tumbler: how the request came" });
 
 /**
- * Makes the peer's address known to the guard: `connectNodeAdapter({ …, contextValues: withPeer })`. Connect does not
- * tell it to interceptors, and without it keys that are bound to networks are denied.
+ * Makes known to the guard what Connect does not tell interceptors: the peer's address, and each header that came. The
+ * guard needs it: `connectNodeAdapter({ …, contextValues: withPeer })`; for Fastify's plugin,
+ * `contextValues: (request) => withPeer(request.raw)`.
  */
-export function withPeer(request: { readonly socket: { readonly remoteAddress?: string | undefined } }): ContextValues {
-  return createContextValues().set(peerAddress, request.socket.remoteAddress);
+export function withPeer(
+  request: NodeHeaders & { readonly socket: { readonly remoteAddress?: string | undefined } },
+): ContextValues {
+  const { remoteAddress } = request.socket;
+  return createContextValues().set(came, { address: remoteAddress, headers: nodeHeaders(request) });
 }
 
 export interface ConnectGuardOptions extends GuardOptions<UnaryRequest | StreamRequest> {
@@ -33,8 +44,13 @@ export interface ConnectGuardOptions extends GuardOptions<UnaryRequest | StreamR
 export function requireApiKey(verifier: Verifier, options: ConnectGuardOptions = {}): Interceptor {
   return (next) => async (request) => {
     if (options.unguarded?.includes(request.service.typeName)) return next(request);
-    const header = (name: string) => request.header.get(name) ?? undefined;
-    const judgement = await judge(verifier, options, request, header, request.contextValues.get(peerAddress));
+    const how = request.contextValues.get(came);
+    if (how === undefined) {
+      // Of several headers of a name, those of Connect have one, or all in one.
+      tell(options, "error", "requireApiKey needs contextValues: withPeer, and lets nobody pass without");
+      throw new ConnectError(BROKEN.text, BROKEN.grpc);
+    }
+    const judgement = await judge(verifier, options, request, () => how.headers, how.address);
     if (judgement.refusal !== undefined) throw new ConnectError(judgement.refusal.text, judgement.refusal.grpc);
     request.contextValues.set(verified, judgement.verification);
     return next(request);

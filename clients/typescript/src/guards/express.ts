@@ -1,7 +1,8 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
-import { type GuardOptions, headerOf, judge } from "./guard.js";
+import { nodeHeaders } from "./credential.js";
+import { BROKEN, described, type GuardOptions, judge, type Refusal, tell } from "./guard.js";
 
 declare global {
   namespace Express {
@@ -15,21 +16,39 @@ declare global {
 /**
  * Returns a middleware that lets requests with an accepted API key pass, with `request.tumbler` set, and answers all
  * others. For Express 4 and 5, and whatever else calls `(request, response, next)`.
+ *
+ * The promise that it returns never fails: Express 4, like Node itself, does not look at it, and the process would end.
+ * Where somebody else has answered meanwhile, or the caller has gone, nothing more is done.
  */
 export function requireApiKey<Request extends IncomingMessage & { tumbler?: Verification }>(
   verifier: Verifier,
   options: GuardOptions<Request> = {},
 ): (request: Request, response: ServerResponse, next: () => void) => Promise<void> {
   return async (request, response, next) => {
-    const peer = request.socket.remoteAddress;
-    const judgement = await judge(verifier, options, request, headerOf(request.headers), peer);
-    if (judgement.refusal === undefined) {
-      request.tumbler = judgement.verification;
-      next();
-      return;
+    try {
+      const peer = request.socket?.remoteAddress;
+      const judgement = await judge(verifier, options, request, () => nodeHeaders(request), peer);
+      if (response.writableEnded || response.destroyed) return;
+      if (judgement.refusal === undefined) {
+        request.tumbler = judgement.verification;
+        next();
+      } else {
+        refuse(response, judgement.refusal);
+      }
+    } catch (error) {
+      // Express catches what its handlers throw; others leave it to whoever called them, and nobody did but us.
+      tell(options, "error", `what stands behind the guard failed: ${described(error)}`);
+      try {
+        refuse(response, BROKEN);
+      } catch {
+        response.destroy();
+      }
     }
-    const { http, httpHeaders, text } = judgement.refusal;
-    response.writeHead(http, { ...httpHeaders, "content-type": "application/json" });
-    response.end(JSON.stringify({ error: text }));
   };
+}
+
+function refuse(response: ServerResponse, { http, httpHeaders, text }: Refusal): void {
+  if (response.headersSent) return; // somebody else's answer is under way
+  response.writeHead(http, { ...httpHeaders, "content-type": "application/json" });
+  response.end(JSON.stringify({ error: text }));
 }

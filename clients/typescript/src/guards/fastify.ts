@@ -1,7 +1,8 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
-import { type GuardOptions, headerOf, judge } from "./guard.js";
+import { nodeHeaders } from "./credential.js";
+import { type GuardOptions, judge } from "./guard.js";
 
 declare module "fastify" {
   interface FastifyRequest {
@@ -20,11 +21,12 @@ export function requireApiKey(
 ): (request: FastifyRequest, reply: FastifyReply) => Promise<FastifyReply | undefined> {
   return async (request, reply) => {
     const peer = request.socket.remoteAddress;
-    const judgement = await judge(verifier, options, request, headerOf(request.headers), peer);
+    const judgement = await judge(verifier, options, request, () => nodeHeaders(request.raw), peer);
     if (judgement.refusal === undefined) {
       request.tumbler = judgement.verification;
       return undefined;
     }
+    if (reply.sent || reply.raw.headersSent) return reply; // somebody else has answered meanwhile
     const { http, httpHeaders, text } = judgement.refusal;
     return reply.code(http).headers(httpHeaders).send({ error: text });
   };

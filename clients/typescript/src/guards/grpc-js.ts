@@ -7,7 +7,8 @@ import {
 } from "@grpc/grpc-js";
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
-import { type GuardOptions, judge } from "./guard.js";
+import type { Header } from "./credential.js";
+import { BROKEN, described, type GuardOptions, judge, type Refusal, tell } from "./guard.js";
 
 /** What a guard knows of a call before it passes. */
 export interface GuardedCall {
@@ -32,23 +33,39 @@ export function verified(call: { readonly metadata: Metadata }): Verification | 
 /** Returns an interceptor, for `new Server({ interceptors: […] })`, that lets calls with an accepted API key pass. */
 export function requireApiKey(verifier: Verifier, options: GrpcGuardOptions = {}): ServerInterceptor {
   return (method, call) => {
+    const refuse = ({ grpc, text }: Refusal) => call.sendStatus({ code: grpc, details: text });
     const listener = new ServerListenerBuilder().withOnReceiveMetadata(async (metadata, next) => {
-      const guarded: GuardedCall = { path: method.path, metadata };
-      if (options.unguarded?.includes(method.path.split("/")[1] ?? "")) return next(metadata);
-      const header = (name: string) => {
-        const [value] = metadata.get(name);
-        return typeof value === "string" ? value : undefined;
-      };
-      const judgement = await judge(verifier, options, guarded, header, hostOf(call.getPeer()));
-      if (judgement.refusal === undefined) {
+      // Nobody looks at the promise that this returns: it must not fail, or the process ends.
+      try {
+        const guarded: GuardedCall = { path: method.path, metadata };
+        if (options.unguarded?.includes(method.path.split("/")[1] ?? "")) return next(metadata);
+        const peer = hostOf(call.getPeer());
+        const judgement = await judge(verifier, options, guarded, () => headersOf(metadata), peer);
+        if (judgement.refusal !== undefined) return refuse(judgement.refusal);
         passed.set(metadata, judgement.verification);
         next(metadata);
-      } else {
-        call.sendStatus({ code: judgement.refusal.grpc, details: judgement.refusal.text });
+      } catch (error) {
+        tell(options, "error", `what stands behind the guard failed: ${described(error)}`);
+        refuse(BROKEN);
       }
     });
     return new ServerInterceptingCall(call, new ResponderBuilder().withStart((next) => next(listener.build())).build());
   };
+}
+
+/**
+ * Returns the headers in which credentials are. Node's HTTP/2 joins several of `x-api-key`, and no key has a comma; of
+ * several of `authorization` it hands on the first alone, so that nobody behind it can tell.
+ *
+ * @internal
+ */
+export function headersOf(metadata: Metadata): Header[] {
+  return ["authorization", "x-api-key"].flatMap((name) =>
+    metadata.get(name).flatMap((value): Header[] => {
+      const text = String(value);
+      return name === "x-api-key" ? text.split(",").map((each): Header => [name, each]) : [[name, text]];
+    }),
+  );
 }
 
 /** `192.0.2.7:443` and `2001:db8::7:443` are addresses with a port; a Unix socket's peer has none. */

@@ -1,8 +1,10 @@
-import type { IncomingHttpHeaders } from "node:http";
 import { InvalidRequestError, NotAllowedError, UnavailableError } from "../errors.js";
+import { KEY_PATTERN } from "../keyformat.js";
 import { defaultLogger, type Logger } from "../logger.js";
+import type { ProjectId } from "../projects.js";
 import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
+import { credentialOf, type Header } from "./credential.js";
 
 /** What a guard demands of the keys that it lets pass. */
 export interface GuardOptions<Request> {
@@ -11,6 +13,12 @@ export interface GuardOptions<Request> {
 
   /** The environment that keys must belong to. Left out: any. */
   readonly environmentId?: string;
+
+  /**
+   * The project, or several, that keys must belong to one of. It narrows what the verifier accepts, and never widens it.
+   * Left out: what the verifier accepts.
+   */
+  readonly projectId?: ProjectId;
 
   /**
    * Where a request comes from. Left out: the peer's address, which behind a proxy is the proxy's. Trust a header only
@@ -40,56 +48,60 @@ const NOT_ACCEPTED: Refusal = {
 };
 const NOT_ENOUGH: Refusal = { http: 403, httpHeaders: {}, grpc: 7, text: "this API key does not allow that" };
 const UNAVAILABLE: Refusal = { http: 503, httpHeaders: { "retry-after": "1" }, grpc: 14, text: CANNOT_VERIFY };
-const BROKEN: Refusal = { http: 500, httpHeaders: {}, grpc: 13, text: CANNOT_VERIFY };
+export const BROKEN: Refusal = { http: 500, httpHeaders: {}, grpc: 13, text: CANNOT_VERIFY };
 
 export type Judgement =
   | { readonly verification: Verification; readonly refusal?: undefined }
   | { readonly refusal: Refusal };
 
-/** Returns who may pass, or how to refuse. It never fails: what goes wrong is refused. */
+/** Returns who may pass, or how to refuse. It never fails: what goes wrong is refused, the logger's failures included. */
 export async function judge<Request>(
   verifier: Verifier,
   options: GuardOptions<Request>,
   request: Request,
-  header: (name: string) => string | undefined,
+  headers: () => Iterable<Header>,
   peer: string | undefined,
 ): Promise<Judgement> {
-  const { requiredScopes, environmentId, clientIp, logger = defaultLogger } = options;
+  const { requiredScopes, environmentId, projectId, clientIp } = options;
   try {
-    const key = presentedKey(header);
-    if (key === undefined) return { refusal: NOT_ACCEPTED };
+    const found = credentialOf(headers());
+    if (found.credential === undefined) {
+      if (found.refused === "ambiguous") tell(options, "info", "a request was denied: more than one credential");
+      return { refusal: NOT_ACCEPTED };
+    }
     const demanded = typeof requiredScopes === "function" ? requiredScopes(request) : requiredScopes;
     // A function that has no answer, say a look-up of a method that was forgotten, lets nobody in.
     if (typeof requiredScopes === "function" && !Array.isArray(demanded)) return { refusal: NOT_ENOUGH };
-    const verification = await verifier.verify(key, {
+    const verification = await verifier.verify(found.credential, {
       requiredScopes: demanded,
       environmentId,
+      projectId,
       clientIp: clientIp ? clientIp(request) : address(peer),
     });
     if (verification.valid) return { verification };
-    logger.info(`an API key was denied: ${verification.code} ${verification.keyId}`);
+    tell(options, "info", `an API key was denied: ${verification.code} ${verification.keyId}`);
     return { refusal: refusalOf(verification) };
   } catch (error) {
     const known = error instanceof UnavailableError || error instanceof NotAllowedError;
     const told = known || error instanceof InvalidRequestError;
-    logger.error(
-      `an API key could not be verified: ${told ? error.message : "a function of the guard's options failed"}`,
-    );
+    const why = told ? error.message : "a function of the guard's options failed";
+    tell(options, "error", `an API key could not be verified: ${why}`);
     return { refusal: known ? UNAVAILABLE : BROKEN };
   }
 }
 
-/** Returns what finds a header in Node's. */
-export function headerOf(headers: IncomingHttpHeaders): (name: string) => string | undefined {
-  return (name) => {
-    const value = headers[name];
-    return typeof value === "string" ? value : undefined;
-  };
+/** Logs. A log that cannot be written changes nothing of what a guard does. */
+export function tell({ logger = defaultLogger }: { logger?: Logger }, level: "info" | "error", message: string): void {
+  try {
+    logger[level](message);
+  } catch {
+    // There is nobody left to be told.
+  }
 }
 
-function presentedKey(header: (name: string) => string | undefined): string | undefined {
-  const [, bearer] = /^bearer +(.*)$/i.exec(header("authorization") ?? "") ?? [];
-  return bearer ?? header("x-api-key");
+/** Returns what may be logged of an error that another's code threw. */
+export function described(error: unknown): string {
+  return String((error instanceof Error && error.stack) || error).replaceAll(KEY_PATTERN, "<key>");
 }
 
 // The address of a peer on the same link has a zone, which means nothing to anybody else; so do the peers of Unix

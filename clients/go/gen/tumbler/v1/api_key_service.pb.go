@@ -1456,7 +1456,8 @@ type VerifyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
 	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND.
+	// project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
+	// that sees them all, see VerifyResponse.any_project.
 	ProjectId string `protobuf:"bytes,2,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
 	// environment_id: empty asks for no particular one; otherwise the key must belong to it.
 	EnvironmentId string `protobuf:"bytes,3,opt,name=environment_id,json=environmentId,proto3" json:"environment_id,omitempty"`
@@ -1584,8 +1585,12 @@ type VerifyResponse struct {
 	Revision int64 `protobuf:"varint,16,opt,name=revision,proto3" json:"revision,omitempty"`
 	// consistency_token names revision; see Consistency.at_least_as_fresh.
 	ConsistencyToken string `protobuf:"bytes,17,opt,name=consistency_token,json=consistencyToken,proto3" json:"consistency_token,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// any_project is set where the calling key sees the keys of all projects (it is one of the reserved project `tumbler`)
+	// and the request named none: a key of any tenant may then be VALID. A verifier that guards a service refuses such an
+	// answer, whatever its code, unless its owner wished for that: name a project, or call with a key of one.
+	AnyProject    bool `protobuf:"varint,18,opt,name=any_project,json=anyProject,proto3" json:"any_project,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VerifyResponse) Reset() {
@@ -1735,6 +1740,13 @@ func (x *VerifyResponse) GetConsistencyToken() string {
 		return x.ConsistencyToken
 	}
 	return ""
+}
+
+func (x *VerifyResponse) GetAnyProject() bool {
+	if x != nil {
+		return x.AnyProject
+	}
+	return false
 }
 
 // BatchVerifyRequest presents many keys at once.
@@ -2717,7 +2729,7 @@ const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
 	"\x0eenvironment_id\x18\x03 \x01(\tR\renvironmentId\x12'\n" +
 	"\x0frequired_scopes\x18\x04 \x03(\tR\x0erequiredScopes\x12\x1b\n" +
 	"\tclient_ip\x18\x05 \x01(\tR\bclientIp\x129\n" +
-	"\vconsistency\x18\x06 \x01(\v2\x17.tumbler.v1.ConsistencyR\vconsistency\"\x8c\x06\n" +
+	"\vconsistency\x18\x06 \x01(\v2\x17.tumbler.v1.ConsistencyR\vconsistency\"\xad\x06\n" +
 	"\x0eVerifyResponse\x12\x14\n" +
 	"\x05valid\x18\x01 \x01(\bR\x05valid\x12*\n" +
 	"\x04code\x18\x02 \x01(\x0e2\x16.tumbler.v1.VerifyCodeR\x04code\x12\x15\n" +
@@ -2739,7 +2751,9 @@ const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
 	"\n" +
 	"check_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\tcheckTime\x12\x1a\n" +
 	"\brevision\x18\x10 \x01(\x03R\brevision\x12+\n" +
-	"\x11consistency_token\x18\x11 \x01(\tR\x10consistencyToken\x1a;\n" +
+	"\x11consistency_token\x18\x11 \x01(\tR\x10consistencyToken\x12\x1f\n" +
+	"\vany_project\x18\x12 \x01(\bR\n" +
+	"anyProject\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"K\n" +

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 import grpc
 
 from tumbler.guards._rules import Refusal, Rules, Scopes, address_or_none, key_in
+from tumbler.projects import ProjectId
 from tumbler.verification import Verification
 
 identity: ContextVar[Verification | None] = ContextVar("tumbler_identity", default=None)
@@ -21,7 +22,7 @@ class Call(NamedTuple):
     peer: str
     """Where it comes from, as gRPC writes it: ``ipv4:192.0.2.7:51234``."""
     metadata: dict[str, str | bytes]
-    """What came with it, keys among it: do not log it whole."""
+    """What came with it, the first of each name; keys among it: do not log it whole."""
 
 
 def current() -> Verification:
@@ -63,6 +64,7 @@ class Guard:
         exempt: Callable[[str], bool] | Iterable[str] = (),
         client_ip: Callable[[Call], str | None] = peer_address,
         environment_id: str | None = None,
+        project_id: ProjectId | None = None,
     ) -> None:
         """Make an interceptor.
 
@@ -73,22 +75,23 @@ class Guard:
                 `health_and_reflection` for example. None is exempt by itself.
             client_ip: Where a call comes from, if not from the peer: behind a proxy, what the proxy says.
             environment_id: The environment that keys must belong to; left out: any.
+            project_id: The project, or several, that keys must belong to one of; left out: those that the verifier
+                accepts. It narrows these, and never widens them.
 
         """
         if isinstance(exempt, str):
             raise TypeError("exempt: a sequence of methods, or a function of the method, not one text")
         self._verifier = verifier
-        self._rules = Rules(scopes, client_ip, environment_id)
+        self._rules = Rules(scopes, client_ip, environment_id, project_id)
         self._exempt = exempt if callable(exempt) else frozenset(exempt).__contains__
 
     def _question(self, method: str, context: Any) -> dict[str, Any] | None:
         """Return the arguments of ``verify``; None: there is no key."""
-        # The first of each name counts, as it does for the server of Tumbler.
-        metadata = dict(reversed([(str(name), value) for name, value in context.invocation_metadata() or ()]))
-        key = key_in(metadata.get("authorization"), metadata.get("x-api-key"))
-        if not key:
+        metadata = [(str(name), value) for name, value in context.invocation_metadata() or ()]
+        key = key_in(metadata)
+        if key is None:
             return None
-        return self._rules.arguments(key, Call(method, context.peer(), metadata))
+        return self._rules.arguments(key, Call(method, context.peer(), dict(reversed(metadata))))
 
 
 def status_of(refusal: Refusal) -> grpc.StatusCode:

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from tumbler.credential import Refused, credential_in
 from tumbler.decide import Code, parse_address
 from tumbler.errors import InvalidRequest, TumblerError
+from tumbler.projects import ProjectId, projects_of
 from tumbler.verification import Verification
 
 Request = TypeVar("Request")
@@ -17,7 +19,6 @@ Scopes = Iterable[str] | Callable[[Request], Iterable[str]]
 LOGGER = logging.getLogger("tumbler.guards")
 
 _FORBIDDEN = frozenset({Code.ENVIRONMENT_MISMATCH, Code.IP_NOT_ALLOWED, Code.INSUFFICIENT_SCOPE})
-_BEARER = "bearer "
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,14 @@ class Rules(Generic[Request]):
         scopes: Scopes[Request],
         client_ip: Callable[[Request], str | None],
         environment_id: str | None,
+        project_id: ProjectId | None,
     ) -> None:
         if isinstance(scopes, str):
             raise TypeError("scopes: a sequence of scopes, or a function of the request, not one text")
         self._scopes = scopes if callable(scopes) else tuple(scopes)
         self._client_ip = client_ip
         self._environment_id = environment_id
+        self._project_ids = None if project_id is None else projects_of(project_id)
 
     def arguments(self, key: str, request: Request) -> dict[str, Any]:
         """Return the arguments of ``verify``."""
@@ -65,14 +68,21 @@ class Rules(Generic[Request]):
             "required_scopes": tuple(self._scopes(request)) if callable(self._scopes) else self._scopes,
             "client_ip": self._client_ip(request),
             "environment_id": self._environment_id,
+            "project_id": self._project_ids,
         }
 
 
-def key_in(authorization: str | None, x_api_key: str | None) -> str | None:
-    """Return the key that comes with a request, if any does."""
-    if authorization and authorization[: len(_BEARER)].lower() == _BEARER:
-        return authorization[len(_BEARER) :].strip()
-    return x_api_key.strip() if x_api_key else None
+def key_in(headers: Iterable[tuple[str, str | bytes]]) -> str | None:
+    """Return the one key that comes with a request; None: there is none, or more than one."""
+    found = credential_in(headers)
+    if found is Refused.AMBIGUOUS:
+        LOGGER.info("denied: more than one credential")
+    return found if isinstance(found, str) else None
+
+
+def decoded(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str | bytes]]:
+    """Return the headers of an ASGI scope as texts."""
+    return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers]
 
 
 def refusal_of(told: Verification) -> Refusal | None:

@@ -8,12 +8,24 @@ Behind it, ``scope["tumbler"]`` (in Starlette also ``request.state.tumbler``) is
 the request pass.
 """
 
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from tumbler import aio
-from tumbler.guards._rules import NO_KEY, Refusal, Rules, Scopes, address_or_none, key_in, refusal_after, refusal_of
+from tumbler.guards._rules import (
+    NO_KEY,
+    Refusal,
+    Rules,
+    Scopes,
+    address_or_none,
+    decoded,
+    key_in,
+    refusal_after,
+    refusal_of,
+)
+from tumbler.projects import ProjectId
 
 __all__ = ["RequireKey", "peer_address"]
 
@@ -43,6 +55,7 @@ class RequireKey:
         exempt: Callable[[Scope], bool] | Iterable[str] = (),
         client_ip: Callable[[Scope], str | None] = peer_address,
         environment_id: str | None = None,
+        project_id: ProjectId | None = None,
     ) -> None:
         """Put a guard before an application.
 
@@ -54,13 +67,15 @@ class RequireKey:
                 itself, so let a middleware that answers CORS preflights stand before this one.
             client_ip: Where a request comes from, if not from the peer: behind a proxy, what the proxy says.
             environment_id: The environment that keys must belong to; left out: any.
+            project_id: The project, or several, that keys must belong to one of; left out: those that the verifier
+                accepts. It narrows these, and never widens them.
 
         """
         if isinstance(exempt, str):
             raise TypeError("exempt: a sequence of paths, or a function of the scope, not one text")
         self._app = app
         self._verifier = verifier
-        self._rules = Rules(scopes, client_ip, environment_id)
+        self._rules = Rules(scopes, client_ip, environment_id, project_id)
         self._exempt = exempt if callable(exempt) else _by_path(frozenset(exempt))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,15 +83,15 @@ class RequireKey:
         if scope["type"] != "lifespan" and not self._exempt(scope):
             refusal, scope = await self._judge(scope)
             if refusal is not None:
-                await _refuse(refusal, scope, send)
+                with contextlib.suppress(OSError):  # a server says so where the caller has gone
+                    await _refuse(refusal, scope, send)
                 return
         await self._app(scope, receive, send)
 
     async def _judge(self, scope: Scope) -> tuple[Refusal | None, Scope]:
         try:
-            headers = {name: value.decode("latin-1") for name, value in reversed(list(scope["headers"]))}
-            key = key_in(headers.get(b"authorization"), headers.get(b"x-api-key"))
-            if not key:
+            key = key_in(decoded(scope["headers"]))
+            if key is None:
                 return NO_KEY, scope
             told = await self._verifier.verify(**self._rules.arguments(key, scope))
         except Exception as error:

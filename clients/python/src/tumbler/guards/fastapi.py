@@ -15,7 +15,8 @@ from fastapi.security.base import SecurityBase
 
 from tumbler import aio
 from tumbler.guards import asgi
-from tumbler.guards._rules import NO_KEY, Rules, key_in, refusal_after, refusal_of
+from tumbler.guards._rules import NO_KEY, Rules, decoded, key_in, refusal_after, refusal_of
+from tumbler.projects import ProjectId
 from tumbler.verification import Verification
 
 __all__ = ["RequireKey", "peer_address"]
@@ -40,6 +41,7 @@ class RequireKey(SecurityBase):
         scopes_of: Callable[[HTTPConnection], Iterable[str]] | None = None,
         client_ip: Callable[[HTTPConnection], str | None] = peer_address,
         environment_id: str | None = None,
+        project_id: ProjectId | None = None,
     ) -> None:
         """Make a dependency.
 
@@ -49,12 +51,14 @@ class RequireKey(SecurityBase):
             scopes_of: The same as a function of the request, instead.
             client_ip: Where a request comes from, if not from the peer: behind a proxy, what the proxy says.
             environment_id: The environment that keys must belong to; left out: any.
+            project_id: The project, or several, that keys must belong to one of; left out: those that the verifier
+                accepts. It narrows these, and never widens them.
 
         """
         if scopes and scopes_of is not None:
             raise TypeError("scopes_of: the scopes are given already")
         self._verifier = verifier
-        self._rules = Rules(scopes_of or scopes, client_ip, environment_id)
+        self._rules = Rules(scopes_of or scopes, client_ip, environment_id, project_id)
         self.model = HTTPBearer(description="An API key, also taken from `x-api-key`")
         self.scheme_name = "ApiKey"
 
@@ -62,8 +66,8 @@ class RequireKey(SecurityBase):
         """Return whose key it is. Raises `HTTPException` or `WebSocketException`."""
         refusal = NO_KEY
         try:
-            key = key_in(request.headers.get("authorization"), request.headers.get("x-api-key"))
-            if key:
+            key = key_in(decoded(request.scope["headers"]))
+            if key is not None:
                 told = await self._verifier.verify(**self._rules.arguments(key, request))
                 refused = refusal_of(told)
                 if refused is None:

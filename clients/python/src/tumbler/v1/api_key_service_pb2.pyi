@@ -255,7 +255,7 @@ class VerifyRequest(_message.Message):
     def __init__(self, key: _Optional[str] = ..., project_id: _Optional[str] = ..., environment_id: _Optional[str] = ..., required_scopes: _Optional[_Iterable[str]] = ..., client_ip: _Optional[str] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ...) -> None: ...
 
 class VerifyResponse(_message.Message):
-    __slots__ = ("valid", "code", "key_id", "project_id", "environment_id", "name", "owner_id", "scopes", "metadata", "allowed_cidrs", "expire_time", "grace_expire_time", "replaced_by_key_id", "cache_ttl", "check_time", "revision", "consistency_token")
+    __slots__ = ("valid", "code", "key_id", "project_id", "environment_id", "name", "owner_id", "scopes", "metadata", "allowed_cidrs", "expire_time", "grace_expire_time", "replaced_by_key_id", "cache_ttl", "check_time", "revision", "consistency_token", "any_project")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -280,6 +280,7 @@ class VerifyResponse(_message.Message):
     CHECK_TIME_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ANY_PROJECT_FIELD_NUMBER: _ClassVar[int]
     valid: bool
     code: VerifyCode
     key_id: str
@@ -297,7 +298,8 @@ class VerifyResponse(_message.Message):
     check_time: _timestamp_pb2.Timestamp
     revision: int
     consistency_token: str
-    def __init__(self, valid: bool = ..., code: _Optional[_Union[VerifyCode, str]] = ..., key_id: _Optional[str] = ..., project_id: _Optional[str] = ..., environment_id: _Optional[str] = ..., name: _Optional[str] = ..., owner_id: _Optional[str] = ..., scopes: _Optional[_Iterable[str]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., allowed_cidrs: _Optional[_Iterable[str]] = ..., expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., grace_expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., replaced_by_key_id: _Optional[str] = ..., cache_ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., check_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ..., consistency_token: _Optional[str] = ...) -> None: ...
+    any_project: bool
+    def __init__(self, valid: bool = ..., code: _Optional[_Union[VerifyCode, str]] = ..., key_id: _Optional[str] = ..., project_id: _Optional[str] = ..., environment_id: _Optional[str] = ..., name: _Optional[str] = ..., owner_id: _Optional[str] = ..., scopes: _Optional[_Iterable[str]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., allowed_cidrs: _Optional[_Iterable[str]] = ..., expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., grace_expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., replaced_by_key_id: _Optional[str] = ..., cache_ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., check_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[int] = ..., consistency_token: _Optional[str] = ..., any_project: bool = ...) -> None: ...
 
 class BatchVerifyRequest(_message.Message):
     __slots__ = ("requests",)

@@ -276,7 +276,7 @@ public final class ApiKeyServiceOuterClass {
       "nvironmentId\022\'\n\017required_scopes\030\004 \003(\tR\016r" +
       "equiredScopes\022\033\n\tclient_ip\030\005 \001(\tR\010client" +
       "Ip\0229\n\013consistency\030\006 \001(\0132\027.tumbler.v1.Con" +
-      "sistencyR\013consistency\"\214\006\n\016VerifyResponse" +
+      "sistencyR\013consistency\"\255\006\n\016VerifyResponse" +
       "\022\024\n\005valid\030\001 \001(\010R\005valid\022*\n\004code\030\002 \001(\0162\026.t" +
       "umbler.v1.VerifyCodeR\004code\022\025\n\006key_id\030\003 \001" +
       "(\tR\005keyId\022\035\n\nproject_id\030\004 \001(\tR\tprojectId" +
@@ -294,95 +294,96 @@ public final class ApiKeyServiceOuterClass {
       "nR\010cacheTtl\0229\n\ncheck_time\030\017 \001(\0132\032.google" +
       ".protobuf.TimestampR\tcheckTime\022\032\n\010revisi" +
       "on\030\020 \001(\003R\010revision\022+\n\021consistency_token\030" +
-      "\021 \001(\tR\020consistencyToken\032;\n\rMetadataEntry" +
-      "\022\020\n\003key\030\001 \001(\tR\003key\022\024\n\005value\030\002 \001(\tR\005value" +
-      ":\0028\001\"K\n\022BatchVerifyRequest\0225\n\010requests\030\001" +
-      " \003(\0132\031.tumbler.v1.VerifyRequestR\010request" +
-      "s\"O\n\023BatchVerifyResponse\0228\n\tresponses\030\001 " +
-      "\003(\0132\032.tumbler.v1.VerifyResponseR\trespons" +
-      "es\"\232\001\n\014WatchRequest\022\035\n\nproject_id\030\001 \001(\tR" +
-      "\tprojectId\022!\n\014start_cursor\030\002 \001(\tR\013startC" +
-      "ursor\022H\n\022heartbeat_interval\030\003 \001(\0132\031.goog" +
-      "le.protobuf.DurationR\021heartbeatInterval\"" +
-      "\245\001\n\rWatchResponse\022,\n\006events\030\001 \003(\0132\024.tumb" +
-      "ler.v1.KeyEventR\006events\022\026\n\006cursor\030\002 \001(\tR" +
-      "\006cursor\022\024\n\005reset\030\003 \001(\010R\005reset\0228\n\nstream_" +
-      "age\030\004 \001(\0132\031.google.protobuf.DurationR\tst" +
-      "reamAge\"\360\001\n\021ListEventsRequest\022\035\n\nproject" +
-      "_id\030\001 \001(\tR\tprojectId\022\025\n\006key_id\030\002 \001(\tR\005ke" +
-      "yId\022.\n\005types\030\003 \003(\0162\030.tumbler.v1.KeyEvent" +
-      "TypeR\005types\0229\n\nsince_time\030\004 \001(\0132\032.google" +
-      ".protobuf.TimestampR\tsinceTime\022\033\n\tpage_s" +
-      "ize\030\005 \001(\005R\010pageSize\022\035\n\npage_token\030\006 \001(\tR" +
-      "\tpageToken\"j\n\022ListEventsResponse\022,\n\006even" +
-      "ts\030\001 \003(\0132\024.tumbler.v1.KeyEventR\006events\022&" +
-      "\n\017next_page_token\030\002 \001(\tR\rnextPageToken\"z" +
-      "\n\024ClaimRotationRequest\022$\n\013claim_token\030\001 " +
-      "\001(\tB\003\200\001\001R\nclaimToken\022<\n\014grace_period\030\002 \001" +
-      "(\0132\031.google.protobuf.DurationR\013gracePeri" +
-      "od\"\343\001\n\025ClaimRotationResponse\022+\n\007api_key\030" +
-      "\001 \001(\0132\022.tumbler.v1.ApiKeyR\006apiKey\0222\n\013old" +
-      "_api_key\030\002 \001(\0132\022.tumbler.v1.ApiKeyR\toldA" +
-      "piKey\022\025\n\003key\030\003 \001(\tB\003\200\001\001R\003key\022+\n\021consiste" +
-      "ncy_token\030\004 \001(\tR\020consistencyToken\022%\n\016sec" +
-      "ret_omitted\030\005 \001(\010R\rsecretOmitted\"\274\001\n\025Lis" +
-      "tDeliveriesRequest\022\035\n\nproject_id\030\001 \001(\tR\t" +
-      "projectId\022\025\n\006key_id\030\002 \001(\tR\005keyId\0221\n\006stat" +
-      "es\030\003 \003(\0162\031.tumbler.v1.DeliveryStateR\006sta" +
-      "tes\022\033\n\tpage_size\030\004 \001(\005R\010pageSize\022\035\n\npage" +
-      "_token\030\005 \001(\tR\tpageToken\"}\n\026ListDeliverie" +
-      "sResponse\022;\n\ndeliveries\030\001 \003(\0132\033.tumbler." +
-      "v1.WebhookDeliveryR\ndeliveries\022&\n\017next_p" +
-      "age_token\030\002 \001(\tR\rnextPageToken\"3\n\020Redeli" +
-      "verRequest\022\037\n\013delivery_id\030\001 \001(\tR\ndeliver" +
-      "yId\"L\n\021RedeliverResponse\0227\n\010delivery\030\001 \001" +
-      "(\0132\033.tumbler.v1.WebhookDeliveryR\010deliver" +
-      "y\"\\\n\032RotateWebhookSecretRequest\022\035\n\nproje" +
-      "ct_id\030\001 \001(\tR\tprojectId\022\037\n\013webhook_url\030\002 " +
-      "\001(\tR\nwebhookUrl\"\227\001\n\033RotateWebhookSecretR" +
-      "esponse\022*\n\016webhook_secret\030\001 \001(\tB\003\200\001\001R\rwe" +
-      "bhookSecret\022L\n\024previous_expire_time\030\002 \001(" +
-      "\0132\032.google.protobuf.TimestampR\022previousE" +
-      "xpireTime*\310\002\n\nVerifyCode\022\033\n\027VERIFY_CODE_" +
-      "UNSPECIFIED\020\000\022\025\n\021VERIFY_CODE_VALID\020\001\022\031\n\025" +
-      "VERIFY_CODE_MALFORMED\020\002\022\031\n\025VERIFY_CODE_N" +
-      "OT_FOUND\020\003\022\027\n\023VERIFY_CODE_REVOKED\020\004\022\032\n\026V" +
-      "ERIFY_CODE_SUPERSEDED\020\005\022\030\n\024VERIFY_CODE_I" +
-      "NACTIVE\020\006\022\027\n\023VERIFY_CODE_EXPIRED\020\007\022$\n VE" +
-      "RIFY_CODE_ENVIRONMENT_MISMATCH\020\010\022\036\n\032VERI" +
-      "FY_CODE_IP_NOT_ALLOWED\020\t\022\"\n\036VERIFY_CODE_" +
-      "INSUFFICIENT_SCOPE\020\n2\317\010\n\rApiKeyService\022?" +
-      "\n\006Create\022\031.tumbler.v1.CreateRequest\032\032.tu" +
-      "mbler.v1.CreateResponse\0226\n\003Get\022\026.tumbler" +
-      ".v1.GetRequest\032\027.tumbler.v1.GetResponse\022" +
-      "9\n\004List\022\027.tumbler.v1.ListRequest\032\030.tumbl" +
-      "er.v1.ListResponse\022?\n\006Update\022\031.tumbler.v" +
-      "1.UpdateRequest\032\032.tumbler.v1.UpdateRespo" +
-      "nse\022H\n\tSetActive\022\034.tumbler.v1.SetActiveR" +
-      "equest\032\035.tumbler.v1.SetActiveResponse\022?\n" +
-      "\006Revoke\022\031.tumbler.v1.RevokeRequest\032\032.tum" +
-      "bler.v1.RevokeResponse\022?\n\006Rotate\022\031.tumbl" +
-      "er.v1.RotateRequest\032\032.tumbler.v1.RotateR" +
-      "esponse\022?\n\006Verify\022\031.tumbler.v1.VerifyReq" +
-      "uest\032\032.tumbler.v1.VerifyResponse\022N\n\013Batc" +
-      "hVerify\022\036.tumbler.v1.BatchVerifyRequest\032" +
-      "\037.tumbler.v1.BatchVerifyResponse\022>\n\005Watc" +
-      "h\022\030.tumbler.v1.WatchRequest\032\031.tumbler.v1" +
-      ".WatchResponse0\001\022K\n\nListEvents\022\035.tumbler" +
-      ".v1.ListEventsRequest\032\036.tumbler.v1.ListE" +
-      "ventsResponse\022T\n\rClaimRotation\022 .tumbler" +
-      ".v1.ClaimRotationRequest\032!.tumbler.v1.Cl" +
-      "aimRotationResponse\022W\n\016ListDeliveries\022!." +
-      "tumbler.v1.ListDeliveriesRequest\032\".tumbl" +
-      "er.v1.ListDeliveriesResponse\022H\n\tRedelive" +
-      "r\022\034.tumbler.v1.RedeliverRequest\032\035.tumble" +
-      "r.v1.RedeliverResponse\022f\n\023RotateWebhookS" +
-      "ecret\022&.tumbler.v1.RotateWebhookSecretRe" +
-      "quest\032\'.tumbler.v1.RotateWebhookSecretRe" +
-      "sponseB\202\001\n\016dev.tumbler.v1P\001Z\'tumbler.dev" +
-      "/go/gen/tumbler/v1;tumblerv1\242\002\003TXX\252\002\nTum" +
-      "bler.V1\312\002\nTumbler\\V1\342\002\026Tumbler\\V1\\GPBMet" +
-      "adata\352\002\013Tumbler::V1b\006proto3"
+      "\021 \001(\tR\020consistencyToken\022\037\n\013any_project\030\022" +
+      " \001(\010R\nanyProject\032;\n\rMetadataEntry\022\020\n\003key" +
+      "\030\001 \001(\tR\003key\022\024\n\005value\030\002 \001(\tR\005value:\0028\001\"K\n" +
+      "\022BatchVerifyRequest\0225\n\010requests\030\001 \003(\0132\031." +
+      "tumbler.v1.VerifyRequestR\010requests\"O\n\023Ba" +
+      "tchVerifyResponse\0228\n\tresponses\030\001 \003(\0132\032.t" +
+      "umbler.v1.VerifyResponseR\tresponses\"\232\001\n\014" +
+      "WatchRequest\022\035\n\nproject_id\030\001 \001(\tR\tprojec" +
+      "tId\022!\n\014start_cursor\030\002 \001(\tR\013startCursor\022H" +
+      "\n\022heartbeat_interval\030\003 \001(\0132\031.google.prot" +
+      "obuf.DurationR\021heartbeatInterval\"\245\001\n\rWat" +
+      "chResponse\022,\n\006events\030\001 \003(\0132\024.tumbler.v1." +
+      "KeyEventR\006events\022\026\n\006cursor\030\002 \001(\tR\006cursor" +
+      "\022\024\n\005reset\030\003 \001(\010R\005reset\0228\n\nstream_age\030\004 \001" +
+      "(\0132\031.google.protobuf.DurationR\tstreamAge" +
+      "\"\360\001\n\021ListEventsRequest\022\035\n\nproject_id\030\001 \001" +
+      "(\tR\tprojectId\022\025\n\006key_id\030\002 \001(\tR\005keyId\022.\n\005" +
+      "types\030\003 \003(\0162\030.tumbler.v1.KeyEventTypeR\005t" +
+      "ypes\0229\n\nsince_time\030\004 \001(\0132\032.google.protob" +
+      "uf.TimestampR\tsinceTime\022\033\n\tpage_size\030\005 \001" +
+      "(\005R\010pageSize\022\035\n\npage_token\030\006 \001(\tR\tpageTo" +
+      "ken\"j\n\022ListEventsResponse\022,\n\006events\030\001 \003(" +
+      "\0132\024.tumbler.v1.KeyEventR\006events\022&\n\017next_" +
+      "page_token\030\002 \001(\tR\rnextPageToken\"z\n\024Claim" +
+      "RotationRequest\022$\n\013claim_token\030\001 \001(\tB\003\200\001" +
+      "\001R\nclaimToken\022<\n\014grace_period\030\002 \001(\0132\031.go" +
+      "ogle.protobuf.DurationR\013gracePeriod\"\343\001\n\025" +
+      "ClaimRotationResponse\022+\n\007api_key\030\001 \001(\0132\022" +
+      ".tumbler.v1.ApiKeyR\006apiKey\0222\n\013old_api_ke" +
+      "y\030\002 \001(\0132\022.tumbler.v1.ApiKeyR\toldApiKey\022\025" +
+      "\n\003key\030\003 \001(\tB\003\200\001\001R\003key\022+\n\021consistency_tok" +
+      "en\030\004 \001(\tR\020consistencyToken\022%\n\016secret_omi" +
+      "tted\030\005 \001(\010R\rsecretOmitted\"\274\001\n\025ListDelive" +
+      "riesRequest\022\035\n\nproject_id\030\001 \001(\tR\tproject" +
+      "Id\022\025\n\006key_id\030\002 \001(\tR\005keyId\0221\n\006states\030\003 \003(" +
+      "\0162\031.tumbler.v1.DeliveryStateR\006states\022\033\n\t" +
+      "page_size\030\004 \001(\005R\010pageSize\022\035\n\npage_token\030" +
+      "\005 \001(\tR\tpageToken\"}\n\026ListDeliveriesRespon" +
+      "se\022;\n\ndeliveries\030\001 \003(\0132\033.tumbler.v1.Webh" +
+      "ookDeliveryR\ndeliveries\022&\n\017next_page_tok" +
+      "en\030\002 \001(\tR\rnextPageToken\"3\n\020RedeliverRequ" +
+      "est\022\037\n\013delivery_id\030\001 \001(\tR\ndeliveryId\"L\n\021" +
+      "RedeliverResponse\0227\n\010delivery\030\001 \001(\0132\033.tu" +
+      "mbler.v1.WebhookDeliveryR\010delivery\"\\\n\032Ro" +
+      "tateWebhookSecretRequest\022\035\n\nproject_id\030\001" +
+      " \001(\tR\tprojectId\022\037\n\013webhook_url\030\002 \001(\tR\nwe" +
+      "bhookUrl\"\227\001\n\033RotateWebhookSecretResponse" +
+      "\022*\n\016webhook_secret\030\001 \001(\tB\003\200\001\001R\rwebhookSe" +
+      "cret\022L\n\024previous_expire_time\030\002 \001(\0132\032.goo" +
+      "gle.protobuf.TimestampR\022previousExpireTi" +
+      "me*\310\002\n\nVerifyCode\022\033\n\027VERIFY_CODE_UNSPECI" +
+      "FIED\020\000\022\025\n\021VERIFY_CODE_VALID\020\001\022\031\n\025VERIFY_" +
+      "CODE_MALFORMED\020\002\022\031\n\025VERIFY_CODE_NOT_FOUN" +
+      "D\020\003\022\027\n\023VERIFY_CODE_REVOKED\020\004\022\032\n\026VERIFY_C" +
+      "ODE_SUPERSEDED\020\005\022\030\n\024VERIFY_CODE_INACTIVE" +
+      "\020\006\022\027\n\023VERIFY_CODE_EXPIRED\020\007\022$\n VERIFY_CO" +
+      "DE_ENVIRONMENT_MISMATCH\020\010\022\036\n\032VERIFY_CODE" +
+      "_IP_NOT_ALLOWED\020\t\022\"\n\036VERIFY_CODE_INSUFFI" +
+      "CIENT_SCOPE\020\n2\317\010\n\rApiKeyService\022?\n\006Creat" +
+      "e\022\031.tumbler.v1.CreateRequest\032\032.tumbler.v" +
+      "1.CreateResponse\0226\n\003Get\022\026.tumbler.v1.Get" +
+      "Request\032\027.tumbler.v1.GetResponse\0229\n\004List" +
+      "\022\027.tumbler.v1.ListRequest\032\030.tumbler.v1.L" +
+      "istResponse\022?\n\006Update\022\031.tumbler.v1.Updat" +
+      "eRequest\032\032.tumbler.v1.UpdateResponse\022H\n\t" +
+      "SetActive\022\034.tumbler.v1.SetActiveRequest\032" +
+      "\035.tumbler.v1.SetActiveResponse\022?\n\006Revoke" +
+      "\022\031.tumbler.v1.RevokeRequest\032\032.tumbler.v1" +
+      ".RevokeResponse\022?\n\006Rotate\022\031.tumbler.v1.R" +
+      "otateRequest\032\032.tumbler.v1.RotateResponse" +
+      "\022?\n\006Verify\022\031.tumbler.v1.VerifyRequest\032\032." +
+      "tumbler.v1.VerifyResponse\022N\n\013BatchVerify" +
+      "\022\036.tumbler.v1.BatchVerifyRequest\032\037.tumbl" +
+      "er.v1.BatchVerifyResponse\022>\n\005Watch\022\030.tum" +
+      "bler.v1.WatchRequest\032\031.tumbler.v1.WatchR" +
+      "esponse0\001\022K\n\nListEvents\022\035.tumbler.v1.Lis" +
+      "tEventsRequest\032\036.tumbler.v1.ListEventsRe" +
+      "sponse\022T\n\rClaimRotation\022 .tumbler.v1.Cla" +
+      "imRotationRequest\032!.tumbler.v1.ClaimRota" +
+      "tionResponse\022W\n\016ListDeliveries\022!.tumbler" +
+      ".v1.ListDeliveriesRequest\032\".tumbler.v1.L" +
+      "istDeliveriesResponse\022H\n\tRedeliver\022\034.tum" +
+      "bler.v1.RedeliverRequest\032\035.tumbler.v1.Re" +
+      "deliverResponse\022f\n\023RotateWebhookSecret\022&" +
+      ".tumbler.v1.RotateWebhookSecretRequest\032\'" +
+      ".tumbler.v1.RotateWebhookSecretResponseB" +
+      "\202\001\n\016dev.tumbler.v1P\001Z\'tumbler.dev/go/gen" +
+      "/tumbler/v1;tumblerv1\242\002\003TXX\252\002\nTumbler.V1" +
+      "\312\002\nTumbler\\V1\342\002\026Tumbler\\V1\\GPBMetadata\352\002" +
+      "\013Tumbler::V1b\006proto3"
     };
     descriptor = com.google.protobuf.Descriptors.FileDescriptor
       .internalBuildGeneratedFileFrom(descriptorData,
@@ -506,7 +507,7 @@ public final class ApiKeyServiceOuterClass {
     internal_static_tumbler_v1_VerifyResponse_fieldAccessorTable = new
       com.google.protobuf.GeneratedMessageV3.FieldAccessorTable(
         internal_static_tumbler_v1_VerifyResponse_descriptor,
-        new java.lang.String[] { "Valid", "Code", "KeyId", "ProjectId", "EnvironmentId", "Name", "OwnerId", "Scopes", "Metadata", "AllowedCidrs", "ExpireTime", "GraceExpireTime", "ReplacedByKeyId", "CacheTtl", "CheckTime", "Revision", "ConsistencyToken", });
+        new java.lang.String[] { "Valid", "Code", "KeyId", "ProjectId", "EnvironmentId", "Name", "OwnerId", "Scopes", "Metadata", "AllowedCidrs", "ExpireTime", "GraceExpireTime", "ReplacedByKeyId", "CacheTtl", "CheckTime", "Revision", "ConsistencyToken", "AnyProject", });
     internal_static_tumbler_v1_VerifyResponse_MetadataEntry_descriptor =
       internal_static_tumbler_v1_VerifyResponse_descriptor.getNestedTypes().get(0);
     internal_static_tumbler_v1_VerifyResponse_MetadataEntry_fieldAccessorTable = new

@@ -102,7 +102,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object projectId_ = "";
   /**
    * <pre>
-   * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND.
+   * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
+   * that sees them all, see VerifyResponse.any_project.
    * </pre>
    *
    * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -123,7 +124,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND.
+   * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
+   * that sees them all, see VerifyResponse.any_project.
    * </pre>
    *
    * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -912,7 +914,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object projectId_ = "";
     /**
      * <pre>
-     * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND.
+     * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
+     * that sees them all, see VerifyResponse.any_project.
      * </pre>
      *
      * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -932,7 +935,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND.
+     * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
+     * that sees them all, see VerifyResponse.any_project.
      * </pre>
      *
      * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -953,7 +957,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND.
+     * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
+     * that sees them all, see VerifyResponse.any_project.
      * </pre>
      *
      * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -970,7 +975,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND.
+     * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
+     * that sees them all, see VerifyResponse.any_project.
      * </pre>
      *
      * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -984,7 +990,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND.
+     * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
+     * that sees them all, see VerifyResponse.any_project.
      * </pre>
      *
      * <code>string project_id = 2 [json_name = "projectId"];</code>

@@ -30,7 +30,8 @@ public interface VerifyRequestOrBuilder extends
 
   /**
    * <pre>
-   * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND.
+   * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
+   * that sees them all, see VerifyResponse.any_project.
    * </pre>
    *
    * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -39,7 +40,8 @@ public interface VerifyRequestOrBuilder extends
   java.lang.String getProjectId();
   /**
    * <pre>
-   * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND.
+   * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
+   * that sees them all, see VerifyResponse.any_project.
    * </pre>
    *
    * <code>string project_id = 2 [json_name = "projectId"];</code>

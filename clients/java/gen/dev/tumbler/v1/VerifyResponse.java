@@ -814,6 +814,23 @@ java.lang.String defaultValue) {
     }
   }
 
+  public static final int ANY_PROJECT_FIELD_NUMBER = 18;
+  private boolean anyProject_ = false;
+  /**
+   * <pre>
+   * any_project is set where the calling key sees the keys of all projects (it is one of the reserved project `tumbler`)
+   * and the request named none: a key of any tenant may then be VALID. A verifier that guards a service refuses such an
+   * answer, whatever its code, unless its owner wished for that: name a project, or call with a key of one.
+   * </pre>
+   *
+   * <code>bool any_project = 18 [json_name = "anyProject"];</code>
+   * @return The anyProject.
+   */
+  @java.lang.Override
+  public boolean getAnyProject() {
+    return anyProject_;
+  }
+
   private byte memoizedIsInitialized = -1;
   @java.lang.Override
   public final boolean isInitialized() {
@@ -881,6 +898,9 @@ java.lang.String defaultValue) {
     }
     if (!com.google.protobuf.GeneratedMessageV3.isStringEmpty(consistencyToken_)) {
       com.google.protobuf.GeneratedMessageV3.writeString(output, 17, consistencyToken_);
+    }
+    if (anyProject_ != false) {
+      output.writeBool(18, anyProject_);
     }
     getUnknownFields().writeTo(output);
   }
@@ -966,6 +986,10 @@ java.lang.String defaultValue) {
     if (!com.google.protobuf.GeneratedMessageV3.isStringEmpty(consistencyToken_)) {
       size += com.google.protobuf.GeneratedMessageV3.computeStringSize(17, consistencyToken_);
     }
+    if (anyProject_ != false) {
+      size += com.google.protobuf.CodedOutputStream
+        .computeBoolSize(18, anyProject_);
+    }
     size += getUnknownFields().getSerializedSize();
     memoizedSize = size;
     return size;
@@ -1026,6 +1050,8 @@ java.lang.String defaultValue) {
         != other.getRevision()) return false;
     if (!getConsistencyToken()
         .equals(other.getConsistencyToken())) return false;
+    if (getAnyProject()
+        != other.getAnyProject()) return false;
     if (!getUnknownFields().equals(other.getUnknownFields())) return false;
     return true;
   }
@@ -1087,6 +1113,9 @@ java.lang.String defaultValue) {
         getRevision());
     hash = (37 * hash) + CONSISTENCY_TOKEN_FIELD_NUMBER;
     hash = (53 * hash) + getConsistencyToken().hashCode();
+    hash = (37 * hash) + ANY_PROJECT_FIELD_NUMBER;
+    hash = (53 * hash) + com.google.protobuf.Internal.hashBoolean(
+        getAnyProject());
     hash = (29 * hash) + getUnknownFields().hashCode();
     memoizedHashCode = hash;
     return hash;
@@ -1289,6 +1318,7 @@ java.lang.String defaultValue) {
       }
       revision_ = 0L;
       consistencyToken_ = "";
+      anyProject_ = false;
       return this;
     }
 
@@ -1388,6 +1418,9 @@ java.lang.String defaultValue) {
       }
       if (((from_bitField0_ & 0x00010000) != 0)) {
         result.consistencyToken_ = consistencyToken_;
+      }
+      if (((from_bitField0_ & 0x00020000) != 0)) {
+        result.anyProject_ = anyProject_;
       }
       result.bitField0_ |= to_bitField0_;
     }
@@ -1515,6 +1548,9 @@ java.lang.String defaultValue) {
         bitField0_ |= 0x00010000;
         onChanged();
       }
+      if (other.getAnyProject() != false) {
+        setAnyProject(other.getAnyProject());
+      }
       this.mergeUnknownFields(other.getUnknownFields());
       onChanged();
       return this;
@@ -1640,6 +1676,11 @@ java.lang.String defaultValue) {
               bitField0_ |= 0x00010000;
               break;
             } // case 138
+            case 144: {
+              anyProject_ = input.readBool();
+              bitField0_ |= 0x00020000;
+              break;
+            } // case 144
             default: {
               if (!super.parseUnknownField(input, extensionRegistry, tag)) {
                 done = true; // was an endgroup tag
@@ -3556,6 +3597,56 @@ java.lang.String defaultValue) {
       checkByteStringIsUtf8(value);
       consistencyToken_ = value;
       bitField0_ |= 0x00010000;
+      onChanged();
+      return this;
+    }
+
+    private boolean anyProject_ ;
+    /**
+     * <pre>
+     * any_project is set where the calling key sees the keys of all projects (it is one of the reserved project `tumbler`)
+     * and the request named none: a key of any tenant may then be VALID. A verifier that guards a service refuses such an
+     * answer, whatever its code, unless its owner wished for that: name a project, or call with a key of one.
+     * </pre>
+     *
+     * <code>bool any_project = 18 [json_name = "anyProject"];</code>
+     * @return The anyProject.
+     */
+    @java.lang.Override
+    public boolean getAnyProject() {
+      return anyProject_;
+    }
+    /**
+     * <pre>
+     * any_project is set where the calling key sees the keys of all projects (it is one of the reserved project `tumbler`)
+     * and the request named none: a key of any tenant may then be VALID. A verifier that guards a service refuses such an
+     * answer, whatever its code, unless its owner wished for that: name a project, or call with a key of one.
+     * </pre>
+     *
+     * <code>bool any_project = 18 [json_name = "anyProject"];</code>
+     * @param value The anyProject to set.
+     * @return This builder for chaining.
+     */
+    public Builder setAnyProject(boolean value) {
+
+      anyProject_ = value;
+      bitField0_ |= 0x00020000;
+      onChanged();
+      return this;
+    }
+    /**
+     * <pre>
+     * any_project is set where the calling key sees the keys of all projects (it is one of the reserved project `tumbler`)
+     * and the request named none: a key of any tenant may then be VALID. A verifier that guards a service refuses such an
+     * answer, whatever its code, unless its owner wished for that: name a project, or call with a key of one.
+     * </pre>
+     *
+     * <code>bool any_project = 18 [json_name = "anyProject"];</code>
+     * @return This builder for chaining.
+     */
+    public Builder clearAnyProject() {
+      bitField0_ = (bitField0_ & ~0x00020000);
+      anyProject_ = false;
       onChanged();
       return this;
     }

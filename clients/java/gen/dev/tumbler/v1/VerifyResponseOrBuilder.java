@@ -437,4 +437,16 @@ java.lang.String defaultValue);
    */
   com.google.protobuf.ByteString
       getConsistencyTokenBytes();
+
+  /**
+   * <pre>
+   * any_project is set where the calling key sees the keys of all projects (it is one of the reserved project `tumbler`)
+   * and the request named none: a key of any tenant may then be VALID. A verifier that guards a service refuses such an
+   * answer, whatever its code, unless its owner wished for that: name a project, or call with a key of one.
+   * </pre>
+   *
+   * <code>bool any_project = 18 [json_name = "anyProject"];</code>
+   * @return The anyProject.
+   */
+  boolean getAnyProject();
 }

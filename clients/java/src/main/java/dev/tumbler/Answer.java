@@ -38,15 +38,34 @@ record Answer(Code code, KeyRecord record, long checkTime, long sent, long ttl, 
                 response.getSerializedSize());
     }
 
+    /** Returns this, or where the key is of no project that is accepted, that there is no such key. */
+    Answer of(Projects accepted) {
+        return record == null || accepted.accept(record.projectId())
+                ? this
+                : new Answer(Code.NOT_FOUND, null, checkTime, sent, ttl, revision, size);
+    }
+
+    /**
+     * Returns the verdict on a demand.
+     *
+     * @param asked whether it is what the server was asked, but for the projects
+     */
+    Code decide(VerifyOptions demand, boolean asked, long now) {
+        if (record != null && demand.excludes(record.projectId())) {
+            return Code.NOT_FOUND;
+        }
+        return asked ? code : decide(demand, now);
+    }
+
     /** Returns what this makes of other demands than those that it answers; the instant is our monotonic clock's. */
     Code decide(VerifyOptions demand, long now) {
         return code.dependsOnDemand()
-                ? Verdict.decide(record, "", demand, checkTime + (now - sent) / 1_000)
+                ? Verdict.decide(record, demand, checkTime + (now - sent) / 1_000)
                 : code;
     }
 
     Verification verification(Code verdict, boolean cached) {
-        return record == null ? Verification.unproven(verdict, cached) : record.verification(verdict, cached);
+        return record == null || verdict == Code.NOT_FOUND ? Verification.unproven(verdict, cached) : record.verification(verdict, cached);
     }
 
     private static long nanos(Duration span) {

@@ -47,6 +47,7 @@ final class Calls {
 
     private final ApiKeyServiceStub stub;
     private final Memory memory;
+    private final Projects projects;
     private final Fingerprints fingerprints;
     private final Time time;
     private final Duration timeout;
@@ -64,6 +65,7 @@ final class Calls {
     Calls(
             ApiKeyServiceStub stub,
             Memory memory,
+            Projects projects,
             Fingerprints fingerprints,
             Time time,
             Duration timeout,
@@ -71,6 +73,7 @@ final class Calls {
             Runnable onSilent) {
         this.stub = stub;
         this.memory = memory;
+        this.projects = projects;
         this.fingerprints = fingerprints;
         this.time = time;
         this.timeout = timeout;
@@ -156,7 +159,7 @@ final class Calls {
                 .orTimeout(timeout.toNanos(), TimeUnit.NANOSECONDS)
                 .<CompletionStage<Verification>>handle((answer, failure) -> {
                     if (failure == null) {
-                        Code code = own ? answer.code() : answer.decide(demand, time.nanos());
+                        Code code = answer.decide(demand, own, time.nanos());
                         return CompletableFuture.completedStage(answer.verification(code, false));
                     }
                     Throwable cause = failure instanceof CompletionException ? failure.getCause() : failure;
@@ -241,9 +244,10 @@ final class Calls {
         }
     }
 
-    private static VerifyRequest request(Question question, Position position) {
+    private VerifyRequest request(Question question, Position position) {
         VerifyRequest.Builder request = VerifyRequest.newBuilder()
                 .setKey(question.key)
+                .setProjectId(projects.only()) // of a caller none is: the answer is to serve others too
                 .setEnvironmentId(question.demand.environmentId())
                 .addAllRequiredScopes(question.demand.requiredScopes())
                 .setClientIp(question.demand.clientIp());
@@ -259,7 +263,8 @@ final class Calls {
             return;
         }
         List<Answer> answers = IntStream.range(0, batch.size())
-                .mapToObj(i -> Answer.of(responses.get(i), batch.get(i).id, sent))
+                .mapToObj(i -> refused(responses.get(i)) ? null : Answer.of(responses.get(i), batch.get(i).id, sent))
+                .map(answer -> answer == null ? null : answer.of(projects))
                 .toList();
         long now = time.nanos();
         for (int i = 0; i < batch.size(); i++) {
@@ -287,10 +292,17 @@ final class Calls {
         for (int i = 0; i < batch.size(); i++) {
             if (answers.get(i) != null) {
                 batch.get(i).answer.complete(answers.get(i));
+            } else if (refused(responses.get(i))) {
+                batch.get(i).answer.completeExceptionally(Projects.notSaid());
             } else if (!undecided.contains(batch.get(i))) {
                 batch.get(i).answer.completeExceptionally(new UnavailableException("the server decided nothing"));
             }
         }
+    }
+
+    /** Says whether an answer may be about any tenant's key, without that having been wished for. */
+    private boolean refused(VerifyResponse response) {
+        return response.getAnyProject() && projects.unsaid();
     }
 
     private void failed(List<Question> batch, Throwable failure) {

@@ -11,7 +11,6 @@ import java.util.concurrent.CompletionException;
  */
 public final class Guards {
     private static final System.Logger LOG = System.getLogger("dev.tumbler.guards");
-    private static final String BEARER = "Bearer ";
 
     private Guards() {}
 
@@ -65,17 +64,19 @@ public final class Guards {
     }
 
     /**
-     * Returns the key that comes with a request.
+     * Returns the one key that comes with a request: that of {@code Authorization: Bearer …} or of {@code X-API-Key}.
+     * With more than one of these headers there is none, whatever they hold; that is logged.
      *
-     * @param authorization the first header of this name, or null
-     * @param xApiKey the first header {@code x-api-key}, or null
-     * @return the key of {@code Bearer …}, else that of the other header, if there is one
+     * @param authorization all headers of this name, as they came; null: none
+     * @param xApiKey all headers {@code x-api-key}, likewise
+     * @return the key; empty: refuse the request with {@link Refusal#KEY_REQUIRED}
      */
-    public static Optional<String> presentedKey(String authorization, String xApiKey) {
-        String key = authorization != null && authorization.regionMatches(true, 0, BEARER, 0, BEARER.length())
-                ? authorization.substring(BEARER.length())
-                : xApiKey;
-        return Optional.ofNullable(key).map(String::strip).filter(text -> !text.isEmpty());
+    public static Optional<String> presentedKey(Iterable<String> authorization, Iterable<String> xApiKey) {
+        Credential found = Credential.of(authorization, xApiKey);
+        if (found.refused() == Credential.Refused.AMBIGUOUS) {
+            LOG.log(Level.INFO, "denied: more than one credential");
+        }
+        return Optional.ofNullable(found.text());
     }
 
     /**

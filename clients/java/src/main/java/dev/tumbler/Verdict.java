@@ -16,11 +16,10 @@ final class Verdict {
      * Returns the first reason to deny, in the order of the contract, or VALID where there is none.
      *
      * @param key null where nothing was proven
-     * @param projectId empty: any; what a verifier may see was settled when it was let in
      * @param now microseconds since the Unix epoch
      */
-    static Code decide(KeyRecord key, String projectId, VerifyOptions demand, long now) {
-        if (key == null || !projectId.isEmpty() && !projectId.equals(key.projectId())) {
+    static Code decide(KeyRecord key, VerifyOptions demand, long now) {
+        if (key == null || demand.excludes(key.projectId())) {
             return Code.NOT_FOUND;
         }
         if (key.revoked()) {

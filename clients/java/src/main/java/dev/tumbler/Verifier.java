@@ -10,6 +10,7 @@ import io.grpc.ManagedChannel;
 import io.grpc.Metadata;
 import io.grpc.stub.MetadataUtils;
 import java.time.Duration;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
@@ -100,9 +101,9 @@ public final class Verifier implements AutoCloseable {
                 time.nanos());
         connectedAnew = time.nanos();
         suspected = time.nanos() - SHORTEST_RECONNECT_INTERVAL;
-        calls = new Calls(stub, memory, fingerprints, time, options.timeout, this::connectAnew, this::suspect);
+        calls = new Calls(stub, memory, options.projects, fingerprints, time, options.timeout, this::connectAnew, this::suspect);
         watcher = options.watch && options.cacheSize > 0 && options.cacheBytes > 0 // else there is nothing to keep fresh
-                ? new Watcher(stub, channel, memory, time, options.heartbeat, options.logger)
+                ? new Watcher(stub, channel, memory, options.projects.only(), time, options.heartbeat, options.logger)
                 : null;
         if (watcher != null) {
             watcher.open();
@@ -137,7 +138,7 @@ public final class Verifier implements AutoCloseable {
      * @return the outcome; let pass only what is {@link Verification#valid() valid}
      * @throws UnavailableException if the server could not be asked in time, the verifier is closed, or the thread was
      *     interrupted (it stays so)
-     * @throws NotAllowedException if the verifier's own key is refused
+     * @throws NotAllowedException if the verifier's own key is refused; or it sees all projects, and none was said
      * @throws InvalidRequestException if something in the options is not of the right form
      */
     public Verification verify(String key, VerifyOptions options) {
@@ -249,6 +250,9 @@ public final class Verifier implements AutoCloseable {
     public static final class Builder {
         private final String target;
         private String apiKey;
+        private List<String> projectIds;
+        private boolean anyProject;
+        private Projects projects;
         private ChannelCredentials credentials;
         private boolean insecure;
         private int cacheSize = 10_000;
@@ -273,6 +277,29 @@ public final class Verifier implements AutoCloseable {
          */
         public Builder apiKey(String key) {
             apiKey = key;
+            return this;
+        }
+
+        /**
+         * Sets whose keys are accepted: those of a project, or of several. A key of another is {@link Code#NOT_FOUND}.
+         * Unset: those of the project of the verifier's own key. Where that key sees all projects (it is one of the
+         * reserved project {@code tumbler}), it must be said: by this, or by {@link #anyProject}.
+         *
+         * @param ids the projects
+         * @return this
+         */
+        public Builder projectId(String... ids) {
+            projectIds = Arrays.asList(ids.clone());
+            return this;
+        }
+
+        /**
+         * Accepts the keys of all projects that the verifier's own key sees, whichever tenant's they are.
+         *
+         * @return this
+         */
+        public Builder anyProject() {
+            anyProject = true;
             return this;
         }
 
@@ -402,6 +429,9 @@ public final class Verifier implements AutoCloseable {
          */
         public Verifier build() {
             demand(apiKey != null && apiKey.matches("[!-~]+"), "apiKey must be set, and be a key as Create showed it");
+            demand(projectIds == null || Projects.areNamed(projectIds), Projects.NAMELESS);
+            demand(projectIds == null || !anyProject, "projectId must not be set beside anyProject()");
+            projects = new Projects(projectIds == null ? List.of() : projectIds, anyProject);
             demand(
                     insecure
                             || credentials != null && !(credentials instanceof InsecureChannelCredentials)

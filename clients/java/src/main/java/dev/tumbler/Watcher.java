@@ -21,6 +21,7 @@ final class Watcher {
     private final ApiKeyServiceStub stub;
     private final ManagedChannel channel;
     private final Memory memory;
+    private final String project;
     private final Time time;
     private final Duration heartbeat;
     private final System.Logger log;
@@ -36,12 +37,14 @@ final class Watcher {
             ApiKeyServiceStub stub,
             ManagedChannel channel,
             Memory memory,
+            String project,
             Time time,
             Duration heartbeat,
             System.Logger log) {
         this.stub = stub;
         this.channel = channel;
         this.memory = memory;
+        this.project = project;
         this.time = time;
         this.heartbeat = heartbeat;
         this.log = log;
@@ -62,6 +65,7 @@ final class Watcher {
         // gRPC's own pause grows to minutes, and a call that is made in it fails without an attempt.
         channel.resetConnectBackoff();
         WatchRequest request = WatchRequest.newBuilder()
+                .setProjectId(project)
                 .setStartCursor(stream.start)
                 .setHeartbeatInterval(com.google.protobuf.Duration.newBuilder()
                         .setSeconds(heartbeat.getSeconds())

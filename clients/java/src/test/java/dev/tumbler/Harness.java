@@ -100,6 +100,8 @@ final class Harness {
     private static Verifier.Builder described(JsonObject request) {
         Verifier.Builder builder =
                 Verifier.builder(request.get("target").getAsString()).apiKey(request.get("api_key").getAsString());
+        given(request, "project_id", value -> builder.projectId(projects(value)));
+        given(request, "any_project", value -> builder.anyProject());
         given(request, "cache_size", value -> builder.cacheSize(value.getAsInt()));
         given(request, "cache_bytes", value -> builder.cacheBytes(value.getAsLong()));
         given(request, "max_staleness", value -> builder.maxStaleness(millis(value)));
@@ -243,8 +245,11 @@ final class Harness {
         JsonObject asked = request.getAsJsonObject("request");
         Code code = Verdict.decide(
                 Vectors.record(request.get("record")),
-                Vectors.text(asked, "project_id"),
-                demand(asked),
+                new VerifyOptions(
+                        Vectors.strings(asked, "required_scopes"),
+                        Vectors.text(asked, "client_ip"),
+                        Vectors.text(asked, "environment_id"),
+                        Vectors.strings(asked, "project_ids")),
                 Vectors.micros(request.get("now").getAsString()));
         return with("code", code.name());
     }
@@ -296,10 +301,17 @@ final class Harness {
     // JSON.
 
     private static VerifyOptions demand(JsonObject request) {
-        return new VerifyOptions(
+        VerifyOptions demand = new VerifyOptions(
                 Vectors.strings(request, "required_scopes"),
                 Vectors.text(request, "client_ip"),
                 Vectors.text(request, "environment_id"));
+        return given(request, "project_id") ? demand.withProject(projects(request.get("project_id"))) : demand;
+    }
+
+    private static String[] projects(JsonElement oneOrSeveral) {
+        return oneOrSeveral.isJsonArray()
+                ? JSON.fromJson(oneOrSeveral, String[].class)
+                : new String[] {oneOrSeveral.getAsString()};
     }
 
     private static int number(JsonObject request, String name, int otherwise) {

@@ -5,11 +5,13 @@ import static dev.tumbler.FakeServer.next;
 import static dev.tumbler.FakeServer.valid;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import dev.tumbler.servlet.KeyFilter;
 import dev.tumbler.v1.VerifyCode;
 import io.grpc.Status;
 import jakarta.servlet.DispatcherType;
+import jakarta.servlet.Filter;
 import jakarta.servlet.http.HttpServlet;
 import jakarta.servlet.http.HttpServletRequest;
 import jakarta.servlet.http.HttpServletResponse;
@@ -63,7 +65,21 @@ class KeyFilterTest {
     }
 
     private void guard(UnaryOperator<KeyFilter.Builder> options) throws Exception {
+        guard(response -> {}, options);
+    }
+
+    /** What another filter, before the guard, does with a response. */
+    private interface Before {
+        void act(HttpServletResponse response) throws IOException;
+    }
+
+    private void guard(Before before, UnaryOperator<KeyFilter.Builder> options) throws Exception {
         ServletContextHandler servlets = new ServletContextHandler();
+        Filter first = (request, response, chain) -> {
+            before.act((HttpServletResponse) response);
+            chain.doFilter(request, response);
+        };
+        servlets.addFilter(new FilterHolder(first), "/*", EnumSet.of(DispatcherType.REQUEST));
         servlets.addFilter(
                 new FilterHolder(options.apply(KeyFilter.builder(verifier)).build()),
                 "/*",
@@ -136,6 +152,57 @@ class KeyFilterTest {
         guard(options -> options);
         assertEquals(401, get("/orders").statusCode());
         assertEquals(401, get("/orders", "Authorization", "Basic abc").statusCode());
+    }
+
+    @Test
+    @DisplayName("A request with more than one credential is refused, whatever they hold.")
+    void oneCredential() throws Exception {
+        guard(options -> options);
+        String bearer = "Bearer " + KEY;
+        for (String[] headers : new String[][] {
+            {"Authorization", bearer, "Authorization", bearer},
+            {"Authorization", "Basic abc", "Authorization", bearer},
+            {"Authorization", "Basic abc", "X-API-Key", KEY},
+            {"Authorization", bearer, "X-API-Key", KEY},
+            {"X-API-Key", KEY, "X-API-Key", KEY},
+        }) {
+            assertEquals(401, get("/orders", headers).statusCode(), String.join(" ", headers));
+        }
+        assertTrue(tumbler.verifies.isEmpty());
+    }
+
+    @Test
+    @DisplayName("An answer that has begun is left to who began it, and the servlet is not reached.")
+    void answered() throws Exception {
+        guard(
+                response -> {
+                    response.setStatus(504);
+                    response.getOutputStream().print("too late");
+                    response.flushBuffer();
+                },
+                options -> options);
+        HttpResponse<String> told = get("/orders");
+        assertEquals(504, told.statusCode());
+        assertEquals("too late", told.body());
+    }
+
+    @Test
+    @DisplayName("A refusal is written whole, also where a filter has written to the writer.")
+    void writerInUse() throws Exception {
+        guard(response -> response.getWriter().print("forgotten"), options -> options);
+        HttpResponse<String> told = get("/orders");
+        assertEquals(401, told.statusCode());
+        assertEquals("{\"error\": \"a valid API key is required\"}", told.body());
+    }
+
+    @Test
+    @DisplayName("The guard's projects narrow the verifier's.")
+    void projects() throws Exception {
+        guard(options -> options.projectId("globex"));
+        assertEquals(401, get("/orders", "X-API-Key", KEY).statusCode());
+        container.stop();
+        guard(options -> options.projectId("globex", "acme"));
+        assertEquals(200, get("/orders", "X-API-Key", KEY).statusCode());
     }
 
     @ParameterizedTest

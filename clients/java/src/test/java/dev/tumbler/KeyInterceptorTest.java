@@ -137,9 +137,11 @@ class KeyInterceptorTest {
         };
     }
 
-    private Channel with(String header, String value) {
+    private Channel with(String... namesAndValues) {
         Metadata headers = new Metadata();
-        headers.put(Metadata.Key.of(header, Metadata.ASCII_STRING_MARSHALLER), value);
+        for (int i = 0; i < namesAndValues.length; i += 2) {
+            headers.put(Metadata.Key.of(namesAndValues[i], Metadata.ASCII_STRING_MARSHALLER), namesAndValues[i + 1]);
+        }
         return ClientInterceptors.intercept(channel, MetadataUtils.newAttachHeadersInterceptor(headers));
     }
 
@@ -198,6 +200,35 @@ class KeyInterceptorTest {
         assertEquals(Status.Code.UNAUTHENTICATED, refusal(with("authorization", "Basic abc")).getCode());
         assertTrue(tumbler.verifies.isEmpty());
         assertTrue(owners.isEmpty());
+    }
+
+    @Test
+    @DisplayName("A call with more than one credential is refused, whatever they hold.")
+    void oneCredential() throws Exception {
+        guard(options -> options);
+        String bearer = "Bearer " + KEY;
+        for (String[] headers : new String[][] {
+            {"authorization", bearer, "authorization", bearer},
+            {"authorization", "Basic abc", "authorization", bearer},
+            {"authorization", "Basic abc", "x-api-key", KEY},
+            {"authorization", bearer, "x-api-key", KEY},
+            {"x-api-key", KEY, "x-api-key", KEY},
+        }) {
+            assertEquals(Status.Code.UNAUTHENTICATED, refusal(with(headers)).getCode(), String.join(" ", headers));
+        }
+        assertTrue(tumbler.verifies.isEmpty());
+        assertTrue(owners.isEmpty());
+    }
+
+    @Test
+    @DisplayName("The guard's projects narrow the verifier's.")
+    void projects() throws Exception {
+        guard(options -> options.projectId("globex"));
+        assertEquals(Status.Code.UNAUTHENTICATED, refusal(with("x-api-key", KEY)).getCode());
+        channel.shutdownNow();
+        server.shutdownNow();
+        guard(options -> options.projectId("globex", "acme"));
+        call(with("x-api-key", KEY));
     }
 
     @ParameterizedTest

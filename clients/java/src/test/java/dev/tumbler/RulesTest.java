@@ -7,12 +7,15 @@ import static org.junit.jupiter.api.Assertions.assertNull;
 import com.google.gson.JsonArray;
 import com.google.gson.JsonElement;
 import com.google.gson.JsonObject;
+import java.util.List;
+import java.util.Locale;
+import java.util.Optional;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.DisplayName;
 import org.junit.jupiter.api.DynamicTest;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.TestFactory;
 import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** The rules that all languages and the server share, by the vectors that they share. */
@@ -25,11 +28,11 @@ class RulesTest {
                     JsonObject request = vector.getAsJsonObject("request");
                     Code decided = Verdict.decide(
                             Vectors.record(vector.get("record")),
-                            Vectors.text(request, "project_id"),
                             new VerifyOptions(
                                     Vectors.strings(request, "required_scopes"),
                                     Vectors.text(request, "client_ip"),
-                                    Vectors.text(request, "environment_id")),
+                                    Vectors.text(request, "environment_id"),
+                                    Vectors.strings(request, "project_ids")),
                             Vectors.micros(vector.get("now").getAsString()));
                     assertEquals(Code.valueOf(vector.get("code").getAsString()), decided);
                 }));
@@ -92,15 +95,27 @@ class RulesTest {
         assertNull(Address.parse(text));
     }
 
-    @ParameterizedTest
-    @CsvSource(
-            nullValues = "-",
-            value = {
-                "Bearer k1, -, k1", "bearer  k1 , -, k1", "BEARER k1, k2, k1", "-, k2, k2", "Basic k1, k2, k2",
-                "Basic k1, -, -", "Bearer, -, -", "'Bearer ', k2, -", "-, ' ', -", "k1, -, -", "-, -, -"
-            })
-    @DisplayName("A key is taken from authorization, else from x-api-key.")
-    void presentedKey(String authorization, String xApiKey, String expected) {
-        assertEquals(expected, Guards.presentedKey(authorization, xApiKey).orElse(null));
+    @TestFactory
+    @DisplayName("A request has one credential, as the server has it.")
+    Stream<DynamicTest> credentials() throws Exception {
+        return Vectors.of("credentials.json")
+                .map(vector -> DynamicTest.dynamicTest(vector.get("name").getAsString(), () -> {
+                    String refused = Vectors.text(vector, "refused");
+                    Credential expected = refused.isEmpty()
+                            ? new Credential(Vectors.text(vector, "credential"), null)
+                            : new Credential(null, Credential.Refused.valueOf(refused.toUpperCase(Locale.ROOT)));
+                    assertEquals(
+                            expected,
+                            Credential.of(
+                                    Vectors.headers(vector, "authorization"), Vectors.headers(vector, "x-api-key")));
+                }));
+    }
+
+    @Test
+    @DisplayName("Where no header of a name came, it may be null.")
+    void noHeaders() {
+        assertEquals(Optional.of("k"), Guards.presentedKey(null, List.of("k")));
+        assertEquals(Optional.of("k"), Guards.presentedKey(List.of("bearer k"), null));
+        assertEquals(Optional.empty(), Guards.presentedKey(null, null));
     }
 }

@@ -59,6 +59,15 @@ final class Vectors {
         return array.asList().stream().map(JsonElement::getAsString).toList();
     }
 
+    /** Returns the values of a row's headers of a name, in their order. */
+    static List<String> headers(JsonObject row, String name) {
+        return row.getAsJsonArray("headers").asList().stream()
+                .map(JsonElement::getAsJsonArray)
+                .filter(header -> header.get(0).getAsString().equals(name))
+                .map(header -> header.get(1).getAsString())
+                .toList();
+    }
+
     private static long time(JsonObject object, String name) {
         return has(object, name) ? micros(object.get(name).getAsString()) : KeyRecord.NEVER;
     }

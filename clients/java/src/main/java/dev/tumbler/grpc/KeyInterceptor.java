@@ -14,7 +14,6 @@ import io.grpc.ServerCall;
 import io.grpc.ServerCallHandler;
 import io.grpc.ServerInterceptor;
 import java.net.InetSocketAddress;
-import java.util.Iterator;
 import java.util.List;
 import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
@@ -25,8 +24,8 @@ import java.util.function.Function;
 import java.util.function.Predicate;
 
 /**
- * Lets a call pass only with a key that a verifier says yes to. The key is that of {@code authorization: Bearer …},
- * else that of {@code x-api-key}.
+ * Lets a call pass only with a key that a verifier says yes to. The key is that of {@code authorization: Bearer …} or of
+ * {@code x-api-key}; a call with more than one of these headers is refused.
  *
  * <p>It never blocks: a call whose key the server must be asked about waits without a thread, and goes on in the
  * interceptor's executor. So calls with remembered keys get through while the server is slow, also where the server's
@@ -42,6 +41,7 @@ public final class KeyInterceptor implements ServerInterceptor {
     private final Verifier verifier;
     private final Function<? super ServerCall<?, ?>, List<String>> scopes;
     private final String environmentId;
+    private final List<String> projectIds;
     private final BiFunction<? super ServerCall<?, ?>, Metadata, String> clientIp;
     private final Predicate<? super MethodDescriptor<?, ?>> exempt;
     private final Executor executor;
@@ -50,6 +50,7 @@ public final class KeyInterceptor implements ServerInterceptor {
         verifier = options.verifier;
         scopes = options.scopes;
         environmentId = options.environmentId;
+        projectIds = options.projectIds;
         clientIp = options.clientIp;
         exempt = options.exempt;
         executor = options.executor == null ? Threads.SHARED : options.executor;
@@ -80,13 +81,14 @@ public final class KeyInterceptor implements ServerInterceptor {
         CompletableFuture<Verification> verdict = null; // none is needed
         try {
             if (!exempt.test(call.getMethodDescriptor())) {
-                Optional<String> key = Guards.presentedKey(first(headers, AUTHORIZATION), first(headers, X_API_KEY));
+                Optional<String> key = Guards.presentedKey(headers.getAll(AUTHORIZATION), headers.getAll(X_API_KEY));
                 if (key.isEmpty()) {
                     return refuse(call, Refusal.KEY_REQUIRED);
                 }
                 verdict = verifier.verifyAsync(
                         key.get(),
-                        new VerifyOptions(scopes.apply(call), clientIp.apply(call, headers), environmentId));
+                        new VerifyOptions(
+                                scopes.apply(call), clientIp.apply(call, headers), environmentId, projectIds));
             }
         } catch (RuntimeException failure) { // of a function that we were given
             return refuse(call, Guards.refusal(failure));
@@ -129,12 +131,6 @@ public final class KeyInterceptor implements ServerInterceptor {
         return new ServerCall.Listener<>() {};
     }
 
-    private static String first(Metadata headers, Metadata.Key<String> name) {
-        Iterable<String> values = headers.getAll(name);
-        Iterator<String> each = values == null ? List.<String>of().iterator() : values.iterator();
-        return each.hasNext() ? each.next() : null;
-    }
-
     private static String peer(ServerCall<?, ?> call) {
         return call.getAttributes().get(Grpc.TRANSPORT_ATTR_REMOTE_ADDR) instanceof InetSocketAddress address
                         && address.getAddress() != null
@@ -156,6 +152,7 @@ public final class KeyInterceptor implements ServerInterceptor {
         private final Verifier verifier;
         private Function<? super ServerCall<?, ?>, List<String>> scopes = call -> List.of();
         private String environmentId = "";
+        private List<String> projectIds = List.of();
         private BiFunction<? super ServerCall<?, ?>, Metadata, String> clientIp = (call, headers) -> peer(call);
         private Predicate<? super MethodDescriptor<?, ?>> exempt = method -> false;
         private Executor executor;
@@ -195,6 +192,18 @@ public final class KeyInterceptor implements ServerInterceptor {
          */
         public Builder environment(String id) {
             environmentId = id;
+            return this;
+        }
+
+        /**
+         * Demands a project, or one of several. That narrows what the verifier accepts, and never widens it.
+         *
+         * @param ids what a key must belong to one of
+         * @return this
+         * @throws IllegalArgumentException if there is none, or one has an empty id
+         */
+        public Builder projectId(String... ids) {
+            projectIds = VerifyOptions.NONE.withProject(ids).projectIds();
             return this;
         }
 

@@ -13,15 +13,16 @@ import jakarta.servlet.ServletResponse;
 import jakarta.servlet.http.HttpServletRequest;
 import jakarta.servlet.http.HttpServletResponse;
 import java.io.IOException;
-import java.nio.charset.StandardCharsets;
+import java.util.Collections;
+import java.util.Enumeration;
 import java.util.List;
 import java.util.Optional;
 import java.util.function.Function;
 import java.util.function.Predicate;
 
 /**
- * Lets a request pass only with a key that a verifier says yes to. The key is that of {@code Authorization: Bearer …},
- * else that of {@code X-API-Key}. It waits for the verifier in the request's thread, at most for the verifier's
+ * Lets a request pass only with a key that a verifier says yes to. The key is that of {@code Authorization: Bearer …} or
+ * of {@code X-API-Key}; a request with more than one of these headers is refused. It waits for the verifier in the request's thread, at most for the verifier's
  * timeout.
  */
 public final class KeyFilter implements Filter {
@@ -31,6 +32,7 @@ public final class KeyFilter implements Filter {
     private final Verifier verifier;
     private final Function<? super HttpServletRequest, List<String>> scopes;
     private final String environmentId;
+    private final List<String> projectIds;
     private final Function<? super HttpServletRequest, String> clientIp;
     private final Predicate<? super HttpServletRequest> exempt;
 
@@ -38,6 +40,7 @@ public final class KeyFilter implements Filter {
         verifier = options.verifier;
         scopes = options.scopes;
         environmentId = options.environmentId;
+        projectIds = options.projectIds;
         clientIp = options.clientIp;
         exempt = options.exempt;
     }
@@ -83,11 +86,12 @@ public final class KeyFilter implements Filter {
 
     private Optional<Refusal> judge(HttpServletRequest request) {
         Optional<String> key =
-                Guards.presentedKey(request.getHeader("Authorization"), request.getHeader("X-API-Key"));
+                Guards.presentedKey(all(request, "Authorization"), all(request, "X-API-Key"));
         if (key.isEmpty()) {
             return Optional.of(Refusal.KEY_REQUIRED);
         }
-        VerifyOptions demand = new VerifyOptions(scopes.apply(request), clientIp.apply(request), environmentId);
+        VerifyOptions demand =
+                new VerifyOptions(scopes.apply(request), clientIp.apply(request), environmentId, projectIds);
         Verification told = verifier.verify(key.get(), demand);
         Optional<Refusal> refusal = Guards.refusal(told);
         if (refusal.isEmpty()) {
@@ -96,7 +100,16 @@ public final class KeyFilter implements Filter {
         return refusal;
     }
 
+    /** Returns all headers of a name; null where the container does not tell. */
+    private static List<String> all(HttpServletRequest request, String name) {
+        Enumeration<String> values = request.getHeaders(name);
+        return values == null ? null : Collections.list(values);
+    }
+
     private static void refuse(HttpServletResponse response, Refusal refusal) throws IOException {
+        if (response.isCommitted()) {
+            return; // somebody else's answer is under way
+        }
         response.setStatus(refusal.httpStatus());
         if (refusal == Refusal.KEY_REQUIRED) {
             response.setHeader("WWW-Authenticate", "Bearer");
@@ -104,9 +117,14 @@ public final class KeyFilter implements Filter {
             response.setHeader("Retry-After", "1");
         }
         response.setContentType("application/json");
-        byte[] body = ("{\"error\": \"" + refusal.text() + "\"}").getBytes(StandardCharsets.UTF_8);
-        response.setContentLength(body.length);
-        response.getOutputStream().write(body);
+        String body = "{\"error\": \"" + refusal.text() + "\"}";
+        response.resetBuffer();
+        response.setContentLength(body.length()); // of ASCII
+        try {
+            response.getOutputStream().print(body);
+        } catch (IllegalStateException writerIsInUse) { // a filter before this one has asked for it
+            response.getWriter().print(body);
+        }
     }
 
     /** Describes a filter. */
@@ -114,6 +132,7 @@ public final class KeyFilter implements Filter {
         private final Verifier verifier;
         private Function<? super HttpServletRequest, List<String>> scopes = request -> List.of();
         private String environmentId = "";
+        private List<String> projectIds = List.of();
         private Function<? super HttpServletRequest, String> clientIp =
                 request -> Guards.clientIp(request.getRemoteAddr());
         private Predicate<? super HttpServletRequest> exempt = request -> false;
@@ -153,6 +172,18 @@ public final class KeyFilter implements Filter {
          */
         public Builder environment(String id) {
             environmentId = id;
+            return this;
+        }
+
+        /**
+         * Demands a project, or one of several. That narrows what the verifier accepts, and never widens it.
+         *
+         * @param ids what a key must belong to one of
+         * @return this
+         * @throws IllegalArgumentException if there is none, or one has an empty id
+         */
+        public Builder projectId(String... ids) {
+            projectIds = VerifyOptions.NONE.withProject(ids).projectIds();
             return this;
         }
 

@@ -1,0 +1,39 @@
+"""The one credential that comes with a request (CONTRACT section 5). The one place for that rule, in server and guards.
+
+The guards in other languages carry the same function, and ``tests/vectors/credentials.json`` tests them all.
+"""
+
+import enum
+from collections.abc import Iterable
+
+__all__ = ["Refused", "credential_in"]
+
+_BEARER = "bearer "
+_BLANK = " \t"
+
+
+class Refused(enum.Enum):
+    """Why a request has no credential."""
+
+    MISSING = enum.auto()
+    AMBIGUOUS = enum.auto()
+    """There is more than one: who stands in between may have judged another than we would."""
+
+
+def credential_in(headers: Iterable[tuple[str, str | bytes]]) -> str | Refused:
+    """Return the key that comes with a request, as ``authorization: Bearer <key>`` or ``x-api-key: <key>``.
+
+    ``headers`` are all that came, with names in lower case: each of these two names counts, whatever it holds.
+    """
+    found: list[str | bytes] = []
+    for name, value in headers:
+        if name == "authorization":
+            bearer = isinstance(value, str) and value[: len(_BEARER)].lower() == _BEARER
+            found.append(value[len(_BEARER) :] if bearer else "")
+        elif name == "x-api-key":
+            found.append(value)
+    if len(found) > 1:
+        return Refused.AMBIGUOUS
+    if not found or not isinstance(found[0], str):
+        return Refused.MISSING
+    return found[0].strip(_BLANK) or Refused.MISSING
