@@ -283,7 +283,7 @@ def audit_verify(
         if copy is not None:
             with copy.open(encoding="utf-8", errors="replace") as lines:
                 compared = copies.against(store, lines)
-    problems = [*found.problems, *(compared.problems if compared else ())]
+    problems = [*found.problems, *(() if compared is None else compared.problems)]
     if as_json:
         print(json.dumps(_audit_fields(found, compared, problems)))
     elif not problems:
@@ -377,7 +377,7 @@ class _Meter:
         """Show that so much of something is done."""
         if not self._progress.console.is_terminal:
             return
-        self._progress.start()
+        self._progress.start()  # again and again is the same as once
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what)
         self._progress.update(self._tasks[what], completed=done, total=total)
@@ -386,7 +386,8 @@ class _Meter:
 
     def close(self) -> None:
         """Clear the line."""
-        self._progress.stop()
+        if self._tasks:
+            self._progress.stop()
 
 
 def main() -> None:

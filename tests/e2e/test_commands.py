@@ -84,12 +84,48 @@ def test_an_audit_of_an_untouched_log_is_fine(installed: Service) -> None:
     for _ in range(3):
         installed.revoke(installed.create().api_key.id)
     audit = installed.command("audit", "verify")
-    assert (audit.returncode, audit.stdout) == (0, "ok: 7 events, each as it was written\n")
+    assert (audit.returncode, audit.stdout) == (
+        0,
+        "ok: 7 events, each as it was written, and 4 keys, each as they say\n",
+    )
     as_json = installed.command("audit", "verify", "--json")
     found = json.loads(as_json.stdout)
     ((since,),) = installed.read("SELECT time FROM event WHERE revision = 1")
     assert found.pop("since") == rfc3339(since)
-    assert found == {"ok": True, "events": 7, "from_revision": 1, "removed": 0, "problems": []}
+    counts = {"events": 7, "from_revision": 1, "removed": 0, "keys": 4, "keys_untold": 0}
+    assert found == {"ok": True, **counts, "problems": []}
+
+
+def test_a_copy_of_the_log_shows_what_the_log_forgot(installed: Service, tmp_path: Path) -> None:
+    """I keep an export, or a line of `audit head`, elsewhere, and learn from it that the log is another than it was."""
+    installed.start()
+    installed.revoke(installed.create().api_key.id)
+    head = installed.command("audit", "head").stdout
+    exported = installed.command("audit", "export").stdout
+    events = [json.loads(line) for line in exported.splitlines()]
+    assert [event["type"] for event in events] == ["CREATED", "CREATED", "REVOKED"]
+    assert head == f"event 3 sha256:{events[-1]['hash']}\n"
+    assert events[-1]["client_address"] == "127.0.0.1"
+    installed.create()
+    copy = tmp_path / "copy"
+    copy.write_text(exported + head)
+    fine = installed.command("audit", "verify", "--against", str(copy))
+    assert (fine.returncode, fine.stdout.splitlines()[-1]) == (
+        0,
+        "the copy: 3 events are the same; 0 are not kept any more",
+    )
+    newer = [json.loads(line) for line in installed.command("audit", "export", "--after", "3").stdout.splitlines()]
+    assert [event["revision"] for event in newer] == [4]
+    copy.write_text(head.replace("event 3", "event 30") + exported.replace(events[1]["hash"], "0" * 64) + "{}\n")
+    wrong = installed.command("audit", "verify", "--against", str(copy))
+    assert (wrong.returncode, wrong.stdout.splitlines()) == (
+        1,
+        [
+            "line 5 of the copy is neither of `audit export` nor of `audit head`",
+            "the copy has event 30; the log ends with event 4",
+            "event 2 is not the one that was copied",
+        ],
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +136,7 @@ def test_an_audit_of_an_untouched_log_is_fine(installed: Service) -> None:
         ("DELETE FROM event WHERE revision = 3", "events 3 to 3 are missing"),
         ("DELETE FROM event WHERE revision = 5", "events 5 to 5 are missing"),
         ("DELETE FROM event", "events 1 to 5 are missing"),
-        ("UPDATE api_key SET revoke_time = 9223372036854775807", "was revoked, and its row says that it is not"),
+        ("UPDATE api_key SET revoke_time = 9223372036854775807", "was changed without an event: revoke_time"),
         ("UPDATE api_key SET revision = revision - 1 WHERE revision = 5", "was changed without an event"),
         ("DELETE FROM api_key WHERE revision = 5", "has events but is gone"),
         ("UPDATE log_head SET hash = (SELECT hash FROM event WHERE revision = 1)", "head"),

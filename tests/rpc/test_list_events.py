@@ -55,6 +55,19 @@ def crowd(world: World, number: int) -> None:
 class TestEvents:
     """What an event says."""
 
+    def test_the_call(self, world: World) -> None:
+        """An event says where its call came from and what the caller named it: by request_id, or by `x-request-id`."""
+        named = "123e4567-E89b-42d3-a456-426614174000"
+        key_id = world.create(request_id=named).api_key.id
+        bearer = ("authorization", f"Bearer {world.operator}")
+        active = False
+        for header in ("from a proxy", "x" * 128, "x" * 129, "tab\tbed", ""):
+            request = pb.SetActiveRequest(key_id=key_id, active=active)
+            world.call("SetActive", request, metadata=(bearer, ("x-request-id", header)))
+            active = not active
+        told = [(event.request_id, event.client_address) for event in listed(world, key_id=key_id).events]
+        assert told == [(name, "127.0.0.1") for name in (named.lower(), "from a proxy", "x" * 128, "", "", "")]
+
     def test_whole(self, world: World) -> None:
         """An event has its place, what happened to which key and where, when, by whom, in which words, and its hash."""
         caller = world.create(name="robot", scopes=["tumbler:keys:*"])

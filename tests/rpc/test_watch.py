@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e.service import Client, eventually
 from tests.harness import CHEAP
+from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import event_pb2
 from tumbler_server import founding, server
 from tumbler_server.config import Config, Installation
@@ -75,6 +76,17 @@ def test_a_key_that_is_there_no_more(served: Served) -> None:
     served.core.store.alone(lambda db: db.execute_sql(delete))
     assert caller.watch().ended().code is grpc.StatusCode.UNAUTHENTICATED
     caller.close()
+
+
+def test_who_may_verify_keys_reads_none(served: Served) -> None:
+    """A stream tells that a key changed and in which fields, not their values, nor who called from where."""
+    stream = served.client.watch().opened()
+    made = served.client.create(owner_id="alice", scopes=["a:b"], metadata={"note": "confidential"})
+    served.client.call("Update", pb.UpdateRequest(api_key={"id": made.api_key.id, "owner_id": "bob"}))
+    created, updated = stream.events(2)
+    assert (dict(created.detail), dict(updated.detail)) == ({}, {"fields": "owner_id"})
+    for event in (created, updated):
+        assert (event.client_address, event.request_id, event.record_digest) == ("", "", b"")
 
 
 def test_a_fault_is_told_to_nobody(

@@ -18,7 +18,7 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1 import event_pb2
 from tumbler_server import doctor
 from tumbler_server.clock import DAY, HOUR, MINUTE, SECOND
-from tumbler_server.keys import pepper
+from tumbler_server.keys import audit, pepper
 from tumbler_server.store.models import DeliveryRow, EndpointRow
 from tumbler_server.webhooks import upkeep
 from tumbler_server.webhooks.dispatch import LANES
@@ -189,6 +189,18 @@ class TestSecret:
         mailing.turn()
         sent = receiver.next("key.revoked")
         assert (signed(sent, created.webhook_secret), signed(sent, replaced.webhook_secret)) == (False, True)
+
+    def test_replaced_is_an_event(self, mailing: World, receiver: Receiver) -> None:
+        """That a secret was replaced is in the log, by whom and of which URL, and never the secret."""
+        watched(mailing, receiver)
+        request = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=receiver.url)
+        replaced = mailing.call("RotateWebhookSecret", request)
+        types = ["KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED"]
+        (event,) = mailing.call("ListEvents", pb.ListEventsRequest(project_id="acme", types=types)).events
+        assert (event.key_id, event.project_id, event.actor.name) == ("", "acme", "first operator")
+        assert event.detail["webhook_url"] == receiver.url
+        assert replaced.webhook_secret.removeprefix("whsec_") not in str(event)
+        assert audit.run(mailing.core.store, mailing.clock)
 
     def test_replaced_again(self, mailing: World, receiver: Receiver) -> None:
         """Whichever of a day's secrets the receiver has learnt of, it counts; three replaced ones sign at the most."""

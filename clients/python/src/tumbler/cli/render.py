@@ -224,7 +224,7 @@ def event_line(event: KeyEvent) -> Text:
         Text(visible(event.key_id)),
         Text(visible(place)),
         Text(f"by {visible(who(event))}"),
-        Text(visible(" ".join(_pairs(event.detail))), "dim"),
+        Text(visible(" ".join(_more(event))), "dim"),
     ]
     return Text("  ").join(word for word in words if word)
 
@@ -334,6 +334,12 @@ def _key_rows(api_keys: Iterable[ApiKey]) -> Iterator[list[Text]]:
         ]
 
 
+def _more(event: KeyEvent) -> list[str]:
+    """Return what an event says besides, as pairs: the call's address and name too, where they are told."""
+    call = {"client_address": event.client_address, "request_id": event.request_id}
+    return [*_pairs(event.detail), *_pairs({name: value for name, value in call.items() if value})]
+
+
 def _event_rows(events: Iterable[KeyEvent]) -> Iterator[list[Text]]:
     for event in events:
         yield [
@@ -344,7 +350,7 @@ def _event_rows(events: Iterable[KeyEvent]) -> Iterator[list[Text]]:
             Text(visible(event.project_id)),
             Text(visible(event.environment_id)),
             Text(visible(who(event))),
-            Text(visible(" ".join(_pairs(event.detail)))),
+            Text(visible(" ".join(_more(event)))),
         ]
 
 

@@ -1,0 +1,100 @@
+"""Copies of the log that are kept elsewhere."""
+
+import json
+
+import pytest
+
+from tests.domain import Domain
+from tests.harness import FrozenClock
+from tumbler_server.clock import DAY
+from tumbler_server.events import log
+from tumbler_server.events.retention import Retention
+from tumbler_server.keys import copies
+from tumbler_server.keys.copies import Comparison
+from tumbler_server.store.database import Store
+from tumbler_server.store.models import EventRow, LogHeadRow
+
+
+@pytest.fixture(autouse=True)
+def grown(domain: Domain) -> None:
+    """Let five keys be made."""
+    for _ in range(5):
+        domain.create(owner_id="alice")
+
+
+def test_an_export_has_every_event(store: Store, clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All events from a revision on, in order, whatever the size of a page; each says all that it is."""
+    monkeypatch.setattr(copies, "_PAGE", 2)
+    told = [json.loads(line) for line in copies.lines(store)]
+    assert [event["revision"] for event in told] == [1, 2, 3, 4, 5]
+    (first, *_) = log.events_after(store, 0, 1)
+    assert first.record is not None
+    assert told[0] == {
+        "revision": 1,
+        "type": "CREATED",
+        "key_id": first.key_id,
+        "project_id": "acme",
+        "environment_id": "",
+        "time": "2030-01-01T00:00:00Z",
+        "actor": {"key_id": first.actor_key_id, "name": first.actor_name},
+        "detail": {"new.name": "default", "new.owner_id": "alice"},
+        "client_address": "",
+        "request_id": "",
+        "record": first.record.hex(),
+        "hash": first.hash.hex(),
+    }
+    assert [json.loads(line)["revision"] for line in copies.lines(store, after=3)] == [4, 5]
+    assert clock.now == first.time
+
+
+def test_a_copy_of_a_log_that_grew_and_was_cut_agrees(store: Store, domain: Domain, clock: FrozenClock) -> None:
+    """What came later, and what is not kept any more by its age, contradicts no copy."""
+    copy = [*copies.lines(store), "", copies.head(store)]
+    assert copies.against(store, copy) == Comparison(5, 0, ())
+    clock.advance(500 * DAY)
+    domain.create()
+    Retention(store, clock, 400 * DAY).remove()
+    assert copies.against(store, copy) == Comparison(0, 5, ())
+
+
+def test_a_chain_that_was_made_anew_is_found(store: Store, domain: Domain) -> None:
+    """Whoever rewrites the log from its beginning, hashes and head included, cannot rewrite the copy."""
+    head = copies.head(store)
+    store.write(lambda transaction: transaction.run(EventRow.delete()))
+    store.write(lambda transaction: transaction.run(LogHeadRow.update(revision=0, hash=bytes(32))))
+    for _ in range(5):
+        domain.create()
+    assert copies.against(store, [head]).problems == ("event 5 is not the one that was copied",)
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ([], "the copy has no event"),
+        (["ok"], "line 1 of the copy is neither of `audit export` nor of `audit head`"),
+        (["\n", "[]"], "line 2 of the copy is neither of `audit export` nor of `audit head`"),
+        (['{"revision": 1}'], "line 1 of the copy is neither of `audit export` nor of `audit head`"),
+        (['{"revision": {}, "hash": ""}'], "line 1 of the copy is neither of `audit export` nor of `audit head`"),
+        (["x" * (1 << 21)], "line 1 of the copy is neither of `audit export` nor of `audit head`"),
+        ([f"event 9 sha256:{'0' * 64}"], "the copy has event 9; the log ends with event 5"),
+        ([f"event 2 sha256:{'0' * 64}"], "event 2 is not the one that was copied"),
+        ([f"event 99999999999999999999 sha256:{'0' * 64}"], "line 1 of the copy is neither of"),
+    ],
+)
+def test_what_is_wrong_is_named(store: Store, lines: list[str], problem: str) -> None:
+    """A copy that is none, and one that the log contradicts."""
+    found = copies.against(store, lines)
+    assert not found
+    assert found.problems[0].startswith(problem)
+
+
+def test_a_missing_event_is_named(store: Store) -> None:
+    """An event of the copy that the log has not, though it should."""
+    copy = list(copies.lines(store))
+    store.write(lambda transaction: transaction.run(EventRow.delete().where(EventRow.revision == 3)))
+    assert copies.against(store, copy) == Comparison(4, 0, ("event 3 is missing",))
+
+
+def test_not_all_are_told(store: Store) -> None:
+    """Of very many problems, 20 are told."""
+    assert len(copies.against(store, ["?"] * 1_000).problems) == 20
