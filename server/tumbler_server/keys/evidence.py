@@ -40,6 +40,7 @@ SIZE = hashlib.sha256().digest_size
 """Bytes of a digest without what names the columns."""
 
 _WIDTH = 4
+_text = json.JSONEncoder(separators=(",", ":")).encode
 _TRUTHS = frozenset({"active", "rotation_overdue"})
 
 Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
@@ -49,8 +50,8 @@ def digest(row: Mapping[str, Any]) -> bytes:
     """Return the digest of a row: 32 bytes of SHA-256, and four for each column, which name what differs."""
     values = [(name, _plain(name, row[name])) for name in COLUMNS]
     later = [(name, _plain(name, row[name])) for name, default in LATER.items() if row[name] != default]
-    texts = [json.dumps(pair, separators=(",", ":")).encode() for pair in values]
-    more = {name: json.dumps((name, value), separators=(",", ":")).encode() for name, value in later}
+    texts = [_text(pair).encode() for pair in values]
+    more = {name: _text((name, value)).encode() for name, value in later}
     checks = [zlib.crc32(text) for text in texts] + [zlib.crc32(more[name]) if name in more else 0 for name in LATER]
     while len(checks) > len(COLUMNS) and not checks[-1]:
         checks.pop()
