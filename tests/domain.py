@@ -9,6 +9,7 @@ from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events.tail import MAX_STALENESS, Tail
 from tumbler_server.keys.cache import ProofCache
 from tumbler_server.keys.claims import Claims
+from tumbler_server.keys.first_use import FirstUses
 from tumbler_server.keys.ledger import Issued, Ledger
 from tumbler_server.keys.lifecycle import Draft, Lifecycle
 from tumbler_server.keys.listing import Listing
@@ -81,7 +82,10 @@ class Domain:
         self.listing = Listing(store, open_tokens(store), clock)
         self.resealer = Resealer(store, self.hasher, clock)
         self.usage = Usage(store)
-        self.verifier = Verifier(store, self.hasher, self.tail, cache, self.resealer, self.usage, clock)
+        self.first_uses = FirstUses(ledger)
+        self.verifier = Verifier(
+            store, self.hasher, self.tail, cache, self.resealer, self.usage, self.first_uses, clock
+        )
 
     def _look_up(self, name: str) -> list[str]:
         self.store.write(lambda _: None)  # whoever waits for a name holds up no other writer

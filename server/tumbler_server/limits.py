@@ -55,6 +55,7 @@ SHARED_NOTICES = Limit(
     "responses of Watch that streams share", 32, "responses", "the oldest is made again (5 MiB in all)"
 )
 USE_NOTES = Limit("keys whose last use waits to be written", 200_000, "keys", "the use of others is not noted")
+FIRST_USES = Limit("keys whose first use waits to be written", 10_000, "keys", "others are noted at their next use")
 LIST_SKIP = Limit("List's skip", 10_000, "keys", "INVALID_ARGUMENT, INVALID_FIELD")
 LIST_SCAN = Limit("what a page of List looks at", 3_000, "keys", "the page ends early, with a next_page_token")
 LIST_COUNT = Limit("what total_size counts", 10_000, "keys", "it is a lower bound")

@@ -29,6 +29,7 @@ from tumbler_server.events.watch import Hub
 from tumbler_server.keys.cache import ProofCache
 from tumbler_server.keys.claims import Claims
 from tumbler_server.keys.deliveries import Deliveries
+from tumbler_server.keys.first_use import FirstUses
 from tumbler_server.keys.ledger import Ledger
 from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
@@ -126,6 +127,7 @@ class Core:
     hub: Hub
     resealer: Resealer
     usage: Usage
+    first_uses: FirstUses
     retention: Retention
     resolver: Resolver
     looking: ThreadPoolExecutor
@@ -139,6 +141,7 @@ class Core:
         """Begin what goes on in the background."""
         self.following.start()
         self.usage.start()
+        self.first_uses.start()
         self.retention.start()
 
     def close(self, seconds: float = LAST) -> None:
@@ -151,6 +154,7 @@ class Core:
         self.lanes.close()
         for close in self.closing:
             close()
+        self.first_uses.close()
         self.resealer.close()
         self.retention.close()
         self.usage.close(seconds)
@@ -186,8 +190,8 @@ def build_core(
     endpoints = Endpoints(vault(peppers), Judge(config.webhook_rules, resolver), config.max_webhook_urls)
     ledger = Ledger(store, hasher, clock, tail.committed, config.max_project_keys)
     lifecycle = Lifecycle(ledger, config.default_prefix, config.min_rotation_interval, endpoints)
-    rotations = Rotations(ledger, claims)
-    verifier = Verifier(store, hasher, tail, cache, resealer, usage, clock, config.stale_if_error)
+    rotations, first_uses = Rotations(ledger, claims), FirstUses(ledger)
+    verifier = Verifier(store, hasher, tail, cache, resealer, usage, first_uses, clock, config.stale_if_error)
     listing, trail = Listing(store, tokens, clock), Trail(store, tokens)
     deliveries = Deliveries(store, tokens, endpoints, clock)
     servicer = Servicer(verifier, lifecycle, rotations, listing, trail, tokens, deliveries, config.cache_ttl)
@@ -222,6 +226,7 @@ def build_core(
         hub,
         resealer,
         usage,
+        first_uses,
         retention,
         resolver,
         looking,

@@ -47,6 +47,8 @@ FULL = Key(
     rotation_overdue=True,
     webhook_url="https://hooks.example.com/in",
     expiry_warnings=1,
+    grace_ends_on_first_use=True,
+    awaits_first_use=True,
     revision=8,
 )
 

@@ -33,7 +33,7 @@ def row(number: int, scopes: list[str], metadata: dict[str, str], cidrs: list[st
     key_id = f"{number:016}"
     facts = (json.dumps(scopes), json.dumps(metadata), json.dumps(cidrs), True)
     history = (NOW + number, "0" * 16, "op", NOW + number, NEVER, NOW + number, NEVER, 0, "", "", "", NEVER)
-    schedule = (0, NEVER, 0, False, "", 0, 10_000_000 + number)
+    schedule = (0, NEVER, 0, False, "", 0, False, False, 10_000_000 + number)
     names = ("acme", "live", f"key {number}", f"tmb_{key_id}_", f"owner {number}")
     return (key_id, *names, *facts, *history, *schedule, "hash", b"digest", "pepper")
 
@@ -111,7 +111,8 @@ class TestAsSent:
             id="0" * 16, project_id="p", key_prefix="a" * 16 + "_" + "9" * 15 + "_" + "0" * 16 + "_",
             create_time=NOW + 1, created_by=log.Actor("0" * 16, "🔑" * 255), update_time=NOW + 1, expire_time=NOW + 1,
             last_used_time=NOW + 1, revoke_time=NOW + 1, revoke_reason=5, replaces_key_id="0" * 16,
-            replaced_by_key_id="0" * 16, grace_expire_time=NOW + 1, rotation_interval=NOW + 1,
+            replaced_by_key_id="0" * 16, grace_expire_time=NOW + 1, grace_ends_on_first_use=True,
+            rotation_interval=NOW + 1,
             rotation_next_time=NOW + 1, webhook_url="https://example.com/", revision=2**62,
         )  # fmt: skip
         assert wire.api_key(key, NOW).ByteSize() <= record.weight(key)

@@ -44,6 +44,7 @@ class EventType(enum.IntEnum):
     ROTATION_CLAIMED = 8
     ROTATION_OVERDUE = 9
     EXPIRING = 10
+    FIRST_USED = 11
     WEBHOOK_SECRET_ROTATED = 12
     RECORDED = 13
     REHASHED = 14

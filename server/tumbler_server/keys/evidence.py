@@ -21,7 +21,7 @@ COLUMNS = (
 """What the digest covers, in its order. It is the form of the log, which no release changes: a new column goes into
 ``LATER``."""
 
-LATER: Mapping[str, object] = {}
+LATER: Mapping[str, object] = {"grace_ends_on_first_use": False, "awaits_first_use": False}
 """Columns that were added since, and their defaults. One that has its default is left out of the digest, which is
 then the same as before there was the column."""
 
@@ -41,7 +41,7 @@ SIZE = hashlib.sha256().digest_size
 
 _WIDTH = 4
 _text = json.JSONEncoder(separators=(",", ":")).encode
-_TRUTHS = frozenset({"active", "rotation_overdue"})
+_TRUTHS = frozenset({"active", "rotation_overdue", "grace_ends_on_first_use", "awaits_first_use"})
 
 Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
 

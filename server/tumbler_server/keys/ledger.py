@@ -77,10 +77,14 @@ class Ledger:
         made = secret.generate(prefix)
         return made, self._hasher.seal(made.text, made.secret)
 
+    def find(self, select: requests.Select, key_id: str) -> Key | None:
+        """Return a key, whoever may see it; None where there is none of this id."""
+        rows = select(ApiKeyRow.select().where(ApiKeyRow.id == key_id))
+        return record.from_row(rows[0]) if rows else None
+
     def load(self, select: requests.Select, caller: Key, key_id: str) -> Key:
         """Return a key that the caller may see. Raises ``KeyNotFound``."""
-        rows = select(ApiKeyRow.select().where(ApiKeyRow.id == key_id))
-        key = record.from_row(rows[0]) if rows else None
+        key = self.find(select, key_id)
         if key is None or not access.sees(caller, key.project_id):
             raise KeyNotFound(key_id)
         return key

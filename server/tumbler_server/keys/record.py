@@ -25,6 +25,13 @@ class State(enum.IntEnum):
     SUPERSEDED = 5
 
 
+class OldKeyEnds(enum.IntEnum):
+    """When a rotated key ends; the numbers are the proto's."""
+
+    AT_GRACE_END = 1
+    ON_FIRST_USE = 2
+
+
 REVOKE_REASONS = {0: "unspecified", 1: "compromised", 2: "superseded", 3: "owner_left", 4: "unused", 5: "other"}
 """The proto's numbers, and what the log calls them."""
 
@@ -60,6 +67,10 @@ class Key:
     rotation_overdue: bool = False
     webhook_url: str = ""
     expiry_warnings: int = 0
+    grace_ends_on_first_use: bool = False
+    """Whether the grace ends when the successor is first used, and that has not come yet."""
+    awaits_first_use: bool = False
+    """Whether the key's own first use is still to end the grace of what it replaces; see ``keys.first_use``."""
     revision: int = 0
     rendered: Any = field(default=None, init=False, repr=False, compare=False)
     """Whatever the layer above keeps with a record so as not to make it again."""
@@ -165,7 +176,7 @@ def from_tuple(row: tuple[Any, ...]) -> tuple[Key, Sealed]:
         key_id, project_id, environment_id, name, key_prefix, owner_id, scopes, metadata, allowed_cidrs, active,
         create_time, by_key_id, by_name, update_time, expire_time, last_used_time, revoke_time, revoke_reason,
         revoke_comment, replaces, replaced_by, grace_expire_time, interval, next_time, due_revision, overdue,
-        webhook_url, expiry_warnings, revision, secret_hash, digest, pepper_id,
+        webhook_url, expiry_warnings, ends_on_first_use, awaits_first_use, revision, secret_hash, digest, pepper_id,
     ) = row  # fmt: skip
     key = Key(
         key_id,
@@ -195,6 +206,8 @@ def from_tuple(row: tuple[Any, ...]) -> tuple[Key, Sealed]:
         bool(overdue),
         _shared(webhook_url),
         expiry_warnings,
+        bool(ends_on_first_use),
+        bool(awaits_first_use),
         revision,
     )
     return key, Sealed(secret_hash, None if digest is None else bytes(digest), pepper_id)

@@ -8,12 +8,11 @@ from tumbler_server.events.log import Actor, EventType
 from tumbler_server.keys import access, ledger, record, requests, schedule
 from tumbler_server.keys.claims import Claims
 from tumbler_server.keys.ledger import Issued, Ledger
-from tumbler_server.keys.record import Key
+from tumbler_server.keys.record import Key, OldKeyEnds
 from tumbler_server.keys.requests import RequestId
 from tumbler_server.keys.rules import Check
 from tumbler_server.keys.secret import NewKey
 from tumbler_server.store.database import Transaction
-from tumbler_server.store.models import ApiKeyRow
 
 DEFAULT_GRACE = HOUR
 
@@ -27,6 +26,7 @@ class Rotation:
 
     key_id: str
     grace: int = DEFAULT_GRACE
+    old_key_ends: int = 0
     expire_time: int | None = None
     ttl: int | None = None
     request_id: RequestId = RequestId()
@@ -42,12 +42,14 @@ class Rotations:
     def rotate(self, caller: Key, rotation: Rotation) -> Issued:
         """Replace a key by a successor that carries over everything, and let the old one work for a grace period.
 
+        With ``ON_FIRST_USE`` that is the longest it can take until the successor is used; see ``keys.first_use``.
+
         Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``, ``KeyIsSuperseded``, ``KeyIsExpired``,
         ``ScopeEscalation``, ``SelfWidening``, ``RequestIdReused``.
         """
         check = Check()
         check.key_id("key_id", rotation.key_id)
-        check.grace("grace_period", rotation.grace)
+        ends = check.grace(rotation.grace, rotation.old_key_ends)
         check.ttl("ttl", rotation.ttl)
         check.request_id("request_id", rotation.request_id.value)
         check.done()
@@ -68,7 +70,7 @@ class Rotations:
             self._demand_rotatable(before)
             # The caller is handed the successor's secret, and with it whatever the key may do to this service.
             access.hand_out(caller, before.scopes)
-            issued = self._replace(transaction, ledger.actor(caller), before, rotation, made, sealed, now)
+            issued = self._replace(transaction, ledger.actor(caller), before, rotation, ends, made, sealed, now)
             requests.remember(
                 transaction, caller, rotation.request_id, issued.key.id, issued.revision, now, rotated=True
             )
@@ -80,14 +82,14 @@ class Rotations:
         """Return the key's id and the revision that a claim token is for. Raises ``ClaimTokenInvalid``."""
         return self._claims.read(token)
 
-    def claim(self, token: str, grace: int) -> Issued:
+    def claim(self, token: str, grace: int, old_key_ends: int = 0) -> Issued:
         """Replace a key whose rotation is due, for whoever holds the token that was made for that.
 
         Raises ``InvalidFields``, ``ClaimTokenInvalid``, ``ClaimOutdated``, ``KeyIsRevoked``, ``KeyIsSuperseded``,
         ``KeyIsExpired``.
         """
         check = Check()
-        check.grace("grace_period", grace)
+        ends = check.grace(grace, old_key_ends)
         check.done()
         key_id, due_revision = self.read_claim(token)
         old = self._claimable(self._ledger.select, key_id, due_revision)
@@ -97,7 +99,7 @@ class Rotations:
             now = self._ledger.clock()
             before = self._claimable(transaction.select, key_id, due_revision)
             before = self._ledger.note(transaction, CLAIM, before, EventType.ROTATION_CLAIMED, now)
-            return self._replace(transaction, CLAIM, before, Rotation(key_id, grace), made, sealed, now)
+            return self._replace(transaction, CLAIM, before, Rotation(key_id, grace), ends, made, sealed, now)
 
         return self._ledger.write(work)
 
@@ -107,6 +109,7 @@ class Rotations:
         actor: Actor,
         before: Key,
         rotation: Rotation,
+        ends: OldKeyEnds,
         made: NewKey,
         sealed: record.Sealed,
         now: int,
@@ -115,6 +118,7 @@ class Rotations:
         expire_time = ledger.expiry(rotation.expire_time, rotation.ttl, now, otherwise=lifetime)
         if expire_time > lifetime and actor.key_id == before.id:
             raise SelfWidening(before.id)
+        ends_on_first_use = ends is OldKeyEnds.ON_FIRST_USE
         successor = replace(
             before,
             create_time=now,
@@ -127,26 +131,30 @@ class Rotations:
             rotation_due_revision=0,
             rotation_overdue=False,
             expiry_warnings=schedule.given_warnings(expire_time, now),
+            # A key that was never used hands on what its first use was to end.
+            awaits_first_use=ends_on_first_use or before.awaits_first_use,
         )
         successor = self._ledger.insert(transaction, successor, made, sealed, {"replaces_key_id": before.id})
         after = replace(
             before,
             replaced_by_key_id=successor.id,
             grace_expire_time=min(now + rotation.grace, before.expire_time),
+            grace_ends_on_first_use=ends_on_first_use,
             rotation_next_time=NEVER,
         )
         detail = {
             "replaced_by_key_id": successor.id,
             "grace_expire_time": rfc3339(after.grace_expire_time),
         }
+        if ends_on_first_use:
+            detail["old_key_ends"] = "on_first_use"
         ended = self._ledger.save(transaction, actor, before, after, EventType.ROTATED, now, detail)
         return Issued(successor, ended.revision, now, text=made.text, old=ended.key)
 
     def _claimable(self, select: requests.Select, key_id: str, due_revision: int) -> Key:
-        rows = select(ApiKeyRow.select().where(ApiKeyRow.id == key_id))
-        if not rows:  # the database was restored from a backup that is older than the key
+        key = self._ledger.find(select, key_id)
+        if key is None:  # the database was restored from a backup that is older than the key
             raise ClaimOutdated(key_id)
-        key = record.from_row(rows[0])
         self._demand_rotatable(key)
         if not key.active or key.rotation_due_revision != due_revision:
             raise ClaimOutdated(key_id)

@@ -12,7 +12,7 @@ from tumbler import decide, keyformat
 from tumbler_server.clock import DAY
 from tumbler_server.errors import InvalidFields, Violation
 from tumbler_server.keys import record
-from tumbler_server.keys.record import Key
+from tumbler_server.keys.record import Key, OldKeyEnds
 from tumbler_server.limits import ENTRIES, ENTRY_LENGTHS, LENGTHS, METADATA_KEY_LENGTH, PAGE_ENTRIES, RECORD_BYTES
 
 DEFAULT_NAME = "default"
@@ -181,11 +181,18 @@ class Check:
             self.fail(field, "must be in the future")
         return value
 
-    def grace(self, field: str, value: int) -> int:
-        """Check a grace period."""
-        if not 0 <= value <= MAX_GRACE:
-            self.fail(field, "must be between 0 and 30 days")
-        return value
+    def grace(self, grace: int, ends: int) -> OldKeyEnds:
+        """Check how long a rotated key works on, and return when it ends."""
+        if ends not in (0, *OldKeyEnds):
+            self.fail("old_key_ends", "must be OLD_KEY_ENDS_AT_GRACE_END or OLD_KEY_ENDS_ON_FIRST_USE")
+        ends_on_first_use = ends == OldKeyEnds.ON_FIRST_USE
+        if not 0 <= grace <= MAX_GRACE:
+            self.fail("grace_period", "must be between 0 and 30 days")
+        elif ends_on_first_use and not grace:
+            self.fail(
+                "grace_period", "must be more than 0 with OLD_KEY_ENDS_ON_FIRST_USE: the old key waits for that use"
+            )
+        return OldKeyEnds.ON_FIRST_USE if ends_on_first_use else OldKeyEnds.AT_GRACE_END
 
     def rotation(self, field: str, interval: int | None, least: int) -> int:
         """Check a rotation schedule's interval, and return it; 0: there is none."""

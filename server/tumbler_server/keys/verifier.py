@@ -13,6 +13,7 @@ from tumbler_server.errors import InvalidFields, StoreUnavailable, Violation
 from tumbler_server.events.tail import Tail
 from tumbler_server.keys import record
 from tumbler_server.keys.cache import ProofCache
+from tumbler_server.keys.first_use import FirstUses
 from tumbler_server.keys.record import Key, Sealed
 from tumbler_server.keys.resealer import Resealer
 from tumbler_server.keys.secret import Hasher, same
@@ -100,6 +101,7 @@ class Verifier:
         cache: ProofCache,
         resealer: Resealer,
         usage: Usage,
+        first_uses: FirstUses,
         clock: Clock,
         stale_if_error: int = 0,
     ) -> None:
@@ -109,6 +111,7 @@ class Verifier:
         self._cache = cache
         self._resealer = resealer
         self._usage = usage
+        self._first_uses = first_uses
         self._clock = clock
         self._stale_if_error = stale_if_error
         self._told_stale = 0
@@ -138,6 +141,8 @@ class Verifier:
         """Note that a key was used to call this service."""
         if key.id:
             self._usage.note(key.id, self._clock())
+            if key.awaits_first_use:
+                self._first_uses.note(key)
 
     def recall(self, text: str) -> Key | Code | Unknown | None:
         """Return what is known of a presented key, without reading anything. To be asked after the view was taken.
@@ -193,6 +198,8 @@ class Verifier:
             return Verdict(code, now, view, None, any_project)
         if code is Code.VALID:
             self._usage.note(key.id, now)
+            if key.awaits_first_use:
+                self._first_uses.note(key)
         return Verdict(code, now, view, key, any_project)
 
     def last_resort(self, at_least: int, exactly: bool) -> View | None:

@@ -99,6 +99,7 @@ def rotation(request: service_pb.RotateRequest) -> Rotation:
     return Rotation(
         key_id=request.key_id,
         grace=grace(request),
+        old_key_ends=request.old_key_ends,
         expire_time=_optional_instant(request, "expire_time", "expire_time"),
         ttl=_optional_span(request, "ttl", "ttl"),
         request_id=_request_id(request),

@@ -238,7 +238,7 @@ class Servicer(ApiKeyServiceServicer):
     @rpc
     def ClaimRotation(self, caller: Key, request: pb.ClaimRotationRequest) -> pb.ClaimRotationResponse:  # noqa: ARG002
         """Replace a key whose rotation is due."""
-        issued = self._rotations.claim(request.claim_token, reading.grace(request))
+        issued = self._rotations.claim(request.claim_token, reading.grace(request), request.old_key_ends)
         return pb.ClaimRotationResponse(
             api_key=wire.api_key(issued.key, issued.now),
             old_api_key=wire.api_key(issued.old, issued.now) if issued.old else None,

@@ -47,6 +47,7 @@ def api_key(key: Key, now: int) -> pb.ApiKey:
         replaces_key_id=key.replaces_key_id,
         replaced_by_key_id=key.replaced_by_key_id,
         grace_expire_time=timestamp(key.grace_expire_time),
+        grace_ends_on_first_use=key.grace_ends_on_first_use,
         etag=key.etag if key.revision else "",
     )
     if key.rotation_interval:

@@ -50,6 +50,8 @@ class ApiKeyRow(Model):
     rotation_overdue = BooleanField(default=False)  # whether that was said of this rotation
     webhook_url = TextField(default="")
     expiry_warnings = SmallIntegerField(default=0)  # how many were given, or had passed when the expiry was set
+    grace_ends_on_first_use = BooleanField(default=False)  # of its successor, and that has not come yet
+    awaits_first_use = BooleanField(default=False)  # whether its own first use is still to end what it replaces
     revision = BigIntegerField()  # of the key's last event
     secret_hash = TextField()
     digest = BlobField(null=True)

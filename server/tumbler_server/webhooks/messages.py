@@ -20,7 +20,7 @@ TYPES = {
 _TOLD = {
     EventType.ROTATION_DUE: ("due_time",),
     EventType.ROTATION_OVERDUE: ("due_time",),
-    EventType.ROTATED: ("replaced_by_key_id", "grace_expire_time"),
+    EventType.ROTATED: ("replaced_by_key_id", "grace_expire_time", "old_key_ends"),
     EventType.REVOKED: ("reason",),
     EventType.DEACTIVATED: (),
     EventType.EXPIRING: ("expire_time",),

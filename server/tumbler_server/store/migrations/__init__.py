@@ -19,6 +19,7 @@ from tumbler_server.store.migrations import (
     m0005_webhooks,
     m0006_projects,
     m0007_evidence,
+    m0008_first_use,
 )
 
 STEPS: tuple[ModuleType, ...] = (
@@ -29,6 +30,7 @@ STEPS: tuple[ModuleType, ...] = (
     m0005_webhooks,
     m0006_projects,
     m0007_evidence,
+    m0008_first_use,
 )
 
 NEWEST = len(STEPS)

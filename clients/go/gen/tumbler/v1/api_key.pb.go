@@ -89,6 +89,69 @@ func (State) EnumDescriptor() ([]byte, []int) {
 	return file_tumbler_v1_api_key_proto_rawDescGZIP(), []int{0}
 }
 
+// OldKeyEnds says when a rotated key ends.
+type OldKeyEnds int32
+
+const (
+	// OLD_KEY_ENDS_UNSPECIFIED means OLD_KEY_ENDS_AT_GRACE_END.
+	OldKeyEnds_OLD_KEY_ENDS_UNSPECIFIED OldKeyEnds = 0
+	// OLD_KEY_ENDS_AT_GRACE_END: when its grace period is over, whether or not anybody has the successor by then.
+	OldKeyEnds_OLD_KEY_ENDS_AT_GRACE_END OldKeyEnds = 1
+	// OLD_KEY_ENDS_ON_FIRST_USE: when the successor is first used, and at the latest when the grace period is over. So the
+	// old key works on where the answer with the new one was lost, or where the new one is not installed yet.
+	//
+	// A use is a Verify or BatchVerify by anybody that answers VALID, or a call of this service that the successor makes.
+	// The old key's end is written right after the first use, as a change of its own: within milliseconds as a rule, and
+	// later only while the database does not take changes. If that write is lost in a crash, the next use writes it. Where
+	// the successor is never used, or is revoked before, the old key ends with its grace period.
+	//
+	// A successor that was lost before its first use can be rotated itself: the first use of the key that replaces it ends
+	// both, the lost one and the one before. A first use ends the nearest 16 keys of such a line; those before end with
+	// their grace periods.
+	OldKeyEnds_OLD_KEY_ENDS_ON_FIRST_USE OldKeyEnds = 2
+)
+
+// Enum value maps for OldKeyEnds.
+var (
+	OldKeyEnds_name = map[int32]string{
+		0: "OLD_KEY_ENDS_UNSPECIFIED",
+		1: "OLD_KEY_ENDS_AT_GRACE_END",
+		2: "OLD_KEY_ENDS_ON_FIRST_USE",
+	}
+	OldKeyEnds_value = map[string]int32{
+		"OLD_KEY_ENDS_UNSPECIFIED":  0,
+		"OLD_KEY_ENDS_AT_GRACE_END": 1,
+		"OLD_KEY_ENDS_ON_FIRST_USE": 2,
+	}
+)
+
+func (x OldKeyEnds) Enum() *OldKeyEnds {
+	p := new(OldKeyEnds)
+	*p = x
+	return p
+}
+
+func (x OldKeyEnds) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OldKeyEnds) Descriptor() protoreflect.EnumDescriptor {
+	return file_tumbler_v1_api_key_proto_enumTypes[1].Descriptor()
+}
+
+func (OldKeyEnds) Type() protoreflect.EnumType {
+	return &file_tumbler_v1_api_key_proto_enumTypes[1]
+}
+
+func (x OldKeyEnds) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OldKeyEnds.Descriptor instead.
+func (OldKeyEnds) EnumDescriptor() ([]byte, []int) {
+	return file_tumbler_v1_api_key_proto_rawDescGZIP(), []int{1}
+}
+
 // RevokeReason says why a key was revoked. It changes nothing but the record.
 type RevokeReason int32
 
@@ -138,11 +201,11 @@ func (x RevokeReason) String() string {
 }
 
 func (RevokeReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_tumbler_v1_api_key_proto_enumTypes[1].Descriptor()
+	return file_tumbler_v1_api_key_proto_enumTypes[2].Descriptor()
 }
 
 func (RevokeReason) Type() protoreflect.EnumType {
-	return &file_tumbler_v1_api_key_proto_enumTypes[1]
+	return &file_tumbler_v1_api_key_proto_enumTypes[2]
 }
 
 func (x RevokeReason) Number() protoreflect.EnumNumber {
@@ -151,7 +214,7 @@ func (x RevokeReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RevokeReason.Descriptor instead.
 func (RevokeReason) EnumDescriptor() ([]byte, []int) {
-	return file_tumbler_v1_api_key_proto_rawDescGZIP(), []int{1}
+	return file_tumbler_v1_api_key_proto_rawDescGZIP(), []int{2}
 }
 
 // ApiKey is everything that may be known of a key, except its secret.
@@ -218,15 +281,19 @@ type ApiKey struct {
 	ReplacesKeyId string `protobuf:"bytes,19,opt,name=replaces_key_id,json=replacesKeyId,proto3" json:"replaces_key_id,omitempty"`
 	// replaced_by_key_id names the key that this one was rotated to; empty: none.
 	ReplacedByKeyId string `protobuf:"bytes,20,opt,name=replaced_by_key_id,json=replacedByKeyId,proto3" json:"replaced_by_key_id,omitempty"`
-	// grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+	// grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+	// earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
 	GraceExpireTime *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=grace_expire_time,json=graceExpireTime,proto3" json:"grace_expire_time,omitempty"`
 	// rotation is the key's schedule; unset: it is rotated by hand only.
 	Rotation *Rotation `protobuf:"bytes,22,opt,name=rotation,proto3" json:"rotation,omitempty"`
 	// etag changes with every change of the key. Sent back in Update, a stale one is refused with ABORTED, so that
 	// two editors do not undo each other's work.
-	Etag          string `protobuf:"bytes,23,opt,name=etag,proto3" json:"etag,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Etag string `protobuf:"bytes,23,opt,name=etag,proto3" json:"etag,omitempty"`
+	// grace_ends_on_first_use is set while a rotated key waits for its successor's first use: it is accepted until then,
+	// at most until grace_expire_time. See OLD_KEY_ENDS_ON_FIRST_USE. Output only.
+	GraceEndsOnFirstUse bool `protobuf:"varint,24,opt,name=grace_ends_on_first_use,json=graceEndsOnFirstUse,proto3" json:"grace_ends_on_first_use,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *ApiKey) Reset() {
@@ -420,6 +487,13 @@ func (x *ApiKey) GetEtag() string {
 	return ""
 }
 
+func (x *ApiKey) GetGraceEndsOnFirstUse() bool {
+	if x != nil {
+		return x.GraceEndsOnFirstUse
+	}
+	return false
+}
+
 // Rotation is a schedule on which a key is to be replaced. When next_time comes, the server appends ROTATION_DUE to the
 // log and, where a webhook_url is set, posts `key.rotation_due` there; nothing else happens to the key. Whoever holds the
 // claim token of that message calls ClaimRotation, and only then is the new secret made. Until then the old key works.
@@ -556,7 +630,7 @@ var File_tumbler_v1_api_key_proto protoreflect.FileDescriptor
 const file_tumbler_v1_api_key_proto_rawDesc = "" +
 	"\n" +
 	"\x18tumbler/v1/api_key.proto\x12\n" +
-	"tumbler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\b\n" +
+	"tumbler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\b\n" +
 	"\x06ApiKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -588,7 +662,8 @@ const file_tumbler_v1_api_key_proto_rawDesc = "" +
 	"\x12replaced_by_key_id\x18\x14 \x01(\tR\x0freplacedByKeyId\x12F\n" +
 	"\x11grace_expire_time\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\x0fgraceExpireTime\x120\n" +
 	"\brotation\x18\x16 \x01(\v2\x14.tumbler.v1.RotationR\brotation\x12\x12\n" +
-	"\x04etag\x18\x17 \x01(\tR\x04etag\x1a;\n" +
+	"\x04etag\x18\x17 \x01(\tR\x04etag\x124\n" +
+	"\x17grace_ends_on_first_use\x18\x18 \x01(\bR\x13graceEndsOnFirstUse\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\x01\n" +
@@ -606,7 +681,12 @@ const file_tumbler_v1_api_key_proto_rawDesc = "" +
 	"\x0eSTATE_INACTIVE\x10\x02\x12\x11\n" +
 	"\rSTATE_EXPIRED\x10\x03\x12\x11\n" +
 	"\rSTATE_REVOKED\x10\x04\x12\x14\n" +
-	"\x10STATE_SUPERSEDED\x10\x05*\xbb\x01\n" +
+	"\x10STATE_SUPERSEDED\x10\x05*h\n" +
+	"\n" +
+	"OldKeyEnds\x12\x1c\n" +
+	"\x18OLD_KEY_ENDS_UNSPECIFIED\x10\x00\x12\x1d\n" +
+	"\x19OLD_KEY_ENDS_AT_GRACE_END\x10\x01\x12\x1d\n" +
+	"\x19OLD_KEY_ENDS_ON_FIRST_USE\x10\x02*\xbb\x01\n" +
 	"\fRevokeReason\x12\x1d\n" +
 	"\x19REVOKE_REASON_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19REVOKE_REASON_COMPROMISED\x10\x01\x12\x1c\n" +
@@ -628,32 +708,33 @@ func file_tumbler_v1_api_key_proto_rawDescGZIP() []byte {
 	return file_tumbler_v1_api_key_proto_rawDescData
 }
 
-var file_tumbler_v1_api_key_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_tumbler_v1_api_key_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_tumbler_v1_api_key_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_tumbler_v1_api_key_proto_goTypes = []any{
 	(State)(0),                    // 0: tumbler.v1.State
-	(RevokeReason)(0),             // 1: tumbler.v1.RevokeReason
-	(*ApiKey)(nil),                // 2: tumbler.v1.ApiKey
-	(*Rotation)(nil),              // 3: tumbler.v1.Rotation
-	(*Actor)(nil),                 // 4: tumbler.v1.Actor
-	nil,                           // 5: tumbler.v1.ApiKey.MetadataEntry
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
+	(OldKeyEnds)(0),               // 1: tumbler.v1.OldKeyEnds
+	(RevokeReason)(0),             // 2: tumbler.v1.RevokeReason
+	(*ApiKey)(nil),                // 3: tumbler.v1.ApiKey
+	(*Rotation)(nil),              // 4: tumbler.v1.Rotation
+	(*Actor)(nil),                 // 5: tumbler.v1.Actor
+	nil,                           // 6: tumbler.v1.ApiKey.MetadataEntry
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
 }
 var file_tumbler_v1_api_key_proto_depIdxs = []int32{
-	5,  // 0: tumbler.v1.ApiKey.metadata:type_name -> tumbler.v1.ApiKey.MetadataEntry
+	6,  // 0: tumbler.v1.ApiKey.metadata:type_name -> tumbler.v1.ApiKey.MetadataEntry
 	0,  // 1: tumbler.v1.ApiKey.state:type_name -> tumbler.v1.State
-	6,  // 2: tumbler.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
-	4,  // 3: tumbler.v1.ApiKey.created_by:type_name -> tumbler.v1.Actor
-	6,  // 4: tumbler.v1.ApiKey.update_time:type_name -> google.protobuf.Timestamp
-	6,  // 5: tumbler.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
-	6,  // 6: tumbler.v1.ApiKey.last_used_time:type_name -> google.protobuf.Timestamp
-	6,  // 7: tumbler.v1.ApiKey.revoke_time:type_name -> google.protobuf.Timestamp
-	1,  // 8: tumbler.v1.ApiKey.revoke_reason:type_name -> tumbler.v1.RevokeReason
-	6,  // 9: tumbler.v1.ApiKey.grace_expire_time:type_name -> google.protobuf.Timestamp
-	3,  // 10: tumbler.v1.ApiKey.rotation:type_name -> tumbler.v1.Rotation
-	7,  // 11: tumbler.v1.Rotation.interval:type_name -> google.protobuf.Duration
-	6,  // 12: tumbler.v1.Rotation.next_time:type_name -> google.protobuf.Timestamp
+	7,  // 2: tumbler.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
+	5,  // 3: tumbler.v1.ApiKey.created_by:type_name -> tumbler.v1.Actor
+	7,  // 4: tumbler.v1.ApiKey.update_time:type_name -> google.protobuf.Timestamp
+	7,  // 5: tumbler.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
+	7,  // 6: tumbler.v1.ApiKey.last_used_time:type_name -> google.protobuf.Timestamp
+	7,  // 7: tumbler.v1.ApiKey.revoke_time:type_name -> google.protobuf.Timestamp
+	2,  // 8: tumbler.v1.ApiKey.revoke_reason:type_name -> tumbler.v1.RevokeReason
+	7,  // 9: tumbler.v1.ApiKey.grace_expire_time:type_name -> google.protobuf.Timestamp
+	4,  // 10: tumbler.v1.ApiKey.rotation:type_name -> tumbler.v1.Rotation
+	8,  // 11: tumbler.v1.Rotation.interval:type_name -> google.protobuf.Duration
+	7,  // 12: tumbler.v1.Rotation.next_time:type_name -> google.protobuf.Timestamp
 	13, // [13:13] is the sub-list for method output_type
 	13, // [13:13] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
@@ -671,7 +752,7 @@ func file_tumbler_v1_api_key_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tumbler_v1_api_key_proto_rawDesc), len(file_tumbler_v1_api_key_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -1151,7 +1151,8 @@ type RotateRequest struct {
 	// key_id is required; see ApiKey.id.
 	KeyId string `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
 	// grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-	// its own expire_time.
+	// its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+	// 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
 	GracePeriod *durationpb.Duration `protobuf:"bytes,2,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
 	// expiry is the new key's; without it, it gets as long a life as the old one was given, counted from now.
 	//
@@ -1161,7 +1162,9 @@ type RotateRequest struct {
 	//	*RotateRequest_Ttl
 	Expiry isRotateRequest_Expiry `protobuf_oneof:"expiry"`
 	// request_id makes the call safe to repeat; see CreateRequest.request_id.
-	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+	OldKeyEnds    OldKeyEnds `protobuf:"varint,6,opt,name=old_key_ends,json=oldKeyEnds,proto3,enum=tumbler.v1.OldKeyEnds" json:"old_key_ends,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1240,6 +1243,13 @@ func (x *RotateRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *RotateRequest) GetOldKeyEnds() OldKeyEnds {
+	if x != nil {
+		return x.OldKeyEnds
+	}
+	return OldKeyEnds_OLD_KEY_ENDS_UNSPECIFIED
 }
 
 type isRotateRequest_Expiry interface {
@@ -2144,7 +2154,9 @@ type ClaimRotationRequest struct {
 	// claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
 	ClaimToken string `protobuf:"bytes,1,opt,name=claim_token,json=claimToken,proto3" json:"claim_token,omitempty"`
 	// grace_period is how long the old key goes on working; see RotateRequest.grace_period.
-	GracePeriod   *durationpb.Duration `protobuf:"bytes,2,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
+	GracePeriod *durationpb.Duration `protobuf:"bytes,2,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
+	// old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+	OldKeyEnds    OldKeyEnds `protobuf:"varint,3,opt,name=old_key_ends,json=oldKeyEnds,proto3,enum=tumbler.v1.OldKeyEnds" json:"old_key_ends,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2191,6 +2203,13 @@ func (x *ClaimRotationRequest) GetGracePeriod() *durationpb.Duration {
 		return x.GracePeriod
 	}
 	return nil
+}
+
+func (x *ClaimRotationRequest) GetOldKeyEnds() OldKeyEnds {
+	if x != nil {
+		return x.OldKeyEnds
+	}
+	return OldKeyEnds_OLD_KEY_ENDS_UNSPECIFIED
 }
 
 // ClaimRotationResponse shows the new key, this once, as RotateResponse does.
@@ -2701,7 +2720,7 @@ const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
 	"\acomment\x18\x03 \x01(\tR\acomment\"j\n" +
 	"\x0eRevokeResponse\x12+\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x12.tumbler.v1.ApiKeyR\x06apiKey\x12+\n" +
-	"\x11consistency_token\x18\x02 \x01(\tR\x10consistencyToken\"\xfb\x01\n" +
+	"\x11consistency_token\x18\x02 \x01(\tR\x10consistencyToken\"\xb5\x02\n" +
 	"\rRotateRequest\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12<\n" +
 	"\fgrace_period\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\x12=\n" +
@@ -2709,7 +2728,9 @@ const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
 	"expireTime\x12-\n" +
 	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationH\x00R\x03ttl\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x05 \x01(\tR\trequestIdB\b\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\x128\n" +
+	"\fold_key_ends\x18\x06 \x01(\x0e2\x16.tumbler.v1.OldKeyEndsR\n" +
+	"oldKeyEndsB\b\n" +
 	"\x06expiry\"\xdc\x01\n" +
 	"\x0eRotateResponse\x12+\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x12.tumbler.v1.ApiKeyR\x06apiKey\x122\n" +
@@ -2784,11 +2805,13 @@ const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
 	"page_token\x18\x06 \x01(\tR\tpageToken\"j\n" +
 	"\x12ListEventsResponse\x12,\n" +
 	"\x06events\x18\x01 \x03(\v2\x14.tumbler.v1.KeyEventR\x06events\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"z\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb4\x01\n" +
 	"\x14ClaimRotationRequest\x12$\n" +
 	"\vclaim_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\n" +
 	"claimToken\x12<\n" +
-	"\fgrace_period\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\"\xe3\x01\n" +
+	"\fgrace_period\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\x128\n" +
+	"\fold_key_ends\x18\x03 \x01(\x0e2\x16.tumbler.v1.OldKeyEndsR\n" +
+	"oldKeyEnds\"\xe3\x01\n" +
 	"\x15ClaimRotationResponse\x12+\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x12.tumbler.v1.ApiKeyR\x06apiKey\x122\n" +
 	"\vold_api_key\x18\x02 \x01(\v2\x12.tumbler.v1.ApiKeyR\toldApiKey\x12\x15\n" +
@@ -2911,10 +2934,11 @@ var file_tumbler_v1_api_key_service_proto_goTypes = []any{
 	(State)(0),                          // 39: tumbler.v1.State
 	(*fieldmaskpb.FieldMask)(nil),       // 40: google.protobuf.FieldMask
 	(RevokeReason)(0),                   // 41: tumbler.v1.RevokeReason
-	(*KeyEvent)(nil),                    // 42: tumbler.v1.KeyEvent
-	(KeyEventType)(0),                   // 43: tumbler.v1.KeyEventType
-	(DeliveryState)(0),                  // 44: tumbler.v1.DeliveryState
-	(*WebhookDelivery)(nil),             // 45: tumbler.v1.WebhookDelivery
+	(OldKeyEnds)(0),                     // 42: tumbler.v1.OldKeyEnds
+	(*KeyEvent)(nil),                    // 43: tumbler.v1.KeyEvent
+	(KeyEventType)(0),                   // 44: tumbler.v1.KeyEventType
+	(DeliveryState)(0),                  // 45: tumbler.v1.DeliveryState
+	(*WebhookDelivery)(nil),             // 46: tumbler.v1.WebhookDelivery
 }
 var file_tumbler_v1_api_key_service_proto_depIdxs = []int32{
 	33, // 0: tumbler.v1.CreateRequest.metadata:type_name -> tumbler.v1.CreateRequest.MetadataEntry
@@ -2935,65 +2959,67 @@ var file_tumbler_v1_api_key_service_proto_depIdxs = []int32{
 	36, // 15: tumbler.v1.RotateRequest.grace_period:type_name -> google.protobuf.Duration
 	35, // 16: tumbler.v1.RotateRequest.expire_time:type_name -> google.protobuf.Timestamp
 	36, // 17: tumbler.v1.RotateRequest.ttl:type_name -> google.protobuf.Duration
-	38, // 18: tumbler.v1.RotateResponse.api_key:type_name -> tumbler.v1.ApiKey
-	38, // 19: tumbler.v1.RotateResponse.old_api_key:type_name -> tumbler.v1.ApiKey
-	16, // 20: tumbler.v1.VerifyRequest.consistency:type_name -> tumbler.v1.Consistency
-	0,  // 21: tumbler.v1.VerifyResponse.code:type_name -> tumbler.v1.VerifyCode
-	34, // 22: tumbler.v1.VerifyResponse.metadata:type_name -> tumbler.v1.VerifyResponse.MetadataEntry
-	35, // 23: tumbler.v1.VerifyResponse.expire_time:type_name -> google.protobuf.Timestamp
-	35, // 24: tumbler.v1.VerifyResponse.grace_expire_time:type_name -> google.protobuf.Timestamp
-	36, // 25: tumbler.v1.VerifyResponse.cache_ttl:type_name -> google.protobuf.Duration
-	35, // 26: tumbler.v1.VerifyResponse.check_time:type_name -> google.protobuf.Timestamp
-	17, // 27: tumbler.v1.BatchVerifyRequest.requests:type_name -> tumbler.v1.VerifyRequest
-	18, // 28: tumbler.v1.BatchVerifyResponse.responses:type_name -> tumbler.v1.VerifyResponse
-	36, // 29: tumbler.v1.WatchRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	42, // 30: tumbler.v1.WatchResponse.events:type_name -> tumbler.v1.KeyEvent
-	36, // 31: tumbler.v1.WatchResponse.stream_age:type_name -> google.protobuf.Duration
-	43, // 32: tumbler.v1.ListEventsRequest.types:type_name -> tumbler.v1.KeyEventType
-	35, // 33: tumbler.v1.ListEventsRequest.since_time:type_name -> google.protobuf.Timestamp
-	42, // 34: tumbler.v1.ListEventsResponse.events:type_name -> tumbler.v1.KeyEvent
-	36, // 35: tumbler.v1.ClaimRotationRequest.grace_period:type_name -> google.protobuf.Duration
-	38, // 36: tumbler.v1.ClaimRotationResponse.api_key:type_name -> tumbler.v1.ApiKey
-	38, // 37: tumbler.v1.ClaimRotationResponse.old_api_key:type_name -> tumbler.v1.ApiKey
-	44, // 38: tumbler.v1.ListDeliveriesRequest.states:type_name -> tumbler.v1.DeliveryState
-	45, // 39: tumbler.v1.ListDeliveriesResponse.deliveries:type_name -> tumbler.v1.WebhookDelivery
-	45, // 40: tumbler.v1.RedeliverResponse.delivery:type_name -> tumbler.v1.WebhookDelivery
-	35, // 41: tumbler.v1.RotateWebhookSecretResponse.previous_expire_time:type_name -> google.protobuf.Timestamp
-	1,  // 42: tumbler.v1.ApiKeyService.Create:input_type -> tumbler.v1.CreateRequest
-	3,  // 43: tumbler.v1.ApiKeyService.Get:input_type -> tumbler.v1.GetRequest
-	5,  // 44: tumbler.v1.ApiKeyService.List:input_type -> tumbler.v1.ListRequest
-	7,  // 45: tumbler.v1.ApiKeyService.Update:input_type -> tumbler.v1.UpdateRequest
-	10, // 46: tumbler.v1.ApiKeyService.SetActive:input_type -> tumbler.v1.SetActiveRequest
-	12, // 47: tumbler.v1.ApiKeyService.Revoke:input_type -> tumbler.v1.RevokeRequest
-	14, // 48: tumbler.v1.ApiKeyService.Rotate:input_type -> tumbler.v1.RotateRequest
-	17, // 49: tumbler.v1.ApiKeyService.Verify:input_type -> tumbler.v1.VerifyRequest
-	19, // 50: tumbler.v1.ApiKeyService.BatchVerify:input_type -> tumbler.v1.BatchVerifyRequest
-	21, // 51: tumbler.v1.ApiKeyService.Watch:input_type -> tumbler.v1.WatchRequest
-	23, // 52: tumbler.v1.ApiKeyService.ListEvents:input_type -> tumbler.v1.ListEventsRequest
-	25, // 53: tumbler.v1.ApiKeyService.ClaimRotation:input_type -> tumbler.v1.ClaimRotationRequest
-	27, // 54: tumbler.v1.ApiKeyService.ListDeliveries:input_type -> tumbler.v1.ListDeliveriesRequest
-	29, // 55: tumbler.v1.ApiKeyService.Redeliver:input_type -> tumbler.v1.RedeliverRequest
-	31, // 56: tumbler.v1.ApiKeyService.RotateWebhookSecret:input_type -> tumbler.v1.RotateWebhookSecretRequest
-	2,  // 57: tumbler.v1.ApiKeyService.Create:output_type -> tumbler.v1.CreateResponse
-	4,  // 58: tumbler.v1.ApiKeyService.Get:output_type -> tumbler.v1.GetResponse
-	6,  // 59: tumbler.v1.ApiKeyService.List:output_type -> tumbler.v1.ListResponse
-	8,  // 60: tumbler.v1.ApiKeyService.Update:output_type -> tumbler.v1.UpdateResponse
-	11, // 61: tumbler.v1.ApiKeyService.SetActive:output_type -> tumbler.v1.SetActiveResponse
-	13, // 62: tumbler.v1.ApiKeyService.Revoke:output_type -> tumbler.v1.RevokeResponse
-	15, // 63: tumbler.v1.ApiKeyService.Rotate:output_type -> tumbler.v1.RotateResponse
-	18, // 64: tumbler.v1.ApiKeyService.Verify:output_type -> tumbler.v1.VerifyResponse
-	20, // 65: tumbler.v1.ApiKeyService.BatchVerify:output_type -> tumbler.v1.BatchVerifyResponse
-	22, // 66: tumbler.v1.ApiKeyService.Watch:output_type -> tumbler.v1.WatchResponse
-	24, // 67: tumbler.v1.ApiKeyService.ListEvents:output_type -> tumbler.v1.ListEventsResponse
-	26, // 68: tumbler.v1.ApiKeyService.ClaimRotation:output_type -> tumbler.v1.ClaimRotationResponse
-	28, // 69: tumbler.v1.ApiKeyService.ListDeliveries:output_type -> tumbler.v1.ListDeliveriesResponse
-	30, // 70: tumbler.v1.ApiKeyService.Redeliver:output_type -> tumbler.v1.RedeliverResponse
-	32, // 71: tumbler.v1.ApiKeyService.RotateWebhookSecret:output_type -> tumbler.v1.RotateWebhookSecretResponse
-	57, // [57:72] is the sub-list for method output_type
-	42, // [42:57] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	42, // 18: tumbler.v1.RotateRequest.old_key_ends:type_name -> tumbler.v1.OldKeyEnds
+	38, // 19: tumbler.v1.RotateResponse.api_key:type_name -> tumbler.v1.ApiKey
+	38, // 20: tumbler.v1.RotateResponse.old_api_key:type_name -> tumbler.v1.ApiKey
+	16, // 21: tumbler.v1.VerifyRequest.consistency:type_name -> tumbler.v1.Consistency
+	0,  // 22: tumbler.v1.VerifyResponse.code:type_name -> tumbler.v1.VerifyCode
+	34, // 23: tumbler.v1.VerifyResponse.metadata:type_name -> tumbler.v1.VerifyResponse.MetadataEntry
+	35, // 24: tumbler.v1.VerifyResponse.expire_time:type_name -> google.protobuf.Timestamp
+	35, // 25: tumbler.v1.VerifyResponse.grace_expire_time:type_name -> google.protobuf.Timestamp
+	36, // 26: tumbler.v1.VerifyResponse.cache_ttl:type_name -> google.protobuf.Duration
+	35, // 27: tumbler.v1.VerifyResponse.check_time:type_name -> google.protobuf.Timestamp
+	17, // 28: tumbler.v1.BatchVerifyRequest.requests:type_name -> tumbler.v1.VerifyRequest
+	18, // 29: tumbler.v1.BatchVerifyResponse.responses:type_name -> tumbler.v1.VerifyResponse
+	36, // 30: tumbler.v1.WatchRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	43, // 31: tumbler.v1.WatchResponse.events:type_name -> tumbler.v1.KeyEvent
+	36, // 32: tumbler.v1.WatchResponse.stream_age:type_name -> google.protobuf.Duration
+	44, // 33: tumbler.v1.ListEventsRequest.types:type_name -> tumbler.v1.KeyEventType
+	35, // 34: tumbler.v1.ListEventsRequest.since_time:type_name -> google.protobuf.Timestamp
+	43, // 35: tumbler.v1.ListEventsResponse.events:type_name -> tumbler.v1.KeyEvent
+	36, // 36: tumbler.v1.ClaimRotationRequest.grace_period:type_name -> google.protobuf.Duration
+	42, // 37: tumbler.v1.ClaimRotationRequest.old_key_ends:type_name -> tumbler.v1.OldKeyEnds
+	38, // 38: tumbler.v1.ClaimRotationResponse.api_key:type_name -> tumbler.v1.ApiKey
+	38, // 39: tumbler.v1.ClaimRotationResponse.old_api_key:type_name -> tumbler.v1.ApiKey
+	45, // 40: tumbler.v1.ListDeliveriesRequest.states:type_name -> tumbler.v1.DeliveryState
+	46, // 41: tumbler.v1.ListDeliveriesResponse.deliveries:type_name -> tumbler.v1.WebhookDelivery
+	46, // 42: tumbler.v1.RedeliverResponse.delivery:type_name -> tumbler.v1.WebhookDelivery
+	35, // 43: tumbler.v1.RotateWebhookSecretResponse.previous_expire_time:type_name -> google.protobuf.Timestamp
+	1,  // 44: tumbler.v1.ApiKeyService.Create:input_type -> tumbler.v1.CreateRequest
+	3,  // 45: tumbler.v1.ApiKeyService.Get:input_type -> tumbler.v1.GetRequest
+	5,  // 46: tumbler.v1.ApiKeyService.List:input_type -> tumbler.v1.ListRequest
+	7,  // 47: tumbler.v1.ApiKeyService.Update:input_type -> tumbler.v1.UpdateRequest
+	10, // 48: tumbler.v1.ApiKeyService.SetActive:input_type -> tumbler.v1.SetActiveRequest
+	12, // 49: tumbler.v1.ApiKeyService.Revoke:input_type -> tumbler.v1.RevokeRequest
+	14, // 50: tumbler.v1.ApiKeyService.Rotate:input_type -> tumbler.v1.RotateRequest
+	17, // 51: tumbler.v1.ApiKeyService.Verify:input_type -> tumbler.v1.VerifyRequest
+	19, // 52: tumbler.v1.ApiKeyService.BatchVerify:input_type -> tumbler.v1.BatchVerifyRequest
+	21, // 53: tumbler.v1.ApiKeyService.Watch:input_type -> tumbler.v1.WatchRequest
+	23, // 54: tumbler.v1.ApiKeyService.ListEvents:input_type -> tumbler.v1.ListEventsRequest
+	25, // 55: tumbler.v1.ApiKeyService.ClaimRotation:input_type -> tumbler.v1.ClaimRotationRequest
+	27, // 56: tumbler.v1.ApiKeyService.ListDeliveries:input_type -> tumbler.v1.ListDeliveriesRequest
+	29, // 57: tumbler.v1.ApiKeyService.Redeliver:input_type -> tumbler.v1.RedeliverRequest
+	31, // 58: tumbler.v1.ApiKeyService.RotateWebhookSecret:input_type -> tumbler.v1.RotateWebhookSecretRequest
+	2,  // 59: tumbler.v1.ApiKeyService.Create:output_type -> tumbler.v1.CreateResponse
+	4,  // 60: tumbler.v1.ApiKeyService.Get:output_type -> tumbler.v1.GetResponse
+	6,  // 61: tumbler.v1.ApiKeyService.List:output_type -> tumbler.v1.ListResponse
+	8,  // 62: tumbler.v1.ApiKeyService.Update:output_type -> tumbler.v1.UpdateResponse
+	11, // 63: tumbler.v1.ApiKeyService.SetActive:output_type -> tumbler.v1.SetActiveResponse
+	13, // 64: tumbler.v1.ApiKeyService.Revoke:output_type -> tumbler.v1.RevokeResponse
+	15, // 65: tumbler.v1.ApiKeyService.Rotate:output_type -> tumbler.v1.RotateResponse
+	18, // 66: tumbler.v1.ApiKeyService.Verify:output_type -> tumbler.v1.VerifyResponse
+	20, // 67: tumbler.v1.ApiKeyService.BatchVerify:output_type -> tumbler.v1.BatchVerifyResponse
+	22, // 68: tumbler.v1.ApiKeyService.Watch:output_type -> tumbler.v1.WatchResponse
+	24, // 69: tumbler.v1.ApiKeyService.ListEvents:output_type -> tumbler.v1.ListEventsResponse
+	26, // 70: tumbler.v1.ApiKeyService.ClaimRotation:output_type -> tumbler.v1.ClaimRotationResponse
+	28, // 71: tumbler.v1.ApiKeyService.ListDeliveries:output_type -> tumbler.v1.ListDeliveriesResponse
+	30, // 72: tumbler.v1.ApiKeyService.Redeliver:output_type -> tumbler.v1.RedeliverResponse
+	32, // 73: tumbler.v1.ApiKeyService.RotateWebhookSecret:output_type -> tumbler.v1.RotateWebhookSecretResponse
+	59, // [59:74] is the sub-list for method output_type
+	44, // [44:59] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_tumbler_v1_api_key_service_proto_init() }

@@ -50,6 +50,9 @@ const (
 	// KEY_EVENT_TYPE_EXPIRING: it expires in 7 days or less, and again in 1 day or less; each once, and only where its
 	// expire_time was set further ahead than that. Not while it is deactivated, and not once it is replaced.
 	KeyEventType_KEY_EVENT_TYPE_EXPIRING KeyEventType = 10
+	// KEY_EVENT_TYPE_FIRST_USED: it was first used, and was to end the key that it replaces by that (see
+	// OLD_KEY_ENDS_ON_FIRST_USE). Of other keys no first use is told. An UPDATED event of each key that ended comes with it.
+	KeyEventType_KEY_EVENT_TYPE_FIRST_USED KeyEventType = 11
 	// KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: a webhook_url of the project got a new secret. It is no key's: key_id is empty.
 	KeyEventType_KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED KeyEventType = 12
 	// KEY_EVENT_TYPE_RECORDED: the key's record was taken into the log as it was found, when this installation began to keep
@@ -74,6 +77,7 @@ var (
 		8:  "KEY_EVENT_TYPE_ROTATION_CLAIMED",
 		9:  "KEY_EVENT_TYPE_ROTATION_OVERDUE",
 		10: "KEY_EVENT_TYPE_EXPIRING",
+		11: "KEY_EVENT_TYPE_FIRST_USED",
 		12: "KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED",
 		13: "KEY_EVENT_TYPE_RECORDED",
 		14: "KEY_EVENT_TYPE_REHASHED",
@@ -90,6 +94,7 @@ var (
 		"KEY_EVENT_TYPE_ROTATION_CLAIMED":       8,
 		"KEY_EVENT_TYPE_ROTATION_OVERDUE":       9,
 		"KEY_EVENT_TYPE_EXPIRING":               10,
+		"KEY_EVENT_TYPE_FIRST_USED":             11,
 		"KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED": 12,
 		"KEY_EVENT_TYPE_RECORDED":               13,
 		"KEY_EVENT_TYPE_REHASHED":               14,
@@ -210,7 +215,10 @@ type KeyEvent struct {
 	// detail says more, by type; never a secret:
 	// CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
 	// Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-	// `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+	// `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
+	// `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
+	// REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
+	// `on_first_use`; FIRST_USED: `replaces_key_id`;
 	// ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
 	// `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
 	// the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
@@ -545,7 +553,7 @@ const file_tumbler_v1_event_proto_rawDesc = "" +
 	"\x11next_attempt_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12(\n" +
 	"\x10last_status_code\x18\f \x01(\x05R\x0elastStatusCode\x12\x1d\n" +
 	"\n" +
-	"last_error\x18\r \x01(\tR\tlastError*\xc9\x03\n" +
+	"last_error\x18\r \x01(\tR\tlastError*\xe8\x03\n" +
 	"\fKeyEventType\x12\x1e\n" +
 	"\x1aKEY_EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16KEY_EVENT_TYPE_CREATED\x10\x01\x12\x1a\n" +
@@ -558,7 +566,8 @@ const file_tumbler_v1_event_proto_rawDesc = "" +
 	"\x1fKEY_EVENT_TYPE_ROTATION_CLAIMED\x10\b\x12#\n" +
 	"\x1fKEY_EVENT_TYPE_ROTATION_OVERDUE\x10\t\x12\x1b\n" +
 	"\x17KEY_EVENT_TYPE_EXPIRING\x10\n" +
-	"\x12)\n" +
+	"\x12\x1d\n" +
+	"\x19KEY_EVENT_TYPE_FIRST_USED\x10\v\x12)\n" +
 	"%KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED\x10\f\x12\x1b\n" +
 	"\x17KEY_EVENT_TYPE_RECORDED\x10\r\x12\x1b\n" +
 	"\x17KEY_EVENT_TYPE_REHASHED\x10\x0e*\xc2\x01\n" +

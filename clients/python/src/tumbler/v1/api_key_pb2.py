@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tumbler/v1/api_key.proto\x12\ntumbler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xac\x06\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x12\n\nkey_prefix\x18\x05 \x01(\t\x12\x10\n\x08owner_id\x18\x06 \x01(\t\x12\x0e\n\x06scopes\x18\x07 \x03(\t\x12\x32\n\x08metadata\x18\x08 \x03(\x0b\x32 .tumbler.v1.ApiKey.MetadataEntry\x12\x15\n\rallowed_cidrs\x18\t \x03(\t\x12 \n\x05state\x18\n \x01(\x0e\x32\x11.tumbler.v1.State\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\ncreated_by\x18\x0c \x01(\x0b\x32\x11.tumbler.v1.Actor\x12/\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_used_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\rrevoke_reason\x18\x11 \x01(\x0e\x32\x18.tumbler.v1.RevokeReason\x12\x16\n\x0erevoke_comment\x18\x12 \x01(\t\x12\x17\n\x0freplaces_key_id\x18\x13 \x01(\t\x12\x1a\n\x12replaced_by_key_id\x18\x14 \x01(\t\x12\x35\n\x11grace_expire_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x08rotation\x18\x16 \x01(\x0b\x32\x14.tumbler.v1.Rotation\x12\x0c\n\x04\x65tag\x18\x17 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"{\n\x08Rotation\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bwebhook_url\x18\x02 \x01(\t\x12-\n\tnext_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"%\n\x05\x41\x63tor\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t*\x80\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x12\n\x0eSTATE_INACTIVE\x10\x02\x12\x11\n\rSTATE_EXPIRED\x10\x03\x12\x11\n\rSTATE_REVOKED\x10\x04\x12\x14\n\x10STATE_SUPERSEDED\x10\x05*\xbb\x01\n\x0cRevokeReason\x12\x1d\n\x19REVOKE_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19REVOKE_REASON_COMPROMISED\x10\x01\x12\x1c\n\x18REVOKE_REASON_SUPERSEDED\x10\x02\x12\x1c\n\x18REVOKE_REASON_OWNER_LEFT\x10\x03\x12\x18\n\x14REVOKE_REASON_UNUSED\x10\x04\x12\x17\n\x13REVOKE_REASON_OTHER\x10\x05\x42;\n\x0e\x64\x65v.tumbler.v1P\x01Z\'tumbler.dev/go/gen/tumbler/v1;tumblerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tumbler/v1/api_key.proto\x12\ntumbler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcd\x06\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x16\n\x0e\x65nvironment_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x12\n\nkey_prefix\x18\x05 \x01(\t\x12\x10\n\x08owner_id\x18\x06 \x01(\t\x12\x0e\n\x06scopes\x18\x07 \x03(\t\x12\x32\n\x08metadata\x18\x08 \x03(\x0b\x32 .tumbler.v1.ApiKey.MetadataEntry\x12\x15\n\rallowed_cidrs\x18\t \x03(\t\x12 \n\x05state\x18\n \x01(\x0e\x32\x11.tumbler.v1.State\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\ncreated_by\x18\x0c \x01(\x0b\x32\x11.tumbler.v1.Actor\x12/\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_used_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\rrevoke_reason\x18\x11 \x01(\x0e\x32\x18.tumbler.v1.RevokeReason\x12\x16\n\x0erevoke_comment\x18\x12 \x01(\t\x12\x17\n\x0freplaces_key_id\x18\x13 \x01(\t\x12\x1a\n\x12replaced_by_key_id\x18\x14 \x01(\t\x12\x35\n\x11grace_expire_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x08rotation\x18\x16 \x01(\x0b\x32\x14.tumbler.v1.Rotation\x12\x0c\n\x04\x65tag\x18\x17 \x01(\t\x12\x1f\n\x17grace_ends_on_first_use\x18\x18 \x01(\x08\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"{\n\x08Rotation\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bwebhook_url\x18\x02 \x01(\t\x12-\n\tnext_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"%\n\x05\x41\x63tor\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t*\x80\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x12\n\x0eSTATE_INACTIVE\x10\x02\x12\x11\n\rSTATE_EXPIRED\x10\x03\x12\x11\n\rSTATE_REVOKED\x10\x04\x12\x14\n\x10STATE_SUPERSEDED\x10\x05*h\n\nOldKeyEnds\x12\x1c\n\x18OLD_KEY_ENDS_UNSPECIFIED\x10\x00\x12\x1d\n\x19OLD_KEY_ENDS_AT_GRACE_END\x10\x01\x12\x1d\n\x19OLD_KEY_ENDS_ON_FIRST_USE\x10\x02*\xbb\x01\n\x0cRevokeReason\x12\x1d\n\x19REVOKE_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19REVOKE_REASON_COMPROMISED\x10\x01\x12\x1c\n\x18REVOKE_REASON_SUPERSEDED\x10\x02\x12\x1c\n\x18REVOKE_REASON_OWNER_LEFT\x10\x03\x12\x18\n\x14REVOKE_REASON_UNUSED\x10\x04\x12\x17\n\x13REVOKE_REASON_OTHER\x10\x05\x42;\n\x0e\x64\x65v.tumbler.v1P\x01Z\'tumbler.dev/go/gen/tumbler/v1;tumblerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,16 +36,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\016dev.tumbler.v1P\001Z\'tumbler.dev/go/gen/tumbler/v1;tumblerv1'
   _globals['_APIKEY_METADATAENTRY']._loaded_options = None
   _globals['_APIKEY_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_STATE']._serialized_start=1085
-  _globals['_STATE']._serialized_end=1213
-  _globals['_REVOKEREASON']._serialized_start=1216
-  _globals['_REVOKEREASON']._serialized_end=1403
+  _globals['_STATE']._serialized_start=1118
+  _globals['_STATE']._serialized_end=1246
+  _globals['_OLDKEYENDS']._serialized_start=1248
+  _globals['_OLDKEYENDS']._serialized_end=1352
+  _globals['_REVOKEREASON']._serialized_start=1355
+  _globals['_REVOKEREASON']._serialized_end=1542
   _globals['_APIKEY']._serialized_start=106
-  _globals['_APIKEY']._serialized_end=918
-  _globals['_APIKEY_METADATAENTRY']._serialized_start=871
-  _globals['_APIKEY_METADATAENTRY']._serialized_end=918
-  _globals['_ROTATION']._serialized_start=920
-  _globals['_ROTATION']._serialized_end=1043
-  _globals['_ACTOR']._serialized_start=1045
-  _globals['_ACTOR']._serialized_end=1082
+  _globals['_APIKEY']._serialized_end=951
+  _globals['_APIKEY_METADATAENTRY']._serialized_start=904
+  _globals['_APIKEY_METADATAENTRY']._serialized_end=951
+  _globals['_ROTATION']._serialized_start=953
+  _globals['_ROTATION']._serialized_end=1076
+  _globals['_ACTOR']._serialized_start=1078
+  _globals['_ACTOR']._serialized_end=1115
 # @@protoc_insertion_point(module_scope)

@@ -18,6 +18,12 @@ class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STATE_REVOKED: _ClassVar[State]
     STATE_SUPERSEDED: _ClassVar[State]
 
+class OldKeyEnds(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OLD_KEY_ENDS_UNSPECIFIED: _ClassVar[OldKeyEnds]
+    OLD_KEY_ENDS_AT_GRACE_END: _ClassVar[OldKeyEnds]
+    OLD_KEY_ENDS_ON_FIRST_USE: _ClassVar[OldKeyEnds]
+
 class RevokeReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     REVOKE_REASON_UNSPECIFIED: _ClassVar[RevokeReason]
@@ -32,6 +38,9 @@ STATE_INACTIVE: State
 STATE_EXPIRED: State
 STATE_REVOKED: State
 STATE_SUPERSEDED: State
+OLD_KEY_ENDS_UNSPECIFIED: OldKeyEnds
+OLD_KEY_ENDS_AT_GRACE_END: OldKeyEnds
+OLD_KEY_ENDS_ON_FIRST_USE: OldKeyEnds
 REVOKE_REASON_UNSPECIFIED: RevokeReason
 REVOKE_REASON_COMPROMISED: RevokeReason
 REVOKE_REASON_SUPERSEDED: RevokeReason
@@ -40,7 +49,7 @@ REVOKE_REASON_UNUSED: RevokeReason
 REVOKE_REASON_OTHER: RevokeReason
 
 class ApiKey(_message.Message):
-    __slots__ = ("id", "project_id", "environment_id", "name", "key_prefix", "owner_id", "scopes", "metadata", "allowed_cidrs", "state", "create_time", "created_by", "update_time", "expire_time", "last_used_time", "revoke_time", "revoke_reason", "revoke_comment", "replaces_key_id", "replaced_by_key_id", "grace_expire_time", "rotation", "etag")
+    __slots__ = ("id", "project_id", "environment_id", "name", "key_prefix", "owner_id", "scopes", "metadata", "allowed_cidrs", "state", "create_time", "created_by", "update_time", "expire_time", "last_used_time", "revoke_time", "revoke_reason", "revoke_comment", "replaces_key_id", "replaced_by_key_id", "grace_expire_time", "rotation", "etag", "grace_ends_on_first_use")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +80,7 @@ class ApiKey(_message.Message):
     GRACE_EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     ROTATION_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    GRACE_ENDS_ON_FIRST_USE_FIELD_NUMBER: _ClassVar[int]
     id: str
     project_id: str
     environment_id: str
@@ -94,7 +104,8 @@ class ApiKey(_message.Message):
     grace_expire_time: _timestamp_pb2.Timestamp
     rotation: Rotation
     etag: str
-    def __init__(self, id: _Optional[str] = ..., project_id: _Optional[str] = ..., environment_id: _Optional[str] = ..., name: _Optional[str] = ..., key_prefix: _Optional[str] = ..., owner_id: _Optional[str] = ..., scopes: _Optional[_Iterable[str]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., allowed_cidrs: _Optional[_Iterable[str]] = ..., state: _Optional[_Union[State, str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[_Union[Actor, _Mapping]] = ..., update_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_used_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., revoke_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., revoke_reason: _Optional[_Union[RevokeReason, str]] = ..., revoke_comment: _Optional[str] = ..., replaces_key_id: _Optional[str] = ..., replaced_by_key_id: _Optional[str] = ..., grace_expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., rotation: _Optional[_Union[Rotation, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    grace_ends_on_first_use: bool
+    def __init__(self, id: _Optional[str] = ..., project_id: _Optional[str] = ..., environment_id: _Optional[str] = ..., name: _Optional[str] = ..., key_prefix: _Optional[str] = ..., owner_id: _Optional[str] = ..., scopes: _Optional[_Iterable[str]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., allowed_cidrs: _Optional[_Iterable[str]] = ..., state: _Optional[_Union[State, str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[_Union[Actor, _Mapping]] = ..., update_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_used_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., revoke_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., revoke_reason: _Optional[_Union[RevokeReason, str]] = ..., revoke_comment: _Optional[str] = ..., replaces_key_id: _Optional[str] = ..., replaced_by_key_id: _Optional[str] = ..., grace_expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., rotation: _Optional[_Union[Rotation, _Mapping]] = ..., etag: _Optional[str] = ..., grace_ends_on_first_use: bool = ...) -> None: ...
 
 class Rotation(_message.Message):
     __slots__ = ("interval", "webhook_url", "next_time")

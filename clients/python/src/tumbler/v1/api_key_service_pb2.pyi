@@ -201,18 +201,20 @@ class RevokeResponse(_message.Message):
     def __init__(self, api_key: _Optional[_Union[_api_key_pb2.ApiKey, _Mapping]] = ..., consistency_token: _Optional[str] = ...) -> None: ...
 
 class RotateRequest(_message.Message):
-    __slots__ = ("key_id", "grace_period", "expire_time", "ttl", "request_id")
+    __slots__ = ("key_id", "grace_period", "expire_time", "ttl", "request_id", "old_key_ends")
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
     GRACE_PERIOD_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    OLD_KEY_ENDS_FIELD_NUMBER: _ClassVar[int]
     key_id: str
     grace_period: _duration_pb2.Duration
     expire_time: _timestamp_pb2.Timestamp
     ttl: _duration_pb2.Duration
     request_id: str
-    def __init__(self, key_id: _Optional[str] = ..., grace_period: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    old_key_ends: _api_key_pb2.OldKeyEnds
+    def __init__(self, key_id: _Optional[str] = ..., grace_period: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., request_id: _Optional[str] = ..., old_key_ends: _Optional[_Union[_api_key_pb2.OldKeyEnds, str]] = ...) -> None: ...
 
 class RotateResponse(_message.Message):
     __slots__ = ("api_key", "old_api_key", "key", "consistency_token", "secret_omitted")
@@ -360,12 +362,14 @@ class ListEventsResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[_event_pb2.KeyEvent, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class ClaimRotationRequest(_message.Message):
-    __slots__ = ("claim_token", "grace_period")
+    __slots__ = ("claim_token", "grace_period", "old_key_ends")
     CLAIM_TOKEN_FIELD_NUMBER: _ClassVar[int]
     GRACE_PERIOD_FIELD_NUMBER: _ClassVar[int]
+    OLD_KEY_ENDS_FIELD_NUMBER: _ClassVar[int]
     claim_token: str
     grace_period: _duration_pb2.Duration
-    def __init__(self, claim_token: _Optional[str] = ..., grace_period: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    old_key_ends: _api_key_pb2.OldKeyEnds
+    def __init__(self, claim_token: _Optional[str] = ..., grace_period: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., old_key_ends: _Optional[_Union[_api_key_pb2.OldKeyEnds, str]] = ...) -> None: ...
 
 class ClaimRotationResponse(_message.Message):
     __slots__ = ("api_key", "old_api_key", "key", "consistency_token", "secret_omitted")

@@ -200,6 +200,8 @@ class ApiKeyServiceServicer(object):
         """Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
         whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
         A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
+        Whoever lost the answer, and the new secret with it, rotates the successor, which KEY_SUPERSEDED names. With
+        OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
         Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
         does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
         lifetime, counted from now (SELF_WIDENING).
@@ -262,7 +264,8 @@ class ApiKeyServiceServicer(object):
         the old key's grace begins. The claim token is the only credential; no API key is needed.
         A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
         whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
-        changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor.
+        changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor, which KEY_SUPERSEDED
+        names; with OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1026,7 +1026,8 @@ java.lang.String defaultValue) {
   private com.google.protobuf.Timestamp graceExpireTime_;
   /**
    * <pre>
-   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+   * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -1038,7 +1039,8 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+   * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -1050,7 +1052,8 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+   * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -1147,6 +1150,22 @@ java.lang.String defaultValue) {
     }
   }
 
+  public static final int GRACE_ENDS_ON_FIRST_USE_FIELD_NUMBER = 24;
+  private boolean graceEndsOnFirstUse_ = false;
+  /**
+   * <pre>
+   * grace_ends_on_first_use is set while a rotated key waits for its successor's first use: it is accepted until then,
+   * at most until grace_expire_time. See OLD_KEY_ENDS_ON_FIRST_USE. Output only.
+   * </pre>
+   *
+   * <code>bool grace_ends_on_first_use = 24 [json_name = "graceEndsOnFirstUse"];</code>
+   * @return The graceEndsOnFirstUse.
+   */
+  @java.lang.Override
+  public boolean getGraceEndsOnFirstUse() {
+    return graceEndsOnFirstUse_;
+  }
+
   private byte memoizedIsInitialized = -1;
   @java.lang.Override
   public final boolean isInitialized() {
@@ -1232,6 +1251,9 @@ java.lang.String defaultValue) {
     }
     if (!com.google.protobuf.GeneratedMessageV3.isStringEmpty(etag_)) {
       com.google.protobuf.GeneratedMessageV3.writeString(output, 23, etag_);
+    }
+    if (graceEndsOnFirstUse_ != false) {
+      output.writeBool(24, graceEndsOnFirstUse_);
     }
     getUnknownFields().writeTo(output);
   }
@@ -1338,6 +1360,10 @@ java.lang.String defaultValue) {
     if (!com.google.protobuf.GeneratedMessageV3.isStringEmpty(etag_)) {
       size += com.google.protobuf.GeneratedMessageV3.computeStringSize(23, etag_);
     }
+    if (graceEndsOnFirstUse_ != false) {
+      size += com.google.protobuf.CodedOutputStream
+        .computeBoolSize(24, graceEndsOnFirstUse_);
+    }
     size += getUnknownFields().getSerializedSize();
     memoizedSize = size;
     return size;
@@ -1421,6 +1447,8 @@ java.lang.String defaultValue) {
     }
     if (!getEtag()
         .equals(other.getEtag())) return false;
+    if (getGraceEndsOnFirstUse()
+        != other.getGraceEndsOnFirstUse()) return false;
     if (!getUnknownFields().equals(other.getUnknownFields())) return false;
     return true;
   }
@@ -1500,6 +1528,9 @@ java.lang.String defaultValue) {
     }
     hash = (37 * hash) + ETAG_FIELD_NUMBER;
     hash = (53 * hash) + getEtag().hashCode();
+    hash = (37 * hash) + GRACE_ENDS_ON_FIRST_USE_FIELD_NUMBER;
+    hash = (53 * hash) + com.google.protobuf.Internal.hashBoolean(
+        getGraceEndsOnFirstUse());
     hash = (29 * hash) + getUnknownFields().hashCode();
     memoizedHashCode = hash;
     return hash;
@@ -1736,6 +1767,7 @@ java.lang.String defaultValue) {
         rotationBuilder_ = null;
       }
       etag_ = "";
+      graceEndsOnFirstUse_ = false;
       return this;
     }
 
@@ -1865,6 +1897,9 @@ java.lang.String defaultValue) {
       }
       if (((from_bitField0_ & 0x00400000) != 0)) {
         result.etag_ = etag_;
+      }
+      if (((from_bitField0_ & 0x00800000) != 0)) {
+        result.graceEndsOnFirstUse_ = graceEndsOnFirstUse_;
       }
       result.bitField0_ |= to_bitField0_;
     }
@@ -2015,6 +2050,9 @@ java.lang.String defaultValue) {
         etag_ = other.etag_;
         bitField0_ |= 0x00400000;
         onChanged();
+      }
+      if (other.getGraceEndsOnFirstUse() != false) {
+        setGraceEndsOnFirstUse(other.getGraceEndsOnFirstUse());
       }
       this.mergeUnknownFields(other.getUnknownFields());
       onChanged();
@@ -2179,6 +2217,11 @@ java.lang.String defaultValue) {
               bitField0_ |= 0x00400000;
               break;
             } // case 186
+            case 192: {
+              graceEndsOnFirstUse_ = input.readBool();
+              bitField0_ |= 0x00800000;
+              break;
+            } // case 192
             default: {
               if (!super.parseUnknownField(input, extensionRegistry, tag)) {
                 done = true; // was an endgroup tag
@@ -4652,7 +4695,8 @@ java.lang.String defaultValue) {
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> graceExpireTimeBuilder_;
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4663,7 +4707,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4678,7 +4723,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4698,7 +4744,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4716,7 +4763,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4741,7 +4789,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4758,7 +4807,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4770,7 +4820,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4785,7 +4836,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -5054,6 +5106,53 @@ java.lang.String defaultValue) {
       checkByteStringIsUtf8(value);
       etag_ = value;
       bitField0_ |= 0x00400000;
+      onChanged();
+      return this;
+    }
+
+    private boolean graceEndsOnFirstUse_ ;
+    /**
+     * <pre>
+     * grace_ends_on_first_use is set while a rotated key waits for its successor's first use: it is accepted until then,
+     * at most until grace_expire_time. See OLD_KEY_ENDS_ON_FIRST_USE. Output only.
+     * </pre>
+     *
+     * <code>bool grace_ends_on_first_use = 24 [json_name = "graceEndsOnFirstUse"];</code>
+     * @return The graceEndsOnFirstUse.
+     */
+    @java.lang.Override
+    public boolean getGraceEndsOnFirstUse() {
+      return graceEndsOnFirstUse_;
+    }
+    /**
+     * <pre>
+     * grace_ends_on_first_use is set while a rotated key waits for its successor's first use: it is accepted until then,
+     * at most until grace_expire_time. See OLD_KEY_ENDS_ON_FIRST_USE. Output only.
+     * </pre>
+     *
+     * <code>bool grace_ends_on_first_use = 24 [json_name = "graceEndsOnFirstUse"];</code>
+     * @param value The graceEndsOnFirstUse to set.
+     * @return This builder for chaining.
+     */
+    public Builder setGraceEndsOnFirstUse(boolean value) {
+
+      graceEndsOnFirstUse_ = value;
+      bitField0_ |= 0x00800000;
+      onChanged();
+      return this;
+    }
+    /**
+     * <pre>
+     * grace_ends_on_first_use is set while a rotated key waits for its successor's first use: it is accepted until then,
+     * at most until grace_expire_time. See OLD_KEY_ENDS_ON_FIRST_USE. Output only.
+     * </pre>
+     *
+     * <code>bool grace_ends_on_first_use = 24 [json_name = "graceEndsOnFirstUse"];</code>
+     * @return This builder for chaining.
+     */
+    public Builder clearGraceEndsOnFirstUse() {
+      bitField0_ = (bitField0_ & ~0x00800000);
+      graceEndsOnFirstUse_ = false;
       onChanged();
       return this;
     }

@@ -564,7 +564,8 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+   * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -573,7 +574,8 @@ java.lang.String defaultValue);
   boolean hasGraceExpireTime();
   /**
    * <pre>
-   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+   * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -582,7 +584,8 @@ java.lang.String defaultValue);
   com.google.protobuf.Timestamp getGraceExpireTime();
   /**
    * <pre>
-   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+   * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -637,4 +640,15 @@ java.lang.String defaultValue);
    */
   com.google.protobuf.ByteString
       getEtagBytes();
+
+  /**
+   * <pre>
+   * grace_ends_on_first_use is set while a rotated key waits for its successor's first use: it is accepted until then,
+   * at most until grace_expire_time. See OLD_KEY_ENDS_ON_FIRST_USE. Output only.
+   * </pre>
+   *
+   * <code>bool grace_ends_on_first_use = 24 [json_name = "graceEndsOnFirstUse"];</code>
+   * @return The graceEndsOnFirstUse.
+   */
+  boolean getGraceEndsOnFirstUse();
 }

@@ -46,7 +46,7 @@ public final class ApiKeyOuterClass {
     java.lang.String[] descriptorData = {
       "\n\030tumbler/v1/api_key.proto\022\ntumbler.v1\032\036" +
       "google/protobuf/duration.proto\032\037google/p" +
-      "rotobuf/timestamp.proto\"\276\010\n\006ApiKey\022\016\n\002id" +
+      "rotobuf/timestamp.proto\"\364\010\n\006ApiKey\022\016\n\002id" +
       "\030\001 \001(\tR\002id\022\035\n\nproject_id\030\002 \001(\tR\tprojectI" +
       "d\022%\n\016environment_id\030\003 \001(\tR\renvironmentId" +
       "\022\022\n\004name\030\004 \001(\tR\004name\022\035\n\nkey_prefix\030\005 \001(\t" +
@@ -72,17 +72,21 @@ public final class ApiKeyOuterClass {
       "xpire_time\030\025 \001(\0132\032.google.protobuf.Times" +
       "tampR\017graceExpireTime\0220\n\010rotation\030\026 \001(\0132" +
       "\024.tumbler.v1.RotationR\010rotation\022\022\n\004etag\030" +
-      "\027 \001(\tR\004etag\032;\n\rMetadataEntry\022\020\n\003key\030\001 \001(" +
-      "\tR\003key\022\024\n\005value\030\002 \001(\tR\005value:\0028\001\"\233\001\n\010Rot" +
-      "ation\0225\n\010interval\030\001 \001(\0132\031.google.protobu" +
-      "f.DurationR\010interval\022\037\n\013webhook_url\030\002 \001(" +
-      "\tR\nwebhookUrl\0227\n\tnext_time\030\003 \001(\0132\032.googl" +
-      "e.protobuf.TimestampR\010nextTime\"2\n\005Actor\022" +
-      "\025\n\006key_id\030\001 \001(\tR\005keyId\022\022\n\004name\030\002 \001(\tR\004na" +
-      "me*\200\001\n\005State\022\025\n\021STATE_UNSPECIFIED\020\000\022\020\n\014S" +
-      "TATE_ACTIVE\020\001\022\022\n\016STATE_INACTIVE\020\002\022\021\n\rSTA" +
-      "TE_EXPIRED\020\003\022\021\n\rSTATE_REVOKED\020\004\022\024\n\020STATE" +
-      "_SUPERSEDED\020\005*\273\001\n\014RevokeReason\022\035\n\031REVOKE" +
+      "\027 \001(\tR\004etag\0224\n\027grace_ends_on_first_use\030\030" +
+      " \001(\010R\023graceEndsOnFirstUse\032;\n\rMetadataEnt" +
+      "ry\022\020\n\003key\030\001 \001(\tR\003key\022\024\n\005value\030\002 \001(\tR\005val" +
+      "ue:\0028\001\"\233\001\n\010Rotation\0225\n\010interval\030\001 \001(\0132\031." +
+      "google.protobuf.DurationR\010interval\022\037\n\013we" +
+      "bhook_url\030\002 \001(\tR\nwebhookUrl\0227\n\tnext_time" +
+      "\030\003 \001(\0132\032.google.protobuf.TimestampR\010next" +
+      "Time\"2\n\005Actor\022\025\n\006key_id\030\001 \001(\tR\005keyId\022\022\n\004" +
+      "name\030\002 \001(\tR\004name*\200\001\n\005State\022\025\n\021STATE_UNSP" +
+      "ECIFIED\020\000\022\020\n\014STATE_ACTIVE\020\001\022\022\n\016STATE_INA" +
+      "CTIVE\020\002\022\021\n\rSTATE_EXPIRED\020\003\022\021\n\rSTATE_REVO" +
+      "KED\020\004\022\024\n\020STATE_SUPERSEDED\020\005*h\n\nOldKeyEnd" +
+      "s\022\034\n\030OLD_KEY_ENDS_UNSPECIFIED\020\000\022\035\n\031OLD_K" +
+      "EY_ENDS_AT_GRACE_END\020\001\022\035\n\031OLD_KEY_ENDS_O" +
+      "N_FIRST_USE\020\002*\273\001\n\014RevokeReason\022\035\n\031REVOKE" +
       "_REASON_UNSPECIFIED\020\000\022\035\n\031REVOKE_REASON_C" +
       "OMPROMISED\020\001\022\034\n\030REVOKE_REASON_SUPERSEDED" +
       "\020\002\022\034\n\030REVOKE_REASON_OWNER_LEFT\020\003\022\030\n\024REVO" +
@@ -103,7 +107,7 @@ public final class ApiKeyOuterClass {
     internal_static_tumbler_v1_ApiKey_fieldAccessorTable = new
       com.google.protobuf.GeneratedMessageV3.FieldAccessorTable(
         internal_static_tumbler_v1_ApiKey_descriptor,
-        new java.lang.String[] { "Id", "ProjectId", "EnvironmentId", "Name", "KeyPrefix", "OwnerId", "Scopes", "Metadata", "AllowedCidrs", "State", "CreateTime", "CreatedBy", "UpdateTime", "ExpireTime", "LastUsedTime", "RevokeTime", "RevokeReason", "RevokeComment", "ReplacesKeyId", "ReplacedByKeyId", "GraceExpireTime", "Rotation", "Etag", });
+        new java.lang.String[] { "Id", "ProjectId", "EnvironmentId", "Name", "KeyPrefix", "OwnerId", "Scopes", "Metadata", "AllowedCidrs", "State", "CreateTime", "CreatedBy", "UpdateTime", "ExpireTime", "LastUsedTime", "RevokeTime", "RevokeReason", "RevokeComment", "ReplacesKeyId", "ReplacedByKeyId", "GraceExpireTime", "Rotation", "Etag", "GraceEndsOnFirstUse", });
     internal_static_tumbler_v1_ApiKey_MetadataEntry_descriptor =
       internal_static_tumbler_v1_ApiKey_descriptor.getNestedTypes().get(0);
     internal_static_tumbler_v1_ApiKey_MetadataEntry_fieldAccessorTable = new

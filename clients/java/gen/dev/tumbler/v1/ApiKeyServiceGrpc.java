@@ -628,6 +628,8 @@ public final class ApiKeyServiceGrpc {
      * Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
      * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
      * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
+     * Whoever lost the answer, and the new secret with it, rotates the successor, which KEY_SUPERSEDED names. With
+     * OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
      * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
      * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
      * lifetime, counted from now (SELF_WIDENING).
@@ -703,7 +705,8 @@ public final class ApiKeyServiceGrpc {
      * the old key's grace begins. The claim token is the only credential; no API key is needed.
      * A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
      * whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
-     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor.
+     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor, which KEY_SUPERSEDED
+     * names; with OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
      * </pre>
      */
     default void claimRotation(dev.tumbler.v1.ClaimRotationRequest request,
@@ -885,6 +888,8 @@ public final class ApiKeyServiceGrpc {
      * Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
      * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
      * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
+     * Whoever lost the answer, and the new secret with it, rotates the successor, which KEY_SUPERSEDED names. With
+     * OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
      * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
      * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
      * lifetime, counted from now (SELF_WIDENING).
@@ -965,7 +970,8 @@ public final class ApiKeyServiceGrpc {
      * the old key's grace begins. The claim token is the only credential; no API key is needed.
      * A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
      * whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
-     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor.
+     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor, which KEY_SUPERSEDED
+     * names; with OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
      * </pre>
      */
     public void claimRotation(dev.tumbler.v1.ClaimRotationRequest request,
@@ -1122,6 +1128,8 @@ public final class ApiKeyServiceGrpc {
      * Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
      * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
      * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
+     * Whoever lost the answer, and the new secret with it, rotates the successor, which KEY_SUPERSEDED names. With
+     * OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
      * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
      * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
      * lifetime, counted from now (SELF_WIDENING).
@@ -1198,7 +1206,8 @@ public final class ApiKeyServiceGrpc {
      * the old key's grace begins. The claim token is the only credential; no API key is needed.
      * A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
      * whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
-     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor.
+     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor, which KEY_SUPERSEDED
+     * names; with OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
      * </pre>
      */
     public dev.tumbler.v1.ClaimRotationResponse claimRotation(dev.tumbler.v1.ClaimRotationRequest request) {
@@ -1357,6 +1366,8 @@ public final class ApiKeyServiceGrpc {
      * Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
      * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
      * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
+     * Whoever lost the answer, and the new secret with it, rotates the successor, which KEY_SUPERSEDED names. With
+     * OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
      * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
      * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
      * lifetime, counted from now (SELF_WIDENING).
@@ -1413,7 +1424,8 @@ public final class ApiKeyServiceGrpc {
      * the old key's grace begins. The claim token is the only credential; no API key is needed.
      * A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
      * whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
-     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor.
+     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor, which KEY_SUPERSEDED
+     * names; with OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.ClaimRotationResponse> claimRotation(

@@ -254,136 +254,139 @@ public final class ApiKeyServiceOuterClass {
       "ason\022\030\n\007comment\030\003 \001(\tR\007comment\"j\n\016Revoke" +
       "Response\022+\n\007api_key\030\001 \001(\0132\022.tumbler.v1.A" +
       "piKeyR\006apiKey\022+\n\021consistency_token\030\002 \001(\t" +
-      "R\020consistencyToken\"\373\001\n\rRotateRequest\022\025\n\006" +
+      "R\020consistencyToken\"\265\002\n\rRotateRequest\022\025\n\006" +
       "key_id\030\001 \001(\tR\005keyId\022<\n\014grace_period\030\002 \001(" +
       "\0132\031.google.protobuf.DurationR\013gracePerio" +
       "d\022=\n\013expire_time\030\003 \001(\0132\032.google.protobuf" +
       ".TimestampH\000R\nexpireTime\022-\n\003ttl\030\004 \001(\0132\031." +
       "google.protobuf.DurationH\000R\003ttl\022\035\n\nreque" +
-      "st_id\030\005 \001(\tR\trequestIdB\010\n\006expiry\"\334\001\n\016Rot" +
-      "ateResponse\022+\n\007api_key\030\001 \001(\0132\022.tumbler.v" +
-      "1.ApiKeyR\006apiKey\0222\n\013old_api_key\030\002 \001(\0132\022." +
-      "tumbler.v1.ApiKeyR\toldApiKey\022\025\n\003key\030\003 \001(" +
-      "\tB\003\200\001\001R\003key\022+\n\021consistency_token\030\004 \001(\tR\020" +
-      "consistencyToken\022%\n\016secret_omitted\030\005 \001(\010" +
-      "R\rsecretOmitted\"\243\001\n\013Consistency\022+\n\020minim" +
-      "ize_latency\030\001 \001(\010H\000R\017minimizeLatency\022+\n\021" +
-      "at_least_as_fresh\030\002 \001(\tH\000R\016atLeastAsFres" +
-      "h\022+\n\020fully_consistent\030\003 \001(\010H\000R\017fullyCons" +
-      "istentB\r\n\013requirement\"\355\001\n\rVerifyRequest\022" +
-      "\025\n\003key\030\001 \001(\tB\003\200\001\001R\003key\022\035\n\nproject_id\030\002 \001" +
-      "(\tR\tprojectId\022%\n\016environment_id\030\003 \001(\tR\re" +
-      "nvironmentId\022\'\n\017required_scopes\030\004 \003(\tR\016r" +
-      "equiredScopes\022\033\n\tclient_ip\030\005 \001(\tR\010client" +
-      "Ip\0229\n\013consistency\030\006 \001(\0132\027.tumbler.v1.Con" +
-      "sistencyR\013consistency\"\255\006\n\016VerifyResponse" +
-      "\022\024\n\005valid\030\001 \001(\010R\005valid\022*\n\004code\030\002 \001(\0162\026.t" +
-      "umbler.v1.VerifyCodeR\004code\022\025\n\006key_id\030\003 \001" +
-      "(\tR\005keyId\022\035\n\nproject_id\030\004 \001(\tR\tprojectId" +
-      "\022%\n\016environment_id\030\005 \001(\tR\renvironmentId\022" +
-      "\022\n\004name\030\006 \001(\tR\004name\022\031\n\010owner_id\030\007 \001(\tR\007o" +
-      "wnerId\022\026\n\006scopes\030\010 \003(\tR\006scopes\022D\n\010metada" +
-      "ta\030\t \003(\0132(.tumbler.v1.VerifyResponse.Met" +
-      "adataEntryR\010metadata\022#\n\rallowed_cidrs\030\n " +
-      "\003(\tR\014allowedCidrs\022;\n\013expire_time\030\013 \001(\0132\032" +
-      ".google.protobuf.TimestampR\nexpireTime\022F" +
-      "\n\021grace_expire_time\030\014 \001(\0132\032.google.proto" +
-      "buf.TimestampR\017graceExpireTime\022+\n\022replac" +
-      "ed_by_key_id\030\r \001(\tR\017replacedByKeyId\0226\n\tc" +
-      "ache_ttl\030\016 \001(\0132\031.google.protobuf.Duratio" +
-      "nR\010cacheTtl\0229\n\ncheck_time\030\017 \001(\0132\032.google" +
-      ".protobuf.TimestampR\tcheckTime\022\032\n\010revisi" +
-      "on\030\020 \001(\003R\010revision\022+\n\021consistency_token\030" +
-      "\021 \001(\tR\020consistencyToken\022\037\n\013any_project\030\022" +
-      " \001(\010R\nanyProject\032;\n\rMetadataEntry\022\020\n\003key" +
-      "\030\001 \001(\tR\003key\022\024\n\005value\030\002 \001(\tR\005value:\0028\001\"K\n" +
-      "\022BatchVerifyRequest\0225\n\010requests\030\001 \003(\0132\031." +
-      "tumbler.v1.VerifyRequestR\010requests\"O\n\023Ba" +
-      "tchVerifyResponse\0228\n\tresponses\030\001 \003(\0132\032.t" +
-      "umbler.v1.VerifyResponseR\tresponses\"\232\001\n\014" +
-      "WatchRequest\022\035\n\nproject_id\030\001 \001(\tR\tprojec" +
-      "tId\022!\n\014start_cursor\030\002 \001(\tR\013startCursor\022H" +
-      "\n\022heartbeat_interval\030\003 \001(\0132\031.google.prot" +
-      "obuf.DurationR\021heartbeatInterval\"\245\001\n\rWat" +
-      "chResponse\022,\n\006events\030\001 \003(\0132\024.tumbler.v1." +
-      "KeyEventR\006events\022\026\n\006cursor\030\002 \001(\tR\006cursor" +
-      "\022\024\n\005reset\030\003 \001(\010R\005reset\0228\n\nstream_age\030\004 \001" +
-      "(\0132\031.google.protobuf.DurationR\tstreamAge" +
-      "\"\360\001\n\021ListEventsRequest\022\035\n\nproject_id\030\001 \001" +
-      "(\tR\tprojectId\022\025\n\006key_id\030\002 \001(\tR\005keyId\022.\n\005" +
-      "types\030\003 \003(\0162\030.tumbler.v1.KeyEventTypeR\005t" +
-      "ypes\0229\n\nsince_time\030\004 \001(\0132\032.google.protob" +
-      "uf.TimestampR\tsinceTime\022\033\n\tpage_size\030\005 \001" +
-      "(\005R\010pageSize\022\035\n\npage_token\030\006 \001(\tR\tpageTo" +
-      "ken\"j\n\022ListEventsResponse\022,\n\006events\030\001 \003(" +
-      "\0132\024.tumbler.v1.KeyEventR\006events\022&\n\017next_" +
-      "page_token\030\002 \001(\tR\rnextPageToken\"z\n\024Claim" +
-      "RotationRequest\022$\n\013claim_token\030\001 \001(\tB\003\200\001" +
-      "\001R\nclaimToken\022<\n\014grace_period\030\002 \001(\0132\031.go" +
-      "ogle.protobuf.DurationR\013gracePeriod\"\343\001\n\025" +
-      "ClaimRotationResponse\022+\n\007api_key\030\001 \001(\0132\022" +
-      ".tumbler.v1.ApiKeyR\006apiKey\0222\n\013old_api_ke" +
-      "y\030\002 \001(\0132\022.tumbler.v1.ApiKeyR\toldApiKey\022\025" +
-      "\n\003key\030\003 \001(\tB\003\200\001\001R\003key\022+\n\021consistency_tok" +
-      "en\030\004 \001(\tR\020consistencyToken\022%\n\016secret_omi" +
-      "tted\030\005 \001(\010R\rsecretOmitted\"\274\001\n\025ListDelive" +
-      "riesRequest\022\035\n\nproject_id\030\001 \001(\tR\tproject" +
-      "Id\022\025\n\006key_id\030\002 \001(\tR\005keyId\0221\n\006states\030\003 \003(" +
-      "\0162\031.tumbler.v1.DeliveryStateR\006states\022\033\n\t" +
-      "page_size\030\004 \001(\005R\010pageSize\022\035\n\npage_token\030" +
-      "\005 \001(\tR\tpageToken\"}\n\026ListDeliveriesRespon" +
-      "se\022;\n\ndeliveries\030\001 \003(\0132\033.tumbler.v1.Webh" +
-      "ookDeliveryR\ndeliveries\022&\n\017next_page_tok" +
-      "en\030\002 \001(\tR\rnextPageToken\"3\n\020RedeliverRequ" +
-      "est\022\037\n\013delivery_id\030\001 \001(\tR\ndeliveryId\"L\n\021" +
-      "RedeliverResponse\0227\n\010delivery\030\001 \001(\0132\033.tu" +
-      "mbler.v1.WebhookDeliveryR\010delivery\"\\\n\032Ro" +
-      "tateWebhookSecretRequest\022\035\n\nproject_id\030\001" +
-      " \001(\tR\tprojectId\022\037\n\013webhook_url\030\002 \001(\tR\nwe" +
-      "bhookUrl\"\227\001\n\033RotateWebhookSecretResponse" +
-      "\022*\n\016webhook_secret\030\001 \001(\tB\003\200\001\001R\rwebhookSe" +
-      "cret\022L\n\024previous_expire_time\030\002 \001(\0132\032.goo" +
-      "gle.protobuf.TimestampR\022previousExpireTi" +
-      "me*\310\002\n\nVerifyCode\022\033\n\027VERIFY_CODE_UNSPECI" +
-      "FIED\020\000\022\025\n\021VERIFY_CODE_VALID\020\001\022\031\n\025VERIFY_" +
-      "CODE_MALFORMED\020\002\022\031\n\025VERIFY_CODE_NOT_FOUN" +
-      "D\020\003\022\027\n\023VERIFY_CODE_REVOKED\020\004\022\032\n\026VERIFY_C" +
-      "ODE_SUPERSEDED\020\005\022\030\n\024VERIFY_CODE_INACTIVE" +
-      "\020\006\022\027\n\023VERIFY_CODE_EXPIRED\020\007\022$\n VERIFY_CO" +
-      "DE_ENVIRONMENT_MISMATCH\020\010\022\036\n\032VERIFY_CODE" +
-      "_IP_NOT_ALLOWED\020\t\022\"\n\036VERIFY_CODE_INSUFFI" +
-      "CIENT_SCOPE\020\n2\317\010\n\rApiKeyService\022?\n\006Creat" +
-      "e\022\031.tumbler.v1.CreateRequest\032\032.tumbler.v" +
-      "1.CreateResponse\0226\n\003Get\022\026.tumbler.v1.Get" +
-      "Request\032\027.tumbler.v1.GetResponse\0229\n\004List" +
-      "\022\027.tumbler.v1.ListRequest\032\030.tumbler.v1.L" +
-      "istResponse\022?\n\006Update\022\031.tumbler.v1.Updat" +
-      "eRequest\032\032.tumbler.v1.UpdateResponse\022H\n\t" +
-      "SetActive\022\034.tumbler.v1.SetActiveRequest\032" +
-      "\035.tumbler.v1.SetActiveResponse\022?\n\006Revoke" +
-      "\022\031.tumbler.v1.RevokeRequest\032\032.tumbler.v1" +
-      ".RevokeResponse\022?\n\006Rotate\022\031.tumbler.v1.R" +
-      "otateRequest\032\032.tumbler.v1.RotateResponse" +
-      "\022?\n\006Verify\022\031.tumbler.v1.VerifyRequest\032\032." +
-      "tumbler.v1.VerifyResponse\022N\n\013BatchVerify" +
-      "\022\036.tumbler.v1.BatchVerifyRequest\032\037.tumbl" +
-      "er.v1.BatchVerifyResponse\022>\n\005Watch\022\030.tum" +
-      "bler.v1.WatchRequest\032\031.tumbler.v1.WatchR" +
-      "esponse0\001\022K\n\nListEvents\022\035.tumbler.v1.Lis" +
-      "tEventsRequest\032\036.tumbler.v1.ListEventsRe" +
-      "sponse\022T\n\rClaimRotation\022 .tumbler.v1.Cla" +
-      "imRotationRequest\032!.tumbler.v1.ClaimRota" +
-      "tionResponse\022W\n\016ListDeliveries\022!.tumbler" +
-      ".v1.ListDeliveriesRequest\032\".tumbler.v1.L" +
-      "istDeliveriesResponse\022H\n\tRedeliver\022\034.tum" +
-      "bler.v1.RedeliverRequest\032\035.tumbler.v1.Re" +
-      "deliverResponse\022f\n\023RotateWebhookSecret\022&" +
-      ".tumbler.v1.RotateWebhookSecretRequest\032\'" +
-      ".tumbler.v1.RotateWebhookSecretResponseB" +
-      "\202\001\n\016dev.tumbler.v1P\001Z\'tumbler.dev/go/gen" +
-      "/tumbler/v1;tumblerv1\242\002\003TXX\252\002\nTumbler.V1" +
-      "\312\002\nTumbler\\V1\342\002\026Tumbler\\V1\\GPBMetadata\352\002" +
-      "\013Tumbler::V1b\006proto3"
+      "st_id\030\005 \001(\tR\trequestId\0228\n\014old_key_ends\030\006" +
+      " \001(\0162\026.tumbler.v1.OldKeyEndsR\noldKeyEnds" +
+      "B\010\n\006expiry\"\334\001\n\016RotateResponse\022+\n\007api_key" +
+      "\030\001 \001(\0132\022.tumbler.v1.ApiKeyR\006apiKey\0222\n\013ol" +
+      "d_api_key\030\002 \001(\0132\022.tumbler.v1.ApiKeyR\told" +
+      "ApiKey\022\025\n\003key\030\003 \001(\tB\003\200\001\001R\003key\022+\n\021consist" +
+      "ency_token\030\004 \001(\tR\020consistencyToken\022%\n\016se" +
+      "cret_omitted\030\005 \001(\010R\rsecretOmitted\"\243\001\n\013Co" +
+      "nsistency\022+\n\020minimize_latency\030\001 \001(\010H\000R\017m" +
+      "inimizeLatency\022+\n\021at_least_as_fresh\030\002 \001(" +
+      "\tH\000R\016atLeastAsFresh\022+\n\020fully_consistent\030" +
+      "\003 \001(\010H\000R\017fullyConsistentB\r\n\013requirement\"" +
+      "\355\001\n\rVerifyRequest\022\025\n\003key\030\001 \001(\tB\003\200\001\001R\003key" +
+      "\022\035\n\nproject_id\030\002 \001(\tR\tprojectId\022%\n\016envir" +
+      "onment_id\030\003 \001(\tR\renvironmentId\022\'\n\017requir" +
+      "ed_scopes\030\004 \003(\tR\016requiredScopes\022\033\n\tclien" +
+      "t_ip\030\005 \001(\tR\010clientIp\0229\n\013consistency\030\006 \001(" +
+      "\0132\027.tumbler.v1.ConsistencyR\013consistency\"" +
+      "\255\006\n\016VerifyResponse\022\024\n\005valid\030\001 \001(\010R\005valid" +
+      "\022*\n\004code\030\002 \001(\0162\026.tumbler.v1.VerifyCodeR\004" +
+      "code\022\025\n\006key_id\030\003 \001(\tR\005keyId\022\035\n\nproject_i" +
+      "d\030\004 \001(\tR\tprojectId\022%\n\016environment_id\030\005 \001" +
+      "(\tR\renvironmentId\022\022\n\004name\030\006 \001(\tR\004name\022\031\n" +
+      "\010owner_id\030\007 \001(\tR\007ownerId\022\026\n\006scopes\030\010 \003(\t" +
+      "R\006scopes\022D\n\010metadata\030\t \003(\0132(.tumbler.v1." +
+      "VerifyResponse.MetadataEntryR\010metadata\022#" +
+      "\n\rallowed_cidrs\030\n \003(\tR\014allowedCidrs\022;\n\013e" +
+      "xpire_time\030\013 \001(\0132\032.google.protobuf.Times" +
+      "tampR\nexpireTime\022F\n\021grace_expire_time\030\014 " +
+      "\001(\0132\032.google.protobuf.TimestampR\017graceEx" +
+      "pireTime\022+\n\022replaced_by_key_id\030\r \001(\tR\017re" +
+      "placedByKeyId\0226\n\tcache_ttl\030\016 \001(\0132\031.googl" +
+      "e.protobuf.DurationR\010cacheTtl\0229\n\ncheck_t" +
+      "ime\030\017 \001(\0132\032.google.protobuf.TimestampR\tc" +
+      "heckTime\022\032\n\010revision\030\020 \001(\003R\010revision\022+\n\021" +
+      "consistency_token\030\021 \001(\tR\020consistencyToke" +
+      "n\022\037\n\013any_project\030\022 \001(\010R\nanyProject\032;\n\rMe" +
+      "tadataEntry\022\020\n\003key\030\001 \001(\tR\003key\022\024\n\005value\030\002" +
+      " \001(\tR\005value:\0028\001\"K\n\022BatchVerifyRequest\0225\n" +
+      "\010requests\030\001 \003(\0132\031.tumbler.v1.VerifyReque" +
+      "stR\010requests\"O\n\023BatchVerifyResponse\0228\n\tr" +
+      "esponses\030\001 \003(\0132\032.tumbler.v1.VerifyRespon" +
+      "seR\tresponses\"\232\001\n\014WatchRequest\022\035\n\nprojec" +
+      "t_id\030\001 \001(\tR\tprojectId\022!\n\014start_cursor\030\002 " +
+      "\001(\tR\013startCursor\022H\n\022heartbeat_interval\030\003" +
+      " \001(\0132\031.google.protobuf.DurationR\021heartbe" +
+      "atInterval\"\245\001\n\rWatchResponse\022,\n\006events\030\001" +
+      " \003(\0132\024.tumbler.v1.KeyEventR\006events\022\026\n\006cu" +
+      "rsor\030\002 \001(\tR\006cursor\022\024\n\005reset\030\003 \001(\010R\005reset" +
+      "\0228\n\nstream_age\030\004 \001(\0132\031.google.protobuf.D" +
+      "urationR\tstreamAge\"\360\001\n\021ListEventsRequest" +
+      "\022\035\n\nproject_id\030\001 \001(\tR\tprojectId\022\025\n\006key_i" +
+      "d\030\002 \001(\tR\005keyId\022.\n\005types\030\003 \003(\0162\030.tumbler." +
+      "v1.KeyEventTypeR\005types\0229\n\nsince_time\030\004 \001" +
+      "(\0132\032.google.protobuf.TimestampR\tsinceTim" +
+      "e\022\033\n\tpage_size\030\005 \001(\005R\010pageSize\022\035\n\npage_t" +
+      "oken\030\006 \001(\tR\tpageToken\"j\n\022ListEventsRespo" +
+      "nse\022,\n\006events\030\001 \003(\0132\024.tumbler.v1.KeyEven" +
+      "tR\006events\022&\n\017next_page_token\030\002 \001(\tR\rnext" +
+      "PageToken\"\264\001\n\024ClaimRotationRequest\022$\n\013cl" +
+      "aim_token\030\001 \001(\tB\003\200\001\001R\nclaimToken\022<\n\014grac" +
+      "e_period\030\002 \001(\0132\031.google.protobuf.Duratio" +
+      "nR\013gracePeriod\0228\n\014old_key_ends\030\003 \001(\0162\026.t" +
+      "umbler.v1.OldKeyEndsR\noldKeyEnds\"\343\001\n\025Cla" +
+      "imRotationResponse\022+\n\007api_key\030\001 \001(\0132\022.tu" +
+      "mbler.v1.ApiKeyR\006apiKey\0222\n\013old_api_key\030\002" +
+      " \001(\0132\022.tumbler.v1.ApiKeyR\toldApiKey\022\025\n\003k" +
+      "ey\030\003 \001(\tB\003\200\001\001R\003key\022+\n\021consistency_token\030" +
+      "\004 \001(\tR\020consistencyToken\022%\n\016secret_omitte" +
+      "d\030\005 \001(\010R\rsecretOmitted\"\274\001\n\025ListDeliverie" +
+      "sRequest\022\035\n\nproject_id\030\001 \001(\tR\tprojectId\022" +
+      "\025\n\006key_id\030\002 \001(\tR\005keyId\0221\n\006states\030\003 \003(\0162\031" +
+      ".tumbler.v1.DeliveryStateR\006states\022\033\n\tpag" +
+      "e_size\030\004 \001(\005R\010pageSize\022\035\n\npage_token\030\005 \001" +
+      "(\tR\tpageToken\"}\n\026ListDeliveriesResponse\022" +
+      ";\n\ndeliveries\030\001 \003(\0132\033.tumbler.v1.Webhook" +
+      "DeliveryR\ndeliveries\022&\n\017next_page_token\030" +
+      "\002 \001(\tR\rnextPageToken\"3\n\020RedeliverRequest" +
+      "\022\037\n\013delivery_id\030\001 \001(\tR\ndeliveryId\"L\n\021Red" +
+      "eliverResponse\0227\n\010delivery\030\001 \001(\0132\033.tumbl" +
+      "er.v1.WebhookDeliveryR\010delivery\"\\\n\032Rotat" +
+      "eWebhookSecretRequest\022\035\n\nproject_id\030\001 \001(" +
+      "\tR\tprojectId\022\037\n\013webhook_url\030\002 \001(\tR\nwebho" +
+      "okUrl\"\227\001\n\033RotateWebhookSecretResponse\022*\n" +
+      "\016webhook_secret\030\001 \001(\tB\003\200\001\001R\rwebhookSecre" +
+      "t\022L\n\024previous_expire_time\030\002 \001(\0132\032.google" +
+      ".protobuf.TimestampR\022previousExpireTime*" +
+      "\310\002\n\nVerifyCode\022\033\n\027VERIFY_CODE_UNSPECIFIE" +
+      "D\020\000\022\025\n\021VERIFY_CODE_VALID\020\001\022\031\n\025VERIFY_COD" +
+      "E_MALFORMED\020\002\022\031\n\025VERIFY_CODE_NOT_FOUND\020\003" +
+      "\022\027\n\023VERIFY_CODE_REVOKED\020\004\022\032\n\026VERIFY_CODE" +
+      "_SUPERSEDED\020\005\022\030\n\024VERIFY_CODE_INACTIVE\020\006\022" +
+      "\027\n\023VERIFY_CODE_EXPIRED\020\007\022$\n VERIFY_CODE_" +
+      "ENVIRONMENT_MISMATCH\020\010\022\036\n\032VERIFY_CODE_IP" +
+      "_NOT_ALLOWED\020\t\022\"\n\036VERIFY_CODE_INSUFFICIE" +
+      "NT_SCOPE\020\n2\317\010\n\rApiKeyService\022?\n\006Create\022\031" +
+      ".tumbler.v1.CreateRequest\032\032.tumbler.v1.C" +
+      "reateResponse\0226\n\003Get\022\026.tumbler.v1.GetReq" +
+      "uest\032\027.tumbler.v1.GetResponse\0229\n\004List\022\027." +
+      "tumbler.v1.ListRequest\032\030.tumbler.v1.List" +
+      "Response\022?\n\006Update\022\031.tumbler.v1.UpdateRe" +
+      "quest\032\032.tumbler.v1.UpdateResponse\022H\n\tSet" +
+      "Active\022\034.tumbler.v1.SetActiveRequest\032\035.t" +
+      "umbler.v1.SetActiveResponse\022?\n\006Revoke\022\031." +
+      "tumbler.v1.RevokeRequest\032\032.tumbler.v1.Re" +
+      "vokeResponse\022?\n\006Rotate\022\031.tumbler.v1.Rota" +
+      "teRequest\032\032.tumbler.v1.RotateResponse\022?\n" +
+      "\006Verify\022\031.tumbler.v1.VerifyRequest\032\032.tum" +
+      "bler.v1.VerifyResponse\022N\n\013BatchVerify\022\036." +
+      "tumbler.v1.BatchVerifyRequest\032\037.tumbler." +
+      "v1.BatchVerifyResponse\022>\n\005Watch\022\030.tumble" +
+      "r.v1.WatchRequest\032\031.tumbler.v1.WatchResp" +
+      "onse0\001\022K\n\nListEvents\022\035.tumbler.v1.ListEv" +
+      "entsRequest\032\036.tumbler.v1.ListEventsRespo" +
+      "nse\022T\n\rClaimRotation\022 .tumbler.v1.ClaimR" +
+      "otationRequest\032!.tumbler.v1.ClaimRotatio" +
+      "nResponse\022W\n\016ListDeliveries\022!.tumbler.v1" +
+      ".ListDeliveriesRequest\032\".tumbler.v1.List" +
+      "DeliveriesResponse\022H\n\tRedeliver\022\034.tumble" +
+      "r.v1.RedeliverRequest\032\035.tumbler.v1.Redel" +
+      "iverResponse\022f\n\023RotateWebhookSecret\022&.tu" +
+      "mbler.v1.RotateWebhookSecretRequest\032\'.tu" +
+      "mbler.v1.RotateWebhookSecretResponseB\202\001\n" +
+      "\016dev.tumbler.v1P\001Z\'tumbler.dev/go/gen/tu" +
+      "mbler/v1;tumblerv1\242\002\003TXX\252\002\nTumbler.V1\312\002\n" +
+      "Tumbler\\V1\342\002\026Tumbler\\V1\\GPBMetadata\352\002\013Tu" +
+      "mbler::V1b\006proto3"
     };
     descriptor = com.google.protobuf.Descriptors.FileDescriptor
       .internalBuildGeneratedFileFrom(descriptorData,
@@ -483,7 +486,7 @@ public final class ApiKeyServiceOuterClass {
     internal_static_tumbler_v1_RotateRequest_fieldAccessorTable = new
       com.google.protobuf.GeneratedMessageV3.FieldAccessorTable(
         internal_static_tumbler_v1_RotateRequest_descriptor,
-        new java.lang.String[] { "KeyId", "GracePeriod", "ExpireTime", "Ttl", "RequestId", "Expiry", });
+        new java.lang.String[] { "KeyId", "GracePeriod", "ExpireTime", "Ttl", "RequestId", "OldKeyEnds", "Expiry", });
     internal_static_tumbler_v1_RotateResponse_descriptor =
       getDescriptor().getMessageTypes().get(14);
     internal_static_tumbler_v1_RotateResponse_fieldAccessorTable = new
@@ -555,7 +558,7 @@ public final class ApiKeyServiceOuterClass {
     internal_static_tumbler_v1_ClaimRotationRequest_fieldAccessorTable = new
       com.google.protobuf.GeneratedMessageV3.FieldAccessorTable(
         internal_static_tumbler_v1_ClaimRotationRequest_descriptor,
-        new java.lang.String[] { "ClaimToken", "GracePeriod", });
+        new java.lang.String[] { "ClaimToken", "GracePeriod", "OldKeyEnds", });
     internal_static_tumbler_v1_ClaimRotationResponse_descriptor =
       getDescriptor().getMessageTypes().get(25);
     internal_static_tumbler_v1_ClaimRotationResponse_fieldAccessorTable = new

@@ -22,6 +22,7 @@ private static final long serialVersionUID = 0L;
   }
   private ClaimRotationRequest() {
     claimToken_ = "";
+    oldKeyEnds_ = 0;
   }
 
   @java.lang.Override
@@ -130,6 +131,32 @@ private static final long serialVersionUID = 0L;
     return gracePeriod_ == null ? com.google.protobuf.Duration.getDefaultInstance() : gracePeriod_;
   }
 
+  public static final int OLD_KEY_ENDS_FIELD_NUMBER = 3;
+  private int oldKeyEnds_ = 0;
+  /**
+   * <pre>
+   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * </pre>
+   *
+   * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
+   * @return The enum numeric value on the wire for oldKeyEnds.
+   */
+  @java.lang.Override public int getOldKeyEndsValue() {
+    return oldKeyEnds_;
+  }
+  /**
+   * <pre>
+   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * </pre>
+   *
+   * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
+   * @return The oldKeyEnds.
+   */
+  @java.lang.Override public dev.tumbler.v1.OldKeyEnds getOldKeyEnds() {
+    dev.tumbler.v1.OldKeyEnds result = dev.tumbler.v1.OldKeyEnds.forNumber(oldKeyEnds_);
+    return result == null ? dev.tumbler.v1.OldKeyEnds.UNRECOGNIZED : result;
+  }
+
   private byte memoizedIsInitialized = -1;
   @java.lang.Override
   public final boolean isInitialized() {
@@ -150,6 +177,9 @@ private static final long serialVersionUID = 0L;
     if (((bitField0_ & 0x00000001) != 0)) {
       output.writeMessage(2, getGracePeriod());
     }
+    if (oldKeyEnds_ != dev.tumbler.v1.OldKeyEnds.OLD_KEY_ENDS_UNSPECIFIED.getNumber()) {
+      output.writeEnum(3, oldKeyEnds_);
+    }
     getUnknownFields().writeTo(output);
   }
 
@@ -165,6 +195,10 @@ private static final long serialVersionUID = 0L;
     if (((bitField0_ & 0x00000001) != 0)) {
       size += com.google.protobuf.CodedOutputStream
         .computeMessageSize(2, getGracePeriod());
+    }
+    if (oldKeyEnds_ != dev.tumbler.v1.OldKeyEnds.OLD_KEY_ENDS_UNSPECIFIED.getNumber()) {
+      size += com.google.protobuf.CodedOutputStream
+        .computeEnumSize(3, oldKeyEnds_);
     }
     size += getUnknownFields().getSerializedSize();
     memoizedSize = size;
@@ -188,6 +222,7 @@ private static final long serialVersionUID = 0L;
       if (!getGracePeriod()
           .equals(other.getGracePeriod())) return false;
     }
+    if (oldKeyEnds_ != other.oldKeyEnds_) return false;
     if (!getUnknownFields().equals(other.getUnknownFields())) return false;
     return true;
   }
@@ -205,6 +240,8 @@ private static final long serialVersionUID = 0L;
       hash = (37 * hash) + GRACE_PERIOD_FIELD_NUMBER;
       hash = (53 * hash) + getGracePeriod().hashCode();
     }
+    hash = (37 * hash) + OLD_KEY_ENDS_FIELD_NUMBER;
+    hash = (53 * hash) + oldKeyEnds_;
     hash = (29 * hash) + getUnknownFields().hashCode();
     memoizedHashCode = hash;
     return hash;
@@ -352,6 +389,7 @@ private static final long serialVersionUID = 0L;
         gracePeriodBuilder_.dispose();
         gracePeriodBuilder_ = null;
       }
+      oldKeyEnds_ = 0;
       return this;
     }
 
@@ -394,6 +432,9 @@ private static final long serialVersionUID = 0L;
             ? gracePeriod_
             : gracePeriodBuilder_.build();
         to_bitField0_ |= 0x00000001;
+      }
+      if (((from_bitField0_ & 0x00000004) != 0)) {
+        result.oldKeyEnds_ = oldKeyEnds_;
       }
       result.bitField0_ |= to_bitField0_;
     }
@@ -450,6 +491,9 @@ private static final long serialVersionUID = 0L;
       if (other.hasGracePeriod()) {
         mergeGracePeriod(other.getGracePeriod());
       }
+      if (other.oldKeyEnds_ != 0) {
+        setOldKeyEndsValue(other.getOldKeyEndsValue());
+      }
       this.mergeUnknownFields(other.getUnknownFields());
       onChanged();
       return this;
@@ -488,6 +532,11 @@ private static final long serialVersionUID = 0L;
               bitField0_ |= 0x00000002;
               break;
             } // case 18
+            case 24: {
+              oldKeyEnds_ = input.readEnum();
+              bitField0_ |= 0x00000004;
+              break;
+            } // case 24
             default: {
               if (!super.parseUnknownField(input, extensionRegistry, tag)) {
                 done = true; // was an endgroup tag
@@ -752,6 +801,79 @@ private static final long serialVersionUID = 0L;
         gracePeriod_ = null;
       }
       return gracePeriodBuilder_;
+    }
+
+    private int oldKeyEnds_ = 0;
+    /**
+     * <pre>
+     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * </pre>
+     *
+     * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
+     * @return The enum numeric value on the wire for oldKeyEnds.
+     */
+    @java.lang.Override public int getOldKeyEndsValue() {
+      return oldKeyEnds_;
+    }
+    /**
+     * <pre>
+     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * </pre>
+     *
+     * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
+     * @param value The enum numeric value on the wire for oldKeyEnds to set.
+     * @return This builder for chaining.
+     */
+    public Builder setOldKeyEndsValue(int value) {
+      oldKeyEnds_ = value;
+      bitField0_ |= 0x00000004;
+      onChanged();
+      return this;
+    }
+    /**
+     * <pre>
+     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * </pre>
+     *
+     * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
+     * @return The oldKeyEnds.
+     */
+    @java.lang.Override
+    public dev.tumbler.v1.OldKeyEnds getOldKeyEnds() {
+      dev.tumbler.v1.OldKeyEnds result = dev.tumbler.v1.OldKeyEnds.forNumber(oldKeyEnds_);
+      return result == null ? dev.tumbler.v1.OldKeyEnds.UNRECOGNIZED : result;
+    }
+    /**
+     * <pre>
+     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * </pre>
+     *
+     * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
+     * @param value The oldKeyEnds to set.
+     * @return This builder for chaining.
+     */
+    public Builder setOldKeyEnds(dev.tumbler.v1.OldKeyEnds value) {
+      if (value == null) {
+        throw new NullPointerException();
+      }
+      bitField0_ |= 0x00000004;
+      oldKeyEnds_ = value.getNumber();
+      onChanged();
+      return this;
+    }
+    /**
+     * <pre>
+     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * </pre>
+     *
+     * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
+     * @return This builder for chaining.
+     */
+    public Builder clearOldKeyEnds() {
+      bitField0_ = (bitField0_ & ~0x00000004);
+      oldKeyEnds_ = 0;
+      onChanged();
+      return this;
     }
     @java.lang.Override
     public final Builder setUnknownFields(

@@ -54,4 +54,23 @@ public interface ClaimRotationRequestOrBuilder extends
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
    */
   com.google.protobuf.DurationOrBuilder getGracePeriodOrBuilder();
+
+  /**
+   * <pre>
+   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * </pre>
+   *
+   * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
+   * @return The enum numeric value on the wire for oldKeyEnds.
+   */
+  int getOldKeyEndsValue();
+  /**
+   * <pre>
+   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * </pre>
+   *
+   * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
+   * @return The oldKeyEnds.
+   */
+  dev.tumbler.v1.OldKeyEnds getOldKeyEnds();
 }

@@ -354,7 +354,10 @@ private static final long serialVersionUID = 0L;
    * detail says more, by type; never a secret:
    * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
    * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
+   * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
+   * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
+   * `on_first_use`; FIRST_USED: `replaces_key_id`;
    * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
    * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
    * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
@@ -381,7 +384,10 @@ private static final long serialVersionUID = 0L;
    * detail says more, by type; never a secret:
    * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
    * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
+   * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
+   * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
+   * `on_first_use`; FIRST_USED: `replaces_key_id`;
    * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
    * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
    * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
@@ -398,7 +404,10 @@ private static final long serialVersionUID = 0L;
    * detail says more, by type; never a secret:
    * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
    * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
+   * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
+   * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
+   * `on_first_use`; FIRST_USED: `replaces_key_id`;
    * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
    * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
    * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
@@ -422,7 +431,10 @@ java.lang.String defaultValue) {
    * detail says more, by type; never a secret:
    * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
    * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
+   * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
+   * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
+   * `on_first_use`; FIRST_USED: `replaces_key_id`;
    * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
    * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
    * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
@@ -1974,7 +1986,10 @@ java.lang.String defaultValue) {
      * detail says more, by type; never a secret:
      * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
      * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
+     * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
+     * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
+     * `on_first_use`; FIRST_USED: `replaces_key_id`;
      * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
      * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
      * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
@@ -2001,7 +2016,10 @@ java.lang.String defaultValue) {
      * detail says more, by type; never a secret:
      * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
      * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
+     * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
+     * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
+     * `on_first_use`; FIRST_USED: `replaces_key_id`;
      * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
      * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
      * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
@@ -2018,7 +2036,10 @@ java.lang.String defaultValue) {
      * detail says more, by type; never a secret:
      * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
      * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
+     * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
+     * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
+     * `on_first_use`; FIRST_USED: `replaces_key_id`;
      * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
      * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
      * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
@@ -2042,7 +2063,10 @@ java.lang.String defaultValue) {
      * detail says more, by type; never a secret:
      * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
      * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
+     * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
+     * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
+     * `on_first_use`; FIRST_USED: `replaces_key_id`;
      * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
      * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
      * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
@@ -2072,7 +2096,10 @@ java.lang.String defaultValue) {
      * detail says more, by type; never a secret:
      * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
      * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
+     * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
+     * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
+     * `on_first_use`; FIRST_USED: `replaces_key_id`;
      * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
      * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
      * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
@@ -2101,7 +2128,10 @@ java.lang.String defaultValue) {
      * detail says more, by type; never a secret:
      * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
      * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
+     * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
+     * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
+     * `on_first_use`; FIRST_USED: `replaces_key_id`;
      * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
      * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
      * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
@@ -2124,7 +2154,10 @@ java.lang.String defaultValue) {
      * detail says more, by type; never a secret:
      * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
      * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`;
+     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
+     * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
+     * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
+     * `on_first_use`; FIRST_USED: `replaces_key_id`;
      * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
      * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
      * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).

@@ -105,6 +105,15 @@ public enum KeyEventType
   KEY_EVENT_TYPE_EXPIRING(10),
   /**
    * <pre>
+   * KEY_EVENT_TYPE_FIRST_USED: it was first used, and was to end the key that it replaces by that (see
+   * OLD_KEY_ENDS_ON_FIRST_USE). Of other keys no first use is told. An UPDATED event of each key that ended comes with it.
+   * </pre>
+   *
+   * <code>KEY_EVENT_TYPE_FIRST_USED = 11;</code>
+   */
+  KEY_EVENT_TYPE_FIRST_USED(11),
+  /**
+   * <pre>
    * KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: a webhook_url of the project got a new secret. It is no key's: key_id is empty.
    * </pre>
    *
@@ -224,6 +233,15 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_EXPIRING_VALUE = 10;
   /**
    * <pre>
+   * KEY_EVENT_TYPE_FIRST_USED: it was first used, and was to end the key that it replaces by that (see
+   * OLD_KEY_ENDS_ON_FIRST_USE). Of other keys no first use is told. An UPDATED event of each key that ended comes with it.
+   * </pre>
+   *
+   * <code>KEY_EVENT_TYPE_FIRST_USED = 11;</code>
+   */
+  public static final int KEY_EVENT_TYPE_FIRST_USED_VALUE = 11;
+  /**
+   * <pre>
    * KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: a webhook_url of the project got a new secret. It is no key's: key_id is empty.
    * </pre>
    *
@@ -285,6 +303,7 @@ public enum KeyEventType
       case 8: return KEY_EVENT_TYPE_ROTATION_CLAIMED;
       case 9: return KEY_EVENT_TYPE_ROTATION_OVERDUE;
       case 10: return KEY_EVENT_TYPE_EXPIRING;
+      case 11: return KEY_EVENT_TYPE_FIRST_USED;
       case 12: return KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED;
       case 13: return KEY_EVENT_TYPE_RECORDED;
       case 14: return KEY_EVENT_TYPE_REHASHED;

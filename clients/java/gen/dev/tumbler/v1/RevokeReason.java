@@ -174,7 +174,7 @@ public enum RevokeReason
   }
   public static final com.google.protobuf.Descriptors.EnumDescriptor
       getDescriptor() {
-    return dev.tumbler.v1.ApiKeyOuterClass.getDescriptor().getEnumTypes().get(1);
+    return dev.tumbler.v1.ApiKeyOuterClass.getDescriptor().getEnumTypes().get(2);
   }
 
   private static final RevokeReason[] VALUES = values();

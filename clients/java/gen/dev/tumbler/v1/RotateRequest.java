@@ -23,6 +23,7 @@ private static final long serialVersionUID = 0L;
   private RotateRequest() {
     keyId_ = "";
     requestId_ = "";
+    oldKeyEnds_ = 0;
   }
 
   @java.lang.Override
@@ -140,7 +141,8 @@ private static final long serialVersionUID = 0L;
   /**
    * <pre>
    * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-   * its own expire_time.
+   * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+   * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -153,7 +155,8 @@ private static final long serialVersionUID = 0L;
   /**
    * <pre>
    * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-   * its own expire_time.
+   * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+   * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -166,7 +169,8 @@ private static final long serialVersionUID = 0L;
   /**
    * <pre>
    * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-   * its own expire_time.
+   * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+   * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -309,6 +313,32 @@ private static final long serialVersionUID = 0L;
     }
   }
 
+  public static final int OLD_KEY_ENDS_FIELD_NUMBER = 6;
+  private int oldKeyEnds_ = 0;
+  /**
+   * <pre>
+   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * </pre>
+   *
+   * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
+   * @return The enum numeric value on the wire for oldKeyEnds.
+   */
+  @java.lang.Override public int getOldKeyEndsValue() {
+    return oldKeyEnds_;
+  }
+  /**
+   * <pre>
+   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * </pre>
+   *
+   * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
+   * @return The oldKeyEnds.
+   */
+  @java.lang.Override public dev.tumbler.v1.OldKeyEnds getOldKeyEnds() {
+    dev.tumbler.v1.OldKeyEnds result = dev.tumbler.v1.OldKeyEnds.forNumber(oldKeyEnds_);
+    return result == null ? dev.tumbler.v1.OldKeyEnds.UNRECOGNIZED : result;
+  }
+
   private byte memoizedIsInitialized = -1;
   @java.lang.Override
   public final boolean isInitialized() {
@@ -338,6 +368,9 @@ private static final long serialVersionUID = 0L;
     if (!com.google.protobuf.GeneratedMessageV3.isStringEmpty(requestId_)) {
       com.google.protobuf.GeneratedMessageV3.writeString(output, 5, requestId_);
     }
+    if (oldKeyEnds_ != dev.tumbler.v1.OldKeyEnds.OLD_KEY_ENDS_UNSPECIFIED.getNumber()) {
+      output.writeEnum(6, oldKeyEnds_);
+    }
     getUnknownFields().writeTo(output);
   }
 
@@ -365,6 +398,10 @@ private static final long serialVersionUID = 0L;
     if (!com.google.protobuf.GeneratedMessageV3.isStringEmpty(requestId_)) {
       size += com.google.protobuf.GeneratedMessageV3.computeStringSize(5, requestId_);
     }
+    if (oldKeyEnds_ != dev.tumbler.v1.OldKeyEnds.OLD_KEY_ENDS_UNSPECIFIED.getNumber()) {
+      size += com.google.protobuf.CodedOutputStream
+        .computeEnumSize(6, oldKeyEnds_);
+    }
     size += getUnknownFields().getSerializedSize();
     memoizedSize = size;
     return size;
@@ -389,6 +426,7 @@ private static final long serialVersionUID = 0L;
     }
     if (!getRequestId()
         .equals(other.getRequestId())) return false;
+    if (oldKeyEnds_ != other.oldKeyEnds_) return false;
     if (!getExpiryCase().equals(other.getExpiryCase())) return false;
     switch (expiryCase_) {
       case 3:
@@ -421,6 +459,8 @@ private static final long serialVersionUID = 0L;
     }
     hash = (37 * hash) + REQUEST_ID_FIELD_NUMBER;
     hash = (53 * hash) + getRequestId().hashCode();
+    hash = (37 * hash) + OLD_KEY_ENDS_FIELD_NUMBER;
+    hash = (53 * hash) + oldKeyEnds_;
     switch (expiryCase_) {
       case 3:
         hash = (37 * hash) + EXPIRE_TIME_FIELD_NUMBER;
@@ -587,6 +627,7 @@ private static final long serialVersionUID = 0L;
         ttlBuilder_.clear();
       }
       requestId_ = "";
+      oldKeyEnds_ = 0;
       expiryCase_ = 0;
       expiry_ = null;
       return this;
@@ -635,6 +676,9 @@ private static final long serialVersionUID = 0L;
       }
       if (((from_bitField0_ & 0x00000010) != 0)) {
         result.requestId_ = requestId_;
+      }
+      if (((from_bitField0_ & 0x00000020) != 0)) {
+        result.oldKeyEnds_ = oldKeyEnds_;
       }
       result.bitField0_ |= to_bitField0_;
     }
@@ -709,6 +753,9 @@ private static final long serialVersionUID = 0L;
         bitField0_ |= 0x00000010;
         onChanged();
       }
+      if (other.oldKeyEnds_ != 0) {
+        setOldKeyEndsValue(other.getOldKeyEndsValue());
+      }
       switch (other.getExpiryCase()) {
         case EXPIRE_TIME: {
           mergeExpireTime(other.getExpireTime());
@@ -779,6 +826,11 @@ private static final long serialVersionUID = 0L;
               bitField0_ |= 0x00000010;
               break;
             } // case 42
+            case 48: {
+              oldKeyEnds_ = input.readEnum();
+              bitField0_ |= 0x00000020;
+              break;
+            } // case 48
             default: {
               if (!super.parseUnknownField(input, extensionRegistry, tag)) {
                 done = true; // was an endgroup tag
@@ -909,7 +961,8 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time.
+     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -921,7 +974,8 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time.
+     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -937,7 +991,8 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time.
+     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -958,7 +1013,8 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time.
+     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -977,7 +1033,8 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time.
+     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -1003,7 +1060,8 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time.
+     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -1021,7 +1079,8 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time.
+     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -1034,7 +1093,8 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time.
+     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -1050,7 +1110,8 @@ private static final long serialVersionUID = 0L;
     /**
      * <pre>
      * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time.
+     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -1513,6 +1574,79 @@ private static final long serialVersionUID = 0L;
       checkByteStringIsUtf8(value);
       requestId_ = value;
       bitField0_ |= 0x00000010;
+      onChanged();
+      return this;
+    }
+
+    private int oldKeyEnds_ = 0;
+    /**
+     * <pre>
+     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * </pre>
+     *
+     * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
+     * @return The enum numeric value on the wire for oldKeyEnds.
+     */
+    @java.lang.Override public int getOldKeyEndsValue() {
+      return oldKeyEnds_;
+    }
+    /**
+     * <pre>
+     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * </pre>
+     *
+     * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
+     * @param value The enum numeric value on the wire for oldKeyEnds to set.
+     * @return This builder for chaining.
+     */
+    public Builder setOldKeyEndsValue(int value) {
+      oldKeyEnds_ = value;
+      bitField0_ |= 0x00000020;
+      onChanged();
+      return this;
+    }
+    /**
+     * <pre>
+     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * </pre>
+     *
+     * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
+     * @return The oldKeyEnds.
+     */
+    @java.lang.Override
+    public dev.tumbler.v1.OldKeyEnds getOldKeyEnds() {
+      dev.tumbler.v1.OldKeyEnds result = dev.tumbler.v1.OldKeyEnds.forNumber(oldKeyEnds_);
+      return result == null ? dev.tumbler.v1.OldKeyEnds.UNRECOGNIZED : result;
+    }
+    /**
+     * <pre>
+     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * </pre>
+     *
+     * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
+     * @param value The oldKeyEnds to set.
+     * @return This builder for chaining.
+     */
+    public Builder setOldKeyEnds(dev.tumbler.v1.OldKeyEnds value) {
+      if (value == null) {
+        throw new NullPointerException();
+      }
+      bitField0_ |= 0x00000020;
+      oldKeyEnds_ = value.getNumber();
+      onChanged();
+      return this;
+    }
+    /**
+     * <pre>
+     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * </pre>
+     *
+     * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
+     * @return This builder for chaining.
+     */
+    public Builder clearOldKeyEnds() {
+      bitField0_ = (bitField0_ & ~0x00000020);
+      oldKeyEnds_ = 0;
       onChanged();
       return this;
     }

@@ -31,7 +31,8 @@ public interface RotateRequestOrBuilder extends
   /**
    * <pre>
    * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-   * its own expire_time.
+   * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+   * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -41,7 +42,8 @@ public interface RotateRequestOrBuilder extends
   /**
    * <pre>
    * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-   * its own expire_time.
+   * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+   * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -51,7 +53,8 @@ public interface RotateRequestOrBuilder extends
   /**
    * <pre>
    * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-   * its own expire_time.
+   * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
+   * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -131,6 +134,25 @@ public interface RotateRequestOrBuilder extends
    */
   com.google.protobuf.ByteString
       getRequestIdBytes();
+
+  /**
+   * <pre>
+   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * </pre>
+   *
+   * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
+   * @return The enum numeric value on the wire for oldKeyEnds.
+   */
+  int getOldKeyEndsValue();
+  /**
+   * <pre>
+   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * </pre>
+   *
+   * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
+   * @return The oldKeyEnds.
+   */
+  dev.tumbler.v1.OldKeyEnds getOldKeyEnds();
 
   dev.tumbler.v1.RotateRequest.ExpiryCase getExpiryCase();
 }

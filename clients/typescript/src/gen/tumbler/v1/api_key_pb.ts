@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tumbler/v1/api_key.proto.
  */
 export const file_tumbler_v1_api_key: GenFile = /*@__PURE__*/
-  fileDesc("Chh0dW1ibGVyL3YxL2FwaV9rZXkucHJvdG8SCnR1bWJsZXIudjEirAYKBkFwaUtleRIKCgJpZBgBIAEoCRISCgpwcm9qZWN0X2lkGAIgASgJEhYKDmVudmlyb25tZW50X2lkGAMgASgJEgwKBG5hbWUYBCABKAkSEgoKa2V5X3ByZWZpeBgFIAEoCRIQCghvd25lcl9pZBgGIAEoCRIOCgZzY29wZXMYByADKAkSMgoIbWV0YWRhdGEYCCADKAsyIC50dW1ibGVyLnYxLkFwaUtleS5NZXRhZGF0YUVudHJ5EhUKDWFsbG93ZWRfY2lkcnMYCSADKAkSIAoFc3RhdGUYCiABKA4yES50dW1ibGVyLnYxLlN0YXRlEi8KC2NyZWF0ZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIlCgpjcmVhdGVkX2J5GAwgASgLMhEudHVtYmxlci52MS5BY3RvchIvCgt1cGRhdGVfdGltZRgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDmxhc3RfdXNlZF90aW1lGA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtyZXZva2VfdGltZRgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoNcmV2b2tlX3JlYXNvbhgRIAEoDjIYLnR1bWJsZXIudjEuUmV2b2tlUmVhc29uEhYKDnJldm9rZV9jb21tZW50GBIgASgJEhcKD3JlcGxhY2VzX2tleV9pZBgTIAEoCRIaChJyZXBsYWNlZF9ieV9rZXlfaWQYFCABKAkSNQoRZ3JhY2VfZXhwaXJlX3RpbWUYFSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKCHJvdGF0aW9uGBYgASgLMhQudHVtYmxlci52MS5Sb3RhdGlvbhIMCgRldGFnGBcgASgJGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJ7CghSb3RhdGlvbhIrCghpbnRlcnZhbBgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhITCgt3ZWJob29rX3VybBgCIAEoCRItCgluZXh0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIiUKBUFjdG9yEg4KBmtleV9pZBgBIAEoCRIMCgRuYW1lGAIgASgJKoABCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhAKDFNUQVRFX0FDVElWRRABEhIKDlNUQVRFX0lOQUNUSVZFEAISEQoNU1RBVEVfRVhQSVJFRBADEhEKDVNUQVRFX1JFVk9LRUQQBBIUChBTVEFURV9TVVBFUlNFREVEEAUquwEKDFJldm9rZVJlYXNvbhIdChlSRVZPS0VfUkVBU09OX1VOU1BFQ0lGSUVEEAASHQoZUkVWT0tFX1JFQVNPTl9DT01QUk9NSVNFRBABEhwKGFJFVk9LRV9SRUFTT05fU1VQRVJTRURFRBACEhwKGFJFVk9LRV9SRUFTT05fT1dORVJfTEVGVBADEhgKFFJFVk9LRV9SRUFTT05fVU5VU0VEEAQSFwoTUkVWT0tFX1JFQVNPTl9PVEhFUhAFQjsKDmRldi50dW1ibGVyLnYxUAFaJ3R1bWJsZXIuZGV2L2dvL2dlbi90dW1ibGVyL3YxO3R1bWJsZXJ2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("Chh0dW1ibGVyL3YxL2FwaV9rZXkucHJvdG8SCnR1bWJsZXIudjEizQYKBkFwaUtleRIKCgJpZBgBIAEoCRISCgpwcm9qZWN0X2lkGAIgASgJEhYKDmVudmlyb25tZW50X2lkGAMgASgJEgwKBG5hbWUYBCABKAkSEgoKa2V5X3ByZWZpeBgFIAEoCRIQCghvd25lcl9pZBgGIAEoCRIOCgZzY29wZXMYByADKAkSMgoIbWV0YWRhdGEYCCADKAsyIC50dW1ibGVyLnYxLkFwaUtleS5NZXRhZGF0YUVudHJ5EhUKDWFsbG93ZWRfY2lkcnMYCSADKAkSIAoFc3RhdGUYCiABKA4yES50dW1ibGVyLnYxLlN0YXRlEi8KC2NyZWF0ZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIlCgpjcmVhdGVkX2J5GAwgASgLMhEudHVtYmxlci52MS5BY3RvchIvCgt1cGRhdGVfdGltZRgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDmxhc3RfdXNlZF90aW1lGA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtyZXZva2VfdGltZRgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoNcmV2b2tlX3JlYXNvbhgRIAEoDjIYLnR1bWJsZXIudjEuUmV2b2tlUmVhc29uEhYKDnJldm9rZV9jb21tZW50GBIgASgJEhcKD3JlcGxhY2VzX2tleV9pZBgTIAEoCRIaChJyZXBsYWNlZF9ieV9rZXlfaWQYFCABKAkSNQoRZ3JhY2VfZXhwaXJlX3RpbWUYFSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKCHJvdGF0aW9uGBYgASgLMhQudHVtYmxlci52MS5Sb3RhdGlvbhIMCgRldGFnGBcgASgJEh8KF2dyYWNlX2VuZHNfb25fZmlyc3RfdXNlGBggASgIGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJ7CghSb3RhdGlvbhIrCghpbnRlcnZhbBgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhITCgt3ZWJob29rX3VybBgCIAEoCRItCgluZXh0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIiUKBUFjdG9yEg4KBmtleV9pZBgBIAEoCRIMCgRuYW1lGAIgASgJKoABCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhAKDFNUQVRFX0FDVElWRRABEhIKDlNUQVRFX0lOQUNUSVZFEAISEQoNU1RBVEVfRVhQSVJFRBADEhEKDVNUQVRFX1JFVk9LRUQQBBIUChBTVEFURV9TVVBFUlNFREVEEAUqaAoKT2xkS2V5RW5kcxIcChhPTERfS0VZX0VORFNfVU5TUEVDSUZJRUQQABIdChlPTERfS0VZX0VORFNfQVRfR1JBQ0VfRU5EEAESHQoZT0xEX0tFWV9FTkRTX09OX0ZJUlNUX1VTRRACKrsBCgxSZXZva2VSZWFzb24SHQoZUkVWT0tFX1JFQVNPTl9VTlNQRUNJRklFRBAAEh0KGVJFVk9LRV9SRUFTT05fQ09NUFJPTUlTRUQQARIcChhSRVZPS0VfUkVBU09OX1NVUEVSU0VERUQQAhIcChhSRVZPS0VfUkVBU09OX09XTkVSX0xFRlQQAxIYChRSRVZPS0VfUkVBU09OX1VOVVNFRBAEEhcKE1JFVk9LRV9SRUFTT05fT1RIRVIQBUI7Cg5kZXYudHVtYmxlci52MVABWid0dW1ibGVyLmRldi9nby9nZW4vdHVtYmxlci92MTt0dW1ibGVydjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * ApiKey is everything that may be known of a key, except its secret.
@@ -182,7 +182,8 @@ export type ApiKey = Message<"tumbler.v1.ApiKey"> & {
   replacedByKeyId: string;
 
   /**
-   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate.
+   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
+   * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
    *
    * @generated from field: google.protobuf.Timestamp grace_expire_time = 21;
    */
@@ -202,6 +203,14 @@ export type ApiKey = Message<"tumbler.v1.ApiKey"> & {
    * @generated from field: string etag = 23;
    */
   etag: string;
+
+  /**
+   * grace_ends_on_first_use is set while a rotated key waits for its successor's first use: it is accepted until then,
+   * at most until grace_expire_time. See OLD_KEY_ENDS_ON_FIRST_USE. Output only.
+   *
+   * @generated from field: bool grace_ends_on_first_use = 24;
+   */
+  graceEndsOnFirstUse: boolean;
 };
 
 /**
@@ -343,6 +352,50 @@ export const StateSchema: GenEnum<State> = /*@__PURE__*/
   enumDesc(file_tumbler_v1_api_key, 0);
 
 /**
+ * OldKeyEnds says when a rotated key ends.
+ *
+ * @generated from enum tumbler.v1.OldKeyEnds
+ */
+export enum OldKeyEnds {
+  /**
+   * OLD_KEY_ENDS_UNSPECIFIED means OLD_KEY_ENDS_AT_GRACE_END.
+   *
+   * @generated from enum value: OLD_KEY_ENDS_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * OLD_KEY_ENDS_AT_GRACE_END: when its grace period is over, whether or not anybody has the successor by then.
+   *
+   * @generated from enum value: OLD_KEY_ENDS_AT_GRACE_END = 1;
+   */
+  AT_GRACE_END = 1,
+
+  /**
+   * OLD_KEY_ENDS_ON_FIRST_USE: when the successor is first used, and at the latest when the grace period is over. So the
+   * old key works on where the answer with the new one was lost, or where the new one is not installed yet.
+   *
+   * A use is a Verify or BatchVerify by anybody that answers VALID, or a call of this service that the successor makes.
+   * The old key's end is written right after the first use, as a change of its own: within milliseconds as a rule, and
+   * later only while the database does not take changes. If that write is lost in a crash, the next use writes it. Where
+   * the successor is never used, or is revoked before, the old key ends with its grace period.
+   *
+   * A successor that was lost before its first use can be rotated itself: the first use of the key that replaces it ends
+   * both, the lost one and the one before. A first use ends the nearest 16 keys of such a line; those before end with
+   * their grace periods.
+   *
+   * @generated from enum value: OLD_KEY_ENDS_ON_FIRST_USE = 2;
+   */
+  ON_FIRST_USE = 2,
+}
+
+/**
+ * Describes the enum tumbler.v1.OldKeyEnds.
+ */
+export const OldKeyEndsSchema: GenEnum<OldKeyEnds> = /*@__PURE__*/
+  enumDesc(file_tumbler_v1_api_key, 1);
+
+/**
  * RevokeReason says why a key was revoked. It changes nothing but the record.
  *
  * @generated from enum tumbler.v1.RevokeReason
@@ -395,5 +448,5 @@ export enum RevokeReason {
  * Describes the enum tumbler.v1.RevokeReason.
  */
 export const RevokeReasonSchema: GenEnum<RevokeReason> = /*@__PURE__*/
-  enumDesc(file_tumbler_v1_api_key, 1);
+  enumDesc(file_tumbler_v1_api_key, 2);
 
