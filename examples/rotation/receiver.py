@@ -6,14 +6,18 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+from tumbler.v1.api_key_pb2 import OLD_KEY_ENDS_ON_FIRST_USE
 from tumbler.v1.api_key_service_pb2 import ClaimRotationRequest
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 
 KEY_FILE = os.path.abspath(os.environ["KEY_FILE"])
 WEBHOOK = Webhook(os.environ["WEBHOOK_SECRET"])
 TO_CLAIM = ("key.rotation_due", "key.rotation_overdue")
+# The old key works until the new one is used: whatever goes wrong after the claim, there is a week to mend it.
+OLD_KEY = {"old_key_ends": OLD_KEY_ENDS_ON_FIRST_USE, "grace_period": Duration(seconds=7 * 86_400)}
 ONE_AT_A_TIME = threading.Lock()
 # For a server on this machine; for one elsewhere it takes grpc.ssl_channel_credentials().
 CHANNEL = grpc.secure_channel(os.environ["TUMBLER_ENDPOINT"], grpc.local_channel_credentials())
@@ -25,7 +29,8 @@ def claim(token: str) -> int:
     descriptor, begun = tempfile.mkstemp(dir=os.path.dirname(KEY_FILE))
     with ONE_AT_A_TIME, open(descriptor, "w", encoding="ascii") as file:
         try:
-            answer = ApiKeyServiceStub(CHANNEL).ClaimRotation(ClaimRotationRequest(claim_token=token), timeout=10)
+            request = ClaimRotationRequest(claim_token=token, **OLD_KEY)
+            answer = ApiKeyServiceStub(CHANNEL).ClaimRotation(request, timeout=10)
         except grpc.RpcError as error:
             os.unlink(begun)
             # Claimed before, or not due any more: then nothing is left to do. Anything else is told again later.

@@ -135,7 +135,7 @@ def told(service: Service) -> tuple[dict[str, Any], Sent]:
 
 
 def test_the_whole_loop(service: Service, example: Example) -> None:
-    """A key whose time has come is replaced by nobody's hand: the new one is in the file, and both work."""
+    """A key whose time has come is replaced by nobody's hand: the new one is in the file; once used, it ends the old."""
     made = scheduled(service, example.url)
     with example.running(service.target, made["webhook_secret"]):
         new = eventually(lambda: example.key)
@@ -143,7 +143,8 @@ def test_the_whole_loop(service: Service, example: Example) -> None:
         line = descent(service, made["api_key"]["id"])
         assert keyformat.parse(new).id in line[1:]
         assert service.get(line[1]).replaces_key_id == line[0]
-        assert [service.verdict(key, required_scopes=["orders:read"]) for key in (new, made["key"])] == ["VALID"] * 2
+        assert [service.verdict(key, required_scopes=["orders:read"]) for key in (made["key"], new)] == ["VALID"] * 2
+        eventually(lambda: service.verdict(made["key"]) == "SUPERSEDED")
         assert service.state(line[0]) == "SUPERSEDED"
         assert stat.S_IMODE(example.key_file.stat().st_mode) == 0o600
         delivered = ("events", "deliveries", "--project", "acme", "--state", "delivered")
@@ -210,14 +211,15 @@ def test_a_file_that_cannot_be_written(service: Service, example: Example, told:
 
 
 def test_a_claim_by_the_command_line(service: Service, told: tuple[dict[str, Any], Sent], tmp_path: Path) -> None:
-    """With the token of a webhook and no key at all, `tumbler keys claim -` gets the new key, once."""
+    """With the token of a webhook and no key at all, `tumbler keys claim -` gets a key, once; its use ends the old one."""
     made, due = told
     token, path = due.data["claim_token"], tmp_path / "new-key"
     claimed = service.cli("keys", "claim", "-", "--output", str(path), "--json", stdin=f"{token}\n", key="")
     assert claimed.returncode == 0, claimed.stderr
     answer = json.loads(claimed.stdout)
     assert (answer["key"], answer["api_key"]["replaces_key_id"]) == ("", made["api_key"]["id"])
-    assert [service.verdict(key) for key in (path.read_text().strip(), made["key"])] == ["VALID", "VALID"]
+    assert [service.verdict(key) for key in (made["key"], path.read_text().strip())] == ["VALID", "VALID"]
+    eventually(lambda: service.verdict(made["key"]) == "SUPERSEDED")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
     again = service.cli("keys", "claim", "-", stdin=token, key="")

@@ -55,6 +55,13 @@ def test_a_keys_life_from_the_command_line(sqlite_server: Service, project: str)
     for key in (made["key"], rotated["key"]):
         assert run(server, "keys", "verify", stdin=key)["code"] == "VERIFY_CODE_VALID"
 
+    again = run(server, "keys", "rotate", rotated["api_key"]["id"])
+    assert again["old_api_key"]["grace_ends_on_first_use"] is True
+    for key in (rotated["key"], again["key"]):
+        assert run(server, "keys", "verify", stdin=key)["code"] == "VERIFY_CODE_VALID"
+    eventually(lambda: server.verdict(rotated["key"]) == "SUPERSEDED")
+
+    rotated = again
     revoked = run(server, "keys", "revoke", rotated["api_key"]["id"], "--reason", "compromised", "--yes")
     assert revoked["api_key"]["revoke_reason"] == "REVOKE_REASON_COMPROMISED"
     assert run(server, "keys", "verify", stdin=rotated["key"], code=1)["code"] == "VERIFY_CODE_REVOKED"

@@ -37,14 +37,15 @@ def due(recorder, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "request_"),
     [
-        (TOKEN, {"claim_token": TOKEN}),
+        (TOKEN, {"claim_token": TOKEN, "grace_period": "604800s", "old_key_ends": "OLD_KEY_ENDS_ON_FIRST_USE"}),
         (f"{TOKEN} --grace 0s", {"claim_token": TOKEN, "grace_period": "0s"}),
+        (f"{TOKEN} --old-key-ends grace-end", {"claim_token": TOKEN, "old_key_ends": "OLD_KEY_ENDS_AT_GRACE_END"}),
         ("- --grace 1d", {"claim_token": TOKEN, "grace_period": "86400s"}),
     ],
-    ids=["argument", "grace", "stdin"],
+    ids=["argument", "grace", "grace end", "stdin"],
 )
 def test_request(run, recorder, monkeypatch, line, request_):
-    """The token comes from the argument or from stdin, and the old key's grace only where it was typed."""
+    """The token comes from the argument or from stdin; the old key ends as a rotated one does."""
     monkeypatch.setattr(sys, "stdin", Stdin(f"{TOKEN}\n"))
     code, _, err = run("keys", "claim", *line.split())
     assert code == 0, err
@@ -205,7 +206,12 @@ def test_a_disk_that_failed_meanwhile(run, tmp_path, monkeypatch):
     [
         ("UNAUTHENTICATED", "CLAIM_TOKEN_INVALID", {}, "Hand over the claim_token of this server's webhook"),
         ("FAILED_PRECONDITION", "CLAIM_OUTDATED", {"key_id": KEY_ID}, "brings a new token."),
-        ("FAILED_PRECONDITION", "KEY_SUPERSEDED", {"replaced_by_key_id": "B" * 16}, f"Use its successor, {'B' * 16}."),
+        (
+            "FAILED_PRECONDITION",
+            "KEY_SUPERSEDED",
+            {"replaced_by_key_id": "B" * 16},
+            f"Use its successor, {'B' * 16}. If that was lost: tumbler keys rotate {'B' * 16}",
+        ),
     ],
 )
 def test_refusals(run, recorder, code, reason, metadata, hint):

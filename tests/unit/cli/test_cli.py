@@ -138,7 +138,18 @@ REQUESTS = [
         f"revoke {KEY_ID} --reason owner-left --comment bye --yes",
         {"key_id": KEY_ID, "reason": "REVOKE_REASON_OWNER_LEFT", "comment": "bye"},
     ),
-    (f"rotate {KEY_ID}", {"key_id": KEY_ID}),
+    *(
+        (f"rotate {KEY_ID} {typed}", {"key_id": KEY_ID, **({"grace_period": grace} if grace else {}), **ends})
+        for typed, grace, ends in (
+            ("", "604800s", {"old_key_ends": "OLD_KEY_ENDS_ON_FIRST_USE"}),
+            ("--grace 1d", "86400s", {}),
+            ("--grace-period 1d", "86400s", {}),
+            ("--old-key-ends first-use", "604800s", {"old_key_ends": "OLD_KEY_ENDS_ON_FIRST_USE"}),
+            ("--old-key-ends first-use --grace 1h", "3600s", {"old_key_ends": "OLD_KEY_ENDS_ON_FIRST_USE"}),
+            ("--old-key-ends grace-end", "", {"old_key_ends": "OLD_KEY_ENDS_AT_GRACE_END"}),
+            ("--old-key-ends grace-end --grace 0s", "0s", {"old_key_ends": "OLD_KEY_ENDS_AT_GRACE_END"}),
+        )
+    ),
     (
         f"rotate {KEY_ID} --grace 0s --ttl 1h --request-id {UUID}",
         {"key_id": KEY_ID, "grace_period": "0s", "ttl": "3600s", "request_id": UUID},
@@ -458,6 +469,18 @@ class TestOutput:
         code, out, err = run("keys", "rotate", KEY_ID)
         assert (code, out) == (0, "the-key\n")
         assert "The old key, old_, works until 2027-01-01 00:00:00Z." in err
+
+    def test_rotate_ends_on_first_use(self, run, recorder):
+        """Where the old key ends on the new one's first use, stderr says so, and when at the latest; its record too."""
+        old = api_key_pb2.ApiKey(
+            id=KEY_ID, key_prefix="old_", grace_expire_time=YEAR_2027, grace_ends_on_first_use=True
+        )
+        recorder.answers["Rotate"] = [pb.RotateResponse(api_key=API_KEY, old_api_key=old, key="the-key")]
+        err = " ".join(run("keys", "rotate", KEY_ID)[2].split())
+        assert "The old key, old_, works until the new one is first used, at the latest 2027-01-01 00:00:00Z." in err
+        recorder.answers["Get"] = [pb.GetResponse(api_key=old)]
+        out = " ".join(run("keys", "get", KEY_ID)[1].split())
+        assert "works until the new key is first used, at the latest 2027-01-01 00:00:00Z" in out
 
     def test_rotate_json(self, run, recorder):
         """For programs a rotation is one JSON object: the new key, its record and the old one's."""

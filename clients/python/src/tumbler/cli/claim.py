@@ -8,7 +8,7 @@ from tumbler.cli import render
 from tumbler.cli.commands import command
 from tumbler.cli.inputs import read_key
 from tumbler.cli.keys import keys
-from tumbler.cli.options import Grace
+from tumbler.cli.options import Grace, OldKeyEnds, ending
 from tumbler.cli.output import Output, handing_over, lost_key, put, receiver
 from tumbler.cli.session import Session
 from tumbler.v1.api_key_service_pb2 import ClaimRotationRequest
@@ -28,6 +28,7 @@ def claim(
         ),
     ],
     grace: Grace = None,
+    old_key_ends: OldKeyEnds = None,
     output: Output = None,
 ) -> None:
     """Exchange a claim token for the key that takes the place of one whose rotation is due.
@@ -38,7 +39,7 @@ def claim(
     token is used. To replace the file of the former key, move the new one over it.
     """
     claim_token = read_key(token, "TOKEN") if token == "-" else token  # noqa: S105 - stdin
-    request = ClaimRotationRequest(claim_token=claim_token, grace_period=grace)
+    request = ClaimRotationRequest(claim_token=claim_token, **ending(grace, old_key_ends))
     with receiver(output) as file:
         answer = session.call("ClaimRotation", request, with_key=False)
         with handing_over(session, answer, key=lost_key(answer.api_key)):

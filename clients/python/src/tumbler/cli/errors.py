@@ -21,7 +21,8 @@ _HINTS: Final = {
     "OTHER_PROJECT": "Call with a key of that project, or with an operator's key (project tumbler).",
     "NAME_AMBIGUOUS": "Name the key by one of these ids.",
     "ETAG_MISMATCH": "The key has changed since it was read. Read it again, then decide.",
-    "KEY_SUPERSEDED": "Use its successor, {replaced_by_key_id}.",
+    "KEY_SUPERSEDED": "Use its successor, {replaced_by_key_id}. If that was lost: "
+    "tumbler keys rotate {replaced_by_key_id}",
     "REQUEST_ID_REUSED": "Repeat a request unchanged, or give it a new --request-id.",
     "CLAIM_TOKEN_INVALID": "Hand over the claim_token of this server's webhook key.rotation_due, whole and unchanged.",
     "CLAIM_OUTDATED": "Nothing was changed. The next webhook key.rotation_due brings a new token.",

@@ -15,6 +15,7 @@ from tumbler.cli.options import (
     Every,
     Grace,
     KeyId,
+    OldKeyEnds,
     PageSize,
     PageToken,
     Project,
@@ -23,6 +24,7 @@ from tumbler.cli.options import (
     Skip,
     WebhookUrl,
     Yes,
+    ending,
     names,
     spans,
     times,
@@ -257,25 +259,29 @@ def update(
                 render.print_webhook_secret(answer.webhook_secret, secret_in)
 
 
-@command(keys, "rotate", example="tumbler keys rotate 0123456789abcdef --grace 1d --output new.key")
+@command(keys, "rotate", example="tumbler keys rotate 0123456789abcdef --output new.key")
 def rotate(
     session: Session,
     key_id: KeyId,
     grace: Grace = None,
+    old_key_ends: OldKeyEnds = None,
     expires: Annotated[Timestamp | None, times("--expires", "When the new key ends.")] = None,
     ttl: Annotated[Duration | None, spans("--ttl", "How long the new key lives, instead of --expires.")] = None,
     request_id: RequestId = None,
     output: Output = None,
 ) -> None:
-    """Replace a key by a new one of the same rights, and let the old one work for a while.
+    """Replace a key by a new one of the same rights, and let the old one work until the new one is first used.
+
+    Where several programs share the key, the first to use the new one would end the old one for all: give --grace.
+    If the new key is lost before it is used, rotate it in its turn, by its id.
 
     The new key is the only line on stdout, or in the file: to replace the file of the old one, move the new one over
     it. Without --expires or --ttl it lives as long as the old one was to live.
     """
     request = api_key_service_pb2.RotateRequest(
         key_id=key_id,
-        grace_period=grace,
         request_id=str(request_id or ""),
+        **ending(grace, old_key_ends),
         **_expiry(expires, ttl),
     )
     with receiver(output) as file:

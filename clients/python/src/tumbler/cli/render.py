@@ -72,6 +72,7 @@ _TYPE_STYLES: Final = {
     KeyEventType.KEY_EVENT_TYPE_ROTATED: "magenta",
     KeyEventType.KEY_EVENT_TYPE_ROTATION_OVERDUE: "red",
     KeyEventType.KEY_EVENT_TYPE_EXPIRING: "yellow",
+    KeyEventType.KEY_EVENT_TYPE_FIRST_USED: "green",
 }
 _DELIVERY_STYLES: Final = {
     DeliveryState.DELIVERY_STATE_PENDING: "yellow",
@@ -128,8 +129,7 @@ def print_new_key(
         notes.print(Text("Everything is in order; nothing was made.", "green"))
     notes.print(_record(api_key))
     if previous is not None:
-        end = time(previous.grace_expire_time) if previous.HasField("grace_expire_time") else "now"
-        notes.print(Text(f"The old key, {visible(previous.key_prefix)}, works until {end}."))
+        notes.print(Text(f"The old key, {visible(previous.key_prefix)}, works until {_end(previous, 'the new one')}."))
 
 
 def print_webhook_secret(secret: str, kept_in: str = "") -> None:
@@ -401,13 +401,19 @@ def _record(api_key: ApiKey) -> Table:
             ("webhook", rotation.webhook_url),
             ("replaces", api_key.replaces_key_id),
             ("replaced by", api_key.replaced_by_key_id),
-            ("works until", optional_time(api_key, "grace_expire_time", "")),
+            ("works until", _end(api_key, "the new key") if api_key.HasField("grace_expire_time") else ""),
             ("revoked", optional_time(api_key, "revoke_time", "")),
             ("reason", REASONS.write(api_key.revoke_reason)),
             ("comment", api_key.revoke_comment),
             ("etag", api_key.etag),
         ]
     )
+
+
+def _end(api_key: ApiKey, successor: str) -> str:
+    """Say what ends a rotated key, and when."""
+    end = time(api_key.grace_expire_time) if api_key.HasField("grace_expire_time") else "now"
+    return f"{successor} is first used, at the latest {end}" if api_key.grace_ends_on_first_use else end
 
 
 def _facts(rows: Iterable[tuple[str, str | Text | Iterable[str]]]) -> Table:

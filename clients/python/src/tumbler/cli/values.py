@@ -15,7 +15,7 @@ from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tumbler import keyformat
-from tumbler.v1.api_key_pb2 import RevokeReason, State
+from tumbler.v1.api_key_pb2 import OldKeyEnds, RevokeReason, State
 from tumbler.v1.event_pb2 import DeliveryState, KeyEventType
 
 __all__ = [
@@ -124,10 +124,16 @@ def _spoken(name: str) -> str:
 
 
 class Names:
-    """The names of an enum as people write them: without its prefix, in lower case, with hyphens."""
+    """The names of an enum as people write them: without what they begin with, in lower case, with hyphens."""
 
-    def __init__(self, enum: EnumTypeWrapper, prefix: str) -> None:
-        self._names = {_spoken(name.removeprefix(prefix)): name for name, number in enum.items() if number != 0}
+    def __init__(self, enum: EnumTypeWrapper, *prefixes: str) -> None:
+        self._names = {}
+        for name, number in enum.items():
+            short = name
+            for prefix in prefixes:
+                short = short.removeprefix(prefix)
+            if number != 0:
+                self._names[_spoken(short)] = name
         self._spoken = {enum.Value(name): spoken for spoken, name in self._names.items()}
         self.complete = beginning_with(self._names)
 
@@ -154,6 +160,7 @@ def beginning_with(choices: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 STATES: Final = Names(State, "STATE_")
+OLD_KEY_ENDS: Final = Names(OldKeyEnds, "OLD_KEY_ENDS_", "AT_", "ON_")
 REASONS: Final = Names(RevokeReason, "REVOKE_REASON_")
 EVENT_TYPES: Final = Names(KeyEventType, "KEY_EVENT_TYPE_")
 DELIVERY_STATES: Final = Names(DeliveryState, "DELIVERY_STATE_")
