@@ -135,7 +135,7 @@ def told(service: Service) -> tuple[dict[str, Any], Sent]:
 
 
 def test_the_whole_loop(service: Service, example: Example) -> None:
-    """A key whose time has come is replaced by nobody's hand: the new one is in the file; once used, it ends the old."""
+    """A key whose time has come is replaced by nobody's hand: the new one is in the file; its use ends the old."""
     made = scheduled(service, example.url)
     with example.running(service.target, made["webhook_secret"]):
         new = eventually(lambda: example.key)
@@ -211,7 +211,7 @@ def test_a_file_that_cannot_be_written(service: Service, example: Example, told:
 
 
 def test_a_claim_by_the_command_line(service: Service, told: tuple[dict[str, Any], Sent], tmp_path: Path) -> None:
-    """With the token of a webhook and no key at all, `tumbler keys claim -` gets a key, once; its use ends the old one."""
+    """With a webhook's token and no key at all, `tumbler keys claim -` gets the new key, once; its use ends the old."""
     made, due = told
     token, path = due.data["claim_token"], tmp_path / "new-key"
     claimed = service.cli("keys", "claim", "-", "--output", str(path), "--json", stdin=f"{token}\n", key="")

@@ -7,27 +7,35 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 
 from tests.domain import OPERATOR, Domain, new_store
 from tests.harness import FrozenClock
 from tumbler import keyformat
 from tumbler.decide import Demand
 from tumbler_server.clock import HOUR, MINUTE
-from tumbler_server.errors import KeyIsExpired, KeyIsRevoked, KeyIsSuperseded, TumblerError
+from tumbler_server.errors import InvalidFields, KeyIsExpired, KeyIsRevoked, KeyIsSuperseded, TumblerError
 from tumbler_server.events import log
 from tumbler_server.keys import audit
+from tumbler_server.keys.first_use import LINE
 from tumbler_server.keys.lifecycle import Draft, Edit
+from tumbler_server.keys.record import OldKeyEnds
 from tumbler_server.keys.verifier import Question
 from tumbler_server.store.database import open_store
 
 SCOPES = ("orders:read", "orders:*", "users:read", "*", "tumbler:keys:read")
 REQUIRED = ((), ("orders:read",), ("users:read", "orders:read"), ("tumbler:keys:read",))
 
+NOBODYS = ("tumbler:keys:update",)
+"""What no key grants."""
+
 spans = st.sampled_from([1, MINUTE, HOUR, 2 * HOUR])
 lives = st.none() | spans
 scopes = st.sets(st.sampled_from(SCOPES), max_size=2)
 servers = st.integers(0, 1)
+choices = st.integers(0, 3)
+endings = st.sampled_from([(2 * HOUR, True), (HOUR, True), (HOUR, False), (0, False)])
+"""How long a replaced key works, and whether it waits for its successor's use."""
 
 
 @dataclass(eq=False)
@@ -43,6 +51,11 @@ class ModelKey:
     revoked: bool = False
     replaced: bool = False
     grace_ends: int | None = None
+    waits: bool = False
+    """Whether it ends when its successor is used."""
+    replaces: "ModelKey | None" = None
+    unused: bool = False
+    """Whether its first use is to end what it replaces, and has not been written."""
     events: list[str] = field(default_factory=lambda: ["CREATED"])
 
     def grants(self, required: str) -> bool:
@@ -75,6 +88,21 @@ class ModelKey:
             return "INACTIVE"
         return "EXPIRED" if self.expires is not None and now >= self.expires else "ACTIVE"
 
+    def use(self, now: int) -> None:
+        """End by a first use what it ends: all that was replaced in a row before it was used."""
+        if not self.unused:
+            return
+        self.events.append("FIRST_USED")
+        later, earlier = self, self.replaces
+        for _ in range(LINE):
+            if not later.unused or earlier is None:
+                break
+            if earlier.waits and not earlier.revoked and earlier.grace_ends is not None and now < earlier.grace_ends:
+                earlier.grace_ends, earlier.waits = now, False
+                earlier.events.append("UPDATED")
+            later, earlier = earlier, earlier.replaces
+        self.unused = False
+
     def refusal(self, now: int) -> type[TumblerError] | None:
         """Return why the key cannot be rotated."""
         if self.revoked:
@@ -84,17 +112,19 @@ class ModelKey:
         return KeyIsExpired if self.expires is not None and now >= self.expires else None
 
 
-class Lives(RuleBasedStateMachine):
-    """Two servers, each of which changes keys and answers for them."""
+class Lines(RuleBasedStateMachine):
+    """Two servers, each of which makes keys, replaces them and answers for them."""
 
     keys = Bundle("keys")
 
     def __init__(self) -> None:
         super().__init__()
         self._folder = tempfile.TemporaryDirectory()
-        url = f"sqlite:////{str(Path(self._folder.name)).lstrip('/')}/test.db"
+        self._url = f"sqlite:////{str(Path(self._folder.name)).lstrip('/')}/test.db"
         self.clock = FrozenClock()
-        self.servers = [Domain(new_store(url), self.clock), Domain(open_store(url), self.clock)]
+        self.servers = [Domain(new_store(self._url), self.clock), Domain(open_store(self._url), self.clock)]
+        self.noted: list[dict[ModelKey, None]] = [{}, {}]
+        """What each server knows to have been used first, and has not written."""
         self.model: list[ModelKey] = []
 
     @initialize(target=keys)
@@ -107,6 +137,142 @@ class Lives(RuleBasedStateMachine):
         """Create a key."""
         issued = self.servers[server].create(scopes=tuple(granted), ttl=ttl)
         return self._add(issued.key.id, issued.text, granted, None if ttl is None else self.clock.now + ttl)
+
+    @precondition(lambda self: self._standing())
+    @rule(target=keys, choice=choices, server=servers, ends=endings)
+    def replace(self, choice: int, server: int, ends: tuple[int, bool]) -> ModelKey | object:
+        """Rotate one of the keys that can be rotated, the newest ones first."""
+        standing = self._standing()
+        return self._rotate(server, standing[-1 - choice % len(standing)], *ends, ttl=None)
+
+    @precondition(lambda self: self._unused())
+    @rule(choice=choices, server=servers, at_once=st.booleans())
+    def use(self, choice: int, server: int, at_once: bool) -> None:
+        """Use a key whose first use ends others: the server notes it, and writes it at once or later, or never."""
+        unused = self._unused()
+        key = unused[-1 - choice % len(unused)]
+        code = self.servers[server].verifier.verify(Question(key.text)).code
+        assert code.name == key.verdict(self.clock.now, ())
+        if code.name == "VALID":
+            self.noted[server][key] = None
+        if at_once:
+            self.write(server)
+
+    @precondition(lambda self: any(self.noted))
+    @rule(server=servers)
+    def write(self, server: int) -> None:
+        """Have a server write what it has noted, whatever another has written of it."""
+        assert self.servers[server].first_uses.flush()
+        for key in self.noted[server]:
+            key.use(self.clock.now)
+        self.noted[server].clear()
+
+    @precondition(lambda self: any(self.noted))
+    @rule(server=servers)
+    def die(self, server: int) -> None:
+        """Have a server die, and begin again: what it has noted is lost until the next use."""
+        self.servers[server].close()
+        self.servers[server].store.close()
+        self.servers[server] = Domain(open_store(self._url), self.clock)
+        self.noted[server].clear()
+
+    @rule(span=spans)
+    def wait(self, span: int) -> None:
+        """Let time go on."""
+        self.clock.advance(span)
+
+    @invariant()
+    def every_verdict_is_the_models(self) -> None:
+        """On both servers, every key's verdict is the model's, whatever is asked of it.
+
+        An unused key is asked for what it does not grant, so that it stays unused.
+        """
+        for server in self.servers:
+            for key in self.model:
+                for required in (NOBODYS,) if key.unused else REQUIRED:
+                    code = server.verifier.verify(Question(key.text, Demand(required_scopes=required))).code
+                    assert code.name == key.verdict(self.clock.now, required)
+
+    @invariant()
+    def every_state_is_the_models(self) -> None:
+        """Every key's state is the model's."""
+        for key in self.model:
+            found = self.servers[0].lifecycle.get(OPERATOR, key.id)
+            assert found.key.state(found.now).name == key.state(self.clock.now)
+            assert found.key.grace_ends_on_first_use == key.waits
+
+    @invariant()
+    def a_wrong_secret_is_not_found(self) -> None:
+        """Whatever is known of a key, a wrong secret is never accepted for it."""
+        for key in self.model[-2:]:
+            wrong = keyformat.build("tmb", key.id, "0" * keyformat.SECRET_LENGTH)
+            assert self.servers[0].verifier.verify(Question(wrong)).code.name == "NOT_FOUND"
+
+    def teardown(self) -> None:
+        """At the end the log tells each key's life, and the audit finds nothing wrong."""
+        store = self.servers[0].store
+        assert audit.run(store).problems == ()
+        told: dict[str, list[str]] = {}
+        for key_id, number in store.read("SELECT key_id, type FROM event ORDER BY revision"):
+            told.setdefault(key_id, []).append(log.EventType(number).name)
+        assert told == {key.id: key.events for key in self.model}
+        for server in self.servers:
+            server.close()
+            server.store.close()
+        self._folder.cleanup()
+
+    def _standing(self) -> list[ModelKey]:
+        return [key for key in self.model if key.refusal(self.clock.now) is None]
+
+    def _unused(self) -> list[ModelKey]:
+        return [key for key in self.model if key.unused]
+
+    def _rotate(self, server: int, key: ModelKey, grace: int, waits: bool, ttl: int | None) -> ModelKey | object:
+        now = self.clock.now
+        ends = OldKeyEnds.ON_FIRST_USE if waits else OldKeyEnds.AT_GRACE_END
+        refusal = InvalidFields if waits and not grace else key.refusal(now)
+        if refusal is not None:
+            with pytest.raises(refusal):
+                self.servers[server].rotate(key.id, grace=grace, old_key_ends=ends, ttl=ttl)
+            return multiple()
+        issued = self.servers[server].rotate(key.id, grace=grace, old_key_ends=ends, ttl=ttl)
+        key.replaced, key.waits = True, waits
+        key.grace_ends = now + grace if key.expires is None else min(now + grace, key.expires)
+        key.events.append("ROTATED")
+        if ttl is not None:
+            expires: int | None = now + ttl
+        else:
+            expires = None if key.expires is None else now + key.expires - key.created
+        successor = self._add(issued.key.id, issued.text, key.scopes, expires)
+        successor.active, successor.replaces, successor.unused = key.active, key, waits or key.unused
+        return successor
+
+    def _add(self, key_id: str, text: str, granted: set[str], expires: int | None) -> ModelKey:
+        key = ModelKey(key_id, text, self.clock.now, set(granted), expires)
+        self.model.append(key)
+        return key
+
+
+class Lives(Lines):
+    """Two servers, each of which also changes keys and ends them."""
+
+    keys = Lines.keys
+
+    @rule(server=servers, key=keys)
+    def revoke(self, server: int, key: ModelKey) -> None:
+        """Revoke a key; a second time changes nothing."""
+        self.servers[server].revoke(key.id)
+        if not key.revoked:
+            key.events.append("REVOKED")
+        key.revoked = True
+
+    @rule(target=keys, server=servers, key=keys, grace=st.just(0) | spans, waits=st.booleans(), ttl=lives)
+    def rotate(self, server: int, key: ModelKey, grace: int, waits: bool, ttl: int | None) -> ModelKey | object:
+        """Rotate a key, unless it is revoked, rotated or expired; the successor is what the key was.
+
+        A key that waits for its successor's use needs some grace.
+        """
+        return self._rotate(server, key, grace, waits, ttl)
 
     @rule(server=servers, key=keys, granted=scopes)
     def change_scopes(self, server: int, key: ModelKey, granted: set[str]) -> None:
@@ -135,81 +301,6 @@ class Lives(RuleBasedStateMachine):
             key.events.append("ACTIVATED" if active else "DEACTIVATED")
         key.active = active
 
-    @rule(server=servers, key=keys)
-    def revoke(self, server: int, key: ModelKey) -> None:
-        """Revoke a key; a second time changes nothing."""
-        self.servers[server].revoke(key.id)
-        if not key.revoked:
-            key.events.append("REVOKED")
-        key.revoked = True
-
-    @rule(target=keys, server=servers, key=keys, grace=st.just(0) | spans, ttl=lives)
-    def rotate(self, server: int, key: ModelKey, grace: int, ttl: int | None) -> ModelKey | object:
-        """Rotate a key, unless it is revoked, rotated or expired; the successor is what the key was."""
-        now = self.clock.now
-        refusal = key.refusal(now)
-        if refusal is not None:
-            with pytest.raises(refusal):
-                self.servers[server].rotate(key.id, grace=grace, ttl=ttl)
-            return multiple()
-        issued = self.servers[server].rotate(key.id, grace=grace, ttl=ttl)
-        key.replaced = True
-        key.grace_ends = now + grace if key.expires is None else min(now + grace, key.expires)
-        key.events.append("ROTATED")
-        if ttl is not None:
-            expires: int | None = now + ttl
-        else:
-            expires = None if key.expires is None else now + key.expires - key.created
-        successor = self._add(issued.key.id, issued.text, key.scopes, expires)
-        successor.active = key.active
-        return successor
-
-    @rule(span=spans)
-    def wait(self, span: int) -> None:
-        """Let time go on."""
-        self.clock.advance(span)
-
-    @invariant()
-    def every_verdict_is_the_models(self) -> None:
-        """On both servers, every key's verdict is the model's, whatever is asked of it."""
-        for server in self.servers:
-            for key in self.model:
-                for required in REQUIRED:
-                    code = server.verifier.verify(Question(key.text, Demand(required_scopes=required))).code
-                    assert code.name == key.verdict(self.clock.now, required)
-
-    @invariant()
-    def every_state_is_the_models(self) -> None:
-        """Every key's state is the model's."""
-        for key in self.model:
-            found = self.servers[0].lifecycle.get(OPERATOR, key.id)
-            assert found.key.state(found.now).name == key.state(self.clock.now)
-
-    @invariant()
-    def a_wrong_secret_is_not_found(self) -> None:
-        """Whatever is known of a key, a wrong secret is never accepted for it."""
-        for key in self.model[-2:]:
-            wrong = keyformat.build("tmb", key.id, "0" * keyformat.SECRET_LENGTH)
-            assert self.servers[0].verifier.verify(Question(wrong)).code.name == "NOT_FOUND"
-
-    def teardown(self) -> None:
-        """At the end the log tells each key's life, and the audit finds nothing wrong."""
-        store = self.servers[0].store
-        assert audit.run(store).problems == ()
-        told: dict[str, list[str]] = {}
-        for key_id, number in store.read("SELECT key_id, type FROM event ORDER BY revision"):
-            told.setdefault(key_id, []).append(log.EventType(number).name)
-        assert told == {key.id: key.events for key in self.model}
-        for server in self.servers:
-            server.close()
-            server.store.close()
-        self._folder.cleanup()
-
-    def _add(self, key_id: str, text: str, granted: set[str], expires: int | None) -> ModelKey:
-        key = ModelKey(key_id, text, self.clock.now, set(granted), expires)
-        self.model.append(key)
-        return key
-
     def _changed(self, server: int, key: ModelKey, edit: Edit, differs: bool) -> bool:
         if key.revoked:
             with pytest.raises(KeyIsRevoked):
@@ -219,6 +310,12 @@ class Lives(RuleBasedStateMachine):
         if differs:
             key.events.append("UPDATED")
         return True
+
+
+class TestLines(Lines.TestCase):  # type: ignore[misc,name-defined]
+    """However keys are replaced and used, on whichever server, and whichever dies: all is as the model has it."""
+
+    settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
 class TestLives(Lives.TestCase):  # type: ignore[misc,name-defined]
