@@ -3,6 +3,7 @@
 from tests.clients.conformance.scene import Scene
 
 GRACE = 2.0
+DAY = 86_400.0
 
 
 def test_a_revoked_key_is_denied(scene: Scene) -> None:
@@ -38,6 +39,22 @@ def test_a_rotated_key_works_through_its_grace(scene: Scene) -> None:
     ends = rotated.old_api_key.grace_expire_time.ToNanoseconds() / 1e9
     assert 0 < scene.last_valid(old.key, "SUPERSEDED") < ends
     assert scene.code(rotated.key) == "VALID"
+
+
+def test_a_rotated_key_ends_on_its_successors_first_use(scene: Scene) -> None:
+    """An old key that waits for its successor's use is valid from memory until that, and denied promptly after it."""
+    scene.open()
+    old = scene.create()
+    waits = {"old_key_ends": "OLD_KEY_ENDS_ON_FIRST_USE"}
+    rotated = scene.service.rotate(old.api_key.id, grace=DAY, **waits)
+    scene.remembered(old.key)
+    # The first secret is lost, and the successor rotated in its turn.
+    again = scene.service.rotate(rotated.api_key.id, grace=DAY, **waits)
+    assert scene.verify(old.key)["cached"] is True
+    assert scene.code(again.key) == "VALID"
+    scene.becomes(old.key, "SUPERSEDED")
+    scene.becomes(rotated.key, "SUPERSEDED")
+    scene.remembered(again.key)
 
 
 def test_a_key_is_rotated_without_grace(scene: Scene) -> None:
