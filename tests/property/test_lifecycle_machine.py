@@ -315,7 +315,7 @@ class Lives(Lines):
 class TestLines(Lines.TestCase):  # type: ignore[misc,name-defined]
     """However keys are replaced and used, on whichever server, and whichever dies: all is as the model has it."""
 
-    settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+    settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 
 
 class TestLives(Lives.TestCase):  # type: ignore[misc,name-defined]
