@@ -56,7 +56,7 @@ def places() -> list[Place]:
     found = [
         Place(model._meta.table_name, column.column_name) for model in MODELS for column in model._meta.sorted_fields
     ]
-    covered = [Place("api_key", column, True) for column in evidence.COLUMNS if column != "id"]
+    covered = [Place("api_key", column, True) for column in (*evidence.COLUMNS, *evidence.LATER) if column != "id"]
     return [*found, *covered]
 
 
