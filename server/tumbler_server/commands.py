@@ -22,7 +22,7 @@ from tumbler_server import doctor as diagnosis
 from tumbler_server import founding, logs, worker
 from tumbler_server.clock import HOUR, rfc3339
 from tumbler_server.config import Config, Installation, Tls
-from tumbler_server.errors import InvalidFields, SetupError, StoreUnavailable, explain
+from tumbler_server.errors import Cause, InvalidFields, SetupError, StoreUnavailable, explain
 from tumbler_server.events.board import Board
 from tumbler_server.handover import Handover
 from tumbler_server.keys import audit, copies
@@ -32,6 +32,7 @@ from tumbler_server.keys.copies import Comparison
 from tumbler_server.processes import ENDING
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
+from tumbler_server.store.failures import describe
 from tumbler_server.supervisor import supervise
 
 app = typer.Typer(
@@ -278,7 +279,7 @@ def audit_verify(
     """
     with _audited(data_dir, database) as store:
         with contextlib.closing(_Meter()) as meter:
-            found = audit.run(store, progress=meter)
+            found = _found(store, meter)
         compared = None
         if copy is not None:
             with copy.open(encoding="utf-8", errors="replace") as lines:
@@ -336,6 +337,18 @@ def pepper_rotate(
     path = Installation(data_dir, pepper=pepper).pepper_file
     newest = pepper_file.rotate(path)
     _say(f"{path} now begins with the new pepper {newest.id}. Restart every server that uses it.")
+
+
+def _found(store: Store, meter: "_Meter") -> Audit:
+    """Audit; that the database cannot be read to its end is a problem like others."""
+    try:
+        return audit.run(store, progress=meter)
+    except StoreUnavailable as failure:
+        if failure.cause is not Cause.DAMAGED:
+            raise
+        return Audit(0, (explain(failure),))
+    except (TypeError, ValueError) as failure:
+        return Audit(0, (f"the database holds what was never written into it ({type(failure).__name__})",))
 
 
 @contextlib.contextmanager
@@ -402,6 +415,16 @@ def main() -> None:
         app()
     except (SetupError, StoreUnavailable) as failure:
         _say(f"tumbler-server: {explain(failure)}")
+        sys.exit(1)
+    except OSError as failure:
+        where = f"{failure.filename}: " if failure.filename else ""
+        _say(f"tumbler-server: {where}{failure.strerror or type(failure).__name__}")
+        sys.exit(1)
+    except Exception as failure:
+        said = describe(failure)
+        if said is None:
+            raise
+        _say(f"tumbler-server: the database is not as this program made it: {said}. Run `tumbler-server doctor`")
         sys.exit(1)
 
 

@@ -1,18 +1,25 @@
 """What is wrong with an installation, and how to mend it."""
 
 import functools
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import apsw
 import peewee
 
 from tumbler_server.clock import DAY, HOUR, NEVER, rfc3339, system_clock
 from tumbler_server.config import Installation
-from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.errors import Cause, SetupError, StoreUnavailable
 from tumbler_server.keys import audit, operators
+from tumbler_server.limits import MIB
 from tumbler_server.store import migrations
-from tumbler_server.store.database import SQLITE, Store, open_store
+from tumbler_server.store.database import SQLITE, Store, open_store, sqlite_path
+from tumbler_server.store.failures import describe
+
+LITTLE_ROOM = 100 * MIB
+"""So few bytes on the database's disk are worth a warning."""
 
 _ANOTHER = "tumbler-server operator-key --output FILE"
 
@@ -39,6 +46,7 @@ def examine(installation: Installation) -> list[Finding]:
         return [*findings, Finding("wrong", "database", str(failure), "tumbler-server init, or correct --database")]
     if store.dialect == SQLITE:
         findings.append(Finding("ok", "SQLite library", apsw.sqlite_lib_version()))
+        findings.append(_room(sqlite_path(installation.database_url)))
     for step in (_schema, _operator_key, _audit, functools.partial(_webhooks, installation)):
         finding = _guarded(step, store)
         findings.append(finding)
@@ -77,16 +85,29 @@ def _guarded(step: Callable[[Store], Finding], store: Store) -> Finding:
     try:
         return step(store)
     except StoreUnavailable as failure:
-        said = str(failure.__cause__).partition("\n")[0]
-        mend = "check --database, and that the database server runs and lets this user in"
-        return Finding("wrong", "database", f"it does not answer: {said}", mend)
-    except (SetupError, peewee.DatabaseError) as failure:
-        text = str(failure) if isinstance(failure, SetupError) else f"it is damaged: {type(failure).__name__}"
-        return Finding("wrong", "database", text)
+        return Finding("wrong", "database", f"{failure.message}: {failure.said}", failure.cause.mend)
+    except SetupError as failure:
+        return Finding("wrong", "database", str(failure))
+    except peewee.DatabaseError as failure:
+        found = f"it is not as this program made it: {describe(failure)}"
+        return Finding("wrong", "database", found, Cause.DAMAGED.mend)
+
+
+def _room(path: Path) -> Finding:
+    left = shutil.disk_usage(path.parent).free
+    if left < LITTLE_ROOM:
+        found = f"the disk of {path} has {left // MIB:,} MiB left: changes fail when it is full"
+        return Finding("warning", "disk", found, "make room on it")
+    return Finding("ok", "disk", f"{left // MIB:,} MiB are left")
 
 
 def _schema(store: Store) -> Finding:
     migrations.check(store)
+    if store.dialect == SQLITE:
+        ((found,), *_) = store.read("PRAGMA quick_check(1)")
+        if found != "ok":
+            said = " ".join(str(found).split())
+            return Finding("wrong", "database", f"it is damaged: {said}", Cause.DAMAGED.mend)
     return Finding("ok", "database", f"{store.dialect}, schema {migrations.NEWEST}")
 
 

@@ -3,9 +3,11 @@
 No message or detail ever holds a secret or text of a caller's that could hold one: they are sent to callers and logged.
 """
 
+import enum
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -158,11 +160,50 @@ class ServerStopping(TumblerError):
         super().__init__("the server is stopping; connect again and resume from the last cursor")
 
 
-class StoreUnavailable(TumblerError):
-    """The database does not answer. Whether a change was made is unknown."""
+class Cause(enum.Enum):
+    """Why the database does not do what it is asked: what a caller is told, and what an operator can do about it."""
 
-    def __init__(self) -> None:
-        super().__init__("the database does not answer; a change may or may not have been made")
+    AWAY = ("the database does not answer", "see that it runs, and that --database names it and may be reached")
+    SLOW = ("the database does not answer in time", "look for what locks it or keeps it busy")
+    FULL = ("the database has no room left", "make room on its disk; nothing has to be restarted")
+    READ_ONLY = ("the database takes no changes", "see that it is the primary, and that its files may be written")
+    CROWDED = (
+        "the database has no connection or memory left",
+        "raise its max_connections, or lower --workers and --threads",
+    )
+    STOPPING = ("the database is starting or stopping", "wait; it is looked for until it is back")
+    REFUSED = ("the database refuses this server", "see that it exists, and that this user may open and change it")
+    BROKEN = ("the database's disk fails", "look at the disk and the system's log")
+    DAMAGED = ("the database is damaged", "stop the server, and put back a backup that `audit verify` finds whole")
+    REPLACED = (
+        "the database is not the one that was opened",
+        "put a backup back only while no server runs; then run `tumbler-server audit verify`, and start the server",
+    )
+
+    def __init__(self, told: str, mend: str) -> None:
+        self.told = told
+        self.mend = mend
+
+
+class StoreUnavailable(TumblerError):
+    """The database does not answer, or refuses. ``said`` is its own reason in one line, for the operator alone.
+
+    ``changed`` says what became of the change that it was asked for: nothing was changed (``no``), nobody knows
+    (``unknown``), or it was asked for none (empty).
+    """
+
+    _ENDINGS: ClassVar = {
+        "": "",
+        "no": "; nothing was changed",
+        "unknown": "; a change may or may not have been made",
+    }
+
+    def __init__(self, cause: Cause = Cause.AWAY, said: str = "", changed: str = "") -> None:
+        super().__init__(
+            cause.told + self._ENDINGS[changed], cause=cause.name, **({"changed": changed} if changed else {})
+        )
+        self.cause = cause
+        self.said = said
 
 
 def may_have_changed(failure: BaseException) -> bool:
@@ -249,8 +290,18 @@ class SetupError(Exception):
 
 
 def explain(failure: SetupError | StoreUnavailable) -> str:
-    """Return what an operator is told of a server that cannot start."""
-    return str(failure) if isinstance(failure, SetupError) else "the database does not answer"
+    """Return what an operator is told of a command that cannot go on: what, why, and what to do."""
+    if isinstance(failure, SetupError):
+        return str(failure)
+    why = f": {failure.said}" if failure.said else ""
+    return f"{failure.message}{why}. To mend it: {failure.cause.mend}"
+
+
+class InstallationLost(SetupError):
+    """The database under a running server is not the one that was opened any more: the server has to end."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}. To mend it: {Cause.REPLACED.mend}")
 
 
 class CannotListen(SetupError):

@@ -79,24 +79,33 @@ class _Patient:
         self._file = file
         self._pipe = _pipe(file)
         self._lost = 0
+        self._torn = False
         self._lock = threading.Lock()
 
     def write(self, text: str) -> int:
         """Write a text; return its length, whatever becomes of it."""
-        with self._lock, contextlib.suppress(OSError, ValueError):
-            if not self._takes(len(text.encode(errors="replace"))):
+        with self._lock:
+            try:
+                if self._takes(len(text.encode(errors="replace"))):
+                    self._write(text)
+                else:
+                    self._lost += 1
+            except (OSError, ValueError):  # the disk is full, say, and a part of the line may be on it
                 self._lost += 1
-                return len(text)
-            if self._lost:
-                lost, self._lost = self._lost, 0
-                self._file.write(f'{{"event": "the log was not read: lines were left out", "lines": {lost}}}\n')
-            self._file.write(text)
+                self._torn = True
         return len(text)
 
     def flush(self) -> None:
         """Hand over what was written."""
         with contextlib.suppress(OSError, ValueError):
             self._file.flush()
+
+    def _write(self, text: str) -> None:
+        if self._lost:
+            told = f'{{"event": "the log could not be written: lines were left out", "lines": {self._lost}}}\n'
+            self._file.write("\n" + told if self._torn else told)
+            self._lost, self._torn = 0, False
+        self._file.write(text)
 
     def _takes(self, size: int) -> bool:
         if self._pipe is None:

@@ -28,6 +28,9 @@ ENDING = frozenset({signal.SIGTERM, signal.SIGINT, *_GONE})
 READY = b"ready"
 """What a process tells its parent as soon as it does its work. Anything else is why it does not."""
 
+LOST = 4
+"""The exit code of a process whose database has become another one: none may take its place."""
+
 YOUNG = 30.0
 """Seconds; a process that lives longer is none that keeps dying."""
 

@@ -23,7 +23,7 @@ from tumbler_server import metrics
 from tumbler_server.config import Config
 from tumbler_server.errors import CannotListen, SetupError
 from tumbler_server.events.board import board_file
-from tumbler_server.processes import ENDING, READY, Patience, Process, explain_end
+from tumbler_server.processes import ENDING, LOST, READY, Patience, Process, explain_end
 from tumbler_server.worker import Job
 
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -36,7 +36,7 @@ def supervise(config: Config, ready: Callable[[int], None], stopping: Callable[[
 
     ``ready`` is called with the port once all of them serve, and ``stopping`` when they are told to end. A second
     signal ends them at once, and raises ``SystemExit``. Raises ``SetupError`` where one cannot start the first time;
-    whatever ends one later, another takes its place.
+    whatever ends one later, another takes its place, unless the database has become another one: ``SetupError`` too.
     """
     with contextlib.ExitStack() as open_:
         signals = open_.enter_context(_signals())
@@ -113,6 +113,7 @@ class _Worker:
         self.told = ""
         self.end = ""
         self.in_order = False
+        self.lost = False
         self.due: float | None = None
 
     def start(self, environment: dict[str, str]) -> None:
@@ -138,6 +139,7 @@ class _Worker:
             self.lived = time.monotonic() - process.began
             code = process.bury()
             self.in_order = code == 0
+            self.lost = code == LOST
             self.end = explain_end(code)
             _log.debug("a worker's process ended", worker=self.number, pid=process.pid, end=self.end)
 
@@ -180,7 +182,13 @@ class _Crew:
             signals = self._turn(min(pauses, default=None))
 
     def _replace(self, worker: _Worker, now: float) -> float:
-        """Start a process if it is time for it, and return the seconds until that."""
+        """Start a process if it is time for it, and return the seconds until that.
+
+        Raises ``SetupError`` where the one before found another database than it had opened: one that begins now
+        would see nothing of that, and serve beside those that know the old one.
+        """
+        if worker.lost:
+            raise SetupError(worker.told)
         if worker.due is None:
             pause = worker.patience.after(worker.lived)
             worker.due = now + pause

@@ -14,9 +14,9 @@ from prometheus_client import REGISTRY
 
 from tumbler_server import logs, metrics
 from tumbler_server.config import Config
-from tumbler_server.errors import SetupError, StoreUnavailable, explain
+from tumbler_server.errors import InstallationLost, SetupError, StoreUnavailable, explain
 from tumbler_server.events.board import Board
-from tumbler_server.processes import ENDING, READY, Keeper, Process, kept, take_up, wait_for_parent
+from tumbler_server.processes import ENDING, LOST, READY, Keeper, Process, kept, take_up, wait_for_parent
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ def serve(
     """Serve until one of ``ENDING``, then finish the calls under way; with ``scheduling``, a scheduler runs beside.
 
     ``ready`` is called with the port once calls are taken, and ``stopping`` when no more are. The signals of ``ENDING``
-    are left blocked. Raises ``SetupError``, and ``StoreUnavailable`` where the database does not answer at the start.
+    are left blocked. Raises ``SetupError``, and ``StoreUnavailable`` where the database does not answer at the start;
+    ``InstallationLost`` where it has become another one.
     """
     # Blocked before any thread exists, so that every thread inherits it and the signal waits for us below.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
@@ -59,6 +60,8 @@ def serve(
         if scheduler:
             scheduler.dismiss()  # both end at the same time
         server.stop()
+        if server.lost:
+            raise InstallationLost(server.lost)
         if server.failed:
             sys.exit(1)
 
@@ -79,7 +82,7 @@ def main() -> None:
         serve(job.config, Board(job.board, job.slot), lambda _: tell(READY), lambda: None, scheduling=job.slot == 0)
     except (SetupError, StoreUnavailable) as failure:
         tell(explain(failure).encode())
-        sys.exit(1)
+        sys.exit(LOST if isinstance(failure, InstallationLost) else 1)
 
 
 def _end_with_supervisor() -> None:

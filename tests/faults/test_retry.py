@@ -173,13 +173,31 @@ class TestRaces:
         assert all(0 <= pause <= bound for pause, bound in zip(pauses, bounds, strict=True))
         assert sum(bounds) < 2
 
-    @pytest.mark.parametrize("kind", [DISK_FULL, psycopg.errors.QueryCanceled, psycopg.OperationalError])
-    def test_no_race(self, store: Store, pauses: list[float], kind: type[psycopg.Error]) -> None:
-        """What is no race is not repeated."""
+    @pytest.mark.parametrize(
+        ("kind", "cause"),
+        [(DISK_FULL, "FULL"), (psycopg.errors.QueryCanceled, "SLOW"), (psycopg.OperationalError, "AWAY")],
+    )
+    def test_no_race(self, store: Store, pauses: list[float], kind: type[psycopg.Error], cause: str) -> None:
+        """What is no race is not repeated, and nothing was changed."""
         work = Work(failure(kind))
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailable) as failed:
             store.write(work)
         assert (work.tries, pauses) == (1, [])
+        assert failed.value.detail == {"cause": cause, "changed": "no"}
+
+    @pytest.mark.parametrize(
+        ("kind", "changed"),
+        [(DISK_FULL, "no"), (psycopg.errors.AdminShutdown, "unknown"), (psycopg.OperationalError, "unknown")],
+    )
+    def test_what_became_of_it(
+        self, faulty: tuple[Store, FaultyDatabase], kind: type[psycopg.Error], changed: str
+    ) -> None:
+        """A commit that the server refused was not made; of one whose answer did not come nobody knows."""
+        store, database = faulty
+        database.at_commit = [failure(kind)]
+        with pytest.raises(StoreUnavailable) as failed:
+            store.write(Work())
+        assert failed.value.detail["changed"] == changed
 
     def test_own_failures(self, store: Store, pauses: list[float]) -> None:
         """What the domain refuses is refused at once."""
@@ -326,7 +344,7 @@ class TestLostConnections:
         store, database = faulty
         pids: list[int] = []
         database.at_commit = [lambda: kill(admin, pids[0])]
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailable, match="may or may not"):
             store.write(Work(lambda transaction: pids.append(backend(transaction))))
         assert store.write(Work()) == 1
 

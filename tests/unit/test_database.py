@@ -10,8 +10,9 @@ from pathlib import Path
 import apsw
 import peewee
 import pytest
+import structlog
 
-from tests.domain import answers
+from tests.domain import answers, new_store
 from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.store.database import (
     COCKROACHDB,
@@ -173,6 +174,69 @@ class TestSqlite:
         assert not answers(store)
         with pytest.raises(StoreUnavailable):
             store.read("SELECT 1")
+
+
+class TestKinds:
+    """Kinds of trouble, as a store tells them."""
+
+    def test_a_database_that_takes_no_more(self, sqlite_url: str) -> None:
+        """Where a change finds no room nothing is changed, reading goes on, and changes do when there is room again."""
+        store = new_store(sqlite_url)
+        (pages,) = store.read("PRAGMA page_count")[0]
+
+        def work(transaction: Transaction) -> None:
+            transaction.read(f"PRAGMA max_page_count = {pages}")
+            transaction.run(InstallationRow.update(token_secret=bytes(100_000)))
+
+        with structlog.testing.capture_logs() as logged:
+            for _ in range(3):
+                with pytest.raises(StoreUnavailable) as failed:
+                    store.write(work)
+                assert failed.value.detail == {"cause": "FULL", "changed": "no"}
+                assert failed.value.said == "database or disk is full (SQLITE_FULL)"
+                assert answers(store)
+                assert not store.takes_changes
+        assert [(entry["event"], entry["cause"], entry["code"]) for entry in logged] == [
+            ("the database takes no changes", "FULL", "SQLITE_FULL")
+        ]
+        store.try_to_change()
+        store.close()
+
+    def test_damaged(self, sqlite_url: str) -> None:
+        """A page that cannot be read is the database's trouble, not a fault of ours."""
+        store = new_store(sqlite_url)
+        store.close()
+        content = file_of(sqlite_url).read_bytes()
+        file_of(sqlite_url).write_bytes(content[:4_096] + b"\xff" * (len(content) - 4_096))
+        store = open_store(sqlite_url)
+        with pytest.raises(StoreUnavailable) as failed:
+            store.read("SELECT * FROM log_head")
+        assert failed.value.detail == {"cause": "DAMAGED"}
+        store.close()
+
+    @pytest.mark.parametrize(
+        ("how", "cause"),
+        [
+            ("ALTER ROLE {role} SET default_transaction_read_only = on", "READ_ONLY"),
+            ("ALTER ROLE {role} CONNECTION LIMIT 0", "CROWDED"),
+            ("ALTER ROLE {role} NOLOGIN", "REFUSED"),
+            ("REVOKE ALL ON log_head FROM {role}", "REFUSED"),
+        ],
+    )
+    def test_postgresql(self, new_database: Callable[[str], str], how: str, cause: str) -> None:
+        """What PostgreSQL refuses is told by its kind, and nothing was changed."""
+        url = new_database("postgresql")
+        admin, role = new_store(url), "limited" + url.partition("/test")[2].partition("?")[0]
+        for sql in ("CREATE ROLE {role} LOGIN", "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}", how):
+            admin.alone(lambda db, sql=sql: db.execute_sql(sql.format(role=role)))
+        store = open_store(url.replace("postgres:@", f"{role}:@", 1))
+        with pytest.raises(StoreUnavailable) as failed:
+            count_up(store)
+        assert failed.value.detail == {"cause": cause, "changed": "no"}
+        assert failed.value.said
+        assert "\n" not in failed.value.said
+        for each in (store, admin):
+            each.close()
 
 
 class TestRead:

@@ -14,7 +14,7 @@ from tests.unit.test_lanes import PATIENCE, turns
 from tumbler_server import shares
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import health, reflecting
-from tumbler_server.rpc.health import LIVENESS, Health
+from tumbler_server.rpc.health import CHANGES, LIVENESS, Health
 from tumbler_server.rpc.reflecting import Reflection
 from tumbler_server.rpc.shedding import Shedding
 
@@ -95,6 +95,34 @@ def test_check() -> None:
             if serving is not None:
                 server.say_serving(serving)
             assert [await check(server, name) for name in ("", OURS, LIVENESS)] == [expected, expected, "SERVING"]
+
+    healthy(test)
+
+
+@pytest.mark.parametrize("serving", [True, False])
+@pytest.mark.parametrize("changing", [True, False])
+def test_changes(serving: bool, changing: bool) -> None:
+    """Where changes cannot be made, only the name that is for it says so, to who asks and who watches."""
+
+    async def test(server: Health) -> None:
+        server.say_serving(True)
+        watching = Asking(asking(CHANGES))
+        task = begin(server, "Watch", watching)
+        assert await watching.next() == "SERVING"
+        server.say_changing(changing)
+        server.say_serving(serving)
+        expected = "SERVING" if serving and changing else "NOT_SERVING"
+        whole = "SERVING" if serving else "NOT_SERVING"
+        assert [await check(server, name) for name in ("", OURS, CHANGES)] == [whole, whole, expected]
+        if expected == "NOT_SERVING":
+            assert await watching.next() == expected
+        server.say_changing(True)
+        server.say_serving(True)
+        assert await check(server, CHANGES) == "SERVING"
+        server.say_goodbye()
+        server.say_changing(True)
+        assert await check(server, CHANGES) == "NOT_SERVING"
+        task.cancel()
 
     healthy(test)
 

@@ -11,7 +11,7 @@ import tumbler_server
 ROOT = Path(tumbler_server.__file__).parent
 
 LADDER = (
-    "errors", "clock", "logs", "limits", "shares", "memory", "processes", "metrics", "calls", "store",
+    "errors", "clock", "logs", "trouble", "limits", "shares", "memory", "processes", "metrics", "calls", "store",
     "events", "webhooks", "keys", "rpc", "config",
     "founding", "handover", "doctor", "scheduler", "server", "worker", "supervisor", "commands", "__main__", "__init__",
 )  # fmt: skip

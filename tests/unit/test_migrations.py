@@ -13,7 +13,7 @@ import pytest
 from tests.domain import OPERATOR, Domain, new_store
 from tests.harness import FrozenClock
 from tests.unit.test_database import file_of
-from tumbler_server.errors import SetupError
+from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.events import log
 from tumbler_server.keys import audit, record
 from tumbler_server.keys.listing import Query
@@ -341,8 +341,9 @@ class TestCheck:
         url = new_database("sqlite")
         file_of(url).write_bytes(b"this is no database " * 100)
         store = open_store(url)
-        with pytest.raises(SetupError, match="cannot be read: it is damaged, or no database"):
+        with pytest.raises(StoreUnavailable, match="is damaged") as failed:
             migrations.check(store)
+        assert failed.value.said == "file is not a database (SQLITE_NOTADB)"
 
     def test_damaged(self, new_database: Callable[[str], str]) -> None:
         """A damaged database is not taken for an empty one."""
@@ -351,8 +352,9 @@ class TestCheck:
         content = file_of(url).read_bytes()
         file_of(url).write_bytes(content[:4_096] + b"\xff" * (len(content) - 4_096))
         store = open_store(url)
-        with pytest.raises(SetupError, match="cannot be read: it is damaged, or no database"):
+        with pytest.raises(StoreUnavailable, match="is damaged") as failed:
             migrations.check(store)
+        assert failed.value.said == "database disk image is malformed (SQLITE_CORRUPT)"
         store.close()
 
     def test_forbidden(self, new_database: Callable[[str], str]) -> None:
@@ -362,8 +364,9 @@ class TestCheck:
         run(store, "DO $$ BEGIN CREATE ROLE stranger LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
         store.close()
         stranger = open_store(url.replace("postgres:@", "stranger:@", 1))
-        with pytest.raises(SetupError, match="its user may not read it"):
+        with pytest.raises(StoreUnavailable, match="refuses this server") as failed:
             migrations.check(stranger)
+        assert failed.value.said == "permission denied for table schema_version (42501)"
         stranger.close()
 
 

@@ -128,7 +128,7 @@ def test_bounded(store: Store) -> None:
 
 
 def test_failure_is_harmless(store: Store, issued: Issued) -> None:
-    """Where it fails, the key stays as it was, the log says so without the failure's text, and it is tried again."""
+    """Where it fails, the key stays as it was, it is tried again, and the log says so once, without its text."""
     hasher = SlowHasher(ValueError(issued.text))
     hasher.may_go_on.set()
     resealer = Resealer(store, hasher, FrozenClock())
@@ -138,7 +138,7 @@ def test_failure_is_harmless(store: Store, issued: Issued) -> None:
         reseal(resealer, issued, before)
     assert hasher.count == 2
     assert sealed_of(store, issued.key.id) == before
-    assert [(entry["key_id"], entry["error"]) for entry in logged] == [(issued.key.id, "ValueError")] * 2
+    assert [(entry["key_id"], entry["error"]) for entry in logged] == [(issued.key.id, "ValueError")]
     assert issued.text not in str(logged)
     resealer.close()
 

@@ -11,7 +11,7 @@ import pytest
 from tests.domain import Domain
 from tests.harness import FrozenClock
 from tumbler_server.clock import HOUR, SECOND
-from tumbler_server.errors import StoreUnavailable
+from tumbler_server.errors import Cause, StoreUnavailable
 from tumbler_server.events import log
 from tumbler_server.events.board import Board
 from tumbler_server.events.log import Actor, Change, EventType
@@ -44,6 +44,7 @@ class Flaky:
         self.blind = False
         self.reads = 0
         self.then: Callable[[], object] | None = None
+        self.lost = ""
         self._store = store
 
     def version(self) -> tuple[int, int, int] | None:
@@ -152,30 +153,54 @@ def test_uncommitted(store: Store, other: Domain, notes: Notes) -> None:
     assert other.create().revision == tail.catch_up() == 1
 
 
-def test_restored(store: Store, other: Domain, notes: Notes) -> None:
-    """Where the head went back, the database was restored: everything is forgotten, and followed from there."""
+def is_lost(store: Store, tail: Tail, why: str) -> None:
+    """Hold that a process answers nothing any more, was told so once, and says why."""
+    told: list[str] = []
+    store.on_loss = told.append
+    for call in (tail.catch_up, tail.look, tail.confirm, lambda: store.read("SELECT 1"), lambda: count_up(store)):
+        with pytest.raises(StoreUnavailable) as failed:
+            call()
+        assert failed.value.cause is Cause.REPLACED
+    assert tail.last_resort(HOUR) is None
+    assert told == [store.lost]
+    assert why in store.lost
+
+
+def count_up(store: Store) -> None:
+    """Change something."""
+    store.write(lambda transaction: transaction.run(LogHeadRow.update(revision=LogHeadRow.revision + 1)))
+
+
+@pytest.mark.parametrize("changes", range(5))
+def test_restored(
+    store: Store, other: Domain, database_url: str, clock: FrozenClock, notes: Notes, changes: int
+) -> None:
+    """A log that went back, or has another history and has come as far as before, or further, is another database's."""
     for _ in range(3):
         other.create()
     tail = Tail(store, notes)
     restore(store, 1)
-    assert tail.catch_up() == tail.position == 1
-    issued = other.create()
-    assert tail.catch_up() == 2
-    assert notes.told[1:] == [None, {issued.key.id}]
-    assert tail.resets == 1
-
-
-@pytest.mark.parametrize("changes", [2, 3, 4])
-def test_restored_and_gone_on(store: Store, other: Domain, notes: Notes, changes: int) -> None:
-    """A restored database whose log has come as far as before, or further, has another history: all is forgotten."""
-    for _ in range(3):
-        other.create()
-    tail = Tail(store, notes)
-    restore(store, 1)
+    later = Domain(open_store(database_url), clock)
     for _ in range(changes):
-        other.create()
-    assert tail.catch_up() == tail.position == 1 + changes
-    assert notes.told[1:] == [None]
+        later.create()
+    later.close()
+    later.store.close()
+    is_lost(store, tail, f"its log is at event {1 + changes}, and does not go on from the event 3")
+    assert (tail.resets, notes.told[1:]) == (0, [])
+
+
+def test_emptied(store: Store, other: Domain, notes: Notes) -> None:
+    """A log without a head, as while a backup is read in, is another database's."""
+    tail = Tail(store, notes)
+    other.store.write(lambda transaction: transaction.run(LogHeadRow.delete()))
+    is_lost(store, tail, "its log has no head")
+
+
+def test_dropped(store: Store, other: Domain, notes: Notes) -> None:
+    """A database without its tables is another one."""
+    tail = Tail(store, notes)
+    other.store.alone(lambda db: db.execute_sql("DROP TABLE log_head"))
+    is_lost(store, tail, "its tables are gone")
 
 
 @pytest.mark.parametrize("behind", [10_000, 10_001])

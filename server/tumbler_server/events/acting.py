@@ -12,6 +12,7 @@ from tumbler_server.calls import Call
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.errors import CallerGone, StoreUnavailable
 from tumbler_server.events.lease import Lease, LeaseLost
+from tumbler_server.trouble import Trouble
 
 _INTERVAL = SECOND // 4
 """How often it is looked what is to be done: a few rows, found by indexes."""
@@ -99,6 +100,7 @@ class Acting:
             self._act()
 
     def _act(self) -> None:
+        trouble = Trouble("acting on schedules fails; it is tried again")
         while not self._stopping:
             began = self._uptime()
             try:
@@ -106,8 +108,10 @@ class Acting:
             except (StoreUnavailable, CallerGone):
                 more = False  # it was logged where it happened
             except Exception as failure:
-                _log.error("acting on schedules failed; it is tried again", error=type(failure).__name__)
+                trouble.met(error=type(failure).__name__)
                 more = False
+            else:
+                trouble.passed()
             took = self._uptime() - began
             time.sleep(min(_SHARE * took, self._interval) / SECOND)
             if not more:

@@ -3,12 +3,11 @@
 import random
 import threading
 
-import structlog
-
 from tumbler_server.clock import SECOND
 from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events.tail import Tail
 from tumbler_server.store.database import SQLITE, Listener, Store
+from tumbler_server.trouble import Trouble
 
 _SQLITE_INTERVAL = 0.05
 """Seconds between two looks at what other processes have committed: a few microseconds each, for streams alone."""
@@ -16,8 +15,6 @@ _SQLITE_INTERVAL = 0.05
 _LONGEST_INTERVAL = 0.25
 _LISTEN = 1.0
 _BACKOFF = (0.1, 5.0)
-
-_log = structlog.get_logger(__name__)
 
 
 class Following:
@@ -52,6 +49,7 @@ class Following:
 
     def _poll(self) -> None:
         pause = self._interval
+        following = Trouble("following the log fails")
         while not self._stopping.is_set():
             self._wake.wait(pause)
             self._wake.clear()
@@ -62,22 +60,27 @@ class Following:
                 pause = min(2 * pause, 1.0)
             except Exception as failure:
                 # Whatever it was: a position that is not confirmed is never rested on, and the next look may succeed.
-                _log.error("following the log failed", error=type(failure).__name__)
+                following.met(error=type(failure).__name__)
                 pause = 1.0
+            else:
+                following.passed()
 
     def _listen(self) -> None:
         pause = _BACKOFF[0]
+        listening = Trouble("the connection that listens for changes fails; polling goes on")
         while not self._stopping.is_set():
             listener = None
             try:
                 self._listener = listener = self._store.listen()
-                while listener and not self._stopping.is_set():
+                if listener is None:
+                    return
+                while not self._stopping.is_set():
                     self._wake.set()  # after connecting, too: what was said meanwhile has been missed
                     pause = _BACKOFF[0]
                     while not listener.wait(_LISTEN) and not self._stopping.is_set():
-                        pass
-            except StoreUnavailable:
-                _log.warning("the connection that listens for changes is lost; polling goes on", retry_in=pause)
+                        listening.passed()
+            except StoreUnavailable as failure:
+                listening.met(cause=failure.cause.name, reason=failure.said)
             finally:
                 if listener:
                     listener.close()

@@ -10,14 +10,18 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+import peewee
+
 from tumbler_server import clock
 from tumbler_server.clock import SECOND, Clock
-from tumbler_server.errors import StoreUnavailable
+from tumbler_server.errors import Cause, StoreUnavailable
 from tumbler_server.events import log
 from tumbler_server.events.board import Board
 from tumbler_server.events.log import ANNOUNCEMENTS, Head
 from tumbler_server.events.ring import Ring
 from tumbler_server.store.database import Store
+from tumbler_server.store.failures import is_missing_table
+from tumbler_server.trouble import Trouble
 
 MAX_STALENESS = 2 * SECOND
 
@@ -61,6 +65,8 @@ class Tail:
         self._thread = threading.local()
         self._confirmed = uptime()
         self._blocked_until = 0
+        self._failure = StoreUnavailable()  # what blocks
+        self._stale = Trouble("keys are verified without the database, as --stale-if-error allows", uptime)
         self._commits_show = store.version() is not None
         self._head = log.head(store)
         self.ring = Ring(self._head.revision)
@@ -105,6 +111,7 @@ class Tail:
             not exactly
             and position >= at_least
             and position >= self._board.newest()
+            and not self._store.lost
             and self.age <= self._max_staleness
         ):
             return position
@@ -127,13 +134,17 @@ class Tail:
     def confirm(self) -> int:
         """Do what ``catch_up`` does; while the database is known to be away raise ``StoreUnavailable`` at once."""
         if self._blocked_until and self._uptime() < self._blocked_until:
-            raise StoreUnavailable
+            raise StoreUnavailable(self._failure.cause, self._failure.said)
         return self.catch_up()
 
     def last_resort(self, stale_if_error: int) -> int | None:
-        """Return the position if it was the newest no longer than this past ``max_staleness`` ago; None otherwise."""
-        if self._board.newest() > self.position or self.age > self._max_staleness + stale_if_error:
+        """Return the position if it was the newest no longer than this past ``max_staleness`` ago; None otherwise.
+
+        It is worth nothing either where the database has become another one.
+        """
+        if self._store.lost or self._board.newest() > self.position or self.age > self._max_staleness + stale_if_error:
             return None
+        self._stale.met(seconds=self.age // SECOND)
         return self.position
 
     def committed(self, revision: int) -> None:
@@ -166,12 +177,29 @@ class Tail:
                         self._read_all()
                         self._confirmed = began
                 self._thread.version = version
-        except StoreUnavailable:
+        except StoreUnavailable as failure:
             self._blocked_until = self._uptime() + _PAUSE
+            self._failure = StoreUnavailable(failure.cause, failure.said)
             raise
         self._blocked_until = 0
         self._confirmed = max(self._confirmed, began)
+        self._stale.passed()
         return self.position
+
+    def _read_head(self) -> Head:
+        try:
+            return log.head(self._store)
+        except ValueError:
+            raise self._lost("its log has no head") from None
+        except peewee.DatabaseError as failure:
+            if is_missing_table(failure):
+                raise self._lost("its tables are gone") from failure
+            raise
+
+    def _lost(self, why: str) -> StoreUnavailable:
+        """Have nobody served from what is remembered of another history, or told that it goes on."""
+        self._store.give_up(f"the database was replaced, or put back from a backup, while it was served: {why}")
+        return StoreUnavailable(Cause.REPLACED, self._store.lost)
 
     def _read_all(self) -> None:
         while not self._read():
@@ -182,11 +210,15 @@ class Tail:
         # The place is looked at first: in the other order, another thread that went on meanwhile would make it seem
         # that the head went back.
         resets, place = self.resets, self._head
-        head = log.head(self._store)
+        head = self._read_head()
         if head == place:
             return True
         events = log.events_after(self._store, place.revision, _MOST) if head.revision > place.revision else []
-        continues = bool(events) and events[-1].revision >= head.revision and log.follows(place.hash, events[0])
+        follows = bool(events) and log.follows(place.hash, events[0])
+        continues = follows and events[-1].revision >= head.revision
+        next_one = bool(events) and events[0].revision == place.revision + 1
+        if head.revision <= place.revision or (next_one and not follows):
+            raise self._lost(f"its log is at event {head.revision}, and does not go on from the event {place.revision}")
         with self._lock:
             if self.resets != resets or not (continues or self._head == place):
                 return False
@@ -197,7 +229,7 @@ class Tail:
                     self.ring.extend(news)
                     self._head = Head(news[-1].revision, news[-1].hash)
             else:
-                # Too far behind, or another history: the database was restored from a backup.
+                # Too far behind.
                 self._follower.forget_all()
                 self.ring.restart(head.revision)
                 self.resets += 1

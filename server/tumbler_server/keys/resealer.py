@@ -3,8 +3,6 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import structlog
-
 from tumbler_server.clock import Clock
 from tumbler_server.events import log
 from tumbler_server.events.log import Actor, Change, EventType
@@ -13,14 +11,12 @@ from tumbler_server.keys.record import Sealed
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow
+from tumbler_server.trouble import Trouble
 
 _MOST_WAITING = 1_000
 
 ACTOR = Actor("", "rehash")
 """Who makes these events."""
-
-_log = structlog.get_logger(__name__)
-
 
 class Resealer:
     """One thread that seals keys anew, as they are used. It can always be put off: the next use asks again."""
@@ -29,6 +25,7 @@ class Resealer:
         self._store = store
         self._hasher = hasher
         self._clock = clock
+        self._trouble = Trouble("keys cannot be sealed anew; they go on working, and it is tried again")
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="reseal")
         self._waiting: set[str] = set()
         self._lock = threading.Lock()
@@ -55,7 +52,9 @@ class Resealer:
             self._store.write(lambda transaction: self._replace(transaction, key_id, sealed, fresh))
         except Exception as failure:
             # The key goes on working as it was sealed. The exception's text is not logged: it could hold anything.
-            _log.warning("sealing a key anew failed", key_id=key_id, error=type(failure).__name__)
+            self._trouble.met(key_id=key_id, error=type(failure).__name__)
+        else:
+            self._trouble.passed()
         finally:
             with self._lock:
                 self._waiting.discard(key_id)

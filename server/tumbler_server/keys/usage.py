@@ -13,6 +13,7 @@ from tumbler_server.calls import Call
 from tumbler_server.clock import SECOND, Clock
 from tumbler_server.limits import USE_NOTES
 from tumbler_server.store.database import SQLITE, Store
+from tumbler_server.trouble import Trouble
 
 INTERVAL = 30.0
 """Seconds between two flushes: what a crash can lose."""
@@ -62,6 +63,7 @@ class Usage:
         self._notes: dict[str, int] = {}
         self._size = _FIRST_SIZE
         self._dropping = False
+        self._trouble = Trouble("when keys were last used cannot be written; it is tried again")
         self._flushing = threading.Lock()
         self._stopping = threading.Event()
         self._call = Call()
@@ -122,12 +124,9 @@ class Usage:
             # They stay where they were, but that what was noted meanwhile is newer.
             for key_id, noted in batch.items():
                 self._notes.setdefault(key_id, noted)
-            _log.warning(
-                "when keys were last used could not be written; it is tried again",
-                keys=len(self._notes),
-                error=type(failure).__name__,
-            )
+            self._trouble.met(keys=len(self._notes), error=type(failure).__name__)
             return False
+        self._trouble.passed()
         return True
 
     def _update(self, db: peewee.Database, batch: dict[str, int]) -> None:

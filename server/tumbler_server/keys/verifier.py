@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import structlog
-
 from tumbler import keyformat
 from tumbler.decide import Code, Demand, decide
 from tumbler_server import metrics
-from tumbler_server.clock import SECOND, Clock
+from tumbler_server.clock import Clock
 from tumbler_server.errors import InvalidFields, StoreUnavailable, Violation
 from tumbler_server.events.tail import Tail
 from tumbler_server.keys import record
@@ -82,10 +80,6 @@ class Doubtful(NamedTuple):
     generation: int
 
 
-_TELL_EVERY = 10 * SECOND
-
-_log = structlog.get_logger(__name__)
-
 _AFTER_ID = 1 + keyformat.SECRET_LENGTH + keyformat.CHECK_LENGTH
 _ID = slice(-keyformat.ID_LENGTH - _AFTER_ID, -_AFTER_ID)
 
@@ -114,7 +108,6 @@ class Verifier:
         self._first_uses = first_uses
         self._clock = clock
         self._stale_if_error = stale_if_error
-        self._told_stale = 0
 
     def verify(self, question: Question, view: View | None = None) -> Verdict:
         """Return the verdict on a presented key, by a view that was taken in the same call, or by one of its own.
@@ -210,9 +203,8 @@ class Verifier:
         position = self._tail.last_resort(self._stale_if_error) if self._stale_if_error else None
         if position is None or exactly or position < at_least:
             return None
-        age = self._tail.age
-        self._tell_stale(age)
-        return View(position, age)
+        metrics.STALE_ANSWERS.inc()
+        return View(position, self._tail.age)
 
     def _view(self, at_least: int, exactly: bool) -> View:
         try:
@@ -222,13 +214,6 @@ class Verifier:
             if view is None:
                 raise
             return view
-
-    def _tell_stale(self, age: int) -> None:
-        metrics.STALE_ANSWERS.inc()
-        now = self._clock()
-        if now >= self._told_stale + _TELL_EVERY:
-            self._told_stale = now
-            _log.warning("answering without the database, as --stale-if-error allows", seconds=age // SECOND)
 
     def _proven(self, unknown: Unknown, stored: tuple[Key, Sealed] | None, generation: int) -> Key | Doubtful | None:
         if stored is None:

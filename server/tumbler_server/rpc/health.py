@@ -1,7 +1,8 @@
 """The standard health service, by our own code: answered from memory, on the loop, to whoever asks.
 
-``Check`` and ``Watch`` know three names: the server as a whole (``""``: may it be given calls?), the service's own, and
-``liveness`` (does the process still answer at all?). Nothing that a caller names is kept.
+``Check`` and ``Watch`` know four names: the server as a whole (``""``: may it be given calls?), the service's own,
+``liveness`` (does the process still answer at all?), and ``changes`` (can anything be changed?). Nothing that a caller
+names is kept.
 """
 
 import asyncio
@@ -23,6 +24,10 @@ SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 LIVENESS = "liveness"
 """A name that is SERVING for as long as the process answers, whatever its database does."""
 
+CHANGES = "changes"
+"""A name that is not SERVING while the database takes no changes, since its disk is full, say, though keys are verified
+as ever: the server as a whole stays SERVING then, or a full disk would take it from those who only verify."""
+
 _Status = health_pb2.HealthCheckResponse
 _SERVING, _NOT_SERVING, _UNKNOWN = (
     _Status(status=each).SerializeToString() for each in (_Status.SERVING, _Status.NOT_SERVING, _Status.SERVICE_UNKNOWN)
@@ -36,7 +41,13 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
 
     def __init__(self, service: str, shedding: Shedding) -> None:
         self._names = ("", service)
-        self._statuses: dict[str, bytes] = {"": _NOT_SERVING, service: _NOT_SERVING, LIVENESS: _SERVING}
+        self._statuses: dict[str, bytes] = {
+            "": _NOT_SERVING,
+            service: _NOT_SERVING,
+            LIVENESS: _SERVING,
+            CHANGES: _NOT_SERVING,
+        }
+        self._changing = True
         self._shedding = shedding
         self._checking = Receiving(shares.OPEN_CROWD, shedding)
         self._watching = Receiving(shares.HEALTH_WATCH_CROWD, shedding)
@@ -46,23 +57,33 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
     def say_serving(self, serving: bool) -> None:
         """Tell who asks, or watches, whether calls can be served now."""
         told = _SERVING if serving and not self._over else _NOT_SERVING
-        if self._statuses[""] != told:
-            self._statuses.update(dict.fromkeys(self._names, told))
-            # Each watcher waits for an event of its own time: what is set once wakes all, and holds none of them.
-            self._changed.set()
-            self._changed = asyncio.Event()
+        self._tell({**dict.fromkeys(self._names, told), CHANGES: told if self._changing else _NOT_SERVING})
+
+    def say_changing(self, changing: bool) -> None:
+        """Tell who asks, or watches, whether changes can be made now; while nothing is served, they cannot."""
+        self._changing = changing
+        self._tell({CHANGES: self._statuses[""] if changing else _NOT_SERVING})
 
     def say_goodbye(self) -> None:
         """Tell them NOT_SERVING, for good, and end their streams after that."""
         self._over = True
-        self._statuses.update(dict.fromkeys(self._names, _NOT_SERVING))
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._tell(dict.fromkeys((*self._names, CHANGES), _NOT_SERVING))
+        self._wake()
 
     def close(self) -> None:
         """End the calls that wait for anything."""
         self._checking.say_goodbye()
         self._watching.say_goodbye()
+
+    def _tell(self, told: Mapping[str, bytes]) -> None:
+        if any(self._statuses[name] != status for name, status in told.items()):
+            self._statuses.update(told)
+            self._wake()
+
+    def _wake(self) -> None:
+        # Each watcher waits for an event of its own time: what is set once wakes all, and holds none of them.
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def service(self, details: grpc.HandlerCallDetails) -> Method | None:
         """Return what serves a call, or None where the method is not ours."""

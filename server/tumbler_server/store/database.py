@@ -14,6 +14,7 @@ Four things are settled here so that nobody else has to think of them:
 
 import contextlib
 import random
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,11 +23,14 @@ from urllib.parse import unquote
 
 import apsw
 import peewee
+import psycopg
 import structlog
 
 from tumbler_server.clock import SECOND
-from tumbler_server.errors import CallerGone, SetupError, StoreUnavailable
+from tumbler_server.errors import CallerGone, Cause, SetupError, StoreUnavailable
 from tumbler_server.store.bound import Bound
+from tumbler_server.store.failures import Understood, sqlstate
+from tumbler_server.store.identity import Replaced
 from tumbler_server.store.postgresql import (
     CHANNEL,
     POSTGRESQL_FLOOR,
@@ -37,6 +41,7 @@ from tumbler_server.store.postgresql import (
 )
 from tumbler_server.store.sqlite import SQLITE_FLOOR, Sqlite, open_sqlite
 from tumbler_server.store.turns import Turns
+from tumbler_server.trouble import Trouble
 
 __all__ = [
     "COCKROACHDB",
@@ -48,7 +53,7 @@ __all__ = [
     "Store",
     "Transaction",
     "open_store",
-    "sqlstate",
+    "sqlite_path",
 ]
 
 T = TypeVar("T")
@@ -73,7 +78,11 @@ IDLE_TOO_LONG = "25P03"
 UNDONE_SQLSTATES = RETRIED_SQLSTATES | {IDLE_TOO_LONG}
 """Where these come of a commit, it was not made."""
 
-UNAVAILABLE_SQLSTATES = frozenset({"25006", IDLE_TOO_LONG})  # the first: read-only after a failover
+_UNDONE = frozenset({Cause.FULL, Cause.READ_ONLY})
+"""Where a commit fails for these, the database itself has undone the change, and says so."""
+
+_OF_ALL = frozenset({Cause.AWAY, Cause.CROWDED, Cause.STOPPING, Cause.REFUSED})
+"""Trouble that is not of changes alone, though it was a change that met it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -88,6 +97,36 @@ class Store:
         self._backend = backend
         self._seconds = timeout / SECOND
         self._turns = Turns()
+        self._trouble = Trouble("the database cannot be used")
+        self._refusing = Trouble("the database takes no changes")
+        self._given_up = threading.Lock()
+        self.lost = ""
+        """Why the database is of no use any more, for as long as this process lives: it is another one."""
+        self.on_loss: Callable[[str], None] = lambda why: _log.error("nothing is done any more", why=why)
+        """Called once, by any thread, when it is lost."""
+
+    @property
+    def takes_changes(self) -> bool:
+        """Whether the last change that was tried, some seconds ago at the least, did not fail for the database."""
+        return not (self.lost or self._refusing.lasts or self._trouble.lasts)
+
+    def try_to_change(self) -> None:
+        """Find out whether a change can be made now, by one of nothing. Raises what ``write`` does."""
+        self.write(lambda transaction: transaction.touch())
+
+    def give_up(self, why: str) -> None:
+        """Use the database no more: it is not the one that was opened, and what is remembered of it is void.
+
+        From here on each call raises ``StoreUnavailable``. ``why`` is told to the operator.
+        """
+        with self._given_up:
+            if self.lost:
+                return
+            self.lost = why
+        kept = self._backend.give_up()
+        if kept:
+            self.lost = f"{why}; its last changes are kept in {kept}"
+        self.on_loss(self.lost)
 
     def read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run one reading statement, written with ``?`` for parameters, and return its rows.
@@ -104,16 +143,32 @@ class Store:
         keeps the file to itself, it returns what equals no other value. Values of different threads say nothing about
         each other. Raises ``StoreUnavailable``.
         """
-        return self._backend.version() if isinstance(self._backend, Sqlite) else None
+        backend = self._backend
+        if not isinstance(backend, Sqlite):
+            return None
+        if self.lost:
+            raise self._gone()
+        try:
+            version = backend.version()
+        except (apsw.Error, Replaced) as failure:
+            raise self._unavailable(failure) from failure
+        self._went_well(writing=False)
+        return version
 
     def listen(self) -> Listener | None:
         """Open a connection of its own that hears what ``Transaction.notify`` says; None where databases cannot.
 
-        Raises ``StoreUnavailable``.
+        Nor can one behind a pooler. Raises ``StoreUnavailable``.
         """
-        if self.notifies and isinstance(self._backend, Postgresql) and self.dialect == POSTGRESQL:
-            return self._backend.listen(Bound(self._seconds))
-        return None
+        if not (self.notifies and isinstance(self._backend, Postgresql) and self.dialect == POSTGRESQL):
+            return None
+        try:
+            listener = self._backend.listen(Bound(self._seconds))
+        except (psycopg.Error, OSError) as failure:  # the latter where there is no descriptor left
+            raise self._unavailable(failure) from failure
+        if listener is None:
+            _log.info("a pooler stands before the database: changes of other servers are found by polling alone")
+        return listener
 
     def select(self, query: peewee.BaseQuery) -> list[Any]:
         """Run a peewee query that reads, and return its rows."""
@@ -148,7 +203,7 @@ class Store:
             with self._turns.turn(bound, urgent):
                 return self._transact(judged, bound, urgent, locked=True)
 
-        return self._attempt(once, bound)
+        return self._attempt(once, bound, writing=True)
 
     def alone(self, work: Callable[[peewee.Database], T], timeout: int | None = None) -> T:
         """Run ``work`` in one transaction of its own on the bare database, as migrations need it.
@@ -161,7 +216,7 @@ class Store:
             with self._turns.turn(bound) if self.dialect == SQLITE else contextlib.nullcontext():
                 return self._transact(work, bound, urgent=False, locked=False)
 
-        return self._attempt(once, bound)
+        return self._attempt(once, bound, writing=True)
 
     def strpos(self, column: peewee.Node, text: str) -> peewee.Expression:
         """Return the condition that ``column`` contains ``text``, case counting."""
@@ -178,14 +233,18 @@ class Store:
                 self._backend.begin(locked)
                 bound.check()
                 result = work(db)
+                self._backend.check()
             except BaseException:
                 self._roll_back()
                 raise
             try:
                 self._backend.commit()
+            except Replaced as failure:
+                raise _CommitFailed from failure
             except (peewee.DatabaseError, peewee.InterfaceError) as failure:
                 self._roll_back()
-                if sqlstate(failure) in UNDONE_SQLSTATES:
+                understood = self._backend.understand(failure)
+                if sqlstate(failure) in UNDONE_SQLSTATES or (understood and understood.cause in _UNDONE):
                     raise
                 raise _CommitFailed from failure
             return result
@@ -196,19 +255,21 @@ class Store:
         except (peewee.DatabaseError, peewee.InterfaceError):
             _log.debug("rolling back failed: the connection is gone, and the transaction with it")
 
-    def _attempt(self, action: Callable[[], T], bound: Bound) -> T:
+    def _attempt(self, action: Callable[[], T], bound: Bound, writing: bool = False) -> T:
         attempt = 0
         while True:
             attempt += 1
+            if self.lost:
+                raise self._gone(writing)
             try:
-                return action()
+                result = action()
             except _CommitFailed as failure:
-                raise StoreUnavailable from failure
-            except (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError) as failure:
-                if isinstance(getattr(failure, "orig", None), apsw.SQLError):
+                raise self._unavailable(failure.__cause__, "unknown") from failure.__cause__
+            except (StoreUnavailable, Replaced) as failure:
+                raise self._unavailable(failure, "no" if writing else "") from failure.__cause__
+            except (peewee.DatabaseError, peewee.InterfaceError) as failure:
+                if self._backend.understand(failure) is None:
                     raise  # the statement is wrong, not the database
-                if isinstance(failure, peewee.InternalError) and sqlstate(failure) not in UNAVAILABLE_SQLSTATES:
-                    raise
                 raced = sqlstate(failure) in RETRIED_SQLSTATES
                 again = (raced and attempt < ATTEMPTS) or (attempt == 1 and self._backend.lost())
                 if again and not bound.over():
@@ -216,11 +277,31 @@ class Store:
                     time.sleep(min(pause, bound.left()))
                     continue
                 told = bound.failure()
-                if not isinstance(told, CallerGone):  # whose own deadline says nothing of the database
-                    _log.warning(
-                        "the database does not answer", error=type(failure).__name__, sqlstate=sqlstate(failure)
-                    )
-                raise told from failure
+                if isinstance(told, CallerGone):  # whose own deadline says nothing of the database
+                    raise told from failure
+                raise self._unavailable(failure, "no" if writing else "") from failure
+            else:
+                self._went_well(writing)
+                return result
+
+    def _unavailable(self, failure: BaseException | None, changed: str = "") -> StoreUnavailable:
+        """Return what is told of a failure of the database, after the log was told."""
+        if isinstance(failure, Replaced):
+            self.give_up(str(failure))
+            return StoreUnavailable(Cause.REPLACED, self.lost, changed)
+        found = self._backend.understand(failure) if failure is not None else None
+        cause, code, said = found or Understood(Cause.AWAY, "", type(failure).__name__)
+        trouble = self._refusing if changed and cause not in _OF_ALL else self._trouble
+        trouble.met(cause=cause.name, code=code or None, reason=said, mend=cause.mend)
+        return StoreUnavailable(cause, f"{said} ({code})" if code else said, changed)
+
+    def _gone(self, writing: bool = False) -> StoreUnavailable:
+        return StoreUnavailable(Cause.REPLACED, self.lost, "no" if writing else "")
+
+    def _went_well(self, writing: bool) -> None:
+        self._trouble.passed()
+        if writing:
+            self._refusing.passed()
 
 
 class Transaction:
@@ -234,6 +315,15 @@ class Transaction:
         """Wake the other servers when this has been committed, where the database can. It may get lost."""
         if self._notifies:
             self._db.execute_sql(f"NOTIFY {CHANNEL}")
+
+    def touch(self) -> None:
+        """Have something written, and nothing changed that anybody reads."""
+        if isinstance(self._db, peewee.SqliteDatabase):
+            # A row is not written where it stays as it was. Nobody uses this number but us, here.
+            ((number,),) = self._db.execute_sql("PRAGMA user_version").fetchall()
+            self._db.execute_sql(f"PRAGMA user_version = {(number + 1) % 2**30}")
+        else:
+            self._db.execute_sql("UPDATE schema_version SET version = version WHERE id = 1")
 
     def select(self, query: peewee.BaseQuery) -> list[Any]:
         """Run a peewee query that reads, or one with RETURNING, and return its rows."""
@@ -261,11 +351,6 @@ class _CommitFailed(Exception):
     """The commit itself failed: whether the change was made is not known."""
 
 
-def sqlstate(failure: BaseException) -> str | None:
-    """Return the SQLSTATE of what the driver raised, where there is one."""
-    return getattr(getattr(failure, "orig", None), "sqlstate", None)
-
-
 def open_store(url: str, create: bool = False, timeout: int = TIMEOUT, warm: int = 0) -> Store:
     """Open the database that ``url`` names: ``sqlite:///path``, ``postgresql://…`` or ``cockroachdb://…``.
 
@@ -275,7 +360,7 @@ def open_store(url: str, create: bool = False, timeout: int = TIMEOUT, warm: int
     """
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator:
-        path = _sqlite_path(rest)
+        path = sqlite_path(url)
         if not create and not path.exists():
             raise SetupError(f"there is no database {path}: run `tumbler-server init` first, or correct --data-dir")
         return Store(open_sqlite(path), SQLITE, timeout)
@@ -286,8 +371,10 @@ def open_store(url: str, create: bool = False, timeout: int = TIMEOUT, warm: int
     raise SetupError("the database URL must begin with sqlite:///, postgresql:// or cockroachdb://")
 
 
-def _sqlite_path(rest: str) -> Path:
+def sqlite_path(url: str) -> Path:
+    """Return the file that a SQLite URL names. Raises ``SetupError`` where it names none."""
     # As everywhere: sqlite:///relative.db, sqlite:////absolute.db.
+    rest = url.removeprefix("sqlite://")
     path = unquote(rest.removeprefix("/"))
     if not rest.startswith("/") or not path or path == ":memory:":
         raise SetupError("a SQLite URL names a file: sqlite:///relative/path.db or sqlite:////absolute/path.db")

@@ -9,8 +9,6 @@ import threading
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-import structlog
-
 from tumbler_server.errors import StoreUnavailable
 from tumbler_server.store.bound import Bound
 
@@ -22,8 +20,6 @@ _OPENERS = 4
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 """Seconds between two attempts to connect while they fail."""
-
-_log = structlog.get_logger(__name__)
 
 
 class Connection(Protocol):
@@ -145,8 +141,6 @@ class Pool(Generic[C]):
                 connection = self._connect()
             except Exception as failure:  # whatever it is: without this thread nobody would try again
                 with self._changed:
-                    if self._failure is None:
-                        _log.warning("the database cannot be reached", error=type(failure).__name__)
                     self._failure = failure
                     self._changed.notify_all()
                     if self._openers > 1 or not self._wanted:

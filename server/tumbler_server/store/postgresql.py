@@ -22,6 +22,7 @@ from playhouse.cockroachdb import CockroachDatabase
 
 from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.store.bound import GRACE, Bound
+from tumbler_server.store.failures import Understood, understand
 from tumbler_server.store.lending import Lending
 from tumbler_server.store.pool import Pool
 
@@ -131,12 +132,17 @@ class Postgresql:
         parameters = _libpq_parameters(url)
         self.database = database
         self._url, self._parameters = url, parameters
+        self._password = str(psycopg.conninfo.conninfo_to_dict(url).get("password") or "")
         self._limits = limits
         self._pool: Pool[Connection] = Pool(
             lambda: Connection.connect(url, autocommit=True, prepare_threshold=None, **parameters),
             warm,
         )
         self._thread = threading.local()
+
+    def understand(self, failure: BaseException) -> Understood | None:
+        """See ``failures.understand``."""
+        return understand(failure, self._password)
 
     def read(self, sql: str, parameters: Sequence[object], bound: Bound) -> list[tuple[Any, ...]]:
         """Run one reading statement."""
@@ -179,6 +185,9 @@ class Postgresql:
         with peewee.__exception_wrapper__:  # type: ignore[attr-defined]  # peewee's own way to its exceptions
             connection.execute("; ".join(statements))  # one message
 
+    def check(self) -> None:
+        """Nothing is to be seen before a commit."""
+
     def commit(self) -> None:
         """Commit. It is waited for as long as we may, whatever the caller does: else nobody knew what came of it."""
         self._thread.connection.until = self._thread.bound.last
@@ -195,9 +204,17 @@ class Postgresql:
         connection = getattr(self._thread, "connection", None)
         return connection is not None and connection.closed
 
-    def listen(self, bound: Bound) -> "Listener":
-        """See ``Store.listen``."""
-        return Listener(self._url, self._parameters, bound)
+    def listen(self, bound: Bound) -> "Listener | None":
+        """See ``Store.listen``. Raises what the driver does."""
+        listener = Listener(self._url, self._parameters, bound)
+        if listener.pooled:
+            listener.close()
+            return None
+        return listener
+
+    def give_up(self) -> str:
+        """Leave the database for good; there is nothing to put away."""
+        return ""
 
     def close(self) -> None:
         """Close the pool; no call may be under way."""
@@ -210,14 +227,22 @@ def _milliseconds(bound: Bound) -> int:
 
 
 class Listener:
-    """A PostgreSQL connection that waits to be woken. It may miss a call: never rest on it alone."""
+    """A PostgreSQL connection that waits to be woken. It may miss a call: never rest on it alone.
+
+    It is ``pooled`` where something stands between us and the server that may hand the server's side of the connection
+    to others, as PgBouncer does in transaction mode: what is listened for on it may reach anybody.
+    """
 
     def __init__(self, url: str, parameters: dict[str, Any], bound: Bound) -> None:
-        with _unavailable(), contextlib.ExitStack() as made:
+        with contextlib.ExitStack() as made:
             connection = Connection.connect(url, autocommit=True, prepare_threshold=None, **parameters)
             self._connection = made.enter_context(contextlib.closing(connection))
             connection.until = bound.cut
-            self._connection.execute(f"LISTEN {CHANNEL}")
+            # A pooler makes up the number that it calls the server's process by.
+            process = self._connection.execute("SELECT pg_backend_pid()").fetchone()
+            self.pooled = process != (connection.info.backend_pid,)
+            if not self.pooled:
+                self._connection.execute(f"LISTEN {CHANNEL}")
             connection.until = math.inf
             self._interrupted, self._interrupting = map(made.enter_context, socket.socketpair())
             self._selector = made.enter_context(selectors.DefaultSelector())
@@ -231,8 +256,10 @@ class Listener:
         Raises ``StoreUnavailable``.
         """
         self._selector.select(seconds)
-        with _unavailable():
+        try:
             return any(True for _ in self._connection.notifies(timeout=0, stop_after=1))
+        except (psycopg.Error, OSError) as failure:
+            raise StoreUnavailable from failure
 
     def interrupt(self) -> None:
         """Have ``wait`` return at once, now and from now on. Another thread may call it."""
@@ -242,14 +269,6 @@ class Listener:
     def close(self) -> None:
         """Hang up."""
         self._made.close()
-
-
-@contextlib.contextmanager
-def _unavailable() -> Iterator[None]:
-    try:
-        yield
-    except (psycopg.Error, OSError) as failure:  # the latter where there is no descriptor left
-        raise StoreUnavailable from failure
 
 
 def _libpq_parameters(url: str) -> dict[str, Any]:

@@ -14,8 +14,10 @@ import peewee
 import structlog
 from playhouse.apsw_ext import APSWDatabase
 
-from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.errors import SetupError
 from tumbler_server.store.bound import Bound
+from tumbler_server.store.failures import Understood, understand
+from tumbler_server.store.identity import Identity
 from tumbler_server.store.lending import Lending
 from tumbler_server.store.turns import Gate
 
@@ -74,6 +76,7 @@ class Sqlite:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.identity = Identity(path)
         self.database = _Database(
             str(path),
             autoconnect=False,
@@ -85,8 +88,13 @@ class Sqlite:
         self._connections: set[Any] = set()
         self._thread = _Thread()
 
+    def understand(self, failure: BaseException) -> Understood | None:
+        """See ``failures.understand``."""
+        return understand(failure)
+
     def read(self, sql: str, parameters: Sequence[object], bound: Bound) -> list[tuple[Any, ...]]:
-        """Run one reading statement."""
+        """Run one reading statement. Raises ``identity.Replaced``, as all else that uses the file."""
+        self.identity.now_and_then()
         thread = self._thread
         thread.bound = bound
         if thread.connection is not None:
@@ -98,10 +106,12 @@ class Sqlite:
             return list(db.execute_sql(sql, parameters).fetchall())
 
     def version(self) -> tuple[int, int]:
-        """See ``Store.version``."""
+        """See ``Store.version``. Raises what the driver does."""
+        self.identity.now_and_then()
         thread = self._thread
         try:
             if thread.watch is None:
+                self.identity.opening()
                 thread.watch = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
                 thread.serial = next(self._serials)
                 self._tie(thread.watch)
@@ -109,9 +119,6 @@ class Sqlite:
             return thread.serial, thread.watch.execute("PRAGMA data_version").get
         except (apsw.BusyError, apsw.LockedError):
             return thread.serial, -next(self._unknown)
-        except apsw.Error as failure:
-            _log.warning("the database does not answer", error=type(failure).__name__)
-            raise StoreUnavailable from failure
 
     @contextlib.contextmanager
     def using(self, bound: Bound, urgent: bool = False, _writing: bool = False) -> Iterator[peewee.Database]:
@@ -119,11 +126,14 @@ class Sqlite:
         thread = self._thread
         thread.bound, thread.urgent = bound, urgent
         if thread.connection is None:
+            self.identity.opening()
             connection = self.database.open(self._busy)
             connection.set_progress_handler(self._progressing, _STEPS)
             self.database.lend(connection)
             self._tie(connection)
             thread.connection = connection
+            self.identity.look()
+        self.identity.now_and_then()
         yield self.database
 
     def begin(self, _locked: bool) -> None:
@@ -135,9 +145,18 @@ class Sqlite:
         finally:
             self._gate.leave()
 
+    def check(self) -> None:
+        """See, before anything is committed, that the file is still ours. Raises ``identity.Replaced``."""
+        self.identity.look()
+
     def commit(self) -> None:
-        """Commit: nothing of it waits for a lock."""
+        """Commit: nothing of it waits for a lock.
+
+        Raises ``identity.Replaced`` where the file at the path has not got the change, after which nobody may be told
+        that it was made.
+        """
         self.database.commit()
+        self.identity.look()
 
     def roll_back(self) -> None:
         """Roll back."""
@@ -150,8 +169,23 @@ class Sqlite:
     def close(self) -> None:
         """Close every thread's connections; no call may be under way."""
         while self._connections:
-            _close(self._connections, next(iter(self._connections)))
+            self._end(next(iter(self._connections)))
         self._gate.close()
+
+    def give_up(self) -> str:
+        """Leave the file for good: it is not ours any more. Nothing of its log may be written into it.
+
+        Returns where the log was put, if it was. Statements of other threads may be under way.
+        """
+        for connection in list(self._connections):
+            with contextlib.suppress(apsw.Error):
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        return self.identity.set_aside()
+
+    def _end(self, connection: Any) -> None:
+        _close(self._connections, connection)
+        if not self._connections:
+            self.identity.forget_logs()
 
     def _tie(self, connection: Any) -> None:
         """Have a connection closed when the thread ends."""
@@ -159,7 +193,7 @@ class Sqlite:
         self._connections.add(connection)
         if thread.leash is None:
             thread.leash = _Leash()
-        weakref.finalize(thread.leash, _close, self._connections, connection)
+        weakref.finalize(thread.leash, self._end, connection)
 
     def _busy(self, _: int) -> bool:
         """Say whether to ask again for a lock that somebody else holds."""

@@ -726,7 +726,7 @@ ERRORS = [
         3,
         [
             "UNAVAILABLE, STORE_UNAVAILABLE: no database",
-            "The server runs, but its database does not answer. A change may have been made all the same.",
+            "The server runs; the trouble is its database's. Its operator finds more in its log.",
         ],
     ),
     ((grpc.StatusCode.NOT_FOUND, "a\x1b[31mb", ErrorInfo()), 1, [r"NOT_FOUND: a\x1b[31mb"]),

@@ -10,7 +10,8 @@ import peewee
 
 from tumbler_server.clock import HOUR
 from tumbler_server.errors import SetupError
-from tumbler_server.store.database import POSTGRESQL, POSTGRESQL_FLOOR, SQLITE, Store, sqlstate
+from tumbler_server.store.database import POSTGRESQL, POSTGRESQL_FLOOR, SQLITE, Store
+from tumbler_server.store.failures import is_missing_table
 from tumbler_server.store.migrations import (
     m0001_initial,
     m0002_anchor,
@@ -36,22 +37,19 @@ STEPS: tuple[ModuleType, ...] = (
 NEWEST = len(STEPS)
 
 _LOCK = 0x74756D626C6572  # "tumbler": the advisory lock that PostgreSQL migrations take
-_UNDEFINED_TABLE = "42P01"
 
 
 def current(store: Store) -> int:
     """Return the number of the last step applied to the database; 0: none, it is empty.
 
-    Raises ``SetupError`` where it cannot be read, and ``StoreUnavailable`` where it does not answer.
+    Raises ``StoreUnavailable`` where it does not answer, cannot be read, or is no database.
     """
     try:
         rows = store.read("SELECT version FROM schema_version WHERE id = 1")
     except peewee.DatabaseError as failure:
-        if "no such table" in str(failure) or sqlstate(failure) == _UNDEFINED_TABLE:
+        if is_missing_table(failure):
             return 0
-        raise SetupError(
-            "the database cannot be read: it is damaged, or no database, or its user may not read it"
-        ) from failure
+        raise
     return int(rows[0][0]) if rows else 0
 
 

@@ -32,7 +32,7 @@ _HINTS: Final = {
     "ENDPOINT_NOT_FOUND": "Write the URL as its keys have it, which tumbler keys get shows, and name their --project.",
     "LIMIT_REACHED": "Waiting does not help: ask the server's operator to raise the limit.",
     "REQUEST_TOO_LARGE": "Send less in one call.",
-    "STORE_UNAVAILABLE": "The server runs, but its database does not answer. A change may have been made all the same.",
+    "STORE_UNAVAILABLE": "The server runs; the trouble is its database's. Its operator finds more in its log.",
     "NOT_IMPLEMENTED": "This server's version does not offer that yet.",
     "UNAVAILABLE": "Is a server listening at {endpoint}? Set TUMBLER_ENDPOINT or --endpoint; with TLS also --tls or "
     "--tls-ca.",

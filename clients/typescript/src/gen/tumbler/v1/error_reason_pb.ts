@@ -159,10 +159,13 @@ export enum ErrorReason {
   OVERLOADED = 14,
 
   /**
-   * ERROR_REASON_STORE_UNAVAILABLE, UNAVAILABLE: the database does not answer; nothing was decided. A change may or may
-   * not have been made: repeat it with the same request_id, or read the key.
+   * ERROR_REASON_STORE_UNAVAILABLE, UNAVAILABLE: the database does not answer, or refuses; nothing was decided. `cause`
+   * says why: AWAY, SLOW, FULL (no room on its disk), READ_ONLY, CROWDED (no connection left), STOPPING (or starting),
+   * REFUSED, BROKEN (its disk fails), DAMAGED or REPLACED (another database was put in its place: the server ends). There
+   * may be more in time. Of a change `changed` says what became of it: `no`, nothing was changed; or `unknown`: repeat it
+   * with the same request_id, or read the key.
    *
-   *     {"reason": "STORE_UNAVAILABLE"}
+   *     {"reason": "STORE_UNAVAILABLE", "metadata": {"cause": "FULL", "changed": "no"}}
    *
    * @generated from enum value: ERROR_REASON_STORE_UNAVAILABLE = 15;
    */

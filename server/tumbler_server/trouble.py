@@ -1,0 +1,65 @@
+"""Telling the log of what keeps failing: a line as it begins, one a minute while it lasts, and one as it ends."""
+
+import threading
+from typing import Any
+
+import structlog
+
+from tumbler_server import clock
+from tumbler_server.clock import MINUTE, SECOND, Clock
+
+AGAIN = MINUTE
+"""Between two lines while it lasts."""
+
+QUIET = 5 * SECOND
+"""It has ended when something succeeds and nothing has failed for so long: else one failure in two were two lines."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Trouble:
+    """Something that fails again and again. Safe for use by many threads."""
+
+    def __init__(self, what: str, uptime: Clock = clock.uptime) -> None:
+        """Name it as the log does, by a sentence without its full stop: "the database cannot be used"."""
+        self._what = what
+        self._uptime = uptime
+        self._lock = threading.Lock()
+        self._since: int | None = None
+        self._latest = 0
+        self._told = 0
+        self._failures = 0
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self._since is not None
+
+    def met(self, **details: Any) -> None:
+        """Take note of a failure; ``details`` say why, and what to do."""
+        now = self._uptime()
+        with self._lock:
+            self._latest = now
+            self._failures += 1
+            if self._since is None:
+                self._since = self._told = now
+                lasted, failures = 0, 0
+            elif now - self._told < AGAIN:
+                return
+            else:
+                self._told, lasted, failures = now, now - self._since, self._failures
+        if failures:
+            _log.warning(f"still: {self._what}", lasts_s=lasted // SECOND, failures=failures, **details)
+        else:
+            _log.warning(self._what, **details)
+
+    def passed(self) -> None:
+        """Take note that it went well. It costs nothing while there is no trouble."""
+        if self._since is None:
+            return
+        with self._lock:
+            if self._since is None or self._uptime() - self._latest < QUIET:
+                return
+            lasted, failures = self._latest - self._since, self._failures
+            self._since, self._failures = None, 0
+        _log.warning(f"over: {self._what}", lasted_s=round(lasted / SECOND, 1), failures=failures)

@@ -1,0 +1,140 @@
+"""What drivers raise, understood."""
+
+import apsw
+import peewee
+import psycopg
+import pytest
+
+from tumbler_server.errors import Cause, StoreUnavailable, explain
+from tumbler_server.store.failures import understand
+
+PASSWORD = "correct" + "horse"
+
+
+def by_state(state: str) -> psycopg.Error:
+    """Return what the driver raises for a SQLSTATE."""
+    return psycopg.errors.lookup(state)("as the server says it")
+
+
+STATES = {
+    "08006": Cause.AWAY,
+    "25006": Cause.READ_ONLY,
+    "25P03": Cause.SLOW,
+    "28P01": Cause.REFUSED,
+    "3D000": Cause.REFUSED,
+    "40001": Cause.SLOW,
+    "42501": Cause.REFUSED,
+    "53100": Cause.FULL,
+    "53200": Cause.CROWDED,
+    "53300": Cause.CROWDED,
+    "55P03": Cause.SLOW,
+    "57014": Cause.SLOW,
+    "57P01": Cause.STOPPING,
+    "57P02": Cause.STOPPING,
+    "57P03": Cause.STOPPING,
+    "57P04": Cause.REFUSED,
+    "58030": Cause.BROKEN,
+    "XX001": Cause.DAMAGED,
+    "XX002": Cause.DAMAGED,
+}
+
+OURS = ("22P02", "23505", "42601", "42703", "42P01", "0A000")
+
+CONNECTING = {
+    'connection failed: connection to server at "::1", port 1 failed: Connection refused\n\tIs it running?': Cause.AWAY,
+    'connection failed: FATAL:  password authentication failed for user "tumbler"': Cause.REFUSED,
+    'connection failed: FATAL:  database "tumbler" does not exist': Cause.REFUSED,
+    'connection failed: FATAL:  no pg_hba.conf entry for host "10.0.0.1"': Cause.REFUSED,
+    "connection failed: FATAL:  sorry, too many clients already": Cause.CROWDED,
+    "connection failed: FATAL:  remaining connection slots are reserved for superusers": Cause.CROWDED,
+    "connection failed: FATAL:  the database system is starting up": Cause.STOPPING,
+    "connection failed: FATAL:  the database system is shutting down": Cause.STOPPING,
+    "connection failed: FATAL:  the database system is in recovery mode": Cause.STOPPING,
+    "connection failed: ERROR:  no more connections allowed (max_client_conn)": Cause.CROWDED,
+}
+
+SQLITE = {
+    apsw.FullError: Cause.FULL,
+    apsw.ReadOnlyError: Cause.READ_ONLY,
+    apsw.CantOpenError: Cause.REFUSED,
+    apsw.CorruptError: Cause.DAMAGED,
+    apsw.NotADBError: Cause.DAMAGED,
+    apsw.BusyError: Cause.SLOW,
+    apsw.InterruptError: Cause.SLOW,
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_sqlstate(state: str) -> None:
+    """PostgreSQL's own code says which kind of trouble it is, whether peewee has wrapped what was raised or not."""
+    for failure in (by_state(state), peewee.OperationalError(by_state(state)), peewee.InternalError(by_state(state))):
+        found = understand(failure)
+        assert found == (STATES[state], state, "as the server says it")
+
+
+@pytest.mark.parametrize("state", OURS)
+def test_a_fault_of_ours(state: str) -> None:
+    """A wrong statement, or a row that breaks a rule, is no trouble of the database's."""
+    assert understand(peewee.ProgrammingError(by_state(state))) is None
+
+
+@pytest.mark.parametrize("text", CONNECTING)
+def test_an_attempt_to_connect(text: str) -> None:
+    """Where the driver has no code, the server's text says it; it becomes one line."""
+    found = understand(psycopg.OperationalError(text))
+    assert found is not None
+    assert (found.cause, found.code) == (CONNECTING[text], "")
+    assert "\n" not in found.said
+    assert "\t" not in found.said
+
+
+@pytest.mark.parametrize("kind", SQLITE)
+def test_sqlite(kind: type[apsw.Error]) -> None:
+    """SQLite's code says which kind of trouble it is."""
+    found = understand(peewee.OperationalError(kind("as SQLite says it")))
+    assert found is not None
+    assert (found.cause, found.said) == (SQLITE[kind], "as SQLite says it")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"failed to resolve host '{PASSWORD[3:]}@db.example.com': [Errno -2] Name or service not known",
+        f'connection to server at "{PASSWORD}@db", port 5432 failed',
+        f"invalid connection option {PASSWORD}",
+    ],
+)
+def test_no_password(text: str) -> None:
+    """A password, or what libpq took for a host since an @ in it was not escaped, is never in what is told."""
+    found = understand(psycopg.OperationalError(text), PASSWORD)
+    assert found is not None
+    assert PASSWORD[3:] not in found.said
+    assert "[redacted]" in found.said
+
+
+def test_the_first_reason_counts() -> None:
+    """Of a failure that was passed on, the database's own reason is told."""
+    failure = StoreUnavailable()
+    failure.__cause__ = by_state("53100")
+    assert understand(failure) == (Cause.FULL, "53100", "as the server says it")
+
+
+@pytest.mark.parametrize(
+    ("changed", "ending"),
+    [("", "room left"), ("no", "; nothing was changed"), ("unknown", "; a change may or may not have been made")],
+)
+def test_what_a_caller_is_told(changed: str, ending: str) -> None:
+    """A caller is told the kind, and of a change what became of it; the database's own words are the operator's."""
+    failure = StoreUnavailable(Cause.FULL, "No space left on device", changed)
+    assert failure.message.endswith(ending)
+    assert failure.detail == {"cause": "FULL", **({"changed": changed} if changed else {})}
+    assert "device" not in failure.message
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_what_an_operator_is_told(cause: Cause) -> None:
+    """Every kind has words for what it is and for what to do; the reason stands between them."""
+    text = explain(StoreUnavailable(cause, "the reason"))
+    assert text == f"{cause.told}: the reason. To mend it: {cause.mend}"
+    assert cause.told
+    assert cause.mend

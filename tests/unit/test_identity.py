@@ -1,0 +1,175 @@
+"""Whether a SQLite database's files are still those that were opened, as a store finds it out."""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.domain import new_store
+from tumbler_server.errors import Cause, StoreUnavailable
+from tumbler_server.store import identity
+from tumbler_server.store.database import Store, Transaction, open_store
+from tumbler_server.store.models import LogHeadRow
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Name a database in a folder of its own."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return folder / "tumbler.db"
+
+
+@pytest.fixture
+def store(file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """Give a store that looks only as it commits and connects, and not now and then."""
+    monkeypatch.setattr(identity, "LOOK", 1e9)
+    store = new_store(f"sqlite:///{file}")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def other(file: Path, store: Store) -> Path:
+    """Give a database that is like it, but another."""
+    other = file.with_name("other.db")
+    new_store(f"sqlite:///{other}").close()
+    return other
+
+
+def count_up(transaction: Transaction) -> None:
+    """Add one to the log's head."""
+    transaction.run(LogHeadRow.update(revision=LogHeadRow.revision + 1))
+
+
+def refused(call: Callable[[], object]) -> StoreUnavailable:
+    """Call, and return how it was refused."""
+    with pytest.raises(StoreUnavailable) as failed:
+        call()
+    assert failed.value.cause is Cause.REPLACED
+    return failed.value
+
+
+def test_before_a_commit(store: Store, file: Path, other: Path) -> None:
+    """What finds the file replaced before it commits is not made, and told so; nothing is begun after that."""
+    told: list[str] = []
+    store.on_loss = told.append
+
+    def work(transaction: Transaction) -> None:
+        count_up(transaction)
+        other.replace(file)
+
+    assert refused(lambda: store.write(work)).detail["changed"] == "no"
+    tried: list[Transaction] = []
+    assert refused(lambda: store.write(tried.append)).detail["changed"] == "no"
+    assert "changed" not in refused(lambda: store.read("SELECT 1")).detail
+    refused(store.version)
+    assert tried == []
+    assert told == [store.lost]
+    assert f"{file} was replaced while it was open; its last changes are kept in {file}-" in store.lost
+
+
+def test_during_a_commit(store: Store, file: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was committed into a file that is not at its path any more is not told to be made."""
+    database = store._backend.database
+    commit = database.commit
+
+    def replaced() -> None:
+        commit()
+        other.replace(file)
+
+    monkeypatch.setattr(database, "commit", replaced)
+    assert refused(lambda: store.write(count_up)).detail["changed"] == "unknown"
+
+
+def test_another_thread_does_not_open_the_other_file(store: Store, file: Path, other: Path) -> None:
+    """A thread that connects later does not answer from another file than those before it."""
+    before = file.stat().st_ino
+    other.replace(file)
+    with ThreadPoolExecutor(1) as threads:
+        refused(lambda: threads.submit(store.read, "SELECT 1").result())
+    assert file.stat().st_ino != before
+    assert not file.with_name("tumbler.db-shm").exists()
+
+
+def test_now_and_then(store: Store, file: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that only reads finds it out some times a second."""
+    assert store.read("SELECT revision FROM log_head") == [(0,)]
+    other.replace(file)
+    monkeypatch.setattr(identity, "LOOK", 0.0)
+    store._backend.identity._next = 0.0
+    refused(lambda: store.read("SELECT 1"))
+
+
+def test_a_link(tmp_path: Path) -> None:
+    """Where the path is a link that leads elsewhere from now on, it is another database."""
+    link = tmp_path / "current.db"
+    one, two = tmp_path / "one.db", tmp_path / "two.db"
+    for file in (two, one):
+        new_store(f"sqlite:///{file}").close()
+    link.symlink_to(one)
+    store = open_store(f"sqlite:///{link}")
+    store.write(count_up)
+    link.unlink()
+    link.symlink_to(two)
+    refused(lambda: store.write(count_up))
+    store.close()
+
+
+def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that was relative means the folder of that time."""
+    monkeypatch.chdir(tmp_path)
+    store = new_store("sqlite:///a.db")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    store.write(count_up)
+    store.close()
+
+
+def test_new_logs_after_the_last_connection(store: Store, file: Path) -> None:
+    """SQLite removes its logs with the last connection and makes new ones: that is no replacement."""
+    store.close()
+    late = open_store(f"sqlite:///{file}")
+    for _ in range(3):
+        assert not file.with_name("tumbler.db-wal").exists()
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(late.write, count_up).result()
+            assert file.with_name("tumbler.db-wal").exists()
+    assert late.lost == ""
+
+
+def test_threads_that_come_and_go(store: Store) -> None:
+    """Nor is it one that threads, with their connections, come and go at the same time as others write."""
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            thread = threading.Thread(target=store.read, args=("SELECT 1",))
+            thread.start()
+            thread.join()
+
+    with ThreadPoolExecutor(2) as threads:
+        coming = [threads.submit(come_and_go) for _ in range(2)]
+        for _ in range(100):
+            store.write(count_up)
+        over.set()
+        for each in coming:
+            each.result()
+    assert store.lost == ""
+
+
+def test_what_was_copied_over(store: Store, file: Path, other: Path) -> None:
+    """A file whose content was replaced is another one too, and its log is put aside."""
+    store.write(count_up)
+    store.write(count_up)
+    shutil.copyfile(other, file)
+    assert refused(lambda: store.write(count_up)).detail["changed"] == "no"
+    assert "was overwritten while it was open; its last changes are kept in" in store.lost
+    store.close()
+    again = open_store(f"sqlite:///{file}")
+    assert again.read("SELECT revision FROM log_head") == [(0,)]
+    assert again.read("PRAGMA integrity_check") == [("ok",)]
+    again.close()

@@ -1,0 +1,82 @@
+"""What the log is told of something that fails again and again."""
+
+import pytest
+import structlog
+
+from tests.harness import FrozenClock
+from tumbler_server.clock import MINUTE, SECOND
+from tumbler_server.trouble import AGAIN, QUIET, Trouble
+
+WHAT = "the database cannot be used"
+
+
+@pytest.fixture
+def uptime() -> FrozenClock:
+    """Give the clock by which trouble lasts."""
+    return FrozenClock(0)
+
+
+@pytest.fixture
+def trouble(uptime: FrozenClock) -> Trouble:
+    """Give trouble that has not begun."""
+    return Trouble(WHAT, uptime)
+
+
+def test_a_line_as_it_begins(trouble: Trouble) -> None:
+    """The first failure is told with its details, those right after it are not."""
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(1_000):
+            trouble.met(reason="disk full")
+    assert logged == [{"event": WHAT, "reason": "disk full", "log_level": "warning"}]
+    assert trouble.lasts
+
+
+def test_a_line_a_minute_and_one_as_it_ends(trouble: Trouble, uptime: FrozenClock) -> None:
+    """While it lasts there is a line a minute, with how long and how many, and by the newest reason; then one more."""
+    with structlog.testing.capture_logs() as logged:
+        for second in range(3 * 60 + 1):
+            uptime.now = second * SECOND
+            trouble.met(reason=f"after {second}")
+        trouble.passed()
+        uptime.advance(QUIET)
+        trouble.passed()
+        trouble.passed()
+    assert [(entry["event"], entry.get("reason"), entry.get("lasts_s"), entry.get("failures")) for entry in logged] == [
+        (WHAT, "after 0", None, None),
+        (f"still: {WHAT}", "after 60", 60, 61),
+        (f"still: {WHAT}", "after 120", 120, 121),
+        (f"still: {WHAT}", "after 180", 180, 181),
+        (f"over: {WHAT}", None, None, 181),
+    ]
+    assert logged[-1]["lasted_s"] == 180
+    assert not trouble.lasts
+
+
+def test_what_fails_now_and_then(trouble: Trouble, uptime: FrozenClock) -> None:
+    """Where one in two fails, it is not told to be over until nothing has failed for some seconds."""
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(50):
+            trouble.met()
+            trouble.passed()
+            uptime.advance(SECOND)
+            trouble.passed()
+    assert [entry["event"] for entry in logged] == [WHAT]
+
+
+def test_again(trouble: Trouble, uptime: FrozenClock) -> None:
+    """After it has ended it begins as if it had never been."""
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(2):
+            trouble.met()
+            uptime.advance(QUIET)
+            trouble.passed()
+    assert [entry["event"] for entry in logged] == [WHAT, f"over: {WHAT}"] * 2
+    assert [entry.get("failures") for entry in logged] == [None, 1] * 2
+
+
+def test_no_trouble(trouble: Trouble) -> None:
+    """What goes well is not told."""
+    with structlog.testing.capture_logs() as logged:
+        trouble.passed()
+    assert logged == []
+    assert (AGAIN, trouble.lasts) == (MINUTE, False)
