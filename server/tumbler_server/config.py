@@ -182,7 +182,7 @@ DatabaseNotify = Annotated[
     typer.Option(
         "--database-notify/--no-database-notify",
         envvar="TUMBLER_DATABASE_NOTIFY",
-        help="Wake other servers on PostgreSQL by NOTIFY. Off behind a pooler in transaction mode: they poll.",
+        help="Wake other servers on PostgreSQL by NOTIFY. Behind a pooler they poll, whatever is said here.",
     ),
 ]
 DefaultPrefix = Annotated[

@@ -414,8 +414,13 @@ max_client_conn = 200
         self.process = subprocess.Popen([program, "-q", *user, str(settings)], stderr=subprocess.DEVNULL)
         self.url = f"postgresql://postgres@127.0.0.1:{port}{parts.path}?sslmode=disable"
 
+    def close(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+        self.process.kill()
+        self.process.wait()
 
-def _pgbouncer() -> str:
+
+def pgbouncer() -> str:
     """Return PgBouncer's program; skip the test where there is none, unless all is demanded."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
@@ -427,7 +432,7 @@ def _pgbouncer() -> str:
 @pytest.fixture
 def bouncer(server: Server, databases: Path) -> Iterator[Bouncer]:
     """Give a PgBouncer that lets in."""
-    program = _pgbouncer()
+    program = pgbouncer()
     folder = databases / f"bouncer{time.monotonic_ns()}"
     folder.mkdir(mode=0o755)
     bouncer = Bouncer(program, server.url, folder)
@@ -435,9 +440,7 @@ def bouncer(server: Server, databases: Path) -> Iterator[Bouncer]:
     assert comes_back(store)
     store.close()
     yield bouncer
-    bouncer.process.send_signal(signal.SIGCONT)
-    bouncer.process.kill()
-    bouncer.process.wait()
+    bouncer.close()
 
 
 class TestPooled:
