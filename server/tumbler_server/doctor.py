@@ -88,8 +88,8 @@ def _guarded(step: Callable[[Store], Finding], store: Store) -> Finding:
         return Finding("wrong", "database", f"{failure.message}: {failure.said}", failure.cause.mend)
     except SetupError as failure:
         return Finding("wrong", "database", str(failure))
-    except peewee.DatabaseError as failure:
-        found = f"it is not as this program made it: {describe(failure)}"
+    except (peewee.DatabaseError, TypeError, ValueError) as failure:
+        found = f"it is not as this program made it: {describe(failure) or type(failure).__name__}"
         return Finding("wrong", "database", found, Cause.DAMAGED.mend)
 
 

@@ -1,8 +1,10 @@
 """The `tumbler-server` command, as operators use it: founding, checking, mending."""
 
 import json
+import random
 import shutil
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -11,7 +13,9 @@ import pytest
 from tests.e2e.service import Service, eventually
 from tumbler import keyformat
 from tumbler_server.clock import rfc3339
+from tumbler_server.events import log
 from tumbler_server.store import migrations
+from tumbler_server.store.database import open_store
 
 
 def mode(path: Path) -> int:
@@ -232,6 +236,73 @@ def test_a_file_that_is_no_database_is_called_damaged(embedded: Service) -> None
     refused = embedded.command("serve", "--listen", "127.0.0.1:0")
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
+
+
+PASSWORD = "correct" + "horse"
+
+AWAY = {
+    "nobody listens": ("postgresql://someone:{0}@127.0.0.1:1/nothing", "Connection refused"),
+    "no such host": ("postgresql://someone:{0}@nowhere.invalid/nothing", "failed to resolve host"),
+    "an @ in the password": ("postgresql://someone:a@{0}@127.0.0.1:1/nothing", "failed to resolve host"),
+    "no such folder": ("sqlite:////nowhere/at/all/tumbler.db", "unable to open database file (SQLITE_CANTOPEN)"),
+}
+
+
+@pytest.mark.parametrize(
+    "command", [("serve", "--listen", "127.0.0.1:0"), ("init",), ("migrate",), ("audit", "verify")]
+)
+@pytest.mark.parametrize("how", AWAY)
+def test_why_the_database_does_not_answer_is_said(embedded: Service, how: str, command: tuple[str, ...]) -> None:
+    """Each command says in one line that the database cannot be used, why, and what to do; and no password."""
+    url, reason = AWAY[how]
+    if url.startswith("sqlite") and command != ("init",):
+        pytest.skip("there the file must exist")
+    refused = embedded.run(*command, "--data-dir", str(embedded.data_dir), "--database", url.format(PASSWORD))
+    assert refused.returncode == 1
+    (line,) = [line for line in refused.stderr.splitlines() if "pepper" not in line]
+    assert line.startswith("tumbler-server: the database ")
+    assert reason in line
+    assert "To mend it: " in line
+    assert PASSWORD not in refused.stderr + refused.stdout
+
+
+@pytest.mark.parametrize("command", [("audit", "verify"), ("doctor",)])
+def test_damaged_pages_are_told_in_lines(embedded: Service, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Wherever a database is damaged, an audit and the doctor end with what is wrong, and without a traceback."""
+    store = open_store(embedded.database_url)
+    for number in range(60):
+        change = log.Change(log.EventType.UPDATED, f"{number:016}", "acme", "", number, log.Actor("", "x" * 900))
+        store.write(lambda transaction, change=change: log.append(transaction, change))
+    store.close()
+    whole = (embedded.data_dir / "tumbler.db").read_bytes()
+
+    def damaged(seed: int) -> tuple[int, str]:
+        chance, content = random.Random(seed), bytearray(whole)  # noqa: S311 - no secret
+        for _ in range(3):
+            at = chance.randrange(4_096, len(content) - 600)
+            content[at : at + 600] = chance.randbytes(600)
+        folder = tmp_path / str(seed)
+        folder.mkdir(mode=0o700)
+        (folder / "tumbler.db").write_bytes(content)
+        shutil.copy(embedded.pepper_file, folder / "pepper")
+        done = embedded.run(*command, "--data-dir", str(folder))
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout + done.stderr
+
+    with ThreadPoolExecutor(2) as threads:
+        ends = list(threads.map(damaged, range(8)))
+    assert {code for code, _ in ends} == {1}
+    assert all(text.strip() for _, text in ends)
+
+
+@pytest.mark.parametrize("command", [("init",), ("serve", "--listen", "127.0.0.1:0")])
+def test_what_the_system_refuses_is_said_in_a_line(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """A folder that cannot be made, since a file is in its place, is a line and no traceback."""
+    (tmp_path / "data").write_text("")
+    refused = Service(tmp_path / "data").command(*command)
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert refused.stderr.startswith("tumbler-server: ")
 
 
 def test_migrating_an_up_to_date_database_changes_nothing(installed: Service) -> None:

@@ -99,6 +99,7 @@ class Store:
         self._turns = Turns()
         self._trouble = Trouble("the database cannot be used")
         self._refusing = Trouble("the database takes no changes")
+        self._worked = False
         self._given_up = threading.Lock()
         self.lost = ""
         """Why the database is of no use any more, for as long as this process lives: it is another one."""
@@ -267,7 +268,7 @@ class Store:
                 raise self._unavailable(failure.__cause__, "unknown") from failure.__cause__
             except (StoreUnavailable, Replaced) as failure:
                 raise self._unavailable(failure, "no" if writing else "") from failure.__cause__
-            except (peewee.DatabaseError, peewee.InterfaceError) as failure:
+            except (peewee.DatabaseError, peewee.InterfaceError, UnicodeDecodeError) as failure:
                 if self._backend.understand(failure) is None:
                     raise  # the statement is wrong, not the database
                 raced = sqlstate(failure) in RETRIED_SQLSTATES
@@ -292,13 +293,15 @@ class Store:
         found = self._backend.understand(failure) if failure is not None else None
         cause, code, said = found or Understood(Cause.AWAY, "", type(failure).__name__)
         trouble = self._refusing if changed and cause not in _OF_ALL else self._trouble
-        trouble.met(cause=cause.name, code=code or None, reason=said, mend=cause.mend)
+        if self._worked:  # what fails from the beginning is told by whoever began: in one line, not two
+            trouble.met(cause=cause.name, code=code or None, reason=said, mend=cause.mend)
         return StoreUnavailable(cause, f"{said} ({code})" if code else said, changed)
 
     def _gone(self, writing: bool = False) -> StoreUnavailable:
         return StoreUnavailable(Cause.REPLACED, self.lost, "no" if writing else "")
 
     def _went_well(self, writing: bool) -> None:
+        self._worked = True
         self._trouble.passed()
         if writing:
             self._refusing.passed()

@@ -60,6 +60,7 @@ _BY_KIND: dict[type[BaseException], Cause] = {
     apsw.LockedError: Cause.SLOW,
     apsw.InterruptError: Cause.SLOW,
     apsw.ProtocolError: Cause.SLOW,
+    UnicodeDecodeError: Cause.DAMAGED,  # a text that is none: SQLite does not look
     TimeoutError: Cause.SLOW,
 }
 
@@ -69,6 +70,10 @@ _NO_ROOM = frozenset({apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_WRITE, apsw.S
 _MISSING = frozenset({"42P01", "3F000"})  # no such table, no such schema
 
 _LONGEST = 240
+
+_LONG_ENOUGH = 4
+"""Characters of a password, or of what libpq takes for one: a gap where an "a" was would tell what it is."""
+
 _QUOTED_ADDRESS = re.compile(r"""(["'])[^"']*@[^"']*\1""")
 
 
@@ -147,7 +152,7 @@ def _driver(failure: BaseException) -> BaseException:
 def _said(driver: BaseException, password: str) -> str:
     primary = getattr(getattr(driver, "diag", None), "message_primary", None)
     text = " ".join(str(primary or driver).split())
-    if password:
+    if len(password) >= _LONG_ENOUGH:
         text = text.replace(password, "[redacted]")
     # A password with an @ that was not escaped is taken for a part of the host's name.
     text = _QUOTED_ADDRESS.sub("[redacted]", text)
