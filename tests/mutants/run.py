@@ -156,7 +156,7 @@ MUTANTS = (
         "store/database.py",
         'raise self._unavailable(failure.__cause__, "unknown")',
         'raise self._unavailable(failure.__cause__, "no")',
-        "tests/faults/test_retry.py",
+        "tests/unit/test_identity.py",
     ),
     Mutant(
         "a read that succeeds ends the trouble that changes have",

@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 from tests.domain import answers, new_store
+from tumbler_server import trouble
 from tumbler_server.errors import SetupError, StoreUnavailable
 from tumbler_server.store.database import (
     COCKROACHDB,
@@ -179,8 +180,9 @@ class TestSqlite:
 class TestKinds:
     """Kinds of trouble, as a store tells them."""
 
-    def test_a_database_that_takes_no_more(self, sqlite_url: str) -> None:
+    def test_a_database_that_takes_no_more(self, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where a change finds no room nothing is changed, reading goes on, and changes do when there is room again."""
+        monkeypatch.setattr(trouble, "QUIET", 0)
         store = new_store(sqlite_url)
         (pages,) = store.read("PRAGMA page_count")[0]
 
@@ -199,7 +201,10 @@ class TestKinds:
         assert [(entry["event"], entry["cause"], entry["code"]) for entry in logged] == [
             ("the database takes no changes", "FULL", "SQLITE_FULL")
         ]
-        store.try_to_change()
+        with structlog.testing.capture_logs() as logged:
+            store.try_to_change()
+        assert [entry["event"] for entry in logged] == ["over: the database takes no changes"]
+        assert store.takes_changes
         store.close()
 
     def test_damaged(self, sqlite_url: str) -> None:

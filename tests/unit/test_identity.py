@@ -85,12 +85,15 @@ def test_during_a_commit(store: Store, file: Path, other: Path, monkeypatch: pyt
     assert refused(lambda: store.write(count_up)).detail["changed"] == "unknown"
 
 
-def test_another_thread_does_not_open_the_other_file(store: Store, file: Path, other: Path) -> None:
+@pytest.mark.parametrize("ask", [lambda store: store.read("SELECT 1"), lambda store: store.version()])
+def test_another_thread_does_not_open_the_other_file(
+    store: Store, file: Path, other: Path, ask: Callable[[Store], object]
+) -> None:
     """A thread that connects later does not answer from another file than those before it."""
     before = file.stat().st_ino
     other.replace(file)
     with ThreadPoolExecutor(1) as threads:
-        refused(lambda: threads.submit(store.read, "SELECT 1").result())
+        refused(lambda: threads.submit(ask, store).result())
     assert file.stat().st_ino != before
     assert not file.with_name("tumbler.db-shm").exists()
 

@@ -1,5 +1,6 @@
 """What of a SQLite file's changes counts as written past SQLite."""
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterator
@@ -51,6 +52,20 @@ def test_sqlite_s_own(file: Path, connection: apsw.Connection, mode: str) -> Non
         connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
         assert file.stat().st_size > before
         assert not overwriting.seen()
+
+
+def test_a_vacuum(file: Path, connection: apsw.Connection) -> None:
+    """A file that another connection makes smaller, by SQLite's own means, is still the same."""
+    connection.execute("INSERT INTO t VALUES (randomblob(200000))")
+    connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+    overwriting = looking(file)
+    before = file.stat().st_size
+    with contextlib.closing(apsw.Connection(str(file))) as other:
+        other.execute("DELETE FROM t")
+        other.execute("VACUUM")
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    assert file.stat().st_size < before
+    assert not overwriting.seen()
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
