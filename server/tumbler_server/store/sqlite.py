@@ -49,10 +49,14 @@ class _Database(Lending, APSWDatabase):  # type: ignore[misc]  # playhouse has n
             return connection
 
     def _prepare(self, connection: Any, busy: Callable[[int], bool]) -> None:
-        """Set the pragmas. Of several that turn a new file to WAL at once, SQLite refuses some without asking."""
+        """Set the pragmas. Of several that turn a new file to WAL at once, SQLite refuses some without asking.
+
+        Then read: from there on the log is open, and SQLite does not remove it until this connection ends.
+        """
         while True:
             try:
                 self._add_conn_hooks(connection)
+                connection.execute("PRAGMA schema_version").fetchall()
             except apsw.BusyError:
                 if not busy(0):
                     raise
