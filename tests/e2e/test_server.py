@@ -1,5 +1,7 @@
 """The process: how it starts, says how it is, and ends, in order and out of order."""
 
+import json
+import os
 import re
 import signal
 import subprocess
@@ -230,9 +232,57 @@ def test_a_server_without_its_database_lets_nobody_in(own_postgresql: PostgresSe
         assert service.verdict(made.key) == "VALID"
         assert service.create().key
         service.audit()
+        # A line as it begins and one as it ends, by the server, and by its scheduler if that had begun already.
+        eventually(lambda: told(service, "over: the database cannot be used"))
+        assert service.stop() == 0
+        lines, over = told(service, "the database cannot be used"), told(service, "over: the database cannot be used")
+        assert 1 <= len(over) <= len(lines) - len(over) <= 2
+        for line in lines:
+            if "over" in str(line["event"]):
+                assert float(str(line["lasted_s"])) > 0
+            else:
+                assert line["cause"] in ("AWAY", "STOPPING")
+                assert line["reason"]
+                assert line["mend"]
+    finally:
+        service.close()
+
+
+def told(service: Service, words: str) -> list[dict[str, object]]:
+    """Return the lines of the log whose event has these words in it."""
+    lines = [json.loads(line) for line in service.stderr.splitlines() if line.startswith("{")]
+    return [line for line in lines if words in str(line["event"])]
+
+
+@pytest.mark.parametrize("log", ["full", "gone", "unread"])
+def test_an_unwritable_log(own_postgresql: PostgresServer, tmp_path: Path, log: str) -> None:
+    """Where the log's disk is full, or its reader is gone or does not read, nothing else is any different."""
+    service = Service(tmp_path / "data", own_postgresql.get_uri()).init()
+    stderr, held = tmp_path / "data.1.stderr", -1
+    if log == "full":
+        stderr.symlink_to("/dev/full")
+    else:
+        os.mkfifo(stderr)
+        held = os.open(stderr, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        service.start()
+        if log == "gone":
+            os.close(held)
+        made = service.create()
+        own_postgresql.stop()
+        eventually(lambda: service.health() == "NOT_SERVING")
+        for call in (lambda: service.verify(made.key), service.create) * 200:
+            with pytest.raises(Refused) as refused:
+                call()
+            assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+        eventually(lambda: start_again(own_postgresql))
+        eventually(lambda: service.health(SERVICE) == "SERVING")
+        assert service.verdict(made.key) == "VALID"
         assert service.stop() == 0
     finally:
         service.close()
+        if log == "unread":
+            os.close(held)
 
 
 def test_a_server_that_starts_without_its_database_says_so(own_postgresql: PostgresServer, tmp_path: Path) -> None:

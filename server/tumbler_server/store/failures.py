@@ -151,7 +151,7 @@ def _driver(failure: BaseException) -> BaseException:
 
 def _said(driver: BaseException, password: str) -> str:
     primary = getattr(getattr(driver, "diag", None), "message_primary", None)
-    text = " ".join(str(primary or driver).split())
+    text = " ".join(str(primary or driver).strip().partition("\n")[0].split())  # what follows are hints
     if len(password) >= _LONG_ENOUGH:
         text = text.replace(password, "[redacted]")
     # A password with an @ that was not escaped is taken for a part of the host's name.

@@ -20,7 +20,7 @@ import psycopg
 import structlog
 from playhouse.cockroachdb import CockroachDatabase
 
-from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.errors import Cause, SetupError, StoreUnavailable
 from tumbler_server.store.bound import GRACE, Bound
 from tumbler_server.store.failures import Understood, understand
 from tumbler_server.store.lending import Lending
@@ -259,7 +259,8 @@ class Listener:
         try:
             return any(True for _ in self._connection.notifies(timeout=0, stop_after=1))
         except (psycopg.Error, OSError) as failure:
-            raise StoreUnavailable from failure
+            cause, _, said = understand(failure) or Understood(Cause.AWAY, "", type(failure).__name__)
+            raise StoreUnavailable(cause, said) from failure
 
     def interrupt(self) -> None:
         """Have ``wait`` return at once, now and from now on. Another thread may call it."""
