@@ -16,11 +16,10 @@ import grpc
 import structlog
 
 from tumbler.v1 import api_key_service_pb2
-from tumbler_server import calls, limits, memory, shares
-from tumbler_server.calls import Call
+from tumbler_server import limits, shares
 from tumbler_server.clock import SECOND, Clock, system_clock, uptime
 from tumbler_server.config import Config, Tls
-from tumbler_server.errors import CannotListen, SetupError, StoreUnavailable, TumblerError
+from tumbler_server.errors import CannotListen, SetupError
 from tumbler_server.events.board import Board
 from tumbler_server.events.follow import Following
 from tumbler_server.events.glance import Glance
@@ -57,10 +56,10 @@ from tumbler_server.rpc.servicer import Servicer
 from tumbler_server.rpc.shedding import Shedding
 from tumbler_server.rpc.spreading import Turns
 from tumbler_server.rpc.unsent import Unsent
+from tumbler_server.rpc.vitals import Vitals
 from tumbler_server.rpc.watch import Watching
 from tumbler_server.store import migrations
 from tumbler_server.store.database import POSTGRESQL, Store, open_store
-from tumbler_server.trouble import Trouble
 from tumbler_server.webhooks.endpoints import Endpoints
 from tumbler_server.webhooks.targets import Judge, LookUp, Resolver
 
@@ -74,12 +73,6 @@ _UNREAD = 3.0
 
 LOOKERS, STREAM_READERS = 2, 2
 """Threads that look for what is new in the log, for calls and for streams."""
-
-HEALTH_INTERVAL = 2.0
-"""Seconds between two looks at the database."""
-
-_ATTEMPT = 1.0
-"""Seconds that an attempt may take to find out whether changes can be made again."""
 
 _FILES = 512
 """Files that are open beside connections: databases, listeners, webhooks."""
@@ -253,7 +246,6 @@ class Server:
         self._config = config
         self._services = services
         self._grace = config.shutdown_grace / SECOND
-        self._trouble = Trouble("looking at the database fails")
         self.failed = False
         """Whether the loop has ended by itself: nobody is served, and the process is to end and be started again."""
         core.store.on_loss = self._lose
@@ -303,10 +295,12 @@ class Server:
     async def _serve(self) -> None:
         self._core.hub.start(asyncio.get_running_loop())
         shedding = self._core.shedding
-        looking = (shedding.watch(), Policing(shedding, self._core.engine.awaited).watch(), self._watch_health())
-        going_on = (self._core.engine.sweep(), self._watch_changes(), *looking)
+        policing = Policing(shedding, self._core.engine.awaited)
+        vitals = Vitals(self._health, self._core.store, self._core.glance, self._core.looking)
+        looking = (shedding.watch(), policing.watch(), vitals.watch(), vitals.watch_changes())
+        going_on = (self._core.engine.sweep(), *looking)
         self._background = [asyncio.ensure_future(each) for each in going_on]
-        await self._look()
+        await vitals.look()
         self._accepting.start()
 
     async def _end(self) -> None:
@@ -332,12 +326,6 @@ class Server:
                 stopping = asyncio.ensure_future(self._accepting.stop(None))
                 quiet = -math.inf
 
-    async def _watch_health(self) -> None:
-        while True:
-            await asyncio.sleep(HEALTH_INTERVAL)
-            await self._look()
-            await asyncio.get_running_loop().run_in_executor(self._core.looking, memory.trim)
-
     def _fail(self) -> None:
         self.failed = True
         os.kill(os.getpid(), signal.SIGTERM)
@@ -350,28 +338,6 @@ class Server:
         """Why the database is of no use any more, so that no server may go on with what it knows; mostly empty."""
         return self._core.store.lost
 
-    async def _watch_changes(self) -> None:
-        """Tell who asks for it whether changes can be made, and find out when they can be again."""
-        while True:
-            await asyncio.sleep(HEALTH_INTERVAL)
-            store = self._core.store
-            if not store.takes_changes and not store.lost:
-                with contextlib.suppress(TumblerError):
-                    await asyncio.get_running_loop().run_in_executor(self._core.looking, _try_to_change, store)
-            self._health.say_changing(store.takes_changes)
-
-    async def _look(self) -> None:
-        try:
-            await self._core.glance.fresh()
-        except Exception as failure:
-            # Whatever it was: were this to end, nobody would ever hear again whether the server can serve.
-            if not isinstance(failure, StoreUnavailable):
-                self._trouble.met(error=type(failure).__name__)
-            self._health.say_serving(False)
-        else:
-            self._trouble.passed()
-            self._health.say_serving(True)
-
 
 def build_server(
     config: Config, clock: Clock = system_clock, board: Board | None = None, services: Sequence[Service] = ()
@@ -383,11 +349,6 @@ def build_server(
     except BaseException:
         core.close()
         raise
-
-
-def _try_to_change(store: Store) -> None:
-    with calls.serving(Call(time.monotonic() + _ATTEMPT)):
-        store.try_to_change()
 
 
 def _begin_grpc() -> grpc.Channel:

@@ -18,6 +18,7 @@ _MOST_WAITING = 1_000
 ACTOR = Actor("", "rehash")
 """Who makes these events."""
 
+
 class Resealer:
     """One thread that seals keys anew, as they are used. It can always be put off: the next use asks again."""
 

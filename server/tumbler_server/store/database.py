@@ -9,8 +9,8 @@ Four things are settled here so that nobody else has to think of them:
   SQLite's ``BEGIN IMMEDIATE`` or by locking the log's head row first. Whatever a write transaction reads is therefore
   true until it commits. What is urgent goes before all others that wait.
 - *Failures*: a transaction that lost a race (40001, 40P01) or its connection before it began to commit is repeated, a
-  bounded number of times; what still fails because of the database is ``StoreUnavailable``, with its kind and reason, and
-  what became of a change; the log is told by a line as it begins, one a minute, and one as it ends.
+  bounded number of times; what still fails because of the database is ``StoreUnavailable``, with its kind, its reason
+  and what became of a change; the log is told by a line as it begins, one a minute, and one as it ends.
 
 And a database that turns out to be another one than was opened is given up, for as long as the process lives.
 """

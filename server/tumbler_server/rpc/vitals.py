@@ -1,0 +1,64 @@
+"""Finding out, now and then, what the health service is to say: can calls be served, and can anything be changed."""
+
+import asyncio
+import contextlib
+import time
+from concurrent.futures import Executor
+
+from tumbler_server import calls, memory
+from tumbler_server.calls import Call
+from tumbler_server.errors import StoreUnavailable, TumblerError
+from tumbler_server.events.glance import Glance
+from tumbler_server.rpc.health import Health
+from tumbler_server.store.database import Store
+from tumbler_server.trouble import Trouble
+
+INTERVAL = 2.0
+"""Seconds between two looks at the database."""
+
+_ATTEMPT = 1.0
+"""Seconds that an attempt may take to find out whether changes can be made again."""
+
+
+class Vitals:
+    """Looks, and tells the health service. For one loop's thread; what blocks runs on ``threads``."""
+
+    def __init__(self, health: Health, store: Store, glance: Glance, threads: Executor) -> None:
+        self._health = health
+        self._store = store
+        self._glance = glance
+        self._threads = threads
+        self._trouble = Trouble("looking at the database fails")
+
+    async def watch(self) -> None:
+        """Look again and again whether calls can be served."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            await self.look()
+            await asyncio.get_running_loop().run_in_executor(self._threads, memory.trim)
+
+    async def look(self) -> None:
+        """Look now whether calls can be served, and tell."""
+        try:
+            await self._glance.fresh()
+        except Exception as failure:
+            # Whatever it was: were this to end, nobody would ever hear again whether the server can serve.
+            if not isinstance(failure, StoreUnavailable):
+                self._trouble.met(error=type(failure).__name__)
+            self._health.say_serving(False)
+        else:
+            self._trouble.passed()
+            self._health.say_serving(True)
+
+    async def watch_changes(self) -> None:
+        """Tell again and again whether changes can be made, and find out when they can be made again."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            if not self._store.takes_changes and not self._store.lost:
+                with contextlib.suppress(TumblerError):  # it is what the store then says
+                    await asyncio.get_running_loop().run_in_executor(self._threads, self._try_to_change)
+            self._health.say_changing(self._store.takes_changes)
+
+    def _try_to_change(self) -> None:
+        with calls.serving(Call(time.monotonic() + _ATTEMPT)):
+            self._store.try_to_change()
