@@ -1309,7 +1309,7 @@ MUTANTS = (
     Mutant(
         "nobody looks whether gRPC still reads everybody",
         "server.py",
-        "shedding.watch(), Policing(shedding, self._core.engine.awaited).watch()",
+        "shedding.watch(), policing.watch()",
         "shedding.watch()",
         "tests/e2e/test_wire.py",
     ),
