@@ -95,6 +95,12 @@ class Refused(Exception):
         return [violation.field for violation in self._detail(error_details_pb2.BadRequest()).field_violations]
 
     @property
+    def violations(self) -> list[tuple[str, str]]:
+        """Return what BadRequest says: paths of fields, and the rule that each breaks."""
+        found = self._detail(error_details_pb2.BadRequest()).field_violations
+        return [(violation.field, violation.description) for violation in found]
+
+    @property
     def retry_delay(self) -> float:
         """Return RetryInfo's delay in seconds."""
         return self._detail(error_details_pb2.RetryInfo()).retry_delay.ToTimedelta().total_seconds()
