@@ -21,6 +21,7 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import founding
 from tumbler_server.clock import SECOND
 from tumbler_server.config import Config, Installation
+from tumbler_server.events import timekeeping
 from tumbler_server.rpc.engine import Engine
 from tumbler_server.rpc.loop import LoopThread
 from tumbler_server.rpc.serving import Details
@@ -218,7 +219,8 @@ class World:
         self.core.hub.start(asyncio.get_running_loop())
 
     def turn(self) -> None:
-        """Have the service do all that the clock demands of it by now, webhooks included."""
+        """Have the service do all that the clock demands of it by now, webhooks included. The clock is right."""
+        timekeeping.trust(self.core.store, self.clock())
         while self.scheduler.acting.turn():
             self.scheduler.dispatch.drain()
 

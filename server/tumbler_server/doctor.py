@@ -10,6 +10,7 @@ import peewee
 from tumbler_server.clock import DAY, HOUR, NEVER, rfc3339, system_clock
 from tumbler_server.config import Installation
 from tumbler_server.errors import SetupError, StoreUnavailable
+from tumbler_server.events import timekeeping
 from tumbler_server.keys import audit, operators
 from tumbler_server.store import migrations
 from tumbler_server.store.database import SQLITE, Store, open_store
@@ -39,7 +40,7 @@ def examine(installation: Installation) -> list[Finding]:
         return [*findings, Finding("wrong", "database", str(failure), "tumbler-server init, or correct --database")]
     if store.dialect == SQLITE:
         findings.append(Finding("ok", "SQLite library", apsw.sqlite_lib_version()))
-    for step in (_schema, _operator_key, _audit, functools.partial(_webhooks, installation)):
+    for step in (_schema, _operator_key, _clock, _audit, functools.partial(_webhooks, installation)):
         finding = _guarded(step, store)
         findings.append(finding)
         if finding.severity == "wrong":
@@ -104,6 +105,18 @@ def _operator_key(store: Store) -> Finding:
     if working.until < now + _SOON:
         return Finding("warning", subject, found, f"make one in time: {_ANOTHER}")
     return Finding("ok", subject, found)
+
+
+def _clock(store: Store) -> Finding:
+    now, mark = system_clock(), timekeeping.read_mark(store)
+    if not mark.time or timekeeping.believed(now, mark.time):
+        return Finding("ok", "clock", f"it says {rfc3339(now)}")
+    found = (
+        f"it is {timekeeping.words(now, mark.time)} the newest time that the installation knows, {rfc3339(mark.time)}: "
+        "it has leapt, or no server has run since; nothing is removed or announced by it"
+    )
+    mend = "set it right; if it is right, tumbler-server trust-clock, or let a server run for a day"
+    return Finding("warning", "clock", found, mend)
 
 
 def _audit(store: Store) -> Finding:

@@ -25,6 +25,7 @@ from tumbler_server.events.follow import Following
 from tumbler_server.events.glance import Glance
 from tumbler_server.events.retention import Retention
 from tumbler_server.events.tail import Tail
+from tumbler_server.events.timekeeping import Timekeeper
 from tumbler_server.events.watch import Hub
 from tumbler_server.keys.cache import ProofCache
 from tumbler_server.keys.claims import Claims
@@ -184,7 +185,8 @@ def build_core(
     tail = Tail(store, cache, config.max_staleness, board, uptime)
     tokens = open_tokens(store)
     resealer = Resealer(store, hasher, clock)
-    usage = Usage(store)
+    timekeeper = Timekeeper(store, clock, uptime)
+    usage = Usage(store, translate=timekeeper.translate)
     claims = Claims(peppers)
     resolver = Resolver(look_up)
     endpoints = Endpoints(vault(peppers), Judge(config.webhook_rules, resolver), config.max_webhook_urls)
@@ -215,7 +217,7 @@ def build_core(
     shedding = Shedding()
     engine = Engine(SERVICE, House(servicer, hotpath, watching, shedding, Unsent(), Turns(shares.VERIFY_CROWD)), lanes)
     following = Following(store, tail, config.max_staleness)
-    retention = Retention(store, clock, config.event_retention)
+    retention = Retention(store, timekeeper.now, config.event_retention)
     closing = (reads.close, proofs.close, looking.shutdown, streams.shutdown, shedding.close)
     return Core(
         store,

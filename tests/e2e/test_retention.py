@@ -6,7 +6,7 @@ import time
 from tests.e2e.service import Service, eventually
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, system_clock
-from tumbler_server.events import log
+from tumbler_server.events import log, timekeeping
 from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.store.database import Transaction, open_store
 from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow
@@ -25,6 +25,7 @@ def age(service: Service, *days: int) -> None:
             transaction.run(ApiKeyRow.update(revision=log.append(transaction, change)))
 
     store.write(work)
+    timekeeping.trust(store, system_clock())  # as if a server had run until now
     store.close()
 
 

@@ -40,6 +40,48 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "a clock is believed whatever it says",
+        "events/timekeeping.py",
+        "return abs(reading - reckoned) <= LEAP",
+        "return True",
+        "tests/unit/test_timekeeping.py tests/rpc/test_clock.py",
+    ),
+    Mutant(
+        "a clock is on trial while no server runs",
+        "events/timekeeping.py",
+        "min(uptime - self._moved, 2 * TICK)",
+        "uptime - self._moved",
+        "tests/unit/test_timekeeping.py",
+    ),
+    Mutant(
+        "how far the mark may go is reckoned from its last place",
+        "events/timekeeping.py",
+        "return Mark(reading), line",
+        "return Mark(reading), _Line(reading, uptime)",
+        "tests/unit/test_timekeeping.py",
+    ),
+    Mutant(
+        "events are removed by the machine's clock",
+        "server.py",
+        "Retention(store, timekeeper.now, config.event_retention)",
+        "Retention(store, clock, config.event_retention)",
+        "tests/rpc/test_clock.py",
+    ),
+    Mutant(
+        "uses are written by the machine's clock",
+        "server.py",
+        "Usage(store, translate=timekeeper.translate)",
+        "Usage(store)",
+        "tests/rpc/test_clock.py",
+    ),
+    Mutant(
+        "alarms and webhooks go by the machine's clock",
+        "scheduler.py",
+        "believed = Timekeeper(store, clock, uptime, tells=False).now",
+        "believed = clock",
+        "tests/rpc/test_clock.py",
+    ),
+    Mutant(
         "the cache drops nothing when a key is revoked",
         "events/tail.py",
         "self._follower.forget({event.key_id for event in news if event.type not in ANNOUNCEMENTS})",
