@@ -171,10 +171,10 @@ class ReaderTooSlow(TumblerError):
 
 
 class ServerStopping(TumblerError):
-    """The server ends, and its streams with it."""
+    """The server ends, and its streams with it; a call that comes then is not begun."""
 
     def __init__(self) -> None:
-        super().__init__("the server is stopping; connect again and resume from the last cursor")
+        super().__init__("the server is stopping: connect again, and resume a stream from its last cursor")
 
 
 class StoreUnavailable(TumblerError):

@@ -51,6 +51,7 @@ from tumbler_server.rpc.health import Health
 from tumbler_server.rpc.hotpath import HotPath
 from tumbler_server.rpc.lanes import Lane, stand_back
 from tumbler_server.rpc.loop import LoopThread
+from tumbler_server.rpc.parting import Parting
 from tumbler_server.rpc.policing import Policing
 from tumbler_server.rpc.reflecting import Reflection
 from tumbler_server.rpc.servicer import Servicer
@@ -307,22 +308,25 @@ class Server:
     async def _end(self) -> None:
         for task in self._background:
             task.cancel()
+        until = time.monotonic() + self._grace
         self._health.say_goodbye()
         self._core.hub.say_goodbye()
-        stopping = asyncio.ensure_future(self._accepting.stop(self._grace))
-        await asyncio.wait((stopping,), timeout=_LAST_WORD)
-        self._core.engine.say_goodbye()
-        self._core.shedding.say_goodbye()
+        await asyncio.sleep(_LAST_WORD)
+        engine, shedding = self._core.engine, self._core.shedding
+        engine.say_goodbye()
+        shedding.say_goodbye()
         self._health.close()
         if self._reflection:
             self._reflection.say_goodbye()
         await self._core.hub.close()
+        await Parting(shedding, self._accepting.under_way, lambda: engine.under_way).part(until)
+        stopping = asyncio.ensure_future(self._accepting.stop(max(0.0, until - time.monotonic())))
         # What has been told to end may not be read; only calls under way are worth the grace. Peers that do not even
         # take that their call is cancelled do not keep the process.
-        quiet, until = 0.0, time.monotonic() + self._grace + _LAST_WORD
-        while not stopping.done() and time.monotonic() < until:
+        quiet = 0.0
+        while not stopping.done() and time.monotonic() < until + _LAST_WORD:
             await asyncio.wait((stopping,), timeout=_LAST_WORD)
-            quiet = 0.0 if self._core.engine.under_way else quiet + _LAST_WORD
+            quiet = 0.0 if engine.under_way else quiet + _LAST_WORD
             if quiet >= _UNREAD:
                 stopping = asyncio.ensure_future(self._accepting.stop(None))
                 quiet = -math.inf

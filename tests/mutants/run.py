@@ -40,6 +40,20 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "a server that ends leaves its callers to gRPC",
+        "server.py",
+        "        await Parting(shedding, self._accepting.under_way, lambda: engine.under_way).part(until)\n",
+        "",
+        "tests/e2e/test_draining.py",
+    ),
+    Mutant(
+        "connections are closed though their calls are under way",
+        "rpc/parting.py",
+        "self._taken & self._calls()",
+        "()",
+        "tests/e2e/test_server.py",
+    ),
+    Mutant(
         "a clock is believed whatever it says",
         "events/timekeeping.py",
         "return abs(reading - reckoned) <= LEAP",
