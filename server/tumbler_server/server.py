@@ -36,6 +36,7 @@ from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.pepper import vault
 from tumbler_server.keys.resealer import Resealer
+from tumbler_server.keys.roster import Roster
 from tumbler_server.keys.rotation import Rotations
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.keys.tokens import open_tokens
@@ -131,6 +132,7 @@ class Core:
     usage: Usage
     first_uses: FirstUses
     retention: Retention
+    roster: Roster
     resolver: Resolver
     looking: ThreadPoolExecutor
     glance: Glance
@@ -145,6 +147,7 @@ class Core:
         self.usage.start()
         self.first_uses.start()
         self.retention.start()
+        self.roster.start()
 
     def close(self, seconds: float = LAST) -> None:
         """Finish what is under way, and let go of the database. The loop must not serve any more.
@@ -159,6 +162,7 @@ class Core:
         self.first_uses.close()
         self.resealer.close()
         self.retention.close()
+        self.roster.close()
         self.usage.close(seconds)
         self.store.close()
 
@@ -219,6 +223,7 @@ def build_core(
     engine = Engine(SERVICE, House(servicer, hotpath, watching, shedding, Unsent(), Turns(shares.VERIFY_CROWD)), lanes)
     following = Following(store, tail, config.max_staleness)
     retention = Retention(store, timekeeper.now, config.event_retention)
+    roster = Roster(store, [pepper.id for pepper in peppers], clock, uptime)
     closing = (reads.close, proofs.close, looking.shutdown, streams.shutdown, shedding.close)
     return Core(
         store,
@@ -231,6 +236,7 @@ def build_core(
         usage,
         first_uses,
         retention,
+        roster,
         resolver,
         looking,
         glance,

@@ -40,6 +40,20 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "peppers that sign in another order are the same",
+        "keys/roster.py",
+        "set(ids) != set(ours) or list(ids[:1]) != list(ours[:1])",
+        "set(ids) != set(ours)",
+        "tests/unit/test_roster.py",
+    ),
+    Mutant(
+        "the rows of dead processes stay",
+        "keys/roster.py",
+        "if now - since >= GONE",
+        "if False",
+        "tests/unit/test_roster.py",
+    ),
+    Mutant(
         "a server that ends leaves its callers to gRPC",
         "server.py",
         "        await Parting(shedding, self._accepting.under_way, lambda: engine.under_way).part(until)\n",
