@@ -14,8 +14,8 @@ from tests.e2e.service import OWN_CONNECTION, PATIENCE, Service
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 
-CONNECTIONS, CALLERS = 6, 4
-"""Connections, and on each so many who call again as soon as they are answered."""
+CONNECTIONS, CALLERS = 6, 5
+"""Connections, and on each so many who call again as soon as they are answered; one of them has a stream."""
 
 STOPS = 5
 
@@ -45,6 +45,7 @@ class Load:
             lambda: stub.Create(pb.CreateRequest(project_id="acme"), metadata=service.metadata, timeout=PATIENCE),
             lambda: stub.Verify(pb.VerifyRequest(key=service.key), metadata=service.metadata, timeout=PATIENCE),
             lambda: stub.List(pb.ListRequest(), metadata=service.metadata, timeout=PATIENCE),
+            lambda: list(stub.Watch(pb.WatchRequest(), metadata=service.metadata, timeout=PATIENCE)),
         )
         while not self._over.is_set():
             code, details = OK, ""

@@ -15,6 +15,7 @@ ran for longer than a day, the right clock is doubted too, and what is due comes
 Verdicts are not given by this time: a key expires by the clock of the server that is asked.
 """
 
+import threading
 from typing import NamedTuple
 
 import structlog
@@ -95,9 +96,14 @@ class Timekeeper:
         self._tells = tells
         self._known: _Line | None = None
         self._doubts = False
+        self._lock = threading.Lock()
 
     def now(self) -> int:
-        """Return the time. Raises ``StoreUnavailable`` where the mark was never read and cannot be."""
+        """Return the time. Raises ``StoreUnavailable``, since now and then the mark is read."""
+        with self._lock:
+            return self._now()
+
+    def _now(self) -> int:
         reading = self._clock()
         reckoned = self._reckoned(reading)
         doubts = not believed(reading, reckoned)
