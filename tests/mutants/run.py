@@ -65,7 +65,7 @@ MUTANTS = (
         "rpc/parting.py",
         "self._taken & self._calls()",
         "()",
-        "tests/e2e/test_server.py",
+        "tests/unit/test_parting.py",
     ),
     Mutant(
         "a clock is believed whatever it says",

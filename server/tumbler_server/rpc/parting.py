@@ -47,7 +47,7 @@ class Parting:
         while self._busy() and time.monotonic() < until:
             await self._close({end_of_peer(call.peer()) for call in self._taken & self._calls()})
             await asyncio.sleep(PAUSE)
-        last = time.monotonic() + LAST
+        last = min(until, time.monotonic() + LAST)
         while await self._close(frozenset()) and time.monotonic() < last:
             await asyncio.sleep(PAUSE)
 
