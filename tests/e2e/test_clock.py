@@ -46,6 +46,9 @@ def test_a_server_started_with_a_wrong_clock(installed: Service, workers: str, r
     installed.start()
     rotation = {"interval": {"seconds": 30 * 86_400}}
     keys = [installed.create(name=f"key {number}", rotation=rotation) for number in range(5)]
+    for key in keys:  # of each key the last event is kept, however old it is
+        installed.set_active(key.api_key.id, False)
+        installed.set_active(key.api_key.id, True)
     assert installed.stop() == 0
     events = installed.read("SELECT * FROM event ORDER BY revision")
 
@@ -72,7 +75,7 @@ def test_a_server_started_with_a_wrong_clock(installed: Service, workers: str, r
     code, findings = doctor(installed)
     assert findings["clock"]["severity"] == "ok"
     installed.start("--workers", workers)
-    eventually(lambda: len(installed.read("SELECT * FROM event WHERE revision <= ?", len(events))) <= 1)
+    eventually(lambda: len(installed.read("SELECT * FROM event WHERE revision <= ?", len(events))) < len(events) // 2)
     eventually(lambda: installed.read("SELECT * FROM event WHERE type = 7"))
     assert installed.stop() == 0
     installed.audit()
