@@ -21,6 +21,7 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import founding
 from tumbler_server.clock import SECOND
 from tumbler_server.config import Config, Installation
+from tumbler_server.events import timekeeping
 from tumbler_server.rpc.engine import Engine
 from tumbler_server.rpc.loop import LoopThread
 from tumbler_server.rpc.serving import Details
@@ -93,6 +94,12 @@ class Refused(Exception):
     def fields(self) -> list[str]:
         """Return the paths of the fields that BadRequest names."""
         return [violation.field for violation in self._detail(error_details_pb2.BadRequest()).field_violations]
+
+    @property
+    def violations(self) -> list[tuple[str, str]]:
+        """Return what BadRequest says: paths of fields, and the rule that each breaks."""
+        found = self._detail(error_details_pb2.BadRequest()).field_violations
+        return [(violation.field, violation.description) for violation in found]
 
     @property
     def retry_delay(self) -> float:
@@ -212,7 +219,8 @@ class World:
         self.core.hub.start(asyncio.get_running_loop())
 
     def turn(self) -> None:
-        """Have the service do all that the clock demands of it by now, webhooks included."""
+        """Have the service do all that the clock demands of it by now, webhooks included. The clock is right."""
+        timekeeping.trust(self.core.store, self.clock())
         while self.scheduler.acting.turn():
             self.scheduler.dispatch.drain()
 

@@ -22,7 +22,7 @@ from tumbler_server.keys import audit, evidence
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.requests import RequestId
 from tumbler_server.store.database import Store, Transaction
-from tumbler_server.store.models import MODELS, DeliveryRow, EventRow
+from tumbler_server.store.models import MODELS, DeliveryRow, EventRow, ServerRow
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ _OPERATIONAL = {
     "request": ("*",),
     "installation": ("*",),
     "lease": ("*",),
+    "clock": ("*",),
+    "server": ("*",),
     "outbox": ("*",),
     "webhook_endpoint": ("*",),
     "webhook_delivery": (
@@ -93,7 +95,8 @@ def live(domain: Domain, clock: FrozenClock) -> None:
         "give_up_time": clock.now + DAY,
         "next_attempt_time": clock.now,
     }
-    domain.store.write(lambda transaction: transaction.run(DeliveryRow.insert(**delivery)))
+    server = ServerRow.insert(name="host/1/a", pepper_ids="0", beat=1, seen_time=clock.now)
+    domain.store.write(lambda transaction: [transaction.run(each) for each in (DeliveryRow.insert(**delivery), server)])
 
 
 def tamper(store: Store, place: Place, rng: random.Random) -> Callable[[], None]:

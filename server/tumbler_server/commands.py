@@ -20,9 +20,10 @@ import typer
 from tumbler_server import config as settings
 from tumbler_server import doctor as diagnosis
 from tumbler_server import founding, logs, worker
-from tumbler_server.clock import HOUR, rfc3339
+from tumbler_server.clock import HOUR, rfc3339, system_clock
 from tumbler_server.config import Config, Installation, Tls
 from tumbler_server.errors import Cause, InvalidFields, SetupError, StoreUnavailable, explain
+from tumbler_server.events import timekeeping
 from tumbler_server.events.board import Board
 from tumbler_server.handover import Handover
 from tumbler_server.keys import audit, copies
@@ -239,6 +240,23 @@ def migrate(data_dir: settings.DataDir = _DEFAULTS.installation.data_dir, databa
         f"Applied {', '.join(map(str, applied))}." if applied else f"Nothing to do: the schema is {migrations.NEWEST}."
     )
     store.close()
+
+
+@app.command()
+def trust_clock(
+    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir, database: settings.DatabaseUrl = ""
+) -> None:
+    """Say that this machine's clock is right, however far it is from the time that the installation knows.
+
+    Until then, or until a server has run with it for a day, a clock that has leapt by more than a day is not believed:
+    nothing is removed or announced by it. Servers that run heed this within a minute.
+    """
+    store = open_store(Installation(data_dir, database).database_url)
+    migrations.check(store)
+    now = system_clock()
+    timekeeping.trust(store, now)
+    store.close()
+    _say(f"The installation goes by {rfc3339(now)} from now on.")
 
 
 @app.command()

@@ -2,17 +2,18 @@
 
 import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
 import peewee
 
-from tumbler_server.clock import DAY, HOUR, NEVER, rfc3339, system_clock
+from tumbler_server.clock import DAY, HOUR, MINUTE, NEVER, rfc3339, system_clock
 from tumbler_server.config import Installation
 from tumbler_server.errors import Cause, SetupError, StoreUnavailable
-from tumbler_server.keys import audit, operators
+from tumbler_server.events import timekeeping
+from tumbler_server.keys import audit, operators, roster
 from tumbler_server.limits import MIB
 from tumbler_server.store import migrations
 from tumbler_server.store.database import SQLITE, Store, open_store, sqlite_path
@@ -25,6 +26,11 @@ _ANOTHER = "tumbler-server operator-key --output FILE"
 
 _SOON = 30 * DAY
 """How long before the last operator's key expires it is warned of."""
+
+_RUNNING = 10 * MINUTE
+"""A process that was seen so lately counts as one that serves."""
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,14 @@ def examine(installation: Installation) -> list[Finding]:
     if store.dialect == SQLITE:
         findings.append(Finding("ok", "SQLite library", apsw.sqlite_lib_version()))
         findings.append(_room(sqlite_path(installation.database_url)))
-    for step in (_schema, _operator_key, _audit, functools.partial(_webhooks, installation)):
+    for step in (
+        _schema,
+        _operator_key,
+        _clock,
+        functools.partial(_peppers, installation),
+        _audit,
+        functools.partial(_webhooks, installation),
+    ):
         finding = _guarded(step, store)
         findings.append(finding)
         if finding.severity == "wrong":
@@ -127,6 +140,18 @@ def _operator_key(store: Store) -> Finding:
     return Finding("ok", subject, found)
 
 
+def _clock(store: Store) -> Finding:
+    now, mark = system_clock(), timekeeping.read_mark(store)
+    if not mark.time or timekeeping.believed(now, mark.time):
+        return Finding("ok", "clock", f"it says {rfc3339(now)}")
+    found = (
+        f"it is {timekeeping.words(now, mark.time)} the newest time that the installation knows, {rfc3339(mark.time)}: "
+        "it has leapt, or no server has run since; nothing is removed or announced by it"
+    )
+    mend = "set it right; if it is right, tumbler-server trust-clock, or let a server run for a day"
+    return Finding("warning", "clock", found, mend)
+
+
 def _audit(store: Store) -> Finding:
     found = audit.run(store)
     if found:
@@ -134,6 +159,34 @@ def _audit(store: Store) -> Finding:
             "ok", "audit trail", f"{found.events:,} events, each as it was written, and {found.keys:,} keys as they say"
         )
     return Finding("wrong", "audit trail", "; ".join(found.problems), "restore a backup from before the change")
+
+
+def _peppers(installation: Installation, store: Store) -> Finding:
+    """Compare the pepper file with what servers that run know, and with what keys are signed under."""
+    subject = "peppers in use"
+    try:
+        ours = [pepper.id for pepper in installation.peppers()]
+    except SetupError:
+        return Finding("ok", subject, "not looked at, since the pepper file cannot be read")
+    known = roster.known(store, since=system_clock() - _RUNNING)
+    different = roster.differing(ours, known)
+    if different:
+        name, ids = min(different.items())
+        found = (
+            f"{len(different)} of {len(known)} serving processes know other peppers than this file, {_listed(ours)}; "
+            f"{name} knows {_listed(ids)}"
+        )
+        return Finding("warning", subject, found, "give all servers the same pepper file, and restart them")
+    foreign = sorted(set(roster.signed_under(store)) - set(ours))
+    if foreign:
+        found = f"keys are signed under peppers that are not in the pepper file, {_listed(foreign)}: each costs bcrypt"
+        return Finding("warning", subject, found, "restore them, or have the keys used: that signs them anew")
+    return Finding("ok", subject, f"{len(known)} processes serve; all, and all keys, agree with the pepper file")
+
+
+def _listed(pepper_ids: Sequence[str]) -> str:
+    shown = ", ".join(pepper_ids[:_SHOWN]) or "none"
+    return f"{shown} and {len(pepper_ids) - _SHOWN} more" if len(pepper_ids) > _SHOWN else shown
 
 
 def _webhooks(installation: Installation, store: Store) -> Finding:

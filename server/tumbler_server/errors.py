@@ -18,6 +18,17 @@ class Violation:
     rule: str
 
 
+# gRPC's clients take 8 KiB of metadata: what is larger reaches a caller as RESOURCE_EXHAUSTED. An InvalidFields stays
+# below 6 KiB: its message is sent percent-encoded, three bytes for one, and again in its details, as base64.
+_SHOWN_IN_A_MESSAGE = 200
+_SHOWN_OF_A_FIELD = 256
+_SHOWN_OF_A_RULE = 256
+_MOST_SHOWN = 100
+_AROUND = 8
+_ROOM = 2_000
+"""Bytes of all violations together; of each, what protobuf puts around it."""
+
+
 class TumblerError(Exception):
     """The base of all that a caller may be told. ``detail`` becomes the metadata of ErrorInfo."""
 
@@ -28,15 +39,23 @@ class TumblerError(Exception):
 
 
 class InvalidFields(TumblerError):
-    """One or more fields break a rule. ``violations`` are the first, as many as an answer has room for."""
+    """One or more fields break a rule. ``violations`` are the first, as many as an answer has room for.
+
+    Where that is not all of them, the last one names no field and says how many more there are.
+    """
 
     def __init__(self, violations: Sequence[Violation]) -> None:
-        rules = [f"{violation.field}: {violation.rule}" for violation in violations]
-        more = [f"and {len(rules) - 3} more"] if len(rules) > 3 else []
-        super().__init__("; ".join(rules[:3] + more))
-        # gRPC's clients take 8 KiB of metadata; what is larger reaches a caller as RESOURCE_EXHAUSTED.
-        sizes = itertools.accumulate(len(rule.encode()) for rule in rules)
-        self.violations = tuple(v for v, size in zip(violations, sizes, strict=True) if size <= 4_000)
+        rules = [_clipped(f"{violation.field}: {violation.rule}", _SHOWN_IN_A_MESSAGE) for violation in violations[:3]]
+        more = [f"and {len(violations) - 3} more"] if len(violations) > 3 else []
+        super().__init__("; ".join(rules + more))
+        clipped = [
+            Violation(_clipped(violation.field, _SHOWN_OF_A_FIELD), _clipped(violation.rule, _SHOWN_OF_A_RULE))
+            for violation in violations[:_MOST_SHOWN]
+        ]
+        sizes = itertools.accumulate(len(f"{each.field}{each.rule}".encode()) + _AROUND for each in clipped)
+        shown = [each for each, size in zip(clipped, sizes, strict=True) if size <= _ROOM]
+        left = len(violations) - len(shown)
+        self.violations = (*shown, *([Violation("", f"and {left:,} more")] if left else []))
 
 
 class Undecodable(TumblerError):
@@ -154,10 +173,10 @@ class ReaderTooSlow(TumblerError):
 
 
 class ServerStopping(TumblerError):
-    """The server ends, and its streams with it."""
+    """The server ends, and its streams with it; a call that comes then is not begun."""
 
     def __init__(self) -> None:
-        super().__init__("the server is stopping; connect again and resume from the last cursor")
+        super().__init__("the server is stopping: connect again, and resume a stream from its last cursor")
 
 
 class Cause(enum.Enum):
@@ -309,3 +328,9 @@ class CannotListen(SetupError):
 
     def __init__(self, address: str) -> None:
         super().__init__(f"cannot listen on {address}: is another server running there?")
+
+
+def _clipped(text: str, most: int) -> str:
+    """Return a text, cut where it has more than so many bytes in UTF-8."""
+    encoded = text.encode(errors="replace")
+    return text if len(encoded) <= most else encoded[: most - 3].decode(errors="ignore") + "…"

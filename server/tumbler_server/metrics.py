@@ -1,11 +1,16 @@
 """What the service counts of itself. Names and labels are for operators; nothing of a key is ever in them."""
 
 import contextlib
+import fcntl
+import os
+import shutil
 import socket
 import socketserver
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -45,15 +50,78 @@ _PATIENCE = 10
 """Seconds that a connection may take to ask."""
 
 
+_PREFIX = ".metrics-"
+
+
+class Folder:
+    """A folder in which processes count together, for as long as its maker lives. ``path`` is where it is."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def environment(self) -> dict[str, str]:
+        """Return what a process is started with that is to count here.
+
+        Something that cleans up may have removed the folder: then it is made anew. Where it cannot be, the process is
+        started all the same, and nobody sees what it counts.
+        """
+        environment = dict(os.environ)
+        environment.pop(FOLDER, None)
+        return {**environment, FOLDER: self.path} if self._stands() else environment
+
+    def _stands(self) -> bool:
+        try:
+            os.mkdir(self.path, 0o700)
+        except FileExistsError:
+            found = os.lstat(self.path)
+            ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+            if not ours:
+                _log.warning("the folder of counts is not ours any more: new processes are not counted")
+            return ours
+        except OSError as failure:
+            _log.warning("the folder of counts is gone: new processes are not counted", error=failure.strerror)
+            return False
+        _log.warning("the folder of counts was removed, and is made anew: what running processes count is not shown")
+        return True
+
+
+def inherited() -> Folder | None:
+    """Return the folder in which this process was started to count, where it was."""
+    return Folder(os.environ[FOLDER]) if FOLDER in os.environ else None
+
+
 @contextlib.contextmanager
-def folder() -> Iterator[str]:
-    """Make a folder in which processes count together. Raises ``SetupError``."""
+def folder(beside: Path) -> Iterator[Folder]:
+    """Make a folder in which processes count together, in ``beside`` where it can be. Raises ``SetupError``.
+
+    Among temporary files it would be removed one day by what cleans those up.
+    """
+    parent = beside if os.access(beside, os.W_OK | os.X_OK) else None
+    if parent:
+        _remove_abandoned(parent)
     try:
-        made = tempfile.TemporaryDirectory(prefix="tumbler-metrics-")  # of mode 0700
+        made = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent, ignore_cleanup_errors=True)  # of mode 0700
     except OSError as failure:
         raise SetupError(f"--metrics-listen needs a place for temporary files: {failure.strerror}") from None
     with made as name:
-        yield name
+        held = os.open(name, os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            yield Folder(name)
+        finally:
+            os.close(held)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the folders of servers that were killed: nobody holds the lock on those."""
+    for each in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            held = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(each)
+            finally:
+                os.close(held)
 
 
 class Scheduled(Collector):

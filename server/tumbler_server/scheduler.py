@@ -14,6 +14,7 @@ from tumbler_server.config import Config
 from tumbler_server.errors import SetupError, StoreUnavailable, explain
 from tumbler_server.events.acting import Acting
 from tumbler_server.events.lease import Lease
+from tumbler_server.events.timekeeping import Timekeeper, Timekeeping
 from tumbler_server.keys.alarms import Alarms
 from tumbler_server.keys.claims import Claims
 from tumbler_server.keys.pepper import vault
@@ -72,12 +73,14 @@ def build_scheduler(
     resolver = Resolver(look_up)
     endpoints = Endpoints(vault(peppers), Judge(config.webhook_rules, resolver))
     poster = Poster(config.webhook_rules, resolver, config.webhook_proxy, config.webhook_ca_file)
-    dispatch = Dispatch(store, endpoints, poster.post, Claims(peppers).token, clock)
+    believed = Timekeeper(store, clock, uptime, tells=False).now
+    dispatch = Dispatch(store, endpoints, poster.post, Claims(peppers).token, believed, clock)
     duties = (
-        Alarms(store, clock),
-        Outbox(store, clock),
+        Timekeeping(store, clock, uptime),
+        Alarms(store, believed),
+        Outbox(store, believed),
         dispatch,
-        Upkeep(store, endpoints, clock, config.event_retention, uptime),
+        Upkeep(store, endpoints, believed, config.event_retention, uptime),
     )
     lease = Lease(store, holder, config.scheduler_lease, uptime)
     acting = Acting(lease, duties, config.scheduler_lease, uptime)

@@ -25,6 +25,7 @@ from tumbler_server.events.follow import Following
 from tumbler_server.events.glance import Glance
 from tumbler_server.events.retention import Retention
 from tumbler_server.events.tail import Tail
+from tumbler_server.events.timekeeping import Timekeeper
 from tumbler_server.events.watch import Hub
 from tumbler_server.keys.cache import ProofCache
 from tumbler_server.keys.claims import Claims
@@ -35,6 +36,7 @@ from tumbler_server.keys.lifecycle import Lifecycle
 from tumbler_server.keys.listing import Listing
 from tumbler_server.keys.pepper import vault
 from tumbler_server.keys.resealer import Resealer
+from tumbler_server.keys.roster import Roster
 from tumbler_server.keys.rotation import Rotations
 from tumbler_server.keys.secret import Hasher
 from tumbler_server.keys.tokens import open_tokens
@@ -50,6 +52,7 @@ from tumbler_server.rpc.health import Health
 from tumbler_server.rpc.hotpath import HotPath
 from tumbler_server.rpc.lanes import Lane, stand_back
 from tumbler_server.rpc.loop import LoopThread
+from tumbler_server.rpc.parting import Parting
 from tumbler_server.rpc.policing import Policing
 from tumbler_server.rpc.reflecting import Reflection
 from tumbler_server.rpc.servicer import Servicer
@@ -127,6 +130,7 @@ class Core:
     usage: Usage
     first_uses: FirstUses
     retention: Retention
+    roster: Roster
     resolver: Resolver
     looking: ThreadPoolExecutor
     glance: Glance
@@ -141,6 +145,7 @@ class Core:
         self.usage.start()
         self.first_uses.start()
         self.retention.start()
+        self.roster.start()
 
     def close(self, seconds: float = LAST) -> None:
         """Finish what is under way, and let go of the database. The loop must not serve any more.
@@ -155,6 +160,7 @@ class Core:
         self.first_uses.close()
         self.resealer.close()
         self.retention.close()
+        self.roster.close()
         self.usage.close(seconds)
         self.store.close()
 
@@ -182,7 +188,8 @@ def build_core(
     tail = Tail(store, cache, config.max_staleness, board, uptime)
     tokens = open_tokens(store)
     resealer = Resealer(store, hasher, clock)
-    usage = Usage(store)
+    timekeeper = Timekeeper(store, clock, uptime)
+    usage = Usage(store, translate=timekeeper.translate)
     claims = Claims(peppers)
     resolver = Resolver(look_up)
     endpoints = Endpoints(vault(peppers), Judge(config.webhook_rules, resolver), config.max_webhook_urls)
@@ -213,7 +220,8 @@ def build_core(
     shedding = Shedding()
     engine = Engine(SERVICE, House(servicer, hotpath, watching, shedding, Unsent(), Turns(shares.VERIFY_CROWD)), lanes)
     following = Following(store, tail, config.max_staleness)
-    retention = Retention(store, clock, config.event_retention)
+    retention = Retention(store, timekeeper.now, config.event_retention)
+    roster = Roster(store, [pepper.id for pepper in peppers], clock, uptime)
     closing = (reads.close, proofs.close, looking.shutdown, streams.shutdown, shedding.close)
     return Core(
         store,
@@ -226,6 +234,7 @@ def build_core(
         usage,
         first_uses,
         retention,
+        roster,
         resolver,
         looking,
         glance,
@@ -306,22 +315,25 @@ class Server:
     async def _end(self) -> None:
         for task in self._background:
             task.cancel()
+        until = time.monotonic() + self._grace
         self._health.say_goodbye()
         self._core.hub.say_goodbye()
-        stopping = asyncio.ensure_future(self._accepting.stop(self._grace))
-        await asyncio.wait((stopping,), timeout=_LAST_WORD)
-        self._core.engine.say_goodbye()
-        self._core.shedding.say_goodbye()
+        await asyncio.sleep(_LAST_WORD)
+        engine, shedding = self._core.engine, self._core.shedding
+        engine.say_goodbye()
+        shedding.say_goodbye()
         self._health.close()
         if self._reflection:
             self._reflection.say_goodbye()
         await self._core.hub.close()
+        await Parting(shedding, self._accepting.under_way, lambda: engine.under_way).part(until)
+        stopping = asyncio.ensure_future(self._accepting.stop(max(0.0, until - time.monotonic())))
         # What has been told to end may not be read; only calls under way are worth the grace. Peers that do not even
         # take that their call is cancelled do not keep the process.
-        quiet, until = 0.0, time.monotonic() + self._grace + _LAST_WORD
-        while not stopping.done() and time.monotonic() < until:
+        quiet = 0.0
+        while not stopping.done() and time.monotonic() < until + _LAST_WORD:
             await asyncio.wait((stopping,), timeout=_LAST_WORD)
-            quiet = 0.0 if self._core.engine.under_way else quiet + _LAST_WORD
+            quiet = 0.0 if engine.under_way else quiet + _LAST_WORD
             if quiet >= _UNREAD:
                 stopping = asyncio.ensure_future(self._accepting.stop(None))
                 quiet = -math.inf

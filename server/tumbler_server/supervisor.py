@@ -43,7 +43,7 @@ def supervise(config: Config, ready: Callable[[int], None], stopping: Callable[[
         port = open_.enter_context(reserved(config.listen))
         board = board_file(config.workers)
         open_.callback(os.close, board)
-        counts = open_.enter_context(_counts(config.metrics_listen))
+        counts = open_.enter_context(_counts(config))
         host = config.listen.rpartition(":")[0]
         # Their counts are shown here, as one sum.
         config = replace(config, listen=f"{host}:{port}", metrics_listen="")
@@ -164,7 +164,7 @@ class _Crew:
         Raises ``SetupError`` where one ends instead.
         """
         for worker in self._workers:
-            worker.start(self._counts.environment)
+            worker.start(self._counts.environment())
         while not all(worker.ready for worker in self._workers):
             for worker in self._workers:
                 if not worker.process:
@@ -197,7 +197,7 @@ class _Crew:
             )
         if worker.due <= now:
             self._counts.restarts.inc()
-            worker.start(self._counts.environment)
+            worker.start(self._counts.environment())
             return 0.0
         return worker.due - now
 
@@ -238,7 +238,7 @@ class _Crew:
 class _Counts:
     """What all workers have counted, those that have ended included, as one sum."""
 
-    def __init__(self, folder: str = "") -> None:
+    def __init__(self, folder: metrics.Folder | None = None) -> None:
         """Without a ``folder`` nobody asks, and each worker counts for itself."""
         self._folder = folder
         self.registry = CollectorRegistry()
@@ -247,25 +247,27 @@ class _Counts:
             "Workers that were started in the place of one that ended.",
             registry=self.registry,
         )
-        self.environment = dict(os.environ)
         if folder:
-            self.environment[metrics.FOLDER] = folder
-            MultiProcessCollector(self.registry, folder)
+            MultiProcessCollector(self.registry, folder.path)
+
+    def environment(self) -> dict[str, str]:
+        """Return what a worker is started with."""
+        return self._folder.environment() if self._folder else dict(os.environ)
 
     def forget(self, pid: int) -> None:
         """Take what a process that has ended had open out of the sum; what it counted stays."""
         if self._folder:
-            mark_process_dead(pid, self._folder)
+            mark_process_dead(pid, self._folder.path)
 
 
 @contextlib.contextmanager
-def _counts(address: str) -> Iterator[_Counts]:
-    if not address:
+def _counts(config: Config) -> Iterator[_Counts]:
+    if not config.metrics_listen:
         yield _Counts()
         return
-    with metrics.folder() as folder:
+    with metrics.folder(config.installation.data_dir) as folder:
         counts = _Counts(folder)
-        with metrics.served(address, counts.registry):
+        with metrics.served(config.metrics_listen, counts.registry):
             yield counts
 
 

@@ -46,13 +46,14 @@ def serve(
     from tumbler_server.server import build_server
 
     with contextlib.ExitStack() as open_:
-        environment = dict(os.environ)
+        folder = metrics.inherited()
         if config.metrics_listen:
-            environment[metrics.FOLDER] = folder = open_.enter_context(metrics.folder())
-            REGISTRY.register(metrics.Scheduled(folder))
+            folder = open_.enter_context(metrics.folder(config.installation.data_dir))
+            REGISTRY.register(metrics.Scheduled(folder.path))
             open_.enter_context(metrics.served(config.metrics_listen))
         server = build_server(config, board=board)
         server.start()
+        environment = folder.environment if folder else os.environ.copy
         scheduler = open_.enter_context(_scheduler(config, environment)) if scheduling else None
         ready(server.port)
         signal.sigwait(ENDING)
@@ -66,10 +67,12 @@ def serve(
             sys.exit(1)
 
 
-def _scheduler(config: Config, environment: Mapping[str, str]) -> contextlib.AbstractContextManager[Keeper]:
+def _scheduler(
+    config: Config, environment: Callable[[], Mapping[str, str]]
+) -> contextlib.AbstractContextManager[Keeper]:
     # One name for all that come after each other: what died can be followed at once, since we have seen it dead.
     holder = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
-    return kept("scheduler", lambda: Process("tumbler_server.scheduler", (config, holder), environment))
+    return kept("scheduler", lambda: Process("tumbler_server.scheduler", (config, holder), environment()))
 
 
 def main() -> None:

@@ -6,35 +6,14 @@ import signal
 from collections import Counter
 
 import apsw
-import psutil
 import pytest
 
 from tests.e2e.service import Service, alive, eventually, seconds
-from tests.e2e.test_workers import counted, logged, pids, scraped
+from tests.e2e.test_workers import counted, logged, pids, schedulers, scraped, the_scheduler
 
 DUE = 'tumbler_alarms_total{type="rotation_due"}'
 
 ROTATING = ("--min-rotation-interval", "1s", "--metrics-listen", "127.0.0.1:0")
-
-
-def schedulers(service: Service) -> list[int]:
-    """Return the schedulers that a server has, whichever of its processes is above them."""
-    assert service.process is not None
-    found = []
-    for process in psutil.Process(service.process.pid).children(recursive=True):
-        try:
-            line = " ".join(process.cmdline())
-        except psutil.Error:  # it has ended since
-            continue
-        if "tumbler_server.scheduler" in line:
-            found.append(process.pid)
-    return found
-
-
-def the_scheduler(service: Service) -> int:
-    """Wait until a server has a scheduler, and return it."""
-    (pid,) = eventually(lambda: schedulers(service))
-    return int(pid)
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])

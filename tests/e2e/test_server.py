@@ -25,8 +25,8 @@ from tumbler_server.events.tail import MAX_STALENESS
 
 SERVICE = "tumbler.v1.ApiKeyService"
 
-ENDING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
-"""What gRPC answers for a server that has ended, and to a call that came as it did and was not begun."""
+ENDING = {grpc.StatusCode.UNAVAILABLE}
+"""How calls end that come as a server ends, or after that."""
 
 
 @pytest.fixture

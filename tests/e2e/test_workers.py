@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import urllib.request
@@ -11,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.e2e.service import PATIENCE, Client, Service, alive, eventually, together
 from tests.e2e.test_server import ENDING, refusal
 from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server import metrics
 
 MANY = 24
 """Connections; the system spreads them, and that all come to one of two workers has odds of one to eight million."""
@@ -30,6 +33,26 @@ def logged(service: Service, event: str) -> list[dict[str, Any]]:
 def pids(service: Service) -> dict[int, int]:
     """Return the process of each worker, by its number, as the log tells them."""
     return {line["worker"]: line["pid"] for line in logged(service, "a worker is ready")}
+
+
+def schedulers(service: Service) -> list[int]:
+    """Return the schedulers that a server has, whichever of its processes is above them."""
+    assert service.process is not None
+    found = []
+    for process in psutil.Process(service.process.pid).children(recursive=True):
+        try:
+            line = " ".join(process.cmdline())
+        except psutil.Error:  # it has ended since
+            continue
+        if "tumbler_server.scheduler" in line:
+            found.append(process.pid)
+    return found
+
+
+def the_scheduler(service: Service) -> int:
+    """Wait until a server has a scheduler, and return it."""
+    (pid,) = eventually(lambda: schedulers(service))
+    return int(pid)
 
 
 def refuses_connections(target: str) -> bool:
@@ -351,6 +374,47 @@ def test_counts_outlive_a_worker(pair: Service) -> None:
     assert counts["tumbler_worker_restarts_total"] == 2
     assert counts['tumbler_verdicts_total{code="malformed"}'] == MANY
     assert pair.stop() == 0
+
+
+def folders(service: Service) -> list[Path]:
+    """Return where processes of a server count together."""
+    return list(service.data_dir.glob(".metrics-*"))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_processes_are_replaced_though_their_folder_was_removed(embedded: Service, workers: str) -> None:
+    """If a cleaner takes the folder of counts, workers and schedulers that die are replaced, and counted anew."""
+    embedded.start("--workers", workers, "--metrics-listen", "127.0.0.1:0")
+    scheduler = the_scheduler(embedded)
+    (folder,) = folders(embedded)
+    shutil.rmtree(folder)
+    os.kill(scheduler, signal.SIGKILL)
+    assert eventually(lambda: [pid for pid in schedulers(embedded) if pid != scheduler])
+    for pid in pids(embedded).values():
+        os.kill(pid, signal.SIGKILL)
+    if workers == "2":
+        eventually(lambda: len(logged(embedded, "a worker is ready")) == 4)
+    for client in everywhere(embedded):
+        client.verdict("typing error")
+    eventually(lambda: counted(embedded)['tumbler_verdicts_total{code="malformed"}'] == MANY)
+    assert logged(
+        embedded, "the folder of counts was removed, and is made anew: what running processes count is not shown"
+    )
+    assert embedded.stop() == 0
+    assert folders(embedded) == []
+
+
+def test_the_counts_of_a_killed_server_are_removed(embedded: Service) -> None:
+    """A server that is killed leaves its folder of counts behind; the next one removes it, and none that is in use."""
+    embedded.start("--metrics-listen", "127.0.0.1:0")
+    (left,) = folders(embedded)
+    embedded.signal(signal.SIGKILL)
+    embedded.wait()
+    embedded.start("--metrics-listen", "127.0.0.1:0")
+    (used,) = folders(embedded)
+    assert used != left
+    with metrics.folder(embedded.data_dir) as other:
+        assert set(folders(embedded)) == {used, Path(other.path)}
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -6,7 +6,8 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from tests.harness import Refused, World, forged, lasting
+from tests.harness import Refused, World, at, forged, lasting
+from tumbler.keyformat import parse
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import HOUR
 from tumbler_server.errors import SetupError
@@ -198,6 +199,19 @@ def test_a_calling_key_is_bound_to_its_networks(world: World, peer: str, network
     assert outcome(world, "List", key) == expected
     assert outcome(world, "List", key) == expected
     assert outcome(world, "List", world.operator) == "OK"
+
+
+@pytest.mark.parametrize("networks", [[], ["127.0.0.0/8"]], ids=["from anywhere", "bound to a network"])
+@pytest.mark.parametrize("method", sorted(POLICY))
+def test_a_call_is_a_use_of_the_callers_key(world: World, method: str, networks: list[str]) -> None:
+    """Whatever it calls, and whether or not it is bound to networks, a calling key gets its last_used_time."""
+    key_id = world.create().api_key.id
+    caller = world.caller(POLICY[method], allowed_cidrs=networks)
+    world.clock.advance(HOUR)
+    for _ in range(2):  # from the database, then from memory
+        assert outcome(world, method, caller, key_id) != "UNAUTHENTICATED"
+    world.core.usage.flush()
+    assert world.get(parse(caller).id).last_used_time == at(world.clock.now)
 
 
 def test_an_update_of_the_caller_counts_at_once(world: World) -> None:

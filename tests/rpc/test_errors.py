@@ -1,5 +1,6 @@
 """What callers and the log learn when something goes wrong, and what they never do."""
 
+import base64
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -284,19 +285,34 @@ MONSTROUS: dict[str, tuple[str, Message]] = {
 }
 
 
+ROOM = 6 * 1_024
+"""Bytes of metadata that an error takes at the most; clients take 8 KiB."""
+
+
 @pytest.mark.parametrize("name", MONSTROUS)
 def test_an_error_always_fits_into_grpcs_metadata(world: World, name: str) -> None:
-    """However much is wrong, status and details fit the 8 KiB that clients take: the caller learns the first of it."""
+    """However much is wrong, status and details have room in what clients take: the caller learns the first of it."""
     if name == "same name":
         crowd(world, 500)
     method, request = MONSTROUS[name]
     refused = world.refused(method, request)
     assert refused.code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
-    details = len(refused.status.SerializeToString())
-    assert details + len(quote(refused.message)) < 8_192 - 500
+    details = len(base64.b64encode(refused.status.SerializeToString()))  # as a client may count them
+    assert details + len(quote(refused.message)) < ROOM
     if refused.code is grpc.StatusCode.INVALID_ARGUMENT:
         assert refused.reason == "REQUEST_TOO_LARGE" if name == "too large" else refused.fields
     else:
         ids = refused.info.metadata["key_ids"].split(",")
         assert len(ids) > 1
         assert world.get(ids[0]).name == "default"
+
+
+def test_what_is_left_out_is_counted(world: World) -> None:
+    """Of more broken rules than an error has room for, the last entry names no field and says how many are left."""
+    refused = world.refused("Create", pb.CreateRequest(project_id="acme", scopes=["not a scope"] * 100))
+    *shown, last = refused.violations
+    assert [field for field, _ in shown] == [f"scopes[{number}]" for number in range(len(shown))]
+    assert 10 < len(shown) < 100
+    assert last == ("", f"and {100 - len(shown)} more")
+    few = world.refused("Create", pb.CreateRequest(project_id="acme", scopes=["not a scope"] * 10))
+    assert few.fields == [f"scopes[{number}]" for number in range(10)]

@@ -261,6 +261,7 @@ def test_nothing_stored_holds_a_secret(world: World) -> None:
     shown = _history(world)
     secrets = [keyformat.parse(text).secret for text in shown]
     assert len(set(secrets)) == len(shown) > 9
+    world.core.roster.look()
     stored = []
     for model in MODELS:
         names = ", ".join(field.column_name for field in model._meta.sorted_fields)

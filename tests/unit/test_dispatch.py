@@ -35,7 +35,7 @@ class Mail:
         self._lease = Lease(domain.store, "test", uptime=FrozenClock(0))
         self._lease.keep()
         self._dispatch = Dispatch(
-            domain.store, domain.endpoints, self._post, domain.claims.token, domain.clock, senders
+            domain.store, domain.endpoints, self._post, domain.claims.token, domain.clock, domain.clock, senders
         )
 
     def _post(self, url: str, _: bytes, __: Mapping[str, str], project_id: str) -> Answer:

@@ -222,7 +222,7 @@ def test_a_status_that_is_not_taken(path: str, work: Any, monkeypatch: pytest.Mo
         serving, call = Serving(loop), Stuck(loop)
         serving.begin(call.event(), path, service if work else SimpleNamespace(service=lambda _: None), 0)
         await asyncio.wait_for(call.cancelled.wait(), PATIENCE)
-        while serving._tasks:
+        while serving.under_way():
             await asyncio.sleep(0)
         assert (serving.ending, serving._young, serving._older) == ({}, set(), set())
 

@@ -14,7 +14,7 @@ from tumbler_server.keys.paging import cut
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.rules import Check
 from tumbler_server.keys.tokens import Tokens, fingerprint
-from tumbler_server.limits import WEBHOOKS_PENDING
+from tumbler_server.limits import LENGTHS, WEBHOOKS_PENDING
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow, DeliveryRow, EndpointRow
 from tumbler_server.webhooks import deliveries, messages
@@ -136,6 +136,7 @@ class Deliveries:
         check.filter("project_id", project_id)
         if not url:
             check.fail("webhook_url", "is required")
+        check.text("webhook_url", url, LENGTHS["webhook_url"])
         check.done()
         if project_id:
             access.enter(caller, project_id)

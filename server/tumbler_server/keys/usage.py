@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import peewee
 import structlog
@@ -54,9 +54,13 @@ _log = structlog.get_logger(__name__)
 class Usage:
     """Notes which keys are used, and writes it down. Safe for use by many threads."""
 
-    def __init__(self, store: Store, uptime: Clock = clock.uptime) -> None:
+    def __init__(
+        self, store: Store, uptime: Clock = clock.uptime, translate: Callable[[int], int] = lambda noted: noted
+    ) -> None:
+        """``translate`` makes of an instant by this process's clock what is to be written; it may raise."""
         self._store = store
         self._uptime = uptime
+        self._translate = translate
         # One dictionary for ever, of which each use is a single step that no other thread can come between: setting an
         # item, `list` of its keys, `pop`, `setdefault`. Were it exchanged for a new one at a flush, a thread that had
         # looked it up just before would write its note into the old one, after that was read.
@@ -119,7 +123,8 @@ class Usage:
     def _write(self, key_ids: Sequence[str]) -> bool:
         batch = {key_id: self._notes.pop(key_id) for key_id in key_ids}
         try:
-            self._store.alone(lambda db: self._update(db, batch))
+            times = {key_id: self._translate(noted) for key_id, noted in batch.items()}
+            self._store.alone(lambda db: self._update(db, times))
         except Exception as failure:
             # They stay where they were, but that what was noted meanwhile is newer.
             for key_id, noted in batch.items():

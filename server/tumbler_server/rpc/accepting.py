@@ -60,6 +60,10 @@ class Accepting:
         except RuntimeError:
             return 0
 
+    def under_way(self) -> frozenset[serving.Context]:
+        """Return the calls that have not ended."""
+        return self._serving.under_way()
+
     def start(self) -> None:
         """Begin to take calls up, until ``stop``."""
         self._server.start()

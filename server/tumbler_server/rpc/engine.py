@@ -22,7 +22,7 @@ from tumbler_server.errors import (
 )
 from tumbler_server.limits import Limit
 from tumbler_server.rpc import accepting, exchange, status
-from tumbler_server.rpc.exchange import Cut, Exchange, Handler, House, Plan, Refusal
+from tumbler_server.rpc.exchange import Cut, Exchange, Farewell, Handler, House, Plan, Refusal
 from tumbler_server.rpc.lanes import Lane
 from tumbler_server.rpc.presence import Presence
 from tumbler_server.rpc.serving import Details
@@ -107,6 +107,8 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         self._house = house
         self._unauthenticated = Refusal(status.told(Unauthenticated(), ""), house.shedding)
         self._no_method = Refusal(status.NO_METHOD, house.shedding)
+        self._farewell = Farewell(status.told(ServerStopping(), ""))
+        self._over = False
         known = house.shedding.has_been_let_in
         self._crowds = crowds = {row.crowd: Presence(row.crowd, known) for row in METHODS.values()}
         self._calls = [crowd for limit, crowd in crowds.items() if limit is not shares.WATCH_CROWD]
@@ -126,6 +128,8 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
                 self._house.shedding,
                 whoever=details.size > shares.ABSURD,
             )
+        if self._over:
+            return self._farewell
         plan = self._plans.get(details.method)
         if plan is None:
             return self._no_method
@@ -164,7 +168,8 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
                 crowd.cut_unread(now - to_read)
 
     def say_goodbye(self) -> None:
-        """End all calls whose request has not come."""
+        """End all calls whose request has not come, and refuse new ones."""
+        self._over = True
         for crowd in self._crowds.values():
             crowd.end_waiting(math.inf, ServerStopping())
 

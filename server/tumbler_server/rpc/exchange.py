@@ -266,6 +266,19 @@ class Refusal(Handler):
         return await status.end(context, self._told)
 
 
+class Farewell(Handler):
+    """Ends calls that come to a server which ends: at once, whoever calls."""
+
+    __slots__ = ("_told",)
+
+    def __init__(self, told: status.Told) -> None:
+        self._told = told
+
+    async def stream_unary(self, _: object, context: Any) -> bytes:
+        """Refuse the call; gRPC's way in."""
+        return await status.end(context, self._told)
+
+
 class Cut(Refusal):
     """Ends a call, and with it the connection of a stranger; with ``whoever``, everybody's."""
 

@@ -211,7 +211,7 @@ class Serving:
         self.loop = loop
         self.ending: dict[Context, None] = {}
         """Calls that end by a status which has not been taken yet; the oldest first."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls: dict[asyncio.Task[None], Context] = {}
         self._young: set[Context] = set()
         """Those of which nobody has asked yet whether their callers go away."""
         self._older: set[Context] = set()
@@ -236,9 +236,14 @@ class Serving:
         # The event is let go of: it may be large, and thousands may come at once.
         metadata = event.invocation_metadata if size <= shares.HEADER_BYTES.most else ()
         details = Details(path, metadata, size)
-        serving = self.loop.create_task(self._serve(Context(self, event, metadata), details, service))
-        self._tasks.add(serving)
-        serving.add_done_callback(self._tasks.discard)
+        context = Context(self, event, metadata)
+        serving = self.loop.create_task(self._serve(context, details, service))
+        self._calls[serving] = context
+        serving.add_done_callback(self._calls.pop)
+
+    def under_way(self) -> frozenset[Context]:
+        """Return the calls that have not ended."""
+        return frozenset(self._calls.values())
 
     async def _serve(self, context: Context, details: Details, service: Service) -> None:
         context.take_hold()

@@ -23,7 +23,7 @@ _TCP_INFO = 11
 _RECEIVED = slice(128, 136)
 """Where ``struct tcp_info`` of linux/tcp.h has the bytes received, since Linux 4.1."""
 
-_SO_ATTACH_FILTER, _SO_DETACH_FILTER, _BPF_RET = 26, 27, 6
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER, _SO_ACCEPTCONN, _BPF_RET = 26, 27, 30, 6
 """See socket(7), and linux/filter.h."""
 
 _ALL = 1 << 30
@@ -81,6 +81,19 @@ def silence(file: int) -> None:
     _discard(file)
 
 
+def stop_listening(port: int) -> None:
+    """Have nobody connect to a port of ours any more: to gRPC, accepting has failed. On Linux."""
+    look = _Look(port)
+    for file in descriptors():
+        if look.listens(file):
+            _c.shutdown(file, socket.SHUT_RDWR)
+
+
+def finish(file: int) -> None:
+    """Tell the peer that nothing more comes; what has been sent arrives before that. It can only hang up then."""
+    _c.shutdown(file, socket.SHUT_WR)
+
+
 def hear(file: int) -> bool:
     """Have the peer heard again, and say whether it was silenced. On Linux."""
     return not _c.setsockopt(file, socket.SOL_SOCKET, _SO_DETACH_FILTER, bytes(4), 4)
@@ -109,6 +122,13 @@ class _Look:
         self._port = port.to_bytes(2, "big")
         self._told = ctypes.create_string_buffer(128)  # a struct sockaddr of whatever family
         self._size = ctypes.c_uint32()
+
+    def listens(self, file: int) -> bool:
+        if self._ask(_c.getsockname, file)[2:4] != self._port:
+            return False
+        told, size = ctypes.c_int(), ctypes.c_uint32(ctypes.sizeof(ctypes.c_int))
+        failed = _c.getsockopt(file, socket.SOL_SOCKET, _SO_ACCEPTCONN, ctypes.byref(told), ctypes.byref(size))
+        return not failed and bool(told.value)
 
     def end_of(self, file: int) -> End | None:
         ours = self._ask(_c.getsockname, file)

@@ -168,6 +168,30 @@ class LeaseRow(Model):
         table_name = "lease"
 
 
+class ClockRow(Model):
+    """The single row that says what time the installation has come to; see ``events.timekeeping``."""
+
+    id = SmallIntegerField(primary_key=True)
+    time = BigIntegerField()  # 0: nobody has said yet
+    apart = BigIntegerField()  # how far the clock that is on trial was from it; 0: none is
+    waited = BigIntegerField()  # how long that has said the same
+
+    class Meta:
+        table_name = "clock"
+
+
+class ServerRow(Model):
+    """A process that serves, and the peppers that it knows; see ``keys.roster``."""
+
+    name = CharField(primary_key=True)
+    pepper_ids = TextField()  # joined by commas, the one that signs first
+    beat = BigIntegerField()
+    seen_time = BigIntegerField()  # by its own clock, for people to read
+
+    class Meta:
+        table_name = "server"
+
+
 class OutboxRow(Model):
     """The single row that says up to which event deliveries have been made of the log."""
 
@@ -226,5 +250,5 @@ class DeliveryRow(Model):
 
 MODELS = (
     ApiKeyRow, ApiKeyScopeRow, EventRow, LogHeadRow, RequestRow, InstallationRow, LeaseRow, OutboxRow, EndpointRow,
-    DeliveryRow, ProjectRow,
+    DeliveryRow, ProjectRow, ClockRow, ServerRow,
 )  # fmt: skip

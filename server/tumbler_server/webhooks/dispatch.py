@@ -86,19 +86,22 @@ class Dispatch:
         post: Post,
         claim_token: ClaimToken,
         clock: Clock,
+        wall: Clock,
         senders: int = SENDERS,
     ) -> None:
+        """Send what is due by ``clock``. Messages say the time by ``wall``: receivers compare it with theirs."""
         self._store = store
         self._endpoints = endpoints
         self._post = post
         self._claim_token = claim_token
         self._clock = clock
+        self._wall = wall
         self._most = senders
         self._sending: dict[int, _Underway] = {}  # by the event's revision
         self._slow: dict[str, None] = {}  # endpoints, the last to become so at the end
         self._last = {False: "", True: ""}  # the project that a turn ended with, for fresh endpoints and failing ones
         self._senders = 0
-        self._waiting: queue.SimpleQueue[tuple[Endpoint, Delivery, str, int] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Endpoint, Delivery, str] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[Delivery, Outcome, float]] = queue.SimpleQueue()
         self.finished: Callable[[], None] = lambda: None
         """Called whenever something has been sent, so that ``work`` can be."""
@@ -210,7 +213,7 @@ class Dispatch:
                 over[State.FAILED].append(delivery)
             else:
                 self._sending[delivery.revision] = _Underway(endpoint.id, endpoint.project_id, self._doubtful(endpoint))
-                self._waiting.put((endpoint, delivery, messages.body(delivery, key, self._claim_token), now))
+                self._waiting.put((endpoint, delivery, messages.body(delivery, key, self._claim_token)))
         while self._senders < len(self._sending):
             # The process does not wait for them at its end: one may be held for 15 seconds.
             threading.Thread(target=self._send_all, name="webhooks", daemon=True).start()
@@ -254,17 +257,18 @@ class Dispatch:
 
     def _send_all(self) -> None:
         while job := self._waiting.get():
-            endpoint, delivery, body, now = job
+            endpoint, delivery, body = job
             began = time.monotonic()
             try:
-                outcome = self._attempt(endpoint, delivery, body, now)
+                outcome = self._attempt(endpoint, delivery, body)
             except Exception as failure:
                 _log.error("sending a webhook failed", delivery_id=delivery.id, error=type(failure).__name__)
                 outcome = Outcome(error="the server failed; its log says more")
             self._done.put((delivery, outcome, time.monotonic() - began))
             self.finished()
 
-    def _attempt(self, endpoint: Endpoint, delivery: Delivery, body: str, now: int) -> Outcome:
+    def _attempt(self, endpoint: Endpoint, delivery: Delivery, body: str) -> Outcome:
+        now = self._wall()
         try:
             signers = self._endpoints.signers(endpoint, now)
         except CannotOpen:

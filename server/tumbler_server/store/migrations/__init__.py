@@ -21,6 +21,7 @@ from tumbler_server.store.migrations import (
     m0006_projects,
     m0007_evidence,
     m0008_first_use,
+    m0009_clock,
 )
 
 STEPS: tuple[ModuleType, ...] = (
@@ -32,6 +33,7 @@ STEPS: tuple[ModuleType, ...] = (
     m0006_projects,
     m0007_evidence,
     m0008_first_use,
+    m0009_clock,
 )
 
 NEWEST = len(STEPS)

@@ -30,6 +30,7 @@ public enum ErrorReason
   /**
    * <pre>
    * ERROR_REASON_INVALID_FIELD, INVALID_ARGUMENT: one or more fields break a rule; BadRequest names each and the rule.
+   * Where they are too many for an error's metadata, the last violation has no field and says how many are left out.
    *
    *     {"reason": "INVALID_FIELD"} with {"field_violations": [{"field": "name", "description": "3–255 characters"}]}
    * </pre>
@@ -358,6 +359,7 @@ public enum ErrorReason
   /**
    * <pre>
    * ERROR_REASON_INVALID_FIELD, INVALID_ARGUMENT: one or more fields break a rule; BadRequest names each and the rule.
+   * Where they are too many for an error's metadata, the last violation has no field and says how many are left out.
    *
    *     {"reason": "INVALID_FIELD"} with {"field_violations": [{"field": "name", "description": "3–255 characters"}]}
    * </pre>

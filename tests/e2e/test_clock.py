@@ -1,0 +1,82 @@
+"""A server whose machine has the wrong time: what it leaves as it is, and how it is told when the time is right."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.service import Service, eventually
+from tests.e2e.test_commands import doctor
+from tests.e2e.test_workers import logged
+from tumbler_server.clock import DAY, SECOND
+
+AHEAD = 500 * DAY
+
+DOUBTED = "this machine's clock is 500.0 days ahead of the time that the installation knows: "
+
+# Python runs this at the beginning of each process that finds it: the server's, and those of all that it starts.
+_WRONG = """
+import os, time
+_right = time.time_ns
+time.time_ns = lambda: _right() + int(os.environ["TEST_CLOCK_AHEAD"]) * 1_000
+"""
+
+
+@pytest.fixture
+def wrong_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Have all processes that are started from now on think that it is 500 days later, until it is undone."""
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "sitecustomize.py").write_text(_WRONG)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "wrong"))
+    monkeypatch.setenv("TEST_CLOCK_AHEAD", str(AHEAD))
+    return monkeypatch
+
+
+def doubts(service: Service) -> bool:
+    """Whether the log says that the clock is not believed."""
+    return any(DOUBTED in line for line in service.stderr.splitlines())
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_started_with_a_wrong_clock(installed: Service, workers: str, request: pytest.FixtureRequest) -> None:
+    """Started once with its clock 500 days ahead, it removes and announces nothing, and leaves no use in the future.
+
+    It says so in one line, and so does the doctor. Told that the clock is right, it removes what is old by that.
+    """
+    installed.start()
+    rotation = {"interval": {"seconds": 30 * 86_400}}
+    keys = [installed.create(name=f"key {number}", rotation=rotation) for number in range(5)]
+    for key in keys:  # of each key the last event is kept, however old it is
+        installed.set_active(key.api_key.id, False)
+        installed.set_active(key.api_key.id, True)
+    assert installed.stop() == 0
+    events = installed.read("SELECT * FROM event ORDER BY revision")
+
+    clock = request.getfixturevalue("wrong_clock")
+    before = time.time()
+    installed.start("--workers", workers)
+    assert installed.verdict(keys[0].key) == "VALID"
+    eventually(lambda: doubts(installed))
+    eventually(lambda: logged(installed, "this process acts on schedules from now on"))
+    assert installed.stop() == 0
+    after = time.time()
+    assert 1 <= len([line for line in installed.stderr.splitlines() if DOUBTED in line]) <= int(workers)
+    assert not logged(installed, "removed the oldest events")
+    code, findings = doctor(installed)
+    assert (code, findings["clock"]["severity"]) == (0, "warning")
+    assert findings["clock"]["found"].startswith("it is 500.0 days ahead of the newest time")
+    assert "tumbler-server trust-clock" in findings["clock"]["mend"]
+    assert installed.read("SELECT * FROM event ORDER BY revision") == events
+    ((used,),) = installed.read("SELECT last_used_time FROM api_key WHERE id = ?", keys[0].api_key.id)
+    assert before - 60 <= used / SECOND <= after
+    installed.audit()
+
+    assert installed.command("trust-clock").returncode == 0
+    code, findings = doctor(installed)
+    assert findings["clock"]["severity"] == "ok"
+    installed.start("--workers", workers)
+    eventually(lambda: len(installed.read("SELECT * FROM event WHERE revision <= ?", len(events))) < len(events) // 2)
+    eventually(lambda: installed.read("SELECT * FROM event WHERE type = 7"))
+    assert installed.stop() == 0
+    installed.audit()
+    clock.undo()

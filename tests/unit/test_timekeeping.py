@@ -1,0 +1,226 @@
+"""The time that an installation goes by, while clocks do what they like."""
+
+import pytest
+import structlog
+
+from tests.domain import Domain
+from tests.harness import FrozenClock
+from tests.unit.test_log import append, change
+from tumbler_server.clock import DAY, HOUR, MINUTE
+from tumbler_server.events import timekeeping
+from tumbler_server.events.lease import SPAN, Lease
+from tumbler_server.events.timekeeping import LEAP, LOOK, TICK, TRIAL, Timekeeper, Timekeeping, read_mark
+from tumbler_server.store.database import Store
+
+AHEAD, BEHIND = 500 * DAY, -365 * DAY
+
+
+class Machine:
+    """A machine with a server: a clock that may leap, and one that only goes on. It acts where the lease is free."""
+
+    def __init__(self, store: Store, clock: FrozenClock, name: str = "test") -> None:
+        self.store = store
+        self.clock = clock
+        self.uptime = FrozenClock(0)
+        self.start(name)
+
+    def start(self, name: str = "test") -> None:
+        """Begin as a new process."""
+        self.lease = Lease(self.store, name, uptime=self.uptime)
+        self.keeping = Timekeeping(self.store, self.clock, self.uptime)
+        self.keeper = Timekeeper(self.store, self.clock, self.uptime)
+
+    def act(self) -> None:
+        """Do what is due now, if it is ours to do."""
+        if self.lease.keep():
+            self.keeping.work(self.lease)
+
+    def run(self, span: int, pace: int = 1) -> None:
+        """Let time pass while the server runs; its clock is so many times as fast."""
+        for _ in range(span // TICK):
+            self.uptime.advance(TICK)
+            self.clock.advance(TICK * pace)
+            self.act()
+
+    def stand(self, span: int) -> None:
+        """Let time pass while nothing runs."""
+        self.uptime.advance(span)
+        self.clock.advance(span)
+
+    def now(self) -> int:
+        """Return the time that the installation goes by, as a process that has just looked sees it."""
+        self.uptime.advance(LOOK)
+        self.clock.advance(LOOK)
+        return self.keeper.now()
+
+
+@pytest.fixture
+def machine(store: Store, clock: FrozenClock) -> Machine:
+    """Give a machine whose server has run for a while, with a clock that was right."""
+    append(store, change(time=clock.now), change(time=clock.now))
+    machine = Machine(store, clock)
+    machine.act()
+    machine.run(10 * MINUTE)
+    return machine
+
+
+@pytest.mark.parametrize(
+    ("leap", "follows"),
+    [
+        (0, True),
+        (HOUR, True),
+        (-HOUR, True),
+        (LEAP, True),
+        (-LEAP, True),
+        (LEAP + 1, False),
+        (-LEAP - 1, False),
+        (AHEAD, False),
+        (BEHIND, False),
+    ],
+)
+def test_a_leap_of_more_than_a_day_is_not_followed(machine: Machine, leap: int, follows: bool) -> None:
+    """A clock within a day of the time that is known is believed; beside another, time goes on as if it had not leapt.
+
+    So for the process that acts, for one that only asks, and for one that begins later.
+    """
+    right = machine.clock.now
+    machine.clock.advance(leap)
+    assert machine.keeper.now() == right + leap * follows
+    machine.run(5 * MINUTE)
+    right += 5 * MINUTE + leap * follows
+    assert machine.keeper.now() == right
+    assert Timekeeper(machine.store, machine.clock, machine.uptime).now() == right
+    assert read_mark(machine.store).time == right
+
+
+@pytest.mark.parametrize("leap", [AHEAD, BEHIND])
+def test_a_clock_that_stands_by_it_is_believed_after_a_day(machine: Machine, leap: int) -> None:
+    """Whoever runs for a day with a clock that says the same is believed, and no sooner; the log says so."""
+    right = machine.clock.now
+    machine.clock.advance(leap)
+    with structlog.testing.capture_logs() as logged:
+        machine.act()
+        machine.run(TRIAL - TICK)
+        assert machine.now() == pytest.approx(right + TRIAL, abs=2 * TICK)
+        machine.run(2 * TICK)
+        assert machine.now() == machine.clock.now
+    told = [entry for entry in logged if "is believed from now on" in entry["event"]]
+    assert len(told) == 1
+    still = [entry["hours_until_believed"] for entry in logged if "hours_until_believed" in entry]
+    assert still == sorted(still, reverse=True)
+    assert 20 < len(still) < 25, "once an hour"
+
+
+def test_a_trial_goes_on_after_a_restart(machine: Machine) -> None:
+    """The day is a day of running: it need not be one process that runs, and does not begin anew with each."""
+    machine.clock.advance(AHEAD)
+    for _ in range(4):
+        machine.run(TRIAL // 4)
+        machine.start()
+        machine.act()
+        machine.stand(3 * MINUTE)
+    machine.run(10 * TICK)
+    assert machine.now() == machine.clock.now
+
+
+def test_the_time_in_which_nothing_ran_is_no_trial(machine: Machine) -> None:
+    """A wrong clock is not believed because the machine was off, or asleep, for long."""
+    machine.clock.advance(AHEAD)
+    machine.run(10 * MINUTE)
+    machine.stand(3 * DAY)
+    machine.run(10 * MINUTE)
+    assert machine.now() < machine.clock.now - 400 * DAY
+
+
+def test_a_clock_that_changes_its_mind_is_on_trial_anew(machine: Machine) -> None:
+    """What counts is how long a clock has said the same: each leap of more than an hour begins a new day."""
+    machine.clock.advance(AHEAD)
+    for _ in range(3):
+        machine.run(TRIAL // 2)
+        machine.clock.advance(2 * HOUR)
+    assert machine.now() < machine.clock.now - 400 * DAY
+
+
+def test_a_clock_that_was_set_right_leaves_nothing_behind(machine: Machine) -> None:
+    """If a clock was wrong for less than a day, and then is right, all is as if it had never been wrong."""
+    machine.clock.advance(AHEAD)
+    with structlog.testing.capture_logs() as logged:
+        machine.run(23 * HOUR)
+        machine.now()
+        machine.clock.advance(-AHEAD)
+        machine.run(10 * MINUTE)
+        assert machine.now() == machine.clock.now
+    assert read_mark(machine.store) == (machine.clock.now - LOOK, 0, 0)
+    assert [entry["event"].partition(":")[0] for entry in logged if "hours_until_believed" not in entry] == [
+        "this machine's clock is 500.0 days ahead of the time that the installation knows",
+        "this machine's clock agrees with the installation again",
+    ]
+
+
+def test_a_clock_that_is_too_fast_gets_a_day_ahead_at_the_most(machine: Machine) -> None:
+    """No number of small steps leads further than one leap that is believed."""
+    began = machine.uptime.now
+    right = machine.clock.now
+    machine.run(4 * HOUR, pace=60)
+    assert machine.now() <= right + (machine.uptime.now - began) + LEAP
+
+
+def test_an_operator_who_knows_is_believed_at_once(machine: Machine) -> None:
+    """After ``trust``, which any process may call, all go by the clock within half a minute."""
+    machine.clock.advance(AHEAD)
+    machine.run(10 * MINUTE)
+    timekeeping.trust(machine.store, machine.clock.now)
+    assert machine.now() == machine.clock.now
+    machine.run(10 * MINUTE)
+    assert machine.now() == machine.clock.now
+
+
+def test_an_idle_installation_proceeds(machine: Machine) -> None:
+    """Switched off for 500 days, it goes on by the time that it knows, and by the clock once it has run for a day."""
+    before = machine.clock.now
+    machine.stand(AHEAD)
+    machine.uptime.now = 0
+    machine.start()
+    machine.act()
+    assert machine.keeper.now() == before
+    machine.run(TRIAL + TICK)
+    assert machine.now() == machine.clock.now
+
+
+@pytest.mark.parametrize("leap", [AHEAD, BEHIND])
+def test_a_server_whose_clock_is_wrong_beside_one_that_acts(machine: Machine, leap: int) -> None:
+    """Of two servers the wrong one goes by the other's time, for as long as that acts; then it goes on from there."""
+    wrong = Machine(machine.store, FrozenClock(machine.clock.now + leap), "wrong")
+    wrong.act()
+    for _ in range(30):
+        machine.run(TICK)
+        wrong.stand(TICK)
+        assert wrong.now() == pytest.approx(machine.now(), abs=2 * MINUTE)
+    machine.lease.release()
+    wrong.uptime.advance(SPAN)
+    wrong.run(30 * MINUTE)
+    assert wrong.now() == pytest.approx(machine.clock.now + 30 * MINUTE, abs=3 * MINUTE)
+
+
+def test_before_anybody_has_kept_time(store: Store, clock: FrozenClock) -> None:
+    """Where no server has moved the mark yet, the newest event says what time it was; of a new log the clock does."""
+    assert Timekeeper(store, clock, FrozenClock(0)).now() == clock.now
+    append(store, change(time=clock.now - AHEAD))
+    assert Timekeeper(store, clock, FrozenClock(0)).now() == clock.now, "there is nothing to lose but the first key's"
+    append(store, change(time=clock.now - AHEAD))
+    assert Timekeeper(store, clock, FrozenClock(0)).now() == clock.now - AHEAD
+    machine = Machine(store, clock)
+    machine.act()
+    assert machine.keeper.now() == clock.now - AHEAD
+
+
+@pytest.mark.parametrize("leap", [AHEAD, BEHIND])
+def test_instants_are_translated(machine: Machine, domain: Domain, leap: int) -> None:
+    """An instant of a clock that is wrong becomes what it should have been; none becomes one of the future."""
+    right = machine.clock.now
+    machine.clock.advance(leap)
+    assert machine.keeper.translate(machine.clock.now - HOUR) == right - HOUR
+    assert machine.keeper.translate(machine.clock.now + HOUR) == right
+    machine.clock.advance(-leap)
+    assert machine.keeper.translate(right - HOUR) == right - HOUR
+    assert machine.keeper.translate(right + AHEAD) == right
