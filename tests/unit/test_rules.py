@@ -342,15 +342,29 @@ class TestTimes:
             ("ttl", MAX_TTL + 1, False),
             ("ttl", 0, False),
             ("ttl", -1, False),
-            ("grace", 0, True),
-            ("grace", MAX_GRACE, True),
-            ("grace", MAX_GRACE + 1, False),
-            ("grace", -1, False),
         ],
     )
     def test_spans(self, rule: str, value: int | None, accepted: bool) -> None:
-        """A life is more than nothing and at most 36,500 days; a grace is nothing to 30 days."""
+        """A life is more than nothing and at most 36,500 days."""
         assert broken(lambda check: getattr(check, rule)("field", value)) == ([] if accepted else ["field"])
+
+    @pytest.mark.parametrize(
+        ("value", "ends", "fields"),
+        [
+            (0, 0, []),
+            (0, 1, []),
+            (0, 2, ["grace_period"]),
+            (1, 2, []),
+            (MAX_GRACE, 2, []),
+            (MAX_GRACE + 1, 0, ["grace_period"]),
+            (-1, 0, ["grace_period"]),
+            (0, 3, ["old_key_ends"]),
+            (-1, -1, ["old_key_ends", "grace_period"]),
+        ],
+    )
+    def test_grace(self, value: int, ends: int, fields: list[str]) -> None:
+        """A grace is nothing to 30 days, and not nothing where it waits for a use; when it ends is one of the names."""
+        assert broken(lambda check: check.grace(value, ends)) == fields
 
     def test_limits(self) -> None:
         """The limits are those of the contract."""
