@@ -511,8 +511,8 @@ MUTANTS = (
     Mutant(
         "a first use that cannot be written is forgotten",
         "keys/first_use.py",
-        "                self._failed = True\n                return False\n",
-        "                self._failed = True\n",
+        "error=type(failure).__name__)\n                return False\n",
+        "error=type(failure).__name__)\n",
         "tests/rpc/test_first_use.py tests/unit/test_first_use.py",
     ),
     Mutant(

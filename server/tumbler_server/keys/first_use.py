@@ -10,8 +10,6 @@ import time
 from collections import OrderedDict
 from dataclasses import replace
 
-import structlog
-
 from tumbler_server import calls, limits
 from tumbler_server.calls import Call
 from tumbler_server.clock import rfc3339
@@ -21,6 +19,7 @@ from tumbler_server.keys.differences import NEW, OLD
 from tumbler_server.keys.ledger import Changed, Ledger
 from tumbler_server.keys.record import Key
 from tumbler_server.store.database import Transaction
+from tumbler_server.trouble import Trouble
 
 ACTOR = Actor("", "first-use")
 """Who ends a key because its successor is used: whoever verified that did not ask for it."""
@@ -37,8 +36,6 @@ _PAUSE = 1.0
 _LAST = 0.3
 """Seconds for the last writes when the process ends. They can be missed: the next use is noted again."""
 
-_log = structlog.get_logger(__name__)
-
 
 class FirstUses:
     """Notes first uses, and ends the keys that they end. Safe for use by many threads.
@@ -54,7 +51,7 @@ class FirstUses:
         """Ids of keys whose first use is to be written, by project, in the order in which the projects are served."""
         self._size = 0
         self._flushing = threading.Lock()
-        self._failed = False
+        self._trouble = Trouble("keys were used first, and the ends of those before them cannot be written")
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._call = Call()
@@ -111,15 +108,9 @@ class FirstUses:
                 pass  # the database was restored from a backup that is older than the key
             except Exception as failure:
                 # It stays noted. The exception's text is not logged: it could hold anything.
-                if not self._failed:
-                    _log.warning(
-                        "a key was used first and the end of the one before it could not be written; it is tried again",
-                        key_id=key_id,
-                        error=type(failure).__name__,
-                    )
-                self._failed = True
+                self._trouble.met(key_id=key_id, error=type(failure).__name__)
                 return False
-            self._failed = False
+            self._trouble.passed()
             self._written(project_id, key_id)
         return True
 
