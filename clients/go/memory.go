@@ -37,7 +37,7 @@ func (e *entry) serverTime(now time.Duration) int64 {
 
 // lasting notes in a verdict for how long it may be relied on.
 func (e *entry) lasting(v *Verification) *Verification {
-	if e != nil {
+	if e != nil && v.Valid {
 		v.until = e.until
 	}
 	return v

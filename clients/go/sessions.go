@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -109,6 +110,7 @@ func (s *sessions) open(
 	h, known := s.held[id]
 	if !known {
 		h = &held{id: id, keyID: found.KeyID, key: key, demand: clone(demand), sessions: make(map[*session]bool)}
+		h.demand.ProjectIDs = slices.Clone(demand.ProjectIDs) // a call's own demand has none
 		s.held[id] = h
 		if s.byID[h.keyID] == nil {
 			s.byID[h.keyID] = make(map[*held]bool)

@@ -162,6 +162,18 @@ func TestAStreamWhoseKeyIsStillGoodForItGoesOn(t *testing.T) {
 	h.eventually("the other rests", h.rests)
 }
 
+func TestAKeyIsHeldToAllThatWasDemanded(t *testing.T) {
+	h := newHolding(t)
+	text, demand := testKey(1, 'a'), verdict.Demand{
+		ProjectIDs: []string{"acme"}, EnvironmentID: "live", RequiredScopes: []string{"orders:read"}, ClientIP: "192.0.2.7",
+	}
+	h.sessions.open(h.verifier.digester.of(text), text, &demand, &Verification{KeyID: idOf(text)}, h.words.Load(), h.by("one"))
+	h.sessions.heard(false, idOf(text))
+	if a := h.next(); fmt.Sprint(a.demand) != fmt.Sprint(demand) {
+		t.Errorf("asked for %v", a.demand)
+	}
+}
+
 func TestWhatIsToldBetweenTheVerdictAndTheStreamCounts(t *testing.T) {
 	h := newHolding(t)
 	since := h.words.Load()

@@ -434,7 +434,8 @@ class Socket:
         }
         self._come({"type": "websocket.connect"})
         self._served = asyncio.run_coroutine_threadsafe(web.app(scope, self._came.get, self._send), web.loop)
-        assert self._next()["type"] == "websocket.accept"
+        first = self._next()["type"]
+        assert first == "websocket.accept", first
 
     def receive(self) -> str:
         """Return what comes next."""
@@ -625,6 +626,15 @@ class TestWebSocket:
             assert client.receive() == "word"
             assert serving.open == 1
         _eventually(lambda: serving.open == 0)
+
+    @pytest.mark.parametrize("guarded", [_asgi, _dependency, _dependency_alone])
+    def test_refused(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
+        """A WebSocket that is refused is no stream."""
+        key = fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
+        serving = web(guarded)
+        with pytest.raises(AssertionError, match="websocket"):
+            Socket(serving, key)
+        assert serving.open == 0
 
 
 def _eventually(condition: Callable[[], bool]) -> None:
