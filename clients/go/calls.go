@@ -59,8 +59,9 @@ type calls struct {
 	memory   *memory
 	projects *projects
 	timeout  time.Duration
-	suspect  func()          // the server was silent for too long
-	ctx      context.Context // ends when the Verifier is closed
+	suspect  func()                           // the server was silent for too long
+	doubt    func(all bool, keyIDs ...string) // has the streams that keys let in looked at
+	ctx      context.Context                  // ends when the Verifier is closed
 
 	mu       sync.Mutex
 	closed   bool
@@ -184,6 +185,7 @@ func (c *calls) ask(f *flight) {
 		if response, err = c.verify(f, began); err == nil {
 			c.memory.dropCursor(refused)
 			c.outdate(nil, true)
+			c.doubt(true)
 		}
 	}
 	if err == nil {
@@ -256,14 +258,14 @@ func (c *calls) take(f *flight, response *tumblerv1.VerifyResponse, began mark) 
 	case Code(tumblerv1.VerifyCode_VERIFY_CODE_UNSPECIFIED):
 		return answer{}, errUndecided
 	case CodeMalformed, CodeNotFound:
-		c.memory.forget(f.keyID, &f.digest)
+		c.deny(f)
 		return a, nil
 	}
 	if response.GetKeyId() != f.keyID || response.GetCheckTime() == nil {
 		return answer{}, errConfused
 	}
 	if !c.projects.accepts(response.GetProjectId()) {
-		c.memory.forget(f.keyID, &f.digest)
+		c.deny(f)
 		return answer{code: CodeNotFound}, nil
 	}
 	a.record = newRecord(response)
@@ -278,9 +280,16 @@ func (c *calls) take(f *flight, response *tumblerv1.VerifyResponse, began mark) 
 		}
 		c.memory.remember(a.live, began, response.GetRevision(), response.GetCacheTtl().AsDuration())
 	default:
-		c.memory.forget(f.keyID, &f.digest)
+		c.deny(f)
 	}
 	return a, nil
+}
+
+// deny forgets a key that the server has denied, and has what it let in looked at.
+func (c *calls) deny(f *flight) {
+	if c.memory.forget(f.keyID, &f.digest) {
+		c.doubt(false, f.keyID)
+	}
 }
 
 // land tells everybody who waits.
@@ -338,9 +347,9 @@ func (f *flight) verdict(demand *verdict.Demand, now time.Duration, joined bool)
 	}
 	if joined && a.live != nil {
 		code := Code(verdict.Decide(&a.record.Record, demand, a.live.serverTime(now)))
-		return a.record.verification(code, false)
+		return a.live.lasting(a.record.verification(code, false))
 	}
-	return a.record.verification(a.code, false)
+	return a.live.lasting(a.record.verification(a.code, false))
 }
 
 // wait returns once the flight has landed, or the context has ended.

@@ -28,6 +28,7 @@ var (
 	errClosed    = fmt.Errorf("%w: the Verifier is closed", ErrUnavailable)
 	errUndecided = fmt.Errorf("%w: the server decided nothing", ErrUnavailable)
 	errNameless  = fmt.Errorf("%w: Project must name a project, or several, none of them empty", ErrInvalidRequest)
+	errNotInTime = fmt.Errorf("%w: a stream's key could not be verified anew in time", ErrUnavailable)
 	errConfused  = fmt.Errorf("%w: the server's answer does not fit the question", ErrUnavailable)
 )
 

@@ -42,21 +42,32 @@ const cannotVerify = "API keys cannot be verified at the moment"
 type guard struct {
 	verifier *Verifier
 	fixed    []VerifyOption
+	outlive  bool // what a key has let in goes on when it is not valid any more
 }
 
-// check returns the verdict where it is VALID, and else what to answer.
+// check lets a request in where the verdict is VALID, and else returns what to answer.
 //
 // The headers are all that came of their names.
 func (g *guard) check(
 	ctx context.Context, authorization, apiKey []string, clientIP string, scopes []string,
-) (*Verification, *refusal) {
+) (*admission, *refusal) {
 	key, err := credential(authorization, apiKey)
 	if err != nil {
 		g.verifier.log.InfoContext(ctx, "tumbler: a request was refused", "error", err.Error())
 		return nil, refusedKey
 	}
 	demand := append([]VerifyOption{ClientIP(clientIP), RequireScopes(scopes...)}, g.fixed...)
+	since := g.verifier.sessions.words.Load()
 	found, err := g.verifier.Verify(ctx, key, demand...)
+	if refused := g.judge(ctx, found, err); refused != nil {
+		return nil, refused
+	}
+	held, _ := merge(demand)
+	return &admission{found, key, held, since}, nil
+}
+
+// judge logs, and returns, what follows from a verdict or the lack of one; nil: the request may pass.
+func (g *guard) judge(ctx context.Context, found *Verification, err error) *refusal {
 	if err != nil {
 		level, refused := slog.LevelError, refusedForNow
 		switch {
@@ -68,17 +79,17 @@ func (g *guard) check(
 			level = slog.LevelWarn
 		}
 		g.verifier.log.Log(ctx, level, "tumbler: a key could not be verified", "error", err.Error())
-		return nil, refused
+		return refused
 	}
 	if found.Valid {
-		return found, nil
+		return nil
 	}
 	g.verifier.log.InfoContext(ctx, "tumbler: a key was refused", "code", found.Code.String(), "key_id", found.KeyID)
 	switch found.Code {
 	case CodeEnvironmentMismatch, CodeIPNotAllowed, CodeInsufficientScope:
-		return nil, refusedUse
+		return refusedUse
 	default:
-		return nil, refusedKey
+		return refusedKey
 	}
 }
 

@@ -56,34 +56,79 @@ func ExemptMethods(fullMethods ...string) GRPCOption {
 func UnaryServerInterceptor(v *Verifier, options ...GRPCOption) grpc.UnaryServerInterceptor {
 	g := newGRPCGuard(v, options)
 	return func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		ctx, err := g.admit(ctx, info.FullMethod)
+		admitted, err := g.admit(ctx, info.FullMethod)
 		if err != nil {
 			return nil, err
 		}
-		return handler(ctx, request)
+		return handler(admitted.context(ctx), request)
 	}
 }
 
-// StreamServerInterceptor is UnaryServerInterceptor for streams. The key is verified when a stream begins; one that is
-// revoked later does not end it.
+// StreamServerInterceptor is UnaryServerInterceptor for streams. The key is verified when a stream begins, and the stream
+// ends when the key stops being valid (EndStreams): its context ends, Send and Recv fail, and as soon as the handler has
+// returned the caller is told what a new call would be.
 func StreamServerInterceptor(v *Verifier, options ...GRPCOption) grpc.StreamServerInterceptor {
 	g := newGRPCGuard(v, options)
 	return func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		ctx, err := g.admit(stream.Context(), info.FullMethod)
-		if err != nil {
+		admitted, err := g.admit(stream.Context(), info.FullMethod)
+		switch {
+		case err != nil:
 			return err
+		case admitted == nil:
+			return handler(server, stream)
 		}
-		return handler(server, &admitted{stream, ctx})
+		ctx, cancel := context.WithCancelCause(admitted.context(stream.Context()))
+		defer cancel(nil)
+		release := g.hold(ctx, admitted, func(refused *refusal) { cancel(refused.status()) })
+		defer release()
+		err = handler(server, &heldStream{stream, ctx})
+		if ended := ended(ctx); ended != nil {
+			return ended // whatever the handler made of it
+		}
+		return err
 	}
 }
 
-// admitted is a stream whose context carries the verdict.
-type admitted struct {
+// heldStream is a stream that ends with its context, which carries the verdict.
+type heldStream struct {
 	grpc.ServerStream
 	ctx context.Context
 }
 
-func (s *admitted) Context() context.Context { return s.ctx }
+func (s *heldStream) Context() context.Context { return s.ctx }
+
+func (s *heldStream) SendMsg(message any) error {
+	if err := ended(s.ctx); err != nil {
+		return err
+	}
+	return s.ServerStream.SendMsg(message)
+}
+
+// RecvMsg does not wait for a caller who may have nothing to say for hours. What it waits for ends with the call.
+func (s *heldStream) RecvMsg(message any) error {
+	received := make(chan error, 1)
+	go func() { received <- s.ServerStream.RecvMsg(message) }()
+	select {
+	case err := <-received:
+		if ended := ended(s.ctx); ended != nil {
+			return ended
+		}
+		return err
+	case <-s.ctx.Done():
+		if ended := ended(s.ctx); ended != nil {
+			return ended
+		}
+		return <-received // the caller has gone, and this ends by it
+	}
+}
+
+// ended returns the status by which a stream has ended with its key, if it has.
+func ended(ctx context.Context) error {
+	if _, known := status.FromError(context.Cause(ctx)); known && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
 
 func newGRPCGuard(v *Verifier, options []GRPCOption) *grpcGuard {
 	g := &grpcGuard{
@@ -98,9 +143,10 @@ func newGRPCGuard(v *Verifier, options []GRPCOption) *grpcGuard {
 	return g
 }
 
-func (g *grpcGuard) admit(ctx context.Context, method string) (context.Context, error) {
+// admit returns nothing for a method that is exempt.
+func (g *grpcGuard) admit(ctx context.Context, method string) (*admission, error) {
 	if g.exempt[method] {
-		return ctx, nil
+		return nil, nil
 	}
 	scopes, known := g.scopes(method)
 	if !known {
@@ -108,11 +154,11 @@ func (g *grpcGuard) admit(ctx context.Context, method string) (context.Context, 
 	}
 	authorization := metadata.ValueFromIncomingContext(ctx, "authorization")
 	apiKey := metadata.ValueFromIncomingContext(ctx, "x-api-key")
-	found, refused := g.check(ctx, authorization, apiKey, g.clientIP(ctx), scopes)
+	admitted, refused := g.check(ctx, authorization, apiKey, g.clientIP(ctx), scopes)
 	if refused != nil {
 		return nil, refused.status()
 	}
-	return newContext(ctx, found), nil
+	return admitted, nil
 }
 
 func (r *refusal) status() error { return status.Error(r.grpc, r.text) }

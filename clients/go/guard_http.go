@@ -1,6 +1,7 @@
 package tumbler
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 )
@@ -48,6 +49,10 @@ func ExemptPaths(paths ...string) HTTPOption {
 // The key is that of authorization: Bearer or of x-api-key; with more than one of these headers there is none. What is
 // not let through is answered with JSON: 401 without a valid key, 403 where the key is not good for this, 503 where keys
 // cannot be verified, and 500 where what is demanded is not of the right form. The reason is logged and not told.
+//
+// An answer that streams is broken off when its key stops being valid (EndStreams): the request's context ends, what the
+// handler writes fails with an error, and the caller sees a connection that is closed or a stream that is reset. A
+// connection that the handler has taken over (a WebSocket's, for example) is closed.
 func Middleware(v *Verifier, options ...HTTPOption) func(http.Handler) http.Handler {
 	g := &httpGuard{
 		guard:    guard{verifier: v},
@@ -74,12 +79,20 @@ func (g *httpGuard) serve(w http.ResponseWriter, r *http.Request, next http.Hand
 		return
 	}
 	authorization, apiKey := r.Header.Values("Authorization"), r.Header.Values("X-Api-Key")
-	found, refused := g.check(r.Context(), authorization, apiKey, g.clientIP(r), scopes)
+	admitted, refused := g.check(r.Context(), authorization, apiKey, g.clientIP(r), scopes)
 	if refused != nil {
 		refuse(w, refused)
 		return
 	}
-	next.ServeHTTP(w, r.WithContext(newContext(r.Context(), found)))
+	ctx, cancel := context.WithCancelCause(admitted.context(r.Context()))
+	defer cancel(nil)
+	answer := &stream{
+		hold:   func(end func(*refusal)) func() { return g.hold(ctx, admitted, end) },
+		cancel: cancel,
+		writer: w,
+	}
+	defer answer.finish()
+	next.ServeHTTP(answer.wrap(), r.WithContext(ctx))
 }
 
 func refuse(w http.ResponseWriter, refused *refusal) {

@@ -35,6 +35,14 @@ func (e *entry) serverTime(now time.Duration) int64 {
 	return e.answered + (now - e.asked).Microseconds()
 }
 
+// lasting notes in a verdict for how long it may be relied on.
+func (e *entry) lasting(v *Verification) *Verification {
+	if e != nil && v.Valid {
+		v.until = e.until
+	}
+	return v
+}
+
 // mark is the state of the memory at the moment at which a call is sent.
 type mark struct {
 	at         time.Duration
@@ -129,13 +137,16 @@ func (m *memory) remember(e *entry, began mark, revision int64, ttl time.Duratio
 	}
 }
 
-// forget drops what is remembered of a key that the server has denied, whatever the stream has told so far.
-func (m *memory) forget(keyID string, d *digest) {
+// forget drops what is remembered of a key that the server has denied, whatever the stream has told so far, and says
+// whether there was anything.
+func (m *memory) forget(keyID string, d *digest) (known bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if element, ok := m.entries[keyID]; ok && same(&element.Value.(*entry).digest, d) {
+	element, known := m.entries[keyID]
+	if known = known && same(&element.Value.(*entry).digest, d); known {
 		m.drop(element)
 	}
+	return known
 }
 
 // hear takes in what a stream said that was opened then, and says whether to listen to it any longer.
@@ -216,6 +227,20 @@ func (m *memory) fresh(now time.Duration) bool {
 		return m.fixedTTL > 0
 	}
 	return m.heard && now-m.word < m.maxStaleness
+}
+
+// freshUntil returns until when what is remembered may be relied on, unless the stream speaks before.
+func (m *memory) freshUntil() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case !m.watched && m.fixedTTL > 0:
+		return always
+	case !m.heard:
+		return 0
+	default:
+		return m.word + m.maxStaleness
+	}
 }
 
 // vouched says whether what was known a moment ago may be told to who asks now.

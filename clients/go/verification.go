@@ -64,6 +64,8 @@ type Verification struct {
 
 	// Cached says that the answer came from what is remembered, without a call.
 	Cached bool
+
+	until time.Duration // by the Verifier's clock: an open stream may rest on it until then, while changes are told
 }
 
 // record is a proven key. It is shared by many goroutines and never changed.

@@ -24,6 +24,7 @@ type Verifier struct {
 	calls    *calls
 	clock    clock
 	conn     *connection
+	sessions *sessions
 	cancel   context.CancelFunc
 	watching sync.WaitGroup
 	closed   atomic.Bool
@@ -58,16 +59,20 @@ func NewVerifier(target string, options ...Option) (*Verifier, error) {
 			ctx:      ctx,
 			flights:  make(map[string]*flight),
 		},
-		clock:  s.clock,
-		conn:   conn,
-		cancel: cancel,
+		clock:    s.clock,
+		conn:     conn,
+		sessions: newSessions(s, memory),
+		cancel:   cancel,
 	}
+	v.sessions.verify = v.Verify
+	v.calls.doubt = v.sessions.heard
 	if s.watches() {
 		w := &watcher{
 			service:   service,
 			conn:      conn,
 			memory:    memory,
 			calls:     v.calls,
+			sessions:  v.sessions,
 			clock:     s.clock,
 			heartbeat: s.heartbeat,
 			project:   s.projects.only(),
@@ -103,7 +108,7 @@ func (v *Verifier) Verify(ctx context.Context, key string, options ...VerifyOpti
 	known, now := v.memory.recall(keyID)
 	if known != nil && same(&known.digest, &digest) {
 		code := Code(verdict.Decide(&known.record.Record, &demand, known.serverTime(now)))
-		return known.record.verification(code, true), nil
+		return known.lasting(known.record.verification(code, true)), nil
 	}
 	if !keyformat.WellFormed(key) {
 		return &Verification{Code: CodeMalformed}, nil
@@ -143,7 +148,9 @@ func (v *Verifier) Remembered() int { return v.memory.len() }
 func (v *Verifier) Close() error {
 	v.closed.Store(true)
 	v.cancel()
+	v.sessions.close(errClosed)
 	v.calls.close()
+	v.sessions.asking.Wait()
 	v.watching.Wait()
 	v.memory.mistrust()
 	v.conn.close()

@@ -33,7 +33,9 @@ func TestAVerificationTellsAllThatTheServerTold(t *testing.T) {
 		a.ExpireTime = timestamppb.New(testTime.Add(time.Hour))
 	})
 	for _, cached := range []bool{false, true} {
-		got := fmt.Sprintf("%+v", *w.verify(testKey(1, 'a')))
+		found := *w.verify(testKey(1, 'a'))
+		found.until = 0 // for the guards alone
+		got := fmt.Sprintf("%+v", found)
 		want := fmt.Sprintf("%+v", Verification{
 			Valid: true, Code: CodeValid, KeyID: "0000000000000001", ProjectID: "acme", EnvironmentID: "live",
 			OwnerID: "an owner", Name: "a name", Scopes: []string{"orders:read"},

@@ -36,6 +36,7 @@ type watcher struct {
 	conn      *connection
 	memory    *memory
 	calls     *calls
+	sessions  *sessions
 	clock     clock
 	heartbeat time.Duration
 	project   string // empty: all that the Verifier's own key sees
@@ -85,7 +86,12 @@ func (w *watcher) follow(ctx context.Context) (heard bool, err error) {
 		}
 		stop()
 		stop = listen()
-		if !w.hear(said, opened) {
+		listen := w.hear(said, opened)
+		if !heard && cursor == "" {
+			// What let streams in may be older than where this one begins.
+			w.sessions.heard(true)
+		}
+		if !listen {
 			return heard, errLate
 		}
 		heard = true
@@ -97,6 +103,13 @@ func (w *watcher) follow(ctx context.Context) (heard bool, err error) {
 func (w *watcher) hear(said *tumblerv1.WatchResponse, opened time.Duration) bool {
 	listen := w.memory.hear(said, opened)
 	w.calls.outdate(said.GetEvents(), said.GetReset_())
+	if said.GetReset_() || len(said.GetEvents()) > 0 {
+		keyIDs := make([]string, len(said.GetEvents()))
+		for place, event := range said.GetEvents() {
+			keyIDs[place] = event.GetKeyId()
+		}
+		w.sessions.heard(said.GetReset_(), keyIDs...)
+	}
 	return listen
 }
 
@@ -109,12 +122,18 @@ func (w *watcher) broken(ctx context.Context, err error, cursor string) error {
 	switch code := status.Code(err); {
 	case isRefusal(code):
 		w.memory.mistrust()
-		w.calls.outdate(nil, true)
+		w.outdate()
 	case code == codes.InvalidArgument && cursor != "":
 		w.memory.dropCursor(cursor)
-		w.calls.outdate(nil, true)
+		w.outdate()
 	}
 	return err
+}
+
+// outdate has everything asked anew.
+func (w *watcher) outdate() {
+	w.calls.outdate(nil, true)
+	w.sessions.heard(true)
 }
 
 // after returns how long to wait: a span that doubles, and any part of it, so that clients do not all come at once.

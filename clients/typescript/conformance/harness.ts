@@ -13,6 +13,7 @@ import { ANY_PROJECT } from "../src/projects.js";
 import type { Verification } from "../src/verification.js";
 import { Verifier, type VerifyOptions } from "../src/verifier.js";
 import { demandOf, factsOf, microsecondsOf, type VectorRecord, type VectorRequest } from "./facts.js";
+import { type Services, startServices } from "./streams.js";
 
 interface Command {
   id?: unknown;
@@ -59,6 +60,7 @@ const OPTIONS: Readonly<Record<string, string>> = {
 const logger = { info: console.error, warn: console.error, error: console.error };
 let opened: VerifierOptions | undefined;
 let verifier: Verifier | undefined;
+let services: Promise<Services> | undefined;
 let race: Race | undefined;
 
 const operations: Readonly<Record<string, (command: Command) => unknown>> = {
@@ -74,7 +76,7 @@ const operations: Readonly<Record<string, (command: Command) => unknown>> = {
     } catch (error) {
       return { error: "option", message: (error as Error).message };
     }
-    verifier?.close();
+    end();
     verifier = made;
     opened = options;
     return {};
@@ -154,8 +156,13 @@ const operations: Readonly<Record<string, (command: Command) => unknown>> = {
     }
   },
 
+  async serve() {
+    services ??= startServices(current());
+    return (await services).told;
+  },
+
   close() {
-    verifier?.close();
+    end();
     return {};
   },
 };
@@ -225,6 +232,12 @@ function shown(verification: Verification): unknown {
   };
 }
 
+function end(): void {
+  verifier?.close();
+  void services?.then((started) => started.stop());
+  services = undefined;
+}
+
 function kind(error: unknown): string {
   if (error instanceof UnavailableError) return "unavailable";
   if (error instanceof NotAllowedError) return "not_allowed";
@@ -265,4 +278,4 @@ for await (const line of createInterface({ input: process.stdin })) {
 }
 if (race) race.stopped = true;
 await Promise.all(underWay);
-verifier?.close();
+end();

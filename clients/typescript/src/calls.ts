@@ -35,6 +35,8 @@ export interface Learned {
   readonly record: KeyRecord;
   /** What the server's time in microseconds is ahead of the clock's; not a number where nothing was proven. */
   readonly serverTimeAhead: number;
+  /** Until when the answer's lifetime lasts, by the clock. */
+  readonly until: number;
 }
 
 /** One question to the server, and everybody who waits for its answer. */

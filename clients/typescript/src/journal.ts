@@ -50,6 +50,11 @@ export class Journal {
     return old <= Math.max(YOUNG, this.#maxStaleness - this.#heartbeat);
   }
 
+  /** Until when the stream's last word counts. */
+  get freshUntil(): number {
+    return this.#freshUntil;
+  }
+
   /** Says whether memory may answer: the stream's last word is true of a time that is young enough. */
   isFresh(now: number): boolean {
     return now < this.#freshUntil;

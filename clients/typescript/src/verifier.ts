@@ -11,6 +11,7 @@ import { idWithin, isWellFormed, MAX_KEY_LENGTH } from "./keyformat.js";
 import { type Settings, settle, type VerifierOptions } from "./options.js";
 import { areNamed, NAMELESS, type ProjectId, UNSAID } from "./projects.js";
 import { Service } from "./service.js";
+import { Sessions } from "./sessions.js";
 import { codeOf, microseconds, recordOf, showsLivingKey, type Verification, verification } from "./verification.js";
 import { Watcher } from "./watcher.js";
 
@@ -43,6 +44,14 @@ export class Verifier implements AsyncDisposable {
   readonly #service: Service;
   readonly #calls: Calls;
   readonly #watcher: Watcher | undefined;
+  /**
+   * The open streams of the guards.
+   *
+   * @internal
+   */
+  readonly sessions: Sessions;
+  /** Of verdicts that the server was asked for, until when their answers count. */
+  readonly #until = new WeakMap<Verification, number>();
   #closed = false;
 
   /** @throws {TypeError} An option breaks its rule. The server need not be up yet. */
@@ -63,15 +72,26 @@ export class Verifier implements AsyncDisposable {
     this.#calls = new Calls(this.#service, this.#journal, project, settings.timeout, clock, (key, answer) =>
       this.#learn(key, answer),
     );
+    const vouching = {
+      verify: async (key: string, demand: VerifyOptions) => {
+        const verification = await this.verify(key, demand);
+        return [verification, this.until(key, verification)] as const;
+      },
+      freshUntil: () =>
+        settings.fixedTtl === undefined ? this.#journal.freshUntil : Number.POSITIVE_INFINITY,
+    };
+    this.sessions = new Sessions(vouching, settings.maxStaleness, clock);
     if (settings.watch && settings.cacheSize > 0 && settings.cacheBytes > 0) {
       const listener = {
         forget: (keyId: string) => {
           this.#cache.delete(keyId);
           this.#calls.part((key) => idWithin(key) === keyId);
+          this.sessions.heard(keyId);
         },
         forgetAll: () => {
           this.#cache.clear();
           this.#calls.part(() => true);
+          this.sessions.heard();
         },
       };
       const { heartbeat, logger } = settings;
@@ -103,6 +123,7 @@ export class Verifier implements AsyncDisposable {
     if (this.#closed) return;
     this.#closed = true;
     this.#watcher?.close();
+    this.sessions.close(new UnavailableError("the verifier is closed"));
     this.#calls.close();
     this.#service.close();
     this.#cache.clear();
@@ -120,6 +141,15 @@ export class Verifier implements AsyncDisposable {
    */
   get size(): number {
     return this.#cache.size;
+  }
+
+  /**
+   * Until when an open stream may rest on a verdict that a key has just been given, while changes are told.
+   *
+   * @internal
+   */
+  until(key: string, verification: Verification): number {
+    return this.#until.get(verification) ?? this.#cache.get(idWithin(key))?.aliveUntil ?? this.#clock.now();
   }
 
   /** Answers from memory, or returns undefined. This is the way of nearly all calls: no promise is awaited on it. */
@@ -155,10 +185,15 @@ export class Verifier implements AsyncDisposable {
       flight = this.#calls.begin(key, demand);
       learned = await flight.outcome;
     }
-    const { code, record, serverTimeAhead } = learned;
+    const { code, record, serverTimeAhead, until } = learned;
     if (excludes(demand, record.projectId) && code !== "MALFORMED") return verification("NOT_FOUND", undefined, false);
-    if (!showsLivingKey(code) || isSame(flight.demand, demand)) return verification(code, record, false);
-    return verification(decide(record, demand, this.#clock.now() * 1000 + serverTimeAhead), record, false);
+    const decided =
+      !showsLivingKey(code) || isSame(flight.demand, demand)
+        ? code
+        : decide(record, demand, this.#clock.now() * 1000 + serverTimeAhead);
+    const told = verification(decided, record, false);
+    this.#until.set(told, until);
+    return told;
   }
 
   /**
@@ -180,10 +215,13 @@ export class Verifier implements AsyncDisposable {
       throw new UnavailableError("the server's answer is not one that this version understands");
     }
     if (!unproven && projects.length > 0 && !projects.includes(response.projectId)) code = "NOT_FOUND";
+    const { cacheTtl } = response;
+    const ttl = cacheTtl === undefined ? 0 : Number(cacheTtl.seconds) * 1000 + cacheTtl.nanos / 1e6;
     const learned = {
       code,
       record: recordOf(response),
       serverTimeAhead: microseconds(response.checkTime, Number.NaN) - sentAt * 1000,
+      until: sentAt + ttl,
     };
     if (!showsLivingKey(code)) {
       this.#refuse(key, keyId);
@@ -194,8 +232,6 @@ export class Verifier implements AsyncDisposable {
       (!this.#settings.watch ||
         (this.#journal.isFresh(this.#clock.now()) && this.#journal.admits(keyId, response.revision, epoch)));
     if (remembered) {
-      const { cacheTtl } = response;
-      const ttl = cacheTtl === undefined ? 0 : Number(cacheTtl.seconds) * 1000 + cacheTtl.nanos / 1e6;
       const aliveUntil = sentAt + Math.min(ttl, this.#settings.fixedTtl ?? ttl);
       if (!this.#closed && this.#clock.now() < aliveUntil) {
         const { record, serverTimeAhead } = learned;
@@ -209,7 +245,10 @@ export class Verifier implements AsyncDisposable {
   /** Ends what is remembered of a key that the server has denied, whatever the stream has told so far. */
   #refuse(key: string, keyId: string): void {
     const entry = this.#cache.get(keyId);
-    if (entry !== undefined && isDigestOf(entry.digest, key)) this.#cache.delete(keyId);
+    if (entry !== undefined && isDigestOf(entry.digest, key)) {
+      this.#cache.delete(keyId);
+      this.sessions.heard(keyId);
+    }
   }
 }
 

@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import streams
+
 import tumbler
 import tumbler.aio
 from tumbler import keyformat
@@ -150,6 +152,8 @@ class Sync:
         self.opened: Request = {}
         self.race = Race()
         self.racers: list[threading.Thread] = []
+        self.service: Any = None
+        self.served: Request = {}
 
     def run(self) -> None:
         """Answer every line of stdin."""
@@ -165,7 +169,7 @@ class Sync:
                 threads.submit(answer, line)
             self.race.over = True
         if self.verifier is not None:
-            self.verifier.close()
+            self.op_close({})
 
     def answer(self, request: Request) -> Request:
         """Return the answer to a request, whatever becomes of it."""
@@ -182,14 +186,22 @@ class Sync:
             verifier = tumbler.Verifier(**options)
         except ValueError as error:
             return {"error": "option", "message": str(error)}
-        old, self.verifier, self.opened = self.verifier, verifier, options
-        if old is not None:
-            old.close()
+        if self.verifier is not None:
+            self.op_close({})
+        self.verifier, self.opened = verifier, options
         return {}
 
     def op_close(self, _: Request) -> Request:
         self.verifier.close()
+        if self.service is not None:
+            self.service.stop(None)
+            self.service = None
         return {}
+
+    def op_serve(self, _: Request) -> Request:
+        if self.service is None:
+            self.service, self.served = streams.serve(self.verifier)
+        return self.served
 
     def op_verify(self, request: Request) -> Request:
         return shown(self.verifier.verify(request["key"], **arguments_of(request)))
@@ -288,6 +300,8 @@ class Aio:
         self.opened: Request = {}
         self.race = Race()
         self.racers: list[asyncio.Task[None]] = []
+        self.services: Any = None
+        self.served: Request = {}
 
     def run(self) -> None:
         """Answer every line of stdin."""
@@ -305,7 +319,7 @@ class Aio:
         if tasks:
             await asyncio.wait(tasks)
         if self.verifier is not None:
-            await self.verifier.close()
+            await self.op_close({})
 
     async def _answer(self, request: Request) -> None:
         operation = getattr(self, f"op_{request.get('op')}", None)
@@ -321,15 +335,24 @@ class Aio:
             verifier = tumbler.aio.Verifier(**options)
         except ValueError as error:
             return {"error": "option", "message": str(error)}
-        old, self.verifier, self.opened = self.verifier, verifier, options
-        if old is not None:
-            await old.close()
+        if self.verifier is not None:
+            await self.op_close({})
+        self.verifier, self.opened = verifier, options
         await verifier.__aenter__()
         return {}
 
     async def op_close(self, _: Request) -> Request:
         await self.verifier.close()
+        if self.services is not None:
+            services, self.services = self.services, None
+            await services.stop()
         return {}
+
+    async def op_serve(self, _: Request) -> Request:
+        if self.services is None:
+            self.services = streams.AioServices()
+            self.served = await self.services.start(self.verifier)
+        return self.served
 
     async def op_verify(self, request: Request) -> Request:
         return shown(await self.verifier.verify(request["key"], **arguments_of(request)))

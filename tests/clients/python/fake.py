@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
@@ -150,6 +151,15 @@ class Fake(ApiKeyServiceServicer):
             self._changed.acquire()
             self._changed.wait(0.001)
             self._changed.release()
+        raise AssertionError("it was never heard")
+
+    def heard_by(self, server: Any) -> None:
+        """Return once a guarded server's verifier has heard all that was said, and knows of no key to verify anew."""
+        for _ in range(PATIENCE * 100):
+            held = list(server.verifier._sessions._held.values())
+            if server.verifier._memory.cursor == self.cursor and all(one.doubted is None for one in held):
+                return
+            time.sleep(0.01)
         raise AssertionError("it was never heard")
 
     def stop(self) -> None:

@@ -45,6 +45,7 @@ type program struct {
 	target   string
 	apiKey   string
 	race     *race
+	services *services
 }
 
 func (p *program) serve(in io.Reader, out io.Writer) error {
@@ -95,6 +96,7 @@ func (p *program) answer(r *request) (answer reply) {
 		"decide":         (*program).decide,
 		"well_formed":    (*program).wellFormed,
 		"size":           (*program).size,
+		"serve":          (*program).serveStreams,
 		"bench":          (*program).bench,
 		"bench_uncached": (*program).benchUncached,
 		"close":          (*program).close,
@@ -191,11 +193,14 @@ func (p *program) close([]byte) (reply, error) {
 
 func (p *program) replace(verifier *tumbler.Verifier) {
 	p.mu.Lock()
-	former := p.verifier
-	p.verifier = verifier
+	former, services := p.verifier, p.services
+	p.verifier, p.services = verifier, nil
 	p.mu.Unlock()
 	if former != nil {
 		former.Close()
+	}
+	if services != nil {
+		services.stop()
 	}
 }
 

@@ -10,6 +10,7 @@ import grpc
 
 from tumbler._desk import Desk, Failure, Flight
 from tumbler._memory import Answer, Clock, Memory, steady_clock
+from tumbler._sessions import Sessions
 from tumbler._settings import Settings
 from tumbler._stream import Stream
 from tumbler.decide import Code, Demand
@@ -96,6 +97,8 @@ class BaseVerifier:
         self._memory = Memory(self._settings, clock)
         self._desk = Desk(self._settings, self._memory, clock)
         self._stream = Stream(self._settings, self._memory, clock)
+        self._sessions = Sessions(self._settings, self._memory, clock)
+        self._memory.heard = self._sessions.heard
         self._closed = False
         self._replaced = -_RECONNECT_INTERVAL
         self._open()
@@ -155,6 +158,7 @@ class BaseVerifier:
         if first:
             self._memory.distrust()
             self._desk.close(_CLOSED)
+            self._sessions.close(Unavailable(_CLOSED))
         return first
 
     def _abandon(self) -> None:
@@ -162,6 +166,7 @@ class BaseVerifier:
         self._closed = True
         self._memory.abandon()
         self._desk.abandon(_FORKED)
+        self._sessions.abandon(Unavailable(_FORKED))
 
 
 def demand_of(

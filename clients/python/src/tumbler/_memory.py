@@ -74,7 +74,7 @@ class KeyRecord:
     active: bool = True
     revoked: bool = False
 
-    def verification(self, code: Code, cached: bool) -> Verification:
+    def verification(self, code: Code, cached: bool, until: int = 0) -> Verification:
         """Return what is told of the key with this verdict."""
         if code is Code.NOT_FOUND:  # it is of another project than was demanded
             return Verification(code, cached=cached)
@@ -90,6 +90,7 @@ class KeyRecord:
             self.metadata,
             expire_time,
             cached,
+            until,
         )
 
 
@@ -101,6 +102,8 @@ class Answer(NamedTuple):
     ahead: int
     """Microseconds from our clock to the server's; never too few."""
     ttl: int
+    until: int
+    """When its lifetime ends, by our clock; it counts from before the call was sent."""
     revision: int
     size: int
     """Bytes of the response that told it."""
@@ -114,7 +117,7 @@ class Answer(NamedTuple):
             return Verification(Code.NOT_FOUND)
         if not sent and code in _LASTING:
             code = decide(self.record, demand, now + self.ahead)
-        return self.record.verification(code, cached=False)
+        return self.record.verification(code, cached=False, until=self.until)
 
 
 def read_answer(response: pb.VerifyResponse, key: str, sent: int) -> Answer:
@@ -149,7 +152,8 @@ def read_answer(response: pb.VerifyResponse, key: str, sent: int) -> Answer:
         for cidr in record.allowed_cidrs:
             parse_network(cidr)
     ttl = _span(response.cache_ttl)
-    return Answer(code, record, _instant(response.check_time) - sent, ttl, response.revision, response.ByteSize())
+    ahead = _instant(response.check_time) - sent
+    return Answer(code, record, ahead, ttl, sent + ttl, response.revision, response.ByteSize())
 
 
 def _span(duration: Duration) -> int:
@@ -204,9 +208,16 @@ class Memory:
         self._lock = threading.Lock()
         self.cursor = ""
         """How far the stream has come; empty: begin anew."""
+        self.heard: Callable[[str | None], None] = lambda _: None
+        """Called with the id of each key that is forgotten because it has, or may have, changed; None: with all."""
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def fresh_until(self) -> int:
+        """Until when the stream's word counts."""
+        return self._fresh_until
 
     def recall(self, key: str, demand: Demand) -> Verification | None:
         """Return the verdict on a remembered key, or None where the server must be asked.
@@ -220,7 +231,7 @@ class Memory:
         now = self._clock()
         if now >= self._fresh_until or now >= entry.until:
             return None
-        if not compare_digest(self._tag(key), entry.tag):
+        if not compare_digest(self.tag(key), entry.tag):
             # An id has one key, and this is not it.
             return Verification(Code.NOT_FOUND, cached=True) if keyformat.is_well_formed(key) else None
         try:  # noqa: SIM105 - suppress() costs as much as all the rest of this function
@@ -254,8 +265,8 @@ class Memory:
             return
         if self._fixed_ttl is not None:
             ttl = min(ttl, self._fixed_ttl)
-        granted = record.verification(Code.VALID, cached=True)
-        entry = _Entry(self._tag(key), record, granted, sent + ttl, answer.ahead, size)
+        granted = record.verification(Code.VALID, cached=True, until=sent + ttl)
+        entry = _Entry(self.tag(key), record, granted, sent + ttl, answer.ahead, size)
         with self._lock:
             if self._resets != since.resets or self._clock() >= self._fresh_until:
                 return
@@ -281,6 +292,7 @@ class Memory:
             for event in response.events:
                 self._changes += 1
                 self._forget(event.key_id)
+                self.heard(event.key_id)
                 self._recent[event.key_id] = event.revision
                 self._recent.move_to_end(event.key_id)
                 if len(self._recent) > CHANGES_KEPT:
@@ -329,8 +341,9 @@ class Memory:
     def _refuse(self, key: str) -> None:
         with self._lock:
             entry = self._entries.get(id_in(key))
-            if entry is not None and compare_digest(entry.tag, self._tag(key)):
+            if entry is not None and compare_digest(entry.tag, self.tag(key)):
                 self._forget(entry.record.key_id)
+                self.heard(entry.record.key_id)
 
     def _forget(self, key_id: str) -> None:
         entry = self._entries.pop(key_id, None)
@@ -344,8 +357,10 @@ class Memory:
         # After an older backup was restored, revisions count from there again.
         self._floor = 0
         self._resets += 1
+        self.heard(None)
 
-    def _tag(self, key: str) -> bytes:
+    def tag(self, key: str) -> bytes:
+        """Return what stands for a key's text in this process."""
         keyed = self._hash.copy()
         keyed.update(key.encode())
         return keyed.digest()

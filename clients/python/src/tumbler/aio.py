@@ -11,6 +11,7 @@ import grpc
 from tumbler._base import SPARE, BaseVerifier, demand_of
 from tumbler._desk import Sending
 from tumbler._gevent import demand_none
+from tumbler._sessions import Held
 from tumbler._stream import LATE
 from tumbler.decide import Demand
 from tumbler.projects import ProjectId
@@ -33,6 +34,8 @@ class Verifier(BaseVerifier):
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._woken: asyncio.Event | None = None
+        self._sessions.wake = self._wake
 
     async def verify(
         self,
@@ -140,6 +143,38 @@ class Verifier(BaseVerifier):
                 sending = self._desk.failed(sending, grpc.StatusCode.CANCELLED, type(error).__name__)
             else:
                 sending = self._desk.answered(sending, response)
+
+    def _wake(self) -> None:
+        if self._closed:
+            return
+        if self._woken is None:
+            self._woken = asyncio.Event()
+            self._start(self._attend(self._woken))
+        self._woken.set()
+
+    async def _attend(self, woken: asyncio.Event) -> None:
+        """Verify the keys of open streams anew, as they become due."""
+        loop = asyncio.get_running_loop()
+        while True:
+            woken.clear()
+            for held in self._sessions.due():
+                self._start(self._renew(held, held.turn))
+            pause = self._sessions.pause()
+            timer = None if pause is None else loop.call_later(pause, woken.set)
+            try:
+                await woken.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
+
+    async def _renew(self, held: Held, turn: int) -> None:
+        outcome: Verification | Exception
+        try:
+            known = self._known(held.key, held.demand)
+            outcome = known if known is not None else await self._ask(held.key, held.demand)
+        except Exception as error:
+            outcome = error
+        self._sessions.settle(held, turn, outcome)
 
     async def _follow(self) -> None:
         while True:

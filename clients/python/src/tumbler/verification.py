@@ -49,6 +49,10 @@ class Verification:
     cached: bool = False
     """Whether this was decided on a remembered record, without a call."""
 
+    until: int = field(default=0, repr=False, compare=False)
+    """For the guards: until when, by the verifier's clock, an open stream may rest on it while the stream of changes is
+    alive."""
+
     @property
     def valid(self) -> bool:
         """Whether the key may do what was asked: the code is VALID."""

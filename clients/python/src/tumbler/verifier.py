@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from concurrent import futures
 from functools import partial
@@ -11,8 +12,9 @@ from typing import Any
 import grpc
 
 from tumbler._base import SPARE, BaseVerifier, demand_of
-from tumbler._desk import Sending
+from tumbler._desk import Flight, Sending
 from tumbler._gevent import demand_grpc_knows
+from tumbler._sessions import Held
 from tumbler._stream import LATE
 from tumbler.decide import Demand
 from tumbler.projects import ProjectId
@@ -38,6 +40,11 @@ class Verifier(BaseVerifier):
         self._closing = threading.Event()
         self._listening: Any = None
         self._heard = 0.0
+        self._woken = threading.Event()
+        self._attending: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._renewing: deque[tuple[float, Held, int, Flight]] = deque()
+        self._sessions.wake = self._wake
         if settings.watch:
             for work in (self._follow, self._tend):
                 threading.Thread(target=work, name=f"tumbler{work.__name__}", daemon=True).start()
@@ -86,6 +93,7 @@ class Verifier(BaseVerifier):
         """End the stream, and let nobody wait any longer. Closing it again does nothing."""
         if self._shut():
             self._closing.set()
+            self._woken.set()
             with self._connecting:
                 self._channel.close()
             if self._listening is not None:
@@ -197,6 +205,51 @@ class Verifier(BaseVerifier):
                 if self._listening is not None:
                     self._listening.cancel()
                 left = self._stream.silence
+
+    def _wake(self) -> None:
+        self._woken.set()
+        if self._attending is None:
+            with self._starting:
+                if self._attending is None:
+                    self._attending = threading.Thread(target=self._attend, name="tumbler_attend", daemon=True)
+                    self._attending.start()
+
+    def _attend(self) -> None:
+        """Verify the keys of open streams anew, as they become due."""
+        while not self._closing.is_set():
+            self._woken.wait(self._sessions.pause())
+            self._woken.clear()
+            for held in self._sessions.due():
+                self._renew(held)
+            self._collect()
+
+    def _renew(self, held: Held) -> None:
+        """Ask about a key; what comes of it is collected later, since nobody may wait for one server's slow answer."""
+        try:
+            known = self._known(held.key, held.demand)
+            if known is not None:
+                self._sessions.settle(held, held.turn, known)
+                return
+            flight, sending = self._desk.join(held.key, held.demand, futures.Future)
+            self._send(sending)
+        except Exception as error:
+            self._sessions.settle(held, held.turn, error)
+            return
+        self._renewing.append((time.monotonic() + self._settings.timeout, held, held.turn, flight))
+        flight.future.add_done_callback(lambda _: self._woken.set())
+
+    def _collect(self) -> None:
+        for _ in range(len(self._renewing)):
+            until, held, turn, flight = self._renewing.popleft()
+            if flight.future.done():
+                try:
+                    self._sessions.settle(held, turn, self._landed(flight, held.demand, flight.future.result()))
+                except Exception as error:
+                    self._sessions.settle(held, turn, error)
+            elif time.monotonic() >= until:
+                self._sessions.settle(held, turn, self._late())
+            else:
+                self._renewing.append((until, held, turn, flight))
 
 
 def _status(error: Any) -> tuple[grpc.StatusCode, str]:

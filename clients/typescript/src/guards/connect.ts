@@ -40,7 +40,10 @@ export interface ConnectGuardOptions extends GuardOptions<UnaryRequest | StreamR
   readonly unguarded?: readonly string[];
 }
 
-/** Returns an interceptor for servers that lets calls with an accepted API key pass, and fails all others. */
+/**
+ * Returns an interceptor for servers that lets calls with an accepted API key pass, and fails all others. A call that
+ * streams fails when its key stops being valid: its handler's `context.signal` is aborted.
+ */
 export function requireApiKey(verifier: Verifier, options: ConnectGuardOptions = {}): Interceptor {
   return (next) => async (request) => {
     if (options.unguarded?.includes(request.service.typeName)) return next(request);
@@ -53,6 +56,60 @@ export function requireApiKey(verifier: Verifier, options: ConnectGuardOptions =
     const judgement = await judge(verifier, options, request, () => how.headers, how.address);
     if (judgement.refusal !== undefined) throw new ConnectError(judgement.refusal.text, judgement.refusal.grpc);
     request.contextValues.set(verified, judgement.verification);
-    return next(request);
+    if (!request.stream) return next(request);
+    const ending = new Ending();
+    const release = judgement.hold(({ text, grpc }) => ending.end(new ConnectError(text, grpc)));
+    try {
+      const response = await ending.orSooner(next({ ...request, message: ending.each(request.message) }));
+      if (!response.stream) return response;
+      return { ...response, message: ending.each(response.message, release) };
+    } catch (error) {
+      release();
+      throw error;
+    }
   };
+}
+
+/** The end of a call by its key, which may come while anything is awaited. */
+class Ending {
+  #error: ConnectError | undefined;
+  // What is awaited at the moment. A promise of the end itself would collect a reaction for each message.
+  readonly #waiting = new Set<(error: ConnectError) => void>();
+
+  end(error: ConnectError): void {
+    this.#error = error;
+    for (const reject of this.#waiting) reject(error);
+    this.#waiting.clear();
+  }
+
+  /** Returns what is awaited, or fails if the end comes sooner. */
+  orSooner<T>(awaited: Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const settled = () => this.#waiting.delete(reject);
+      awaited.then(resolve, reject).finally(settled);
+      if (this.#error === undefined) this.#waiting.add(reject);
+      else reject(this.#error);
+    });
+  }
+
+  /** Yields what comes, until the end; `over` is called when nothing more does. */
+  async *each<T>(messages: AsyncIterable<T>, over: () => void = () => {}): AsyncGenerator<T> {
+    const iterator = messages[Symbol.asyncIterator]();
+    let whole = false;
+    try {
+      for (;;) {
+        const result = await this.orSooner(iterator.next());
+        if (result.done) {
+          whole = true;
+          return;
+        }
+        yield result.value;
+        if (this.#error !== undefined) throw this.#error;
+      }
+    } finally {
+      over();
+      // Whoever makes them may be waiting for something else, and is not waited for.
+      if (!whole) iterator.return?.().catch(() => {});
+    }
+  }
 }

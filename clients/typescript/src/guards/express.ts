@@ -3,6 +3,7 @@ import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
 import { nodeHeaders } from "./credential.js";
 import { BROKEN, described, type GuardOptions, judge, type Refusal, tell } from "./guard.js";
+import { holdAnswer } from "./http.js";
 
 declare global {
   namespace Express {
@@ -15,7 +16,8 @@ declare global {
 
 /**
  * Returns a middleware that lets requests with an accepted API key pass, with `request.tumbler` set, and answers all
- * others. For Express 4 and 5, and whatever else calls `(request, response, next)`.
+ * others. For Express 4 and 5, and whatever else calls `(request, response, next)`. An answer that is written in parts is
+ * destroyed when its key stops being valid.
  *
  * The promise that it returns never fails: Express 4, like Node itself, does not look at it, and the process would end.
  * Where somebody else has answered meanwhile, or the caller has gone, nothing more is done.
@@ -31,6 +33,7 @@ export function requireApiKey<Request extends IncomingMessage & { tumbler?: Veri
       if (response.writableEnded || response.destroyed) return;
       if (judgement.refusal === undefined) {
         request.tumbler = judgement.verification;
+        holdAnswer(request, response, judgement.hold);
         next();
       } else {
         refuse(response, judgement.refusal);

@@ -30,11 +30,21 @@ export function verified(call: { readonly metadata: Metadata }): Verification | 
   return passed.get(call.metadata);
 }
 
-/** Returns an interceptor, for `new Server({ interceptors: […] })`, that lets calls with an accepted API key pass. */
+/**
+ * Returns an interceptor, for `new Server({ interceptors: […] })`, that lets calls with an accepted API key pass. A call
+ * that streams ends when its key stops being valid: its handler sees "cancelled".
+ */
 export function requireApiKey(verifier: Verifier, options: GrpcGuardOptions = {}): ServerInterceptor {
   return (method, call) => {
     const refuse = ({ grpc, text }: Refusal) => call.sendStatus({ code: grpc, details: text });
-    const listener = new ServerListenerBuilder().withOnReceiveMetadata(async (metadata, next) => {
+    const streams = method.requestStream || method.responseStream;
+    let ended = false;
+    let release = () => {};
+    const end = (refusal: Refusal) => {
+      ended = true;
+      refuse(refusal);
+    };
+    const admit = async (metadata: Metadata, next: (metadata: Metadata) => void) => {
       // Nobody looks at the promise that this returns: it must not fail, or the process ends.
       try {
         const guarded: GuardedCall = { path: method.path, metadata };
@@ -43,13 +53,36 @@ export function requireApiKey(verifier: Verifier, options: GrpcGuardOptions = {}
         const judgement = await judge(verifier, options, guarded, () => headersOf(metadata), peer);
         if (judgement.refusal !== undefined) return refuse(judgement.refusal);
         passed.set(metadata, judgement.verification);
-        next(metadata);
+        if (streams) release = judgement.hold(end);
+        if (!ended) next(metadata);
       } catch (error) {
         tell(options, "error", `what stands behind the guard failed: ${described(error)}`);
         refuse(BROKEN);
       }
-    });
-    return new ServerInterceptingCall(call, new ResponderBuilder().withStart((next) => next(listener.build())).build());
+    };
+    const listener = new ServerListenerBuilder()
+      .withOnReceiveMetadata(admit)
+      .withOnReceiveMessage((message, next) => {
+        if (!ended) next(message);
+      })
+      // The end of what was sent so far is no orderly end.
+      .withOnReceiveHalfClose((next) => {
+        if (!ended) next();
+      })
+      .withOnCancel(() => release());
+    const responder = new ResponderBuilder()
+      .withStart((next) => next(listener.build()))
+      .withSendMetadata((metadata, next) => {
+        if (!ended) next(metadata);
+      })
+      .withSendMessage((message, next) => {
+        if (!ended) next(message);
+      })
+      .withSendStatus((status, next) => {
+        release();
+        if (!ended) next(status);
+      });
+    return new ServerInterceptingCall(call, responder.build());
   };
 }
 

@@ -26,6 +26,12 @@ export interface GuardOptions<Request> {
    */
   readonly clientIp?: (request: Request) => string | undefined;
 
+  /**
+   * Whether what a key let in ends when the key stops being valid: calls of gRPC that stream, answers that are written in
+   * parts, and sockets that were upgraded. Ordinary calls and answers run to their end. Default true.
+   */
+  readonly endStreams?: boolean;
+
   /** Where it is said why keys were denied (info) and why none can be verified (error). Default: errors to the console. */
   readonly logger?: Logger;
 }
@@ -50,8 +56,11 @@ const NOT_ENOUGH: Refusal = { http: 403, httpHeaders: {}, grpc: 7, text: "this A
 const UNAVAILABLE: Refusal = { http: 503, httpHeaders: { "retry-after": "1" }, grpc: 14, text: CANNOT_VERIFY };
 export const BROKEN: Refusal = { http: 500, httpHeaders: {}, grpc: 13, text: CANNOT_VERIFY };
 
+/** Has `end` called when the key that let a stream in is not valid any more; returns what says that it has ended. */
+export type Hold = (end: (refusal: Refusal) => void) => () => void;
+
 export type Judgement =
-  | { readonly verification: Verification; readonly refusal?: undefined }
+  | { readonly verification: Verification; readonly refusal?: undefined; readonly hold: Hold }
   | { readonly refusal: Refusal };
 
 /** Returns who may pass, or how to refuse. It never fails: what goes wrong is refused, the logger's failures included. */
@@ -72,22 +81,46 @@ export async function judge<Request>(
     const demanded = typeof requiredScopes === "function" ? requiredScopes(request) : requiredScopes;
     // A function that has no answer, say a look-up of a method that was forgotten, lets nobody in.
     if (typeof requiredScopes === "function" && !Array.isArray(demanded)) return { refusal: NOT_ENOUGH };
-    const verification = await verifier.verify(found.credential, {
+    const question = {
       requiredScopes: demanded,
       environmentId,
       projectId,
       clientIp: clientIp ? clientIp(request) : address(peer),
-    });
-    if (verification.valid) return { verification };
-    tell(options, "info", `an API key was denied: ${verification.code} ${verification.keyId}`);
-    return { refusal: refusalOf(verification) };
+    };
+    // A verifier that is not ours, in a test for example, may know nothing but to verify.
+    const sessions: Verifier["sessions"] | undefined = verifier.sessions;
+    const since = sessions?.words;
+    const key = found.credential;
+    const verification = await verifier.verify(key, question);
+    const refusal = refusalAfter(verification, options);
+    if (refusal !== undefined) return { refusal };
+    const hold: Hold = (end) => {
+      if (sessions === undefined || since === undefined || options.endStreams === false) return () => {};
+      const until = verifier.until(key, verification);
+      return sessions.open(key, question, verification.keyId, until, since, (outcome) =>
+        end(refusalAfter(outcome, options) ?? BROKEN),
+      );
+    };
+    return { verification, hold };
   } catch (error) {
-    const known = error instanceof UnavailableError || error instanceof NotAllowedError;
-    const told = known || error instanceof InvalidRequestError;
-    const why = told ? error.message : "a function of the guard's options failed";
-    tell(options, "error", `an API key could not be verified: ${why}`);
-    return { refusal: known ? UNAVAILABLE : BROKEN };
+    return { refusal: refusalWithout(error, options) };
   }
+}
+
+/** Returns how to refuse after a verdict, or where there is none; undefined: it may pass. */
+function refusalAfter(outcome: Verification | Error, options: { logger?: Logger }): Refusal | undefined {
+  if (outcome instanceof Error) return refusalWithout(outcome, options);
+  if (outcome.valid) return undefined;
+  tell(options, "info", `an API key was denied: ${outcome.code} ${outcome.keyId}`);
+  return refusalOf(outcome);
+}
+
+function refusalWithout(error: unknown, options: { logger?: Logger }): Refusal {
+  const known = error instanceof UnavailableError || error instanceof NotAllowedError;
+  const told = known || error instanceof InvalidRequestError;
+  const why = told ? error.message : "a function of the guard's options failed";
+  tell(options, "error", `an API key could not be verified: ${why}`);
+  return known ? UNAVAILABLE : BROKEN;
 }
 
 /** Logs. A log that cannot be written changes nothing of what a guard does. */

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 import grpc
 
 from tumbler.guards._rules import Refusal, Rules, Scopes, address_or_none, key_in
+from tumbler.guards._streams import Streams
 from tumbler.projects import ProjectId
 from tumbler.verification import Verification
 
@@ -65,6 +66,7 @@ class Guard:
         client_ip: Callable[[Call], str | None] = peer_address,
         environment_id: str | None = None,
         project_id: ProjectId | None = None,
+        end_streams: bool = True,
     ) -> None:
         """Make an interceptor.
 
@@ -77,12 +79,15 @@ class Guard:
             environment_id: The environment that keys must belong to; left out: any.
             project_id: The project, or several, that keys must belong to one of; left out: those that the verifier
                 accepts. It narrows these, and never widens them.
+            end_streams: End calls that stream, either way, when their key stops being valid, with the status that a new
+                call would get. A unary call runs to its end.
 
         """
         if isinstance(exempt, str):
             raise TypeError("exempt: a sequence of methods, or a function of the method, not one text")
         self._verifier = verifier
         self._rules = Rules(scopes, client_ip, environment_id, project_id)
+        self._streams = Streams(verifier, end_streams)
         self._exempt = exempt if callable(exempt) else frozenset(exempt).__contains__
 
     def _question(self, method: str, context: Any) -> dict[str, Any] | None:

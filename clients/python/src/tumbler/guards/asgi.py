@@ -5,15 +5,16 @@
     app = RequireKey(app, verifier=verifier, scopes=["orders:read"], exempt=["/healthz"])
 
 Behind it, ``scope["tumbler"]`` (in Starlette also ``request.state.tumbler``) is the `Verification` of the key that let
-the request pass.
+the request pass. When that key stops being valid, a WebSocket is closed, and an answer that is still being streamed is
+broken off; ``app`` is cancelled.
 """
 
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from tumbler import aio
+from tumbler.guards._asgi import STREAM, App, KeyEnded, Receive, Scope, Send, Stream, closing
 from tumbler.guards._rules import (
     NO_KEY,
     Refusal,
@@ -25,16 +26,10 @@ from tumbler.guards._rules import (
     refusal_after,
     refusal_of,
 )
+from tumbler.guards._streams import Streams
 from tumbler.projects import ProjectId
 
-__all__ = ["RequireKey", "peer_address"]
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-_POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
+__all__ = ["EndStreams", "KeyEnded", "RequireKey", "peer_address"]
 
 
 def peer_address(scope: Scope) -> str | None:
@@ -56,6 +51,7 @@ class RequireKey:
         client_ip: Callable[[Scope], str | None] = peer_address,
         environment_id: str | None = None,
         project_id: ProjectId | None = None,
+        end_streams: bool = True,
     ) -> None:
         """Put a guard before an application.
 
@@ -69,6 +65,8 @@ class RequireKey:
             environment_id: The environment that keys must belong to; left out: any.
             project_id: The project, or several, that keys must belong to one of; left out: those that the verifier
                 accepts. It narrows these, and never widens them.
+            end_streams: End what a key let in when it stops being valid: WebSockets, with code 1008, and answers sent
+                in parts. Other answers are sent as they are.
 
         """
         if isinstance(exempt, str):
@@ -76,32 +74,56 @@ class RequireKey:
         self._app = app
         self._verifier = verifier
         self._rules = Rules(scopes, client_ip, environment_id, project_id)
+        self._streams = Streams(verifier, end_streams)
         self._exempt = exempt if callable(exempt) else _by_path(frozenset(exempt))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it on."""
-        if scope["type"] != "lifespan" and not self._exempt(scope):
-            refusal, scope = await self._judge(scope)
-            if refusal is not None:
-                with contextlib.suppress(OSError):  # a server says so where the caller has gone
-                    await _refuse(refusal, scope, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] == "lifespan" or self._exempt(scope):
+            await self._app(scope, receive, send)
+            return
+        stream = Stream(scope, send)
+        refusal, scope = await self._judge(scope, stream)
+        if refusal is not None:
+            with contextlib.suppress(OSError):  # a server says so where the caller has gone
+                await _refuse(refusal, scope, send)
+        else:
+            await stream.run(self._app, scope, receive)
 
-    async def _judge(self, scope: Scope) -> tuple[Refusal | None, Scope]:
+    async def _judge(self, scope: Scope, stream: "Stream") -> tuple[Refusal | None, Scope]:
+        since = self._streams.words
         try:
             key = key_in(decoded(scope["headers"]))
             if key is None:
                 return NO_KEY, scope
-            told = await self._verifier.verify(**self._rules.arguments(key, scope))
+            question = self._rules.arguments(key, scope)
+            told = await self._verifier.verify(**question)
         except Exception as error:
             return refusal_after(error), scope
-        return refusal_of(told), {**scope, "tumbler": told, "state": {**scope.get("state", {}), "tumbler": told}}
+        refusal = refusal_of(told)
+        if refusal is None:
+            stream.let_in(lambda ended: self._streams.open(question, told, since, ended))
+        return refusal, {**scope, "tumbler": told, "state": {**scope.get("state", {}), "tumbler": told}}
 
 
-def closing_code(refusal: Refusal) -> int:
-    """Return what a WebSocket is closed with that cannot be answered otherwise."""
-    return _TRY_AGAIN_LATER if refusal.http >= 500 else _POLICY_VIOLATION
+class EndStreams:
+    """Lets a guard that stands further in end what is streamed: `tumbler.guards.fastapi.RequireKey`.
+
+    ::
+
+        app.add_middleware(EndStreams)
+    """
+
+    def __init__(self, app: App) -> None:
+        """Put it before an application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request on."""
+        if scope["type"] == "lifespan" or STREAM in scope:
+            await self._app(scope, receive, send)
+        else:
+            await Stream(scope, send).run(self._app, scope, receive)
 
 
 def _by_path(paths: frozenset[str]) -> Callable[[Scope], bool]:
@@ -112,7 +134,7 @@ async def _refuse(refusal: Refusal, scope: Scope, send: Send) -> None:
     prefix = "http"
     if scope["type"] == "websocket":
         if "websocket.http.response" not in (scope.get("extensions") or {}):
-            await send({"type": "websocket.close", "code": closing_code(refusal), "reason": refusal.text})
+            await send(closing(refusal))
             return
         prefix = "websocket.http"
     body = json.dumps({"error": refusal.text}).encode()

@@ -4,18 +4,28 @@
 
     @app.get("/orders")
     async def orders(caller: Annotated[Verification, Depends(RequireKey(verifier, "orders:read"))]): ...
+
+When the key stops being valid, a WebSocket is closed. A dependency cannot break off an answer that is being streamed;
+this middleware does it for all of them::
+
+    app.add_middleware(tumbler.guards.asgi.EndStreams)
 """
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 
 from fastapi import HTTPException, WebSocketException
 from fastapi.openapi.models import HTTPBearer
 from fastapi.requests import HTTPConnection
 from fastapi.security.base import SecurityBase
+from fastapi.websockets import WebSocket
 
 from tumbler import aio
 from tumbler.guards import asgi
-from tumbler.guards._rules import NO_KEY, Rules, decoded, key_in, refusal_after, refusal_of
+from tumbler.guards._asgi import STREAM, Opening, closing_code
+from tumbler.guards._rules import NO_KEY, Refusal, Rules, decoded, key_in, refusal_after, refusal_of
+from tumbler.guards._streams import Streams
 from tumbler.projects import ProjectId
 from tumbler.verification import Verification
 
@@ -42,6 +52,7 @@ class RequireKey(SecurityBase):
         client_ip: Callable[[HTTPConnection], str | None] = peer_address,
         environment_id: str | None = None,
         project_id: ProjectId | None = None,
+        end_streams: bool = True,
     ) -> None:
         """Make a dependency.
 
@@ -53,28 +64,48 @@ class RequireKey(SecurityBase):
             environment_id: The environment that keys must belong to; left out: any.
             project_id: The project, or several, that keys must belong to one of; left out: those that the verifier
                 accepts. It narrows these, and never widens them.
+            end_streams: End what a key let in when it stops being valid: WebSockets, with code 1008, and behind
+                `tumbler.guards.asgi.EndStreams` answers sent in parts.
 
         """
         if scopes and scopes_of is not None:
             raise TypeError("scopes_of: the scopes are given already")
         self._verifier = verifier
         self._rules = Rules(scopes_of or scopes, client_ip, environment_id, project_id)
+        self._streams = Streams(verifier, end_streams)
         self.model = HTTPBearer(description="An API key, also taken from `x-api-key`")
         self.scheme_name = "ApiKey"
 
     async def __call__(self, request: HTTPConnection) -> Verification:
         """Return whose key it is. Raises `HTTPException` or `WebSocketException`."""
-        refusal = NO_KEY
+        refusal, since = NO_KEY, self._streams.words
         try:
             key = key_in(decoded(request.scope["headers"]))
             if key is not None:
-                told = await self._verifier.verify(**self._rules.arguments(key, request))
+                question = self._rules.arguments(key, request)
+                told = await self._verifier.verify(**question)
                 refused = refusal_of(told)
                 if refused is None:
+                    self._let_in(request, lambda ended: self._streams.open(question, told, since, ended))
                     return told
                 refusal = refused
         except Exception as error:
             refusal = refusal_after(error)
         if request.scope["type"] == "websocket":
-            raise WebSocketException(asgi.closing_code(refusal), refusal.text)
+            raise WebSocketException(closing_code(refusal), refusal.text)
         raise HTTPException(refusal.http, refusal.text, refusal.headers)
+
+    def _let_in(self, request: HTTPConnection, opening: Opening) -> None:
+        stream, task = request.scope.get(STREAM), asyncio.current_task()
+        if stream is not None:
+            stream.let_in(opening)
+        elif isinstance(request, WebSocket) and task is not None:
+            closing: list[asyncio.Task[None]] = []
+            session = opening(lambda refusal: closing.append(asyncio.ensure_future(_close(request, refusal))))
+            if session is not None:
+                task.add_done_callback(lambda _: session.close())
+
+
+async def _close(socket: WebSocket, refusal: Refusal) -> None:
+    with contextlib.suppress(Exception):  # it was closed already
+        await socket.close(closing_code(refusal), refusal.text)

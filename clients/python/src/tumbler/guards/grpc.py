@@ -7,7 +7,9 @@
     guard = RequireKey(verifier, ["orders:read"], exempt=health_and_reflection)
     server = grpc.server(ThreadPoolExecutor(), interceptors=[guard])
 
-In a handler, ``current()`` is the `Verification` of the key that let the call pass.
+In a handler, ``current()`` is the `Verification` of the key that let the call pass. When that key stops being valid, a
+call that streams ends; its handler sees what it sees when the caller hangs up (``context.is_active()`` is false, its
+callbacks are called, the iterator of requests raises ``grpc.RpcError``).
 """
 
 import contextvars
@@ -17,8 +19,11 @@ from typing import Any
 
 import grpc
 
+from tumbler._sessions import Session
+from tumbler.guards._ending import end_call
 from tumbler.guards._grpc import Call, Guard, current, health_and_reflection, identity, peer_address, status_of
-from tumbler.guards._rules import NO_KEY, refusal_after, refusal_of
+from tumbler.guards._rules import NO_KEY, Refusal, refusal_after, refusal_of
+from tumbler.verification import Verification
 
 __all__ = ["Call", "RequireKey", "current", "health_and_reflection", "peer_address"]
 
@@ -43,17 +48,23 @@ class RequireKey(Guard, grpc.ServerInterceptor):  # type: ignore[misc] # grpc sh
         if getattr(behavior, "experimental_non_blocking", False):
             # It would be handed a third argument, and run where it must not wait for the verifier.
             raise NotImplementedError(f"{method}: a handler that does not block cannot be guarded; exempt it")
-        guarded = self._guarded(method, behavior, handler.response_streaming)
+        guarded = self._guarded(method, behavior, handler.response_streaming, handler.request_streaming)
         return make(guarded, handler.request_deserializer, handler.response_serializer)
 
-    def _guarded(self, method: str, behavior: Callable[..., Any], streaming: bool) -> Callable[..., Any]:
+    def _guarded(self, method: str, behavior: Callable[..., Any], streams: bool, is_fed: bool) -> Callable[..., Any]:
         def unary(request: Any, context: grpc.ServicerContext) -> Any:
-            return self._admit(method, context).run(behavior, request, context)
+            admitted, session = self._admit(method, context, is_fed)
+            try:
+                return admitted.run(behavior, request, context)
+            finally:
+                if session is not None:
+                    session.close()
 
         def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            admitted = self._admit(method, context)
-            responses = admitted.run(behavior, request, context)
+            admitted, session = self._admit(method, context, True)
+            responses: Any = None
             try:
+                responses = admitted.run(behavior, request, context)
                 while True:
                     try:
                         response = admitted.run(next, responses)
@@ -61,15 +72,19 @@ class RequireKey(Guard, grpc.ServerInterceptor):  # type: ignore[misc] # grpc sh
                         return
                     yield response
             finally:
+                if session is not None:
+                    session.close()
                 if hasattr(responses, "close"):
                     admitted.run(responses.close)
 
         # With all that is noted on it: a handler may bring a thread pool of its own.
-        return functools.wraps(behavior)(stream if streaming else unary)
+        return functools.wraps(behavior)(stream if streams else unary)
 
-    def _admit(self, method: str, context: grpc.ServicerContext) -> contextvars.Context:
+    def _admit(
+        self, method: str, context: grpc.ServicerContext, is_stream: bool
+    ) -> tuple[contextvars.Context, Session | None]:
         """Return the context for the handler to run in, with the key's identity; or end the call."""
-        refusal = NO_KEY
+        refusal, since = NO_KEY, self._streams.words
         try:
             question = self._question(method, context)
             if question is not None:
@@ -78,9 +93,21 @@ class RequireKey(Guard, grpc.ServerInterceptor):  # type: ignore[misc] # grpc sh
                 if refused is None:
                     admitted = contextvars.copy_context()
                     admitted.run(identity.set, told)
-                    return admitted
+                    return admitted, self._open(question, told, since, context) if is_stream else None
                 refusal = refused
         except Exception as error:
             refusal = refusal_after(error)
         context.abort(status_of(refusal), refusal.text)
         raise AssertionError("abort raises")
+
+    def _open(
+        self, question: dict[str, Any], told: Verification, since: int, context: grpc.ServicerContext
+    ) -> Session | None:
+        def ended(refusal: Refusal) -> None:
+            end_call(context, status_of(refusal), refusal.text)
+
+        session = self._streams.open(question, told, since, ended)
+        if session is not None:
+            # A handler that waits for something else may not see for long that its caller has gone.
+            context.add_callback(session.close)
+        return session

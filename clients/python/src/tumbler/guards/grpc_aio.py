@@ -6,16 +6,20 @@
 
     guard = RequireKey(verifier, ["orders:read"], exempt=health_and_reflection)
     server = grpc.aio.server(interceptors=[guard])
+
+When its key stops being valid, a call that streams ends: its handler is cancelled.
 """
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 
+from tumbler._sessions import Session
 from tumbler.guards._grpc import Call, Guard, current, health_and_reflection, identity, peer_address, status_of
-from tumbler.guards._rules import NO_KEY, refusal_after, refusal_of
+from tumbler.guards._rules import NO_KEY, Refusal, refusal_after, refusal_of
 from tumbler.guards.grpc import _KINDS
 
 __all__ = ["Call", "RequireKey", "current", "health_and_reflection", "peer_address"]
@@ -30,28 +34,40 @@ class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grp
         if handler is None or self._exempt(method):
             return handler
         name, make = _KINDS[handler.request_streaming, handler.response_streaming]
-        guarded = self._guarded(method, getattr(handler, name), handler.response_streaming)
+        behavior, is_fed = getattr(handler, name), handler.request_streaming
+        guarded = self._guarded(method, behavior, handler.response_streaming, is_fed)
         return make(guarded, handler.request_deserializer, handler.response_serializer)
 
-    def _guarded(self, method: str, behavior: Callable[..., Any], streaming: bool) -> Callable[..., Any]:
+    def _guarded(self, method: str, behavior: Callable[..., Any], streams: bool, is_fed: bool) -> Callable[..., Any]:
         # gRPC gives each call a task, and so a context of its own: what is set here is seen by its handler alone.
         async def unary(request: Any, context: Any) -> Any:
-            await self._admit(method, context)
-            return await behavior(request, context)
+            async with await self._admit(method, context, is_fed):
+                return await behavior(request, context)
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            await self._admit(method, context)
-            responses = behavior(request, context)
-            if inspect.isawaitable(responses):
-                await responses  # a handler that writes to the context itself
-                return
-            async for response in responses:
-                yield response
+            async with await self._admit(method, context, True) as call:
+                responses = behavior(request, context)
+                if inspect.isawaitable(responses):
+                    await responses  # a handler that writes to the context itself
+                    return
+                try:
+                    async for response in responses:
+                        # While gRPC sends, its own frames would be cancelled, and the caller not be told why.
+                        call.is_sending = call.refusal is None
+                        if not call.is_sending:
+                            return
+                        yield response
+                        call.is_sending = False
+                        if call.refusal is not None:
+                            return
+                finally:
+                    if hasattr(responses, "aclose"):
+                        await responses.aclose()
 
-        return stream if streaming else unary
+        return stream if streams else unary
 
-    async def _admit(self, method: str, context: Any) -> None:
-        refusal = NO_KEY
+    async def _admit(self, method: str, context: Any, is_stream: bool) -> "_Admitted":
+        refusal, since = NO_KEY, self._streams.words
         try:
             question = self._question(method, context)
             if question is not None:
@@ -59,8 +75,39 @@ class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grp
                 refused = refusal_of(told)
                 if refused is None:
                     identity.set(told)
-                    return
+                    call = _Admitted(context)
+                    if is_stream:
+                        call.session = self._streams.open(question, told, since, call.end)
+                    return call
                 refusal = refused
         except Exception as error:
             refusal = refusal_after(error)
         await context.abort(status_of(refusal), refusal.text)
+        raise AssertionError("abort raises")
+
+
+class _Admitted:
+    """A call while its handler runs, in whose task it was made; it is cancelled when the key stops being valid."""
+
+    def __init__(self, context: Any) -> None:
+        self.session: Session | None = None
+        self.refusal: Refusal | None = None
+        self.is_sending = False
+        self._context = context
+        self._task = asyncio.current_task()
+
+    def end(self, refusal: Refusal) -> None:
+        """End the call."""
+        self.refusal = refusal
+        if self._task is not None and not self.is_sending:
+            self._task.cancel()
+
+    async def __aenter__(self) -> "_Admitted":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.session is not None:
+            self.session.close()
+        if self.refusal is not None:
+            # Whatever the handler made of being cancelled. Where the caller hung up as well, nobody hears it.
+            await self._context.abort(status_of(self.refusal), self.refusal.text)

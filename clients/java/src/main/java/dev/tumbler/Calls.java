@@ -109,6 +109,11 @@ final class Calls {
 
     /** Asks about a key whose form is right. Fails with a {@link TumblerException}, within the timeout. */
     CompletableFuture<Verification> verify(String key, String id, VerifyOptions demand) {
+        return ask(key, id, demand).thenApply(Told::verification);
+    }
+
+    /** Does as {@link #verify}, and says until when an open stream may rest on the outcome while changes are told. */
+    CompletableFuture<Told> ask(String key, String id, VerifyOptions demand) {
         long now = time.nanos();
         Question question;
         lock.lock();
@@ -152,19 +157,27 @@ final class Calls {
         return new UnavailableException("the verifier is closed");
     }
 
-    private CompletableFuture<Verification> told(Question question, VerifyOptions demand) {
+    /**
+     * An outcome, and until when it may be rested on.
+     *
+     * @param until in nanoseconds of the verifier's clock
+     */
+    record Told(Verification verification, long until) {}
+
+    private CompletableFuture<Told> told(Question question, VerifyOptions demand) {
         boolean own = question.demand.equals(demand);
         return question.answer
                 .copy()
                 .orTimeout(timeout.toNanos(), TimeUnit.NANOSECONDS)
-                .<CompletionStage<Verification>>handle((answer, failure) -> {
+                .<CompletionStage<Told>>handle((answer, failure) -> {
                     if (failure == null) {
                         Code code = answer.decide(demand, own, time.nanos());
-                        return CompletableFuture.completedStage(answer.verification(code, false));
+                        return CompletableFuture.completedStage(
+                                new Told(answer.verification(code, false), answer.sent() + answer.ttl()));
                     }
                     Throwable cause = failure instanceof CompletionException ? failure.getCause() : failure;
                     if (cause instanceof InvalidRequestException && !own) { // what is wrong may be the other's demands
-                        return verify(question.key, question.id, demand);
+                        return ask(question.key, question.id, demand);
                     }
                     return CompletableFuture.failedStage(
                             cause instanceof TimeoutException

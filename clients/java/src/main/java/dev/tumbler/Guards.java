@@ -4,13 +4,14 @@ import io.grpc.Status;
 import java.lang.System.Logger.Level;
 import java.util.Optional;
 import java.util.concurrent.CompletionException;
+import java.util.function.Consumer;
 
 /**
  * What all guards do alike: where the key is, and which of a few answers follows. For guards of frameworks that have
  * none here; {@link dev.tumbler.grpc.KeyInterceptor} and {@link dev.tumbler.servlet.KeyFilter} are made of it.
  */
 public final class Guards {
-    private static final System.Logger LOG = System.getLogger("dev.tumbler.guards");
+    static final System.Logger LOG = System.getLogger("dev.tumbler.guards");
 
     private Guards() {}
 
@@ -112,6 +113,40 @@ public final class Guards {
                     case ENVIRONMENT_MISMATCH, IP_NOT_ALLOWED, INSUFFICIENT_SCOPE -> Refusal.NOT_ALLOWED;
                     default -> Refusal.KEY_REQUIRED;
                 });
+    }
+
+    /**
+     * Returns what to note before a key is verified that may let a stream in.
+     *
+     * @param verifier that will be asked
+     * @return how often it was told anything until now
+     */
+    public static long moment(Verifier verifier) {
+        return verifier.sessions().words();
+    }
+
+    /**
+     * Holds a stream to the key that let it in, from now on.
+     *
+     * @param verifier that said yes
+     * @param key the key's whole text, which is kept until the stream has ended
+     * @param demand what it was presented for
+     * @param verdict the outcome, which is valid
+     * @param since the {@link #moment} before the key was verified
+     * @param end told once, by another thread, how a new request would be refused, if the key stops being valid before
+     *     the stream has ended by itself; it must not block
+     * @return to be run when the stream has ended by itself
+     */
+    public static Runnable hold(
+            Verifier verifier,
+            String key,
+            VerifyOptions demand,
+            Verification verdict,
+            long since,
+            Consumer<Refusal> end) {
+        return verifier.sessions()
+                .open(key, verdict.keyId(), demand, verifier.until(verdict), since, (told, failure) -> end.accept(
+                        failure != null ? refusal(failure) : refusal(told).orElse(Refusal.MISTAKEN)));
     }
 
     /**

@@ -8,6 +8,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.locks.ReentrantLock;
+import java.util.function.Consumer;
 
 /**
  * What is remembered of keys, and what the Watch stream has told. Both are one thing: whether an answer may be
@@ -60,6 +61,9 @@ final class Memory {
 
     private long resets;
     private String cursor = NOWHERE;
+
+    /** Told the id of each key that has changed, or was denied; null: any may have. Not while the lock is held. */
+    private volatile Consumer<String> listener = id -> {};
 
     /**
      * Remembers nothing where {@code size} or {@code room}, in bytes, is 0, and without a fixed time to live nothing before the stream's first
@@ -116,6 +120,21 @@ final class Memory {
             entry.used = true;
         }
         return entry;
+    }
+
+    void onChange(Consumer<String> listener) {
+        this.listener = listener;
+    }
+
+    /** Returns until when what is remembered of the key with this id lives; {@code now} where nothing is. */
+    long until(String id, long now) {
+        Entry entry = entries.get(id);
+        return entry == null ? now : entry.expires;
+    }
+
+    /** Returns for how long from now on the stream's last word counts; 0 or less: it does not. */
+    long freshFor(long now) {
+        return fixedTtl > 0 ? Long.MAX_VALUE : freshUntil - now;
     }
 
     /** Returns how many keys are remembered. */
@@ -175,14 +194,19 @@ final class Memory {
 
     /** Forgets a key that the server has denied, whatever the stream has told so far. */
     void refuse(String id, byte[] fingerprint) {
+        boolean known;
         lock.lock();
         try {
             Entry entry = queue.get(id);
-            if (entry != null && Fingerprints.same(entry.fingerprint, fingerprint)) {
+            known = entry != null && Fingerprints.same(entry.fingerprint, fingerprint);
+            if (known) {
                 forget(id);
             }
         } finally {
             lock.unlock();
+        }
+        if (known) {
+            listener.accept(id);
         }
     }
 
@@ -205,6 +229,7 @@ final class Memory {
         } finally {
             lock.unlock();
         }
+        events.forEach(event -> listener.accept(event.getKeyId()));
     }
 
     /**
@@ -251,6 +276,7 @@ final class Memory {
         } finally {
             lock.unlock();
         }
+        listener.accept(null);
     }
 
     /** Forgets all that was remembered and told, and remembers nothing before the stream's next word. */
@@ -262,19 +288,22 @@ final class Memory {
         } finally {
             lock.unlock();
         }
+        listener.accept(null);
     }
 
     /** Does as {@link #distrust}, and forgets where the stream was, if it was there. */
     void lose(String place, long now) {
         lock.lock();
         try {
-            distrust(now);
+            reset();
+            freshUntil = now;
             if (cursor.equals(place)) {
                 cursor = NOWHERE;
             }
         } finally {
             lock.unlock();
         }
+        listener.accept(null);
     }
 
     private void reset() {

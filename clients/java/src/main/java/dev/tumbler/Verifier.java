@@ -1,5 +1,6 @@
 package dev.tumbler;
 
+import dev.tumbler.Calls.Told;
 import dev.tumbler.Memory.Entry;
 import dev.tumbler.v1.ApiKeyServiceGrpc;
 import dev.tumbler.v1.ApiKeyServiceGrpc.ApiKeyServiceStub;
@@ -73,6 +74,7 @@ public final class Verifier implements AutoCloseable {
     private final Memory memory;
     private final Calls calls;
     private final Watcher watcher;
+    private final Sessions sessions;
     private volatile long connectedAnew;
     private volatile long suspected;
     private volatile boolean closed;
@@ -102,6 +104,8 @@ public final class Verifier implements AutoCloseable {
         connectedAnew = time.nanos();
         suspected = time.nanos() - SHORTEST_RECONNECT_INTERVAL;
         calls = new Calls(stub, memory, options.projects, fingerprints, time, options.timeout, this::connectAnew, this::suspect);
+        sessions = new Sessions(this::renew, memory::freshFor, fingerprints, options.maxStaleness, time);
+        memory.onChange(sessions::heard);
         watcher = options.watch && options.cacheSize > 0 && options.cacheBytes > 0 // else there is nothing to keep fresh
                 ? new Watcher(stub, channel, memory, options.projects.only(), time, options.heartbeat, options.logger)
                 : null;
@@ -185,6 +189,7 @@ public final class Verifier implements AutoCloseable {
         if (watcher != null) {
             watcher.close();
         }
+        sessions.close(Calls.closed());
         calls.close();
         time.close();
         memory.distrust(time.nanos());
@@ -199,6 +204,27 @@ public final class Verifier implements AutoCloseable {
     /** Returns how far the stream has come; empty: it has not begun. */
     String cursor() {
         return memory.position().cursor();
+    }
+
+    /** Returns the open streams of the guards. */
+    Sessions sessions() {
+        return sessions;
+    }
+
+    /** Returns until when an open stream may rest on a verdict that has just been given, while changes are told. */
+    long until(Verification verdict) {
+        return memory.until(verdict.keyId(), time.nanos());
+    }
+
+    private CompletableFuture<Told> renew(String key, VerifyOptions demand) {
+        try {
+            Verification known = recall(key, demand);
+            return known != null
+                    ? CompletableFuture.completedFuture(new Told(known, until(known)))
+                    : calls.ask(key, KeyForm.idOf(key), demand);
+        } catch (TumblerException failure) {
+            return CompletableFuture.failedFuture(failure);
+        }
     }
 
     /** Returns what can be said of a key without a call, or null. */

@@ -40,6 +40,7 @@ final class Harness {
     private volatile JsonObject described;
     private volatile Verifier verifier;
     private volatile Race race;
+    private SpeakingServices services;
 
     private Harness() {}
 
@@ -76,6 +77,7 @@ final class Harness {
                 case "size" -> with("size", verifier.remembered());
                 case "bench" -> bench(verifier, request);
                 case "bench_uncached" -> benchUncached(request);
+                case "serve" -> serve();
                 case "close" -> close();
                 default -> with("error", "op");
             };
@@ -112,9 +114,28 @@ final class Harness {
         return builder;
     }
 
-    private JsonObject close() {
+    private synchronized JsonObject serve() throws Exception {
+        if (services == null) {
+            services = new SpeakingServices(verifier);
+        }
+        JsonObject answer = new JsonObject();
+        answer.add("grpc", with("grpc", services.grpcPort()));
+        answer.add("http", with("servlet", services.httpPort()));
+        return answer;
+    }
+
+    private synchronized JsonObject close() {
         if (verifier != null) {
             verifier.close();
+        }
+        if (services != null) {
+            try {
+                services.stop();
+            } catch (Exception failure) {
+                return failed("internal", failure.toString());
+            } finally {
+                services = null;
+            }
         }
         return new JsonObject();
     }

@@ -30,6 +30,9 @@ import java.util.function.Predicate;
  * <p>It never blocks: a call whose key the server must be asked about waits without a thread, and goes on in the
  * interceptor's executor. So calls with remembered keys get through while the server is slow, also where the server's
  * own executor is small or is the transport's thread.
+ *
+ * <p>A call that streams, either way, ends when its key stops being valid, with the status that a new call would get. Its
+ * handler is told what it is told when the caller hangs up: it is cancelled. Unary calls run to their end.
  */
 public final class KeyInterceptor implements ServerInterceptor {
     private static final Context.Key<Verification> IDENTITY = Context.key("dev.tumbler.Verification");
@@ -45,6 +48,7 @@ public final class KeyInterceptor implements ServerInterceptor {
     private final BiFunction<? super ServerCall<?, ?>, Metadata, String> clientIp;
     private final Predicate<? super MethodDescriptor<?, ?>> exempt;
     private final Executor executor;
+    private final boolean endStreams;
 
     private KeyInterceptor(Builder options) {
         verifier = options.verifier;
@@ -54,6 +58,7 @@ public final class KeyInterceptor implements ServerInterceptor {
         clientIp = options.clientIp;
         exempt = options.exempt;
         executor = options.executor == null ? Threads.SHARED : options.executor;
+        endStreams = options.endStreams;
     }
 
     /**
@@ -79,16 +84,19 @@ public final class KeyInterceptor implements ServerInterceptor {
     public <Q, A> ServerCall.Listener<Q> interceptCall(
             ServerCall<Q, A> call, Metadata headers, ServerCallHandler<Q, A> next) {
         CompletableFuture<Verification> verdict = null; // none is needed
+        Function<HeldCall<Q, A>, Runnable> hold = held -> () -> {};
         try {
             if (!exempt.test(call.getMethodDescriptor())) {
                 Optional<String> key = Guards.presentedKey(headers.getAll(AUTHORIZATION), headers.getAll(X_API_KEY));
                 if (key.isEmpty()) {
                     return refuse(call, Refusal.KEY_REQUIRED);
                 }
-                verdict = verifier.verifyAsync(
-                        key.get(),
-                        new VerifyOptions(
-                                scopes.apply(call), clientIp.apply(call, headers), environmentId, projectIds));
+                VerifyOptions demand = new VerifyOptions(
+                        scopes.apply(call), clientIp.apply(call, headers), environmentId, projectIds);
+                long since = Guards.moment(verifier);
+                CompletableFuture<Verification> asked = verifier.verifyAsync(key.get(), demand);
+                hold = held -> Guards.hold(verifier, key.get(), demand, asked.join(), since, held::end);
+                verdict = asked;
             }
         } catch (RuntimeException failure) { // of a function that we were given
             return refuse(call, Guards.refusal(failure));
@@ -97,23 +105,25 @@ public final class KeyInterceptor implements ServerInterceptor {
             return next.startCall(call, headers);
         }
         if (verdict.isDone()) {
-            return judge(verdict, call, headers, next);
+            return judge(verdict, call, headers, next, hold);
         }
         CompletableFuture<Verification> awaited = verdict;
+        Function<HeldCall<Q, A>, Runnable> holding = hold;
         DeferredListener<Q> waiting = new DeferredListener<>(call);
         Context context = Context.current();
         awaited.whenCompleteAsync(
                 (told, failure) ->
-                        context.run(() -> waiting.proceed(() -> judge(awaited, call, headers, next))),
+                        context.run(() -> waiting.proceed(() -> judge(awaited, call, headers, next, holding))),
                 executor);
         return waiting;
     }
 
-    private static <Q, A> ServerCall.Listener<Q> judge(
+    private <Q, A> ServerCall.Listener<Q> judge(
             CompletableFuture<Verification> verdict,
             ServerCall<Q, A> call,
             Metadata headers,
-            ServerCallHandler<Q, A> next) {
+            ServerCallHandler<Q, A> next,
+            Function<HeldCall<Q, A>, Runnable> hold) {
         Verification told;
         try {
             told = verdict.join();
@@ -121,9 +131,16 @@ public final class KeyInterceptor implements ServerInterceptor {
             return refuse(call, Guards.refusal(failure));
         }
         Optional<Refusal> refusal = Guards.refusal(told);
-        return refusal.isPresent()
-                ? refuse(call, refusal.get())
-                : Contexts.interceptCall(Context.current().withValue(IDENTITY, told), call, headers, next);
+        if (refusal.isPresent()) {
+            return refuse(call, refusal.get());
+        }
+        Context identified = Context.current().withValue(IDENTITY, told);
+        if (!endStreams || call.getMethodDescriptor().getType() == MethodDescriptor.MethodType.UNARY) {
+            return Contexts.interceptCall(identified, call, headers, next);
+        }
+        HeldCall<Q, A> held = new HeldCall<>(call);
+        held.onEnd(hold.apply(held));
+        return held.listener(Contexts.interceptCall(identified, held, headers, next));
     }
 
     private static <Q, A> ServerCall.Listener<Q> refuse(ServerCall<Q, A> call, Refusal refusal) {
@@ -156,6 +173,7 @@ public final class KeyInterceptor implements ServerInterceptor {
         private BiFunction<? super ServerCall<?, ?>, Metadata, String> clientIp = (call, headers) -> peer(call);
         private Predicate<? super MethodDescriptor<?, ?>> exempt = method -> false;
         private Executor executor;
+        private boolean endStreams = true;
 
         private Builder(Verifier verifier) {
             this.verifier = verifier;
@@ -238,6 +256,17 @@ public final class KeyInterceptor implements ServerInterceptor {
          */
         public Builder executor(Executor executor) {
             this.executor = executor;
+            return this;
+        }
+
+        /**
+         * Sets whether what a key let in ends when the key stops being valid. On unless said otherwise.
+         *
+         * @param end whether calls that stream do
+         * @return this
+         */
+        public Builder endStreams(boolean end) {
+            endStreams = end;
             return this;
         }
 

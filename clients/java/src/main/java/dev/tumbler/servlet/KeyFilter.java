@@ -5,18 +5,23 @@ import dev.tumbler.Guards.Refusal;
 import dev.tumbler.Verification;
 import dev.tumbler.Verifier;
 import dev.tumbler.VerifyOptions;
+import jakarta.servlet.AsyncContext;
+import jakarta.servlet.AsyncEvent;
+import jakarta.servlet.AsyncListener;
 import jakarta.servlet.Filter;
 import jakarta.servlet.FilterChain;
 import jakarta.servlet.ServletException;
 import jakarta.servlet.ServletRequest;
 import jakarta.servlet.ServletResponse;
 import jakarta.servlet.http.HttpServletRequest;
+import jakarta.servlet.http.HttpServletRequestWrapper;
 import jakarta.servlet.http.HttpServletResponse;
 import java.io.IOException;
 import java.util.Collections;
 import java.util.Enumeration;
 import java.util.List;
 import java.util.Optional;
+import java.util.concurrent.atomic.AtomicReference;
 import java.util.function.Function;
 import java.util.function.Predicate;
 
@@ -24,6 +29,11 @@ import java.util.function.Predicate;
  * Lets a request pass only with a key that a verifier says yes to. The key is that of {@code Authorization: Bearer …} or
  * of {@code X-API-Key}; a request with more than one of these headers is refused. It waits for the verifier in the request's thread, at most for the verifier's
  * timeout.
+ *
+ * <p>An answer that streams (it was flushed, or is longer than 64 KiB) ends when its key stops being valid: what is
+ * written fails with an {@link IOException}, the request's thread is interrupted, and the answer is broken off, so that
+ * its reader sees an error. Of an asynchronous answer that waits, and whose handler does not write, only Jetty lets us
+ * break the answer off; other containers complete it. Ordinary answers run to their end.
  */
 public final class KeyFilter implements Filter {
     /** The request attribute that holds the {@link Verification}. */
@@ -35,6 +45,7 @@ public final class KeyFilter implements Filter {
     private final List<String> projectIds;
     private final Function<? super HttpServletRequest, String> clientIp;
     private final Predicate<? super HttpServletRequest> exempt;
+    private final boolean endStreams;
 
     private KeyFilter(Builder options) {
         verifier = options.verifier;
@@ -43,6 +54,7 @@ public final class KeyFilter implements Filter {
         projectIds = options.projectIds;
         clientIp = options.clientIp;
         exempt = options.exempt;
+        endStreams = options.endStreams;
     }
 
     /**
@@ -71,20 +83,83 @@ public final class KeyFilter implements Filter {
         if (!(request instanceof HttpServletRequest http)) {
             throw new ServletException("only HTTP requests carry keys");
         }
+        AtomicReference<Function<Runnable, Runnable>> hold = new AtomicReference<>();
         Optional<Refusal> refusal;
         try {
-            refusal = exempt.test(http) ? Optional.empty() : judge(http);
+            refusal = exempt.test(http) ? Optional.empty() : judge(http, hold);
         } catch (RuntimeException failure) {
             refusal = Optional.of(Guards.refusal(failure));
         }
-        if (refusal.isEmpty()) {
+        if (refusal.isPresent()) {
+            refuse((HttpServletResponse) response, refusal.get());
+        } else if (hold.get() == null || !endStreams) {
             chain.doFilter(request, response);
         } else {
-            refuse((HttpServletResponse) response, refusal.get());
+            handle(http, new HeldResponse(http, (HttpServletResponse) response, hold.get()), chain);
         }
     }
 
-    private Optional<Refusal> judge(HttpServletRequest request) {
+    private static void handle(HttpServletRequest request, HeldResponse response, FilterChain chain)
+            throws IOException, ServletException {
+        boolean isAsync = false;
+        try {
+            chain.doFilter(new Request(request, response), response);
+            isAsync = request.isAsyncStarted() && completes(request, response);
+        } finally {
+            if (!isAsync) {
+                response.over();
+            }
+            response.handled();
+        }
+    }
+
+    /** A request whose asynchronous answer is held, too: else it would be the container's own. */
+    private static final class Request extends HttpServletRequestWrapper {
+        private final HeldResponse response;
+
+        Request(HttpServletRequest request, HeldResponse response) {
+            super(request);
+            this.response = response;
+        }
+
+        @Override
+        public AsyncContext startAsync() {
+            return startAsync(this, response);
+        }
+    }
+
+    private static boolean completes(HttpServletRequest request, HeldResponse response) {
+        try {
+            request.getAsyncContext().addListener(new Completion(response));
+            return true;
+        } catch (IllegalStateException completed) {
+            return false;
+        }
+    }
+
+    /** Takes note that an asynchronous answer is complete. */
+    private record Completion(HeldResponse response) implements AsyncListener {
+        @Override
+        public void onComplete(AsyncEvent event) {
+            response.over();
+        }
+
+        @Override
+        public void onError(AsyncEvent event) {
+            response.over();
+        }
+
+        @Override
+        public void onTimeout(AsyncEvent event) {}
+
+        @Override
+        public void onStartAsync(AsyncEvent event) {
+            event.getAsyncContext().addListener(this);
+        }
+    }
+
+    private Optional<Refusal> judge(
+            HttpServletRequest request, AtomicReference<Function<Runnable, Runnable>> hold) {
         Optional<String> key =
                 Guards.presentedKey(all(request, "Authorization"), all(request, "X-API-Key"));
         if (key.isEmpty()) {
@@ -92,10 +167,12 @@ public final class KeyFilter implements Filter {
         }
         VerifyOptions demand =
                 new VerifyOptions(scopes.apply(request), clientIp.apply(request), environmentId, projectIds);
+        long since = Guards.moment(verifier);
         Verification told = verifier.verify(key.get(), demand);
         Optional<Refusal> refusal = Guards.refusal(told);
         if (refusal.isEmpty()) {
             request.setAttribute(IDENTITY, told);
+            hold.set(end -> Guards.hold(verifier, key.get(), demand, told, since, refused -> end.run()));
         }
         return refusal;
     }
@@ -136,6 +213,7 @@ public final class KeyFilter implements Filter {
         private Function<? super HttpServletRequest, String> clientIp =
                 request -> Guards.clientIp(request.getRemoteAddr());
         private Predicate<? super HttpServletRequest> exempt = request -> false;
+        private boolean endStreams = true;
 
         private Builder(Verifier verifier) {
             this.verifier = verifier;
@@ -206,6 +284,17 @@ public final class KeyFilter implements Filter {
          */
         public Builder exempt(Predicate<? super HttpServletRequest> requests) {
             exempt = requests;
+            return this;
+        }
+
+        /**
+         * Sets whether what a key let in ends when the key stops being valid. On unless said otherwise.
+         *
+         * @param end whether answers that stream do
+         * @return this
+         */
+        public Builder endStreams(boolean end) {
+            endStreams = end;
             return this;
         }
 

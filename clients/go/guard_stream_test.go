@@ -1,0 +1,301 @@
+package tumbler
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
+)
+
+// handling is a guarded gRPC service of one method that streams both ways, and how its handler ended.
+type handling struct {
+	begun, over chan error
+	handle      grpc.StreamHandler
+}
+
+func (h *handling) serve(t *testing.T, w *world, options ...GRPCOption) grpc.ClientStream {
+	h.begun, h.over = make(chan error, 1), make(chan error, 1)
+	server := grpc.NewServer(grpc.StreamInterceptor(StreamServerInterceptor(w.verifier, options...)))
+	server.RegisterService(&grpc.ServiceDesc{
+		ServiceName: "test.Service",
+		HandlerType: (*any)(nil),
+		Streams: []grpc.StreamDesc{{
+			StreamName: "Talk", ServerStreams: true, ClientStreams: true,
+			Handler: func(server any, stream grpc.ServerStream) error {
+				h.begun <- nil
+				err := h.handle(server, stream)
+				h.over <- err
+				return err
+			},
+		}},
+	}, new(any))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go server.Serve(listener)
+	t.Cleanup(server.Stop)
+	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	ctx := metadata.AppendToOutgoingContext(context.Background(), "x-api-key", testKey(1, 'a'))
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/test.Service/Talk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-h.begun
+	return stream
+}
+
+// speaks sends a message every few milliseconds.
+func speaks(_ any, stream grpc.ServerStream) error {
+	for {
+		if err := stream.SendMsg(&emptypb.Empty{}); err != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// listens takes what is sent, and would take an orderly end for one.
+func listens(_ any, stream grpc.ServerStream) error {
+	for {
+		if err := stream.RecvMsg(&emptypb.Empty{}); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+func waits(_ any, stream grpc.ServerStream) error {
+	<-stream.Context().Done()
+	return nil
+}
+
+func becomes(code tumblerv1.VerifyCode) func(*tumblerv1.VerifyResponse) {
+	return func(a *tumblerv1.VerifyResponse) {
+		a.Code, a.Valid, a.Revision = code, code == tumblerv1.VerifyCode_VERIFY_CODE_VALID, 12
+	}
+}
+
+func TestAGRPCStreamEndsWithItsKey(t *testing.T) {
+	for name, handle := range map[string]grpc.StreamHandler{"speaks": speaks, "listens": listens, "waits": waits} {
+		for code, want := range map[tumblerv1.VerifyCode]codes.Code{
+			tumblerv1.VerifyCode_VERIFY_CODE_REVOKED:            codes.Unauthenticated,
+			tumblerv1.VerifyCode_VERIFY_CODE_INSUFFICIENT_SCOPE: codes.PermissionDenied,
+		} {
+			t.Run(name+" "+code.String(), func(t *testing.T) {
+				w, stream := listening(t)
+				h := &handling{handle: handle}
+				call := h.serve(t, w)
+				w.server.answerWith(becomes(code))
+				w.say(stream, changed("a", 11, testKey(1, 'a')))
+				var err error
+				for err == nil {
+					err = call.RecvMsg(&emptypb.Empty{})
+				}
+				if status.Code(err) != want {
+					t.Errorf("got %v", err)
+				}
+				if err := <-h.over; name != "waits" && status.Code(err) != want {
+					t.Errorf("the handler was told %v", err)
+				}
+				w.eventually("nothing is left", func() bool { return w.verifier.sessions.len() == 0 })
+			})
+		}
+	}
+}
+
+func TestAGRPCStreamGoesOnWhereItsKeyIsStillGoodForItOrItShallNotEnd(t *testing.T) {
+	for name, c := range map[string]struct {
+		code tumblerv1.VerifyCode
+		open int
+	}{
+		"still good": {tumblerv1.VerifyCode_VERIFY_CODE_VALID, 1}, "off": {tumblerv1.VerifyCode_VERIFY_CODE_REVOKED, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, stream := listening(t)
+			h := &handling{handle: listens}
+			call := h.serve(t, w, EndStreams(c.open > 0))
+			w.server.answerWith(becomes(c.code))
+			before, _ := w.server.calls()
+			w.say(stream, changed("a", 11, testKey(1, 'a')))
+			if c.open > 0 {
+				w.eventually("it is asked", func() bool { now, _ := w.server.calls(); return now > before })
+			}
+			if open := w.verifier.sessions.len(); open != c.open {
+				t.Errorf("%d are open", open)
+			}
+			call.CloseSend()
+			if err := call.RecvMsg(&emptypb.Empty{}); err != io.EOF {
+				t.Errorf("got %v", err)
+			}
+			w.eventually("nothing is left", func() bool { return w.verifier.sessions.len() == 0 })
+		})
+	}
+}
+
+// web serves a handler behind the guard, and returns an answer that has begun.
+func web(t *testing.T, w *world, http2 bool, handler http.HandlerFunc, options ...HTTPOption) (*http.Response, error) {
+	server := httptest.NewUnstartedServer(Middleware(w.verifier, options...)(handler))
+	server.EnableHTTP2 = http2
+	server.StartTLS()
+	t.Cleanup(server.CloseClientConnections)
+	request, _ := http.NewRequest("GET", server.URL, nil)
+	request.Header.Set("X-API-Key", testKey(1, 'a'))
+	return server.Client().Do(request)
+}
+
+func TestAStreamingAnswerIsBrokenOff(t *testing.T) {
+	for name, http2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
+		for kind, goes := range map[string]func(http.ResponseWriter, *http.Request) error{
+			"speaks": func(w http.ResponseWriter, _ *http.Request) error {
+				for {
+					if _, err := w.Write([]byte("word\n")); err != nil {
+						return err
+					}
+					if err := http.NewResponseController(w).Flush(); err != nil {
+						return err
+					}
+					time.Sleep(time.Millisecond)
+				}
+			},
+			"waits": func(w http.ResponseWriter, r *http.Request) error {
+				w.(http.Flusher).Flush()
+				<-r.Context().Done()
+				return context.Cause(r.Context())
+			},
+			"never flushes": func(w http.ResponseWriter, _ *http.Request) error {
+				part := make([]byte, streaming+1)
+				for {
+					if _, err := w.Write(part); err != nil {
+						return err
+					}
+				}
+			},
+		} {
+			t.Run(name+" "+kind, func(t *testing.T) {
+				w, stream := listening(t)
+				over := make(chan error, 1)
+				answer, err := web(t, w, http2, func(w http.ResponseWriter, r *http.Request) { over <- goes(w, r) })
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer answer.Body.Close()
+				w.eventually("it is noted", func() bool { return w.verifier.sessions.len() == 1 })
+				w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
+				w.say(stream, changed("a", 11, testKey(1, 'a')))
+				if _, err := io.Copy(io.Discard, answer.Body); err == nil {
+					t.Error("it ended as if it were whole")
+				}
+				if err := <-over; err == nil {
+					t.Error("the handler was told nothing")
+				}
+				w.eventually("nothing is left", func() bool { return w.verifier.sessions.len() == 0 })
+			})
+		}
+	}
+}
+
+func TestAStreamingAnswerGoesOnWhereItsKeyIsStillGoodForIt(t *testing.T) {
+	w, stream := listening(t)
+	done := make(chan struct{})
+	answer, err := web(t, w, false, func(w http.ResponseWriter, _ *http.Request) {
+		w.(http.Flusher).Flush()
+		<-done
+		w.Write([]byte("whole"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _ := w.server.calls()
+	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_VALID))
+	w.say(stream, changed("a", 11, testKey(1, 'a')))
+	w.eventually("it is asked", func() bool { now, _ := w.server.calls(); return now > before })
+	close(done)
+	if body, err := io.ReadAll(answer.Body); err != nil || string(body) != "whole" {
+		t.Errorf("got %q, %v", body, err)
+	}
+	w.eventually("nothing is left", func() bool { return w.verifier.sessions.len() == 0 })
+}
+
+func TestAnOrdinaryAnswerRunsToItsEnd(t *testing.T) {
+	w, stream := listening(t)
+	answer, err := web(t, w, false, func(to http.ResponseWriter, r *http.Request) {
+		w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
+		w.say(stream, changed("a", 11, testKey(1, 'a')))
+		w.eventually("it is denied", func() bool { return !w.verify(testKey(1, 'a')).Valid })
+		if r.Context().Err() != nil || w.verifier.sessions.len() > 0 {
+			t.Error("it is held to its key")
+		}
+		to.Write([]byte("whole"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, err := io.ReadAll(answer.Body); err != nil || string(body) != "whole" {
+		t.Errorf("got %q, %v", body, err)
+	}
+}
+
+func TestAConnectionThatWasTakenOverIsClosed(t *testing.T) {
+	w, stream := listening(t)
+	over := make(chan error, 1)
+	answer, err := web(t, w, false, func(w http.ResponseWriter, r *http.Request) {
+		conn, both, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		both.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n")
+		both.Flush()
+		_, err = bufio.NewReader(conn).ReadByte()
+		over <- err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
+	w.say(stream, changed("a", 11, testKey(1, 'a')))
+	io.Copy(io.Discard, answer.Body)
+	if <-over == nil {
+		t.Error("the handler was told nothing")
+	}
+	w.eventually("nothing is left", func() bool { return w.verifier.sessions.len() == 0 })
+}
+
+func TestWithStreamsLeftAloneAnAnswerOutlivesItsKey(t *testing.T) {
+	w, stream := listening(t)
+	done := make(chan struct{})
+	answer, err := web(t, w, false, func(w http.ResponseWriter, _ *http.Request) {
+		w.(http.Flusher).Flush()
+		<-done
+		w.Write([]byte("whole"))
+	}, EndStreams(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
+	w.say(stream, changed("a", 11, testKey(1, 'a')))
+	close(done)
+	if body, err := io.ReadAll(answer.Body); err != nil || string(body) != "whole" {
+		t.Errorf("got %q, %v", body, err)
+	}
+}

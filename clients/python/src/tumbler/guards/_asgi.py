@@ -1,0 +1,124 @@
+"""A request of an ASGI application while it is answered, and how it ends with the key that let it in."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from tumbler._sessions import Session
+from tumbler.guards._rules import Refusal
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Opening = Callable[[Callable[[Refusal], None]], Session | None]
+"""What opens the session of a request that streams."""
+
+STREAM = "tumbler.stream"
+"""Under which name the scope has the request's `Stream`."""
+
+_CLOSING = 1.0
+"""Seconds within which a WebSocket is told that it is closed."""
+
+_POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
+
+
+class KeyEnded(ConnectionError):
+    """An answer was broken off: the key that had let it begin is not valid any more. As if the peer had hung up."""
+
+
+class Stream:
+    """A request while it is answered, in the task that it was made in."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._is_socket = scope["type"] == "websocket"
+        self._send = send
+        self._opening: list[Opening] = []
+        self._sessions: list[Session] = []
+        self._refusal: Refusal | None = None
+        self._task = asyncio.current_task()
+        self._is_running = False
+        self._closing: asyncio.Task[None] | None = None
+
+    def let_in(self, opening: Opening) -> None:
+        """Note that a key has let it in. It ends with that key, from when it streams: a WebSocket always does."""
+        self._opening.append(opening)
+        if self._is_socket:
+            self._note()
+
+    async def run(self, app: App, scope: Scope, receive: Receive) -> None:
+        """Have it answered. Raises `KeyEnded` where an answer was broken off: a mere return may look like its end."""
+        try:
+            if self._refusal is None:
+                self._is_running = True
+                await app({**scope, STREAM: self}, receive, self.send)
+        except asyncio.CancelledError:
+            if self._refusal is None or not _is_only_ours(self._task):
+                raise
+        except Exception:
+            if self._refusal is None:
+                raise
+        finally:
+            self._is_running = False
+            for session in self._sessions:
+                session.close()
+        if self._closing is not None:
+            await self._closing
+        elif self._refusal is not None:
+            raise KeyEnded
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        """Send for the application. Raises `KeyEnded`."""
+        if message["type"] == "http.response.body":
+            if message.get("more_body"):
+                self._note()
+            else:
+                for session in self._sessions:
+                    session.close()
+        if self._refusal is not None:
+            await asyncio.sleep(0)  # to be cancelled, where it is not yet
+            raise KeyEnded
+        await self._send(message)
+
+    def end(self, refusal: Refusal) -> None:
+        """End it."""
+        if self._refusal is not None:
+            return
+        self._refusal = refusal
+        if self._is_socket:
+            self._closing = asyncio.get_running_loop().create_task(self._close(refusal))
+        else:
+            self._cancel()
+
+    def _note(self) -> None:
+        while self._opening:
+            session = self._opening.pop()(self.end)
+            if session is not None:
+                self._sessions.append(session)
+
+    async def _close(self, refusal: Refusal) -> None:
+        # A peer that does not read must not keep the application from being cancelled.
+        sending = asyncio.ensure_future(self._send(closing(refusal)))
+        sending.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait({sending}, timeout=_CLOSING)
+        sending.cancel()
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._is_running and self._task is not None:
+            self._task.cancel()
+
+
+def closing(refusal: Refusal) -> dict[str, Any]:
+    """Return the message that closes a WebSocket."""
+    return {"type": "websocket.close", "code": closing_code(refusal), "reason": refusal.text}
+
+
+def _is_only_ours(task: Any) -> bool:
+    """Say whether nobody else has cancelled the task as well, as far as that can be known (from Python 3.11 on)."""
+    return not hasattr(task, "uncancel") or task.uncancel() == 0
+
+
+def closing_code(refusal: Refusal) -> int:
+    """Return what a WebSocket is closed with that cannot be answered otherwise."""
+    return _TRY_AGAIN_LATER if refusal.http >= 500 else _POLICY_VIOLATION

@@ -1,0 +1,45 @@
+"""What all guards do with a stream that a key let in: it ends when the key stops being valid."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tumbler._base import demand_of
+from tumbler._sessions import Session
+from tumbler.guards._rules import Refusal, refusal_after, refusal_of
+from tumbler.verification import Verification
+
+Question = dict[str, Any]
+"""The arguments of ``verify``."""
+
+
+class Streams:
+    """The streams behind one guard."""
+
+    def __init__(self, verifier: Any, end_streams: bool) -> None:
+        # One that is not ours, in a test for example, may know nothing but to verify.
+        self._sessions = getattr(verifier, "_sessions", None) if end_streams else None
+
+    @property
+    def words(self) -> int:
+        """What to note before a key is verified that may let a stream in."""
+        return self._sessions.words if self._sessions is not None else 0
+
+    def open(
+        self, question: Question, told: Verification, since: int, ended: Callable[[Refusal], None]
+    ) -> Session | None:
+        """Have ``ended`` called, by another thread maybe, when a key that let a stream in is not valid any more.
+
+        The session is to be closed when the stream has ended by itself. None: the stream goes on whatever happens.
+        """
+        if self._sessions is None:
+            return None
+        demand = dict(question)
+        key = demand.pop("key")
+
+        def over(outcome: Verification | Exception) -> None:
+            refusal = refusal_after(outcome) if isinstance(outcome, Exception) else refusal_of(outcome)
+            if refusal is not None:
+                ended(refusal)
+
+        session: Session = self._sessions.open(key, demand_of(**demand), told, since, over)
+        return session

@@ -1,0 +1,644 @@
+"""What a key let in ends with it: gRPC streams, WebSockets and streaming answers, over real sockets."""
+
+import asyncio
+import contextlib
+import http.client
+import queue
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import pytest
+import uvicorn
+from fastapi import Depends, FastAPI, Request, WebSocket
+from fastapi.responses import StreamingResponse
+
+import tumbler
+import tumbler.aio
+from tests.clients.python.fake import OWN_KEY, PATIENCE, Fake
+from tests.clients.python.says import FORBIDDEN_TEXT, KEY_TEXT, UNDECIDED_TEXT
+from tumbler.guards import asgi, fastapi
+from tumbler.guards import grpc as guard
+from tumbler.guards import grpc_aio as aio_guard
+from tumbler.v1 import api_key_service_pb2 as pb
+
+KINDS = ("unary_stream", "stream_unary", "stream_stream")
+TICK = 0.02
+"""Seconds between two words of a stream that speaks."""
+
+
+class Handlers:
+    """Handlers of threads: ``speaks`` sends without end, else they wait; they note how they ended."""
+
+    def __init__(self) -> None:
+        self.speaks = True
+        self.begun = threading.Semaphore(0)
+        self.ends: list[str] = []
+        self.over = threading.Semaphore(0)
+        self.blocked = threading.Event()
+
+    def noted(self, end: str) -> None:
+        """Note how a handler ended."""
+        self.ends.append(end)
+        self.over.release()
+
+    def unary_stream(self, _: bytes, context: Any) -> Iterator[bytes]:
+        """Send without end, or wait."""
+        context.add_callback(lambda: self.noted("told"))
+        self.begun.release()
+        while self.speaks:
+            yield b"word"
+            time.sleep(TICK)
+        self.blocked.wait(PATIENCE)
+
+    def stream_unary(self, requests: Iterator[bytes], _: Any) -> bytes:
+        """Take all that is sent."""
+        self.begun.release()
+        try:
+            for _word in requests:
+                pass
+        except grpc.RpcError:
+            self.noted("told")
+            raise
+        self.noted("taken for whole")
+        return b"done"
+
+    def stream_stream(self, requests: Iterator[bytes], _: Any) -> Iterator[bytes]:
+        """Echo."""
+        self.begun.release()
+        try:
+            yield from requests
+        except grpc.RpcError:
+            self.noted("told")
+            raise
+        self.noted("taken for whole")
+
+
+class AioHandlers(Handlers):
+    """The same for asyncio."""
+
+    async def unary_stream(self, _: bytes, __: Any) -> AsyncIterator[bytes]:  # type: ignore[override]
+        """Send without end, or wait."""
+        self.begun.release()
+        try:
+            while self.speaks:
+                yield b"word"
+                await asyncio.sleep(TICK)
+            await asyncio.Event().wait()
+        except (asyncio.CancelledError, GeneratorExit):
+            self.noted("told")
+            raise
+
+    async def stream_unary(self, requests: AsyncIterator[bytes], _: Any) -> bytes:  # type: ignore[override]
+        """Take all that is sent."""
+        self.begun.release()
+        try:
+            async for _word in requests:
+                pass
+        except asyncio.CancelledError:
+            self.noted("told")
+            raise
+        self.noted("taken for whole")
+        return b"done"
+
+    async def stream_stream(self, requests: AsyncIterator[bytes], context: Any) -> None:  # type: ignore[override]
+        """Echo, by writing itself."""
+        self.begun.release()
+        try:
+            async for request in requests:
+                await context.write(request)
+        except asyncio.CancelledError:
+            self.noted("told")
+            raise
+        self.noted("taken for whole")
+
+
+class Threads:
+    """A guarded server of threads, with its verifier."""
+
+    def __init__(self, fake: Fake, **options: Any) -> None:
+        self.handlers = Handlers()
+        self.verifier = tumbler.Verifier(fake.target, api_key=OWN_KEY, timeout=PATIENCE)
+        fake.heard(self.verifier)
+        interceptor = guard.RequireKey(self.verifier, ["orders:read"], **options)
+        self.server = grpc.server(futures.ThreadPoolExecutor(4), interceptors=[interceptor])
+        self.server.add_generic_rpc_handlers((_generic(self.handlers),))
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+
+    @property
+    def open(self) -> int:
+        """How many streams are noted."""
+        return len(self.verifier._sessions)
+
+    def stop(self) -> None:
+        """End."""
+        self.handlers.blocked.set()
+        self.server.stop(None).wait()
+        self.verifier.close()
+
+
+class Loop:
+    """A guarded server of asyncio, with its verifier."""
+
+    def __init__(self, fake: Fake, **options: Any) -> None:
+        self.handlers = AioHandlers()
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self._serve(fake, options)))
+        self.thread.start()
+        assert self.ready.wait(PATIENCE)
+
+    @property
+    def open(self) -> int:
+        """How many streams are noted."""
+        return len(self.verifier._sessions)
+
+    def stop(self) -> None:
+        """End."""
+        self.loop.call_soon_threadsafe(self.stopping.set)
+        self.thread.join()
+
+    async def _serve(self, fake: Fake, options: Any) -> None:
+        self.loop, self.stopping = asyncio.get_running_loop(), asyncio.Event()
+        self.verifier = tumbler.aio.Verifier(fake.target, api_key=OWN_KEY, timeout=PATIENCE)
+        async with self.verifier:
+            server = grpc.aio.server(interceptors=[aio_guard.RequireKey(self.verifier, ["orders:read"], **options)])
+            server.add_generic_rpc_handlers((_generic(self.handlers),))
+            self.port = server.add_insecure_port("127.0.0.1:0")
+            await server.start()
+            self.ready.set()
+            await self.stopping.wait()
+            await server.stop(None)
+
+
+def _generic(handlers: Handlers) -> grpc.GenericRpcHandler:
+    methods = {kind: getattr(grpc, f"{kind}_rpc_method_handler")(getattr(handlers, kind)) for kind in KINDS}
+    return grpc.method_handlers_generic_handler("test.Service", methods)
+
+
+@pytest.fixture(params=[Threads, Loop], ids=["sync", "aio"])
+def serve(request: pytest.FixtureRequest, fake: Fake) -> Iterator[Callable[..., Any]]:
+    """Give a function that starts a guarded server."""
+    made = []
+
+    def start(**options: Any) -> Any:
+        made.append(request.param(fake, **options))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.stop()
+
+
+class Caller:
+    """A call of one kind that is under way, and sends a word every TICK where it may."""
+
+    def __init__(self, server: Any, kind: str, key: str) -> None:
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{server.port}")
+        self._over = threading.Event()
+        method = getattr(self._channel, kind)(f"/test.Service/{kind}")
+        if kind == "stream_unary":
+            method = method.future
+        sent = self._words() if kind.startswith("stream") else b"one"
+        self.call = method(sent, metadata=(("authorization", f"Bearer {key}"),))
+        assert server.handlers.begun.acquire(timeout=PATIENCE)
+        self.kind = kind
+
+    def end(self) -> tuple[str, str]:
+        """Read all that comes, until the call ends; return its status and text."""
+        try:
+            if self.kind == "stream_unary":
+                self.call.result(PATIENCE)
+            else:
+                for _ in self.call:
+                    pass
+        except grpc.RpcError as error:
+            return error.code().name, error.details()
+        finally:
+            self.close()
+        return "OK", ""
+
+    def close(self) -> None:
+        """Hang up."""
+        self._over.set()
+        self.call.cancel()
+        self._channel.close()
+
+    def _words(self) -> Iterator[bytes]:
+        while not self._over.wait(TICK):
+            yield b"word"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestGrpc:
+    """Calls that stream, either way."""
+
+    @pytest.mark.parametrize(
+        ("code", "end"),
+        [
+            (pb.VERIFY_CODE_REVOKED, ("UNAUTHENTICATED", KEY_TEXT)),
+            (pb.VERIFY_CODE_SUPERSEDED, ("UNAUTHENTICATED", KEY_TEXT)),
+            (pb.VERIFY_CODE_IP_NOT_ALLOWED, ("PERMISSION_DENIED", FORBIDDEN_TEXT)),
+            (pb.VERIFY_CODE_INSUFFICIENT_SCOPE, ("PERMISSION_DENIED", FORBIDDEN_TEXT)),
+        ],
+    )
+    def test_ends(self, serve: Callable[..., Any], fake: Fake, kind: str, code: Any, end: Any) -> None:
+        """A call ends with the status that a new one would get, and its handler is told, never of an orderly end."""
+        key = fake.knows(1)
+        server = serve()
+        caller = Caller(server, kind, key)
+        fake.knows(1, code=code)
+        fake.say(key)
+        assert caller.end() == end
+        assert server.handlers.over.acquire(timeout=PATIENCE)
+        assert server.handlers.ends == ["told"]
+        assert server.open == 0
+
+    def test_goes_on(self, serve: Callable[..., Any], fake: Fake, kind: str) -> None:
+        """A change after which the key is still good for it ends nothing; hanging up leaves nothing."""
+        key = fake.knows(1)
+        server = serve()
+        caller = Caller(server, kind, key)
+        asked = len(fake.calls)
+        fake.say(key)
+        fake.until(lambda: len(fake.calls) > asked)
+        fake.heard_by(server)
+        assert (server.open, server.handlers.ends) == (1, [])
+        caller.close()
+        _eventually(lambda: server.open == 0)
+
+    def test_off(self, serve: Callable[..., Any], fake: Fake, kind: str) -> None:
+        """With end_streams off a call outlives its key."""
+        key = fake.knows(1)
+        server = serve(end_streams=False)
+        caller = Caller(server, kind, key)
+        fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
+        fake.say(key)
+        fake.heard_by(server)
+        assert (server.open, server.handlers.ends) == (0, [])
+        caller.close()
+
+    def test_an_end_by_itself(self, serve: Callable[..., Any], fake: Fake, kind: str) -> None:
+        """The end of the key's record comes without an event, and ends the call all the same."""
+        key = fake.knows(1)
+        fake.answers[key].cache_ttl.FromMilliseconds(300)
+        server = serve()
+        caller = Caller(server, kind, key)
+        fake.answers[key].valid, fake.answers[key].code = False, pb.VERIFY_CODE_EXPIRED
+        assert caller.end() == ("UNAUTHENTICATED", KEY_TEXT)
+
+    def test_the_verifier_is_closed(self, serve: Callable[..., Any], fake: Fake, kind: str) -> None:
+        """Once nobody can verify keys, what they let in ends."""
+        key = fake.knows(1)
+        server = serve()
+        caller = Caller(server, kind, key)
+        closed = server.verifier.close()
+        if closed is not None:
+            asyncio.run_coroutine_threadsafe(closed, server.loop).result(PATIENCE)
+        assert caller.end() == ("UNAVAILABLE", UNDECIDED_TEXT)
+
+
+def test_a_handler_that_waits(serve: Callable[..., Any], fake: Fake) -> None:
+    """A call whose handler waits for something else, and sends nothing, ends at once all the same."""
+    key = fake.knows(1)
+    server = serve()
+    server.handlers.speaks = False
+    caller = Caller(server, "unary_stream", key)
+    fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
+    fake.say(key)
+    assert caller.end() == ("UNAUTHENTICATED", KEY_TEXT)
+
+
+def test_without_grpcs_own_parts(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a version of gRPC that has no such parts, a call is cancelled."""
+    monkeypatch.delattr("grpc._server._abort")
+    key = fake.knows(1)
+    server = Threads(fake)
+    caller = Caller(server, "unary_stream", key)
+    fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
+    fake.say(key)
+    assert caller.end()[0] == "CANCELLED"
+    monkeypatch.undo()
+    server.stop()
+
+
+class Web:
+    """An ASGI application that streams, served by uvicorn; ``guarded`` puts the guard before it or into it."""
+
+    def __init__(self, fake: Fake, guarded: Callable[[Any], Any]) -> None:
+        self.fake = fake
+        self.guarded = guarded
+        self.ends: list[str] = []
+        self.over = threading.Semaphore(0)
+        self.answering = threading.Event()
+        self.released = threading.Event()
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self.thread.start()
+        assert self.ready.wait(PATIENCE)
+
+    @property
+    def open(self) -> int:
+        """How many streams are noted."""
+        return len(self.verifier._sessions)
+
+    def stop(self) -> None:
+        """End."""
+        self.server.should_exit = True
+        self.thread.join()
+
+    @contextlib.contextmanager
+    def get(self, path: str, key: str) -> Iterator[http.client.HTTPResponse]:
+        """Begin to read an answer, and hang up in the end."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection.request("GET", path, headers={"authorization": f"Bearer {key}"})
+        with contextlib.closing(connection), connection.getresponse() as answer:
+            yield answer
+
+    def read(self, path: str, key: str) -> bytes:
+        """Return a whole answer."""
+        with self.get(path, key) as answer:
+            return answer.read()
+
+    def stays(self) -> None:
+        """Return once all that was said of keys has been acted on, and nothing ended."""
+        self.fake.heard_by(self)
+        assert self.ends == []
+
+    async def words(self) -> AsyncIterator[bytes]:
+        """Yield without end."""
+        try:
+            while True:
+                yield b"word\n"
+                await asyncio.sleep(TICK)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.ends.append("told")
+            self.over.release()
+            raise
+
+    async def slow(self) -> dict[str, str]:
+        """Answer once the test says so."""
+        self.answering.set()
+        while not self.released.is_set():
+            await asyncio.sleep(0.01)
+        return {"all": "right"}
+
+    async def talk(self, websocket: WebSocket) -> None:
+        """Send without end."""
+        await websocket.accept()
+        try:
+            while True:
+                await websocket.send_text("word")
+                await asyncio.sleep(TICK)
+        except BaseException:
+            self.ends.append("told")
+            self.over.release()
+            raise
+
+    async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        async with tumbler.aio.Verifier(self.fake.target, api_key=OWN_KEY, timeout=PATIENCE) as self.verifier:
+            self.app = self.guarded(self)
+            config = uvicorn.Config(self.app, log_config=None, timeout_graceful_shutdown=1)
+            self.server = uvicorn.Server(config)
+            listening = socket.create_server(("127.0.0.1", 0))
+            self.port = listening.getsockname()[1]
+            serving = asyncio.ensure_future(self.server.serve(sockets=[listening]))
+            while not self.server.started:
+                await asyncio.sleep(0.01)
+            self.ready.set()
+            await serving
+
+
+class Socket:
+    """The other end of a WebSocket, for an application that runs in a loop of its own; it stands for a server."""
+
+    def __init__(self, web: Web, key: str) -> None:
+        self._loop = web.loop
+        self._sent: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._came: asyncio.Queue[Any] = asyncio.Queue()
+        self._gone = False
+        scope = {
+            "type": "websocket",
+            "path": "/socket",
+            "raw_path": b"/socket",
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"authorization", f"Bearer {key}".encode())],
+            "client": ("127.0.0.1", 1),
+            "subprotocols": [],
+        }
+        self._come({"type": "websocket.connect"})
+        self._served = asyncio.run_coroutine_threadsafe(web.app(scope, self._came.get, self._send), web.loop)
+        first = self._next()["type"]
+        assert first == "websocket.accept", first
+
+    def receive(self) -> str:
+        """Return what comes next."""
+        return str(self._next()["text"])
+
+    def close(self) -> tuple[int, str]:
+        """Wait until it is closed, and return the code and the text; whatever would come after that is a fault."""
+        while (message := self._next())["type"] == "websocket.send":
+            pass
+        self._come({"type": "websocket.disconnect", "code": message["code"]})
+        with contextlib.suppress(RuntimeError):  # Starlette's, for a handler that goes on sending
+            self._served.result(PATIENCE)
+        assert self._sent.empty()
+        return message["code"], message["reason"]
+
+    def __enter__(self) -> "Socket":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._gone = True
+        self._come({"type": "websocket.disconnect", "code": 1005})
+        with contextlib.suppress(Exception):
+            self._served.result(PATIENCE)
+
+    def _next(self) -> Any:
+        return self._sent.get(timeout=PATIENCE)
+
+    def _come(self, message: Any) -> None:
+        self._loop.call_soon_threadsafe(self._came.put_nowait, message)
+
+    async def _send(self, message: Any) -> None:
+        if self._gone:
+            raise OSError
+        self._sent.put(message)
+
+
+def _app(web: Web, *dependencies: Any) -> FastAPI:
+    app = FastAPI(dependencies=list(dependencies))
+    app.get("/slow")(web.slow)
+    app.websocket("/socket")(web.talk)
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        return StreamingResponse(web.words())
+
+    @app.get("/threads")
+    def in_threads() -> StreamingResponse:
+        def words() -> Iterator[bytes]:
+            while True:
+                yield b"word\n"
+                time.sleep(TICK)
+
+        return StreamingResponse(words())
+
+    return app
+
+
+def _asgi(web: Web, **options: Any) -> Any:
+    return asgi.RequireKey(_app(web), verifier=web.verifier, scopes=["orders:read"], **options)
+
+
+def _before_a_middleware(web: Web) -> Any:
+    app = _app(web)
+
+    @app.middleware("http")
+    async def passes(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    return asgi.RequireKey(app, verifier=web.verifier, scopes=["orders:read"])
+
+
+def _dependency(web: Web, **options: Any) -> Any:
+    app = _app(web, Depends(fastapi.RequireKey(web.verifier, "orders:read", **options)))
+    app.add_middleware(asgi.EndStreams)
+    return app
+
+
+def _dependency_alone(web: Web) -> Any:
+    return _app(web, Depends(fastapi.RequireKey(web.verifier, "orders:read")))
+
+
+@pytest.fixture
+def web(fake: Fake) -> Iterator[Callable[..., Web]]:
+    """Give a function that serves an application."""
+    made: list[Web] = []
+
+    def start(guarded: Callable[[Any], Any]) -> Web:
+        made.append(Web(fake, guarded))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.stop()
+
+
+GUARDS = pytest.mark.parametrize("guarded", [_asgi, _dependency, _before_a_middleware])
+
+
+class TestHttp:
+    """Answers that stream."""
+
+    @GUARDS
+    @pytest.mark.parametrize("path", ["/stream", "/threads"])
+    def test_ends(self, web: Callable[..., Web], fake: Fake, guarded: Any, path: str) -> None:
+        """An answer is broken off: its reader sees an error, not an end, and who makes it is cancelled."""
+        key = fake.knows(1)
+        serving = web(guarded)
+        with serving.get(path, key) as answer:
+            assert answer.readline() == b"word\n"
+            fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
+            fake.say(key)
+            with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+                answer.read()
+        if path == "/stream":
+            assert serving.over.acquire(timeout=PATIENCE)
+        _eventually(lambda: serving.open == 0)
+
+    @GUARDS
+    def test_goes_on(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
+        """A change after which the key is still good for it ends nothing; hanging up leaves nothing."""
+        key = fake.knows(1)
+        serving = web(guarded)
+        with serving.get("/stream", key) as answer:
+            assert answer.readline() == b"word\n"
+            fake.say(key)
+            serving.stays()
+            for _ in range(5):
+                assert answer.readline() == b"word\n"
+            assert serving.open == 1
+        _eventually(lambda: serving.open == 0)
+
+    @GUARDS
+    def test_an_ordinary_answer(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
+        """A request that is being worked on when its key is revoked is answered, and not noted as a stream."""
+        key = fake.knows(1)
+        serving = web(guarded)
+        with futures.ThreadPoolExecutor() as threads:
+            answer = threads.submit(serving.read, "/slow", key)
+            assert serving.answering.wait(PATIENCE)
+            fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
+            fake.say(key)
+            serving.stays()
+            assert serving.open == 0
+            serving.released.set()
+            assert answer.result(PATIENCE) == b'{"all":"right"}'
+
+    @pytest.mark.parametrize("make", [_asgi, _dependency])
+    def test_off(self, web: Callable[..., Web], fake: Fake, make: Any) -> None:
+        """With end_streams off an answer outlives its key."""
+        key = fake.knows(1)
+        serving = web(lambda web: make(web, end_streams=False))
+        with serving.get("/stream", key) as answer:
+            fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
+            fake.say(key)
+            serving.stays()
+            for _ in range(5):
+                assert answer.readline() == b"word\n"
+
+
+class TestWebSocket:
+    """WebSockets."""
+
+    @pytest.mark.parametrize("guarded", [_asgi, _dependency, _dependency_alone])
+    @pytest.mark.parametrize(
+        ("code", "text"),
+        [(pb.VERIFY_CODE_REVOKED, KEY_TEXT), (pb.VERIFY_CODE_INSUFFICIENT_SCOPE, FORBIDDEN_TEXT)],
+    )
+    def test_ends(self, web: Callable[..., Web], fake: Fake, guarded: Any, code: Any, text: str) -> None:
+        """A WebSocket is closed with 1008 and the generic text, and its handler is told."""
+        key = fake.knows(1)
+        serving = web(guarded)
+        with Socket(serving, key) as client:
+            assert client.receive() == "word"
+            fake.knows(1, code=code)
+            fake.say(key)
+            assert client.close() == (1008, text)
+        assert serving.over.acquire(timeout=PATIENCE)
+        _eventually(lambda: serving.open == 0)
+
+    @pytest.mark.parametrize("guarded", [_asgi, _dependency, _dependency_alone])
+    def test_goes_on(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
+        """A change after which the key is still good for it ends nothing; hanging up leaves nothing."""
+        key = fake.knows(1)
+        serving = web(guarded)
+        with Socket(serving, key) as client:
+            fake.say(key)
+            serving.stays()
+            assert client.receive() == "word"
+            assert serving.open == 1
+        _eventually(lambda: serving.open == 0)
+
+    @pytest.mark.parametrize("guarded", [_asgi, _dependency, _dependency_alone])
+    def test_refused(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
+        """A WebSocket that is refused is no stream."""
+        key = fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
+        serving = web(guarded)
+        with pytest.raises(AssertionError, match="websocket"):
+            Socket(serving, key)
+        assert serving.open == 0
+
+
+def _eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.01)

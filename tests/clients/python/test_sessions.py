@@ -1,0 +1,327 @@
+"""Open streams: when their keys are verified anew, which of them end, and how much of it there is at a time."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from tests.clients.python.conftest import Clock
+from tests.clients.python.fake import key_of
+from tumbler import Code, Unavailable, Verification
+from tumbler._memory import Memory
+from tumbler._sessions import MOST_ASKED, Held, Session, Sessions
+from tumbler._settings import Settings
+from tumbler.decide import Demand
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler.v1 import event_pb2
+
+TTL = 60.0
+STALENESS = 15.0
+READ = Demand(required_scopes=("orders:read",))
+DOWN = Unavailable("as the test has it")
+
+
+class World:
+    """Sessions, the memory that they follow, and a clock that a test moves."""
+
+    def __init__(self, watch: bool = True) -> None:
+        self.clock = Clock()
+        settings = Settings(
+            "127.0.0.1:1",
+            "own",
+            None,
+            False,
+            100,
+            2**20,
+            STALENESS,
+            5.0,
+            2.0,
+            watch,
+            None,
+            logging.getLogger("tumbler"),
+        )
+        self.memory = Memory(settings, self.clock)
+        self.sessions = Sessions(settings, self.memory, self.clock)
+        self.memory.heard = self.sessions.heard
+        self.woken = 0
+        self.sessions.wake = self._wake
+        self.ended: list[tuple[Any, Any]] = []
+        if watch:
+            self.beat()
+
+    def beat(self) -> None:
+        """Have the stream say that nothing else has changed."""
+        self.memory.told(pb.WatchResponse(cursor="c"), False, self.clock())
+
+    def changed(self, *numbers: int) -> None:
+        """Have the stream tell that keys have changed."""
+        events = [event_pb2.KeyEvent(revision=20, key_id=key_of(number)[-66:-50]) for number in numbers]
+        self.memory.told(pb.WatchResponse(events=events, cursor="c"), False, self.clock())
+
+    def open(self, number: int, name: Any = None, since: int | None = None, demand: Demand = READ) -> Session:
+        """Open a stream that a key has let in, valid for TTL from now on."""
+        known_since = self.sessions.words if since is None else since
+        return self.sessions.open(
+            key_of(number),
+            demand,
+            self.valid(),
+            known_since,
+            lambda outcome: self.ended.append((name or number, outcome)),
+        )
+
+    def valid(self, ttl: float = TTL) -> Verification:
+        """Say that a key is valid for so long from now on."""
+        return Verification(Code.VALID, until=self.clock() + int(ttl * 1_000_000))
+
+    def asked(self) -> list[Held]:
+        """Take what has to be verified now."""
+        return self.sessions.due()
+
+    def settle(self, asked: Iterable[Held], outcome: Any) -> None:
+        """Answer it all alike."""
+        for held in asked:
+            self.sessions.settle(held, held.turn, outcome)
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+
+@pytest.fixture
+def world() -> World:
+    """Give one whose stream of changes is alive."""
+    return World()
+
+
+def test_nothing_is_asked_while_the_stream_vouches(world: World) -> None:
+    """While the stream is alive and says nothing of the key, it is not verified anew before its cache_ttl is over."""
+    world.open(1)
+    for _ in range(11):
+        world.clock.pass_by(5)
+        world.beat()
+        assert world.asked() == []
+    world.clock.pass_by(5)
+    (held,) = world.asked()
+    assert (held.key, held.demand) == (key_of(1), READ)
+
+
+@pytest.mark.parametrize("code", [code for code in Code if code is not Code.VALID])
+def test_an_event_ends_a_stream(world: World, code: Code) -> None:
+    """An event of its key has it verified at once; any verdict but VALID ends its streams, each once, and no others."""
+    world.open(1, "one")
+    world.open(1, "two")
+    world.open(2, "other")
+    woken = world.woken
+    world.changed(1)
+    assert world.woken > woken
+    asked = world.asked()
+    assert [held.key for held in asked] == [key_of(1)]
+    denied = Verification(code)
+    world.settle(asked, denied)
+    assert sorted(world.ended, key=lambda ended: ended[0]) == [("one", denied), ("two", denied)]
+    world.changed(1)
+    assert world.asked() == []
+    assert len(world.sessions) == 1
+
+
+def test_an_event_that_changes_nothing_here(world: World) -> None:
+    """A stream whose key is still good for it after a change goes on."""
+    world.open(1)
+    world.changed(1)
+    world.settle(world.asked(), world.valid())
+    assert (world.ended, world.asked(), len(world.sessions)) == ([], [], 1)
+
+
+def test_demands_differ(world: World) -> None:
+    """Streams of one key that were let in for different things are judged each by its own."""
+    world.open(1, "reads")
+    world.open(1, "writes", demand=Demand(required_scopes=("orders:write",)))
+    world.changed(1)
+    for held in world.asked():
+        writes = held.demand.required_scopes == ("orders:write",)
+        world.settle([held], Verification(Code.INSUFFICIENT_SCOPE) if writes else world.valid())
+    assert [name for name, _ in world.ended] == ["writes"]
+
+
+def test_an_event_between_the_verdict_and_the_stream(world: World) -> None:
+    """What is told after a key was asked about, and before its stream is noted, counts."""
+    since = world.sessions.words
+    world.changed(1)
+    world.open(1, since=since)
+    assert len(world.asked()) == 1
+
+
+def test_an_event_while_it_is_asked(world: World) -> None:
+    """An answer that may be older than the last event of its key is not the last word."""
+    world.open(1)
+    world.changed(1)
+    first = world.asked()
+    world.changed(1)
+    assert world.asked() == []
+    world.settle(first, world.valid())
+    second = world.asked()
+    assert len(second) == 1
+    world.settle(second, Verification(Code.REVOKED))
+    assert len(world.ended) == 1
+
+
+def test_an_answer_that_denies_a_key(world: World) -> None:
+    """A verification that denies a remembered key has its streams looked at, whatever the stream has told so far."""
+    world.open(1)
+    world.memory.heard(key_of(1)[-66:-50])
+    assert len(world.asked()) == 1
+
+
+@pytest.mark.parametrize("left", [0.0004, 3.0], ids=str)
+def test_the_end_of_a_record(world: World, left: float) -> None:
+    """A key is verified when its record ends by itself, expiry or grace, and not a tenth of a second later."""
+    world.open(1)
+    world.changed(1)
+    world.settle(world.asked(), world.valid(left))
+    pause = world.sessions.pause()
+    assert pause is not None
+    assert pause <= max(left, 0.1)
+    world.clock.pass_by(max(left, 0.1))
+    assert len(world.asked()) == 1
+
+
+def test_trust_that_lapses(world: World) -> None:
+    """Once the stream of changes was silent for max_staleness, every key is verified each max_staleness."""
+    world.open(1)
+    world.open(2)
+    world.clock.pass_by(STALENESS - 0.001)
+    assert world.asked() == []
+    world.clock.pass_by(0.002)
+    asked = world.asked()
+    world.clock.pass_by(0.001)
+    asked += world.asked()
+    assert {held.key for held in asked} == {key_of(1), key_of(2)}
+    world.settle(asked, world.valid())
+    world.clock.pass_by(STALENESS - 0.001)
+    assert world.asked() == []
+    world.clock.pass_by(0.002)
+    assert len(world.asked()) == 2
+
+
+def test_without_a_stream_of_changes() -> None:
+    """Without a stream of changes a key is verified every max_staleness."""
+    world = World(watch=False)
+    world.open(1)
+    for _ in range(3):
+        world.clock.pass_by(STALENESS)
+        asked = world.asked()
+        assert len(asked) == 1
+        world.settle(asked, world.valid())
+
+
+def test_a_key_that_cannot_be_verified(world: World) -> None:
+    """In doubt, a stream goes on while its key is asked about each second; after max_staleness it ends."""
+    world.open(1)
+    world.changed(1)
+    for _ in range(int(STALENESS)):
+        world.settle(world.asked(), DOWN)
+        assert world.ended == []
+        assert world.asked() == []
+        world.clock.pass_by(1)
+    world.settle(world.asked(), DOWN)
+    assert world.ended == [(1, DOWN)]
+    assert len(world.sessions) == 0
+
+
+def test_a_server_that_comes_back_in_time(world: World) -> None:
+    """A key that is found valid before its time is over is not in doubt any more."""
+    world.open(1)
+    world.changed(1)
+    for _ in range(int(STALENESS) - 1):
+        world.settle(world.asked(), DOWN)
+        world.clock.pass_by(1)
+    world.settle(world.asked(), world.valid())
+    world.changed(1)
+    world.settle(world.asked(), DOWN)
+    assert world.ended == []
+
+
+def test_a_flood_of_events(world: World) -> None:
+    """Ten thousand changes, each told three times, are so many verifications, and few of them at a time."""
+    for number in range(10_000):
+        world.open(number)
+    for _ in range(3):
+        world.changed(*range(10_000))
+    seen = 0
+    while asked := world.asked():
+        assert len(asked) <= MOST_ASKED
+        assert world.asked() == []
+        seen += len(asked)
+        world.settle(asked, Verification(Code.REVOKED))
+    assert seen == len(world.ended) == 10_000
+
+
+def test_a_reset_is_spread(world: World) -> None:
+    """After a reset every key is verified, a thousand a second, and all before max_staleness is half over."""
+    for number in range(10_000):
+        world.open(number)
+    world.memory.told(pb.WatchResponse(cursor="c", reset=True), False, world.clock())
+    counts = []
+    for _ in range(int(STALENESS) + 1):
+        asked, taken = world.asked(), 0
+        while asked:
+            taken += len(asked)
+            world.settle(asked, world.valid())
+            asked = world.asked()
+        counts.append(taken)
+        world.beat()
+        world.clock.pass_by(0.5)
+    assert sum(counts) == 10_000
+    assert counts[0] <= 1
+    assert max(counts[:-2]) <= 2_600
+
+
+def test_too_many_to_ask_in_time(world: World) -> None:
+    """Keys whose turn does not come within max_staleness end their streams: slow answers delay no end."""
+    for number in range(MOST_ASKED + 10):
+        world.open(number)
+    world.changed(*range(MOST_ASKED + 10))
+    stuck = world.asked()
+    world.clock.pass_by(STALENESS + 0.1)
+    world.settle(stuck, DOWN)
+    world.asked()
+    assert len(world.ended) == MOST_ASKED + 10
+    assert {type(outcome) for _, outcome in world.ended} == {Unavailable}
+
+
+def test_nothing_is_left_of_a_stream(world: World) -> None:
+    """Streams that come and go leave nothing behind, however fast, and closing one twice does nothing."""
+    for number in range(2_000):
+        session = world.open(number % 50)
+        session.close()
+        session.close()
+        assert len(world.sessions._timers) < 200
+    assert (len(world.sessions), world.sessions._held, world.sessions._by_id) == (0, {}, {})
+    assert world.sessions.pause() is None
+    world.changed(*range(50))
+    assert world.asked() == []
+    assert not world.sessions._queue
+
+
+def test_closing(world: World) -> None:
+    """Closing the verifier ends all streams, and each that would be noted later."""
+    world.open(1)
+    world.sessions.close(DOWN)
+    world.open(2)
+    assert world.ended == [(1, DOWN), (2, DOWN)]
+    assert len(world.sessions) == 0
+
+
+def test_an_end_that_fails(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """A stream that cannot be ended is told of, and does not keep the others from ending."""
+
+    def fails(_: Any) -> None:
+        raise ZeroDivisionError
+
+    world.sessions.open(key_of(1), READ, world.valid(), world.sessions.words, fails)
+    world.open(1, "other")
+    world.changed(1)
+    world.settle(world.asked(), Verification(Code.REVOKED))
+    assert [name for name, _ in world.ended] == ["other"]
+    assert "could not be ended" in caplog.text
+    assert key_of(1) not in caplog.text
