@@ -30,7 +30,10 @@ PARTS = ("writes", "rotations")
 SECONDS_PER_LINE = 10
 SHORT = {"kills": 2, "writes": 200, "rotation_kills": 2, "keys": 20}
 
-_EPILOG = "On two cores a kill takes one to three seconds: with the defaults about an hour and a half, of which the rotations are a quarter."
+_EPILOG = (
+    "On two cores a kill takes one to three seconds: with the defaults an hour and a half or two, of which the "
+    "rotations are a quarter."
+)
 
 
 def main() -> int:
@@ -45,7 +48,7 @@ def main() -> int:
     parser.add_argument("--rotation-kills", type=int, default=200, help="while rotations are due (default 200)")
     parser.add_argument("--keys", type=int, default=1_000, help="how many are due (default 1,000)")
     parser.add_argument("--seed", type=int, default=None, help="what chance begins with (default: any)")
-    parser.add_argument("--short", action="store_true", help="two kills of each kind: a minute")
+    parser.add_argument("--short", action="store_true", help="two kills of each kind: two minutes")
     parser.add_argument("--json", action="store_true", help="print plain data")
     arguments = parser.parse_args()
     if arguments.short:

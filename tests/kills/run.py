@@ -29,11 +29,6 @@ SETTLING = 60.0
 """Seconds after which, with nothing killed any more, nothing may be left to announce."""
 
 _OPTIONS = ("--min-rotation-interval", "1s", "--scheduler-lease", "1s", "--threads", "8")
-_LONGEST_REST = 0.3
-"""Seconds at the most from the moment at which something can be killed to the one at which it is."""
-_AIMED = 0.5
-"""How many of all kills come just after a call has begun, and at most ``_LONGEST_CALL`` seconds later."""
-_LONGEST_CALL = 0.02
 _BATCH = 500
 
 Progress = Callable[[str, int, int], None]
@@ -107,8 +102,10 @@ def run(
     called when all is done, and nothing looked at.
     """
     began = time.monotonic()
-    service = Service(folder / f"writes-{dialect}", database_url, _OPTIONS).init().start()
+    service = Service(folder / f"writes-{dialect}", database_url, _OPTIONS).init()
     with ExitStack() as open_:
+        open_.callback(service.close)
+        service.start()
         crew = open_.enter_context(Crew([service]))
         store = open_store(service.database_url)
         open_.callback(store.close)
@@ -118,14 +115,15 @@ def run(
         writers = [
             Writer(number, lambda: service.target, revision, service, seed, calling) for number in range(WRITERS)
         ]
-        victims = Victims(service, crew, random.Random(seed))  # noqa: S311 - no secret
+        victims = Victims(service, crew, random.Random(seed), calling)  # noqa: S311 - no secret
         over = threading.Event()
         with ThreadPoolExecutor(WRITERS) as pool:
             running = [pool.submit(writer.run, over) for writer in writers]
             try:
-                _kill(service, victims, writers, calling, done, kills, writes, progress)
+                _kill(service, victims, writers, done, kills, writes, progress)
             except (AssertionError, NobodyActs) as failure:
-                done.problems.append(f"what was killed was not replaced: {failure!r}")
+                done.problems.append(f"it did not go on: {failure!r}")
+                service.restart()
             finally:
                 over.set()
         for each in running:
@@ -151,7 +149,6 @@ def _kill(
     service: Service,
     victims: Victims,
     writers: list[Writer],
-    calling: threading.Event,
     done: Run,
     kills: int,
     writes: int,
@@ -170,18 +167,10 @@ def _kill(
 
     for number, life in enumerate(lives(kills, chance)):
         if number:
-            service.restart(*life.options)
+            service.start(*life.options)
         for kind in life.kills:
             write(share)
-            while True:
-                pid = victims.ready(kind, life.workers)
-                time.sleep(chance.uniform(0, _LONGEST_REST))
-                if chance.random() < _AIMED:
-                    calling.clear()
-                    calling.wait(_LONGEST_REST)
-                    time.sleep(chance.uniform(0, _LONGEST_CALL))
-                if victims.kill(kind, pid):
-                    break
+            victims.strike(kind, life.workers)
             done.kills[kind] += 1
             if progress:
                 progress(done.dialect, done.kills.total(), written())

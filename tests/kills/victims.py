@@ -2,6 +2,8 @@
 
 import contextlib
 import random
+import threading
+import time
 
 import psutil
 
@@ -13,22 +15,43 @@ LONGEST_RESTART = 60.0
 
 KINDS = ("server", "worker", "scheduler")
 
+_LONGEST_REST = 0.3
+"""Seconds at the most from the moment at which something can be killed to the one at which it is."""
+_AIMED = 0.5
+"""How many of all kills come just after a call has begun, and at most ``_LONGEST_CALL`` seconds later."""
+_LONGEST_CALL = 0.02
+
 
 class Victims:
-    """What can be killed of a server, which may be started anew in between."""
+    """What can be killed of a server, which may be started anew in between.
 
-    def __init__(self, service: Service, crew: Crew, chance: random.Random) -> None:
+    ``calling`` is set at the beginning of each call; whoever waits for one clears it.
+    """
+
+    def __init__(self, service: Service, crew: Crew, chance: random.Random, calling: threading.Event) -> None:
         self._service = service
         self._crew = crew
         self._chance = chance
+        self._calling = calling
         self._term = 0
         self._remains: list[psutil.Process] = []
 
-    def ready(self, kind: str, workers: int) -> int:
-        """Wait until what is to be killed does its work, and return its process id.
+    def strike(self, kind: str, workers: int) -> None:
+        """Kill a process of a kind as soon as it does its work, or a little later. There are so many ``workers``.
 
         Raises ``NobodyActs`` where no scheduler does, and ``AssertionError`` where a worker is not replaced.
         """
+        while True:
+            pid = self._ready(kind, workers)
+            time.sleep(self._chance.uniform(0, _LONGEST_REST))
+            if self._chance.random() < _AIMED:
+                self._calling.clear()
+                self._calling.wait(_LONGEST_REST)
+                time.sleep(self._chance.uniform(0, _LONGEST_CALL))
+            if self._kill(kind, pid):
+                return
+
+    def _ready(self, kind: str, workers: int) -> int:
         if kind == "scheduler":
             acting = self._crew.wait_for_acting(self._term)
             self._term = acting.term
@@ -39,7 +62,7 @@ class Victims:
         assert self._service.process is not None
         return self._service.process.pid
 
-    def kill(self, kind: str, pid: int) -> bool:
+    def _kill(self, kind: str, pid: int) -> bool:
         """Kill a process; of a server, either the first process alone or all at once. False: it had ended already."""
         try:
             process = psutil.Process(pid)

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -47,7 +47,7 @@ class Held:
     """A key of a writer's, as it was acknowledged. ``text`` is empty where the answer that showed it was lost."""
 
     id: str
-    text: str
+    text: str = field(repr=False)
     etag: str
     active: bool = True
     revoked: bool = False
