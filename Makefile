@@ -56,8 +56,8 @@ streams: .venv/test ## Hold 2,000 Watch streams, and cancel 10,000, while keys a
 siege: .venv/test ## Attack a server in some fifty ways while honest callers use it; SIEGE_ARGS=--list says how
 	@.venv/bin/python -m tests.siege $(SIEGE_ARGS)
 
-kills: .venv/test ## Kill the acting server 200 times while rotations are due; none may be lost or claimed twice
-	@.venv/bin/python -m tests.rotations.kills
+kills: .venv/test ## Kill servers, workers and schedulers under writers, and while rotations are due; KILLS_ARGS=--short tries it
+	@.venv/bin/python -m tests.kills $(KILLS_ARGS)
 
 due: .venv/test ## Let 100,000 rotations be due at once while keys are verified
 	@.venv/bin/python -m tests.rotations.due

@@ -1,22 +1,16 @@
 """Servers killed while rotations are due: each is announced, told and claimed once, whatever is killed, and when.
 
-    python -m tests.rotations.kills
-    python -m tests.rotations.kills --only postgresql --kills 20 --keys 100 --seed 7 --json
+    python -m tests.kills --part rotations
+    python -m tests.kills --part rotations --only postgresql --rotation-kills 20 --keys 100 --seed 7 --json
 
 A thousand keys fall due at once and are claimed over and over, so that there is always something to be announced, told
 and claimed. Meanwhile what acts is killed 200 times: at any moment, right after it has announced something, while a
 receiver has not answered yet, as it takes the lease over, during a claim. On SQLite it is in turn the scheduler, its
 worker of two, and the whole server; on PostgreSQL the scheduler, and a whole server of two. At the end all that was
-sent, answered and stored is held against what was promised (``checker``). Ends with 1 if a promise was broken, or if
-nobody acted for 30 s.
+sent, answered and stored is held against what was promised (``checker``).
 """
 
-import argparse
-import json
 import random
-import secrets
-import signal
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -30,7 +24,7 @@ from rich.table import Table
 
 from tests.e2e.service import Service, eventually, seconds
 from tests.histories.checker import quantile
-from tests.histories.scene import Postgresql, begin_other, memory
+from tests.histories.scene import begin_other
 from tests.rotations.checker import Findings, check
 from tests.rotations.crew import LONGEST_TAKEOVER, Crew, NobodyActs
 from tests.rotations.history import UNKNOWN, Event, History, KeyRow, Row
@@ -43,14 +37,12 @@ from tumbler_server.store.database import Store
 from tumbler_server.webhooks.deliveries import State
 from tumbler_server.webhooks.messages import TYPES
 
-DIALECTS = ("sqlite", "postgresql")
 PROJECT = "rotations"
 PATHS = tuple(f"/hook/{number}" for number in range(8))
 """Webhooks go to so many endpoints, each with a secret of its own."""
 INTERVAL = 2.0
 """Seconds from one rotation of a key to the next."""
 CLAIMS_PER_SECOND = 15.0
-SECONDS_PER_LINE = 10
 SETTLING = 120.0
 """Seconds after which, with nothing killed any more, nothing may be left to do."""
 
@@ -321,40 +313,8 @@ def takeovers(runs: Sequence[Run]) -> Table:
     return table
 
 
-def main() -> int:
-    """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tests.rotations.kills", description="Kill, and compare.")
-    parser.add_argument("--only", choices=DIALECTS, help="on this database alone")
-    parser.add_argument("--kills", type=int, default=200, help="on each database (default 200)")
-    parser.add_argument("--keys", type=int, default=1_000, help="how many are due (default 1,000)")
-    parser.add_argument("--seed", type=int, default=None, help="what chance begins with (default: any)")
-    parser.add_argument("--json", action="store_true", help="print plain data")
-    arguments = parser.parse_args()
-    seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
-    print(f"seed {seed}", file=sys.stderr, flush=True)
-    began = told = time.monotonic()
-
-    def show(dialect: str, killed: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= SECONDS_PER_LINE:
-            told = time.monotonic()
-            print(f"{dialect}: {told - began:4.0f} s, {killed} killed", file=sys.stderr, flush=True)
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and databases are ended, and removed
-    runs = []
-    with memory() as folder, ExitStack() as open_:
-        for dialect in [arguments.only] if arguments.only else DIALECTS:
-            url = ""
-            if dialect == "postgresql":
-                postgresql = Postgresql(folder / "postgresql")
-                open_.callback(postgresql.close)
-                url = postgresql.new_database("kills")
-            runs.append(run(dialect, folder, url, arguments.kills, arguments.keys, seed, show))
-    wrong = sum(done.wrong for done in runs)
-    if arguments.json:
-        print(json.dumps([plain(done) for done in runs], indent=2))
-        return 1 if wrong else 0
-    console = Console(width=140)
+def show(runs: Sequence[Run], console: Console) -> None:
+    """Print the tables, and what was aimed at."""
     console.print(report(runs))
     console.print(takeovers(runs))
     for done in runs:
@@ -362,9 +322,3 @@ def main() -> int:
         console.print(f"{done.dialect}: {aimed}; {done.seconds:.0f} s, seed {done.seed}")
         for problem in (*done.findings.examples, *done.problems):
             console.print(f"problem: {problem}", style="red", markup=False)
-    console.print(f"{wrong} problems", style="red" if wrong else "green")
-    return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
