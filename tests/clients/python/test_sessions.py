@@ -303,6 +303,13 @@ def test_nothing_is_left_of_a_stream(world: World) -> None:
     assert not world.sessions._queue
 
 
+def test_no_key_outlives_its_streams(world: World) -> None:
+    """A key's text is forgotten with the last stream that it let in, though its timer has not run out."""
+    world.open(1).close()
+    (timer,) = world.sessions._timers
+    assert timer[2].key == ""
+
+
 def test_closing(world: World) -> None:
     """Closing the verifier ends all streams, and each that would be noted later."""
     world.open(1)

@@ -264,6 +264,7 @@ class Sessions:
     def _drop(self, held: Held) -> list[Session]:
         over = list(held.sessions)
         held.sessions.clear()
+        held.key = ""  # its timer may have a minute to go
         if self._held.get(held.ident) is held:
             del self._held[held.ident]
             alike = self._by_id[held.key_id]
