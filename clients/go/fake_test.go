@@ -235,6 +235,7 @@ type world struct {
 	clock    *fakeClock
 	logs     *logs
 	verifier *Verifier
+	silence  time.Duration
 }
 
 // logs is what was logged.
@@ -273,6 +274,7 @@ func newWorld(t *testing.T, options ...Option) *world {
 		WithLogger(slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))),
 		func(s *settings) { s.clock = w.clock },
 	}, options...)
+	options = append(options, func(s *settings) { w.silence = silence(s.heartbeat) })
 	verifier, err := NewVerifier(w.listener.Addr().String(), options...)
 	if err != nil {
 		t.Fatal(err)
@@ -310,8 +312,11 @@ func (w *world) stream() *fakeStream {
 		case stream := <-w.server.streams:
 			return stream
 		case <-time.After(time.Millisecond):
-			// The pause before another attempt is random.
-			w.clock.advance(10 * time.Millisecond)
+			// The pause before another attempt is random. While a stream is being opened the clock stands: trust
+			// counts from when that began.
+			if !w.clock.waits(w.silence) {
+				w.clock.advance(10 * time.Millisecond)
+			}
 		case <-deadline:
 			w.Fatal("no stream was opened")
 		}
