@@ -76,6 +76,7 @@ def parse_address_or_none(text: str) -> str:
     return text and parse_address(text)
 
 
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 DataDir = Annotated[
     Path,
     typer.Option("--data-dir", envvar="TUMBLER_DATA_DIR", help="Folder of the embedded database and the pepper file."),

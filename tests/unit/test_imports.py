@@ -13,7 +13,8 @@ ROOT = Path(tumbler_server.__file__).parent
 LADDER = (
     "errors", "clock", "logs", "trouble", "limits", "shares", "memory", "processes", "metrics", "calls", "store",
     "events", "webhooks", "keys", "rpc", "config",
-    "founding", "handover", "doctor", "scheduler", "server", "worker", "supervisor", "commands", "__main__", "__init__",
+    "founding", "handover", "doctor", "auditing", "scheduler", "server", "worker", "supervisor",
+    "commands", "__main__", "__init__",
 )  # fmt: skip
 """Each room may import itself and those before it."""
 
@@ -31,7 +32,7 @@ KNOWN_TO = {
     "playhouse": ("store",),
     "apsw": ("store", "doctor"),
     "psycopg": ("store",),
-    "typer": ("config", "commands"),
+    "typer": ("config", "auditing", "commands"),
 }
 """Packages, and the rooms or files that may import them; any other package is known to whoever needs it."""
 

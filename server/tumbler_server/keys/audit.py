@@ -5,12 +5,13 @@ to the database can move both, and rewrite what is between them. Against that he
 (``keys.copies``). What an audit can find at all is told in docs/security.md.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tumbler_server.clock import NEVER, Clock, system_clock
-from tumbler_server.events import kept, log
+from tumbler_server.events import kept, log, timekeeping
 from tumbler_server.events.log import GENESIS
 from tumbler_server.keys import evidence, record, schedule
 from tumbler_server.keys.evidence import ALTERED, Row
@@ -65,11 +66,18 @@ def run(store: Store, clock: Clock = system_clock, progress: Progress = lambda *
         elif reached == newest and chained != bytes(newest_hash):
             problems.append(f"the head's hash is not that of event {newest}")
     problems += _kept_problems(store)
-    rows = _Rows(store, clock(), progress)
+    rows = _Rows(store, _now(store, clock), progress)
     problems += _first(rows.problems())
     for check in (_gone, _counts, _scopes, _deliveries):
         problems += check(store)
     return Audit(newest - anchored, tuple(problems), anchored, since, rows.seen, rows.untold)
+
+
+def _now(store: Store, clock: Clock) -> int:
+    """Return the time that alarms are judged by: that of the server that acts, where it is ahead of this one."""
+    with contextlib.suppress(IndexError):  # the mark is gone
+        return max(clock(), timekeeping.read_mark(store).time)
+    return clock()
 
 
 def _ends(store: Store, newest: int, anchored: int, anchor_hash: bytes) -> Iterator[str]:

@@ -1,0 +1,154 @@
+"""The commands ``tumbler-server audit …``: whether the log and the keys are what was written."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import rich.console
+import rich.progress
+import typer
+
+from tumbler_server import config as settings
+from tumbler_server.clock import HOUR, rfc3339
+from tumbler_server.config import Installation
+from tumbler_server.errors import Cause, StoreUnavailable, explain
+from tumbler_server.keys import audit, copies
+from tumbler_server.keys.audit import Audit
+from tumbler_server.keys.copies import Comparison
+from tumbler_server.store import migrations
+from tumbler_server.store.database import Store, open_store
+
+app = typer.Typer(help="Check the audit trail.", no_args_is_help=True)
+
+_DATA_DIR = Installation().data_dir
+
+
+@app.command("verify")
+def verify(
+    data_dir: settings.DataDir = _DATA_DIR,
+    database: settings.DatabaseUrl = "",
+    copy: Annotated[
+        Path | None,
+        typer.Option("--against", help="Also compare with this copy: of `audit export`, or lines of `audit head`."),
+    ] = None,
+    as_json: settings.Json = False,
+) -> None:
+    """Recompute the hash chain of all events, and hold every key against it. Exits with 1 where anything is wrong.
+
+    Events that were removed by their age (`serve --event-retention`) are not missed: what is kept is joined to them.
+    The server may go on meanwhile.
+    """
+    with _audited(data_dir, database) as store:
+        with contextlib.closing(_Meter()) as meter:
+            found = _found(store, meter)
+        compared = None
+        if copy is not None:
+            with copy.open(encoding="utf-8", errors="replace") as lines:
+                compared = copies.against(store, lines)
+    problems = [*found.problems, *(() if compared is None else compared.problems)]
+    if as_json:
+        print(json.dumps(_audit_fields(found, compared, problems)))
+    elif not problems:
+        print(f"ok: {found.events:,} events, each as it was written, and {found.keys:,} keys, each as they say")
+        if found.removed:
+            since = rfc3339(found.since)
+            print(f"from event {found.removed + 1:,} of {since} on; of those before it, each key's last is kept")
+        if found.untold:
+            print(f"{found.untold:,} keys were last changed before schema 7: their rows are compared once they change")
+        if compared:
+            print(f"the copy: {compared.compared:,} events are the same; {compared.removed:,} are not kept any more")
+    else:
+        print("\n".join(problems))
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command("export")
+def export(
+    data_dir: settings.DataDir = _DATA_DIR,
+    database: settings.DatabaseUrl = "",
+    after: Annotated[int, typer.Option(min=0, help="Begin after this revision: to go on with an earlier copy.")] = 0,
+) -> None:
+    """Write all events to stdout, a JSON object in each line, with their hashes; no secret is among them.
+
+    Keep it where nobody who can write to the database can write, and give it to `audit verify --against`.
+    """
+    with _audited(data_dir, database) as store:
+        for line in copies.lines(store, after):
+            print(line)
+
+
+@app.command("head")
+def head(data_dir: settings.DataDir = _DATA_DIR, database: settings.DatabaseUrl = "") -> None:
+    """Print one line to note down: the newest event and its hash, which stands for all events before it.
+
+    `audit verify --against FILE` later says whether the log still has them.
+    """
+    with _audited(data_dir, database) as store:
+        print(copies.head(store))
+
+
+def _found(store: Store, meter: "_Meter") -> Audit:
+    """Audit; that the database cannot be read to its end is a problem like others."""
+    try:
+        return audit.run(store, progress=meter)
+    except StoreUnavailable as failure:
+        if failure.cause is not Cause.DAMAGED:
+            raise
+        return Audit(0, (explain(failure),))
+    except (TypeError, ValueError) as failure:
+        return Audit(0, (f"the database holds what was never written into it ({type(failure).__name__})",))
+
+
+@contextlib.contextmanager
+def _audited(data_dir: Path, database: str) -> Iterator[Store]:
+    store = open_store(Installation(data_dir, database).database_url, timeout=HOUR)  # it reads everything
+    try:
+        migrations.check(store)
+        yield store
+    finally:
+        store.close()
+
+
+def _audit_fields(found: Audit, compared: Comparison | None, problems: list[str]) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "ok": not problems,
+        "events": found.events,
+        "from_revision": found.removed + 1,
+        "since": rfc3339(found.since) if found.since else None,
+        "removed": found.removed,
+        "keys": found.keys,
+        "keys_untold": found.untold,
+        "problems": problems,
+    }
+    if compared is not None:
+        fields["copy"] = {"compared": compared.compared, "removed": compared.removed}
+    return fields
+
+
+class _Meter:
+    """Shows on a terminal how far a long command is."""
+
+    def __init__(self) -> None:
+        self._progress = rich.progress.Progress(
+            *rich.progress.Progress.get_default_columns(), console=rich.console.Console(stderr=True), transient=True
+        )
+        self._tasks: dict[str, rich.progress.TaskID] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that so much of something is done."""
+        if not self._progress.console.is_terminal:
+            return
+        self._progress.start()  # again and again is the same as once
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what)
+        self._progress.update(self._tasks[what], completed=done, total=total)
+        if done >= total:
+            self._progress.refresh()
+
+    def close(self) -> None:
+        """Clear the line."""
+        if self._tasks:
+            self._progress.stop()
