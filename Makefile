@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Where it is set, as images of containers like to, each of the many processes of a run would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help run demo test coverage mutants tampering load frozen histories cold-start streams siege kills due bench lint check-generated grpcurl generate lock clean
+.PHONY: help run demo test coverage mutants tampering worst-days load frozen histories cold-start streams siege kills due bench lint check-generated grpcurl generate lock clean
 
 # As many test processes as there are cores.
 JOBS ?= auto
@@ -37,6 +37,9 @@ mutants: .venv/test ## Break the code in ways that matter, and see that a test n
 
 tampering: .venv/test ## Change a database by hand in 1,000 ways; the audit must find all that docs/security.md says it finds
 	@.venv/bin/python -m tests.tampering $(TAMPERING_ARGS)
+
+worst-days: .venv/test ## Let servers die, clocks leap and backups be put back in 10,000 orders, against a model (hours)
+	@.venv/bin/python -m tests.property.test_worst_days_machine $(WORST_DAYS_ARGS)
 
 load: .venv/test ## 32 callers for 30 s on each database; nothing may fail or be lost
 	@.venv/bin/python -m tests.load.load --seconds 30 --callers 32

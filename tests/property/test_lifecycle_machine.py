@@ -120,12 +120,16 @@ class Lines(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._folder = tempfile.TemporaryDirectory()
-        self._url = f"sqlite:////{str(Path(self._folder.name)).lstrip('/')}/test.db"
+        self._url = self.place(Path(self._folder.name))
         self.clock = FrozenClock()
         self.servers = [Domain(new_store(self._url), self.clock), Domain(open_store(self._url), self.clock)]
         self.noted: list[dict[ModelKey, None]] = [{}, {}]
         """What each server knows to have been used first, and has not written."""
         self.model: list[ModelKey] = []
+
+    def place(self, folder: Path) -> str:
+        """Return the URL of a new, empty database."""
+        return f"sqlite:////{str(folder).lstrip('/')}/test.db"
 
     @initialize(target=keys)
     def first(self) -> ModelKey:
@@ -247,6 +251,16 @@ class Lines(RuleBasedStateMachine):
         successor.active, successor.replaces, successor.unused = key.active, key, waits or key.unused
         return successor
 
+    def _changed(self, server: int, key: ModelKey, edit: Edit, differs: bool) -> bool:
+        if key.revoked:
+            with pytest.raises(KeyIsRevoked):
+                self.servers[server].lifecycle.update(OPERATOR, edit)
+            return False
+        self.servers[server].lifecycle.update(OPERATOR, edit)
+        if differs:
+            key.events.append("UPDATED")
+        return True
+
     def _add(self, key_id: str, text: str, granted: set[str], expires: int | None) -> ModelKey:
         key = ModelKey(key_id, text, self.clock.now, set(granted), expires)
         self.model.append(key)
@@ -300,16 +314,6 @@ class Lives(Lines):
         if active != key.active:
             key.events.append("ACTIVATED" if active else "DEACTIVATED")
         key.active = active
-
-    def _changed(self, server: int, key: ModelKey, edit: Edit, differs: bool) -> bool:
-        if key.revoked:
-            with pytest.raises(KeyIsRevoked):
-                self.servers[server].lifecycle.update(OPERATOR, edit)
-            return False
-        self.servers[server].lifecycle.update(OPERATOR, edit)
-        if differs:
-            key.events.append("UPDATED")
-        return True
 
 
 class TestLines(Lines.TestCase):  # type: ignore[misc,name-defined]

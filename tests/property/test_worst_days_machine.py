@@ -1,0 +1,209 @@
+"""Worst days in any order: servers that die, clocks that leap, backups that are put back under what runs.
+
+Two servers of one database answer for keys that change; a model that is far simpler says what each answer must be. In a
+test there are few examples; ``python -m tests.property.test_worst_days_machine`` makes as many as it is told.
+"""
+
+import argparse
+import itertools
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+
+from tests.domain import OPERATOR, Domain
+from tests.histories.scene import Postgresql
+from tests.property.test_lifecycle_machine import (
+    NOBODYS,
+    Lines,
+    Lives,
+    ModelKey,
+    choices,
+    lives,
+    scopes,
+    servers,
+)
+from tests.tampering import Rows, put_back, rows
+from tumbler.decide import Demand
+from tumbler_server.clock import DAY
+from tumbler_server.errors import StoreUnavailable, TumblerError
+from tumbler_server.events import log, timekeeping
+from tumbler_server.events.retention import Retention
+from tumbler_server.events.timekeeping import Timekeeper
+from tumbler_server.keys import audit
+from tumbler_server.keys.verifier import Question
+from tumbler_server.store.database import Transaction, open_store
+
+leaps = st.sampled_from([-3_650 * DAY, -500 * DAY, 500 * DAY, 3_650 * DAY])
+
+
+class Killed(BaseException):
+    """A server was killed while it wrote."""
+
+
+class WorstDays(Lines):
+    """Two servers, on which everything happens that happens on a worst day."""
+
+    keys = Lines.keys
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backup: tuple[Rows, list[tuple[ModelKey, dict[str, Any]]], int] | None = None
+
+    @rule(server=servers, choice=choices, what=st.sampled_from(["revoke", "off", "on"]))
+    def stop(self, server: int, choice: int, what: str) -> None:
+        """Revoke a key, or switch it off or on."""
+        if what == "revoke":
+            Lives.revoke(self, server, self._any(choice))
+        else:
+            Lives.switch(self, server, self._any(choice), what == "on")
+
+    @rule(server=servers, choice=choices, granted=scopes)
+    def change_scopes(self, server: int, choice: int, granted: set[str]) -> None:
+        """Change a key's scopes."""
+        Lives.change_scopes(self, server, self._any(choice), granted)
+
+    @rule(server=servers, choice=choices, ttl=lives)
+    def change_expiry(self, server: int, choice: int, ttl: int | None) -> None:
+        """Change when a key expires."""
+        Lives.change_expiry(self, server, self._any(choice), ttl)
+
+    @rule(server=servers, choice=choices, what=st.sampled_from(["create", "revoke", "off", "rotate"]))
+    def die_while_writing(self, server: int, choice: int, what: str) -> None:
+        """Kill a server between a change and its commit: nothing of the change is left."""
+        domain, key = self.servers[server], self._any(choice)
+        write = domain.store.write
+
+        def killed(work: Any, *args: Any) -> NoReturn:
+            def half(transaction: Transaction) -> NoReturn:
+                work(transaction)
+                raise Killed
+
+            write(half, *args)
+            raise AssertionError("the transaction went on")
+
+        domain.store.write = killed  # type: ignore[method-assign,assignment]
+        try:
+            if what == "create":
+                domain.create()
+            elif what == "revoke":
+                domain.revoke(key.id)
+            elif what == "off":
+                domain.lifecycle.set_active(OPERATOR, key.id, active=False)
+            else:
+                domain.rotate(key.id)
+        except (Killed, TumblerError):
+            pass
+        self._begin_again(server)
+
+    @rule(leap=leaps, server=servers)
+    def leap(self, leap: int, server: int) -> None:
+        """Let the clock be wrong by years for a while: nothing is removed by it, and nothing changes."""
+        timekeeping.trust(self.servers[server].store, self.clock.now)
+        self.clock.advance(leap)
+        store = self.servers[server].store
+        before = log.head(store), log.anchor(store)
+        believed = Timekeeper(store, self.clock, self.servers[server].uptime).now
+        assert Retention(store, believed, 400 * DAY).remove() == 0
+        assert (log.head(store), log.anchor(store)) == before
+        self.clock.advance(-leap)
+
+    @rule()
+    def back_up(self) -> None:
+        """Take a backup."""
+        model = [(key, dict(vars(key)) | {"events": list(key.events)}) for key in self.model]
+        self.backup = rows(self.servers[0].store), model, self.clock.now
+
+    @precondition(lambda self: self.backup is not None)
+    @rule()
+    def put_back(self) -> None:
+        """Put a backup back under running servers: none accepts a key that it knew to be ended, then all begin again."""
+        assert self.backup is not None
+        before, model, _ = self.backup
+        put_back(self.servers[0].store, before)
+        now = self.clock.now
+        for server in self.servers:
+            for key in self.model:
+                told = key.verdict(now, NOBODYS if key.unused else ())
+                try:
+                    demand = Demand(required_scopes=NOBODYS if key.unused else ())
+                    code = server.verifier.verify(Question(key.text, demand)).code.name
+                except StoreUnavailable:
+                    continue
+                assert code == told or code != "VALID"
+        self.model.clear()
+        for key, was in model:
+            vars(key).update(was | {"events": list(was["events"])})
+            self.model.append(key)
+        for server in range(len(self.servers)):
+            self._begin_again(server)
+
+    def _begin_again(self, server: int) -> None:
+        self.servers[server].close()
+        self.servers[server].store.close()
+        self.servers[server] = Domain(open_store(self._url), self.clock)
+        self.noted[server].clear()
+
+    def _any(self, choice: int) -> ModelKey:
+        return self.model[-1 - choice % len(self.model)]
+
+    def teardown(self) -> None:
+        """At the end the audit finds nothing wrong, whatever happened."""
+        assert audit.run(self.servers[0].store, self.clock).problems == ()
+        super().teardown()
+
+
+class TestWorstDays(WorstDays.TestCase):  # type: ignore[misc,name-defined]
+    """Whatever goes wrong, in whatever order: verdicts, states and log are the model's."""
+
+    settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
+
+
+def main() -> None:
+    """Try as many examples as are asked for, on one database or on both."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--examples", type=int, default=10_000, help="how many (10,000: some hours)")
+    parser.add_argument("--steps", type=int, default=50, help="how long each is (50)")
+    parser.add_argument("--only", choices=["sqlite", "postgresql"], help="one database instead of both")
+    options = parser.parse_args()
+    wanted = settings(
+        max_examples=options.examples,
+        stateful_step_count=options.steps,
+        deadline=None,
+        database=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    for database in [options.only] if options.only else ["sqlite", "postgresql"]:
+        began = time.monotonic()
+        if database == "sqlite":
+            run_state_machine_as_test(WorstDays, settings=wanted)
+        else:
+            _on_postgresql(wanted)
+        seconds = time.monotonic() - began
+        print(f"{database}: {options.examples:,} examples of {options.steps} steps in {seconds:,.0f} s, none failed")
+
+
+def _on_postgresql(wanted: settings) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        server = Postgresql(Path(folder) / "postgresql")
+        numbers = itertools.count()
+
+        class OnPostgreSQL(WorstDays):
+            """The same on PostgreSQL: each example in a schema of its own."""
+
+            def place(self, folder: Path) -> str:  # noqa: ARG002 - SQLite's
+                schema = f"worst{next(numbers)}"
+                server.run(f"CREATE SCHEMA {schema}")
+                return f"{server.url}&options=-csearch_path%3D{schema}"
+
+        run_state_machine_as_test(OnPostgreSQL, settings=wanted)
+        server.close()
+
+
+if __name__ == "__main__":
+    main()
