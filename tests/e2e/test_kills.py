@@ -31,6 +31,21 @@ def test_a_few_kills(kind: str, new_database: Callable[[str], str]) -> None:
     assert table([done]).row_count == 1
 
 
+def test_interrupted() -> None:
+    """A run that somebody ends early says so, and looks at what was done until then."""
+
+    def interrupt(_: str, killed: int, __: int) -> None:
+        if killed == 2:
+            raise KeyboardInterrupt
+
+    with memory() as folder:
+        done = run("sqlite", folder, "", kills=2, writes=60, seed=1, progress=interrupt)
+    assert done.interrupted
+    assert done.findings.examples == []
+    assert done.problems == ["2 of 6 kills were made"]
+    assert len(done.history.writes) >= 20
+
+
 def test_what_was_lost_or_doubled_is_noticed() -> None:
     """If a database lost what was acknowledged, or did what was not asked, a run without any kill would say so."""
     forgotten = []

@@ -74,6 +74,8 @@ def main() -> int:
             urls = {part: postgresql.new_database(part) if postgresql else "" for part in PARTS}
             if arguments.part != "rotations":
                 written.append(run.run(dialect, folder, urls["writes"], arguments.kills, arguments.writes, seed, show))
+                if written[-1].interrupted:
+                    break
             if arguments.part != "writes":
                 rotated.append(
                     rotations.run(

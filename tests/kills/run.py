@@ -78,6 +78,8 @@ class Run:
     findings: Findings = field(default_factory=Findings)
     audit: str = ""
     """What ``audit verify`` said."""
+    interrupted: bool = False
+    """Somebody ended it early. What was done until then is looked at all the same."""
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -123,7 +125,10 @@ def run(
                 _kill(service, victims, writers, done, kills, writes, progress)
             except (AssertionError, NobodyActs) as failure:
                 done.problems.append(f"it did not go on: {failure!r}")
-                service.restart()
+                _start_again(service)
+            except KeyboardInterrupt:  # an hour's kills are not thrown away
+                done.interrupted = True
+                _start_again(service)
             finally:
                 over.set()
         for each in running:
@@ -140,6 +145,8 @@ def run(
     for writer in writers:
         done.counts += writer.counts
         done.problems += writer.problems
+    if (killed := done.kills.total()) < len(KINDS) * kills:
+        done.problems.append(f"{killed} of {len(KINDS) * kills} kills were made")
     done.findings = check(done.history)
     done.seconds = time.monotonic() - began
     return done
@@ -177,6 +184,12 @@ def _kill(
     if kills:
         service.start()
     write(max(share, writes - written()))
+
+
+def _start_again(service: Service) -> None:
+    """Start a server anew from whatever state it is in: those who write wait for an answer."""
+    service.close()
+    service.start()
 
 
 def _settle(store: Store, writers: list[Writer], done: Run) -> None:
