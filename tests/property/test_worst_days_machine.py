@@ -121,7 +121,7 @@ class WorstDays(Lines):
     @precondition(lambda self: self.backup is not None)
     @rule()
     def put_back(self) -> None:
-        """Put a backup back under running servers: none accepts a key that it knew to be ended, then all begin again."""
+        """Put a backup back under running servers: none accepts a key that it knew to be ended; all begin again."""
         assert self.backup is not None
         before, model, _ = self.backup
         put_back(self.servers[0].store, before)
