@@ -6,11 +6,13 @@ test there are few examples; ``python -m tests.property.test_worst_days_machine`
 
 import argparse
 import itertools
+import logging
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+import structlog
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
@@ -170,6 +172,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="how long each is (50)")
     parser.add_argument("--only", choices=["sqlite", "postgresql"], help="one database instead of both")
     options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # days are bad by intent
     wanted = settings(
         max_examples=options.examples,
         stateful_step_count=options.steps,
