@@ -132,6 +132,9 @@ def _operator_key(store: Store) -> Finding:
             return Finding("wrong", subject, "there is none", "tumbler-server init")
         found = "none works: each is revoked, expired, switched off or replaced"
         return Finding("wrong", subject, found, _ANOTHER)
+    if working.bound == working.count:
+        found = f"{working.count} active, all of them bound to networks (allowed_cidrs)"
+        return Finding("warning", subject, found, f"see that you can call from there, or make another: {_ANOTHER}")
     if working.until == NEVER:
         return Finding("ok", subject, f"{working.count} active, without expiry")
     found = f"{working.count} active, the last until {rfc3339(working.until)}"

@@ -849,6 +849,13 @@ MUTANTS = (
         "tests/rpc/test_watch.py",
     ),
     Mutant(
+        "a key widens those that it was rotated to",
+        "keys/widening.py",
+        "one == other or _comes_to(read, one, other) or _comes_to(read, other, one)",
+        "one == other",
+        "tests/rpc/test_escalation.py",
+    ),
+    Mutant(
         "whoever has update widens any key",
         "keys/widening.py",
         "    access.hand_out(caller, after.scopes)\n",
@@ -858,7 +865,7 @@ MUTANTS = (
     Mutant(
         "a key widens itself",
         "keys/widening.py",
-        "if caller.id == before.id:",
+        "if same(read, caller.id, before.id):",
         "if False:",
         "tests/rpc/test_escalation.py",
     ),
@@ -893,7 +900,7 @@ MUTANTS = (
     Mutant(
         "an update looks a name up before it is permitted",
         "keys/lifecycle.py",
-        "            before, after = self._edited(self._ledger.select, caller, edit, values, now)\n",
+        "            before, after = self._edited(self._ledger, caller, edit, values, now)\n",
         "            before = self._ledger.load(self._ledger.select, caller, edit.key_id)\n"
         "            after = replace(before, webhook_url=edit.draft.webhook_url)\n",
         "tests/unit/test_webhook_limits.py",

@@ -1,5 +1,6 @@
 """Nobody hands out a permission on this service that it does not hold itself."""
 
+import itertools
 from typing import Any
 
 import grpc
@@ -10,6 +11,7 @@ from tests.harness import FrozenClock, Refused, World, at, lasting
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR
+from tumbler_server.keys import widening
 
 BEGAN = FrozenClock().now
 
@@ -137,6 +139,11 @@ def test_rotate_asks_what_the_key_carries_now(world: World) -> None:
 
 
 WIDER = [
+    (
+        "an earlier rotation",
+        {"rotation": {"interval": lasting(DAY), "webhook_url": "https://93.184.216.34/a"}},
+        ["rotation"],
+    ),
     ("a later expiry", {"expire_time": at(BEGAN + 50 * DAY)}, ["expire_time"]),
     ("no expiry", {}, ["expire_time"]),
     ("no network", {}, ["allowed_cidrs"]),
@@ -155,6 +162,7 @@ WIDER = [
     ),
 ]
 NARROWER = [
+    ("a later rotation", {"rotation": {"interval": lasting(60 * DAY)}}, ["rotation"]),
     ("an earlier expiry", {"expire_time": at(BEGAN + DAY)}, ["expire_time"]),
     ("a smaller network", {"allowed_cidrs": ["10.1.2.0/24", "10.1.3.4/32"]}, ["allowed_cidrs"]),
     ("the same network", {"allowed_cidrs": ["10.1.0.0/16"]}, ["allowed_cidrs"]),
@@ -231,6 +239,7 @@ def _refused_itself(world: World, method: str, request: Message, key: str) -> No
     [
         ({"expire_time": at(BEGAN + 50 * DAY)}, "expire_time"),
         ({"scopes": ["tumbler:*", "*"]}, "scopes"),
+        ({"rotation": {"interval": lasting(DAY)}}, "rotation"),
         ({"rotation": {"interval": lasting(30 * DAY), "webhook_url": "https://93.184.216.34/b"}}, "rotation"),
     ],
 )
@@ -240,6 +249,62 @@ def test_no_key_widens_itself(world: World, fields: dict[str, Any], path: str) -
     request = pb.UpdateRequest(api_key={"id": own.api_key.id, **fields}, update_mask={"paths": [path]})
     _refused_itself(world, "Update", request, own.key)
     assert world.get(own.api_key.id) == own.api_key
+
+
+def test_a_key_and_its_successors_are_one(world: World) -> None:
+    """While a grace lasts, the old key widens none that came after it, nor they the old one, nor does a rotation."""
+    own = world.create(scopes=["tumbler:keys:*"], ttl=lasting(DAY), allowed_cidrs=["127.0.0.0/8"])
+    first = world.rotate(own.api_key.id, own.key, grace_period=lasting(HOUR))
+    second = world.rotate(first.api_key.id, own.key, grace_period=lasting(HOUR))
+    wider: list[tuple[dict[str, Any], str]] = [
+        ({"expire_time": at(BEGAN + 50 * DAY)}, "expire_time"),
+        ({}, "allowed_cidrs"),
+        ({"scopes": ["tumbler:keys:*", "*"]}, "scopes"),
+    ]
+    keys = [own, first, second]
+    for caller, subject, (fields, path) in itertools.product(keys, keys, wider):
+        changed = {"id": subject.api_key.id, **fields}
+        _refused_itself(world, "Update", pb.UpdateRequest(api_key=changed, update_mask={"paths": [path]}), caller.key)
+    for caller in keys:
+        _refused_itself(world, "Rotate", pb.RotateRequest(key_id=second.api_key.id, ttl=lasting(2 * DAY)), caller.key)
+    world.set_active(first.api_key.id, False)
+    _refused_itself(world, "SetActive", pb.SetActiveRequest(key_id=first.api_key.id, active=True), own.key)
+    world.set_active(first.api_key.id, True, world.create(scopes=["tumbler:keys:*"]).key)
+
+
+def test_a_line_too_long_to_be_read_counts_as_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody hides behind many rotations."""
+    monkeypatch.setattr(widening, "_LONGEST", 2)
+    monkeypatch.setattr(widening, "_LINE", widening._LINE.replace("1000", "2"))
+    own = world.create(scopes=["tumbler:keys:*"], ttl=lasting(DAY))
+    newest = own
+    for _ in range(4):
+        newest = world.rotate(newest.api_key.id, own.key, grace_period=lasting(HOUR))
+    request = pb.UpdateRequest(api_key={"id": newest.api_key.id}, update_mask={"paths": ["expire_time"]})
+    _refused_itself(world, "Update", request, own.key)
+
+
+def test_a_repeated_rotate_shows_no_more_than_the_first(world: World) -> None:
+    """Whoever knows another caller's request_id learns nothing of a key that it could not rotate."""
+    key = world.create(scopes=["tumbler:*"])
+    request = pb.RotateRequest(key_id=key.api_key.id, request_id="123e4567-e89b-42d3-a456-426614174000")
+    operator = world.caller("tumbler:*")
+    assert world.call("Rotate", request, operator).key
+    assert told(world, "Rotate", request, world.caller("tumbler:keys:rotate")) == "tumbler:*"
+    assert world.call("Rotate", request, operator).secret_omitted
+
+
+def test_a_webhooks_secret_is_held_to_every_scope_of_its_keys(world: World) -> None:
+    """However many scopes the keys of a URL carry, each is looked at."""
+    url = "https://93.184.216.34/a"
+    schedule = {"interval": lasting(30 * DAY), "webhook_url": url}
+    for number in range(11):
+        scopes = [f"tumbler:events:a{number:02}{place:02}" for place in range(100)]
+        world.create(scopes=scopes, rotation=schedule)
+    world.create(scopes=["tumbler:keys:revoke"], rotation=schedule)
+    caller = world.caller("tumbler:events:*", "tumbler:keys:update")
+    request = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=url)
+    assert told(world, "RotateWebhookSecret", request, caller) == "tumbler:keys:revoke"
 
 
 def test_a_key_narrows_itself(world: World) -> None:

@@ -122,6 +122,18 @@ def test_update_leaves_updated(world: World, fields: dict[str, Any], detail: dic
     assert since.told() == [("UPDATED", key_id, detail)]
 
 
+def test_an_event_is_never_large(world: World) -> None:
+    """Of a long value an event tells its length and its digest."""
+    long = '"' * 1_000
+    key_id = world.create(metadata={f"k{number}": long for number in range(13)}).api_key.id
+    since = Since(world)
+    world.update(key_id, metadata={f"k{number}": long[1:] for number in range(13)})
+    ((_, _, detail),) = since.told()
+    assert detail["old.metadata"].startswith("(26,")
+    assert "characters, sha256:" in detail["new.metadata"]
+    assert max(len(event.detail) for event in world.events()) < 1_000
+
+
 def test_set_active_leaves_what_it_did(world: World) -> None:
     """Switching off is one DEACTIVATED, switching on one ACTIVATED, by id or by name."""
     key_id = world.create(name="worker").api_key.id

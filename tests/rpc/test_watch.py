@@ -82,10 +82,14 @@ def test_who_may_verify_keys_reads_none(served: Served) -> None:
     """A stream tells that a key changed and in which fields, not their values, nor who called from where."""
     stream = served.client.watch().opened()
     made = served.client.create(owner_id="alice", scopes=["a:b"], metadata={"note": "confidential"})
-    served.client.call("Update", pb.UpdateRequest(api_key={"id": made.api_key.id, "owner_id": "bob"}))
-    created, updated = stream.events(2)
-    assert (dict(created.detail), dict(updated.detail)) == ({}, {"fields": "owner_id"})
-    for event in (created, updated):
+    served.client.call(
+        "Update", pb.UpdateRequest(api_key={"id": made.api_key.id, "owner_id": "bob", "scopes": ["internal:payroll"]})
+    )
+    served.client.call("Revoke", pb.RevokeRequest(key_id=made.api_key.id, reason="REVOKE_REASON_OTHER", comment="jane"))
+    created, updated, revoked = stream.events(3)
+    assert [dict(event.detail) for event in (created, updated)] == [{}, {"fields": "owner_id,scopes"}]
+    assert dict(revoked.detail) == {"reason": "other"}
+    for event in (created, updated, revoked):
         assert (event.client_address, event.request_id, event.record_digest) == ("", "", b"")
 
 

@@ -1,11 +1,23 @@
 """What an event's detail says of a key's fields: as they were made, and as they changed, in words that people read."""
 
+import hashlib
 import json
 
 from tumbler_server.clock import NEVER, SECOND, rfc3339
 from tumbler_server.keys.record import Key
 
 UPDATABLE = ("name", "owner_id", "scopes", "metadata", "allowed_cidrs", "expire_time", "rotation")
+
+_PUBLIC = frozenset(
+    {
+        *("fields", "replaces_key_id", "replaced_by_key_id", "grace_expire_time", "old_key_ends", "first_used_key_id"),
+        *("reason", "due_time", "expire_time"),
+    }
+)
+"""What a detail says that is no value of a field, nor anybody's words."""
+
+_LONGEST = 2_048
+"""Characters of a value that are told; of a longer one its length and digest are, so that no event is large."""
 
 OLD, NEW = "old.", "new."
 """How the names of values begin: of a field as it was, and as it became. A field that was or is empty has none."""
@@ -35,12 +47,12 @@ def between(before: Key, after: Key) -> dict[str, str]:
 
 def public(detail: dict[str, str]) -> dict[str, str]:
     """Return a detail without the values of fields: for who may verify keys, and not read them."""
-    return {name: value for name, value in detail.items() if not name.startswith((OLD, NEW))}
+    return {name: value for name, value in detail.items() if name in _PUBLIC}
 
 
 def _told(key: Key) -> dict[str, str]:
     """Return a key's fields as text, those of its schedule by ``rotation.…``; empty where there is nothing to say."""
-    return {
+    told = {
         "name": key.name,
         "owner_id": key.owner_id,
         "scopes": ",".join(key.scopes),
@@ -50,6 +62,11 @@ def _told(key: Key) -> dict[str, str]:
         "rotation.interval": _seconds(key.rotation_interval) if key.rotation_interval else "",
         "rotation.webhook_url": key.webhook_url,
     }
+    return {name: value if len(value) <= _LONGEST else _digest(value) for name, value in told.items()}
+
+
+def _digest(value: str) -> str:
+    return f"({len(value):,} characters, sha256:{hashlib.sha256(value.encode()).hexdigest()})"
 
 
 def _seconds(span: int) -> str:

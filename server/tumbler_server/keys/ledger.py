@@ -57,6 +57,7 @@ class Ledger:
     ) -> None:
         self.clock = clock
         self.select: requests.Select = store.select
+        self.read = store.read
         self._store = store
         self._hasher = hasher
         self._committed = committed

@@ -150,13 +150,13 @@ class Lifecycle:
 
         if edit.draft.webhook_url and "rotation" in edit.fields:
             # All that the transaction would refuse is refused before a name is looked up.
-            before, after = self._edited(self._ledger.select, caller, edit, values, now)
+            before, after = self._edited(self._ledger, caller, edit, values, now)
             if after.webhook_url != before.webhook_url:
                 self._endpoints.demand_room(self._ledger.select, after.project_id, after.webhook_url)
                 self._look_up("api_key.rotation.webhook_url", caller, after.webhook_url)
 
         def work(transaction: Transaction) -> Changed:
-            before, after = self._edited(transaction.select, caller, edit, values, now)
+            before, after = self._edited(transaction, caller, edit, values, now)
             webhook_secret = ""
             if "rotation" in edit.fields and after.webhook_url:
                 webhook_secret = self._endpoints.open(transaction, after.project_id, after.webhook_url, now)
@@ -226,10 +226,10 @@ class Lifecycle:
         return self._ledger.write(work, urgent=True)
 
     def _edited(
-        self, select: requests.Select, caller: Key, edit: Edit, values: Mapping[str, Any], now: int
+        self, on: Ledger | Transaction, caller: Key, edit: Edit, values: Mapping[str, Any], now: int
     ) -> tuple[Key, Key]:
         """Return a key as it is, and as it is to be, unless the caller may not change it so."""
-        before = self._changeable(select, caller, edit.key_id)
+        before = self._changeable(on.select, caller, edit.key_id)
         if edit.etag and edit.etag != before.etag:
             raise EtagMismatch(before.id)
         wanted = {name: values[name] for name in edit.fields if name in values}
@@ -243,7 +243,7 @@ class Lifecycle:
             turned = after.webhook_url not in ("", before.webhook_url)
             if turned and not any_grants(caller.scopes, _ROTATE):  # whoever reads there can claim the next secret
                 raise ScopeMissing(_ROTATE)
-        widening.let(caller, before, after)
+        widening.let(caller, before, after, on.read)
         return before, after
 
     def _look_up(self, field: str, caller: Key, url: str) -> None:
@@ -294,7 +294,7 @@ class Lifecycle:
         happened = EventType.ACTIVATED if active else EventType.DEACTIVATED
         # What was due is announced again once the key is back; the claim tokens that are out count no more.
         after = replace(before, active=active, rotation_due_revision=0)
-        widening.let(caller, before, after)
+        widening.let(caller, before, after, transaction.read)
         return self._ledger.save(transaction, ledger.actor(caller), before, after, happened, now, {})
 
 

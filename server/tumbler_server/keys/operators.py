@@ -29,10 +29,14 @@ class Seated(Issued):
 
 @dataclass(frozen=True)
 class Working:
-    """How many operators' keys are active, and when the last of them expires; ``NEVER`` where one does not."""
+    """How many operators' keys are active, and when the last of them expires; ``NEVER`` where one does not.
+
+    ``bound`` of them are accepted from some networks only.
+    """
 
     count: int
     until: int
+    bound: int
 
 
 def issue(
@@ -80,12 +84,13 @@ def issue(
 
 def working(store: Store, now: int) -> Working:
     """Return which operators' keys work: not revoked, not superseded, not switched off, not expired."""
-    ((count, until),) = store.read(
-        "SELECT COUNT(*), MAX(k.expire_time) FROM api_key_scope s JOIN api_key k ON k.id = s.key_id "  # noqa: S608
+    ((count, until, bound),) = store.read(
+        "SELECT COUNT(*), MAX(k.expire_time), SUM(CASE WHEN k.allowed_cidrs <> '[]' THEN 1 ELSE 0 END) "  # noqa: S608
+        "FROM api_key_scope s JOIN api_key k ON k.id = s.key_id "
         f"WHERE s.project_id = ? AND s.scope = ? AND ({STANDING}) = {int(record.State.ACTIVE)} AND k.expire_time > ?",
         (OPERATORS, ALL_SCOPES, now),
     )
-    return Working(int(count), int(until or 0))
+    return Working(int(count), int(until or 0), int(bound or 0))
 
 
 def _not_revoked(transaction: Transaction) -> list[Key]:

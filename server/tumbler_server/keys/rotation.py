@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from tumbler_server.clock import END, HOUR, NEVER, rfc3339
 from tumbler_server.errors import ClaimOutdated, KeyIsExpired, KeyIsRevoked, KeyIsSuperseded, SelfWidening
 from tumbler_server.events.log import Actor, EventType
-from tumbler_server.keys import access, ledger, record, requests, schedule
+from tumbler_server.keys import access, ledger, record, requests, schedule, widening
 from tumbler_server.keys.claims import Claims
 from tumbler_server.keys.ledger import Issued, Ledger
 from tumbler_server.keys.record import Key, OldKeyEnds
@@ -55,6 +55,7 @@ class Rotations:
         check.done()
         # Read before the request is looked for: whatever ended the key by then is not this very request, repeated.
         old = self._ledger.load(self._ledger.select, caller, rotation.key_id)
+        access.hand_out(caller, old.scopes)
         if seen := requests.find(self._ledger.select, caller, rotation.request_id):
             return self._ledger.repeated(self._ledger.select, caller, seen)
         check.in_future("expire_time", rotation.expire_time, self._ledger.clock())
@@ -116,7 +117,7 @@ class Rotations:
     ) -> Issued:
         lifetime = NEVER if before.expire_time == NEVER else min(now + before.expire_time - before.create_time, END)
         expire_time = ledger.expiry(rotation.expire_time, rotation.ttl, now, otherwise=lifetime)
-        if expire_time > lifetime and actor.key_id == before.id:
+        if expire_time > lifetime and actor.key_id and widening.same(transaction.read, actor.key_id, before.id):
             raise SelfWidening(before.id)
         ends_on_first_use = ends is OldKeyEnds.ON_FIRST_USE
         successor = replace(

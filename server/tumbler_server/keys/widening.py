@@ -4,8 +4,11 @@ Narrowing is free: whoever may stop a key need not hold what it can do.
 """
 
 import ipaddress
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from tumbler.decide import any_grants
+from tumbler_server.clock import NEVER
 from tumbler_server.errors import SelfWidening
 from tumbler_server.keys import access
 from tumbler_server.keys.record import Key
@@ -13,7 +16,20 @@ from tumbler_server.keys.record import Key
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def let(caller: Key, before: Key, after: Key) -> None:
+Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
+
+_LONGEST = 1_000
+"""Keys of a line that are looked at. One that is rotated each hour has fewer within the longest grace of 30 days."""
+
+_LINE = (
+    "WITH RECURSIVE line (id, place) AS (SELECT replaced_by_key_id, 1 FROM api_key WHERE id = ? UNION ALL "  # noqa: S608
+    "SELECT k.replaced_by_key_id, l.place + 1 FROM line l JOIN api_key k ON k.id = l.id "
+    f"WHERE l.place < {_LONGEST}) SELECT id FROM line WHERE id <> ''"
+)
+"""The keys that came after one, by rotation."""
+
+
+def let(caller: Key, before: Key, after: Key, read: Read) -> None:
     """Let a caller make a change, unless it widens a key that may do more to this service than the caller, or itself.
 
     Raises ``ScopeEscalation`` and ``SelfWidening``.
@@ -21,8 +37,21 @@ def let(caller: Key, before: Key, after: Key) -> None:
     if not widens(before, after):
         return
     access.hand_out(caller, after.scopes)
-    if caller.id == before.id:
+    if same(read, caller.id, before.id):
         raise SelfWidening(before.id)
+
+
+def same(read: Read, one: str, other: str) -> bool:
+    """Say whether two keys are one and the same to this rule: a key, and those that it was rotated to.
+
+    For as long as a grace lasts both may call. Lines too long to be read count as the same.
+    """
+    return one == other or _comes_to(read, one, other) or _comes_to(read, other, one)
+
+
+def _comes_to(read: Read, one: str, other: str) -> bool:
+    line = [key_id for (key_id,) in read(_LINE, (one,))]
+    return other in line or len(line) == _LONGEST
 
 
 def widens(before: Key, after: Key) -> bool:
@@ -33,6 +62,7 @@ def widens(before: Key, after: Key) -> bool:
         or not all(any_grants(before.scopes, scope) for scope in after.scopes)
         or not _within(after.allowed_cidrs, before.allowed_cidrs)
         or (bool(after.webhook_url) and after.webhook_url != before.webhook_url)
+        or 0 < after.rotation_interval < (before.rotation_interval or NEVER)  # a claim gives a whole new life
     )
 
 

@@ -3,10 +3,12 @@
 import io
 import json
 import sys
+import time
 
 import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.unit.cli.conftest import KEY_ID, Stdin
 from tumbler.v1 import api_key_pb2
@@ -132,6 +134,20 @@ def test_others_work(run, recorder, changes, keys):
     assert len(changes()) == 1
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"allowed_cidrs": ["203.0.113.1/32"]}, {"expire_time": Timestamp(seconds=int(time.time()) + 3_600)}],
+    ids=["bound to networks", "about to expire"],
+)
+def test_others_that_may_not_do(run, recorder, changes, fields):
+    """A key that works from some networks only, or not for another day, is no other one to rely on."""
+    weak = api_key_pb2.ApiKey(id="Z" * 16, **fields)
+    recorder.answers["List"] = [pb.ListResponse(api_keys=[LAST, weak])] * 2
+    assert run("keys", "deactivate", KEY_ID)[0] == 1
+    assert run("keys", "deactivate", weak.id)[0] == 0
+    assert len(changes()) == 1
+
+
 @pytest.mark.parametrize("status", ["PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"])
 def test_who_cannot_know_is_not_held_up(run, recorder, changes, monkeypatch, status):
     """Who may not list those keys, or finds the server too busy for it, can end a key all the same."""
@@ -144,13 +160,13 @@ def test_who_cannot_know_is_not_held_up(run, recorder, changes, monkeypatch, sta
 
 
 def test_what_is_asked_of_the_server(run, recorder):
-    """It asks for the active keys of the reserved project that carry every scope; two are enough to know."""
+    """It asks for the active keys of the reserved project that carry every scope."""
     run("keys", "revoke", KEY_ID)
     assert MessageToDict(recorder.requests[0], preserving_proto_field_name=True) == {
         "project_id": "tumbler",
         "scope": "tumbler:*",
         "states": ["STATE_ACTIVE"],
-        "page_size": 2,
+        "page_size": 1_000,
     }
 
 

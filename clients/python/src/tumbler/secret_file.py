@@ -29,6 +29,8 @@ class SecretFile:
             OSError: The file cannot be created or written.
 
         """
+        if os.fspath(path) in ("", "-"):
+            raise OSError(errno.EINVAL, "name a file: a secret that goes there is not shown")
         self.path: Final = Path(path)
         self.holds_secret = False
         """Whether the file holds a secret, on the disk."""

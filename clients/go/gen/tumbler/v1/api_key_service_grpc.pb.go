@@ -68,9 +68,9 @@ type ApiKeyServiceClient interface {
 	// Update changes the fields named in the mask, for verification from the moment it returns. Scope
 	// `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
 	// leaves no event and no new etag.
-	// An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url) needs a
-	// caller that holds the `tumbler:…` scopes which the key then carries: else PERMISSION_DENIED (SCOPE_ESCALATION). No
-	// key widens itself (SELF_WIDENING).
+	// An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url, a
+	// rotation that comes earlier) needs a caller that holds the `tumbler:…` scopes which the key then carries: else
+	// PERMISSION_DENIED (SCOPE_ESCALATION). No key widens itself, nor what it was rotated to or from (SELF_WIDENING).
 	Update(ctx context.Context, in *UpdateRequest, opts ...grpc.CallOption) (*UpdateResponse, error)
 	// SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
 	// Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see
@@ -339,9 +339,9 @@ type ApiKeyServiceServer interface {
 	// Update changes the fields named in the mask, for verification from the moment it returns. Scope
 	// `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
 	// leaves no event and no new etag.
-	// An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url) needs a
-	// caller that holds the `tumbler:…` scopes which the key then carries: else PERMISSION_DENIED (SCOPE_ESCALATION). No
-	// key widens itself (SELF_WIDENING).
+	// An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url, a
+	// rotation that comes earlier) needs a caller that holds the `tumbler:…` scopes which the key then carries: else
+	// PERMISSION_DENIED (SCOPE_ESCALATION). No key widens itself, nor what it was rotated to or from (SELF_WIDENING).
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	// SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
 	// Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see

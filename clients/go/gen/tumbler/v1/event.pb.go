@@ -221,7 +221,8 @@ type KeyEvent struct {
 	// `on_first_use`; FIRST_USED: `replaces_key_id`;
 	// ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
 	// `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-	// the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
+	// the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
+	// a value, or somebody's words: it tells `fields`, not which scopes.
 	Detail map[string]string `protobuf:"bytes,8,rep,name=detail,proto3" json:"detail,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// hash is the SHA-256 of the event before it and of this one's content, so that a changed, inserted or deleted event
 	// shows. `tumbler-server audit verify` recomputes it, from the oldest event that is kept.

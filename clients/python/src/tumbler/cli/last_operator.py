@@ -1,6 +1,7 @@
 """Questions before a key is ended or narrowed: one before an end for ever, two before the last operator's key goes."""
 
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -20,6 +21,7 @@ OPERATOR_SCOPE = "tumbler:*"
 
 _PROJECT = "tumbler"
 _PATIENCE = timedelta(seconds=2)
+_SOON = timedelta(days=1)
 _WAY_BACK = "where the server's database and pepper file are: tumbler-server operator-key --output FILE"
 
 
@@ -28,7 +30,8 @@ def confirm(
 ) -> None:
     """Return if the key that is meant may be changed as `what` says; end the command, with nothing changed, if not.
 
-    The last operator's key that works is asked about twice on a terminal, and elsewhere needs `yes`. Another key is
+    The last operator's key that works, from anywhere and for longer than a day, is asked about twice on a terminal, and
+    elsewhere needs `yes`. Another key is
     asked about where that is `always` done, and once.
 
     Raises:
@@ -64,13 +67,17 @@ def _ask(question: str) -> None:
 def _last(session: Session) -> ApiKey | None:
     """Return the one operator's key that works; None where there are more, or where the caller cannot know.
 
+    Keys that are bound to networks, or expire within a day, count only where there are no others.
     Who may not list the reserved project, or gets no answer soon, is not kept from ending a key.
     """
     request = ListRequest(
-        project_id=_PROJECT, scope=OPERATOR_SCOPE, states=[State.STATE_ACTIVE], page_size=2, show_total_size=False
+        project_id=_PROJECT, scope=OPERATOR_SCOPE, states=[State.STATE_ACTIVE], page_size=1_000, show_total_size=False
     )
     try:
         keys = session.call("List", request, at_most=_PATIENCE).api_keys
     except grpc.RpcError:
         return None
-    return keys[0] if len(keys) == 1 else None
+    soon = time.time() + _SOON.total_seconds()
+    lasting = [key for key in keys if not key.allowed_cidrs and not 0 < key.expire_time.seconds < soon]
+    counted = lasting or keys
+    return counted[0] if len(counted) == 1 else None

@@ -170,9 +170,9 @@ class ApiKeyServiceServicer(object):
         """Update changes the fields named in the mask, for verification from the moment it returns. Scope
         `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
         leaves no event and no new etag.
-        An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url) needs a
-        caller that holds the `tumbler:…` scopes which the key then carries: else PERMISSION_DENIED (SCOPE_ESCALATION). No
-        key widens itself (SELF_WIDENING).
+        An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url, a
+        rotation that comes earlier) needs a caller that holds the `tumbler:…` scopes which the key then carries: else
+        PERMISSION_DENIED (SCOPE_ESCALATION). No key widens itself, nor what it was rotated to or from (SELF_WIDENING).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -589,9 +589,9 @@ public final class ApiKeyServiceGrpc {
      * Update changes the fields named in the mask, for verification from the moment it returns. Scope
      * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
      * leaves no event and no new etag.
-     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url) needs a
-     * caller that holds the `tumbler:…` scopes which the key then carries: else PERMISSION_DENIED (SCOPE_ESCALATION). No
-     * key widens itself (SELF_WIDENING).
+     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url, a
+     * rotation that comes earlier) needs a caller that holds the `tumbler:…` scopes which the key then carries: else
+     * PERMISSION_DENIED (SCOPE_ESCALATION). No key widens itself, nor what it was rotated to or from (SELF_WIDENING).
      * </pre>
      */
     default void update(dev.tumbler.v1.UpdateRequest request,
@@ -846,9 +846,9 @@ public final class ApiKeyServiceGrpc {
      * Update changes the fields named in the mask, for verification from the moment it returns. Scope
      * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
      * leaves no event and no new etag.
-     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url) needs a
-     * caller that holds the `tumbler:…` scopes which the key then carries: else PERMISSION_DENIED (SCOPE_ESCALATION). No
-     * key widens itself (SELF_WIDENING).
+     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url, a
+     * rotation that comes earlier) needs a caller that holds the `tumbler:…` scopes which the key then carries: else
+     * PERMISSION_DENIED (SCOPE_ESCALATION). No key widens itself, nor what it was rotated to or from (SELF_WIDENING).
      * </pre>
      */
     public void update(dev.tumbler.v1.UpdateRequest request,
@@ -1089,9 +1089,9 @@ public final class ApiKeyServiceGrpc {
      * Update changes the fields named in the mask, for verification from the moment it returns. Scope
      * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
      * leaves no event and no new etag.
-     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url) needs a
-     * caller that holds the `tumbler:…` scopes which the key then carries: else PERMISSION_DENIED (SCOPE_ESCALATION). No
-     * key widens itself (SELF_WIDENING).
+     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url, a
+     * rotation that comes earlier) needs a caller that holds the `tumbler:…` scopes which the key then carries: else
+     * PERMISSION_DENIED (SCOPE_ESCALATION). No key widens itself, nor what it was rotated to or from (SELF_WIDENING).
      * </pre>
      */
     public dev.tumbler.v1.UpdateResponse update(dev.tumbler.v1.UpdateRequest request) {
@@ -1324,9 +1324,9 @@ public final class ApiKeyServiceGrpc {
      * Update changes the fields named in the mask, for verification from the moment it returns. Scope
      * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
      * leaves no event and no new etag.
-     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url) needs a
-     * caller that holds the `tumbler:…` scopes which the key then carries: else PERMISSION_DENIED (SCOPE_ESCALATION). No
-     * key widens itself (SELF_WIDENING).
+     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url, a
+     * rotation that comes earlier) needs a caller that holds the `tumbler:…` scopes which the key then carries: else
+     * PERMISSION_DENIED (SCOPE_ESCALATION). No key widens itself, nor what it was rotated to or from (SELF_WIDENING).
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.UpdateResponse> update(

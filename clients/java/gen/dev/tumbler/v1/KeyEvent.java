@@ -360,7 +360,8 @@ private static final long serialVersionUID = 0L;
    * `on_first_use`; FIRST_USED: `replaces_key_id`;
    * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
    * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-   * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
+   * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
+   * a value, or somebody's words: it tells `fields`, not which scopes.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -390,7 +391,8 @@ private static final long serialVersionUID = 0L;
    * `on_first_use`; FIRST_USED: `replaces_key_id`;
    * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
    * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-   * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
+   * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
+   * a value, or somebody's words: it tells `fields`, not which scopes.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -410,7 +412,8 @@ private static final long serialVersionUID = 0L;
    * `on_first_use`; FIRST_USED: `replaces_key_id`;
    * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
    * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-   * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
+   * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
+   * a value, or somebody's words: it tells `fields`, not which scopes.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -437,7 +440,8 @@ java.lang.String defaultValue) {
    * `on_first_use`; FIRST_USED: `replaces_key_id`;
    * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
    * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-   * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
+   * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
+   * a value, or somebody's words: it tells `fields`, not which scopes.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -1992,7 +1996,8 @@ java.lang.String defaultValue) {
      * `on_first_use`; FIRST_USED: `replaces_key_id`;
      * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
      * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-     * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
+     * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
+     * a value, or somebody's words: it tells `fields`, not which scopes.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -2022,7 +2027,8 @@ java.lang.String defaultValue) {
      * `on_first_use`; FIRST_USED: `replaces_key_id`;
      * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
      * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-     * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
+     * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
+     * a value, or somebody's words: it tells `fields`, not which scopes.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -2042,7 +2048,8 @@ java.lang.String defaultValue) {
      * `on_first_use`; FIRST_USED: `replaces_key_id`;
      * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
      * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-     * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
+     * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
+     * a value, or somebody's words: it tells `fields`, not which scopes.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -2069,7 +2076,8 @@ java.lang.String defaultValue) {
      * `on_first_use`; FIRST_USED: `replaces_key_id`;
      * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
      * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-     * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
+     * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
+     * a value, or somebody's words: it tells `fields`, not which scopes.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -2102,7 +2110,8 @@ java.lang.String defaultValue) {
      * `on_first_use`; FIRST_USED: `replaces_key_id`;
      * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
      * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-     * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
+     * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
+     * a value, or somebody's words: it tells `fields`, not which scopes.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -2134,7 +2143,8 @@ java.lang.String defaultValue) {
      * `on_first_use`; FIRST_USED: `replaces_key_id`;
      * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
      * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-     * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
+     * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
+     * a value, or somebody's words: it tells `fields`, not which scopes.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -2160,7 +2170,8 @@ java.lang.String defaultValue) {
      * `on_first_use`; FIRST_USED: `replaces_key_id`;
      * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
      * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-     * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
+     * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
+     * a value, or somebody's words: it tells `fields`, not which scopes.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>

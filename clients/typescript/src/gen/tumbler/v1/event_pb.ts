@@ -82,7 +82,8 @@ export type KeyEvent = Message<"tumbler.v1.KeyEvent"> & {
    * `on_first_use`; FIRST_USED: `replaces_key_id`;
    * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
    * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-   * the database by hand before. Watch leaves out the values of fields (`old.…`, `new.…`).
+   * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
+   * a value, or somebody's words: it tells `fields`, not which scopes.
    *
    * @generated from field: map<string, string> detail = 8;
    */
