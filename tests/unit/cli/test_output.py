@@ -77,6 +77,15 @@ def test_what_is_there_stays(run, recorder, tmp_path, shows):
     assert path.read_text() == "in use"
 
 
+@pytest.mark.parametrize("name", ["-", ""])
+def test_stdout_is_no_file(run, recorder, tmp_path, monkeypatch, shows, name):
+    """What means stdin elsewhere is no file here: a secret is put into a file, or shown."""
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*shows[0], f"--output={name}")
+    assert (code, out, recorder.requests, list(tmp_path.iterdir())) == (2, "", [], [])
+    assert "name a file" in err
+
+
 @pytest.mark.parametrize("status", ["PERMISSION_DENIED", "UNAVAILABLE"])
 def test_without_an_answer_there_is_no_file(run, recorder, tmp_path, shows, status):
     """Where no secret came back, no empty file stays that could be taken for one."""
