@@ -56,9 +56,11 @@ def verify(
             since = rfc3339(found.since)
             print(f"from event {found.removed + 1:,} of {since} on; of those before it, each key's last is kept")
         if found.untold:
-            print(f"{found.untold:,} keys were last changed before schema 7: their rows are compared once they change")
+            print(f"{found.untold:,} keys are told by no event yet: their rows are compared once they change")
         if compared:
-            print(f"the copy: {compared.compared:,} events are the same; {compared.removed:,} are not kept any more")
+            print(
+                f"the copy: {compared.compared:,} lines agree; {compared.removed:,} tell of events that are not kept any more"
+            )
     else:
         print("\n".join(problems))
     if problems:

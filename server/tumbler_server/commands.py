@@ -26,6 +26,7 @@ from tumbler_server.events import timekeeping
 from tumbler_server.events.board import Board
 from tumbler_server.handover import Handover
 from tumbler_server.keys import pepper as pepper_file
+from tumbler_server.keys import recording
 from tumbler_server.processes import ENDING
 from tumbler_server.store import migrations
 from tumbler_server.store.database import open_store
@@ -225,11 +226,16 @@ def serve(
 
 @app.command()
 def migrate(data_dir: settings.DataDir = _DEFAULTS.installation.data_dir, database: settings.DatabaseUrl = "") -> None:
-    """Bring the database's schema up to what this program knows. Back up first. Safe to run more than once."""
+    """Bring the database's schema up to what this program knows. Stop all servers and back up first.
+
+    Safe to run more than once: keys that a server of an older version changed meanwhile are taken into the log then.
+    """
     store = open_store(Installation(data_dir, database).database_url)
     if migrations.current(store) == 0:
         raise SetupError("the database is empty: run `tumbler-server init` first")
     applied = migrations.migrate(store)
+    if recorded := recording.record(store, system_clock):
+        _say(f"Took {recorded:,} keys into the log that an older server had changed: is one still running?")
     _say(
         f"Applied {', '.join(map(str, applied))}." if applied else f"Nothing to do: the schema is {migrations.NEWEST}."
     )

@@ -117,7 +117,7 @@ def test_a_copy_of_the_log_shows_what_the_log_forgot(installed: Service, tmp_pat
     fine = installed.command("audit", "verify", "--against", str(copy))
     assert (fine.returncode, fine.stdout.splitlines()[-1]) == (
         0,
-        "the copy: 3 events are the same; 0 are not kept any more",
+        "the copy: 4 lines agree; 0 tell of events that are not kept any more",
     )
     newer = [json.loads(line) for line in installed.command("audit", "export", "--after", "3").stdout.splitlines()]
     assert [event["revision"] for event in newer] == [4]

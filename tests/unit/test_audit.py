@@ -1,5 +1,7 @@
 """The audit: whatever was changed by hand is named, but for what nothing can show."""
 
+import hashlib
+import json
 import random
 from typing import Any
 
@@ -10,11 +12,12 @@ from tests.domain import OPERATOR, Domain
 from tests.harness import FrozenClock
 from tests.tampering import UNSEEN, Place, live, places, tamper
 from tumbler_server.clock import DAY, NEVER
+from tumbler_server.events import log
 from tumbler_server.events.retention import Retention
-from tumbler_server.keys import audit, evidence
+from tumbler_server.keys import audit, evidence, recording
 from tumbler_server.keys.lifecycle import Draft, Edit
-from tumbler_server.store.database import Store
-from tumbler_server.store.models import MODELS, ApiKeyRow, EventRow
+from tumbler_server.store.database import SQLITE, Store, Transaction
+from tumbler_server.store.models import MODELS, ApiKeyRow, EventRow, LogHeadRow
 
 
 @pytest.fixture
@@ -104,6 +107,40 @@ def test_last_events_are_kept_and_released(domain: Domain, store: Store, clock: 
     problems = audit.run(store, clock).problems
     assert f"key {keys[3].id} was changed without an event" in problems
     assert "an event up to 5 that is kept is not what was written, or one was removed" in problems
+
+
+def test_what_an_older_server_changed_is_named_and_recorded(domain: Domain, store: Store, clock: FrozenClock) -> None:
+    """Of a key that an older server changed no event tells the row: an audit says so till it is recorded."""
+    one, other = (domain.create(name=f"key {number}").key for number in range(2))
+
+    def older(transaction: Transaction) -> None:
+        ((revision, before),) = transaction.read("SELECT revision + 1, hash FROM log_head")
+        content = [revision, 2, one.id, "acme", "", clock.now, "", "the past", "{}"]
+        digest = hashlib.sha256(bytes(before) + json.dumps(content, separators=(",", ":")).encode()).digest()
+        event = dict(zip(log.FIRST_COLUMNS, content, strict=True))
+        transaction.run(EventRow.insert(**event, hash=digest))
+        transaction.run(LogHeadRow.update(revision=revision, hash=digest))
+        transaction.run(ApiKeyRow.update(revision=revision, owner_id="bob").where(ApiKeyRow.id == one.id))
+
+    store.write(older)
+    told = f"key {one.id} was changed by an older server: stop all of those, and run `tumbler-server migrate`"
+    assert audit.run(store, clock).problems == (told,)
+    assert recording.record(store, clock) == 1
+    assert audit.run(store, clock) == audit.Audit(4, (), since=clock.now, keys=2)
+    assert recording.record(store, clock) == 0
+    domain.revoke(one.id)
+    domain.revoke(other.id)
+    assert audit.run(store, clock)
+
+
+@pytest.mark.parametrize("value", ["yes", 2])
+def test_sqlite_s_other_truths_are_found(domain: Domain, clock: FrozenClock, value: object) -> None:
+    """SQLite keeps any value in any column: what is neither true nor false there is no truth."""
+    if domain.store.dialect != SQLITE:
+        pytest.skip("on SQLite alone")
+    key = domain.create().key
+    domain.store.alone(lambda db: db.execute_sql("UPDATE api_key SET active = ?", (value,)))
+    assert f"key {key.id} was changed without an event: active" in audit.run(domain.store, clock).problems
 
 
 def test_a_broken_row_is_a_problem_and_no_exception(domain: Domain, store: Store, clock: FrozenClock) -> None:

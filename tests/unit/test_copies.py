@@ -7,12 +7,12 @@ import pytest
 from tests.domain import Domain
 from tests.harness import FrozenClock
 from tumbler_server.clock import DAY
-from tumbler_server.events import log
+from tumbler_server.events import kept, log
 from tumbler_server.events.retention import Retention
-from tumbler_server.keys import copies
+from tumbler_server.keys import audit, copies, evidence
 from tumbler_server.keys.copies import Comparison
-from tumbler_server.store.database import Store
-from tumbler_server.store.models import EventRow, LogHeadRow
+from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow, ProjectRow
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +50,43 @@ def test_an_export_has_every_event(store: Store, clock: FrozenClock, monkeypatch
 def test_a_copy_of_a_log_that_grew_and_was_cut_agrees(store: Store, domain: Domain, clock: FrozenClock) -> None:
     """What came later, and what is not kept any more by its age, contradicts no copy."""
     copy = [*copies.lines(store), "", copies.head(store)]
-    assert copies.against(store, copy) == Comparison(5, 0, ())
+    assert copies.against(store, copy) == Comparison(6, 0, ())
     clock.advance(500 * DAY)
     domain.create()
     Retention(store, clock, 400 * DAY).remove()
-    assert copies.against(store, copy) == Comparison(0, 5, ())
+    assert copies.against(store, copy) == Comparison(6, 0, ())  # of each key the last, and the head's once more
+    domain.revoke(json.loads(copy[0])["key_id"])
+    assert copies.against(store, copy) == Comparison(5, 1, ())
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_what_outlives_the_log_is_compared_word_by_word(
+    store: Store, domain: Domain, clock: FrozenClock, deleted: bool
+) -> None:
+    """No chain holds a key's last event once the log begins later; a copy shows that it was made anew, or is gone."""
+    copy = list(copies.lines(store))
+    clock.advance(500 * DAY)
+    domain.create()
+    Retention(store, clock, 400 * DAY).remove()
+    ((event, key_id),) = store.read("SELECT revision, key_id FROM event WHERE revision = 3")
+
+    def rewrite(transaction: Transaction) -> None:
+        one = EventRow.revision == event
+        if deleted:
+            transaction.run(EventRow.delete().where(one))
+            transaction.run(ApiKeyRow.delete().where(ApiKeyRow.id == key_id))
+            transaction.run(ProjectRow.update(keys=ProjectRow.keys - 1))
+        else:
+            transaction.run(ApiKeyRow.update(owner_id="mallory").where(ApiKeyRow.id == key_id))
+            ((row, _),) = evidence.stored(transaction.read, [key_id]).values()
+            transaction.run(EventRow.update(record=evidence.digest(row)).where(one))
+        total = kept.add(kept.NONE, [row for _, row in kept.page(transaction.read, 5, 0, 10)])
+        transaction.run(LogHeadRow.update(kept=total))
+
+    store.write(rewrite)
+    assert audit.run(store, clock).problems == ()
+    told = f"key {key_id} has event 3 in the copy, and no such or later event in the log"
+    assert copies.against(store, copy).problems == ((told,) if deleted else ("event 3 is not the one that was copied",))
 
 
 def test_a_chain_that_was_made_anew_is_found(store: Store, domain: Domain) -> None:
@@ -74,7 +106,10 @@ def test_a_chain_that_was_made_anew_is_found(store: Store, domain: Domain) -> No
         (["ok"], "line 1 of the copy is neither of `audit export` nor of `audit head`"),
         (["\n", "[]"], "line 2 of the copy is neither of `audit export` nor of `audit head`"),
         (['{"revision": 1}'], "line 1 of the copy is neither of `audit export` nor of `audit head`"),
-        (['{"revision": {}, "hash": ""}'], "line 1 of the copy is neither of `audit export` nor of `audit head`"),
+        (
+            ['{"revision": {}, "hash": "", "key_id": ""}'],
+            "line 1 of the copy is neither of `audit export` nor of `audit head`",
+        ),
         (["x" * (1 << 21)], "line 1 of the copy is neither of `audit export` nor of `audit head`"),
         ([f"event 9 sha256:{'0' * 64}"], "the copy has event 9; the log ends with event 5"),
         ([f"event 2 sha256:{'0' * 64}"], "event 2 is not the one that was copied"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tumbler_server import calls
-from tumbler_server.events import kept
+from tumbler_server.events import kept as keeping
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import LogHeadRow
 
@@ -26,7 +26,8 @@ _COLUMNS = (
     "record, hash"
 )
 _INSERT = f"INSERT INTO event ({_COLUMNS}) VALUES ({', '.join('?' * 13)})"  # noqa: S608 - no input in it
-_FIRST_FORM = 9
+FIRST_COLUMNS = tuple(_COLUMNS.split(", "))[:9]
+_FIRST_FORM = len(FIRST_COLUMNS)
 """So many columns made an event before schema 7; those after them are NULL in such a row, and not in its hash."""
 _PAGE = 5_000
 
@@ -168,7 +169,7 @@ def extend(transaction: Transaction, changes: Sequence[Change]) -> int:
     transaction.run_many(_INSERT, rows)
     sum_kept = bytes(head.kept)
     if passed := [change.previous for change in changes if 0 < change.previous <= head.anchor_revision]:
-        sum_kept = kept.release(transaction, passed, sum_kept)
+        sum_kept = keeping.release(transaction, passed, sum_kept)
     transaction.run(LogHeadRow.update(hash=digest, kept=sum_kept).where(LogHeadRow.id == 1))
     transaction.notify()
     return first
@@ -213,6 +214,12 @@ def select(store: Store, condition: str, parameters: Sequence[object], limit: in
         "(SELECT anchor_revision FROM log_head WHERE id = 1) ORDER BY revision LIMIT ?",
         (*parameters, limit),
     )
+    return [Event._make(row) for row in rows]
+
+
+def kept(store: Store, condition: str, parameters: Sequence[object]) -> list[Event]:
+    """Return all events that fit a condition, those that outlive the log too; see ``select``."""
+    rows = store.read(f"SELECT {_COLUMNS} FROM event WHERE {condition}", parameters)  # noqa: S608 - no input in it
     return [Event._make(row) for row in rows]
 
 

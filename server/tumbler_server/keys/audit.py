@@ -15,7 +15,7 @@ from tumbler_server.events import kept, log, timekeeping
 from tumbler_server.events.log import GENESIS
 from tumbler_server.keys import evidence, record, schedule
 from tumbler_server.keys.evidence import ALTERED, Row
-from tumbler_server.store.database import Store
+from tumbler_server.store.database import COCKROACHDB, Store
 
 _SHOWN = 20
 _PAGE = 2_000
@@ -150,6 +150,8 @@ class _Rows:
             yield f"key {key_id} was changed without an event"
         elif altered := row.altered():
             yield f"key {key_id} was changed without an event: {', '.join(altered)}"
+        elif not row.told and self._store.dialect != COCKROACHDB:  # there, no step could record them
+            yield f"key {key_id} was changed by an older server: stop all of those, and run `tumbler-server migrate`"
         elif row.told and not self._in_time(row):
             yield f"key {key_id} was changed without an event: alarm_time"
 

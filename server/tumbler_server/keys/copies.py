@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tumbler_server.clock import rfc3339
 from tumbler_server.events import log
@@ -40,7 +41,7 @@ def lines(store: Store, after: int = 0) -> Iterator[str]:
 class Comparison:
     """What the log and a copy of it have to do with each other: true where nothing contradicts.
 
-    ``compared`` events are the same in both; of ``removed`` the log keeps nothing any more, by their age.
+    ``compared`` lines tell what the log tells; ``removed`` ones tell of events that it does not keep any more.
     """
 
     compared: int
@@ -52,63 +53,97 @@ class Comparison:
 
 
 def against(store: Store, copy: Iterable[str]) -> Comparison:
-    """Hold the log against lines of ``lines`` or of ``head``, in any order. At most 20 problems are named."""
+    """Hold the log against lines of ``lines`` or of ``head``, in any order. At most 20 problems are named.
+
+    Of a key's last event, which outlives the log, every word is compared: no chain holds it any more.
+    """
     anchored, newest = log.anchor(store), log.head(store).revision
     compared = removed = 0
     problems: list[str] = []
+    last: dict[str, int] = {}
     for part in _parts(copy, problems):
-        found = {event.revision: event.hash.hex() for event in _events(store, part)}
-        for revision, told in part.items():
-            if revision > newest:
-                problems.append(f"the copy has event {revision}; the log ends with event {newest}")
-            elif revision in found and found[revision] != told:
-                problems.append(f"event {revision} is not the one that was copied")
-            elif revision in found:
-                compared += 1
-            elif revision > anchored:
-                problems.append(f"event {revision} is missing")
-            else:
+        found = {event.revision: event for event in _events(store, part)}
+        for line in part:
+            last[line.key_id] = max(line.revision, last.get(line.key_id, 0))
+            event = found.get(line.revision)
+            if line.revision > newest:
+                problems.append(f"the copy has event {line.revision}; the log ends with event {newest}")
+            elif event is None and line.revision > anchored:
+                problems.append(f"event {line.revision} is missing")
+            elif event is None:
                 removed += 1
+            elif line.fits(event):
+                compared += 1
+            else:
+                problems.append(f"event {line.revision} is not the one that was copied")
         if len(problems) >= _SHOWN:
             break
+    last.pop("", None)
+    problems += _gone(store, last, anchored)
     if not problems and not compared and not removed:
         problems.append("the copy has no event")
     return Comparison(compared, removed, tuple(problems[:_SHOWN]))
 
 
-def _parts(copy: Iterable[str], problems: list[str]) -> Iterator[dict[int, str]]:
-    """Give the copy's hashes by their revisions, some at a time. What is no line of a copy is a problem."""
-    part: dict[int, str] = {}
+class _Line(NamedTuple):
+    """What a line of a copy says. ``told`` is the whole event, None where only its hash was noted down."""
+
+    revision: int
+    hash: str
+    key_id: str = ""
+    told: dict[str, object] | None = None
+
+    def fits(self, event: Event) -> bool:
+        """Say whether this is the event that was copied."""
+        return event.hash.hex() == self.hash and (self.told is None or self.told == _plain(event))
+
+
+def _parts(copy: Iterable[str], problems: list[str]) -> Iterator[list[_Line]]:
+    """Give the copy's lines, some at a time. What is no line of a copy is a problem."""
+    part: list[_Line] = []
     for number, line in enumerate(copy, start=1):
         if not line.strip():
             continue
         try:
-            revision, told = _read(line)
+            part.append(_read(line))
         except (ValueError, KeyError, TypeError):
             problems.append(f"line {number} of the copy is neither of `audit export` nor of `audit head`")
             if len(problems) >= _SHOWN:
                 return
-            continue
-        part[revision] = told
         if len(part) == _PAGE:
             yield part
-            part = {}
+            part = []
     if part:
         yield part
 
 
-def _read(line: str) -> tuple[int, str]:
+def _read(line: str) -> _Line:
     if len(line) > _LONGEST_LINE:
         raise ValueError
     if match := _HEAD.fullmatch(line.strip()):
-        return int(match[1]), match[2]
+        return _Line(int(match[1]), match[2])
     told = json.loads(line)
-    return int(told["revision"]), str(told["hash"])
+    return _Line(int(told["revision"]), str(told["hash"]), str(told["key_id"]), told)
 
 
-def _events(store: Store, part: dict[int, str]) -> list[Event]:
+def _events(store: Store, part: list[_Line]) -> list[Event]:
     slots = ", ".join("?" * len(part))
-    return log.select(store, f"revision IN ({slots})", tuple(part), len(part))
+    return log.kept(store, f"revision IN ({slots})", [line.revision for line in part])
+
+
+def _gone(store: Store, last: dict[str, int], anchored: int) -> Iterator[str]:
+    """Name keys whose last event in the copy is older than the log, and not kept though no newer one has come."""
+    older = [key_id for key_id, revision in last.items() if revision <= anchored]
+    for begin in range(0, len(older), _PAGE):
+        part = older[begin : begin + _PAGE]
+        rows = store.read(
+            f"SELECT key_id, MAX(revision) FROM event WHERE key_id IN ({', '.join('?' * len(part))}) GROUP BY key_id",  # noqa: S608
+            part,
+        )
+        newest = dict(rows)
+        for key_id in part:
+            if newest.get(key_id, 0) < last[key_id]:
+                yield f"key {key_id} has event {last[key_id]} in the copy, and no such or later event in the log"
 
 
 def _plain(event: Event) -> dict[str, object]:

@@ -32,7 +32,7 @@ ALTERED = "altered"
 """The field of an event's detail that names what had been changed by hand before."""
 
 _SELECT = (
-    "SELECT e.revision = k.revision, e.record, k.alarm_time, "  # noqa: S608 - no input in it
+    "SELECT e.revision = k.revision, e.record, k.revision, k.alarm_time, "  # noqa: S608 - no input in it
     f"{', '.join(f'k.{name}' for name in (*COLUMNS, *LATER))} FROM api_key k "
     "LEFT JOIN event e ON e.revision = (SELECT MAX(revision) FROM event WHERE key_id = k.id)"
 )
@@ -72,9 +72,13 @@ def differences(told: bytes, row: Mapping[str, Any]) -> list[str]:
 
 def stored(read: Read, key_ids: Sequence[str]) -> dict[str, tuple[dict[str, Any], list[str]]]:
     """Return what is stored of keys, by their ids, and which columns of each are not as its last event told."""
+    return {row.columns["id"]: (row.columns, row.altered()) for row in rows(read, key_ids)}
+
+
+def rows(read: Read, key_ids: Sequence[str]) -> "list[Row]":
+    """Return the rows of keys, by their ids."""
     slots = ", ".join("?" * len(key_ids))
-    rows = map(_row, read(f"{_SELECT} WHERE k.id IN ({slots})", key_ids))
-    return {row.columns["id"]: (row.columns, row.altered()) for row in rows}
+    return [_row(row) for row in read(f"{_SELECT} WHERE k.id IN ({slots})", key_ids)]
 
 
 def page(read: Read, after: str, limit: int) -> "list[Row]":
@@ -97,6 +101,7 @@ class Row:
 
     columns: dict[str, Any]
     told: bytes | None
+    revision: int
     alarm_time: int
 
     def altered(self) -> list[str]:
@@ -107,12 +112,12 @@ class Row:
 
 
 def _row(row: tuple[Any, ...]) -> Row:
-    last, record, alarm_time, *values = row
+    last, record, revision, alarm_time, *values = row
     told = bytes(record or b"") if last else None
-    return Row(dict(zip((*COLUMNS, *LATER), values, strict=True)), told, alarm_time)
+    return Row(dict(zip((*COLUMNS, *LATER), values, strict=True)), told, revision, alarm_time)
 
 
 def _plain(name: str, value: Any) -> object:
-    if name in _TRUTHS:
-        return bool(value)  # SQLite has numbers for them
+    if name in _TRUTHS and value in (0, 1):
+        return bool(value)  # SQLite has numbers for them, and takes anything
     return bytes(value).hex() if isinstance(value, (bytes, bytearray, memoryview)) else value
