@@ -58,9 +58,8 @@ def verify(
         if found.untold:
             print(f"{found.untold:,} keys are told by no event yet: their rows are compared once they change")
         if compared:
-            print(
-                f"the copy: {compared.compared:,} lines agree; {compared.removed:,} tell of events that are not kept any more"
-            )
+            told = f"{compared.removed:,} tell of events that are not kept any more"
+            print(f"the copy: {compared.compared:,} lines agree; {told}")
     else:
         print("\n".join(problems))
     if problems:
