@@ -1,7 +1,7 @@
 /** What a key let in ends with it, over real sockets. */
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { createServer, get, type IncomingMessage, type ServerResponse } from "node:http";
+import { Agent, createServer, get, type IncomingMessage, type ServerResponse } from "node:http";
 import { createServer as createHttp2 } from "node:http2";
 import { type AddressInfo, connect as connectTcp } from "node:net";
 import { PassThrough } from "node:stream";
@@ -241,7 +241,6 @@ const HTTP: Record<string, (t: TestContext, scene: Scene, options?: StreamOption
       await until(() => scene.go);
       return { all: "right" };
     });
-    app.server.on("upgrade", () => {});
     t.after(() => app.close());
     await app.listen({ port: 0, host: "127.0.0.1" });
     return (app.server.address() as AddressInfo).port;
@@ -317,6 +316,54 @@ for (const [name, serve] of Object.entries(HTTP)) {
     answer.destroy();
   });
 }
+
+for (const [name, serve] of Object.entries(HTTP)) {
+  test(`${name}: a request that only wishes for an upgrade is an ordinary one.`, async (t) => {
+    const scene = await Scene.open(t);
+    const port = await serve(t, scene);
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+    t.after(() => agent.destroy());
+    const sockets = new Set<unknown>();
+    const ask = async (path: string) => {
+      const headers = { "x-api-key": KEY, connection: "Upgrade, keep-alive", upgrade: "h2c" };
+      const request = get({ port, path, agent, headers });
+      const [answer] = (await once(request, "response")) as [IncomingMessage];
+      sockets.add(request.socket);
+      return isWhole(answer);
+    };
+    scene.go = true;
+    for (let asked = 0; asked < 20; asked++) assert.equal(await ask("/slow"), true);
+    assert.deepEqual([scene.open, sockets.size], [0, 1]);
+    scene.go = false;
+    const answering = ask("/slow");
+    await until(() => scene.begun === 21);
+    await scene.becomes(VerifyCode.REVOKED);
+    scene.go = true;
+    assert.equal(await answering, true);
+  });
+}
+
+test("A socket that is left to its handler by the answer 101 is destroyed when its key stops being valid.", async (t) => {
+  const scene = await Scene.open(t);
+  const guard = expressGuard.requireApiKey(scene.verifier, { logger });
+  const server = createServer(
+    (request, response) =>
+      void guard(request, response, () => {
+        response.writeHead(101, { connection: "upgrade", upgrade: "words" });
+        response.end();
+      }),
+  );
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  t.after(() => server.close());
+  const socket = connectTcp((server.address() as AddressInfo).port, "127.0.0.1");
+  socket.write(`GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: words\r\nx-api-key: ${KEY}\r\n\r\n`);
+  await once(socket, "data");
+  assert.equal(scene.open, 1);
+  await scene.becomes(VerifyCode.REVOKED);
+  await once(socket, "close");
+  await until(() => scene.open === 0);
+});
 
 test("A socket that is upgraded is destroyed when its key stops being valid.", async (t) => {
   const scene = await Scene.open(t);
