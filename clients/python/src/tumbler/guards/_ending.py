@@ -1,8 +1,12 @@
 """Ending a call of a gRPC server with threads from beside its handler."""
 
+import threading
 from typing import Any
 
 import grpc
+
+_SENDING = 1.0
+"""Seconds within which a peer is to read what is being sent to it when its call is ended."""
 
 
 def end_call(context: Any, status: grpc.StatusCode, details: str) -> None:
@@ -11,7 +15,7 @@ def end_call(context: Any, status: grpc.StatusCode, details: str) -> None:
     gRPC ends a call by a status only in the handler's own thread, which may wait for a message for hours; from another
     thread it can only be cancelled, and the caller be told CANCELLED. So this does what gRPC does when a handler
     aborts, and then what it does when the caller has hung up. With a version that has these parts otherwise, the call
-    is cancelled.
+    is cancelled. So it is where the handler's thread is still sending to a peer that does not read, a second later.
     """
     try:
         from grpc import _server
@@ -24,5 +28,21 @@ def end_call(context: Any, status: grpc.StatusCode, details: str) -> None:
             end(state, call, None, state.details)
             state.client = gone
             state.condition.notify_all()
+            is_sending = _server._SEND_MESSAGE_TOKEN in state.due
+        if is_sending:
+            _cancel_if_stuck(context, state, _server._SEND_MESSAGE_TOKEN)
     except Exception:
         context.cancel()
+
+
+def _cancel_if_stuck(context: Any, state: Any, sending: Any) -> None:
+    def look() -> None:
+        with state.condition:
+            is_stuck = sending in state.due
+        if is_stuck:
+            context.cancel()
+
+    # At most one for each thread of the server's pool.
+    timer = threading.Timer(_SENDING, look)
+    timer.daemon = True
+    timer.start()

@@ -9,7 +9,8 @@
 
 In a handler, ``current()`` is the `Verification` of the key that let the call pass. When that key stops being valid, a
 call that streams ends; its handler sees what it sees when the caller hangs up (``context.is_active()`` is false, its
-callbacks are called, the iterator of requests raises ``grpc.RpcError``).
+callbacks are called, the iterator of requests raises ``grpc.RpcError``). Where the peer does not read, the thread is
+let go a second later.
 """
 
 import contextvars

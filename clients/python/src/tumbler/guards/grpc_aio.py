@@ -52,10 +52,9 @@ class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grp
                     return
                 try:
                     async for response in responses:
-                        # While gRPC sends, its own frames would be cancelled, and the caller not be told why.
-                        call.is_sending = call.refusal is None
-                        if not call.is_sending:
+                        if call.refusal is not None:
                             return
+                        call.is_sending = True
                         yield response
                         call.is_sending = False
                         if call.refusal is not None:
@@ -95,19 +94,35 @@ class _Admitted:
         self.is_sending = False
         self._context = context
         self._task = asyncio.current_task()
+        self._telling: asyncio.Task[None] | None = None
 
     def end(self, refusal: Refusal) -> None:
         """End the call."""
         self.refusal = refusal
-        if self._task is not None and not self.is_sending:
+        if self._task is None:
+            return
+        if self.is_sending:
+            # A peer that does not read must not keep the handler. What is cancelled are gRPC's own frames, which tell
+            # the caller nothing. So the status is queued beside them, behind what is being sent.
+            loop = asyncio.get_running_loop()
+            self._telling = loop.create_task(self._tell(refusal))
+            self._telling.add_done_callback(lambda told: told.cancelled() or told.exception())
+            loop.call_soon(self._task.cancel)
+        else:
             self._task.cancel()
 
     async def __aenter__(self) -> "_Admitted":
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: Any, *_: object) -> None:
         if self.session is not None:
             self.session.close()
-        if self.refusal is not None:
+        if self._telling is not None:
+            if kind is not GeneratorExit:  # it was sent meanwhile, and gRPC would take a mere return for an orderly end
+                await asyncio.shield(self._telling)
+        elif self.refusal is not None:
             # Whatever the handler made of being cancelled. Where the caller hung up as well, nobody hears it.
-            await self._context.abort(status_of(self.refusal), self.refusal.text)
+            await self._tell(self.refusal)
+
+    async def _tell(self, refusal: Refusal) -> None:
+        await self._context.abort(status_of(refusal), refusal.text)
