@@ -411,6 +411,13 @@ MUTANTS = (
         "tests/clients/python/test_guards_streams.py",
     ),
     Mutant(
+        "an answer is held only from its first part on",
+        "tumbler/guards/_asgi.py",
+        "            self._missing = _length(message)\n            self._note()\n",
+        "            self._missing = _length(message)\n",
+        "tests/clients/python/test_guards_streams.py",
+    ),
+    Mutant(
         "other projects' keys are found by their id",
         "keys/access.py",
         "return caller.project_id in (OPERATORS, project_id)",

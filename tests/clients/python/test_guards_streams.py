@@ -15,7 +15,7 @@ import grpc
 import pytest
 import uvicorn
 from fastapi import Depends, FastAPI, Request, WebSocket
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 import tumbler
 import tumbler.aio
@@ -30,12 +30,17 @@ KINDS = ("unary_stream", "stream_unary", "stream_stream")
 TICK = 0.02
 """Seconds between two words of a stream that speaks."""
 
+FLOOD = b"x" * 1_000_000
+"""A word that soon fills what a peer takes without reading."""
+
 
 class Handlers:
     """Handlers of threads: ``speaks`` sends without end, else they wait; they note how they ended."""
 
     def __init__(self) -> None:
         self.speaks = True
+        self.floods = False
+        self.flooded = 0
         self.begun = threading.Semaphore(0)
         self.ends: list[str] = []
         self.over = threading.Semaphore(0)
@@ -50,6 +55,13 @@ class Handlers:
         """Send without end, or wait."""
         context.add_callback(lambda: self.noted("told"))
         self.begun.release()
+        while self.floods:
+            self.flooded += 1
+            try:
+                yield FLOOD
+            except GeneratorExit:
+                self.noted("let go")
+                raise
         while self.speaks:
             yield b"word"
             time.sleep(TICK)
@@ -85,6 +97,9 @@ class AioHandlers(Handlers):
         """Send without end, or wait."""
         self.begun.release()
         try:
+            while self.floods:
+                self.flooded += 1
+                yield FLOOD
             while self.speaks:
                 yield b"word"
                 await asyncio.sleep(TICK)
@@ -313,6 +328,21 @@ def test_a_handler_that_waits(serve: Callable[..., Any], fake: Fake) -> None:
     assert caller.end() == ("UNAUTHENTICATED", KEY_TEXT)
 
 
+def test_a_peer_that_does_not_read(serve: Callable[..., Any], fake: Fake) -> None:
+    """A handler whose peer does not read is let go all the same, and the call is over for the peer, too."""
+    key = fake.knows(1)
+    server = serve()
+    server.handlers.floods = True
+    caller = Caller(server, "unary_stream", key)
+    _stands_still(lambda: server.handlers.flooded)
+    fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
+    fake.say(key)
+    let_go = "told" if isinstance(server, Loop) else "let go"
+    _eventually(lambda: let_go in server.handlers.ends and server.open == 0)
+    status, _ = caller.end()
+    assert status == "UNAUTHENTICATED" if isinstance(server, Loop) else status in {"UNAUTHENTICATED", "CANCELLED"}
+
+
 def test_without_grpcs_own_parts(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a version of gRPC that has no such parts, a call is cancelled."""
     monkeypatch.delattr("grpc._server._abort")
@@ -380,12 +410,26 @@ class Web:
             self.over.release()
             raise
 
+    async def late(self) -> AsyncIterator[bytes]:
+        """Yield twice, once the test says so."""
+        try:
+            await self._until_released()
+            yield b"word\n"
+            yield b"word\n"
+        except (asyncio.CancelledError, GeneratorExit):
+            self.ends.append("told")
+            self.over.release()
+            raise
+
     async def slow(self) -> dict[str, str]:
         """Answer once the test says so."""
+        await self._until_released()
+        return {"all": "right"}
+
+    async def _until_released(self) -> None:
         self.answering.set()
         while not self.released.is_set():
             await asyncio.sleep(0.01)
-        return {"all": "right"}
 
     async def talk(self, websocket: WebSocket) -> None:
         """Send without end."""
@@ -472,6 +516,20 @@ class Socket:
         self._sent.put(message)
 
 
+class Whole(Response):
+    """An answer in one piece that comes long after its headers."""
+
+    def __init__(self, web: Web) -> None:
+        super().__init__(b"whole")
+        self._web = web
+
+    async def __call__(self, _: Any, __: Any, send: Any) -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await self._web._until_released()
+        await send({"type": "http.response.body", "body": self.body})
+
+
 def _app(web: Web, *dependencies: Any) -> FastAPI:
     app = FastAPI(dependencies=list(dependencies))
     app.get("/slow")(web.slow)
@@ -480,6 +538,18 @@ def _app(web: Web, *dependencies: Any) -> FastAPI:
     @app.get("/stream")
     async def stream() -> StreamingResponse:
         return StreamingResponse(web.words())
+
+    @app.get("/late")
+    async def late() -> StreamingResponse:
+        return StreamingResponse(web.late())
+
+    @app.get("/promised")
+    async def promised() -> StreamingResponse:
+        return StreamingResponse(web.late(), headers={"content-length": "10"})
+
+    @app.get("/whole")
+    async def whole() -> Response:
+        return Whole(web)
 
     @app.get("/threads")
     def in_threads() -> StreamingResponse:
@@ -554,6 +624,52 @@ class TestHttp:
         _eventually(lambda: serving.open == 0)
 
     @GUARDS
+    def test_ends_before_its_first_part(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
+        """An answer whose headers are sent is broken off while its maker waits before the first part."""
+        key = fake.knows(1)
+        serving = web(guarded)
+        with serving.get("/late", key) as answer:
+            assert serving.answering.wait(PATIENCE)
+            assert serving.open == 1
+            fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
+            fake.say(key)
+            assert serving.over.acquire(timeout=PATIENCE)
+            with pytest.raises((http.client.IncompleteRead, ConnectionError)) as broken:
+                answer.read()
+        assert getattr(broken.value, "partial", b"") == b""
+        _eventually(lambda: serving.open == 0)
+
+    @GUARDS
+    def test_no_part_after_the_end(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
+        """An answer that says how long it is, and comes in parts all the same, ends at the first of them."""
+        key = fake.knows(1)
+        serving = web(guarded)
+        with serving.get("/promised", key) as answer:
+            assert serving.answering.wait(PATIENCE)
+            fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
+            fake.say(key)
+            serving.stays()
+            serving.released.set()
+            with pytest.raises((http.client.IncompleteRead, ConnectionError)) as broken:
+                answer.read()
+        assert getattr(broken.value, "partial", b"") == b""
+        _eventually(lambda: serving.open == 0)
+
+    @GUARDS
+    def test_an_answer_in_one_piece(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
+        """An answer that says how long it is, and comes in one piece, runs to its end however late that comes."""
+        key = fake.knows(1)
+        serving = web(guarded)
+        with serving.get("/whole", key) as answer:
+            assert serving.answering.wait(PATIENCE)
+            fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
+            fake.say(key)
+            serving.stays()
+            serving.released.set()
+            assert answer.read() == b"whole"
+        _eventually(lambda: serving.open == 0)
+
+    @GUARDS
     def test_goes_on(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
         """A change after which the key is still good for it ends nothing; hanging up leaves nothing."""
         key = fake.knows(1)
@@ -581,6 +697,20 @@ class TestHttp:
             assert serving.open == 0
             serving.released.set()
             assert answer.result(PATIENCE) == b'{"all":"right"}'
+
+    def test_says_why_it_was_broken_off(self, web: Callable[..., Web], fake: Fake, caplog: Any) -> None:
+        """What the server logs of a broken answer says that it was meant, and can be told from a fault by its class."""
+        key = fake.knows(1)
+        serving = web(_asgi)
+        with serving.get("/late", key):
+            assert serving.answering.wait(PATIENCE)
+            fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
+            fake.say(key)
+            assert serving.over.acquire(timeout=PATIENCE)
+            _eventually(lambda: "uvicorn.error" in {record.name for record in caplog.records})
+        (told,) = [record.exc_info[1] for record in caplog.records if record.name == "uvicorn.error"]
+        assert isinstance(told, asgi.KeyEnded)
+        assert "on purpose" in str(told)
 
     @pytest.mark.parametrize("make", [_asgi, _dependency])
     def test_off(self, web: Callable[..., Web], fake: Fake, make: Any) -> None:
@@ -635,6 +765,17 @@ class TestWebSocket:
         with pytest.raises(AssertionError, match="websocket"):
             Socket(serving, key)
         assert serving.open == 0
+
+
+def _stands_still(count: Callable[[], int]) -> None:
+    """Return once a count has not grown for a while: whoever counts is blocked."""
+    seen, since = -1, time.monotonic()
+    deadline = since + PATIENCE
+    while time.monotonic() - since < 10 * TICK or seen < 1:
+        assert time.monotonic() < deadline, "it never stood still"
+        if count() != seen:
+            seen, since = count(), time.monotonic()
+        time.sleep(TICK)
 
 
 def _eventually(condition: Callable[[], bool]) -> None:

@@ -23,8 +23,16 @@ _CLOSING = 1.0
 _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
 
 
+_PARTS = frozenset({"http.response.body", "http.response.zerocopysend", "http.response.pathsend"})
+"""What an answer's body is sent by; the last is always whole. Where the server has such an extension."""
+
+
 class KeyEnded(ConnectionError):
     """An answer was broken off: the key that had let it begin is not valid any more. As if the peer had hung up."""
+
+    def __init__(self) -> None:
+        """Say so in whatever log it comes to: it is no fault of the application's."""
+        super().__init__("answer broken off on purpose: the API key that let it begin is not valid any more")
 
 
 class Stream:
@@ -38,10 +46,12 @@ class Stream:
         self._refusal: Refusal | None = None
         self._task = asyncio.current_task()
         self._is_running = False
+        self._missing: int | None = None
+        self._unless_whole: Refusal | None = None
         self._closing: asyncio.Task[None] | None = None
 
     def let_in(self, opening: Opening) -> None:
-        """Note that a key has let it in. It ends with that key, from when it streams: a WebSocket always does."""
+        """Note that a key has let it in. It ends with that key, from when it is held: a WebSocket at once."""
         self._opening.append(opening)
         if self._is_socket:
             self._note()
@@ -68,27 +78,44 @@ class Stream:
             raise KeyEnded
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
-        """Send for the application. Raises `KeyEnded`."""
-        if message["type"] == "http.response.body":
-            if message.get("more_body"):
-                self._note()
-            else:
-                for session in self._sessions:
-                    session.close()
+        """Send for the application. Raises `KeyEnded`.
+
+        An answer is held from its start on, since its first part may come hours later.
+        """
+        if message["type"] == "http.response.start":
+            self._missing = _length(message)
+            self._note()
+        elif message["type"] in _PARTS:
+            self._part(message)
         if self._refusal is not None:
             await asyncio.sleep(0)  # to be cancelled, where it is not yet
             raise KeyEnded
         await self._send(message)
 
     def end(self, refusal: Refusal) -> None:
-        """End it."""
+        """End it; an answer that is to come in one piece only if it comes in several."""
         if self._refusal is not None:
+            return
+        if self._missing is not None:
+            self._unless_whole = refusal
             return
         self._refusal = refusal
         if self._is_socket:
             self._closing = asyncio.get_running_loop().create_task(self._close(refusal))
         else:
             self._cancel()
+
+    def _part(self, message: MutableMapping[str, Any]) -> None:
+        # A middleware may make an ordinary answer of one piece and an empty one.
+        whole = self._missing is not None and self._missing == len(message.get("body", b""))
+        if whole or not message.get("more_body"):
+            for session in self._sessions:
+                session.close()
+            return
+        self._missing = None
+        self._note()
+        if self._unless_whole is not None:
+            self.end(self._unless_whole)
 
     def _note(self) -> None:
         while self._opening:
@@ -107,6 +134,14 @@ class Stream:
     def _cancel(self) -> None:
         if self._is_running and self._task is not None:
             self._task.cancel()
+
+
+def _length(start: MutableMapping[str, Any]) -> int | None:
+    """Return how many bytes an answer says it has; None: it does not."""
+    for name, value in start.get("headers", ()):
+        if name.lower() == b"content-length" and value.isdigit():
+            return int(value)
+    return None
 
 
 def closing(refusal: Refusal) -> dict[str, Any]:

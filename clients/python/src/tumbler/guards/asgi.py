@@ -65,8 +65,8 @@ class RequireKey:
             environment_id: The environment that keys must belong to; left out: any.
             project_id: The project, or several, that keys must belong to one of; left out: those that the verifier
                 accepts. It narrows these, and never widens them.
-            end_streams: End what a key let in when it stops being valid: WebSockets, with code 1008, and answers sent
-                in parts. Other answers are sent as they are.
+            end_streams: End what a key let in when it stops being valid: WebSockets, with code 1008, and answers that
+                have begun. Those with a content-length that come in one piece are sent as they are.
 
         """
         if isinstance(exempt, str):
