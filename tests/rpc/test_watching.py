@@ -107,7 +107,7 @@ def served(test: Callable[[Domain, Serving, Key], Awaitable[None]]) -> Callable[
 
 def make_noise(domain: Domain) -> None:
     """Write so many large events that a stream which is not read holds no more."""
-    record(domain, 60, scopes_added="s" * 100_000)
+    record(domain, 60, fields="s" * 100_000)
 
 
 def update(domain: Domain, key: Key, **fields: Any) -> None:

@@ -178,7 +178,7 @@ async def _leave_unread(scene: Scene, tally: Tally, each: int) -> None:
 
 
 async def unread_notices(scene: Scene, tally: Tally) -> None:
-    """Write 100 events with the longest comments, watch them 2,400 times from the first on, and read nothing."""
+    """Write 200 events, watch them 2,400 times from the first on, and read nothing."""
     async with scene.channel() as channel:
         stub = ApiKeyServiceStub(channel)
         cursor = ""
