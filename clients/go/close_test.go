@@ -47,7 +47,7 @@ func TestNoGoroutineIsLeftAfterClosing(t *testing.T) {
 	w, _ := listening(t)
 	release := w.occupy()
 	w.verifier.Close()
-	if found := goroutines("tumbler.(*calls)", "tumbler.(*watcher)"); found != "" {
+	if found := goroutines("tumbler.dev/go.(*calls)", "tumbler.dev/go.(*watcher)"); found != "" {
 		t.Errorf("left behind:\n%s", found)
 	}
 	release()

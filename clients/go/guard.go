@@ -68,6 +68,13 @@ func (g *guard) check(
 
 // judge logs, and returns, what follows from a verdict or the lack of one; nil: the request may pass.
 func (g *guard) judge(ctx context.Context, found *Verification, err error) *refusal {
+	refused, log := g.weigh(ctx, found, err)
+	log()
+	return refused
+}
+
+// weigh is judge for whoever must not wait for a log.
+func (g *guard) weigh(ctx context.Context, found *Verification, err error) (refused *refusal, log func()) {
 	if err != nil {
 		level, refused := slog.LevelError, refusedForNow
 		switch {
@@ -78,18 +85,21 @@ func (g *guard) judge(ctx context.Context, found *Verification, err error) *refu
 		case isUnavailable(err):
 			level = slog.LevelWarn
 		}
-		g.verifier.log.Log(ctx, level, "tumbler: a key could not be verified", "error", err.Error())
-		return refused
+		return refused, func() {
+			g.verifier.log.Log(ctx, level, "tumbler: a key could not be verified", "error", err.Error())
+		}
 	}
 	if found.Valid {
-		return nil
+		return nil, func() {}
 	}
-	g.verifier.log.InfoContext(ctx, "tumbler: a key was refused", "code", found.Code.String(), "key_id", found.KeyID)
+	log = func() {
+		g.verifier.log.InfoContext(ctx, "tumbler: a key was refused", "code", found.Code.String(), "key_id", found.KeyID)
+	}
 	switch found.Code {
 	case CodeEnvironmentMismatch, CodeIPNotAllowed, CodeInsufficientScope:
-		return refusedUse
+		return refusedUse, log
 	default:
-		return refusedKey
+		return refusedKey, log
 	}
 }
 

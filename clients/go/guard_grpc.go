@@ -65,8 +65,8 @@ func UnaryServerInterceptor(v *Verifier, options ...GRPCOption) grpc.UnaryServer
 }
 
 // StreamServerInterceptor is UnaryServerInterceptor for streams. The key is verified when a stream begins, and the stream
-// ends when the key stops being valid (EndStreams): its context ends, Send and Recv fail, and as soon as the handler has
-// returned the caller is told what a new call would be.
+// ends when the key stops being valid (EndStreams): its context ends, Send and Recv fail, though the caller neither reads
+// nor writes, and as soon as the handler has returned the caller is told what a new call would be.
 func StreamServerInterceptor(v *Verifier, options ...GRPCOption) grpc.StreamServerInterceptor {
 	g := newGRPCGuard(v, options)
 	return func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
@@ -97,29 +97,57 @@ type heldStream struct {
 
 func (s *heldStream) Context() context.Context { return s.ctx }
 
+// SendMsg does not wait for a caller who does not read, who need never do so.
 func (s *heldStream) SendMsg(message any) error {
+	return s.unlessEnded(func() error { return s.ServerStream.SendMsg(message) })
+}
+
+// RecvMsg does not wait for a caller who may have nothing to say for hours.
+func (s *heldStream) RecvMsg(message any) error {
+	return s.unlessEnded(func() error { return s.ServerStream.RecvMsg(message) })
+}
+
+// unlessEnded returns what do does, or the status by which the stream has ended with its key, as soon as it has. What do
+// waits for then ends with the call, when the handler returns: there is one of each kind under way at the most.
+func (s *heldStream) unlessEnded(do func() error) error {
 	if err := ended(s.ctx); err != nil {
 		return err
 	}
-	return s.ServerStream.SendMsg(message)
-}
-
-// RecvMsg does not wait for a caller who may have nothing to say for hours. What it waits for ends with the call.
-func (s *heldStream) RecvMsg(message any) error {
-	received := make(chan error, 1)
-	go func() { received <- s.ServerStream.RecvMsg(message) }()
+	done := make(chan outcome, 1)
+	go func() {
+		var o outcome
+		defer func() {
+			o.panicked = recover()
+			done <- o
+		}()
+		o.err = do()
+	}()
 	select {
-	case err := <-received:
+	case o := <-done:
 		if ended := ended(s.ctx); ended != nil {
 			return ended
 		}
-		return err
+		return o.result()
 	case <-s.ctx.Done():
 		if ended := ended(s.ctx); ended != nil {
 			return ended
 		}
-		return <-received // the caller has gone, and this ends by it
+		o := <-done // the caller has gone, and this ends by it
+		return o.result()
 	}
+}
+
+type outcome struct {
+	err      error
+	panicked any
+}
+
+// result panics in the handler's goroutine, where a server may recover from it.
+func (o outcome) result() error {
+	if o.panicked != nil {
+		panic(o.panicked)
+	}
+	return o.err
 }
 
 // ended returns the status by which a stream has ended with its key, if it has.

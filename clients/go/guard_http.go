@@ -52,7 +52,9 @@ func ExemptPaths(paths ...string) HTTPOption {
 //
 // An answer that streams is broken off when its key stops being valid (EndStreams): the request's context ends, what the
 // handler writes fails with an error, and the caller sees a connection that is closed or a stream that is reset. A
-// connection that the handler has taken over (a WebSocket's, for example) is closed.
+// connection that the handler has taken over (a WebSocket's, for example) is closed. No end waits for a handler, nor for a
+// caller that does not read. What wraps the writer outside of this needs an Unwrap method (http.ResponseController), or a
+// write that waits for such a caller is left only when the caller reads or goes; nothing is written after it.
 func Middleware(v *Verifier, options ...HTTPOption) func(http.Handler) http.Handler {
 	g := &httpGuard{
 		guard:    guard{verifier: v},

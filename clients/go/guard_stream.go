@@ -33,7 +33,8 @@ func (a *admission) context(ctx context.Context) context.Context {
 	return newContext(ctx, a.found)
 }
 
-// hold has end called, once at the most, when the key is not valid any more, unless release is called before.
+// hold has end called, once at the most, when the key is not valid any more, unless release is called before. The end of
+// one stream must not hold up that of others: end must not wait for anything.
 func (g *guard) hold(ctx context.Context, a *admission, end func(*refusal)) (release func()) {
 	if g.outlive {
 		return func() {}
@@ -41,6 +42,10 @@ func (g *guard) hold(ctx context.Context, a *admission, end func(*refusal)) (rel
 	// The context may have ended by the time; what it holds for logs counts still.
 	ctx = context.WithoutCancel(ctx)
 	opened := g.verifier.sessions.open(g.verifier.digester.of(a.key), a.key, &a.demand, a.found, a.since,
-		func(found *Verification, err error) { end(g.judge(ctx, found, err)) })
+		func(found *Verification, err error) {
+			refused, log := g.weigh(ctx, found, err)
+			end(refused)
+			go log()
+		})
 	return opened.close
 }

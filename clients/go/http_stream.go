@@ -7,7 +7,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,20 +19,22 @@ const streaming = 64 << 10
 var errKeyEnded = errors.New("tumbler: the key that let this request in is not valid any more")
 
 // stream is an HTTP request while it is answered. It is held to its key from when its answer streams.
+//
+// Ending it never waits for the handler, for the peer, or for what the answer is read from: mu is only tried.
 type stream struct {
 	hold   func(end func(*refusal)) (release func())
 	cancel context.CancelCauseFunc
 
 	noting sync.Once
-	mu     sync.Mutex // held while anything is written
+	sent   atomic.Int64
+	mu     sync.Mutex // held while anything is written, and so for as long as the peer does not read
 	writer http.ResponseWriter
-	sent   int64
-	conn   net.Conn // set once it was taken over, by the handler or to be closed
 
-	state   sync.Mutex
+	state   sync.Mutex // never held while anything waits
 	release func()
-	isOver  bool // the key has ended it, or the handler
-	isEnded bool // the key has
+	conn    net.Conn // set once it was taken over, by the handler or to be closed
+	isOver  bool     // the key has ended it, or the handler
+	isEnded bool     // the key has
 	cutting sync.WaitGroup
 }
 
@@ -44,7 +48,8 @@ func (s *stream) note() {
 	})
 }
 
-// end breaks the answer off, whatever its handler is doing: to the peer it must not look like a whole one.
+// end breaks the answer off, whatever its handler is doing. When it returns nothing more may be written; the connection
+// is broken in a goroutine of the stream's own, as that may take a while.
 func (s *stream) end() {
 	s.state.Lock()
 	if s.isOver {
@@ -54,22 +59,58 @@ func (s *stream) end() {
 	s.isOver, s.isEnded = true, true
 	s.cutting.Add(1)
 	s.state.Unlock()
-	defer s.cutting.Done()
 	s.cancel(errKeyEnded)
+	go func() {
+		defer s.cutting.Done()
+		s.expire()
+		s.cut()
+	}()
+}
+
+// expire has a write that waits for the peer let go, and a read; HTTP/2 resets the stream.
+func (s *stream) expire() {
 	control := http.NewResponseController(s.writer)
 	past := time.Unix(1, 0)
-	control.SetWriteDeadline(past) // a write that waits for the peer lets go; HTTP/2 resets the stream
+	control.SetWriteDeadline(past)
 	control.SetReadDeadline(past)
-	s.mu.Lock()
+}
+
+// cut closes the connection, so that to the peer the answer does not look like a whole one. While something is written,
+// it is left to whoever writes.
+func (s *stream) cut() {
+	if conn := s.taken(); conn != nil {
+		conn.Close()
+		return
+	}
+	if !s.mu.TryLock() {
+		return
+	}
 	defer s.mu.Unlock()
-	if s.conn == nil {
-		if _, can := s.writer.(http.Hijacker); can {
-			s.conn, _, _ = control.Hijack()
+	if _, can := s.writer.(http.Hijacker); !can || s.taken() != nil {
+		return
+	}
+	if conn, _, err := http.NewResponseController(s.writer).Hijack(); err == nil {
+		s.take(conn)
+		conn.Close()
+	}
+}
+
+// writing does what writes so many bytes of the answer to the peer, unless the key has ended it.
+func (s *stream) writing(size int64, write func() error) error {
+	if s.sent.Add(size) > streaming {
+		s.note()
+	}
+	s.mu.Lock()
+	defer func() {
+		s.mu.Unlock()
+		if s.ended() {
+			s.cut() // end may have found it being written
 		}
+	}()
+	if s.ended() {
+		return errKeyEnded
 	}
-	if s.conn != nil {
-		s.conn.Close()
-	}
+	return write()
 }
 
 // finish notes that the handler has returned, or panics where an answer that has no connection of its own was broken off.
@@ -83,7 +124,7 @@ func (s *stream) finish() {
 	}
 	if ended {
 		s.cutting.Wait() // nothing may touch the writer once the handler has returned
-		if s.conn == nil {
+		if s.taken() == nil {
 			panic(http.ErrAbortHandler)
 		}
 	}
@@ -93,6 +134,18 @@ func (s *stream) ended() bool {
 	s.state.Lock()
 	defer s.state.Unlock()
 	return s.isEnded
+}
+
+func (s *stream) take(conn net.Conn) {
+	s.state.Lock()
+	defer s.state.Unlock()
+	s.conn = conn
+}
+
+func (s *stream) taken() net.Conn {
+	s.state.Lock()
+	defer s.state.Unlock()
+	return s.conn
 }
 
 // wrap returns what the handler is to write to; it is what the writer is: a Flusher, a Hijacker or neither.
@@ -122,60 +175,81 @@ type heldWriter struct{ s *stream }
 func (w *heldWriter) Header() http.Header { return w.s.writer.Header() }
 
 func (w *heldWriter) WriteHeader(status int) {
-	w.s.mu.Lock()
-	defer w.s.mu.Unlock()
-	if !w.s.ended() {
+	w.s.writing(0, func() error {
 		w.s.writer.WriteHeader(status)
+		return nil
+	})
+}
+
+// Write writes by parts, so that no more than one is written after the key has ended.
+func (w *heldWriter) Write(all []byte) (written int, err error) {
+	for {
+		part := all[written:min(len(all), written+streaming)]
+		var n int
+		err = w.s.writing(int64(len(part)), func() (err error) {
+			n, err = w.s.writer.Write(part)
+			return err
+		})
+		written += n
+		if err != nil || written == len(all) {
+			return written, err
+		}
 	}
 }
 
-func (w *heldWriter) Write(part []byte) (int, error) {
-	s := w.s
-	s.mu.Lock()
-	s.sent += int64(len(part))
-	long := s.sent > streaming
-	s.mu.Unlock()
-	if long {
-		s.note()
+// ReadFrom keeps a file's own way to the connection open, by parts. Other sources may wait for what there is to read, and
+// nothing may be held meanwhile.
+func (w *heldWriter) ReadFrom(from io.Reader) (copied int64, err error) {
+	to, can := w.s.writer.(io.ReaderFrom)
+	limited, isLimited := from.(*io.LimitedReader)
+	if !can || !isLimited || !isFile(limited.R) {
+		return io.Copy(struct{ io.Writer }{w}, from)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended() {
-		return 0, errKeyEnded
+	for limited.N > 0 {
+		part := min(limited.N, streaming)
+		var n int64
+		err = w.s.writing(part, func() (err error) {
+			n, err = to.ReadFrom(&io.LimitedReader{R: limited.R, N: part})
+			return err
+		})
+		w.s.sent.Add(n - part)
+		limited.N -= n
+		copied += n
+		if err != nil || n < part {
+			break
+		}
 	}
-	return s.writer.Write(part)
+	return copied, err
 }
 
-// ReadFrom keeps a file's own way to the connection open. It is an answer of a known length, and goes as a whole.
-func (w *heldWriter) ReadFrom(from io.Reader) (int64, error) {
-	readerFrom, can := w.s.writer.(io.ReaderFrom)
-	if !can {
-		return io.Copy(struct{ io.Writer }{w}, from)
+func isFile(from io.Reader) bool {
+	file, is := from.(*os.File)
+	if !is {
+		return false
 	}
-	if _, isFile := from.(*io.LimitedReader); !isFile {
-		return io.Copy(struct{ io.Writer }{w}, from)
-	}
-	w.s.mu.Lock()
-	defer w.s.mu.Unlock()
-	if w.s.ended() {
-		return 0, errKeyEnded
-	}
-	return readerFrom.ReadFrom(from)
+	info, err := file.Stat()
+	return err == nil && info.Mode().IsRegular()
 }
 
 // SetReadDeadline, SetWriteDeadline and EnableFullDuplex are what http.ResponseController looks for.
 func (w *heldWriter) SetReadDeadline(deadline time.Time) error {
-	if w.s.ended() {
-		return errKeyEnded
-	}
-	return http.NewResponseController(w.s.writer).SetReadDeadline(deadline)
+	return w.setting(func() error { return http.NewResponseController(w.s.writer).SetReadDeadline(deadline) })
 }
 
 func (w *heldWriter) SetWriteDeadline(deadline time.Time) error {
+	return w.setting(func() error { return http.NewResponseController(w.s.writer).SetWriteDeadline(deadline) })
+}
+
+func (w *heldWriter) setting(set func() error) error {
 	if w.s.ended() {
 		return errKeyEnded
 	}
-	return http.NewResponseController(w.s.writer).SetWriteDeadline(deadline)
+	err := set()
+	if w.s.ended() {
+		w.s.expire() // the key ended meanwhile, and its deadline counts
+		return errKeyEnded
+	}
+	return err
 }
 
 func (w *heldWriter) EnableFullDuplex() error {
@@ -188,24 +262,18 @@ func (f heldFlusher) Flush() { f.FlushError() }
 
 func (f heldFlusher) FlushError() error {
 	f.stream.note()
-	f.stream.mu.Lock()
-	defer f.stream.mu.Unlock()
-	if f.stream.ended() {
-		return errKeyEnded
-	}
-	return http.NewResponseController(f.stream.writer).Flush()
+	return f.stream.writing(0, func() error { return http.NewResponseController(f.stream.writer).Flush() })
 }
 
 type heldHijacker struct{ stream *stream }
 
-func (h heldHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+func (h heldHijacker) Hijack() (conn net.Conn, both *bufio.ReadWriter, err error) {
 	h.stream.note()
-	h.stream.mu.Lock()
-	defer h.stream.mu.Unlock()
-	if h.stream.ended() {
-		return nil, nil, errKeyEnded
-	}
-	conn, both, err := http.NewResponseController(h.stream.writer).Hijack()
-	h.stream.conn = conn
+	err = h.stream.writing(0, func() (err error) {
+		if conn, both, err = http.NewResponseController(h.stream.writer).Hijack(); err == nil {
+			h.stream.take(conn)
+		}
+		return err
+	})
 	return conn, both, err
 }

@@ -78,7 +78,8 @@ type held struct {
 	stop     func()
 }
 
-// session is one open stream. ended is called once at the most, in a goroutine of no one's.
+// session is one open stream. ended is called once at the most, in the goroutine that reads the stream of changes, or that
+// closes the Verifier, or any: it must not wait.
 type session struct {
 	all   *sessions
 	held  *held

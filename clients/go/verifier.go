@@ -144,7 +144,8 @@ func (v *Verifier) ask(
 func (v *Verifier) Remembered() int { return v.memory.len() }
 
 // Close ends the stream, the connection and every Verify that waits, which then fails with ErrUnavailable, as does each
-// that comes later. It returns when no goroutine of the Verifier is left, and may be called again.
+// that comes later. It ends what guards hold to its keys, without waiting for their handlers. It returns when no goroutine of
+// the Verifier is left, and may be called again.
 func (v *Verifier) Close() error {
 	v.closed.Store(true)
 	v.cancel()

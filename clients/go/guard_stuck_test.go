@@ -1,0 +1,342 @@
+package tumbler
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
+)
+
+// opaque is a writer of some other middleware's that shows nothing of the one below it.
+type opaque struct{ http.ResponseWriter }
+
+// floods writes until that fails.
+func floods(w io.Writer) error {
+	part := make([]byte, 1<<20)
+	for {
+		if _, err := w.Write(part); err != nil {
+			return err
+		}
+	}
+}
+
+// begin has a key's answer begin, and returns once its caller has seen that. The body is not read.
+func begin(t *testing.T, server *httptest.Server) *http.Response {
+	t.Helper()
+	request, _ := http.NewRequest("GET", server.URL, nil)
+	request.Header.Set("X-API-Key", testKey(1, 'a'))
+	answer, err := server.Client().Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { answer.Body.Close() })
+	return answer
+}
+
+func serveTLS(t *testing.T, http2 bool, handler http.Handler) *httptest.Server {
+	server := httptest.NewUnstartedServer(handler)
+	server.EnableHTTP2 = http2
+	server.StartTLS()
+	t.Cleanup(server.CloseClientConnections)
+	return server
+}
+
+// stuck is what an answer may be stuck in.
+var stuck = map[string]func(w http.ResponseWriter, silent io.Reader){
+	"a silent source": func(w http.ResponseWriter, silent io.Reader) { io.Copy(w, silent) },
+	"a silent source with an end": func(w http.ResponseWriter, silent io.Reader) {
+		io.Copy(w, io.LimitReader(silent, 1<<30))
+	},
+	"a caller who does not read": func(w http.ResponseWriter, _ io.Reader) { floods(w) },
+	"a handler that waits":       func(_ http.ResponseWriter, silent io.Reader) { silent.Read(make([]byte, 1)) },
+}
+
+// One answer that is stuck holds up neither the end of the key's other streams nor that of the Verifier.
+func TestAStuckAnswerHoldsUpNoEnd(t *testing.T) {
+	for outer, wrap := range map[string]func(http.ResponseWriter) http.ResponseWriter{
+		"plain":  func(w http.ResponseWriter) http.ResponseWriter { return w },
+		"opaque": func(w http.ResponseWriter) http.ResponseWriter { return opaque{w} },
+	} {
+		for name, goes := range stuck {
+			t.Run(outer+" "+name, func(t *testing.T) {
+				w, stream := listening(t)
+				silent, speak := io.Pipe()
+				defer speak.Close()
+				guard := Middleware(w.verifier)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					w.Write(make([]byte, streaming+1))
+					goes(w, silent)
+				}))
+				server := serveTLS(t, false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					guard.ServeHTTP(wrap(w), r)
+				}))
+				defer server.CloseClientConnections()
+				for range 2 {
+					begin(t, server)
+				}
+				h := &handling{handle: waits}
+				call := h.serve(t, w)
+				w.eventually("they are noted", func() bool { return w.verifier.sessions.len() == 3 })
+				if strings.Contains(name, "caller") {
+					w.eventually("they wait for the caller", func() bool {
+						return strings.Count(goroutines("tumbler.dev/go.(*heldWriter)"), "waitWrite") == 2
+					})
+				}
+				w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
+				w.say(stream, changed("a", 11, testKey(1, 'a')))
+				if err := call.RecvMsg(&emptypb.Empty{}); status.Code(err) != codes.Unauthenticated {
+					t.Errorf("got %v", err)
+				}
+				closed := make(chan struct{})
+				go func() {
+					w.verifier.Close()
+					close(closed)
+				}()
+				select {
+				case <-closed:
+				case <-time.After(patience):
+					t.Fatal("the Verifier does not close")
+				}
+			})
+		}
+	}
+}
+
+// full is a log that takes nothing more, as one whose disk or reader does not.
+type full struct {
+	slog.Handler
+	free <-chan struct{}
+}
+
+func (f full) Handle(_ context.Context, record slog.Record) error {
+	if record.Message == "tumbler: a key was refused" {
+		<-f.free
+	}
+	return nil
+}
+
+// A log that is stuck holds up no end either.
+func TestAStuckLogHoldsUpNoEnd(t *testing.T) {
+	free := make(chan struct{})
+	defer close(free)
+	w, stream := listening(t, WithLogger(slog.New(full{slog.NewTextHandler(io.Discard, nil), free})))
+	calls := make([]grpc.ClientStream, 3)
+	for one := range calls {
+		h := &handling{handle: waits}
+		calls[one] = h.serve(t, w)
+	}
+	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
+	w.say(stream, changed("a", 11, testKey(1, 'a')))
+	for _, call := range calls {
+		if err := call.RecvMsg(&emptypb.Empty{}); status.Code(err) != codes.Unauthenticated {
+			t.Errorf("got %v", err)
+		}
+	}
+	w.verifier.Close()
+}
+
+// The caller of an answer whose source is silent sees it broken off, though its handler goes on.
+func TestAnAnswerOfASilentSourceIsBrokenOff(t *testing.T) {
+	for name, http2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
+		t.Run(name, func(t *testing.T) {
+			w, stream := listening(t)
+			silent, speak := io.Pipe()
+			defer speak.Close()
+			server := serveTLS(t, http2, Middleware(w.verifier)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.(http.Flusher).Flush()
+				io.Copy(w, io.LimitReader(silent, 1<<30))
+			})))
+			answer := begin(t, server)
+			w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
+			w.say(stream, changed("a", 11, testKey(1, 'a')))
+			if _, err := io.Copy(io.Discard, answer.Body); err == nil {
+				t.Error("it ended as if it were whole")
+			}
+		})
+	}
+}
+
+// files is a server of one file, and how its handler's answers went.
+func files(t *testing.T, w *world, http2 bool, content []byte) (*httptest.Server, <-chan struct{}) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan struct{}, 1)
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() { over <- struct{}{} }()
+		http.ServeFile(w, r, path)
+	})
+	return serveTLS(t, http2, Middleware(w.verifier)(handler)), over
+}
+
+func TestAFileThatIsLongIsBrokenOff(t *testing.T) {
+	for name, http2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
+		t.Run(name, func(t *testing.T) {
+			w, stream := listening(t)
+			server, over := files(t, w, http2, make([]byte, 64<<20))
+			answer := begin(t, server)
+			w.eventually("it is noted", func() bool { return w.verifier.sessions.len() == 1 })
+			w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
+			w.say(stream, changed("a", 11, testKey(1, 'a')))
+			<-over // though nobody reads
+			if n, err := io.Copy(io.Discard, answer.Body); err == nil {
+				t.Errorf("all %d bytes came", n)
+			}
+		})
+	}
+}
+
+func TestAFileOverAnUnencryptedConnectionIsBrokenOff(t *testing.T) {
+	w, stream := listening(t)
+	tls, over := files(t, w, false, make([]byte, 64<<20))
+	server := httptest.NewServer(tls.Config.Handler)
+	defer server.Close()
+	answer := begin(t, server)
+	w.eventually("it is noted", func() bool { return w.verifier.sessions.len() == 1 })
+	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
+	w.say(stream, changed("a", 11, testKey(1, 'a')))
+	<-over
+	if n, err := io.Copy(io.Discard, answer.Body); err == nil {
+		t.Errorf("all %d bytes came", n)
+	}
+}
+
+// A file arrives as it is, by either way to the connection, and only a long one is held to its key.
+func TestAFileIsServedWhole(t *testing.T) {
+	for _, size := range []int{0, 1, streaming, streaming + 1, 3*streaming + 7} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			content := bytes.Repeat([]byte("0123456789abcde"), size/15+1)[:size]
+			w, _ := listening(t)
+			tls, over := files(t, w, false, content)
+			plain := httptest.NewServer(tls.Config.Handler)
+			defer plain.Close()
+			for _, server := range []*httptest.Server{tls, plain} {
+				got, err := io.ReadAll(begin(t, server).Body)
+				<-over
+				if err != nil || !bytes.Equal(got, content) {
+					t.Errorf("%d bytes came, %v", len(got), err)
+				}
+			}
+			w.eventually("nothing is left", func() bool { return w.verifier.sessions.len() == 0 })
+		})
+	}
+}
+
+// late is a writer whose deadline takes until the answer has ended.
+type late struct {
+	http.ResponseWriter
+	meanwhile func()
+	past      chan struct{}
+	last      time.Time
+}
+
+func (l *late) SetReadDeadline(time.Time) error { return nil }
+
+func (l *late) SetWriteDeadline(deadline time.Time) error {
+	if deadline.After(time.Unix(1, 0)) {
+		l.meanwhile()
+		<-l.past
+		l.last = deadline
+	} else {
+		l.last = deadline
+		l.past <- struct{}{}
+	}
+	return nil
+}
+
+// A deadline that a handler sets while its key ends does not undo the end.
+func TestADeadlineDoesNotOutliveTheKey(t *testing.T) {
+	writer := &late{ResponseWriter: httptest.NewRecorder(), past: make(chan struct{}, 2)}
+	s := &stream{cancel: func(error) {}, writer: writer}
+	writer.meanwhile = s.end
+	err := (&heldWriter{s}).SetWriteDeadline(time.Now().Add(time.Hour))
+	s.cutting.Wait()
+	if err == nil || writer.last.After(time.Unix(1, 0)) {
+		t.Errorf("it was told %v, and writes until %v", err, writer.last)
+	}
+}
+
+func TestAGRPCStreamEndsThoughItsCallerDoesNotRead(t *testing.T) {
+	w, stream := listening(t)
+	h := &handling{handle: func(_ any, stream grpc.ServerStream) error {
+		for {
+			if err := stream.SendMsg(wrapperspb.Bytes(make([]byte, 32<<10))); err != nil {
+				return err
+			}
+		}
+	}}
+	call := h.serve(t, w)
+	w.eventually("it waits for the caller", func() bool { return goroutines("transport.(*writeQuota)") != "" })
+	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
+	w.say(stream, changed("a", 11, testKey(1, 'a')))
+	select {
+	case err := <-h.over:
+		if status.Code(err) != codes.Unauthenticated {
+			t.Errorf("the handler was told %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("the handler goes on")
+	}
+	w.eventually("nothing is left", func() bool {
+		return w.verifier.sessions.len() == 0 && goroutines("tumbler.dev/go.(*heldStream)", "transport.(*writeQuota)") == ""
+	})
+	var err error
+	for err == nil {
+		err = call.RecvMsg(&wrapperspb.BytesValue{})
+	}
+	if status.Code(err) != codes.Unauthenticated {
+		t.Errorf("the caller was told %v", err)
+	}
+}
+
+// A handler that goes on after its end has one message of each kind under way at the most.
+func TestAnEndedGRPCStreamWaitsForNothingMore(t *testing.T) {
+	w, stream := listening(t)
+	h := &handling{handle: func(_ any, stream grpc.ServerStream) error {
+		<-stream.Context().Done()
+		for range 100 {
+			stream.RecvMsg(&emptypb.Empty{})
+			stream.SendMsg(&emptypb.Empty{})
+		}
+		w.eventually("nothing is left", func() bool { return goroutines("tumbler.dev/go.(*heldStream)") == "" })
+		return nil
+	}}
+	call := h.serve(t, w)
+	w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
+	w.say(stream, changed("a", 11, testKey(1, 'a')))
+	if err := call.RecvMsg(&emptypb.Empty{}); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A panic while a message is sent is the handler's, as without the guard, and no end of the program.
+func TestAPanicWhileSendingIsTheHandlers(t *testing.T) {
+	w, _ := listening(t)
+	h := &handling{handle: func(_ any, stream grpc.ServerStream) (err error) {
+		defer func() { err = status.Error(codes.Internal, fmt.Sprint(recover())) }()
+		return (&heldStream{panicking{stream}, stream.Context()}).SendMsg(&emptypb.Empty{})
+	}}
+	if err := h.serve(t, w).RecvMsg(&emptypb.Empty{}); status.Convert(err).Message() != "codec" {
+		t.Errorf("got %v", err)
+	}
+}
+
+type panicking struct{ grpc.ServerStream }
+
+func (panicking) SendMsg(any) error { panic("codec") }
