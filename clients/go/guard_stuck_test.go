@@ -1,11 +1,13 @@
 package tumbler
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -150,24 +152,45 @@ func TestAStuckLogHoldsUpNoEnd(t *testing.T) {
 	w.verifier.Close()
 }
 
-// The caller of an answer whose source is silent sees it broken off, though its handler goes on.
-func TestAnAnswerOfASilentSourceIsBrokenOff(t *testing.T) {
+// The caller of an answer sees it broken off, though its handler goes on.
+func TestAnAnswerIsBrokenOffThoughItsHandlerGoesOn(t *testing.T) {
 	for name, http2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
-		t.Run(name, func(t *testing.T) {
-			w, stream := listening(t)
-			silent, speak := io.Pipe()
-			defer speak.Close()
-			server := serveTLS(t, http2, Middleware(w.verifier)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-				w.(http.Flusher).Flush()
-				io.Copy(w, io.LimitReader(silent, 1<<30))
-			})))
-			answer := begin(t, server)
-			w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
-			w.say(stream, changed("a", 11, testKey(1, 'a')))
-			if _, err := io.Copy(io.Discard, answer.Body); err == nil {
-				t.Error("it ended as if it were whole")
-			}
-		})
+		for kind, goes := range map[string]func(http.ResponseWriter, io.Reader){
+			"in a silent source": func(w http.ResponseWriter, silent io.Reader) { io.Copy(w, io.LimitReader(silent, 1<<30)) },
+			"after a write": func(w http.ResponseWriter, silent io.Reader) {
+				floods(w)
+				silent.Read(make([]byte, 1))
+			},
+		} {
+			t.Run(name+" "+kind, func(t *testing.T) {
+				w, stream := listening(t)
+				silent, speak := io.Pipe()
+				defer speak.Close()
+				server := serveTLS(t, http2, Middleware(w.verifier)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					w.(http.Flusher).Flush()
+					goes(w, silent)
+				})))
+				answer := begin(t, server)
+				if kind == "after a write" {
+					w.eventually("it is being written", func() bool { return goroutines("tumbler.dev/go.(*heldWriter)") != "" })
+				}
+				w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
+				w.say(stream, changed("a", 11, testKey(1, 'a')))
+				broken := make(chan error, 1)
+				go func() {
+					_, err := io.Copy(io.Discard, answer.Body)
+					broken <- err
+				}()
+				select {
+				case err := <-broken:
+					if err == nil {
+						t.Error("it ended as if it were whole")
+					}
+				case <-time.After(patience):
+					t.Error("it goes on")
+				}
+			})
+		}
 	}
 }
 
@@ -269,6 +292,74 @@ func TestADeadlineDoesNotOutliveTheKey(t *testing.T) {
 	s.cutting.Wait()
 	if err == nil || writer.last.After(time.Unix(1, 0)) {
 		t.Errorf("it was told %v, and writes until %v", err, writer.last)
+	}
+}
+
+// blocked is a writer with nothing but a connection, that waits for a caller whatever is done to it.
+type blocked struct {
+	http.ResponseWriter
+	begun, read chan struct{}
+	conn        net.Conn
+}
+
+func (b *blocked) Write(part []byte) (int, error) {
+	close(b.begun)
+	<-b.read
+	return len(part), nil
+}
+
+func (b *blocked) Hijack() (net.Conn, *bufio.ReadWriter, error) { return b.conn, nil, nil }
+
+// The end does not wait for a write that nothing ends, and who writes closes the connection when it is over.
+func TestAWriteThatOutlivesTheKeyIsTheLast(t *testing.T) {
+	conn, caller := net.Pipe()
+	writer := &blocked{httptest.NewRecorder(), make(chan struct{}), make(chan struct{}), conn}
+	s := &stream{
+		hold: func(func(*refusal)) func() { return func() {} }, cancel: func(error) {}, writer: writer,
+	}
+	wrote := make(chan int)
+	go func() {
+		n, _ := (&heldWriter{s}).Write(make([]byte, 3*streaming))
+		wrote <- n
+	}()
+	<-writer.begun
+	s.end()
+	s.cutting.Wait()
+	close(writer.read)
+	if n := <-wrote; n != streaming {
+		t.Errorf("%d bytes were written", n)
+	}
+	if _, err := caller.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the caller sees %v", err)
+	}
+}
+
+// direct is a writer that a file goes to by a way of its own, and whose answer ends meanwhile.
+type direct struct {
+	http.ResponseWriter
+	meanwhile func()
+}
+
+func (d *direct) ReadFrom(from io.Reader) (int64, error) {
+	d.meanwhile()
+	return io.Copy(io.Discard, from)
+}
+
+// Of a file too, no more than a part is written after the key has ended.
+func TestAPartOfAFileThatOutlivesTheKeyIsTheLast(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	file.Truncate(3 * streaming)
+	writer := &direct{ResponseWriter: httptest.NewRecorder()}
+	s := &stream{
+		hold: func(func(*refusal)) func() { return func() {} }, cancel: func(error) {}, writer: writer,
+	}
+	writer.meanwhile = s.end
+	if n, err := (&heldWriter{s}).ReadFrom(io.LimitReader(file, 1<<30)); n != streaming || err == nil {
+		t.Errorf("%d bytes were written, %v", n, err)
 	}
 }
 
