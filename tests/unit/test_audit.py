@@ -143,6 +143,33 @@ def test_sqlite_s_other_truths_are_found(domain: Domain, clock: FrozenClock, val
     assert f"key {key.id} was changed without an event: active" in audit.run(domain.store, clock).problems
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("UPDATE event SET hash = 'x' WHERE revision = 1", "event 1 is not what was written"),
+        ("UPDATE event SET detail = 'altered' WHERE revision = 1", "event 1 is not what was written"),
+        ("UPDATE event SET record = 'x' WHERE revision = 1", "was changed without an event"),
+        ("UPDATE log_head SET hash = 'x'", "the head's hash is not that of event 3"),
+        ("UPDATE log_head SET anchor_hash = 'x'", "no event counts as removed, and the chain"),
+        ("UPDATE log_head SET anchor_revision = 'x'", "the log hold a value that was never written there"),
+        ("UPDATE log_head SET kept = 'x'", "that is kept is not what was written"),
+        ("UPDATE api_key SET digest = 'x' WHERE name = 'key 0'", "was changed without an event: digest"),
+        ("UPDATE api_key SET metadata = '{' WHERE name = 'key 0'", "was changed without an event: metadata"),
+        ("UPDATE api_key SET alarm_time = 'x' WHERE name = 'key 0'", "was changed without an event: alarm_time"),
+    ],
+)
+def test_values_of_another_kind_hide_nothing(domain: Domain, clock: FrozenClock, change: str, told: str) -> None:
+    """SQLite keeps text where bytes or numbers belong: it is told, and so is everything else that is wrong."""
+    if domain.store.dialect != SQLITE:
+        pytest.skip("on SQLite alone")
+    keys = [domain.create(name=f"key {number}").key for number in range(3)]
+    domain.store.alone(lambda db: db.execute_sql(change))
+    domain.store.alone(lambda db: db.execute_sql("UPDATE api_key SET owner_id = 'm' WHERE name = 'key 2'"))
+    problems = audit.run(domain.store, clock).problems
+    assert any(told in problem for problem in problems), problems
+    assert f"key {keys[2].id} was changed without an event: owner_id" in problems
+
+
 def test_a_broken_row_is_a_problem_and_no_exception(domain: Domain, store: Store, clock: FrozenClock) -> None:
     """Text that is no JSON where JSON should be is told as any other change."""
     domain.create(scopes=("a:b",))

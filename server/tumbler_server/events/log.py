@@ -243,6 +243,11 @@ class Link:
     detail: str
 
 
+def blob(value: object) -> bytes:
+    """Return bytes as a database gives them; none of what is no bytes: SQLite keeps any value in any column."""
+    return bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else b""
+
+
 def links(store: Store, up_to: int) -> Iterator[Link]:
     """Check every kept event up to a revision against the one before it, in order, the first against the anchor.
 
@@ -251,14 +256,14 @@ def links(store: Store, up_to: int) -> Iterator[Link]:
     expected, chained = 1, GENESIS
     for anchored, anchor_hash, revision, *content, stored in _events(store, up_to):
         if expected <= anchored:  # at the beginning; or what comes next has been removed in the meantime
-            expected, chained = anchored + 1, bytes(anchor_hash)
+            expected, chained = anchored + 1, blob(anchor_hash)
         problem = ""
         if revision != expected:
             problem = f"events {expected} to {revision - 1} are missing"
-        elif _chain(chained, [revision, *content]) != bytes(stored):
+        elif _chain(chained, [revision, *content]) != blob(stored):
             problem = f"event {revision} is not what was written, or the one before it is not"
-        yield Link(revision, content[4], bytes(stored), problem, content[1], content[7])
-        expected, chained = revision + 1, bytes(stored)
+        yield Link(revision, content[4], blob(stored), problem, content[1], content[7])
+        expected, chained = revision + 1, blob(stored)
 
 
 def _events(store: Store, up_to: int) -> Iterator[tuple[Any, ...]]:

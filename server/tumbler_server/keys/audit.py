@@ -7,8 +7,10 @@ to the database can move both, and rewrite what is between them. Against that he
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+
+import peewee
 
 from tumbler_server.clock import NEVER, Clock, system_clock
 from tumbler_server.events import kept, log, timekeeping
@@ -50,27 +52,72 @@ def run(store: Store, clock: Clock = system_clock, progress: Progress = lambda *
     if not heads:
         return Audit(0, ("the log has no head: its one row is gone",))
     newest, newest_hash, anchored, anchor_hash = heads[0]
-    problems = list(_ends(store, newest, anchored, bytes(anchor_hash)))
-    reached, chained, since = anchored, bytes(anchor_hash), 0
-    for link in log.links(store, up_to=newest):
-        since = since or link.time
-        reached, chained = link.revision, link.hash
-        problems += filter(None, (link.problem, _told_alteration(link.key_id, link.revision, link.detail)))
-        if len(problems) >= _SHOWN:
-            break
-        if not link.revision % _PAGE:
-            progress("events", link.revision - anchored, newest - anchored)
-    else:
-        if reached < newest and log.anchor(store) < newest:
-            problems.append(f"events {reached + 1} to {newest} are missing")
-        elif reached == newest and chained != bytes(newest_hash):
-            problems.append(f"the head's hash is not that of event {newest}")
-    problems += _kept_problems(store)
-    rows = _Rows(store, _now(store, clock), progress)
-    problems += _first(rows.problems())
-    for check in (_gone, _counts, _scopes, _deliveries):
-        problems += check(store)
-    return Audit(newest - anchored, tuple(problems), anchored, since, rows.seen, rows.untold)
+    chain = _Chain(store, newest, newest_hash, anchored, anchor_hash, progress)
+    rows = _Rows(store, clock, progress)
+    problems: list[str] = []
+    for what, check in (
+        ("the log", chain.problems),
+        ("what outlives the log", lambda: _kept_problems(store)),
+        ("the keys", rows.problems),
+        ("the events' keys", lambda: _gone(store)),
+        ("the projects", lambda: _counts(store)),
+        ("the scopes", lambda: _scopes(store)),
+        ("the deliveries", lambda: _deliveries(store)),
+    ):
+        problems += _told(what, check)
+    return Audit(chain.events, tuple(problems), chain.removed, chain.since, rows.seen, rows.untold)
+
+
+def _told(what: str, check: Callable[[], Iterable[str]]) -> list[str]:
+    """Return the first problems that a check names. All is read, so that what was read is counted.
+
+    SQLite keeps any value in any column: one that no check understands hides nothing that another one finds.
+    """
+    shown: list[str] = []
+    try:
+        for problem in check():
+            if len(shown) < _SHOWN:
+                shown.append(problem)
+    except (TypeError, ValueError, peewee.DataError) as failure:
+        shown.append(f"{what} hold a value that was never written there ({type(failure).__name__})")
+    return shown
+
+
+class _Chain:
+    """The log, from its anchor to its head."""
+
+    def __init__(
+        self, store: Store, newest: int, newest_hash: object, anchored: int, anchor_hash: object, progress: Progress
+    ) -> None:
+        self._store = store
+        self._newest = newest
+        self._hash = log.blob(newest_hash)
+        self._progress = progress
+        self._anchor_hash = log.blob(anchor_hash)
+        whole = isinstance(newest, int) and isinstance(anchored, int)
+        self.removed = anchored if whole else 0
+        self.events = newest - anchored if whole else 0
+        self.since = 0
+
+    def problems(self) -> Iterator[str]:
+        """Read the whole log, and give what is wrong with it."""
+        newest, anchored = self._newest, self.removed
+        yield from _ends(self._store, newest, anchored, self._anchor_hash)
+        reached, chained, wrong = anchored, self._anchor_hash, 0
+        for link in log.links(self._store, up_to=newest):
+            self.since = self.since or link.time
+            reached, chained = link.revision, link.hash
+            found = [each for each in (link.problem, _told_alteration(link.key_id, link.revision, link.detail)) if each]
+            yield from found
+            wrong += len(found)
+            if wrong >= _SHOWN:
+                return
+            if not link.revision % _PAGE:
+                self._progress("events", link.revision - anchored, newest - anchored)
+        if reached < newest and log.anchor(self._store) < newest:
+            yield f"events {reached + 1} to {newest} are missing"
+        elif reached == newest and chained != self._hash:
+            yield f"the head's hash is not that of event {newest}"
 
 
 def _now(store: Store, clock: Clock) -> int:
@@ -96,7 +143,10 @@ def _told_alteration(key_id: str, revision: int, detail: str) -> str:
     """Return the problem that an event tells of: whoever wrote it found the row changed by hand."""
     if ALTERED not in detail:
         return ""
-    names = json.loads(detail).get(ALTERED, "")
+    try:
+        names = json.loads(detail).get(ALTERED, "")
+    except ValueError:
+        return ""  # the chain does not hold it
     return f"key {key_id} was changed without an event before event {revision}: {names}" if names else ""
 
 
@@ -119,21 +169,23 @@ def _kept_problems(store: Store) -> list[str]:
 
 def _kept_head(store: Store) -> tuple[int, bytes]:
     ((anchored, total),) = store.read("SELECT anchor_revision, kept FROM log_head WHERE id = 1")
-    return int(anchored), bytes(total)
+    return int(anchored), log.blob(total)
 
 
 class _Rows:
     """Every key's row, held against its last event."""
 
-    def __init__(self, store: Store, now: int, progress: Progress) -> None:
+    def __init__(self, store: Store, clock: Clock, progress: Progress) -> None:
         self._store = store
-        self._now = now
+        self._clock = clock
+        self._now = 0
         self._progress = progress
         self.seen = 0
         self.untold = 0
 
     def problems(self) -> Iterator[str]:
         """Read all rows, and give what is wrong with them."""
+        self._now = _now(self._store, self._clock)
         ((count,),) = self._store.read("SELECT SUM(keys) FROM project")
         after = ""
         while page := evidence.page(self._store.read, after, _PAGE):
@@ -216,12 +268,3 @@ def _deliveries(store: Store) -> list[str]:
         (_SHOWN,),
     )
     return [f"delivery {delivery_id} is not what its event tells" for (delivery_id,) in found]
-
-
-def _first(problems: Iterator[str]) -> list[str]:
-    """Return the first problems; all is read, so that what was read is counted."""
-    shown: list[str] = []
-    for problem in problems:
-        if len(shown) < _SHOWN:
-            shown.append(problem)
-    return shown

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tumbler_server.events import log
+
 COLUMNS = (
     "id", "project_id", "environment_id", "name", "key_prefix", "search_text", "owner_id", "scopes", "metadata",
     "allowed_cidrs", "active", "create_time", "created_by_key_id", "created_by_name", "update_time", "expire_time",
@@ -113,8 +115,8 @@ class Row:
 
 def _row(row: tuple[Any, ...]) -> Row:
     last, record, revision, alarm_time, *values = row
-    told = bytes(record or b"") if last else None
-    return Row(dict(zip((*COLUMNS, *LATER), values, strict=True)), told, revision, alarm_time)
+    told = b"" if record is None else log.blob(record) or b"?"
+    return Row(dict(zip((*COLUMNS, *LATER), values, strict=True)), told if last else None, revision, alarm_time)
 
 
 def _plain(name: str, value: Any) -> object:
