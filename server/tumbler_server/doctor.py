@@ -108,6 +108,8 @@ def _guarded(step: Callable[[Store], Finding], store: Store) -> Finding:
 
 def _room(path: Path) -> Finding:
     left = shutil.disk_usage(path.parent).free
+    if left < MIB:
+        return Finding("wrong", "disk", f"the disk of {path} is full: changes fail", "make room on it")
     if left < LITTLE_ROOM:
         found = f"the disk of {path} has {left // MIB:,} MiB left: changes fail when it is full"
         return Finding("warning", "disk", found, "make room on it")

@@ -116,7 +116,7 @@ def test_commands_on_a_full_disk(small_disk: Path) -> None:
     service = Service(small_disk / "data").init()
     with filled(small_disk):
         told = service.command("doctor")
-        assert "MiB left: changes fail when it is full" in told.stdout
+        assert "changes fail" in told.stdout
         other = Service(small_disk / "other")
         for command in (other.command("init"),):
             assert command.returncode == 1

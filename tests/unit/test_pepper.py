@@ -172,9 +172,10 @@ class TestRotate:
 
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", full_disk)
-            with pytest.raises(OSError, match="No space"):
+            with pytest.raises(SetupError, match=rf"no pepper was added to {path}, which is as it was: No space"):
                 pepper.rotate(path)
         assert path.read_bytes() == before
+        assert list(path.parent.iterdir()) == [path]
         pepper.rotate(path)
         assert len(pepper.load(path)) == 2
 

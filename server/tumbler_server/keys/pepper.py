@@ -101,12 +101,18 @@ def create(path: Path, first: Pepper | None = None) -> None:
 
 
 def rotate(path: Path) -> Pepper:
-    """Put a new pepper before the others, all at once or not at all, and return it."""
+    """Put a new pepper before the others, all at once or not at all, and return it. Raises ``SetupError``."""
     peppers = load(path)
     staged = path.with_name(path.name + ".new")
-    staged.unlink(missing_ok=True)
-    _write(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), [generate(), *peppers])
-    staged.replace(path)
+    try:
+        staged.unlink(missing_ok=True)
+        _write(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), [generate(), *peppers])
+        staged.replace(path)
+    except OSError as failure:
+        with contextlib.suppress(OSError):
+            staged.unlink(missing_ok=True)
+        raise SetupError(f"no pepper was added to {path}, which is as it was: {failure.strerror}") from None
+    _sync_folder(path)
     return load(path)[0]
 
 
