@@ -8,6 +8,7 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, system_clock
 from tumbler_server.events import log, timekeeping
 from tumbler_server.events.log import Actor, Change, EventType
+from tumbler_server.keys import evidence
 from tumbler_server.store.database import Transaction, open_store
 from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow
 
@@ -18,10 +19,13 @@ def age(service: Service, *days: int) -> None:
     ((key_id,),) = store.read("SELECT id FROM api_key")
 
     def work(transaction: Transaction) -> None:
+        ((row, _),) = evidence.stored(transaction.read, [key_id]).values()
+        record = evidence.digest(row)
         transaction.run(EventRow.delete())
         transaction.run(LogHeadRow.update(revision=0, hash=log.GENESIS))
         for old in days:
-            change = Change(EventType.UPDATED, key_id, "tumbler", "", system_clock() - old * DAY, Actor("", "the past"))
+            past, actor = system_clock() - old * DAY, Actor("", "the past")
+            change = Change(EventType.UPDATED, key_id, "tumbler", "", past, actor, record=record)
             transaction.run(ApiKeyRow.update(revision=log.append(transaction, change)))
 
     store.write(work)

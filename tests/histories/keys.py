@@ -51,6 +51,7 @@ class _Open:
 
     def __init__(self, transaction: Transaction) -> None:
         self.select: Callable[[Any], list[Any]] = transaction.select
+        self.read = transaction.read
         self._transaction = transaction
 
     def write(self, work: Callable[[Transaction], T], urgent: bool = False) -> T:  # noqa: ARG002 - the store's
