@@ -24,7 +24,7 @@ def test_a_short_history(name: str, new_database: Callable[[str], str], tmp_path
     """While 100 keys are revoked under my calls, no server and no worker lets one in for longer than it may."""
     mode = replace(BY_NAME[name], revokes=100)
     done = run(mode, tmp_path, new_database(mode.dialect))
-    # A machine that is busy with other tests lets PostgreSQL stand still for seconds: who is told so is let in by nobody.
+    # On a busy machine PostgreSQL stands still for seconds now and then; who is told so was let in by nobody.
     assert [text for text in done.findings.examples if "UNAVAILABLE" not in text] == []
     assert done.problems == []
     assert done.findings.revokes == 100
