@@ -131,6 +131,9 @@ class Lines(RuleBasedStateMachine):
         """Return the URL of a new, empty database."""
         return f"sqlite:////{str(folder).lstrip('/')}/test.db"
 
+    def settle(self) -> None:
+        """Have each server hear what the other has done: on SQLite they need not."""
+
     @initialize(target=keys)
     def first(self) -> ModelKey:
         """Begin with one key that may do something and never ends."""
@@ -155,6 +158,7 @@ class Lines(RuleBasedStateMachine):
         """Use a key whose first use ends others: the server notes it, and writes it at once or later, or never."""
         unused = self._unused()
         key = unused[-1 - choice % len(unused)]
+        self.settle()
         code = self.servers[server].verifier.verify(Question(key.text)).code
         assert code.name == key.verdict(self.clock.now, ())
         if code.name == "VALID":
@@ -191,6 +195,7 @@ class Lines(RuleBasedStateMachine):
 
         An unused key is asked for what it does not grant, so that it stays unused.
         """
+        self.settle()
         for server in self.servers:
             for key in self.model:
                 for required in (NOBODYS,) if key.unused else REQUIRED:

@@ -127,6 +127,7 @@ class WorstDays(Lines):
         assert self.backup is not None
         before, model, _ = self.backup
         put_back(self.servers[0].store, before)
+        self.settle()
         now = self.clock.now
         for server in self.servers:
             for key in self.model:
@@ -203,6 +204,10 @@ def _on_postgresql(wanted: settings) -> None:
                 schema = f"worst{next(numbers)}"
                 server.run(f"CREATE SCHEMA {schema}")
                 return f"{server.url}&options=-csearch_path%3D{schema}"
+
+            def settle(self) -> None:
+                for each in self.servers:
+                    each.let_lapse()
 
         run_state_machine_as_test(OnPostgreSQL, settings=wanted)
         server.close()
