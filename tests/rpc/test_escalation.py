@@ -11,7 +11,7 @@ from tests.harness import FrozenClock, Refused, World, at, lasting
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR
-from tumbler_server.keys import widening
+from tumbler_server.keys import deliveries, widening
 
 BEGAN = FrozenClock().now
 
@@ -294,8 +294,8 @@ def test_a_repeated_rotate_shows_no_more_than_the_first(world: World) -> None:
     assert world.call("Rotate", request, operator).secret_omitted
 
 
-def test_a_webhooks_secret_is_held_to_every_scope_of_its_keys(world: World) -> None:
-    """However many scopes the keys of a URL carry, each is looked at."""
+def test_a_webhooks_secret_is_held_to_every_scope_of_its_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many scopes the keys of a URL carry, each is looked at; too many are for who holds all."""
     url = "https://93.184.216.34/a"
     schedule = {"interval": lasting(30 * DAY), "webhook_url": url}
     for number in range(11):
@@ -305,6 +305,9 @@ def test_a_webhooks_secret_is_held_to_every_scope_of_its_keys(world: World) -> N
     caller = world.caller("tumbler:events:*", "tumbler:keys:update")
     request = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=url)
     assert told(world, "RotateWebhookSecret", request, caller) == "tumbler:keys:revoke"
+    monkeypatch.setattr(deliveries, "_MOST_CARRIED", 1_000)
+    assert told(world, "RotateWebhookSecret", request, caller) == "tumbler:*"
+    assert told(world, "RotateWebhookSecret", request, world.caller("tumbler:*")) == ""
 
 
 def test_a_key_narrows_itself(world: World) -> None:
