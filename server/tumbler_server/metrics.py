@@ -124,15 +124,35 @@ def _remove_abandoned(parent: Path) -> None:
                 os.close(held)
 
 
-class Scheduled(Collector):
-    """What the schedulers of a folder have counted, for a process that shows its own counts beside."""
+class Counted(Collector):
+    """What the processes of a folder have counted, those that have ended included.
+
+    A process's file is empty between its making and its first count, and stays so where the process was killed in
+    between. The library's own collector fails on such a file, and would for ever.
+    """
 
     def __init__(self, folder: str) -> None:
-        self._all = MultiProcessCollector(None, folder)
+        self._folder = Path(folder)
 
     def collect(self) -> Iterator[Metric]:
         """Give the counts."""
-        return (family for family in self._all.collect() if family.name in _SCHEDULED)
+        files = [str(file) for file in self._folder.glob("*.db") if _has_content(file)]
+        return iter(MultiProcessCollector.merge(files))
+
+
+class Scheduled(Counted):
+    """What the schedulers of a folder have counted, for a process that shows its own counts beside."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the counts."""
+        return (family for family in super().collect() if family.name in _SCHEDULED)
+
+
+def _has_content(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

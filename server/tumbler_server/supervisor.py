@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import mark_process_dead
 
 from tumbler_server import metrics
 from tumbler_server.config import Config
@@ -248,7 +248,7 @@ class _Counts:
             registry=self.registry,
         )
         if folder:
-            MultiProcessCollector(self.registry, folder.path)
+            self.registry.register(metrics.Counted(folder.path))
 
     def environment(self) -> dict[str, str]:
         """Return what a worker is started with."""

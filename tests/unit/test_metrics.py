@@ -1,0 +1,43 @@
+"""What processes count together."""
+
+import json
+from pathlib import Path
+
+from prometheus_client.mmap_dict import MmapedDict
+
+from tumbler_server.metrics import Counted, Scheduled
+
+
+def counting(folder: Path, pid: int, name: str, count: float) -> None:
+    """Count as a process with this id does."""
+    file = MmapedDict(str(folder / f"counter_{pid}.db"))
+    file.write_value(json.dumps([name, f"{name}_total", {}, "help"]), count, 0)
+    file.close()
+
+
+def counts(collector: Counted) -> dict[str, float]:
+    """Return what a collector gives."""
+    return {sample.name: sample.value for family in collector.collect() for sample in family.samples}
+
+
+def test_all_processes_are_one_sum(tmp_path: Path) -> None:
+    """What each has counted is added up, and a scheduler's counts can be had without the rest."""
+    counting(tmp_path, 1, "tumbler_bcrypt_runs", 2)
+    counting(tmp_path, 2, "tumbler_bcrypt_runs", 3)
+    counting(tmp_path, 3, "tumbler_alarms", 4)
+    assert counts(Counted(str(tmp_path))) == {"tumbler_bcrypt_runs_total": 5, "tumbler_alarms_total": 4}
+    assert counts(Scheduled(str(tmp_path))) == {"tumbler_alarms_total": 4}
+
+
+def test_a_file_that_was_only_begun_hides_no_counts(tmp_path: Path) -> None:
+    """A process that was killed between making its file and filling it does not fail every scrape from then on."""
+    counting(tmp_path, 1, "tumbler_bcrypt_runs", 2)
+    (tmp_path / "counter_2.db").touch()
+    (tmp_path / "gauge_livesum_2.db").write_bytes(bytes(65_536))
+    (tmp_path / "gauge_livesum_3.db").symlink_to(tmp_path / "gone")
+    assert counts(Counted(str(tmp_path))) == {"tumbler_bcrypt_runs_total": 2}
+
+
+def test_a_folder_that_was_removed_counts_nothing(tmp_path: Path) -> None:
+    """A cleaner of temporary files does not make scrapes fail."""
+    assert counts(Counted(str(tmp_path / "gone"))) == {}
