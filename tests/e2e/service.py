@@ -80,11 +80,6 @@ def plain_environment(**variables: str) -> dict[str, str]:
     return {**inherited, "TUMBLER_BCRYPT_COST": str(CHEAP), **variables}
 
 
-def _hear_hangups() -> None:
-    """Have a server hear SIGHUP, though whoever started the tests ignores it, as nohup does."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 class Client:
     """One connection to a server, made with one key. ``key`` may be empty: then none is sent."""
 
@@ -359,7 +354,6 @@ class Service(Client):
                 stdout=stdout,
                 stderr=stderr,
                 env=plain_environment(),
-                preexec_fn=_hear_hangups,  # noqa: PLW1509 - it sets a signal, and no more
             )
         return self.process
 

@@ -62,9 +62,11 @@ def process(recorder):
     """Start the command as a process of its own."""
     started = []
 
-    def start(*arguments, before="pass", **options):
+    def start(*arguments, before="pass", closed=None, **options):
         code = f"import sys; {before}; from tumbler.cli import main; sys.exit(main())"
         program = [sys.executable, "-c", code, *arguments]
+        if closed:  # by a shell: what Python runs between fork and exec may never end, where there are threads
+            program = ["sh", "-c", f'exec "$@" {closed}>&-', "sh", *program]
         child = subprocess.Popen(program, **{"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options})
         started.append(child)
         return child

@@ -125,7 +125,7 @@ def test_a_pipe_whose_reader_has_gone(process, shows):
 
 def test_a_closed_stdout(process, recorder, shows):
     """Where stdout is closed, nothing is asked of the server: the secret would be lost."""
-    child = process(*shows[0], preexec_fn=lambda: os.close(1))
+    child = process(*shows[0], closed=1)
     assert (child.wait(30), recorder.requests) == (2, [])
     assert b"stdout is closed" in child.stderr.read()
 
@@ -133,7 +133,7 @@ def test_a_closed_stdout(process, recorder, shows):
 def test_a_closed_stdout_and_a_file(process, tmp_path, shows):
     """With a file no stdout is needed."""
     arguments, _, secret, _ = shows
-    child = process(*arguments, "--output", str(tmp_path / "secret"), preexec_fn=lambda: os.close(1))
+    child = process(*arguments, "--output", str(tmp_path / "secret"), closed=1)
     assert child.wait(30) == 0, child.stderr.read()
     assert (tmp_path / "secret").read_text() == f"{secret}\n"
 
@@ -141,7 +141,7 @@ def test_a_closed_stdout_and_a_file(process, tmp_path, shows):
 def test_a_closed_stderr(process, shows):
     """Where stderr is closed, what it would say does not come to stand on stdout."""
     arguments, rpc, secret, _ = shows
-    child = process(*arguments, stdout=subprocess.PIPE, stderr=None, preexec_fn=lambda: os.close(2))
+    child = process(*arguments, stdout=subprocess.PIPE, stderr=None, closed=2)
     out, _ = child.communicate(timeout=30)
     assert child.returncode == 0
     assert (out.decode() == f"{secret}\n") is (rpc != "Update")
@@ -157,7 +157,7 @@ def test_other_answers_that_cannot_be_written(process, line):
     assert child.stderr.read() == (
         b"NOT_WRITTEN: the call has done its work, but its answer could not be written: No space left on device\n"
     )
-    assert process(*line.split(), preexec_fn=lambda: os.close(1)).wait(30) == 0
+    assert process(*line.split(), closed=1).wait(30) == 0
 
 
 class TestTwoSecrets:
