@@ -591,7 +591,7 @@ MUTANTS = (
         "a request_id is not looked for inside the transaction",
         "keys/lifecycle.py",
         "            if seen := requests.find(transaction.select, caller, request_id):\n"
-        "                return self._ledger.repeated(transaction.select, caller, seen)\n"
+        "                return self._ledger.repeated(transaction.read, caller, seen)\n"
         "            now",
         "            now",
         "tests/rpc/test_request_id.py",
@@ -781,7 +781,7 @@ MUTANTS = (
     Mutant(
         "a claim does not look again inside the transaction",
         "keys/rotation.py",
-        "            before = self._claimable(transaction.select, key_id, due_revision)\n",
+        "            before = self._claimable(transaction.read, key_id, due_revision)\n",
         "            before = old\n",
         "tests/rpc/test_claims.py",
     ),
@@ -908,7 +908,7 @@ MUTANTS = (
         "an update looks a name up before it is permitted",
         "keys/lifecycle.py",
         "            before, after = self._edited(self._ledger, caller, edit, values, now)\n",
-        "            before = self._ledger.load(self._ledger.select, caller, edit.key_id)\n"
+        "            before = self._ledger.load(self._ledger.read, caller, edit.key_id)\n"
         "            after = replace(before, webhook_url=edit.draft.webhook_url)\n",
         "tests/unit/test_webhook_limits.py",
     ),

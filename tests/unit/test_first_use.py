@@ -34,7 +34,7 @@ class Book:
         self.written: list[str] = []
         self.broken: set[str] = set()
         self.clock = FrozenClock()
-        self.select = None
+        self.read = None
 
     def write(self, work: Callable[[Any], Changed]) -> Changed:
         return work(self)

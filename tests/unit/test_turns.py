@@ -283,7 +283,7 @@ class TestWrites:
 
 def slowly(domain: Domain, transaction: Transaction, key_id: str) -> object:
     """Change a key, after the caller's deadline: nothing but a statement looks at the clock."""
-    before = domain.lifecycle._ledger.load(transaction.select, OPERATOR, key_id)
+    before = domain.lifecycle._ledger.load(transaction.read, OPERATOR, key_id)
     changed = domain.lifecycle._switch(transaction, OPERATOR, before.id, active=False)
     time.sleep(0.002)
     return changed

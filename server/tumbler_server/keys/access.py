@@ -4,7 +4,6 @@ from tumbler_server.errors import OtherProject, ScopeEscalation
 from tumbler_server.keys import record, scopes
 from tumbler_server.keys.record import Key
 from tumbler_server.store.database import Transaction
-from tumbler_server.store.models import ApiKeyRow
 
 OPERATORS = "tumbler"
 """The reserved project, whose keys act in all others."""
@@ -41,5 +40,4 @@ def hand_out(caller: Key, given: tuple[str, ...]) -> None:
 
 def standing(transaction: Transaction, caller: Key) -> Key | None:
     """Return the caller's record as it stands in a transaction; None where it is not there any more."""
-    rows = transaction.select(ApiKeyRow.select().where(ApiKeyRow.id == caller.id))
-    return record.from_row(rows[0]) if rows else None
+    return record.find(transaction.read, caller.id)

@@ -7,11 +7,12 @@ whoever changes a key compares first, so that a change by hand is told by the ne
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tumbler_server.events import log
+from tumbler_server.store.database import Read
 
 COLUMNS = (
     "id", "project_id", "environment_id", "name", "key_prefix", "search_text", "owner_id", "scopes", "metadata",
@@ -44,8 +45,6 @@ SIZE = hashlib.sha256().digest_size
 _WIDTH = 4
 _text = json.JSONEncoder(separators=(",", ":")).encode
 _TRUTHS = frozenset({"active", "rotation_overdue", "grace_ends_on_first_use", "awaits_first_use"})
-
-Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
 
 
 def digest(row: Mapping[str, Any]) -> bytes:

@@ -134,7 +134,7 @@ class FirstUses:
 
     def _use(self, transaction: Transaction, key_id: str) -> Changed:
         now = self._ledger.clock()
-        key = self._ledger.find(transaction.select, key_id)
+        key = self._ledger.find(transaction.read, key_id)
         if key is None:
             raise KeyNotFound(key_id)
         if not key.awaits_first_use:  # another server was faster
@@ -144,7 +144,7 @@ class FirstUses:
         changed = self._ledger.save(transaction, ACTOR, key, used, EventType.FIRST_USED, now, detail)
         later = key
         for _ in range(LINE):
-            earlier = self._ledger.find(transaction.select, later.replaces_key_id) if later.awaits_first_use else None
+            earlier = self._ledger.find(transaction.read, later.replaces_key_id) if later.awaits_first_use else None
             if earlier is None:
                 break
             if earlier.grace_ends_on_first_use and not earlier.revoked and now < earlier.grace_expire_time:

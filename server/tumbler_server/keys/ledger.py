@@ -12,7 +12,7 @@ from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.keys import access, differences, evidence, projects, record, requests, schedule, secret
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.secret import Hasher, NewKey
-from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.database import Read, Store, Transaction
 from tumbler_server.store.models import ApiKeyRow
 
 
@@ -78,14 +78,13 @@ class Ledger:
         made = secret.generate(prefix)
         return made, self._hasher.seal(made.text, made.secret)
 
-    def find(self, select: requests.Select, key_id: str) -> Key | None:
+    def find(self, read: Read, key_id: str) -> Key | None:
         """Return a key, whoever may see it; None where there is none of this id."""
-        rows = select(ApiKeyRow.select().where(ApiKeyRow.id == key_id))
-        return record.from_row(rows[0]) if rows else None
+        return record.find(read, key_id)
 
-    def load(self, select: requests.Select, caller: Key, key_id: str) -> Key:
+    def load(self, read: Read, caller: Key, key_id: str) -> Key:
         """Return a key that the caller may see. Raises ``KeyNotFound``."""
-        key = self.find(select, key_id)
+        key = self.find(read, key_id)
         if key is None or not access.sees(caller, key.project_id):
             raise KeyNotFound(key_id)
         return key
@@ -148,10 +147,10 @@ class Ledger:
         detail = {"reason": record.REVOKE_REASONS[reason]} | ({"comment": comment} if comment else {})
         return self.save(transaction, actor, before, after, EventType.REVOKED, now, detail)
 
-    def repeated(self, select: requests.Select, caller: Key, seen: requests.Seen) -> Issued:
+    def repeated(self, read: Read, caller: Key, seen: requests.Seen) -> Issued:
         """Return what came of a request that was made before, without the secret."""
-        key = self.load(select, caller, seen.key_id)
-        old = self.load(select, caller, key.replaces_key_id) if seen.rotated else None
+        key = self.load(read, caller, seen.key_id)
+        old = self.load(read, caller, key.replaces_key_id) if seen.rotated else None
         return Issued(key, seen.revision, self.clock(), repeated=True, old=old)
 
 

@@ -21,7 +21,7 @@ from tumbler_server.keys.ledger import Changed, Issued, Ledger
 from tumbler_server.keys.record import Key
 from tumbler_server.keys.requests import RequestId
 from tumbler_server.keys.rules import Check
-from tumbler_server.store.database import Transaction
+from tumbler_server.store.database import Read, Transaction
 from tumbler_server.webhooks.endpoints import Endpoints
 
 _ROTATE = "tumbler:keys:rotate"
@@ -77,7 +77,7 @@ class Lifecycle:
         check = Check()
         check.key_id("key_id", key_id)
         check.done()
-        key = self._ledger.load(self._ledger.select, caller, key_id)
+        key = self._ledger.load(self._ledger.read, caller, key_id)
         return Changed(key, key.revision, self._ledger.clock())
 
     def create(self, caller: Key, draft: Draft) -> Issued:
@@ -100,7 +100,7 @@ class Lifecycle:
             self._endpoints.demand_pepper()
 
         if not draft.validate_only and (seen := requests.find(self._ledger.select, caller, draft.request_id)):
-            return self._ledger.repeated(self._ledger.select, caller, seen)
+            return self._ledger.repeated(self._ledger.read, caller, seen)
         now = self._ledger.clock()
         check.in_future("expire_time", draft.expire_time, now)
         check.done()
@@ -218,7 +218,7 @@ class Lifecycle:
 
         def work(transaction: Transaction) -> Changed:
             now = self._ledger.clock()
-            before = self._ledger.load(transaction.select, caller, key_id)
+            before = self._ledger.load(transaction.read, caller, key_id)
             if before.revoked:
                 return Changed(before, before.revision, now)
             return self._ledger.revoke(transaction, ledger.actor(caller), before, reason, comment, now)
@@ -229,7 +229,7 @@ class Lifecycle:
         self, on: Ledger | Transaction, caller: Key, edit: Edit, values: Mapping[str, Any], now: int
     ) -> tuple[Key, Key]:
         """Return a key as it is, and as it is to be, unless the caller may not change it so."""
-        before = self._changeable(on.select, caller, edit.key_id)
+        before = self._changeable(on.read, caller, edit.key_id)
         if edit.etag and edit.etag != before.etag:
             raise EtagMismatch(before.id)
         wanted = {name: values[name] for name in edit.fields if name in values}
@@ -257,7 +257,7 @@ class Lifecycle:
 
         def work(transaction: Transaction) -> Issued:
             if seen := requests.find(transaction.select, caller, request_id):
-                return self._ledger.repeated(transaction.select, caller, seen)
+                return self._ledger.repeated(transaction.read, caller, seen)
             now = key.create_time
             issued = self._ledger.insert(transaction, key, made, sealed, {})
             opened = self._endpoints.open(transaction, key.project_id, key.webhook_url, now) if key.webhook_url else ""
@@ -280,15 +280,15 @@ class Lifecycle:
             "webhook_url": check.webhook(f"{path}rotation.webhook_url", draft.webhook_url, self._endpoints.judge.form),
         }
 
-    def _changeable(self, select: requests.Select, caller: Key, key_id: str) -> Key:
-        key = self._ledger.load(select, caller, key_id)
+    def _changeable(self, read: Read, caller: Key, key_id: str) -> Key:
+        key = self._ledger.load(read, caller, key_id)
         if key.revoked:
             raise KeyIsRevoked(key.id)
         return key
 
     def _switch(self, transaction: Transaction, caller: Key, key_id: str, active: bool) -> Changed:
         now = self._ledger.clock()
-        before = self._changeable(transaction.select, caller, key_id)
+        before = self._changeable(transaction.read, caller, key_id)
         if before.active == active:
             return Changed(before, before.revision, now)
         happened = EventType.ACTIVATED if active else EventType.DEACTIVATED

@@ -12,7 +12,7 @@ from tumbler_server.keys.record import Key, OldKeyEnds
 from tumbler_server.keys.requests import RequestId
 from tumbler_server.keys.rules import Check
 from tumbler_server.keys.secret import NewKey
-from tumbler_server.store.database import Transaction
+from tumbler_server.store.database import Read, Transaction
 
 DEFAULT_GRACE = HOUR
 
@@ -54,10 +54,10 @@ class Rotations:
         check.request_id("request_id", rotation.request_id.value)
         check.done()
         # Read before the request is looked for: whatever ended the key by then is not this very request, repeated.
-        old = self._ledger.load(self._ledger.select, caller, rotation.key_id)
+        old = self._ledger.load(self._ledger.read, caller, rotation.key_id)
         access.hand_out(caller, old.scopes)
         if seen := requests.find(self._ledger.select, caller, rotation.request_id):
-            return self._ledger.repeated(self._ledger.select, caller, seen)
+            return self._ledger.repeated(self._ledger.read, caller, seen)
         check.in_future("expire_time", rotation.expire_time, self._ledger.clock())
         check.done()
         self._demand_rotatable(old)
@@ -65,9 +65,9 @@ class Rotations:
 
         def work(transaction: Transaction) -> Issued:
             if seen := requests.find(transaction.select, caller, rotation.request_id):
-                return self._ledger.repeated(transaction.select, caller, seen)
+                return self._ledger.repeated(transaction.read, caller, seen)
             now = self._ledger.clock()
-            before = self._ledger.load(transaction.select, caller, rotation.key_id)
+            before = self._ledger.load(transaction.read, caller, rotation.key_id)
             self._demand_rotatable(before)
             # The caller is handed the successor's secret, and with it whatever the key may do to this service.
             access.hand_out(caller, before.scopes)
@@ -93,12 +93,12 @@ class Rotations:
         ends = check.grace(grace, old_key_ends)
         check.done()
         key_id, due_revision = self.read_claim(token)
-        old = self._claimable(self._ledger.select, key_id, due_revision)
+        old = self._claimable(self._ledger.read, key_id, due_revision)
         made, sealed = self._ledger.make(old.key_prefix.removesuffix(f"_{old.id}_"))
 
         def work(transaction: Transaction) -> Issued:
             now = self._ledger.clock()
-            before = self._claimable(transaction.select, key_id, due_revision)
+            before = self._claimable(transaction.read, key_id, due_revision)
             before = self._ledger.note(transaction, CLAIM, before, EventType.ROTATION_CLAIMED, now)
             return self._replace(transaction, CLAIM, before, Rotation(key_id, grace), ends, made, sealed, now)
 
@@ -152,8 +152,8 @@ class Rotations:
         ended = self._ledger.save(transaction, actor, before, after, EventType.ROTATED, now, detail)
         return Issued(successor, ended.revision, now, text=made.text, old=ended.key)
 
-    def _claimable(self, select: requests.Select, key_id: str, due_revision: int) -> Key:
-        key = self._ledger.find(select, key_id)
+    def _claimable(self, read: Read, key_id: str, due_revision: int) -> Key:
+        key = record.find(read, key_id)
         if key is None:  # the database was restored from a backup that is older than the key
             raise ClaimOutdated(key_id)
         self._demand_rotatable(key)

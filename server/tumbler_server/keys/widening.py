@@ -4,19 +4,16 @@ Narrowing is free: whoever may stop a key need not hold what it can do.
 """
 
 import ipaddress
-from collections.abc import Callable, Sequence
-from typing import Any
 
 from tumbler.decide import any_grants
 from tumbler_server.clock import NEVER
 from tumbler_server.errors import SelfWidening
 from tumbler_server.keys import access
 from tumbler_server.keys.record import Key
+from tumbler_server.store.database import Read
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-
-Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
 
 _LONGEST = 1_000
 """Keys of a line that are looked at. One that is rotated each hour has fewer within the longest grace of 30 days."""

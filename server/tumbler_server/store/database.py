@@ -53,6 +53,7 @@ __all__ = [
     "SQLITE",
     "SQLITE_FLOOR",
     "Listener",
+    "Read",
     "Store",
     "Transaction",
     "open_store",
@@ -60,6 +61,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
+"""How a statement is read: outside a transaction by the store, inside by the transaction."""
 
 SQLITE = "sqlite"
 POSTGRESQL = "postgresql"

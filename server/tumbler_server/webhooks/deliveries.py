@@ -7,7 +7,7 @@ project by project, so that no query is filled by one of them.
 
 import enum
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import peewee
 
 from tumbler_server.clock import DAY, HOUR, MINUTE, NEVER, SECOND
 from tumbler_server.limits import WEBHOOKS_PENDING
-from tumbler_server.store.database import Store, Transaction
+from tumbler_server.store.database import Read, Store, Transaction
 from tumbler_server.store.models import ApiKeyRow, DeliveryRow, EndpointRow
 
 DELAYS = (5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR)
@@ -140,9 +140,6 @@ _GIVEN_UP = (
     "ORDER BY revision LIMIT ?) RETURNING endpoint_id"
 )
 _TOO_MANY = f"given up: more than {WEBHOOKS_PENDING.most:,} others of the project were waiting"
-
-Read = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
-"""How a statement is read: outside a transaction by the store, inside by the transaction."""
 
 
 def projects_after(store: Store, failing: bool, project_id: str, now: int, limit: int) -> list[tuple[str, bool]]:
