@@ -117,13 +117,18 @@ class Lines(RuleBasedStateMachine):
 
     keys = Bundle("keys")
 
+    processes = 2
+    """With one, both of ``servers`` are the same."""
+
     def __init__(self) -> None:
         super().__init__()
         self._folder = tempfile.TemporaryDirectory()
         self._url = self.place(Path(self._folder.name))
         self.clock = FrozenClock()
-        self.servers = [Domain(new_store(self._url), self.clock), Domain(open_store(self._url), self.clock)]
-        self.noted: list[dict[ModelKey, None]] = [{}, {}]
+        first = Domain(new_store(self._url), self.clock)
+        self.servers = [first, self._begun() if self.processes > 1 else first]
+        noted: dict[ModelKey, None] = {}
+        self.noted = [noted, {} if self.processes > 1 else noted]
         """What each server knows to have been used first, and has not written."""
         self.model: list[ModelKey] = []
 
@@ -179,10 +184,7 @@ class Lines(RuleBasedStateMachine):
     @rule(server=servers)
     def die(self, server: int) -> None:
         """Have a server die, and begin again: what it has noted is lost until the next use."""
-        self.servers[server].close()
-        self.servers[server].store.close()
-        self.servers[server] = Domain(open_store(self._url), self.clock)
-        self.noted[server].clear()
+        self._begin_again(server)
 
     @rule(span=spans)
     def wait(self, span: int) -> None:
@@ -225,10 +227,21 @@ class Lines(RuleBasedStateMachine):
         for key_id, number in store.read("SELECT key_id, type FROM event ORDER BY revision"):
             told.setdefault(key_id, []).append(log.EventType(number).name)
         assert told == {key.id: key.events for key in self.model}
-        for server in self.servers:
+        for server in set(self.servers):
             server.close()
             server.store.close()
         self._folder.cleanup()
+
+    def _begun(self) -> Domain:
+        return Domain(open_store(self._url), self.clock)
+
+    def _begin_again(self, server: int) -> None:
+        ended = self.servers[server]
+        ended.close()
+        ended.store.close()
+        begun = self._begun()
+        self.servers = [begun if each is ended else each for each in self.servers]
+        self.noted[server].clear()
 
     def _standing(self) -> list[ModelKey]:
         return [key for key in self.model if key.refusal(self.clock.now) is None]

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from tests.domain import OPERATOR, Domain
+from tests.domain import OPERATOR
 from tests.histories.scene import Postgresql
 from tests.property.test_lifecycle_machine import (
     NOBODYS,
@@ -38,7 +38,7 @@ from tumbler_server.events.retention import Retention
 from tumbler_server.events.timekeeping import Timekeeper
 from tumbler_server.keys import audit
 from tumbler_server.keys.verifier import Question
-from tumbler_server.store.database import Transaction, open_store
+from tumbler_server.store.database import Transaction
 
 leaps = st.sampled_from([-3_650 * DAY, -500 * DAY, 500 * DAY, 3_650 * DAY])
 
@@ -145,12 +145,6 @@ class WorstDays(Lines):
         for server in range(len(self.servers)):
             self._begin_again(server)
 
-    def _begin_again(self, server: int) -> None:
-        self.servers[server].close()
-        self.servers[server].store.close()
-        self.servers[server] = Domain(open_store(self._url), self.clock)
-        self.noted[server].clear()
-
     def _any(self, choice: int) -> ModelKey:
         return self.model[-1 - choice % len(self.model)]
 
@@ -166,12 +160,25 @@ class TestWorstDays(WorstDays.TestCase):  # type: ignore[misc,name-defined]
     settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
 
 
+class OneProcess(WorstDays):
+    """The same where one process serves."""
+
+    processes = 1
+
+
+class TestOneProcess(OneProcess.TestCase):  # type: ignore[misc,name-defined]
+    """What one process remembers is no other than what two do."""
+
+    settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
+
+
 def main() -> None:
-    """Try as many examples as are asked for, on one database or on both."""
+    """Try as many examples as are asked for, on one database or on both, with one process and with two."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=10_000, help="how many (10,000: some hours)")
     parser.add_argument("--steps", type=int, default=50, help="how long each is (50)")
     parser.add_argument("--only", choices=["sqlite", "postgresql"], help="one database instead of both")
+    parser.add_argument("--processes", type=int, choices=[1, 2], help="one process, or two, instead of each")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # days are bad by intent
     wanted = settings(
@@ -182,28 +189,38 @@ def main() -> None:
         print_blob=True,
         suppress_health_check=list(HealthCheck),
     )
-    for database in [options.only] if options.only else ["sqlite", "postgresql"]:
+    databases = [options.only] if options.only else ["sqlite", "postgresql"]
+    for database, processes in itertools.product(databases, [options.processes] if options.processes else [1, 2]):
         began = time.monotonic()
+        machine = WorstDays if processes > 1 else OneProcess
         if database == "sqlite":
-            run_state_machine_as_test(WorstDays, settings=wanted)
+            run_state_machine_as_test(machine, settings=wanted)
         else:
-            _on_postgresql(wanted)
+            _on_postgresql(machine, wanted)
         seconds = time.monotonic() - began
-        print(f"{database}: {options.examples:,} examples of {options.steps} steps in {seconds:,.0f} s, none failed")
+        print(
+            f"{database}, processes: {processes}: "
+            f"{options.examples:,} examples of {options.steps} steps in {seconds:,.0f} s, none failed",
+            flush=True,
+        )
 
 
-def _on_postgresql(wanted: settings) -> None:
+def _on_postgresql(machine: type[WorstDays], wanted: settings) -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = Postgresql(Path(folder) / "postgresql")
         numbers = itertools.count()
 
-        class OnPostgreSQL(WorstDays):
+        class OnPostgreSQL(machine):  # type: ignore[valid-type,misc]
             """The same on PostgreSQL: each example in a schema of its own."""
 
             def place(self, folder: Path) -> str:  # noqa: ARG002 - SQLite's
-                schema = f"worst{next(numbers)}"
-                server.run(f"CREATE SCHEMA {schema}")
-                return f"{server.url}&options=-csearch_path%3D{schema}"
+                self._schema = f"worst{next(numbers)}"
+                server.run(f"CREATE SCHEMA {self._schema}")
+                return f"{server.url}&options=-csearch_path%3D{self._schema}"
+
+            def teardown(self) -> None:
+                super().teardown()
+                server.run(f"DROP SCHEMA {self._schema} CASCADE")  # thousands of them would slow the server down
 
             def settle(self) -> None:
                 for each in self.servers:
