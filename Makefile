@@ -93,7 +93,7 @@ lock: .venv/lint ## Choose the newest versions of everything we use, and write c
 	@.venv/bin/pip install --quiet uv
 	@printf '%s\n' './clients/python[cli]' ./server | .venv/bin/uv pip compile --quiet --universal --python-version 3.10 \
 	  --no-header --no-annotate --upgrade - --group pyproject.toml:test --group pyproject.toml:lint \
-	  --no-emit-package tumbler --no-emit-package tumbler-server --output-file constraints.txt
+	  --no-emit-package tumbler-client --no-emit-package tumbler-server --output-file constraints.txt
 
 clean: ## Remove everything that was made here, but for your keys in ./tumbler-data
 	@rm -rf .venv build .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
