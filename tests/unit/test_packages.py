@@ -20,7 +20,7 @@ PROJECTS = [
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project["name"])
 def test_names_are_ours(project: dict) -> None:
-    """A name that begins like ours is one that RELEASING.md has the owner register, so it never installs others' code."""
+    """A name that begins like ours is one that RELEASING.md has the owner register: it never installs others' code."""
     needs = [project["name"], *project["dependencies"], *chain(*project.get("optional-dependencies", {}).values())]
     ours = {name for name in (re.match(r"[\w-]+", need)[0] for need in needs) if name.startswith("tumbler")}
     assert ours <= {"tumbler-client", "tumbler-server"}
