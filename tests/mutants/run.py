@@ -592,8 +592,8 @@ MUTANTS = (
         "keys/lifecycle.py",
         "            if seen := requests.find(transaction.select, caller, request_id):\n"
         "                return self._ledger.repeated(transaction.read, caller, seen)\n"
-        "            now",
-        "            now",
+        "            key = ",
+        "            key = ",
         "tests/rpc/test_request_id.py",
     ),
     Mutant(
@@ -907,7 +907,7 @@ MUTANTS = (
     Mutant(
         "an update looks a name up before it is permitted",
         "keys/lifecycle.py",
-        "            before, after = self._edited(self._ledger, caller, edit, values, now)\n",
+        "            before, after = self._edited(self._ledger, caller, edit, values, self._ledger.clock())\n",
         "            before = self._ledger.load(self._ledger.read, caller, edit.key_id)\n"
         "            after = replace(before, webhook_url=edit.draft.webhook_url)\n",
         "tests/unit/test_webhook_limits.py",

@@ -10,7 +10,7 @@ import pytest
 from tests.domain import OPERATOR, Domain
 from tests.harness import FrozenClock
 from tumbler_server import errors
-from tumbler_server.clock import HOUR
+from tumbler_server.clock import HOUR, MINUTE
 from tumbler_server.events.lease import Lease
 from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.lifecycle import Draft, Edit
@@ -18,7 +18,7 @@ from tumbler_server.keys.record import Key
 from tumbler_server.keys.requests import RequestId
 from tumbler_server.keys.tokens import open_tokens
 from tumbler_server.store.database import Store
-from tumbler_server.store.models import ApiKeyRow, DeliveryRow, EndpointRow
+from tumbler_server.store.models import ApiKeyRow, DeliveryRow, EndpointRow, EventRow
 from tumbler_server.webhooks.deliveries import State
 from tumbler_server.webhooks.outbox import Outbox
 
@@ -118,6 +118,44 @@ class TestOrder:
             domain.lifecycle.update(OPERATOR, changing)
             assert domain.looked_up == ["hooks.example.com"]
             domain.uptime.advance(HOUR)
+
+
+class TestSlowNames:
+    """A look-up takes as long as a name server likes; what is changed is dated by when it is changed."""
+
+    @pytest.fixture(autouse=True)
+    def slow(self, domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let a minute go by while a name is looked up, in which somebody else makes a key."""
+
+        def look_up(*_: object) -> str:
+            domain.clock.advance(MINUTE)
+            domain.create(name="meanwhile")
+            return ""
+
+        monkeypatch.setattr(domain.endpoints.judge, "look_up", look_up)
+
+    def test_created(self, domain: Domain) -> None:
+        """A key is made, and begins to live, when it is written: time does not go backwards along the log."""
+        issued = domain.lifecycle.create(OPERATOR, dataclasses.replace(DRAFT, ttl=HOUR))
+        assert (issued.key.create_time, issued.key.expire_time) == (domain.clock.now, domain.clock.now + HOUR)
+        times = [row.time for row in domain.store.select(EventRow.select().order_by(EventRow.revision))]
+        assert times == sorted(times)
+
+    def test_updated(self, domain: Domain) -> None:
+        """So is a change."""
+        changed = domain.lifecycle.update(OPERATOR, edit(domain))
+        assert changed.key.update_time == domain.clock.now
+        times = [row.time for row in domain.store.select(EventRow.select().order_by(EventRow.revision))]
+        assert times == sorted(times)
+
+    def test_an_expiry_that_has_passed_meanwhile(self, domain: Domain) -> None:
+        """No key is made that has expired, nor is one given an expiry that has passed."""
+        soon = domain.clock.now + MINUTE
+        with pytest.raises(errors.InvalidFields):
+            domain.lifecycle.create(OPERATOR, dataclasses.replace(DRAFT, expire_time=soon))
+        changing = edit(domain, draft=Draft(project_id="", webhook_url=URL, expire_time=domain.clock.now + MINUTE))
+        with pytest.raises(errors.InvalidFields):
+            domain.lifecycle.update(OPERATOR, dataclasses.replace(changing, fields=("rotation", "expire_time")))
 
 
 class TestUrls:

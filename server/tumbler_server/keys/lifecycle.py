@@ -101,31 +101,13 @@ class Lifecycle:
 
         if not draft.validate_only and (seen := requests.find(self._ledger.select, caller, draft.request_id)):
             return self._ledger.repeated(self._ledger.read, caller, seen)
-        now = self._ledger.clock()
-        check.in_future("expire_time", draft.expire_time, now)
-        check.done()
+        key = self._drafted(caller, draft, values)
         if draft.webhook_url:
             self._endpoints.demand_room(self._ledger.select, draft.project_id, draft.webhook_url)
             self._look_up("rotation.webhook_url", caller, draft.webhook_url)
-
-        expire_time = ledger.expiry(draft.expire_time, draft.ttl, now, otherwise=NEVER)
-        key = Key(
-            id="",
-            project_id=draft.project_id,
-            environment_id=draft.environment_id,
-            create_time=now,
-            created_by=ledger.actor(caller),
-            update_time=now,
-            expire_time=expire_time,
-            rotation_next_time=schedule.next_rotation(values["rotation_interval"], now),
-            expiry_warnings=schedule.given_warnings(expire_time, now),
-            **values,
-        )
-        check.record("", key)
-        check.done()
         if draft.validate_only:
-            return Issued(key, 0, now)
-        return self._issue(caller, key, prefix, draft.request_id)
+            return Issued(key, 0, key.create_time)
+        return self._issue(caller, draft, values, prefix)
 
     def update(self, caller: Key, edit: Edit) -> Changed:
         """Change fields of a key.
@@ -133,7 +115,6 @@ class Lifecycle:
         Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``, ``EtagMismatch``, ``ScopeEscalation``,
         ``SelfWidening``, ``ScopeMissing``, ``WebhooksNeedPepper``, ``LimitReached``, ``Overloaded``.
         """
-        now = self._ledger.clock()
         check = Check()
         check.key_id("api_key.id", edit.key_id)
         if not edit.fields:
@@ -142,20 +123,20 @@ class Lifecycle:
             if name not in UPDATABLE:
                 check.fail(f"update_mask.paths[{number}]", f"must be one of {', '.join(UPDATABLE)}")
         values = self._checked(check, edit.draft, "api_key.")
-        if "expire_time" in edit.fields:
-            check.in_future("api_key.expire_time", edit.draft.expire_time, now)
-        check.done()
+        self._demand_future(check, edit, self._ledger.clock())
         if edit.draft.webhook_url:
             self._endpoints.demand_pepper()
 
         if edit.draft.webhook_url and "rotation" in edit.fields:
             # All that the transaction would refuse is refused before a name is looked up.
-            before, after = self._edited(self._ledger, caller, edit, values, now)
+            before, after = self._edited(self._ledger, caller, edit, values, self._ledger.clock())
             if after.webhook_url != before.webhook_url:
                 self._endpoints.demand_room(self._ledger.select, after.project_id, after.webhook_url)
                 self._look_up("api_key.rotation.webhook_url", caller, after.webhook_url)
 
         def work(transaction: Transaction) -> Changed:
+            now = self._ledger.clock()
+            self._demand_future(check, edit, now)
             before, after = self._edited(transaction, caller, edit, values, now)
             webhook_secret = ""
             if "rotation" in edit.fields and after.webhook_url:
@@ -225,6 +206,11 @@ class Lifecycle:
 
         return self._ledger.write(work, urgent=True)
 
+    def _demand_future(self, check: Check, edit: Edit, now: int) -> None:
+        if "expire_time" in edit.fields:
+            check.in_future("api_key.expire_time", edit.draft.expire_time, now)
+        check.done()
+
     def _edited(
         self, on: Ledger | Transaction, caller: Key, edit: Edit, values: Mapping[str, Any], now: int
     ) -> tuple[Key, Key]:
@@ -252,12 +238,37 @@ class Lifecycle:
         check.webhook(field, url, lambda url: self._endpoints.judge.look_up(url, caller.project_id))
         check.done()
 
-    def _issue(self, caller: Key, key: Key, prefix: str, request_id: RequestId) -> Issued:
+    def _drafted(self, caller: Key, draft: Draft, values: Mapping[str, Any]) -> Key:
+        """Return the key that a draft makes now. Raises ``InvalidFields``."""
+        now = self._ledger.clock()
+        check = Check()
+        check.in_future("expire_time", draft.expire_time, now)
+        check.done()
+        expire_time = ledger.expiry(draft.expire_time, draft.ttl, now, otherwise=NEVER)
+        key = Key(
+            id="",
+            project_id=draft.project_id,
+            environment_id=draft.environment_id,
+            create_time=now,
+            created_by=ledger.actor(caller),
+            update_time=now,
+            expire_time=expire_time,
+            rotation_next_time=schedule.next_rotation(values["rotation_interval"], now),
+            expiry_warnings=schedule.given_warnings(expire_time, now),
+            **values,
+        )
+        check.record("", key)
+        check.done()
+        return key
+
+    def _issue(self, caller: Key, draft: Draft, values: Mapping[str, Any], prefix: str) -> Issued:
         made, sealed = self._ledger.make(prefix)
 
         def work(transaction: Transaction) -> Issued:
+            request_id = draft.request_id
             if seen := requests.find(transaction.select, caller, request_id):
                 return self._ledger.repeated(transaction.read, caller, seen)
+            key = self._drafted(caller, draft, values)
             now = key.create_time
             issued = self._ledger.insert(transaction, key, made, sealed, {})
             opened = self._endpoints.open(transaction, key.project_id, key.webhook_url, now) if key.webhook_url else ""
