@@ -7,10 +7,13 @@ test there are few examples; ``python -m tests.property.test_worst_days_machine`
 import argparse
 import itertools
 import logging
-import tempfile
+import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import structlog
 from hypothesis import HealthCheck, settings
@@ -18,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from tests.domain import OPERATOR
-from tests.histories.scene import Postgresql
+from tests.histories.scene import Postgresql, memory
 from tests.property.test_lifecycle_machine import (
     NOBODYS,
     Lines,
@@ -40,7 +43,13 @@ from tumbler_server.keys import audit
 from tumbler_server.keys.verifier import Question
 from tumbler_server.store.database import Transaction
 
+SECONDS_PER_LINE = 60
+
 leaps = st.sampled_from([-3_650 * DAY, -500 * DAY, 500 * DAY, 3_650 * DAY])
+
+
+def ended() -> None:
+    """Hear that an example has passed."""
 
 
 class Killed(BaseException):
@@ -152,6 +161,7 @@ class WorstDays(Lines):
         """At the end the audit finds nothing wrong, whatever happened."""
         assert audit.run(self.servers[0].store, self.clock).problems == ()
         super().teardown()
+        ended()
 
 
 class TestWorstDays(WorstDays.TestCase):  # type: ignore[misc,name-defined]
@@ -190,24 +200,43 @@ def main() -> None:
         suppress_health_check=list(HealthCheck),
     )
     databases = [options.only] if options.only else ["sqlite", "postgresql"]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a database is ended, and removed
     for database, processes in itertools.product(databases, [options.processes] if options.processes else [1, 2]):
-        began = time.monotonic()
         machine = WorstDays if processes > 1 else OneProcess
-        if database == "sqlite":
-            run_state_machine_as_test(machine, settings=wanted)
-        else:
-            _on_postgresql(machine, wanted)
+        with _counted(f"{database}, processes: {processes}", options.steps):
+            if database == "sqlite":
+                run_state_machine_as_test(machine, settings=wanted)
+            else:
+                _on_postgresql(machine, wanted)
+
+
+@contextmanager
+def _counted(what: str, steps: int) -> Iterator[None]:
+    """Say on stderr each minute how many examples have passed, and on stdout at the end, be it an early one."""
+    global ended  # noqa: PLW0603 - hypothesis makes the machines, and passes nothing on to them
+    began = told = time.monotonic()
+    passed = 0
+
+    def tell(file: TextIO) -> None:
         seconds = time.monotonic() - began
-        print(
-            f"{database}, processes: {processes}: "
-            f"{options.examples:,} examples of {options.steps} steps in {seconds:,.0f} s, none failed",
-            flush=True,
-        )
+        print(f"{what}: {passed:,} examples of {steps} steps passed in {seconds:,.0f} s", file=file, flush=True)
+
+    def count() -> None:
+        nonlocal told, passed
+        passed += 1
+        if time.monotonic() - told >= SECONDS_PER_LINE:
+            told = time.monotonic()
+            tell(sys.stderr)
+
+    ended = count
+    try:
+        yield
+    finally:
+        tell(sys.stdout)
 
 
 def _on_postgresql(machine: type[WorstDays], wanted: settings) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        server = Postgresql(Path(folder) / "postgresql")
+    with memory() as folder, closing(Postgresql(folder / "postgresql")) as server:
         numbers = itertools.count()
 
         class OnPostgreSQL(machine):  # type: ignore[valid-type,misc]
@@ -227,8 +256,10 @@ def _on_postgresql(machine: type[WorstDays], wanted: settings) -> None:
                     each.let_lapse()
 
         run_state_machine_as_test(OnPostgreSQL, settings=wanted)
-        server.close()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # what has passed until then was said
+        sys.exit(130)
