@@ -21,7 +21,7 @@ from tumbler_server.keys.first_use import LINE
 from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.keys.record import OldKeyEnds
 from tumbler_server.keys.verifier import Question
-from tumbler_server.store.database import open_store
+from tumbler_server.store.database import Store, open_store
 
 SCOPES = ("orders:read", "orders:*", "users:read", "*", "tumbler:keys:read")
 REQUIRED = ((), ("orders:read",), ("users:read", "orders:read"), ("tumbler:keys:read",))
@@ -125,7 +125,7 @@ class Lines(RuleBasedStateMachine):
         self._folder = tempfile.TemporaryDirectory()
         self._url = self.place(Path(self._folder.name))
         self.clock = FrozenClock()
-        first = Domain(new_store(self._url), self.clock)
+        first = Domain(self.founded(self._url), self.clock)
         self.servers = [first, self._begun() if self.processes > 1 else first]
         noted: dict[ModelKey, None] = {}
         self.noted = [noted, {} if self.processes > 1 else noted]
@@ -135,6 +135,10 @@ class Lines(RuleBasedStateMachine):
     def place(self, folder: Path) -> str:
         """Return the URL of a new, empty database."""
         return f"sqlite:////{str(folder).lstrip('/')}/test.db"
+
+    def founded(self, url: str) -> Store:
+        """Open a database, with its tables made and empty."""
+        return new_store(url)
 
     def settle(self) -> None:
         """Have each server hear what the other has done: on SQLite they need not."""

@@ -41,7 +41,7 @@ from tumbler_server.events.retention import Retention
 from tumbler_server.events.timekeeping import Timekeeper
 from tumbler_server.keys import audit
 from tumbler_server.keys.verifier import Question
-from tumbler_server.store.database import Transaction
+from tumbler_server.store.database import Store, Transaction, open_store
 
 SECONDS_PER_LINE = 60
 
@@ -237,19 +237,22 @@ def _counted(what: str, steps: int) -> Iterator[None]:
 
 def _on_postgresql(machine: type[WorstDays], wanted: settings) -> None:
     with memory() as folder, closing(Postgresql(folder / "postgresql")) as server:
-        numbers = itertools.count()
+        fresh: list[Rows] = []
 
         class OnPostgreSQL(machine):  # type: ignore[valid-type,misc]
-            """The same on PostgreSQL: each example in a schema of its own."""
+            """The same on PostgreSQL: all examples in one database, which is emptied for each."""
 
             def place(self, folder: Path) -> str:  # noqa: ARG002 - SQLite's
-                self._schema = f"worst{next(numbers)}"
-                server.run(f"CREATE SCHEMA {self._schema}")
-                return f"{server.url}&options=-csearch_path%3D{self._schema}"
+                return server.url
 
-            def teardown(self) -> None:
-                super().teardown()
-                server.run(f"DROP SCHEMA {self._schema} CASCADE")  # thousands of them would slow the server down
+            def founded(self, url: str) -> Store:
+                if not fresh:
+                    store = super().founded(url)
+                    fresh.append(rows(store))
+                else:
+                    store = open_store(url)
+                    put_back(store, fresh[0])
+                return store
 
             def settle(self) -> None:
                 for each in self.servers:
