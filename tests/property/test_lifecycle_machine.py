@@ -151,7 +151,7 @@ class Lines(RuleBasedStateMachine):
     @rule(target=keys, server=servers, granted=scopes, ttl=lives)
     def create(self, server: int, granted: set[str], ttl: int | None) -> ModelKey:
         """Create a key."""
-        issued = self.servers[server].create(scopes=tuple(granted), ttl=ttl)
+        issued = self.servers[server].create(scopes=tuple(sorted(granted)), ttl=ttl)
         return self._add(issued.key.id, issued.text, granted, None if ttl is None else self.clock.now + ttl)
 
     @precondition(lambda self: self._standing())
@@ -313,7 +313,8 @@ class Lives(Lines):
     @rule(server=servers, key=keys, granted=scopes)
     def change_scopes(self, server: int, key: ModelKey, granted: set[str]) -> None:
         """Change a key's scopes; a revoked key cannot be changed."""
-        edit = Edit(key.id, Draft("", scopes=tuple(granted)), ("scopes",))
+        # Sorted: a set's own order differs from one to the next, and scopes in another order are a change.
+        edit = Edit(key.id, Draft("", scopes=tuple(sorted(granted))), ("scopes",))
         if self._changed(server, key, edit, granted != key.scopes):
             key.scopes = set(granted)
 
