@@ -5,6 +5,7 @@ other one, and the server ends with a line that says what happened.
 """
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import threading
@@ -73,6 +74,27 @@ def log_removed(database: Path, backup: Path) -> None:
     database.with_name(database.name + "-wal").unlink()
 
 
+def log_emptied(database: Path, backup: Path) -> None:
+    """`: > database-wal`."""
+    del backup
+    os.truncate(database.with_name(database.name + "-wal"), 0)
+
+
+def log_cut_off(database: Path, backup: Path) -> None:
+    """`truncate -s ... database-wal`."""
+    del backup
+    log = database.with_name(database.name + "-wal")
+    os.truncate(log, log.stat().st_size // 2)
+
+
+def log_copied_over(database: Path, backup: Path) -> None:
+    """`cp older-wal database-wal`."""
+    log = backup.with_name("older-wal")
+    shutil.copyfile(database.with_name(database.name + "-wal"), log)
+    time.sleep(0.2)  # some changes later
+    shutil.copyfile(log, database.with_name(database.name + "-wal"))
+
+
 def copied_over(database: Path, backup: Path) -> None:
     """`cp backup database`."""
     shutil.copyfile(backup, database)
@@ -92,6 +114,9 @@ WAYS = (
     folder_swapped,
     removed,
     log_removed,
+    log_emptied,
+    log_cut_off,
+    log_copied_over,
     restored_by_sqlite,
     copied_over,
 )
@@ -166,6 +191,10 @@ def test_a_file(embedded: Service, way: Callable[[Path, Path], None], workers: i
         return
     embedded.start("--workers", str(workers))
     embedded.audit()
+    if way in (log_emptied, log_cut_off, log_copied_over):
+        assert "since the last checkpoint may be lost" in line or "another process of this server saw first" in line
+        assert embedded.read("PRAGMA integrity_check") == [("ok",)]
+        return
     assert embedded.verdict(kept) == "VALID"
     assert embedded.verdict(revoked.key) == "NOT_FOUND"
 

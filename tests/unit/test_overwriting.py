@@ -3,6 +3,8 @@
 import contextlib
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,9 +32,15 @@ def connection(file: Path) -> Iterator[apsw.Connection]:
 
 def looking(file: Path) -> Overwriting:
     """Return what looks at a database, and has looked once."""
-    overwriting = Overwriting(file, file.with_name(file.name + "-shm"))
+    overwriting = Overwriting(file, *(file.with_name(file.name + name) for name in ("-wal", "-shm")))
     assert not overwriting.seen()
     return overwriting
+
+
+def fill(connection: apsw.Connection, rows: int = 1) -> None:
+    """Write some pages in a commit each."""
+    for _ in range(rows):
+        connection.execute("INSERT INTO t VALUES (randomblob(20000))")
 
 
 def touch(file: Path) -> None:
@@ -154,3 +162,108 @@ def test_without_an_index(file: Path) -> None:
     overwriting = looking(file)
     file.write_bytes(b"pages")
     assert not overwriting.seen()
+
+
+class TestLog:
+    """What of a log's changes counts as written past SQLite."""
+
+    @pytest.fixture
+    def log(self, file: Path, connection: apsw.Connection) -> Path:
+        """Name the log of a database, which has something in it."""
+        fill(connection, 3)
+        return file.with_name(file.name + "-wal")
+
+    def overwritten(self, looking: Overwriting, log: Path, content: bytes) -> bool:
+        """Write a log in place, and say whether that is seen."""
+        log.write_bytes(content)
+        return looking.log_seen()
+
+    @pytest.mark.parametrize("mode", ["PASSIVE", "FULL", "RESTART", "TRUNCATE"])
+    def test_sqlite_s_own(self, file: Path, connection: apsw.Connection, mode: str) -> None:
+        """Commits, checkpoints of any kind and a log that begins again, by any connection, are SQLite's own."""
+        overwriting = looking(file)
+        with contextlib.closing(apsw.Connection(str(file))) as other:
+            for _ in range(5):
+                for each in (connection, other):
+                    fill(each)
+                    assert not overwriting.log_seen()
+                    each.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+                    assert not overwriting.log_seen()
+
+    def test_a_rollback(self, file: Path, connection: apsw.Connection) -> None:
+        """What a transaction left in the log that was rolled back is written over by the next, and that is right."""
+        overwriting = looking(file)
+        connection.execute("PRAGMA cache_size = 2")  # so that it is written before it is committed
+        connection.execute("BEGIN")
+        fill(connection, 20)
+        assert not overwriting.log_seen()
+        connection.execute("ROLLBACK")
+        assert not overwriting.log_seen()
+        fill(connection)
+        assert not overwriting.log_seen()
+
+    @pytest.mark.parametrize("left", [0, 20, 32, 100, -1, -25, -5000])
+    def test_cut_off(self, file: Path, log: Path, left: int) -> None:
+        """A log that was cut off, be it by a byte, has lost its last frame."""
+        overwriting = looking(file)
+        assert not overwriting.log_seen()
+        os.truncate(log, left if left >= 0 else log.stat().st_size + left)
+        assert overwriting.log_seen()
+
+    def test_cut_off_between_two_looks_and_written_to(self, file: Path, log: Path, connection: apsw.Connection) -> None:
+        """A commit that follows at once hides nothing: the frame that was the last before is not there any more."""
+        overwriting = looking(file)
+        assert not overwriting.log_seen()
+        os.truncate(log, 32)
+        connection.execute("INSERT INTO t VALUES (1)")
+        assert overwriting.log_seen()
+
+    def test_an_older_copy(self, file: Path, log: Path, connection: apsw.Connection) -> None:
+        """A copy from before the last commit, or from before the log began again, is another log."""
+        before = log.read_bytes()
+        fill(connection)
+        overwriting = looking(file)
+        assert not overwriting.log_seen()
+        longer = before + bytes(log.stat().st_size - len(before))
+        assert self.overwritten(overwriting, log, longer)
+
+        connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        fill(connection)
+        overwriting = looking(file)
+        assert self.overwritten(overwriting, log, longer)
+
+    def test_an_older_index(self, file: Path, connection: apsw.Connection) -> None:
+        """An index that counts fewer frames than before would have the next commit overwrite the others."""
+        index = file.with_name(file.name + "-shm")
+        before = index.read_bytes()
+        fill(connection)
+        overwriting = looking(file)
+        assert not overwriting.log_seen()
+        with index.open("r+b") as opened:
+            opened.write(before)
+        assert overwriting.log_seen()
+
+    def test_no_false_alarm(self, file: Path, connection: apsw.Connection) -> None:
+        """Processes that write, roll back and checkpoint at the same time are never taken for somebody else."""
+        program = (
+            "import sys, random, time, apsw\n"
+            "c = apsw.Connection(sys.argv[1]); c.set_busy_timeout(20000); c.execute('PRAGMA wal_autocheckpoint = 5')\n"
+            "end = time.monotonic() + 3\n"
+            "while time.monotonic() < end:\n"
+            "  c.execute('BEGIN IMMEDIATE'); c.execute('INSERT INTO t VALUES (randomblob(9000))')\n"
+            "  c.execute(random.choice(['COMMIT', 'COMMIT', 'ROLLBACK']))\n"
+            "  if random.random() < 0.2:\n"
+            "    mode = random.choice(['PASSIVE', 'FULL', 'RESTART', 'TRUNCATE'])\n"
+            "    try: c.execute(f'PRAGMA wal_checkpoint({mode})')\n"
+            "    except apsw.BusyError: pass\n"
+        )
+        writers = [subprocess.Popen([sys.executable, "-c", program, str(file)]) for _ in range(3)]
+        overwriting = looking(file)
+        looks = 0
+        while any(each.poll() is None for each in writers):
+            assert not overwriting.seen()
+            assert not overwriting.log_seen()
+            looks += 1
+        assert [each.returncode for each in writers] == [0, 0, 0]
+        assert connection.execute("PRAGMA integrity_check").get == "ok"
+        assert looks > 100

@@ -36,8 +36,9 @@ class Identity:
         self._opened: _Inode | None = None
         self._logs: dict[Path, _Inode] = {}
         self._next = 0.0
-        self._overwriting = Overwriting(self._path, self._shm)
+        self._overwriting = Overwriting(self._path, self._wal, self._shm)
         self._overwritten = False
+        self._log_overwritten = False
 
     def now_and_then(self) -> None:
         """Look, if that was some time ago. Raises ``Replaced``."""
@@ -61,16 +62,28 @@ class Identity:
                     with self._lock:
                         self._logs.setdefault(log, found)
             elif found != known and log in self._logs:
+                if _inode(self._aside(known)) == known:
+                    raise Replaced(
+                        f"{self._path} or its log was replaced or overwritten while it was open, as another process of "
+                        "this server saw first"
+                    )
                 raise Replaced(f"{log} was {'replaced' if found else 'removed'} while it was open")
         with self._lock:
             self._overwritten = self._overwritten or self._overwriting.seen()
+            self._log_overwritten = self._log_overwritten or self._overwriting.log_seen()
         if self._overwritten:
             raise Replaced(f"{self._path} was overwritten while it was open")
+        if self._log_overwritten:
+            raise Replaced(
+                f"{self._wal} was overwritten or cut off while it was open, and what was changed since the last "
+                "checkpoint may be lost with it"
+            )
 
     def forget_logs(self) -> None:
         """Take note that no connection is open: SQLite removes its logs with the last one, and makes new ones."""
         with self._lock:
             self._logs.clear()
+            self._overwriting.forget_log()
 
     def set_aside(self) -> str:
         """Keep the log of a file that was replaced from being taken for its successor's; say where it is, if it was.
@@ -79,17 +92,22 @@ class Identity:
         """
         with self._lock:
             ours = dict(self._logs)
-        mixed = self._overwritten or _inode(self._path) != self._opened
+        mixed = self._overwritten or self._log_overwritten or _inode(self._path) != self._opened
         with contextlib.suppress(OSError):
             if mixed and self._shm in ours and _inode(self._shm) == ours[self._shm]:
                 self._shm.unlink()  # nothing is in it that is not in the log
         if (log := ours.get(self._wal)) is None:
             return ""
-        aside = self._wal.with_name(f"{self._path.name}-{log[1]}-replaced-wal")
+        aside = self._aside(log)
         with contextlib.suppress(OSError):
             if mixed and _inode(self._wal) == log:
                 self._wal.rename(aside)
+        if self._log_overwritten:
+            return ""  # the last changes are not in it any more
         return str(aside) if _inode(aside) == log else ""  # another process of ours may have been faster
+
+    def _aside(self, log: _Inode) -> Path:
+        return self._wal.with_name(f"{self._path.name}-{log[1]}-replaced-wal")
 
     def _look_at_file(self) -> None:
         found = _inode(self._path)

@@ -1,8 +1,13 @@
-"""Whether somebody writes to a SQLite file past SQLite: a backup that is copied into it, say.
+"""Whether somebody writes to a SQLite file or its log past SQLite: a backup that is copied into it, say.
 
 The file keeps its inode, and SQLite sees nothing: it goes on with the pages that it remembers and those in its log, and
-mixes them with what it reads. But in WAL mode the file itself is written only by checkpoints, and the log's index says
-of each that it was made. So a file that has changed since a look, with no checkpoint since, was written by another.
+mixes them with what it reads. Two things give it away:
+
+- In WAL mode the file itself is written only by checkpoints, and the log's index says of each that it was made. So a
+  file that has changed since a look, with no checkpoint since, was written by another.
+- The index says how many frames the log has, and the salt and the running checksum of the last one. Within one salt
+  frames are only added. So a log whose frame of that number is another, or has gone, was cut off or overwritten; and an
+  index that counts fewer frames than before is an older one.
 
 The index (``-shm``) is documented, at https://sqlite.org/walformat.html. It is read by the descriptor that SQLite has
 open: one of our own would, as it is closed, take the process's locks on the file with it, as POSIX has it.
@@ -15,9 +20,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 _SIZE = 136
-_SALT = struct.Struct("=8s")
+_HEADER = struct.Struct("=12xB1xHI4xII8s8x")
 _NUMBER = struct.Struct("=I")
-_SALT_AT, _DONE_AT, _BEGUN_AT = 32, 96, 128
+_DONE_AT, _BEGUN_AT = 96, 128
+
+_LOG_HEADER, _LOG_SALT = 32, slice(16, 24)
+_FRAME = struct.Struct(">8x8sII")
 
 _DESCRIPTORS = Path("/proc/self/fd")
 
@@ -30,14 +38,30 @@ class _Checkpoints(NamedTuple):
     begun: int
 
 
+class _Frames(NamedTuple):
+    """How many frames the log has, how long their pages are, and what the last one bears."""
+
+    salt: bytes
+    number: int
+    page: int
+    checksum: tuple[int, int]
+
+    @property
+    def last(self) -> tuple[bytes, int, int]:
+        """Salt and checksum of the last frame, as they stand in the log."""
+        return (self.salt, *self.checksum)
+
+
 class Overwriting:
     """Looks at a file in WAL mode. On Linux; elsewhere it sees nothing. For one thread at a time."""
 
-    def __init__(self, file: Path, index: Path) -> None:
+    def __init__(self, file: Path, log: Path, index: Path) -> None:
         self._file = file
+        self._log = log
         self._index = index
         self._descriptor = -1
         self._seen: tuple[_Checkpoints, int, int] | None = None
+        self._frames: _Frames | None = None
 
     def seen(self) -> bool:
         """Say whether the file was written by another since the last look. In doubt it was not."""
@@ -53,7 +77,48 @@ class Overwriting:
         seen, self._seen = self._seen, now
         return seen is not None and seen[0] == before and seen != now
 
+    def log_seen(self) -> bool:
+        """Say whether the log, or its index, was written by another since the last look. In doubt it was not."""
+        before = self._header()
+        if before is None:
+            return False
+        frames = _frames(before)
+        known = self._frames if self._frames and self._frames.salt == frames.salt else frames
+        try:
+            log = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)  # SQLite takes no locks on it, so it may be closed
+            try:
+                salt = os.pread(log, _LOG_HEADER, 0)[_LOG_SALT]
+                stands = all(_frame(log, each) == each.last for each in {known, frames} if each.number)
+            finally:
+                os.close(log)
+        except OSError:
+            return False
+        if self._header() != before:
+            return False  # something was committed, or the log begun again, while we looked
+        self._frames = frames
+        if known.number > frames.number:
+            return True
+        return bool(frames.number) and not (salt == frames.salt and stands)
+
+    def forget_log(self) -> None:
+        """Take note that the log was removed by SQLite: the next one has nothing to do with it."""
+        self._frames = None
+
+    def _header(self) -> bytes | None:
+        """Return what the index says of the log; None where it says nothing, or is just being written."""
+        index = self._read()
+        if index is None or index[:48] != index[48:96] or not _HEADER.unpack_from(index)[0]:
+            return None
+        return index[:48]
+
     def _checkpoints(self) -> _Checkpoints | None:
+        index = self._read()
+        if index is None:
+            return None
+        (done,), (begun,) = _NUMBER.unpack_from(index, _DONE_AT), _NUMBER.unpack_from(index, _BEGUN_AT)
+        return _Checkpoints(_frames(index).salt, done, begun)
+
+    def _read(self) -> bytes | None:
         try:
             wanted = os.stat(self._index)
             if self._descriptor < 0 or not os.path.samestat(wanted, os.fstat(self._descriptor)):
@@ -64,11 +129,21 @@ class Overwriting:
         except OSError:
             self._descriptor = -1
             return None
-        if len(index) < _SIZE:
-            return None
-        (salt,) = _SALT.unpack_from(index, _SALT_AT)
-        (done,), (begun,) = _NUMBER.unpack_from(index, _DONE_AT), _NUMBER.unpack_from(index, _BEGUN_AT)
-        return _Checkpoints(salt, done, begun)
+        return index if len(index) == _SIZE else None
+
+
+def _frames(index: bytes) -> _Frames:
+    _, page, count, *checksum, salt = _HEADER.unpack_from(index)
+    return _Frames(salt, count, (page & 0xFE00) + ((page & 1) << 16), (checksum[0], checksum[1]))
+
+
+def _frame(log: int, frames: _Frames) -> tuple[bytes, int, int] | None:
+    """Return what the log has at the place of the last of these frames; None where it ends before that does."""
+    length = _FRAME.size + frames.page
+    end = _LOG_HEADER + frames.number * length
+    if os.fstat(log).st_size < end:
+        return None
+    return _FRAME.unpack(os.pread(log, _FRAME.size, end - length))
 
 
 def _descriptor_of(wanted: os.stat_result) -> int:
