@@ -1,6 +1,6 @@
-"""Every limit on what a caller can make this service keep, do or wait for: one table, shown in docs/limits.md.
+"""The limits on what a caller can make this service store, do or wait for. docs/limits.md shows them as a table.
 
-A test holds the page against this module and ``shares``. A limit that is in neither is a mistake.
+A test compares the page with this module and ``shares``. A limit that is in neither is a mistake.
 """
 
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ KIB, MIB = 1024, 1024 * 1024
 
 @dataclass(frozen=True)
 class Limit:
-    """A row of the table. ``beyond`` says what a caller gets, or what happens, past ``most``.
+    """A row of the table. ``beyond`` says what happens past ``most``, or what the caller gets.
 
-    ``setting`` names the flag that changes it; empty: none does.
+    ``setting`` names the flag that changes the limit, or is empty.
     """
 
     what: str
@@ -27,58 +27,65 @@ VERIFY_BYTES = Limit("a Verify request", 16 * KIB, "bytes", "INVALID_ARGUMENT, R
 BATCH_BYTES = Limit("a BatchVerify request", 512 * KIB, "bytes", "INVALID_ARGUMENT, REQUEST_TOO_LARGE")
 REQUEST_BYTES = Limit("any other request", 128 * KIB, "bytes", "INVALID_ARGUMENT, REQUEST_TOO_LARGE")
 MESSAGE_BYTES = Limit(
-    "a message of any kind", BATCH_BYTES.most + 64 * KIB, "bytes", "RESOURCE_EXHAUSTED, by gRPC itself: without details"
+    "a message of any kind",
+    BATCH_BYTES.most + 64 * KIB,
+    "bytes",
+    "RESOURCE_EXHAUSTED from gRPC itself, without details",
 )
-RECORD_BYTES = Limit("a key's record, as sent", 16 * KIB, "bytes", "INVALID_ARGUMENT, INVALID_FIELD")
+RECORD_BYTES = Limit("a key's record, serialized", 16 * KIB, "bytes", "INVALID_ARGUMENT, INVALID_FIELD")
 ANSWER_BYTES = Limit(
-    "an answer", 3 * MIB, "bytes", "a list ends a page early; a batch leaves the rest undecided"
+    "an answer", 3 * MIB, "bytes", "a list ends the page early; a batch leaves the remaining items undecided"
 )  # gRPC's clients take 4 MiB unless told otherwise
-PAGE_ENTRIES = Limit("a page of a list", 1_000, "entries", "a larger page_size counts as 1,000")
+PAGE_ENTRIES = Limit("a page of a list", 1_000, "entries", "a larger page_size is reduced to 1,000")
 PROJECT_KEYS = Limit(
     "keys of a project", 1_000_000, "keys", "RESOURCE_EXHAUSTED, LIMIT_REACHED", "--max-project-keys"
-)  # of all states: a row is kept for ever
-CACHE_KEYS = Limit("remembered keys", 100_000, "keys", "the oldest that is not in use is forgotten", "--cache-size")
+)  # in any state: rows are never deleted
+CACHE_KEYS = Limit("cached keys", 100_000, "keys", "the oldest key not in use is evicted", "--cache-size")
 CACHE_BYTES = Limit(
-    "memory of remembered keys", 128 * MIB, "bytes", "the oldest that is not in use is forgotten", "--cache-bytes"
+    "memory of cached keys", 128 * MIB, "bytes", "the oldest key not in use is evicted", "--cache-bytes"
 )
-CACHED_DEMANDS = Limit("remembered demands of Verify", 1_024, "demands", "the oldest is forgotten (8 MiB in all)")
-DEMAND_TEXT = Limit("a remembered demand's texts together", 512, "characters", "it is checked each time")
+CACHED_DEMANDS = Limit("cached demands of Verify", 1_024, "demands", "the oldest is evicted (8 MiB in all)")
+DEMAND_TEXT = Limit("all texts of a cached demand", 512, "characters", "it is not cached, but checked each time")
 ALIKE_VALUES = Limit(
-    "values of a kind that records share", 4_096, "values", "the oldest is no longer shared (80 MiB in all)"
+    "values of one kind shared between records", 4_096, "values", "the oldest is no longer shared (80 MiB in all)"
 )
-ALIKE_TEXT = Limit("a value that records share", 512, "characters", "each record has its own, which the cache counts")
+ALIKE_TEXT = Limit(
+    "a value shared between records", 512, "characters", "each record has its own copy, which the cache counts"
+)
 RING_EVENTS = Limit("newest events in memory", 10_000, "events", "streams further behind read the database")
 RING_BYTES = Limit("memory of the newest events", 16 * MIB, "bytes", "streams further behind read the database")
-NOTICE_EVENTS = Limit("a response of Watch", 100, "events", "the rest comes in the next one")
-NOTICE_BYTES = Limit("a response of Watch, as sent", 32 * KIB, "bytes", "the rest comes in the next one")
+NOTICE_EVENTS = Limit("a response of Watch", 100, "events", "the rest is in the next response")
+NOTICE_BYTES = Limit("a response of Watch, serialized", 32 * KIB, "bytes", "the rest is in the next response")
 SHARED_NOTICES = Limit(
-    "responses of Watch that streams share", 32, "responses", "the oldest is made again (5 MiB in all)"
+    "responses of Watch shared between streams", 32, "responses", "the oldest is evicted (5 MiB in all)"
 )
-USE_NOTES = Limit("keys whose last use waits to be written", 200_000, "keys", "the use of others is not noted")
-FIRST_USES = Limit("keys whose first use waits to be written", 10_000, "keys", "others are noted at their next use")
+USE_NOTES = Limit("keys whose last use waits to be written", 200_000, "keys", "the use of further keys is not recorded")
+FIRST_USES = Limit(
+    "keys whose first use waits to be written", 10_000, "keys", "further keys are recorded at their next use"
+)
 LIST_SKIP = Limit("List's skip", 10_000, "keys", "INVALID_ARGUMENT, INVALID_FIELD")
-LIST_SCAN = Limit("what a page of List looks at", 3_000, "keys", "the page ends early, with a next_page_token")
-LIST_COUNT = Limit("what total_size counts", 10_000, "keys", "it is a lower bound")
+LIST_SCAN = Limit("keys that a page of List examines", 3_000, "keys", "the page ends early, with a next_page_token")
+LIST_COUNT = Limit("keys that total_size counts", 10_000, "keys", "total_size is a lower bound")
 
 WEBHOOK_URLS = Limit("webhook URLs", 1_000, "a project", "RESOURCE_EXHAUSTED, LIMIT_REACHED", "--max-webhook-urls")
 WEBHOOK_SECRETS = Limit(
     "replaced webhook secrets that still sign", 3, "a webhook URL", "RESOURCE_EXHAUSTED, LIMIT_REACHED, for a day"
 )
-WEBHOOKS_PENDING = Limit("webhooks that wait to be sent", 200_000, "a project", "the oldest are given up: FAILED")
-WEBHOOKS_SENT = Limit("webhooks that are being sent", 16, "a project, of 64 in all", "they wait")
+WEBHOOKS_PENDING = Limit("webhooks that wait to be sent", 200_000, "a project", "the oldest fail: FAILED")
+WEBHOOKS_SENT = Limit("webhooks in flight", 16, "a project, of 64 in all", "further ones wait")
 WEBHOOK_LOOK_UPS = Limit(
     "Creates and Updates that look up a webhook's host", 2, "a project", "RESOURCE_EXHAUSTED, OVERLOADED"
 )
 WATCH_KEY = Limit("Watch streams of a key", 2_000, "streams a process", "RESOURCE_EXHAUSTED, OVERLOADED")
 WATCH_PROJECT = Limit("Watch streams of a project's keys", 2_500, "streams a process", "RESOURCE_EXHAUSTED, OVERLOADED")
 WATCH_BEATS = Limit(
-    "heartbeats that a project's streams ask for", 500, "a second and process", "RESOURCE_EXHAUSTED, OVERLOADED"
+    "heartbeats that a project's streams request", 500, "a second and process", "RESOURCE_EXHAUSTED, OVERLOADED"
 )
 WATCH_PROCESS = Limit(
     "Watch streams",
     5_000,
     "streams a process",
-    "the newest of the project with the most ends, or the newcomer is refused: RESOURCE_EXHAUSTED, OVERLOADED",
+    "the newest stream of the project with the most ends, or the new one is refused: RESOURCE_EXHAUSTED, OVERLOADED",
     "--max-watch-streams",
 )
 
@@ -95,9 +102,9 @@ ENTRIES: Mapping[str, int] = {
     "states": 16,
     "types": 32,
 }
-"""The most entries of each repeated field and map of the requests, by the field's name: one name has one limit.
+"""The most entries of each repeated field and map of the requests, by field name: one name has one limit.
 
-They are counted before any entry is looked at (``rpc.counting``).
+The server counts entries before it reads any (``rpc.counting``).
 """
 
 LENGTHS: Mapping[str, int] = {
@@ -121,7 +128,7 @@ LENGTHS: Mapping[str, int] = {
     "start_cursor": 4_096,
     "webhook_url": 2_048,
 }
-"""The most characters of each text of the requests, by the field's name. A field's own rule may be narrower."""
+"""The most characters of each text of the requests, by field name. A field's own rule may be stricter."""
 
 ENTRY_LENGTHS: Mapping[str, int] = {
     "allowed_cidrs": 64,

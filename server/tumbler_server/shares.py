@@ -1,4 +1,4 @@
-"""Limits on calls and connections: how many at a time, for all and for one project, and how long each may take."""
+"""Limits on calls and connections: how many at a time, in all and for each project, and how long each may take."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,10 @@ from tumbler_server.limits import KIB, MIB, Limit
 
 @dataclass(frozen=True)
 class CrowdLimit:
-    """Calls of one kind from their headers until their answer is sent: how many, and how many of one project.
+    """How many calls of one kind may be in flight, in all and for one project.
 
-    Where the caller has no project, a connection counts as one; such calls give way to each other.
+    A call is in flight from its headers until its answer is sent. If the caller has no project, its connection counts
+    as one. If ``gives_way``, a new call takes the place of the one that has waited longest.
     """
 
     name: str
@@ -22,19 +23,20 @@ class CrowdLimit:
         """Return the crowd's row in the table."""
         if self.gives_way:
             beyond = (
-                f"{self.most_each:,} of one connection: RESOURCE_EXHAUSTED with RetryInfo; where all places are taken, "
-                "the one that has waited longest for anything, or for its answer to be taken, is ended"
+                f"more than {self.most_each:,} of one connection: RESOURCE_EXHAUSTED with RetryInfo; "
+                "if all places are taken, the call that has waited longest, for input or for its caller, ends"
             )
         else:
             beyond = (
-                f"{self.most_each:,} of one project, and as many as are free; then RESOURCE_EXHAUSTED with RetryInfo"
+                f"a project has at most {self.most_each:,}, and at most as many as are free; "
+                "beyond that RESOURCE_EXHAUSTED with RetryInfo"
             )
         return Limit(f"calls in flight, {self.name}", self.most, "calls", beyond)
 
 
 @dataclass(frozen=True)
 class LaneLimit:
-    """Work of one kind: how much of it goes on at a time, for all projects and for one, and how much may wait."""
+    """How much work of one kind runs at a time, and how much may wait, in all and for one project."""
 
     name: str
     places: int
@@ -46,78 +48,80 @@ class LaneLimit:
     def row(self) -> Limit:
         """Return the lane's row in the table."""
         return Limit(
-            f"calls under way in the lane “{self.name}”",
+            f"calls running in the lane “{self.name}”",
             self.places,
             "calls",
-            f"{self.share} of one project; {self.waiting:,} wait, {self.waiting_each:,} of one project; "
-            "then RESOURCE_EXHAUSTED with RetryInfo",
+            f"a project runs at most {self.share}; at most {self.waiting:,} more wait, {self.waiting_each:,} of one "
+            "project; beyond that RESOURCE_EXHAUSTED with RetryInfo",
         )
 
 
 _UNREAD = "RESOURCE_EXHAUSTED with RetryInfo, for methods with long answers"
 
 SECONDS_TO_SEND = Limit("time to send a request", 10, "seconds", "DEADLINE_EXCEEDED, REQUEST_TOO_SLOW")
-SECONDS_TO_READ = Limit("time to take an answer", 60, "seconds", "the call is cancelled")
-LONG_ANSWER = Limit("an answer that is not counted among those unread", 64 * KIB, "bytes", "it is counted")
-UNREAD_OF_A_PROJECT = Limit("a project's long answers that are unread", 16 * MIB, "bytes", _UNREAD)
+SECONDS_TO_READ = Limit("time to read an answer", 60, "seconds", "the call is cancelled")
+LONG_ANSWER = Limit("an answer that does not count as unread", 64 * KIB, "bytes", "it counts while it is unread")
+UNREAD_OF_A_PROJECT = Limit("unread long answers of a project", 16 * MIB, "bytes", _UNREAD)
 UNREAD = Limit(
-    "all long answers that are unread", 64 * MIB, "bytes", f"a project has as much as is free; then {_UNREAD}"
+    "all unread long answers", 64 * MIB, "bytes", f"a project has at most as much as is free; beyond that {_UNREAD}"
 )
 HEALTH_BYTES = Limit("a health check", 256, "bytes", "INVALID_ARGUMENT, REQUEST_TOO_LARGE")
-REFLECTION_BYTES = Limit("a question of a reflection stream", 1 * KIB, "bytes", "INVALID_ARGUMENT, REQUEST_TOO_LARGE")
-SECONDS_TO_ASK = Limit("time between two questions of a reflection stream", 30, "seconds", "the stream ends")
+REFLECTION_BYTES = Limit("a request of a reflection stream", 1 * KIB, "bytes", "INVALID_ARGUMENT, REQUEST_TOO_LARGE")
+SECONDS_TO_ASK = Limit("time between two requests of a reflection stream", 30, "seconds", "the stream ends")
 PROOFS_OF_A_KEY = Limit(
-    "secrets presented for one key that bcrypt checks at a time", 2, "secrets", "RESOURCE_EXHAUSTED with RetryInfo"
+    "secrets presented for one key that bcrypt checks at the same time",
+    2,
+    "secrets",
+    "RESOURCE_EXHAUSTED with RetryInfo",
 )
 
 CONNECTIONS = Limit(
     "connections of a process",
     8_192,
     "connections",
-    "closed at once; past a quarter of them, those are cut that have no stream, and nobody let in for 10 s or more",
+    "closed at once; from a quarter of them on, connections are cut that have no stream and had no authenticated call "
+    "for 10 s",
 )
 UNEXPLAINED_RATE = Limit(
-    "bytes of a connection in a second that no message explains, while gRPC reads without a pause",
+    "bytes a second of a connection that no message accounts for, while gRPC reads without a pause",
     4 * MIB,
     "bytes",
-    "strangers, who have it together and each 1 MiB beyond it, are heard no more, and cut 10 s later; a connection on "
-    "which somebody was let in is cut; on Linux",
+    "unauthenticated connections share this limit, and each has 1 MiB beyond it: past that the server drops what they "
+    "send, and cuts them 10 s later; an authenticated connection is cut; Linux only",
 )
 PROMPT_REFUSALS = Limit(
-    "calls of an address in 10 s that are refused at once, on connections on which nobody was let in",
+    "immediate refusals of an address in 10 s, on unauthenticated connections",
     100,
     "calls",
-    "the refusal comes 5 to 10 s late",
+    "each refusal is delayed by 5 to 10 s",
 )
-LATE_REFUSALS = Limit("refusals that come late, at a time", 4_000, "calls", "the connection is cut")
-LAST_WORDS = Limit(
-    "calls that end by a status which is not taken yet", 8_192, "calls", "the oldest is reset, without one"
-)
-STREAMS = Limit("streams of a connection", 100, "streams", "wait at the client, by HTTP/2's own rules")
-PENDING = Limit("calls of a method that wait to be taken up", 4_000, "calls", "CANCELLED, by gRPC itself")
-SECONDS_PENDING = Limit("time that a call waits to be taken up", 2, "seconds", "CANCELLED, by gRPC itself")
+LATE_REFUSALS = Limit("delayed refusals that wait at the same time", 4_000, "calls", "the connection is cut")
+LAST_WORDS = Limit("ended calls whose status is not sent yet", 8_192, "calls", "the oldest is reset, without a status")
+STREAMS = Limit("streams of a connection", 100, "streams", "further calls wait at the client, as HTTP/2 requires")
+PENDING = Limit("calls of a method that wait to be accepted", 4_000, "calls", "CANCELLED, by gRPC itself")
+SECONDS_PENDING = Limit("time that a call waits to be accepted", 2, "seconds", "CANCELLED, by gRPC itself")
 HEADER_BYTES = Limit(
     "headers of a call",
     16 * KIB,
     "bytes",
-    "INVALID_ARGUMENT, REQUEST_TOO_LARGE; the connection is cut unless somebody was let in on it, past 256 KiB always",
+    "INVALID_ARGUMENT, REQUEST_TOO_LARGE; an unauthenticated connection is cut, and past 256 KiB any connection",
 )
 ABSURD = 256 * KIB
-"""Bytes of headers that no proxy lets through by default."""
+"""Bytes of headers that no proxy passes by default."""
 SECONDS_TO_SHAKE_HANDS = Limit("time to open a connection, TLS included", 10, "seconds", "closed")
 SECONDS_IDLE = Limit("idle time of a connection", 900, "seconds", "closed in order (GOAWAY)")
-SECONDS_OF_AGE = Limit("age of a connection", 3_600, "seconds", "closed in order (GOAWAY); calls under way have 300 s")
+SECONDS_OF_AGE = Limit("age of a connection", 3_600, "seconds", "closed in order (GOAWAY); calls in flight have 300 s")
 SECONDS_OF_GRACE = 300
-PINGS = Limit("pings whose answers a peer has not read", 10_000, "pings", "it is read no further, by gRPC itself")
+PINGS = Limit("pings whose answers a peer has not read", 10_000, "pings", "gRPC itself stops reading from the peer")
 
 LIMITS: tuple[Limit, ...] = tuple(each for each in list(globals().values()) if isinstance(each, Limit))
-"""The table of what has no lane and no crowd, in the order of the page."""
+"""The limits without a lane or a crowd, in the order of the page."""
 
 VERIFY_CROWD = CrowdLimit("Verify", 4_000, 1_000)
 BATCH_CROWD = CrowdLimit("BatchVerify", 256, 64)
 CALL_CROWD = CrowdLimit("other methods", 1_024, 128)
 STOP_CROWD = CrowdLimit("Revoke and SetActive", 1_024, 128)
-"""Their own, so that no crowd of other calls keeps a key from being stopped."""
+"""Separate, so that other calls can never prevent stopping a key."""
 WATCH_CROWD = CrowdLimit("Watch", 6_000, 3_000)
 OPEN_CROWD = CrowdLimit("methods that need no key", 1_024, 16, gives_way=True)
 HEALTH_WATCH_CROWD = CrowdLimit("streams of health.Watch", 1_024, 4, gives_way=True)

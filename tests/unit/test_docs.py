@@ -66,9 +66,9 @@ CORES = 4
 
 TABLES: dict[str, list[Limit]] = {
     "What is limited": list(LIMITS),
-    "Connections, and the time that a call may take": list(shares.LIMITS),
+    "Connections and time limits": list(shares.LIMITS),
     "Calls in flight": [crowd.row for crowd in CROWDS],
-    "Calls under way": [lane.row for lane in lane_limits(Config.threads, CORES).values()],
+    "Lanes": [lane.row for lane in lane_limits(Config.threads, CORES).values()],
 }
 """The page's tables of limits, by their headings."""
 
