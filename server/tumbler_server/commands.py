@@ -35,7 +35,7 @@ from tumbler_server.supervisor import supervise
 
 app = typer.Typer(
     name="tumbler-server",
-    help="Tumbler issues API keys and verifies them. Begin with `tumbler-server init`, then `tumbler-server serve`.",
+    help="Tumbler issues and verifies API keys. Run `tumbler-server init` first, then `tumbler-server serve`.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -52,7 +52,7 @@ Output = Annotated[
         "--output",
         metavar="FILE",
         show_default="stdout",
-        help="Put the key into this new file of mode 0600. It is begun before anything is changed.",
+        help="Write the key to this new file of mode 0600. The file is created before anything is changed.",
     ),
 ]
 
@@ -69,12 +69,13 @@ def init(
     """Create the database, the pepper file and the first key, which is shown once.
 
     The key belongs to the reserved project `tumbler` and may do everything. With
-    --output it goes into a new file that only its owner may read; without, it is
-    printed alone on stdout. Refused where an installation exists.
+    --output the command writes it to a new file that only its owner may read.
+    Otherwise stdout contains the key and nothing else. The command fails if an
+    installation exists.
 
         tumbler-server init --output first-key
 
-    If the first key gets lost: `tumbler-server operator-key` makes another.
+    If you lose the first key, `tumbler-server operator-key` makes another.
     """
     installation = Installation(data_dir, database, pepper)
     with Handover(output) as handover:
@@ -92,29 +93,31 @@ def operator_key(
     pepper: settings.PepperFile = None,
     bcrypt_cost: settings.BcryptCost = _DEFAULTS.bcrypt_cost,
     default_prefix: settings.DefaultPrefix = _DEFAULTS.default_prefix,
-    name: Annotated[str, typer.Option("--name", help="What people call the key, 3-255 characters.")] = "operator",
+    name: Annotated[str, typer.Option("--name", help="Name of the key, 3-255 characters.")] = "operator",
     revoke_others: Annotated[
         bool,
-        typer.Option("--revoke-others", help="Revoke all other keys of the project tumbler that carry tumbler:*."),
+        typer.Option(
+            "--revoke-others", help="Revoke all other keys of the project tumbler that have the scope tumbler:*."
+        ),
     ] = False,
     output: Output = None,
 ) -> None:
-    """Make another key that may do everything, where the operator's key is lost, revoked, expired or leaked.
+    """Make another operator's key, if the one you have is lost, revoked, expired or leaked.
 
-    It needs no key and no running server, but what an operator alone has: the
-    database and the pepper file. Servers may be running; they learn of it at
-    once. The key is like the first one: of the reserved project `tumbler`, with
-    the scope `tumbler:*`, and shown this once. The audit trail names this command.
+    The command needs the database and the pepper file, but no key and no running
+    server. Servers may be running; they learn of the new key at once. It is like
+    the first key: it belongs to the reserved project `tumbler`, has the scope
+    `tumbler:*`, and is shown once. The audit trail names this command.
 
-    Lost, and nobody else has it:
+    If the key is lost, and there is no copy:
 
         tumbler-server operator-key --output operator.key
 
-    Leaked: all other keys of this kind are revoked, in the same transaction:
+    If the key leaked, also revoke all other operator's keys, in the same transaction:
 
         tumbler-server operator-key --revoke-others --output operator.key
 
-    Keys of the project `tumbler` with fewer scopes stay as they are. List them:
+    This does not change keys of the project `tumbler` with fewer scopes. List them:
 
         tumbler keys list --project tumbler
     """
@@ -175,7 +178,7 @@ def serve(
     log_level: settings.LogLevel = "info",
     log_format: settings.LogFormat = "",
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish the calls under way. Prints one line when it is ready.
+    """Serve until SIGTERM or Ctrl-C, then finish the calls in flight. Prints one line when it is ready.
 
     tumbler-server serve --listen 127.0.0.1:50051
     """
@@ -226,9 +229,9 @@ def serve(
 
 @app.command()
 def migrate(data_dir: settings.DataDir = _DEFAULTS.installation.data_dir, database: settings.DatabaseUrl = "") -> None:
-    """Bring the database's schema up to what this program knows. Stop all servers and back up first.
+    """Upgrade the database's schema to the version of this program. Back up, and stop all servers first.
 
-    Safe to run more than once: keys that a server of an older version changed meanwhile are taken into the log then.
+    You can run it more than once: it records in the log the keys that a server of an older version changed meanwhile.
     """
     store = open_store(Installation(data_dir, database).database_url)
     if migrations.current(store) == 0:
@@ -246,10 +249,10 @@ def migrate(data_dir: settings.DataDir = _DEFAULTS.installation.data_dir, databa
 def trust_clock(
     data_dir: settings.DataDir = _DEFAULTS.installation.data_dir, database: settings.DatabaseUrl = ""
 ) -> None:
-    """Say that this machine's clock is right, however far it is from the time that the installation knows.
+    """Confirm that this machine's clock is right, if it differs by more than a day from the installation's time.
 
-    Until then, or until a server has run with it for a day, a clock that has leapt by more than a day is not believed:
-    nothing is removed or announced by it. Servers that run heed this within a minute.
+    Servers do not trust such a clock, and remove and announce nothing by it, until you run this command or a server
+    has run with the clock for a day. Running servers act on the command within a minute.
     """
     store = open_store(Installation(data_dir, database).database_url)
     migrations.check(store)
@@ -266,7 +269,7 @@ def doctor(
     pepper: settings.PepperFile = None,
     as_json: settings.Json = False,
 ) -> None:
-    """Say what is wrong with this installation, and how to mend it. Exits with 1 where anything is."""
+    """Show what is wrong with this installation, and how to fix it. Exits with 1 if anything is wrong."""
     findings = diagnosis.examine(Installation(data_dir, database, pepper))
     if as_json:
         print(json.dumps([vars(finding) for finding in findings], indent=2))
@@ -284,20 +287,20 @@ def doctor(
 def pepper_rotate(
     data_dir: settings.DataDir = _DEFAULTS.installation.data_dir, pepper: settings.PepperFile = None
 ) -> None:
-    """Put a new pepper first. Restart the servers; keys are signed anew as they are used, and none stops working."""
+    """Put a new pepper first in the file; then restart the servers. They re-sign keys on use; all keys keep working."""
     path = Installation(data_dir, pepper=pepper).pepper_file
     newest = pepper_file.rotate(path)
     _say(f"{path} now begins with the new pepper {newest.id}. Restart every server that uses it.")
 
 
 def main() -> None:
-    """Run the command; what is wrong with an installation is one line on stderr and exit code 1."""
+    """Run the command. A problem with the installation is one line on stderr, and exit code 1."""
     atexit.register(gc.freeze)  # the last collection, of memory that goes anyway, takes a fifth of a second
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it is closed; what is printed to None goes to the other one
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
     logs.configure()
-    os.umask(0o077)  # nothing that we make is anybody else's business
+    os.umask(0o077)  # files that we create are private
     try:
         app()
     except (SetupError, StoreUnavailable) as failure:

@@ -1,6 +1,6 @@
-"""What an operator can set. Every setting is a flag and an environment variable; both are declared here alone.
+"""The settings of an operator. Each is a flag and an environment variable, declared only here.
 
-docs/configuration.md has the table; a test holds it against these declarations.
+A test compares the table of docs/configuration.md with these declarations.
 """
 
 import ipaddress
@@ -35,7 +35,7 @@ _UNITS = {"ms": SECOND // 1_000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
 
 
 def parse_span(text: str | int) -> int:
-    """Return a span written ``500ms``, ``90s``, ``15m``, ``1h`` or ``7d`` in microseconds."""
+    """Return a duration such as ``500ms``, ``90s``, ``15m``, ``1h`` or ``7d`` in microseconds."""
     if isinstance(text, int):
         return text
     match = re.fullmatch(r"(\d{1,9})(ms|s|m|h|d)", text)
@@ -48,7 +48,7 @@ _SIZES = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 
 def parse_size(text: str | int) -> int:
-    """Return a size written ``512KiB``, ``128MiB`` or ``2GiB`` in bytes."""
+    """Return a size such as ``512KiB``, ``128MiB`` or ``2GiB`` in bytes."""
     if isinstance(text, int):
         return text
     match = re.fullmatch(r"(\d{1,6})(KiB|MiB|GiB)", text)
@@ -64,7 +64,7 @@ def _prefix(text: str) -> str:
 
 
 def parse_address(text: str) -> str:
-    """Return an address as it is, if it is one: a host and a port."""
+    """Return the address, if it is a host and a port."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65_535:
         raise typer.BadParameter("write an address as 127.0.0.1:50051 or [::1]:50051")
@@ -72,14 +72,14 @@ def parse_address(text: str) -> str:
 
 
 def parse_address_or_none(text: str) -> str:
-    """Return an address, or nothing where nothing is written."""
+    """Return the address, or an empty text for an empty text."""
     return text and parse_address(text)
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataDir = Annotated[
     Path,
-    typer.Option("--data-dir", envvar="TUMBLER_DATA_DIR", help="Folder of the embedded database and the pepper file."),
+    typer.Option("--data-dir", envvar="TUMBLER_DATA_DIR", help="Folder of the SQLite database and the pepper file."),
 ]
 DatabaseUrl = Annotated[
     str,
@@ -87,7 +87,7 @@ DatabaseUrl = Annotated[
         "--database",
         envvar="TUMBLER_DATABASE_URL",
         metavar="URL",
-        show_default="sqlite, tumbler.db in the data folder",
+        show_default="SQLite, tumbler.db in the data folder",
         help="sqlite:///path, postgresql://… (any libpq URI) or cockroachdb://….",
     ),
 ]
@@ -97,8 +97,8 @@ DatabaseTimeout = Annotated[
         "--database-timeout",
         envvar="TUMBLER_DATABASE_TIMEOUT",
         parser=parse_span,
-        metavar="SPAN",
-        help="Longest that a change may take in the database, waiting included, at least 500ms; a read, a fifth of it.",
+        metavar="DURATION",
+        help="Maximum time of a change in the database, waiting included; at least 500ms. Reads have a fifth of it.",
     ),
 ]
 PepperFile = Annotated[
@@ -107,7 +107,7 @@ PepperFile = Annotated[
         "--pepper-file",
         envvar="TUMBLER_PEPPER_FILE",
         show_default="pepper in the data folder",
-        help="File of the peppers, mode 0600. Named here, it must exist.",
+        help="File of the peppers, mode 0600. If set, the file must exist.",
     ),
 ]
 Listen = Annotated[
@@ -123,11 +123,14 @@ BcryptCost = Annotated[
         envvar="TUMBLER_BCRYPT_COST",
         min=CHEAPEST_COST,
         max=HIGHEST_COST,
-        help="Cost of new bcrypt hashes; each step doubles the time. Older hashes are remade as their keys are used.",
+        help="Cost of new bcrypt hashes; each step doubles the time. Keys with older hashes are rehashed when used.",
     ),
 ]
 CacheSize = Annotated[
-    int, typer.Option("--cache-size", envvar="TUMBLER_CACHE_SIZE", min=1, help="Most keys that a process remembers.")
+    int,
+    typer.Option(
+        "--cache-size", envvar="TUMBLER_CACHE_SIZE", min=1, help="Maximum number of keys in the cache of a process."
+    ),
 ]
 CacheBytes = Annotated[
     int,
@@ -136,7 +139,7 @@ CacheBytes = Annotated[
         envvar="TUMBLER_CACHE_BYTES",
         parser=parse_size,
         metavar="SIZE",
-        help="Most memory that remembered keys take in a process, at least 1MiB. The oldest not in use are forgotten.",
+        help="Maximum memory of the cache of a process, at least 1MiB. The oldest keys not in use are evicted.",
     ),
 ]
 MaxProjectKeys = Annotated[
@@ -145,7 +148,7 @@ MaxProjectKeys = Annotated[
         "--max-project-keys",
         envvar="TUMBLER_MAX_PROJECT_KEYS",
         min=1,
-        help="Most keys of a project, whatever their state. Create, Rotate and ClaimRotation are then refused.",
+        help="Maximum number of keys of a project, in any state. Beyond it Create, Rotate and ClaimRotation fail.",
     ),
 ]
 CacheTtl = Annotated[
@@ -154,8 +157,8 @@ CacheTtl = Annotated[
         "--cache-ttl",
         envvar="TUMBLER_CACHE_TTL",
         parser=parse_span,
-        metavar="SPAN",
-        help="Longest that a client may reuse an answer while it watches.",
+        metavar="DURATION",
+        help="Maximum time that a client may cache an answer while its Watch stream is fresh.",
     ),
 ]
 MaxStaleness = Annotated[
@@ -164,8 +167,8 @@ MaxStaleness = Annotated[
         "--max-staleness",
         envvar="TUMBLER_MAX_STALENESS",
         parser=parse_span,
-        metavar="SPAN",
-        help="Longest that an answer may lag behind a change made by another server. Past it the database is read.",
+        metavar="DURATION",
+        help="Maximum staleness of an answer after a change by another server. Beyond it the database is read.",
     ),
 ]
 StaleIfError = Annotated[
@@ -174,8 +177,8 @@ StaleIfError = Annotated[
         "--stale-if-error",
         envvar="TUMBLER_STALE_IF_ERROR",
         parser=parse_span,
-        metavar="SPAN",
-        help="How much longer remembered keys are answered while the database is away; revocations may be late by it.",
+        metavar="DURATION",
+        help="How much longer to answer for cached keys while the database is away. Delays revocations by as much.",
     ),
 ]
 DatabaseNotify = Annotated[
@@ -183,7 +186,7 @@ DatabaseNotify = Annotated[
     typer.Option(
         "--database-notify/--no-database-notify",
         envvar="TUMBLER_DATABASE_NOTIFY",
-        help="Wake other servers on PostgreSQL by NOTIFY. Behind a pooler they poll, whatever is said here.",
+        help="Wake other servers on PostgreSQL with NOTIFY. Behind a pooler they only poll.",
     ),
 ]
 DefaultPrefix = Annotated[
@@ -193,7 +196,7 @@ DefaultPrefix = Annotated[
         envvar="TUMBLER_DEFAULT_PREFIX",
         parser=_prefix,
         metavar="PREFIX",
-        help="How keys begin for which Create names no prefix.",
+        help="Prefix of keys for which Create sets none.",
     ),
 ]
 EventRetention = Annotated[
@@ -202,8 +205,8 @@ EventRetention = Annotated[
         "--event-retention",
         envvar="TUMBLER_EVENT_RETENTION",
         parser=parse_span,
-        metavar="SPAN",
-        help="How long events are kept, at least 1d. Older ones are removed from the log's beginning.",
+        metavar="DURATION",
+        help="How long to keep events, at least 1d. Older events are removed from the start of the log.",
     ),
 ]
 MinRotationInterval = Annotated[
@@ -212,8 +215,8 @@ MinRotationInterval = Annotated[
         "--min-rotation-interval",
         envvar="TUMBLER_MIN_ROTATION_INTERVAL",
         parser=parse_span,
-        metavar="SPAN",
-        help="Shortest rotation interval that a key may have.",
+        metavar="DURATION",
+        help="Minimum rotation interval of a key.",
     ),
 ]
 WebhookAllowLoopback = Annotated[
@@ -221,7 +224,7 @@ WebhookAllowLoopback = Annotated[
     typer.Option(
         "--webhook-allow-loopback",
         envvar="TUMBLER_WEBHOOK_ALLOW_LOOPBACK",
-        help="Let webhooks go to 127.0.0.1 and ::1, over http too: for tests and local work.",
+        help="Allow webhooks to 127.0.0.1 and ::1, also over http: for tests and local work.",
     ),
 ]
 WebhookAllowNetworks = Annotated[
@@ -231,7 +234,7 @@ WebhookAllowNetworks = Annotated[
         envvar="TUMBLER_WEBHOOK_ALLOW_NETWORKS",
         metavar="CIDRS",
         show_default="none",
-        help="Private or special networks that webhooks may go to all the same, such as 10.1.0.0/16,fd00:1::/64.",
+        help="Private or special networks that webhooks may reach, such as 10.1.0.0/16,fd00:1::/64.",
     ),
 ]
 WebhookAllowHosts = Annotated[
@@ -241,7 +244,7 @@ WebhookAllowHosts = Annotated[
         envvar="TUMBLER_WEBHOOK_ALLOW_HOSTS",
         metavar="HOSTS",
         show_default="any",
-        help="The only hosts that webhooks may go to, such as hooks.example.com,*.example.org.",
+        help="The only hosts that webhooks may reach, such as hooks.example.com,*.example.org.",
     ),
 ]
 WebhookProxy = Annotated[
@@ -251,7 +254,7 @@ WebhookProxy = Annotated[
         envvar="TUMBLER_WEBHOOK_PROXY",
         metavar="URL",
         show_default="none",
-        help="HTTP proxy that webhooks go through, http://[user:password@]host:port. It resolves their names.",
+        help="HTTP proxy for webhooks, http://[user:password@]host:port. The proxy resolves host names.",
     ),
 ]
 WebhookCaFile = Annotated[
@@ -259,7 +262,7 @@ WebhookCaFile = Annotated[
     typer.Option(
         "--webhook-ca-file",
         envvar="TUMBLER_WEBHOOK_CA_FILE",
-        help="PEM file of authorities that webhooks' receivers may have their certificates from, beside the system's.",
+        help="PEM file of certificate authorities to trust for webhooks, in addition to the system's.",
     ),
 ]
 MaxWebhookUrls = Annotated[
@@ -268,7 +271,7 @@ MaxWebhookUrls = Annotated[
         "--max-webhook-urls",
         envvar="TUMBLER_MAX_WEBHOOK_URLS",
         min=1,
-        help="Webhook URLs that a project may have. One that no key has any more counts for another day.",
+        help="Maximum number of webhook URLs of a project. An unused URL counts for another day.",
     ),
 ]
 SchedulerLease = Annotated[
@@ -277,8 +280,8 @@ SchedulerLease = Annotated[
         "--scheduler-lease",
         envvar="TUMBLER_SCHEDULER_LEASE",
         parser=parse_span,
-        metavar="SPAN",
-        help="How long the process that acts on schedules may be silent before another takes its place, at least 1s.",
+        metavar="DURATION",
+        help="How long the acting scheduler may be silent before another takes over, at least 1s.",
     ),
 ]
 Threads = Annotated[
@@ -288,7 +291,7 @@ Threads = Annotated[
         envvar="TUMBLER_THREADS",
         min=1,
         max=1_000,
-        help="Threads for what reads or writes the database; as many connections are kept.",
+        help="Threads that use the database; the server keeps as many connections.",
     ),
 ]
 Workers = Annotated[
@@ -298,7 +301,7 @@ Workers = Annotated[
         envvar="TUMBLER_WORKERS",
         min=1,
         max=MOST_WORKERS,
-        help="Processes that serve on the one port, each with threads, cache and connections of its own.",
+        help="Serving processes on the port. Each has its own threads, cache and connections.",
     ),
 ]
 MaxWatchStreams = Annotated[
@@ -307,7 +310,7 @@ MaxWatchStreams = Annotated[
         "--max-watch-streams",
         envvar="TUMBLER_MAX_WATCH_STREAMS",
         min=1,
-        help="Watch streams that a process serves at the same time; beyond it the project with the most gives way.",
+        help="Maximum number of Watch streams of a process. Beyond it the project with the most streams gives way.",
     ),
 ]
 MetricsListen = Annotated[
@@ -318,7 +321,7 @@ MetricsListen = Annotated[
         parser=parse_address_or_none,
         metavar="ADDRESS",
         show_default="off",
-        help="Address to show counts on, over plain HTTP in Prometheus' format, to whoever can reach it.",
+        help="Address to serve metrics on, over plain HTTP in Prometheus format, without authentication.",
     ),
 ]
 ShutdownGrace = Annotated[
@@ -327,8 +330,8 @@ ShutdownGrace = Annotated[
         "--shutdown-grace",
         envvar="TUMBLER_SHUTDOWN_GRACE",
         parser=parse_span,
-        metavar="SPAN",
-        help="How long calls under way may go on after SIGTERM.",
+        metavar="DURATION",
+        help="How long calls in flight may continue after SIGTERM.",
     ),
 ]
 Reflection = Annotated[
@@ -337,7 +340,7 @@ Reflection = Annotated[
         "--reflection/--no-reflection",
         envvar="TUMBLER_REFLECTION",
         show_default="on for a loopback address, else off",
-        help="Let tools such as grpcurl ask what the service offers.",
+        help="Offer gRPC reflection, for tools such as grpcurl.",
     ),
 ]
 TlsCert = Annotated[
@@ -351,7 +354,7 @@ TlsClientCa = Annotated[
     typer.Option(
         "--tls-client-ca",
         envvar="TUMBLER_TLS_CLIENT_CA",
-        help="PEM file; clients must then show a certificate it signed.",
+        help="PEM file of a certificate authority. Clients must present a certificate that it signed.",
     ),
 ]
 Insecure = Annotated[
@@ -376,7 +379,7 @@ LogFormat = Annotated[
 
 @dataclass(frozen=True)
 class Installation:
-    """Where an installation keeps what it must keep. The defaults are the embedded ones."""
+    """Where an installation stores its data. The defaults are those of SQLite."""
 
     data_dir: Path = Path("tumbler-data")
     database: str = ""
@@ -389,16 +392,16 @@ class Installation:
 
     @property
     def database_file(self) -> Path:
-        """Return where the embedded database is."""
+        """Return the path of the SQLite database."""
         return self.data_dir.absolute() / "tumbler.db"
 
     @property
     def pepper_file(self) -> Path:
-        """Return where the peppers are."""
+        """Return the path of the pepper file."""
         return self.pepper or self.data_dir / "pepper"
 
     def peppers(self) -> tuple[Pepper, ...]:
-        """Return the peppers; none, where the file is not there and nobody named it. Raises ``SetupError``."""
+        """Return the peppers; none if no file is set and the default one is missing. Raises ``SetupError``."""
         if self.pepper is None and not self.pepper_file.exists():
             return ()
         return pepper.load(self.pepper_file)
@@ -406,7 +409,7 @@ class Installation:
 
 @dataclass(frozen=True)
 class Tls:
-    """The files of TLS. Raises ``SetupError`` where half of it is missing."""
+    """The files of TLS. Raises ``SetupError`` if one of a pair is missing."""
 
     cert: Path | None = None
     key: Path | None = None
@@ -423,7 +426,7 @@ class Tls:
 
 
 def webhook_rules(loopback: bool, networks: str, hosts: str, proxied: bool) -> Rules:
-    """Return what webhooks may reach, of lists separated by commas. Raises ``SetupError``."""
+    """Return what webhooks may reach, from lists separated by commas. Raises ``SetupError``."""
     try:
         allowed = tuple(decide.parse_network(part.strip()) for part in networks.split(",") if part.strip())
     except ValueError:
@@ -440,7 +443,7 @@ _HOST = re.compile(r"(\*\.)?[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*|\[[0-9a-f:.]+\
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that the server is built from. Spans are microseconds."""
+    """All settings of the server. Durations are in microseconds."""
 
     installation: Installation
     listen: str = "127.0.0.1:50051"
@@ -491,7 +494,7 @@ class Config:
 
     @property
     def loopback(self) -> bool:
-        """Whether the server can be reached from this machine alone."""
+        """Whether only this machine can reach the server."""
         host = self.listen.rpartition(":")[0].strip("[]")
         if host == "localhost":
             return True
