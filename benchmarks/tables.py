@@ -1,4 +1,4 @@
-"""What was measured becomes tables, and the tables a part of docs/performance.md."""
+"""Tables of the results, and their place in docs/performance.md."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ def insert(text: str, name: str, block: str) -> str:
 
 
 def ratio(value: Sequence[float] | None) -> str:
-    """Return a ratio as it is shown: the median, and the least and the most of the rounds."""
+    """Return a ratio as text: the median, minimum and maximum of the rounds."""
     if value is None:
         return NOTHING
     found = Ratio(*value)
@@ -41,7 +41,7 @@ def ratio(value: Sequence[float] | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a figure of which three digits matter."""
+    """Return a figure with three significant digits."""
     if value is None:
         return NOTHING
     if value >= 100:
@@ -64,7 +64,7 @@ def workers_table(rows: Sequence[Row]) -> str:
 
 
 def _race(more: Sequence[str], rows: Sequence[Row]) -> str:
-    header = ["call", *more, "by", "of the no-op", "keys a CPU-second", "keys a second", "p50 ms", "p99 ms"]
+    header = ["call", *more, "by", "ratio to the no-op", "keys per CPU-second", "keys per second", "p50 ms", "p99 ms"]
     return table(
         header,
         [
@@ -90,11 +90,11 @@ def fallback_table(rows: Sequence[Row]) -> str:
         "in flight",
         "keys",
         "verified",
-        "refused for now",
-        "CPU ms a key",
+        "refused, to retry",
+        "CPU ms per key",
         "p50 ms",
         "p99 ms",
-        "of the no-op",
+        "ratio to the no-op",
     ]
     lines = []
     for row in rows:
@@ -119,8 +119,8 @@ def fallback_table(rows: Sequence[Row]) -> str:
 
 
 def flood_table(rows: Sequence[Row]) -> str:
-    """Return a table of how good callers fare beside a flood."""
-    header = ["beside", "calls of the flood", "a second", "bcrypt runs", "good callers: calls", "p50 ms", "p99 ms"]
+    """Return a table of the honest callers' latency during a flood."""
+    header = ["beside", "calls of the flood", "per second", "bcrypt runs", "honest callers: calls", "p50 ms", "p99 ms"]
     lines = []
     for row in rows:
         flooded, fared = row["flood"], row["fared"]
@@ -139,12 +139,12 @@ def flood_table(rows: Sequence[Row]) -> str:
 
 
 def memory_table(rows: Sequence[Row]) -> str:
-    """Return a table of what keys cost in memory."""
+    """Return a table of the memory of cached keys."""
     header = [
         "keys in the cache",
         "resident MB",
-        "bytes a key",
-        "since the row above: keys a second",
+        "bytes per key",
+        "since the row above: keys per second",
         "p50 ms",
         "p99 ms",
     ]
@@ -214,12 +214,12 @@ def clients_table(rows: Sequence[Row]) -> str:
     """Return a table of client libraries, a line for each."""
     header = [
         "",
-        "remembered: ns a call",
-        "asked: µs a call",
+        "cached: ns per call",
+        "uncached: µs per call",
         "revoked keys",
         "denied after: p50 ms",
         "p99 ms",
-        "at the most ms",
+        "max ms",
     ]
     return table(
         header,
@@ -241,14 +241,14 @@ def clients_table(rows: Sequence[Row]) -> str:
 
 
 def peers_table(rows: Sequence[Row]) -> str:
-    """Return a table of what others would pick."""
+    """Return a table of the peers."""
     header = [
         "",
         "in flight",
-        "its own no-op, a CPU-second",
-        "of its no-op",
-        "calls a CPU-second",
-        "calls a second",
+        "its own no-op, calls per CPU-second",
+        "ratio to its no-op",
+        "calls per CPU-second",
+        "calls per second",
         "p50 ms",
         "p99 ms",
         "failed",
@@ -285,11 +285,11 @@ PARTS: Mapping[str, tuple[Callable[[Bench], list[dict[str, Any]]], Callable[[Seq
     "clients": (clients.run, clients_table),
     "peers": (peers.run, peers_table),
 }
-"""Each part in the order in which it is run, and how it is shown."""
+"""The parts in the order in which they run, each with the function that makes its table."""
 
 
 def goals_table(results: Mapping[str, Sequence[Row]]) -> str:
-    """Return the table of what was promised, what was measured, and whether that holds."""
+    """Return the table of goals: what was measured, and whether it holds."""
     lines = []
     for name, goal, found, held in _goals(results):
         lines.append([name, goal, found, "yes" if held else "**no**"])
@@ -300,9 +300,9 @@ def _goals(results: Mapping[str, Sequence[Row]]) -> list[tuple[str, str, str, bo
     goals = []
     sqlite = [row for row in results.get("verify", ()) if row["database"] == "SQLite"]
     for name, case, least in (
-        ("warm Verify / no-op, calls a CPU-second", verify.WARM, 0.85),
-        ("Verify of a key never seen (SQLite, digest) / no-op, calls a CPU-second", verify.NEVER_SEEN, 0.6),
-        ("BatchVerify of 500, keys / no-op calls, a CPU-second", verify.batch_name(500), 20.0),
+        ("warm Verify / no-op, calls per CPU-second", verify.WARM, 0.85),
+        ("Verify of a key never seen (SQLite, digest) / no-op, calls per CPU-second", verify.NEVER_SEEN, 0.6),
+        ("BatchVerify of 500, keys / no-op calls, per CPU-second", verify.batch_name(500), 20.0),
     ):
         found = {row["in_flight"]: row["ratio"] for row in sqlite if row["case"] == case}
         if found:
@@ -315,7 +315,7 @@ def _goals(results: Mapping[str, Sequence[Row]]) -> list[tuple[str, str, str, bo
         where = f"{worst['database']}, {worst['whose']}, {worst['order']}, {worst['page']} page"
         name = f"a page of List of {large:,} keys / the first page of {min(row['keys'] for row in pages):,}"
         median = Ratio(*worst["ratio"]).median
-        goals.append((name, "≤ 2", f"at the most {number(median)} ({where})", median <= 2))
+        goals.append((name, "≤ 2", f"at most {number(median)} ({where})", median <= 2))
     filtered = [row for row in results.get("listing-filters", ()) if row["filter"].split(":")[0] in listing.FILTERS]
     filtered = [row for row in filtered if row["order"] == "create_time desc"]
     if filtered:
@@ -323,7 +323,7 @@ def _goals(results: Mapping[str, Sequence[Row]]) -> list[tuple[str, str, str, bo
         where = f"{worst['database']}, {worst['filter']}, {worst['fit']}"
         median = Ratio(*worst["ratio"]).median
         name = "the first page of List by one filter / the first of all, of 400,000 keys of a project"
-        goals.append((name, "≤ 3", f"at the most {number(median)} ({where})", median <= 3))
+        goals.append((name, "≤ 3", f"at most {number(median)} ({where})", median <= 3))
     for row in results.get("flood", ()):
         if "bcrypt_runs" in row:
             calls = f"{row['flood']['calls']:,}"
@@ -341,9 +341,9 @@ def _client_goals(rows: Sequence[Row]) -> list[tuple[str, str, str, bool]]:
         found = {row["client"]: Ratio(*row["cached_ns"]).median for row in rows if row["client"].startswith(language)}
         if found:
             shown = ", ".join(f"{number(nanoseconds)} ns ({name})" for name, nanoseconds in found.items())
-            name = f"a key that the {language} client remembers, verified"
+            name = f"Verify of a cached key, {language} client"
             goals.append((name, f"≤ {most // 1_000} µs", shown, max(found.values()) <= most))
     worst = max(rows, key=lambda row: row["p99"])
-    name = "a revoked key is denied by a client that remembers it, p99 after Revoke returned"
+    name = "time until a client denies a cached key that was revoked, p99 after Revoke returned"
     goals.append((name, "≤ 100 ms", f"{number(worst['p99'])} ms ({worst['client']})", worst["p99"] <= 100))
     return goals
