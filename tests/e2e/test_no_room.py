@@ -72,7 +72,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path, workers: int) -> None:
             failure = refused(service.create)
             assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
             assert dict(failure.info.metadata) == {"cause": "FULL", "changed": "no"}
-            assert failure.message == "the database has no room left; nothing was changed"
+            assert failure.message == "the database has no space left; nothing was changed"
             for _ in range(30):
                 assert refused(service.create).info.metadata["cause"] == "FULL"
                 assert service.verdict(key) == "VALID"
@@ -81,7 +81,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path, workers: int) -> None:
             for line in (lines := told(service, "the database takes no changes")):
                 assert (line["cause"], line["code"]) == ("FULL", "SQLITE_FULL")
                 assert line["reason"] == "database or disk is full"
-                assert "make room" in str(line["mend"])
+                assert "free space" in str(line["mend"])
             assert 1 <= len(lines) <= workers + 1, "one for each process that met it"
         eventually(lambda: service.health("changes") == "SERVING")
         assert service.verdict(service.create().key) == "VALID"

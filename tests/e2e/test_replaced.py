@@ -161,7 +161,7 @@ def test_a_file(embedded: Service, way: Callable[[Path, Path], None], workers: i
     assert late == []
     assert max((began for began, _ in writer.acknowledged), default=0) < done + NOTICED
     assert "while it was" in line
-    assert "put a backup back only while no server runs" in line
+    assert "restore a backup only while no server runs" in line
     if way in (removed, log_removed):
         return
     embedded.start("--workers", str(workers))

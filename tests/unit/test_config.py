@@ -198,8 +198,8 @@ class TestTls:
     @pytest.mark.parametrize(
         ("tls", "message"),
         [
-            ({"cert": FILE}, "--tls-cert and --tls-key belong together"),
-            ({"key": FILE}, "--tls-cert and --tls-key belong together"),
+            ({"cert": FILE}, "--tls-cert and --tls-key must be given together"),
+            ({"key": FILE}, "--tls-cert and --tls-key must be given together"),
             ({"client_ca": FILE}, "--tls-client-ca needs"),
             ({"key": FILE, "client_ca": FILE}, "belong together"),
             ({"cert": FILE, "client_ca": FILE}, "belong together"),

@@ -108,7 +108,7 @@ class Poster:
         except httpcore.ProxyError:
             raise Unsent("the proxy refused") from None
         except _BROKEN:
-            raise Unsent("no complete HTTP answer") from None
+            raise Unsent("no complete HTTP response") from None
 
     def close(self) -> None:
         """Post nothing any more. Posts under way go on, to their deadlines at most."""
