@@ -163,7 +163,7 @@ def test_a_failed_audit_is_told_to_people(embedded: Service) -> None:
     embedded.tamper("UPDATE event SET actor_name = 'somebody else'")
     audit = embedded.command("audit", "verify")
     assert (audit.returncode, audit.stderr) == (1, "")
-    assert audit.stdout.startswith("event 1 is not what was written")
+    assert audit.stdout.startswith("event 1 was changed")
 
 
 def test_the_doctor_finds_nothing_wrong_with_a_new_installation(installed: Service) -> None:

@@ -104,8 +104,8 @@ def test_with_the_log_on_it(small_disk: Path) -> None:
             assert (service.health(), service.verdict(key)) == ("SERVING", "VALID")
         eventually(lambda: service.health("changes") == "SERVING")
         eventually(lambda: told(service, "over: the database takes no changes"))
-        assert all(line["lines"] for line in told(service, "lines were left out"))
-        assert told(service, "lines were left out")
+        assert all(line["lines"] for line in told(service, "lines were dropped"))
+        assert told(service, "lines were dropped")
         assert service.stop() == 0
     finally:
         service.close()

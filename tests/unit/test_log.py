@@ -258,7 +258,7 @@ class TestAudit:
         run(store, EventRow.update(**{column: CHANGED[column]}).where(EventRow.revision == revision))
         found = audit.run(store)
         assert not found
-        assert found.problems[0].startswith(f"event {revision} is not what was written")
+        assert found.problems[0].startswith(f"event {revision} was changed")
 
     @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize(
@@ -402,7 +402,7 @@ class TestAnchor:
         """An event that is kept and was changed in any column is found."""
         remove(store, 2)
         run(store, EventRow.update(**{column: CHANGED[column]}).where(EventRow.revision == revision))
-        assert audit.run(store).problems[0].startswith(f"event {revision} is not what was written")
+        assert audit.run(store).problems[0].startswith(f"event {revision} was changed")
 
     @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ class TestAnchor:
             ([EventRow.delete()], "events 3 to 6 are missing"),
             (
                 [LogHeadRow.update(anchor_hash=bytes(32))],
-                "event 3 is not what was written, or the one before it is not",
+                "event 3 was changed, or the one before it was",
             ),
             ([LogHeadRow.update(anchor_revision=1)], "events 2 to 2 are missing"),
             ([LogHeadRow.update(anchor_revision=0, anchor_hash=bytes(32))], "events 1 to 2 are missing"),

@@ -79,7 +79,7 @@ def _told(what: str, check: Callable[[], Iterable[str]]) -> list[str]:
             if len(shown) < _SHOWN:
                 shown.append(problem)
     except (TypeError, ValueError, peewee.DataError) as failure:
-        shown.append(f"{what} hold a value that this program never writes ({type(failure).__name__})")
+        shown.append(f"{what}: a value that this program never writes ({type(failure).__name__})")
     return shown
 
 
@@ -162,7 +162,7 @@ def _kept_problems(store: Store) -> list[str]:
             after = page[-1][1][0]
         if _kept_head(store) == before:  # else keys of that age changed meanwhile
             if total != before[1]:
-                problems.append(f"a kept event up to {before[0]} is not what was written, or one was removed")
+                problems.append(f"a kept event up to {before[0]} was changed or removed")
             return problems[:_SHOWN]
     return []
 
