@@ -97,7 +97,7 @@ class SelfWidening(TumblerError):
     """A key would make itself stronger; another one has to."""
 
     def __init__(self, key_id: str) -> None:
-        super().__init__("a key cannot widen its own permissions; make this change with another key", key_id=key_id)
+        super().__init__("a key cannot widen itself; make this change with another key", key_id=key_id)
 
 
 class KeyNotFound(TumblerError):

@@ -143,7 +143,7 @@ def test_what_is_refused_is_explained(sqlite_server: Service, project: str) -> N
     refused = sqlite_server.cli("keys", "create", "--project", project, "--name", "ab")
     assert refused.returncode == 1
     assert "name" in refused.stderr
-    assert "3–255 characters" in refused.stderr
+    assert "3-255 characters" in refused.stderr
     error = sqlite_server.cli("keys", "create", "--project", project, "--name", "ab", "--json")
     assert error.returncode == 1
     assert '"INVALID_FIELD"' in error.stdout + error.stderr

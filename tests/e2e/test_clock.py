@@ -64,7 +64,7 @@ def test_a_server_started_with_a_wrong_clock(installed: Service, workers: str, r
     assert not logged(installed, "removed the oldest events")
     code, findings = doctor(installed)
     assert (code, findings["clock"]["severity"]) == (0, "warning")
-    assert findings["clock"]["found"].startswith("it is 500.0 days ahead of the newest time")
+    assert findings["clock"]["found"].startswith("it is 500.0 days ahead of the installation's last known time")
     assert "tumbler-server trust-clock" in findings["clock"]["mend"]
     assert installed.read("SELECT * FROM event ORDER BY revision") == events
     ((used,),) = installed.read("SELECT last_used_time FROM api_key WHERE id = ?", keys[0].api_key.id)

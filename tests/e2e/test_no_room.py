@@ -123,5 +123,5 @@ def test_commands_on_a_full_disk(small_disk: Path) -> None:
             assert command.stdout == ""
             assert "Traceback" not in command.stderr
             assert command.stderr.splitlines()[-1].startswith("tumbler-server: ")
-            assert "no room left" in command.stderr or "No space left" in command.stderr
+            assert "no space left" in command.stderr or "No space left" in command.stderr
     service.close()

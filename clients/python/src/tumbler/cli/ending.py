@@ -78,7 +78,7 @@ def revoke(
     comment: Annotated[str, option("--comment", "For the record. Must not contain a secret.", metavar="TEXT")] = "",
     yes: Yes = False,
 ) -> None:
-    """Revoke a key permanently. The key stops working before this command returns.
+    """Revoke a key permanently, from the moment that this command returns.
 
     On a terminal it asks first, and twice for the last working operator's key; without a terminal that key needs --yes.
     """

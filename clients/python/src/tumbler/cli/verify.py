@@ -39,7 +39,9 @@ def verify(
     environment: Annotated[
         str, option("--environment", "The environment that the key must belong to.", metavar="ID")
     ] = "",
-    fresh: Annotated[bool, option("--fresh", "Have the server read the database instead of its cache.")] = False,
+    fresh: Annotated[
+        bool, option("--fresh", "Have the server check the database for the latest changes first.")
+    ] = False,
 ) -> None:
     """Say whether a key is valid now and meets the given requirements. Exits with 1 if not.
 
