@@ -120,7 +120,7 @@ class Demo:
         self.verify("the new key", rotated.key, "VALID")
         for called, answer in (("old", created), ("new", rotated)):
             request = pb.RevokeRequest(key_id=answer.api_key.id, reason=REVOKE_REASON_COMPROMISED)
-            self.step(f"revoke the {called} key at A", lambda r=request: self.call("Revoke", r), lambda _: "for ever")
+            self.step(f"revoke the {called} key at A", lambda r=request: self.call("Revoke", r), lambda _: "revoked")
             self.verify(f"the {called} key", answer.key, "REVOKED")
             if called == "old":
                 self.verify("the new key", rotated.key, "VALID")
@@ -136,7 +136,7 @@ def main() -> int:
     try:
         with ExitStack() as stack:
             data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tumbler-demo-"))) / "data"
-            print("Founding an installation and starting two servers, A and B, on its database …", flush=True)
+            print("Creating an installation, and starting two servers, A and B, on its database ...", flush=True)
             founded = command("init", data_dir)
             if founded.returncode:
                 raise Unexpected(founded.stderr.strip())

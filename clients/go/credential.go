@@ -7,8 +7,8 @@ import (
 
 // Why a request has no credential.
 var (
-	errNoCredential   = errors.New("there is no credential")
-	errTwoCredentials = errors.New("there is more than one credential") // somebody in between may have judged another
+	errNoCredential   = errors.New("no credential")
+	errTwoCredentials = errors.New("more than one credential") // somebody in between may have judged another
 )
 
 // credential returns the one key that comes with a request, by its headers of these names, each of which counts

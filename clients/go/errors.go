@@ -17,19 +17,19 @@ var (
 
 	// ErrNotAllowed: the Verifier's own key is refused. It is unknown, revoked or expired, or lacks the scope
 	// tumbler:keys:verify; or it sees the keys of all projects, and it was not said whose to accept.
-	ErrNotAllowed = errors.New("tumbler: the verifier's own key is refused")
+	ErrNotAllowed = errors.New("tumbler: the server refused the verifier's own key")
 
 	// ErrInvalidRequest: a required scope, the address, the environment or a project is not of the right form. A bug of the
 	// caller, or something of a client's that was passed on unchecked.
-	ErrInvalidRequest = errors.New("tumbler: what is asked of the key is not of the right form")
+	ErrInvalidRequest = errors.New("tumbler: the request is invalid")
 )
 
 var (
-	errClosed    = fmt.Errorf("%w: the Verifier is closed", ErrUnavailable)
-	errUndecided = fmt.Errorf("%w: the server decided nothing", ErrUnavailable)
-	errNameless  = fmt.Errorf("%w: Project must name a project, or several, none of them empty", ErrInvalidRequest)
-	errNotInTime = fmt.Errorf("%w: a stream's key could not be verified anew in time", ErrUnavailable)
-	errConfused  = fmt.Errorf("%w: the server's answer does not fit the question", ErrUnavailable)
+	errClosed    = fmt.Errorf("%w: the verifier is closed", ErrUnavailable)
+	errUndecided = fmt.Errorf("%w: the server did not decide", ErrUnavailable)
+	errNameless  = fmt.Errorf("%w: Project: must be one or more project ids, none of them empty", ErrInvalidRequest)
+	errNotInTime = fmt.Errorf("%w: the key of an open stream could not be verified again in time", ErrUnavailable)
+	errConfused  = fmt.Errorf("%w: the server's answer does not match the request", ErrUnavailable)
 )
 
 // classify says which of the errors a failed call is.

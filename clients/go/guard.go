@@ -53,7 +53,7 @@ func (g *guard) check(
 ) (*admission, *refusal) {
 	key, err := credential(authorization, apiKey)
 	if err != nil {
-		g.verifier.log.InfoContext(ctx, "tumbler: a request was refused", "error", err.Error())
+		g.verifier.log.InfoContext(ctx, "tumbler: denied", "error", err.Error())
 		return nil, refusedKey
 	}
 	demand := append([]VerifyOption{ClientIP(clientIP), RequireScopes(scopes...)}, g.fixed...)
@@ -86,14 +86,14 @@ func (g *guard) weigh(ctx context.Context, found *Verification, err error) (refu
 			level = slog.LevelWarn
 		}
 		return refused, func() {
-			g.verifier.log.Log(ctx, level, "tumbler: a key could not be verified", "error", err.Error())
+			g.verifier.log.Log(ctx, level, "tumbler: undecided", "error", err.Error())
 		}
 	}
 	if found.Valid {
 		return nil, func() {}
 	}
 	log = func() {
-		g.verifier.log.InfoContext(ctx, "tumbler: a key was refused", "code", found.Code.String(), "key_id", found.KeyID)
+		g.verifier.log.InfoContext(ctx, "tumbler: denied", "code", found.Code.String(), "key_id", found.KeyID)
 	}
 	switch found.Code {
 	case CodeEnvironmentMismatch, CodeIPNotAllowed, CodeInsufficientScope:
@@ -105,7 +105,7 @@ func (g *guard) weigh(ctx context.Context, found *Verification, err error) (refu
 
 // unlisted refuses what the guard's function of scopes does not know.
 func (g *guard) unlisted(ctx context.Context) *refusal {
-	g.verifier.log.InfoContext(ctx, "tumbler: a request was refused: no scopes are listed for it")
+	g.verifier.log.InfoContext(ctx, "tumbler: denied: no scopes are listed for this request")
 	return refusedUse
 }
 

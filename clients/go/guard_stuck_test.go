@@ -125,7 +125,7 @@ type full struct {
 }
 
 func (f full) Handle(_ context.Context, record slog.Record) error {
-	if record.Message == "tumbler: a key was refused" {
+	if record.Message == "tumbler: denied" {
 		<-f.free
 	}
 	return nil

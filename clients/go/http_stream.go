@@ -16,7 +16,7 @@ import (
 // streaming is how much of an answer may be written before it counts as one that streams, though it was never flushed.
 const streaming = 64 << 10
 
-var errKeyEnded = errors.New("tumbler: the key that let this request in is not valid any more")
+var errKeyEnded = errors.New("tumbler: the response was aborted: its API key is no longer valid")
 
 // stream is an HTTP request while it is answered. It is held to its key from when its answer streams.
 //

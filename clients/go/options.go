@@ -132,19 +132,20 @@ func (s *settings) plaintext() bool {
 func (s *settings) check(target string) error {
 	switch {
 	case target == "":
-		return errors.New("the target is empty")
+		return errors.New("target: must not be empty")
 	case s.apiKey == "":
-		return errors.New("WithAPIKey: a key is required")
+		return errors.New("WithAPIKey: is required")
 	case !visible(s.apiKey):
-		return errors.New("WithAPIKey: a key has no white space and no other than ASCII characters")
+		return errors.New("WithAPIKey: must be one key of visible ASCII characters")
 	case s.projectsSet && !areNamed(s.projects.named):
-		return errors.New("WithProjectID: must be a project's id, or several, none of them empty")
+		return errors.New("WithProjectID: must be one or more project ids, none of them empty")
 	case s.projectsSet && s.projects.any:
-		return errors.New("WithAnyProject: contradicts WithProjectID")
+		return errors.New("WithAnyProject: cannot be combined with WithProjectID")
 	case s.insecure && !s.plaintext():
-		return errors.New("WithInsecure: contradicts WithCredentials")
+		return errors.New("WithInsecure: cannot be combined with WithCredentials")
 	case s.plaintext() && !s.insecure && !isLoopback(target):
-		return fmt.Errorf("WithCredentials: required, since %q is not this machine; or say WithInsecure", target)
+		return errors.New("WithCredentials: the target is not this machine, so keys would cross the network in plaintext; " +
+			"use credentials, or WithInsecure if the network is trusted")
 	case s.cacheSize < 0:
 		return errors.New("WithCacheSize: must be 0 or more")
 	case s.cacheBytes < 0:
@@ -152,13 +153,13 @@ func (s *settings) check(target string) error {
 	case s.maxStaleness <= 0:
 		return errors.New("WithMaxStaleness: must be more than 0")
 	case s.heartbeat < shortestHeartbeat || s.heartbeat > longestHeartbeat:
-		return errors.New("WithHeartbeat: must be 1s to 1h")
+		return errors.New("WithHeartbeat: must be 1 s to 1 h")
 	case s.heartbeat >= s.maxStaleness:
-		return fmt.Errorf("WithHeartbeat: %v must be shorter than WithMaxStaleness, %v", s.heartbeat, s.maxStaleness)
+		return errors.New("WithMaxStaleness: must be longer than WithHeartbeat")
 	case s.timeout <= 0:
 		return errors.New("WithTimeout: must be more than 0")
 	case s.fixedTTLSet && !s.noWatch:
-		return errors.New("WithFixedTTL: only with WithoutWatch")
+		return errors.New("WithFixedTTL: is only allowed with WithoutWatch")
 	case s.fixedTTLSet && s.fixedTTL <= 0:
 		return errors.New("WithFixedTTL: must be more than 0")
 	}

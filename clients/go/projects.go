@@ -6,8 +6,8 @@ import (
 )
 
 // errUnsaid is what a Verifier that was not told whose keys to accept answers, where its own key sees those of all.
-var errUnsaid = fmt.Errorf("%w: this verifier's own key sees the keys of all projects: "+
-	"say WithProjectID(…), or WithAnyProject(), or give it a key of one project", ErrNotAllowed)
+var errUnsaid = fmt.Errorf("%w: the verifier's own key can verify the keys of all projects: "+
+	"use WithProjectID, or WithAnyProject, or a key of one project", ErrNotAllowed)
 
 // projects are those whose keys a Verifier accepts: those that are named, else all that its own key sees.
 type projects struct {

@@ -124,7 +124,7 @@ func TestAKeyThatSeesAllProjectsMustSayWhich(t *testing.T) {
 	w.server.answerWith(seesAll)
 	for _, options := range [][]VerifyOption{nil, {Project("acme")}} {
 		found, err := w.verifier.Verify(context.Background(), testKey(1, 'a'), options...)
-		if found != nil || !errors.Is(err, ErrNotAllowed) || !strings.Contains(err.Error(), "say WithProjectID(…), or WithAnyProject()") {
+		if found != nil || !errors.Is(err, ErrNotAllowed) || !strings.Contains(err.Error(), "use WithProjectID, or WithAnyProject") {
 			t.Errorf("got %+v, %v", found, err)
 		}
 	}

@@ -22,7 +22,7 @@ func (l listed) Build(
 	for address := range strings.SplitSeq(target.Endpoint(), ",") {
 		host, _, err := net.SplitHostPort(address)
 		if err != nil {
-			return nil, fmt.Errorf("tumbler: the target: %w", err)
+			return nil, fmt.Errorf("tumbler: target: %w", err)
 		}
 		// Each server's certificate is for its own address.
 		state.Addresses = append(state.Addresses, resolver.Address{Addr: address, ServerName: host})

@@ -40,7 +40,7 @@ func NewVerifier(target string, options ...Option) (*Verifier, error) {
 	}
 	conn, err := connect(target, s)
 	if err != nil {
-		return nil, fmt.Errorf("tumbler: the target: %w", err)
+		return nil, fmt.Errorf("tumbler: target: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	service := tumblerv1.NewApiKeyServiceClient(conn)

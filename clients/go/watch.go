@@ -23,8 +23,8 @@ const (
 )
 
 var (
-	errSilent = errors.New("nothing was heard for two and a half heartbeats")
-	errLate   = errors.New("its words come too late to count")
+	errSilent = errors.New("no heartbeat arrived in two and a half intervals")
+	errLate   = errors.New("its heartbeats arrive too late to be used")
 )
 
 // silence is how long a stream may say nothing before it is given up.
@@ -153,7 +153,7 @@ func (w *watcher) tell(ctx context.Context, err error, failures int) {
 	case failures == 0:
 		level = slog.LevelWarn
 	}
-	w.log.Log(ctx, level, "tumbler: the stream of changes has ended; it is opened anew", "error", fmt.Sprint(err))
+	w.log.Log(ctx, level, "tumbler: the stream broke and will be reopened", "error", fmt.Sprint(err))
 }
 
 func isRefusal(code codes.Code) bool {

@@ -31,14 +31,14 @@ def verify(
     database: settings.DatabaseUrl = "",
     copy: Annotated[
         Path | None,
-        typer.Option("--against", help="Also compare with this copy: of `audit export`, or lines of `audit head`."),
+        typer.Option("--against", help="Also compare with this copy: the output of `audit export` or `audit head`."),
     ] = None,
     as_json: settings.Json = False,
 ) -> None:
-    """Recompute the hash chain of all events, and hold every key against it. Exits with 1 where anything is wrong.
+    """Recompute the hash chain of all events, and compare every key with its events. Exits with 1 if anything is wrong.
 
-    Events that were removed by their age (`serve --event-retention`) are not missed: what is kept is joined to them.
-    The server may go on meanwhile.
+    Events that were removed because of their age (`serve --event-retention`) are not reported as missing.
+    The server may keep running.
     """
     with _audited(data_dir, database) as store:
         with contextlib.closing(_Meter()) as meter:
@@ -51,15 +51,17 @@ def verify(
     if as_json:
         print(json.dumps(_audit_fields(found, compared, problems)))
     elif not problems:
-        print(f"ok: {found.events:,} events, each as it was written, and {found.keys:,} keys, each as they say")
+        print(f"ok: {found.events:,} events match the hash chain, and {found.keys:,} keys match their events")
         if found.removed:
             since = rfc3339(found.since)
-            print(f"from event {found.removed + 1:,} of {since} on; of those before it, each key's last is kept")
+            print(
+                f"the log begins with event {found.removed + 1:,} of {since}; of older events, each key's last is kept"
+            )
         if found.untold:
-            print(f"{found.untold:,} keys are told by no event yet: their rows are compared once they change")
+            print(f"{found.untold:,} keys have no event with their row yet: they are compared after their next change")
         if compared:
-            told = f"{compared.removed:,} tell of events that are not kept any more"
-            print(f"the copy: {compared.compared:,} lines agree; {told}")
+            told = f"{compared.removed:,} are of events that are no longer kept"
+            print(f"the copy: {compared.compared:,} lines match the log; {told}")
     else:
         print("\n".join(problems))
     if problems:
@@ -70,11 +72,11 @@ def verify(
 def export(
     data_dir: settings.DataDir = _DATA_DIR,
     database: settings.DatabaseUrl = "",
-    after: Annotated[int, typer.Option(min=0, help="Begin after this revision: to go on with an earlier copy.")] = 0,
+    after: Annotated[int, typer.Option(min=0, help="Begin after this revision, to continue an earlier copy.")] = 0,
 ) -> None:
-    """Write all events to stdout, a JSON object in each line, with their hashes; no secret is among them.
+    """Write all events with their hashes to stdout, one JSON object per line. They contain no secrets.
 
-    Keep it where nobody who can write to the database can write, and give it to `audit verify --against`.
+    Keep the copy where those who can write to the database cannot change it. `audit verify --against` compares with it.
     """
     with _audited(data_dir, database) as store:
         for line in copies.lines(store, after):
@@ -83,9 +85,9 @@ def export(
 
 @app.command("head")
 def head(data_dir: settings.DataDir = _DATA_DIR, database: settings.DatabaseUrl = "") -> None:
-    """Print one line to note down: the newest event and its hash, which stands for all events before it.
+    """Print one line to note down: the newest event and its hash, which covers all events before it.
 
-    `audit verify --against FILE` later says whether the log still has them.
+    Later, `audit verify --against FILE` says whether the log still has them.
     """
     with _audited(data_dir, database) as store:
         print(copies.head(store))
@@ -100,7 +102,7 @@ def _found(store: Store, meter: "_Meter") -> Audit:
             raise
         return Audit(0, (explain(failure),))
     except (TypeError, ValueError) as failure:
-        return Audit(0, (f"the database holds what was never written into it ({type(failure).__name__})",))
+        return Audit(0, (f"the database holds a value that this program never writes ({type(failure).__name__})",))
 
 
 @contextlib.contextmanager

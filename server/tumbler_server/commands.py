@@ -83,7 +83,7 @@ def init(
         where = f"the first key, in {output}." if output else "this first key:"
         _say(f"Created the database, the pepper file {installation.pepper_file}, and {where}")
         handover.show(text, "the installation was made")
-    _say("It is shown this once. Keep it safe; keep the pepper file apart from backups of the database.")
+    _say("The key is not shown again. Keep it safe; keep the pepper file apart from backups of the database.")
 
 
 @app.command("operator-key")
@@ -135,9 +135,9 @@ def operator_key(
         elif revoke_others:
             _say("There was no other operator's key to revoke.")
         handover.show(made.text, f"the key {made.key.id} was made")
-    _say("It is shown this once. Keep it safe, and give your services narrower ones: `tumbler keys create`.")
+    _say("The key is not shown again. Keep it safe. Give your services keys with fewer scopes: `tumbler keys create`.")
     if not revoke_others:
-        _say("If the key before it may be known to others, revoke it: `tumbler keys list --project tumbler`.")
+        _say("If the earlier key may have leaked, revoke it: `tumbler keys list --project tumbler` shows its id.")
 
 
 @app.command()
@@ -238,7 +238,7 @@ def migrate(data_dir: settings.DataDir = _DEFAULTS.installation.data_dir, databa
         raise SetupError("the database is empty: run `tumbler-server init` first")
     applied = migrations.migrate(store)
     if recorded := recording.record(store, system_clock):
-        _say(f"Took {recorded:,} keys into the log that an older server had changed: is one still running?")
+        _say(f"Recorded {recorded:,} keys that an older server had changed: is one still running?")
     _say(
         f"Applied {', '.join(map(str, applied))}." if applied else f"Nothing to do: the schema is {migrations.NEWEST}."
     )
@@ -259,7 +259,7 @@ def trust_clock(
     now = system_clock()
     timekeeping.trust(store, now)
     store.close()
-    _say(f"The installation goes by {rfc3339(now)} from now on.")
+    _say(f"The installation now trusts this machine's clock: {rfc3339(now)}.")
 
 
 @app.command()
@@ -314,7 +314,7 @@ def main() -> None:
         said = describe(failure)
         if said is None:
             raise
-        _say(f"tumbler-server: the database is not as this program made it: {said}. Run `tumbler-server doctor`")
+        _say(f"tumbler-server: the database has unexpected content: {said}. Run `tumbler-server doctor`")
         sys.exit(1)
 
 
@@ -327,7 +327,7 @@ def _configure_logs(level: str, form: str) -> None:
 
 
 def _stopping() -> None:
-    _say("Stopping: finishing the calls under way.")
+    _say("Stopping: finishing the calls in flight.")
 
 
 def _stopping_alone() -> None:

@@ -40,7 +40,7 @@ def parse_span(text: str | int) -> int:
         return text
     match = re.fullmatch(r"(\d{1,9})(ms|s|m|h|d)", text)
     if match is None:
-        raise typer.BadParameter("write a span as 500ms, 90s, 15m, 1h or 7d")
+        raise typer.BadParameter("write a duration as 500ms, 90s, 15m, 1h or 7d")
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -417,7 +417,7 @@ class Tls:
 
     def __post_init__(self) -> None:
         if bool(self.cert) != bool(self.key):
-            raise SetupError("--tls-cert and --tls-key belong together")
+            raise SetupError("--tls-cert and --tls-key must be given together")
         if self.client_ca and not self.cert:
             raise SetupError("--tls-client-ca needs --tls-cert and --tls-key")
 
@@ -488,8 +488,8 @@ class Config:
             raise SetupError("--event-retention must be at least 1d")
         if not (self.tls or self.loopback or self.insecure):
             raise SetupError(
-                f"{self.listen} is not a loopback address, and keys would travel in the clear: "
-                "give --tls-cert and --tls-key, or say --insecure where something in front encrypts"
+                f"{self.listen} is not a loopback address, so keys would cross the network in plaintext: "
+                "use --tls-cert and --tls-key, or --insecure if a proxy in front encrypts"
             )
 
     @property

@@ -76,7 +76,7 @@ def _data_dir(installation: Installation) -> Iterator[Finding]:
         yield Finding("wrong", "data folder", f"{installation.data_dir} does not exist", "tumbler-server init")
     elif installation.data_dir.stat().st_mode & 0o077:
         mend = f"chmod 700 {installation.data_dir}"
-        yield Finding("warning", "data folder", f"{installation.data_dir} can be read by others", mend)
+        yield Finding("warning", "data folder", f"{installation.data_dir} is readable by other users", mend)
     else:
         yield Finding("ok", "data folder", str(installation.data_dir))
 
@@ -85,13 +85,13 @@ def _pepper(installation: Installation) -> Iterator[Finding]:
     try:
         peppers = installation.peppers()
     except SetupError as failure:
-        yield Finding("wrong", "pepper file", str(failure), "restore it, or mend what is said")
+        yield Finding("wrong", "pepper file", str(failure), "restore it, or fix what the message names")
         return
     if peppers:
         yield Finding("ok", "pepper file", f"{len(peppers)} pepper(s), the newest is {peppers[0].id}")
     else:
-        found = f"there is none at {installation.pepper_file}: every key costs bcrypt when first seen"
-        yield Finding("warning", "pepper file", found, "restore it from where `init` put it")
+        found = f"there is none at {installation.pepper_file}: each key costs one bcrypt run when first seen"
+        yield Finding("warning", "pepper file", found, "restore the file that `init` made")
 
 
 def _guarded(step: Callable[[Store], Finding], store: Store) -> Finding:
@@ -102,17 +102,17 @@ def _guarded(step: Callable[[Store], Finding], store: Store) -> Finding:
     except SetupError as failure:
         return Finding("wrong", "database", str(failure))
     except (peewee.DatabaseError, TypeError, ValueError) as failure:
-        found = f"it is not as this program made it: {describe(failure) or type(failure).__name__}"
+        found = f"it has unexpected content: {describe(failure) or type(failure).__name__}"
         return Finding("wrong", "database", found, Cause.DAMAGED.mend)
 
 
 def _room(path: Path) -> Finding:
     left = shutil.disk_usage(path.parent).free
     if left < MIB:
-        return Finding("wrong", "disk", f"the disk of {path} is full: changes fail", "make room on it")
+        return Finding("wrong", "disk", f"the disk of {path} is full: changes fail", "free space on it")
     if left < LITTLE_ROOM:
         found = f"the disk of {path} has {left // MIB:,} MiB left: changes fail when it is full"
-        return Finding("warning", "disk", found, "make room on it")
+        return Finding("warning", "disk", found, "free space on it")
     return Finding("ok", "disk", f"{left // MIB:,} MiB are left")
 
 
@@ -132,16 +132,16 @@ def _operator_key(store: Store) -> Finding:
     if not working.count:
         if not store.read("SELECT 1 FROM api_key LIMIT 1"):
             return Finding("wrong", subject, "there is none", "tumbler-server init")
-        found = "none works: each is revoked, expired, switched off or replaced"
+        found = "none is usable: each is revoked, expired, inactive or replaced"
         return Finding("wrong", subject, found, _ANOTHER)
     if working.bound == working.count:
-        found = f"{working.count} active, all of them bound to networks (allowed_cidrs)"
-        return Finding("warning", subject, found, f"see that you can call from there, or make another: {_ANOTHER}")
+        found = f"{working.count} active, all of them restricted to networks (allowed_cidrs)"
+        return Finding("warning", subject, found, f"check that you can call from these, or make another: {_ANOTHER}")
     if working.until == NEVER:
         return Finding("ok", subject, f"{working.count} active, without expiry")
     found = f"{working.count} active, the last until {rfc3339(working.until)}"
     if working.until < now + _SOON:
-        return Finding("warning", subject, found, f"make one in time: {_ANOTHER}")
+        return Finding("warning", subject, found, f"make another before then: {_ANOTHER}")
     return Finding("ok", subject, found)
 
 
@@ -150,10 +150,10 @@ def _clock(store: Store) -> Finding:
     if not mark.time or timekeeping.believed(now, mark.time):
         return Finding("ok", "clock", f"it says {rfc3339(now)}")
     found = (
-        f"it is {timekeeping.words(now, mark.time)} the newest time that the installation knows, {rfc3339(mark.time)}: "
-        "it has leapt, or no server has run since; nothing is removed or announced by it"
+        f"it is {timekeeping.words(now, mark.time)} the installation's last known time, {rfc3339(mark.time)}: "
+        "it has jumped, or no server has run since; until it is trusted, nothing is removed or announced"
     )
-    mend = "set it right; if it is right, tumbler-server trust-clock, or let a server run for a day"
+    mend = "correct it; if it is right, run `tumbler-server trust-clock`, or let a server run for a day"
     return Finding("warning", "clock", found, mend)
 
 
@@ -161,7 +161,9 @@ def _audit(store: Store) -> Finding:
     found = audit.run(store)
     if found:
         return Finding(
-            "ok", "audit trail", f"{found.events:,} events, each as it was written, and {found.keys:,} keys as they say"
+            "ok",
+            "audit trail",
+            f"{found.events:,} events match the hash chain, and {found.keys:,} keys match their events",
         )
     return Finding("wrong", "audit trail", "; ".join(found.problems), "restore a backup from before the change")
 
@@ -172,21 +174,21 @@ def _peppers(installation: Installation, store: Store) -> Finding:
     try:
         ours = [pepper.id for pepper in installation.peppers()]
     except SetupError:
-        return Finding("ok", subject, "not looked at, since the pepper file cannot be read")
+        return Finding("ok", subject, "not checked: the pepper file cannot be read")
     known = roster.known(store, since=system_clock() - _RUNNING)
     different = roster.differing(ours, known)
     if different:
         name, ids = min(different.items())
         found = (
-            f"{len(different)} of {len(known)} serving processes know other peppers than this file, {_listed(ours)}; "
-            f"{name} knows {_listed(ids)}"
+            f"{len(different)} of {len(known)} serving processes have other peppers than this file, {_listed(ours)}; "
+            f"{name} has {_listed(ids)}"
         )
         return Finding("warning", subject, found, "give all servers the same pepper file, and restart them")
     foreign = sorted(set(roster.signed_under(store)) - set(ours))
     if foreign:
-        found = f"keys are signed under peppers that are not in the pepper file, {_listed(foreign)}: each costs bcrypt"
-        return Finding("warning", subject, found, "restore them, or have the keys used: that signs them anew")
-    return Finding("ok", subject, f"{len(known)} processes serve; all, and all keys, agree with the pepper file")
+        found = f"keys are signed with peppers that are not in the pepper file, {_listed(foreign)}: each costs bcrypt"
+        return Finding("warning", subject, found, "restore them, or use the keys: each is signed again when it is used")
+    return Finding("ok", subject, f"{len(known)} serving processes and all keys agree with the pepper file")
 
 
 def _listed(pepper_ids: Sequence[str]) -> str:
@@ -203,9 +205,9 @@ def _webhooks(installation: Installation, store: Store) -> Finding:
     lost = sum(1 for pepper_id, _ in rows if pepper_id not in known)
     off = sum(1 for _, off_time in rows if off_time != NEVER)
     if lost:
-        found = f"the secrets of {lost} of {len(rows)} URLs were sealed under a pepper that is not in the pepper file"
-        return Finding("wrong", "webhooks", found, "restore the pepper, or `tumbler events rotate-secret URL` for each")
+        found = f"the secrets of {lost} of {len(rows)} URLs are encrypted with a pepper that is not in the pepper file"
+        return Finding("wrong", "webhooks", found, "restore it, or run `tumbler events rotate-secret URL` for each")
     if off:
         found = f"{off} of {len(rows)} URLs are off: their receivers answered 410"
-        return Finding("warning", "webhooks", found, "set the webhook_url again, or `tumbler events redeliver ID`")
+        return Finding("warning", "webhooks", found, "set the webhook_url again, or run `tumbler events redeliver ID`")
     return Finding("ok", "webhooks", f"{len(rows)} URLs, none of them off")

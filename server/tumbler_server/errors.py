@@ -83,21 +83,21 @@ class OtherProject(TumblerError):
     """The request names a project that is not the caller's. Which one is not said back: it could be a pasted key."""
 
     def __init__(self) -> None:
-        super().__init__("the calling key acts in its own project alone")
+        super().__init__("the calling key may only act in its own project")
 
 
 class ScopeEscalation(TumblerError):
     """The caller would hand out a permission on this service that it does not hold."""
 
     def __init__(self, scope: str) -> None:
-        super().__init__(f"the calling key cannot hand out {scope}, which it does not hold itself", scope=scope)
+        super().__init__(f"the calling key cannot grant {scope}: it does not hold that scope itself", scope=scope)
 
 
 class SelfWidening(TumblerError):
     """A key would make itself stronger; another one has to."""
 
     def __init__(self, key_id: str) -> None:
-        super().__init__("no key widens itself: this change needs another key", key_id=key_id)
+        super().__init__("a key cannot widen itself; make this change with another key", key_id=key_id)
 
 
 class KeyNotFound(TumblerError):
@@ -111,7 +111,7 @@ class KeyIsRevoked(TumblerError):
     """A revoked key cannot be changed."""
 
     def __init__(self, key_id: str) -> None:
-        super().__init__("the key is revoked, for ever; create a new one", key_id=key_id)
+        super().__init__("the key is revoked permanently; create a new one", key_id=key_id)
 
 
 class KeyIsSuperseded(TumblerError):
@@ -119,7 +119,7 @@ class KeyIsSuperseded(TumblerError):
 
     def __init__(self, key_id: str, replaced_by_key_id: str) -> None:
         super().__init__(
-            "the key has been rotated already; rotate its successor",
+            "the key has already been rotated; rotate its successor",
             key_id=key_id,
             replaced_by_key_id=replaced_by_key_id,
         )
@@ -129,7 +129,7 @@ class KeyIsExpired(TumblerError):
     """An expired key cannot be rotated."""
 
     def __init__(self, key_id: str) -> None:
-        super().__init__("the key has expired; create a new one, or give it a later expire_time first", key_id=key_id)
+        super().__init__("the key has expired; create a new one, or set a later expire_time first", key_id=key_id)
 
 
 NAMED = 100
@@ -140,28 +140,28 @@ class NameIsAmbiguous(TumblerError):
     """A name fits several keys; ``NAMED`` of them are told."""
 
     def __init__(self, key_ids: Sequence[str]) -> None:
-        super().__init__("the name fits several keys; choose one by its key_id", key_ids=",".join(key_ids[:NAMED]))
+        super().__init__("the name matches several keys; choose one by its key_id", key_ids=",".join(key_ids[:NAMED]))
 
 
 class EtagMismatch(TumblerError):
     """The key has changed since the caller read it."""
 
     def __init__(self, key_id: str) -> None:
-        super().__init__("the key has changed since it was read; read it again and repeat", key_id=key_id)
+        super().__init__("the key has changed since it was read; read it again and retry", key_id=key_id)
 
 
 class RequestIdReused(TumblerError):
     """A request_id came again with another body."""
 
     def __init__(self, request_id: str) -> None:
-        super().__init__("this request_id was used for a request with another body", request_id=request_id)
+        super().__init__("this request_id was already used with a different request body", request_id=request_id)
 
 
 class Overloaded(TumblerError):
     """Too much work is waiting, or too much is open. ``retry_after`` is in microseconds."""
 
-    def __init__(self, retry_after: int, why: str = "too much work is waiting") -> None:
-        super().__init__(f"{why}; come back later")
+    def __init__(self, retry_after: int, why: str = "too much work is queued") -> None:
+        super().__init__(f"{why}; retry later")
         self.retry_after = retry_after
 
 
@@ -176,27 +176,27 @@ class ServerStopping(TumblerError):
     """The server ends, and its streams with it; a call that comes then is not begun."""
 
     def __init__(self) -> None:
-        super().__init__("the server is stopping: connect again, and resume a stream from its last cursor")
+        super().__init__("the server is stopping; reconnect, and resume each stream from its last cursor")
 
 
 class Cause(enum.Enum):
     """Why the database does not do what it is asked: what a caller is told, and what an operator can do about it."""
 
-    AWAY = ("the database does not answer", "see that it runs, and that --database names it and may be reached")
-    SLOW = ("the database does not answer in time", "look for what locks it or keeps it busy")
-    FULL = ("the database has no room left", "make room on its disk; nothing has to be restarted")
-    READ_ONLY = ("the database takes no changes", "see that it is the primary, and that its files may be written")
+    AWAY = ("the database does not answer", "check that it runs and is reachable, and that --database is correct")
+    SLOW = ("the database does not answer in time", "find what locks it or keeps it busy")
+    FULL = ("the database has no space left", "free space on its disk; no restart is needed")
+    READ_ONLY = ("the database is read-only", "check that it is the primary, and that its files are writable")
     CROWDED = (
-        "the database has no connection or memory left",
+        "the database is out of connections or memory",
         "raise its max_connections, or lower --workers and --threads",
     )
-    STOPPING = ("the database is starting or stopping", "wait; it is looked for until it is back")
-    REFUSED = ("the database refuses this server", "see that it exists, and that this user may open and change it")
-    BROKEN = ("the database's disk fails", "look at the disk and the system's log")
-    DAMAGED = ("the database is damaged", "stop the server, and put back a backup that `audit verify` finds whole")
+    STOPPING = ("the database is starting or stopping", "wait; a running server reconnects by itself")
+    REFUSED = ("the database refuses this server", "check that it exists, and that this user may open and change it")
+    BROKEN = ("the database's disk is failing", "check the disk and the system log")
+    DAMAGED = ("the database is damaged", "stop the server, and restore a backup that passes `audit verify`")
     REPLACED = (
         "the database is not the one that was opened",
-        "put a backup back only while no server runs; then run `tumbler-server audit verify`, and start the server",
+        "restore a backup only while no server runs; then run `tumbler-server audit verify`, and start the server",
     )
 
     def __init__(self, told: str, mend: str) -> None:
@@ -214,7 +214,7 @@ class StoreUnavailable(TumblerError):
     _ENDINGS: ClassVar = {
         "": "",
         "no": "; nothing was changed",
-        "unknown": "; a change may or may not have been made",
+        "unknown": "; the change may or may not have been made",
     }
 
     def __init__(self, cause: Cause = Cause.AWAY, said: str = "", changed: str = "") -> None:
@@ -236,7 +236,7 @@ class CallerGone(TumblerError):
     """The caller cancelled the call, or its deadline passed, before anything was changed."""
 
     def __init__(self) -> None:
-        super().__init__("the caller stopped waiting before the call began; nothing was changed")
+        super().__init__("the call was cancelled or timed out before it began; nothing was changed")
 
 
 class LimitReached(TumblerError):
@@ -251,7 +251,7 @@ class RequestTooLarge(TumblerError):
 
     def __init__(self, size: int, most: int, part: str = "request") -> None:
         super().__init__(
-            f"the {part} has {size:,} bytes; this method takes at most {most:,}", bytes=str(size), most=str(most)
+            f"the {part} is {size:,} bytes long; this method accepts at most {most:,}", bytes=str(size), most=str(most)
         )
 
 
@@ -259,35 +259,35 @@ class RequestTooSlow(TumblerError):
     """A caller has opened a call and does not send its request."""
 
     def __init__(self, seconds: int) -> None:
-        super().__init__(f"the request did not come within {seconds} seconds after its headers")
+        super().__init__(f"the request did not arrive within {seconds} seconds after its headers")
 
 
 class ClaimTokenInvalid(TumblerError):
     """What was shown is no claim token of this installation, or was changed."""
 
     def __init__(self) -> None:
-        super().__init__("this is no claim token of this installation")
+        super().__init__("this is not a claim token of this installation")
 
 
 class ClaimOutdated(TumblerError):
     """A claim token was for a rotation that is not due any more."""
 
     def __init__(self, key_id: str) -> None:
-        super().__init__("the rotation that this claim token was for is not due any more", key_id=key_id)
+        super().__init__("this claim token is out of date: its rotation is no longer due", key_id=key_id)
 
 
 class WebhooksNeedPepper(TumblerError):
     """Webhook secrets and claim tokens are kept safe by the pepper, and there is none."""
 
     def __init__(self) -> None:
-        super().__init__("this server has no pepper file, and so no webhooks; its operator has to make one")
+        super().__init__("webhooks need a pepper file, and this server has none; ask its operator to create one")
 
 
 class EndpointNotFound(TumblerError):
     """No key of the project was ever given this URL, or none has had it for so long that its secret is forgotten."""
 
     def __init__(self) -> None:
-        super().__init__("no key of the project has this webhook_url, or has had it lately")
+        super().__init__("no key of the project has this webhook_url, or had it recently")
 
 
 class DeliveryNotFound(TumblerError):
@@ -301,7 +301,7 @@ class DeliveryOutdated(TumblerError):
     """What a delivery was to tell is not true any more."""
 
     def __init__(self, delivery_id: str) -> None:
-        super().__init__("what this delivery tells is not true any more", delivery_id=delivery_id)
+        super().__init__("this delivery is out of date; it is not sent again", delivery_id=delivery_id)
 
 
 class SetupError(Exception):
@@ -313,14 +313,14 @@ def explain(failure: SetupError | StoreUnavailable) -> str:
     if isinstance(failure, SetupError):
         return str(failure)
     why = f": {failure.said}" if failure.said else ""
-    return f"{failure.message}{why}. To mend it: {failure.cause.mend}"
+    return f"{failure.message}{why}. To fix it: {failure.cause.mend}"
 
 
 class InstallationLost(SetupError):
     """The database under a running server is not the one that was opened any more: the server has to end."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"{why}. To mend it: {Cause.REPLACED.mend}")
+        super().__init__(f"{why}. To fix it: {Cause.REPLACED.mend}")
 
 
 class CannotListen(SetupError):
@@ -333,4 +333,4 @@ class CannotListen(SetupError):
 def _clipped(text: str, most: int) -> str:
     """Return a text, cut where it has more than so many bytes in UTF-8."""
     encoded = text.encode(errors="replace")
-    return text if len(encoded) <= most else encoded[: most - 3].decode(errors="ignore") + "…"
+    return text if len(encoded) <= most else encoded[: most - 3].decode(errors="ignore") + "..."

@@ -109,7 +109,7 @@ class _PepperFile:
             pepper.create(self._path, self._new)
             self._made = True
         elif pepper.load(self._path) != self.peppers:
-            raise SetupError(f"the pepper file {self._path} has changed meanwhile: run `tumbler-server init` again")
+            raise SetupError(f"the pepper file {self._path} changed during init: run `tumbler-server init` again")
 
     def remove_unused(self, store: Store) -> None:
         """Remove the file if it was made and no key was signed with it. Where the database cannot say, it stays."""
@@ -158,14 +158,14 @@ def _demand_no_keys(database: Store | Transaction, installation: Installation) -
 
 def _peppers_of(installation: Installation, store: Store) -> Sequence[Pepper]:
     """Return the peppers, if keys of this database were signed with one of them. Raises ``SetupError``."""
-    needed = "operator-key needs the database and the pepper file that its servers use"
+    needed = "operator-key needs the database and the pepper file that the servers use"
     try:
         peppers = pepper.load(installation.pepper_file)
     except SetupError as failure:
-        raise SetupError(f"{failure}. {needed}: give --pepper-file or --data-dir. Nothing was changed") from None
+        raise SetupError(f"{failure}. {needed}: use --pepper-file or --data-dir. Nothing was changed") from None
     if not _signed(store, peppers):
         raise SetupError(
-            f"the pepper file {installation.pepper_file} is not this database's: none of its keys was signed with it. "
+            f"the pepper file {installation.pepper_file} does not belong to this database: it signed none of its keys. "
             f"{needed}. Nothing was changed"
         )
     return peppers
@@ -174,6 +174,6 @@ def _peppers_of(installation: Installation, store: Store) -> Sequence[Pepper]:
 def _exists(installation: Installation) -> SetupError:
     where = f"in {installation.data_dir}" if not installation.database else "in this database"
     return SetupError(
-        f"there is an installation {where} already; its first key was shown when it was made. "
-        "If that is lost, `tumbler-server operator-key --output FILE` makes another"
+        f"there is already an installation {where}; its first key was shown when it was made. "
+        "If that key is lost, `tumbler-server operator-key --output FILE` makes another"
     )

@@ -22,13 +22,13 @@ class Handover:
         if output is None:
             # ``sys.stdout`` is another one by now, which takes everything and shows nothing.
             if sys.__stdout__ is None:
-                raise SetupError("stdout is closed, and the key would be lost. Nothing was changed; give --output FILE")
+                raise SetupError("stdout is closed, so the key would be lost. Nothing was changed; use --output FILE")
             return
         try:
             self._file = SecretFile(output)
         except FileExistsError:
             raise SetupError(
-                f"{output} exists already, and stays as it is. Nothing was changed; name a new file"
+                f"{output} already exists and is not overwritten. Nothing was changed; name a new file"
             ) from None
         except OSError as failure:
             raise SetupError(f"{output} cannot be written: {failure.strerror}. Nothing was changed") from None
@@ -49,9 +49,9 @@ class Handover:
             self._file.__exit__(exc_type, exc_value, traceback)
         if unconfirmed:
             why = explain(exc_value) if isinstance(exc_value, StoreUnavailable) else "interrupted"
-            kept = "It was not shown" if self._file is None else f"If it was, it is the one in {self._file.path}"
+            kept = "It was not shown" if self._file is None else f"If it was, it is in {self._file.path}"
             raise SetupError(
-                f"{why}. It is not known whether the key was made. {kept}. "
+                f"{why}. The key may or may not have been made. {kept}. "
                 "`tumbler-server doctor` says whether an operator's key works; "
                 "`tumbler-server operator-key --output FILE` makes another"
             ) from exc_value
@@ -80,5 +80,5 @@ class Handover:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SetupError(
                 f"{made}, but its key could not be shown ({failure.strerror}) and is lost: "
-                "`tumbler-server operator-key --output FILE` makes another, and with --revoke-others ends the lost one"
+                "`tumbler-server operator-key --output FILE` makes another, --revoke-others revokes the lost one"
             ) from None

@@ -102,7 +102,7 @@ class _Patient:
 
     def _write(self, text: str) -> None:
         if self._lost:
-            told = f'{{"event": "the log could not be written: lines were left out", "lines": {self._lost}}}\n'
+            told = f'{{"event": "the log could not be written: lines were dropped", "lines": {self._lost}}}\n'
             self._file.write("\n" + told if self._torn else told)
             self._lost, self._torn = 0, False
         self._file.write(text)

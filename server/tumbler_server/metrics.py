@@ -24,22 +24,20 @@ from tumbler_server.errors import CannotListen, SetupError
 _log = structlog.get_logger(__name__)
 
 VERDICTS = Counter("tumbler_verdicts", "Verdicts given by Verify and BatchVerify.", ["code"])
-RECORD_READS = Counter("tumbler_record_reads", "Keys' records that were read from the database to verify.")
-BCRYPT_RUNS = Counter("tumbler_bcrypt_runs", "Secrets that were checked by bcrypt.")
+RECORD_READS = Counter("tumbler_record_reads", "Key records read from the database to verify keys.")
+BCRYPT_RUNS = Counter("tumbler_bcrypt_runs", "Secrets checked by bcrypt.")
 STALE_ANSWERS = Counter(
-    "tumbler_stale_answers", "Calls answered by what is older than --max-staleness, by leave of --stale-if-error."
+    "tumbler_stale_answers", "Calls answered from data older than --max-staleness, as --stale-if-error allows."
 )
-WATCH_STREAMS = Gauge("tumbler_watch_streams", "Watch streams that are open.", multiprocess_mode="livesum")
+WATCH_STREAMS = Gauge("tumbler_watch_streams", "Open Watch streams.", multiprocess_mode="livesum")
 
 REFUSED = Counter("tumbler_refused", "Calls and streams refused because a limit was reached.", ["limit"])
-CUT = Counter("tumbler_connections_cut", "Connections of strangers that were cut.")
+CUT = Counter("tumbler_connections_cut", "Connections of unauthenticated clients that were cut.")
 
 ALARMS = Counter(
-    "tumbler_alarms", "Events that time brought: rotations due or overdue, expiries near.", ["type"], registry=None
+    "tumbler_alarms", "Events caused by time: rotations due or overdue, expiries near.", ["type"], registry=None
 )
-WEBHOOK_ATTEMPTS = Counter(
-    "tumbler_webhook_attempts", "Webhooks that were sent, by what came of it.", ["outcome"], registry=None
-)
+WEBHOOK_ATTEMPTS = Counter("tumbler_webhook_attempts", "Webhook attempts, by outcome.", ["outcome"], registry=None)
 _SCHEDULED = frozenset(family.name for counter in (ALARMS, WEBHOOK_ATTEMPTS) for family in counter.describe())
 """What is counted by schedulers alone, and by nobody who serves."""
 
@@ -76,12 +74,12 @@ class Folder:
             found = os.lstat(self.path)
             ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
             if not ours:
-                _log.warning("the folder of counts is not ours any more: new processes are not counted")
+                _log.warning("the metrics folder no longer belongs to this server: new processes are not counted")
             return ours
         except OSError as failure:
-            _log.warning("the folder of counts is gone: new processes are not counted", error=failure.strerror)
+            _log.warning("the metrics folder is gone: new processes are not counted", error=failure.strerror)
             return False
-        _log.warning("the folder of counts was removed, and is made anew: what running processes count is not shown")
+        _log.warning("the metrics folder was removed and made again: counts of running processes are not shown")
         return True
 
 

@@ -181,7 +181,7 @@ def build_core(
     migrations.check(store)
     peppers = config.installation.peppers()
     if not peppers:
-        _log.warning("there is no pepper file: each key costs a bcrypt run when a process first sees it")
+        _log.warning("there is no pepper file: each key costs one bcrypt run when a process first sees it")
     store.notifies = config.database_notify and store.dialect == POSTGRESQL
     hasher = Hasher(config.bcrypt_cost, peppers)
     cache = ProofCache(config.cache_size, config.cache_bytes)
@@ -384,7 +384,7 @@ def _room_for_connections() -> int:
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return shares.CONNECTIONS.most
     most = max(soft // 2, soft - _FILES)
-    _log.warning("few files may be open, so few connections too", open_files=soft, connections=most)
+    _log.warning("the limit on open files is low, which limits connections", open_files=soft, connections=most)
     return most
 
 
@@ -396,7 +396,7 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.client_ca)
         context.load_cert_chain(tls.cert, tls.key, password="")  # type: ignore[arg-type]
     except ssl.SSLError:
-        raise SetupError("a TLS file is not PEM, or the certificate and the private key do not fit together") from None
+        raise SetupError("a TLS file is not PEM, or the certificate and the private key do not match") from None
     except OSError as failure:
         raise SetupError(f"a TLS file cannot be read: {failure.filename}: {failure.strerror}") from None
     return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)

@@ -62,7 +62,7 @@ def reserved(address: str) -> Iterator[int]:
     Raises ``SetupError`` where somebody serves there already.
     """
     if not hasattr(socket, "SO_REUSEPORT"):
-        raise SetupError("this system does not let several processes share a port: leave out --workers")
+        raise SetupError("this system does not let several processes share a port: do not use --workers")
     host, _, text = address.rpartition(":")
     port, bound = int(text), False
     with contextlib.ExitStack() as held:
@@ -214,7 +214,7 @@ class _Crew:
                 sys.exit(128 + signals[0])
         for worker in ending:
             if worker.ready and not worker.in_order:
-                _log.warning("a worker did not end in order", worker=worker.number, end=worker.end)
+                _log.warning("a worker did not end cleanly", worker=worker.number, end=worker.end)
 
     def _turn(self, timeout: float | None = None) -> bytes:
         """Wait until something happens, take note of it, and return the numbers of the signals that came."""
@@ -244,7 +244,7 @@ class _Counts:
         self.registry = CollectorRegistry()
         self.restarts = Counter(
             "tumbler_worker_restarts",
-            "Workers that were started in the place of one that ended.",
+            "Workers started to replace one that ended.",
             registry=self.registry,
         )
         if folder:

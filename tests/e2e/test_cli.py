@@ -143,7 +143,7 @@ def test_what_is_refused_is_explained(sqlite_server: Service, project: str) -> N
     refused = sqlite_server.cli("keys", "create", "--project", project, "--name", "ab")
     assert refused.returncode == 1
     assert "name" in refused.stderr
-    assert "3–255 characters" in refused.stderr
+    assert "3-255 characters" in refused.stderr
     error = sqlite_server.cli("keys", "create", "--project", project, "--name", "ab", "--json")
     assert error.returncode == 1
     assert '"INVALID_FIELD"' in error.stdout + error.stderr
@@ -242,7 +242,7 @@ def test_a_watch_outlives_the_server(embedded: Service, tmp_path: Path) -> None:
         assert child.stdout is not None
         line = child.stdout.readline()
         assert (key_id in line, "created" in line) == (True, True)
-        assert "The stream is healed" in stderr.read_text()
+        assert "The stream resumed" in stderr.read_text()
 
 
 def test_a_watch_ends_with_its_key(sqlite_server: Service, project: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tumbler_server.clock import DAY, SECOND
 
 AHEAD = 500 * DAY
 
-DOUBTED = "this machine's clock is 500.0 days ahead of the time that the installation knows: "
+DOUBTED = "this machine's clock is 500.0 days ahead of the installation's last known time: "
 
 # Python runs this at the beginning of each process that finds it: the server's, and those of all that it starts.
 _WRONG = """
@@ -57,14 +57,14 @@ def test_a_server_started_with_a_wrong_clock(installed: Service, workers: str, r
     installed.start("--workers", workers)
     assert installed.verdict(keys[0].key) == "VALID"
     eventually(lambda: doubts(installed))
-    eventually(lambda: logged(installed, "this process acts on schedules from now on"))
+    eventually(lambda: logged(installed, "this process now acts on schedules"))
     assert installed.stop() == 0
     after = time.time()
     assert 1 <= len([line for line in installed.stderr.splitlines() if DOUBTED in line]) <= int(workers)
     assert not logged(installed, "removed the oldest events")
     code, findings = doctor(installed)
     assert (code, findings["clock"]["severity"]) == (0, "warning")
-    assert findings["clock"]["found"].startswith("it is 500.0 days ahead of the newest time")
+    assert findings["clock"]["found"].startswith("it is 500.0 days ahead of the installation's last known time")
     assert "tumbler-server trust-clock" in findings["clock"]["mend"]
     assert installed.read("SELECT * FROM event ORDER BY revision") == events
     ((used,),) = installed.read("SELECT last_used_time FROM api_key WHERE id = ?", keys[0].api_key.id)

@@ -65,7 +65,7 @@ def test_a_second_init_is_refused_and_changes_nothing(installed: Service) -> Non
     pepper = installed.pepper_file.read_bytes()
     refused = installed.command("init")
     assert refused.returncode == 1
-    assert "there is an installation" in refused.stderr
+    assert "there is already an installation" in refused.stderr
     assert refused.stdout == ""
     assert installed.pepper_file.read_bytes() == pepper
     assert installed.read("SELECT COUNT(*) FROM api_key") == [(1,)]
@@ -91,7 +91,7 @@ def test_an_audit_of_an_untouched_log_is_fine(installed: Service) -> None:
     audit = installed.command("audit", "verify")
     assert (audit.returncode, audit.stdout) == (
         0,
-        "ok: 7 events, each as it was written, and 4 keys, each as they say\n",
+        "ok: 7 events match the hash chain, and 4 keys match their events\n",
     )
     as_json = installed.command("audit", "verify", "--json")
     found = json.loads(as_json.stdout)
@@ -117,7 +117,7 @@ def test_a_copy_of_the_log_shows_what_the_log_forgot(installed: Service, tmp_pat
     fine = installed.command("audit", "verify", "--against", str(copy))
     assert (fine.returncode, fine.stdout.splitlines()[-1]) == (
         0,
-        "the copy: 4 lines agree; 0 tell of events that are not kept any more",
+        "the copy: 4 lines match the log; 0 are of events that are no longer kept",
     )
     newer = [json.loads(line) for line in installed.command("audit", "export", "--after", "3").stdout.splitlines()]
     assert [event["revision"] for event in newer] == [4]
@@ -126,9 +126,9 @@ def test_a_copy_of_the_log_shows_what_the_log_forgot(installed: Service, tmp_pat
     assert (wrong.returncode, wrong.stdout.splitlines()) == (
         1,
         [
-            "line 5 of the copy is neither of `audit export` nor of `audit head`",
+            "line 5 of the copy is not from `audit export` or `audit head`",
             "the copy has event 30; the log ends with event 4",
-            "event 2 is not the one that was copied",
+            "event 2 differs from the copy",
         ],
     )
 
@@ -163,7 +163,7 @@ def test_a_failed_audit_is_told_to_people(embedded: Service) -> None:
     embedded.tamper("UPDATE event SET actor_name = 'somebody else'")
     audit = embedded.command("audit", "verify")
     assert (audit.returncode, audit.stderr) == (1, "")
-    assert audit.stdout.startswith("event 1 is not what was written")
+    assert audit.stdout.startswith("event 1 was changed")
 
 
 def test_the_doctor_finds_nothing_wrong_with_a_new_installation(installed: Service) -> None:
@@ -263,7 +263,7 @@ def test_why_the_database_does_not_answer_is_said(embedded: Service, how: str, c
     (line,) = [line for line in refused.stderr.splitlines() if "pepper" not in line]
     assert line.startswith("tumbler-server: the database ")
     assert reason in line
-    assert "To mend it: " in line
+    assert "To fix it: " in line
     assert PASSWORD not in refused.stderr + refused.stdout
 
 

@@ -87,7 +87,7 @@ def raw(service: Service, settings: bytes = b"") -> Iterator[Raw]:
 
 def complaints(service: Service) -> list[str]:
     """Return the lines of the log that are no plain news."""
-    news = ('"level": "info"', "Stopping: finishing the calls under way.")
+    news = ('"level": "info"', "Stopping: finishing the calls in flight.")
     return [line for line in service.stderr.splitlines() if not any(each in line for each in news)]
 
 

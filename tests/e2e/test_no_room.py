@@ -72,7 +72,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path, workers: int) -> None:
             failure = refused(service.create)
             assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
             assert dict(failure.info.metadata) == {"cause": "FULL", "changed": "no"}
-            assert failure.message == "the database has no room left; nothing was changed"
+            assert failure.message == "the database has no space left; nothing was changed"
             for _ in range(30):
                 assert refused(service.create).info.metadata["cause"] == "FULL"
                 assert service.verdict(key) == "VALID"
@@ -81,7 +81,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path, workers: int) -> None:
             for line in (lines := told(service, "the database takes no changes")):
                 assert (line["cause"], line["code"]) == ("FULL", "SQLITE_FULL")
                 assert line["reason"] == "database or disk is full"
-                assert "make room" in str(line["mend"])
+                assert "free space" in str(line["mend"])
             assert 1 <= len(lines) <= workers + 1, "one for each process that met it"
         eventually(lambda: service.health("changes") == "SERVING")
         assert service.verdict(service.create().key) == "VALID"
@@ -104,8 +104,8 @@ def test_with_the_log_on_it(small_disk: Path) -> None:
             assert (service.health(), service.verdict(key)) == ("SERVING", "VALID")
         eventually(lambda: service.health("changes") == "SERVING")
         eventually(lambda: told(service, "over: the database takes no changes"))
-        assert all(line["lines"] for line in told(service, "lines were left out"))
-        assert told(service, "lines were left out")
+        assert all(line["lines"] for line in told(service, "lines were dropped"))
+        assert told(service, "lines were dropped")
         assert service.stop() == 0
     finally:
         service.close()
@@ -123,5 +123,5 @@ def test_commands_on_a_full_disk(small_disk: Path) -> None:
             assert command.stdout == ""
             assert "Traceback" not in command.stderr
             assert command.stderr.splitlines()[-1].startswith("tumbler-server: ")
-            assert "no room left" in command.stderr or "No space left" in command.stderr
+            assert "no space left" in command.stderr or "No space left" in command.stderr
     service.close()

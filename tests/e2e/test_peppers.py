@@ -7,8 +7,8 @@ from tests.e2e.test_commands import doctor
 from tests.e2e.test_workers import logged
 from tumbler_server.keys import pepper
 
-DIFFERENT = "servers of this installation know different peppers: give all the same pepper file, and restart them"
-FOREIGN = "keys are signed under peppers that this server does not have: each costs bcrypt when it is first seen"
+DIFFERENT = "servers of this installation have different peppers: give all the same pepper file, and restart them"
+FOREIGN = "keys are signed with peppers that this server does not have: each costs bcrypt when first seen"
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

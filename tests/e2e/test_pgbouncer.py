@@ -94,7 +94,7 @@ def test_two_servers(service: Service) -> None:
 
 def test_it_says_so(service: Service) -> None:
     """The log says once in each process that a pooler stands there, and that changes are found by polling."""
-    said = [line for line in service.stderr.splitlines() if "a pooler stands before the database" in line]
+    said = [line for line in service.stderr.splitlines() if "the database is behind a pooler" in line]
     assert len(said) == 2
     assert all('"level": "info"' in line for line in said)
 

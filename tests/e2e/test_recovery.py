@@ -131,7 +131,7 @@ class TestOperatorKey:
         elif trouble == "another pepper":
             installed.pepper_file.unlink()
             pepper.create(installed.pepper_file)
-            said = ["is not this database's", "needs the database and the pepper file"]
+            said = ["does not belong to this database", "needs the database and the pepper file"]
         elif trouble == "a pepper others read":
             installed.pepper_file.chmod(0o644)
             said = ["chmod 600"]
@@ -211,7 +211,7 @@ class TestOutput:
             arguments = ["operator-key"] if command is embedded else ["init"]
             refused = command.command(*arguments, "--output", str(path))
             assert (refused.returncode, refused.stdout) == (1, "")
-            assert "exists already, and stays as it is. Nothing was changed" in refused.stderr
+            assert "already exists and is not overwritten. Nothing was changed" in refused.stderr
         if there == "a file":
             assert path.read_text() == "the key in use"
         assert not (tmp_path / "elsewhere").exists()

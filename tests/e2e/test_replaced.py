@@ -186,7 +186,7 @@ def test_a_file(embedded: Service, way: Callable[[Path, Path], None], workers: i
     assert late == []
     assert max((began for began, _ in writer.acknowledged), default=0) < done + NOTICED
     assert "while it was" in line
-    assert "put a backup back only while no server runs" in line
+    assert "restore a backup only while no server runs" in line
     if way in (removed, log_removed):
         return
     embedded.start("--workers", str(workers))
@@ -239,7 +239,7 @@ def test_postgresql(new_database: Callable[[str], str], postgresql: str, tmp_pat
             assert max(began for began, _ in writer.acknowledged) < done + NOTICED
             late = [key_id for began, key_id in writer.acknowledged if began > done]
             assert [key_id for key_id in late if not service.read("SELECT 1 FROM api_key WHERE id = ?", key_id)] == []
-            assert "does not go on from the event" in line
+            assert "does not follow event" in line
             service.start("--workers", str(workers))
             service.audit()
             assert service.verdict(revoked.key) == "NOT_FOUND"

@@ -47,7 +47,7 @@ def test_old_events_go_and_the_rest_can_be_checked(installed: Service) -> None:
     audit = installed.command("audit", "verify")
     assert (audit.returncode, audit.stderr) == (0, "")
     first, second, *_ = audit.stdout.splitlines()
-    assert first == "ok: 3 events, each as it was written, and 2 keys, each as they say"
+    assert first == "ok: 3 events match the hash chain, and 2 keys match their events"
     assert second.startswith("from event 4 of ")
     found = json.loads(installed.command("audit", "verify", "--json").stdout)
     assert (found["events"], found["from_revision"], found["removed"], found["problems"]) == (3, 4, 3, [])

@@ -123,7 +123,7 @@ class TestTakeover:
             eventually(lambda: set(announced(crew)) == set(key_ids))
         finally:
             os.kill(scheduler.pid, signal.SIGCONT)
-        eventually(lambda: "another process acts on schedules from now on" in acting.stderr)
+        eventually(lambda: "another process now acts on schedules" in acting.stderr)
         key_ids += soon_due(acting, 5)
         eventually(lambda: set(announced(crew)) >= set(key_ids))
         assert sorted(announced(crew)) == sorted(key_ids)

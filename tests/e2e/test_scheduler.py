@@ -21,7 +21,7 @@ def test_one_beside_a_server(embedded: Service, workers: str) -> None:
     """A server has one scheduler, however many workers it has; it ends with the server, in order."""
     embedded.start("--workers", workers)
     pid = the_scheduler(embedded)
-    eventually(lambda: "this process acts on schedules" in embedded.stderr)
+    eventually(lambda: "this process now acts on schedules" in embedded.stderr)
     assert schedulers(embedded) == [pid]
     assert embedded.stop() == 0
     assert not alive(pid)
@@ -52,7 +52,7 @@ def test_ctrl_c(embedded: Service) -> None:
     """Ctrl-C, which a terminal sends to the scheduler too, ends the server in order; nothing is started again."""
     embedded.start()
     pid = the_scheduler(embedded)
-    eventually(lambda: "this process acts on schedules" in embedded.stderr)
+    eventually(lambda: "this process now acts on schedules" in embedded.stderr)
     os.kill(pid, signal.SIGINT)
     embedded.signal(signal.SIGINT)
     assert embedded.wait() == 0
@@ -65,7 +65,7 @@ def test_verifying_does_not_need_it(embedded: Service) -> None:
     """While the scheduler stands still, keys are made and verified as ever."""
     embedded.start()
     pid = the_scheduler(embedded)
-    eventually(lambda: "this process acts on schedules" in embedded.stderr)
+    eventually(lambda: "this process now acts on schedules" in embedded.stderr)
     eventually(lambda: _stopped_outside_a_transaction(embedded, pid))
     assert embedded.verdict(embedded.create().key) == "VALID"
     assert embedded.stop() == 0, "though it could not end in order"

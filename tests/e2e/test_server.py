@@ -303,7 +303,7 @@ def test_a_fault_of_the_server_tells_its_callers_nothing(installed: Service) -> 
     with pytest.raises(Refused) as refused:
         installed.create(name="unheard of")
     assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
-    assert refused.value.message == "the server failed; its log says more"
+    assert refused.value.message == "internal error; the server's log has the details"
     (logged,) = [line for line in installed.stderr.splitlines() if "a call failed" in line]
     assert '"method": "Create"' in logged
     assert not re.search("INSERT|SELECT|unheard of|elsewhere", logged)

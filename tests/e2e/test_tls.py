@@ -122,11 +122,11 @@ def test_clients_may_have_to_show_a_certificate(embedded: Service, authority: Au
 @pytest.mark.parametrize(
     ("half", "named"),
     [
-        (["--tls-cert", "server.pem"], "belong together"),
-        (["--tls-key", "server.key"], "belong together"),
+        (["--tls-cert", "server.pem"], "must be given together"),
+        (["--tls-key", "server.key"], "must be given together"),
         (["--tls-client-ca", "ca.pem"], "--tls-cert and --tls-key"),
         (["--tls-cert", "server.pem", "--tls-key", "nothing.key"], "nothing.key"),
-        (["--tls-cert", "server.pem", "--tls-key", "client.key"], "do not fit together"),
+        (["--tls-cert", "server.pem", "--tls-key", "client.key"], "do not match"),
         (["--tls-cert", "server.ext", "--tls-key", "server.key"], "not PEM"),
     ],
 )

@@ -364,7 +364,7 @@ class TestManyStreams:
         stream = deaf(embedded).watch(project_id="noisy").opened()
         cursor = stream.cursor
         noise = make_noise(embedded, "noisy")
-        eventually(lambda: "it is not read" in embedded.stderr)
+        eventually(lambda: "its client does not read fast enough" in embedded.stderr)
         refused = stream.ended()
         assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "READER_TOO_SLOW")
         assert "resume" in refused.message

@@ -397,9 +397,7 @@ def test_processes_are_replaced_though_their_folder_was_removed(embedded: Servic
     for client in everywhere(embedded):
         client.verdict("typing error")
     eventually(lambda: counted(embedded)['tumbler_verdicts_total{code="malformed"}'] == MANY)
-    assert logged(
-        embedded, "the folder of counts was removed, and is made anew: what running processes count is not shown"
-    )
+    assert logged(embedded, "the metrics folder was removed and made again: counts of running processes are not shown")
     assert embedded.stop() == 0
     assert folders(embedded) == []
 

@@ -381,9 +381,9 @@ def resets(connection: socket.socket, over: threading.Event) -> None:
 
 HELD = f"timed out after {HOLD:g} s"
 TIMED_OUT = f"timed out after {SHORT:g} s"
-NO_ANSWER = "no complete HTTP answer"
-TOO_LONG = "the answer is too long"
-NO_HANDSHAKE = "TLS failed: the handshake was broken off"
+NO_ANSWER = "no complete HTTP response"
+TOO_LONG = "the response is too long"
+NO_HANDSHAKE = "TLS failed: the handshake was aborted"
 OK = b"HTTP/1.1 200 OK\r\n"
 FOUND = Answer(200, None)
 DRIP = 0.02

@@ -957,8 +957,8 @@ MUTANTS = (
     Mutant(
         "the last operator's key is asked about once",
         "tumbler/cli/last_operator.py",
-        '    _ask("Nobody can manage',
-        '    str("Nobody can manage',
+        '    _ask("Without it, no key',
+        '    str("Without it, no key',
         "tests/unit/cli/test_last_operator.py",
     ),
     Mutant(

@@ -39,7 +39,7 @@ PROTO = Path(__file__).parents[2] / "protos/tumbler/v1/error_reason.proto"
 
 METHODS = [method.name for method in SERVICE.methods]
 
-INTERNAL = "the server failed; its log says more"
+INTERNAL = "internal error; the server's log has the details"
 
 DOMAIN: dict[str, tuple[type, str]] = {
     "Create": (Lifecycle, "create"),

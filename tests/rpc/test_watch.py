@@ -107,7 +107,7 @@ def test_a_fault_is_told_to_nobody(
         made = served.client.create()
         refused = stream.ended()
     assert (refused.code, refused.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
-    assert refused.message == "the server failed; its log says more"
+    assert refused.message == "internal error; the server's log has the details"
     assert "a secret" not in "".join(capsys.readouterr())
     again = served.client.watch(start_cursor=stream.cursor)
     assert [event.key_id for event in again.events(1)] == [made.api_key.id]

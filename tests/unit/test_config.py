@@ -114,7 +114,7 @@ class TestLoopback:
     @pytest.mark.parametrize("listen", BEYOND)
     def test_beyond(self, listen: str) -> None:
         """Anywhere else keys would travel in the clear: the server refuses to start, and says what to do."""
-        with pytest.raises(SetupError, match=r"is not a loopback address.*--tls-cert and --tls-key, or say --insecure"):
+        with pytest.raises(SetupError, match=r"is not a loopback address.*--tls-cert and --tls-key, or --insecure"):
             Config(Installation(), listen=listen)
 
     @pytest.mark.parametrize("listen", BEYOND)
@@ -198,11 +198,11 @@ class TestTls:
     @pytest.mark.parametrize(
         ("tls", "message"),
         [
-            ({"cert": FILE}, "--tls-cert and --tls-key belong together"),
-            ({"key": FILE}, "--tls-cert and --tls-key belong together"),
+            ({"cert": FILE}, "--tls-cert and --tls-key must be given together"),
+            ({"key": FILE}, "--tls-cert and --tls-key must be given together"),
             ({"client_ca": FILE}, "--tls-client-ca needs"),
-            ({"key": FILE, "client_ca": FILE}, "belong together"),
-            ({"cert": FILE, "client_ca": FILE}, "belong together"),
+            ({"key": FILE, "client_ca": FILE}, "must be given together"),
+            ({"cert": FILE, "client_ca": FILE}, "must be given together"),
         ],
         ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
     )

@@ -85,8 +85,8 @@ def test_what_outlives_the_log_is_compared_word_by_word(
 
     store.write(rewrite)
     assert audit.run(store, clock).problems == ()
-    told = f"key {key_id} has event 3 in the copy, and no such or later event in the log"
-    assert copies.against(store, copy).problems == ((told,) if deleted else ("event 3 is not the one that was copied",))
+    told = f"key {key_id} has event 3 in the copy, but the log has neither it nor a later one"
+    assert copies.against(store, copy).problems == ((told,) if deleted else ("event 3 differs from the copy",))
 
 
 def test_a_chain_that_was_made_anew_is_found(store: Store, domain: Domain) -> None:
@@ -96,23 +96,23 @@ def test_a_chain_that_was_made_anew_is_found(store: Store, domain: Domain) -> No
     store.write(lambda transaction: transaction.run(LogHeadRow.update(revision=0, hash=bytes(32))))
     for _ in range(5):
         domain.create()
-    assert copies.against(store, [head]).problems == ("event 5 is not the one that was copied",)
+    assert copies.against(store, [head]).problems == ("event 5 differs from the copy",)
 
 
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        ([], "the copy has no event"),
-        (["ok"], "line 1 of the copy is neither of `audit export` nor of `audit head`"),
-        (["\n", "[]"], "line 2 of the copy is neither of `audit export` nor of `audit head`"),
-        (['{"revision": 1}'], "line 1 of the copy is neither of `audit export` nor of `audit head`"),
+        ([], "the copy holds no events"),
+        (["ok"], "line 1 of the copy is not from `audit export` or `audit head`"),
+        (["\n", "[]"], "line 2 of the copy is not from `audit export` or `audit head`"),
+        (['{"revision": 1}'], "line 1 of the copy is not from `audit export` or `audit head`"),
         (
             ['{"revision": {}, "hash": "", "key_id": ""}'],
-            "line 1 of the copy is neither of `audit export` nor of `audit head`",
+            "line 1 of the copy is not from `audit export` or `audit head`",
         ),
-        (["x" * (1 << 21)], "line 1 of the copy is neither of `audit export` nor of `audit head`"),
+        (["x" * (1 << 21)], "line 1 of the copy is not from `audit export` or `audit head`"),
         ([f"event 9 sha256:{'0' * 64}"], "the copy has event 9; the log ends with event 5"),
-        ([f"event 2 sha256:{'0' * 64}"], "event 2 is not the one that was copied"),
+        ([f"event 2 sha256:{'0' * 64}"], "event 2 differs from the copy"),
         ([f"event 99999999999999999999 sha256:{'0' * 64}"], "line 1 of the copy is neither of"),
     ],
 )

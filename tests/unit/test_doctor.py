@@ -22,15 +22,15 @@ DOCTOR: dict[str, tuple[str, str, str, str, str]] = {
     "all to expire": (f"expire_time = {FAR}", ALL, "ok", f"2 active, the last until {rfc3339(FAR)}", ""),
     "all soon to expire": (f"expire_time = {SOON}", ALL, "warning", f"the last until {rfc3339(SOON)}", ANOTHER),
     "one bound to networks": ("allowed_cidrs = '[\"10.0.0.0/8\"]'", ONE, "ok", "2 active, without expiry", ""),
-    "all bound to networks": ("allowed_cidrs = '[\"10.0.0.0/8\"]'", ALL, "warning", "all of them bound", ANOTHER),
-    "all expired": ("expire_time = 5", ALL, "wrong", "none works", ANOTHER),
-    "all revoked": ("revoke_time = 5", ALL, "wrong", "none works", ANOTHER),
-    "all switched off": ("active = false", ALL, "wrong", "none works", ANOTHER),
+    "all bound to networks": ("allowed_cidrs = '[\"10.0.0.0/8\"]'", ALL, "warning", "all of them restricted", ANOTHER),
+    "all expired": ("expire_time = 5", ALL, "wrong", "none is usable", ANOTHER),
+    "all revoked": ("revoke_time = 5", ALL, "wrong", "none is usable", ANOTHER),
+    "all switched off": ("active = false", ALL, "wrong", "none is usable", ANOTHER),
     "all superseded": (
         f"replaced_by_key_id = 'x', grace_expire_time = {NEVER - 1}",
-        *(ALL, "wrong", "none works", ANOTHER),
+        *(ALL, "wrong", "none is usable", ANOTHER),
     ),
-    "all narrower": ("scopes = '[\"*\"]'", ALL, "wrong", "none works", ANOTHER),
+    "all narrower": ("scopes = '[\"*\"]'", ALL, "wrong", "none is usable", ANOTHER),
 }
 
 

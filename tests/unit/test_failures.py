@@ -121,7 +121,7 @@ def test_the_first_reason_counts() -> None:
 
 @pytest.mark.parametrize(
     ("changed", "ending"),
-    [("", "room left"), ("no", "; nothing was changed"), ("unknown", "; a change may or may not have been made")],
+    [("", "space left"), ("no", "; nothing was changed"), ("unknown", "; the change may or may not have been made")],
 )
 def test_what_a_caller_is_told(changed: str, ending: str) -> None:
     """A caller is told the kind, and of a change what became of it; the database's own words are the operator's."""
@@ -135,6 +135,6 @@ def test_what_a_caller_is_told(changed: str, ending: str) -> None:
 def test_what_an_operator_is_told(cause: Cause) -> None:
     """Every kind has words for what it is and for what to do; the reason stands between them."""
     text = explain(StoreUnavailable(cause, "the reason"))
-    assert text == f"{cause.told}: the reason. To mend it: {cause.mend}"
+    assert text == f"{cause.told}: the reason. To fix it: {cause.mend}"
     assert cause.told
     assert cause.mend

@@ -173,7 +173,7 @@ def test_anothers_pepper_makes_no_operators_key(database_url: str, tmp_path: Pat
     founding.found(installation, CHEAP, "tmb")
     pepper.create(tmp_path / "other")
     other = Installation(tmp_path / "data", database_url, tmp_path / "other")
-    with pytest.raises(SetupError, match="is not this database's"):
+    with pytest.raises(SetupError, match="does not belong to this database"):
         founding.make_operator_key(other, CHEAP, "tmb", "operator", revoke_others=False, keep=lambda _: None)
     made = founding.make_operator_key(installation, CHEAP, "tmb", "operator", revoke_others=True, keep=lambda _: None)
     assert len(made.revoked) == 1

@@ -39,7 +39,7 @@ def test_a_change_that_was_not_made_leaves_no_file(tmp_path: Path, failure: Exce
 @pytest.mark.parametrize("failure", [StoreUnavailable(), KeyboardInterrupt()])
 def test_a_change_that_may_have_been_made_keeps_the_file(tmp_path: Path, failure: BaseException) -> None:
     """Where it is not known whether the key was made, the file stays, and it is said so."""
-    with pytest.raises(SetupError, match=f"If it was, it is the one in {tmp_path}/key"):
+    with pytest.raises(SetupError, match=f"If it was, it is in {tmp_path}/key"):
         fail(tmp_path / "key", failure)
     assert (tmp_path / "key").read_text() == f"{TEXT}\n"
 

@@ -258,7 +258,7 @@ class TestAudit:
         run(store, EventRow.update(**{column: CHANGED[column]}).where(EventRow.revision == revision))
         found = audit.run(store)
         assert not found
-        assert found.problems[0].startswith(f"event {revision} is not what was written")
+        assert found.problems[0].startswith(f"event {revision} was changed")
 
     @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ class TestAudit:
         ((key_id, project_id),) = store.read("SELECT key_id, project_id FROM event WHERE revision = 1")
         row = {"key_id": key_id, "project_id": project_id, "environment_id": "", "actor_key_id": "", "actor_name": ""}
         run(store, EventRow.insert(revision=revision, type=1, time=1, detail="{}", hash=bytes(32), **row))
-        assert audit.run(store).problems[0].startswith("1 events stand outside the log")
+        assert audit.run(store).problems[0].startswith("1 events are outside the log")
 
     @pytest.mark.usefixtures("history")
     def test_renumbered(self, store: Store) -> None:
@@ -402,7 +402,7 @@ class TestAnchor:
         """An event that is kept and was changed in any column is found."""
         remove(store, 2)
         run(store, EventRow.update(**{column: CHANGED[column]}).where(EventRow.revision == revision))
-        assert audit.run(store).problems[0].startswith(f"event {revision} is not what was written")
+        assert audit.run(store).problems[0].startswith(f"event {revision} was changed")
 
     @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize(
@@ -413,29 +413,32 @@ class TestAnchor:
             ([EventRow.delete()], "events 3 to 6 are missing"),
             (
                 [LogHeadRow.update(anchor_hash=bytes(32))],
-                "event 3 is not what was written, or the one before it is not",
+                "event 3 was changed, or the one before it was",
             ),
             ([LogHeadRow.update(anchor_revision=1)], "events 2 to 2 are missing"),
             ([LogHeadRow.update(anchor_revision=0, anchor_hash=bytes(32))], "events 1 to 2 are missing"),
-            ([LogHeadRow.update(anchor_revision=0)], "no event counts as removed, and the chain does not start from"),
-            ([LogHeadRow.update(anchor_revision=-2)], "events up to -2 count as removed, of 6"),
-            ([LogHeadRow.update(anchor_revision=3, anchor_hash=hash_of(3))], "event 3 stands outside the log"),
-            ([LogHeadRow.update(anchor_revision=6, anchor_hash=hash_of(6))], "events up to 6 count as removed, of 6"),
+            ([LogHeadRow.update(anchor_revision=0)], "no event is marked as removed, but the chain does not start at"),
+            ([LogHeadRow.update(anchor_revision=-2)], "events up to -2 of 6 are marked as removed"),
+            ([LogHeadRow.update(anchor_revision=3, anchor_hash=hash_of(3))], "event 3 is outside the log"),
+            (
+                [LogHeadRow.update(anchor_revision=6, anchor_hash=hash_of(6))],
+                "events up to 6 of 6 are marked as removed",
+            ),
             (
                 [LogHeadRow.update(anchor_revision=6, anchor_hash=hash_of(6)), EventRow.delete()],
-                "events up to 6 count as removed, of 6: the newest is never removed",
+                "events up to 6 of 6 are marked as removed: the newest is never removed",
             ),
-            ([LogHeadRow.update(anchor_revision=9)], "events up to 9 count as removed, of 6"),
-            ([EventRow.update(revision=2).where(EventRow.revision == 3)], "event 2 stands outside the log"),
-            ([EventRow.update(revision=-1).where(EventRow.revision == 3)], "1 events stand outside the log"),
+            ([LogHeadRow.update(anchor_revision=9)], "events up to 9 of 6 are marked as removed"),
+            ([EventRow.update(revision=2).where(EventRow.revision == 3)], "event 2 is outside the log"),
+            ([EventRow.update(revision=-1).where(EventRow.revision == 3)], "1 events are outside the log"),
             (
                 [EventRow.delete(), LogHeadRow.update(revision=2, hash=LogHeadRow.anchor_hash)],
-                "events up to 2 count as removed, of 2: the newest is never removed",
+                "events up to 2 of 2 are marked as removed: the newest is never removed",
             ),
-            ([EventRow.delete(), LogHeadRow.update(revision=1)], "events up to 2 count as removed, of 1"),
+            ([EventRow.delete(), LogHeadRow.update(revision=1)], "events up to 2 of 1 are marked as removed"),
             (
                 [EventRow.delete(), LogHeadRow.update(revision=0, hash=bytes(32))],
-                "events up to 2 count as removed, of 0",
+                "events up to 2 of 0 are marked as removed",
             ),
         ],
         ids=[
@@ -467,9 +470,9 @@ class TestAnchor:
     def test_an_empty_log_with_an_anchor(self, store: Store) -> None:
         """A log without any event was not cut: an anchor in it is found."""
         run(store, LogHeadRow.update(anchor_hash=b"x" * 32))
-        assert audit.run(store).problems[0].startswith("no event counts as removed, and the chain does not start")
+        assert audit.run(store).problems[0].startswith("no event is marked as removed, but the chain does not start")
         run(store, LogHeadRow.update(anchor_revision=1))
-        assert audit.run(store).problems == ("events up to 1 count as removed, of 0: the newest is never removed",)
+        assert audit.run(store).problems == ("events up to 1 of 0 are marked as removed: the newest is never removed",)
 
     def test_row_of_an_older_state(self, store: Store, history: tuple[str, str, str], domain: Domain) -> None:
         """A row that was put back as it was before the anchor is found while an event of its later change is kept."""

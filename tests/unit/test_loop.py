@@ -94,7 +94,7 @@ def test_an_event_that_fails(thread: LoopThread) -> None:
         deadline = time.monotonic() + PATIENCE
         while not logs and time.monotonic() < deadline:
             thread.run(asyncio.sleep(0.01))
-    assert [(log["event"], log["error"]) for log in logs] == [("something on the loop failed", "ValueError")]
+    assert [(log["event"], log["error"]) for log in logs] == [("a task on the event loop failed", "ValueError")]
     assert "secret" not in str(logs)
 
 

@@ -51,7 +51,7 @@ class TestCreate:
     def test_an_existing_file_is_kept(self, path: Path) -> None:
         """A file that exists is refused and left as it is: without its pepper every digest would be lost."""
         write(path, "anything")
-        with pytest.raises(SetupError, match=f"already: {path}"):
+        with pytest.raises(SetupError, match=f"{path} already exists"):
             pepper.create(path)
         assert path.read_text() == "anything"
 
@@ -172,7 +172,7 @@ class TestRotate:
 
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", full_disk)
-            with pytest.raises(SetupError, match=rf"no pepper was added to {path}, which is as it was: No space"):
+            with pytest.raises(SetupError, match=rf"no pepper was added to {path}, which is unchanged: No space"):
                 pepper.rotate(path)
         assert path.read_bytes() == before
         assert list(path.parent.iterdir()) == [path]

@@ -59,7 +59,7 @@ def test_who_is_refused(held: str, newcomer: str) -> None:
     places, _ = filled(len(held), *held)
     with pytest.raises(Overloaded) as refused:
         places.take(Holder(newcomer))
-    assert "the server has no place" in refused.value.message
+    assert "the server has no room" in refused.value.message
     assert SECOND <= refused.value.retry_after <= 5 * SECOND
 
 
@@ -84,7 +84,7 @@ def test_each_key(bounds: None) -> None:
     first, *_ = holders = [Holder("acme", "one") for _ in range(3)]
     for holder in holders:
         places.take(holder)
-    with pytest.raises(Overloaded, match="calling key has 3 streams"):
+    with pytest.raises(Overloaded, match="calling key has reached its limit of 3 open streams"):
         places.take(Holder("acme", "one"))
     places.take(Holder("acme", "two"))
     places.leave(first)
@@ -97,7 +97,7 @@ def test_each_project(bounds: None) -> None:
     places: Places[Holder] = Places(100)
     for number in range(5):
         places.take(Holder("acme", str(number)))
-    with pytest.raises(Overloaded, match="project has 5 streams"):
+    with pytest.raises(Overloaded, match="project has reached its limit of 5 open streams"):
         places.take(Holder("acme", "5"))
     places.take(Holder("globex", "5"))
 
@@ -109,7 +109,7 @@ def test_heartbeats(bounds: None) -> None:
     places.take(often)
     places.take(Holder("acme", "2", 2 * SECOND))
     places.take(Holder("acme", "3", 2 * SECOND))
-    with pytest.raises(Overloaded, match="take a longer heartbeat_interval"):
+    with pytest.raises(Overloaded, match="use a longer heartbeat_interval"):
         places.take(Holder("acme", "4", 3_600 * SECOND))
     places.take(Holder("globex", "4", SECOND))
     places.leave(often)

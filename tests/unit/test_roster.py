@@ -83,7 +83,7 @@ def test_who_takes_the_same_file_agrees_again(place: Place) -> None:
     assert look(first)
     second.close()
     place.process(PEPPER).look()
-    assert [entry["event"] for entry in look(first)] == ["all servers of this installation know the same peppers again"]
+    assert [entry["event"] for entry in look(first)] == ["all servers of this installation have the same peppers again"]
 
 
 def test_who_died_is_forgotten(place: Place, store: Store) -> None:

@@ -185,7 +185,7 @@ def test_restored(
         later.create()
     later.close()
     later.store.close()
-    is_lost(store, tail, f"its log is at event {1 + changes}, and does not go on from the event 3")
+    is_lost(store, tail, f"its log is at event {1 + changes}, which does not follow event 3")
     assert (tail.resets, notes.told[1:]) == (0, [])
 
 

@@ -104,7 +104,7 @@ def test_a_clock_that_stands_by_it_is_believed_after_a_day(machine: Machine, lea
         assert machine.now() == pytest.approx(right + TRIAL, abs=2 * TICK)
         machine.run(2 * TICK)
         assert machine.now() == machine.clock.now
-    told = [entry for entry in logged if "is believed from now on" in entry["event"]]
+    told = [entry for entry in logged if "is now trusted" in entry["event"]]
     assert len(told) == 1
     still = [entry["hours_until_believed"] for entry in logged if "hours_until_believed" in entry]
     assert still == sorted(still, reverse=True)
@@ -152,7 +152,7 @@ def test_a_clock_that_was_set_right_leaves_nothing_behind(machine: Machine) -> N
         assert machine.now() == machine.clock.now
     assert read_mark(machine.store) == (machine.clock.now - LOOK, 0, 0)
     assert [entry["event"].partition(":")[0] for entry in logged if "hours_until_believed" not in entry] == [
-        "this machine's clock is 500.0 days ahead of the time that the installation knows",
+        "this machine's clock is 500.0 days ahead of the installation's last known time",
         "this machine's clock agrees with the installation again",
     ]
 

@@ -314,7 +314,7 @@ class TestSetup:
     )
     def test_proxy(self, proxy: str) -> None:
         """A proxy must be written in one way; what was written is not shown, since it can hold a password."""
-        with pytest.raises(SetupError, match=r"^the proxy for webhooks must be written http://\[") as refused:
+        with pytest.raises(SetupError, match=r"^--webhook-proxy must be http://\[") as refused:
             Poster(Rules(proxied=True), Resolver(), proxy)
         assert "hunter2" not in str(refused.value)
 
@@ -330,5 +330,5 @@ class TestSetup:
         file = tmp_path / "ca.pem"
         if content is not None:
             file.write_text(content)
-        with pytest.raises(SetupError, match=r"^the file of certificates for webhooks cannot be read"):
+        with pytest.raises(SetupError, match=r"^--webhook-ca-file cannot be read"):
             Poster(Rules(), Resolver(), ca_file=file)

@@ -57,14 +57,14 @@ TAKEN_APART = {
 
 REFUSED = {
     "https://hooks.example.com/" + "a" * LONGEST: "must be at most 2,048 characters",
-    "https://bücher.example/": "must be ASCII: a name is written in its xn-- form, all else as %XX",
+    "https://bücher.example/": "must be ASCII: write a name in its xn-- form, everything else as %XX",
     "https://hooks.example.com/#": "must have no fragment",
-    "https://hooks.example.com/a b": "must have no character but those of RFC 3986: others are written as %XX",
+    "https://hooks.example.com/a b": "must have only characters of RFC 3986: write others as %XX",
     "https://user@hooks.example.com/": "must have no user name or password",
     "hooks.example.com": "must be a URL like https://hooks.example.com/path",
     "ftp://hooks.example.com/": "must be https",
     "http://hooks.example.com/": "must be https",
-    "https://hooks.example.com:65536/": "must have a port from 1 to 65535, or none",
+    "https://hooks.example.com:65536/": "must have no port, or one from 1 to 65535",
     "https://127.1/": "must have a DNS name or an IP address in its usual form as its host",
     "https://10.0.0.1/": INSIDE,
 }

@@ -205,7 +205,7 @@ export class Calls {
         const flight = flights[index];
         if (flight === undefined) return;
         if (response.code !== VerifyCode.UNSPECIFIED) flight.land({ response, sentAt, epoch });
-        else if (flights.length === 1) flight.fail(new UnavailableError("the server decided nothing"));
+        else if (flights.length === 1) flight.fail(new UnavailableError("the server did not decide"));
         else undecided.push(flight);
       });
       this.#askAgain(undecided, flights.length);
@@ -244,7 +244,7 @@ export class Calls {
         flight.deadline - this.#clock.now(),
       );
       if (response === undefined || response.code === VerifyCode.UNSPECIFIED) {
-        throw new ConnectError("nothing was decided", Status.Unavailable);
+        throw new ConnectError("the server did not decide", Status.Unavailable);
       }
       flight.land({ response, sentAt, epoch: undefined });
     } catch (reason) {

@@ -31,11 +31,11 @@ export function fromCall(reason: unknown): TumblerError {
   switch (error.code) {
     case Code.Unauthenticated:
     case Code.PermissionDenied:
-      return new NotAllowedError(`the server refuses the verifier's own key: ${said}`);
+      return new NotAllowedError(`the server refused the verifier's own key: ${said}`);
     case Code.InvalidArgument:
-      return new InvalidRequestError(`the server refuses what is demanded: ${said}`);
+      return new InvalidRequestError(`the request is invalid: ${said}`);
     default:
-      return new UnavailableError(`the server did not answer: ${said}`);
+      return new UnavailableError(`the call to the server failed: ${said}`);
   }
 }
 

@@ -96,33 +96,34 @@ export function settle(options: VerifierOptions): Settings {
   const endpoints = parseTarget(String(options.target));
   if (endpoints === undefined) {
     throw new TypeError(
-      "target must be host:port, with dns: before it if you like, ipv4: or ipv6: and a list of them, or unix:/path",
+      "target: must be host:port, dns:host:port, ipv4: or ipv6: with a list of addresses, or unix:/path",
     );
   }
   if (!/^[\x21-\x7e]+$/.test(options.apiKey ?? "")) {
-    throw new TypeError("apiKey must be the verifier's own key: visible ASCII characters, and not empty");
+    throw new TypeError("apiKey: must be one key of visible ASCII characters");
   }
   const { projectId } = options;
   const all = projectId === undefined || projectId === ANY_PROJECT;
   if (!all && !areNamed(projectId)) throw new TypeError(NAMELESS);
   if (options.credentials === undefined && !endpoints.every(({ loopback }) => loopback) && options.insecure !== true) {
     throw new TypeError(
-      "credentials are needed for a target that is not this machine, or insecure: true for plaintext",
+      "credentials: the target is not this machine, so keys would cross the network in plaintext; " +
+        "use credentials, or insecure: true if the network is trusted",
     );
   }
 
   const { cacheSize = 10_000, cacheBytes = 32 * 1024 * 1024, watch = true } = options;
-  if (!Number.isInteger(cacheSize) || cacheSize < 0) throw new TypeError("cacheSize must be a whole number, 0 or more");
+  if (!Number.isInteger(cacheSize) || cacheSize < 0) throw new TypeError("cacheSize: must be a whole number, 0 or more");
   if (!Number.isInteger(cacheBytes) || cacheBytes < 0) {
-    throw new TypeError("cacheBytes must be a whole number, 0 or more");
+    throw new TypeError("cacheBytes: must be a whole number, 0 or more");
   }
   const maxStaleness = duration("maxStaleness", options.maxStaleness ?? 15_000, 1, LONGEST);
   const heartbeat = duration("heartbeat", options.heartbeat ?? 5_000, 1_000, 3_600_000);
-  if (heartbeat >= maxStaleness) throw new TypeError("heartbeat must be shorter than maxStaleness");
+  if (heartbeat >= maxStaleness) throw new TypeError("maxStaleness: must be longer than heartbeat");
   const timeout = duration("timeout", options.timeout ?? 2_000, 1, LONGEST);
   if (options.fixedTtl !== undefined) {
     if (watch)
-      throw new TypeError("fixedTtl needs watch: false; with the stream, records live as long as the server says");
+      throw new TypeError("fixedTtl: is only allowed with watch: false");
     duration("fixedTtl", options.fixedTtl, 1, LONGEST);
   }
   return {
@@ -144,5 +145,5 @@ export function settle(options: VerifierOptions): Settings {
 
 function duration(name: string, value: number, least: number, most: number): number {
   if (value >= least && value <= most) return value;
-  throw new TypeError(`${name} must be ${least}–${most} milliseconds`);
+  throw new TypeError(`${name}: must be ${least} to ${most} milliseconds`);
 }

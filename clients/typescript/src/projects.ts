@@ -8,11 +8,11 @@ export const ANY_PROJECT: unique symbol = Symbol("tumbler.ANY_PROJECT");
 /** A project, or several, one of which a key must belong to. */
 export type ProjectId = string | readonly string[];
 
-export const NAMELESS = "projectId must be a project's id, or several, none of them empty";
+export const NAMELESS = "projectId: must be one or more project ids, none of them empty";
 
 export const UNSAID =
-  "this verifier's own key sees the keys of all projects: say projectId: …, or ANY_PROJECT, " +
-  "or give it a key of one project";
+  "the verifier's own key can verify the keys of all projects: set projectId, or ANY_PROJECT, " +
+  "or use a key of one project";
 
 /** Says whether there are projects, and each has a name. */
 export function areNamed(projectId: unknown): projectId is ProjectId {

@@ -152,7 +152,7 @@ export class Sessions {
       if (this.#asked >= MOST_ASKED) return;
       this.#queue.delete(held);
       if (this.#clock.now() - (held.doubted ?? 0) > this.#patience) {
-        end(this.#drop(held), new UnavailableError("a stream's key could not be verified anew in time"));
+        end(this.#drop(held), new UnavailableError("the key of an open stream could not be verified again in time"));
       } else {
         void this.#ask(held);
       }

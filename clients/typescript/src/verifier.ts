@@ -212,7 +212,7 @@ export class Verifier implements AsyncDisposable {
       response.valid !== (code === "VALID") ||
       (!unproven && (response.keyId !== keyId || response.checkTime === undefined))
     ) {
-      throw new UnavailableError("the server's answer is not one that this version understands");
+      throw new UnavailableError("this client version does not understand the server's answer");
     }
     if (!unproven && projects.length > 0 && !projects.includes(response.projectId)) code = "NOT_FOUND";
     const { cacheTtl } = response;

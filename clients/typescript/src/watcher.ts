@@ -77,7 +77,7 @@ export class Watcher {
     const journal = this.#journal;
     const startCursor = journal.cursor;
     const ending = new AbortController();
-    const giveUp = () => ending.abort(new ConnectError("it was silent for too long", Code.DeadlineExceeded));
+    const giveUp = () => ending.abort(new ConnectError("no heartbeat arrived in time", Code.DeadlineExceeded));
     const startTimer = () => this.#clock.after(this.#heartbeat * HEARTBEATS_TO_WAIT, giveUp, false);
     let stopTimer = startTimer();
     try {
@@ -98,7 +98,7 @@ export class Watcher {
         // Events may be late ones, of a stream that is catching up: only a heartbeat says that this was all.
         if (response.events.length > 0 || response.reset) continue;
         if (!journal.heard(this.#clock.now(), opened, milliseconds(response.streamAge))) {
-          throw new ConnectError("its words come too late to count", Code.Aborted);
+          throw new ConnectError("its heartbeats arrive too late to be used", Code.Aborted);
         }
       }
     } finally {
@@ -122,13 +122,13 @@ export class Watcher {
       case Code.PermissionDenied:
         this.#journal.silence();
         this.#forgetAll();
-        this.#logger.error(`the server refuses the verifier's own key (${describe(error)}); nothing can be verified`);
+        this.#logger.error(`the server refused the verifier's own key: ${describe(error)}`);
         return PAUSE_WHEN_REFUSED;
       case Code.InvalidArgument:
         if (this.#journal.cursor !== "") {
           this.#journal.cursor = "";
           this.#forgetAll();
-          this.#logger.warn("the server does not know the position of the stream of changes; beginning anew");
+          this.#logger.warn("the server does not know the position in the stream; starting over");
         }
         break;
     }
@@ -138,7 +138,7 @@ export class Watcher {
   /** Returns how long to wait before the next attempt: at most 100 ms at first, and twice as long each time. */
   #backOff(began: number, why: string): number {
     if (this.#clock.now() - began >= this.#heartbeat) this.#failures = 0;
-    if (this.#failures === 0) this.#logger.warn(`the stream of changes broke, and is opened anew: ${why}`);
+    if (this.#failures === 0) this.#logger.warn(`the stream broke and will be reopened: ${why}`);
     return Math.random() * Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** this.#failures++);
   }
 

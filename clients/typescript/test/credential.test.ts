@@ -130,7 +130,7 @@ for (const [service, start] of Object.entries(SERVICES)) {
       said.length = 0;
       assert.equal(await ask(address, headers), credential === undefined ? 401 : 200, name);
       assert.deepEqual(verifier.asked, credential === undefined ? [] : [credential], name);
-      assert.deepEqual(said, refused === "ambiguous" ? ["a request was denied: more than one credential"] : [], name);
+      assert.deepEqual(said, refused === "ambiguous" ? ["denied: more than one credential"] : [], name);
     }
   });
 }

@@ -275,5 +275,5 @@ test("the log says why a key was denied, and never which", async () => {
   const verifier = new FakeVerifier();
   verifier.outcome = { ...ACCEPTED, valid: false, code: "REVOKED" };
   await judge(verifier.real, { logger: { info: log, warn: log, error: log } }, "orders", headers, undefined);
-  assert.deepEqual(said, ["an API key was denied: REVOKED 0123456789abcdef"]);
+  assert.deepEqual(said, ["denied: REVOKED, key 0123456789abcdef"]);
 });

@@ -107,7 +107,7 @@ test("who shares a call has projects of their own", async (t) => {
   assert.equal((await indifferent).valid, true);
 });
 
-const UNSAID = /sees the keys of all projects: say projectId: …, or ANY_PROJECT/;
+const UNSAID = /can verify the keys of all projects: set projectId, or ANY_PROJECT/;
 
 for (const projectId of [undefined, "acme"]) {
   test(`a verifier whose own key sees all projects must say which, if a caller names ${projectId} or not`, async (t) => {
@@ -143,7 +143,7 @@ for (const said of [{ projectId: ANY_PROJECT }, { projectId: SEVERAL }] as const
 
 for (const projectId of ["", [], [""], ["acme", ""], [undefined], null, 7] as unknown as ProjectId[]) {
   test(`${JSON.stringify(projectId)} is a mistake, and not a wish for all projects`, async (t) => {
-    assert.throws(() => settle({ target: "localhost:1", apiKey: "own", projectId }), /^TypeError: projectId must be/);
+    assert.throws(() => settle({ target: "localhost:1", apiKey: "own", projectId }), /^TypeError: projectId: must be/);
     const { verifier } = await open(t);
     await assert.rejects(verifier.verify(KEY, { projectId }), InvalidRequestError);
   });

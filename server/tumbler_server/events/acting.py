@@ -93,14 +93,14 @@ class Acting:
             with calls.serving(Call(time.monotonic() + _LAST)):
                 self.lease.release()
         except (StoreUnavailable, CallerGone):
-            _log.debug("the lease could not be given back; it runs out")
+            _log.debug("the lease could not be released; it expires by itself")
 
     def _run(self) -> None:
         with calls.serving(self._call):
             self._act()
 
     def _act(self) -> None:
-        trouble = Trouble("acting on schedules fails; it is tried again")
+        trouble = Trouble("acting on schedules fails; retrying")
         while not self._stopping:
             began = self._uptime()
             try:

@@ -67,7 +67,7 @@ class Following:
 
     def _listen(self) -> None:
         pause = _BACKOFF[0]
-        listening = Trouble("the connection that listens for changes fails; polling goes on")
+        listening = Trouble("the connection that listens for changes fails; polling continues")
         while not self._stopping.is_set():
             listener = None
             try:

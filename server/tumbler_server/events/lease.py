@@ -95,9 +95,9 @@ class Lease:
         take = LeaseRow.update(holder=self._holder, term=term + 1, beat=0).where(same)
         if self._store.write(lambda transaction: transaction.change(take)):
             self._term, self._beat, self._beaten = term + 1, 0, began
-            _log.info("this process acts on schedules from now on", term=self._term, after=holder)
+            _log.info("this process now acts on schedules", term=self._term, after=holder)
 
     def _lose(self) -> None:
         if self._term:
-            _log.warning("another process acts on schedules from now on", term=self._term)
+            _log.warning("another process now acts on schedules", term=self._term)
         self._term, self._seen = 0, None

@@ -261,7 +261,7 @@ def links(store: Store, up_to: int) -> Iterator[Link]:
         if revision != expected:
             problem = f"events {expected} to {revision - 1} are missing"
         elif _chain(chained, [revision, *content]) != blob(stored):
-            problem = f"event {revision} is not what was written, or the one before it is not"
+            problem = f"event {revision} was changed, or the one before it was"
         yield Link(revision, content[4], blob(stored), problem, content[1], content[7])
         expected, chained = revision + 1, blob(stored)
 

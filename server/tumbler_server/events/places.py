@@ -60,13 +60,13 @@ class Places(Generic[H]):
         share = self._shares.get(holder.tenant)
         held, beats = (len(share.holders), share.beats) if share else (0, 0)
         if len(self.of_key(holder.key_id)) >= limits.WATCH_KEY.most:
-            raise overloaded(f"the calling key has {limits.WATCH_KEY.most:,} streams open, the most that it may have")
+            raise overloaded(f"the calling key has reached its limit of {limits.WATCH_KEY.most:,} open streams")
         if held >= limits.WATCH_PROJECT.most:
-            raise overloaded(f"the project has {limits.WATCH_PROJECT.most:,} streams open, the most that it may have")
+            raise overloaded(f"the project has reached its limit of {limits.WATCH_PROJECT.most:,} open streams")
         if beats + _PRECISION // holder.interval > limits.WATCH_BEATS.most * 1_000_000:
             raise overloaded(
-                f"the project's streams take {limits.WATCH_BEATS.most:,} heartbeats a second, the most that they may;"
-                " take a longer heartbeat_interval"
+                f"the project's streams have reached their limit of {limits.WATCH_BEATS.most:,} heartbeats a second;"
+                " use a longer heartbeat_interval"
             )
         leaver = self._make_room(held) if self._taken >= self._most else None
         share = self._shares[holder.tenant]
@@ -95,7 +95,7 @@ class Places(Generic[H]):
         largest = max(self._shares.values(), key=lambda share: len(share.holders))
         # With a difference of one the two would only change roles, and take the place from each other for ever.
         if held + 1 >= len(largest.holders):
-            raise overloaded("the server has no place for another stream")
+            raise overloaded("the server has no room for another stream")
         newest = next(reversed(largest.holders))
         self.leave(newest)
         return newest

@@ -47,7 +47,7 @@ class Retention:
         # Checked before the transactions, since events never change, so that these are short.
         for link in log.links(self._store, up_to=newest - 1):
             if link.problem:
-                _log.error("no event is removed from here on; run `tumbler-server audit verify`", problem=link.problem)
+                _log.error("no more events are removed; run `tumbler-server audit verify`", problem=link.problem)
             if link.problem or link.time >= before:
                 break
             last, number = link, number + 1
@@ -75,7 +75,7 @@ class Retention:
             try:
                 removed = self.remove()
             except Exception as failure:
-                _log.warning("removing old events failed; it is tried again", error=type(failure).__name__)
+                _log.warning("removing old events failed; retrying", error=type(failure).__name__)
                 continue
             if removed:
                 _log.info("removed the oldest events", events=removed)

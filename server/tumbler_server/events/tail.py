@@ -66,7 +66,7 @@ class Tail:
         self._confirmed = uptime()
         self._blocked_until = 0
         self._failure = StoreUnavailable()  # what blocks
-        self._stale = Trouble("keys are verified without the database, as --stale-if-error allows", uptime)
+        self._stale = Trouble("keys are verified from memory, as --stale-if-error allows", uptime)
         self._commits_show = store.version() is not None
         self._head = log.head(store)
         self.ring = Ring(self._head.revision)
@@ -198,7 +198,7 @@ class Tail:
 
     def _lost(self, why: str) -> StoreUnavailable:
         """Have nobody served from what is remembered of another history, or told that it goes on."""
-        self._store.give_up(f"the database was replaced, or put back from a backup, while it was served: {why}")
+        self._store.give_up(f"the database was replaced, or restored from a backup, while it was served: {why}")
         return StoreUnavailable(Cause.REPLACED, self._store.lost)
 
     def _read_all(self) -> None:
@@ -218,7 +218,7 @@ class Tail:
         continues = follows and events[-1].revision >= head.revision
         next_one = bool(events) and events[0].revision == place.revision + 1
         if head.revision <= place.revision or (next_one and not follows):
-            raise self._lost(f"its log is at event {head.revision}, and does not go on from the event {place.revision}")
+            raise self._lost(f"its log is at event {head.revision}, which does not follow event {place.revision}")
         with self._lock:
             if self.resets != resets or not (continues or self._head == place):
                 return False

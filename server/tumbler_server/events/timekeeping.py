@@ -132,8 +132,8 @@ class Timekeeper:
     def _tell(self, reading: int, reckoned: int) -> None:
         if self._doubts:
             _log.warning(
-                f"this machine's clock is {words(reading, reckoned)} the time that the installation knows: nothing is "
-                "removed or announced by it; set it right, or, if it is right, run `tumbler-server trust-clock`",
+                f"this machine's clock is {words(reading, reckoned)} the installation's last known time: until it "
+                "is trusted, nothing is removed or announced. Correct it; if it is right: `tumbler-server trust-clock`",
                 clock=rfc3339(reading),
                 known=rfc3339(reckoned),
             )
@@ -190,11 +190,11 @@ class Timekeeping:
         if not mark.apart:
             self._reminded = uptime
             if before.apart and not believed(reading, before.time):
-                _log.warning("this machine's clock is believed from now on", clock=rfc3339(reading))
+                _log.warning("this machine's clock is now trusted", clock=rfc3339(reading))
         elif uptime - self._reminded >= REMIND:
             self._reminded = uptime
             _log.warning(
-                f"this machine's clock is still {words(reading, mark.time)} the time that the installation knows",
+                f"this machine's clock is still {words(reading, mark.time)} the installation's last known time",
                 clock=rfc3339(reading),
                 known=rfc3339(mark.time),
                 hours_until_believed=round((TRIAL - mark.waited) / HOUR, 1),

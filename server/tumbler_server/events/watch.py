@@ -214,8 +214,8 @@ class Hub:
         now, task = self._uptime(), asyncio.current_task()
         stream = Stream(listener, project_id, listener.tenant, listener.key_id, interval, now, until, start, task)
         if leaver := self._places.take(stream):
-            self._end(leaver, overloaded("the server needs the stream's place for another project"))
-            _note_end(leaver, "its place goes to another project")
+            self._end(leaver, overloaded("the server ended the stream to make room for another project"))
+            _note_end(leaver, "it made room for another project")
         self._streams.add(stream)
         self._by_project[project_id].add(stream)
         metrics.WATCH_STREAMS.inc()
@@ -326,7 +326,7 @@ class Hub:
         except Exception as failure:
             # The streams would stand still for ever; so this must go on.
             with contextlib.suppress(Exception):
-                _log.error("looking after the streams failed", error=type(failure).__name__)
+                _log.error("serving the streams failed", error=type(failure).__name__)
         if self._streams:
             self._ticking = self._running().call_later(TICK / SECOND, self._tick)
 
@@ -465,10 +465,10 @@ class Hub:
 
 
 def _too_slow(stream: Stream) -> ReaderTooSlow:
-    _note_end(stream, "it is not read")
+    _note_end(stream, "its client does not read fast enough")
     return ReaderTooSlow()
 
 
 def _note_end(stream: Stream, why: str) -> None:
     with contextlib.suppress(Exception):  # a log that cannot be written must not change how a stream ends
-        _log.info(f"a Watch stream is ended: {why}", key_id=stream.key_id)
+        _log.info(f"a Watch stream was ended: {why}", key_id=stream.key_id)

@@ -57,9 +57,9 @@ def run(store: Store, clock: Clock = system_clock, progress: Progress = lambda *
     problems: list[str] = []
     for what, check in (
         ("the log", chain.problems),
-        ("what outlives the log", lambda: _kept_problems(store)),
+        ("older events", lambda: _kept_problems(store)),
         ("the keys", rows.problems),
-        ("the events' keys", lambda: _gone(store)),
+        ("the keys of events", lambda: _gone(store)),
         ("the projects", lambda: _counts(store)),
         ("the scopes", lambda: _scopes(store)),
         ("the deliveries", lambda: _deliveries(store)),
@@ -79,7 +79,7 @@ def _told(what: str, check: Callable[[], Iterable[str]]) -> list[str]:
             if len(shown) < _SHOWN:
                 shown.append(problem)
     except (TypeError, ValueError, peewee.DataError) as failure:
-        shown.append(f"{what} hold a value that was never written there ({type(failure).__name__})")
+        shown.append(f"{what}: a value that this program never writes ({type(failure).__name__})")
     return shown
 
 
@@ -132,11 +132,11 @@ def _ends(store: Store, newest: int, anchored: int, anchor_hash: bytes) -> Itera
         "SELECT COUNT(*) FROM event e, log_head h WHERE h.id = 1 AND (e.revision > h.revision OR e.revision < 1)"
     )
     if strays:
-        yield f"{strays} events stand outside the log: before its first or after its head"
+        yield f"{strays} events are outside the log: before its first event or after its head"
     if anchored < 0 or 0 < anchored >= newest:
-        yield f"events up to {anchored} count as removed, of {newest}: the newest is never removed"
+        yield f"events up to {anchored} of {newest} are marked as removed: the newest is never removed"
     if anchored == 0 and anchor_hash != GENESIS:
-        yield "no event counts as removed, and the chain does not start from its beginning"
+        yield "no event is marked as removed, but the chain does not start at its beginning"
 
 
 def _told_alteration(key_id: str, revision: int, detail: str) -> str:
@@ -157,12 +157,12 @@ def _kept_problems(store: Store) -> list[str]:
         total, after, problems = kept.NONE, 0, []
         while page := kept.page(store.read, before[0], after, _PAGE):
             total = kept.add(total, (row for _, row in page))
-            problems += [f"event {row[0]} stands outside the log: it was removed" for last, row in page if not last]
+            problems += [f"event {row[0]} is outside the log: it was removed" for last, row in page if not last]
             problems += filter(None, (_told_alteration(row[2], row[0], row[8]) for _, row in page))
             after = page[-1][1][0]
         if _kept_head(store) == before:  # else keys of that age changed meanwhile
             if total != before[1]:
-                problems.append(f"an event up to {before[0]} that is kept is not what was written, or one was removed")
+                problems.append(f"a kept event up to {before[0]} was changed or removed")
             return problems[:_SHOWN]
     return []
 
@@ -234,7 +234,7 @@ def _counts(store: Store) -> list[str]:
         "WHERE p.keys IS NULL OR p.keys <> COALESCE(k.keys, 0) LIMIT ?",
         (_SHOWN,),
     )
-    return [f"project {project_id} has another number of keys than is counted" for (project_id,) in found]
+    return [f"project {project_id} has a different number of keys than its count says" for (project_id,) in found]
 
 
 def _scopes(store: Store) -> list[str]:
@@ -255,7 +255,7 @@ def _scopes(store: Store) -> list[str]:
         f"(SELECT 1 FROM {carried} WHERE s.value = a.scope) LIMIT ?",
         (_SHOWN,),
     )
-    return [f"key {key_id} is listed by other scopes than it carries" for (key_id,) in dict.fromkeys((*found, *slips))]
+    return [f"key {key_id} is indexed by other scopes than its own" for (key_id,) in dict.fromkeys((*found, *slips))]
 
 
 def _deliveries(store: Store) -> list[str]:
@@ -267,4 +267,4 @@ def _deliveries(store: Store) -> list[str]:
         "LIMIT ?",
         (_SHOWN,),
     )
-    return [f"delivery {delivery_id} is not what its event tells" for (delivery_id,) in found]
+    return [f"delivery {delivery_id} does not match its event" for (delivery_id,) in found]

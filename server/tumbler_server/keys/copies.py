@@ -75,13 +75,13 @@ def against(store: Store, copy: Iterable[str]) -> Comparison:
             elif line.fits(event):
                 compared += 1
             else:
-                problems.append(f"event {line.revision} is not the one that was copied")
+                problems.append(f"event {line.revision} differs from the copy")
         if len(problems) >= _SHOWN:
             break
     last.pop("", None)
     problems += _gone(store, last, anchored)
     if not problems and not compared and not removed:
-        problems.append("the copy has no event")
+        problems.append("the copy holds no events")
     return Comparison(compared, removed, tuple(problems[:_SHOWN]))
 
 
@@ -107,7 +107,7 @@ def _parts(copy: Iterable[str], problems: list[str]) -> Iterator[list[_Line]]:
         try:
             part.append(_read(line))
         except (ValueError, KeyError, TypeError):
-            problems.append(f"line {number} of the copy is neither of `audit export` nor of `audit head`")
+            problems.append(f"line {number} of the copy is not from `audit export` or `audit head`")
             if len(problems) >= _SHOWN:
                 return
         if len(part) == _PAGE:
@@ -143,7 +143,7 @@ def _gone(store: Store, last: dict[str, int], anchored: int) -> Iterator[str]:
         newest = dict(rows)
         for key_id in part:
             if newest.get(key_id, 0) < last[key_id]:
-                yield f"key {key_id} has event {last[key_id]} in the copy, and no such or later event in the log"
+                yield f"key {key_id} has event {last[key_id]} in the copy, but the log has neither it nor a later one"
 
 
 def _plain(event: Event) -> dict[str, object]:

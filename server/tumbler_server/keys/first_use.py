@@ -51,7 +51,7 @@ class FirstUses:
         """Ids of keys whose first use is to be written, by project, in the order in which the projects are served."""
         self._size = 0
         self._flushing = threading.Lock()
-        self._trouble = Trouble("keys were used first, and the ends of those before them cannot be written")
+        self._trouble = Trouble("the end of keys whose successors were used cannot be written; retrying")
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._call = Call()

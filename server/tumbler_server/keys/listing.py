@@ -107,7 +107,7 @@ def _order(order_by: str) -> tuple[str, bool]:
         return "create_time", True
     column, _, direction = order_by.partition(" ")
     if column not in _SORTABLE or direction not in ("", "asc", "desc"):
-        rule = f"must be one of {', '.join(_SORTABLE)}, alone or followed by ` asc` or ` desc`"
+        rule = f"must be one of {', '.join(_SORTABLE)}, optionally followed by ` asc` or ` desc`"
         raise InvalidFields([Violation("order_by", rule)])
     return column, direction == "desc"
 

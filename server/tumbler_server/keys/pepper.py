@@ -53,7 +53,7 @@ def load(path: Path) -> tuple[Pepper, ...]:
     """
     try:
         if path.stat().st_mode & 0o077:
-            raise SetupError(f"the pepper file {path} can be read by others: chmod 600 {path}")
+            raise SetupError(f"the pepper file {path} is readable by other users: run chmod 600 {path}")
         lines = path.read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
         raise SetupError(f"there is no pepper file {path}") from None
@@ -89,9 +89,9 @@ def create(path: Path, first: Pepper | None = None) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise SetupError(f"there is a pepper file already: {path}") from None
+        raise SetupError(f"the pepper file {path} already exists") from None
     except OSError as failure:
-        raise SetupError(f"the pepper file {path} cannot be made: {failure.strerror}") from None
+        raise SetupError(f"the pepper file {path} cannot be created: {failure.strerror}") from None
     try:
         _write(descriptor, [first or generate()])
     except OSError as failure:
@@ -111,7 +111,7 @@ def rotate(path: Path) -> Pepper:
     except OSError as failure:
         with contextlib.suppress(OSError):
             staged.unlink(missing_ok=True)
-        raise SetupError(f"no pepper was added to {path}, which is as it was: {failure.strerror}") from None
+        raise SetupError(f"no pepper was added to {path}, which is unchanged: {failure.strerror}") from None
     _sync_folder(path)
     return load(path)[0]
 

@@ -26,7 +26,7 @@ class Resealer:
         self._store = store
         self._hasher = hasher
         self._clock = clock
-        self._trouble = Trouble("keys cannot be sealed anew; they go on working, and it is tried again")
+        self._trouble = Trouble("keys cannot be rehashed; they keep working, and their next use retries")
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="reseal")
         self._waiting: set[str] = set()
         self._lock = threading.Lock()

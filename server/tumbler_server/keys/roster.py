@@ -121,7 +121,7 @@ class Roster:
             with calls.serving(Call(time.monotonic() + _LAST)):
                 self._store.alone(lambda db: _run(db, (_REMOVE, (self.name, self._beat))))
         except Exception as failure:
-            _log.debug("the row of this process stays", error=type(failure).__name__)
+            _log.debug("the row of this process could not be removed", error=type(failure).__name__)
 
     def _run(self) -> None:
         with calls.serving(self._call):
@@ -131,7 +131,7 @@ class Roster:
                 try:
                     self.look()
                 except Exception as failure:
-                    _log.debug("comparing peppers failed; it is tried again", error=type(failure).__name__)
+                    _log.debug("comparing peppers failed; retrying", error=type(failure).__name__)
 
     def _gone(self, beats: Mapping[str, int]) -> dict[str, int]:
         """Return those whose beat has stood still for too long."""
@@ -146,16 +146,16 @@ class Roster:
         (others, keys), self._told = self._told, (different, foreign)
         if different and different != others:
             _log.warning(
-                "servers of this installation know different peppers: give all the same pepper file, and restart them",
+                "servers of this installation have different peppers: give all the same pepper file, and restart them",
                 ours=self._ours,
                 theirs={name: different[name] for name in sorted(different)[:_SHOWN]},
                 differing=len(different),
             )
         elif others and not different:
-            _log.warning("all servers of this installation know the same peppers again")
+            _log.warning("all servers of this installation have the same peppers again")
         if foreign and foreign != keys:
             _log.warning(
-                "keys are signed under peppers that this server does not have: each costs bcrypt when it is first seen",
+                "keys are signed with peppers that this server does not have: each costs bcrypt when first seen",
                 ours=self._ours,
                 theirs=foreign[:_SHOWN],
             )

@@ -25,7 +25,7 @@ MAX_ROTATION_INTERVAL = 3_650 * DAY
 MAX_GRACE = 30 * DAY
 
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
-_TENANT_RULE = "must be 1–128 of the characters A-Z a-z 0-9 . _ : / @ + -, beginning with a letter or digit"
+_TENANT_RULE = "must be 1-128 of the characters A-Z a-z 0-9 . _ : / @ + -, beginning with a letter or digit"
 _SEGMENTS = r"[A-Za-z0-9._/-]+(?::[A-Za-z0-9._/-]+)*"
 _REQUIRED_SCOPE = re.compile(_SEGMENTS)
 _GRANTED_SCOPE = re.compile(rf"\*|{_SEGMENTS}(?::\*)?")
@@ -80,7 +80,7 @@ class Check:
         if not value:
             return DEFAULT_NAME
         if not 3 <= len(value) <= LENGTHS["name"] or not value.strip() or _CONTROLS.search(value):
-            self.fail(field, "must be 3–255 characters, not all blank, without control characters")
+            self.fail(field, "must be 3-255 characters, not all blank, without control characters")
         return value
 
     def text(self, field: str, value: str, most: int) -> str:
@@ -97,7 +97,7 @@ class Check:
 
     def granted_scopes(self, field: str, values: Iterable[str]) -> tuple[str, ...]:
         """Check the scopes that a key is to carry, and return them without duplicates."""
-        rule = "must be segments of A-Z a-z 0-9 . _ / - joined by `:`, the last may be `*`; or `*` alone"
+        rule = "must be `*`, or segments of A-Z a-z 0-9 . _ / - joined by `:`, of which the last may be `*`"
         return self._scopes(field, values, _GRANTED_SCOPE, rule)
 
     def required_scopes(self, field: str, values: Iterable[str]) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ class Check:
         for number, (name, value) in enumerate(sorted(values.items())):
             # A name that breaks its own rule may be anything: it is told by its place.
             if not 1 <= len(name) <= METADATA_KEY_LENGTH or _CONTROLS.search(name):
-                self.fail(f"{field}[{number}]", "must have a key of 1–64 characters, without control characters")
+                self.fail(f"{field}[{number}]", "must have a key of 1-64 characters, without control characters")
             elif len(value) > ENTRY_LENGTHS["metadata"] or _CONTROLS_IN_A_TEXT.search(value):
                 self.fail(
                     f"{field}[{name!r}]",
@@ -190,7 +190,7 @@ class Check:
             self.fail("grace_period", "must be between 0 and 30 days")
         elif ends_on_first_use and not grace:
             self.fail(
-                "grace_period", "must be more than 0 with OLD_KEY_ENDS_ON_FIRST_USE: the old key waits for that use"
+                "grace_period", "must be more than 0 with OLD_KEY_ENDS_ON_FIRST_USE: the old key works until that use"
             )
         return OldKeyEnds.ON_FIRST_USE if ends_on_first_use else OldKeyEnds.AT_GRACE_END
 
@@ -207,7 +207,7 @@ class Check:
             largest = max(parts, key=lambda field: parts[field])
             self.fail(
                 f"{path}{largest}",
-                f"the record has {size:,} bytes as sent, {parts[largest]:,} of them of {largest}; "
+                f"the record has {size:,} bytes as sent, of which {largest} takes {parts[largest]:,}; "
                 f"at most {RECORD_BYTES.most:,}",
             )
 

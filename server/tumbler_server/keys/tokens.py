@@ -43,7 +43,7 @@ class Tokens:
         except itsdangerous.BadData:
             raise InvalidFields([Violation("page_token", "was not issued by this service, or was changed")]) from None
         if found != fingerprint:
-            raise InvalidFields([Violation("page_token", "belongs to another filter or order; begin again without it")])
+            raise InvalidFields([Violation("page_token", "belongs to another filter or order; start again without it")])
         return value, key_id, *(skip or [0])
 
     def revision(self, token: str, field: str = "consistency.at_least_as_fresh") -> int:

@@ -67,7 +67,7 @@ class Usage:
         self._notes: dict[str, int] = {}
         self._size = _FIRST_SIZE
         self._dropping = False
-        self._trouble = Trouble("when keys were last used cannot be written; it is tried again")
+        self._trouble = Trouble("last-used times cannot be written; retrying")
         self._flushing = threading.Lock()
         self._stopping = threading.Event()
         self._call = Call()
@@ -80,7 +80,7 @@ class Usage:
             notes[key_id] = now
         elif not self._dropping:
             self._dropping = True
-            _log.warning("too many keys wait for the database: when others are used is not noted", most=MOST_NOTES)
+            _log.warning("too many last-used times wait for the database: others are dropped", most=MOST_NOTES)
 
     def flush(self) -> None:
         """Write down what has been noted so far. What cannot be written is kept for the next time."""

@@ -148,7 +148,7 @@ class LoopThread:
         running = asyncio.run_coroutine_threadsafe(work, self.loop)
         while not futures.wait((running,), timeout=_LAST).done:
             if not self._thread.is_alive():
-                raise RuntimeError("the loop has ended by itself")
+                raise RuntimeError("the event loop ended unexpectedly")
         return running.result()
 
     def close(self) -> None:
@@ -165,7 +165,7 @@ class LoopThread:
         try:
             self.loop.run_forever()
         except BaseException as failure:
-            _log.critical("the loop has ended by itself", error=type(failure).__name__)
+            _log.critical("the event loop ended unexpectedly", error=type(failure).__name__)
             self._failed()
         finally:
             self.loop.headers.end()
@@ -233,7 +233,7 @@ def _tell(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     places = traceback.extract_tb(failure.__traceback__) if failure else ()
     with contextlib.suppress(Exception):  # a log that cannot be written must not change what happens
         _log.error(
-            "something on the loop failed",
+            "a task on the event loop failed",
             error=type(failure).__name__,
             places=[f"{place.filename}:{place.lineno} {place.name}" for place in places][-8:],
         )

@@ -188,7 +188,7 @@ class Policing:
                 sockets.hang_up(file)
         metrics.CUT.inc(len(ends))
         if ends:
-            _log.warning("strangers sent without end", connections_cut=len(ends))
+            _log.warning("unauthenticated clients sent without a pause", connections_cut=len(ends))
         for end in list(ends):
             del self._silenced[end]
 

@@ -207,7 +207,7 @@ def questions(caller: Key, request: service_pb.BatchVerifyRequest, tokens: Token
     """
     demand(request)
     if not request.requests:
-        raise InvalidFields([Violation("requests", f"must be 1–{limits.ENTRIES['requests']:,}")])
+        raise InvalidFields([Violation("requests", f"must be 1-{limits.ENTRIES['requests']:,}")])
 
     def read(item: service_pb.VerifyRequest) -> Question | None:
         try:
@@ -261,7 +261,7 @@ def _optional_span(message: Message, name: str, path: str) -> int | None:
     nanos, seconds = value.nanos, value.seconds
     contrary = (seconds < 0 < nanos) or (nanos < 0 < seconds)
     if contrary or not (-_LONGEST <= seconds <= _LONGEST and -1_000_000_000 < nanos < 1_000_000_000):
-        raise InvalidFields([Violation(path, "must be a span of at most 10,000 years")])
+        raise InvalidFields([Violation(path, "must be a duration of at most 10,000 years")])
     return (seconds * 1_000_000_000 + nanos) // 1_000
 
 

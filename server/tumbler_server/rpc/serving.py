@@ -184,7 +184,7 @@ class Context:
         settle = functools.partial(self._serving.settle, done, receiving)
         if self._call.start_server_batch(operations, settle) != cygrpc.CallError.ok:
             self.cut()
-            raise RuntimeError("gRPC refuses what is asked of a call")
+            raise RuntimeError("gRPC refused an operation of a call")
         if not await done:
             raise asyncio.CancelledError
 

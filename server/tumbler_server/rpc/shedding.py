@@ -185,10 +185,12 @@ class Shedding:
         strangers = self._cut - self._overdrawn
         if strangers > 0 or refused > shares.PROMPT_REFUSALS.most:
             _log.warning(
-                "strangers call or connect too often", calls_refused=refused, connections_cut=max(0, strangers)
+                "unauthenticated clients call or connect too often",
+                calls_refused=refused,
+                connections_cut=max(0, strangers),
             )
         if self._overdrawn:
-            _log.warning("connections bring more than their calls take", connections_cut=self._overdrawn)
+            _log.warning("connections send more bytes than their calls explain", connections_cut=self._overdrawn)
         self._refused.clear()
         self._cut = self._overdrawn = 0
         self._let_in = set(), self._let_in[0]

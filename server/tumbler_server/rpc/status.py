@@ -19,7 +19,7 @@ from tumbler_server.logs import places
 
 DOMAIN = "tumbler.dev"
 
-INTERNAL_TEXT = "the server failed; its log says more"
+INTERNAL_TEXT = "internal error; the server's log has the details"
 
 STATUSES: dict[type[errors.TumblerError], tuple[grpc.StatusCode, str]] = {
     errors.InvalidFields: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"),

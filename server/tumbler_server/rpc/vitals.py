@@ -28,7 +28,7 @@ class Vitals:
         self._store = store
         self._glance = glance
         self._threads = threads
-        self._trouble = Trouble("looking at the database fails")
+        self._trouble = Trouble("checking the database fails")
 
     async def watch(self) -> None:
         """Look again and again whether calls can be served."""

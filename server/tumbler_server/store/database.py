@@ -110,7 +110,7 @@ class Store:
         self._given_up = threading.Lock()
         self.lost = ""
         """Why the database is of no use any more, for as long as this process lives: it is another one."""
-        self.on_loss: Callable[[str], None] = lambda why: _log.error("nothing is done any more", why=why)
+        self.on_loss: Callable[[str], None] = lambda why: _log.error("the database was lost", why=why)
         """Called once, by any thread, when it is lost."""
 
     @property
@@ -175,7 +175,7 @@ class Store:
         except (psycopg.Error, OSError) as failure:  # the latter where there is no descriptor left
             raise self._unavailable(failure) from failure
         if listener is None:
-            _log.info("a pooler stands before the database: changes of other servers are found by polling alone")
+            _log.info("the database is behind a pooler: changes made by other servers are found only by polling")
         return listener
 
     def select(self, query: peewee.BaseQuery) -> list[Any]:
@@ -261,7 +261,7 @@ class Store:
         try:
             self._backend.roll_back()
         except (peewee.DatabaseError, peewee.InterfaceError):
-            _log.debug("rolling back failed: the connection is gone, and the transaction with it")
+            _log.debug("rolling back failed: the connection and its transaction are gone")
 
     def _attempt(self, action: Callable[[], T], bound: Bound, writing: bool = False) -> T:
         attempt = 0

@@ -156,4 +156,4 @@ def _said(driver: BaseException, password: str) -> str:
         text = text.replace(password, "[redacted]")
     # A password with an @ that was not escaped is taken for a part of the host's name.
     text = _QUOTED_ADDRESS.sub("[redacted]", text)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

@@ -276,7 +276,7 @@ def _libpq_parameters(url: str) -> dict[str, Any]:
     try:
         given = psycopg.conninfo.conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        raise SetupError("the database URL is not one that libpq understands") from None
+        raise SetupError("the database URL is not a valid libpq URI") from None
     return {name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in given}
 
 

@@ -225,7 +225,7 @@ def _close(connections: set[Any], connection: Any) -> None:
         try:
             connection.close()
         except Exception:
-            _log.debug("closing a connection failed: it was broken already")
+            _log.debug("closing a connection failed: it was already broken")
 
 
 def open_sqlite(path: Path) -> Sqlite:

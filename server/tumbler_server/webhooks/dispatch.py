@@ -50,7 +50,7 @@ _MOST_WRITTEN = 32
 PATIENCE = 2.0
 """Seconds that the end of the server waits for webhooks under way."""
 
-_NO_SECRET = Outcome(error="its secret cannot be opened, since the pepper is gone: replace the webhook secret")
+_NO_SECRET = Outcome(error="its secret cannot be decrypted, because the pepper is gone: replace the webhook secret")
 _COUNTED = {
     State.DELIVERED: "delivered",
     State.PENDING: "failed",
@@ -126,7 +126,7 @@ class Dispatch:
             while self._sending and (left := until - time.monotonic()) > 0:
                 self._write_down(left)
         except Exception as failure:
-            _log.warning("what came of some webhooks could not be written down", error=type(failure).__name__)
+            _log.warning("the outcome of some webhooks could not be recorded", error=type(failure).__name__)
         for _ in range(self._senders):
             self._waiting.put(None)
 
@@ -263,7 +263,7 @@ class Dispatch:
                 outcome = self._attempt(endpoint, delivery, body)
             except Exception as failure:
                 _log.error("sending a webhook failed", delivery_id=delivery.id, error=type(failure).__name__)
-                outcome = Outcome(error="the server failed; its log says more")
+                outcome = Outcome(error="internal error; the server's log has the details")
             self._done.put((delivery, outcome, time.monotonic() - began))
             self.finished()
 

@@ -55,7 +55,7 @@ class Outbox:
             return False
         events = log.events_after(self._store, reached, BATCH)
         if events[0].revision != reached + 1:
-            _log.warning("events were removed before webhooks could tell of them", events=events[0].revision - reached)
+            _log.warning("events were removed before their webhooks were made", events=events[0].revision - reached)
         self._store.write(lambda transaction: self._take(transaction, lease, reached, events))
         return len(events) == BATCH
 

@@ -108,7 +108,7 @@ class Poster:
         except httpcore.ProxyError:
             raise Unsent("the proxy refused") from None
         except _BROKEN:
-            raise Unsent("no complete HTTP answer") from None
+            raise Unsent("no complete HTTP response") from None
 
     def close(self) -> None:
         """Post nothing any more. Posts under way go on, to their deadlines at most."""
@@ -144,14 +144,14 @@ def _read_authorities(file: Path) -> str:
         text = file.read_text("ascii", errors="ignore")  # what is not ASCII is comments
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (OSError, ValueError):  # SSLError is an OSError
-        raise SetupError("the file of certificates for webhooks cannot be read, or has none in PEM") from None
+        raise SetupError("--webhook-ca-file cannot be read, or holds no certificates in PEM") from None
     return text
 
 
 def _parse_proxy(text: str) -> _Proxy:
     parts = _PROXY.fullmatch(text)
     if not parts or not 0 < int(parts["port"]) <= 65_535:
-        raise SetupError("the proxy for webhooks must be written http://[user:password@]host:port")
+        raise SetupError("--webhook-proxy must be http://[user:password@]host:port")
     host, port = parts["host"], int(parts["port"])
     auth = (unquote_to_bytes(parts["user"]), unquote_to_bytes(parts["password"])) if parts["user"] is not None else None
     return _Proxy(httpcore.URL(scheme="http", host=host, port=port, target="/"), host.strip("[]"), port, auth)

@@ -138,11 +138,11 @@ def parse(url: str, rules: Rules) -> Target:
     if len(url) > LONGEST:
         raise Refused(f"must be at most {LONGEST:,} characters")
     if not url.isascii():
-        raise Refused("must be ASCII: a name is written in its xn-- form, all else as %XX")
+        raise Refused("must be ASCII: write a name in its xn-- form, everything else as %XX")
     if "#" in url:
         raise Refused("must have no fragment")
     if not _CHARACTERS.fullmatch(url):
-        raise Refused("must have no character but those of RFC 3986: others are written as %XX")
+        raise Refused("must have only characters of RFC 3986: write others as %XX")
     parts = _URL.fullmatch(url)
     if not parts:
         raise Refused("must be a URL like https://hooks.example.com/path")
@@ -150,11 +150,11 @@ def parse(url: str, rules: Rules) -> Target:
         raise Refused("must have no user name or password")
     authority = _AUTHORITY.fullmatch(parts["authority"])
     if not authority:
-        raise Refused(f"{_NO_HOST}, and after it at most a port from 1 to 65535")
+        raise Refused(f"{_NO_HOST}, optionally followed by a port from 1 to 65535")
     scheme = parts["scheme"].lower()
     port = int(authority["port"] or {"http": 80}.get(scheme, 443))
     if port > 65_535:
-        raise Refused("must have a port from 1 to 65535, or none")
+        raise Refused("must have no port, or one from 1 to 65535")
     target = Target(scheme, _host(authority["host"]), port, (parts["path"] or "/") + (parts["query"] or ""))
     if scheme != "https" and not (scheme == "http" and target.local and rules.loopback):
         raise Refused("must be https")

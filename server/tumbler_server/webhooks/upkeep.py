@@ -106,5 +106,6 @@ class Upkeep:
                 self._store.write(work)
             except CannotOpen:
                 _log.warning(
-                    "a webhook secret cannot be opened, since its pepper is gone: replace it", endpoint_id=endpoint.id
+                    "a webhook secret cannot be decrypted, because its pepper is gone: replace it",
+                    endpoint_id=endpoint.id,
                 )

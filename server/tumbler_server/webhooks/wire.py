@@ -131,7 +131,7 @@ class _Wire(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the deadline is its own
         if not self._room:
-            raise Unsent("the answer is too long")
+            raise Unsent("the response is too long")
         try:
             self._socket.settimeout(self._deadline.left())
             data = self._socket.recv(min(max_bytes, _CHUNK, self._room))
@@ -176,7 +176,7 @@ class _Tls(httpcore.NetworkStream):
         try:
             self._run(self._tls.do_handshake)
         except httpcore.NetworkError:
-            raise Unsent("TLS failed: the handshake was broken off") from None
+            raise Unsent("TLS failed: the handshake was aborted") from None
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
         return self._run(functools.partial(self._tls.read, max_bytes))

@@ -42,5 +42,5 @@ def test_a_fork_answers_nothing(fake: Fake) -> None:
     )
     assert (done.returncode, done.stdout) == (
         0,
-        "the verifier was made before this process was forked: make one in each process 0\n",
+        "the verifier was made before this process was forked; make one in each process 0\n",
     ), done.stderr

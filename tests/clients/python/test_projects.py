@@ -108,7 +108,9 @@ def test_a_key_that_sees_all_projects_must_say_which(
     key = fake.knows(HERS, any_project=True, code=code)
     verifier = opened()
     for _ in range(2):
-        with pytest.raises(tumbler.NotAllowed, match="sees the keys of all projects: say project_id=…, or ANY_PROJECT"):
+        with pytest.raises(
+            tumbler.NotAllowed, match="can verify the keys of all projects: set project_id, or ANY_PROJECT"
+        ):
             verifier.verify(key, **narrowed)
     assert verifier.verifier.remembered == 0
 

@@ -502,7 +502,7 @@ class TestCalls:
             fake.answers[key].ClearField(name)
             if value:
                 setattr(fake.answers[key], name, value)
-        with pytest.raises(tumbler.Unavailable, match="not one that this version understands"):
+        with pytest.raises(tumbler.Unavailable, match="this client version does not understand"):
             verifier.verify(key)
         assert verifier.verifier.remembered == 0
 

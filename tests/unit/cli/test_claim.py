@@ -196,7 +196,7 @@ def test_a_disk_that_failed_meanwhile(run, tmp_path, monkeypatch):
     assert (code, out, error["code"], error["hint"]) == (
         *(1, "", "NOT_WRITTEN"),
         f"The key {KEY_ID} is lost. Replace it: tumbler keys rotate {KEY_ID} --output FILE; "
-        f"or end it: tumbler keys revoke {KEY_ID}",
+        f"or revoke it: tumbler keys revoke {KEY_ID}",
     )
     assert os.listdir(tmp_path) == []
 
@@ -204,13 +204,13 @@ def test_a_disk_that_failed_meanwhile(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("code", "reason", "metadata", "hint"),
     [
-        ("UNAUTHENTICATED", "CLAIM_TOKEN_INVALID", {}, "Hand over the claim_token of this server's webhook"),
+        ("UNAUTHENTICATED", "CLAIM_TOKEN_INVALID", {}, "Pass the claim_token of this server's webhook"),
         ("FAILED_PRECONDITION", "CLAIM_OUTDATED", {"key_id": KEY_ID}, "brings a new token."),
         (
             "FAILED_PRECONDITION",
             "KEY_SUPERSEDED",
             {"replaced_by_key_id": "B" * 16},
-            f"Use its successor, {'B' * 16}. If that was lost: tumbler keys rotate {'B' * 16}",
+            f"Use its successor, {'B' * 16}. If that is lost, rotate it: tumbler keys rotate {'B' * 16}",
         ),
     ],
 )
@@ -235,6 +235,6 @@ def test_misuse_shows_no_token(run, recorder, line):
 def test_help(run):
     """The help says that no calling key is needed, and that arguments can be seen."""
     out = " ".join(run("keys", "claim", "--help")[1].replace("│", "").split())
-    assert "no calling key is looked for" in out
+    assert "neither reads nor sends a calling key" in out
     assert "Other users can see arguments" in out
     assert "Example: tumbler keys claim - --output new-key < claim-token" in out

@@ -225,8 +225,8 @@ USAGE_ERRORS = [
     (f"get {KEY}", "KEY_ID"),
     (f"get {KEY[:40]}", "KEY_ID"),
     (f"get {'x' * 60}", "KEY_ID"),
-    (f"update {KEY_ID}", "what to change"),
-    (f"update {KEY_ID} --etag e1", "what to change"),
+    (f"update {KEY_ID}", "at least one field"),
+    (f"update {KEY_ID} --etag e1", "at least one field"),
     (f"update {KEY_ID} --scope a --no-scopes", "--no-scopes"),
     (f"update {KEY_ID} --metadata k=v --no-metadata", "--no-metadata"),
     (f"update {KEY_ID} --allow-cidr ::1 --no-allow-cidrs", "--no-allow-cidrs"),
@@ -460,7 +460,7 @@ class TestOutput:
         recorder.answers["Create"] = [pb.CreateResponse(api_key=api_key_pb2.ApiKey(name="ci", project_id="acme"))]
         code, out, err = run("keys", "create", "--project", "acme", "--validate-only")
         assert (code, out) == (0, "")
-        assert "nothing was made" in err
+        assert "no key was created" in err
 
     def test_rotate(self, run, recorder):
         """The new key stands alone on stdout; stderr says until when the old one works."""
@@ -514,7 +514,7 @@ class TestOutput:
         ]
         cells = [API_KEY.key_prefix, "ci", "acme", "live", "alice", "active", "orders:read orders:write"]
         assert re.split(r"\s{2,}", lines[1].strip()) == [*cells, "2027-01-01 00:00:00Z", "never"]
-        assert lines[4:] == ["7 in all.", "There are more: --page-token p2, or --all."]
+        assert lines[4:] == ["7 in total.", "More: --page-token p2, or --all."]
 
     @pytest.mark.parametrize("columns", ["60", "80", "200"])
     def test_table_on_a_terminal(self, run, recorder, monkeypatch, columns):
@@ -726,7 +726,7 @@ ERRORS = [
         3,
         [
             "UNAVAILABLE, STORE_UNAVAILABLE: no database",
-            "The server runs; the trouble is its database's. Its operator finds more in its log.",
+            "The server runs, but its database fails. The server's log has the details.",
         ],
     ),
     ((grpc.StatusCode.NOT_FOUND, "a\x1b[31mb", ErrorInfo()), 1, [r"NOT_FOUND: a\x1b[31mb"]),
@@ -769,7 +769,7 @@ class TestErrors:
         recorder.error = ERRORS[1][0]
         code, _, err = run("keys", "list")
         assert code == 1
-        assert "mistyped or cut" in err
+        assert "mistyped or truncated" in err
 
     def test_details_that_cannot_be_read(self, run, recorder, monkeypatch):
         """Details of another making are passed over."""

@@ -101,7 +101,7 @@ def test_table(run, recorder):
     assert re.split(r"\s{2,}", lines[0]) == titles
     cells = ["42", "2027-01-01 00:00:00Z", "rotation-due", KEY_ID, "acme", "live", f"operator {'A' * 16}"]
     assert re.split(r"\s{2,}", lines[1]) == [*cells, "comment=in a log reason=compromised"]
-    assert lines[3:] == ["There are more: --page-token p2, or --all."]
+    assert lines[3:] == ["More: --page-token p2, or --all."]
 
 
 def test_a_page_token_goes_with_a_moment(run, recorder):

@@ -78,7 +78,7 @@ def test_it_asks_twice(run, recorder, changes, last, asked, line, answers):
     code, _, err = run("keys", *line.split())
     assert (code, len(questions), len(changes())) == ((0, 2, 1) if all(answers) else (1, len(answers), 0))
     if len(questions) == 2 or not line.startswith("revoke"):
-        assert "the last operator's key that works" in err
+        assert "the last working operator's key" in err
         assert "tumbler-server operator-key --output FILE" in err
     if code:
         assert "Nothing was changed." in err

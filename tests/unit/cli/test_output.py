@@ -73,7 +73,7 @@ def test_what_is_there_stays(run, recorder, tmp_path, shows):
     path.write_text("in use")
     code, out, err = run(*shows[0], "--output", str(path))
     assert (code, out, recorder.requests) == (2, "", [])
-    assert f"{path} exists, and stays as it is: name a new file." in err
+    assert f"{path} already exists and is not overwritten: name a new file." in err
     assert path.read_text() == "in use"
 
 
@@ -155,7 +155,7 @@ def test_other_answers_that_cannot_be_written(process, line):
         child = process(*line.split(), stdout=full)
         assert child.wait(30) == 1
     assert child.stderr.read() == (
-        b"NOT_WRITTEN: the call has done its work, but its answer could not be written: No space left on device\n"
+        b"NOT_WRITTEN: the call succeeded, but its answer could not be written: No space left on device\n"
     )
     assert process(*line.split(), closed=1).wait(30) == 0
 

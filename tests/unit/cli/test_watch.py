@@ -87,7 +87,7 @@ class TestLines:
         recorder.streams = [[pb.WatchResponse(cursor="c1", reset=True), REFUSED]]
         _, out, err = run("keys", "watch")
         assert out == ""
-        assert "may have been missed" in err
+        assert "may be missing" in err
 
     def test_terminal_escapes(self, run, recorder):
         """No control character of a comment reaches the terminal, nor breaks the line."""
@@ -113,8 +113,8 @@ class TestBroken:
         """The reason that people read is the server's, without what could be a secret."""
         recorder.streams = [[OPENED, (*BROKEN[:1], f"stopping {KEY}")], [OPENED, REFUSED]]
         err = run("keys", "watch")[2]
-        assert "The stream broke, and is tried again. UNAVAILABLE: stopping ***" in err
-        assert "The stream is healed" in err
+        assert "The stream broke; reconnecting. UNAVAILABLE: stopping ***" in err
+        assert "The stream resumed" in err
 
     def test_cursor_that_is_not_known_any_more(self, run, recorder):
         """Where the server does not know the cursor, the stream begins anew, with a reset."""
@@ -143,7 +143,7 @@ class TestBroken:
         recorder.streams = [[]]
         code, _, err = run("keys", "watch", "--timeout", "100ms")
         assert code == 3
-        assert "nothing was heard for 0.1 s" in err
+        assert "no heartbeat arrived for 0.1 s" in err
 
     def test_permission_lost(self, run, recorder):
         """If the calling key loses its scope, the command says so and ends: trying again would not help."""
@@ -171,7 +171,7 @@ class TestFollow:
         assert next(news) == OPENED
         lost = next(news)
         assert isinstance(lost, Broken)
-        assert lost.failure.message == "nothing was heard for 0.05 s"
+        assert lost.failure.message == "no heartbeat arrived for 0.05 s"
         assert next(news).cursor == "c1"
         assert cursors(recorder) == ["", "c0"]
 
@@ -266,7 +266,7 @@ class TestTerminal:
         child = process("keys", "watch", stdin=terminal.its, stdout=terminal.its)
         _, err = child.communicate(timeout=30)
         assert b"Watching for changes" in err
-        assert b"may have been missed" in err
+        assert b"may be missing" in err
         terminal.until("rotation-due")
         assert "Watching" not in terminal.shown
 

@@ -64,10 +64,10 @@ USAGE_ERRORS = [
 ]
 
 REFUSALS = [
-    ("deliveries", "FAILED_PRECONDITION", "WEBHOOKS_NEED_PEPPER", "a pepper file first"),
+    ("deliveries", "FAILED_PRECONDITION", "WEBHOOKS_NEED_PEPPER", "to add a pepper file"),
     (f"redeliver {DELIVERY_ID}", "NOT_FOUND", "DELIVERY_NOT_FOUND", "tumbler events deliveries"),
-    (f"redeliver {DELIVERY_ID}", "FAILED_PRECONDITION", "DELIVERY_OUTDATED", "nothing left to tell"),
-    (f"rotate-secret {URL}", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "as its keys have it"),
+    (f"redeliver {DELIVERY_ID}", "FAILED_PRECONDITION", "DELIVERY_OUTDATED", "needs to be sent"),
+    (f"rotate-secret {URL}", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "exactly as tumbler keys get"),
 ]
 
 
@@ -120,7 +120,7 @@ def test_table(run, recorder):
     assert re.split(r"\s{2,}", lines[0]) == titles
     cells = ["2027-01-01 00:00:00Z", "key.rotation_due", KEY_ID, "pending", "3", "503 not a success"]
     assert re.split(r"\s{2,}", lines[1]) == [*cells, "2027-01-01 00:06:40Z", DELIVERY_ID]
-    assert lines[3:] == ["There are more: --page-token p2, or --all."]
+    assert lines[3:] == ["More: --page-token p2, or --all."]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_rotate_secret(run, recorder):
     ]
     code, out, err = run("events", "rotate-secret", URL)
     assert (code, out) == (0, f"{SECRET}\n")
-    assert "The old secret signs as well until 2027-01-01 00:00:00Z." in err
+    assert "The old secret also signs until 2027-01-01 00:00:00Z." in err
     assert SECRET not in err
     answer = json.loads(run("events", "rotate-secret", URL, "--json")[1])
     assert answer == {"webhook_secret": SECRET, "previous_expire_time": "2027-01-01T00:00:00Z"}

@@ -27,7 +27,7 @@ SPARE = 1.0
 
 _MALFORMED = Verification(Code.MALFORMED)
 _CLOSED = "the verifier is closed"
-_FORKED = "the verifier was made before this process was forked: make one in each process"
+_FORKED = "the verifier was made before this process was forked; make one in each process"
 
 
 class BaseVerifier:
@@ -177,7 +177,7 @@ def demand_of(
 ) -> Demand:
     """Return what a caller demands of a key."""
     if isinstance(required_scopes, str):
-        raise TypeError("required_scopes: a sequence of scopes, not one text")
+        raise TypeError("required_scopes: must be a sequence of scopes, not one string")
     try:
         projects = () if project_id is None else projects_of(project_id)
     except ValueError as error:

@@ -124,13 +124,13 @@ class Desk:
         """Settle, or ask again for, the flights of a call that failed; return what has to be sent in its place."""
         outcome: Failure | None
         if status in _REFUSED:
-            outcome = Failure(NotAllowed, f"the verifier's own key was refused: {status.name}: {detail}")
+            outcome = Failure(NotAllowed, f"the server refused the verifier's own key: {status.name}: {detail}")
         elif sending.is_batch and status not in _UNREACHED:
             outcome = None  # one of its keys may be at fault, or their number
         elif status is grpc.StatusCode.INVALID_ARGUMENT:
             outcome = self._blamed(sending, detail)
         else:
-            outcome = Failure(Unavailable, f"the server could not be asked: {status.name}: {detail}")
+            outcome = Failure(Unavailable, f"the call to the server failed: {status.name}: {detail}")
         return self._settle(sending, [outcome] * len(sending.flights))
 
     def close(self, text: str) -> None:
@@ -207,7 +207,7 @@ class Desk:
                 client_ip=demand.client_ip,
             )
         except UnicodeError:
-            raise InvalidRequest("a required scope, the address or the environment is not Unicode text") from None
+            raise InvalidRequest("a required scope, the address or the environment is not valid Unicode") from None
 
     def _next(self) -> Sending | None:
         if self._under_way == MOST_CALLS or self._closed is not None:
@@ -240,7 +240,7 @@ class Desk:
 
 
 def _odd() -> Failure:
-    return Failure(Unavailable, "the server's answer is not one that this version understands")
+    return Failure(Unavailable, "this client version does not understand the server's answer")
 
 
 def _finish(flight: Flight, outcome: Answer | Failure) -> None:

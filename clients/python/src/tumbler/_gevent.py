@@ -8,7 +8,7 @@ import sys
 
 from grpc._cython import cygrpc
 
-_TOLD = "call grpc.experimental.gevent.init_gevent() right after monkey.patch_all(), before anything of gRPC is made"
+_TOLD = "call grpc.experimental.gevent.init_gevent() right after monkey.patch_all(), before using gRPC"
 
 
 def has_patched_threads() -> bool:
@@ -21,12 +21,12 @@ def demand_grpc_knows() -> None:
     """Raise RuntimeError where threads are greenlets, and gRPC does not know."""
     # It is this that gRPC's own channels look at.
     if has_patched_threads() and not getattr(cygrpc, "g_gevent_activated", True):
-        raise RuntimeError(f"gevent has patched threads, and gRPC would freeze: {_TOLD}")
+        raise RuntimeError(f"gevent has patched threads, so gRPC would hang: {_TOLD}")
 
 
 def demand_none() -> None:
     """Raise RuntimeError where threads are greenlets: gRPC for asyncio does not work then, whatever it knows."""
     if has_patched_threads():
         raise RuntimeError(
-            f"gevent has patched threads, and gRPC for asyncio would freeze: use tumbler.Verifier, and {_TOLD}"
+            f"gevent has patched threads, so gRPC for asyncio would hang: use tumbler.Verifier, and {_TOLD}"
         )

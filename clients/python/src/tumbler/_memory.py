@@ -135,7 +135,7 @@ def read_answer(response: pb.VerifyResponse, key: str, sent: int) -> Answer:
         if response.key_id != id_in(key):
             raise ValueError("the answer is about another key")
         if not response.HasField("check_time"):
-            raise ValueError("the answer does not say when it was true")
+            raise ValueError("the answer does not say when it was checked")
         record = KeyRecord(
             response.key_id,
             response.project_id,

@@ -168,7 +168,7 @@ class Sessions:
                 held.turn += 1
                 ready.append(held)
             self._asked += len(ready)
-        self._end(over, Unavailable("a stream's key could not be verified anew in time"))
+        self._end(over, Unavailable("the key of an open stream could not be verified again in time"))
         return ready
 
     def settle(self, held: Held, turn: int, outcome: Verification | Exception | None) -> None:
@@ -278,4 +278,4 @@ class Sessions:
             try:
                 session.ended(outcome)
             except Exception:
-                self._log.exception("a stream whose key is not valid any more could not be ended")
+                self._log.exception("a stream whose key is no longer valid could not be ended")

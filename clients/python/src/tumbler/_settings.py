@@ -77,35 +77,35 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.target or self.target.startswith(("http:", "https:")):
-            raise ValueError("target: write HOST:PORT, or any gRPC target, without http:// or https://")
+            raise ValueError("target: must be host:port or another gRPC target, without http:// or https://")
         # gRPC would refuse it too, with an error that shows the key.
         if not self.api_key or not self.api_key.isascii() or not self.api_key.isprintable() or " " in self.api_key:
-            raise ValueError("api_key: must be one key, without spaces or line breaks")
+            raise ValueError("api_key: must be one key of visible ASCII characters")
         if self.credentials is not None and self.insecure:
-            raise ValueError("insecure: plaintext and credentials exclude each other")
+            raise ValueError("insecure: cannot be combined with credentials")
         if self.credentials is None and not self.insecure and not is_loopback(self.target):
             raise ValueError(
-                "credentials: the target is another machine, and keys would cross the network in plaintext; "
-                "give grpc.ssl_channel_credentials(), or insecure=True where the network is trusted"
+                "credentials: the target is not this machine, so keys would cross the network in plaintext; "
+                "use grpc.ssl_channel_credentials(), or insecure=True if the network is trusted"
             )
         said = self.project_id
         named = () if said is None or isinstance(said, AnyProject) else projects_of(said)
         object.__setattr__(self, "projects", named)
         if self.cache_size < 0:
-            raise ValueError("cache_size: must be 0 (remember nothing) or more")
+            raise ValueError("cache_size: must be 0 or more")
         if self.cache_bytes < 0:
-            raise ValueError("cache_bytes: must be 0 (remember nothing) or more")
+            raise ValueError("cache_bytes: must be 0 or more")
         if not 0 < self.timeout < float("inf"):
-            raise ValueError("timeout: must be more than 0 seconds, and finite")
+            raise ValueError("timeout: must be more than 0, and finite")
         if not _SHORTEST_HEARTBEAT <= self.heartbeat <= _LONGEST_HEARTBEAT:
-            raise ValueError("heartbeat: must be 1 second to 1 hour")
+            raise ValueError("heartbeat: must be 1 s to 1 h")
         if not self.heartbeat < self.max_staleness < float("inf"):
-            raise ValueError("max_staleness: must be longer than heartbeat, or nothing would stay fresh; and finite")
+            raise ValueError("max_staleness: must be longer than heartbeat, and finite")
         if self.fixed_ttl is not None:
             if self.watch:
-                raise ValueError("fixed_ttl: is for verifiers without a stream (watch=False) alone")
+                raise ValueError("fixed_ttl: is only allowed with watch=False")
             if not 0 < self.fixed_ttl < float("inf"):
-                raise ValueError("fixed_ttl: must be more than 0 seconds, and finite")
+                raise ValueError("fixed_ttl: must be more than 0, and finite")
 
     @property
     def project(self) -> str:

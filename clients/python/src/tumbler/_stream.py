@@ -11,7 +11,7 @@ from tumbler.v1 import api_key_service_pb2 as pb
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _REFUSED_PAUSE = 5.0
 
-LATE = "its words come too late to count"
+LATE = "its heartbeats arrive too late to be used"
 """How a stream ended that is not listened to any longer."""
 
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
@@ -47,7 +47,7 @@ class Stream:
         if not self._memory.told(response, anew, self._opened):
             return False
         if self._failures:
-            self._log.info("the stream of %s is followed again", self._target)
+            self._log.info("the stream from %s is restored", self._target)
         self._failures = 0
         return True
 
@@ -56,11 +56,11 @@ class Stream:
         self._failures += 1
         if status in _REFUSED:
             self._memory.distrust()
-            self._log.error("%s refuses the verifier's own key: %s: %s", self._target, status.name, detail)
+            self._log.error("%s refused the verifier's own key: %s: %s", self._target, status.name, detail)
             return _REFUSED_PAUSE
         if status is grpc.StatusCode.INVALID_ARGUMENT and self._cursor:
             self._memory.lose_cursor(self._cursor)
         level = self._log.warning if self._failures == 1 else self._log.debug
-        level("the stream of %s is broken, and will be opened anew: %s: %s", self._target, status.name, detail)
+        level("the stream from %s broke and will be reopened: %s: %s", self._target, status.name, detail)
         longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
         return random.uniform(0, longest)  # noqa: S311 - to spread clients out, no secret

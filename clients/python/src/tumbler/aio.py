@@ -193,7 +193,7 @@ class Verifier(BaseVerifier):
                 done, _ = await asyncio.wait({reading}, timeout=self._stream.silence)
                 if not done:
                     self._suspect()
-                    return grpc.StatusCode.CANCELLED, f"silent for {self._stream.silence:g} s"
+                    return grpc.StatusCode.CANCELLED, f"no heartbeat arrived for {self._stream.silence:g} s"
                 if reading.cancelled():
                     return grpc.StatusCode.CANCELLED, "its channel was replaced"
                 response = reading.result()

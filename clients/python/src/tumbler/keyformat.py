@@ -98,7 +98,7 @@ def parse(text: str) -> ParsedKey:
         raise MalformedKey("not of the form <prefix>_<id>_<secret><check>")
     prefix, key_id, secret, check = match.groups()
     if checksum(text[:-CHECK_LENGTH]) != check:
-        raise MalformedKey("the check at the end does not fit: most likely a typing error")
+        raise MalformedKey("the check at the end does not match: probably a typing error")
     return ParsedKey(prefix, key_id, secret)
 
 

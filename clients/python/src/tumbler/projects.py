@@ -20,8 +20,8 @@ ProjectId = str | Iterable[str]
 """A project, or several, one of which a key must belong to."""
 
 UNSAID = (
-    "this verifier's own key sees the keys of all projects: say project_id=…, or ANY_PROJECT, "
-    "or give it a key of one project"
+    "the verifier's own key can verify the keys of all projects: set project_id, or ANY_PROJECT, "
+    "or use a key of one project"
 )
 """Why a verifier does not answer that was not told whose keys to accept."""
 
@@ -30,5 +30,5 @@ def projects_of(project_id: ProjectId) -> tuple[str, ...]:
     """Return the projects that are named. Raises ValueError where there are none, or one has no name."""
     named = (project_id,) if isinstance(project_id, str) else tuple(project_id)
     if not named or not all(isinstance(each, str) and each for each in named):
-        raise ValueError("project_id: must be a project's id, or several, none of them empty")
+        raise ValueError("project_id: must be one or more project ids, none of them empty")
     return named

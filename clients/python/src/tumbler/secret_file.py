@@ -30,7 +30,7 @@ class SecretFile:
 
         """
         if os.fspath(path) in ("", "-"):
-            raise OSError(errno.EINVAL, "name a file: a secret that goes there is not shown")
+            raise OSError(errno.EINVAL, "must name a file, so that the secret is not shown")
         self.path: Final = Path(path)
         self.holds_secret = False
         """Whether the file holds a secret, on the disk."""

@@ -50,7 +50,7 @@ export function requireApiKey(verifier: Verifier, options: ConnectGuardOptions =
     const how = request.contextValues.get(came);
     if (how === undefined) {
       // Of several headers of a name, those of Connect have one, or all in one.
-      tell(options, "error", "requireApiKey needs contextValues: withPeer, and lets nobody pass without");
+      tell(options, "error", "requireApiKey needs contextValues: withPeer; without it every request is denied");
       throw new ConnectError(BROKEN.text, BROKEN.grpc);
     }
     const judgement = await judge(verifier, options, request, () => how.headers, how.address);

@@ -40,7 +40,7 @@ export function requireApiKey<Request extends IncomingMessage & { tumbler?: Veri
       }
     } catch (error) {
       // Express catches what its handlers throw; others leave it to whoever called them, and nobody did but us.
-      tell(options, "error", `what stands behind the guard failed: ${described(error)}`);
+      tell(options, "error", `the handler behind the guard failed: ${described(error)}`);
       try {
         refuse(response, BROKEN);
       } catch {

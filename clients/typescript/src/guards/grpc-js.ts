@@ -56,7 +56,7 @@ export function requireApiKey(verifier: Verifier, options: GrpcGuardOptions = {}
         if (streams) release = judgement.hold(end);
         if (!ended) next(metadata);
       } catch (error) {
-        tell(options, "error", `what stands behind the guard failed: ${described(error)}`);
+        tell(options, "error", `the handler behind the guard failed: ${described(error)}`);
         refuse(BROKEN);
       }
     };

@@ -75,7 +75,7 @@ export async function judge<Request>(
   try {
     const found = credentialOf(headers());
     if (found.credential === undefined) {
-      if (found.refused === "ambiguous") tell(options, "info", "a request was denied: more than one credential");
+      if (found.refused === "ambiguous") tell(options, "info", "denied: more than one credential");
       return { refusal: NOT_ACCEPTED };
     }
     const demanded = typeof requiredScopes === "function" ? requiredScopes(request) : requiredScopes;
@@ -111,7 +111,7 @@ export async function judge<Request>(
 function refusalAfter(outcome: Verification | Error, options: { logger?: Logger }): Refusal | undefined {
   if (outcome instanceof Error) return refusalWithout(outcome, options);
   if (outcome.valid) return undefined;
-  tell(options, "info", `an API key was denied: ${outcome.code} ${outcome.keyId}`);
+  tell(options, "info", `denied: ${outcome.code}, key ${outcome.keyId || "unknown"}`);
   return refusalOf(outcome);
 }
 
@@ -119,7 +119,7 @@ function refusalWithout(error: unknown, options: { logger?: Logger }): Refusal {
   const known = error instanceof UnavailableError || error instanceof NotAllowedError;
   const told = known || error instanceof InvalidRequestError;
   const why = told ? error.message : "a function of the guard's options failed";
-  tell(options, "error", `an API key could not be verified: ${why}`);
+  tell(options, "error", `undecided: ${why}`);
   return known ? UNAVAILABLE : BROKEN;
 }
 

@@ -44,10 +44,10 @@ def root(
 ) -> None:
     """Manage and verify the API keys of a Tumbler server.
 
-    The calling key comes from TUMBLER_API_KEY or --api-key-file, never from an argument: other users of a machine can
-    see those. Options of the connection may stand before or after the subcommand.
+    The calling key comes from TUMBLER_API_KEY or --api-key-file, never from an argument: other users of the machine can
+    see arguments. Connection options may come before or after the subcommand.
 
-    Exit codes: 0 done or valid, 1 refused or not valid, 2 misused, 3 the server cannot be reached.
+    Exit codes: 0 done or valid, 1 refused or not valid, 2 usage error, 3 the server cannot be reached.
     """
     context.obj = flags
 
@@ -69,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         "".join(arguments).encode()
     except UnicodeEncodeError:
-        render.print_misuse("an argument is not UTF-8.", "tumbler", as_json="--json" in arguments)
+        render.print_misuse("an argument is not valid UTF-8.", "tumbler", as_json="--json" in arguments)
         return 2
     try:
         return app(arguments, prog_name="tumbler", standalone_mode=False) or 0

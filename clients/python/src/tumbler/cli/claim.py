@@ -23,7 +23,7 @@ def claim(
         str,
         typer.Argument(
             metavar="TOKEN",
-            help="The claim_token of a webhook. Other users can see arguments: better -, which is stdin.",
+            help="The claim_token of a webhook. Other users can see arguments, so prefer -, which reads stdin.",
             show_default=False,
         ),
     ],
@@ -31,12 +31,12 @@ def claim(
     old_key_ends: OldKeyEnds = None,
     output: Output = None,
 ) -> None:
-    """Exchange a claim token for the key that takes the place of one whose rotation is due.
+    """Exchange a claim token for the key that replaces one whose rotation is due.
 
-    The token is all that is needed: no calling key is looked for, and none is sent. It works once.
+    The token is all you need: the command neither reads nor sends a calling key. The token works once.
 
-    The new key is the only line on stdout, or in the file; that the file can be written is made sure of before the
-    token is used. To replace the file of the former key, move the new one over it.
+    The new key is the only line on stdout, or in the file. The file is created before the token is used. To replace the
+    old key's file, move the new file over it.
     """
     claim_token = read_key(token, "TOKEN") if token == "-" else token  # noqa: S105 - stdin
     request = ClaimRotationRequest(claim_token=claim_token, **ending(grace, old_key_ends))

@@ -44,7 +44,7 @@ def command(group: typer.Typer, name: str, *, example: str) -> Callable[[_Comman
                 raise typer.Exit(_READER_WENT_AWAY) from None
             except OSError as error:
                 forget_stdout()
-                message = f"the call has done its work, but its answer could not be written: {error.strerror}"
+                message = f"the call succeeded, but its answer could not be written: {error.strerror}"
                 failure = Failure(code="NOT_WRITTEN", message=message)
                 render.print_failure(failure, session.as_json)
                 raise typer.Exit(failure.exit_code) from None

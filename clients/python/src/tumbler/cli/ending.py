@@ -24,7 +24,7 @@ def activate(
     project: Project = "",
     environment: Environment = "",
 ) -> None:
-    """Switch a key on again."""
+    """Switch an inactive key on again."""
     _set_active(session, True, key_id, name, project, environment)
 
 
@@ -37,9 +37,9 @@ def deactivate(
     environment: Environment = "",
     yes: Yes = False,
 ) -> None:
-    """Switch a key off. It can be switched on again; to end it for ever, revoke it.
+    """Switch a key off. It can be switched on again; to end it permanently, revoke it.
 
-    Before the last operator's key goes it asks twice on a terminal; elsewhere that one needs --yes.
+    For the last working operator's key it asks twice on a terminal; without a terminal it needs --yes.
     """
     _set_active(session, False, key_id, name, project, environment, yes)
 
@@ -48,9 +48,9 @@ def _set_active(
     session: Session, active: bool, key_id: str | None, name: str, project: str, environment: str, yes: bool = False
 ) -> None:
     if bool(key_id) == bool(name):
-        raise typer.BadParameter("name one key, by its id or by --name.", param_hint="KEY_ID")
+        raise typer.BadParameter("name one key, by its id or with --name.", param_hint="KEY_ID")
     if key_id and (project or environment):
-        raise typer.BadParameter("an id needs no --project and no --environment.", param_hint="KEY_ID")
+        raise typer.BadParameter("cannot be combined with --project or --environment.", param_hint="KEY_ID")
     request = api_key_service_pb2.SetActiveRequest(active=active)
     if key_id:
         request.key_id = key_id
@@ -75,13 +75,13 @@ def revoke(
         str | None,
         names("--reason", "For the record: compromised, superseded, owner-left, unused or other.", REASONS, "REASON"),
     ] = None,
-    comment: Annotated[str, option("--comment", "For the record. Never a secret.", metavar="TEXT")] = "",
+    comment: Annotated[str, option("--comment", "For the record. Must not contain a secret.", metavar="TEXT")] = "",
     yes: Yes = False,
 ) -> None:
-    """End a key for ever, from the moment that this returns.
+    """Revoke a key permanently, from the moment that this command returns.
 
-    On a terminal it asks first, and twice before the last operator's key goes; elsewhere that one needs --yes.
+    On a terminal it asks first, and twice for the last working operator's key; without a terminal that key needs --yes.
     """
-    confirm(session, f"Revoke {key_id!a} for ever?", lambda last: last.id == key_id, yes=yes, always=True)
+    confirm(session, f"Revoke {key_id!a} permanently?", lambda last: last.id == key_id, yes=yes, always=True)
     request = api_key_service_pb2.RevokeRequest(key_id=key_id, reason=reason, comment=comment)
     print_record(session, session.call("Revoke", request))

@@ -17,27 +17,27 @@ _UNREACHABLE: Final = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 _HINTS: Final = {
     "UNAUTHENTICATED": "Set TUMBLER_API_KEY, or --api-key-file, to an active key of this server.",
     "SCOPE_MISSING": "Call with a key that carries the scope {scope}.",
-    "SCOPE_ESCALATION": "Nobody grants what it does not hold: call with a key that carries {scope}.",
+    "SCOPE_ESCALATION": "A key can only grant what it holds: call with a key that carries {scope}.",
     "OTHER_PROJECT": "Call with a key of that project, or with an operator's key (project tumbler).",
     "NAME_AMBIGUOUS": "Name the key by one of these ids.",
     "ETAG_MISMATCH": "The key has changed since it was read. Read it again, then decide.",
-    "KEY_SUPERSEDED": "Use its successor, {replaced_by_key_id}. If that was lost: "
+    "KEY_SUPERSEDED": "Use its successor, {replaced_by_key_id}. If that is lost, rotate it: "
     "tumbler keys rotate {replaced_by_key_id}",
-    "REQUEST_ID_REUSED": "Repeat a request unchanged, or give it a new --request-id.",
-    "CLAIM_TOKEN_INVALID": "Hand over the claim_token of this server's webhook key.rotation_due, whole and unchanged.",
+    "REQUEST_ID_REUSED": "Repeat the request unchanged, or use a new --request-id.",
+    "CLAIM_TOKEN_INVALID": "Pass the claim_token of this server's webhook key.rotation_due, complete and unchanged.",
     "CLAIM_OUTDATED": "Nothing was changed. The next webhook key.rotation_due brings a new token.",
-    "WEBHOOKS_NEED_PEPPER": "The server's operator has to give it a pepper file first; until then: no --webhook-url.",
-    "DELIVERY_NOT_FOUND": "Read the ids that there are: tumbler events deliveries.",
-    "DELIVERY_OUTDATED": "There is nothing left to tell.",
-    "ENDPOINT_NOT_FOUND": "Write the URL as its keys have it, which tumbler keys get shows, and name their --project.",
-    "LIMIT_REACHED": "Waiting does not help: ask the server's operator to raise the limit.",
+    "WEBHOOKS_NEED_PEPPER": "Ask the server's operator to add a pepper file; until then, do not use --webhook-url.",
+    "DELIVERY_NOT_FOUND": "List the existing ids: tumbler events deliveries.",
+    "DELIVERY_OUTDATED": "Nothing needs to be sent any more.",
+    "ENDPOINT_NOT_FOUND": "Write the URL exactly as tumbler keys get shows it, and name the keys' --project.",
+    "LIMIT_REACHED": "Retrying does not help: ask the server's operator to raise the limit.",
     "REQUEST_TOO_LARGE": "Send less in one call.",
-    "STORE_UNAVAILABLE": "The server runs; the trouble is its database's. Its operator finds more in its log.",
-    "NOT_IMPLEMENTED": "This server's version does not offer that yet.",
+    "STORE_UNAVAILABLE": "The server runs, but its database fails. The server's log has the details.",
+    "NOT_IMPLEMENTED": "This server's version does not support that yet.",
     "UNAVAILABLE": "Is a server listening at {endpoint}? Set TUMBLER_ENDPOINT or --endpoint; with TLS also --tls or "
     "--tls-ca.",
-    "DEADLINE_EXCEEDED": "{endpoint} did not answer in time; --timeout gives it longer. A change may have been made "
-    "all the same: look before you repeat it.",
+    "DEADLINE_EXCEEDED": "{endpoint} did not answer in time; use a longer --timeout. The change may have been made: "
+    "check before you retry.",
 }
 """By the error's reason, else by its status. Placeholders are the metadata of its ErrorInfo, and the endpoint."""
 
@@ -88,7 +88,7 @@ class Failure:
         metadata = dict(sorted(info.metadata.items()))
         hint = _HINTS.get(info.reason) or _HINTS.get(code, "")
         if code == "UNAUTHENTICATED" and api_key and not keyformat.is_well_formed(api_key):
-            hint += " The one that was sent is mistyped or cut: its form or its check is wrong."
+            hint += " The key that was sent is mistyped or truncated: its form or its check is wrong."
         words = {"scope": "it needs", "replaced_by_key_id": "the newer key", **metadata, "endpoint": endpoint}
         return cls(
             code=code,

@@ -17,7 +17,7 @@ __all__ = ["events"]
 
 events = typer.Typer(
     name="events",
-    help="Read what happened to keys, and what became of the webhooks that told it.",
+    help="Read the events of keys, and manage the webhooks made of them.",
     pretty_exceptions_show_locals=False,
 )
 
@@ -31,7 +31,7 @@ def list_(
         list[str] | None,
         names(
             "--type",
-            "Only such changes: created, updated, activated, deactivated, revoked, rotated, rotation-due, "
+            "Only these types: created, updated, activated, deactivated, revoked, rotated, rotation-due, "
             "rotation-claimed, rotation-overdue or expiring. Repeatable.",
             EVENT_TYPES,
             "TYPE",
@@ -41,8 +41,8 @@ def list_(
         Timestamp | None,
         option(
             "--since",
-            "Only changes at or after this time, or in a span that ends now. A page token needs the time.",
-            metavar="TIME|SPAN",
+            "Only changes at or after this time, or within this duration before now. With a page token: the time.",
+            metavar="TIME|DURATION",
             parser=moment,
         ),
     ] = None,
@@ -52,7 +52,7 @@ def list_(
 ) -> None:
     """List changes, oldest first: what was done to which key, when, and by whom.
 
-    The calling key needs the scope tumbler:events:read. To be told of changes as they are made: tumbler keys watch.
+    The calling key needs the scope tumbler:events:read. To follow changes as they happen, use tumbler keys watch.
     """
     request = ListEventsRequest(
         project_id=project,

@@ -29,29 +29,37 @@ class Flags:
 
     endpoint: Annotated[
         str | None,
-        _connection("--endpoint", "The server; TUMBLER_ENDPOINT, else 127.0.0.1:50051.", metavar="HOST:PORT"),
+        _connection("--endpoint", "The server. Default: TUMBLER_ENDPOINT, else 127.0.0.1:50051.", metavar="HOST:PORT"),
     ] = None
     api_key_file: Annotated[
         str | None,
         _connection(
-            "--api-key-file", "Read the calling key here, not from TUMBLER_API_KEY; - is stdin.", metavar="FILE"
+            "--api-key-file",
+            "Read the calling key from this file instead of TUMBLER_API_KEY; - is stdin.",
+            metavar="FILE",
         ),
     ] = None
     timeout: Annotated[
         timedelta | None,
-        _connection("--timeout", "The longest wait; TUMBLER_TIMEOUT, else 10s.", metavar="SPAN", parser=span),
+        _connection(
+            "--timeout", "Timeout of each call. Default: TUMBLER_TIMEOUT, else 10s.", metavar="DURATION", parser=span
+        ),
     ] = None
-    tls: Annotated[bool, _connection("--tls", "Encrypt, and trust the system's authorities (TUMBLER_TLS=1).")] = False
+    tls: Annotated[
+        bool, _connection("--tls", "Use TLS, and trust the system's certificate authorities (TUMBLER_TLS=1).")
+    ] = False
     tls_ca: Annotated[
         str | None,
-        _connection("--tls-ca", "Encrypt, and trust these authorities instead (TUMBLER_TLS_CA).", metavar="FILE"),
+        _connection(
+            "--tls-ca", "Use TLS, and trust these certificate authorities instead (TUMBLER_TLS_CA).", metavar="FILE"
+        ),
     ] = None
     tls_cert: Annotated[
-        str | None, _connection("--tls-cert", "Encrypt, and present this certificate.", metavar="FILE")
+        str | None, _connection("--tls-cert", "Use TLS, and present this client certificate.", metavar="FILE")
     ] = None
     tls_key: Annotated[str | None, _connection("--tls-key", "The private key of --tls-cert.", metavar="FILE")] = None
     insecure: Annotated[bool, _connection("--insecure", "Send keys in plaintext even to another machine.")] = False
-    as_json: Annotated[bool, option("--json", "Print JSON, errors too.")] = False
+    as_json: Annotated[bool, option("--json", "Print JSON, also for errors.")] = False
 
     def inside(self, outer: "Flags") -> "Flags":
         """Return these options, and for one that was not typed, that of the level before."""

@@ -47,7 +47,9 @@ from tumbler.v1 import api_key_pb2, api_key_service_pb2
 __all__ = ["keys", "print_record"]
 
 keys = typer.Typer(
-    name="keys", help="Create, read, change, end, verify and watch keys.", pretty_exceptions_show_locals=False
+    name="keys",
+    help="Create, read, update, rotate, revoke, verify and watch keys.",
+    pretty_exceptions_show_locals=False,
 )
 
 _ORDERS = ("create_time", "name", "expire_time", "last_used_time")
@@ -58,31 +60,32 @@ def create(
     session: Session,
     project: Annotated[str, option("--project", "The project that the key belongs to.", metavar="ID")],
     environment: Environment = "",
-    name: Annotated[str, option("--name", "What people call the key, 3-255 characters.")] = "",
-    owner: Annotated[str, option("--owner", "On whose behalf the key acts.", metavar="ID")] = "",
+    name: Annotated[str, option("--name", "A name for people, 3-255 characters.")] = "",
+    owner: Annotated[str, option("--owner", "The owner on whose behalf the key acts.", metavar="ID")] = "",
     scope: Annotated[list[str] | None, option("--scope", "What the key may do. Repeatable.")] = None,
     metadata: Annotated[
-        list[str] | None, option("--metadata", "Told to whoever verifies the key. Repeatable.", metavar="NAME=VALUE")
+        list[str] | None,
+        option("--metadata", "Returned to every service that verifies the key. Repeatable.", metavar="NAME=VALUE"),
     ] = None,
     allow_cidr: Annotated[
         list[str] | None,
-        option("--allow-cidr", "A network that the key may be used from. Repeatable.", metavar="CIDR"),
+        option("--allow-cidr", "A network from which the key may be used. Repeatable.", metavar="CIDR"),
     ] = None,
-    expires: Annotated[Timestamp | None, times("--expires", "When the key ends.")] = None,
-    ttl: Annotated[Duration | None, spans("--ttl", "How long the key lives, instead of --expires.")] = None,
-    prefix: Annotated[str, option("--prefix", "How the key's text begins, acme_live for example.")] = "",
+    expires: Annotated[Timestamp | None, times("--expires", "When the key expires.")] = None,
+    ttl: Annotated[Duration | None, spans("--ttl", "How long the key is valid, instead of --expires.")] = None,
+    prefix: Annotated[str, option("--prefix", "The prefix of the key's text, for example acme_live.")] = "",
     rotation_interval: RotationInterval = None,
     webhook_url: WebhookUrl = None,
     request_id: RequestId = None,
-    validate_only: Annotated[bool, option("--validate-only", "Check everything and make nothing.")] = False,
+    validate_only: Annotated[bool, option("--validate-only", "Validate the request without creating a key.")] = False,
     output: Output = None,
     webhook_secret_output: WebhookSecretOutput = None,
 ) -> None:
-    """Make a key and show it, this once, or put it into a file.
+    """Create a key, and show it once or write it to a file.
 
-    Without --output the key is the only line on stdout: a pipe can take it to where secrets are kept. Where a new
-    --webhook-url brings a secret of its own, to check its webhooks with, that is shown, this once, on a line of stderr;
-    with --json it is the field webhook_secret.
+    Without --output the key is the only line on stdout, so that you can pipe it into a secret store.
+    A new --webhook-url has a secret of its own, with which its receiver checks webhooks. That secret is shown once, on
+    a line of stderr; with --json it is the field webhook_secret.
     """
     request = api_key_service_pb2.CreateRequest(
         project_id=project,
@@ -113,7 +116,7 @@ def create(
 
 @command(keys, "get", example="tumbler keys get 0123456789abcdef")
 def get(session: Session, key_id: KeyId) -> None:
-    """Show what is known of a key, in whatever state it is. Its secret is stored nowhere."""
+    """Show a key's record, whatever its state. The secret is never shown: it is not stored."""
     answer = session.call("Get", api_key_service_pb2.GetRequest(key_id=key_id))
     print_record(session, answer)
 
@@ -133,13 +136,13 @@ def list_(
             "STATE",
         ),
     ] = None,
-    scope: Annotated[str, option("--scope", "Only keys that carry exactly this scope.")] = "",
-    search: Annotated[str, option("--search", "Only keys with this text in the name or the key's beginning.")] = "",
+    scope: Annotated[str, option("--scope", "Only keys with exactly this scope.")] = "",
+    search: Annotated[str, option("--search", "Only keys whose name or visible prefix contains this text.")] = "",
     order_by: Annotated[
         str,
         option(
             "--order-by",
-            "create_time (newest first, if left out), name, expire_time or last_used_time; then ' asc' or ' desc'.",
+            "create_time (default, newest first), name, expire_time or last_used_time; then ' asc' or ' desc'.",
             metavar="FIELD",
             autocompletion=beginning_with(_ORDERS),
         ),
@@ -148,9 +151,9 @@ def list_(
     skip: Skip = 0,
     page_token: PageToken = "",
     every: Every = False,
-    total: Annotated[bool, option("--total", "Count all keys that fit.")] = False,
+    total: Annotated[bool, option("--total", "Count all matching keys.")] = False,
 ) -> None:
-    """List keys, a page at a time, revoked ones too."""
+    """List keys of all states, one page at a time."""
     request = api_key_service_pb2.ListRequest(
         project_id=project,
         environment_id=environment,
@@ -182,33 +185,34 @@ def update(
     key_id: KeyId,
     name: Annotated[str | None, option("--name", "A new name.")] = None,
     owner: Annotated[str | None, option("--owner", "A new owner; '' for none.", metavar="ID")] = None,
-    scope: Annotated[list[str] | None, option("--scope", "The new list of scopes. Repeatable.")] = None,
-    no_scopes: Annotated[bool, option("--no-scopes", "Take all scopes away.")] = False,
+    scope: Annotated[list[str] | None, option("--scope", "The new scopes, which replace the old. Repeatable.")] = None,
+    no_scopes: Annotated[bool, option("--no-scopes", "Remove all scopes.")] = False,
     metadata: Annotated[
-        list[str] | None, option("--metadata", "The new metadata, all of it. Repeatable.", metavar="NAME=VALUE")
+        list[str] | None,
+        option("--metadata", "The new metadata, which replaces the old. Repeatable.", metavar="NAME=VALUE"),
     ] = None,
-    no_metadata: Annotated[bool, option("--no-metadata", "Take all metadata away.")] = False,
+    no_metadata: Annotated[bool, option("--no-metadata", "Remove all metadata.")] = False,
     allow_cidr: Annotated[
-        list[str] | None, option("--allow-cidr", "The new list of networks. Repeatable.", metavar="CIDR")
+        list[str] | None, option("--allow-cidr", "The new networks, which replace the old. Repeatable.", metavar="CIDR")
     ] = None,
-    no_allow_cidrs: Annotated[bool, option("--no-allow-cidrs", "Let the key be used from anywhere.")] = False,
-    expires: Annotated[Timestamp | None, times("--expires", "When the key ends.")] = None,
-    never_expires: Annotated[bool, option("--never-expires", "Let the key live for ever.")] = False,
+    no_allow_cidrs: Annotated[bool, option("--no-allow-cidrs", "Allow the key from every address.")] = False,
+    expires: Annotated[Timestamp | None, times("--expires", "When the key expires.")] = None,
+    never_expires: Annotated[bool, option("--never-expires", "Remove the expiry.")] = False,
     rotation_interval: RotationInterval = None,
     webhook_url: WebhookUrl = None,
-    no_webhook_url: Annotated[bool, option("--no-webhook-url", "Tell nobody.")] = False,
-    no_rotation: Annotated[bool, option("--no-rotation", "End the key's schedule, and tell nobody.")] = False,
-    etag: Annotated[str, option("--etag", "Refuse if the key has changed since it had this etag.")] = "",
+    no_webhook_url: Annotated[bool, option("--no-webhook-url", "Remove the webhook.")] = False,
+    no_rotation: Annotated[bool, option("--no-rotation", "Remove the rotation schedule and the webhook.")] = False,
+    etag: Annotated[str, option("--etag", "Refuse the update if the key's etag is not this one.")] = "",
     webhook_secret_output: OnlyWebhookSecretOutput = None,
     yes: Yes = False,
 ) -> None:
-    """Change fields of a key; what is not named stays. Lists are replaced as a whole.
+    """Update the named fields of a key. Other fields stay as they are; lists are replaced as a whole.
 
-    Before the last operator's key loses scopes, or gets an expiry or networks, it asks twice on a terminal; elsewhere
-    that one needs --yes.
+    Before the last working operator's key loses scopes, or gets an expiry or networks, it asks twice on a terminal;
+    without a terminal that key needs --yes.
 
-    To change a schedule's interval or its webhook and keep the other, the calling key also needs the scope
-    tumbler:keys:read; to set a webhook, tumbler:keys:rotate. A new one's secret is shown as keys create shows it.
+    To change only the interval or only the webhook of a schedule, the calling key also needs the scope
+    tumbler:keys:read; to set a webhook, tumbler:keys:rotate. A new webhook's secret is shown as keys create shows it.
     """
     _not_both(scope, "--scope", no_scopes, "--no-scopes")
     _not_both(metadata, "--metadata", no_metadata, "--no-metadata")
@@ -230,7 +234,7 @@ def update(
     paths = [path for path, is_given in given.items() if is_given]
     narrows = bool(no_scopes or (scope and OPERATOR_SCOPE not in scope) or allow_cidr or expires)
     if not paths:
-        raise typer.BadParameter("say what to change.", param_hint="'OPTIONS'")
+        raise typer.BadParameter("name at least one field to change.", param_hint="'OPTIONS'")
     request = api_key_service_pb2.UpdateRequest(
         api_key=api_key_pb2.ApiKey(
             id=key_id,
@@ -265,18 +269,18 @@ def rotate(
     key_id: KeyId,
     grace: Grace = None,
     old_key_ends: OldKeyEnds = None,
-    expires: Annotated[Timestamp | None, times("--expires", "When the new key ends.")] = None,
-    ttl: Annotated[Duration | None, spans("--ttl", "How long the new key lives, instead of --expires.")] = None,
+    expires: Annotated[Timestamp | None, times("--expires", "When the new key expires.")] = None,
+    ttl: Annotated[Duration | None, spans("--ttl", "How long the new key is valid, instead of --expires.")] = None,
     request_id: RequestId = None,
     output: Output = None,
 ) -> None:
-    """Replace a key by a new one of the same rights, and let the old one work until the new one is first used.
+    """Replace a key with a new one that has the same permissions. The old key works until the new one is first used.
 
-    Where several programs share the key, the first to use the new one would end the old one for all: give --grace.
-    If the new key is lost before it is used, rotate it in its turn, by its id.
+    If several programs share the key, use --grace: otherwise the first program to use the new key ends the old key for
+    all of them. If the new key is lost before it is used, rotate the new key by its id.
 
-    The new key is the only line on stdout, or in the file: to replace the file of the old one, move the new one over
-    it. Without --expires or --ttl it lives as long as the old one was to live.
+    The new key is the only line on stdout, or in the file. To replace the old key's file, move the new file over it.
+    Without --expires or --ttl the new key gets the lifetime of the old one.
     """
     request = api_key_service_pb2.RotateRequest(
         key_id=key_id,
@@ -304,7 +308,7 @@ def print_record(session: Session, answer: Any) -> None:
 
 def _not_both(first: object, first_name: str, second: object, second_name: str) -> None:
     if first is not None and second not in (None, False):
-        raise typer.BadParameter(f"not together with {second_name}.", param_hint=f"'{first_name}'")
+        raise typer.BadParameter(f"cannot be combined with {second_name}.", param_hint=f"'{first_name}'")
 
 
 def _expiry(expires: Timestamp | None, ttl: Duration | None) -> dict[str, Any]:

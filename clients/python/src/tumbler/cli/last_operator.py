@@ -22,7 +22,7 @@ OPERATOR_SCOPE = "tumbler:*"
 _PROJECT = "tumbler"
 _PATIENCE = timedelta(seconds=2)
 _SOON = timedelta(days=1)
-_WAY_BACK = "where the server's database and pepper file are: tumbler-server operator-key --output FILE"
+_WAY_BACK = "with the server's database and pepper file, run tumbler-server operator-key --output FILE"
 
 
 def confirm(
@@ -46,16 +46,16 @@ def confirm(
     last = _last(session)
     if last is None or not is_meant(last):
         return
-    why = f"{last.id} ({last.name}) is the last operator's key that works"
+    why = f"{last.id} ({last.name}) is the last working operator's key"
     if not on_terminal:
-        hint = f"Nothing was changed. To do it all the same: --yes. The way back is {_WAY_BACK}"
+        hint = f"Nothing was changed. To proceed anyway, use --yes. To get another operator's key: {_WAY_BACK}"
         failure = Failure(code="LAST_OPERATOR", message=why, hint=hint)
         render.print_failure(failure, session.as_json)
         raise typer.Exit(failure.exit_code)
-    render.print_note(f"{why}. The way back is {_WAY_BACK}")
+    render.print_note(f"{why}. To get another one: {_WAY_BACK}")
     if not always:
         _ask(what)
-    _ask("Nobody can manage all projects then. Go on?")
+    _ask("Without it, no key can manage all projects. Continue?")
 
 
 def _ask(question: str) -> None:

@@ -35,7 +35,7 @@ __all__ = [
 _LARGEST: Final = 2**31 - 1
 _LONGEST_WAIT: Final = 7 * 86_400
 """Seconds that a new key may be left unused, unless something else is typed: time to notice that it is used nowhere."""
-_KEY_ID_TEXT: Final = "The key's id, or what lists show of it."
+_KEY_ID_TEXT: Final = "The key's id, or the prefix that lists show."
 
 
 def times(name: str, text: str) -> Any:
@@ -45,7 +45,7 @@ def times(name: str, text: str) -> Any:
 
 def spans(name: str, text: str, *more_names: str) -> Any:
     """Declare an option that takes a span of time."""
-    return option(name, text, *more_names, metavar="SPAN", parser=duration)
+    return option(name, text, *more_names, metavar="DURATION", parser=duration)
 
 
 def names(name: str, text: str, of: Names, metavar: str) -> Any:
@@ -67,27 +67,30 @@ OptionalKeyId = Annotated[
     str | None, typer.Argument(metavar="KEY_ID", parser=key_id, help=_KEY_ID_TEXT, show_default=False)
 ]
 OfKey = Annotated[
-    str, option("--key", "Only those of this key: its id, or what lists show.", metavar="KEY_ID", parser=key_id)
+    str,
+    option("--key", "Only those of this key: its id, or the prefix that lists show.", metavar="KEY_ID", parser=key_id),
 ]
-ByName = Annotated[str, option("--name", "Find the key by its name, instead of KEY_ID.")]
-Project = Annotated[str, option("--project", "The project; the calling key's own, if left out.", metavar="ID")]
-Environment = Annotated[str, option("--environment", "The environment, live or test for example.", metavar="ID")]
+ByName = Annotated[str, option("--name", "Find the key by its name instead of KEY_ID.")]
+Project = Annotated[str, option("--project", "The project. Default: the calling key's project.", metavar="ID")]
+Environment = Annotated[str, option("--environment", "The environment, for example live or test.", metavar="ID")]
 RequestId = Annotated[
     UUID | None,
-    option("--request-id", "Makes the call safe to repeat: the same id makes nothing twice.", metavar="UUID"),
+    option(
+        "--request-id", "Idempotency key: repeating the call with the same id creates nothing twice.", metavar="UUID"
+    ),
 ]
 PageSize = Annotated[
-    int, option("--page-size", "How many a page: 20, if left out; at most 1000.", "--limit", min=0, max=_LARGEST)
+    int, option("--page-size", "Entries per page, at most 1000. Default: 20.", "--limit", min=0, max=_LARGEST)
 ]
-Skip = Annotated[int, option("--skip", "Leave out so many keys first.", "--offset", min=0, max=_LARGEST)]
+Skip = Annotated[int, option("--skip", "Skip this many keys.", "--offset", min=0, max=_LARGEST)]
 PageToken = Annotated[
-    str, option("--page-token", "Where to go on, from the page before; with the same filters.", metavar="TOKEN")
+    str, option("--page-token", "Continue after the previous page; use the same filters.", metavar="TOKEN")
 ]
 Grace = Annotated[
     Duration | None,
     spans(
         "--grace",
-        "How long the old key works on; 0s ends it now. If left out: until the new key is first used, at most 7d.",
+        "How long the old key keeps working; 0s ends it now. Default: until the new key is first used, at most 7d.",
         "--grace-period",
     ),
 ]
@@ -95,8 +98,8 @@ OldKeyEnds = Annotated[
     str | None,
     names(
         "--old-key-ends",
-        "first-use: when the new key is first used, at most after --grace (7d, if left out); not for a key that "
-        "several programs share. grace-end: after --grace (1h, if left out).",
+        "first-use: when the new key is first used, at the latest after --grace (default 7d); not for a key that "
+        "several programs share. grace-end: after --grace (default 1h).",
         OLD_KEY_ENDS,
         "WHEN",
     ),
@@ -106,9 +109,9 @@ WebhookUrl = Annotated[
     str | None,
     option(
         "--webhook-url",
-        "Who is told when that is due, and when the key ends. Whoever reads it can claim the next key.",
+        "Receives a webhook when rotation is due and when the key ends. Its receiver can claim the next key.",
         metavar="URL",
     ),
 ]
-Every = Annotated[bool, option("--all", "Follow every page.")]
-Yes = Annotated[bool, option("--yes", "Do not ask.", "-y")]
+Every = Annotated[bool, option("--all", "Fetch all pages.")]
+Yes = Annotated[bool, option("--yes", "Do not ask for confirmation.", "-y")]

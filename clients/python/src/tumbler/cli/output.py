@@ -31,10 +31,10 @@ __all__ = [
 ]
 
 _WEBHOOK_OPTION = "'--webhook-secret-output'"
-_NEW_FILE = "this new file of mode 0600, begun before anything is changed, instead of showing it."
+_NEW_FILE = "this new file (mode 0600) instead of showing it. The file is created before anything is changed."
 
-Output = Annotated[str | None, option("--output", f"Put the secret into {_NEW_FILE}", metavar="FILE")]
-_WEBHOOK_TEXT = f"Put the secret of a new --webhook-url into {_NEW_FILE}"
+Output = Annotated[str | None, option("--output", f"Write the secret to {_NEW_FILE}", metavar="FILE")]
+_WEBHOOK_TEXT = f"Write the secret of a new --webhook-url to {_NEW_FILE}"
 WebhookSecretOutput = Annotated[str | None, option("--webhook-secret-output", _WEBHOOK_TEXT, metavar="FILE")]
 OnlyWebhookSecretOutput = Annotated[
     str | None, option("--webhook-secret-output", _WEBHOOK_TEXT, "--output", metavar="FILE")
@@ -54,13 +54,15 @@ def receiver(output: str | None, named: str = "'--output'") -> Iterator[SecretFi
     if output is None:
         # A closed stdout was replaced by one that shows nothing.
         if sys.__stdout__ is None:
-            raise typer.BadParameter("stdout is closed, and what is shown only once would be lost.", param_hint=named)
+            raise typer.BadParameter("stdout is closed, so the secret would be lost.", param_hint=named)
         yield None
         return
     try:
         file = SecretFile(output)
     except FileExistsError:
-        raise typer.BadParameter(f"{output} exists, and stays as it is: name a new file.", param_hint=named) from None
+        raise typer.BadParameter(
+            f"{output} already exists and is not overwritten: name a new file.", param_hint=named
+        ) from None
     except OSError as error:
         raise typer.BadParameter(f"{output}: {error.strerror}.", param_hint=named) from None
     with file:
@@ -79,11 +81,11 @@ def webhook_receiver(
     """
     if webhook_url is None:
         if output is not None:
-            raise typer.BadParameter("there is no secret without a --webhook-url.", param_hint=_WEBHOOK_OPTION)
+            raise typer.BadParameter("is only allowed with --webhook-url.", param_hint=_WEBHOOK_OPTION)
         return nullcontext()
     if output is None and key_output is not None:
         raise typer.BadParameter(
-            "the secret of the --webhook-url would be shown: give --webhook-secret-output, too.",
+            "the secret of the --webhook-url would be shown: use --webhook-secret-output too.",
             param_hint="'--output'",
         )
     return receiver(output, _WEBHOOK_OPTION)
@@ -93,7 +95,7 @@ def lost_key(api_key: ApiKey) -> str:
     """Say what to do about a key that was made and that nobody has seen."""
     return (
         f"The key {api_key.id} is lost. Replace it: tumbler keys rotate {api_key.id} --output FILE; "
-        f"or end it: tumbler keys revoke {api_key.id}"
+        f"or revoke it: tumbler keys revoke {api_key.id}"
     )
 
 
@@ -136,7 +138,7 @@ def handing_over(session: Session, answer: Any, **lost: str) -> Iterator[None]:
         hints = [sentence for field, sentence in lost.items() if getattr(answer, field)]
         if not hints:
             raise
-        message = f"the call has done its work, but what it shows only once could not be written: {error.strerror}"
+        message = f"the call succeeded, but its secret could not be written: {error.strerror}"
         failure = Failure(code="NOT_WRITTEN", message=message, hint=" ".join(hints))
         render.print_failure(failure, session.as_json)
         raise typer.Exit(failure.exit_code) from None

@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 
-RESET: Final = "Changes before this moment may have been missed: the server cannot tell them any more."
+RESET: Final = "Changes before this point may be missing: the server can no longer deliver them."
 """What a person reads where the stream of changes has a gap."""
 
 _STATE_STYLES: Final = {
@@ -116,17 +116,17 @@ def print_new_key(
         notes.print(Text(f"The new key is in {visible(kept_in)}.", "green"))
     elif key:
         print(key, flush=True)
-        notes.print(Text("This key is not shown again: store it now, where secrets are kept.", "bold yellow"))
+        notes.print(Text("This key is not shown again: store it now in a safe place.", "bold yellow"))
     elif secret_omitted:
         notes.print(
             Text(
-                "This request was made before, and its key was shown then; it is stored nowhere. "
-                f"If it is lost: tumbler keys rotate {visible(api_key.id)}",
+                "This request was already made, and its key was shown then; the key is not stored. "
+                f"If it is lost, rotate it: tumbler keys rotate {visible(api_key.id)}",
                 "bold yellow",
             )
         )
     else:
-        notes.print(Text("Everything is in order; nothing was made.", "green"))
+        notes.print(Text("The request is valid; no key was created.", "green"))
     notes.print(_record(api_key))
     if previous is not None:
         notes.print(Text(f"The old key, {visible(previous.key_prefix)}, works until {_end(previous, 'the new one')}."))
@@ -139,7 +139,7 @@ def print_webhook_secret(secret: str, kept_in: str = "") -> None:
     elif secret:
         notes = console(sys.stderr)
         notes.print(Text(f"webhook secret: {visible(secret)}"))
-        notes.print(Text("It is not shown again: give it to what receives the webhooks.", "bold yellow"))
+        notes.print(Text("It is not shown again: give it to the receiver of the webhooks.", "bold yellow"))
 
 
 def print_rotated_webhook_secret(answer: RotateWebhookSecretResponse, kept_in: str = "") -> None:
@@ -149,8 +149,8 @@ def print_rotated_webhook_secret(answer: RotateWebhookSecretResponse, kept_in: s
         notes.print(Text(f"The new secret is in {visible(kept_in)}.", "green"))
     else:
         print(answer.webhook_secret, flush=True)
-        notes.print(Text("It is not shown again: give it to what receives the webhooks.", "bold yellow"))
-    notes.print(Text(f"The old secret signs as well until {optional_time(answer, 'previous_expire_time', 'now')}."))
+        notes.print(Text("It is not shown again: give it to the receiver of the webhooks.", "bold yellow"))
+    notes.print(Text(f"The old secret also signs until {optional_time(answer, 'previous_expire_time', 'now')}."))
 
 
 def print_record(api_key: ApiKey) -> None:
@@ -166,9 +166,9 @@ def print_keys(page: ListResponse) -> None:
     else:
         print("No keys.")
     if page.total_size:
-        _print_below(f"{page.total_size} in all.")
+        _print_below(f"{page.total_size} in total.")
     if page.next_page_token:
-        _print_below(f"There are more: --page-token {page.next_page_token}, or --all.")
+        _print_below(f"More: --page-token {page.next_page_token}, or --all.")
 
 
 def print_events(page: ListEventsResponse, since: Timestamp | None) -> None:
@@ -181,7 +181,7 @@ def print_events(page: ListEventsResponse, since: Timestamp | None) -> None:
     if page.next_page_token:
         # A token belongs to its filter, and a span would not mean the same moment any more.
         filtered = f"--since {since.ToJsonString()} " if since else ""
-        _print_below(f"There are more: {filtered}--page-token {page.next_page_token}, or --all.")
+        _print_below(f"More: {filtered}--page-token {page.next_page_token}, or --all.")
 
 
 def print_deliveries(page: ListDeliveriesResponse) -> None:
@@ -192,7 +192,7 @@ def print_deliveries(page: ListDeliveriesResponse) -> None:
     else:
         print("No deliveries.")
     if page.next_page_token:
-        _print_below(f"There are more: --page-token {page.next_page_token}, or --all.")
+        _print_below(f"More: --page-token {page.next_page_token}, or --all.")
 
 
 def print_delivery(delivery: WebhookDelivery) -> None:

@@ -43,7 +43,7 @@ class Session:
             text = os.environ.get("TUMBLER_TIMEOUT")
             timeout = _from_environment("TUMBLER_TIMEOUT", text) if text else _DEFAULT_TIMEOUT
         if not timeout:
-            raise typer.BadParameter("no time at all is too short.", param_hint="'--timeout'")
+            raise typer.BadParameter("must be more than 0.", param_hint="'--timeout'")
         return timeout
 
     def call(self, rpc: str, request: Message, *, with_key: bool = True, at_most: timedelta = timedelta.max) -> Any:
@@ -86,13 +86,15 @@ class Session:
         """Return what to encrypt with; `None` for plaintext, where that is safe or was asked for."""
         flags = self._flags
         if "://" in self.endpoint and self.endpoint.startswith(("http:", "https:")):
-            raise typer.BadParameter("write HOST:PORT, without a scheme.", param_hint="'--endpoint'")
+            raise typer.BadParameter(
+                "must be HOST:PORT or another gRPC target, without http:// or https://.", param_hint="'--endpoint'"
+            )
         authorities = flags.tls_ca or os.environ.get("TUMBLER_TLS_CA")
         if bool(flags.tls_cert) != bool(flags.tls_key):
-            raise typer.BadParameter("a certificate and its private key go together.", param_hint="'--tls-cert'")
+            raise typer.BadParameter("--tls-cert and --tls-key must be given together.", param_hint="'--tls-cert'")
         if flags.tls or authorities or flags.tls_cert or _is_set("TUMBLER_TLS"):
             if flags.insecure:
-                raise typer.BadParameter("plaintext and encryption exclude each other.", param_hint="'--insecure'")
+                raise typer.BadParameter("cannot be combined with TLS options.", param_hint="'--insecure'")
             return grpc.ssl_channel_credentials(
                 root_certificates=read_bytes(authorities, "--tls-ca") if authorities else None,
                 private_key=read_bytes(flags.tls_key, "--tls-key") if flags.tls_key else None,
@@ -100,8 +102,8 @@ class Session:
             )
         if not flags.insecure and not is_loopback(self.endpoint):
             raise typer.BadParameter(
-                f"{self.endpoint} is another machine, and keys would cross the network in plaintext. "
-                "Give --tls or --tls-ca, or --insecure if the network is trusted.",
+                f"{self.endpoint} is not this machine, so keys would cross the network in plaintext: "
+                "use --tls or --tls-ca, or --insecure if the network is trusted.",
                 param_hint="'--endpoint'",
             )
         return None
@@ -112,14 +114,14 @@ class Session:
             key, source = os.environ.get("TUMBLER_API_KEY", "").strip(), "TUMBLER_API_KEY"
             if not key:
                 raise typer.BadParameter(
-                    "there is no key to call with. Set it to a key of this server, or name a file: --api-key-file.",
+                    "there is no calling key. Set this variable to a key of this server, or use --api-key-file.",
                     param_hint="TUMBLER_API_KEY",
                 )
         else:
             key, source = read_key(path, "--api-key-file"), "'--api-key-file'"
         # gRPC would refuse it too, with an error that shows the key.
         if not key or not key.isascii() or not key.isprintable() or " " in key:
-            raise typer.BadParameter("that is not one key on one line.", param_hint=source)
+            raise typer.BadParameter("must be one key on one line.", param_hint=source)
         return key
 
 

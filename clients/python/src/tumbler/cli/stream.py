@@ -120,7 +120,7 @@ def _next(call: Any, patience: timedelta) -> WatchResponse:
         raise _Lost(grpc.StatusCode.UNAVAILABLE, "the server ended the stream") from None
     except grpc.RpcError:
         if silent.is_set():
-            text = f"nothing was heard for {patience.total_seconds():g} s"
+            text = f"no heartbeat arrived for {patience.total_seconds():g} s"
             raise _Lost(grpc.StatusCode.DEADLINE_EXCEEDED, text) from None
         raise
     finally:

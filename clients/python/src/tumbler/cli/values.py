@@ -59,7 +59,7 @@ def span(text: str) -> timedelta:
             value = timedelta.max
         if value <= _LONGEST_SPAN:
             return value
-    raise typer.BadParameter("a span is written 500ms, 90s, 15m, 1h or 7d.")
+    raise typer.BadParameter("write a duration as 500ms, 90s, 15m, 1h or 7d.")
 
 
 def span_text(value: timedelta) -> str:
@@ -91,7 +91,7 @@ def timestamp(text: str) -> Timestamp:
             return result
     except (OverflowError, ValueError):
         pass
-    raise typer.BadParameter("a time is written 2027-01-31T00:00:00Z, or 2027-01-31 for midnight UTC.")
+    raise typer.BadParameter("write a time as 2027-01-31T00:00:00Z, or as 2027-01-31 for midnight UTC.")
 
 
 def moment(text: str) -> Timestamp:
@@ -101,7 +101,7 @@ def moment(text: str) -> Timestamp:
         try:
             result.FromDatetime(datetime.now(timezone.utc) - span(text))
         except OverflowError:
-            raise typer.BadParameter("that is before there were keys.") from None
+            raise typer.BadParameter("is too far in the past.") from None
         return result
     return timestamp(text)
 
@@ -112,7 +112,7 @@ def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not name or not equals:
-            raise typer.BadParameter("a pair is written name=value.", param_hint=f"'{option}'")
+            raise typer.BadParameter("write a pair as name=value.", param_hint=f"'{option}'")
         if name in result:
             raise typer.BadParameter(f"{name} is given twice.", param_hint=f"'{option}'")
         result[name] = value
@@ -141,7 +141,7 @@ class Names:
         """Return the enum's own name for what was typed."""
         name = self._names.get(_spoken(text))
         if name is None:
-            raise typer.BadParameter(f"it is one of {', '.join(self._names)}.")
+            raise typer.BadParameter(f"must be one of {', '.join(self._names)}.")
         return name
 
     def write(self, number: int) -> str:
@@ -173,7 +173,7 @@ def key_id(text: str) -> str:
         return text
     if match is None or match.end() < len(text):
         raise typer.BadParameter(
-            "a key is named by its id, not by its whole text. If this was a real key, your shell's history may hold it "
-            "now: rotate it."
+            "use the key's id, not the whole key. If this was a real key, your shell's history may now contain it: "
+            "rotate it."
         )
     return match[1]

@@ -24,20 +24,26 @@ def verify(
         str | None,
         typer.Argument(
             metavar="KEY",
-            help="For test keys only, since other users can see arguments; - is stdin.",
+            help="The key. For test keys only: other users can see arguments. - is stdin.",
             show_default=False,
         ),
     ] = None,
-    key_file: Annotated[str | None, option("--key-file", "Read the key here; - is stdin.", metavar="FILE")] = None,
+    key_file: Annotated[
+        str | None, option("--key-file", "Read the key from this file; - is stdin.", metavar="FILE")
+    ] = None,
     scope: Annotated[list[str] | None, option("--scope", "A scope that the key must grant. Repeatable.")] = None,
-    client_ip: Annotated[str, option("--client-ip", "Where the key was presented from.", metavar="ADDRESS")] = "",
+    client_ip: Annotated[
+        str, option("--client-ip", "The client's address, from which the key was presented.", metavar="ADDRESS")
+    ] = "",
     project: Annotated[str, option("--project", "The project that the key must belong to.", metavar="ID")] = "",
     environment: Annotated[
         str, option("--environment", "The environment that the key must belong to.", metavar="ID")
     ] = "",
-    fresh: Annotated[bool, option("--fresh", "Have the server look past everything it remembers.")] = False,
+    fresh: Annotated[
+        bool, option("--fresh", "Have the server check the database for the latest changes first.")
+    ] = False,
 ) -> None:
-    """Say whether a key is valid now, and may do what is asked; exit code 1 if not.
+    """Say whether a key is valid now and meets the given requirements. Exits with 1 if not.
 
     The key comes from stdin or a file, or on a terminal from a hidden prompt. It is never printed.
     """
@@ -61,7 +67,7 @@ def verify(
 
 def _presented_key(session: Session, argument: str | None, path: str | None) -> str:
     if argument is not None and path is not None:
-        raise typer.BadParameter("give the key once: here, or by --key-file.", param_hint="KEY")
+        raise typer.BadParameter("cannot be combined with --key-file.", param_hint="KEY")
     if argument not in (None, "-"):
         return argument
     if argument is None and path is None and sys.stdin.isatty():
@@ -69,5 +75,5 @@ def _presented_key(session: Session, argument: str | None, path: str | None) -> 
         return getpass.getpass("Key: ").strip()
     path = path or "-"
     if path == "-" and session.reads_key_from_stdin:
-        raise typer.BadParameter("stdin already holds the calling key; name a file.", param_hint="'--key-file'")
+        raise typer.BadParameter("stdin already provides the calling key; name a file.", param_hint="'--key-file'")
     return read_key(path, "--key-file")

@@ -57,14 +57,13 @@ class _JsonLines:
 
 @command(keys, "watch", example="tumbler keys watch --project acme")
 def watch(session: Session, project: Project = "") -> None:
-    """Show each change of a key as it is made, until Ctrl-C.
+    """Show each change of a key as it happens, until Ctrl-C.
 
-    On a terminal the keys that changed last stand below the changes, with what is known of them (for that the calling
-    key also needs the scope tumbler:keys:read). In a pipe there is a line for each change. With --json it is an object:
-    the KeyEvent of the protos, or {"reset": true} where changes could not be told.
+    On a terminal, the keys that changed last are shown below the changes, with their names and states; for these the
+    calling key also needs the scope tumbler:keys:read. In a pipe, each change is one line. With --json it is one
+    object: a KeyEvent of the protos, or {"reset": true} where changes may be missing.
 
-    A stream that breaks is taken up again where it broke, so that nothing is missed; stderr says when it breaks, and
-    when it is healed.
+    A broken stream resumes where it broke, so that nothing is missed. stderr says when it breaks and when it resumes.
     """
     opened = broken = False
     with _view(session) as view:
@@ -73,13 +72,13 @@ def watch(session: Session, project: Project = "") -> None:
             if isinstance(news, Broken):
                 if not broken:
                     reason = ": ".join(filter(None, (news.failure.code, without_secrets(news.failure.message))))
-                    view.note("broken", f"The stream broke, and is tried again. {reason}")
+                    view.note("broken", f"The stream broke; reconnecting. {reason}")
                 broken = True
                 continue
             if not opened:
-                view.note("open", f"Watching for changes at {session.endpoint}; Ctrl-C ends it.")
+                view.note("open", f"Watching for changes at {session.endpoint}; press Ctrl-C to stop.")
             elif broken:
-                view.note("healed", "The stream is healed, and goes on where it broke.")
+                view.note("healed", "The stream resumed where it broke.")
             opened, broken = True, False
             view.show(news)
 

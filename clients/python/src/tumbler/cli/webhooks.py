@@ -34,9 +34,9 @@ def deliveries(
     page_token: PageToken = "",
     every: Every = False,
 ) -> None:
-    """List webhooks, newest first: what each told of which key, whether it arrived, and when it is sent again.
+    """List webhook deliveries, newest first: the event and its key, whether it arrived, and when it is retried.
 
-    The calling key needs the scope tumbler:events:read. Attempts go on for three days, further and further apart.
+    The calling key needs the scope tumbler:events:read. Retries go on for three days, at growing intervals.
     """
     request = ListDeliveriesRequest(
         project_id=project,
@@ -61,12 +61,12 @@ def deliveries(
 def redeliver(
     session: Session,
     delivery_id: Annotated[
-        str, typer.Argument(metavar="DELIVERY_ID", help="As events deliveries lists it.", show_default=False)
+        str, typer.Argument(metavar="DELIVERY_ID", help="The id that events deliveries shows.", show_default=False)
     ],
 ) -> None:
-    """Send a webhook again, at once and with the same id, and begin its three days anew.
+    """Send a webhook again, immediately and with the same id, and restart its three days of retries.
 
-    The calling key needs the scope tumbler:keys:update. A receiver that had said it was gone (410) is tried again, too.
+    The calling key needs the scope tumbler:keys:update. An endpoint that answered 410 (gone) is switched on again.
     """
     answer = session.call("Redeliver", RedeliverRequest(delivery_id=delivery_id))
     if session.as_json:
@@ -86,9 +86,9 @@ def rotate_secret(
     project: Project = "",
     output: Output = None,
 ) -> None:
-    """Make a new secret for a webhook, and show it, this once, as the only line on stdout, or put it into a file.
+    """Make a new secret for a webhook, and show it once as the only line on stdout, or write it to a file.
 
-    The old one signs as well for 24 hours, so that nothing is lost while the receiver changes over. The calling key
+    For 24 hours the old secret also signs, so that the receiver can switch without losing webhooks. The calling key
     needs the scope tumbler:keys:update.
     """
     request = RotateWebhookSecretRequest(project_id=project, webhook_url=url)

@@ -32,7 +32,7 @@ class KeyEnded(ConnectionError):
 
     def __init__(self) -> None:
         """Say so in whatever log it comes to: it is no fault of the application's."""
-        super().__init__("answer broken off on purpose: the API key that let it begin is not valid any more")
+        super().__init__("the response was aborted on purpose: its API key is no longer valid")
 
 
 class Stream:

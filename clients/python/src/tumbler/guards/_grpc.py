@@ -35,7 +35,7 @@ def current() -> Verification:
     """
     found = identity.get()
     if found is None:
-        raise LookupError("no guard has let this call pass")
+        raise LookupError("no guard has accepted this call")
     return found
 
 
@@ -84,7 +84,7 @@ class Guard:
 
         """
         if isinstance(exempt, str):
-            raise TypeError("exempt: a sequence of methods, or a function of the method, not one text")
+            raise TypeError("exempt: must be a sequence of methods, or a function of the method, not one string")
         self._verifier = verifier
         self._rules = Rules(scopes, client_ip, environment_id, project_id)
         self._streams = Streams(verifier, end_streams)

@@ -55,7 +55,7 @@ class Rules(Generic[Request]):
         project_id: ProjectId | None,
     ) -> None:
         if isinstance(scopes, str):
-            raise TypeError("scopes: a sequence of scopes, or a function of the request, not one text")
+            raise TypeError("scopes: must be a sequence of scopes, or a function of the request, not one string")
         self._scopes = scopes if callable(scopes) else tuple(scopes)
         self._client_ip = client_ip
         self._environment_id = environment_id
@@ -98,7 +98,7 @@ def refusal_after(error: Exception) -> Refusal:
     if isinstance(error, TumblerError) and not isinstance(error, InvalidRequest):
         LOGGER.error("undecided: %s: %s", type(error).__name__, error)
         return UNDECIDED
-    LOGGER.error("the guard cannot ask what it should: %s", error, exc_info=not isinstance(error, TumblerError))
+    LOGGER.error("the guard failed: %s", error, exc_info=not isinstance(error, TumblerError))
     return MISTAKEN
 
 

@@ -70,7 +70,7 @@ class RequireKey:
 
         """
         if isinstance(exempt, str):
-            raise TypeError("exempt: a sequence of paths, or a function of the scope, not one text")
+            raise TypeError("exempt: must be a sequence of paths, or a function of the scope, not one string")
         self._app = app
         self._verifier = verifier
         self._rules = Rules(scopes, client_ip, environment_id, project_id)

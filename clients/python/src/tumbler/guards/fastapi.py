@@ -69,11 +69,11 @@ class RequireKey(SecurityBase):
 
         """
         if scopes and scopes_of is not None:
-            raise TypeError("scopes_of: the scopes are given already")
+            raise TypeError("scopes_of: cannot be combined with scopes")
         self._verifier = verifier
         self._rules = Rules(scopes_of or scopes, client_ip, environment_id, project_id)
         self._streams = Streams(verifier, end_streams)
-        self.model = HTTPBearer(description="An API key, also taken from `x-api-key`")
+        self.model = HTTPBearer(description="An API key; the header `x-api-key` works too")
         self.scheme_name = "ApiKey"
 
     async def __call__(self, request: HTTPConnection) -> Verification:

@@ -48,7 +48,7 @@ class RequireKey(Guard, grpc.ServerInterceptor):  # type: ignore[misc] # grpc sh
         behavior = getattr(handler, name)
         if getattr(behavior, "experimental_non_blocking", False):
             # It would be handed a third argument, and run where it must not wait for the verifier.
-            raise NotImplementedError(f"{method}: a handler that does not block cannot be guarded; exempt it")
+            raise NotImplementedError(f"{method}: a non-blocking handler cannot be guarded; exempt it")
         guarded = self._guarded(method, behavior, handler.response_streaming, handler.request_streaming)
         return make(guarded, handler.request_deserializer, handler.response_serializer)
 

@@ -181,7 +181,7 @@ final class Calls {
                     }
                     return CompletableFuture.failedStage(
                             cause instanceof TimeoutException
-                                    ? new UnavailableException("no answer within " + timeout.toMillis() + " ms")
+                                    ? new UnavailableException("the server did not answer within " + timeout.toMillis() + " ms")
                                     : cause);
                 })
                 .thenCompose(Function.identity());
@@ -233,7 +233,7 @@ final class Calls {
             lock.unlock();
         }
         late.forEach(question ->
-                question.answer.completeExceptionally(new UnavailableException("nobody waits for it any more")));
+                question.answer.completeExceptionally(new UnavailableException("the call timed out before it was sent")));
         return batch;
     }
 
@@ -272,7 +272,7 @@ final class Calls {
 
     private void answered(List<Question> batch, List<VerifyResponse> responses, long sent) {
         if (responses.size() != batch.size()) {
-            failed(batch, Status.INTERNAL.withDescription("not as many answers as questions").asException());
+            failed(batch, Status.INTERNAL.withDescription("the server's answer does not match the request").asException());
             return;
         }
         List<Answer> answers = IntStream.range(0, batch.size())
@@ -308,7 +308,7 @@ final class Calls {
             } else if (refused(responses.get(i))) {
                 batch.get(i).answer.completeExceptionally(Projects.notSaid());
             } else if (!undecided.contains(batch.get(i))) {
-                batch.get(i).answer.completeExceptionally(new UnavailableException("the server decided nothing"));
+                batch.get(i).answer.completeExceptionally(new UnavailableException("the server did not decide"));
             }
         }
     }
@@ -340,9 +340,9 @@ final class Calls {
         String said = status.getCode() + (status.getDescription() == null ? "" : ": " + status.getDescription());
         TumblerException told = switch (status.getCode()) {
             case UNAUTHENTICATED, PERMISSION_DENIED ->
-                new NotAllowedException("the verifier's own key is refused: " + said, failure);
-            case INVALID_ARGUMENT -> new InvalidRequestException("what was demanded is not valid: " + said, failure);
-            default -> new UnavailableException("the server could not be asked: " + said, failure);
+                new NotAllowedException("the server refused the verifier's own key: " + said, failure);
+            case INVALID_ARGUMENT -> new InvalidRequestException("the request is invalid: " + said, failure);
+            default -> new UnavailableException("the call to the server failed: " + said, failure);
         };
         batch.forEach(question -> question.answer.completeExceptionally(told));
     }

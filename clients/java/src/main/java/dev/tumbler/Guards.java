@@ -161,7 +161,7 @@ public final class Guards {
             LOG.log(Level.ERROR, "undecided: {0}", cause.getMessage());
             return Refusal.UNDECIDED;
         }
-        LOG.log(Level.ERROR, "the guard cannot ask what it should", cause);
+        LOG.log(Level.ERROR, "the guard failed", cause);
         return Refusal.MISTAKEN;
     }
 }

@@ -56,7 +56,7 @@ final class ListedNameResolver extends NameResolver {
                 address.substring(0, Math.max(colon, 0)).replaceAll("^\\[|\\]$", ""));
         try {
             if (host == null) {
-                throw new IllegalArgumentException("target: " + address + " is not ADDRESS:PORT");
+                throw new IllegalArgumentException("target: " + address + " is not address:port");
             }
             int port = Integer.parseInt(address.substring(colon + 1));
             // Each server's certificate is for its own address.
@@ -66,7 +66,7 @@ final class ListedNameResolver extends NameResolver {
                             .set(EquivalentAddressGroup.ATTR_AUTHORITY_OVERRIDE, address)
                             .build());
         } catch (UnknownHostException | NumberFormatException failure) {
-            throw new IllegalArgumentException("target: " + address + " is not ADDRESS:PORT", failure);
+            throw new IllegalArgumentException("target: " + address + " is not address:port", failure);
         }
     }
 

@@ -9,10 +9,10 @@ import java.util.List;
  * @param any whether that these are all is wished for
  */
 record Projects(List<String> named, boolean any) {
-    static final String NAMELESS = "projectId must be a project's id, or several, none of them empty";
+    static final String NAMELESS = "projectId: must be one or more project ids, none of them empty";
 
-    private static final String UNSAID = "this verifier's own key sees the keys of all projects: "
-            + "say projectId(…), or anyProject(), or give it a key of one project";
+    private static final String UNSAID = "the verifier's own key can verify the keys of all projects: "
+            + "use projectId(), or anyProject(), or a key of one project";
 
     Projects {
         named = List.copyOf(named);

@@ -231,7 +231,7 @@ final class Sessions {
         } finally {
             lock.unlock();
         }
-        end(late, null, new UnavailableException("a stream's key could not be verified anew in time"));
+        end(late, null, new UnavailableException("the key of an open stream could not be verified again in time"));
         for (Held held : turns) {
             verify.apply(held.key, held.ident.demand).whenComplete((told, failure) -> settle(held, told, failure));
         }
@@ -346,7 +346,7 @@ final class Sessions {
             try {
                 session.ended.accept(verdict, failure);
             } catch (RuntimeException broken) {
-                Guards.LOG.log(Level.ERROR, "a stream whose key is not valid any more could not be ended", broken);
+                Guards.LOG.log(Level.ERROR, "a stream whose key is no longer valid could not be ended", broken);
             }
         }
     }

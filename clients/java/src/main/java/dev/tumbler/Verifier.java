@@ -454,27 +454,28 @@ public final class Verifier implements AutoCloseable {
          * @throws IllegalArgumentException if an option breaks a rule; the message says which, and never shows the key
          */
         public Verifier build() {
-            demand(apiKey != null && apiKey.matches("[!-~]+"), "apiKey must be set, and be a key as Create showed it");
+            demand(apiKey != null && apiKey.matches("[!-~]+"), "apiKey: must be one key of visible ASCII characters");
             demand(projectIds == null || Projects.areNamed(projectIds), Projects.NAMELESS);
-            demand(projectIds == null || !anyProject, "projectId must not be set beside anyProject()");
+            demand(projectIds == null || !anyProject, "projectId: cannot be combined with anyProject()");
             projects = new Projects(projectIds == null ? List.of() : projectIds, anyProject);
             demand(
                     insecure
                             || credentials != null && !(credentials instanceof InsecureChannelCredentials)
                             || Target.isLoopback(target),
-                    "credentials must be set: without TLS only a target on this machine is accepted, unless insecure()");
-            demand(cacheSize >= 0, "cacheSize must be 0 or more");
-            demand(cacheBytes >= 0, "cacheBytes must be 0 or more");
-            demand(isPositive(timeout), "timeout must be more than zero, and at most 365 days");
-            demand(isPositive(maxStaleness), "maxStaleness must be more than zero, and at most 365 days");
+                    "credentials: the target is not this machine, so keys would cross the network in plaintext; "
+                            + "use credentials, or insecure() if the network is trusted");
+            demand(cacheSize >= 0, "cacheSize: must be 0 or more");
+            demand(cacheBytes >= 0, "cacheBytes: must be 0 or more");
+            demand(isPositive(timeout), "timeout: must be more than 0, and at most 365 days");
+            demand(isPositive(maxStaleness), "maxStaleness: must be more than 0, and at most 365 days");
             demand(
                     heartbeat != null
                             && heartbeat.compareTo(Duration.ofSeconds(1)) >= 0
                             && heartbeat.compareTo(Duration.ofHours(1)) <= 0,
-                    "heartbeat must be 1 s to 1 h");
-            demand(!watch || heartbeat.compareTo(maxStaleness) < 0, "heartbeat must be shorter than maxStaleness");
-            demand(fixedTtl == null || isPositive(fixedTtl), "fixedTtl must be more than zero, and at most 365 days");
-            demand(fixedTtl == null || !watch, "fixedTtl must not be set unless watch is off");
+                    "heartbeat: must be 1 s to 1 h");
+            demand(!watch || heartbeat.compareTo(maxStaleness) < 0, "maxStaleness: must be longer than heartbeat");
+            demand(fixedTtl == null || isPositive(fixedTtl), "fixedTtl: must be more than 0, and at most 365 days");
+            demand(fixedTtl == null || !watch, "fixedTtl: is only allowed without watch");
             return new Verifier(this);
         }
 

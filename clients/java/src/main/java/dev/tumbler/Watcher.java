@@ -112,7 +112,7 @@ final class Watcher {
         @Override
         public void onNext(WatchResponse word) {
             if (!take(word, time.nanos())
-                    && end(Status.CANCELLED.withDescription("its words come too late to count"))) {
+                    && end(Status.CANCELLED.withDescription("its heartbeats arrive too late to be used"))) {
                 cancel();
             }
         }
@@ -136,7 +136,7 @@ final class Watcher {
                     return false;
                 }
                 if (failures > 0) {
-                    log.log(Level.INFO, "listening to changes again");
+                    log.log(Level.INFO, "the stream is restored");
                 }
                 failures = 0;
                 return true;
@@ -164,7 +164,7 @@ final class Watcher {
 
         void cancel() {
             if (call != null) { // else it is about to begin, on a channel that is shut down
-                call.cancel("not listened to any more", null);
+                call.cancel("the stream is no longer used", null);
             }
         }
 
@@ -183,7 +183,7 @@ final class Watcher {
         private void look() {
             if (time.nanos() - heard < patience) {
                 mind();
-            } else if (end(Status.DEADLINE_EXCEEDED.withDescription("nothing was heard for too long"))) {
+            } else if (end(Status.DEADLINE_EXCEEDED.withDescription("no heartbeat arrived in time"))) {
                 cancel();
                 channel.enterIdle(); // so that the next attempt is over another connection
             }
@@ -208,7 +208,7 @@ final class Watcher {
         private long pause(Status status) {
             log.log(
                     failures++ == 0 ? Level.WARNING : Level.DEBUG,
-                    "listening to changes ended: {0}",
+                    "the stream broke and will be reopened: {0}",
                     status.getDescription() == null
                             ? status.getCode()
                             : status.getCode() + ": " + status.getDescription());

@@ -170,7 +170,7 @@ class ProjectsTest {
 
     private static void assertUnsaid(Throwable failure) {
         assertTrue(failure instanceof NotAllowedException, String.valueOf(failure));
-        assertTrue(failure.getMessage().contains("sees the keys of all projects: say projectId(…), or anyProject()"));
+        assertTrue(failure.getMessage().contains("can verify the keys of all projects: use projectId(), or anyProject()"));
     }
 
     @Test

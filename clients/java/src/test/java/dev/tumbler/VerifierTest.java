@@ -1052,15 +1052,15 @@ class VerifierTest {
         void rules() {
             Map<String, Verifier.Builder> broken = Map.of(
                     "apiKey", Verifier.builder("localhost:1"),
-                    "apiKey must", options().apiKey("own\nkey"),
+                    "apiKey: must", options().apiKey("own\nkey"),
                     "credentials", Verifier.builder("keys.example:1").apiKey("own-key"),
                     "cacheSize", options().cacheSize(-1),
                     "maxStaleness", options().maxStaleness(Duration.ZERO),
-                    "heartbeat must be 1 s", options().heartbeat(Duration.ofMillis(999)),
-                    "heartbeat must be shorter", options().maxStaleness(Duration.ofSeconds(5)),
+                    "heartbeat: must be 1 s", options().heartbeat(Duration.ofMillis(999)),
+                    "maxStaleness: must be longer than heartbeat", options().maxStaleness(Duration.ofSeconds(5)),
                     "timeout", options().timeout(Duration.ofSeconds(-1)),
                     "fixedTtl", options().fixedTtl(Duration.ofSeconds(1)),
-                    "fixedTtl must be more", options().watch(false).fixedTtl(Duration.ZERO));
+                    "fixedTtl: must be more", options().watch(false).fixedTtl(Duration.ZERO));
             broken = new HashMap<>(broken); // Map.of takes ten pairs
             broken.put("cacheBytes", options().cacheBytes(-1));
             broken.forEach((rule, builder) -> {

@@ -124,7 +124,7 @@ final class HeldResponse extends HttpServletResponseWrapper {
 
     private void check() throws IOException {
         if (isEnded) {
-            throw new IOException("the key that let this request in is not valid any more");
+            throw new IOException("the response was aborted: its API key is no longer valid");
         }
     }
 

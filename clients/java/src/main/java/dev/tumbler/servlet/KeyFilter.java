@@ -81,7 +81,7 @@ public final class KeyFilter implements Filter {
     public void doFilter(ServletRequest request, ServletResponse response, FilterChain chain)
             throws IOException, ServletException {
         if (!(request instanceof HttpServletRequest http)) {
-            throw new ServletException("only HTTP requests carry keys");
+            throw new ServletException("only HTTP requests can carry a key");
         }
         AtomicReference<Function<Runnable, Runnable>> hold = new AtomicReference<>();
         Optional<Refusal> refusal;
