@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Where it is set, as images of containers like to, each of the many processes of a run would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help run demo test coverage coverage-report mutants tampering worst-days load frozen histories cold-start streams siege kills due bench lint check-generated grpcurl generate lock clean
+.PHONY: help run demo test coverage coverage-report mutants tampering worst-days load frozen histories cold-start streams siege kills due bench lint check-generated oldest-protoc grpcurl generate lock clean
 
 # Twice as many test processes as there are cores: half of the time they wait, for servers, clients and databases.
 JOBS ?= $(shell echo $$(( 2 * $$(getconf _NPROCESSORS_ONLN) )))
@@ -85,6 +85,9 @@ generate: .venv/lint ## Make the stubs anew from protos/
 check-generated: generate ## Fail if the committed stubs are not what protos/ makes
 	@git diff --exit-code --stat -- clients
 	@test -z "$$(git status --porcelain -- clients)"
+
+oldest-protoc: ## Compile protos/ with the oldest protoc that docs/clients.md promises (needs Maven)
+	@PYTHON=$$(scripts/python) scripts/oldest-protoc
 
 grpcurl: .venv/run ## Call a served instance with grpcurl (from $$GRPCURL or PATH), through reflection
 	@scripts/grpcurl-check

@@ -17,6 +17,7 @@ from grpc._cython import cygrpc
 
 import tumbler.v1
 from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler.v1 import secret_pb2
 from tumbler_server import logs
 from tumbler_server.keys.claims import Claims
 from tumbler_server.keys.pepper import Pepper
@@ -217,6 +218,11 @@ def fields() -> dict[str, FieldDescriptor]:
     return {field.full_name.removeprefix("tumbler.v1."): field for message in messages() for field in message.fields}
 
 
+def marked(field: FieldDescriptor) -> bool:
+    """Say whether a field has the option that marks secrets."""
+    return bool(field.GetOptions().Extensions[secret_pb2.secret])
+
+
 class TestALogThatIsNotRead:
     """Whoever reads the log, or does not, must not keep the server from serving."""
 
@@ -265,8 +271,8 @@ class TestDescriptors:
     """What the contract itself says of secrets."""
 
     def test_marked(self) -> None:
-        """Exactly the fields that hold a secret are marked debug_redact, so that tools that heed it hide them."""
-        assert {name for name, field in fields().items() if field.GetOptions().debug_redact} == SECRET_FIELDS
+        """Exactly the fields that hold a secret have the option ``secret``."""
+        assert {name for name, field in fields().items() if marked(field)} == SECRET_FIELDS
 
     def test_named_like_a_secret(self) -> None:
         """A field that is named as if it held a secret does, but for tokens that give no rights: a new one must say."""
@@ -294,7 +300,7 @@ class TestDescriptors:
             while waiting:
                 message = waiting.pop()
                 seen.add(message.full_name)
-                assert not [field.full_name for field in message.fields if field.GetOptions().debug_redact]
+                assert not [field.full_name for field in message.fields if marked(field)]
                 waiting += [
                     field.message_type
                     for field in message.fields

@@ -2639,7 +2639,7 @@ var File_tumbler_v1_api_key_service_proto protoreflect.FileDescriptor
 const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
 	"\n" +
 	" tumbler/v1/api_key_service.proto\x12\n" +
-	"tumbler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tumbler/v1/api_key.proto\x1a\x16tumbler/v1/event.proto\"\xc9\x04\n" +
+	"tumbler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tumbler/v1/api_key.proto\x1a\x16tumbler/v1/event.proto\x1a\x17tumbler/v1/secret.proto\"\xc9\x04\n" +
 	"\rCreateRequest\x12\x1d\n" +
 	"\n" +
 	"project_id\x18\x01 \x01(\tR\tprojectId\x12%\n" +
@@ -2661,13 +2661,13 @@ const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
-	"\x06expiry\"\xd4\x01\n" +
+	"\x06expiry\"\xd6\x01\n" +
 	"\x0eCreateResponse\x12+\n" +
-	"\aapi_key\x18\x01 \x01(\v2\x12.tumbler.v1.ApiKeyR\x06apiKey\x12\x15\n" +
-	"\x03key\x18\x02 \x01(\tB\x03\x80\x01\x01R\x03key\x12+\n" +
+	"\aapi_key\x18\x01 \x01(\v2\x12.tumbler.v1.ApiKeyR\x06apiKey\x12\x16\n" +
+	"\x03key\x18\x02 \x01(\tB\x04\xd8\xe0(\x01R\x03key\x12+\n" +
 	"\x11consistency_token\x18\x03 \x01(\tR\x10consistencyToken\x12%\n" +
-	"\x0esecret_omitted\x18\x04 \x01(\bR\rsecretOmitted\x12*\n" +
-	"\x0ewebhook_secret\x18\x05 \x01(\tB\x03\x80\x01\x01R\rwebhookSecret\"#\n" +
+	"\x0esecret_omitted\x18\x04 \x01(\bR\rsecretOmitted\x12+\n" +
+	"\x0ewebhook_secret\x18\x05 \x01(\tB\x04\xd8\xe0(\x01R\rwebhookSecret\"#\n" +
 	"\n" +
 	"GetRequest\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\":\n" +
@@ -2696,11 +2696,11 @@ const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
 	"\rUpdateRequest\x12+\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x12.tumbler.v1.ApiKeyR\x06apiKey\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
-	"updateMask\"\x96\x01\n" +
+	"updateMask\"\x97\x01\n" +
 	"\x0eUpdateResponse\x12+\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x12.tumbler.v1.ApiKeyR\x06apiKey\x12+\n" +
-	"\x11consistency_token\x18\x02 \x01(\tR\x10consistencyToken\x12*\n" +
-	"\x0ewebhook_secret\x18\x03 \x01(\tB\x03\x80\x01\x01R\rwebhookSecret\"c\n" +
+	"\x11consistency_token\x18\x02 \x01(\tR\x10consistencyToken\x12+\n" +
+	"\x0ewebhook_secret\x18\x03 \x01(\tB\x04\xd8\xe0(\x01R\rwebhookSecret\"c\n" +
 	"\aKeyName\x12\x1d\n" +
 	"\n" +
 	"project_id\x18\x01 \x01(\tR\tprojectId\x12%\n" +
@@ -2731,20 +2731,20 @@ const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
 	"request_id\x18\x05 \x01(\tR\trequestId\x128\n" +
 	"\fold_key_ends\x18\x06 \x01(\x0e2\x16.tumbler.v1.OldKeyEndsR\n" +
 	"oldKeyEndsB\b\n" +
-	"\x06expiry\"\xdc\x01\n" +
+	"\x06expiry\"\xdd\x01\n" +
 	"\x0eRotateResponse\x12+\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x12.tumbler.v1.ApiKeyR\x06apiKey\x122\n" +
-	"\vold_api_key\x18\x02 \x01(\v2\x12.tumbler.v1.ApiKeyR\toldApiKey\x12\x15\n" +
-	"\x03key\x18\x03 \x01(\tB\x03\x80\x01\x01R\x03key\x12+\n" +
+	"\vold_api_key\x18\x02 \x01(\v2\x12.tumbler.v1.ApiKeyR\toldApiKey\x12\x16\n" +
+	"\x03key\x18\x03 \x01(\tB\x04\xd8\xe0(\x01R\x03key\x12+\n" +
 	"\x11consistency_token\x18\x04 \x01(\tR\x10consistencyToken\x12%\n" +
 	"\x0esecret_omitted\x18\x05 \x01(\bR\rsecretOmitted\"\xa3\x01\n" +
 	"\vConsistency\x12+\n" +
 	"\x10minimize_latency\x18\x01 \x01(\bH\x00R\x0fminimizeLatency\x12+\n" +
 	"\x11at_least_as_fresh\x18\x02 \x01(\tH\x00R\x0eatLeastAsFresh\x12+\n" +
 	"\x10fully_consistent\x18\x03 \x01(\bH\x00R\x0ffullyConsistentB\r\n" +
-	"\vrequirement\"\xed\x01\n" +
-	"\rVerifyRequest\x12\x15\n" +
-	"\x03key\x18\x01 \x01(\tB\x03\x80\x01\x01R\x03key\x12\x1d\n" +
+	"\vrequirement\"\xee\x01\n" +
+	"\rVerifyRequest\x12\x16\n" +
+	"\x03key\x18\x01 \x01(\tB\x04\xd8\xe0(\x01R\x03key\x12\x1d\n" +
 	"\n" +
 	"project_id\x18\x02 \x01(\tR\tprojectId\x12%\n" +
 	"\x0eenvironment_id\x18\x03 \x01(\tR\renvironmentId\x12'\n" +
@@ -2805,17 +2805,17 @@ const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
 	"page_token\x18\x06 \x01(\tR\tpageToken\"j\n" +
 	"\x12ListEventsResponse\x12,\n" +
 	"\x06events\x18\x01 \x03(\v2\x14.tumbler.v1.KeyEventR\x06events\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb4\x01\n" +
-	"\x14ClaimRotationRequest\x12$\n" +
-	"\vclaim_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb5\x01\n" +
+	"\x14ClaimRotationRequest\x12%\n" +
+	"\vclaim_token\x18\x01 \x01(\tB\x04\xd8\xe0(\x01R\n" +
 	"claimToken\x12<\n" +
 	"\fgrace_period\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\x128\n" +
 	"\fold_key_ends\x18\x03 \x01(\x0e2\x16.tumbler.v1.OldKeyEndsR\n" +
-	"oldKeyEnds\"\xe3\x01\n" +
+	"oldKeyEnds\"\xe4\x01\n" +
 	"\x15ClaimRotationResponse\x12+\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x12.tumbler.v1.ApiKeyR\x06apiKey\x122\n" +
-	"\vold_api_key\x18\x02 \x01(\v2\x12.tumbler.v1.ApiKeyR\toldApiKey\x12\x15\n" +
-	"\x03key\x18\x03 \x01(\tB\x03\x80\x01\x01R\x03key\x12+\n" +
+	"\vold_api_key\x18\x02 \x01(\v2\x12.tumbler.v1.ApiKeyR\toldApiKey\x12\x16\n" +
+	"\x03key\x18\x03 \x01(\tB\x04\xd8\xe0(\x01R\x03key\x12+\n" +
 	"\x11consistency_token\x18\x04 \x01(\tR\x10consistencyToken\x12%\n" +
 	"\x0esecret_omitted\x18\x05 \x01(\bR\rsecretOmitted\"\xbc\x01\n" +
 	"\x15ListDeliveriesRequest\x12\x1d\n" +
@@ -2840,9 +2840,9 @@ const file_tumbler_v1_api_key_service_proto_rawDesc = "" +
 	"\n" +
 	"project_id\x18\x01 \x01(\tR\tprojectId\x12\x1f\n" +
 	"\vwebhook_url\x18\x02 \x01(\tR\n" +
-	"webhookUrl\"\x97\x01\n" +
-	"\x1bRotateWebhookSecretResponse\x12*\n" +
-	"\x0ewebhook_secret\x18\x01 \x01(\tB\x03\x80\x01\x01R\rwebhookSecret\x12L\n" +
+	"webhookUrl\"\x98\x01\n" +
+	"\x1bRotateWebhookSecretResponse\x12+\n" +
+	"\x0ewebhook_secret\x18\x01 \x01(\tB\x04\xd8\xe0(\x01R\rwebhookSecret\x12L\n" +
 	"\x14previous_expire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x12previousExpireTime*\xc8\x02\n" +
 	"\n" +
 	"VerifyCode\x12\x1b\n" +
@@ -3029,6 +3029,7 @@ func file_tumbler_v1_api_key_service_proto_init() {
 	}
 	file_tumbler_v1_api_key_proto_init()
 	file_tumbler_v1_event_proto_init()
+	file_tumbler_v1_secret_proto_init()
 	file_tumbler_v1_api_key_service_proto_msgTypes[0].OneofWrappers = []any{
 		(*CreateRequest_ExpireTime)(nil),
 		(*CreateRequest_Ttl)(nil),

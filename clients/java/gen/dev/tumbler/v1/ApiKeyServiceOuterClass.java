@@ -198,195 +198,196 @@ public final class ApiKeyServiceOuterClass {
       "ler.v1\032\036google/protobuf/duration.proto\032 " +
       "google/protobuf/field_mask.proto\032\037google" +
       "/protobuf/timestamp.proto\032\030tumbler/v1/ap" +
-      "i_key.proto\032\026tumbler/v1/event.proto\"\311\004\n\r" +
-      "CreateRequest\022\035\n\nproject_id\030\001 \001(\tR\tproje" +
-      "ctId\022%\n\016environment_id\030\002 \001(\tR\renvironmen" +
-      "tId\022\022\n\004name\030\003 \001(\tR\004name\022\031\n\010owner_id\030\004 \001(" +
-      "\tR\007ownerId\022\026\n\006scopes\030\005 \003(\tR\006scopes\022C\n\010me" +
-      "tadata\030\006 \003(\0132\'.tumbler.v1.CreateRequest." +
-      "MetadataEntryR\010metadata\022#\n\rallowed_cidrs" +
-      "\030\007 \003(\tR\014allowedCidrs\022=\n\013expire_time\030\010 \001(" +
-      "\0132\032.google.protobuf.TimestampH\000R\nexpireT" +
-      "ime\022-\n\003ttl\030\t \001(\0132\031.google.protobuf.Durat" +
-      "ionH\000R\003ttl\022\026\n\006prefix\030\n \001(\tR\006prefix\0220\n\010ro" +
-      "tation\030\013 \001(\0132\024.tumbler.v1.RotationR\010rota" +
-      "tion\022\035\n\nrequest_id\030\014 \001(\tR\trequestId\022#\n\rv" +
-      "alidate_only\030\r \001(\010R\014validateOnly\032;\n\rMeta" +
-      "dataEntry\022\020\n\003key\030\001 \001(\tR\003key\022\024\n\005value\030\002 \001" +
-      "(\tR\005value:\0028\001B\010\n\006expiry\"\324\001\n\016CreateRespon" +
-      "se\022+\n\007api_key\030\001 \001(\0132\022.tumbler.v1.ApiKeyR" +
-      "\006apiKey\022\025\n\003key\030\002 \001(\tB\003\200\001\001R\003key\022+\n\021consis" +
-      "tency_token\030\003 \001(\tR\020consistencyToken\022%\n\016s" +
-      "ecret_omitted\030\004 \001(\010R\rsecretOmitted\022*\n\016we" +
-      "bhook_secret\030\005 \001(\tB\003\200\001\001R\rwebhookSecret\"#" +
-      "\n\nGetRequest\022\025\n\006key_id\030\001 \001(\tR\005keyId\":\n\013G" +
-      "etResponse\022+\n\007api_key\030\001 \001(\0132\022.tumbler.v1" +
-      ".ApiKeyR\006apiKey\"\332\002\n\013ListRequest\022\035\n\nproje" +
-      "ct_id\030\001 \001(\tR\tprojectId\022%\n\016environment_id" +
-      "\030\002 \001(\tR\renvironmentId\022\031\n\010owner_id\030\003 \001(\tR" +
-      "\007ownerId\022)\n\006states\030\004 \003(\0162\021.tumbler.v1.St" +
-      "ateR\006states\022\024\n\005scope\030\005 \001(\tR\005scope\022\026\n\006sea" +
-      "rch\030\006 \001(\tR\006search\022\031\n\010order_by\030\007 \001(\tR\007ord" +
-      "erBy\022\033\n\tpage_size\030\010 \001(\005R\010pageSize\022\035\n\npag" +
-      "e_token\030\t \001(\tR\tpageToken\022\022\n\004skip\030\n \001(\005R\004" +
-      "skip\022&\n\017show_total_size\030\013 \001(\010R\rshowTotal" +
-      "Size\"\204\001\n\014ListResponse\022-\n\010api_keys\030\001 \003(\0132" +
-      "\022.tumbler.v1.ApiKeyR\007apiKeys\022&\n\017next_pag" +
-      "e_token\030\002 \001(\tR\rnextPageToken\022\035\n\ntotal_si" +
-      "ze\030\003 \001(\005R\ttotalSize\"y\n\rUpdateRequest\022+\n\007" +
+      "i_key.proto\032\026tumbler/v1/event.proto\032\027tum" +
+      "bler/v1/secret.proto\"\311\004\n\rCreateRequest\022\035" +
+      "\n\nproject_id\030\001 \001(\tR\tprojectId\022%\n\016environ" +
+      "ment_id\030\002 \001(\tR\renvironmentId\022\022\n\004name\030\003 \001" +
+      "(\tR\004name\022\031\n\010owner_id\030\004 \001(\tR\007ownerId\022\026\n\006s" +
+      "copes\030\005 \003(\tR\006scopes\022C\n\010metadata\030\006 \003(\0132\'." +
+      "tumbler.v1.CreateRequest.MetadataEntryR\010" +
+      "metadata\022#\n\rallowed_cidrs\030\007 \003(\tR\014allowed" +
+      "Cidrs\022=\n\013expire_time\030\010 \001(\0132\032.google.prot" +
+      "obuf.TimestampH\000R\nexpireTime\022-\n\003ttl\030\t \001(" +
+      "\0132\031.google.protobuf.DurationH\000R\003ttl\022\026\n\006p" +
+      "refix\030\n \001(\tR\006prefix\0220\n\010rotation\030\013 \001(\0132\024." +
+      "tumbler.v1.RotationR\010rotation\022\035\n\nrequest" +
+      "_id\030\014 \001(\tR\trequestId\022#\n\rvalidate_only\030\r " +
+      "\001(\010R\014validateOnly\032;\n\rMetadataEntry\022\020\n\003ke" +
+      "y\030\001 \001(\tR\003key\022\024\n\005value\030\002 \001(\tR\005value:\0028\001B\010" +
+      "\n\006expiry\"\326\001\n\016CreateResponse\022+\n\007api_key\030\001" +
+      " \001(\0132\022.tumbler.v1.ApiKeyR\006apiKey\022\026\n\003key\030" +
+      "\002 \001(\tB\004\330\340(\001R\003key\022+\n\021consistency_token\030\003 " +
+      "\001(\tR\020consistencyToken\022%\n\016secret_omitted\030" +
+      "\004 \001(\010R\rsecretOmitted\022+\n\016webhook_secret\030\005" +
+      " \001(\tB\004\330\340(\001R\rwebhookSecret\"#\n\nGetRequest\022" +
+      "\025\n\006key_id\030\001 \001(\tR\005keyId\":\n\013GetResponse\022+\n" +
+      "\007api_key\030\001 \001(\0132\022.tumbler.v1.ApiKeyR\006apiK" +
+      "ey\"\332\002\n\013ListRequest\022\035\n\nproject_id\030\001 \001(\tR\t" +
+      "projectId\022%\n\016environment_id\030\002 \001(\tR\renvir" +
+      "onmentId\022\031\n\010owner_id\030\003 \001(\tR\007ownerId\022)\n\006s" +
+      "tates\030\004 \003(\0162\021.tumbler.v1.StateR\006states\022\024" +
+      "\n\005scope\030\005 \001(\tR\005scope\022\026\n\006search\030\006 \001(\tR\006se" +
+      "arch\022\031\n\010order_by\030\007 \001(\tR\007orderBy\022\033\n\tpage_" +
+      "size\030\010 \001(\005R\010pageSize\022\035\n\npage_token\030\t \001(\t" +
+      "R\tpageToken\022\022\n\004skip\030\n \001(\005R\004skip\022&\n\017show_" +
+      "total_size\030\013 \001(\010R\rshowTotalSize\"\204\001\n\014List" +
+      "Response\022-\n\010api_keys\030\001 \003(\0132\022.tumbler.v1." +
+      "ApiKeyR\007apiKeys\022&\n\017next_page_token\030\002 \001(\t" +
+      "R\rnextPageToken\022\035\n\ntotal_size\030\003 \001(\005R\ttot" +
+      "alSize\"y\n\rUpdateRequest\022+\n\007api_key\030\001 \001(\013" +
+      "2\022.tumbler.v1.ApiKeyR\006apiKey\022;\n\013update_m" +
+      "ask\030\002 \001(\0132\032.google.protobuf.FieldMaskR\nu" +
+      "pdateMask\"\227\001\n\016UpdateResponse\022+\n\007api_key\030" +
+      "\001 \001(\0132\022.tumbler.v1.ApiKeyR\006apiKey\022+\n\021con" +
+      "sistency_token\030\002 \001(\tR\020consistencyToken\022+" +
+      "\n\016webhook_secret\030\003 \001(\tB\004\330\340(\001R\rwebhookSec" +
+      "ret\"c\n\007KeyName\022\035\n\nproject_id\030\001 \001(\tR\tproj" +
+      "ectId\022%\n\016environment_id\030\002 \001(\tR\renvironme" +
+      "ntId\022\022\n\004name\030\003 \001(\tR\004name\"}\n\020SetActiveReq" +
+      "uest\022\027\n\006key_id\030\001 \001(\tH\000R\005keyId\022.\n\007by_name" +
+      "\030\002 \001(\0132\023.tumbler.v1.KeyNameH\000R\006byName\022\026\n" +
+      "\006active\030\003 \001(\010R\006activeB\010\n\006target\"m\n\021SetAc" +
+      "tiveResponse\022+\n\007api_key\030\001 \001(\0132\022.tumbler." +
+      "v1.ApiKeyR\006apiKey\022+\n\021consistency_token\030\002" +
+      " \001(\tR\020consistencyToken\"r\n\rRevokeRequest\022" +
+      "\025\n\006key_id\030\001 \001(\tR\005keyId\0220\n\006reason\030\002 \001(\0162\030" +
+      ".tumbler.v1.RevokeReasonR\006reason\022\030\n\007comm" +
+      "ent\030\003 \001(\tR\007comment\"j\n\016RevokeResponse\022+\n\007" +
       "api_key\030\001 \001(\0132\022.tumbler.v1.ApiKeyR\006apiKe" +
-      "y\022;\n\013update_mask\030\002 \001(\0132\032.google.protobuf" +
-      ".FieldMaskR\nupdateMask\"\226\001\n\016UpdateRespons" +
-      "e\022+\n\007api_key\030\001 \001(\0132\022.tumbler.v1.ApiKeyR\006" +
-      "apiKey\022+\n\021consistency_token\030\002 \001(\tR\020consi" +
-      "stencyToken\022*\n\016webhook_secret\030\003 \001(\tB\003\200\001\001" +
-      "R\rwebhookSecret\"c\n\007KeyName\022\035\n\nproject_id" +
-      "\030\001 \001(\tR\tprojectId\022%\n\016environment_id\030\002 \001(" +
-      "\tR\renvironmentId\022\022\n\004name\030\003 \001(\tR\004name\"}\n\020" +
-      "SetActiveRequest\022\027\n\006key_id\030\001 \001(\tH\000R\005keyI" +
-      "d\022.\n\007by_name\030\002 \001(\0132\023.tumbler.v1.KeyNameH" +
-      "\000R\006byName\022\026\n\006active\030\003 \001(\010R\006activeB\010\n\006tar" +
-      "get\"m\n\021SetActiveResponse\022+\n\007api_key\030\001 \001(" +
-      "\0132\022.tumbler.v1.ApiKeyR\006apiKey\022+\n\021consist" +
-      "ency_token\030\002 \001(\tR\020consistencyToken\"r\n\rRe" +
-      "vokeRequest\022\025\n\006key_id\030\001 \001(\tR\005keyId\0220\n\006re" +
-      "ason\030\002 \001(\0162\030.tumbler.v1.RevokeReasonR\006re" +
-      "ason\022\030\n\007comment\030\003 \001(\tR\007comment\"j\n\016Revoke" +
-      "Response\022+\n\007api_key\030\001 \001(\0132\022.tumbler.v1.A" +
-      "piKeyR\006apiKey\022+\n\021consistency_token\030\002 \001(\t" +
-      "R\020consistencyToken\"\265\002\n\rRotateRequest\022\025\n\006" +
-      "key_id\030\001 \001(\tR\005keyId\022<\n\014grace_period\030\002 \001(" +
-      "\0132\031.google.protobuf.DurationR\013gracePerio" +
-      "d\022=\n\013expire_time\030\003 \001(\0132\032.google.protobuf" +
-      ".TimestampH\000R\nexpireTime\022-\n\003ttl\030\004 \001(\0132\031." +
-      "google.protobuf.DurationH\000R\003ttl\022\035\n\nreque" +
-      "st_id\030\005 \001(\tR\trequestId\0228\n\014old_key_ends\030\006" +
-      " \001(\0162\026.tumbler.v1.OldKeyEndsR\noldKeyEnds" +
-      "B\010\n\006expiry\"\334\001\n\016RotateResponse\022+\n\007api_key" +
-      "\030\001 \001(\0132\022.tumbler.v1.ApiKeyR\006apiKey\0222\n\013ol" +
-      "d_api_key\030\002 \001(\0132\022.tumbler.v1.ApiKeyR\told" +
-      "ApiKey\022\025\n\003key\030\003 \001(\tB\003\200\001\001R\003key\022+\n\021consist" +
-      "ency_token\030\004 \001(\tR\020consistencyToken\022%\n\016se" +
-      "cret_omitted\030\005 \001(\010R\rsecretOmitted\"\243\001\n\013Co" +
-      "nsistency\022+\n\020minimize_latency\030\001 \001(\010H\000R\017m" +
-      "inimizeLatency\022+\n\021at_least_as_fresh\030\002 \001(" +
-      "\tH\000R\016atLeastAsFresh\022+\n\020fully_consistent\030" +
-      "\003 \001(\010H\000R\017fullyConsistentB\r\n\013requirement\"" +
-      "\355\001\n\rVerifyRequest\022\025\n\003key\030\001 \001(\tB\003\200\001\001R\003key" +
-      "\022\035\n\nproject_id\030\002 \001(\tR\tprojectId\022%\n\016envir" +
-      "onment_id\030\003 \001(\tR\renvironmentId\022\'\n\017requir" +
-      "ed_scopes\030\004 \003(\tR\016requiredScopes\022\033\n\tclien" +
-      "t_ip\030\005 \001(\tR\010clientIp\0229\n\013consistency\030\006 \001(" +
-      "\0132\027.tumbler.v1.ConsistencyR\013consistency\"" +
-      "\255\006\n\016VerifyResponse\022\024\n\005valid\030\001 \001(\010R\005valid" +
-      "\022*\n\004code\030\002 \001(\0162\026.tumbler.v1.VerifyCodeR\004" +
-      "code\022\025\n\006key_id\030\003 \001(\tR\005keyId\022\035\n\nproject_i" +
-      "d\030\004 \001(\tR\tprojectId\022%\n\016environment_id\030\005 \001" +
-      "(\tR\renvironmentId\022\022\n\004name\030\006 \001(\tR\004name\022\031\n" +
-      "\010owner_id\030\007 \001(\tR\007ownerId\022\026\n\006scopes\030\010 \003(\t" +
-      "R\006scopes\022D\n\010metadata\030\t \003(\0132(.tumbler.v1." +
-      "VerifyResponse.MetadataEntryR\010metadata\022#" +
-      "\n\rallowed_cidrs\030\n \003(\tR\014allowedCidrs\022;\n\013e" +
-      "xpire_time\030\013 \001(\0132\032.google.protobuf.Times" +
-      "tampR\nexpireTime\022F\n\021grace_expire_time\030\014 " +
-      "\001(\0132\032.google.protobuf.TimestampR\017graceEx" +
-      "pireTime\022+\n\022replaced_by_key_id\030\r \001(\tR\017re" +
-      "placedByKeyId\0226\n\tcache_ttl\030\016 \001(\0132\031.googl" +
-      "e.protobuf.DurationR\010cacheTtl\0229\n\ncheck_t" +
-      "ime\030\017 \001(\0132\032.google.protobuf.TimestampR\tc" +
-      "heckTime\022\032\n\010revision\030\020 \001(\003R\010revision\022+\n\021" +
-      "consistency_token\030\021 \001(\tR\020consistencyToke" +
-      "n\022\037\n\013any_project\030\022 \001(\010R\nanyProject\032;\n\rMe" +
-      "tadataEntry\022\020\n\003key\030\001 \001(\tR\003key\022\024\n\005value\030\002" +
-      " \001(\tR\005value:\0028\001\"K\n\022BatchVerifyRequest\0225\n" +
-      "\010requests\030\001 \003(\0132\031.tumbler.v1.VerifyReque" +
-      "stR\010requests\"O\n\023BatchVerifyResponse\0228\n\tr" +
-      "esponses\030\001 \003(\0132\032.tumbler.v1.VerifyRespon" +
-      "seR\tresponses\"\232\001\n\014WatchRequest\022\035\n\nprojec" +
-      "t_id\030\001 \001(\tR\tprojectId\022!\n\014start_cursor\030\002 " +
-      "\001(\tR\013startCursor\022H\n\022heartbeat_interval\030\003" +
-      " \001(\0132\031.google.protobuf.DurationR\021heartbe" +
-      "atInterval\"\245\001\n\rWatchResponse\022,\n\006events\030\001" +
-      " \003(\0132\024.tumbler.v1.KeyEventR\006events\022\026\n\006cu" +
-      "rsor\030\002 \001(\tR\006cursor\022\024\n\005reset\030\003 \001(\010R\005reset" +
-      "\0228\n\nstream_age\030\004 \001(\0132\031.google.protobuf.D" +
-      "urationR\tstreamAge\"\360\001\n\021ListEventsRequest" +
-      "\022\035\n\nproject_id\030\001 \001(\tR\tprojectId\022\025\n\006key_i" +
-      "d\030\002 \001(\tR\005keyId\022.\n\005types\030\003 \003(\0162\030.tumbler." +
-      "v1.KeyEventTypeR\005types\0229\n\nsince_time\030\004 \001" +
-      "(\0132\032.google.protobuf.TimestampR\tsinceTim" +
-      "e\022\033\n\tpage_size\030\005 \001(\005R\010pageSize\022\035\n\npage_t" +
-      "oken\030\006 \001(\tR\tpageToken\"j\n\022ListEventsRespo" +
-      "nse\022,\n\006events\030\001 \003(\0132\024.tumbler.v1.KeyEven" +
-      "tR\006events\022&\n\017next_page_token\030\002 \001(\tR\rnext" +
-      "PageToken\"\264\001\n\024ClaimRotationRequest\022$\n\013cl" +
-      "aim_token\030\001 \001(\tB\003\200\001\001R\nclaimToken\022<\n\014grac" +
-      "e_period\030\002 \001(\0132\031.google.protobuf.Duratio" +
-      "nR\013gracePeriod\0228\n\014old_key_ends\030\003 \001(\0162\026.t" +
-      "umbler.v1.OldKeyEndsR\noldKeyEnds\"\343\001\n\025Cla" +
-      "imRotationResponse\022+\n\007api_key\030\001 \001(\0132\022.tu" +
-      "mbler.v1.ApiKeyR\006apiKey\0222\n\013old_api_key\030\002" +
-      " \001(\0132\022.tumbler.v1.ApiKeyR\toldApiKey\022\025\n\003k" +
-      "ey\030\003 \001(\tB\003\200\001\001R\003key\022+\n\021consistency_token\030" +
+      "y\022+\n\021consistency_token\030\002 \001(\tR\020consistenc" +
+      "yToken\"\265\002\n\rRotateRequest\022\025\n\006key_id\030\001 \001(\t" +
+      "R\005keyId\022<\n\014grace_period\030\002 \001(\0132\031.google.p" +
+      "rotobuf.DurationR\013gracePeriod\022=\n\013expire_" +
+      "time\030\003 \001(\0132\032.google.protobuf.TimestampH\000" +
+      "R\nexpireTime\022-\n\003ttl\030\004 \001(\0132\031.google.proto" +
+      "buf.DurationH\000R\003ttl\022\035\n\nrequest_id\030\005 \001(\tR" +
+      "\trequestId\0228\n\014old_key_ends\030\006 \001(\0162\026.tumbl" +
+      "er.v1.OldKeyEndsR\noldKeyEndsB\010\n\006expiry\"\335" +
+      "\001\n\016RotateResponse\022+\n\007api_key\030\001 \001(\0132\022.tum" +
+      "bler.v1.ApiKeyR\006apiKey\0222\n\013old_api_key\030\002 " +
+      "\001(\0132\022.tumbler.v1.ApiKeyR\toldApiKey\022\026\n\003ke" +
+      "y\030\003 \001(\tB\004\330\340(\001R\003key\022+\n\021consistency_token\030" +
       "\004 \001(\tR\020consistencyToken\022%\n\016secret_omitte" +
-      "d\030\005 \001(\010R\rsecretOmitted\"\274\001\n\025ListDeliverie" +
-      "sRequest\022\035\n\nproject_id\030\001 \001(\tR\tprojectId\022" +
-      "\025\n\006key_id\030\002 \001(\tR\005keyId\0221\n\006states\030\003 \003(\0162\031" +
-      ".tumbler.v1.DeliveryStateR\006states\022\033\n\tpag" +
-      "e_size\030\004 \001(\005R\010pageSize\022\035\n\npage_token\030\005 \001" +
-      "(\tR\tpageToken\"}\n\026ListDeliveriesResponse\022" +
-      ";\n\ndeliveries\030\001 \003(\0132\033.tumbler.v1.Webhook" +
-      "DeliveryR\ndeliveries\022&\n\017next_page_token\030" +
-      "\002 \001(\tR\rnextPageToken\"3\n\020RedeliverRequest" +
-      "\022\037\n\013delivery_id\030\001 \001(\tR\ndeliveryId\"L\n\021Red" +
-      "eliverResponse\0227\n\010delivery\030\001 \001(\0132\033.tumbl" +
-      "er.v1.WebhookDeliveryR\010delivery\"\\\n\032Rotat" +
-      "eWebhookSecretRequest\022\035\n\nproject_id\030\001 \001(" +
-      "\tR\tprojectId\022\037\n\013webhook_url\030\002 \001(\tR\nwebho" +
-      "okUrl\"\227\001\n\033RotateWebhookSecretResponse\022*\n" +
-      "\016webhook_secret\030\001 \001(\tB\003\200\001\001R\rwebhookSecre" +
-      "t\022L\n\024previous_expire_time\030\002 \001(\0132\032.google" +
-      ".protobuf.TimestampR\022previousExpireTime*" +
-      "\310\002\n\nVerifyCode\022\033\n\027VERIFY_CODE_UNSPECIFIE" +
-      "D\020\000\022\025\n\021VERIFY_CODE_VALID\020\001\022\031\n\025VERIFY_COD" +
-      "E_MALFORMED\020\002\022\031\n\025VERIFY_CODE_NOT_FOUND\020\003" +
-      "\022\027\n\023VERIFY_CODE_REVOKED\020\004\022\032\n\026VERIFY_CODE" +
-      "_SUPERSEDED\020\005\022\030\n\024VERIFY_CODE_INACTIVE\020\006\022" +
-      "\027\n\023VERIFY_CODE_EXPIRED\020\007\022$\n VERIFY_CODE_" +
-      "ENVIRONMENT_MISMATCH\020\010\022\036\n\032VERIFY_CODE_IP" +
-      "_NOT_ALLOWED\020\t\022\"\n\036VERIFY_CODE_INSUFFICIE" +
-      "NT_SCOPE\020\n2\317\010\n\rApiKeyService\022?\n\006Create\022\031" +
-      ".tumbler.v1.CreateRequest\032\032.tumbler.v1.C" +
-      "reateResponse\0226\n\003Get\022\026.tumbler.v1.GetReq" +
-      "uest\032\027.tumbler.v1.GetResponse\0229\n\004List\022\027." +
-      "tumbler.v1.ListRequest\032\030.tumbler.v1.List" +
-      "Response\022?\n\006Update\022\031.tumbler.v1.UpdateRe" +
-      "quest\032\032.tumbler.v1.UpdateResponse\022H\n\tSet" +
-      "Active\022\034.tumbler.v1.SetActiveRequest\032\035.t" +
-      "umbler.v1.SetActiveResponse\022?\n\006Revoke\022\031." +
-      "tumbler.v1.RevokeRequest\032\032.tumbler.v1.Re" +
-      "vokeResponse\022?\n\006Rotate\022\031.tumbler.v1.Rota" +
-      "teRequest\032\032.tumbler.v1.RotateResponse\022?\n" +
-      "\006Verify\022\031.tumbler.v1.VerifyRequest\032\032.tum" +
-      "bler.v1.VerifyResponse\022N\n\013BatchVerify\022\036." +
-      "tumbler.v1.BatchVerifyRequest\032\037.tumbler." +
-      "v1.BatchVerifyResponse\022>\n\005Watch\022\030.tumble" +
-      "r.v1.WatchRequest\032\031.tumbler.v1.WatchResp" +
-      "onse0\001\022K\n\nListEvents\022\035.tumbler.v1.ListEv" +
-      "entsRequest\032\036.tumbler.v1.ListEventsRespo" +
-      "nse\022T\n\rClaimRotation\022 .tumbler.v1.ClaimR" +
-      "otationRequest\032!.tumbler.v1.ClaimRotatio" +
-      "nResponse\022W\n\016ListDeliveries\022!.tumbler.v1" +
-      ".ListDeliveriesRequest\032\".tumbler.v1.List" +
-      "DeliveriesResponse\022H\n\tRedeliver\022\034.tumble" +
-      "r.v1.RedeliverRequest\032\035.tumbler.v1.Redel" +
-      "iverResponse\022f\n\023RotateWebhookSecret\022&.tu" +
-      "mbler.v1.RotateWebhookSecretRequest\032\'.tu" +
-      "mbler.v1.RotateWebhookSecretResponseB\202\001\n" +
-      "\016dev.tumbler.v1P\001Z\'tumbler.dev/go/gen/tu" +
-      "mbler/v1;tumblerv1\242\002\003TXX\252\002\nTumbler.V1\312\002\n" +
-      "Tumbler\\V1\342\002\026Tumbler\\V1\\GPBMetadata\352\002\013Tu" +
-      "mbler::V1b\006proto3"
+      "d\030\005 \001(\010R\rsecretOmitted\"\243\001\n\013Consistency\022+" +
+      "\n\020minimize_latency\030\001 \001(\010H\000R\017minimizeLate" +
+      "ncy\022+\n\021at_least_as_fresh\030\002 \001(\tH\000R\016atLeas" +
+      "tAsFresh\022+\n\020fully_consistent\030\003 \001(\010H\000R\017fu" +
+      "llyConsistentB\r\n\013requirement\"\356\001\n\rVerifyR" +
+      "equest\022\026\n\003key\030\001 \001(\tB\004\330\340(\001R\003key\022\035\n\nprojec" +
+      "t_id\030\002 \001(\tR\tprojectId\022%\n\016environment_id\030" +
+      "\003 \001(\tR\renvironmentId\022\'\n\017required_scopes\030" +
+      "\004 \003(\tR\016requiredScopes\022\033\n\tclient_ip\030\005 \001(\t" +
+      "R\010clientIp\0229\n\013consistency\030\006 \001(\0132\027.tumble" +
+      "r.v1.ConsistencyR\013consistency\"\255\006\n\016Verify" +
+      "Response\022\024\n\005valid\030\001 \001(\010R\005valid\022*\n\004code\030\002" +
+      " \001(\0162\026.tumbler.v1.VerifyCodeR\004code\022\025\n\006ke" +
+      "y_id\030\003 \001(\tR\005keyId\022\035\n\nproject_id\030\004 \001(\tR\tp" +
+      "rojectId\022%\n\016environment_id\030\005 \001(\tR\renviro" +
+      "nmentId\022\022\n\004name\030\006 \001(\tR\004name\022\031\n\010owner_id\030" +
+      "\007 \001(\tR\007ownerId\022\026\n\006scopes\030\010 \003(\tR\006scopes\022D" +
+      "\n\010metadata\030\t \003(\0132(.tumbler.v1.VerifyResp" +
+      "onse.MetadataEntryR\010metadata\022#\n\rallowed_" +
+      "cidrs\030\n \003(\tR\014allowedCidrs\022;\n\013expire_time" +
+      "\030\013 \001(\0132\032.google.protobuf.TimestampR\nexpi" +
+      "reTime\022F\n\021grace_expire_time\030\014 \001(\0132\032.goog" +
+      "le.protobuf.TimestampR\017graceExpireTime\022+" +
+      "\n\022replaced_by_key_id\030\r \001(\tR\017replacedByKe" +
+      "yId\0226\n\tcache_ttl\030\016 \001(\0132\031.google.protobuf" +
+      ".DurationR\010cacheTtl\0229\n\ncheck_time\030\017 \001(\0132" +
+      "\032.google.protobuf.TimestampR\tcheckTime\022\032" +
+      "\n\010revision\030\020 \001(\003R\010revision\022+\n\021consistenc" +
+      "y_token\030\021 \001(\tR\020consistencyToken\022\037\n\013any_p" +
+      "roject\030\022 \001(\010R\nanyProject\032;\n\rMetadataEntr" +
+      "y\022\020\n\003key\030\001 \001(\tR\003key\022\024\n\005value\030\002 \001(\tR\005valu" +
+      "e:\0028\001\"K\n\022BatchVerifyRequest\0225\n\010requests\030" +
+      "\001 \003(\0132\031.tumbler.v1.VerifyRequestR\010reques" +
+      "ts\"O\n\023BatchVerifyResponse\0228\n\tresponses\030\001" +
+      " \003(\0132\032.tumbler.v1.VerifyResponseR\trespon" +
+      "ses\"\232\001\n\014WatchRequest\022\035\n\nproject_id\030\001 \001(\t" +
+      "R\tprojectId\022!\n\014start_cursor\030\002 \001(\tR\013start" +
+      "Cursor\022H\n\022heartbeat_interval\030\003 \001(\0132\031.goo" +
+      "gle.protobuf.DurationR\021heartbeatInterval" +
+      "\"\245\001\n\rWatchResponse\022,\n\006events\030\001 \003(\0132\024.tum" +
+      "bler.v1.KeyEventR\006events\022\026\n\006cursor\030\002 \001(\t" +
+      "R\006cursor\022\024\n\005reset\030\003 \001(\010R\005reset\0228\n\nstream" +
+      "_age\030\004 \001(\0132\031.google.protobuf.DurationR\ts" +
+      "treamAge\"\360\001\n\021ListEventsRequest\022\035\n\nprojec" +
+      "t_id\030\001 \001(\tR\tprojectId\022\025\n\006key_id\030\002 \001(\tR\005k" +
+      "eyId\022.\n\005types\030\003 \003(\0162\030.tumbler.v1.KeyEven" +
+      "tTypeR\005types\0229\n\nsince_time\030\004 \001(\0132\032.googl" +
+      "e.protobuf.TimestampR\tsinceTime\022\033\n\tpage_" +
+      "size\030\005 \001(\005R\010pageSize\022\035\n\npage_token\030\006 \001(\t" +
+      "R\tpageToken\"j\n\022ListEventsResponse\022,\n\006eve" +
+      "nts\030\001 \003(\0132\024.tumbler.v1.KeyEventR\006events\022" +
+      "&\n\017next_page_token\030\002 \001(\tR\rnextPageToken\"" +
+      "\265\001\n\024ClaimRotationRequest\022%\n\013claim_token\030" +
+      "\001 \001(\tB\004\330\340(\001R\nclaimToken\022<\n\014grace_period\030" +
+      "\002 \001(\0132\031.google.protobuf.DurationR\013graceP" +
+      "eriod\0228\n\014old_key_ends\030\003 \001(\0162\026.tumbler.v1" +
+      ".OldKeyEndsR\noldKeyEnds\"\344\001\n\025ClaimRotatio" +
+      "nResponse\022+\n\007api_key\030\001 \001(\0132\022.tumbler.v1." +
+      "ApiKeyR\006apiKey\0222\n\013old_api_key\030\002 \001(\0132\022.tu" +
+      "mbler.v1.ApiKeyR\toldApiKey\022\026\n\003key\030\003 \001(\tB" +
+      "\004\330\340(\001R\003key\022+\n\021consistency_token\030\004 \001(\tR\020c" +
+      "onsistencyToken\022%\n\016secret_omitted\030\005 \001(\010R" +
+      "\rsecretOmitted\"\274\001\n\025ListDeliveriesRequest" +
+      "\022\035\n\nproject_id\030\001 \001(\tR\tprojectId\022\025\n\006key_i" +
+      "d\030\002 \001(\tR\005keyId\0221\n\006states\030\003 \003(\0162\031.tumbler" +
+      ".v1.DeliveryStateR\006states\022\033\n\tpage_size\030\004" +
+      " \001(\005R\010pageSize\022\035\n\npage_token\030\005 \001(\tR\tpage" +
+      "Token\"}\n\026ListDeliveriesResponse\022;\n\ndeliv" +
+      "eries\030\001 \003(\0132\033.tumbler.v1.WebhookDelivery" +
+      "R\ndeliveries\022&\n\017next_page_token\030\002 \001(\tR\rn" +
+      "extPageToken\"3\n\020RedeliverRequest\022\037\n\013deli" +
+      "very_id\030\001 \001(\tR\ndeliveryId\"L\n\021RedeliverRe" +
+      "sponse\0227\n\010delivery\030\001 \001(\0132\033.tumbler.v1.We" +
+      "bhookDeliveryR\010delivery\"\\\n\032RotateWebhook" +
+      "SecretRequest\022\035\n\nproject_id\030\001 \001(\tR\tproje" +
+      "ctId\022\037\n\013webhook_url\030\002 \001(\tR\nwebhookUrl\"\230\001" +
+      "\n\033RotateWebhookSecretResponse\022+\n\016webhook" +
+      "_secret\030\001 \001(\tB\004\330\340(\001R\rwebhookSecret\022L\n\024pr" +
+      "evious_expire_time\030\002 \001(\0132\032.google.protob" +
+      "uf.TimestampR\022previousExpireTime*\310\002\n\nVer" +
+      "ifyCode\022\033\n\027VERIFY_CODE_UNSPECIFIED\020\000\022\025\n\021" +
+      "VERIFY_CODE_VALID\020\001\022\031\n\025VERIFY_CODE_MALFO" +
+      "RMED\020\002\022\031\n\025VERIFY_CODE_NOT_FOUND\020\003\022\027\n\023VER" +
+      "IFY_CODE_REVOKED\020\004\022\032\n\026VERIFY_CODE_SUPERS" +
+      "EDED\020\005\022\030\n\024VERIFY_CODE_INACTIVE\020\006\022\027\n\023VERI" +
+      "FY_CODE_EXPIRED\020\007\022$\n VERIFY_CODE_ENVIRON" +
+      "MENT_MISMATCH\020\010\022\036\n\032VERIFY_CODE_IP_NOT_AL" +
+      "LOWED\020\t\022\"\n\036VERIFY_CODE_INSUFFICIENT_SCOP" +
+      "E\020\n2\317\010\n\rApiKeyService\022?\n\006Create\022\031.tumble" +
+      "r.v1.CreateRequest\032\032.tumbler.v1.CreateRe" +
+      "sponse\0226\n\003Get\022\026.tumbler.v1.GetRequest\032\027." +
+      "tumbler.v1.GetResponse\0229\n\004List\022\027.tumbler" +
+      ".v1.ListRequest\032\030.tumbler.v1.ListRespons" +
+      "e\022?\n\006Update\022\031.tumbler.v1.UpdateRequest\032\032" +
+      ".tumbler.v1.UpdateResponse\022H\n\tSetActive\022" +
+      "\034.tumbler.v1.SetActiveRequest\032\035.tumbler." +
+      "v1.SetActiveResponse\022?\n\006Revoke\022\031.tumbler" +
+      ".v1.RevokeRequest\032\032.tumbler.v1.RevokeRes" +
+      "ponse\022?\n\006Rotate\022\031.tumbler.v1.RotateReque" +
+      "st\032\032.tumbler.v1.RotateResponse\022?\n\006Verify" +
+      "\022\031.tumbler.v1.VerifyRequest\032\032.tumbler.v1" +
+      ".VerifyResponse\022N\n\013BatchVerify\022\036.tumbler" +
+      ".v1.BatchVerifyRequest\032\037.tumbler.v1.Batc" +
+      "hVerifyResponse\022>\n\005Watch\022\030.tumbler.v1.Wa" +
+      "tchRequest\032\031.tumbler.v1.WatchResponse0\001\022" +
+      "K\n\nListEvents\022\035.tumbler.v1.ListEventsReq" +
+      "uest\032\036.tumbler.v1.ListEventsResponse\022T\n\r" +
+      "ClaimRotation\022 .tumbler.v1.ClaimRotation" +
+      "Request\032!.tumbler.v1.ClaimRotationRespon" +
+      "se\022W\n\016ListDeliveries\022!.tumbler.v1.ListDe" +
+      "liveriesRequest\032\".tumbler.v1.ListDeliver" +
+      "iesResponse\022H\n\tRedeliver\022\034.tumbler.v1.Re" +
+      "deliverRequest\032\035.tumbler.v1.RedeliverRes" +
+      "ponse\022f\n\023RotateWebhookSecret\022&.tumbler.v" +
+      "1.RotateWebhookSecretRequest\032\'.tumbler.v" +
+      "1.RotateWebhookSecretResponseB\202\001\n\016dev.tu" +
+      "mbler.v1P\001Z\'tumbler.dev/go/gen/tumbler/v" +
+      "1;tumblerv1\242\002\003TXX\252\002\nTumbler.V1\312\002\nTumbler" +
+      "\\V1\342\002\026Tumbler\\V1\\GPBMetadata\352\002\013Tumbler::" +
+      "V1b\006proto3"
     };
     descriptor = com.google.protobuf.Descriptors.FileDescriptor
       .internalBuildGeneratedFileFrom(descriptorData,
@@ -396,6 +397,7 @@ public final class ApiKeyServiceOuterClass {
           com.google.protobuf.TimestampProto.getDescriptor(),
           dev.tumbler.v1.ApiKeyOuterClass.getDescriptor(),
           dev.tumbler.v1.Event.getDescriptor(),
+          dev.tumbler.v1.Secret.getDescriptor(),
         });
     internal_static_tumbler_v1_CreateRequest_descriptor =
       getDescriptor().getMessageTypes().get(0);
@@ -601,11 +603,17 @@ public final class ApiKeyServiceOuterClass {
       com.google.protobuf.GeneratedMessageV3.FieldAccessorTable(
         internal_static_tumbler_v1_RotateWebhookSecretResponse_descriptor,
         new java.lang.String[] { "WebhookSecret", "PreviousExpireTime", });
+    com.google.protobuf.ExtensionRegistry registry =
+        com.google.protobuf.ExtensionRegistry.newInstance();
+    registry.add(dev.tumbler.v1.Secret.secret);
+    com.google.protobuf.Descriptors.FileDescriptor
+        .internalUpdateFileDescriptor(descriptor, registry);
     com.google.protobuf.DurationProto.getDescriptor();
     com.google.protobuf.FieldMaskProto.getDescriptor();
     com.google.protobuf.TimestampProto.getDescriptor();
     dev.tumbler.v1.ApiKeyOuterClass.getDescriptor();
     dev.tumbler.v1.Event.getDescriptor();
+    dev.tumbler.v1.Secret.getDescriptor();
   }
 
   // @@protoc_insertion_point(outer_class_scope)

@@ -54,7 +54,7 @@ private static final long serialVersionUID = 0L;
    * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
    * </pre>
    *
-   * <code>string claim_token = 1 [json_name = "claimToken", debug_redact = true];</code>
+   * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
    * @return The claimToken.
    */
   @java.lang.Override
@@ -75,7 +75,7 @@ private static final long serialVersionUID = 0L;
    * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
    * </pre>
    *
-   * <code>string claim_token = 1 [json_name = "claimToken", debug_redact = true];</code>
+   * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
    * @return The bytes for claimToken.
    */
   @java.lang.Override
@@ -560,7 +560,7 @@ private static final long serialVersionUID = 0L;
      * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
      * </pre>
      *
-     * <code>string claim_token = 1 [json_name = "claimToken", debug_redact = true];</code>
+     * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
      * @return The claimToken.
      */
     public java.lang.String getClaimToken() {
@@ -580,7 +580,7 @@ private static final long serialVersionUID = 0L;
      * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
      * </pre>
      *
-     * <code>string claim_token = 1 [json_name = "claimToken", debug_redact = true];</code>
+     * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
      * @return The bytes for claimToken.
      */
     public com.google.protobuf.ByteString
@@ -601,7 +601,7 @@ private static final long serialVersionUID = 0L;
      * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
      * </pre>
      *
-     * <code>string claim_token = 1 [json_name = "claimToken", debug_redact = true];</code>
+     * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
      * @param value The claimToken to set.
      * @return This builder for chaining.
      */
@@ -618,7 +618,7 @@ private static final long serialVersionUID = 0L;
      * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
      * </pre>
      *
-     * <code>string claim_token = 1 [json_name = "claimToken", debug_redact = true];</code>
+     * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
      * @return This builder for chaining.
      */
     public Builder clearClaimToken() {
@@ -632,7 +632,7 @@ private static final long serialVersionUID = 0L;
      * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
      * </pre>
      *
-     * <code>string claim_token = 1 [json_name = "claimToken", debug_redact = true];</code>
+     * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
      * @param value The bytes for claimToken to set.
      * @return This builder for chaining.
      */

@@ -13,7 +13,7 @@ public interface ClaimRotationRequestOrBuilder extends
    * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
    * </pre>
    *
-   * <code>string claim_token = 1 [json_name = "claimToken", debug_redact = true];</code>
+   * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
    * @return The claimToken.
    */
   java.lang.String getClaimToken();
@@ -22,7 +22,7 @@ public interface ClaimRotationRequestOrBuilder extends
    * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
    * </pre>
    *
-   * <code>string claim_token = 1 [json_name = "claimToken", debug_redact = true];</code>
+   * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
    * @return The bytes for claimToken.
    */
   com.google.protobuf.ByteString

@@ -93,7 +93,7 @@ private static final long serialVersionUID = 0L;
    * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
    * </pre>
    *
-   * <code>string key = 2 [json_name = "key", debug_redact = true];</code>
+   * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
    * @return The key.
    */
   @java.lang.Override
@@ -114,7 +114,7 @@ private static final long serialVersionUID = 0L;
    * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
    * </pre>
    *
-   * <code>string key = 2 [json_name = "key", debug_redact = true];</code>
+   * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
    * @return The bytes for key.
    */
   @java.lang.Override
@@ -203,7 +203,7 @@ private static final long serialVersionUID = 0L;
    * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
    * </pre>
    *
-   * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
+   * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
    * @return The webhookSecret.
    */
   @java.lang.Override
@@ -225,7 +225,7 @@ private static final long serialVersionUID = 0L;
    * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
    * </pre>
    *
-   * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
+   * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
    * @return The bytes for webhookSecret.
    */
   @java.lang.Override
@@ -853,7 +853,7 @@ private static final long serialVersionUID = 0L;
      * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
      * </pre>
      *
-     * <code>string key = 2 [json_name = "key", debug_redact = true];</code>
+     * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
      * @return The key.
      */
     public java.lang.String getKey() {
@@ -873,7 +873,7 @@ private static final long serialVersionUID = 0L;
      * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
      * </pre>
      *
-     * <code>string key = 2 [json_name = "key", debug_redact = true];</code>
+     * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
      * @return The bytes for key.
      */
     public com.google.protobuf.ByteString
@@ -894,7 +894,7 @@ private static final long serialVersionUID = 0L;
      * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
      * </pre>
      *
-     * <code>string key = 2 [json_name = "key", debug_redact = true];</code>
+     * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
      * @param value The key to set.
      * @return This builder for chaining.
      */
@@ -911,7 +911,7 @@ private static final long serialVersionUID = 0L;
      * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
      * </pre>
      *
-     * <code>string key = 2 [json_name = "key", debug_redact = true];</code>
+     * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
      * @return This builder for chaining.
      */
     public Builder clearKey() {
@@ -925,7 +925,7 @@ private static final long serialVersionUID = 0L;
      * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
      * </pre>
      *
-     * <code>string key = 2 [json_name = "key", debug_redact = true];</code>
+     * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
      * @param value The bytes for key to set.
      * @return This builder for chaining.
      */
@@ -1082,7 +1082,7 @@ private static final long serialVersionUID = 0L;
      * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
      * </pre>
      *
-     * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
+     * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
      * @return The webhookSecret.
      */
     public java.lang.String getWebhookSecret() {
@@ -1103,7 +1103,7 @@ private static final long serialVersionUID = 0L;
      * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
      * </pre>
      *
-     * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
+     * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
      * @return The bytes for webhookSecret.
      */
     public com.google.protobuf.ByteString
@@ -1125,7 +1125,7 @@ private static final long serialVersionUID = 0L;
      * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
      * </pre>
      *
-     * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
+     * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
      * @param value The webhookSecret to set.
      * @return This builder for chaining.
      */
@@ -1143,7 +1143,7 @@ private static final long serialVersionUID = 0L;
      * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
      * </pre>
      *
-     * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
+     * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
      * @return This builder for chaining.
      */
     public Builder clearWebhookSecret() {
@@ -1158,7 +1158,7 @@ private static final long serialVersionUID = 0L;
      * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
      * </pre>
      *
-     * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
+     * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
      * @param value The bytes for webhookSecret to set.
      * @return This builder for chaining.
      */

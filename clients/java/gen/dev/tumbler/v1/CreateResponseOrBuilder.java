@@ -40,7 +40,7 @@ public interface CreateResponseOrBuilder extends
    * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
    * </pre>
    *
-   * <code>string key = 2 [json_name = "key", debug_redact = true];</code>
+   * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
    * @return The key.
    */
   java.lang.String getKey();
@@ -49,7 +49,7 @@ public interface CreateResponseOrBuilder extends
    * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
    * </pre>
    *
-   * <code>string key = 2 [json_name = "key", debug_redact = true];</code>
+   * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
    * @return The bytes for key.
    */
   com.google.protobuf.ByteString
@@ -91,7 +91,7 @@ public interface CreateResponseOrBuilder extends
    * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
    * </pre>
    *
-   * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
+   * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
    * @return The webhookSecret.
    */
   java.lang.String getWebhookSecret();
@@ -101,7 +101,7 @@ public interface CreateResponseOrBuilder extends
    * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
    * </pre>
    *
-   * <code>string webhook_secret = 5 [json_name = "webhookSecret", debug_redact = true];</code>
+   * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
    * @return The bytes for webhookSecret.
    */
   com.google.protobuf.ByteString

@@ -130,7 +130,7 @@ private static final long serialVersionUID = 0L;
    * key is the new key's whole text. It is stored nowhere and cannot be shown again.
    * </pre>
    *
-   * <code>string key = 3 [json_name = "key", debug_redact = true];</code>
+   * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
    * @return The key.
    */
   @java.lang.Override
@@ -151,7 +151,7 @@ private static final long serialVersionUID = 0L;
    * key is the new key's whole text. It is stored nowhere and cannot be shown again.
    * </pre>
    *
-   * <code>string key = 3 [json_name = "key", debug_redact = true];</code>
+   * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
    * @return The bytes for key.
    */
   @java.lang.Override
@@ -1012,7 +1012,7 @@ private static final long serialVersionUID = 0L;
      * key is the new key's whole text. It is stored nowhere and cannot be shown again.
      * </pre>
      *
-     * <code>string key = 3 [json_name = "key", debug_redact = true];</code>
+     * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
      * @return The key.
      */
     public java.lang.String getKey() {
@@ -1032,7 +1032,7 @@ private static final long serialVersionUID = 0L;
      * key is the new key's whole text. It is stored nowhere and cannot be shown again.
      * </pre>
      *
-     * <code>string key = 3 [json_name = "key", debug_redact = true];</code>
+     * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
      * @return The bytes for key.
      */
     public com.google.protobuf.ByteString
@@ -1053,7 +1053,7 @@ private static final long serialVersionUID = 0L;
      * key is the new key's whole text. It is stored nowhere and cannot be shown again.
      * </pre>
      *
-     * <code>string key = 3 [json_name = "key", debug_redact = true];</code>
+     * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
      * @param value The key to set.
      * @return This builder for chaining.
      */
@@ -1070,7 +1070,7 @@ private static final long serialVersionUID = 0L;
      * key is the new key's whole text. It is stored nowhere and cannot be shown again.
      * </pre>
      *
-     * <code>string key = 3 [json_name = "key", debug_redact = true];</code>
+     * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
      * @return This builder for chaining.
      */
     public Builder clearKey() {
@@ -1084,7 +1084,7 @@ private static final long serialVersionUID = 0L;
      * key is the new key's whole text. It is stored nowhere and cannot be shown again.
      * </pre>
      *
-     * <code>string key = 3 [json_name = "key", debug_redact = true];</code>
+     * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
      * @param value The bytes for key to set.
      * @return This builder for chaining.
      */

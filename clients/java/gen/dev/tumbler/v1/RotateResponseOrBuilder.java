@@ -67,7 +67,7 @@ public interface RotateResponseOrBuilder extends
    * key is the new key's whole text. It is stored nowhere and cannot be shown again.
    * </pre>
    *
-   * <code>string key = 3 [json_name = "key", debug_redact = true];</code>
+   * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
    * @return The key.
    */
   java.lang.String getKey();
@@ -76,7 +76,7 @@ public interface RotateResponseOrBuilder extends
    * key is the new key's whole text. It is stored nowhere and cannot be shown again.
    * </pre>
    *
-   * <code>string key = 3 [json_name = "key", debug_redact = true];</code>
+   * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
    * @return The bytes for key.
    */
   com.google.protobuf.ByteString

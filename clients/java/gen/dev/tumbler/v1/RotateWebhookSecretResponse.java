@@ -53,7 +53,7 @@ private static final long serialVersionUID = 0L;
    * webhook_secret is the new one, `whsec_…`.
    * </pre>
    *
-   * <code>string webhook_secret = 1 [json_name = "webhookSecret", debug_redact = true];</code>
+   * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
    * @return The webhookSecret.
    */
   @java.lang.Override
@@ -74,7 +74,7 @@ private static final long serialVersionUID = 0L;
    * webhook_secret is the new one, `whsec_…`.
    * </pre>
    *
-   * <code>string webhook_secret = 1 [json_name = "webhookSecret", debug_redact = true];</code>
+   * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
    * @return The bytes for webhookSecret.
    */
   @java.lang.Override
@@ -511,7 +511,7 @@ private static final long serialVersionUID = 0L;
      * webhook_secret is the new one, `whsec_…`.
      * </pre>
      *
-     * <code>string webhook_secret = 1 [json_name = "webhookSecret", debug_redact = true];</code>
+     * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
      * @return The webhookSecret.
      */
     public java.lang.String getWebhookSecret() {
@@ -531,7 +531,7 @@ private static final long serialVersionUID = 0L;
      * webhook_secret is the new one, `whsec_…`.
      * </pre>
      *
-     * <code>string webhook_secret = 1 [json_name = "webhookSecret", debug_redact = true];</code>
+     * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
      * @return The bytes for webhookSecret.
      */
     public com.google.protobuf.ByteString
@@ -552,7 +552,7 @@ private static final long serialVersionUID = 0L;
      * webhook_secret is the new one, `whsec_…`.
      * </pre>
      *
-     * <code>string webhook_secret = 1 [json_name = "webhookSecret", debug_redact = true];</code>
+     * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
      * @param value The webhookSecret to set.
      * @return This builder for chaining.
      */
@@ -569,7 +569,7 @@ private static final long serialVersionUID = 0L;
      * webhook_secret is the new one, `whsec_…`.
      * </pre>
      *
-     * <code>string webhook_secret = 1 [json_name = "webhookSecret", debug_redact = true];</code>
+     * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
      * @return This builder for chaining.
      */
     public Builder clearWebhookSecret() {
@@ -583,7 +583,7 @@ private static final long serialVersionUID = 0L;
      * webhook_secret is the new one, `whsec_…`.
      * </pre>
      *
-     * <code>string webhook_secret = 1 [json_name = "webhookSecret", debug_redact = true];</code>
+     * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
      * @param value The bytes for webhookSecret to set.
      * @return This builder for chaining.
      */

@@ -13,7 +13,7 @@ public interface RotateWebhookSecretResponseOrBuilder extends
    * webhook_secret is the new one, `whsec_…`.
    * </pre>
    *
-   * <code>string webhook_secret = 1 [json_name = "webhookSecret", debug_redact = true];</code>
+   * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
    * @return The webhookSecret.
    */
   java.lang.String getWebhookSecret();
@@ -22,7 +22,7 @@ public interface RotateWebhookSecretResponseOrBuilder extends
    * webhook_secret is the new one, `whsec_…`.
    * </pre>
    *
-   * <code>string webhook_secret = 1 [json_name = "webhookSecret", debug_redact = true];</code>
+   * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
    * @return The bytes for webhookSecret.
    */
   com.google.protobuf.ByteString

@@ -139,7 +139,7 @@ private static final long serialVersionUID = 0L;
    * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
    * </pre>
    *
-   * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
+   * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
    * @return The webhookSecret.
    */
   @java.lang.Override
@@ -160,7 +160,7 @@ private static final long serialVersionUID = 0L;
    * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
    * </pre>
    *
-   * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
+   * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
    * @return The bytes for webhookSecret.
    */
   @java.lang.Override
@@ -832,7 +832,7 @@ private static final long serialVersionUID = 0L;
      * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
      * </pre>
      *
-     * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
+     * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
      * @return The webhookSecret.
      */
     public java.lang.String getWebhookSecret() {
@@ -852,7 +852,7 @@ private static final long serialVersionUID = 0L;
      * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
      * </pre>
      *
-     * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
+     * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
      * @return The bytes for webhookSecret.
      */
     public com.google.protobuf.ByteString
@@ -873,7 +873,7 @@ private static final long serialVersionUID = 0L;
      * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
      * </pre>
      *
-     * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
+     * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
      * @param value The webhookSecret to set.
      * @return This builder for chaining.
      */
@@ -890,7 +890,7 @@ private static final long serialVersionUID = 0L;
      * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
      * </pre>
      *
-     * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
+     * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
      * @return This builder for chaining.
      */
     public Builder clearWebhookSecret() {
@@ -904,7 +904,7 @@ private static final long serialVersionUID = 0L;
      * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
      * </pre>
      *
-     * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
+     * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
      * @param value The bytes for webhookSecret to set.
      * @return This builder for chaining.
      */

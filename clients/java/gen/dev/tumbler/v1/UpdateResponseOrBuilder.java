@@ -60,7 +60,7 @@ public interface UpdateResponseOrBuilder extends
    * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
    * </pre>
    *
-   * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
+   * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
    * @return The webhookSecret.
    */
   java.lang.String getWebhookSecret();
@@ -69,7 +69,7 @@ public interface UpdateResponseOrBuilder extends
    * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
    * </pre>
    *
-   * <code>string webhook_secret = 3 [json_name = "webhookSecret", debug_redact = true];</code>
+   * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
    * @return The bytes for webhookSecret.
    */
   com.google.protobuf.ByteString

@@ -58,7 +58,7 @@ private static final long serialVersionUID = 0L;
    * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
    * </pre>
    *
-   * <code>string key = 1 [json_name = "key", debug_redact = true];</code>
+   * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
    * @return The key.
    */
   @java.lang.Override
@@ -79,7 +79,7 @@ private static final long serialVersionUID = 0L;
    * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
    * </pre>
    *
-   * <code>string key = 1 [json_name = "key", debug_redact = true];</code>
+   * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
    * @return The bytes for key.
    */
   @java.lang.Override
@@ -825,7 +825,7 @@ private static final long serialVersionUID = 0L;
      * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
      * </pre>
      *
-     * <code>string key = 1 [json_name = "key", debug_redact = true];</code>
+     * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
      * @return The key.
      */
     public java.lang.String getKey() {
@@ -845,7 +845,7 @@ private static final long serialVersionUID = 0L;
      * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
      * </pre>
      *
-     * <code>string key = 1 [json_name = "key", debug_redact = true];</code>
+     * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
      * @return The bytes for key.
      */
     public com.google.protobuf.ByteString
@@ -866,7 +866,7 @@ private static final long serialVersionUID = 0L;
      * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
      * </pre>
      *
-     * <code>string key = 1 [json_name = "key", debug_redact = true];</code>
+     * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
      * @param value The key to set.
      * @return This builder for chaining.
      */
@@ -883,7 +883,7 @@ private static final long serialVersionUID = 0L;
      * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
      * </pre>
      *
-     * <code>string key = 1 [json_name = "key", debug_redact = true];</code>
+     * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
      * @return This builder for chaining.
      */
     public Builder clearKey() {
@@ -897,7 +897,7 @@ private static final long serialVersionUID = 0L;
      * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
      * </pre>
      *
-     * <code>string key = 1 [json_name = "key", debug_redact = true];</code>
+     * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
      * @param value The bytes for key to set.
      * @return This builder for chaining.
      */

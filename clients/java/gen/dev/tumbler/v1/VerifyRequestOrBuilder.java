@@ -13,7 +13,7 @@ public interface VerifyRequestOrBuilder extends
    * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
    * </pre>
    *
-   * <code>string key = 1 [json_name = "key", debug_redact = true];</code>
+   * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
    * @return The key.
    */
   java.lang.String getKey();
@@ -22,7 +22,7 @@ public interface VerifyRequestOrBuilder extends
    * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
    * </pre>
    *
-   * <code>string key = 1 [json_name = "key", debug_redact = true];</code>
+   * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
    * @return The bytes for key.
    */
   com.google.protobuf.ByteString
