@@ -588,6 +588,13 @@ MUTANTS = (
         "tests/rpc/test_request_id.py",
     ),
     Mutant(
+        "a caller gives away what it has lost since it was admitted",
+        "rpc/servicer.py",
+        "        if standing.scopes != caller.scopes:\n",
+        "        if False:\n",
+        "tests/rpc/test_escalation.py",
+    ),
+    Mutant(
         "a request_id is not looked for inside the transaction",
         "keys/lifecycle.py",
         "            if seen := requests.find(transaction.select, caller, request_id):\n"

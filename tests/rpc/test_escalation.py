@@ -1,6 +1,7 @@
 """Nobody hands out a permission on this service that it does not hold itself."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -11,7 +12,10 @@ from tests.harness import FrozenClock, Refused, World, at, lasting
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import DAY, HOUR
+from tumbler_server.events.log import EventType
 from tumbler_server.keys import deliveries, widening
+from tumbler_server.keys.ledger import Ledger
+from tumbler_server.keys.lifecycle import Lifecycle
 
 BEGAN = FrozenClock().now
 
@@ -342,3 +346,61 @@ def test_a_webhooks_secret_is_for_who_holds_the_scopes_of_its_keys(world: World)
     assert told(world, "RotateWebhookSecret", request, world.caller("tumbler:*")) == ""
     world.revoke(key.id)
     assert told(world, "RotateWebhookSecret", request, caller) == ""
+
+
+class TestNarrowedMeanwhile:
+    """A caller that was narrowed before its change was written may no longer give away what it has lost."""
+
+    @pytest.fixture
+    def meanwhile(self, world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+        """Give a function that makes a caller, and changes its scopes once a call of its has begun and not written."""
+
+        def caller(at: tuple[type, str], *scopes: str, times: int = 1) -> str:
+            made = world.create(name="caller", scopes=["tumbler:*"])
+            owner, name = at
+            wrapped = getattr(owner, name)
+            left = itertools.count(times, -1)
+
+            def after(*arguments: Any) -> Any:
+                if (number := next(left)) > 0:
+                    rest = [f"other:{number}"] if times > 1 else []
+                    world.update(made.api_key.id, "scopes", scopes=[*scopes, *rest])
+                return wrapped(*arguments)
+
+            monkeypatch.setattr(owner, name, after)
+            return str(made.key)
+
+        return caller
+
+    def test_create(self, world: World, meanwhile: Callable[..., str]) -> None:
+        """No key is made with scopes that the caller has lost; one without them is."""
+        for scopes, reason in ((["tumbler:*"], "SCOPE_ESCALATION"), (["orders:read"], "")):
+            caller = meanwhile((Ledger, "make"), "tumbler:keys:create")
+            before = len(world.events())
+            request = pb.CreateRequest(project_id="acme", name="loot", scopes=scopes)
+            if reason:
+                assert world.refused("Create", request, caller).reason == reason
+                assert [each.type for each in world.events()[before:]] == [EventType.UPDATED]
+            else:
+                assert list(world.call("Create", request, caller).api_key.scopes) == scopes
+
+    def test_rotate(self, world: World, meanwhile: Callable[..., str]) -> None:
+        """Nor is a key rotated that carries them."""
+        admin = world.create(scopes=["tumbler:*"]).api_key
+        caller = meanwhile((Ledger, "make"), "tumbler:keys:rotate")
+        assert world.refused("Rotate", pb.RotateRequest(key_id=admin.id), caller).reason == "SCOPE_ESCALATION"
+
+    def test_update(self, world: World, meanwhile: Callable[..., str]) -> None:
+        """Nor is one widened."""
+        admin = world.create(scopes=["tumbler:*"], allowed_cidrs=["192.0.2.0/24"]).api_key
+        caller = meanwhile((Lifecycle, "_checked"), "tumbler:keys:update")
+        request = pb.UpdateRequest(api_key={"id": admin.id}, update_mask={"paths": ["allowed_cidrs"]})
+        assert world.refused("Update", request, caller).reason == "SCOPE_ESCALATION"
+        assert list(world.get(admin.id).allowed_cidrs) == ["192.0.2.0/24"]
+
+    def test_again_and_again(self, world: World, meanwhile: Callable[..., str]) -> None:
+        """A caller whose scopes change each time is refused after the third, and may retry."""
+        caller = meanwhile((Ledger, "make"), "tumbler:keys:create", times=9)
+        refused = world.refused("Create", pb.CreateRequest(project_id="acme", name="one"), caller)
+        assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert refused.retry_delay > 0

@@ -16,7 +16,6 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from tumbler_server import calls
 from tumbler_server.calls import Call
 from tumbler_server.errors import (
     CallerGone,
@@ -353,12 +352,11 @@ class Manage(Exchange):
         """Have the work done, if the caller still waits when its turn comes."""
         request = self.decode(await self.receive(context))
         await self.settle(context)
-        servicer, caller, peer = self.house.servicer, self.caller, self.peer
+        caller, peer = self.caller, self.peer
         address = functools.partial(auth.peer_address, peer)
         left = context.time_remaining()
         call = Call(
             deadline=math.inf if left is None else time.monotonic() + left,
-            judge=servicer.judge(caller, address, self.plan.method),
             peer=address,
             request_id=getattr(request, "request_id", "").lower() or self.named,
         )
@@ -374,8 +372,8 @@ class Manage(Exchange):
             raise CallerGone
         if self.plan.long:
             self.house.unsent.check(self.caller.project_id)  # again: others have been answered while it waited
-        with calls.serving(call):
-            return self.plan.work(self.house.servicer, self.caller, request).SerializeToString()
+        plan = self.plan
+        return self.house.servicer.work(plan.method, plan.work, self.caller, request, call).SerializeToString()
 
 
 class Claim(Manage):

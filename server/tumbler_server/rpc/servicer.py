@@ -11,6 +11,8 @@ from tumbler.decide import Code
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceServicer
 from tumbler_server import calls, metrics
+from tumbler_server.clock import SECOND
+from tumbler_server.errors import Overloaded
 from tumbler_server.keys import access
 from tumbler_server.keys.deliveries import Deliveries
 from tumbler_server.keys.lifecycle import Lifecycle
@@ -26,6 +28,18 @@ from tumbler_server.store.database import Transaction
 
 Response = TypeVar("Response")
 Answer = Callable[["Servicer", Any, Any], Response]
+
+_RESTARTS = 2
+"""How often a call's work is begun again at most because its caller's scopes have changed."""
+
+
+class _CallerChanged(Exception):
+    """The caller's scopes are not those that it was admitted with."""
+
+    def __init__(self, standing: Key) -> None:
+        super().__init__(standing.id)
+        self.standing = standing
+
 
 _COUNTED = {code: metrics.VERDICTS.labels(code.name.lower()) for code in Code}
 
@@ -47,9 +61,7 @@ def rpc(method: Answer[Response]) -> Callable[["Servicer", Any, grpc.ServicerCon
             counting.demand(request)
             address = functools.partial(_address, context)
             named = getattr(request, "request_id", "").lower() or auth.named(context.invocation_metadata() or ())
-            call = calls.Call(judge=self.judge(caller, address, name), peer=address, request_id=named)
-            with calls.serving(call):
-                return method(self, caller, request)
+            return self.work(name, method, caller, request, calls.Call(peer=address, request_id=named))
         except Exception as failure:
             failed = failure
         # Outside, so that what gRPC raises to end the call does not drag the failure's text along.
@@ -100,19 +112,28 @@ class Servicer(ApiKeyServiceServicer):
         _, now, _, key, _ = self.verifier.verify(Question(text))
         return auth.admit(key, method, now, lambda: auth.peer_address(context.peer()))
 
-    def judge(self, caller: Key, address: Callable[[], str], method: str) -> Callable[[Transaction], None] | None:
-        """Return what judges a caller again inside a write transaction, by its record as it stands there.
+    def work(self, name: str, method: Answer[Response], caller: Key, request: Any, call: calls.Call) -> Response:
+        """Do the work of a call, on the thread that waits for it.
 
-        ``address`` tells the caller's IP address.
+        Inside each write transaction the caller is judged again, by its record as it stands there. If its scopes have
+        changed since it was admitted, the work is begun again with that record: what it may give away is judged by it.
+
+        Raises what ``method`` does, and ``Overloaded`` if the scopes change each time.
         """
-        if caller is auth.NOBODY:
-            return None
+        for _ in range(_RESTARTS + 1):
+            if caller is not auth.NOBODY:
+                call.judge = functools.partial(self._judge, name, caller, call.address)
+            try:
+                with calls.serving(call):
+                    return method(self, caller, request)
+            except _CallerChanged as changed:
+                caller = changed.standing
+        raise Overloaded(SECOND, "the calling key's scopes change too often")
 
-        def judge(transaction: Transaction) -> None:
-            standing = access.standing(transaction, caller)
-            auth.admit(standing, method, self.verifier.now(), address)
-
-        return judge
+    def _judge(self, name: str, caller: Key, address: Callable[[], str], transaction: Transaction) -> None:
+        standing = auth.admit(access.standing(transaction, caller), name, self.verifier.now(), address)
+        if standing.scopes != caller.scopes:
+            raise _CallerChanged(standing)
 
     def read_claim(self, token: str) -> None:
         """Raise ``ClaimTokenInvalid`` unless this is a claim token of this installation."""
