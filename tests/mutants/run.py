@@ -1145,9 +1145,9 @@ MUTANTS = (
     ),
     Mutant(
         "a call does not say how to judge its caller again",
-        "rpc/exchange.py",
-        "            judge=servicer.judge(caller, address, self.plan.method),\n",
-        "",
+        "rpc/servicer.py",
+        "                call.judge = functools.partial(self._judge, name, caller, call.address)\n",
+        "                pass\n",
         "tests/rpc/test_admission.py::TestJudgedAgain",
     ),
     Mutant(
