@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Where it is set, as images of containers like to, each of the many processes of a run would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help run demo test coverage coverage-report mutants tampering worst-days load frozen histories cold-start streams siege kills due bench lint check-generated oldest-protoc grpcurl generate lock clean
+.PHONY: help run demo test coverage coverage-report mutants tampering worst-days load frozen histories cold-start streams siege kills due bench lint check-generated released-protos oldest-protoc grpcurl generate lock clean
 
 # Twice as many test processes as there are cores: half of the time they wait, for servers, clients and databases.
 JOBS ?= $(shell echo $$(( 2 * $$(getconf _NPROCESSORS_ONLN) )))
@@ -77,7 +77,7 @@ lint: .venv/lint ## Check style, types and the protobuf definitions
 	@.venv/bin/mypy
 	@.venv/bin/buf lint
 	@.venv/bin/buf format --diff --exit-code
-	@.venv/bin/buf breaking --against '.git#branch=main'
+	@.venv/bin/buf breaking --against protos/released.binpb
 
 generate: .venv/lint ## Make the stubs anew from protos/
 	@PYTHON=$$(scripts/python) scripts/generate
@@ -85,6 +85,9 @@ generate: .venv/lint ## Make the stubs anew from protos/
 check-generated: generate ## Fail if the committed stubs are not what protos/ makes
 	@git diff --exit-code --stat -- clients
 	@test -z "$$(git status --porcelain -- clients)"
+
+released-protos: .venv/lint ## Take protos/ as released: later changes must not break what is there now
+	@.venv/bin/buf build --exclude-source-info --output protos/released.binpb
 
 oldest-protoc: ## Compile protos/ with the oldest protoc that docs/clients.md promises (needs Maven)
 	@PYTHON=$$(scripts/python) scripts/oldest-protoc

@@ -1,0 +1,75 @@
+"""The protos are held against those that were released: a change that breaks callers fails `make lint`."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BUF = Path(sys.executable).parent / "buf"
+
+FOUND = 100
+"""The exit code of buf where it finds a breaking change, and not a proto that does not compile."""
+
+EVENT, SERVICE = "tumbler/v1/event.proto", "tumbler/v1/api_key_service.proto"
+
+BREAKS = {
+    "another number": (EVENT, "string key_id = 3;", "string key_id = 30;"),
+    "another name": (EVENT, "string key_id = 3;", "string key = 3;"),
+    "another type": (EVENT, "int64 revision = 1;", "string revision = 1;"),
+    "a field fewer": (EVENT, "  bytes hash = 9;\n", ""),
+    "an enum value fewer": (EVENT, "  KEY_EVENT_TYPE_REHASHED = 14;\n", ""),
+    "an RPC fewer": (SERVICE, "  rpc Get(GetRequest) returns (GetResponse);\n", ""),
+    "a stream fewer": (SERVICE, "returns (stream WatchResponse)", "returns (WatchResponse)"),
+}
+
+ADDITIONS = {
+    "a field more": (EVENT, "  bytes hash = 9;\n", "  bytes hash = 9;\n  bytes more = 900;\n"),
+    "another comment": (EVENT, "message KeyEvent {", "// A comment.\nmessage KeyEvent {"),
+}
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Return a folder with a copy of the protos, for buf."""
+    if not BUF.exists():
+        assert not os.environ.get("TUMBLER_DEMAND_ALL"), "buf is needed here: make .venv/lint"
+        pytest.skip("buf is not here; make .venv/lint installs it")
+    shutil.copy(ROOT / "buf.yaml", tmp_path)
+    shutil.copytree(ROOT / "protos", tmp_path / "protos")
+    return tmp_path
+
+
+def edit(copy: Path, file: str, old: str, new: str) -> None:
+    """Replace a text that stands once in a proto."""
+    path = copy / "protos" / file
+    text = path.read_text()
+    assert text.count(old) == 1, f"{old!r} must stand in {file} once"
+    path.write_text(text.replace(old, new))
+
+
+def breaking(copy: Path) -> subprocess.CompletedProcess[str]:
+    """Run what `make lint` runs, in a copy."""
+    (command,) = re.findall(r"buf (breaking --against \S+)", (ROOT / "Makefile").read_text())
+    return subprocess.run([BUF, *command.split()], cwd=copy, text=True, capture_output=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("change", BREAKS.values(), ids=BREAKS.keys())
+def test_a_change_that_breaks_callers(copy: Path, change: tuple[str, str, str]) -> None:
+    """A change that breaks released callers fails, and says in which file."""
+    edit(copy, *change)
+    done = breaking(copy)
+    assert done.returncode == FOUND, done.stdout + done.stderr
+    assert f"{change[0]}:" in done.stdout
+
+
+@pytest.mark.parametrize("change", ADDITIONS.values(), ids=ADDITIONS.keys())
+def test_an_addition(copy: Path, change: tuple[str, str, str]) -> None:
+    """A change that every released caller bears passes."""
+    edit(copy, *change)
+    done = breaking(copy)
+    assert not done.returncode, done.stdout + done.stderr
