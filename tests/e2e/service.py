@@ -297,20 +297,20 @@ class Service(Client):
         """Return what the latest process has logged so far."""
         return self._output("stderr").read_text()
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, patience: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """Run a ``tumbler-server`` command to its end."""
         return subprocess.run(
             [self.python, "-m", "tumbler_server", *arguments],
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=patience,
             check=False,
             env=plain_environment(COLUMNS="300"),
         )
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, patience: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """Run a ``tumbler-server`` command on this installation."""
-        return self.run(*arguments, *self.where)
+        return self.run(*arguments, *self.where, patience=patience)
 
     def cli(self, *arguments: str, stdin: str = "", key: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run the ``tumbler`` command against this server, as the operator unless another key is given."""

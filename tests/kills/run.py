@@ -24,6 +24,9 @@ from tumbler_server.events.log import EventType
 from tumbler_server.keys.tokens import open_tokens
 from tumbler_server.store.database import Store, open_store
 
+LONGEST_AUDIT = 600.0
+"""Seconds after which the audit at the end is given up: two hours of kills are not thrown away for a busy machine."""
+
 WRITERS = 12
 SETTLING = 60.0
 """Seconds after which, with nothing killed any more, nothing may be left to announce."""
@@ -138,7 +141,7 @@ def run(
         if outlived := victims.outlived(LONGEST_TAKEOVER):
             done.problems.append(f"{outlived} processes outlived what they belonged to")
         done.history = _history(store, service, writers)
-    audit = service.command("audit", "verify")
+    audit = service.command("audit", "verify", patience=LONGEST_AUDIT)
     done.audit = audit.stdout.strip()
     if audit.returncode:
         done.problems.append(f"audit verify: {audit.stdout}{audit.stderr}")
