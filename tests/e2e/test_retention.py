@@ -48,10 +48,10 @@ def test_old_events_go_and_the_rest_can_be_checked(installed: Service) -> None:
     assert (audit.returncode, audit.stderr) == (0, "")
     first, second, *_ = audit.stdout.splitlines()
     assert first == "ok: 3 events match the hash chain, and 2 keys match their events"
-    assert second.startswith("from event 4 of ")
+    assert second.startswith("the log begins with event 4 of ")
     found = json.loads(installed.command("audit", "verify", "--json").stdout)
     assert (found["events"], found["from_revision"], found["removed"], found["problems"]) == (3, 4, 3, [])
-    assert f"of {found['since']} on" in second
+    assert f"of {found['since']};" in second
 
 
 def test_less_than_a_day_is_refused(embedded: Service) -> None:

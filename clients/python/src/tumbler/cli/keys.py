@@ -60,7 +60,7 @@ def create(
     session: Session,
     project: Annotated[str, option("--project", "The project that the key belongs to.", metavar="ID")],
     environment: Environment = "",
-    name: Annotated[str, option("--name", "A name for people, 3-255 characters.")] = "",
+    name: Annotated[str, option("--name", "Name of the key, 3-255 characters.")] = "",
     owner: Annotated[str, option("--owner", "The owner on whose behalf the key acts.", metavar="ID")] = "",
     scope: Annotated[list[str] | None, option("--scope", "What the key may do. Repeatable.")] = None,
     metadata: Annotated[
