@@ -1,10 +1,11 @@
-"""The protos are held against those that were released: a change that breaks callers fails `make lint`."""
+"""The protos: how their comments begin, and what `make lint` holds them against."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,47 @@ ADDITIONS = {
     "a field more": (EVENT, "  bytes hash = 9;\n", "  bytes hash = 9;\n  bytes more = 900;\n"),
     "another comment": (EVENT, "message KeyEvent {", "// A comment.\nmessage KeyEvent {"),
 }
+
+RESOURCES = {"ApiKey", "Rotation", "Actor", "KeyName", "Consistency", "KeyEvent", "WebhookDelivery"}
+"""Messages beside the requests whose fields say whether a caller sets them."""
+
+ELEMENT = re.compile(
+    r"(?:(message|enum|service|oneof|rpc|extend) )?(?:repeated )?(?:map<.*?>|[\w.]+(?= \w+ =))? ?"
+    r"([\w.]+)(?: = \d+| ?[({])"
+)
+
+
+def elements(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield the message around each element of a proto ("" outside of one), the element's name, and its comment."""
+    around: list[tuple[str, str]] = []
+    comment: list[str] = []
+    for line in map(str.strip, file.read_text().splitlines()):
+        if line.startswith("//"):
+            comment.append(line.removeprefix("//").strip())
+            continue
+        found = ELEMENT.match(line)
+        if found and not line.startswith(("option", "syntax")):
+            kind, name = found[1] or "", found[2]
+            message = next((outer for what, outer in reversed(around) if what == "message"), "")
+            if kind != "extend":
+                yield message, name, " ".join(comment)
+            if line.endswith("{"):
+                around.append((kind, name))
+        elif line == "}":
+            around.pop()
+        comment = []
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "protos").rglob("*.proto")), ids=lambda file: file.stem)
+def test_comments(file: Path) -> None:
+    """A comment begins with its element's name; in requests and resources, AIP-203's word comes first."""
+    seen = list(elements(file))
+    assert seen
+    for message, name, comment in seen:
+        marked = message in RESOURCES or message.endswith("Request")
+        begin = r"(Required|Optional|Output only)\. " if marked else ""
+        assert re.match(rf"{begin}{name}\b", comment), f"{message}.{name}: {comment[:60]}"
+    assert max(map(len, file.read_text().splitlines())) <= 100
 
 
 @pytest.fixture

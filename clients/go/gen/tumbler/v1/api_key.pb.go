@@ -23,22 +23,23 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// State is what has become of a key. Where several apply, the one named first in this order wins:
+// State says whether a key can be accepted, and if not, why.
+// If several states apply, the first in this order is reported:
 // REVOKED, SUPERSEDED, INACTIVE, EXPIRED, ACTIVE.
 type State int32
 
 const (
 	// STATE_UNSPECIFIED is never sent, and refused as a filter.
 	State_STATE_UNSPECIFIED State = 0
-	// STATE_ACTIVE: the key may be accepted.
+	// STATE_ACTIVE: the key can be accepted.
 	State_STATE_ACTIVE State = 1
-	// STATE_INACTIVE: switched off by SetActive, and can be switched on again.
+	// STATE_INACTIVE: SetActive deactivated the key, and can activate it again.
 	State_STATE_INACTIVE State = 2
-	// STATE_EXPIRED: expire_time has been reached. An Update of expire_time revives it.
+	// STATE_EXPIRED: expire_time has been reached. An Update of expire_time revives the key.
 	State_STATE_EXPIRED State = 3
-	// STATE_REVOKED: ended for ever.
+	// STATE_REVOKED: the key was revoked, which is permanent.
 	State_STATE_REVOKED State = 4
-	// STATE_SUPERSEDED: replaced by rotation; accepted until grace_expire_time, then no more.
+	// STATE_SUPERSEDED: the key was rotated. It is accepted until grace_expire_time.
 	State_STATE_SUPERSEDED State = 5
 )
 
@@ -95,19 +96,26 @@ type OldKeyEnds int32
 const (
 	// OLD_KEY_ENDS_UNSPECIFIED means OLD_KEY_ENDS_AT_GRACE_END.
 	OldKeyEnds_OLD_KEY_ENDS_UNSPECIFIED OldKeyEnds = 0
-	// OLD_KEY_ENDS_AT_GRACE_END: when its grace period is over, whether or not anybody has the successor by then.
+	// OLD_KEY_ENDS_AT_GRACE_END: the old key ends with its grace period,
+	// whether or not the successor is in use by then.
 	OldKeyEnds_OLD_KEY_ENDS_AT_GRACE_END OldKeyEnds = 1
-	// OLD_KEY_ENDS_ON_FIRST_USE: when the successor is first used, and at the latest when the grace period is over. So the
-	// old key works on where the answer with the new one was lost, or where the new one is not installed yet.
+	// OLD_KEY_ENDS_ON_FIRST_USE: the old key ends when its successor is first used,
+	// and at the latest when the grace period is over.
+	// So the old key still works if the response with the new key was lost,
+	// or if the new key is not installed yet.
 	//
-	// A use is a Verify or BatchVerify by anybody that answers VALID, or a call of this service that the successor makes.
-	// The old key's end is written right after the first use, as a change of its own: within milliseconds as a rule, and
-	// later only while the database does not take changes. If that write is lost in a crash, the next use writes it. Where
-	// the successor is never used, or is revoked before, the old key ends with its grace period.
+	// A use is any Verify or BatchVerify that answers VALID for the successor,
+	// or a call of this service that the successor makes.
+	// The server writes the old key's end right after the first use, as a separate change:
+	// usually within milliseconds, and later only while the database accepts no changes.
+	// If a crash loses that write, the next use writes it.
+	// If the successor is never used, or is revoked before its first use,
+	// the old key ends with its grace period.
 	//
-	// A successor that was lost before its first use can be rotated itself: the first use of the key that replaces it ends
-	// both, the lost one and the one before. A first use ends the nearest 16 keys of such a line; those before end with
-	// their grace periods.
+	// A successor that was lost before its first use can itself be rotated.
+	// The first use of the key that replaces it ends both: the lost key and the one before it.
+	// A first use ends the nearest 16 keys of such a line;
+	// the keys before them end with their grace periods.
 	OldKeyEnds_OLD_KEY_ENDS_ON_FIRST_USE OldKeyEnds = 2
 )
 
@@ -152,19 +160,19 @@ func (OldKeyEnds) EnumDescriptor() ([]byte, []int) {
 	return file_tumbler_v1_api_key_proto_rawDescGZIP(), []int{1}
 }
 
-// RevokeReason says why a key was revoked. It changes nothing but the record.
+// RevokeReason says why a key was revoked. It only affects the record.
 type RevokeReason int32
 
 const (
-	// REVOKE_REASON_UNSPECIFIED: no reason was given.
+	// REVOKE_REASON_UNSPECIFIED: the caller gave no reason.
 	RevokeReason_REVOKE_REASON_UNSPECIFIED RevokeReason = 0
-	// REVOKE_REASON_COMPROMISED: the secret may be known to somebody else.
+	// REVOKE_REASON_COMPROMISED: the secret may have leaked.
 	RevokeReason_REVOKE_REASON_COMPROMISED RevokeReason = 1
-	// REVOKE_REASON_SUPERSEDED: another key has taken its place.
+	// REVOKE_REASON_SUPERSEDED: another key replaced this one.
 	RevokeReason_REVOKE_REASON_SUPERSEDED RevokeReason = 2
 	// REVOKE_REASON_OWNER_LEFT: the owner is gone.
 	RevokeReason_REVOKE_REASON_OWNER_LEFT RevokeReason = 3
-	// REVOKE_REASON_UNUSED: nobody needs it any more.
+	// REVOKE_REASON_UNUSED: the key is no longer needed.
 	RevokeReason_REVOKE_REASON_UNUSED RevokeReason = 4
 	// REVOKE_REASON_OTHER: see the comment.
 	RevokeReason_REVOKE_REASON_OTHER RevokeReason = 5
@@ -217,80 +225,105 @@ func (RevokeReason) EnumDescriptor() ([]byte, []int) {
 	return file_tumbler_v1_api_key_proto_rawDescGZIP(), []int{2}
 }
 
-// ApiKey is everything that may be known of a key, except its secret.
-// No message that reads keys carries a secret or a hash: a secret is shown once, beside the ApiKey, by the call that
-// made it, and whoever loses it must Rotate.
+// ApiKey is the record of a key: everything about it except its secret.
+// A message that reads keys never carries a secret or a hash.
+// The call that makes a key returns the secret once, beside the ApiKey.
+// If the secret is lost, call Rotate.
 //
-// All times are kept to the microsecond; finer digits are dropped.
+// Times are kept to the microsecond; finer digits are dropped.
 //
-// A record has at most 16 KiB as sent, of which 1.5 KiB are kept for what the server writes: the limits of the fields
-// below are each field's own, and all of them at their most do not fit. A larger one is INVALID_ARGUMENT at Create and
-// Update, and names the field that has most of it. A larger key from before there was this limit works on, and can be
-// made smaller; Rotate refuses it until then.
+// A record has at most 16 KiB as sent, of which 1.5 KiB are reserved for what the server writes.
+// Each limit below holds for its own field: a record with every field at its limit is too large.
+// Create and Update answer a larger record with INVALID_ARGUMENT and name its largest field.
+// A larger key from before this limit keeps working and can be made smaller by Update;
+// until then, Rotate refuses it.
 type ApiKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// id names the key for ever: 16 random base62 characters, assigned by the server, part of the key's text, no secret.
+	// Output only. id identifies the key: 16 random base62 characters, assigned by the server.
+	// It never changes, is part of the key's text, and is not a secret.
+	// Update reads it to find the key.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// project_id is the tenant that the key belongs to and cannot leave.
-	// 1–128 of the characters `A-Z a-z 0-9 . _ : / @ + -`, beginning with a letter or digit.
-	// Callers act in their own project alone; `tumbler` is reserved for operators, whose keys act in all.
+	// Output only. project_id is the project (the tenant) that owns the key.
+	// Create sets it, and it never changes.
+	// It is 1–128 of the characters `A-Z a-z 0-9 . _ : / @ + -` and begins with a letter or digit.
+	// A caller may only act in its own project.
+	// The project `tumbler` is reserved for operators, whose keys may act in every project.
 	ProjectId string `protobuf:"bytes,2,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
-	// environment_id separates, say, `live` from `test` inside a project; form as project_id, or empty.
-	// A Verify that names another environment (or names one where the key has none) is answered ENVIRONMENT_MISMATCH.
-	// It cannot be changed.
+	// Output only. environment_id separates environments inside a project, such as `live` and `test`.
+	// Its form is that of project_id; it may be empty. Create sets it, and it never changes.
+	// A Verify that names another environment is answered ENVIRONMENT_MISMATCH,
+	// and so is a Verify that names one if the key has none.
 	EnvironmentId string `protobuf:"bytes,3,opt,name=environment_id,json=environmentId,proto3" json:"environment_id,omitempty"`
-	// name is for people: 3–255 characters without control characters, not unique. `default` where Create leaves it out.
+	// Optional. name is a label for people: 3–255 characters without control characters.
+	// Names need not be unique. A key made without one is named `default`.
 	Name string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
-	// key_prefix is what may be shown of the key in a list: everything before the secret, `acme_live_<id>_` for example.
+	// Output only. key_prefix is the key's text up to its secret, such as `acme_live_<id>_`.
+	// It is safe to show in a list.
 	KeyPrefix string `protobuf:"bytes,5,opt,name=key_prefix,json=keyPrefix,proto3" json:"key_prefix,omitempty"`
-	// owner_id says on whose behalf the key acts: at most 255 characters without control characters, or empty.
-	// The server hands it to whoever verifies the key and never interprets it.
+	// Optional. owner_id says on whose behalf the key acts:
+	// at most 255 characters without control characters, or empty.
+	// Verify returns it; the server never interprets it.
 	OwnerId string `protobuf:"bytes,6,opt,name=owner_id,json=ownerId,proto3" json:"owner_id,omitempty"`
-	// scopes are what the key may do: at most 100, each at most 128 characters of the form
-	// `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-	// `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-	// An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+	// Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+	// A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+	// `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+	// `*` grants every scope except `tumbler:…`.
+	// An empty list grants nothing.
+	// Duplicates count towards the limit and are then dropped; the order is kept.
 	Scopes []string `protobuf:"bytes,7,rep,name=scopes,proto3" json:"scopes,omitempty"`
-	// metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-	// characters. Never put a secret here.
+	// Optional. metadata is returned by Verify:
+	// at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+	// Never put a secret here.
 	Metadata map[string]string `protobuf:"bytes,8,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-	// `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-	// Where it is set, a Verify without a client_ip is denied.
+	// Optional. allowed_cidrs are the networks that the key may be used from:
+	// IPv4 or IPv6, at most 100. Empty: every address.
+	// `192.0.2.7` means `192.0.2.7/32`.
+	// A network with host bits set, such as `192.0.2.7/24`, is refused.
+	// If allowed_cidrs is set, a Verify without a client_ip is denied.
 	AllowedCidrs []string `protobuf:"bytes,9,rep,name=allowed_cidrs,json=allowedCidrs,proto3" json:"allowed_cidrs,omitempty"`
-	// state is derived from the facts below at the moment of the answer and never stored.
+	// Output only. state is derived from the other fields at the time of the answer.
+	// It is not stored.
 	State State `protobuf:"varint,10,opt,name=state,proto3,enum=tumbler.v1.State" json:"state,omitempty"`
-	// create_time is when the key was made.
+	// Output only. create_time is when the key was made.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// created_by is the credential that made the key.
+	// Output only. created_by is the credential that made the key.
 	CreatedBy *Actor `protobuf:"bytes,12,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
-	// update_time is when anything but last_used_time last changed.
+	// Output only. update_time is when anything except last_used_time last changed.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	// expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+	// Optional. expire_time is the first instant at which the key is no longer accepted.
+	// Unset: the key never expires.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-	// It is written in batches, and a crash may lose the last one.
+	// Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+	// Unset: no use is recorded.
+	// The server writes it in batches, and a crash can lose the last batch.
 	LastUsedTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=last_used_time,json=lastUsedTime,proto3" json:"last_used_time,omitempty"`
-	// revoke_time is set for ever once the key is revoked.
+	// Output only. revoke_time is when the key was revoked; once set, it never changes.
 	RevokeTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
-	// revoke_reason is what the first Revoke gave.
+	// Output only. revoke_reason is the reason that the first Revoke gave.
 	RevokeReason RevokeReason `protobuf:"varint,17,opt,name=revoke_reason,json=revokeReason,proto3,enum=tumbler.v1.RevokeReason" json:"revoke_reason,omitempty"`
-	// revoke_comment is what the first Revoke gave, at most 1,024 characters.
+	// Output only. revoke_comment is the comment that the first Revoke gave,
+	// at most 1,024 characters.
 	RevokeComment string `protobuf:"bytes,18,opt,name=revoke_comment,json=revokeComment,proto3" json:"revoke_comment,omitempty"`
-	// replaces_key_id names the key that this one was rotated from; empty: none.
+	// Output only. replaces_key_id names the key that this one was rotated from.
+	// Empty: this key is no successor.
 	ReplacesKeyId string `protobuf:"bytes,19,opt,name=replaces_key_id,json=replacesKeyId,proto3" json:"replaces_key_id,omitempty"`
-	// replaced_by_key_id names the key that this one was rotated to; empty: none.
+	// Output only. replaced_by_key_id names the key that this one was rotated to.
+	// Empty: this key was not rotated.
 	ReplacedByKeyId string `protobuf:"bytes,20,opt,name=replaced_by_key_id,json=replacedByKeyId,proto3" json:"replaced_by_key_id,omitempty"`
-	// grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-	// earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+	// Output only. grace_expire_time is the first instant at which a rotated key is no longer
+	// accepted.
+	// Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+	// (see grace_ends_on_first_use).
 	GraceExpireTime *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=grace_expire_time,json=graceExpireTime,proto3" json:"grace_expire_time,omitempty"`
-	// rotation is the key's schedule; unset: it is rotated by hand only.
+	// Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
 	Rotation *Rotation `protobuf:"bytes,22,opt,name=rotation,proto3" json:"rotation,omitempty"`
-	// etag changes with every change of the key. Sent back in Update, a stale one is refused with ABORTED, so that
-	// two editors do not undo each other's work.
+	// Optional. etag changes with every change of the key.
+	// Send it back in Update, so that two editors do not overwrite each other's changes:
+	// a stale etag is refused with ABORTED.
 	Etag string `protobuf:"bytes,23,opt,name=etag,proto3" json:"etag,omitempty"`
-	// grace_ends_on_first_use is set while a rotated key waits for its successor's first use: it is accepted until then,
-	// at most until grace_expire_time. See OLD_KEY_ENDS_ON_FIRST_USE. Output only.
+	// Output only. grace_ends_on_first_use is set while a rotated key waits for the first use of its
+	// successor. The key is accepted until that use, at most until grace_expire_time.
+	// See OLD_KEY_ENDS_ON_FIRST_USE.
 	GraceEndsOnFirstUse bool `protobuf:"varint,24,opt,name=grace_ends_on_first_use,json=graceEndsOnFirstUse,proto3" json:"grace_ends_on_first_use,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
@@ -494,26 +527,33 @@ func (x *ApiKey) GetGraceEndsOnFirstUse() bool {
 	return false
 }
 
-// Rotation is a schedule on which a key is to be replaced. When next_time comes, the server appends ROTATION_DUE to the
-// log and, where a webhook_url is set, posts `key.rotation_due` there; nothing else happens to the key. Whoever holds the
-// claim token of that message calls ClaimRotation, and only then is the new secret made. Until then the old key works.
+// Rotation is a schedule for replacing a key.
+// At next_time the server appends ROTATION_DUE to the log and,
+// if webhook_url is set, posts `key.rotation_due` to it. The key itself does not change.
+// The receiver calls ClaimRotation with the claim token of that message.
+// The server makes the new secret only then, and the old key works until then.
 //
-// A schedule rests while its key is deactivated or expired, and ends with its key (its successor carries it on).
+// A schedule pauses while its key is deactivated or expired.
+// It ends with its key, and the successor inherits it.
 type Rotation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-	// at most 3,650 days.
+	// Required. interval is the time from one rotation to the next:
+	// at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
 	Interval *durationpb.Duration `protobuf:"bytes,1,opt,name=interval,proto3" json:"interval,omitempty"`
-	// webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
-	// the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
-	// user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
-	// be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+	// Optional. webhook_url receives a webhook when a rotation is due or overdue,
+	// and when the key is rotated, revoked, deactivated or about to expire.
+	// Empty: no webhooks.
+	// Webhooks follow the Standard Webhooks specification (https://www.standardwebhooks.com).
+	// The URL has at most 2,048 characters, the scheme `https`, a host, no user name and no fragment.
+	// Hosts of private, link-local and other special networks are refused:
+	// at once where the server can tell, and again at each delivery. Redirects are not followed.
 	//
-	// Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
-	// `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
+	// Anyone who can read what is posted there can claim the next secret.
+	// To set a webhook_url by Update, the caller therefore also needs `tumbler:keys:rotate`,
+	// and for a key that carries a `tumbler:…` scope it must hold that scope.
 	WebhookUrl string `protobuf:"bytes,2,opt,name=webhook_url,json=webhookUrl,proto3" json:"webhook_url,omitempty"`
-	// next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-	// due. Output only.
+	// Output only. next_time is one interval after the key was made, was rotated,
+	// or was given this interval. If it has passed, a rotation is due.
 	NextTime      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next_time,json=nextTime,proto3" json:"next_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -570,12 +610,13 @@ func (x *Rotation) GetNextTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// Actor is the credential that made a call, as it was called at that moment.
+// Actor is the credential that made a call, with the name it had then.
 type Actor struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// key_id is the calling key's id; empty where no key called, as for the first key of an installation.
+	// Output only. key_id is the calling key's id.
+	// Empty: no key called, as for the first key of an installation.
 	KeyId string `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
-	// name is the calling key's name, or the command that acted.
+	// Output only. name is the calling key's name, or the name of the command that acted.
 	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

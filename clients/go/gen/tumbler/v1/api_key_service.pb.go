@@ -24,32 +24,35 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// VerifyCode is the outcome of a Verify. The first that applies, in the order of their numbers from 2, decides; VALID
-// only where none does.
+// VerifyCode is the outcome of a Verify.
+// The first code that applies decides, in the order of the numbers from 2;
+// VALID applies only if none of them does.
 type VerifyCode int32
 
 const (
-	// VERIFY_CODE_UNSPECIFIED is sent in a batch alone, for an item that was not decided. Deny.
+	// VERIFY_CODE_UNSPECIFIED is only sent in a batch, for an item that was not decided. Deny.
 	VerifyCode_VERIFY_CODE_UNSPECIFIED VerifyCode = 0
-	// VERIFY_CODE_VALID: the key may do what was asked. The only code that allows anything.
+	// VERIFY_CODE_VALID: the key may do what was asked. No other code allows anything.
 	VerifyCode_VERIFY_CODE_VALID VerifyCode = 1
-	// VERIFY_CODE_MALFORMED: not of the key's form, or its check is wrong: most likely a typing error.
+	// VERIFY_CODE_MALFORMED: the text does not have the form of a key, or its check is wrong.
+	// Most likely it was mistyped.
 	VerifyCode_VERIFY_CODE_MALFORMED VerifyCode = 2
-	// VERIFY_CODE_NOT_FOUND: no such key, a wrong secret, or a key of a project that the caller may not see.
+	// VERIFY_CODE_NOT_FOUND: the key does not exist, its secret is wrong,
+	// or it belongs to a project that the caller may not see.
 	VerifyCode_VERIFY_CODE_NOT_FOUND VerifyCode = 3
-	// VERIFY_CODE_REVOKED: revoked.
+	// VERIFY_CODE_REVOKED: the key was revoked.
 	VerifyCode_VERIFY_CODE_REVOKED VerifyCode = 4
-	// VERIFY_CODE_SUPERSEDED: rotated, and the grace is over.
+	// VERIFY_CODE_SUPERSEDED: the key was rotated, and its grace period is over.
 	VerifyCode_VERIFY_CODE_SUPERSEDED VerifyCode = 5
-	// VERIFY_CODE_INACTIVE: deactivated.
+	// VERIFY_CODE_INACTIVE: the key is deactivated.
 	VerifyCode_VERIFY_CODE_INACTIVE VerifyCode = 6
-	// VERIFY_CODE_EXPIRED: expire_time has been reached; the instant itself is expired.
+	// VERIFY_CODE_EXPIRED: expire_time has been reached. At that instant the key is expired.
 	VerifyCode_VERIFY_CODE_EXPIRED VerifyCode = 7
 	// VERIFY_CODE_ENVIRONMENT_MISMATCH: the request names another environment.
 	VerifyCode_VERIFY_CODE_ENVIRONMENT_MISMATCH VerifyCode = 8
-	// VERIFY_CODE_IP_NOT_ALLOWED: allowed_cidrs is set, and client_ip is in none of them or missing.
+	// VERIFY_CODE_IP_NOT_ALLOWED: allowed_cidrs is set, and client_ip is missing or in none of them.
 	VerifyCode_VERIFY_CODE_IP_NOT_ALLOWED VerifyCode = 9
-	// VERIFY_CODE_INSUFFICIENT_SCOPE: a required scope is not granted.
+	// VERIFY_CODE_INSUFFICIENT_SCOPE: the key does not grant a required scope.
 	VerifyCode_VERIFY_CODE_INSUFFICIENT_SCOPE VerifyCode = 10
 )
 
@@ -110,40 +113,45 @@ func (VerifyCode) EnumDescriptor() ([]byte, []int) {
 	return file_tumbler_v1_api_key_service_proto_rawDescGZIP(), []int{0}
 }
 
-// CreateRequest describes the key to be made.
+// CreateRequest describes the key to make.
 type CreateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// project_id is required; see ApiKey.project_id.
+	// Required. project_id is the key's project; see ApiKey.project_id.
 	ProjectId string `protobuf:"bytes,1,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
-	// environment_id is optional; see ApiKey.environment_id.
+	// Optional. environment_id is the key's environment; see ApiKey.environment_id.
 	EnvironmentId string `protobuf:"bytes,2,opt,name=environment_id,json=environmentId,proto3" json:"environment_id,omitempty"`
-	// name is 3–255 characters; `default` where it is left out. Duplicates are allowed.
+	// Optional. name has 3–255 characters. Empty: `default`. Names need not be unique.
 	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	// owner_id is optional; see ApiKey.owner_id.
+	// Optional. owner_id says on whose behalf the key acts; see ApiKey.owner_id.
 	OwnerId string `protobuf:"bytes,4,opt,name=owner_id,json=ownerId,proto3" json:"owner_id,omitempty"`
-	// scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+	// Optional. scopes are what the key may do; see ApiKey.scopes.
+	// Without any, it fails every Verify that requires a scope.
 	Scopes []string `protobuf:"bytes,5,rep,name=scopes,proto3" json:"scopes,omitempty"`
-	// metadata is handed to whoever verifies the key; see ApiKey.metadata.
+	// Optional. metadata is returned by Verify; see ApiKey.metadata.
 	Metadata map[string]string `protobuf:"bytes,6,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+	// Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+	// See ApiKey.allowed_cidrs.
 	AllowedCidrs []string `protobuf:"bytes,7,rep,name=allowed_cidrs,json=allowedCidrs,proto3" json:"allowed_cidrs,omitempty"`
-	// expiry is optional; without it the key never expires.
+	// Optional. expiry limits the key's lifetime. Unset: the key never expires.
 	//
 	// Types that are valid to be assigned to Expiry:
 	//
 	//	*CreateRequest_ExpireTime
 	//	*CreateRequest_Ttl
 	Expiry isCreateRequest_Expiry `protobuf_oneof:"expiry"`
-	// prefix is how the key's text begins: `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`, for example `acme_live`.
-	// Where it is left out, the server's default (`tmb`).
+	// Optional. prefix is the beginning of the key's text, such as `acme_live`.
+	// Its form is `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`. Empty: the server's default (`tmb`).
 	Prefix string `protobuf:"bytes,10,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	// rotation sets a schedule; next_time in it is ignored.
+	// Optional. rotation sets a schedule. Its next_time is ignored.
 	Rotation *Rotation `protobuf:"bytes,11,opt,name=rotation,proto3" json:"rotation,omitempty"`
-	// request_id, a UUID chosen by the caller, makes the call safe to repeat: the same id with the same body returns the
-	// same key with secret_omitted set; with another body ALREADY_EXISTS. Ids are the calling project's own, shared
-	// by Create and Rotate, and remembered for as long as the key is.
+	// Optional. request_id is an idempotency key: a UUID that the caller chooses.
+	// The same id with the same body returns the same key, with secret_omitted set.
+	// The same id with another body is ALREADY_EXISTS.
+	// Ids belong to the calling project, are shared by Create and Rotate,
+	// and are remembered as long as the key.
 	RequestId string `protobuf:"bytes,12,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// validate_only checks everything and makes nothing: the answer has no id and no key. request_id is not consumed.
+	// Optional. validate_only checks everything and makes no key: the response has no id and no key.
+	// It does not use up request_id.
 	ValidateOnly  bool `protobuf:"varint,13,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -286,12 +294,13 @@ type isCreateRequest_Expiry interface {
 }
 
 type CreateRequest_ExpireTime struct {
-	// expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+	// Optional. expire_time is the first instant at which the key is not accepted.
+	// It must be in the future.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expire_time,json=expireTime,proto3,oneof"`
 }
 
 type CreateRequest_Ttl struct {
-	// ttl is the same, counted from now: more than zero, at most 36,500 days.
+	// Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
 	Ttl *durationpb.Duration `protobuf:"bytes,9,opt,name=ttl,proto3,oneof"`
 }
 
@@ -299,19 +308,23 @@ func (*CreateRequest_ExpireTime) isCreateRequest_Expiry() {}
 
 func (*CreateRequest_Ttl) isCreateRequest_Expiry() {}
 
-// CreateResponse shows the key, this once.
+// CreateResponse carries the key's text, this once.
 type CreateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// api_key is what was made.
+	// api_key is the new key's record.
 	ApiKey *ApiKey `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
-	// key is the key's whole text, `<prefix>_<id>_<secret><check>`. It is stored nowhere and cannot be shown again.
+	// key is the key's whole text, `<prefix>_<id>_<secret><check>`.
+	// The server does not store it and cannot return it again.
 	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	// consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+	// consistency_token names the change's revision; see Consistency.at_least_as_fresh.
 	ConsistencyToken string `protobuf:"bytes,3,opt,name=consistency_token,json=consistencyToken,proto3" json:"consistency_token,omitempty"`
-	// secret_omitted is set where request_id was seen before: key is then empty, since no secret is ever stored.
+	// secret_omitted is set if this is a replay of an earlier request_id.
+	// key is then empty, because the server stores no secret.
 	SecretOmitted bool `protobuf:"varint,4,opt,name=secret_omitted,json=secretOmitted,proto3" json:"secret_omitted,omitempty"`
-	// webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
-	// key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
+	// webhook_secret (`whsec_…`) signs the webhooks to rotation.webhook_url.
+	// It is returned once, when the project had no key with that URL before.
+	// Later keys with the same URL share it.
+	// If it is lost, RotateWebhookSecret replaces it.
 	WebhookSecret string `protobuf:"bytes,5,opt,name=webhook_secret,json=webhookSecret,proto3" json:"webhook_secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -385,7 +398,7 @@ func (x *CreateResponse) GetWebhookSecret() string {
 // GetRequest names a key.
 type GetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// key_id is required; see ApiKey.id.
+	// Required. key_id names the key; see ApiKey.id.
 	KeyId         string `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -474,37 +487,49 @@ func (x *GetResponse) GetApiKey() *ApiKey {
 	return nil
 }
 
-// ListRequest chooses and orders keys. All filters must fit.
+// ListRequest filters and orders keys. A key must match every filter.
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+	// Optional. project_id filters by project. Empty: the caller's own project;
+	// for a caller of the reserved project, every project.
 	ProjectId string `protobuf:"bytes,1,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
-	// environment_id: empty means any.
+	// Optional. environment_id filters by environment. Empty: any.
 	EnvironmentId string `protobuf:"bytes,2,opt,name=environment_id,json=environmentId,proto3" json:"environment_id,omitempty"`
-	// owner_id: empty means any.
+	// Optional. owner_id filters by owner. Empty: any.
 	OwnerId string `protobuf:"bytes,3,opt,name=owner_id,json=ownerId,proto3" json:"owner_id,omitempty"`
-	// states: keys that are in one of these states now, at most 16 entries; empty means any.
+	// Optional. states filters by current state: at most 16 entries. Empty: any.
 	States []State `protobuf:"varint,4,rep,packed,name=states,proto3,enum=tumbler.v1.State" json:"states,omitempty"`
-	// scope: keys that carry exactly this scope, as written (`orders:*` finds `orders:*`, not `orders:read`); empty
-	// means any.
+	// Optional. scope matches keys that carry exactly this scope, as written:
+	// `orders:*` finds `orders:*`, not `orders:read`. Empty: any.
 	Scope string `protobuf:"bytes,5,opt,name=scope,proto3" json:"scope,omitempty"`
-	// search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-	// it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+	// Optional. search matches keys whose name or key_prefix contains this text, in any case:
+	// at most 255 characters.
+	// No index serves it: a page examines at most 3,000 keys,
+	// then ends with those that match, if any, and a next_page_token.
 	Search string `protobuf:"bytes,6,opt,name=search,proto3" json:"search,omitempty"`
-	// order_by: `create_time` (default, newest first), `name`, `expire_time` or `last_used_time`, followed by ` asc` or
-	// ` desc`; without a direction ascending, save for the default. Names compare by code point. A key that never expires
-	// comes after all that do, one that was never used before all that were; `desc` turns that round. Ties are broken by id.
+	// Optional. order_by is `create_time`, `name`, `expire_time` or `last_used_time`,
+	// followed by ` asc` or ` desc`. Without a direction the order is ascending.
+	// Empty: `create_time desc`, newest first.
+	// Names compare by code point.
+	// A key that never expires comes after all that do,
+	// and a key that was never used before all that were; `desc` reverses both.
+	// Ties are broken by id.
 	OrderBy string `protobuf:"bytes,7,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
-	// page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer, and
-	// still have a next_page_token: it ends where an answer has no room for more.
+	// Optional. page_size is the maximum number of keys in the page. 0 means 20,
+	// more than 1,000 means 1,000, and less than 0 is refused.
+	// A page can hold fewer keys and still have a next_page_token,
+	// because a response has a maximum size.
 	PageSize int32 `protobuf:"varint,8,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// page_token: next_page_token of the page before, with every other field but page_size, skip and show_total_size as
-	// it was there. A token that was changed, or belongs to another filter, is refused.
+	// Optional. page_token is the next_page_token of the page before.
+	// Send every other field as for that page, except page_size, skip and show_total_size.
+	// A token that was changed, or that belongs to another filter, is refused.
 	PageToken string `protobuf:"bytes,9,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// skip leaves out this many keys before the page begins, counted from page_token where one is given; at most 10,000,
-	// and more is refused. The cost grows with the number. Do not repeat it with the next page_token.
+	// Optional. skip leaves out this many keys before the page begins,
+	// counted from page_token if that is set.
+	// More than 10,000 is refused. The cost grows with the number.
+	// Do not send it again with the next page_token.
 	Skip int32 `protobuf:"varint,10,opt,name=skip,proto3" json:"skip,omitempty"`
-	// show_total_size asks for total_size, which costs a count of up to 10,000 keys.
+	// Optional. show_total_size asks for total_size, which costs a count of up to 10,000 keys.
 	ShowTotalSize bool `protobuf:"varint,11,opt,name=show_total_size,json=showTotalSize,proto3" json:"show_total_size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -617,21 +642,27 @@ func (x *ListRequest) GetShowTotalSize() bool {
 	return false
 }
 
-// ListResponse is one page.
+// ListResponse is one page of keys.
 type ListResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-	// next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-	// create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-	// A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-	// fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-	// STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+	// api_keys are the keys of this page, in order.
+	// A page can have fewer keys than page_size, or none, and still a next_page_token:
+	// it ends early when it has examined its maximum number of keys
+	// (3,000; 2,000 if no index serves the request).
+	// That can happen with a search, with several filters together,
+	// or with a filter and another order than by create_time.
+	// A single filter by environment_id, owner_id, states or scope, within one project
+	// and in the order of create_time, fills its pages;
+	// so does a filter that at most 1,000 keys of a project match.
+	// A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+	// and can end a page early while there are many keys of both.
 	ApiKeys []*ApiKey `protobuf:"bytes,1,rep,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
-	// next_page_token is where the next page begins; empty: this was the last.
+	// next_page_token is where the next page begins. Empty: this is the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	// total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set. The count stops once it
-	// has looked at 10,000 keys: 10,000 means that many or more. Where keys that do not fit are looked at too (see
-	// api_keys) it can stop at less, and then means at least so many.
+	// total_size is the number of matching keys on all pages; 0 unless show_total_size was set.
+	// The count stops after examining 10,000 keys: 10,000 means that many or more.
+	// If it also examines keys that do not match (see api_keys), it can stop at a smaller number,
+	// which then is a minimum.
 	TotalSize     int32 `protobuf:"varint,3,opt,name=total_size,json=totalSize,proto3" json:"total_size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -688,15 +719,18 @@ func (x *ListResponse) GetTotalSize() int32 {
 	return 0
 }
 
-// UpdateRequest says what to change.
+// UpdateRequest describes a change of a key.
 type UpdateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// api_key names the key by its id, and holds the new values of the fields in the mask.
-	// Where its etag is set, it must be the key's current one, else ABORTED.
+	// Required. api_key names the key by its id and holds the new values of the fields in the mask.
+	// If its etag is set, it must be the key's current one; otherwise ABORTED.
 	ApiKey *ApiKey `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
-	// update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-	// A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-	// INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+	// Optional. update_mask names whole fields of api_key:
+	// name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+	// A field that is named but not set in api_key is cleared:
+	// name becomes `default`, expire_time never.
+	// Any other path is INVALID_ARGUMENT. At most 32 paths.
+	// Unset: those of the seven fields that are set (AIP-134).
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -746,14 +780,15 @@ func (x *UpdateRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
 	return nil
 }
 
-// UpdateResponse carries the key as it became.
+// UpdateResponse carries the updated key.
 type UpdateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// api_key is the key after the change.
 	ApiKey *ApiKey `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
-	// consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+	// consistency_token names the change's revision; see Consistency.at_least_as_fresh.
 	ConsistencyToken string `protobuf:"bytes,2,opt,name=consistency_token,json=consistencyToken,proto3" json:"consistency_token,omitempty"`
-	// webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
+	// webhook_secret signs the webhooks to a newly set rotation.webhook_url.
+	// It is returned once; see CreateResponse.webhook_secret.
 	WebhookSecret string `protobuf:"bytes,3,opt,name=webhook_secret,json=webhookSecret,proto3" json:"webhook_secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -810,14 +845,14 @@ func (x *UpdateResponse) GetWebhookSecret() string {
 	return ""
 }
 
-// KeyName finds a key by what people call it.
+// KeyName finds a key by its name.
 type KeyName struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// project_id: empty means the caller's own project.
+	// Optional. project_id is the key's project. Empty: the caller's own project.
 	ProjectId string `protobuf:"bytes,1,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
-	// environment_id: empty means keys without an environment.
+	// Optional. environment_id is the key's environment. Empty: keys without an environment.
 	EnvironmentId string `protobuf:"bytes,2,opt,name=environment_id,json=environmentId,proto3" json:"environment_id,omitempty"`
-	// name is compared exactly.
+	// Required. name is compared exactly.
 	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -874,17 +909,17 @@ func (x *KeyName) GetName() string {
 	return ""
 }
 
-// SetActiveRequest says which key, and on or off.
+// SetActiveRequest names a key and the state to set.
 type SetActiveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// target is required.
+	// Required. target says which key.
 	//
 	// Types that are valid to be assigned to Target:
 	//
 	//	*SetActiveRequest_KeyId
 	//	*SetActiveRequest_ByName
 	Target isSetActiveRequest_Target `protobuf_oneof:"target"`
-	// active: true to switch on, false to switch off.
+	// Optional. active is true to activate the key, and false to deactivate it.
 	Active        bool `protobuf:"varint,3,opt,name=active,proto3" json:"active,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -957,13 +992,15 @@ type isSetActiveRequest_Target interface {
 }
 
 type SetActiveRequest_KeyId struct {
-	// key_id names the key; see ApiKey.id.
+	// Optional. key_id names the key; see ApiKey.id.
 	KeyId string `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof"`
 }
 
 type SetActiveRequest_ByName struct {
-	// by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-	// passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+	// Optional. by_name finds the key by its name.
+	// It prefers keys that can still work to those that never can
+	// (revoked, or rotated and past their grace period).
+	// If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
 	ByName *KeyName `protobuf:"bytes,2,opt,name=by_name,json=byName,proto3,oneof"`
 }
 
@@ -971,12 +1008,13 @@ func (*SetActiveRequest_KeyId) isSetActiveRequest_Target() {}
 
 func (*SetActiveRequest_ByName) isSetActiveRequest_Target() {}
 
-// SetActiveResponse carries the key as it became.
+// SetActiveResponse carries the updated key.
 type SetActiveResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// api_key is the key after the change.
 	ApiKey *ApiKey `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
-	// consistency_token names the revision of the key's last change; see Consistency.at_least_as_fresh.
+	// consistency_token names the revision of the key's last change;
+	// see Consistency.at_least_as_fresh.
 	ConsistencyToken string `protobuf:"bytes,2,opt,name=consistency_token,json=consistencyToken,proto3" json:"consistency_token,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -1026,14 +1064,14 @@ func (x *SetActiveResponse) GetConsistencyToken() string {
 	return ""
 }
 
-// RevokeRequest says which key, and why.
+// RevokeRequest names the key to revoke, and the reason.
 type RevokeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// key_id is required; see ApiKey.id.
+	// Required. key_id names the key; see ApiKey.id.
 	KeyId string `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
-	// reason is kept for the record.
+	// Optional. reason is kept in the record.
 	Reason RevokeReason `protobuf:"varint,2,opt,name=reason,proto3,enum=tumbler.v1.RevokeReason" json:"reason,omitempty"`
-	// comment is kept for the record, at most 1,024 characters. Never put a secret here.
+	// Optional. comment is kept in the record: at most 1,024 characters. Never put a secret here.
 	Comment       string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1090,12 +1128,13 @@ func (x *RevokeRequest) GetComment() string {
 	return ""
 }
 
-// RevokeResponse carries the key as it became.
+// RevokeResponse carries the revoked key.
 type RevokeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// api_key is the key after the change.
 	ApiKey *ApiKey `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
-	// consistency_token names the revision of the key's last change; see Consistency.at_least_as_fresh.
+	// consistency_token names the revision of the key's last change;
+	// see Consistency.at_least_as_fresh.
 	ConsistencyToken string `protobuf:"bytes,2,opt,name=consistency_token,json=consistencyToken,proto3" json:"consistency_token,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -1145,25 +1184,28 @@ func (x *RevokeResponse) GetConsistencyToken() string {
 	return ""
 }
 
-// RotateRequest says which key to replace, and how long both shall work.
+// RotateRequest names the key to replace, and when it ends.
 type RotateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// key_id is required; see ApiKey.id.
+	// Required. key_id names the key; see ApiKey.id.
 	KeyId string `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
-	// grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-	// its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-	// 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+	// Optional. grace_period is how long the old key keeps working.
+	// Unset: 1 hour. 0: the old key ends at once.
+	// At most 30 days, and never past the old key's own expire_time.
+	// With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+	// and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
 	GracePeriod *durationpb.Duration `protobuf:"bytes,2,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
-	// expiry is the new key's; without it, it gets as long a life as the old one was given, counted from now.
+	// Optional. expiry limits the new key's lifetime.
+	// Unset: the lifetime that the old key was given, counted from now.
 	//
 	// Types that are valid to be assigned to Expiry:
 	//
 	//	*RotateRequest_ExpireTime
 	//	*RotateRequest_Ttl
 	Expiry isRotateRequest_Expiry `protobuf_oneof:"expiry"`
-	// request_id makes the call safe to repeat; see CreateRequest.request_id.
+	// Optional. request_id is an idempotency key; see CreateRequest.request_id.
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+	// Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
 	OldKeyEnds    OldKeyEnds `protobuf:"varint,6,opt,name=old_key_ends,json=oldKeyEnds,proto3,enum=tumbler.v1.OldKeyEnds" json:"old_key_ends,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1257,12 +1299,14 @@ type isRotateRequest_Expiry interface {
 }
 
 type RotateRequest_ExpireTime struct {
-	// expire_time is the first instant at which the new key is not accepted; it must be in the future.
+	// Optional. expire_time is the first instant at which the new key is not accepted.
+	// It must be in the future.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3,oneof"`
 }
 
 type RotateRequest_Ttl struct {
-	// ttl is the same, counted from now: more than zero, at most 36,500 days.
+	// Optional. ttl is the new key's lifetime, counted from now:
+	// more than zero, at most 36,500 days.
 	Ttl *durationpb.Duration `protobuf:"bytes,4,opt,name=ttl,proto3,oneof"`
 }
 
@@ -1270,18 +1314,19 @@ func (*RotateRequest_ExpireTime) isRotateRequest_Expiry() {}
 
 func (*RotateRequest_Ttl) isRotateRequest_Expiry() {}
 
-// RotateResponse shows the new key, this once.
+// RotateResponse carries the new key's text, this once.
 type RotateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// api_key is the new key.
+	// api_key is the new key's record.
 	ApiKey *ApiKey `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
-	// old_api_key is the key that was replaced, with its grace_expire_time.
+	// old_api_key is the replaced key's record, with its grace_expire_time.
 	OldApiKey *ApiKey `protobuf:"bytes,2,opt,name=old_api_key,json=oldApiKey,proto3" json:"old_api_key,omitempty"`
-	// key is the new key's whole text. It is stored nowhere and cannot be shown again.
+	// key is the new key's whole text. The server does not store it and cannot return it again.
 	Key string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
-	// consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+	// consistency_token names the change's revision; see Consistency.at_least_as_fresh.
 	ConsistencyToken string `protobuf:"bytes,4,opt,name=consistency_token,json=consistencyToken,proto3" json:"consistency_token,omitempty"`
-	// secret_omitted is set where request_id was seen before: key is then empty, since no secret is ever stored.
+	// secret_omitted is set if this is a replay of an earlier request_id.
+	// key is then empty, because the server stores no secret.
 	SecretOmitted bool `protobuf:"varint,5,opt,name=secret_omitted,json=secretOmitted,proto3" json:"secret_omitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1352,11 +1397,11 @@ func (x *RotateResponse) GetSecretOmitted() bool {
 	return false
 }
 
-// Consistency says how fresh an answer must be. Unset means minimize_latency. None of them ever delays a revocation in
-// the server that made it.
+// Consistency says how fresh an answer must be. Unset: minimize_latency.
+// Whichever is chosen, a revocation takes effect at once in the server that made it.
 type Consistency struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// requirement is one of the three.
+	// Optional. requirement is one of the three.
 	//
 	// Types that are valid to be assigned to Requirement:
 	//
@@ -1437,21 +1482,26 @@ type isConsistency_Requirement interface {
 }
 
 type Consistency_MinimizeLatency struct {
-	// minimize_latency: what this server knows. On SQLite, and in the server that made the change, every change that
-	// returned before the call began, whichever worker made it. Between servers on one database at most `max_staleness`
-	// old (2 s by default), typically milliseconds. A server that cannot confirm this reads the database, and where that
-	// fails answers UNAVAILABLE.
+	// Optional. minimize_latency answers from what this server knows.
+	// On SQLite, and in the server that made the change,
+	// that includes every change that returned before the call began, by any worker process.
+	// Between servers on one database it is at most `--max-staleness` old (2 s by default),
+	// and typically some milliseconds.
+	// A server that cannot confirm this reads the database, and answers UNAVAILABLE if that fails.
+	// False has the same effect.
 	MinimizeLatency bool `protobuf:"varint,1,opt,name=minimize_latency,json=minimizeLatency,proto3,oneof"`
 }
 
 type Consistency_AtLeastAsFresh struct {
-	// at_least_as_fresh: no older than the change that returned this consistency_token. A token that this installation
-	// did not issue is INVALID_ARGUMENT.
+	// Optional. at_least_as_fresh is a consistency_token:
+	// the answer is no older than the change that returned it.
+	// A token that this installation did not issue is INVALID_ARGUMENT.
 	AtLeastAsFresh string `protobuf:"bytes,2,opt,name=at_least_as_fresh,json=atLeastAsFresh,proto3,oneof"`
 }
 
 type Consistency_FullyConsistent struct {
-	// fully_consistent: every change that returned before the call began, wherever it was made.
+	// Optional. fully_consistent includes every change that returned before the call began,
+	// made by any server. False means minimize_latency.
 	FullyConsistent bool `protobuf:"varint,3,opt,name=fully_consistent,json=fullyConsistent,proto3,oneof"`
 }
 
@@ -1461,22 +1511,26 @@ func (*Consistency_AtLeastAsFresh) isConsistency_Requirement() {}
 
 func (*Consistency_FullyConsistent) isConsistency_Requirement() {}
 
-// VerifyRequest presents a key and says what it is to be used for.
+// VerifyRequest presents a key and says what the key is to be used for.
 type VerifyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
+	// Required. key is the key's whole text, as it was presented.
+	// Anything that does not have the form of a key is answered MALFORMED.
 	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
-	// that sees them all, see VerifyResponse.any_project.
+	// Optional. project_id is the project that the key must belong to;
+	// a key of another project is answered NOT_FOUND.
+	// Empty: any project that the caller may see. If the caller may see every project,
+	// see VerifyResponse.any_project.
 	ProjectId string `protobuf:"bytes,2,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
-	// environment_id: empty asks for no particular one; otherwise the key must belong to it.
+	// Optional. environment_id is the environment that the key must belong to. Empty: any, or none.
 	EnvironmentId string `protobuf:"bytes,3,opt,name=environment_id,json=environmentId,proto3" json:"environment_id,omitempty"`
-	// required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+	// Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
 	RequiredScopes []string `protobuf:"bytes,4,rep,name=required_scopes,json=requiredScopes,proto3" json:"required_scopes,omitempty"`
-	// client_ip is where the key was presented from, IPv4 or IPv6; an IPv4-mapped IPv6 address counts as IPv4.
-	// Text that is no address is INVALID_ARGUMENT.
+	// Optional. client_ip is the address that the key was presented from, IPv4 or IPv6.
+	// An IPv4-mapped IPv6 address counts as IPv4.
+	// Text that is not an address is INVALID_ARGUMENT.
 	ClientIp string `protobuf:"bytes,5,opt,name=client_ip,json=clientIp,proto3" json:"client_ip,omitempty"`
-	// consistency says how fresh the answer must be.
+	// Optional. consistency says how fresh the answer must be.
 	Consistency   *Consistency `protobuf:"bytes,6,opt,name=consistency,proto3" json:"consistency,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1554,50 +1608,59 @@ func (x *VerifyRequest) GetConsistency() *Consistency {
 	return nil
 }
 
-// VerifyResponse is the verdict. All zero values deny. Everything but valid, code, check_time, revision and
-// consistency_token stays empty with MALFORMED and NOT_FOUND: nothing is told of a key whose secret was not proven.
+// VerifyResponse is the verdict. A response with only zero values denies.
+// With MALFORMED and NOT_FOUND, every field is empty
+// except valid, code, check_time, revision and consistency_token:
+// the server reveals nothing about a key whose secret was not proven.
 type VerifyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// valid is true if and only if code is VALID.
 	Valid bool `protobuf:"varint,1,opt,name=valid,proto3" json:"valid,omitempty"`
-	// code says why. Show it to operators and logs, not to whoever presented the key.
+	// code is the reason for the verdict.
+	// Show it to operators and in logs, but not to the client that presented the key.
 	Code VerifyCode `protobuf:"varint,2,opt,name=code,proto3,enum=tumbler.v1.VerifyCode" json:"code,omitempty"`
 	// key_id is the key's id.
 	KeyId string `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
 	// project_id is the key's project.
 	ProjectId string `protobuf:"bytes,4,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
-	// environment_id is the key's environment; empty: it has none.
+	// environment_id is the key's environment. Empty: it has none.
 	EnvironmentId string `protobuf:"bytes,5,opt,name=environment_id,json=environmentId,proto3" json:"environment_id,omitempty"`
 	// name is the key's name.
 	Name string `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
 	// owner_id says on whose behalf the key acts.
 	OwnerId string `protobuf:"bytes,7,opt,name=owner_id,json=ownerId,proto3" json:"owner_id,omitempty"`
-	// scopes are all that the key grants, not only what was asked for.
+	// scopes are all scopes of the key, not only the required ones.
 	Scopes []string `protobuf:"bytes,8,rep,name=scopes,proto3" json:"scopes,omitempty"`
-	// metadata is the key's.
+	// metadata is the key's metadata.
 	Metadata map[string]string `protobuf:"bytes,9,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+	// allowed_cidrs are the networks that the key may be used from. Empty: every address.
 	AllowedCidrs []string `protobuf:"bytes,10,rep,name=allowed_cidrs,json=allowedCidrs,proto3" json:"allowed_cidrs,omitempty"`
-	// expire_time is the first instant at which the key is not accepted; unset: it never expires.
+	// expire_time is the first instant at which the key is not accepted. Unset: it never expires.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+	// grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
 	GraceExpireTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=grace_expire_time,json=graceExpireTime,proto3" json:"grace_expire_time,omitempty"`
 	// replaced_by_key_id names a rotated key's successor.
 	ReplacedByKeyId string `protobuf:"bytes,13,opt,name=replaced_by_key_id,json=replacedByKeyId,proto3" json:"replaced_by_key_id,omitempty"`
-	// cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-	// 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+	// cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+	// The client decides each use again.
+	// It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+	// Unset or zero: do not reuse it.
 	CacheTtl *durationpb.Duration `protobuf:"bytes,14,opt,name=cache_ttl,json=cacheTtl,proto3" json:"cache_ttl,omitempty"`
-	// check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-	// database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+	// check_time is the instant for which the verdict holds, by the server's clock.
+	// It is in the past only if the database is away and the operator allows the server
+	// to continue without it (`--stale-if-error`); cache_ttl is then unset.
 	CheckTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=check_time,json=checkTime,proto3" json:"check_time,omitempty"`
-	// revision is the log position that the answer reflects. Never cache an answer that is older than an event that was
-	// seen for the key: compare with KeyEvent.revision.
+	// revision is the log position that the answer reflects.
+	// Never cache an answer that is older than an event that you have seen for the key:
+	// compare with KeyEvent.revision.
 	Revision int64 `protobuf:"varint,16,opt,name=revision,proto3" json:"revision,omitempty"`
 	// consistency_token names revision; see Consistency.at_least_as_fresh.
 	ConsistencyToken string `protobuf:"bytes,17,opt,name=consistency_token,json=consistencyToken,proto3" json:"consistency_token,omitempty"`
-	// any_project is set where the calling key sees the keys of all projects (it is one of the reserved project `tumbler`)
-	// and the request named none: a key of any tenant may then be VALID. A verifier that guards a service refuses such an
-	// answer, whatever its code, unless its owner wished for that: name a project, or call with a key of one.
+	// any_project is set if the calling key may see the keys of every project
+	// (it belongs to the reserved project `tumbler`) and the request named no project:
+	// a key of any tenant can then be VALID.
+	// A verifier that guards a service must refuse such an answer, whatever its code,
+	// unless its owner asked for that. Name a project, or call with a key of one.
 	AnyProject    bool `protobuf:"varint,18,opt,name=any_project,json=anyProject,proto3" json:"any_project,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1759,10 +1822,10 @@ func (x *VerifyResponse) GetAnyProject() bool {
 	return false
 }
 
-// BatchVerifyRequest presents many keys at once.
+// BatchVerifyRequest presents several keys.
 type BatchVerifyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// requests: 1–1,000.
+	// Required. requests are the keys to verify: 1–1,000.
 	Requests      []*VerifyRequest `protobuf:"bytes,1,rep,name=requests,proto3" json:"requests,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1805,12 +1868,13 @@ func (x *BatchVerifyRequest) GetRequests() []*VerifyRequest {
 	return nil
 }
 
-// BatchVerifyResponse carries a verdict for each.
+// BatchVerifyResponse carries a verdict for each request.
 type BatchVerifyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-	// deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-	// after it: ask for these again.
+	// responses has one entry for each request, in the same order.
+	// An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+	// Either the item breaks a rule: call Verify with it to learn which.
+	// Or the response has no room for it and all that follow: send these again.
 	Responses     []*VerifyResponse `protobuf:"bytes,1,rep,name=responses,proto3" json:"responses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1853,16 +1917,19 @@ func (x *BatchVerifyResponse) GetResponses() []*VerifyResponse {
 	return nil
 }
 
-// WatchRequest says what to follow.
+// WatchRequest says which changes to stream, and from where.
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+	// Optional. project_id filters by project. Empty: the caller's own project;
+	// for a caller of the reserved project, every project.
 	ProjectId string `protobuf:"bytes,1,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
-	// start_cursor: the cursor of the last response seen, whichever server it came from, or any consistency_token; empty:
-	// from now on, that is, all that returned before the call began is behind the stream. What this installation did not
-	// issue is INVALID_ARGUMENT.
+	// Optional. start_cursor is the cursor of the last response received, from any server,
+	// or any consistency_token.
+	// Empty: from now on, that is, after every change that returned before the call began.
+	// A cursor that this installation did not issue is INVALID_ARGUMENT.
 	StartCursor string `protobuf:"bytes,2,opt,name=start_cursor,json=startCursor,proto3" json:"start_cursor,omitempty"`
-	// heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+	// Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+	// Unset: 5 s. At least 1 s, at most 1 h.
 	HeartbeatInterval *durationpb.Duration `protobuf:"bytes,3,opt,name=heartbeat_interval,json=heartbeatInterval,proto3" json:"heartbeat_interval,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
@@ -1919,23 +1986,30 @@ func (x *WatchRequest) GetHeartbeatInterval() *durationpb.Duration {
 	return nil
 }
 
-// WatchResponse carries changes, or, empty, the word that there were none.
+// WatchResponse carries changes, or is a heartbeat.
 type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// events are in commit order; none, and no reset: a heartbeat.
+	// events are in commit order. A response without events and without reset is a heartbeat.
 	Events []*KeyEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
-	// cursor is how far the stream has come: every change of its projects up to here has been told. Begin a new stream
-	// here after a broken one. It is a consistency token as well: what Verify answers to it as
-	// Consistency.at_least_as_fresh reflects all that has been told. (It moves on with changes of other projects too.)
+	// cursor is the stream's position: every change of its projects up to here has been delivered.
+	// Start a new stream here after a broken one.
+	// It is also a consistency token: with it as Consistency.at_least_as_fresh,
+	// Verify reflects everything that the stream has delivered.
+	// Changes of other projects move it, too.
 	Cursor string `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
-	// reset: changes before cursor cannot be told. The start_cursor was older than what is kept, or is not from this log
-	// since an older backup was restored; or the server itself lost its place. Forget everything cached, and cache no answer
-	// of Verify that is older than cursor. The stream goes on from there.
+	// reset says that changes before cursor cannot be delivered.
+	// Either start_cursor is older than the events that are kept,
+	// or it is not from this log because an older backup was restored,
+	// or the server lost its own position.
+	// Drop your whole cache, and cache no answer of Verify that is older than cursor.
+	// The stream continues from there.
 	Reset_ bool `protobuf:"varint,3,opt,name=reset,proto3" json:"reset,omitempty"`
-	// stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-	// at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-	// Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-	// the heartbeat was on its way: count from there, not from its arrival.
+	// stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+	// at the instant that this heartbeat confirms.
+	// Every change that returned by that instant has been delivered.
+	// Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+	// the sum is never later than the confirmed instant, however long the heartbeat travelled.
+	// Measure staleness from there, not from the heartbeat's arrival.
 	StreamAge     *durationpb.Duration `protobuf:"bytes,4,opt,name=stream_age,json=streamAge,proto3" json:"stream_age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1999,22 +2073,28 @@ func (x *WatchResponse) GetStreamAge() *durationpb.Duration {
 	return nil
 }
 
-// ListEventsRequest chooses events. All filters must fit.
+// ListEventsRequest filters events. An event must match every filter.
 type ListEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+	// Optional. project_id filters by project. Empty: the caller's own project;
+	// for a caller of the reserved project, every project.
 	ProjectId string `protobuf:"bytes,1,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
-	// key_id: empty means any key. A key that the caller may not see has no events, as one that does not exist.
+	// Optional. key_id filters by key. Empty: any.
+	// A key that the caller may not see has no events, exactly as a key that does not exist.
 	KeyId string `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
-	// types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+	// Optional. types filters by type: at most 32 entries. Empty: any.
+	// KEY_EVENT_TYPE_UNSPECIFIED is refused.
 	Types []KeyEventType `protobuf:"varint,3,rep,packed,name=types,proto3,enum=tumbler.v1.KeyEventType" json:"types,omitempty"`
-	// since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-	// clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+	// Optional. since_time matches events at or after this time, by KeyEvent.time.
+	// Unset: from the oldest event that is kept.
+	// If the clocks of an installation's servers are more than ten minutes apart,
+	// an event can be missed.
 	SinceTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since_time,json=sinceTime,proto3" json:"since_time,omitempty"`
-	// page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
-	// ListRequest.page_size.
+	// Optional. page_size is the maximum number of events in the page. 0 means 20,
+	// more than 1,000 means 1,000, and less than 0 is refused.
+	// A page can hold fewer; see ListRequest.page_size.
 	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// page_token: next_page_token of the page before, with the same filter.
+	// Optional. page_token is the next_page_token of the page before, with the same filter.
 	PageToken     string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2092,13 +2172,13 @@ func (x *ListEventsRequest) GetPageToken() string {
 	return ""
 }
 
-// ListEventsResponse is one page.
+// ListEventsResponse is one page of events.
 type ListEventsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// events are in commit order.
 	Events []*KeyEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
-	// next_page_token is where the next page begins; empty: this was the last. Changes that are made while a caller pages
-	// come at the end; to be told of each at once, use Watch.
+	// next_page_token is where the next page begins. Empty: this is the last page.
+	// Changes made while you page appear at the end. To receive changes as they happen, use Watch.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2151,11 +2231,12 @@ func (x *ListEventsResponse) GetNextPageToken() string {
 // ClaimRotationRequest exchanges a claim token for the successor.
 type ClaimRotationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
+	// Required. claim_token comes from the webhook `key.rotation_due`.
+	// It works once, for this key and this rotation.
 	ClaimToken string `protobuf:"bytes,1,opt,name=claim_token,json=claimToken,proto3" json:"claim_token,omitempty"`
-	// grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+	// Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
 	GracePeriod *durationpb.Duration `protobuf:"bytes,2,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
-	// old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+	// Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
 	OldKeyEnds    OldKeyEnds `protobuf:"varint,3,opt,name=old_key_ends,json=oldKeyEnds,proto3,enum=tumbler.v1.OldKeyEnds" json:"old_key_ends,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2212,16 +2293,16 @@ func (x *ClaimRotationRequest) GetOldKeyEnds() OldKeyEnds {
 	return OldKeyEnds_OLD_KEY_ENDS_UNSPECIFIED
 }
 
-// ClaimRotationResponse shows the new key, this once, as RotateResponse does.
+// ClaimRotationResponse carries the new key's text, this once, as RotateResponse does.
 type ClaimRotationResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// api_key is the new key.
+	// api_key is the new key's record.
 	ApiKey *ApiKey `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
-	// old_api_key is the key that was replaced, with its grace_expire_time.
+	// old_api_key is the replaced key's record, with its grace_expire_time.
 	OldApiKey *ApiKey `protobuf:"bytes,2,opt,name=old_api_key,json=oldApiKey,proto3" json:"old_api_key,omitempty"`
-	// key is the new key's whole text. It is stored nowhere and cannot be shown again.
+	// key is the new key's whole text. The server does not store it and cannot return it again.
 	Key string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
-	// consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+	// consistency_token names the change's revision; see Consistency.at_least_as_fresh.
 	ConsistencyToken string `protobuf:"bytes,4,opt,name=consistency_token,json=consistencyToken,proto3" json:"consistency_token,omitempty"`
 	// secret_omitted is never set here: a claim token cannot be used twice.
 	SecretOmitted bool `protobuf:"varint,5,opt,name=secret_omitted,json=secretOmitted,proto3" json:"secret_omitted,omitempty"`
@@ -2294,19 +2375,22 @@ func (x *ClaimRotationResponse) GetSecretOmitted() bool {
 	return false
 }
 
-// ListDeliveriesRequest chooses deliveries. All filters must fit.
+// ListDeliveriesRequest filters deliveries. A delivery must match every filter.
 type ListDeliveriesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+	// Optional. project_id filters by project. Empty: the caller's own project;
+	// for a caller of the reserved project, every project.
 	ProjectId string `protobuf:"bytes,1,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
-	// key_id: empty means any key.
+	// Optional. key_id filters by key. Empty: any.
 	KeyId string `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
-	// states: deliveries in one of these states, at most 16 entries; empty means any.
+	// Optional. states filters by state: at most 16 entries. Empty: any.
 	States []DeliveryState `protobuf:"varint,3,rep,packed,name=states,proto3,enum=tumbler.v1.DeliveryState" json:"states,omitempty"`
-	// page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
-	// ListRequest.page_size.
+	// Optional. page_size is the maximum number of deliveries in the page. 0 means 20,
+	// more than 1,000 means 1,000, and less than 0 is refused.
+	// A page can hold fewer; see ListRequest.page_size.
 	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// page_token: next_page_token of the page before, with every other field but page_size as it was there.
+	// Optional. page_token is the next_page_token of the page before.
+	// Send every other field as for that page, except page_size.
 	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2377,12 +2461,12 @@ func (x *ListDeliveriesRequest) GetPageToken() string {
 	return ""
 }
 
-// ListDeliveriesResponse is one page.
+// ListDeliveriesResponse is one page of deliveries.
 type ListDeliveriesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// deliveries are those of this page, the newest event's first.
+	// deliveries are ordered by their events, newest first.
 	Deliveries []*WebhookDelivery `protobuf:"bytes,1,rep,name=deliveries,proto3" json:"deliveries,omitempty"`
-	// next_page_token is where the next page begins; empty: this was the last.
+	// next_page_token is where the next page begins. Empty: this is the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2435,7 +2519,7 @@ func (x *ListDeliveriesResponse) GetNextPageToken() string {
 // RedeliverRequest names a delivery.
 type RedeliverRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// delivery_id is required; see WebhookDelivery.id.
+	// Required. delivery_id names the delivery; see WebhookDelivery.id.
 	DeliveryId    string `protobuf:"bytes,1,opt,name=delivery_id,json=deliveryId,proto3" json:"delivery_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2478,7 +2562,7 @@ func (x *RedeliverRequest) GetDeliveryId() string {
 	return ""
 }
 
-// RedeliverResponse carries the delivery as it became.
+// RedeliverResponse carries the updated delivery.
 type RedeliverResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// delivery is pending, and due at once.
@@ -2527,9 +2611,9 @@ func (x *RedeliverResponse) GetDelivery() *WebhookDelivery {
 // RotateWebhookSecretRequest names an endpoint.
 type RotateWebhookSecretRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// project_id: empty means the caller's own project.
+	// Optional. project_id is the endpoint's project. Empty: the caller's own project.
 	ProjectId string `protobuf:"bytes,1,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
-	// webhook_url is one that a key of the project has or had.
+	// Required. webhook_url is a URL that a key of the project has or had.
 	WebhookUrl    string `protobuf:"bytes,2,opt,name=webhook_url,json=webhookUrl,proto3" json:"webhook_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2579,12 +2663,12 @@ func (x *RotateWebhookSecretRequest) GetWebhookUrl() string {
 	return ""
 }
 
-// RotateWebhookSecretResponse shows the new secret, this once.
+// RotateWebhookSecretResponse carries the new secret, this once.
 type RotateWebhookSecretResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// webhook_secret is the new one, `whsec_…`.
+	// webhook_secret is the new secret, `whsec_…`.
 	WebhookSecret string `protobuf:"bytes,1,opt,name=webhook_secret,json=webhookSecret,proto3" json:"webhook_secret,omitempty"`
-	// previous_expire_time is until when those before it sign as well.
+	// previous_expire_time is when the replaced secrets stop signing.
 	PreviousExpireTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=previous_expire_time,json=previousExpireTime,proto3" json:"previous_expire_time,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache

@@ -40,103 +40,157 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
+// ApiKeyService issues API keys, and decides for each request that carries one whether it may pass.
 //
-// Every call carries a key of its own as `authorization: Bearer <key>` (or `x-api-key: <key>`; never more than
-// one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
-// PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
-// another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
+// Every call carries a key of its own: `authorization: Bearer <key>` or `x-api-key: <key>`,
+// and never more than one.
+// Without a key, with several, or with one that is not accepted, a call ends with UNAUTHENTICATED.
+// Without the scope that the RPC names, it ends with PERMISSION_DENIED.
+// A caller may only act in its own project;
+// a key of the reserved project `tumbler` may act in every project.
+// A request that names another project ends with PERMISSION_DENIED.
+// The id of another project's key ends with NOT_FOUND, exactly as an id that does not exist.
 //
-// Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
-// is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
-// what does not fit.
+// The server counts the entries of repeated fields and maps, and measures texts,
+// before it reads any of them.
+// A request that exceeds a field's limit ends with INVALID_ARGUMENT, which names the field.
+// A response has at most 3 MiB: a list ends its page early,
+// and a batch leaves the items undecided that do not fit.
 //
-// Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
-// does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
+// Every error carries ErrorInfo (see ErrorReason). Any call can also end with INTERNAL,
+// with UNAVAILABLE if the database does not answer,
+// and with RESOURCE_EXHAUSTED and RetryInfo under overload.
 type ApiKeyServiceClient interface {
-	// Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
-	// Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). Where the project
-	// has as many keys as it may have (1,000,000 of any state, unless the operator says otherwise), Create, Rotate and
-	// ClaimRotation are RESOURCE_EXHAUSTED (LIMIT_REACHED).
+	// Create makes a key and returns its secret, this once. Scope: `tumbler:keys:create`.
+	// Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED
+	// (SCOPE_ESCALATION).
+	// If the project has its maximum number of keys
+	// (1,000,000 in any state, unless the operator sets another),
+	// Create, Rotate and ClaimRotation end with RESOURCE_EXHAUSTED (LIMIT_REACHED).
 	Create(ctx context.Context, in *CreateRequest, opts ...grpc.CallOption) (*CreateResponse, error)
-	// Get reads one key, in whatever state it is. Scope `tumbler:keys:read`.
+	// Get reads one key, in any state. Scope: `tumbler:keys:read`.
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*GetResponse, error)
-	// List reads keys in pages, revoked ones too. Scope `tumbler:keys:read`.
-	// No key is skipped or repeated while others are made: pages continue after the last key seen, not at a number.
-	// (A key whose own sort value changes between two pages can move across the point where the next page begins.)
+	// List reads keys in pages, including revoked ones. Scope: `tumbler:keys:read`.
+	// A page continues after the last key of the page before, not at a number,
+	// so keys made in the meantime cause no key to be skipped or repeated.
+	// A key whose own sort value changes between two pages can move across the page boundary.
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListResponse, error)
-	// Update changes the fields named in the mask, for verification from the moment it returns. Scope
-	// `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
-	// leaves no event and no new etag.
-	// An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url, a
-	// rotation that comes earlier) needs a caller that holds the `tumbler:…` scopes which the key then carries: else
-	// PERMISSION_DENIED (SCOPE_ESCALATION). No key widens itself, nor what it was rotated to or from (SELF_WIDENING).
+	// Update changes the fields in the mask. Scope: `tumbler:keys:update`.
+	// Verify uses the new values as soon as Update has returned.
+	// A stale etag is ABORTED; a revoked key is FAILED_PRECONDITION.
+	// An Update that changes nothing writes no event and leaves the etag as it is.
+	//
+	// An Update widens a key if it sets a later expiry, an address or a scope that the key did not
+	// have, another webhook_url, or a rotation that comes earlier.
+	// To widen a key, the caller must hold the `tumbler:…` scopes that the key then carries;
+	// otherwise PERMISSION_DENIED (SCOPE_ESCALATION).
+	// A key cannot widen itself, nor a key that it was rotated to or from (SELF_WIDENING).
 	Update(ctx context.Context, in *UpdateRequest, opts ...grpc.CallOption) (*UpdateResponse, error)
-	// SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
-	// Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see
-	// Update.
+	// SetActive activates or deactivates a key. Scope: `tumbler:keys:update`.
+	// If the key already is in that state, the call succeeds and changes nothing.
+	// A revoked key is FAILED_PRECONDITION.
+	// To activate a key widens it: see Update.
 	SetActive(ctx context.Context, in *SetActiveRequest, opts ...grpc.CallOption) (*SetActiveResponse, error)
-	// Revoke ends a key for ever. Scope `tumbler:keys:revoke`.
-	// Once it has returned, no Verify begun later in this installation's server answers VALID for the key.
-	// Repeated, it is no error, and the first time, reason and comment stay.
+	// Revoke ends a key, permanently. Scope: `tumbler:keys:revoke`.
+	// Once it has returned, no Verify that begins later in this installation's server
+	// answers VALID for the key.
+	// Repeating it succeeds; the first time, reason and comment are kept.
 	Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error)
-	// Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
-	// whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
-	// A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
-	// Whoever lost the answer, and the new secret with it, rotates the successor, which KEY_SUPERSEDED names. With
-	// OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
-	// Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
-	// does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
-	// lifetime, counted from now (SELF_WIDENING).
+	// Rotate replaces a key by a successor. Scope: `tumbler:keys:rotate`.
+	// The successor inherits name, owner, scopes, metadata, networks, environment, schedule,
+	// and whether the key is active.
+	// The old key keeps working for a grace period.
+	// A superseded, revoked or expired key is FAILED_PRECONDITION:
+	// of many concurrent calls exactly one succeeds.
+	//
+	// If the response is lost, and the new secret with it, rotate the successor,
+	// which KEY_SUPERSEDED names.
+	// With OLD_KEY_ENDS_ON_FIRST_USE the old key works in the meantime.
+	//
+	// The caller receives the successor's secret.
+	// So rotating a key that carries a `tumbler:…` scope which the caller does not hold
+	// is PERMISSION_DENIED (SCOPE_ESCALATION).
+	// A key that rotates itself gives its successor at most its own lifetime, counted from now
+	// (SELF_WIDENING).
 	Rotate(ctx context.Context, in *RotateRequest, opts ...grpc.CallOption) (*RotateResponse, error)
-	// Verify says whether a presented key may do what is asked, now. Scope `tumbler:keys:verify`.
-	// The verdict is in the response of an OK call; an error status means that nothing was decided, and the request at
-	// hand must be denied or retried.
+	// Verify decides whether a presented key may do what the request asks.
+	// Scope: `tumbler:keys:verify`.
+	// The verdict is in the response of an OK call.
+	// An error status means that nothing was decided: deny the request at hand, or retry.
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error)
-	// BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
-	// Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
-	// other: its own response is empty, and so denies. So are those that do not fit into an answer of 3 MiB. Where many keys need bcrypt, a call proves some of them and ends
-	// with RESOURCE_EXHAUSTED: the next goes on from there.
+	// BatchVerify verifies 1–1,000 keys in one call. Scope: `tumbler:keys:verify`.
+	// Responses are in the order of the requests,
+	// and all are decided at one instant and from one view of the log.
+	// An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED
+	// does not fail the others: its own response is empty, and so denies.
+	// Items that do not fit into a response of 3 MiB are empty, too.
+	// If many keys need bcrypt, a call proves some of them and ends with RESOURCE_EXHAUSTED:
+	// the next call continues from there.
 	BatchVerify(ctx context.Context, in *BatchVerifyRequest, opts ...grpc.CallOption) (*BatchVerifyResponse, error)
-	// Watch streams changes as they are committed, so that a client can cache what Verify told it. Scope
-	// `tumbler:keys:verify`.
+	// Watch streams changes as they are committed, so that a client can cache answers of Verify.
+	// Scope: `tumbler:keys:verify`.
 	//
-	// The first response comes at once. From then on, every change is told as soon as it is committed, by whichever server
-	// of the installation, each once and in commit order; and a heartbeat, which is a response without events and without
-	// reset, says in every heartbeat_interval that there was nothing else to tell half a second ago or less. None is sent
-	// while the server does not know that, for instance since its database does not answer: a client that is not told
-	// anything for longer than heartbeat_interval should stop using what it remembers, and ask Verify. While a stream that
-	// began at a cursor is being told what it missed, there are no heartbeats; the first follows at once.
+	// The server sends the first response at once.
+	// Then it delivers every change as soon as it is committed, by any server of the installation,
+	// once each and in commit order.
+	// A heartbeat is a response without events and without reset.
+	// Within every heartbeat_interval the server sends one:
+	// all events up to at most 0.5 s before it have been delivered.
+	// The server sends no heartbeat while it cannot confirm that,
+	// for instance because its database does not answer.
+	// If a client receives nothing for longer than heartbeat_interval,
+	// it should stop using its cache, and call Verify.
+	// A stream that starts at a cursor delivers what it missed first, without heartbeats;
+	// the first heartbeat follows at once.
 	//
-	// A stream ends with UNAUTHENTICATED or PERMISSION_DENIED when the calling key would not be let in any more (it was
-	// revoked, has expired, lost its scope …); with RESOURCE_EXHAUSTED when its reader takes longer than five seconds for a
-	// response, or falls too far behind (READER_TOO_SLOW; CANCELLED where the reader does not even take that), and at once
-	// where the server has too many streams (OVERLOADED, with RetryInfo); with UNAVAILABLE when the server stops
-	// (SERVER_STOPPING). Connect again after a pause that has some chance in it, and begin at the last cursor: nothing is
-	// missed and nothing told twice.
+	// A stream ends with
+	//
+	//   - UNAUTHENTICATED or PERMISSION_DENIED if the calling key would be refused now:
+	//     it was revoked, has expired or lost its scope, for example;
+	//   - RESOURCE_EXHAUSTED (READER_TOO_SLOW) if the client takes longer than five seconds
+	//     to read a response, or falls too far behind; CANCELLED if it does not read that either;
+	//   - RESOURCE_EXHAUSTED (OVERLOADED, with RetryInfo), at once, if the server has too many
+	//     streams;
+	//   - UNAVAILABLE (SERVER_STOPPING) if the server stops.
+	//
+	// Reconnect after a pause with jitter, and start at the last cursor:
+	// no event is missed and none is delivered twice.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
-	// ListEvents reads the audit trail, oldest first: every change, when it was made, and by whom. Events older than the
-	// server's retention (400 days unless its operator says otherwise) are not kept. Scope `tumbler:events:read`.
+	// ListEvents reads the audit trail, oldest first: every change, its time and its actor.
+	// Scope: `tumbler:events:read`.
+	// The server removes events older than its retention
+	// (400 days, unless the operator sets another).
 	ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsResponse, error)
-	// ClaimRotation fetches the successor of a key whose rotation is due: the new secret is made now, shown this once, and
-	// the old key's grace begins. The claim token is the only credential; no API key is needed.
-	// A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
-	// whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
-	// changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor, which KEY_SUPERSEDED
-	// names; with OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
+	// ClaimRotation fetches the successor of a key whose rotation is due.
+	// The server makes the new secret now and returns it, this once;
+	// the old key's grace period begins.
+	// The claim token is the only credential: the call needs no API key.
+	// A token works once. A token that this installation did not issue is UNAUTHENTICATED
+	// (CLAIM_TOKEN_INVALID).
+	// A used token is FAILED_PRECONDITION, and so is one whose key has since been rotated, revoked,
+	// deactivated or given another schedule; nothing changes.
+	// Of concurrent calls exactly one succeeds.
+	// If the response is lost, Rotate the successor, which KEY_SUPERSEDED names;
+	// with OLD_KEY_ENDS_ON_FIRST_USE the old key works in the meantime.
 	ClaimRotation(ctx context.Context, in *ClaimRotationRequest, opts ...grpc.CallOption) (*ClaimRotationResponse, error)
-	// ListDeliveries reads what became of the webhooks that were sent, newest first. Deliveries are kept as long as events.
-	// Scope `tumbler:events:read`.
+	// ListDeliveries reads the state of webhook deliveries, newest first.
+	// Scope: `tumbler:events:read`.
+	// The server keeps deliveries as long as events.
 	ListDeliveries(ctx context.Context, in *ListDeliveriesRequest, opts ...grpc.CallOption) (*ListDeliveriesResponse, error)
-	// Redeliver sends a webhook again, at once and with the same id, whatever became of it; its attempts are counted on, and
-	// three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
-	// Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
+	// Redeliver sends a webhook again, at once and with the same id, whatever its state.
+	// Scope: `tumbler:keys:update`.
+	// Its attempts keep counting, and three days of retries start again.
+	// If the endpoint was turned off, it is turned on.
+	// A delivery that is out of date is FAILED_PRECONDITION (DELIVERY_OUTDATED).
 	Redeliver(ctx context.Context, in *RedeliverRequest, opts ...grpc.CallOption) (*RedeliverResponse, error)
-	// RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there is also signed
-	// by the secret before, so that nothing is lost while the receiver changes over. Scope `tumbler:keys:update`; the
-	// caller must also hold the `tumbler:…` scopes of the keys that have the URL: else PERMISSION_DENIED.
-	// Repeated within that time, all of its secrets sign for 24 hours more; where three replaced ones do,
-	// RESOURCE_EXHAUSTED (LIMIT_REACHED).
+	// RotateWebhookSecret makes a new secret for a webhook_url of a project.
+	// Scope: `tumbler:keys:update`.
+	// The caller must also hold the `tumbler:…` scopes of the keys with that URL;
+	// otherwise PERMISSION_DENIED.
+	// For 24 hours the previous secret signs as well,
+	// so that no webhook is lost while the receiver changes over.
+	// If the call is repeated within that time, all of these secrets sign for 24 hours more;
+	// with three replaced secrets still signing, it ends with RESOURCE_EXHAUSTED (LIMIT_REACHED).
 	RotateWebhookSecret(ctx context.Context, in *RotateWebhookSecretRequest, opts ...grpc.CallOption) (*RotateWebhookSecretResponse, error)
 }
 
@@ -311,103 +365,157 @@ func (c *apiKeyServiceClient) RotateWebhookSecret(ctx context.Context, in *Rotat
 // All implementations must embed UnimplementedApiKeyServiceServer
 // for forward compatibility.
 //
-// ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
+// ApiKeyService issues API keys, and decides for each request that carries one whether it may pass.
 //
-// Every call carries a key of its own as `authorization: Bearer <key>` (or `x-api-key: <key>`; never more than
-// one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
-// PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
-// another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
+// Every call carries a key of its own: `authorization: Bearer <key>` or `x-api-key: <key>`,
+// and never more than one.
+// Without a key, with several, or with one that is not accepted, a call ends with UNAUTHENTICATED.
+// Without the scope that the RPC names, it ends with PERMISSION_DENIED.
+// A caller may only act in its own project;
+// a key of the reserved project `tumbler` may act in every project.
+// A request that names another project ends with PERMISSION_DENIED.
+// The id of another project's key ends with NOT_FOUND, exactly as an id that does not exist.
 //
-// Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
-// is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
-// what does not fit.
+// The server counts the entries of repeated fields and maps, and measures texts,
+// before it reads any of them.
+// A request that exceeds a field's limit ends with INVALID_ARGUMENT, which names the field.
+// A response has at most 3 MiB: a list ends its page early,
+// and a batch leaves the items undecided that do not fit.
 //
-// Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
-// does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
+// Every error carries ErrorInfo (see ErrorReason). Any call can also end with INTERNAL,
+// with UNAVAILABLE if the database does not answer,
+// and with RESOURCE_EXHAUSTED and RetryInfo under overload.
 type ApiKeyServiceServer interface {
-	// Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
-	// Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). Where the project
-	// has as many keys as it may have (1,000,000 of any state, unless the operator says otherwise), Create, Rotate and
-	// ClaimRotation are RESOURCE_EXHAUSTED (LIMIT_REACHED).
+	// Create makes a key and returns its secret, this once. Scope: `tumbler:keys:create`.
+	// Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED
+	// (SCOPE_ESCALATION).
+	// If the project has its maximum number of keys
+	// (1,000,000 in any state, unless the operator sets another),
+	// Create, Rotate and ClaimRotation end with RESOURCE_EXHAUSTED (LIMIT_REACHED).
 	Create(context.Context, *CreateRequest) (*CreateResponse, error)
-	// Get reads one key, in whatever state it is. Scope `tumbler:keys:read`.
+	// Get reads one key, in any state. Scope: `tumbler:keys:read`.
 	Get(context.Context, *GetRequest) (*GetResponse, error)
-	// List reads keys in pages, revoked ones too. Scope `tumbler:keys:read`.
-	// No key is skipped or repeated while others are made: pages continue after the last key seen, not at a number.
-	// (A key whose own sort value changes between two pages can move across the point where the next page begins.)
+	// List reads keys in pages, including revoked ones. Scope: `tumbler:keys:read`.
+	// A page continues after the last key of the page before, not at a number,
+	// so keys made in the meantime cause no key to be skipped or repeated.
+	// A key whose own sort value changes between two pages can move across the page boundary.
 	List(context.Context, *ListRequest) (*ListResponse, error)
-	// Update changes the fields named in the mask, for verification from the moment it returns. Scope
-	// `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
-	// leaves no event and no new etag.
-	// An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url, a
-	// rotation that comes earlier) needs a caller that holds the `tumbler:…` scopes which the key then carries: else
-	// PERMISSION_DENIED (SCOPE_ESCALATION). No key widens itself, nor what it was rotated to or from (SELF_WIDENING).
+	// Update changes the fields in the mask. Scope: `tumbler:keys:update`.
+	// Verify uses the new values as soon as Update has returned.
+	// A stale etag is ABORTED; a revoked key is FAILED_PRECONDITION.
+	// An Update that changes nothing writes no event and leaves the etag as it is.
+	//
+	// An Update widens a key if it sets a later expiry, an address or a scope that the key did not
+	// have, another webhook_url, or a rotation that comes earlier.
+	// To widen a key, the caller must hold the `tumbler:…` scopes that the key then carries;
+	// otherwise PERMISSION_DENIED (SCOPE_ESCALATION).
+	// A key cannot widen itself, nor a key that it was rotated to or from (SELF_WIDENING).
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
-	// SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
-	// Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see
-	// Update.
+	// SetActive activates or deactivates a key. Scope: `tumbler:keys:update`.
+	// If the key already is in that state, the call succeeds and changes nothing.
+	// A revoked key is FAILED_PRECONDITION.
+	// To activate a key widens it: see Update.
 	SetActive(context.Context, *SetActiveRequest) (*SetActiveResponse, error)
-	// Revoke ends a key for ever. Scope `tumbler:keys:revoke`.
-	// Once it has returned, no Verify begun later in this installation's server answers VALID for the key.
-	// Repeated, it is no error, and the first time, reason and comment stay.
+	// Revoke ends a key, permanently. Scope: `tumbler:keys:revoke`.
+	// Once it has returned, no Verify that begins later in this installation's server
+	// answers VALID for the key.
+	// Repeating it succeeds; the first time, reason and comment are kept.
 	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
-	// Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
-	// whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
-	// A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
-	// Whoever lost the answer, and the new secret with it, rotates the successor, which KEY_SUPERSEDED names. With
-	// OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
-	// Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
-	// does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
-	// lifetime, counted from now (SELF_WIDENING).
+	// Rotate replaces a key by a successor. Scope: `tumbler:keys:rotate`.
+	// The successor inherits name, owner, scopes, metadata, networks, environment, schedule,
+	// and whether the key is active.
+	// The old key keeps working for a grace period.
+	// A superseded, revoked or expired key is FAILED_PRECONDITION:
+	// of many concurrent calls exactly one succeeds.
+	//
+	// If the response is lost, and the new secret with it, rotate the successor,
+	// which KEY_SUPERSEDED names.
+	// With OLD_KEY_ENDS_ON_FIRST_USE the old key works in the meantime.
+	//
+	// The caller receives the successor's secret.
+	// So rotating a key that carries a `tumbler:…` scope which the caller does not hold
+	// is PERMISSION_DENIED (SCOPE_ESCALATION).
+	// A key that rotates itself gives its successor at most its own lifetime, counted from now
+	// (SELF_WIDENING).
 	Rotate(context.Context, *RotateRequest) (*RotateResponse, error)
-	// Verify says whether a presented key may do what is asked, now. Scope `tumbler:keys:verify`.
-	// The verdict is in the response of an OK call; an error status means that nothing was decided, and the request at
-	// hand must be denied or retried.
+	// Verify decides whether a presented key may do what the request asks.
+	// Scope: `tumbler:keys:verify`.
+	// The verdict is in the response of an OK call.
+	// An error status means that nothing was decided: deny the request at hand, or retry.
 	Verify(context.Context, *VerifyRequest) (*VerifyResponse, error)
-	// BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
-	// Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
-	// other: its own response is empty, and so denies. So are those that do not fit into an answer of 3 MiB. Where many keys need bcrypt, a call proves some of them and ends
-	// with RESOURCE_EXHAUSTED: the next goes on from there.
+	// BatchVerify verifies 1–1,000 keys in one call. Scope: `tumbler:keys:verify`.
+	// Responses are in the order of the requests,
+	// and all are decided at one instant and from one view of the log.
+	// An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED
+	// does not fail the others: its own response is empty, and so denies.
+	// Items that do not fit into a response of 3 MiB are empty, too.
+	// If many keys need bcrypt, a call proves some of them and ends with RESOURCE_EXHAUSTED:
+	// the next call continues from there.
 	BatchVerify(context.Context, *BatchVerifyRequest) (*BatchVerifyResponse, error)
-	// Watch streams changes as they are committed, so that a client can cache what Verify told it. Scope
-	// `tumbler:keys:verify`.
+	// Watch streams changes as they are committed, so that a client can cache answers of Verify.
+	// Scope: `tumbler:keys:verify`.
 	//
-	// The first response comes at once. From then on, every change is told as soon as it is committed, by whichever server
-	// of the installation, each once and in commit order; and a heartbeat, which is a response without events and without
-	// reset, says in every heartbeat_interval that there was nothing else to tell half a second ago or less. None is sent
-	// while the server does not know that, for instance since its database does not answer: a client that is not told
-	// anything for longer than heartbeat_interval should stop using what it remembers, and ask Verify. While a stream that
-	// began at a cursor is being told what it missed, there are no heartbeats; the first follows at once.
+	// The server sends the first response at once.
+	// Then it delivers every change as soon as it is committed, by any server of the installation,
+	// once each and in commit order.
+	// A heartbeat is a response without events and without reset.
+	// Within every heartbeat_interval the server sends one:
+	// all events up to at most 0.5 s before it have been delivered.
+	// The server sends no heartbeat while it cannot confirm that,
+	// for instance because its database does not answer.
+	// If a client receives nothing for longer than heartbeat_interval,
+	// it should stop using its cache, and call Verify.
+	// A stream that starts at a cursor delivers what it missed first, without heartbeats;
+	// the first heartbeat follows at once.
 	//
-	// A stream ends with UNAUTHENTICATED or PERMISSION_DENIED when the calling key would not be let in any more (it was
-	// revoked, has expired, lost its scope …); with RESOURCE_EXHAUSTED when its reader takes longer than five seconds for a
-	// response, or falls too far behind (READER_TOO_SLOW; CANCELLED where the reader does not even take that), and at once
-	// where the server has too many streams (OVERLOADED, with RetryInfo); with UNAVAILABLE when the server stops
-	// (SERVER_STOPPING). Connect again after a pause that has some chance in it, and begin at the last cursor: nothing is
-	// missed and nothing told twice.
+	// A stream ends with
+	//
+	//   - UNAUTHENTICATED or PERMISSION_DENIED if the calling key would be refused now:
+	//     it was revoked, has expired or lost its scope, for example;
+	//   - RESOURCE_EXHAUSTED (READER_TOO_SLOW) if the client takes longer than five seconds
+	//     to read a response, or falls too far behind; CANCELLED if it does not read that either;
+	//   - RESOURCE_EXHAUSTED (OVERLOADED, with RetryInfo), at once, if the server has too many
+	//     streams;
+	//   - UNAVAILABLE (SERVER_STOPPING) if the server stops.
+	//
+	// Reconnect after a pause with jitter, and start at the last cursor:
+	// no event is missed and none is delivered twice.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
-	// ListEvents reads the audit trail, oldest first: every change, when it was made, and by whom. Events older than the
-	// server's retention (400 days unless its operator says otherwise) are not kept. Scope `tumbler:events:read`.
+	// ListEvents reads the audit trail, oldest first: every change, its time and its actor.
+	// Scope: `tumbler:events:read`.
+	// The server removes events older than its retention
+	// (400 days, unless the operator sets another).
 	ListEvents(context.Context, *ListEventsRequest) (*ListEventsResponse, error)
-	// ClaimRotation fetches the successor of a key whose rotation is due: the new secret is made now, shown this once, and
-	// the old key's grace begins. The claim token is the only credential; no API key is needed.
-	// A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
-	// whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
-	// changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor, which KEY_SUPERSEDED
-	// names; with OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
+	// ClaimRotation fetches the successor of a key whose rotation is due.
+	// The server makes the new secret now and returns it, this once;
+	// the old key's grace period begins.
+	// The claim token is the only credential: the call needs no API key.
+	// A token works once. A token that this installation did not issue is UNAUTHENTICATED
+	// (CLAIM_TOKEN_INVALID).
+	// A used token is FAILED_PRECONDITION, and so is one whose key has since been rotated, revoked,
+	// deactivated or given another schedule; nothing changes.
+	// Of concurrent calls exactly one succeeds.
+	// If the response is lost, Rotate the successor, which KEY_SUPERSEDED names;
+	// with OLD_KEY_ENDS_ON_FIRST_USE the old key works in the meantime.
 	ClaimRotation(context.Context, *ClaimRotationRequest) (*ClaimRotationResponse, error)
-	// ListDeliveries reads what became of the webhooks that were sent, newest first. Deliveries are kept as long as events.
-	// Scope `tumbler:events:read`.
+	// ListDeliveries reads the state of webhook deliveries, newest first.
+	// Scope: `tumbler:events:read`.
+	// The server keeps deliveries as long as events.
 	ListDeliveries(context.Context, *ListDeliveriesRequest) (*ListDeliveriesResponse, error)
-	// Redeliver sends a webhook again, at once and with the same id, whatever became of it; its attempts are counted on, and
-	// three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
-	// Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
+	// Redeliver sends a webhook again, at once and with the same id, whatever its state.
+	// Scope: `tumbler:keys:update`.
+	// Its attempts keep counting, and three days of retries start again.
+	// If the endpoint was turned off, it is turned on.
+	// A delivery that is out of date is FAILED_PRECONDITION (DELIVERY_OUTDATED).
 	Redeliver(context.Context, *RedeliverRequest) (*RedeliverResponse, error)
-	// RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there is also signed
-	// by the secret before, so that nothing is lost while the receiver changes over. Scope `tumbler:keys:update`; the
-	// caller must also hold the `tumbler:…` scopes of the keys that have the URL: else PERMISSION_DENIED.
-	// Repeated within that time, all of its secrets sign for 24 hours more; where three replaced ones do,
-	// RESOURCE_EXHAUSTED (LIMIT_REACHED).
+	// RotateWebhookSecret makes a new secret for a webhook_url of a project.
+	// Scope: `tumbler:keys:update`.
+	// The caller must also hold the `tumbler:…` scopes of the keys with that URL;
+	// otherwise PERMISSION_DENIED.
+	// For 24 hours the previous secret signs as well,
+	// so that no webhook is lost while the receiver changes over.
+	// If the call is repeated within that time, all of these secrets sign for 24 hours more;
+	// with three replaced secrets still signing, it ends with RESOURCE_EXHAUSTED (LIMIT_REACHED).
 	RotateWebhookSecret(context.Context, *RotateWebhookSecretRequest) (*RotateWebhookSecretResponse, error)
 	mustEmbedUnimplementedApiKeyServiceServer()
 }

@@ -22,44 +22,50 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// KeyEventType is what happened to a key.
+// KeyEventType says what happened to a key.
 type KeyEventType int32
 
 const (
 	// KEY_EVENT_TYPE_UNSPECIFIED is never sent.
 	KeyEventType_KEY_EVENT_TYPE_UNSPECIFIED KeyEventType = 0
-	// KEY_EVENT_TYPE_CREATED: the key was made, by Create or as the successor in a Rotate.
+	// KEY_EVENT_TYPE_CREATED: the key was made, by Create or as the successor in a rotation.
 	KeyEventType_KEY_EVENT_TYPE_CREATED KeyEventType = 1
-	// KEY_EVENT_TYPE_UPDATED: some of its fields changed; they take effect at once.
+	// KEY_EVENT_TYPE_UPDATED: some of the key's fields changed. The new values take effect at once.
 	KeyEventType_KEY_EVENT_TYPE_UPDATED KeyEventType = 2
-	// KEY_EVENT_TYPE_ACTIVATED: it was switched on again.
+	// KEY_EVENT_TYPE_ACTIVATED: the key was activated again.
 	KeyEventType_KEY_EVENT_TYPE_ACTIVATED KeyEventType = 3
-	// KEY_EVENT_TYPE_DEACTIVATED: it was switched off.
+	// KEY_EVENT_TYPE_DEACTIVATED: the key was deactivated.
 	KeyEventType_KEY_EVENT_TYPE_DEACTIVATED KeyEventType = 4
-	// KEY_EVENT_TYPE_REVOKED: it was ended for ever.
+	// KEY_EVENT_TYPE_REVOKED: the key was revoked, which is permanent.
 	KeyEventType_KEY_EVENT_TYPE_REVOKED KeyEventType = 5
-	// KEY_EVENT_TYPE_ROTATED: it was replaced, and works until its grace ends.
+	// KEY_EVENT_TYPE_ROTATED: the key was replaced. It works until its grace period ends.
 	KeyEventType_KEY_EVENT_TYPE_ROTATED KeyEventType = 6
-	// KEY_EVENT_TYPE_ROTATION_DUE: its schedule says that it should be replaced now. Once for each rotation; again where
-	// it was switched off and on, or given another webhook_url, while due: the earlier claim token is then void.
+	// KEY_EVENT_TYPE_ROTATION_DUE: by its schedule, the key should be replaced now.
+	// The event occurs once for each rotation.
+	// It occurs again if, while the rotation is due, the key is deactivated and activated,
+	// or is given another webhook_url; the earlier claim token is then void.
 	KeyEventType_KEY_EVENT_TYPE_ROTATION_DUE KeyEventType = 7
 	// KEY_EVENT_TYPE_ROTATION_CLAIMED: the replacement was fetched with a claim token.
 	KeyEventType_KEY_EVENT_TYPE_ROTATION_CLAIMED KeyEventType = 8
-	// KEY_EVENT_TYPE_ROTATION_OVERDUE: nobody replaced it within 24 hours. Once for each rotation.
+	// KEY_EVENT_TYPE_ROTATION_OVERDUE: the key was not replaced within 24 hours.
+	// The event occurs once for each rotation.
 	KeyEventType_KEY_EVENT_TYPE_ROTATION_OVERDUE KeyEventType = 9
-	// KEY_EVENT_TYPE_EXPIRING: it expires in 7 days or less, and again in 1 day or less; each once, and only where its
-	// expire_time was set further ahead than that. Not while it is deactivated, and not once it is replaced.
+	// KEY_EVENT_TYPE_EXPIRING: the key expires in 7 days or less; and again, in 1 day or less.
+	// Each occurs at most once for an expire_time, and only if that was set further ahead.
+	// It does not occur while the key is deactivated, nor after the key was replaced.
 	KeyEventType_KEY_EVENT_TYPE_EXPIRING KeyEventType = 10
-	// KEY_EVENT_TYPE_FIRST_USED: it was first used, and was to end the key that it replaces by that (see
-	// OLD_KEY_ENDS_ON_FIRST_USE). Of other keys no first use is told. An UPDATED event of each key that ended comes with it.
+	// KEY_EVENT_TYPE_FIRST_USED: the key was first used, and the key that it replaces ends by that
+	// (see OLD_KEY_ENDS_ON_FIRST_USE). An UPDATED event of each key that ended comes with it.
+	// The first use of any other key has no event.
 	KeyEventType_KEY_EVENT_TYPE_FIRST_USED KeyEventType = 11
-	// KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: a webhook_url of the project got a new secret. It is no key's: key_id is empty.
+	// KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: a webhook_url of the project got a new secret.
+	// The event is about no key: key_id is empty.
 	KeyEventType_KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED KeyEventType = 12
-	// KEY_EVENT_TYPE_RECORDED: the key's record was taken into the log as it was found, when this installation began to keep
-	// record_digest. Nothing changed.
+	// KEY_EVENT_TYPE_RECORDED: the log took in the key's record as it was,
+	// when this installation began to keep record_digest. Nothing changed.
 	KeyEventType_KEY_EVENT_TYPE_RECORDED KeyEventType = 13
-	// KEY_EVENT_TYPE_REHASHED: the stored proofs of its secret were made anew, since another pepper signs now or the bcrypt
-	// cost went up. The key is the same.
+	// KEY_EVENT_TYPE_REHASHED: the stored proofs of the key's secret were made again,
+	// because another pepper signs now or the bcrypt cost was raised. The key itself is the same.
 	KeyEventType_KEY_EVENT_TYPE_REHASHED KeyEventType = 14
 )
 
@@ -128,22 +134,24 @@ func (KeyEventType) EnumDescriptor() ([]byte, []int) {
 	return file_tumbler_v1_event_proto_rawDescGZIP(), []int{0}
 }
 
-// DeliveryState is what has become of a delivery.
+// DeliveryState is the state of a delivery.
 type DeliveryState int32
 
 const (
 	// DELIVERY_STATE_UNSPECIFIED is never sent, and refused as a filter.
 	DeliveryState_DELIVERY_STATE_UNSPECIFIED DeliveryState = 0
-	// DELIVERY_STATE_PENDING: it waits for its first attempt or its next.
+	// DELIVERY_STATE_PENDING: the delivery waits for its first attempt or its next.
 	DeliveryState_DELIVERY_STATE_PENDING DeliveryState = 1
-	// DELIVERY_STATE_DELIVERED: the receiver took it.
+	// DELIVERY_STATE_DELIVERED: the receiver accepted it.
 	DeliveryState_DELIVERY_STATE_DELIVERED DeliveryState = 2
-	// DELIVERY_STATE_FAILED: three days of attempts did not succeed; Redeliver begins anew.
+	// DELIVERY_STATE_FAILED: three days of attempts did not succeed. Redeliver starts again.
 	DeliveryState_DELIVERY_STATE_FAILED DeliveryState = 3
-	// DELIVERY_STATE_OUTDATED: what it was to tell had ceased to be true: the rotation was claimed, for example.
+	// DELIVERY_STATE_OUTDATED: the delivery was out of date before it succeeded,
+	// for example because the rotation was claimed.
 	DeliveryState_DELIVERY_STATE_OUTDATED DeliveryState = 4
-	// DELIVERY_STATE_ENDPOINT_OFF: the receiver has said that it is gone (410), for this or an earlier delivery; setting
-	// the webhook_url again, or Redeliver, turns the endpoint on again.
+	// DELIVERY_STATE_ENDPOINT_OFF: the receiver answered that it is gone (410),
+	// to this delivery or an earlier one.
+	// Setting the webhook_url again, or Redeliver, turns the endpoint on again.
 	DeliveryState_DELIVERY_STATE_ENDPOINT_OFF DeliveryState = 5
 )
 
@@ -194,48 +202,110 @@ func (DeliveryState) EnumDescriptor() ([]byte, []int) {
 	return file_tumbler_v1_event_proto_rawDescGZIP(), []int{1}
 }
 
-// KeyEvent is one change of one key. It is written in the change's own transaction: there is no change without its
-// event and no event without its change.
+// KeyEvent is one change of one key.
+// The transaction that makes a change also writes its event:
+// there is no change without an event, and no event without a change.
 type KeyEvent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// revision is the event's place in the one sequence of the whole database: 1, 2, 3 …, without gaps, in commit order.
+	// Output only. revision is the event's position in the one sequence of the whole database:
+	// 1, 2, 3 …, without gaps, in commit order.
 	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	// type says what happened.
+	// Output only. type says what happened.
 	Type KeyEventType `protobuf:"varint,2,opt,name=type,proto3,enum=tumbler.v1.KeyEventType" json:"type,omitempty"`
-	// key_id names the key that changed.
+	// Output only. key_id names the key that changed.
 	KeyId string `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
-	// project_id is the key's project.
+	// Output only. project_id is the key's project.
 	ProjectId string `protobuf:"bytes,4,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
-	// environment_id is the key's environment; empty: it has none.
+	// Output only. environment_id is the key's environment. Empty: it has none.
 	EnvironmentId string `protobuf:"bytes,5,opt,name=environment_id,json=environmentId,proto3" json:"environment_id,omitempty"`
-	// time is when the change was made, by the clock of the server that made it.
+	// Output only. time is when the change was made, by the clock of the server that made it.
 	Time *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=time,proto3" json:"time,omitempty"`
-	// actor is the credential that made the change.
+	// Output only. actor is the credential that made the change.
 	Actor *Actor `protobuf:"bytes,7,opt,name=actor,proto3" json:"actor,omitempty"`
-	// detail says more, by type; never a secret:
-	// CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-	// Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-	// `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-	// `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-	// REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-	// `on_first_use`; FIRST_USED: `replaces_key_id`;
-	// ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-	// `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-	// the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-	// a value, or somebody's words: it tells `fields`, not which scopes.
+	// Output only. detail says more about the change. It never holds a secret.
+	// Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+	// A key whose value would be empty is left out.
+	// Watch only sends the keys marked `yes`.
+	//
+	//	| type                   | key                   | value    | Watch |
+	//	|------------------------|-----------------------|----------|-------|
+	//	| CREATED                | new.FIELD             | of FIELD |       |
+	//	| CREATED                | replaces_key_id       | id       | yes   |
+	//	| UPDATED                | fields                | list     | yes   |
+	//	| UPDATED                | old.FIELD             | of FIELD |       |
+	//	| UPDATED                | new.FIELD             | of FIELD |       |
+	//	| UPDATED                | scopes_added          | list     |       |
+	//	| UPDATED                | scopes_removed        | list     |       |
+	//	| UPDATED                | old.grace_expire_time | time     |       |
+	//	| UPDATED                | new.grace_expire_time | time     |       |
+	//	| UPDATED                | first_used_key_id     | id       | yes   |
+	//	| REVOKED                | reason                | reason   | yes   |
+	//	| REVOKED                | comment               | text     |       |
+	//	| ROTATED                | replaced_by_key_id    | id       | yes   |
+	//	| ROTATED                | grace_expire_time     | time     | yes   |
+	//	| ROTATED                | old_key_ends          | end      | yes   |
+	//	| ROTATION_DUE           | due_time              | time     | yes   |
+	//	| ROTATION_OVERDUE       | due_time              | time     | yes   |
+	//	| EXPIRING               | expire_time           | time     | yes   |
+	//	| FIRST_USED             | replaces_key_id       | id       | yes   |
+	//	| WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+	//	| WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+	//	| any                    | altered               | list     |       |
+	//
+	// FIELD is a field of ApiKey that Create or Update sets:
+	//
+	//	| FIELD                | value    |
+	//	|----------------------|----------|
+	//	| name                 | text     |
+	//	| owner_id             | text     |
+	//	| scopes               | list     |
+	//	| metadata             | object   |
+	//	| allowed_cidrs        | list     |
+	//	| expire_time          | time     |
+	//	| rotation.interval    | duration |
+	//	| rotation.webhook_url | text     |
+	//
+	// The values have these forms:
+	//
+	//   - duration: seconds, such as `86400s` or `90000.5s`.
+	//   - end: `on_first_use`.
+	//   - id: a key's id.
+	//   - list: entries separated by commas, without spaces.
+	//   - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+	//   - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+	//   - text: the text itself.
+	//   - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+	//
+	// If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+	// its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+	// `(26,123 characters, sha256:…)`.
+	//
+	// CREATED has replaces_key_id if a rotation made the key.
+	// UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+	// If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+	// first_used_key_id.
+	// ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+	// altered names the columns of the key's record that were changed by hand in the database,
+	// before this event.
 	Detail map[string]string `protobuf:"bytes,8,rep,name=detail,proto3" json:"detail,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// hash is the SHA-256 of the event before it and of this one's content, so that a changed, inserted or deleted event
-	// shows. `tumbler-server audit verify` recomputes it, from the oldest event that is kept.
+	// Output only. hash is 32 bytes that chain the event to the one before it,
+	// so that a changed, inserted or deleted event shows.
+	// It is opaque: it covers content that no response carries, so a client cannot recompute it.
+	// Compare it with the hash of the same revision in a copy that you keep.
+	// `tumbler-server audit verify` checks the chain from the oldest event that is kept.
 	Hash []byte `protobuf:"bytes,9,opt,name=hash,proto3" json:"hash,omitempty"`
-	// client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
-	// no call made the change, or it came by a Unix socket. Not in Watch.
+	// Output only. client_address is the IP address that the call came from, as the server sees it:
+	// behind a proxy, the proxy's address.
+	// Empty: no call made the change, or it came through a Unix socket. Watch does not send it.
 	ClientAddress string `protobuf:"bytes,10,opt,name=client_address,json=clientAddress,proto3" json:"client_address,omitempty"`
-	// request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
-	// 128 printable characters. Not in Watch.
+	// Output only. request_id is the caller's name for the call: the request's own request_id,
+	// or its `x-request-id` header of at most 128 printable characters. Watch does not send it.
 	RequestId string `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// record_digest is the SHA-256 of all that is stored of the key after the event, the proofs of its secret included, so
-	// that `tumbler-server audit verify` finds what was changed by hand. Empty where a later event of the same change tells
-	// it, and with events of no key. Not in Watch.
+	// Output only. record_digest is the SHA-256 of everything stored of the key after the event,
+	// including the proofs of its secret.
+	// `tumbler-server audit verify` uses it to find what was changed by hand.
+	// Empty: a later event of the same change carries it, or the event is about no key.
+	// Watch does not send it.
 	RecordDigest  []byte `protobuf:"bytes,12,opt,name=record_digest,json=recordDigest,proto3" json:"record_digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -355,37 +425,40 @@ func (x *KeyEvent) GetRecordDigest() []byte {
 	return nil
 }
 
-// WebhookDelivery is what became of telling one event to its key's webhook_url. What is sent is
-// `{"type": …, "timestamp": …, "data": {"key_id": …, "project_id": …, …}}`, signed by the Standard Webhooks specification,
-// with the same `webhook-id` at every attempt. Any answer 200–299 within 15 seconds is success.
+// WebhookDelivery is the delivery of one event to its key's webhook_url.
+// The server posts `{"type": …, "timestamp": …, "data": {"key_id": …, "project_id": …, …}}`.
+// It signs this by the Standard Webhooks specification,
+// and sends the same `webhook-id` at every attempt.
+// Any status 200–299 within 15 seconds is success.
 type WebhookDelivery struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
+	// Output only. id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// revision is the event's; see KeyEvent.revision.
+	// Output only. revision is the event's revision; see KeyEvent.revision.
 	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	// type is the message's: `key.rotation_due`, `key.rotation_overdue`, `key.rotated`, `key.revoked`, `key.deactivated` or
-	// `key.expiring`.
+	// Output only. type is the message's type: `key.rotation_due`, `key.rotation_overdue`,
+	// `key.rotated`, `key.revoked`, `key.deactivated` or `key.expiring`.
 	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
-	// key_id names the key that the event was about.
+	// Output only. key_id names the key that the event is about.
 	KeyId string `protobuf:"bytes,4,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
-	// project_id is the key's project.
+	// Output only. project_id is the key's project.
 	ProjectId string `protobuf:"bytes,5,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
-	// url is where it goes: the key's webhook_url when the event was taken up.
+	// Output only. url is the destination: the key's webhook_url when the delivery was queued.
 	Url string `protobuf:"bytes,6,opt,name=url,proto3" json:"url,omitempty"`
-	// state is what has become of it.
+	// Output only. state is the state of the delivery.
 	State DeliveryState `protobuf:"varint,7,opt,name=state,proto3,enum=tumbler.v1.DeliveryState" json:"state,omitempty"`
-	// attempts is how often it was sent so far.
+	// Output only. attempts is the number of attempts so far.
 	Attempts int32 `protobuf:"varint,8,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	// create_time is when the event was made.
+	// Output only. create_time is the event's time.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// last_attempt_time is when it was last sent; unset: never.
+	// Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
 	LastAttemptTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=last_attempt_time,json=lastAttemptTime,proto3" json:"last_attempt_time,omitempty"`
-	// next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+	// Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
 	NextAttemptTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=next_attempt_time,json=nextAttemptTime,proto3" json:"next_attempt_time,omitempty"`
-	// last_status_code is the HTTP status of the last answer; 0: there was none.
+	// Output only. last_status_code is the HTTP status of the last answer. 0: there was none.
 	LastStatusCode int32 `protobuf:"varint,12,opt,name=last_status_code,json=lastStatusCode,proto3" json:"last_status_code,omitempty"`
-	// last_error says why the last attempt failed, in the server's words (never in the receiver's); empty: it did not.
+	// Output only. last_error says why the last attempt failed,
+	// in the server's words and never the receiver's. Empty: it did not fail.
 	LastError     string `protobuf:"bytes,13,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -34,10 +34,11 @@ var file_tumbler_v1_secret_proto_extTypes = []protoimpl.ExtensionInfo{
 
 // Extension fields to descriptorpb.FieldOptions.
 var (
-	// secret marks a field that holds a secret: a key, a claim token, or a webhook secret. Never log, store or show the
-	// value of such a field. No protobuf library redacts it: check the option where you print messages.
+	// secret marks a field that holds a secret: a key, a claim token or a webhook secret.
+	// Never log, store or show the value of such a field.
+	// protobuf's libraries do not redact it: check the option where you print messages.
 	//
-	// It is an option of this package, and not protobuf's own `debug_redact`, because protoc before 22 refuses that one.
+	// It is an option of this package because protoc 3.21 refuses protobuf's own `debug_redact`.
 	//
 	// optional bool secret = 83467;
 	E_Secret = &file_tumbler_v1_secret_proto_extTypes[0]

@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * Actor is the credential that made a call, as it was called at that moment.
+ * Actor is the credential that made a call, with the name it had then.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.Actor}
@@ -50,7 +50,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object keyId_ = "";
   /**
    * <pre>
-   * key_id is the calling key's id; empty where no key called, as for the first key of an installation.
+   * Output only. key_id is the calling key's id.
+   * Empty: no key called, as for the first key of an installation.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -71,7 +72,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * key_id is the calling key's id; empty where no key called, as for the first key of an installation.
+   * Output only. key_id is the calling key's id.
+   * Empty: no key called, as for the first key of an installation.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -97,7 +99,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object name_ = "";
   /**
    * <pre>
-   * name is the calling key's name, or the command that acted.
+   * Output only. name is the calling key's name, or the name of the command that acted.
    * </pre>
    *
    * <code>string name = 2 [json_name = "name"];</code>
@@ -118,7 +120,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * name is the calling key's name, or the command that acted.
+   * Output only. name is the calling key's name, or the name of the command that acted.
    * </pre>
    *
    * <code>string name = 2 [json_name = "name"];</code>
@@ -307,7 +309,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * Actor is the credential that made a call, as it was called at that moment.
+   * Actor is the credential that made a call, with the name it had then.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.Actor}
@@ -496,7 +498,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object keyId_ = "";
     /**
      * <pre>
-     * key_id is the calling key's id; empty where no key called, as for the first key of an installation.
+     * Output only. key_id is the calling key's id.
+     * Empty: no key called, as for the first key of an installation.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -516,7 +519,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is the calling key's id; empty where no key called, as for the first key of an installation.
+     * Output only. key_id is the calling key's id.
+     * Empty: no key called, as for the first key of an installation.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -537,7 +541,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is the calling key's id; empty where no key called, as for the first key of an installation.
+     * Output only. key_id is the calling key's id.
+     * Empty: no key called, as for the first key of an installation.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -554,7 +559,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is the calling key's id; empty where no key called, as for the first key of an installation.
+     * Output only. key_id is the calling key's id.
+     * Empty: no key called, as for the first key of an installation.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -568,7 +574,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is the calling key's id; empty where no key called, as for the first key of an installation.
+     * Output only. key_id is the calling key's id.
+     * Empty: no key called, as for the first key of an installation.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -588,7 +595,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object name_ = "";
     /**
      * <pre>
-     * name is the calling key's name, or the command that acted.
+     * Output only. name is the calling key's name, or the name of the command that acted.
      * </pre>
      *
      * <code>string name = 2 [json_name = "name"];</code>
@@ -608,7 +615,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * name is the calling key's name, or the command that acted.
+     * Output only. name is the calling key's name, or the name of the command that acted.
      * </pre>
      *
      * <code>string name = 2 [json_name = "name"];</code>
@@ -629,7 +636,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * name is the calling key's name, or the command that acted.
+     * Output only. name is the calling key's name, or the name of the command that acted.
      * </pre>
      *
      * <code>string name = 2 [json_name = "name"];</code>
@@ -646,7 +653,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * name is the calling key's name, or the command that acted.
+     * Output only. name is the calling key's name, or the name of the command that acted.
      * </pre>
      *
      * <code>string name = 2 [json_name = "name"];</code>
@@ -660,7 +667,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * name is the calling key's name, or the command that acted.
+     * Output only. name is the calling key's name, or the name of the command that acted.
      * </pre>
      *
      * <code>string name = 2 [json_name = "name"];</code>

@@ -10,7 +10,8 @@ public interface ActorOrBuilder extends
 
   /**
    * <pre>
-   * key_id is the calling key's id; empty where no key called, as for the first key of an installation.
+   * Output only. key_id is the calling key's id.
+   * Empty: no key called, as for the first key of an installation.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -19,7 +20,8 @@ public interface ActorOrBuilder extends
   java.lang.String getKeyId();
   /**
    * <pre>
-   * key_id is the calling key's id; empty where no key called, as for the first key of an installation.
+   * Output only. key_id is the calling key's id.
+   * Empty: no key called, as for the first key of an installation.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -30,7 +32,7 @@ public interface ActorOrBuilder extends
 
   /**
    * <pre>
-   * name is the calling key's name, or the command that acted.
+   * Output only. name is the calling key's name, or the name of the command that acted.
    * </pre>
    *
    * <code>string name = 2 [json_name = "name"];</code>
@@ -39,7 +41,7 @@ public interface ActorOrBuilder extends
   java.lang.String getName();
   /**
    * <pre>
-   * name is the calling key's name, or the command that acted.
+   * Output only. name is the calling key's name, or the name of the command that acted.
    * </pre>
    *
    * <code>string name = 2 [json_name = "name"];</code>

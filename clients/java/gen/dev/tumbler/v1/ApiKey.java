@@ -6,16 +6,18 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * ApiKey is everything that may be known of a key, except its secret.
- * No message that reads keys carries a secret or a hash: a secret is shown once, beside the ApiKey, by the call that
- * made it, and whoever loses it must Rotate.
+ * ApiKey is the record of a key: everything about it except its secret.
+ * A message that reads keys never carries a secret or a hash.
+ * The call that makes a key returns the secret once, beside the ApiKey.
+ * If the secret is lost, call Rotate.
  *
- * All times are kept to the microsecond; finer digits are dropped.
+ * Times are kept to the microsecond; finer digits are dropped.
  *
- * A record has at most 16 KiB as sent, of which 1.5 KiB are kept for what the server writes: the limits of the fields
- * below are each field's own, and all of them at their most do not fit. A larger one is INVALID_ARGUMENT at Create and
- * Update, and names the field that has most of it. A larger key from before there was this limit works on, and can be
- * made smaller; Rotate refuses it until then.
+ * A record has at most 16 KiB as sent, of which 1.5 KiB are reserved for what the server writes.
+ * Each limit below holds for its own field: a record with every field at its limit is too large.
+ * Create and Update answer a larger record with INVALID_ARGUMENT and name its largest field.
+ * A larger key from before this limit keeps working and can be made smaller by Update;
+ * until then, Rotate refuses it.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.ApiKey}
@@ -86,7 +88,9 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object id_ = "";
   /**
    * <pre>
-   * id names the key for ever: 16 random base62 characters, assigned by the server, part of the key's text, no secret.
+   * Output only. id identifies the key: 16 random base62 characters, assigned by the server.
+   * It never changes, is part of the key's text, and is not a secret.
+   * Update reads it to find the key.
    * </pre>
    *
    * <code>string id = 1 [json_name = "id"];</code>
@@ -107,7 +111,9 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * id names the key for ever: 16 random base62 characters, assigned by the server, part of the key's text, no secret.
+   * Output only. id identifies the key: 16 random base62 characters, assigned by the server.
+   * It never changes, is part of the key's text, and is not a secret.
+   * Update reads it to find the key.
    * </pre>
    *
    * <code>string id = 1 [json_name = "id"];</code>
@@ -133,9 +139,11 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object projectId_ = "";
   /**
    * <pre>
-   * project_id is the tenant that the key belongs to and cannot leave.
-   * 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -`, beginning with a letter or digit.
-   * Callers act in their own project alone; `tumbler` is reserved for operators, whose keys act in all.
+   * Output only. project_id is the project (the tenant) that owns the key.
+   * Create sets it, and it never changes.
+   * It is 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -` and begins with a letter or digit.
+   * A caller may only act in its own project.
+   * The project `tumbler` is reserved for operators, whose keys may act in every project.
    * </pre>
    *
    * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -156,9 +164,11 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * project_id is the tenant that the key belongs to and cannot leave.
-   * 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -`, beginning with a letter or digit.
-   * Callers act in their own project alone; `tumbler` is reserved for operators, whose keys act in all.
+   * Output only. project_id is the project (the tenant) that owns the key.
+   * Create sets it, and it never changes.
+   * It is 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -` and begins with a letter or digit.
+   * A caller may only act in its own project.
+   * The project `tumbler` is reserved for operators, whose keys may act in every project.
    * </pre>
    *
    * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -184,9 +194,10 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object environmentId_ = "";
   /**
    * <pre>
-   * environment_id separates, say, `live` from `test` inside a project; form as project_id, or empty.
-   * A Verify that names another environment (or names one where the key has none) is answered ENVIRONMENT_MISMATCH.
-   * It cannot be changed.
+   * Output only. environment_id separates environments inside a project, such as `live` and `test`.
+   * Its form is that of project_id; it may be empty. Create sets it, and it never changes.
+   * A Verify that names another environment is answered ENVIRONMENT_MISMATCH,
+   * and so is a Verify that names one if the key has none.
    * </pre>
    *
    * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -207,9 +218,10 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * environment_id separates, say, `live` from `test` inside a project; form as project_id, or empty.
-   * A Verify that names another environment (or names one where the key has none) is answered ENVIRONMENT_MISMATCH.
-   * It cannot be changed.
+   * Output only. environment_id separates environments inside a project, such as `live` and `test`.
+   * Its form is that of project_id; it may be empty. Create sets it, and it never changes.
+   * A Verify that names another environment is answered ENVIRONMENT_MISMATCH,
+   * and so is a Verify that names one if the key has none.
    * </pre>
    *
    * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -235,7 +247,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object name_ = "";
   /**
    * <pre>
-   * name is for people: 3–255 characters without control characters, not unique. `default` where Create leaves it out.
+   * Optional. name is a label for people: 3–255 characters without control characters.
+   * Names need not be unique. A key made without one is named `default`.
    * </pre>
    *
    * <code>string name = 4 [json_name = "name"];</code>
@@ -256,7 +269,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * name is for people: 3–255 characters without control characters, not unique. `default` where Create leaves it out.
+   * Optional. name is a label for people: 3–255 characters without control characters.
+   * Names need not be unique. A key made without one is named `default`.
    * </pre>
    *
    * <code>string name = 4 [json_name = "name"];</code>
@@ -282,7 +296,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object keyPrefix_ = "";
   /**
    * <pre>
-   * key_prefix is what may be shown of the key in a list: everything before the secret, `acme_live_&lt;id&gt;_` for example.
+   * Output only. key_prefix is the key's text up to its secret, such as `acme_live_&lt;id&gt;_`.
+   * It is safe to show in a list.
    * </pre>
    *
    * <code>string key_prefix = 5 [json_name = "keyPrefix"];</code>
@@ -303,7 +318,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * key_prefix is what may be shown of the key in a list: everything before the secret, `acme_live_&lt;id&gt;_` for example.
+   * Output only. key_prefix is the key's text up to its secret, such as `acme_live_&lt;id&gt;_`.
+   * It is safe to show in a list.
    * </pre>
    *
    * <code>string key_prefix = 5 [json_name = "keyPrefix"];</code>
@@ -329,8 +345,9 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object ownerId_ = "";
   /**
    * <pre>
-   * owner_id says on whose behalf the key acts: at most 255 characters without control characters, or empty.
-   * The server hands it to whoever verifies the key and never interprets it.
+   * Optional. owner_id says on whose behalf the key acts:
+   * at most 255 characters without control characters, or empty.
+   * Verify returns it; the server never interprets it.
    * </pre>
    *
    * <code>string owner_id = 6 [json_name = "ownerId"];</code>
@@ -351,8 +368,9 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * owner_id says on whose behalf the key acts: at most 255 characters without control characters, or empty.
-   * The server hands it to whoever verifies the key and never interprets it.
+   * Optional. owner_id says on whose behalf the key acts:
+   * at most 255 characters without control characters, or empty.
+   * Verify returns it; the server never interprets it.
    * </pre>
    *
    * <code>string owner_id = 6 [json_name = "ownerId"];</code>
@@ -379,10 +397,12 @@ private static final long serialVersionUID = 0L;
       com.google.protobuf.LazyStringArrayList.emptyList();
   /**
    * <pre>
-   * scopes are what the key may do: at most 100, each at most 128 characters of the form
-   * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-   * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+   * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+   * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+   * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+   * `*` grants every scope except `tumbler:…`.
+   * An empty list grants nothing.
+   * Duplicates count towards the limit and are then dropped; the order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -394,10 +414,12 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * scopes are what the key may do: at most 100, each at most 128 characters of the form
-   * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-   * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+   * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+   * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+   * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+   * `*` grants every scope except `tumbler:…`.
+   * An empty list grants nothing.
+   * Duplicates count towards the limit and are then dropped; the order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -408,10 +430,12 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * scopes are what the key may do: at most 100, each at most 128 characters of the form
-   * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-   * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+   * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+   * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+   * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+   * `*` grants every scope except `tumbler:…`.
+   * An empty list grants nothing.
+   * Duplicates count towards the limit and are then dropped; the order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -423,10 +447,12 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * scopes are what the key may do: at most 100, each at most 128 characters of the form
-   * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-   * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+   * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+   * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+   * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+   * `*` grants every scope except `tumbler:…`.
+   * An empty list grants nothing.
+   * Duplicates count towards the limit and are then dropped; the order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -466,8 +492,9 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-   * characters. Never put a secret here.
+   * Optional. metadata is returned by Verify:
+   * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+   * Never put a secret here.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -488,8 +515,9 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-   * characters. Never put a secret here.
+   * Optional. metadata is returned by Verify:
+   * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+   * Never put a secret here.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -500,8 +528,9 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-   * characters. Never put a secret here.
+   * Optional. metadata is returned by Verify:
+   * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+   * Never put a secret here.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -519,8 +548,9 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-   * characters. Never put a secret here.
+   * Optional. metadata is returned by Verify:
+   * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+   * Never put a secret here.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -543,9 +573,11 @@ java.lang.String defaultValue) {
       com.google.protobuf.LazyStringArrayList.emptyList();
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-   * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-   * Where it is set, a Verify without a client_ip is denied.
+   * Optional. allowed_cidrs are the networks that the key may be used from:
+   * IPv4 or IPv6, at most 100. Empty: every address.
+   * `192.0.2.7` means `192.0.2.7/32`.
+   * A network with host bits set, such as `192.0.2.7/24`, is refused.
+   * If allowed_cidrs is set, a Verify without a client_ip is denied.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -557,9 +589,11 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-   * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-   * Where it is set, a Verify without a client_ip is denied.
+   * Optional. allowed_cidrs are the networks that the key may be used from:
+   * IPv4 or IPv6, at most 100. Empty: every address.
+   * `192.0.2.7` means `192.0.2.7/32`.
+   * A network with host bits set, such as `192.0.2.7/24`, is refused.
+   * If allowed_cidrs is set, a Verify without a client_ip is denied.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -570,9 +604,11 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-   * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-   * Where it is set, a Verify without a client_ip is denied.
+   * Optional. allowed_cidrs are the networks that the key may be used from:
+   * IPv4 or IPv6, at most 100. Empty: every address.
+   * `192.0.2.7` means `192.0.2.7/32`.
+   * A network with host bits set, such as `192.0.2.7/24`, is refused.
+   * If allowed_cidrs is set, a Verify without a client_ip is denied.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -584,9 +620,11 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-   * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-   * Where it is set, a Verify without a client_ip is denied.
+   * Optional. allowed_cidrs are the networks that the key may be used from:
+   * IPv4 or IPv6, at most 100. Empty: every address.
+   * `192.0.2.7` means `192.0.2.7/32`.
+   * A network with host bits set, such as `192.0.2.7/24`, is refused.
+   * If allowed_cidrs is set, a Verify without a client_ip is denied.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -602,7 +640,8 @@ java.lang.String defaultValue) {
   private int state_ = 0;
   /**
    * <pre>
-   * state is derived from the facts below at the moment of the answer and never stored.
+   * Output only. state is derived from the other fields at the time of the answer.
+   * It is not stored.
    * </pre>
    *
    * <code>.tumbler.v1.State state = 10 [json_name = "state"];</code>
@@ -613,7 +652,8 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * state is derived from the facts below at the moment of the answer and never stored.
+   * Output only. state is derived from the other fields at the time of the answer.
+   * It is not stored.
    * </pre>
    *
    * <code>.tumbler.v1.State state = 10 [json_name = "state"];</code>
@@ -628,7 +668,7 @@ java.lang.String defaultValue) {
   private com.google.protobuf.Timestamp createTime_;
   /**
    * <pre>
-   * create_time is when the key was made.
+   * Output only. create_time is when the key was made.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp create_time = 11 [json_name = "createTime"];</code>
@@ -640,7 +680,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * create_time is when the key was made.
+   * Output only. create_time is when the key was made.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp create_time = 11 [json_name = "createTime"];</code>
@@ -652,7 +692,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * create_time is when the key was made.
+   * Output only. create_time is when the key was made.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp create_time = 11 [json_name = "createTime"];</code>
@@ -666,7 +706,7 @@ java.lang.String defaultValue) {
   private dev.tumbler.v1.Actor createdBy_;
   /**
    * <pre>
-   * created_by is the credential that made the key.
+   * Output only. created_by is the credential that made the key.
    * </pre>
    *
    * <code>.tumbler.v1.Actor created_by = 12 [json_name = "createdBy"];</code>
@@ -678,7 +718,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * created_by is the credential that made the key.
+   * Output only. created_by is the credential that made the key.
    * </pre>
    *
    * <code>.tumbler.v1.Actor created_by = 12 [json_name = "createdBy"];</code>
@@ -690,7 +730,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * created_by is the credential that made the key.
+   * Output only. created_by is the credential that made the key.
    * </pre>
    *
    * <code>.tumbler.v1.Actor created_by = 12 [json_name = "createdBy"];</code>
@@ -704,7 +744,7 @@ java.lang.String defaultValue) {
   private com.google.protobuf.Timestamp updateTime_;
   /**
    * <pre>
-   * update_time is when anything but last_used_time last changed.
+   * Output only. update_time is when anything except last_used_time last changed.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp update_time = 13 [json_name = "updateTime"];</code>
@@ -716,7 +756,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * update_time is when anything but last_used_time last changed.
+   * Output only. update_time is when anything except last_used_time last changed.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp update_time = 13 [json_name = "updateTime"];</code>
@@ -728,7 +768,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * update_time is when anything but last_used_time last changed.
+   * Output only. update_time is when anything except last_used_time last changed.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp update_time = 13 [json_name = "updateTime"];</code>
@@ -742,7 +782,8 @@ java.lang.String defaultValue) {
   private com.google.protobuf.Timestamp expireTime_;
   /**
    * <pre>
-   * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+   * Optional. expire_time is the first instant at which the key is no longer accepted.
+   * Unset: the key never expires.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 14 [json_name = "expireTime"];</code>
@@ -754,7 +795,8 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+   * Optional. expire_time is the first instant at which the key is no longer accepted.
+   * Unset: the key never expires.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 14 [json_name = "expireTime"];</code>
@@ -766,7 +808,8 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+   * Optional. expire_time is the first instant at which the key is no longer accepted.
+   * Unset: the key never expires.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 14 [json_name = "expireTime"];</code>
@@ -780,8 +823,9 @@ java.lang.String defaultValue) {
   private com.google.protobuf.Timestamp lastUsedTime_;
   /**
    * <pre>
-   * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-   * It is written in batches, and a crash may lose the last one.
+   * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+   * Unset: no use is recorded.
+   * The server writes it in batches, and a crash can lose the last batch.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp last_used_time = 15 [json_name = "lastUsedTime"];</code>
@@ -793,8 +837,9 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-   * It is written in batches, and a crash may lose the last one.
+   * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+   * Unset: no use is recorded.
+   * The server writes it in batches, and a crash can lose the last batch.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp last_used_time = 15 [json_name = "lastUsedTime"];</code>
@@ -806,8 +851,9 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-   * It is written in batches, and a crash may lose the last one.
+   * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+   * Unset: no use is recorded.
+   * The server writes it in batches, and a crash can lose the last batch.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp last_used_time = 15 [json_name = "lastUsedTime"];</code>
@@ -821,7 +867,7 @@ java.lang.String defaultValue) {
   private com.google.protobuf.Timestamp revokeTime_;
   /**
    * <pre>
-   * revoke_time is set for ever once the key is revoked.
+   * Output only. revoke_time is when the key was revoked; once set, it never changes.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp revoke_time = 16 [json_name = "revokeTime"];</code>
@@ -833,7 +879,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * revoke_time is set for ever once the key is revoked.
+   * Output only. revoke_time is when the key was revoked; once set, it never changes.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp revoke_time = 16 [json_name = "revokeTime"];</code>
@@ -845,7 +891,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * revoke_time is set for ever once the key is revoked.
+   * Output only. revoke_time is when the key was revoked; once set, it never changes.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp revoke_time = 16 [json_name = "revokeTime"];</code>
@@ -859,7 +905,7 @@ java.lang.String defaultValue) {
   private int revokeReason_ = 0;
   /**
    * <pre>
-   * revoke_reason is what the first Revoke gave.
+   * Output only. revoke_reason is the reason that the first Revoke gave.
    * </pre>
    *
    * <code>.tumbler.v1.RevokeReason revoke_reason = 17 [json_name = "revokeReason"];</code>
@@ -870,7 +916,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * revoke_reason is what the first Revoke gave.
+   * Output only. revoke_reason is the reason that the first Revoke gave.
    * </pre>
    *
    * <code>.tumbler.v1.RevokeReason revoke_reason = 17 [json_name = "revokeReason"];</code>
@@ -886,7 +932,8 @@ java.lang.String defaultValue) {
   private volatile java.lang.Object revokeComment_ = "";
   /**
    * <pre>
-   * revoke_comment is what the first Revoke gave, at most 1,024 characters.
+   * Output only. revoke_comment is the comment that the first Revoke gave,
+   * at most 1,024 characters.
    * </pre>
    *
    * <code>string revoke_comment = 18 [json_name = "revokeComment"];</code>
@@ -907,7 +954,8 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * revoke_comment is what the first Revoke gave, at most 1,024 characters.
+   * Output only. revoke_comment is the comment that the first Revoke gave,
+   * at most 1,024 characters.
    * </pre>
    *
    * <code>string revoke_comment = 18 [json_name = "revokeComment"];</code>
@@ -933,7 +981,8 @@ java.lang.String defaultValue) {
   private volatile java.lang.Object replacesKeyId_ = "";
   /**
    * <pre>
-   * replaces_key_id names the key that this one was rotated from; empty: none.
+   * Output only. replaces_key_id names the key that this one was rotated from.
+   * Empty: this key is no successor.
    * </pre>
    *
    * <code>string replaces_key_id = 19 [json_name = "replacesKeyId"];</code>
@@ -954,7 +1003,8 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * replaces_key_id names the key that this one was rotated from; empty: none.
+   * Output only. replaces_key_id names the key that this one was rotated from.
+   * Empty: this key is no successor.
    * </pre>
    *
    * <code>string replaces_key_id = 19 [json_name = "replacesKeyId"];</code>
@@ -980,7 +1030,8 @@ java.lang.String defaultValue) {
   private volatile java.lang.Object replacedByKeyId_ = "";
   /**
    * <pre>
-   * replaced_by_key_id names the key that this one was rotated to; empty: none.
+   * Output only. replaced_by_key_id names the key that this one was rotated to.
+   * Empty: this key was not rotated.
    * </pre>
    *
    * <code>string replaced_by_key_id = 20 [json_name = "replacedByKeyId"];</code>
@@ -1001,7 +1052,8 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * replaced_by_key_id names the key that this one was rotated to; empty: none.
+   * Output only. replaced_by_key_id names the key that this one was rotated to.
+   * Empty: this key was not rotated.
    * </pre>
    *
    * <code>string replaced_by_key_id = 20 [json_name = "replacedByKeyId"];</code>
@@ -1026,8 +1078,10 @@ java.lang.String defaultValue) {
   private com.google.protobuf.Timestamp graceExpireTime_;
   /**
    * <pre>
-   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-   * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+   * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+   * accepted.
+   * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+   * (see grace_ends_on_first_use).
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -1039,8 +1093,10 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-   * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+   * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+   * accepted.
+   * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+   * (see grace_ends_on_first_use).
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -1052,8 +1108,10 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-   * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+   * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+   * accepted.
+   * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+   * (see grace_ends_on_first_use).
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -1067,7 +1125,7 @@ java.lang.String defaultValue) {
   private dev.tumbler.v1.Rotation rotation_;
   /**
    * <pre>
-   * rotation is the key's schedule; unset: it is rotated by hand only.
+   * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
    * </pre>
    *
    * <code>.tumbler.v1.Rotation rotation = 22 [json_name = "rotation"];</code>
@@ -1079,7 +1137,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * rotation is the key's schedule; unset: it is rotated by hand only.
+   * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
    * </pre>
    *
    * <code>.tumbler.v1.Rotation rotation = 22 [json_name = "rotation"];</code>
@@ -1091,7 +1149,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * rotation is the key's schedule; unset: it is rotated by hand only.
+   * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
    * </pre>
    *
    * <code>.tumbler.v1.Rotation rotation = 22 [json_name = "rotation"];</code>
@@ -1106,8 +1164,9 @@ java.lang.String defaultValue) {
   private volatile java.lang.Object etag_ = "";
   /**
    * <pre>
-   * etag changes with every change of the key. Sent back in Update, a stale one is refused with ABORTED, so that
-   * two editors do not undo each other's work.
+   * Optional. etag changes with every change of the key.
+   * Send it back in Update, so that two editors do not overwrite each other's changes:
+   * a stale etag is refused with ABORTED.
    * </pre>
    *
    * <code>string etag = 23 [json_name = "etag"];</code>
@@ -1128,8 +1187,9 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * etag changes with every change of the key. Sent back in Update, a stale one is refused with ABORTED, so that
-   * two editors do not undo each other's work.
+   * Optional. etag changes with every change of the key.
+   * Send it back in Update, so that two editors do not overwrite each other's changes:
+   * a stale etag is refused with ABORTED.
    * </pre>
    *
    * <code>string etag = 23 [json_name = "etag"];</code>
@@ -1154,8 +1214,9 @@ java.lang.String defaultValue) {
   private boolean graceEndsOnFirstUse_ = false;
   /**
    * <pre>
-   * grace_ends_on_first_use is set while a rotated key waits for its successor's first use: it is accepted until then,
-   * at most until grace_expire_time. See OLD_KEY_ENDS_ON_FIRST_USE. Output only.
+   * Output only. grace_ends_on_first_use is set while a rotated key waits for the first use of its
+   * successor. The key is accepted until that use, at most until grace_expire_time.
+   * See OLD_KEY_ENDS_ON_FIRST_USE.
    * </pre>
    *
    * <code>bool grace_ends_on_first_use = 24 [json_name = "graceEndsOnFirstUse"];</code>
@@ -1630,16 +1691,18 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * ApiKey is everything that may be known of a key, except its secret.
-   * No message that reads keys carries a secret or a hash: a secret is shown once, beside the ApiKey, by the call that
-   * made it, and whoever loses it must Rotate.
+   * ApiKey is the record of a key: everything about it except its secret.
+   * A message that reads keys never carries a secret or a hash.
+   * The call that makes a key returns the secret once, beside the ApiKey.
+   * If the secret is lost, call Rotate.
    *
-   * All times are kept to the microsecond; finer digits are dropped.
+   * Times are kept to the microsecond; finer digits are dropped.
    *
-   * A record has at most 16 KiB as sent, of which 1.5 KiB are kept for what the server writes: the limits of the fields
-   * below are each field's own, and all of them at their most do not fit. A larger one is INVALID_ARGUMENT at Create and
-   * Update, and names the field that has most of it. A larger key from before there was this limit works on, and can be
-   * made smaller; Rotate refuses it until then.
+   * A record has at most 16 KiB as sent, of which 1.5 KiB are reserved for what the server writes.
+   * Each limit below holds for its own field: a record with every field at its limit is too large.
+   * Create and Update answer a larger record with INVALID_ARGUMENT and name its largest field.
+   * A larger key from before this limit keeps working and can be made smaller by Update;
+   * until then, Rotate refuses it.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.ApiKey}
@@ -2242,7 +2305,9 @@ java.lang.String defaultValue) {
     private java.lang.Object id_ = "";
     /**
      * <pre>
-     * id names the key for ever: 16 random base62 characters, assigned by the server, part of the key's text, no secret.
+     * Output only. id identifies the key: 16 random base62 characters, assigned by the server.
+     * It never changes, is part of the key's text, and is not a secret.
+     * Update reads it to find the key.
      * </pre>
      *
      * <code>string id = 1 [json_name = "id"];</code>
@@ -2262,7 +2327,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * id names the key for ever: 16 random base62 characters, assigned by the server, part of the key's text, no secret.
+     * Output only. id identifies the key: 16 random base62 characters, assigned by the server.
+     * It never changes, is part of the key's text, and is not a secret.
+     * Update reads it to find the key.
      * </pre>
      *
      * <code>string id = 1 [json_name = "id"];</code>
@@ -2283,7 +2350,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * id names the key for ever: 16 random base62 characters, assigned by the server, part of the key's text, no secret.
+     * Output only. id identifies the key: 16 random base62 characters, assigned by the server.
+     * It never changes, is part of the key's text, and is not a secret.
+     * Update reads it to find the key.
      * </pre>
      *
      * <code>string id = 1 [json_name = "id"];</code>
@@ -2300,7 +2369,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * id names the key for ever: 16 random base62 characters, assigned by the server, part of the key's text, no secret.
+     * Output only. id identifies the key: 16 random base62 characters, assigned by the server.
+     * It never changes, is part of the key's text, and is not a secret.
+     * Update reads it to find the key.
      * </pre>
      *
      * <code>string id = 1 [json_name = "id"];</code>
@@ -2314,7 +2385,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * id names the key for ever: 16 random base62 characters, assigned by the server, part of the key's text, no secret.
+     * Output only. id identifies the key: 16 random base62 characters, assigned by the server.
+     * It never changes, is part of the key's text, and is not a secret.
+     * Update reads it to find the key.
      * </pre>
      *
      * <code>string id = 1 [json_name = "id"];</code>
@@ -2334,9 +2407,11 @@ java.lang.String defaultValue) {
     private java.lang.Object projectId_ = "";
     /**
      * <pre>
-     * project_id is the tenant that the key belongs to and cannot leave.
-     * 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -`, beginning with a letter or digit.
-     * Callers act in their own project alone; `tumbler` is reserved for operators, whose keys act in all.
+     * Output only. project_id is the project (the tenant) that owns the key.
+     * Create sets it, and it never changes.
+     * It is 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -` and begins with a letter or digit.
+     * A caller may only act in its own project.
+     * The project `tumbler` is reserved for operators, whose keys may act in every project.
      * </pre>
      *
      * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -2356,9 +2431,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * project_id is the tenant that the key belongs to and cannot leave.
-     * 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -`, beginning with a letter or digit.
-     * Callers act in their own project alone; `tumbler` is reserved for operators, whose keys act in all.
+     * Output only. project_id is the project (the tenant) that owns the key.
+     * Create sets it, and it never changes.
+     * It is 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -` and begins with a letter or digit.
+     * A caller may only act in its own project.
+     * The project `tumbler` is reserved for operators, whose keys may act in every project.
      * </pre>
      *
      * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -2379,9 +2456,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * project_id is the tenant that the key belongs to and cannot leave.
-     * 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -`, beginning with a letter or digit.
-     * Callers act in their own project alone; `tumbler` is reserved for operators, whose keys act in all.
+     * Output only. project_id is the project (the tenant) that owns the key.
+     * Create sets it, and it never changes.
+     * It is 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -` and begins with a letter or digit.
+     * A caller may only act in its own project.
+     * The project `tumbler` is reserved for operators, whose keys may act in every project.
      * </pre>
      *
      * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -2398,9 +2477,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * project_id is the tenant that the key belongs to and cannot leave.
-     * 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -`, beginning with a letter or digit.
-     * Callers act in their own project alone; `tumbler` is reserved for operators, whose keys act in all.
+     * Output only. project_id is the project (the tenant) that owns the key.
+     * Create sets it, and it never changes.
+     * It is 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -` and begins with a letter or digit.
+     * A caller may only act in its own project.
+     * The project `tumbler` is reserved for operators, whose keys may act in every project.
      * </pre>
      *
      * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -2414,9 +2495,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * project_id is the tenant that the key belongs to and cannot leave.
-     * 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -`, beginning with a letter or digit.
-     * Callers act in their own project alone; `tumbler` is reserved for operators, whose keys act in all.
+     * Output only. project_id is the project (the tenant) that owns the key.
+     * Create sets it, and it never changes.
+     * It is 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -` and begins with a letter or digit.
+     * A caller may only act in its own project.
+     * The project `tumbler` is reserved for operators, whose keys may act in every project.
      * </pre>
      *
      * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -2436,9 +2519,10 @@ java.lang.String defaultValue) {
     private java.lang.Object environmentId_ = "";
     /**
      * <pre>
-     * environment_id separates, say, `live` from `test` inside a project; form as project_id, or empty.
-     * A Verify that names another environment (or names one where the key has none) is answered ENVIRONMENT_MISMATCH.
-     * It cannot be changed.
+     * Output only. environment_id separates environments inside a project, such as `live` and `test`.
+     * Its form is that of project_id; it may be empty. Create sets it, and it never changes.
+     * A Verify that names another environment is answered ENVIRONMENT_MISMATCH,
+     * and so is a Verify that names one if the key has none.
      * </pre>
      *
      * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -2458,9 +2542,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id separates, say, `live` from `test` inside a project; form as project_id, or empty.
-     * A Verify that names another environment (or names one where the key has none) is answered ENVIRONMENT_MISMATCH.
-     * It cannot be changed.
+     * Output only. environment_id separates environments inside a project, such as `live` and `test`.
+     * Its form is that of project_id; it may be empty. Create sets it, and it never changes.
+     * A Verify that names another environment is answered ENVIRONMENT_MISMATCH,
+     * and so is a Verify that names one if the key has none.
      * </pre>
      *
      * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -2481,9 +2566,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id separates, say, `live` from `test` inside a project; form as project_id, or empty.
-     * A Verify that names another environment (or names one where the key has none) is answered ENVIRONMENT_MISMATCH.
-     * It cannot be changed.
+     * Output only. environment_id separates environments inside a project, such as `live` and `test`.
+     * Its form is that of project_id; it may be empty. Create sets it, and it never changes.
+     * A Verify that names another environment is answered ENVIRONMENT_MISMATCH,
+     * and so is a Verify that names one if the key has none.
      * </pre>
      *
      * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -2500,9 +2586,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id separates, say, `live` from `test` inside a project; form as project_id, or empty.
-     * A Verify that names another environment (or names one where the key has none) is answered ENVIRONMENT_MISMATCH.
-     * It cannot be changed.
+     * Output only. environment_id separates environments inside a project, such as `live` and `test`.
+     * Its form is that of project_id; it may be empty. Create sets it, and it never changes.
+     * A Verify that names another environment is answered ENVIRONMENT_MISMATCH,
+     * and so is a Verify that names one if the key has none.
      * </pre>
      *
      * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -2516,9 +2603,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id separates, say, `live` from `test` inside a project; form as project_id, or empty.
-     * A Verify that names another environment (or names one where the key has none) is answered ENVIRONMENT_MISMATCH.
-     * It cannot be changed.
+     * Output only. environment_id separates environments inside a project, such as `live` and `test`.
+     * Its form is that of project_id; it may be empty. Create sets it, and it never changes.
+     * A Verify that names another environment is answered ENVIRONMENT_MISMATCH,
+     * and so is a Verify that names one if the key has none.
      * </pre>
      *
      * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -2538,7 +2626,8 @@ java.lang.String defaultValue) {
     private java.lang.Object name_ = "";
     /**
      * <pre>
-     * name is for people: 3–255 characters without control characters, not unique. `default` where Create leaves it out.
+     * Optional. name is a label for people: 3–255 characters without control characters.
+     * Names need not be unique. A key made without one is named `default`.
      * </pre>
      *
      * <code>string name = 4 [json_name = "name"];</code>
@@ -2558,7 +2647,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * name is for people: 3–255 characters without control characters, not unique. `default` where Create leaves it out.
+     * Optional. name is a label for people: 3–255 characters without control characters.
+     * Names need not be unique. A key made without one is named `default`.
      * </pre>
      *
      * <code>string name = 4 [json_name = "name"];</code>
@@ -2579,7 +2669,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * name is for people: 3–255 characters without control characters, not unique. `default` where Create leaves it out.
+     * Optional. name is a label for people: 3–255 characters without control characters.
+     * Names need not be unique. A key made without one is named `default`.
      * </pre>
      *
      * <code>string name = 4 [json_name = "name"];</code>
@@ -2596,7 +2687,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * name is for people: 3–255 characters without control characters, not unique. `default` where Create leaves it out.
+     * Optional. name is a label for people: 3–255 characters without control characters.
+     * Names need not be unique. A key made without one is named `default`.
      * </pre>
      *
      * <code>string name = 4 [json_name = "name"];</code>
@@ -2610,7 +2702,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * name is for people: 3–255 characters without control characters, not unique. `default` where Create leaves it out.
+     * Optional. name is a label for people: 3–255 characters without control characters.
+     * Names need not be unique. A key made without one is named `default`.
      * </pre>
      *
      * <code>string name = 4 [json_name = "name"];</code>
@@ -2630,7 +2723,8 @@ java.lang.String defaultValue) {
     private java.lang.Object keyPrefix_ = "";
     /**
      * <pre>
-     * key_prefix is what may be shown of the key in a list: everything before the secret, `acme_live_&lt;id&gt;_` for example.
+     * Output only. key_prefix is the key's text up to its secret, such as `acme_live_&lt;id&gt;_`.
+     * It is safe to show in a list.
      * </pre>
      *
      * <code>string key_prefix = 5 [json_name = "keyPrefix"];</code>
@@ -2650,7 +2744,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * key_prefix is what may be shown of the key in a list: everything before the secret, `acme_live_&lt;id&gt;_` for example.
+     * Output only. key_prefix is the key's text up to its secret, such as `acme_live_&lt;id&gt;_`.
+     * It is safe to show in a list.
      * </pre>
      *
      * <code>string key_prefix = 5 [json_name = "keyPrefix"];</code>
@@ -2671,7 +2766,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * key_prefix is what may be shown of the key in a list: everything before the secret, `acme_live_&lt;id&gt;_` for example.
+     * Output only. key_prefix is the key's text up to its secret, such as `acme_live_&lt;id&gt;_`.
+     * It is safe to show in a list.
      * </pre>
      *
      * <code>string key_prefix = 5 [json_name = "keyPrefix"];</code>
@@ -2688,7 +2784,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * key_prefix is what may be shown of the key in a list: everything before the secret, `acme_live_&lt;id&gt;_` for example.
+     * Output only. key_prefix is the key's text up to its secret, such as `acme_live_&lt;id&gt;_`.
+     * It is safe to show in a list.
      * </pre>
      *
      * <code>string key_prefix = 5 [json_name = "keyPrefix"];</code>
@@ -2702,7 +2799,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * key_prefix is what may be shown of the key in a list: everything before the secret, `acme_live_&lt;id&gt;_` for example.
+     * Output only. key_prefix is the key's text up to its secret, such as `acme_live_&lt;id&gt;_`.
+     * It is safe to show in a list.
      * </pre>
      *
      * <code>string key_prefix = 5 [json_name = "keyPrefix"];</code>
@@ -2722,8 +2820,9 @@ java.lang.String defaultValue) {
     private java.lang.Object ownerId_ = "";
     /**
      * <pre>
-     * owner_id says on whose behalf the key acts: at most 255 characters without control characters, or empty.
-     * The server hands it to whoever verifies the key and never interprets it.
+     * Optional. owner_id says on whose behalf the key acts:
+     * at most 255 characters without control characters, or empty.
+     * Verify returns it; the server never interprets it.
      * </pre>
      *
      * <code>string owner_id = 6 [json_name = "ownerId"];</code>
@@ -2743,8 +2842,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * owner_id says on whose behalf the key acts: at most 255 characters without control characters, or empty.
-     * The server hands it to whoever verifies the key and never interprets it.
+     * Optional. owner_id says on whose behalf the key acts:
+     * at most 255 characters without control characters, or empty.
+     * Verify returns it; the server never interprets it.
      * </pre>
      *
      * <code>string owner_id = 6 [json_name = "ownerId"];</code>
@@ -2765,8 +2865,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * owner_id says on whose behalf the key acts: at most 255 characters without control characters, or empty.
-     * The server hands it to whoever verifies the key and never interprets it.
+     * Optional. owner_id says on whose behalf the key acts:
+     * at most 255 characters without control characters, or empty.
+     * Verify returns it; the server never interprets it.
      * </pre>
      *
      * <code>string owner_id = 6 [json_name = "ownerId"];</code>
@@ -2783,8 +2884,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * owner_id says on whose behalf the key acts: at most 255 characters without control characters, or empty.
-     * The server hands it to whoever verifies the key and never interprets it.
+     * Optional. owner_id says on whose behalf the key acts:
+     * at most 255 characters without control characters, or empty.
+     * Verify returns it; the server never interprets it.
      * </pre>
      *
      * <code>string owner_id = 6 [json_name = "ownerId"];</code>
@@ -2798,8 +2900,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * owner_id says on whose behalf the key acts: at most 255 characters without control characters, or empty.
-     * The server hands it to whoever verifies the key and never interprets it.
+     * Optional. owner_id says on whose behalf the key acts:
+     * at most 255 characters without control characters, or empty.
+     * Verify returns it; the server never interprets it.
      * </pre>
      *
      * <code>string owner_id = 6 [json_name = "ownerId"];</code>
@@ -2826,10 +2929,12 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do: at most 100, each at most 128 characters of the form
-     * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-     * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+     * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+     * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+     * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+     * `*` grants every scope except `tumbler:…`.
+     * An empty list grants nothing.
+     * Duplicates count towards the limit and are then dropped; the order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2842,10 +2947,12 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do: at most 100, each at most 128 characters of the form
-     * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-     * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+     * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+     * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+     * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+     * `*` grants every scope except `tumbler:…`.
+     * An empty list grants nothing.
+     * Duplicates count towards the limit and are then dropped; the order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2856,10 +2963,12 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do: at most 100, each at most 128 characters of the form
-     * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-     * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+     * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+     * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+     * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+     * `*` grants every scope except `tumbler:…`.
+     * An empty list grants nothing.
+     * Duplicates count towards the limit and are then dropped; the order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2871,10 +2980,12 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do: at most 100, each at most 128 characters of the form
-     * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-     * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+     * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+     * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+     * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+     * `*` grants every scope except `tumbler:…`.
+     * An empty list grants nothing.
+     * Duplicates count towards the limit and are then dropped; the order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2887,10 +2998,12 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do: at most 100, each at most 128 characters of the form
-     * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-     * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+     * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+     * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+     * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+     * `*` grants every scope except `tumbler:…`.
+     * An empty list grants nothing.
+     * Duplicates count towards the limit and are then dropped; the order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2909,10 +3022,12 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do: at most 100, each at most 128 characters of the form
-     * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-     * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+     * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+     * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+     * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+     * `*` grants every scope except `tumbler:…`.
+     * An empty list grants nothing.
+     * Duplicates count towards the limit and are then dropped; the order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2930,10 +3045,12 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do: at most 100, each at most 128 characters of the form
-     * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-     * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+     * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+     * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+     * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+     * `*` grants every scope except `tumbler:…`.
+     * An empty list grants nothing.
+     * Duplicates count towards the limit and are then dropped; the order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2951,10 +3068,12 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do: at most 100, each at most 128 characters of the form
-     * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-     * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+     * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+     * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+     * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+     * `*` grants every scope except `tumbler:…`.
+     * An empty list grants nothing.
+     * Duplicates count towards the limit and are then dropped; the order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -2969,10 +3088,12 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do: at most 100, each at most 128 characters of the form
-     * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-     * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-     * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+     * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+     * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+     * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+     * `*` grants every scope except `tumbler:…`.
+     * An empty list grants nothing.
+     * Duplicates count towards the limit and are then dropped; the order is kept.
      * </pre>
      *
      * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -3018,8 +3139,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-     * characters. Never put a secret here.
+     * Optional. metadata is returned by Verify:
+     * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+     * Never put a secret here.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -3040,8 +3162,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-     * characters. Never put a secret here.
+     * Optional. metadata is returned by Verify:
+     * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+     * Never put a secret here.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -3052,8 +3175,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-     * characters. Never put a secret here.
+     * Optional. metadata is returned by Verify:
+     * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+     * Never put a secret here.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -3071,8 +3195,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-     * characters. Never put a secret here.
+     * Optional. metadata is returned by Verify:
+     * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+     * Never put a secret here.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -3096,8 +3221,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-     * characters. Never put a secret here.
+     * Optional. metadata is returned by Verify:
+     * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+     * Never put a secret here.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -3120,8 +3246,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-     * characters. Never put a secret here.
+     * Optional. metadata is returned by Verify:
+     * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+     * Never put a secret here.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -3138,8 +3265,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-     * characters. Never put a secret here.
+     * Optional. metadata is returned by Verify:
+     * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+     * Never put a secret here.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -3162,9 +3290,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-     * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-     * Where it is set, a Verify without a client_ip is denied.
+     * Optional. allowed_cidrs are the networks that the key may be used from:
+     * IPv4 or IPv6, at most 100. Empty: every address.
+     * `192.0.2.7` means `192.0.2.7/32`.
+     * A network with host bits set, such as `192.0.2.7/24`, is refused.
+     * If allowed_cidrs is set, a Verify without a client_ip is denied.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -3177,9 +3307,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-     * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-     * Where it is set, a Verify without a client_ip is denied.
+     * Optional. allowed_cidrs are the networks that the key may be used from:
+     * IPv4 or IPv6, at most 100. Empty: every address.
+     * `192.0.2.7` means `192.0.2.7/32`.
+     * A network with host bits set, such as `192.0.2.7/24`, is refused.
+     * If allowed_cidrs is set, a Verify without a client_ip is denied.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -3190,9 +3322,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-     * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-     * Where it is set, a Verify without a client_ip is denied.
+     * Optional. allowed_cidrs are the networks that the key may be used from:
+     * IPv4 or IPv6, at most 100. Empty: every address.
+     * `192.0.2.7` means `192.0.2.7/32`.
+     * A network with host bits set, such as `192.0.2.7/24`, is refused.
+     * If allowed_cidrs is set, a Verify without a client_ip is denied.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -3204,9 +3338,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-     * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-     * Where it is set, a Verify without a client_ip is denied.
+     * Optional. allowed_cidrs are the networks that the key may be used from:
+     * IPv4 or IPv6, at most 100. Empty: every address.
+     * `192.0.2.7` means `192.0.2.7/32`.
+     * A network with host bits set, such as `192.0.2.7/24`, is refused.
+     * If allowed_cidrs is set, a Verify without a client_ip is denied.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -3219,9 +3355,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-     * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-     * Where it is set, a Verify without a client_ip is denied.
+     * Optional. allowed_cidrs are the networks that the key may be used from:
+     * IPv4 or IPv6, at most 100. Empty: every address.
+     * `192.0.2.7` means `192.0.2.7/32`.
+     * A network with host bits set, such as `192.0.2.7/24`, is refused.
+     * If allowed_cidrs is set, a Verify without a client_ip is denied.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -3240,9 +3378,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-     * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-     * Where it is set, a Verify without a client_ip is denied.
+     * Optional. allowed_cidrs are the networks that the key may be used from:
+     * IPv4 or IPv6, at most 100. Empty: every address.
+     * `192.0.2.7` means `192.0.2.7/32`.
+     * A network with host bits set, such as `192.0.2.7/24`, is refused.
+     * If allowed_cidrs is set, a Verify without a client_ip is denied.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -3260,9 +3400,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-     * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-     * Where it is set, a Verify without a client_ip is denied.
+     * Optional. allowed_cidrs are the networks that the key may be used from:
+     * IPv4 or IPv6, at most 100. Empty: every address.
+     * `192.0.2.7` means `192.0.2.7/32`.
+     * A network with host bits set, such as `192.0.2.7/24`, is refused.
+     * If allowed_cidrs is set, a Verify without a client_ip is denied.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -3280,9 +3422,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-     * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-     * Where it is set, a Verify without a client_ip is denied.
+     * Optional. allowed_cidrs are the networks that the key may be used from:
+     * IPv4 or IPv6, at most 100. Empty: every address.
+     * `192.0.2.7` means `192.0.2.7/32`.
+     * A network with host bits set, such as `192.0.2.7/24`, is refused.
+     * If allowed_cidrs is set, a Verify without a client_ip is denied.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -3297,9 +3441,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-     * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-     * Where it is set, a Verify without a client_ip is denied.
+     * Optional. allowed_cidrs are the networks that the key may be used from:
+     * IPv4 or IPv6, at most 100. Empty: every address.
+     * `192.0.2.7` means `192.0.2.7/32`.
+     * A network with host bits set, such as `192.0.2.7/24`, is refused.
+     * If allowed_cidrs is set, a Verify without a client_ip is denied.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -3320,7 +3466,8 @@ java.lang.String defaultValue) {
     private int state_ = 0;
     /**
      * <pre>
-     * state is derived from the facts below at the moment of the answer and never stored.
+     * Output only. state is derived from the other fields at the time of the answer.
+     * It is not stored.
      * </pre>
      *
      * <code>.tumbler.v1.State state = 10 [json_name = "state"];</code>
@@ -3331,7 +3478,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * state is derived from the facts below at the moment of the answer and never stored.
+     * Output only. state is derived from the other fields at the time of the answer.
+     * It is not stored.
      * </pre>
      *
      * <code>.tumbler.v1.State state = 10 [json_name = "state"];</code>
@@ -3346,7 +3494,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * state is derived from the facts below at the moment of the answer and never stored.
+     * Output only. state is derived from the other fields at the time of the answer.
+     * It is not stored.
      * </pre>
      *
      * <code>.tumbler.v1.State state = 10 [json_name = "state"];</code>
@@ -3359,7 +3508,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * state is derived from the facts below at the moment of the answer and never stored.
+     * Output only. state is derived from the other fields at the time of the answer.
+     * It is not stored.
      * </pre>
      *
      * <code>.tumbler.v1.State state = 10 [json_name = "state"];</code>
@@ -3377,7 +3527,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * state is derived from the facts below at the moment of the answer and never stored.
+     * Output only. state is derived from the other fields at the time of the answer.
+     * It is not stored.
      * </pre>
      *
      * <code>.tumbler.v1.State state = 10 [json_name = "state"];</code>
@@ -3395,7 +3546,7 @@ java.lang.String defaultValue) {
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> createTimeBuilder_;
     /**
      * <pre>
-     * create_time is when the key was made.
+     * Output only. create_time is when the key was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 11 [json_name = "createTime"];</code>
@@ -3406,7 +3557,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * create_time is when the key was made.
+     * Output only. create_time is when the key was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 11 [json_name = "createTime"];</code>
@@ -3421,7 +3572,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * create_time is when the key was made.
+     * Output only. create_time is when the key was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 11 [json_name = "createTime"];</code>
@@ -3441,7 +3592,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * create_time is when the key was made.
+     * Output only. create_time is when the key was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 11 [json_name = "createTime"];</code>
@@ -3459,7 +3610,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * create_time is when the key was made.
+     * Output only. create_time is when the key was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 11 [json_name = "createTime"];</code>
@@ -3484,7 +3635,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * create_time is when the key was made.
+     * Output only. create_time is when the key was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 11 [json_name = "createTime"];</code>
@@ -3501,7 +3652,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * create_time is when the key was made.
+     * Output only. create_time is when the key was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 11 [json_name = "createTime"];</code>
@@ -3513,7 +3664,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * create_time is when the key was made.
+     * Output only. create_time is when the key was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 11 [json_name = "createTime"];</code>
@@ -3528,7 +3679,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * create_time is when the key was made.
+     * Output only. create_time is when the key was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 11 [json_name = "createTime"];</code>
@@ -3552,7 +3703,7 @@ java.lang.String defaultValue) {
         dev.tumbler.v1.Actor, dev.tumbler.v1.Actor.Builder, dev.tumbler.v1.ActorOrBuilder> createdByBuilder_;
     /**
      * <pre>
-     * created_by is the credential that made the key.
+     * Output only. created_by is the credential that made the key.
      * </pre>
      *
      * <code>.tumbler.v1.Actor created_by = 12 [json_name = "createdBy"];</code>
@@ -3563,7 +3714,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * created_by is the credential that made the key.
+     * Output only. created_by is the credential that made the key.
      * </pre>
      *
      * <code>.tumbler.v1.Actor created_by = 12 [json_name = "createdBy"];</code>
@@ -3578,7 +3729,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * created_by is the credential that made the key.
+     * Output only. created_by is the credential that made the key.
      * </pre>
      *
      * <code>.tumbler.v1.Actor created_by = 12 [json_name = "createdBy"];</code>
@@ -3598,7 +3749,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * created_by is the credential that made the key.
+     * Output only. created_by is the credential that made the key.
      * </pre>
      *
      * <code>.tumbler.v1.Actor created_by = 12 [json_name = "createdBy"];</code>
@@ -3616,7 +3767,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * created_by is the credential that made the key.
+     * Output only. created_by is the credential that made the key.
      * </pre>
      *
      * <code>.tumbler.v1.Actor created_by = 12 [json_name = "createdBy"];</code>
@@ -3641,7 +3792,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * created_by is the credential that made the key.
+     * Output only. created_by is the credential that made the key.
      * </pre>
      *
      * <code>.tumbler.v1.Actor created_by = 12 [json_name = "createdBy"];</code>
@@ -3658,7 +3809,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * created_by is the credential that made the key.
+     * Output only. created_by is the credential that made the key.
      * </pre>
      *
      * <code>.tumbler.v1.Actor created_by = 12 [json_name = "createdBy"];</code>
@@ -3670,7 +3821,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * created_by is the credential that made the key.
+     * Output only. created_by is the credential that made the key.
      * </pre>
      *
      * <code>.tumbler.v1.Actor created_by = 12 [json_name = "createdBy"];</code>
@@ -3685,7 +3836,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * created_by is the credential that made the key.
+     * Output only. created_by is the credential that made the key.
      * </pre>
      *
      * <code>.tumbler.v1.Actor created_by = 12 [json_name = "createdBy"];</code>
@@ -3709,7 +3860,7 @@ java.lang.String defaultValue) {
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> updateTimeBuilder_;
     /**
      * <pre>
-     * update_time is when anything but last_used_time last changed.
+     * Output only. update_time is when anything except last_used_time last changed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp update_time = 13 [json_name = "updateTime"];</code>
@@ -3720,7 +3871,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * update_time is when anything but last_used_time last changed.
+     * Output only. update_time is when anything except last_used_time last changed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp update_time = 13 [json_name = "updateTime"];</code>
@@ -3735,7 +3886,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * update_time is when anything but last_used_time last changed.
+     * Output only. update_time is when anything except last_used_time last changed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp update_time = 13 [json_name = "updateTime"];</code>
@@ -3755,7 +3906,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * update_time is when anything but last_used_time last changed.
+     * Output only. update_time is when anything except last_used_time last changed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp update_time = 13 [json_name = "updateTime"];</code>
@@ -3773,7 +3924,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * update_time is when anything but last_used_time last changed.
+     * Output only. update_time is when anything except last_used_time last changed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp update_time = 13 [json_name = "updateTime"];</code>
@@ -3798,7 +3949,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * update_time is when anything but last_used_time last changed.
+     * Output only. update_time is when anything except last_used_time last changed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp update_time = 13 [json_name = "updateTime"];</code>
@@ -3815,7 +3966,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * update_time is when anything but last_used_time last changed.
+     * Output only. update_time is when anything except last_used_time last changed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp update_time = 13 [json_name = "updateTime"];</code>
@@ -3827,7 +3978,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * update_time is when anything but last_used_time last changed.
+     * Output only. update_time is when anything except last_used_time last changed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp update_time = 13 [json_name = "updateTime"];</code>
@@ -3842,7 +3993,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * update_time is when anything but last_used_time last changed.
+     * Output only. update_time is when anything except last_used_time last changed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp update_time = 13 [json_name = "updateTime"];</code>
@@ -3866,7 +4017,8 @@ java.lang.String defaultValue) {
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> expireTimeBuilder_;
     /**
      * <pre>
-     * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+     * Optional. expire_time is the first instant at which the key is no longer accepted.
+     * Unset: the key never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 14 [json_name = "expireTime"];</code>
@@ -3877,7 +4029,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+     * Optional. expire_time is the first instant at which the key is no longer accepted.
+     * Unset: the key never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 14 [json_name = "expireTime"];</code>
@@ -3892,7 +4045,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+     * Optional. expire_time is the first instant at which the key is no longer accepted.
+     * Unset: the key never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 14 [json_name = "expireTime"];</code>
@@ -3912,7 +4066,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+     * Optional. expire_time is the first instant at which the key is no longer accepted.
+     * Unset: the key never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 14 [json_name = "expireTime"];</code>
@@ -3930,7 +4085,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+     * Optional. expire_time is the first instant at which the key is no longer accepted.
+     * Unset: the key never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 14 [json_name = "expireTime"];</code>
@@ -3955,7 +4111,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+     * Optional. expire_time is the first instant at which the key is no longer accepted.
+     * Unset: the key never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 14 [json_name = "expireTime"];</code>
@@ -3972,7 +4129,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+     * Optional. expire_time is the first instant at which the key is no longer accepted.
+     * Unset: the key never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 14 [json_name = "expireTime"];</code>
@@ -3984,7 +4142,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+     * Optional. expire_time is the first instant at which the key is no longer accepted.
+     * Unset: the key never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 14 [json_name = "expireTime"];</code>
@@ -3999,7 +4158,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+     * Optional. expire_time is the first instant at which the key is no longer accepted.
+     * Unset: the key never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 14 [json_name = "expireTime"];</code>
@@ -4023,8 +4183,9 @@ java.lang.String defaultValue) {
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> lastUsedTimeBuilder_;
     /**
      * <pre>
-     * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-     * It is written in batches, and a crash may lose the last one.
+     * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+     * Unset: no use is recorded.
+     * The server writes it in batches, and a crash can lose the last batch.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_used_time = 15 [json_name = "lastUsedTime"];</code>
@@ -4035,8 +4196,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-     * It is written in batches, and a crash may lose the last one.
+     * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+     * Unset: no use is recorded.
+     * The server writes it in batches, and a crash can lose the last batch.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_used_time = 15 [json_name = "lastUsedTime"];</code>
@@ -4051,8 +4213,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-     * It is written in batches, and a crash may lose the last one.
+     * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+     * Unset: no use is recorded.
+     * The server writes it in batches, and a crash can lose the last batch.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_used_time = 15 [json_name = "lastUsedTime"];</code>
@@ -4072,8 +4235,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-     * It is written in batches, and a crash may lose the last one.
+     * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+     * Unset: no use is recorded.
+     * The server writes it in batches, and a crash can lose the last batch.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_used_time = 15 [json_name = "lastUsedTime"];</code>
@@ -4091,8 +4255,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-     * It is written in batches, and a crash may lose the last one.
+     * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+     * Unset: no use is recorded.
+     * The server writes it in batches, and a crash can lose the last batch.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_used_time = 15 [json_name = "lastUsedTime"];</code>
@@ -4117,8 +4282,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-     * It is written in batches, and a crash may lose the last one.
+     * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+     * Unset: no use is recorded.
+     * The server writes it in batches, and a crash can lose the last batch.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_used_time = 15 [json_name = "lastUsedTime"];</code>
@@ -4135,8 +4301,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-     * It is written in batches, and a crash may lose the last one.
+     * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+     * Unset: no use is recorded.
+     * The server writes it in batches, and a crash can lose the last batch.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_used_time = 15 [json_name = "lastUsedTime"];</code>
@@ -4148,8 +4315,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-     * It is written in batches, and a crash may lose the last one.
+     * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+     * Unset: no use is recorded.
+     * The server writes it in batches, and a crash can lose the last batch.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_used_time = 15 [json_name = "lastUsedTime"];</code>
@@ -4164,8 +4332,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-     * It is written in batches, and a crash may lose the last one.
+     * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+     * Unset: no use is recorded.
+     * The server writes it in batches, and a crash can lose the last batch.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_used_time = 15 [json_name = "lastUsedTime"];</code>
@@ -4189,7 +4358,7 @@ java.lang.String defaultValue) {
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> revokeTimeBuilder_;
     /**
      * <pre>
-     * revoke_time is set for ever once the key is revoked.
+     * Output only. revoke_time is when the key was revoked; once set, it never changes.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp revoke_time = 16 [json_name = "revokeTime"];</code>
@@ -4200,7 +4369,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_time is set for ever once the key is revoked.
+     * Output only. revoke_time is when the key was revoked; once set, it never changes.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp revoke_time = 16 [json_name = "revokeTime"];</code>
@@ -4215,7 +4384,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_time is set for ever once the key is revoked.
+     * Output only. revoke_time is when the key was revoked; once set, it never changes.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp revoke_time = 16 [json_name = "revokeTime"];</code>
@@ -4235,7 +4404,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_time is set for ever once the key is revoked.
+     * Output only. revoke_time is when the key was revoked; once set, it never changes.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp revoke_time = 16 [json_name = "revokeTime"];</code>
@@ -4253,7 +4422,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_time is set for ever once the key is revoked.
+     * Output only. revoke_time is when the key was revoked; once set, it never changes.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp revoke_time = 16 [json_name = "revokeTime"];</code>
@@ -4278,7 +4447,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_time is set for ever once the key is revoked.
+     * Output only. revoke_time is when the key was revoked; once set, it never changes.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp revoke_time = 16 [json_name = "revokeTime"];</code>
@@ -4295,7 +4464,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_time is set for ever once the key is revoked.
+     * Output only. revoke_time is when the key was revoked; once set, it never changes.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp revoke_time = 16 [json_name = "revokeTime"];</code>
@@ -4307,7 +4476,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_time is set for ever once the key is revoked.
+     * Output only. revoke_time is when the key was revoked; once set, it never changes.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp revoke_time = 16 [json_name = "revokeTime"];</code>
@@ -4322,7 +4491,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_time is set for ever once the key is revoked.
+     * Output only. revoke_time is when the key was revoked; once set, it never changes.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp revoke_time = 16 [json_name = "revokeTime"];</code>
@@ -4344,7 +4513,7 @@ java.lang.String defaultValue) {
     private int revokeReason_ = 0;
     /**
      * <pre>
-     * revoke_reason is what the first Revoke gave.
+     * Output only. revoke_reason is the reason that the first Revoke gave.
      * </pre>
      *
      * <code>.tumbler.v1.RevokeReason revoke_reason = 17 [json_name = "revokeReason"];</code>
@@ -4355,7 +4524,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_reason is what the first Revoke gave.
+     * Output only. revoke_reason is the reason that the first Revoke gave.
      * </pre>
      *
      * <code>.tumbler.v1.RevokeReason revoke_reason = 17 [json_name = "revokeReason"];</code>
@@ -4370,7 +4539,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_reason is what the first Revoke gave.
+     * Output only. revoke_reason is the reason that the first Revoke gave.
      * </pre>
      *
      * <code>.tumbler.v1.RevokeReason revoke_reason = 17 [json_name = "revokeReason"];</code>
@@ -4383,7 +4552,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_reason is what the first Revoke gave.
+     * Output only. revoke_reason is the reason that the first Revoke gave.
      * </pre>
      *
      * <code>.tumbler.v1.RevokeReason revoke_reason = 17 [json_name = "revokeReason"];</code>
@@ -4401,7 +4570,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_reason is what the first Revoke gave.
+     * Output only. revoke_reason is the reason that the first Revoke gave.
      * </pre>
      *
      * <code>.tumbler.v1.RevokeReason revoke_reason = 17 [json_name = "revokeReason"];</code>
@@ -4417,7 +4586,8 @@ java.lang.String defaultValue) {
     private java.lang.Object revokeComment_ = "";
     /**
      * <pre>
-     * revoke_comment is what the first Revoke gave, at most 1,024 characters.
+     * Output only. revoke_comment is the comment that the first Revoke gave,
+     * at most 1,024 characters.
      * </pre>
      *
      * <code>string revoke_comment = 18 [json_name = "revokeComment"];</code>
@@ -4437,7 +4607,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_comment is what the first Revoke gave, at most 1,024 characters.
+     * Output only. revoke_comment is the comment that the first Revoke gave,
+     * at most 1,024 characters.
      * </pre>
      *
      * <code>string revoke_comment = 18 [json_name = "revokeComment"];</code>
@@ -4458,7 +4629,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_comment is what the first Revoke gave, at most 1,024 characters.
+     * Output only. revoke_comment is the comment that the first Revoke gave,
+     * at most 1,024 characters.
      * </pre>
      *
      * <code>string revoke_comment = 18 [json_name = "revokeComment"];</code>
@@ -4475,7 +4647,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_comment is what the first Revoke gave, at most 1,024 characters.
+     * Output only. revoke_comment is the comment that the first Revoke gave,
+     * at most 1,024 characters.
      * </pre>
      *
      * <code>string revoke_comment = 18 [json_name = "revokeComment"];</code>
@@ -4489,7 +4662,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revoke_comment is what the first Revoke gave, at most 1,024 characters.
+     * Output only. revoke_comment is the comment that the first Revoke gave,
+     * at most 1,024 characters.
      * </pre>
      *
      * <code>string revoke_comment = 18 [json_name = "revokeComment"];</code>
@@ -4509,7 +4683,8 @@ java.lang.String defaultValue) {
     private java.lang.Object replacesKeyId_ = "";
     /**
      * <pre>
-     * replaces_key_id names the key that this one was rotated from; empty: none.
+     * Output only. replaces_key_id names the key that this one was rotated from.
+     * Empty: this key is no successor.
      * </pre>
      *
      * <code>string replaces_key_id = 19 [json_name = "replacesKeyId"];</code>
@@ -4529,7 +4704,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * replaces_key_id names the key that this one was rotated from; empty: none.
+     * Output only. replaces_key_id names the key that this one was rotated from.
+     * Empty: this key is no successor.
      * </pre>
      *
      * <code>string replaces_key_id = 19 [json_name = "replacesKeyId"];</code>
@@ -4550,7 +4726,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * replaces_key_id names the key that this one was rotated from; empty: none.
+     * Output only. replaces_key_id names the key that this one was rotated from.
+     * Empty: this key is no successor.
      * </pre>
      *
      * <code>string replaces_key_id = 19 [json_name = "replacesKeyId"];</code>
@@ -4567,7 +4744,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * replaces_key_id names the key that this one was rotated from; empty: none.
+     * Output only. replaces_key_id names the key that this one was rotated from.
+     * Empty: this key is no successor.
      * </pre>
      *
      * <code>string replaces_key_id = 19 [json_name = "replacesKeyId"];</code>
@@ -4581,7 +4759,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * replaces_key_id names the key that this one was rotated from; empty: none.
+     * Output only. replaces_key_id names the key that this one was rotated from.
+     * Empty: this key is no successor.
      * </pre>
      *
      * <code>string replaces_key_id = 19 [json_name = "replacesKeyId"];</code>
@@ -4601,7 +4780,8 @@ java.lang.String defaultValue) {
     private java.lang.Object replacedByKeyId_ = "";
     /**
      * <pre>
-     * replaced_by_key_id names the key that this one was rotated to; empty: none.
+     * Output only. replaced_by_key_id names the key that this one was rotated to.
+     * Empty: this key was not rotated.
      * </pre>
      *
      * <code>string replaced_by_key_id = 20 [json_name = "replacedByKeyId"];</code>
@@ -4621,7 +4801,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * replaced_by_key_id names the key that this one was rotated to; empty: none.
+     * Output only. replaced_by_key_id names the key that this one was rotated to.
+     * Empty: this key was not rotated.
      * </pre>
      *
      * <code>string replaced_by_key_id = 20 [json_name = "replacedByKeyId"];</code>
@@ -4642,7 +4823,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * replaced_by_key_id names the key that this one was rotated to; empty: none.
+     * Output only. replaced_by_key_id names the key that this one was rotated to.
+     * Empty: this key was not rotated.
      * </pre>
      *
      * <code>string replaced_by_key_id = 20 [json_name = "replacedByKeyId"];</code>
@@ -4659,7 +4841,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * replaced_by_key_id names the key that this one was rotated to; empty: none.
+     * Output only. replaced_by_key_id names the key that this one was rotated to.
+     * Empty: this key was not rotated.
      * </pre>
      *
      * <code>string replaced_by_key_id = 20 [json_name = "replacedByKeyId"];</code>
@@ -4673,7 +4856,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * replaced_by_key_id names the key that this one was rotated to; empty: none.
+     * Output only. replaced_by_key_id names the key that this one was rotated to.
+     * Empty: this key was not rotated.
      * </pre>
      *
      * <code>string replaced_by_key_id = 20 [json_name = "replacedByKeyId"];</code>
@@ -4695,8 +4879,10 @@ java.lang.String defaultValue) {
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> graceExpireTimeBuilder_;
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+     * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+     * accepted.
+     * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+     * (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4707,8 +4893,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+     * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+     * accepted.
+     * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+     * (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4723,8 +4911,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+     * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+     * accepted.
+     * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+     * (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4744,8 +4934,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+     * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+     * accepted.
+     * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+     * (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4763,8 +4955,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+     * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+     * accepted.
+     * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+     * (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4789,8 +4983,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+     * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+     * accepted.
+     * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+     * (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4807,8 +5003,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+     * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+     * accepted.
+     * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+     * (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4820,8 +5018,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+     * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+     * accepted.
+     * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+     * (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4836,8 +5036,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-     * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+     * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+     * accepted.
+     * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+     * (see grace_ends_on_first_use).
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -4861,7 +5063,7 @@ java.lang.String defaultValue) {
         dev.tumbler.v1.Rotation, dev.tumbler.v1.Rotation.Builder, dev.tumbler.v1.RotationOrBuilder> rotationBuilder_;
     /**
      * <pre>
-     * rotation is the key's schedule; unset: it is rotated by hand only.
+     * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 22 [json_name = "rotation"];</code>
@@ -4872,7 +5074,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation is the key's schedule; unset: it is rotated by hand only.
+     * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 22 [json_name = "rotation"];</code>
@@ -4887,7 +5089,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation is the key's schedule; unset: it is rotated by hand only.
+     * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 22 [json_name = "rotation"];</code>
@@ -4907,7 +5109,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation is the key's schedule; unset: it is rotated by hand only.
+     * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 22 [json_name = "rotation"];</code>
@@ -4925,7 +5127,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation is the key's schedule; unset: it is rotated by hand only.
+     * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 22 [json_name = "rotation"];</code>
@@ -4950,7 +5152,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation is the key's schedule; unset: it is rotated by hand only.
+     * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 22 [json_name = "rotation"];</code>
@@ -4967,7 +5169,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation is the key's schedule; unset: it is rotated by hand only.
+     * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 22 [json_name = "rotation"];</code>
@@ -4979,7 +5181,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation is the key's schedule; unset: it is rotated by hand only.
+     * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 22 [json_name = "rotation"];</code>
@@ -4994,7 +5196,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation is the key's schedule; unset: it is rotated by hand only.
+     * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 22 [json_name = "rotation"];</code>
@@ -5016,8 +5218,9 @@ java.lang.String defaultValue) {
     private java.lang.Object etag_ = "";
     /**
      * <pre>
-     * etag changes with every change of the key. Sent back in Update, a stale one is refused with ABORTED, so that
-     * two editors do not undo each other's work.
+     * Optional. etag changes with every change of the key.
+     * Send it back in Update, so that two editors do not overwrite each other's changes:
+     * a stale etag is refused with ABORTED.
      * </pre>
      *
      * <code>string etag = 23 [json_name = "etag"];</code>
@@ -5037,8 +5240,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * etag changes with every change of the key. Sent back in Update, a stale one is refused with ABORTED, so that
-     * two editors do not undo each other's work.
+     * Optional. etag changes with every change of the key.
+     * Send it back in Update, so that two editors do not overwrite each other's changes:
+     * a stale etag is refused with ABORTED.
      * </pre>
      *
      * <code>string etag = 23 [json_name = "etag"];</code>
@@ -5059,8 +5263,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * etag changes with every change of the key. Sent back in Update, a stale one is refused with ABORTED, so that
-     * two editors do not undo each other's work.
+     * Optional. etag changes with every change of the key.
+     * Send it back in Update, so that two editors do not overwrite each other's changes:
+     * a stale etag is refused with ABORTED.
      * </pre>
      *
      * <code>string etag = 23 [json_name = "etag"];</code>
@@ -5077,8 +5282,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * etag changes with every change of the key. Sent back in Update, a stale one is refused with ABORTED, so that
-     * two editors do not undo each other's work.
+     * Optional. etag changes with every change of the key.
+     * Send it back in Update, so that two editors do not overwrite each other's changes:
+     * a stale etag is refused with ABORTED.
      * </pre>
      *
      * <code>string etag = 23 [json_name = "etag"];</code>
@@ -5092,8 +5298,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * etag changes with every change of the key. Sent back in Update, a stale one is refused with ABORTED, so that
-     * two editors do not undo each other's work.
+     * Optional. etag changes with every change of the key.
+     * Send it back in Update, so that two editors do not overwrite each other's changes:
+     * a stale etag is refused with ABORTED.
      * </pre>
      *
      * <code>string etag = 23 [json_name = "etag"];</code>
@@ -5113,8 +5320,9 @@ java.lang.String defaultValue) {
     private boolean graceEndsOnFirstUse_ ;
     /**
      * <pre>
-     * grace_ends_on_first_use is set while a rotated key waits for its successor's first use: it is accepted until then,
-     * at most until grace_expire_time. See OLD_KEY_ENDS_ON_FIRST_USE. Output only.
+     * Output only. grace_ends_on_first_use is set while a rotated key waits for the first use of its
+     * successor. The key is accepted until that use, at most until grace_expire_time.
+     * See OLD_KEY_ENDS_ON_FIRST_USE.
      * </pre>
      *
      * <code>bool grace_ends_on_first_use = 24 [json_name = "graceEndsOnFirstUse"];</code>
@@ -5126,8 +5334,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_ends_on_first_use is set while a rotated key waits for its successor's first use: it is accepted until then,
-     * at most until grace_expire_time. See OLD_KEY_ENDS_ON_FIRST_USE. Output only.
+     * Output only. grace_ends_on_first_use is set while a rotated key waits for the first use of its
+     * successor. The key is accepted until that use, at most until grace_expire_time.
+     * See OLD_KEY_ENDS_ON_FIRST_USE.
      * </pre>
      *
      * <code>bool grace_ends_on_first_use = 24 [json_name = "graceEndsOnFirstUse"];</code>
@@ -5143,8 +5352,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_ends_on_first_use is set while a rotated key waits for its successor's first use: it is accepted until then,
-     * at most until grace_expire_time. See OLD_KEY_ENDS_ON_FIRST_USE. Output only.
+     * Output only. grace_ends_on_first_use is set while a rotated key waits for the first use of its
+     * successor. The key is accepted until that use, at most until grace_expire_time.
+     * See OLD_KEY_ENDS_ON_FIRST_USE.
      * </pre>
      *
      * <code>bool grace_ends_on_first_use = 24 [json_name = "graceEndsOnFirstUse"];</code>

@@ -10,7 +10,9 @@ public interface ApiKeyOrBuilder extends
 
   /**
    * <pre>
-   * id names the key for ever: 16 random base62 characters, assigned by the server, part of the key's text, no secret.
+   * Output only. id identifies the key: 16 random base62 characters, assigned by the server.
+   * It never changes, is part of the key's text, and is not a secret.
+   * Update reads it to find the key.
    * </pre>
    *
    * <code>string id = 1 [json_name = "id"];</code>
@@ -19,7 +21,9 @@ public interface ApiKeyOrBuilder extends
   java.lang.String getId();
   /**
    * <pre>
-   * id names the key for ever: 16 random base62 characters, assigned by the server, part of the key's text, no secret.
+   * Output only. id identifies the key: 16 random base62 characters, assigned by the server.
+   * It never changes, is part of the key's text, and is not a secret.
+   * Update reads it to find the key.
    * </pre>
    *
    * <code>string id = 1 [json_name = "id"];</code>
@@ -30,9 +34,11 @@ public interface ApiKeyOrBuilder extends
 
   /**
    * <pre>
-   * project_id is the tenant that the key belongs to and cannot leave.
-   * 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -`, beginning with a letter or digit.
-   * Callers act in their own project alone; `tumbler` is reserved for operators, whose keys act in all.
+   * Output only. project_id is the project (the tenant) that owns the key.
+   * Create sets it, and it never changes.
+   * It is 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -` and begins with a letter or digit.
+   * A caller may only act in its own project.
+   * The project `tumbler` is reserved for operators, whose keys may act in every project.
    * </pre>
    *
    * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -41,9 +47,11 @@ public interface ApiKeyOrBuilder extends
   java.lang.String getProjectId();
   /**
    * <pre>
-   * project_id is the tenant that the key belongs to and cannot leave.
-   * 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -`, beginning with a letter or digit.
-   * Callers act in their own project alone; `tumbler` is reserved for operators, whose keys act in all.
+   * Output only. project_id is the project (the tenant) that owns the key.
+   * Create sets it, and it never changes.
+   * It is 1–128 of the characters `A-Z a-z 0-9 . _ : / &#64; + -` and begins with a letter or digit.
+   * A caller may only act in its own project.
+   * The project `tumbler` is reserved for operators, whose keys may act in every project.
    * </pre>
    *
    * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -54,9 +62,10 @@ public interface ApiKeyOrBuilder extends
 
   /**
    * <pre>
-   * environment_id separates, say, `live` from `test` inside a project; form as project_id, or empty.
-   * A Verify that names another environment (or names one where the key has none) is answered ENVIRONMENT_MISMATCH.
-   * It cannot be changed.
+   * Output only. environment_id separates environments inside a project, such as `live` and `test`.
+   * Its form is that of project_id; it may be empty. Create sets it, and it never changes.
+   * A Verify that names another environment is answered ENVIRONMENT_MISMATCH,
+   * and so is a Verify that names one if the key has none.
    * </pre>
    *
    * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -65,9 +74,10 @@ public interface ApiKeyOrBuilder extends
   java.lang.String getEnvironmentId();
   /**
    * <pre>
-   * environment_id separates, say, `live` from `test` inside a project; form as project_id, or empty.
-   * A Verify that names another environment (or names one where the key has none) is answered ENVIRONMENT_MISMATCH.
-   * It cannot be changed.
+   * Output only. environment_id separates environments inside a project, such as `live` and `test`.
+   * Its form is that of project_id; it may be empty. Create sets it, and it never changes.
+   * A Verify that names another environment is answered ENVIRONMENT_MISMATCH,
+   * and so is a Verify that names one if the key has none.
    * </pre>
    *
    * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -78,7 +88,8 @@ public interface ApiKeyOrBuilder extends
 
   /**
    * <pre>
-   * name is for people: 3–255 characters without control characters, not unique. `default` where Create leaves it out.
+   * Optional. name is a label for people: 3–255 characters without control characters.
+   * Names need not be unique. A key made without one is named `default`.
    * </pre>
    *
    * <code>string name = 4 [json_name = "name"];</code>
@@ -87,7 +98,8 @@ public interface ApiKeyOrBuilder extends
   java.lang.String getName();
   /**
    * <pre>
-   * name is for people: 3–255 characters without control characters, not unique. `default` where Create leaves it out.
+   * Optional. name is a label for people: 3–255 characters without control characters.
+   * Names need not be unique. A key made without one is named `default`.
    * </pre>
    *
    * <code>string name = 4 [json_name = "name"];</code>
@@ -98,7 +110,8 @@ public interface ApiKeyOrBuilder extends
 
   /**
    * <pre>
-   * key_prefix is what may be shown of the key in a list: everything before the secret, `acme_live_&lt;id&gt;_` for example.
+   * Output only. key_prefix is the key's text up to its secret, such as `acme_live_&lt;id&gt;_`.
+   * It is safe to show in a list.
    * </pre>
    *
    * <code>string key_prefix = 5 [json_name = "keyPrefix"];</code>
@@ -107,7 +120,8 @@ public interface ApiKeyOrBuilder extends
   java.lang.String getKeyPrefix();
   /**
    * <pre>
-   * key_prefix is what may be shown of the key in a list: everything before the secret, `acme_live_&lt;id&gt;_` for example.
+   * Output only. key_prefix is the key's text up to its secret, such as `acme_live_&lt;id&gt;_`.
+   * It is safe to show in a list.
    * </pre>
    *
    * <code>string key_prefix = 5 [json_name = "keyPrefix"];</code>
@@ -118,8 +132,9 @@ public interface ApiKeyOrBuilder extends
 
   /**
    * <pre>
-   * owner_id says on whose behalf the key acts: at most 255 characters without control characters, or empty.
-   * The server hands it to whoever verifies the key and never interprets it.
+   * Optional. owner_id says on whose behalf the key acts:
+   * at most 255 characters without control characters, or empty.
+   * Verify returns it; the server never interprets it.
    * </pre>
    *
    * <code>string owner_id = 6 [json_name = "ownerId"];</code>
@@ -128,8 +143,9 @@ public interface ApiKeyOrBuilder extends
   java.lang.String getOwnerId();
   /**
    * <pre>
-   * owner_id says on whose behalf the key acts: at most 255 characters without control characters, or empty.
-   * The server hands it to whoever verifies the key and never interprets it.
+   * Optional. owner_id says on whose behalf the key acts:
+   * at most 255 characters without control characters, or empty.
+   * Verify returns it; the server never interprets it.
    * </pre>
    *
    * <code>string owner_id = 6 [json_name = "ownerId"];</code>
@@ -140,10 +156,12 @@ public interface ApiKeyOrBuilder extends
 
   /**
    * <pre>
-   * scopes are what the key may do: at most 100, each at most 128 characters of the form
-   * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-   * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+   * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+   * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+   * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+   * `*` grants every scope except `tumbler:…`.
+   * An empty list grants nothing.
+   * Duplicates count towards the limit and are then dropped; the order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -153,10 +171,12 @@ public interface ApiKeyOrBuilder extends
       getScopesList();
   /**
    * <pre>
-   * scopes are what the key may do: at most 100, each at most 128 characters of the form
-   * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-   * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+   * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+   * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+   * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+   * `*` grants every scope except `tumbler:…`.
+   * An empty list grants nothing.
+   * Duplicates count towards the limit and are then dropped; the order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -165,10 +185,12 @@ public interface ApiKeyOrBuilder extends
   int getScopesCount();
   /**
    * <pre>
-   * scopes are what the key may do: at most 100, each at most 128 characters of the form
-   * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-   * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+   * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+   * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+   * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+   * `*` grants every scope except `tumbler:…`.
+   * An empty list grants nothing.
+   * Duplicates count towards the limit and are then dropped; the order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -178,10 +200,12 @@ public interface ApiKeyOrBuilder extends
   java.lang.String getScopes(int index);
   /**
    * <pre>
-   * scopes are what the key may do: at most 100, each at most 128 characters of the form
-   * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-   * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+   * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+   * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+   * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+   * `*` grants every scope except `tumbler:…`.
+   * An empty list grants nothing.
+   * Duplicates count towards the limit and are then dropped; the order is kept.
    * </pre>
    *
    * <code>repeated string scopes = 7 [json_name = "scopes"];</code>
@@ -193,8 +217,9 @@ public interface ApiKeyOrBuilder extends
 
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-   * characters. Never put a secret here.
+   * Optional. metadata is returned by Verify:
+   * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+   * Never put a secret here.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -202,8 +227,9 @@ public interface ApiKeyOrBuilder extends
   int getMetadataCount();
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-   * characters. Never put a secret here.
+   * Optional. metadata is returned by Verify:
+   * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+   * Never put a secret here.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -218,8 +244,9 @@ public interface ApiKeyOrBuilder extends
   getMetadata();
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-   * characters. Never put a secret here.
+   * Optional. metadata is returned by Verify:
+   * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+   * Never put a secret here.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -228,8 +255,9 @@ public interface ApiKeyOrBuilder extends
   getMetadataMap();
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-   * characters. Never put a secret here.
+   * Optional. metadata is returned by Verify:
+   * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+   * Never put a secret here.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -241,8 +269,9 @@ java.lang.String getMetadataOrDefault(
 java.lang.String defaultValue);
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-   * characters. Never put a secret here.
+   * Optional. metadata is returned by Verify:
+   * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+   * Never put a secret here.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 8 [json_name = "metadata"];</code>
@@ -252,9 +281,11 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-   * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-   * Where it is set, a Verify without a client_ip is denied.
+   * Optional. allowed_cidrs are the networks that the key may be used from:
+   * IPv4 or IPv6, at most 100. Empty: every address.
+   * `192.0.2.7` means `192.0.2.7/32`.
+   * A network with host bits set, such as `192.0.2.7/24`, is refused.
+   * If allowed_cidrs is set, a Verify without a client_ip is denied.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -264,9 +295,11 @@ java.lang.String defaultValue);
       getAllowedCidrsList();
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-   * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-   * Where it is set, a Verify without a client_ip is denied.
+   * Optional. allowed_cidrs are the networks that the key may be used from:
+   * IPv4 or IPv6, at most 100. Empty: every address.
+   * `192.0.2.7` means `192.0.2.7/32`.
+   * A network with host bits set, such as `192.0.2.7/24`, is refused.
+   * If allowed_cidrs is set, a Verify without a client_ip is denied.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -275,9 +308,11 @@ java.lang.String defaultValue);
   int getAllowedCidrsCount();
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-   * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-   * Where it is set, a Verify without a client_ip is denied.
+   * Optional. allowed_cidrs are the networks that the key may be used from:
+   * IPv4 or IPv6, at most 100. Empty: every address.
+   * `192.0.2.7` means `192.0.2.7/32`.
+   * A network with host bits set, such as `192.0.2.7/24`, is refused.
+   * If allowed_cidrs is set, a Verify without a client_ip is denied.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -287,9 +322,11 @@ java.lang.String defaultValue);
   java.lang.String getAllowedCidrs(int index);
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-   * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-   * Where it is set, a Verify without a client_ip is denied.
+   * Optional. allowed_cidrs are the networks that the key may be used from:
+   * IPv4 or IPv6, at most 100. Empty: every address.
+   * `192.0.2.7` means `192.0.2.7/32`.
+   * A network with host bits set, such as `192.0.2.7/24`, is refused.
+   * If allowed_cidrs is set, a Verify without a client_ip is denied.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 9 [json_name = "allowedCidrs"];</code>
@@ -301,7 +338,8 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * state is derived from the facts below at the moment of the answer and never stored.
+   * Output only. state is derived from the other fields at the time of the answer.
+   * It is not stored.
    * </pre>
    *
    * <code>.tumbler.v1.State state = 10 [json_name = "state"];</code>
@@ -310,7 +348,8 @@ java.lang.String defaultValue);
   int getStateValue();
   /**
    * <pre>
-   * state is derived from the facts below at the moment of the answer and never stored.
+   * Output only. state is derived from the other fields at the time of the answer.
+   * It is not stored.
    * </pre>
    *
    * <code>.tumbler.v1.State state = 10 [json_name = "state"];</code>
@@ -320,7 +359,7 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * create_time is when the key was made.
+   * Output only. create_time is when the key was made.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp create_time = 11 [json_name = "createTime"];</code>
@@ -329,7 +368,7 @@ java.lang.String defaultValue);
   boolean hasCreateTime();
   /**
    * <pre>
-   * create_time is when the key was made.
+   * Output only. create_time is when the key was made.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp create_time = 11 [json_name = "createTime"];</code>
@@ -338,7 +377,7 @@ java.lang.String defaultValue);
   com.google.protobuf.Timestamp getCreateTime();
   /**
    * <pre>
-   * create_time is when the key was made.
+   * Output only. create_time is when the key was made.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp create_time = 11 [json_name = "createTime"];</code>
@@ -347,7 +386,7 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * created_by is the credential that made the key.
+   * Output only. created_by is the credential that made the key.
    * </pre>
    *
    * <code>.tumbler.v1.Actor created_by = 12 [json_name = "createdBy"];</code>
@@ -356,7 +395,7 @@ java.lang.String defaultValue);
   boolean hasCreatedBy();
   /**
    * <pre>
-   * created_by is the credential that made the key.
+   * Output only. created_by is the credential that made the key.
    * </pre>
    *
    * <code>.tumbler.v1.Actor created_by = 12 [json_name = "createdBy"];</code>
@@ -365,7 +404,7 @@ java.lang.String defaultValue);
   dev.tumbler.v1.Actor getCreatedBy();
   /**
    * <pre>
-   * created_by is the credential that made the key.
+   * Output only. created_by is the credential that made the key.
    * </pre>
    *
    * <code>.tumbler.v1.Actor created_by = 12 [json_name = "createdBy"];</code>
@@ -374,7 +413,7 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * update_time is when anything but last_used_time last changed.
+   * Output only. update_time is when anything except last_used_time last changed.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp update_time = 13 [json_name = "updateTime"];</code>
@@ -383,7 +422,7 @@ java.lang.String defaultValue);
   boolean hasUpdateTime();
   /**
    * <pre>
-   * update_time is when anything but last_used_time last changed.
+   * Output only. update_time is when anything except last_used_time last changed.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp update_time = 13 [json_name = "updateTime"];</code>
@@ -392,7 +431,7 @@ java.lang.String defaultValue);
   com.google.protobuf.Timestamp getUpdateTime();
   /**
    * <pre>
-   * update_time is when anything but last_used_time last changed.
+   * Output only. update_time is when anything except last_used_time last changed.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp update_time = 13 [json_name = "updateTime"];</code>
@@ -401,7 +440,8 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+   * Optional. expire_time is the first instant at which the key is no longer accepted.
+   * Unset: the key never expires.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 14 [json_name = "expireTime"];</code>
@@ -410,7 +450,8 @@ java.lang.String defaultValue);
   boolean hasExpireTime();
   /**
    * <pre>
-   * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+   * Optional. expire_time is the first instant at which the key is no longer accepted.
+   * Unset: the key never expires.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 14 [json_name = "expireTime"];</code>
@@ -419,7 +460,8 @@ java.lang.String defaultValue);
   com.google.protobuf.Timestamp getExpireTime();
   /**
    * <pre>
-   * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+   * Optional. expire_time is the first instant at which the key is no longer accepted.
+   * Unset: the key never expires.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 14 [json_name = "expireTime"];</code>
@@ -428,8 +470,9 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-   * It is written in batches, and a crash may lose the last one.
+   * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+   * Unset: no use is recorded.
+   * The server writes it in batches, and a crash can lose the last batch.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp last_used_time = 15 [json_name = "lastUsedTime"];</code>
@@ -438,8 +481,9 @@ java.lang.String defaultValue);
   boolean hasLastUsedTime();
   /**
    * <pre>
-   * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-   * It is written in batches, and a crash may lose the last one.
+   * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+   * Unset: no use is recorded.
+   * The server writes it in batches, and a crash can lose the last batch.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp last_used_time = 15 [json_name = "lastUsedTime"];</code>
@@ -448,8 +492,9 @@ java.lang.String defaultValue);
   com.google.protobuf.Timestamp getLastUsedTime();
   /**
    * <pre>
-   * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-   * It is written in batches, and a crash may lose the last one.
+   * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+   * Unset: no use is recorded.
+   * The server writes it in batches, and a crash can lose the last batch.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp last_used_time = 15 [json_name = "lastUsedTime"];</code>
@@ -458,7 +503,7 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * revoke_time is set for ever once the key is revoked.
+   * Output only. revoke_time is when the key was revoked; once set, it never changes.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp revoke_time = 16 [json_name = "revokeTime"];</code>
@@ -467,7 +512,7 @@ java.lang.String defaultValue);
   boolean hasRevokeTime();
   /**
    * <pre>
-   * revoke_time is set for ever once the key is revoked.
+   * Output only. revoke_time is when the key was revoked; once set, it never changes.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp revoke_time = 16 [json_name = "revokeTime"];</code>
@@ -476,7 +521,7 @@ java.lang.String defaultValue);
   com.google.protobuf.Timestamp getRevokeTime();
   /**
    * <pre>
-   * revoke_time is set for ever once the key is revoked.
+   * Output only. revoke_time is when the key was revoked; once set, it never changes.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp revoke_time = 16 [json_name = "revokeTime"];</code>
@@ -485,7 +530,7 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * revoke_reason is what the first Revoke gave.
+   * Output only. revoke_reason is the reason that the first Revoke gave.
    * </pre>
    *
    * <code>.tumbler.v1.RevokeReason revoke_reason = 17 [json_name = "revokeReason"];</code>
@@ -494,7 +539,7 @@ java.lang.String defaultValue);
   int getRevokeReasonValue();
   /**
    * <pre>
-   * revoke_reason is what the first Revoke gave.
+   * Output only. revoke_reason is the reason that the first Revoke gave.
    * </pre>
    *
    * <code>.tumbler.v1.RevokeReason revoke_reason = 17 [json_name = "revokeReason"];</code>
@@ -504,7 +549,8 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * revoke_comment is what the first Revoke gave, at most 1,024 characters.
+   * Output only. revoke_comment is the comment that the first Revoke gave,
+   * at most 1,024 characters.
    * </pre>
    *
    * <code>string revoke_comment = 18 [json_name = "revokeComment"];</code>
@@ -513,7 +559,8 @@ java.lang.String defaultValue);
   java.lang.String getRevokeComment();
   /**
    * <pre>
-   * revoke_comment is what the first Revoke gave, at most 1,024 characters.
+   * Output only. revoke_comment is the comment that the first Revoke gave,
+   * at most 1,024 characters.
    * </pre>
    *
    * <code>string revoke_comment = 18 [json_name = "revokeComment"];</code>
@@ -524,7 +571,8 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * replaces_key_id names the key that this one was rotated from; empty: none.
+   * Output only. replaces_key_id names the key that this one was rotated from.
+   * Empty: this key is no successor.
    * </pre>
    *
    * <code>string replaces_key_id = 19 [json_name = "replacesKeyId"];</code>
@@ -533,7 +581,8 @@ java.lang.String defaultValue);
   java.lang.String getReplacesKeyId();
   /**
    * <pre>
-   * replaces_key_id names the key that this one was rotated from; empty: none.
+   * Output only. replaces_key_id names the key that this one was rotated from.
+   * Empty: this key is no successor.
    * </pre>
    *
    * <code>string replaces_key_id = 19 [json_name = "replacesKeyId"];</code>
@@ -544,7 +593,8 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * replaced_by_key_id names the key that this one was rotated to; empty: none.
+   * Output only. replaced_by_key_id names the key that this one was rotated to.
+   * Empty: this key was not rotated.
    * </pre>
    *
    * <code>string replaced_by_key_id = 20 [json_name = "replacedByKeyId"];</code>
@@ -553,7 +603,8 @@ java.lang.String defaultValue);
   java.lang.String getReplacedByKeyId();
   /**
    * <pre>
-   * replaced_by_key_id names the key that this one was rotated to; empty: none.
+   * Output only. replaced_by_key_id names the key that this one was rotated to.
+   * Empty: this key was not rotated.
    * </pre>
    *
    * <code>string replaced_by_key_id = 20 [json_name = "replacedByKeyId"];</code>
@@ -564,8 +615,10 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-   * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+   * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+   * accepted.
+   * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+   * (see grace_ends_on_first_use).
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -574,8 +627,10 @@ java.lang.String defaultValue);
   boolean hasGraceExpireTime();
   /**
    * <pre>
-   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-   * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+   * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+   * accepted.
+   * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+   * (see grace_ends_on_first_use).
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -584,8 +639,10 @@ java.lang.String defaultValue);
   com.google.protobuf.Timestamp getGraceExpireTime();
   /**
    * <pre>
-   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-   * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+   * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+   * accepted.
+   * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+   * (see grace_ends_on_first_use).
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 21 [json_name = "graceExpireTime"];</code>
@@ -594,7 +651,7 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * rotation is the key's schedule; unset: it is rotated by hand only.
+   * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
    * </pre>
    *
    * <code>.tumbler.v1.Rotation rotation = 22 [json_name = "rotation"];</code>
@@ -603,7 +660,7 @@ java.lang.String defaultValue);
   boolean hasRotation();
   /**
    * <pre>
-   * rotation is the key's schedule; unset: it is rotated by hand only.
+   * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
    * </pre>
    *
    * <code>.tumbler.v1.Rotation rotation = 22 [json_name = "rotation"];</code>
@@ -612,7 +669,7 @@ java.lang.String defaultValue);
   dev.tumbler.v1.Rotation getRotation();
   /**
    * <pre>
-   * rotation is the key's schedule; unset: it is rotated by hand only.
+   * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
    * </pre>
    *
    * <code>.tumbler.v1.Rotation rotation = 22 [json_name = "rotation"];</code>
@@ -621,8 +678,9 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * etag changes with every change of the key. Sent back in Update, a stale one is refused with ABORTED, so that
-   * two editors do not undo each other's work.
+   * Optional. etag changes with every change of the key.
+   * Send it back in Update, so that two editors do not overwrite each other's changes:
+   * a stale etag is refused with ABORTED.
    * </pre>
    *
    * <code>string etag = 23 [json_name = "etag"];</code>
@@ -631,8 +689,9 @@ java.lang.String defaultValue);
   java.lang.String getEtag();
   /**
    * <pre>
-   * etag changes with every change of the key. Sent back in Update, a stale one is refused with ABORTED, so that
-   * two editors do not undo each other's work.
+   * Optional. etag changes with every change of the key.
+   * Send it back in Update, so that two editors do not overwrite each other's changes:
+   * a stale etag is refused with ABORTED.
    * </pre>
    *
    * <code>string etag = 23 [json_name = "etag"];</code>
@@ -643,8 +702,9 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * grace_ends_on_first_use is set while a rotated key waits for its successor's first use: it is accepted until then,
-   * at most until grace_expire_time. See OLD_KEY_ENDS_ON_FIRST_USE. Output only.
+   * Output only. grace_ends_on_first_use is set while a rotated key waits for the first use of its
+   * successor. The key is accepted until that use, at most until grace_expire_time.
+   * See OLD_KEY_ENDS_ON_FIRST_USE.
    * </pre>
    *
    * <code>bool grace_ends_on_first_use = 24 [json_name = "graceEndsOnFirstUse"];</code>

@@ -4,16 +4,23 @@ import static io.grpc.MethodDescriptor.generateFullMethodName;
 
 /**
  * <pre>
- * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
- * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; never more than
- * one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
- * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
- * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
- * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
- * is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
- * what does not fit.
- * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
- * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
+ * ApiKeyService issues API keys, and decides for each request that carries one whether it may pass.
+ * Every call carries a key of its own: `authorization: Bearer &lt;key&gt;` or `x-api-key: &lt;key&gt;`,
+ * and never more than one.
+ * Without a key, with several, or with one that is not accepted, a call ends with UNAUTHENTICATED.
+ * Without the scope that the RPC names, it ends with PERMISSION_DENIED.
+ * A caller may only act in its own project;
+ * a key of the reserved project `tumbler` may act in every project.
+ * A request that names another project ends with PERMISSION_DENIED.
+ * The id of another project's key ends with NOT_FOUND, exactly as an id that does not exist.
+ * The server counts the entries of repeated fields and maps, and measures texts,
+ * before it reads any of them.
+ * A request that exceeds a field's limit ends with INVALID_ARGUMENT, which names the field.
+ * A response has at most 3 MiB: a list ends its page early,
+ * and a batch leaves the items undecided that do not fit.
+ * Every error carries ErrorInfo (see ErrorReason). Any call can also end with INTERNAL,
+ * with UNAVAILABLE if the database does not answer,
+ * and with RESOURCE_EXHAUSTED and RetryInfo under overload.
  * </pre>
  */
 @io.grpc.stub.annotations.GrpcGenerated
@@ -535,26 +542,35 @@ public final class ApiKeyServiceGrpc {
 
   /**
    * <pre>
-   * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
-   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; never more than
-   * one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
-   * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
-   * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
-   * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
-   * is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
-   * what does not fit.
-   * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
-   * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
+   * ApiKeyService issues API keys, and decides for each request that carries one whether it may pass.
+   * Every call carries a key of its own: `authorization: Bearer &lt;key&gt;` or `x-api-key: &lt;key&gt;`,
+   * and never more than one.
+   * Without a key, with several, or with one that is not accepted, a call ends with UNAUTHENTICATED.
+   * Without the scope that the RPC names, it ends with PERMISSION_DENIED.
+   * A caller may only act in its own project;
+   * a key of the reserved project `tumbler` may act in every project.
+   * A request that names another project ends with PERMISSION_DENIED.
+   * The id of another project's key ends with NOT_FOUND, exactly as an id that does not exist.
+   * The server counts the entries of repeated fields and maps, and measures texts,
+   * before it reads any of them.
+   * A request that exceeds a field's limit ends with INVALID_ARGUMENT, which names the field.
+   * A response has at most 3 MiB: a list ends its page early,
+   * and a batch leaves the items undecided that do not fit.
+   * Every error carries ErrorInfo (see ErrorReason). Any call can also end with INTERNAL,
+   * with UNAVAILABLE if the database does not answer,
+   * and with RESOURCE_EXHAUSTED and RetryInfo under overload.
    * </pre>
    */
   public interface AsyncService {
 
     /**
      * <pre>
-     * Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
-     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). Where the project
-     * has as many keys as it may have (1,000,000 of any state, unless the operator says otherwise), Create, Rotate and
-     * ClaimRotation are RESOURCE_EXHAUSTED (LIMIT_REACHED).
+     * Create makes a key and returns its secret, this once. Scope: `tumbler:keys:create`.
+     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED
+     * (SCOPE_ESCALATION).
+     * If the project has its maximum number of keys
+     * (1,000,000 in any state, unless the operator sets another),
+     * Create, Rotate and ClaimRotation end with RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     default void create(dev.tumbler.v1.CreateRequest request,
@@ -564,7 +580,7 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Get reads one key, in whatever state it is. Scope `tumbler:keys:read`.
+     * Get reads one key, in any state. Scope: `tumbler:keys:read`.
      * </pre>
      */
     default void get(dev.tumbler.v1.GetRequest request,
@@ -574,9 +590,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * List reads keys in pages, revoked ones too. Scope `tumbler:keys:read`.
-     * No key is skipped or repeated while others are made: pages continue after the last key seen, not at a number.
-     * (A key whose own sort value changes between two pages can move across the point where the next page begins.)
+     * List reads keys in pages, including revoked ones. Scope: `tumbler:keys:read`.
+     * A page continues after the last key of the page before, not at a number,
+     * so keys made in the meantime cause no key to be skipped or repeated.
+     * A key whose own sort value changes between two pages can move across the page boundary.
      * </pre>
      */
     default void list(dev.tumbler.v1.ListRequest request,
@@ -586,12 +603,15 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Update changes the fields named in the mask, for verification from the moment it returns. Scope
-     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
-     * leaves no event and no new etag.
-     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url, a
-     * rotation that comes earlier) needs a caller that holds the `tumbler:…` scopes which the key then carries: else
-     * PERMISSION_DENIED (SCOPE_ESCALATION). No key widens itself, nor what it was rotated to or from (SELF_WIDENING).
+     * Update changes the fields in the mask. Scope: `tumbler:keys:update`.
+     * Verify uses the new values as soon as Update has returned.
+     * A stale etag is ABORTED; a revoked key is FAILED_PRECONDITION.
+     * An Update that changes nothing writes no event and leaves the etag as it is.
+     * An Update widens a key if it sets a later expiry, an address or a scope that the key did not
+     * have, another webhook_url, or a rotation that comes earlier.
+     * To widen a key, the caller must hold the `tumbler:…` scopes that the key then carries;
+     * otherwise PERMISSION_DENIED (SCOPE_ESCALATION).
+     * A key cannot widen itself, nor a key that it was rotated to or from (SELF_WIDENING).
      * </pre>
      */
     default void update(dev.tumbler.v1.UpdateRequest request,
@@ -601,9 +621,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
-     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see
-     * Update.
+     * SetActive activates or deactivates a key. Scope: `tumbler:keys:update`.
+     * If the key already is in that state, the call succeeds and changes nothing.
+     * A revoked key is FAILED_PRECONDITION.
+     * To activate a key widens it: see Update.
      * </pre>
      */
     default void setActive(dev.tumbler.v1.SetActiveRequest request,
@@ -613,9 +634,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Revoke ends a key for ever. Scope `tumbler:keys:revoke`.
-     * Once it has returned, no Verify begun later in this installation's server answers VALID for the key.
-     * Repeated, it is no error, and the first time, reason and comment stay.
+     * Revoke ends a key, permanently. Scope: `tumbler:keys:revoke`.
+     * Once it has returned, no Verify that begins later in this installation's server
+     * answers VALID for the key.
+     * Repeating it succeeds; the first time, reason and comment are kept.
      * </pre>
      */
     default void revoke(dev.tumbler.v1.RevokeRequest request,
@@ -625,14 +647,20 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
-     * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
-     * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
-     * Whoever lost the answer, and the new secret with it, rotates the successor, which KEY_SUPERSEDED names. With
-     * OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
-     * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
-     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
-     * lifetime, counted from now (SELF_WIDENING).
+     * Rotate replaces a key by a successor. Scope: `tumbler:keys:rotate`.
+     * The successor inherits name, owner, scopes, metadata, networks, environment, schedule,
+     * and whether the key is active.
+     * The old key keeps working for a grace period.
+     * A superseded, revoked or expired key is FAILED_PRECONDITION:
+     * of many concurrent calls exactly one succeeds.
+     * If the response is lost, and the new secret with it, rotate the successor,
+     * which KEY_SUPERSEDED names.
+     * With OLD_KEY_ENDS_ON_FIRST_USE the old key works in the meantime.
+     * The caller receives the successor's secret.
+     * So rotating a key that carries a `tumbler:…` scope which the caller does not hold
+     * is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * A key that rotates itself gives its successor at most its own lifetime, counted from now
+     * (SELF_WIDENING).
      * </pre>
      */
     default void rotate(dev.tumbler.v1.RotateRequest request,
@@ -642,9 +670,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Verify says whether a presented key may do what is asked, now. Scope `tumbler:keys:verify`.
-     * The verdict is in the response of an OK call; an error status means that nothing was decided, and the request at
-     * hand must be denied or retried.
+     * Verify decides whether a presented key may do what the request asks.
+     * Scope: `tumbler:keys:verify`.
+     * The verdict is in the response of an OK call.
+     * An error status means that nothing was decided: deny the request at hand, or retry.
      * </pre>
      */
     default void verify(dev.tumbler.v1.VerifyRequest request,
@@ -654,10 +683,14 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
-     * Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
-     * other: its own response is empty, and so denies. So are those that do not fit into an answer of 3 MiB. Where many keys need bcrypt, a call proves some of them and ends
-     * with RESOURCE_EXHAUSTED: the next goes on from there.
+     * BatchVerify verifies 1–1,000 keys in one call. Scope: `tumbler:keys:verify`.
+     * Responses are in the order of the requests,
+     * and all are decided at one instant and from one view of the log.
+     * An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED
+     * does not fail the others: its own response is empty, and so denies.
+     * Items that do not fit into a response of 3 MiB are empty, too.
+     * If many keys need bcrypt, a call proves some of them and ends with RESOURCE_EXHAUSTED:
+     * the next call continues from there.
      * </pre>
      */
     default void batchVerify(dev.tumbler.v1.BatchVerifyRequest request,
@@ -667,20 +700,30 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Watch streams changes as they are committed, so that a client can cache what Verify told it. Scope
-     * `tumbler:keys:verify`.
-     * The first response comes at once. From then on, every change is told as soon as it is committed, by whichever server
-     * of the installation, each once and in commit order; and a heartbeat, which is a response without events and without
-     * reset, says in every heartbeat_interval that there was nothing else to tell half a second ago or less. None is sent
-     * while the server does not know that, for instance since its database does not answer: a client that is not told
-     * anything for longer than heartbeat_interval should stop using what it remembers, and ask Verify. While a stream that
-     * began at a cursor is being told what it missed, there are no heartbeats; the first follows at once.
-     * A stream ends with UNAUTHENTICATED or PERMISSION_DENIED when the calling key would not be let in any more (it was
-     * revoked, has expired, lost its scope …); with RESOURCE_EXHAUSTED when its reader takes longer than five seconds for a
-     * response, or falls too far behind (READER_TOO_SLOW; CANCELLED where the reader does not even take that), and at once
-     * where the server has too many streams (OVERLOADED, with RetryInfo); with UNAVAILABLE when the server stops
-     * (SERVER_STOPPING). Connect again after a pause that has some chance in it, and begin at the last cursor: nothing is
-     * missed and nothing told twice.
+     * Watch streams changes as they are committed, so that a client can cache answers of Verify.
+     * Scope: `tumbler:keys:verify`.
+     * The server sends the first response at once.
+     * Then it delivers every change as soon as it is committed, by any server of the installation,
+     * once each and in commit order.
+     * A heartbeat is a response without events and without reset.
+     * Within every heartbeat_interval the server sends one:
+     * all events up to at most 0.5 s before it have been delivered.
+     * The server sends no heartbeat while it cannot confirm that,
+     * for instance because its database does not answer.
+     * If a client receives nothing for longer than heartbeat_interval,
+     * it should stop using its cache, and call Verify.
+     * A stream that starts at a cursor delivers what it missed first, without heartbeats;
+     * the first heartbeat follows at once.
+     * A stream ends with
+     *  - UNAUTHENTICATED or PERMISSION_DENIED if the calling key would be refused now:
+     *    it was revoked, has expired or lost its scope, for example;
+     *  - RESOURCE_EXHAUSTED (READER_TOO_SLOW) if the client takes longer than five seconds
+     *    to read a response, or falls too far behind; CANCELLED if it does not read that either;
+     *  - RESOURCE_EXHAUSTED (OVERLOADED, with RetryInfo), at once, if the server has too many
+     *    streams;
+     *  - UNAVAILABLE (SERVER_STOPPING) if the server stops.
+     * Reconnect after a pause with jitter, and start at the last cursor:
+     * no event is missed and none is delivered twice.
      * </pre>
      */
     default void watch(dev.tumbler.v1.WatchRequest request,
@@ -690,8 +733,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ListEvents reads the audit trail, oldest first: every change, when it was made, and by whom. Events older than the
-     * server's retention (400 days unless its operator says otherwise) are not kept. Scope `tumbler:events:read`.
+     * ListEvents reads the audit trail, oldest first: every change, its time and its actor.
+     * Scope: `tumbler:events:read`.
+     * The server removes events older than its retention
+     * (400 days, unless the operator sets another).
      * </pre>
      */
     default void listEvents(dev.tumbler.v1.ListEventsRequest request,
@@ -701,12 +746,17 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ClaimRotation fetches the successor of a key whose rotation is due: the new secret is made now, shown this once, and
-     * the old key's grace begins. The claim token is the only credential; no API key is needed.
-     * A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
-     * whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
-     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor, which KEY_SUPERSEDED
-     * names; with OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
+     * ClaimRotation fetches the successor of a key whose rotation is due.
+     * The server makes the new secret now and returns it, this once;
+     * the old key's grace period begins.
+     * The claim token is the only credential: the call needs no API key.
+     * A token works once. A token that this installation did not issue is UNAUTHENTICATED
+     * (CLAIM_TOKEN_INVALID).
+     * A used token is FAILED_PRECONDITION, and so is one whose key has since been rotated, revoked,
+     * deactivated or given another schedule; nothing changes.
+     * Of concurrent calls exactly one succeeds.
+     * If the response is lost, Rotate the successor, which KEY_SUPERSEDED names;
+     * with OLD_KEY_ENDS_ON_FIRST_USE the old key works in the meantime.
      * </pre>
      */
     default void claimRotation(dev.tumbler.v1.ClaimRotationRequest request,
@@ -716,8 +766,9 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ListDeliveries reads what became of the webhooks that were sent, newest first. Deliveries are kept as long as events.
-     * Scope `tumbler:events:read`.
+     * ListDeliveries reads the state of webhook deliveries, newest first.
+     * Scope: `tumbler:events:read`.
+     * The server keeps deliveries as long as events.
      * </pre>
      */
     default void listDeliveries(dev.tumbler.v1.ListDeliveriesRequest request,
@@ -727,9 +778,11 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Redeliver sends a webhook again, at once and with the same id, whatever became of it; its attempts are counted on, and
-     * three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
-     * Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
+     * Redeliver sends a webhook again, at once and with the same id, whatever its state.
+     * Scope: `tumbler:keys:update`.
+     * Its attempts keep counting, and three days of retries start again.
+     * If the endpoint was turned off, it is turned on.
+     * A delivery that is out of date is FAILED_PRECONDITION (DELIVERY_OUTDATED).
      * </pre>
      */
     default void redeliver(dev.tumbler.v1.RedeliverRequest request,
@@ -739,11 +792,14 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there is also signed
-     * by the secret before, so that nothing is lost while the receiver changes over. Scope `tumbler:keys:update`; the
-     * caller must also hold the `tumbler:…` scopes of the keys that have the URL: else PERMISSION_DENIED.
-     * Repeated within that time, all of its secrets sign for 24 hours more; where three replaced ones do,
-     * RESOURCE_EXHAUSTED (LIMIT_REACHED).
+     * RotateWebhookSecret makes a new secret for a webhook_url of a project.
+     * Scope: `tumbler:keys:update`.
+     * The caller must also hold the `tumbler:…` scopes of the keys with that URL;
+     * otherwise PERMISSION_DENIED.
+     * For 24 hours the previous secret signs as well,
+     * so that no webhook is lost while the receiver changes over.
+     * If the call is repeated within that time, all of these secrets sign for 24 hours more;
+     * with three replaced secrets still signing, it ends with RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     default void rotateWebhookSecret(dev.tumbler.v1.RotateWebhookSecretRequest request,
@@ -755,16 +811,23 @@ public final class ApiKeyServiceGrpc {
   /**
    * Base class for the server implementation of the service ApiKeyService.
    * <pre>
-   * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
-   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; never more than
-   * one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
-   * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
-   * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
-   * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
-   * is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
-   * what does not fit.
-   * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
-   * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
+   * ApiKeyService issues API keys, and decides for each request that carries one whether it may pass.
+   * Every call carries a key of its own: `authorization: Bearer &lt;key&gt;` or `x-api-key: &lt;key&gt;`,
+   * and never more than one.
+   * Without a key, with several, or with one that is not accepted, a call ends with UNAUTHENTICATED.
+   * Without the scope that the RPC names, it ends with PERMISSION_DENIED.
+   * A caller may only act in its own project;
+   * a key of the reserved project `tumbler` may act in every project.
+   * A request that names another project ends with PERMISSION_DENIED.
+   * The id of another project's key ends with NOT_FOUND, exactly as an id that does not exist.
+   * The server counts the entries of repeated fields and maps, and measures texts,
+   * before it reads any of them.
+   * A request that exceeds a field's limit ends with INVALID_ARGUMENT, which names the field.
+   * A response has at most 3 MiB: a list ends its page early,
+   * and a batch leaves the items undecided that do not fit.
+   * Every error carries ErrorInfo (see ErrorReason). Any call can also end with INTERNAL,
+   * with UNAVAILABLE if the database does not answer,
+   * and with RESOURCE_EXHAUSTED and RetryInfo under overload.
    * </pre>
    */
   public static abstract class ApiKeyServiceImplBase
@@ -778,16 +841,23 @@ public final class ApiKeyServiceGrpc {
   /**
    * A stub to allow clients to do asynchronous rpc calls to service ApiKeyService.
    * <pre>
-   * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
-   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; never more than
-   * one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
-   * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
-   * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
-   * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
-   * is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
-   * what does not fit.
-   * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
-   * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
+   * ApiKeyService issues API keys, and decides for each request that carries one whether it may pass.
+   * Every call carries a key of its own: `authorization: Bearer &lt;key&gt;` or `x-api-key: &lt;key&gt;`,
+   * and never more than one.
+   * Without a key, with several, or with one that is not accepted, a call ends with UNAUTHENTICATED.
+   * Without the scope that the RPC names, it ends with PERMISSION_DENIED.
+   * A caller may only act in its own project;
+   * a key of the reserved project `tumbler` may act in every project.
+   * A request that names another project ends with PERMISSION_DENIED.
+   * The id of another project's key ends with NOT_FOUND, exactly as an id that does not exist.
+   * The server counts the entries of repeated fields and maps, and measures texts,
+   * before it reads any of them.
+   * A request that exceeds a field's limit ends with INVALID_ARGUMENT, which names the field.
+   * A response has at most 3 MiB: a list ends its page early,
+   * and a batch leaves the items undecided that do not fit.
+   * Every error carries ErrorInfo (see ErrorReason). Any call can also end with INTERNAL,
+   * with UNAVAILABLE if the database does not answer,
+   * and with RESOURCE_EXHAUSTED and RetryInfo under overload.
    * </pre>
    */
   public static final class ApiKeyServiceStub
@@ -805,10 +875,12 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
-     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). Where the project
-     * has as many keys as it may have (1,000,000 of any state, unless the operator says otherwise), Create, Rotate and
-     * ClaimRotation are RESOURCE_EXHAUSTED (LIMIT_REACHED).
+     * Create makes a key and returns its secret, this once. Scope: `tumbler:keys:create`.
+     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED
+     * (SCOPE_ESCALATION).
+     * If the project has its maximum number of keys
+     * (1,000,000 in any state, unless the operator sets another),
+     * Create, Rotate and ClaimRotation end with RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     public void create(dev.tumbler.v1.CreateRequest request,
@@ -819,7 +891,7 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Get reads one key, in whatever state it is. Scope `tumbler:keys:read`.
+     * Get reads one key, in any state. Scope: `tumbler:keys:read`.
      * </pre>
      */
     public void get(dev.tumbler.v1.GetRequest request,
@@ -830,9 +902,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * List reads keys in pages, revoked ones too. Scope `tumbler:keys:read`.
-     * No key is skipped or repeated while others are made: pages continue after the last key seen, not at a number.
-     * (A key whose own sort value changes between two pages can move across the point where the next page begins.)
+     * List reads keys in pages, including revoked ones. Scope: `tumbler:keys:read`.
+     * A page continues after the last key of the page before, not at a number,
+     * so keys made in the meantime cause no key to be skipped or repeated.
+     * A key whose own sort value changes between two pages can move across the page boundary.
      * </pre>
      */
     public void list(dev.tumbler.v1.ListRequest request,
@@ -843,12 +916,15 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Update changes the fields named in the mask, for verification from the moment it returns. Scope
-     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
-     * leaves no event and no new etag.
-     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url, a
-     * rotation that comes earlier) needs a caller that holds the `tumbler:…` scopes which the key then carries: else
-     * PERMISSION_DENIED (SCOPE_ESCALATION). No key widens itself, nor what it was rotated to or from (SELF_WIDENING).
+     * Update changes the fields in the mask. Scope: `tumbler:keys:update`.
+     * Verify uses the new values as soon as Update has returned.
+     * A stale etag is ABORTED; a revoked key is FAILED_PRECONDITION.
+     * An Update that changes nothing writes no event and leaves the etag as it is.
+     * An Update widens a key if it sets a later expiry, an address or a scope that the key did not
+     * have, another webhook_url, or a rotation that comes earlier.
+     * To widen a key, the caller must hold the `tumbler:…` scopes that the key then carries;
+     * otherwise PERMISSION_DENIED (SCOPE_ESCALATION).
+     * A key cannot widen itself, nor a key that it was rotated to or from (SELF_WIDENING).
      * </pre>
      */
     public void update(dev.tumbler.v1.UpdateRequest request,
@@ -859,9 +935,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
-     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see
-     * Update.
+     * SetActive activates or deactivates a key. Scope: `tumbler:keys:update`.
+     * If the key already is in that state, the call succeeds and changes nothing.
+     * A revoked key is FAILED_PRECONDITION.
+     * To activate a key widens it: see Update.
      * </pre>
      */
     public void setActive(dev.tumbler.v1.SetActiveRequest request,
@@ -872,9 +949,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Revoke ends a key for ever. Scope `tumbler:keys:revoke`.
-     * Once it has returned, no Verify begun later in this installation's server answers VALID for the key.
-     * Repeated, it is no error, and the first time, reason and comment stay.
+     * Revoke ends a key, permanently. Scope: `tumbler:keys:revoke`.
+     * Once it has returned, no Verify that begins later in this installation's server
+     * answers VALID for the key.
+     * Repeating it succeeds; the first time, reason and comment are kept.
      * </pre>
      */
     public void revoke(dev.tumbler.v1.RevokeRequest request,
@@ -885,14 +963,20 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
-     * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
-     * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
-     * Whoever lost the answer, and the new secret with it, rotates the successor, which KEY_SUPERSEDED names. With
-     * OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
-     * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
-     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
-     * lifetime, counted from now (SELF_WIDENING).
+     * Rotate replaces a key by a successor. Scope: `tumbler:keys:rotate`.
+     * The successor inherits name, owner, scopes, metadata, networks, environment, schedule,
+     * and whether the key is active.
+     * The old key keeps working for a grace period.
+     * A superseded, revoked or expired key is FAILED_PRECONDITION:
+     * of many concurrent calls exactly one succeeds.
+     * If the response is lost, and the new secret with it, rotate the successor,
+     * which KEY_SUPERSEDED names.
+     * With OLD_KEY_ENDS_ON_FIRST_USE the old key works in the meantime.
+     * The caller receives the successor's secret.
+     * So rotating a key that carries a `tumbler:…` scope which the caller does not hold
+     * is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * A key that rotates itself gives its successor at most its own lifetime, counted from now
+     * (SELF_WIDENING).
      * </pre>
      */
     public void rotate(dev.tumbler.v1.RotateRequest request,
@@ -903,9 +987,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Verify says whether a presented key may do what is asked, now. Scope `tumbler:keys:verify`.
-     * The verdict is in the response of an OK call; an error status means that nothing was decided, and the request at
-     * hand must be denied or retried.
+     * Verify decides whether a presented key may do what the request asks.
+     * Scope: `tumbler:keys:verify`.
+     * The verdict is in the response of an OK call.
+     * An error status means that nothing was decided: deny the request at hand, or retry.
      * </pre>
      */
     public void verify(dev.tumbler.v1.VerifyRequest request,
@@ -916,10 +1001,14 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
-     * Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
-     * other: its own response is empty, and so denies. So are those that do not fit into an answer of 3 MiB. Where many keys need bcrypt, a call proves some of them and ends
-     * with RESOURCE_EXHAUSTED: the next goes on from there.
+     * BatchVerify verifies 1–1,000 keys in one call. Scope: `tumbler:keys:verify`.
+     * Responses are in the order of the requests,
+     * and all are decided at one instant and from one view of the log.
+     * An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED
+     * does not fail the others: its own response is empty, and so denies.
+     * Items that do not fit into a response of 3 MiB are empty, too.
+     * If many keys need bcrypt, a call proves some of them and ends with RESOURCE_EXHAUSTED:
+     * the next call continues from there.
      * </pre>
      */
     public void batchVerify(dev.tumbler.v1.BatchVerifyRequest request,
@@ -930,20 +1019,30 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Watch streams changes as they are committed, so that a client can cache what Verify told it. Scope
-     * `tumbler:keys:verify`.
-     * The first response comes at once. From then on, every change is told as soon as it is committed, by whichever server
-     * of the installation, each once and in commit order; and a heartbeat, which is a response without events and without
-     * reset, says in every heartbeat_interval that there was nothing else to tell half a second ago or less. None is sent
-     * while the server does not know that, for instance since its database does not answer: a client that is not told
-     * anything for longer than heartbeat_interval should stop using what it remembers, and ask Verify. While a stream that
-     * began at a cursor is being told what it missed, there are no heartbeats; the first follows at once.
-     * A stream ends with UNAUTHENTICATED or PERMISSION_DENIED when the calling key would not be let in any more (it was
-     * revoked, has expired, lost its scope …); with RESOURCE_EXHAUSTED when its reader takes longer than five seconds for a
-     * response, or falls too far behind (READER_TOO_SLOW; CANCELLED where the reader does not even take that), and at once
-     * where the server has too many streams (OVERLOADED, with RetryInfo); with UNAVAILABLE when the server stops
-     * (SERVER_STOPPING). Connect again after a pause that has some chance in it, and begin at the last cursor: nothing is
-     * missed and nothing told twice.
+     * Watch streams changes as they are committed, so that a client can cache answers of Verify.
+     * Scope: `tumbler:keys:verify`.
+     * The server sends the first response at once.
+     * Then it delivers every change as soon as it is committed, by any server of the installation,
+     * once each and in commit order.
+     * A heartbeat is a response without events and without reset.
+     * Within every heartbeat_interval the server sends one:
+     * all events up to at most 0.5 s before it have been delivered.
+     * The server sends no heartbeat while it cannot confirm that,
+     * for instance because its database does not answer.
+     * If a client receives nothing for longer than heartbeat_interval,
+     * it should stop using its cache, and call Verify.
+     * A stream that starts at a cursor delivers what it missed first, without heartbeats;
+     * the first heartbeat follows at once.
+     * A stream ends with
+     *  - UNAUTHENTICATED or PERMISSION_DENIED if the calling key would be refused now:
+     *    it was revoked, has expired or lost its scope, for example;
+     *  - RESOURCE_EXHAUSTED (READER_TOO_SLOW) if the client takes longer than five seconds
+     *    to read a response, or falls too far behind; CANCELLED if it does not read that either;
+     *  - RESOURCE_EXHAUSTED (OVERLOADED, with RetryInfo), at once, if the server has too many
+     *    streams;
+     *  - UNAVAILABLE (SERVER_STOPPING) if the server stops.
+     * Reconnect after a pause with jitter, and start at the last cursor:
+     * no event is missed and none is delivered twice.
      * </pre>
      */
     public void watch(dev.tumbler.v1.WatchRequest request,
@@ -954,8 +1053,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ListEvents reads the audit trail, oldest first: every change, when it was made, and by whom. Events older than the
-     * server's retention (400 days unless its operator says otherwise) are not kept. Scope `tumbler:events:read`.
+     * ListEvents reads the audit trail, oldest first: every change, its time and its actor.
+     * Scope: `tumbler:events:read`.
+     * The server removes events older than its retention
+     * (400 days, unless the operator sets another).
      * </pre>
      */
     public void listEvents(dev.tumbler.v1.ListEventsRequest request,
@@ -966,12 +1067,17 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ClaimRotation fetches the successor of a key whose rotation is due: the new secret is made now, shown this once, and
-     * the old key's grace begins. The claim token is the only credential; no API key is needed.
-     * A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
-     * whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
-     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor, which KEY_SUPERSEDED
-     * names; with OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
+     * ClaimRotation fetches the successor of a key whose rotation is due.
+     * The server makes the new secret now and returns it, this once;
+     * the old key's grace period begins.
+     * The claim token is the only credential: the call needs no API key.
+     * A token works once. A token that this installation did not issue is UNAUTHENTICATED
+     * (CLAIM_TOKEN_INVALID).
+     * A used token is FAILED_PRECONDITION, and so is one whose key has since been rotated, revoked,
+     * deactivated or given another schedule; nothing changes.
+     * Of concurrent calls exactly one succeeds.
+     * If the response is lost, Rotate the successor, which KEY_SUPERSEDED names;
+     * with OLD_KEY_ENDS_ON_FIRST_USE the old key works in the meantime.
      * </pre>
      */
     public void claimRotation(dev.tumbler.v1.ClaimRotationRequest request,
@@ -982,8 +1088,9 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ListDeliveries reads what became of the webhooks that were sent, newest first. Deliveries are kept as long as events.
-     * Scope `tumbler:events:read`.
+     * ListDeliveries reads the state of webhook deliveries, newest first.
+     * Scope: `tumbler:events:read`.
+     * The server keeps deliveries as long as events.
      * </pre>
      */
     public void listDeliveries(dev.tumbler.v1.ListDeliveriesRequest request,
@@ -994,9 +1101,11 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Redeliver sends a webhook again, at once and with the same id, whatever became of it; its attempts are counted on, and
-     * three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
-     * Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
+     * Redeliver sends a webhook again, at once and with the same id, whatever its state.
+     * Scope: `tumbler:keys:update`.
+     * Its attempts keep counting, and three days of retries start again.
+     * If the endpoint was turned off, it is turned on.
+     * A delivery that is out of date is FAILED_PRECONDITION (DELIVERY_OUTDATED).
      * </pre>
      */
     public void redeliver(dev.tumbler.v1.RedeliverRequest request,
@@ -1007,11 +1116,14 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there is also signed
-     * by the secret before, so that nothing is lost while the receiver changes over. Scope `tumbler:keys:update`; the
-     * caller must also hold the `tumbler:…` scopes of the keys that have the URL: else PERMISSION_DENIED.
-     * Repeated within that time, all of its secrets sign for 24 hours more; where three replaced ones do,
-     * RESOURCE_EXHAUSTED (LIMIT_REACHED).
+     * RotateWebhookSecret makes a new secret for a webhook_url of a project.
+     * Scope: `tumbler:keys:update`.
+     * The caller must also hold the `tumbler:…` scopes of the keys with that URL;
+     * otherwise PERMISSION_DENIED.
+     * For 24 hours the previous secret signs as well,
+     * so that no webhook is lost while the receiver changes over.
+     * If the call is repeated within that time, all of these secrets sign for 24 hours more;
+     * with three replaced secrets still signing, it ends with RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     public void rotateWebhookSecret(dev.tumbler.v1.RotateWebhookSecretRequest request,
@@ -1024,16 +1136,23 @@ public final class ApiKeyServiceGrpc {
   /**
    * A stub to allow clients to do synchronous rpc calls to service ApiKeyService.
    * <pre>
-   * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
-   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; never more than
-   * one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
-   * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
-   * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
-   * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
-   * is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
-   * what does not fit.
-   * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
-   * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
+   * ApiKeyService issues API keys, and decides for each request that carries one whether it may pass.
+   * Every call carries a key of its own: `authorization: Bearer &lt;key&gt;` or `x-api-key: &lt;key&gt;`,
+   * and never more than one.
+   * Without a key, with several, or with one that is not accepted, a call ends with UNAUTHENTICATED.
+   * Without the scope that the RPC names, it ends with PERMISSION_DENIED.
+   * A caller may only act in its own project;
+   * a key of the reserved project `tumbler` may act in every project.
+   * A request that names another project ends with PERMISSION_DENIED.
+   * The id of another project's key ends with NOT_FOUND, exactly as an id that does not exist.
+   * The server counts the entries of repeated fields and maps, and measures texts,
+   * before it reads any of them.
+   * A request that exceeds a field's limit ends with INVALID_ARGUMENT, which names the field.
+   * A response has at most 3 MiB: a list ends its page early,
+   * and a batch leaves the items undecided that do not fit.
+   * Every error carries ErrorInfo (see ErrorReason). Any call can also end with INTERNAL,
+   * with UNAVAILABLE if the database does not answer,
+   * and with RESOURCE_EXHAUSTED and RetryInfo under overload.
    * </pre>
    */
   public static final class ApiKeyServiceBlockingStub
@@ -1051,10 +1170,12 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
-     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). Where the project
-     * has as many keys as it may have (1,000,000 of any state, unless the operator says otherwise), Create, Rotate and
-     * ClaimRotation are RESOURCE_EXHAUSTED (LIMIT_REACHED).
+     * Create makes a key and returns its secret, this once. Scope: `tumbler:keys:create`.
+     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED
+     * (SCOPE_ESCALATION).
+     * If the project has its maximum number of keys
+     * (1,000,000 in any state, unless the operator sets another),
+     * Create, Rotate and ClaimRotation end with RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     public dev.tumbler.v1.CreateResponse create(dev.tumbler.v1.CreateRequest request) {
@@ -1064,7 +1185,7 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Get reads one key, in whatever state it is. Scope `tumbler:keys:read`.
+     * Get reads one key, in any state. Scope: `tumbler:keys:read`.
      * </pre>
      */
     public dev.tumbler.v1.GetResponse get(dev.tumbler.v1.GetRequest request) {
@@ -1074,9 +1195,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * List reads keys in pages, revoked ones too. Scope `tumbler:keys:read`.
-     * No key is skipped or repeated while others are made: pages continue after the last key seen, not at a number.
-     * (A key whose own sort value changes between two pages can move across the point where the next page begins.)
+     * List reads keys in pages, including revoked ones. Scope: `tumbler:keys:read`.
+     * A page continues after the last key of the page before, not at a number,
+     * so keys made in the meantime cause no key to be skipped or repeated.
+     * A key whose own sort value changes between two pages can move across the page boundary.
      * </pre>
      */
     public dev.tumbler.v1.ListResponse list(dev.tumbler.v1.ListRequest request) {
@@ -1086,12 +1208,15 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Update changes the fields named in the mask, for verification from the moment it returns. Scope
-     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
-     * leaves no event and no new etag.
-     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url, a
-     * rotation that comes earlier) needs a caller that holds the `tumbler:…` scopes which the key then carries: else
-     * PERMISSION_DENIED (SCOPE_ESCALATION). No key widens itself, nor what it was rotated to or from (SELF_WIDENING).
+     * Update changes the fields in the mask. Scope: `tumbler:keys:update`.
+     * Verify uses the new values as soon as Update has returned.
+     * A stale etag is ABORTED; a revoked key is FAILED_PRECONDITION.
+     * An Update that changes nothing writes no event and leaves the etag as it is.
+     * An Update widens a key if it sets a later expiry, an address or a scope that the key did not
+     * have, another webhook_url, or a rotation that comes earlier.
+     * To widen a key, the caller must hold the `tumbler:…` scopes that the key then carries;
+     * otherwise PERMISSION_DENIED (SCOPE_ESCALATION).
+     * A key cannot widen itself, nor a key that it was rotated to or from (SELF_WIDENING).
      * </pre>
      */
     public dev.tumbler.v1.UpdateResponse update(dev.tumbler.v1.UpdateRequest request) {
@@ -1101,9 +1226,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
-     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see
-     * Update.
+     * SetActive activates or deactivates a key. Scope: `tumbler:keys:update`.
+     * If the key already is in that state, the call succeeds and changes nothing.
+     * A revoked key is FAILED_PRECONDITION.
+     * To activate a key widens it: see Update.
      * </pre>
      */
     public dev.tumbler.v1.SetActiveResponse setActive(dev.tumbler.v1.SetActiveRequest request) {
@@ -1113,9 +1239,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Revoke ends a key for ever. Scope `tumbler:keys:revoke`.
-     * Once it has returned, no Verify begun later in this installation's server answers VALID for the key.
-     * Repeated, it is no error, and the first time, reason and comment stay.
+     * Revoke ends a key, permanently. Scope: `tumbler:keys:revoke`.
+     * Once it has returned, no Verify that begins later in this installation's server
+     * answers VALID for the key.
+     * Repeating it succeeds; the first time, reason and comment are kept.
      * </pre>
      */
     public dev.tumbler.v1.RevokeResponse revoke(dev.tumbler.v1.RevokeRequest request) {
@@ -1125,14 +1252,20 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
-     * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
-     * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
-     * Whoever lost the answer, and the new secret with it, rotates the successor, which KEY_SUPERSEDED names. With
-     * OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
-     * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
-     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
-     * lifetime, counted from now (SELF_WIDENING).
+     * Rotate replaces a key by a successor. Scope: `tumbler:keys:rotate`.
+     * The successor inherits name, owner, scopes, metadata, networks, environment, schedule,
+     * and whether the key is active.
+     * The old key keeps working for a grace period.
+     * A superseded, revoked or expired key is FAILED_PRECONDITION:
+     * of many concurrent calls exactly one succeeds.
+     * If the response is lost, and the new secret with it, rotate the successor,
+     * which KEY_SUPERSEDED names.
+     * With OLD_KEY_ENDS_ON_FIRST_USE the old key works in the meantime.
+     * The caller receives the successor's secret.
+     * So rotating a key that carries a `tumbler:…` scope which the caller does not hold
+     * is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * A key that rotates itself gives its successor at most its own lifetime, counted from now
+     * (SELF_WIDENING).
      * </pre>
      */
     public dev.tumbler.v1.RotateResponse rotate(dev.tumbler.v1.RotateRequest request) {
@@ -1142,9 +1275,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Verify says whether a presented key may do what is asked, now. Scope `tumbler:keys:verify`.
-     * The verdict is in the response of an OK call; an error status means that nothing was decided, and the request at
-     * hand must be denied or retried.
+     * Verify decides whether a presented key may do what the request asks.
+     * Scope: `tumbler:keys:verify`.
+     * The verdict is in the response of an OK call.
+     * An error status means that nothing was decided: deny the request at hand, or retry.
      * </pre>
      */
     public dev.tumbler.v1.VerifyResponse verify(dev.tumbler.v1.VerifyRequest request) {
@@ -1154,10 +1288,14 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
-     * Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
-     * other: its own response is empty, and so denies. So are those that do not fit into an answer of 3 MiB. Where many keys need bcrypt, a call proves some of them and ends
-     * with RESOURCE_EXHAUSTED: the next goes on from there.
+     * BatchVerify verifies 1–1,000 keys in one call. Scope: `tumbler:keys:verify`.
+     * Responses are in the order of the requests,
+     * and all are decided at one instant and from one view of the log.
+     * An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED
+     * does not fail the others: its own response is empty, and so denies.
+     * Items that do not fit into a response of 3 MiB are empty, too.
+     * If many keys need bcrypt, a call proves some of them and ends with RESOURCE_EXHAUSTED:
+     * the next call continues from there.
      * </pre>
      */
     public dev.tumbler.v1.BatchVerifyResponse batchVerify(dev.tumbler.v1.BatchVerifyRequest request) {
@@ -1167,20 +1305,30 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Watch streams changes as they are committed, so that a client can cache what Verify told it. Scope
-     * `tumbler:keys:verify`.
-     * The first response comes at once. From then on, every change is told as soon as it is committed, by whichever server
-     * of the installation, each once and in commit order; and a heartbeat, which is a response without events and without
-     * reset, says in every heartbeat_interval that there was nothing else to tell half a second ago or less. None is sent
-     * while the server does not know that, for instance since its database does not answer: a client that is not told
-     * anything for longer than heartbeat_interval should stop using what it remembers, and ask Verify. While a stream that
-     * began at a cursor is being told what it missed, there are no heartbeats; the first follows at once.
-     * A stream ends with UNAUTHENTICATED or PERMISSION_DENIED when the calling key would not be let in any more (it was
-     * revoked, has expired, lost its scope …); with RESOURCE_EXHAUSTED when its reader takes longer than five seconds for a
-     * response, or falls too far behind (READER_TOO_SLOW; CANCELLED where the reader does not even take that), and at once
-     * where the server has too many streams (OVERLOADED, with RetryInfo); with UNAVAILABLE when the server stops
-     * (SERVER_STOPPING). Connect again after a pause that has some chance in it, and begin at the last cursor: nothing is
-     * missed and nothing told twice.
+     * Watch streams changes as they are committed, so that a client can cache answers of Verify.
+     * Scope: `tumbler:keys:verify`.
+     * The server sends the first response at once.
+     * Then it delivers every change as soon as it is committed, by any server of the installation,
+     * once each and in commit order.
+     * A heartbeat is a response without events and without reset.
+     * Within every heartbeat_interval the server sends one:
+     * all events up to at most 0.5 s before it have been delivered.
+     * The server sends no heartbeat while it cannot confirm that,
+     * for instance because its database does not answer.
+     * If a client receives nothing for longer than heartbeat_interval,
+     * it should stop using its cache, and call Verify.
+     * A stream that starts at a cursor delivers what it missed first, without heartbeats;
+     * the first heartbeat follows at once.
+     * A stream ends with
+     *  - UNAUTHENTICATED or PERMISSION_DENIED if the calling key would be refused now:
+     *    it was revoked, has expired or lost its scope, for example;
+     *  - RESOURCE_EXHAUSTED (READER_TOO_SLOW) if the client takes longer than five seconds
+     *    to read a response, or falls too far behind; CANCELLED if it does not read that either;
+     *  - RESOURCE_EXHAUSTED (OVERLOADED, with RetryInfo), at once, if the server has too many
+     *    streams;
+     *  - UNAVAILABLE (SERVER_STOPPING) if the server stops.
+     * Reconnect after a pause with jitter, and start at the last cursor:
+     * no event is missed and none is delivered twice.
      * </pre>
      */
     public java.util.Iterator<dev.tumbler.v1.WatchResponse> watch(
@@ -1191,8 +1339,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ListEvents reads the audit trail, oldest first: every change, when it was made, and by whom. Events older than the
-     * server's retention (400 days unless its operator says otherwise) are not kept. Scope `tumbler:events:read`.
+     * ListEvents reads the audit trail, oldest first: every change, its time and its actor.
+     * Scope: `tumbler:events:read`.
+     * The server removes events older than its retention
+     * (400 days, unless the operator sets another).
      * </pre>
      */
     public dev.tumbler.v1.ListEventsResponse listEvents(dev.tumbler.v1.ListEventsRequest request) {
@@ -1202,12 +1352,17 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ClaimRotation fetches the successor of a key whose rotation is due: the new secret is made now, shown this once, and
-     * the old key's grace begins. The claim token is the only credential; no API key is needed.
-     * A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
-     * whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
-     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor, which KEY_SUPERSEDED
-     * names; with OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
+     * ClaimRotation fetches the successor of a key whose rotation is due.
+     * The server makes the new secret now and returns it, this once;
+     * the old key's grace period begins.
+     * The claim token is the only credential: the call needs no API key.
+     * A token works once. A token that this installation did not issue is UNAUTHENTICATED
+     * (CLAIM_TOKEN_INVALID).
+     * A used token is FAILED_PRECONDITION, and so is one whose key has since been rotated, revoked,
+     * deactivated or given another schedule; nothing changes.
+     * Of concurrent calls exactly one succeeds.
+     * If the response is lost, Rotate the successor, which KEY_SUPERSEDED names;
+     * with OLD_KEY_ENDS_ON_FIRST_USE the old key works in the meantime.
      * </pre>
      */
     public dev.tumbler.v1.ClaimRotationResponse claimRotation(dev.tumbler.v1.ClaimRotationRequest request) {
@@ -1217,8 +1372,9 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ListDeliveries reads what became of the webhooks that were sent, newest first. Deliveries are kept as long as events.
-     * Scope `tumbler:events:read`.
+     * ListDeliveries reads the state of webhook deliveries, newest first.
+     * Scope: `tumbler:events:read`.
+     * The server keeps deliveries as long as events.
      * </pre>
      */
     public dev.tumbler.v1.ListDeliveriesResponse listDeliveries(dev.tumbler.v1.ListDeliveriesRequest request) {
@@ -1228,9 +1384,11 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Redeliver sends a webhook again, at once and with the same id, whatever became of it; its attempts are counted on, and
-     * three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
-     * Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
+     * Redeliver sends a webhook again, at once and with the same id, whatever its state.
+     * Scope: `tumbler:keys:update`.
+     * Its attempts keep counting, and three days of retries start again.
+     * If the endpoint was turned off, it is turned on.
+     * A delivery that is out of date is FAILED_PRECONDITION (DELIVERY_OUTDATED).
      * </pre>
      */
     public dev.tumbler.v1.RedeliverResponse redeliver(dev.tumbler.v1.RedeliverRequest request) {
@@ -1240,11 +1398,14 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there is also signed
-     * by the secret before, so that nothing is lost while the receiver changes over. Scope `tumbler:keys:update`; the
-     * caller must also hold the `tumbler:…` scopes of the keys that have the URL: else PERMISSION_DENIED.
-     * Repeated within that time, all of its secrets sign for 24 hours more; where three replaced ones do,
-     * RESOURCE_EXHAUSTED (LIMIT_REACHED).
+     * RotateWebhookSecret makes a new secret for a webhook_url of a project.
+     * Scope: `tumbler:keys:update`.
+     * The caller must also hold the `tumbler:…` scopes of the keys with that URL;
+     * otherwise PERMISSION_DENIED.
+     * For 24 hours the previous secret signs as well,
+     * so that no webhook is lost while the receiver changes over.
+     * If the call is repeated within that time, all of these secrets sign for 24 hours more;
+     * with three replaced secrets still signing, it ends with RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     public dev.tumbler.v1.RotateWebhookSecretResponse rotateWebhookSecret(dev.tumbler.v1.RotateWebhookSecretRequest request) {
@@ -1256,16 +1417,23 @@ public final class ApiKeyServiceGrpc {
   /**
    * A stub to allow clients to do ListenableFuture-style rpc calls to service ApiKeyService.
    * <pre>
-   * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
-   * Every call carries a key of its own as `authorization: Bearer &lt;key&gt;` (or `x-api-key: &lt;key&gt;`; never more than
-   * one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
-   * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
-   * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
-   * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
-   * is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
-   * what does not fit.
-   * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
-   * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
+   * ApiKeyService issues API keys, and decides for each request that carries one whether it may pass.
+   * Every call carries a key of its own: `authorization: Bearer &lt;key&gt;` or `x-api-key: &lt;key&gt;`,
+   * and never more than one.
+   * Without a key, with several, or with one that is not accepted, a call ends with UNAUTHENTICATED.
+   * Without the scope that the RPC names, it ends with PERMISSION_DENIED.
+   * A caller may only act in its own project;
+   * a key of the reserved project `tumbler` may act in every project.
+   * A request that names another project ends with PERMISSION_DENIED.
+   * The id of another project's key ends with NOT_FOUND, exactly as an id that does not exist.
+   * The server counts the entries of repeated fields and maps, and measures texts,
+   * before it reads any of them.
+   * A request that exceeds a field's limit ends with INVALID_ARGUMENT, which names the field.
+   * A response has at most 3 MiB: a list ends its page early,
+   * and a batch leaves the items undecided that do not fit.
+   * Every error carries ErrorInfo (see ErrorReason). Any call can also end with INTERNAL,
+   * with UNAVAILABLE if the database does not answer,
+   * and with RESOURCE_EXHAUSTED and RetryInfo under overload.
    * </pre>
    */
   public static final class ApiKeyServiceFutureStub
@@ -1283,10 +1451,12 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
-     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). Where the project
-     * has as many keys as it may have (1,000,000 of any state, unless the operator says otherwise), Create, Rotate and
-     * ClaimRotation are RESOURCE_EXHAUSTED (LIMIT_REACHED).
+     * Create makes a key and returns its secret, this once. Scope: `tumbler:keys:create`.
+     * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED
+     * (SCOPE_ESCALATION).
+     * If the project has its maximum number of keys
+     * (1,000,000 in any state, unless the operator sets another),
+     * Create, Rotate and ClaimRotation end with RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.CreateResponse> create(
@@ -1297,7 +1467,7 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Get reads one key, in whatever state it is. Scope `tumbler:keys:read`.
+     * Get reads one key, in any state. Scope: `tumbler:keys:read`.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.GetResponse> get(
@@ -1308,9 +1478,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * List reads keys in pages, revoked ones too. Scope `tumbler:keys:read`.
-     * No key is skipped or repeated while others are made: pages continue after the last key seen, not at a number.
-     * (A key whose own sort value changes between two pages can move across the point where the next page begins.)
+     * List reads keys in pages, including revoked ones. Scope: `tumbler:keys:read`.
+     * A page continues after the last key of the page before, not at a number,
+     * so keys made in the meantime cause no key to be skipped or repeated.
+     * A key whose own sort value changes between two pages can move across the page boundary.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.ListResponse> list(
@@ -1321,12 +1492,15 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Update changes the fields named in the mask, for verification from the moment it returns. Scope
-     * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
-     * leaves no event and no new etag.
-     * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url, a
-     * rotation that comes earlier) needs a caller that holds the `tumbler:…` scopes which the key then carries: else
-     * PERMISSION_DENIED (SCOPE_ESCALATION). No key widens itself, nor what it was rotated to or from (SELF_WIDENING).
+     * Update changes the fields in the mask. Scope: `tumbler:keys:update`.
+     * Verify uses the new values as soon as Update has returned.
+     * A stale etag is ABORTED; a revoked key is FAILED_PRECONDITION.
+     * An Update that changes nothing writes no event and leaves the etag as it is.
+     * An Update widens a key if it sets a later expiry, an address or a scope that the key did not
+     * have, another webhook_url, or a rotation that comes earlier.
+     * To widen a key, the caller must hold the `tumbler:…` scopes that the key then carries;
+     * otherwise PERMISSION_DENIED (SCOPE_ESCALATION).
+     * A key cannot widen itself, nor a key that it was rotated to or from (SELF_WIDENING).
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.UpdateResponse> update(
@@ -1337,9 +1511,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
-     * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see
-     * Update.
+     * SetActive activates or deactivates a key. Scope: `tumbler:keys:update`.
+     * If the key already is in that state, the call succeeds and changes nothing.
+     * A revoked key is FAILED_PRECONDITION.
+     * To activate a key widens it: see Update.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.SetActiveResponse> setActive(
@@ -1350,9 +1525,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Revoke ends a key for ever. Scope `tumbler:keys:revoke`.
-     * Once it has returned, no Verify begun later in this installation's server answers VALID for the key.
-     * Repeated, it is no error, and the first time, reason and comment stay.
+     * Revoke ends a key, permanently. Scope: `tumbler:keys:revoke`.
+     * Once it has returned, no Verify that begins later in this installation's server
+     * answers VALID for the key.
+     * Repeating it succeeds; the first time, reason and comment are kept.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.RevokeResponse> revoke(
@@ -1363,14 +1539,20 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
-     * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
-     * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
-     * Whoever lost the answer, and the new secret with it, rotates the successor, which KEY_SUPERSEDED names. With
-     * OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
-     * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
-     * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
-     * lifetime, counted from now (SELF_WIDENING).
+     * Rotate replaces a key by a successor. Scope: `tumbler:keys:rotate`.
+     * The successor inherits name, owner, scopes, metadata, networks, environment, schedule,
+     * and whether the key is active.
+     * The old key keeps working for a grace period.
+     * A superseded, revoked or expired key is FAILED_PRECONDITION:
+     * of many concurrent calls exactly one succeeds.
+     * If the response is lost, and the new secret with it, rotate the successor,
+     * which KEY_SUPERSEDED names.
+     * With OLD_KEY_ENDS_ON_FIRST_USE the old key works in the meantime.
+     * The caller receives the successor's secret.
+     * So rotating a key that carries a `tumbler:…` scope which the caller does not hold
+     * is PERMISSION_DENIED (SCOPE_ESCALATION).
+     * A key that rotates itself gives its successor at most its own lifetime, counted from now
+     * (SELF_WIDENING).
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.RotateResponse> rotate(
@@ -1381,9 +1563,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Verify says whether a presented key may do what is asked, now. Scope `tumbler:keys:verify`.
-     * The verdict is in the response of an OK call; an error status means that nothing was decided, and the request at
-     * hand must be denied or retried.
+     * Verify decides whether a presented key may do what the request asks.
+     * Scope: `tumbler:keys:verify`.
+     * The verdict is in the response of an OK call.
+     * An error status means that nothing was decided: deny the request at hand, or retry.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.VerifyResponse> verify(
@@ -1394,10 +1577,14 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
-     * Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
-     * other: its own response is empty, and so denies. So are those that do not fit into an answer of 3 MiB. Where many keys need bcrypt, a call proves some of them and ends
-     * with RESOURCE_EXHAUSTED: the next goes on from there.
+     * BatchVerify verifies 1–1,000 keys in one call. Scope: `tumbler:keys:verify`.
+     * Responses are in the order of the requests,
+     * and all are decided at one instant and from one view of the log.
+     * An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED
+     * does not fail the others: its own response is empty, and so denies.
+     * Items that do not fit into a response of 3 MiB are empty, too.
+     * If many keys need bcrypt, a call proves some of them and ends with RESOURCE_EXHAUSTED:
+     * the next call continues from there.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.BatchVerifyResponse> batchVerify(
@@ -1408,8 +1595,10 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ListEvents reads the audit trail, oldest first: every change, when it was made, and by whom. Events older than the
-     * server's retention (400 days unless its operator says otherwise) are not kept. Scope `tumbler:events:read`.
+     * ListEvents reads the audit trail, oldest first: every change, its time and its actor.
+     * Scope: `tumbler:events:read`.
+     * The server removes events older than its retention
+     * (400 days, unless the operator sets another).
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.ListEventsResponse> listEvents(
@@ -1420,12 +1609,17 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ClaimRotation fetches the successor of a key whose rotation is due: the new secret is made now, shown this once, and
-     * the old key's grace begins. The claim token is the only credential; no API key is needed.
-     * A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
-     * whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
-     * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor, which KEY_SUPERSEDED
-     * names; with OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
+     * ClaimRotation fetches the successor of a key whose rotation is due.
+     * The server makes the new secret now and returns it, this once;
+     * the old key's grace period begins.
+     * The claim token is the only credential: the call needs no API key.
+     * A token works once. A token that this installation did not issue is UNAUTHENTICATED
+     * (CLAIM_TOKEN_INVALID).
+     * A used token is FAILED_PRECONDITION, and so is one whose key has since been rotated, revoked,
+     * deactivated or given another schedule; nothing changes.
+     * Of concurrent calls exactly one succeeds.
+     * If the response is lost, Rotate the successor, which KEY_SUPERSEDED names;
+     * with OLD_KEY_ENDS_ON_FIRST_USE the old key works in the meantime.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.ClaimRotationResponse> claimRotation(
@@ -1436,8 +1630,9 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * ListDeliveries reads what became of the webhooks that were sent, newest first. Deliveries are kept as long as events.
-     * Scope `tumbler:events:read`.
+     * ListDeliveries reads the state of webhook deliveries, newest first.
+     * Scope: `tumbler:events:read`.
+     * The server keeps deliveries as long as events.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.ListDeliveriesResponse> listDeliveries(
@@ -1448,9 +1643,11 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * Redeliver sends a webhook again, at once and with the same id, whatever became of it; its attempts are counted on, and
-     * three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
-     * Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
+     * Redeliver sends a webhook again, at once and with the same id, whatever its state.
+     * Scope: `tumbler:keys:update`.
+     * Its attempts keep counting, and three days of retries start again.
+     * If the endpoint was turned off, it is turned on.
+     * A delivery that is out of date is FAILED_PRECONDITION (DELIVERY_OUTDATED).
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.RedeliverResponse> redeliver(
@@ -1461,11 +1658,14 @@ public final class ApiKeyServiceGrpc {
 
     /**
      * <pre>
-     * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there is also signed
-     * by the secret before, so that nothing is lost while the receiver changes over. Scope `tumbler:keys:update`; the
-     * caller must also hold the `tumbler:…` scopes of the keys that have the URL: else PERMISSION_DENIED.
-     * Repeated within that time, all of its secrets sign for 24 hours more; where three replaced ones do,
-     * RESOURCE_EXHAUSTED (LIMIT_REACHED).
+     * RotateWebhookSecret makes a new secret for a webhook_url of a project.
+     * Scope: `tumbler:keys:update`.
+     * The caller must also hold the `tumbler:…` scopes of the keys with that URL;
+     * otherwise PERMISSION_DENIED.
+     * For 24 hours the previous secret signs as well,
+     * so that no webhook is lost while the receiver changes over.
+     * If the call is repeated within that time, all of these secrets sign for 24 hours more;
+     * with three replaced secrets still signing, it ends with RESOURCE_EXHAUSTED (LIMIT_REACHED).
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.tumbler.v1.RotateWebhookSecretResponse> rotateWebhookSecret(

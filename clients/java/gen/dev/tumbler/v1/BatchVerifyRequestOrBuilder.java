@@ -10,7 +10,7 @@ public interface BatchVerifyRequestOrBuilder extends
 
   /**
    * <pre>
-   * requests: 1–1,000.
+   * Required. requests are the keys to verify: 1–1,000.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyRequest requests = 1 [json_name = "requests"];</code>
@@ -19,7 +19,7 @@ public interface BatchVerifyRequestOrBuilder extends
       getRequestsList();
   /**
    * <pre>
-   * requests: 1–1,000.
+   * Required. requests are the keys to verify: 1–1,000.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyRequest requests = 1 [json_name = "requests"];</code>
@@ -27,7 +27,7 @@ public interface BatchVerifyRequestOrBuilder extends
   dev.tumbler.v1.VerifyRequest getRequests(int index);
   /**
    * <pre>
-   * requests: 1–1,000.
+   * Required. requests are the keys to verify: 1–1,000.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyRequest requests = 1 [json_name = "requests"];</code>
@@ -35,7 +35,7 @@ public interface BatchVerifyRequestOrBuilder extends
   int getRequestsCount();
   /**
    * <pre>
-   * requests: 1–1,000.
+   * Required. requests are the keys to verify: 1–1,000.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyRequest requests = 1 [json_name = "requests"];</code>
@@ -44,7 +44,7 @@ public interface BatchVerifyRequestOrBuilder extends
       getRequestsOrBuilderList();
   /**
    * <pre>
-   * requests: 1–1,000.
+   * Required. requests are the keys to verify: 1–1,000.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyRequest requests = 1 [json_name = "requests"];</code>

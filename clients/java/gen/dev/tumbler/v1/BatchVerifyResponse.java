@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * BatchVerifyResponse carries a verdict for each.
+ * BatchVerifyResponse carries a verdict for each request.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.BatchVerifyResponse}
@@ -49,9 +49,10 @@ private static final long serialVersionUID = 0L;
   private java.util.List<dev.tumbler.v1.VerifyResponse> responses_;
   /**
    * <pre>
-   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-   * after it: ask for these again.
+   * responses has one entry for each request, in the same order.
+   * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+   * Either the item breaks a rule: call Verify with it to learn which.
+   * Or the response has no room for it and all that follow: send these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -62,9 +63,10 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-   * after it: ask for these again.
+   * responses has one entry for each request, in the same order.
+   * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+   * Either the item breaks a rule: call Verify with it to learn which.
+   * Or the response has no room for it and all that follow: send these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -76,9 +78,10 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-   * after it: ask for these again.
+   * responses has one entry for each request, in the same order.
+   * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+   * Either the item breaks a rule: call Verify with it to learn which.
+   * Or the response has no room for it and all that follow: send these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -89,9 +92,10 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-   * after it: ask for these again.
+   * responses has one entry for each request, in the same order.
+   * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+   * Either the item breaks a rule: call Verify with it to learn which.
+   * Or the response has no room for it and all that follow: send these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -102,9 +106,10 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-   * after it: ask for these again.
+   * responses has one entry for each request, in the same order.
+   * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+   * Either the item breaks a rule: call Verify with it to learn which.
+   * Or the response has no room for it and all that follow: send these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -276,7 +281,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * BatchVerifyResponse carries a verdict for each.
+   * BatchVerifyResponse carries a verdict for each request.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.BatchVerifyResponse}
@@ -507,9 +512,10 @@ private static final long serialVersionUID = 0L;
 
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -523,9 +529,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -539,9 +546,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -555,9 +563,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -578,9 +587,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -598,9 +608,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -620,9 +631,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -643,9 +655,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -663,9 +676,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -683,9 +697,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -704,9 +719,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -723,9 +739,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -742,9 +759,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -755,9 +773,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -771,9 +790,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -788,9 +808,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -801,9 +822,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -815,9 +837,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-     * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-     * after it: ask for these again.
+     * responses has one entry for each request, in the same order.
+     * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+     * Either the item breaks a rule: call Verify with it to learn which.
+     * Or the response has no room for it and all that follow: send these again.
      * </pre>
      *
      * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>

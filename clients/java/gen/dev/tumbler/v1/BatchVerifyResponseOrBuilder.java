@@ -10,9 +10,10 @@ public interface BatchVerifyResponseOrBuilder extends
 
   /**
    * <pre>
-   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-   * after it: ask for these again.
+   * responses has one entry for each request, in the same order.
+   * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+   * Either the item breaks a rule: call Verify with it to learn which.
+   * Or the response has no room for it and all that follow: send these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -21,9 +22,10 @@ public interface BatchVerifyResponseOrBuilder extends
       getResponsesList();
   /**
    * <pre>
-   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-   * after it: ask for these again.
+   * responses has one entry for each request, in the same order.
+   * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+   * Either the item breaks a rule: call Verify with it to learn which.
+   * Or the response has no room for it and all that follow: send these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -31,9 +33,10 @@ public interface BatchVerifyResponseOrBuilder extends
   dev.tumbler.v1.VerifyResponse getResponses(int index);
   /**
    * <pre>
-   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-   * after it: ask for these again.
+   * responses has one entry for each request, in the same order.
+   * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+   * Either the item breaks a rule: call Verify with it to learn which.
+   * Or the response has no room for it and all that follow: send these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -41,9 +44,10 @@ public interface BatchVerifyResponseOrBuilder extends
   int getResponsesCount();
   /**
    * <pre>
-   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-   * after it: ask for these again.
+   * responses has one entry for each request, in the same order.
+   * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+   * Either the item breaks a rule: call Verify with it to learn which.
+   * Or the response has no room for it and all that follow: send these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>
@@ -52,9 +56,10 @@ public interface BatchVerifyResponseOrBuilder extends
       getResponsesOrBuilderList();
   /**
    * <pre>
-   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-   * after it: ask for these again.
+   * responses has one entry for each request, in the same order.
+   * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+   * Either the item breaks a rule: call Verify with it to learn which.
+   * Or the response has no room for it and all that follow: send these again.
    * </pre>
    *
    * <code>repeated .tumbler.v1.VerifyResponse responses = 1 [json_name = "responses"];</code>

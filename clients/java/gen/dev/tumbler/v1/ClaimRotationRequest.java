@@ -51,7 +51,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object claimToken_ = "";
   /**
    * <pre>
-   * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
+   * Required. claim_token comes from the webhook `key.rotation_due`.
+   * It works once, for this key and this rotation.
    * </pre>
    *
    * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
@@ -72,7 +73,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
+   * Required. claim_token comes from the webhook `key.rotation_due`.
+   * It works once, for this key and this rotation.
    * </pre>
    *
    * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
@@ -97,7 +99,7 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.Duration gracePeriod_;
   /**
    * <pre>
-   * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+   * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -109,7 +111,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+   * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -121,7 +123,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+   * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -135,7 +137,7 @@ private static final long serialVersionUID = 0L;
   private int oldKeyEnds_ = 0;
   /**
    * <pre>
-   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
    * </pre>
    *
    * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
@@ -146,7 +148,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
    * </pre>
    *
    * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
@@ -557,7 +559,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object claimToken_ = "";
     /**
      * <pre>
-     * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
+     * Required. claim_token comes from the webhook `key.rotation_due`.
+     * It works once, for this key and this rotation.
      * </pre>
      *
      * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
@@ -577,7 +580,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
+     * Required. claim_token comes from the webhook `key.rotation_due`.
+     * It works once, for this key and this rotation.
      * </pre>
      *
      * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
@@ -598,7 +602,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
+     * Required. claim_token comes from the webhook `key.rotation_due`.
+     * It works once, for this key and this rotation.
      * </pre>
      *
      * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
@@ -615,7 +620,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
+     * Required. claim_token comes from the webhook `key.rotation_due`.
+     * It works once, for this key and this rotation.
      * </pre>
      *
      * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
@@ -629,7 +635,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
+     * Required. claim_token comes from the webhook `key.rotation_due`.
+     * It works once, for this key and this rotation.
      * </pre>
      *
      * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
@@ -651,7 +658,7 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Duration, com.google.protobuf.Duration.Builder, com.google.protobuf.DurationOrBuilder> gracePeriodBuilder_;
     /**
      * <pre>
-     * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+     * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -662,7 +669,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+     * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -677,7 +684,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+     * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -697,7 +704,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+     * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -715,7 +722,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+     * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -740,7 +747,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+     * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -757,7 +764,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+     * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -769,7 +776,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+     * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -784,7 +791,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+     * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -806,7 +813,7 @@ private static final long serialVersionUID = 0L;
     private int oldKeyEnds_ = 0;
     /**
      * <pre>
-     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
      * </pre>
      *
      * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
@@ -817,7 +824,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
      * </pre>
      *
      * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
@@ -832,7 +839,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
      * </pre>
      *
      * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
@@ -845,7 +852,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
      * </pre>
      *
      * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
@@ -863,7 +870,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
      * </pre>
      *
      * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>

@@ -10,7 +10,8 @@ public interface ClaimRotationRequestOrBuilder extends
 
   /**
    * <pre>
-   * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
+   * Required. claim_token comes from the webhook `key.rotation_due`.
+   * It works once, for this key and this rotation.
    * </pre>
    *
    * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
@@ -19,7 +20,8 @@ public interface ClaimRotationRequestOrBuilder extends
   java.lang.String getClaimToken();
   /**
    * <pre>
-   * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
+   * Required. claim_token comes from the webhook `key.rotation_due`.
+   * It works once, for this key and this rotation.
    * </pre>
    *
    * <code>string claim_token = 1 [json_name = "claimToken", (.tumbler.v1.secret) = true];</code>
@@ -30,7 +32,7 @@ public interface ClaimRotationRequestOrBuilder extends
 
   /**
    * <pre>
-   * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+   * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -39,7 +41,7 @@ public interface ClaimRotationRequestOrBuilder extends
   boolean hasGracePeriod();
   /**
    * <pre>
-   * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+   * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -48,7 +50,7 @@ public interface ClaimRotationRequestOrBuilder extends
   com.google.protobuf.Duration getGracePeriod();
   /**
    * <pre>
-   * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+   * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -57,7 +59,7 @@ public interface ClaimRotationRequestOrBuilder extends
 
   /**
    * <pre>
-   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
    * </pre>
    *
    * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>
@@ -66,7 +68,7 @@ public interface ClaimRotationRequestOrBuilder extends
   int getOldKeyEndsValue();
   /**
    * <pre>
-   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
    * </pre>
    *
    * <code>.tumbler.v1.OldKeyEnds old_key_ends = 3 [json_name = "oldKeyEnds"];</code>

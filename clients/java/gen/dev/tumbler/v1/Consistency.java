@@ -6,8 +6,8 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * Consistency says how fresh an answer must be. Unset means minimize_latency. None of them ever delays a revocation in
- * the server that made it.
+ * Consistency says how fresh an answer must be. Unset: minimize_latency.
+ * Whichever is chosen, a revocation takes effect at once in the server that made it.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.Consistency}
@@ -91,10 +91,13 @@ private static final long serialVersionUID = 0L;
   public static final int MINIMIZE_LATENCY_FIELD_NUMBER = 1;
   /**
    * <pre>
-   * minimize_latency: what this server knows. On SQLite, and in the server that made the change, every change that
-   * returned before the call began, whichever worker made it. Between servers on one database at most `max_staleness`
-   * old (2 s by default), typically milliseconds. A server that cannot confirm this reads the database, and where that
-   * fails answers UNAVAILABLE.
+   * Optional. minimize_latency answers from what this server knows.
+   * On SQLite, and in the server that made the change,
+   * that includes every change that returned before the call began, by any worker process.
+   * Between servers on one database it is at most `--max-staleness` old (2 s by default),
+   * and typically some milliseconds.
+   * A server that cannot confirm this reads the database, and answers UNAVAILABLE if that fails.
+   * False has the same effect.
    * </pre>
    *
    * <code>bool minimize_latency = 1 [json_name = "minimizeLatency"];</code>
@@ -106,10 +109,13 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * minimize_latency: what this server knows. On SQLite, and in the server that made the change, every change that
-   * returned before the call began, whichever worker made it. Between servers on one database at most `max_staleness`
-   * old (2 s by default), typically milliseconds. A server that cannot confirm this reads the database, and where that
-   * fails answers UNAVAILABLE.
+   * Optional. minimize_latency answers from what this server knows.
+   * On SQLite, and in the server that made the change,
+   * that includes every change that returned before the call began, by any worker process.
+   * Between servers on one database it is at most `--max-staleness` old (2 s by default),
+   * and typically some milliseconds.
+   * A server that cannot confirm this reads the database, and answers UNAVAILABLE if that fails.
+   * False has the same effect.
    * </pre>
    *
    * <code>bool minimize_latency = 1 [json_name = "minimizeLatency"];</code>
@@ -126,8 +132,9 @@ private static final long serialVersionUID = 0L;
   public static final int AT_LEAST_AS_FRESH_FIELD_NUMBER = 2;
   /**
    * <pre>
-   * at_least_as_fresh: no older than the change that returned this consistency_token. A token that this installation
-   * did not issue is INVALID_ARGUMENT.
+   * Optional. at_least_as_fresh is a consistency_token:
+   * the answer is no older than the change that returned it.
+   * A token that this installation did not issue is INVALID_ARGUMENT.
    * </pre>
    *
    * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -138,8 +145,9 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * at_least_as_fresh: no older than the change that returned this consistency_token. A token that this installation
-   * did not issue is INVALID_ARGUMENT.
+   * Optional. at_least_as_fresh is a consistency_token:
+   * the answer is no older than the change that returned it.
+   * A token that this installation did not issue is INVALID_ARGUMENT.
    * </pre>
    *
    * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -164,8 +172,9 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * at_least_as_fresh: no older than the change that returned this consistency_token. A token that this installation
-   * did not issue is INVALID_ARGUMENT.
+   * Optional. at_least_as_fresh is a consistency_token:
+   * the answer is no older than the change that returned it.
+   * A token that this installation did not issue is INVALID_ARGUMENT.
    * </pre>
    *
    * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -193,7 +202,8 @@ private static final long serialVersionUID = 0L;
   public static final int FULLY_CONSISTENT_FIELD_NUMBER = 3;
   /**
    * <pre>
-   * fully_consistent: every change that returned before the call began, wherever it was made.
+   * Optional. fully_consistent includes every change that returned before the call began,
+   * made by any server. False means minimize_latency.
    * </pre>
    *
    * <code>bool fully_consistent = 3 [json_name = "fullyConsistent"];</code>
@@ -205,7 +215,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * fully_consistent: every change that returned before the call began, wherever it was made.
+   * Optional. fully_consistent includes every change that returned before the call began,
+   * made by any server. False means minimize_latency.
    * </pre>
    *
    * <code>bool fully_consistent = 3 [json_name = "fullyConsistent"];</code>
@@ -426,8 +437,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * Consistency says how fresh an answer must be. Unset means minimize_latency. None of them ever delays a revocation in
-   * the server that made it.
+   * Consistency says how fresh an answer must be. Unset: minimize_latency.
+   * Whichever is chosen, a revocation takes effect at once in the server that made it.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.Consistency}
@@ -645,10 +656,13 @@ private static final long serialVersionUID = 0L;
 
     /**
      * <pre>
-     * minimize_latency: what this server knows. On SQLite, and in the server that made the change, every change that
-     * returned before the call began, whichever worker made it. Between servers on one database at most `max_staleness`
-     * old (2 s by default), typically milliseconds. A server that cannot confirm this reads the database, and where that
-     * fails answers UNAVAILABLE.
+     * Optional. minimize_latency answers from what this server knows.
+     * On SQLite, and in the server that made the change,
+     * that includes every change that returned before the call began, by any worker process.
+     * Between servers on one database it is at most `--max-staleness` old (2 s by default),
+     * and typically some milliseconds.
+     * A server that cannot confirm this reads the database, and answers UNAVAILABLE if that fails.
+     * False has the same effect.
      * </pre>
      *
      * <code>bool minimize_latency = 1 [json_name = "minimizeLatency"];</code>
@@ -659,10 +673,13 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * minimize_latency: what this server knows. On SQLite, and in the server that made the change, every change that
-     * returned before the call began, whichever worker made it. Between servers on one database at most `max_staleness`
-     * old (2 s by default), typically milliseconds. A server that cannot confirm this reads the database, and where that
-     * fails answers UNAVAILABLE.
+     * Optional. minimize_latency answers from what this server knows.
+     * On SQLite, and in the server that made the change,
+     * that includes every change that returned before the call began, by any worker process.
+     * Between servers on one database it is at most `--max-staleness` old (2 s by default),
+     * and typically some milliseconds.
+     * A server that cannot confirm this reads the database, and answers UNAVAILABLE if that fails.
+     * False has the same effect.
      * </pre>
      *
      * <code>bool minimize_latency = 1 [json_name = "minimizeLatency"];</code>
@@ -676,10 +693,13 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * minimize_latency: what this server knows. On SQLite, and in the server that made the change, every change that
-     * returned before the call began, whichever worker made it. Between servers on one database at most `max_staleness`
-     * old (2 s by default), typically milliseconds. A server that cannot confirm this reads the database, and where that
-     * fails answers UNAVAILABLE.
+     * Optional. minimize_latency answers from what this server knows.
+     * On SQLite, and in the server that made the change,
+     * that includes every change that returned before the call began, by any worker process.
+     * Between servers on one database it is at most `--max-staleness` old (2 s by default),
+     * and typically some milliseconds.
+     * A server that cannot confirm this reads the database, and answers UNAVAILABLE if that fails.
+     * False has the same effect.
      * </pre>
      *
      * <code>bool minimize_latency = 1 [json_name = "minimizeLatency"];</code>
@@ -695,10 +715,13 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * minimize_latency: what this server knows. On SQLite, and in the server that made the change, every change that
-     * returned before the call began, whichever worker made it. Between servers on one database at most `max_staleness`
-     * old (2 s by default), typically milliseconds. A server that cannot confirm this reads the database, and where that
-     * fails answers UNAVAILABLE.
+     * Optional. minimize_latency answers from what this server knows.
+     * On SQLite, and in the server that made the change,
+     * that includes every change that returned before the call began, by any worker process.
+     * Between servers on one database it is at most `--max-staleness` old (2 s by default),
+     * and typically some milliseconds.
+     * A server that cannot confirm this reads the database, and answers UNAVAILABLE if that fails.
+     * False has the same effect.
      * </pre>
      *
      * <code>bool minimize_latency = 1 [json_name = "minimizeLatency"];</code>
@@ -715,8 +738,9 @@ private static final long serialVersionUID = 0L;
 
     /**
      * <pre>
-     * at_least_as_fresh: no older than the change that returned this consistency_token. A token that this installation
-     * did not issue is INVALID_ARGUMENT.
+     * Optional. at_least_as_fresh is a consistency_token:
+     * the answer is no older than the change that returned it.
+     * A token that this installation did not issue is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -728,8 +752,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * at_least_as_fresh: no older than the change that returned this consistency_token. A token that this installation
-     * did not issue is INVALID_ARGUMENT.
+     * Optional. at_least_as_fresh is a consistency_token:
+     * the answer is no older than the change that returned it.
+     * A token that this installation did not issue is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -755,8 +780,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * at_least_as_fresh: no older than the change that returned this consistency_token. A token that this installation
-     * did not issue is INVALID_ARGUMENT.
+     * Optional. at_least_as_fresh is a consistency_token:
+     * the answer is no older than the change that returned it.
+     * A token that this installation did not issue is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -783,8 +809,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * at_least_as_fresh: no older than the change that returned this consistency_token. A token that this installation
-     * did not issue is INVALID_ARGUMENT.
+     * Optional. at_least_as_fresh is a consistency_token:
+     * the answer is no older than the change that returned it.
+     * A token that this installation did not issue is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -801,8 +828,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * at_least_as_fresh: no older than the change that returned this consistency_token. A token that this installation
-     * did not issue is INVALID_ARGUMENT.
+     * Optional. at_least_as_fresh is a consistency_token:
+     * the answer is no older than the change that returned it.
+     * A token that this installation did not issue is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -818,8 +846,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * at_least_as_fresh: no older than the change that returned this consistency_token. A token that this installation
-     * did not issue is INVALID_ARGUMENT.
+     * Optional. at_least_as_fresh is a consistency_token:
+     * the answer is no older than the change that returned it.
+     * A token that this installation did not issue is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -838,7 +867,8 @@ private static final long serialVersionUID = 0L;
 
     /**
      * <pre>
-     * fully_consistent: every change that returned before the call began, wherever it was made.
+     * Optional. fully_consistent includes every change that returned before the call began,
+     * made by any server. False means minimize_latency.
      * </pre>
      *
      * <code>bool fully_consistent = 3 [json_name = "fullyConsistent"];</code>
@@ -849,7 +879,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * fully_consistent: every change that returned before the call began, wherever it was made.
+     * Optional. fully_consistent includes every change that returned before the call began,
+     * made by any server. False means minimize_latency.
      * </pre>
      *
      * <code>bool fully_consistent = 3 [json_name = "fullyConsistent"];</code>
@@ -863,7 +894,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * fully_consistent: every change that returned before the call began, wherever it was made.
+     * Optional. fully_consistent includes every change that returned before the call began,
+     * made by any server. False means minimize_latency.
      * </pre>
      *
      * <code>bool fully_consistent = 3 [json_name = "fullyConsistent"];</code>
@@ -879,7 +911,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * fully_consistent: every change that returned before the call began, wherever it was made.
+     * Optional. fully_consistent includes every change that returned before the call began,
+     * made by any server. False means minimize_latency.
      * </pre>
      *
      * <code>bool fully_consistent = 3 [json_name = "fullyConsistent"];</code>

@@ -10,10 +10,13 @@ public interface ConsistencyOrBuilder extends
 
   /**
    * <pre>
-   * minimize_latency: what this server knows. On SQLite, and in the server that made the change, every change that
-   * returned before the call began, whichever worker made it. Between servers on one database at most `max_staleness`
-   * old (2 s by default), typically milliseconds. A server that cannot confirm this reads the database, and where that
-   * fails answers UNAVAILABLE.
+   * Optional. minimize_latency answers from what this server knows.
+   * On SQLite, and in the server that made the change,
+   * that includes every change that returned before the call began, by any worker process.
+   * Between servers on one database it is at most `--max-staleness` old (2 s by default),
+   * and typically some milliseconds.
+   * A server that cannot confirm this reads the database, and answers UNAVAILABLE if that fails.
+   * False has the same effect.
    * </pre>
    *
    * <code>bool minimize_latency = 1 [json_name = "minimizeLatency"];</code>
@@ -22,10 +25,13 @@ public interface ConsistencyOrBuilder extends
   boolean hasMinimizeLatency();
   /**
    * <pre>
-   * minimize_latency: what this server knows. On SQLite, and in the server that made the change, every change that
-   * returned before the call began, whichever worker made it. Between servers on one database at most `max_staleness`
-   * old (2 s by default), typically milliseconds. A server that cannot confirm this reads the database, and where that
-   * fails answers UNAVAILABLE.
+   * Optional. minimize_latency answers from what this server knows.
+   * On SQLite, and in the server that made the change,
+   * that includes every change that returned before the call began, by any worker process.
+   * Between servers on one database it is at most `--max-staleness` old (2 s by default),
+   * and typically some milliseconds.
+   * A server that cannot confirm this reads the database, and answers UNAVAILABLE if that fails.
+   * False has the same effect.
    * </pre>
    *
    * <code>bool minimize_latency = 1 [json_name = "minimizeLatency"];</code>
@@ -35,8 +41,9 @@ public interface ConsistencyOrBuilder extends
 
   /**
    * <pre>
-   * at_least_as_fresh: no older than the change that returned this consistency_token. A token that this installation
-   * did not issue is INVALID_ARGUMENT.
+   * Optional. at_least_as_fresh is a consistency_token:
+   * the answer is no older than the change that returned it.
+   * A token that this installation did not issue is INVALID_ARGUMENT.
    * </pre>
    *
    * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -45,8 +52,9 @@ public interface ConsistencyOrBuilder extends
   boolean hasAtLeastAsFresh();
   /**
    * <pre>
-   * at_least_as_fresh: no older than the change that returned this consistency_token. A token that this installation
-   * did not issue is INVALID_ARGUMENT.
+   * Optional. at_least_as_fresh is a consistency_token:
+   * the answer is no older than the change that returned it.
+   * A token that this installation did not issue is INVALID_ARGUMENT.
    * </pre>
    *
    * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -55,8 +63,9 @@ public interface ConsistencyOrBuilder extends
   java.lang.String getAtLeastAsFresh();
   /**
    * <pre>
-   * at_least_as_fresh: no older than the change that returned this consistency_token. A token that this installation
-   * did not issue is INVALID_ARGUMENT.
+   * Optional. at_least_as_fresh is a consistency_token:
+   * the answer is no older than the change that returned it.
+   * A token that this installation did not issue is INVALID_ARGUMENT.
    * </pre>
    *
    * <code>string at_least_as_fresh = 2 [json_name = "atLeastAsFresh"];</code>
@@ -67,7 +76,8 @@ public interface ConsistencyOrBuilder extends
 
   /**
    * <pre>
-   * fully_consistent: every change that returned before the call began, wherever it was made.
+   * Optional. fully_consistent includes every change that returned before the call began,
+   * made by any server. False means minimize_latency.
    * </pre>
    *
    * <code>bool fully_consistent = 3 [json_name = "fullyConsistent"];</code>
@@ -76,7 +86,8 @@ public interface ConsistencyOrBuilder extends
   boolean hasFullyConsistent();
   /**
    * <pre>
-   * fully_consistent: every change that returned before the call began, wherever it was made.
+   * Optional. fully_consistent includes every change that returned before the call began,
+   * made by any server. False means minimize_latency.
    * </pre>
    *
    * <code>bool fully_consistent = 3 [json_name = "fullyConsistent"];</code>

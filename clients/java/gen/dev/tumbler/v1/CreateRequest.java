@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * CreateRequest describes the key to be made.
+ * CreateRequest describes the key to make.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.CreateRequest}
@@ -113,7 +113,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object projectId_ = "";
   /**
    * <pre>
-   * project_id is required; see ApiKey.project_id.
+   * Required. project_id is the key's project; see ApiKey.project_id.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -134,7 +134,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * project_id is required; see ApiKey.project_id.
+   * Required. project_id is the key's project; see ApiKey.project_id.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -160,7 +160,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object environmentId_ = "";
   /**
    * <pre>
-   * environment_id is optional; see ApiKey.environment_id.
+   * Optional. environment_id is the key's environment; see ApiKey.environment_id.
    * </pre>
    *
    * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -181,7 +181,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * environment_id is optional; see ApiKey.environment_id.
+   * Optional. environment_id is the key's environment; see ApiKey.environment_id.
    * </pre>
    *
    * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -207,7 +207,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object name_ = "";
   /**
    * <pre>
-   * name is 3–255 characters; `default` where it is left out. Duplicates are allowed.
+   * Optional. name has 3–255 characters. Empty: `default`. Names need not be unique.
    * </pre>
    *
    * <code>string name = 3 [json_name = "name"];</code>
@@ -228,7 +228,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * name is 3–255 characters; `default` where it is left out. Duplicates are allowed.
+   * Optional. name has 3–255 characters. Empty: `default`. Names need not be unique.
    * </pre>
    *
    * <code>string name = 3 [json_name = "name"];</code>
@@ -254,7 +254,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object ownerId_ = "";
   /**
    * <pre>
-   * owner_id is optional; see ApiKey.owner_id.
+   * Optional. owner_id says on whose behalf the key acts; see ApiKey.owner_id.
    * </pre>
    *
    * <code>string owner_id = 4 [json_name = "ownerId"];</code>
@@ -275,7 +275,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * owner_id is optional; see ApiKey.owner_id.
+   * Optional. owner_id says on whose behalf the key acts; see ApiKey.owner_id.
    * </pre>
    *
    * <code>string owner_id = 4 [json_name = "ownerId"];</code>
@@ -302,7 +302,8 @@ private static final long serialVersionUID = 0L;
       com.google.protobuf.LazyStringArrayList.emptyList();
   /**
    * <pre>
-   * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+   * Optional. scopes are what the key may do; see ApiKey.scopes.
+   * Without any, it fails every Verify that requires a scope.
    * </pre>
    *
    * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -314,7 +315,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+   * Optional. scopes are what the key may do; see ApiKey.scopes.
+   * Without any, it fails every Verify that requires a scope.
    * </pre>
    *
    * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -325,7 +327,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+   * Optional. scopes are what the key may do; see ApiKey.scopes.
+   * Without any, it fails every Verify that requires a scope.
    * </pre>
    *
    * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -337,7 +340,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+   * Optional. scopes are what the key may do; see ApiKey.scopes.
+   * Without any, it fails every Verify that requires a scope.
    * </pre>
    *
    * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -377,7 +381,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+   * Optional. metadata is returned by Verify; see ApiKey.metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -398,7 +402,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+   * Optional. metadata is returned by Verify; see ApiKey.metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -409,7 +413,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+   * Optional. metadata is returned by Verify; see ApiKey.metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -427,7 +431,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+   * Optional. metadata is returned by Verify; see ApiKey.metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -450,7 +454,8 @@ java.lang.String defaultValue) {
       com.google.protobuf.LazyStringArrayList.emptyList();
   /**
    * <pre>
-   * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+   * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+   * See ApiKey.allowed_cidrs.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -462,7 +467,8 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+   * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+   * See ApiKey.allowed_cidrs.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -473,7 +479,8 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+   * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+   * See ApiKey.allowed_cidrs.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -485,7 +492,8 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+   * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+   * See ApiKey.allowed_cidrs.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -500,7 +508,8 @@ java.lang.String defaultValue) {
   public static final int EXPIRE_TIME_FIELD_NUMBER = 8;
   /**
    * <pre>
-   * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+   * Optional. expire_time is the first instant at which the key is not accepted.
+   * It must be in the future.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 8 [json_name = "expireTime"];</code>
@@ -512,7 +521,8 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+   * Optional. expire_time is the first instant at which the key is not accepted.
+   * It must be in the future.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 8 [json_name = "expireTime"];</code>
@@ -527,7 +537,8 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+   * Optional. expire_time is the first instant at which the key is not accepted.
+   * It must be in the future.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 8 [json_name = "expireTime"];</code>
@@ -543,7 +554,7 @@ java.lang.String defaultValue) {
   public static final int TTL_FIELD_NUMBER = 9;
   /**
    * <pre>
-   * ttl is the same, counted from now: more than zero, at most 36,500 days.
+   * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration ttl = 9 [json_name = "ttl"];</code>
@@ -555,7 +566,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * ttl is the same, counted from now: more than zero, at most 36,500 days.
+   * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration ttl = 9 [json_name = "ttl"];</code>
@@ -570,7 +581,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * ttl is the same, counted from now: more than zero, at most 36,500 days.
+   * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration ttl = 9 [json_name = "ttl"];</code>
@@ -588,8 +599,8 @@ java.lang.String defaultValue) {
   private volatile java.lang.Object prefix_ = "";
   /**
    * <pre>
-   * prefix is how the key's text begins: `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`, for example `acme_live`.
-   * Where it is left out, the server's default (`tmb`).
+   * Optional. prefix is the beginning of the key's text, such as `acme_live`.
+   * Its form is `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`. Empty: the server's default (`tmb`).
    * </pre>
    *
    * <code>string prefix = 10 [json_name = "prefix"];</code>
@@ -610,8 +621,8 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * prefix is how the key's text begins: `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`, for example `acme_live`.
-   * Where it is left out, the server's default (`tmb`).
+   * Optional. prefix is the beginning of the key's text, such as `acme_live`.
+   * Its form is `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`. Empty: the server's default (`tmb`).
    * </pre>
    *
    * <code>string prefix = 10 [json_name = "prefix"];</code>
@@ -636,7 +647,7 @@ java.lang.String defaultValue) {
   private dev.tumbler.v1.Rotation rotation_;
   /**
    * <pre>
-   * rotation sets a schedule; next_time in it is ignored.
+   * Optional. rotation sets a schedule. Its next_time is ignored.
    * </pre>
    *
    * <code>.tumbler.v1.Rotation rotation = 11 [json_name = "rotation"];</code>
@@ -648,7 +659,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * rotation sets a schedule; next_time in it is ignored.
+   * Optional. rotation sets a schedule. Its next_time is ignored.
    * </pre>
    *
    * <code>.tumbler.v1.Rotation rotation = 11 [json_name = "rotation"];</code>
@@ -660,7 +671,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * rotation sets a schedule; next_time in it is ignored.
+   * Optional. rotation sets a schedule. Its next_time is ignored.
    * </pre>
    *
    * <code>.tumbler.v1.Rotation rotation = 11 [json_name = "rotation"];</code>
@@ -675,9 +686,11 @@ java.lang.String defaultValue) {
   private volatile java.lang.Object requestId_ = "";
   /**
    * <pre>
-   * request_id, a UUID chosen by the caller, makes the call safe to repeat: the same id with the same body returns the
-   * same key with secret_omitted set; with another body ALREADY_EXISTS. Ids are the calling project's own, shared
-   * by Create and Rotate, and remembered for as long as the key is.
+   * Optional. request_id is an idempotency key: a UUID that the caller chooses.
+   * The same id with the same body returns the same key, with secret_omitted set.
+   * The same id with another body is ALREADY_EXISTS.
+   * Ids belong to the calling project, are shared by Create and Rotate,
+   * and are remembered as long as the key.
    * </pre>
    *
    * <code>string request_id = 12 [json_name = "requestId"];</code>
@@ -698,9 +711,11 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * request_id, a UUID chosen by the caller, makes the call safe to repeat: the same id with the same body returns the
-   * same key with secret_omitted set; with another body ALREADY_EXISTS. Ids are the calling project's own, shared
-   * by Create and Rotate, and remembered for as long as the key is.
+   * Optional. request_id is an idempotency key: a UUID that the caller chooses.
+   * The same id with the same body returns the same key, with secret_omitted set.
+   * The same id with another body is ALREADY_EXISTS.
+   * Ids belong to the calling project, are shared by Create and Rotate,
+   * and are remembered as long as the key.
    * </pre>
    *
    * <code>string request_id = 12 [json_name = "requestId"];</code>
@@ -725,7 +740,8 @@ java.lang.String defaultValue) {
   private boolean validateOnly_ = false;
   /**
    * <pre>
-   * validate_only checks everything and makes nothing: the answer has no id and no key. request_id is not consumed.
+   * Optional. validate_only checks everything and makes no key: the response has no id and no key.
+   * It does not use up request_id.
    * </pre>
    *
    * <code>bool validate_only = 13 [json_name = "validateOnly"];</code>
@@ -1067,7 +1083,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * CreateRequest describes the key to be made.
+   * CreateRequest describes the key to make.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.CreateRequest}
@@ -1500,7 +1516,7 @@ java.lang.String defaultValue) {
     private java.lang.Object projectId_ = "";
     /**
      * <pre>
-     * project_id is required; see ApiKey.project_id.
+     * Required. project_id is the key's project; see ApiKey.project_id.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -1520,7 +1536,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * project_id is required; see ApiKey.project_id.
+     * Required. project_id is the key's project; see ApiKey.project_id.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -1541,7 +1557,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * project_id is required; see ApiKey.project_id.
+     * Required. project_id is the key's project; see ApiKey.project_id.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -1558,7 +1574,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * project_id is required; see ApiKey.project_id.
+     * Required. project_id is the key's project; see ApiKey.project_id.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -1572,7 +1588,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * project_id is required; see ApiKey.project_id.
+     * Required. project_id is the key's project; see ApiKey.project_id.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -1592,7 +1608,7 @@ java.lang.String defaultValue) {
     private java.lang.Object environmentId_ = "";
     /**
      * <pre>
-     * environment_id is optional; see ApiKey.environment_id.
+     * Optional. environment_id is the key's environment; see ApiKey.environment_id.
      * </pre>
      *
      * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -1612,7 +1628,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id is optional; see ApiKey.environment_id.
+     * Optional. environment_id is the key's environment; see ApiKey.environment_id.
      * </pre>
      *
      * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -1633,7 +1649,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id is optional; see ApiKey.environment_id.
+     * Optional. environment_id is the key's environment; see ApiKey.environment_id.
      * </pre>
      *
      * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -1650,7 +1666,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id is optional; see ApiKey.environment_id.
+     * Optional. environment_id is the key's environment; see ApiKey.environment_id.
      * </pre>
      *
      * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -1664,7 +1680,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id is optional; see ApiKey.environment_id.
+     * Optional. environment_id is the key's environment; see ApiKey.environment_id.
      * </pre>
      *
      * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -1684,7 +1700,7 @@ java.lang.String defaultValue) {
     private java.lang.Object name_ = "";
     /**
      * <pre>
-     * name is 3–255 characters; `default` where it is left out. Duplicates are allowed.
+     * Optional. name has 3–255 characters. Empty: `default`. Names need not be unique.
      * </pre>
      *
      * <code>string name = 3 [json_name = "name"];</code>
@@ -1704,7 +1720,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * name is 3–255 characters; `default` where it is left out. Duplicates are allowed.
+     * Optional. name has 3–255 characters. Empty: `default`. Names need not be unique.
      * </pre>
      *
      * <code>string name = 3 [json_name = "name"];</code>
@@ -1725,7 +1741,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * name is 3–255 characters; `default` where it is left out. Duplicates are allowed.
+     * Optional. name has 3–255 characters. Empty: `default`. Names need not be unique.
      * </pre>
      *
      * <code>string name = 3 [json_name = "name"];</code>
@@ -1742,7 +1758,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * name is 3–255 characters; `default` where it is left out. Duplicates are allowed.
+     * Optional. name has 3–255 characters. Empty: `default`. Names need not be unique.
      * </pre>
      *
      * <code>string name = 3 [json_name = "name"];</code>
@@ -1756,7 +1772,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * name is 3–255 characters; `default` where it is left out. Duplicates are allowed.
+     * Optional. name has 3–255 characters. Empty: `default`. Names need not be unique.
      * </pre>
      *
      * <code>string name = 3 [json_name = "name"];</code>
@@ -1776,7 +1792,7 @@ java.lang.String defaultValue) {
     private java.lang.Object ownerId_ = "";
     /**
      * <pre>
-     * owner_id is optional; see ApiKey.owner_id.
+     * Optional. owner_id says on whose behalf the key acts; see ApiKey.owner_id.
      * </pre>
      *
      * <code>string owner_id = 4 [json_name = "ownerId"];</code>
@@ -1796,7 +1812,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * owner_id is optional; see ApiKey.owner_id.
+     * Optional. owner_id says on whose behalf the key acts; see ApiKey.owner_id.
      * </pre>
      *
      * <code>string owner_id = 4 [json_name = "ownerId"];</code>
@@ -1817,7 +1833,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * owner_id is optional; see ApiKey.owner_id.
+     * Optional. owner_id says on whose behalf the key acts; see ApiKey.owner_id.
      * </pre>
      *
      * <code>string owner_id = 4 [json_name = "ownerId"];</code>
@@ -1834,7 +1850,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * owner_id is optional; see ApiKey.owner_id.
+     * Optional. owner_id says on whose behalf the key acts; see ApiKey.owner_id.
      * </pre>
      *
      * <code>string owner_id = 4 [json_name = "ownerId"];</code>
@@ -1848,7 +1864,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * owner_id is optional; see ApiKey.owner_id.
+     * Optional. owner_id says on whose behalf the key acts; see ApiKey.owner_id.
      * </pre>
      *
      * <code>string owner_id = 4 [json_name = "ownerId"];</code>
@@ -1875,7 +1891,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+     * Optional. scopes are what the key may do; see ApiKey.scopes.
+     * Without any, it fails every Verify that requires a scope.
      * </pre>
      *
      * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -1888,7 +1905,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+     * Optional. scopes are what the key may do; see ApiKey.scopes.
+     * Without any, it fails every Verify that requires a scope.
      * </pre>
      *
      * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -1899,7 +1917,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+     * Optional. scopes are what the key may do; see ApiKey.scopes.
+     * Without any, it fails every Verify that requires a scope.
      * </pre>
      *
      * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -1911,7 +1930,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+     * Optional. scopes are what the key may do; see ApiKey.scopes.
+     * Without any, it fails every Verify that requires a scope.
      * </pre>
      *
      * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -1924,7 +1944,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+     * Optional. scopes are what the key may do; see ApiKey.scopes.
+     * Without any, it fails every Verify that requires a scope.
      * </pre>
      *
      * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -1943,7 +1964,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+     * Optional. scopes are what the key may do; see ApiKey.scopes.
+     * Without any, it fails every Verify that requires a scope.
      * </pre>
      *
      * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -1961,7 +1983,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+     * Optional. scopes are what the key may do; see ApiKey.scopes.
+     * Without any, it fails every Verify that requires a scope.
      * </pre>
      *
      * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -1979,7 +2002,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+     * Optional. scopes are what the key may do; see ApiKey.scopes.
+     * Without any, it fails every Verify that requires a scope.
      * </pre>
      *
      * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -1994,7 +2018,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+     * Optional. scopes are what the key may do; see ApiKey.scopes.
+     * Without any, it fails every Verify that requires a scope.
      * </pre>
      *
      * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -2040,7 +2065,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+     * Optional. metadata is returned by Verify; see ApiKey.metadata.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -2061,7 +2086,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+     * Optional. metadata is returned by Verify; see ApiKey.metadata.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -2072,7 +2097,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+     * Optional. metadata is returned by Verify; see ApiKey.metadata.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -2090,7 +2115,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+     * Optional. metadata is returned by Verify; see ApiKey.metadata.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -2114,7 +2139,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+     * Optional. metadata is returned by Verify; see ApiKey.metadata.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -2137,7 +2162,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+     * Optional. metadata is returned by Verify; see ApiKey.metadata.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -2154,7 +2179,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+     * Optional. metadata is returned by Verify; see ApiKey.metadata.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -2177,7 +2202,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+     * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+     * See ApiKey.allowed_cidrs.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -2190,7 +2216,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+     * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+     * See ApiKey.allowed_cidrs.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -2201,7 +2228,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+     * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+     * See ApiKey.allowed_cidrs.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -2213,7 +2241,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+     * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+     * See ApiKey.allowed_cidrs.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -2226,7 +2255,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+     * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+     * See ApiKey.allowed_cidrs.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -2245,7 +2275,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+     * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+     * See ApiKey.allowed_cidrs.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -2263,7 +2294,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+     * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+     * See ApiKey.allowed_cidrs.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -2281,7 +2313,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+     * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+     * See ApiKey.allowed_cidrs.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -2296,7 +2329,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+     * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+     * See ApiKey.allowed_cidrs.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -2318,7 +2352,8 @@ java.lang.String defaultValue) {
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> expireTimeBuilder_;
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+     * Optional. expire_time is the first instant at which the key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 8 [json_name = "expireTime"];</code>
@@ -2330,7 +2365,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+     * Optional. expire_time is the first instant at which the key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 8 [json_name = "expireTime"];</code>
@@ -2352,7 +2388,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+     * Optional. expire_time is the first instant at which the key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 8 [json_name = "expireTime"];</code>
@@ -2372,7 +2409,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+     * Optional. expire_time is the first instant at which the key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 8 [json_name = "expireTime"];</code>
@@ -2390,7 +2428,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+     * Optional. expire_time is the first instant at which the key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 8 [json_name = "expireTime"];</code>
@@ -2417,7 +2456,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+     * Optional. expire_time is the first instant at which the key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 8 [json_name = "expireTime"];</code>
@@ -2440,7 +2480,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+     * Optional. expire_time is the first instant at which the key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 8 [json_name = "expireTime"];</code>
@@ -2450,7 +2491,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+     * Optional. expire_time is the first instant at which the key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 8 [json_name = "expireTime"];</code>
@@ -2468,7 +2510,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+     * Optional. expire_time is the first instant at which the key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 8 [json_name = "expireTime"];</code>
@@ -2496,7 +2539,7 @@ java.lang.String defaultValue) {
         com.google.protobuf.Duration, com.google.protobuf.Duration.Builder, com.google.protobuf.DurationOrBuilder> ttlBuilder_;
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 9 [json_name = "ttl"];</code>
@@ -2508,7 +2551,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 9 [json_name = "ttl"];</code>
@@ -2530,7 +2573,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 9 [json_name = "ttl"];</code>
@@ -2550,7 +2593,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 9 [json_name = "ttl"];</code>
@@ -2568,7 +2611,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 9 [json_name = "ttl"];</code>
@@ -2595,7 +2638,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 9 [json_name = "ttl"];</code>
@@ -2618,7 +2661,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 9 [json_name = "ttl"];</code>
@@ -2628,7 +2671,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 9 [json_name = "ttl"];</code>
@@ -2646,7 +2689,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 9 [json_name = "ttl"];</code>
@@ -2673,8 +2716,8 @@ java.lang.String defaultValue) {
     private java.lang.Object prefix_ = "";
     /**
      * <pre>
-     * prefix is how the key's text begins: `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`, for example `acme_live`.
-     * Where it is left out, the server's default (`tmb`).
+     * Optional. prefix is the beginning of the key's text, such as `acme_live`.
+     * Its form is `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`. Empty: the server's default (`tmb`).
      * </pre>
      *
      * <code>string prefix = 10 [json_name = "prefix"];</code>
@@ -2694,8 +2737,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * prefix is how the key's text begins: `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`, for example `acme_live`.
-     * Where it is left out, the server's default (`tmb`).
+     * Optional. prefix is the beginning of the key's text, such as `acme_live`.
+     * Its form is `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`. Empty: the server's default (`tmb`).
      * </pre>
      *
      * <code>string prefix = 10 [json_name = "prefix"];</code>
@@ -2716,8 +2759,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * prefix is how the key's text begins: `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`, for example `acme_live`.
-     * Where it is left out, the server's default (`tmb`).
+     * Optional. prefix is the beginning of the key's text, such as `acme_live`.
+     * Its form is `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`. Empty: the server's default (`tmb`).
      * </pre>
      *
      * <code>string prefix = 10 [json_name = "prefix"];</code>
@@ -2734,8 +2777,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * prefix is how the key's text begins: `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`, for example `acme_live`.
-     * Where it is left out, the server's default (`tmb`).
+     * Optional. prefix is the beginning of the key's text, such as `acme_live`.
+     * Its form is `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`. Empty: the server's default (`tmb`).
      * </pre>
      *
      * <code>string prefix = 10 [json_name = "prefix"];</code>
@@ -2749,8 +2792,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * prefix is how the key's text begins: `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`, for example `acme_live`.
-     * Where it is left out, the server's default (`tmb`).
+     * Optional. prefix is the beginning of the key's text, such as `acme_live`.
+     * Its form is `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`. Empty: the server's default (`tmb`).
      * </pre>
      *
      * <code>string prefix = 10 [json_name = "prefix"];</code>
@@ -2772,7 +2815,7 @@ java.lang.String defaultValue) {
         dev.tumbler.v1.Rotation, dev.tumbler.v1.Rotation.Builder, dev.tumbler.v1.RotationOrBuilder> rotationBuilder_;
     /**
      * <pre>
-     * rotation sets a schedule; next_time in it is ignored.
+     * Optional. rotation sets a schedule. Its next_time is ignored.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 11 [json_name = "rotation"];</code>
@@ -2783,7 +2826,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation sets a schedule; next_time in it is ignored.
+     * Optional. rotation sets a schedule. Its next_time is ignored.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 11 [json_name = "rotation"];</code>
@@ -2798,7 +2841,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation sets a schedule; next_time in it is ignored.
+     * Optional. rotation sets a schedule. Its next_time is ignored.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 11 [json_name = "rotation"];</code>
@@ -2818,7 +2861,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation sets a schedule; next_time in it is ignored.
+     * Optional. rotation sets a schedule. Its next_time is ignored.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 11 [json_name = "rotation"];</code>
@@ -2836,7 +2879,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation sets a schedule; next_time in it is ignored.
+     * Optional. rotation sets a schedule. Its next_time is ignored.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 11 [json_name = "rotation"];</code>
@@ -2861,7 +2904,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation sets a schedule; next_time in it is ignored.
+     * Optional. rotation sets a schedule. Its next_time is ignored.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 11 [json_name = "rotation"];</code>
@@ -2878,7 +2921,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation sets a schedule; next_time in it is ignored.
+     * Optional. rotation sets a schedule. Its next_time is ignored.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 11 [json_name = "rotation"];</code>
@@ -2890,7 +2933,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation sets a schedule; next_time in it is ignored.
+     * Optional. rotation sets a schedule. Its next_time is ignored.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 11 [json_name = "rotation"];</code>
@@ -2905,7 +2948,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * rotation sets a schedule; next_time in it is ignored.
+     * Optional. rotation sets a schedule. Its next_time is ignored.
      * </pre>
      *
      * <code>.tumbler.v1.Rotation rotation = 11 [json_name = "rotation"];</code>
@@ -2927,9 +2970,11 @@ java.lang.String defaultValue) {
     private java.lang.Object requestId_ = "";
     /**
      * <pre>
-     * request_id, a UUID chosen by the caller, makes the call safe to repeat: the same id with the same body returns the
-     * same key with secret_omitted set; with another body ALREADY_EXISTS. Ids are the calling project's own, shared
-     * by Create and Rotate, and remembered for as long as the key is.
+     * Optional. request_id is an idempotency key: a UUID that the caller chooses.
+     * The same id with the same body returns the same key, with secret_omitted set.
+     * The same id with another body is ALREADY_EXISTS.
+     * Ids belong to the calling project, are shared by Create and Rotate,
+     * and are remembered as long as the key.
      * </pre>
      *
      * <code>string request_id = 12 [json_name = "requestId"];</code>
@@ -2949,9 +2994,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * request_id, a UUID chosen by the caller, makes the call safe to repeat: the same id with the same body returns the
-     * same key with secret_omitted set; with another body ALREADY_EXISTS. Ids are the calling project's own, shared
-     * by Create and Rotate, and remembered for as long as the key is.
+     * Optional. request_id is an idempotency key: a UUID that the caller chooses.
+     * The same id with the same body returns the same key, with secret_omitted set.
+     * The same id with another body is ALREADY_EXISTS.
+     * Ids belong to the calling project, are shared by Create and Rotate,
+     * and are remembered as long as the key.
      * </pre>
      *
      * <code>string request_id = 12 [json_name = "requestId"];</code>
@@ -2972,9 +3019,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * request_id, a UUID chosen by the caller, makes the call safe to repeat: the same id with the same body returns the
-     * same key with secret_omitted set; with another body ALREADY_EXISTS. Ids are the calling project's own, shared
-     * by Create and Rotate, and remembered for as long as the key is.
+     * Optional. request_id is an idempotency key: a UUID that the caller chooses.
+     * The same id with the same body returns the same key, with secret_omitted set.
+     * The same id with another body is ALREADY_EXISTS.
+     * Ids belong to the calling project, are shared by Create and Rotate,
+     * and are remembered as long as the key.
      * </pre>
      *
      * <code>string request_id = 12 [json_name = "requestId"];</code>
@@ -2991,9 +3040,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * request_id, a UUID chosen by the caller, makes the call safe to repeat: the same id with the same body returns the
-     * same key with secret_omitted set; with another body ALREADY_EXISTS. Ids are the calling project's own, shared
-     * by Create and Rotate, and remembered for as long as the key is.
+     * Optional. request_id is an idempotency key: a UUID that the caller chooses.
+     * The same id with the same body returns the same key, with secret_omitted set.
+     * The same id with another body is ALREADY_EXISTS.
+     * Ids belong to the calling project, are shared by Create and Rotate,
+     * and are remembered as long as the key.
      * </pre>
      *
      * <code>string request_id = 12 [json_name = "requestId"];</code>
@@ -3007,9 +3058,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * request_id, a UUID chosen by the caller, makes the call safe to repeat: the same id with the same body returns the
-     * same key with secret_omitted set; with another body ALREADY_EXISTS. Ids are the calling project's own, shared
-     * by Create and Rotate, and remembered for as long as the key is.
+     * Optional. request_id is an idempotency key: a UUID that the caller chooses.
+     * The same id with the same body returns the same key, with secret_omitted set.
+     * The same id with another body is ALREADY_EXISTS.
+     * Ids belong to the calling project, are shared by Create and Rotate,
+     * and are remembered as long as the key.
      * </pre>
      *
      * <code>string request_id = 12 [json_name = "requestId"];</code>
@@ -3029,7 +3082,8 @@ java.lang.String defaultValue) {
     private boolean validateOnly_ ;
     /**
      * <pre>
-     * validate_only checks everything and makes nothing: the answer has no id and no key. request_id is not consumed.
+     * Optional. validate_only checks everything and makes no key: the response has no id and no key.
+     * It does not use up request_id.
      * </pre>
      *
      * <code>bool validate_only = 13 [json_name = "validateOnly"];</code>
@@ -3041,7 +3095,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * validate_only checks everything and makes nothing: the answer has no id and no key. request_id is not consumed.
+     * Optional. validate_only checks everything and makes no key: the response has no id and no key.
+     * It does not use up request_id.
      * </pre>
      *
      * <code>bool validate_only = 13 [json_name = "validateOnly"];</code>
@@ -3057,7 +3112,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * validate_only checks everything and makes nothing: the answer has no id and no key. request_id is not consumed.
+     * Optional. validate_only checks everything and makes no key: the response has no id and no key.
+     * It does not use up request_id.
      * </pre>
      *
      * <code>bool validate_only = 13 [json_name = "validateOnly"];</code>

@@ -10,7 +10,7 @@ public interface CreateRequestOrBuilder extends
 
   /**
    * <pre>
-   * project_id is required; see ApiKey.project_id.
+   * Required. project_id is the key's project; see ApiKey.project_id.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -19,7 +19,7 @@ public interface CreateRequestOrBuilder extends
   java.lang.String getProjectId();
   /**
    * <pre>
-   * project_id is required; see ApiKey.project_id.
+   * Required. project_id is the key's project; see ApiKey.project_id.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -30,7 +30,7 @@ public interface CreateRequestOrBuilder extends
 
   /**
    * <pre>
-   * environment_id is optional; see ApiKey.environment_id.
+   * Optional. environment_id is the key's environment; see ApiKey.environment_id.
    * </pre>
    *
    * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -39,7 +39,7 @@ public interface CreateRequestOrBuilder extends
   java.lang.String getEnvironmentId();
   /**
    * <pre>
-   * environment_id is optional; see ApiKey.environment_id.
+   * Optional. environment_id is the key's environment; see ApiKey.environment_id.
    * </pre>
    *
    * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -50,7 +50,7 @@ public interface CreateRequestOrBuilder extends
 
   /**
    * <pre>
-   * name is 3–255 characters; `default` where it is left out. Duplicates are allowed.
+   * Optional. name has 3–255 characters. Empty: `default`. Names need not be unique.
    * </pre>
    *
    * <code>string name = 3 [json_name = "name"];</code>
@@ -59,7 +59,7 @@ public interface CreateRequestOrBuilder extends
   java.lang.String getName();
   /**
    * <pre>
-   * name is 3–255 characters; `default` where it is left out. Duplicates are allowed.
+   * Optional. name has 3–255 characters. Empty: `default`. Names need not be unique.
    * </pre>
    *
    * <code>string name = 3 [json_name = "name"];</code>
@@ -70,7 +70,7 @@ public interface CreateRequestOrBuilder extends
 
   /**
    * <pre>
-   * owner_id is optional; see ApiKey.owner_id.
+   * Optional. owner_id says on whose behalf the key acts; see ApiKey.owner_id.
    * </pre>
    *
    * <code>string owner_id = 4 [json_name = "ownerId"];</code>
@@ -79,7 +79,7 @@ public interface CreateRequestOrBuilder extends
   java.lang.String getOwnerId();
   /**
    * <pre>
-   * owner_id is optional; see ApiKey.owner_id.
+   * Optional. owner_id says on whose behalf the key acts; see ApiKey.owner_id.
    * </pre>
    *
    * <code>string owner_id = 4 [json_name = "ownerId"];</code>
@@ -90,7 +90,8 @@ public interface CreateRequestOrBuilder extends
 
   /**
    * <pre>
-   * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+   * Optional. scopes are what the key may do; see ApiKey.scopes.
+   * Without any, it fails every Verify that requires a scope.
    * </pre>
    *
    * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -100,7 +101,8 @@ public interface CreateRequestOrBuilder extends
       getScopesList();
   /**
    * <pre>
-   * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+   * Optional. scopes are what the key may do; see ApiKey.scopes.
+   * Without any, it fails every Verify that requires a scope.
    * </pre>
    *
    * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -109,7 +111,8 @@ public interface CreateRequestOrBuilder extends
   int getScopesCount();
   /**
    * <pre>
-   * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+   * Optional. scopes are what the key may do; see ApiKey.scopes.
+   * Without any, it fails every Verify that requires a scope.
    * </pre>
    *
    * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -119,7 +122,8 @@ public interface CreateRequestOrBuilder extends
   java.lang.String getScopes(int index);
   /**
    * <pre>
-   * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+   * Optional. scopes are what the key may do; see ApiKey.scopes.
+   * Without any, it fails every Verify that requires a scope.
    * </pre>
    *
    * <code>repeated string scopes = 5 [json_name = "scopes"];</code>
@@ -131,7 +135,7 @@ public interface CreateRequestOrBuilder extends
 
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+   * Optional. metadata is returned by Verify; see ApiKey.metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -139,7 +143,7 @@ public interface CreateRequestOrBuilder extends
   int getMetadataCount();
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+   * Optional. metadata is returned by Verify; see ApiKey.metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -154,7 +158,7 @@ public interface CreateRequestOrBuilder extends
   getMetadata();
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+   * Optional. metadata is returned by Verify; see ApiKey.metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -163,7 +167,7 @@ public interface CreateRequestOrBuilder extends
   getMetadataMap();
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+   * Optional. metadata is returned by Verify; see ApiKey.metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -175,7 +179,7 @@ java.lang.String getMetadataOrDefault(
 java.lang.String defaultValue);
   /**
    * <pre>
-   * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+   * Optional. metadata is returned by Verify; see ApiKey.metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 6 [json_name = "metadata"];</code>
@@ -185,7 +189,8 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+   * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+   * See ApiKey.allowed_cidrs.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -195,7 +200,8 @@ java.lang.String defaultValue);
       getAllowedCidrsList();
   /**
    * <pre>
-   * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+   * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+   * See ApiKey.allowed_cidrs.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -204,7 +210,8 @@ java.lang.String defaultValue);
   int getAllowedCidrsCount();
   /**
    * <pre>
-   * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+   * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+   * See ApiKey.allowed_cidrs.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -214,7 +221,8 @@ java.lang.String defaultValue);
   java.lang.String getAllowedCidrs(int index);
   /**
    * <pre>
-   * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+   * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+   * See ApiKey.allowed_cidrs.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 7 [json_name = "allowedCidrs"];</code>
@@ -226,7 +234,8 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+   * Optional. expire_time is the first instant at which the key is not accepted.
+   * It must be in the future.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 8 [json_name = "expireTime"];</code>
@@ -235,7 +244,8 @@ java.lang.String defaultValue);
   boolean hasExpireTime();
   /**
    * <pre>
-   * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+   * Optional. expire_time is the first instant at which the key is not accepted.
+   * It must be in the future.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 8 [json_name = "expireTime"];</code>
@@ -244,7 +254,8 @@ java.lang.String defaultValue);
   com.google.protobuf.Timestamp getExpireTime();
   /**
    * <pre>
-   * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+   * Optional. expire_time is the first instant at which the key is not accepted.
+   * It must be in the future.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 8 [json_name = "expireTime"];</code>
@@ -253,7 +264,7 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * ttl is the same, counted from now: more than zero, at most 36,500 days.
+   * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration ttl = 9 [json_name = "ttl"];</code>
@@ -262,7 +273,7 @@ java.lang.String defaultValue);
   boolean hasTtl();
   /**
    * <pre>
-   * ttl is the same, counted from now: more than zero, at most 36,500 days.
+   * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration ttl = 9 [json_name = "ttl"];</code>
@@ -271,7 +282,7 @@ java.lang.String defaultValue);
   com.google.protobuf.Duration getTtl();
   /**
    * <pre>
-   * ttl is the same, counted from now: more than zero, at most 36,500 days.
+   * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration ttl = 9 [json_name = "ttl"];</code>
@@ -280,8 +291,8 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * prefix is how the key's text begins: `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`, for example `acme_live`.
-   * Where it is left out, the server's default (`tmb`).
+   * Optional. prefix is the beginning of the key's text, such as `acme_live`.
+   * Its form is `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`. Empty: the server's default (`tmb`).
    * </pre>
    *
    * <code>string prefix = 10 [json_name = "prefix"];</code>
@@ -290,8 +301,8 @@ java.lang.String defaultValue);
   java.lang.String getPrefix();
   /**
    * <pre>
-   * prefix is how the key's text begins: `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`, for example `acme_live`.
-   * Where it is left out, the server's default (`tmb`).
+   * Optional. prefix is the beginning of the key's text, such as `acme_live`.
+   * Its form is `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`. Empty: the server's default (`tmb`).
    * </pre>
    *
    * <code>string prefix = 10 [json_name = "prefix"];</code>
@@ -302,7 +313,7 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * rotation sets a schedule; next_time in it is ignored.
+   * Optional. rotation sets a schedule. Its next_time is ignored.
    * </pre>
    *
    * <code>.tumbler.v1.Rotation rotation = 11 [json_name = "rotation"];</code>
@@ -311,7 +322,7 @@ java.lang.String defaultValue);
   boolean hasRotation();
   /**
    * <pre>
-   * rotation sets a schedule; next_time in it is ignored.
+   * Optional. rotation sets a schedule. Its next_time is ignored.
    * </pre>
    *
    * <code>.tumbler.v1.Rotation rotation = 11 [json_name = "rotation"];</code>
@@ -320,7 +331,7 @@ java.lang.String defaultValue);
   dev.tumbler.v1.Rotation getRotation();
   /**
    * <pre>
-   * rotation sets a schedule; next_time in it is ignored.
+   * Optional. rotation sets a schedule. Its next_time is ignored.
    * </pre>
    *
    * <code>.tumbler.v1.Rotation rotation = 11 [json_name = "rotation"];</code>
@@ -329,9 +340,11 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * request_id, a UUID chosen by the caller, makes the call safe to repeat: the same id with the same body returns the
-   * same key with secret_omitted set; with another body ALREADY_EXISTS. Ids are the calling project's own, shared
-   * by Create and Rotate, and remembered for as long as the key is.
+   * Optional. request_id is an idempotency key: a UUID that the caller chooses.
+   * The same id with the same body returns the same key, with secret_omitted set.
+   * The same id with another body is ALREADY_EXISTS.
+   * Ids belong to the calling project, are shared by Create and Rotate,
+   * and are remembered as long as the key.
    * </pre>
    *
    * <code>string request_id = 12 [json_name = "requestId"];</code>
@@ -340,9 +353,11 @@ java.lang.String defaultValue);
   java.lang.String getRequestId();
   /**
    * <pre>
-   * request_id, a UUID chosen by the caller, makes the call safe to repeat: the same id with the same body returns the
-   * same key with secret_omitted set; with another body ALREADY_EXISTS. Ids are the calling project's own, shared
-   * by Create and Rotate, and remembered for as long as the key is.
+   * Optional. request_id is an idempotency key: a UUID that the caller chooses.
+   * The same id with the same body returns the same key, with secret_omitted set.
+   * The same id with another body is ALREADY_EXISTS.
+   * Ids belong to the calling project, are shared by Create and Rotate,
+   * and are remembered as long as the key.
    * </pre>
    *
    * <code>string request_id = 12 [json_name = "requestId"];</code>
@@ -353,7 +368,8 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * validate_only checks everything and makes nothing: the answer has no id and no key. request_id is not consumed.
+   * Optional. validate_only checks everything and makes no key: the response has no id and no key.
+   * It does not use up request_id.
    * </pre>
    *
    * <code>bool validate_only = 13 [json_name = "validateOnly"];</code>

@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * CreateResponse shows the key, this once.
+ * CreateResponse carries the key's text, this once.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.CreateResponse}
@@ -51,7 +51,7 @@ private static final long serialVersionUID = 0L;
   private dev.tumbler.v1.ApiKey apiKey_;
   /**
    * <pre>
-   * api_key is what was made.
+   * api_key is the new key's record.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -63,7 +63,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * api_key is what was made.
+   * api_key is the new key's record.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -75,7 +75,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * api_key is what was made.
+   * api_key is the new key's record.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -90,7 +90,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object key_ = "";
   /**
    * <pre>
-   * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
+   * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`.
+   * The server does not store it and cannot return it again.
    * </pre>
    *
    * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -111,7 +112,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
+   * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`.
+   * The server does not store it and cannot return it again.
    * </pre>
    *
    * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -137,7 +139,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object consistencyToken_ = "";
   /**
    * <pre>
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 3 [json_name = "consistencyToken"];</code>
@@ -158,7 +160,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 3 [json_name = "consistencyToken"];</code>
@@ -183,7 +185,8 @@ private static final long serialVersionUID = 0L;
   private boolean secretOmitted_ = false;
   /**
    * <pre>
-   * secret_omitted is set where request_id was seen before: key is then empty, since no secret is ever stored.
+   * secret_omitted is set if this is a replay of an earlier request_id.
+   * key is then empty, because the server stores no secret.
    * </pre>
    *
    * <code>bool secret_omitted = 4 [json_name = "secretOmitted"];</code>
@@ -199,8 +202,10 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object webhookSecret_ = "";
   /**
    * <pre>
-   * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
-   * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
+   * webhook_secret (`whsec_…`) signs the webhooks to rotation.webhook_url.
+   * It is returned once, when the project had no key with that URL before.
+   * Later keys with the same URL share it.
+   * If it is lost, RotateWebhookSecret replaces it.
    * </pre>
    *
    * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -221,8 +226,10 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
-   * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
+   * webhook_secret (`whsec_…`) signs the webhooks to rotation.webhook_url.
+   * It is returned once, when the project had no key with that URL before.
+   * Later keys with the same URL share it.
+   * If it is lost, RotateWebhookSecret replaces it.
    * </pre>
    *
    * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -449,7 +456,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * CreateResponse shows the key, this once.
+   * CreateResponse carries the key's text, this once.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.CreateResponse}
@@ -695,7 +702,7 @@ private static final long serialVersionUID = 0L;
         dev.tumbler.v1.ApiKey, dev.tumbler.v1.ApiKey.Builder, dev.tumbler.v1.ApiKeyOrBuilder> apiKeyBuilder_;
     /**
      * <pre>
-     * api_key is what was made.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -706,7 +713,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is what was made.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -721,7 +728,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is what was made.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -741,7 +748,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is what was made.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -759,7 +766,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is what was made.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -784,7 +791,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is what was made.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -801,7 +808,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is what was made.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -813,7 +820,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is what was made.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -828,7 +835,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is what was made.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -850,7 +857,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object key_ = "";
     /**
      * <pre>
-     * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
+     * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`.
+     * The server does not store it and cannot return it again.
      * </pre>
      *
      * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -870,7 +878,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
+     * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`.
+     * The server does not store it and cannot return it again.
      * </pre>
      *
      * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -891,7 +900,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
+     * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`.
+     * The server does not store it and cannot return it again.
      * </pre>
      *
      * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -908,7 +918,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
+     * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`.
+     * The server does not store it and cannot return it again.
      * </pre>
      *
      * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -922,7 +933,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
+     * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`.
+     * The server does not store it and cannot return it again.
      * </pre>
      *
      * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -942,7 +954,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object consistencyToken_ = "";
     /**
      * <pre>
-     * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+     * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 3 [json_name = "consistencyToken"];</code>
@@ -962,7 +974,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+     * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 3 [json_name = "consistencyToken"];</code>
@@ -983,7 +995,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+     * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 3 [json_name = "consistencyToken"];</code>
@@ -1000,7 +1012,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+     * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 3 [json_name = "consistencyToken"];</code>
@@ -1014,7 +1026,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+     * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 3 [json_name = "consistencyToken"];</code>
@@ -1034,7 +1046,8 @@ private static final long serialVersionUID = 0L;
     private boolean secretOmitted_ ;
     /**
      * <pre>
-     * secret_omitted is set where request_id was seen before: key is then empty, since no secret is ever stored.
+     * secret_omitted is set if this is a replay of an earlier request_id.
+     * key is then empty, because the server stores no secret.
      * </pre>
      *
      * <code>bool secret_omitted = 4 [json_name = "secretOmitted"];</code>
@@ -1046,7 +1059,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * secret_omitted is set where request_id was seen before: key is then empty, since no secret is ever stored.
+     * secret_omitted is set if this is a replay of an earlier request_id.
+     * key is then empty, because the server stores no secret.
      * </pre>
      *
      * <code>bool secret_omitted = 4 [json_name = "secretOmitted"];</code>
@@ -1062,7 +1076,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * secret_omitted is set where request_id was seen before: key is then empty, since no secret is ever stored.
+     * secret_omitted is set if this is a replay of an earlier request_id.
+     * key is then empty, because the server stores no secret.
      * </pre>
      *
      * <code>bool secret_omitted = 4 [json_name = "secretOmitted"];</code>
@@ -1078,8 +1093,10 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object webhookSecret_ = "";
     /**
      * <pre>
-     * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
-     * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
+     * webhook_secret (`whsec_…`) signs the webhooks to rotation.webhook_url.
+     * It is returned once, when the project had no key with that URL before.
+     * Later keys with the same URL share it.
+     * If it is lost, RotateWebhookSecret replaces it.
      * </pre>
      *
      * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -1099,8 +1116,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
-     * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
+     * webhook_secret (`whsec_…`) signs the webhooks to rotation.webhook_url.
+     * It is returned once, when the project had no key with that URL before.
+     * Later keys with the same URL share it.
+     * If it is lost, RotateWebhookSecret replaces it.
      * </pre>
      *
      * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -1121,8 +1140,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
-     * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
+     * webhook_secret (`whsec_…`) signs the webhooks to rotation.webhook_url.
+     * It is returned once, when the project had no key with that URL before.
+     * Later keys with the same URL share it.
+     * If it is lost, RotateWebhookSecret replaces it.
      * </pre>
      *
      * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -1139,8 +1160,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
-     * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
+     * webhook_secret (`whsec_…`) signs the webhooks to rotation.webhook_url.
+     * It is returned once, when the project had no key with that URL before.
+     * Later keys with the same URL share it.
+     * If it is lost, RotateWebhookSecret replaces it.
      * </pre>
      *
      * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -1154,8 +1177,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
-     * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
+     * webhook_secret (`whsec_…`) signs the webhooks to rotation.webhook_url.
+     * It is returned once, when the project had no key with that URL before.
+     * Later keys with the same URL share it.
+     * If it is lost, RotateWebhookSecret replaces it.
      * </pre>
      *
      * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>

@@ -10,7 +10,7 @@ public interface CreateResponseOrBuilder extends
 
   /**
    * <pre>
-   * api_key is what was made.
+   * api_key is the new key's record.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -19,7 +19,7 @@ public interface CreateResponseOrBuilder extends
   boolean hasApiKey();
   /**
    * <pre>
-   * api_key is what was made.
+   * api_key is the new key's record.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -28,7 +28,7 @@ public interface CreateResponseOrBuilder extends
   dev.tumbler.v1.ApiKey getApiKey();
   /**
    * <pre>
-   * api_key is what was made.
+   * api_key is the new key's record.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -37,7 +37,8 @@ public interface CreateResponseOrBuilder extends
 
   /**
    * <pre>
-   * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
+   * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`.
+   * The server does not store it and cannot return it again.
    * </pre>
    *
    * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -46,7 +47,8 @@ public interface CreateResponseOrBuilder extends
   java.lang.String getKey();
   /**
    * <pre>
-   * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`. It is stored nowhere and cannot be shown again.
+   * key is the key's whole text, `&lt;prefix&gt;_&lt;id&gt;_&lt;secret&gt;&lt;check&gt;`.
+   * The server does not store it and cannot return it again.
    * </pre>
    *
    * <code>string key = 2 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -57,7 +59,7 @@ public interface CreateResponseOrBuilder extends
 
   /**
    * <pre>
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 3 [json_name = "consistencyToken"];</code>
@@ -66,7 +68,7 @@ public interface CreateResponseOrBuilder extends
   java.lang.String getConsistencyToken();
   /**
    * <pre>
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 3 [json_name = "consistencyToken"];</code>
@@ -77,7 +79,8 @@ public interface CreateResponseOrBuilder extends
 
   /**
    * <pre>
-   * secret_omitted is set where request_id was seen before: key is then empty, since no secret is ever stored.
+   * secret_omitted is set if this is a replay of an earlier request_id.
+   * key is then empty, because the server stores no secret.
    * </pre>
    *
    * <code>bool secret_omitted = 4 [json_name = "secretOmitted"];</code>
@@ -87,8 +90,10 @@ public interface CreateResponseOrBuilder extends
 
   /**
    * <pre>
-   * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
-   * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
+   * webhook_secret (`whsec_…`) signs the webhooks to rotation.webhook_url.
+   * It is returned once, when the project had no key with that URL before.
+   * Later keys with the same URL share it.
+   * If it is lost, RotateWebhookSecret replaces it.
    * </pre>
    *
    * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -97,8 +102,10 @@ public interface CreateResponseOrBuilder extends
   java.lang.String getWebhookSecret();
   /**
    * <pre>
-   * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
-   * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
+   * webhook_secret (`whsec_…`) signs the webhooks to rotation.webhook_url.
+   * It is returned once, when the project had no key with that URL before.
+   * Later keys with the same URL share it.
+   * If it is lost, RotateWebhookSecret replaces it.
    * </pre>
    *
    * <code>string webhook_secret = 5 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>

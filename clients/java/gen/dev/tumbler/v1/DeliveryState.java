@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * DeliveryState is what has become of a delivery.
+ * DeliveryState is the state of a delivery.
  * </pre>
  *
  * Protobuf enum {@code tumbler.v1.DeliveryState}
@@ -23,7 +23,7 @@ public enum DeliveryState
   DELIVERY_STATE_UNSPECIFIED(0),
   /**
    * <pre>
-   * DELIVERY_STATE_PENDING: it waits for its first attempt or its next.
+   * DELIVERY_STATE_PENDING: the delivery waits for its first attempt or its next.
    * </pre>
    *
    * <code>DELIVERY_STATE_PENDING = 1;</code>
@@ -31,7 +31,7 @@ public enum DeliveryState
   DELIVERY_STATE_PENDING(1),
   /**
    * <pre>
-   * DELIVERY_STATE_DELIVERED: the receiver took it.
+   * DELIVERY_STATE_DELIVERED: the receiver accepted it.
    * </pre>
    *
    * <code>DELIVERY_STATE_DELIVERED = 2;</code>
@@ -39,7 +39,7 @@ public enum DeliveryState
   DELIVERY_STATE_DELIVERED(2),
   /**
    * <pre>
-   * DELIVERY_STATE_FAILED: three days of attempts did not succeed; Redeliver begins anew.
+   * DELIVERY_STATE_FAILED: three days of attempts did not succeed. Redeliver starts again.
    * </pre>
    *
    * <code>DELIVERY_STATE_FAILED = 3;</code>
@@ -47,7 +47,8 @@ public enum DeliveryState
   DELIVERY_STATE_FAILED(3),
   /**
    * <pre>
-   * DELIVERY_STATE_OUTDATED: what it was to tell had ceased to be true: the rotation was claimed, for example.
+   * DELIVERY_STATE_OUTDATED: the delivery was out of date before it succeeded,
+   * for example because the rotation was claimed.
    * </pre>
    *
    * <code>DELIVERY_STATE_OUTDATED = 4;</code>
@@ -55,8 +56,9 @@ public enum DeliveryState
   DELIVERY_STATE_OUTDATED(4),
   /**
    * <pre>
-   * DELIVERY_STATE_ENDPOINT_OFF: the receiver has said that it is gone (410), for this or an earlier delivery; setting
-   * the webhook_url again, or Redeliver, turns the endpoint on again.
+   * DELIVERY_STATE_ENDPOINT_OFF: the receiver answered that it is gone (410),
+   * to this delivery or an earlier one.
+   * Setting the webhook_url again, or Redeliver, turns the endpoint on again.
    * </pre>
    *
    * <code>DELIVERY_STATE_ENDPOINT_OFF = 5;</code>
@@ -75,7 +77,7 @@ public enum DeliveryState
   public static final int DELIVERY_STATE_UNSPECIFIED_VALUE = 0;
   /**
    * <pre>
-   * DELIVERY_STATE_PENDING: it waits for its first attempt or its next.
+   * DELIVERY_STATE_PENDING: the delivery waits for its first attempt or its next.
    * </pre>
    *
    * <code>DELIVERY_STATE_PENDING = 1;</code>
@@ -83,7 +85,7 @@ public enum DeliveryState
   public static final int DELIVERY_STATE_PENDING_VALUE = 1;
   /**
    * <pre>
-   * DELIVERY_STATE_DELIVERED: the receiver took it.
+   * DELIVERY_STATE_DELIVERED: the receiver accepted it.
    * </pre>
    *
    * <code>DELIVERY_STATE_DELIVERED = 2;</code>
@@ -91,7 +93,7 @@ public enum DeliveryState
   public static final int DELIVERY_STATE_DELIVERED_VALUE = 2;
   /**
    * <pre>
-   * DELIVERY_STATE_FAILED: three days of attempts did not succeed; Redeliver begins anew.
+   * DELIVERY_STATE_FAILED: three days of attempts did not succeed. Redeliver starts again.
    * </pre>
    *
    * <code>DELIVERY_STATE_FAILED = 3;</code>
@@ -99,7 +101,8 @@ public enum DeliveryState
   public static final int DELIVERY_STATE_FAILED_VALUE = 3;
   /**
    * <pre>
-   * DELIVERY_STATE_OUTDATED: what it was to tell had ceased to be true: the rotation was claimed, for example.
+   * DELIVERY_STATE_OUTDATED: the delivery was out of date before it succeeded,
+   * for example because the rotation was claimed.
    * </pre>
    *
    * <code>DELIVERY_STATE_OUTDATED = 4;</code>
@@ -107,8 +110,9 @@ public enum DeliveryState
   public static final int DELIVERY_STATE_OUTDATED_VALUE = 4;
   /**
    * <pre>
-   * DELIVERY_STATE_ENDPOINT_OFF: the receiver has said that it is gone (410), for this or an earlier delivery; setting
-   * the webhook_url again, or Redeliver, turns the endpoint on again.
+   * DELIVERY_STATE_ENDPOINT_OFF: the receiver answered that it is gone (410),
+   * to this delivery or an earlier one.
+   * Setting the webhook_url again, or Redeliver, turns the endpoint on again.
    * </pre>
    *
    * <code>DELIVERY_STATE_ENDPOINT_OFF = 5;</code>

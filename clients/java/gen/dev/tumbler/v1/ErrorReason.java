@@ -6,12 +6,15 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * ErrorReason is the closed list of what can go wrong. Every error status carries a `google.rpc.ErrorInfo` in its
- * details with `domain: "tumbler.dev"` and `reason` set to one of these names without the prefix `ERROR_REASON_`:
+ * ErrorReason is the complete list of reasons for an error.
+ * Every error status carries a `google.rpc.ErrorInfo` in its details.
+ * Its `domain` is "tumbler.dev"; its `reason` is a name below without the prefix `ERROR_REASON_`:
  *
- *     {"reason": "KEY_NOT_FOUND", "domain": "tumbler.dev", "metadata": {"key_id": "0123456789abcdef"}}
+ *     {"reason": "KEY_NOT_FOUND", "domain": "tumbler.dev",
+ *      "metadata": {"key_id": "0123456789abcdef"}}
  *
- * Bad input also carries `google.rpc.BadRequest` with a path for each field, overload `google.rpc.RetryInfo`.
+ * Invalid input also carries `google.rpc.BadRequest` with a path for each field,
+ * and overload carries `google.rpc.RetryInfo`.
  * The outcome of Verify is never an error: see VerifyCode.
  * </pre>
  *
@@ -29,10 +32,13 @@ public enum ErrorReason
   ERROR_REASON_UNSPECIFIED(0),
   /**
    * <pre>
-   * ERROR_REASON_INVALID_FIELD, INVALID_ARGUMENT: one or more fields break a rule; BadRequest names each and the rule.
-   * Where they are too many for an error's metadata, the last violation has no field and says how many are left out.
+   * ERROR_REASON_INVALID_FIELD, INVALID_ARGUMENT:
+   * one or more fields break a rule; BadRequest names each field and its rule.
+   * If there are too many for an error's metadata,
+   * the last violation names no field and says how many are left out.
    *
-   *     {"reason": "INVALID_FIELD"} with {"field_violations": [{"field": "name", "description": "3–255 characters"}]}
+   *     {"reason": "INVALID_FIELD"}, with
+   *     {"field_violations": [{"field": "name", "description": "3–255 characters"}]}
    * </pre>
    *
    * <code>ERROR_REASON_INVALID_FIELD = 1;</code>
@@ -40,7 +46,9 @@ public enum ErrorReason
   ERROR_REASON_INVALID_FIELD(1),
   /**
    * <pre>
-   * ERROR_REASON_UNDECODABLE, INVALID_ARGUMENT: the bytes are not the request's message; check the client's stubs.
+   * ERROR_REASON_UNDECODABLE, INVALID_ARGUMENT:
+   * the bytes are not the request's message.
+   * Check the client's stubs.
    *
    *     {"reason": "UNDECODABLE", "metadata": {"message": "tumbler.v1.CreateRequest"}}
    * </pre>
@@ -50,7 +58,8 @@ public enum ErrorReason
   ERROR_REASON_UNDECODABLE(2),
   /**
    * <pre>
-   * ERROR_REASON_UNAUTHENTICATED, UNAUTHENTICATED: no key was sent with the call, or one that is not accepted.
+   * ERROR_REASON_UNAUTHENTICATED, UNAUTHENTICATED:
+   * the call carries no key, several keys, or a key that is not accepted.
    *
    *     {"reason": "UNAUTHENTICATED"}
    * </pre>
@@ -60,7 +69,8 @@ public enum ErrorReason
   ERROR_REASON_UNAUTHENTICATED(3),
   /**
    * <pre>
-   * ERROR_REASON_SCOPE_MISSING, PERMISSION_DENIED: the calling key lacks the scope that the RPC asks for.
+   * ERROR_REASON_SCOPE_MISSING, PERMISSION_DENIED:
+   * the calling key lacks the scope that the RPC requires.
    *
    *     {"reason": "SCOPE_MISSING", "metadata": {"scope": "tumbler:keys:create"}}
    * </pre>
@@ -70,7 +80,8 @@ public enum ErrorReason
   ERROR_REASON_SCOPE_MISSING(4),
   /**
    * <pre>
-   * ERROR_REASON_OTHER_PROJECT, PERMISSION_DENIED: the request names a project that is not the caller's.
+   * ERROR_REASON_OTHER_PROJECT, PERMISSION_DENIED:
+   * the request names a project that is not the caller's own.
    *
    *     {"reason": "OTHER_PROJECT"}
    * </pre>
@@ -80,9 +91,11 @@ public enum ErrorReason
   ERROR_REASON_OTHER_PROJECT(5),
   /**
    * <pre>
-   * ERROR_REASON_SCOPE_ESCALATION, PERMISSION_DENIED: the caller would hand out a `tumbler:…` scope that it does not
-   * hold itself, or widen a key that carries one: give it a later expiry, wider networks, more scopes or another
-   * webhook_url, or switch it on.
+   * ERROR_REASON_SCOPE_ESCALATION, PERMISSION_DENIED:
+   * the change grants a `tumbler:…` scope that the caller does not hold,
+   * or widens a key that carries one.
+   * These widen a key: a later expiry, wider networks, more scopes, another webhook_url,
+   * a rotation that comes earlier, and activating it.
    *
    *     {"reason": "SCOPE_ESCALATION", "metadata": {"scope": "tumbler:*"}}
    * </pre>
@@ -92,7 +105,9 @@ public enum ErrorReason
   ERROR_REASON_SCOPE_ESCALATION(6),
   /**
    * <pre>
-   * ERROR_REASON_KEY_NOT_FOUND, NOT_FOUND: no such key, or none that the caller may see; the two cannot be told apart.
+   * ERROR_REASON_KEY_NOT_FOUND, NOT_FOUND:
+   * the key does not exist, or the caller may not see it.
+   * The two cases cannot be told apart.
    *
    *     {"reason": "KEY_NOT_FOUND", "metadata": {"key_id": "0123456789abcdef"}}
    * </pre>
@@ -102,7 +117,7 @@ public enum ErrorReason
   ERROR_REASON_KEY_NOT_FOUND(7),
   /**
    * <pre>
-   * ERROR_REASON_KEY_REVOKED, FAILED_PRECONDITION: a revoked key cannot be changed any more.
+   * ERROR_REASON_KEY_REVOKED, FAILED_PRECONDITION: a revoked key cannot be changed.
    *
    *     {"reason": "KEY_REVOKED", "metadata": {"key_id": "0123456789abcdef"}}
    * </pre>
@@ -112,7 +127,8 @@ public enum ErrorReason
   ERROR_REASON_KEY_REVOKED(8),
   /**
    * <pre>
-   * ERROR_REASON_KEY_SUPERSEDED, FAILED_PRECONDITION: the key was rotated before; rotate its successor.
+   * ERROR_REASON_KEY_SUPERSEDED, FAILED_PRECONDITION:
+   * the key was already rotated. Rotate its successor.
    *
    *     {"reason": "KEY_SUPERSEDED", "metadata": {"key_id": "…", "replaced_by_key_id": "…"}}
    * </pre>
@@ -132,7 +148,8 @@ public enum ErrorReason
   ERROR_REASON_KEY_EXPIRED(10),
   /**
    * <pre>
-   * ERROR_REASON_NAME_AMBIGUOUS, FAILED_PRECONDITION: the name fits several keys; choose one of the ids given.
+   * ERROR_REASON_NAME_AMBIGUOUS, FAILED_PRECONDITION:
+   * several keys have the name. Choose one of the ids.
    *
    *     {"reason": "NAME_AMBIGUOUS", "metadata": {"key_ids": "0123456789abcdef,fedcba9876543210"}}
    * </pre>
@@ -142,7 +159,8 @@ public enum ErrorReason
   ERROR_REASON_NAME_AMBIGUOUS(11),
   /**
    * <pre>
-   * ERROR_REASON_ETAG_MISMATCH, ABORTED: the key has changed since it was read; read it again, then decide.
+   * ERROR_REASON_ETAG_MISMATCH, ABORTED:
+   * the key has changed since it was read. Read it again, then decide.
    *
    *     {"reason": "ETAG_MISMATCH", "metadata": {"key_id": "0123456789abcdef"}}
    * </pre>
@@ -152,7 +170,8 @@ public enum ErrorReason
   ERROR_REASON_ETAG_MISMATCH(12),
   /**
    * <pre>
-   * ERROR_REASON_REQUEST_ID_REUSED, ALREADY_EXISTS: this request_id was used for a request with another body.
+   * ERROR_REASON_REQUEST_ID_REUSED, ALREADY_EXISTS:
+   * the request_id was used before, with another body.
    *
    *     {"reason": "REQUEST_ID_REUSED", "metadata": {"request_id": "…"}}
    * </pre>
@@ -162,7 +181,8 @@ public enum ErrorReason
   ERROR_REASON_REQUEST_ID_REUSED(13),
   /**
    * <pre>
-   * ERROR_REASON_OVERLOADED, RESOURCE_EXHAUSTED: too much work is waiting; RetryInfo says when to come back.
+   * ERROR_REASON_OVERLOADED, RESOURCE_EXHAUSTED:
+   * too much work is waiting. RetryInfo says when to retry.
    *
    *     {"reason": "OVERLOADED"}
    * </pre>
@@ -172,11 +192,14 @@ public enum ErrorReason
   ERROR_REASON_OVERLOADED(14),
   /**
    * <pre>
-   * ERROR_REASON_STORE_UNAVAILABLE, UNAVAILABLE: the database does not answer, or refuses; nothing was decided. `cause`
-   * says why: AWAY, SLOW, FULL (no room on its disk), READ_ONLY, CROWDED (no connection left), STOPPING (or starting),
-   * REFUSED, BROKEN (its disk fails), DAMAGED or REPLACED (another database was put in its place: the server ends). There
-   * may be more in time. Of a change `changed` says what became of it: `no`, nothing was changed; or `unknown`: repeat it
-   * with the same request_id, or read the key.
+   * ERROR_REASON_STORE_UNAVAILABLE, UNAVAILABLE:
+   * the database does not answer, or refuses; nothing was decided.
+   * `cause` says why: AWAY, SLOW, FULL (its disk is full), READ_ONLY,
+   * CROWDED (no connection is free), STOPPING (or starting), REFUSED, BROKEN (its disk fails),
+   * or DAMAGED or REPLACED (another database was put in its place: the server ends).
+   * Later versions may add causes.
+   * For a change, `changed` says what became of it: `no` if nothing was changed;
+   * `unknown` if it may have been: repeat it with the same request_id, or read the key.
    *
    *     {"reason": "STORE_UNAVAILABLE", "metadata": {"cause": "FULL", "changed": "no"}}
    * </pre>
@@ -186,7 +209,9 @@ public enum ErrorReason
   ERROR_REASON_STORE_UNAVAILABLE(15),
   /**
    * <pre>
-   * ERROR_REASON_NOT_IMPLEMENTED, UNIMPLEMENTED: the server's version does not offer the RPC. This one offers all.
+   * ERROR_REASON_NOT_IMPLEMENTED, UNIMPLEMENTED:
+   * this version of the server does not offer the RPC.
+   * The current version offers every RPC.
    *
    *     {"reason": "NOT_IMPLEMENTED", "metadata": {"method": "ClaimRotation"}}
    * </pre>
@@ -196,7 +221,8 @@ public enum ErrorReason
   ERROR_REASON_NOT_IMPLEMENTED(16),
   /**
    * <pre>
-   * ERROR_REASON_INTERNAL, INTERNAL: a fault of the server. The text is fixed; the operator finds the rest in the log.
+   * ERROR_REASON_INTERNAL, INTERNAL:
+   * the server has a fault. The text is fixed; the server's log says more.
    *
    *     {"reason": "INTERNAL"}
    * </pre>
@@ -206,8 +232,9 @@ public enum ErrorReason
   ERROR_REASON_INTERNAL(17),
   /**
    * <pre>
-   * ERROR_REASON_READER_TOO_SLOW, RESOURCE_EXHAUSTED: a Watch stream was not read as fast as changes came. Read faster,
-   * and begin again at the last cursor.
+   * ERROR_REASON_READER_TOO_SLOW, RESOURCE_EXHAUSTED:
+   * the client did not read a Watch stream as fast as changes came.
+   * Read faster, and start again at the last cursor.
    *
    *     {"reason": "READER_TOO_SLOW"}
    * </pre>
@@ -217,8 +244,9 @@ public enum ErrorReason
   ERROR_REASON_READER_TOO_SLOW(18),
   /**
    * <pre>
-   * ERROR_REASON_SERVER_STOPPING, UNAVAILABLE: the server stops, and ends its Watch streams. Connect again, and begin at
-   * the last cursor.
+   * ERROR_REASON_SERVER_STOPPING, UNAVAILABLE:
+   * the server is stopping and ends its Watch streams.
+   * Reconnect, and start at the last cursor.
    *
    *     {"reason": "SERVER_STOPPING"}
    * </pre>
@@ -228,8 +256,9 @@ public enum ErrorReason
   ERROR_REASON_SERVER_STOPPING(19),
   /**
    * <pre>
-   * ERROR_REASON_CLAIM_TOKEN_INVALID, UNAUTHENTICATED: this is no claim token of this installation, or it was changed, or
-   * the pepper that it was made under is gone.
+   * ERROR_REASON_CLAIM_TOKEN_INVALID, UNAUTHENTICATED:
+   * this installation did not issue the claim token,
+   * or the token was changed, or the pepper that it was made with is gone.
    *
    *     {"reason": "CLAIM_TOKEN_INVALID"}
    * </pre>
@@ -239,9 +268,10 @@ public enum ErrorReason
   ERROR_REASON_CLAIM_TOKEN_INVALID(20),
   /**
    * <pre>
-   * ERROR_REASON_CLAIM_OUTDATED, FAILED_PRECONDITION: the rotation that this claim token was for is not due any more: the
-   * schedule was changed, or the key was switched off since. A key that was rotated, by a claim for instance, is
-   * KEY_SUPERSEDED.
+   * ERROR_REASON_CLAIM_OUTDATED, FAILED_PRECONDITION:
+   * the rotation of this claim token is no longer due,
+   * because the schedule was changed or the key was deactivated.
+   * If the key was rotated, by a claim for instance, the reason is KEY_SUPERSEDED.
    *
    *     {"reason": "CLAIM_OUTDATED", "metadata": {"key_id": "0123456789abcdef"}}
    * </pre>
@@ -251,8 +281,9 @@ public enum ErrorReason
   ERROR_REASON_CLAIM_OUTDATED(21),
   /**
    * <pre>
-   * ERROR_REASON_WEBHOOKS_NEED_PEPPER, FAILED_PRECONDITION: the server has no pepper file, under which webhook secrets
-   * and claim tokens are kept safe; its operator has to make one.
+   * ERROR_REASON_WEBHOOKS_NEED_PEPPER, FAILED_PRECONDITION:
+   * the server has no pepper file, which protects webhook secrets and claim tokens.
+   * Its operator must make one.
    *
    *     {"reason": "WEBHOOKS_NEED_PEPPER"}
    * </pre>
@@ -262,7 +293,8 @@ public enum ErrorReason
   ERROR_REASON_WEBHOOKS_NEED_PEPPER(22),
   /**
    * <pre>
-   * ERROR_REASON_DELIVERY_NOT_FOUND, NOT_FOUND: no such delivery, or none that the caller may see.
+   * ERROR_REASON_DELIVERY_NOT_FOUND, NOT_FOUND:
+   * the delivery does not exist, or the caller may not see it.
    *
    *     {"reason": "DELIVERY_NOT_FOUND"}
    * </pre>
@@ -272,8 +304,9 @@ public enum ErrorReason
   ERROR_REASON_DELIVERY_NOT_FOUND(23),
   /**
    * <pre>
-   * ERROR_REASON_DELIVERY_OUTDATED, FAILED_PRECONDITION: what the delivery was to tell is not true any more; for a
-   * rotation that was claimed, for example, there is nothing left to claim.
+   * ERROR_REASON_DELIVERY_OUTDATED, FAILED_PRECONDITION:
+   * the delivery is out of date.
+   * After its rotation was claimed, for example, there is nothing left to claim.
    *
    *     {"reason": "DELIVERY_OUTDATED", "metadata": {"delivery_id": "msg_…"}}
    * </pre>
@@ -283,7 +316,7 @@ public enum ErrorReason
   ERROR_REASON_DELIVERY_OUTDATED(24),
   /**
    * <pre>
-   * ERROR_REASON_ENDPOINT_NOT_FOUND, NOT_FOUND: no key of the project was ever given this webhook_url.
+   * ERROR_REASON_ENDPOINT_NOT_FOUND, NOT_FOUND: no key of the project has or had this webhook_url.
    *
    *     {"reason": "ENDPOINT_NOT_FOUND"}
    * </pre>
@@ -293,7 +326,8 @@ public enum ErrorReason
   ERROR_REASON_ENDPOINT_NOT_FOUND(25),
   /**
    * <pre>
-   * ERROR_REASON_CALLER_GONE, CANCELLED: the caller cancelled the call, or its deadline passed, before the change began.
+   * ERROR_REASON_CALLER_GONE, CANCELLED:
+   * the caller cancelled the call, or its deadline passed, before the change began.
    * Nothing was changed.
    *
    *     {"reason": "CALLER_GONE"}
@@ -304,8 +338,9 @@ public enum ErrorReason
   ERROR_REASON_CALLER_GONE(26),
   /**
    * <pre>
-   * ERROR_REASON_LIMIT_REACHED, RESOURCE_EXHAUSTED: the project has as many of something as it may have; waiting does not
-   * help. `limit` names the row of docs/limits.md, `most` says how many there may be.
+   * ERROR_REASON_LIMIT_REACHED, RESOURCE_EXHAUSTED:
+   * the project has reached a limit; waiting does not help.
+   * `limit` names the row of docs/limits.md, `most` is the limit.
    *
    *     {"reason": "LIMIT_REACHED", "metadata": {"limit": "keys of a project", "most": "1000000"}}
    * </pre>
@@ -315,7 +350,8 @@ public enum ErrorReason
   ERROR_REASON_LIMIT_REACHED(27),
   /**
    * <pre>
-   * ERROR_REASON_REQUEST_TOO_LARGE, INVALID_ARGUMENT: the request has more bytes than its method takes.
+   * ERROR_REASON_REQUEST_TOO_LARGE, INVALID_ARGUMENT:
+   * the request has more bytes than its method accepts.
    *
    *     {"reason": "REQUEST_TOO_LARGE", "metadata": {"bytes": "200000", "most": "131072"}}
    * </pre>
@@ -325,8 +361,8 @@ public enum ErrorReason
   ERROR_REASON_REQUEST_TOO_LARGE(28),
   /**
    * <pre>
-   * ERROR_REASON_REQUEST_TOO_SLOW, DEADLINE_EXCEEDED: the request did not come within ten seconds after the call's
-   * headers.
+   * ERROR_REASON_REQUEST_TOO_SLOW, DEADLINE_EXCEEDED:
+   * the request did not arrive within ten seconds of the call's headers.
    *
    *     {"reason": "REQUEST_TOO_SLOW"}
    * </pre>
@@ -336,8 +372,9 @@ public enum ErrorReason
   ERROR_REASON_REQUEST_TOO_SLOW(29),
   /**
    * <pre>
-   * ERROR_REASON_SELF_WIDENING, PERMISSION_DENIED: the calling key would widen itself (see SCOPE_ESCALATION for what
-   * widens). Another key has to.
+   * ERROR_REASON_SELF_WIDENING, PERMISSION_DENIED:
+   * the calling key would widen itself (SCOPE_ESCALATION says what widens a key).
+   * Use another key.
    *
    *     {"reason": "SELF_WIDENING", "metadata": {"key_id": "0123456789abcdef"}}
    * </pre>
@@ -358,10 +395,13 @@ public enum ErrorReason
   public static final int ERROR_REASON_UNSPECIFIED_VALUE = 0;
   /**
    * <pre>
-   * ERROR_REASON_INVALID_FIELD, INVALID_ARGUMENT: one or more fields break a rule; BadRequest names each and the rule.
-   * Where they are too many for an error's metadata, the last violation has no field and says how many are left out.
+   * ERROR_REASON_INVALID_FIELD, INVALID_ARGUMENT:
+   * one or more fields break a rule; BadRequest names each field and its rule.
+   * If there are too many for an error's metadata,
+   * the last violation names no field and says how many are left out.
    *
-   *     {"reason": "INVALID_FIELD"} with {"field_violations": [{"field": "name", "description": "3–255 characters"}]}
+   *     {"reason": "INVALID_FIELD"}, with
+   *     {"field_violations": [{"field": "name", "description": "3–255 characters"}]}
    * </pre>
    *
    * <code>ERROR_REASON_INVALID_FIELD = 1;</code>
@@ -369,7 +409,9 @@ public enum ErrorReason
   public static final int ERROR_REASON_INVALID_FIELD_VALUE = 1;
   /**
    * <pre>
-   * ERROR_REASON_UNDECODABLE, INVALID_ARGUMENT: the bytes are not the request's message; check the client's stubs.
+   * ERROR_REASON_UNDECODABLE, INVALID_ARGUMENT:
+   * the bytes are not the request's message.
+   * Check the client's stubs.
    *
    *     {"reason": "UNDECODABLE", "metadata": {"message": "tumbler.v1.CreateRequest"}}
    * </pre>
@@ -379,7 +421,8 @@ public enum ErrorReason
   public static final int ERROR_REASON_UNDECODABLE_VALUE = 2;
   /**
    * <pre>
-   * ERROR_REASON_UNAUTHENTICATED, UNAUTHENTICATED: no key was sent with the call, or one that is not accepted.
+   * ERROR_REASON_UNAUTHENTICATED, UNAUTHENTICATED:
+   * the call carries no key, several keys, or a key that is not accepted.
    *
    *     {"reason": "UNAUTHENTICATED"}
    * </pre>
@@ -389,7 +432,8 @@ public enum ErrorReason
   public static final int ERROR_REASON_UNAUTHENTICATED_VALUE = 3;
   /**
    * <pre>
-   * ERROR_REASON_SCOPE_MISSING, PERMISSION_DENIED: the calling key lacks the scope that the RPC asks for.
+   * ERROR_REASON_SCOPE_MISSING, PERMISSION_DENIED:
+   * the calling key lacks the scope that the RPC requires.
    *
    *     {"reason": "SCOPE_MISSING", "metadata": {"scope": "tumbler:keys:create"}}
    * </pre>
@@ -399,7 +443,8 @@ public enum ErrorReason
   public static final int ERROR_REASON_SCOPE_MISSING_VALUE = 4;
   /**
    * <pre>
-   * ERROR_REASON_OTHER_PROJECT, PERMISSION_DENIED: the request names a project that is not the caller's.
+   * ERROR_REASON_OTHER_PROJECT, PERMISSION_DENIED:
+   * the request names a project that is not the caller's own.
    *
    *     {"reason": "OTHER_PROJECT"}
    * </pre>
@@ -409,9 +454,11 @@ public enum ErrorReason
   public static final int ERROR_REASON_OTHER_PROJECT_VALUE = 5;
   /**
    * <pre>
-   * ERROR_REASON_SCOPE_ESCALATION, PERMISSION_DENIED: the caller would hand out a `tumbler:…` scope that it does not
-   * hold itself, or widen a key that carries one: give it a later expiry, wider networks, more scopes or another
-   * webhook_url, or switch it on.
+   * ERROR_REASON_SCOPE_ESCALATION, PERMISSION_DENIED:
+   * the change grants a `tumbler:…` scope that the caller does not hold,
+   * or widens a key that carries one.
+   * These widen a key: a later expiry, wider networks, more scopes, another webhook_url,
+   * a rotation that comes earlier, and activating it.
    *
    *     {"reason": "SCOPE_ESCALATION", "metadata": {"scope": "tumbler:*"}}
    * </pre>
@@ -421,7 +468,9 @@ public enum ErrorReason
   public static final int ERROR_REASON_SCOPE_ESCALATION_VALUE = 6;
   /**
    * <pre>
-   * ERROR_REASON_KEY_NOT_FOUND, NOT_FOUND: no such key, or none that the caller may see; the two cannot be told apart.
+   * ERROR_REASON_KEY_NOT_FOUND, NOT_FOUND:
+   * the key does not exist, or the caller may not see it.
+   * The two cases cannot be told apart.
    *
    *     {"reason": "KEY_NOT_FOUND", "metadata": {"key_id": "0123456789abcdef"}}
    * </pre>
@@ -431,7 +480,7 @@ public enum ErrorReason
   public static final int ERROR_REASON_KEY_NOT_FOUND_VALUE = 7;
   /**
    * <pre>
-   * ERROR_REASON_KEY_REVOKED, FAILED_PRECONDITION: a revoked key cannot be changed any more.
+   * ERROR_REASON_KEY_REVOKED, FAILED_PRECONDITION: a revoked key cannot be changed.
    *
    *     {"reason": "KEY_REVOKED", "metadata": {"key_id": "0123456789abcdef"}}
    * </pre>
@@ -441,7 +490,8 @@ public enum ErrorReason
   public static final int ERROR_REASON_KEY_REVOKED_VALUE = 8;
   /**
    * <pre>
-   * ERROR_REASON_KEY_SUPERSEDED, FAILED_PRECONDITION: the key was rotated before; rotate its successor.
+   * ERROR_REASON_KEY_SUPERSEDED, FAILED_PRECONDITION:
+   * the key was already rotated. Rotate its successor.
    *
    *     {"reason": "KEY_SUPERSEDED", "metadata": {"key_id": "…", "replaced_by_key_id": "…"}}
    * </pre>
@@ -461,7 +511,8 @@ public enum ErrorReason
   public static final int ERROR_REASON_KEY_EXPIRED_VALUE = 10;
   /**
    * <pre>
-   * ERROR_REASON_NAME_AMBIGUOUS, FAILED_PRECONDITION: the name fits several keys; choose one of the ids given.
+   * ERROR_REASON_NAME_AMBIGUOUS, FAILED_PRECONDITION:
+   * several keys have the name. Choose one of the ids.
    *
    *     {"reason": "NAME_AMBIGUOUS", "metadata": {"key_ids": "0123456789abcdef,fedcba9876543210"}}
    * </pre>
@@ -471,7 +522,8 @@ public enum ErrorReason
   public static final int ERROR_REASON_NAME_AMBIGUOUS_VALUE = 11;
   /**
    * <pre>
-   * ERROR_REASON_ETAG_MISMATCH, ABORTED: the key has changed since it was read; read it again, then decide.
+   * ERROR_REASON_ETAG_MISMATCH, ABORTED:
+   * the key has changed since it was read. Read it again, then decide.
    *
    *     {"reason": "ETAG_MISMATCH", "metadata": {"key_id": "0123456789abcdef"}}
    * </pre>
@@ -481,7 +533,8 @@ public enum ErrorReason
   public static final int ERROR_REASON_ETAG_MISMATCH_VALUE = 12;
   /**
    * <pre>
-   * ERROR_REASON_REQUEST_ID_REUSED, ALREADY_EXISTS: this request_id was used for a request with another body.
+   * ERROR_REASON_REQUEST_ID_REUSED, ALREADY_EXISTS:
+   * the request_id was used before, with another body.
    *
    *     {"reason": "REQUEST_ID_REUSED", "metadata": {"request_id": "…"}}
    * </pre>
@@ -491,7 +544,8 @@ public enum ErrorReason
   public static final int ERROR_REASON_REQUEST_ID_REUSED_VALUE = 13;
   /**
    * <pre>
-   * ERROR_REASON_OVERLOADED, RESOURCE_EXHAUSTED: too much work is waiting; RetryInfo says when to come back.
+   * ERROR_REASON_OVERLOADED, RESOURCE_EXHAUSTED:
+   * too much work is waiting. RetryInfo says when to retry.
    *
    *     {"reason": "OVERLOADED"}
    * </pre>
@@ -501,11 +555,14 @@ public enum ErrorReason
   public static final int ERROR_REASON_OVERLOADED_VALUE = 14;
   /**
    * <pre>
-   * ERROR_REASON_STORE_UNAVAILABLE, UNAVAILABLE: the database does not answer, or refuses; nothing was decided. `cause`
-   * says why: AWAY, SLOW, FULL (no room on its disk), READ_ONLY, CROWDED (no connection left), STOPPING (or starting),
-   * REFUSED, BROKEN (its disk fails), DAMAGED or REPLACED (another database was put in its place: the server ends). There
-   * may be more in time. Of a change `changed` says what became of it: `no`, nothing was changed; or `unknown`: repeat it
-   * with the same request_id, or read the key.
+   * ERROR_REASON_STORE_UNAVAILABLE, UNAVAILABLE:
+   * the database does not answer, or refuses; nothing was decided.
+   * `cause` says why: AWAY, SLOW, FULL (its disk is full), READ_ONLY,
+   * CROWDED (no connection is free), STOPPING (or starting), REFUSED, BROKEN (its disk fails),
+   * or DAMAGED or REPLACED (another database was put in its place: the server ends).
+   * Later versions may add causes.
+   * For a change, `changed` says what became of it: `no` if nothing was changed;
+   * `unknown` if it may have been: repeat it with the same request_id, or read the key.
    *
    *     {"reason": "STORE_UNAVAILABLE", "metadata": {"cause": "FULL", "changed": "no"}}
    * </pre>
@@ -515,7 +572,9 @@ public enum ErrorReason
   public static final int ERROR_REASON_STORE_UNAVAILABLE_VALUE = 15;
   /**
    * <pre>
-   * ERROR_REASON_NOT_IMPLEMENTED, UNIMPLEMENTED: the server's version does not offer the RPC. This one offers all.
+   * ERROR_REASON_NOT_IMPLEMENTED, UNIMPLEMENTED:
+   * this version of the server does not offer the RPC.
+   * The current version offers every RPC.
    *
    *     {"reason": "NOT_IMPLEMENTED", "metadata": {"method": "ClaimRotation"}}
    * </pre>
@@ -525,7 +584,8 @@ public enum ErrorReason
   public static final int ERROR_REASON_NOT_IMPLEMENTED_VALUE = 16;
   /**
    * <pre>
-   * ERROR_REASON_INTERNAL, INTERNAL: a fault of the server. The text is fixed; the operator finds the rest in the log.
+   * ERROR_REASON_INTERNAL, INTERNAL:
+   * the server has a fault. The text is fixed; the server's log says more.
    *
    *     {"reason": "INTERNAL"}
    * </pre>
@@ -535,8 +595,9 @@ public enum ErrorReason
   public static final int ERROR_REASON_INTERNAL_VALUE = 17;
   /**
    * <pre>
-   * ERROR_REASON_READER_TOO_SLOW, RESOURCE_EXHAUSTED: a Watch stream was not read as fast as changes came. Read faster,
-   * and begin again at the last cursor.
+   * ERROR_REASON_READER_TOO_SLOW, RESOURCE_EXHAUSTED:
+   * the client did not read a Watch stream as fast as changes came.
+   * Read faster, and start again at the last cursor.
    *
    *     {"reason": "READER_TOO_SLOW"}
    * </pre>
@@ -546,8 +607,9 @@ public enum ErrorReason
   public static final int ERROR_REASON_READER_TOO_SLOW_VALUE = 18;
   /**
    * <pre>
-   * ERROR_REASON_SERVER_STOPPING, UNAVAILABLE: the server stops, and ends its Watch streams. Connect again, and begin at
-   * the last cursor.
+   * ERROR_REASON_SERVER_STOPPING, UNAVAILABLE:
+   * the server is stopping and ends its Watch streams.
+   * Reconnect, and start at the last cursor.
    *
    *     {"reason": "SERVER_STOPPING"}
    * </pre>
@@ -557,8 +619,9 @@ public enum ErrorReason
   public static final int ERROR_REASON_SERVER_STOPPING_VALUE = 19;
   /**
    * <pre>
-   * ERROR_REASON_CLAIM_TOKEN_INVALID, UNAUTHENTICATED: this is no claim token of this installation, or it was changed, or
-   * the pepper that it was made under is gone.
+   * ERROR_REASON_CLAIM_TOKEN_INVALID, UNAUTHENTICATED:
+   * this installation did not issue the claim token,
+   * or the token was changed, or the pepper that it was made with is gone.
    *
    *     {"reason": "CLAIM_TOKEN_INVALID"}
    * </pre>
@@ -568,9 +631,10 @@ public enum ErrorReason
   public static final int ERROR_REASON_CLAIM_TOKEN_INVALID_VALUE = 20;
   /**
    * <pre>
-   * ERROR_REASON_CLAIM_OUTDATED, FAILED_PRECONDITION: the rotation that this claim token was for is not due any more: the
-   * schedule was changed, or the key was switched off since. A key that was rotated, by a claim for instance, is
-   * KEY_SUPERSEDED.
+   * ERROR_REASON_CLAIM_OUTDATED, FAILED_PRECONDITION:
+   * the rotation of this claim token is no longer due,
+   * because the schedule was changed or the key was deactivated.
+   * If the key was rotated, by a claim for instance, the reason is KEY_SUPERSEDED.
    *
    *     {"reason": "CLAIM_OUTDATED", "metadata": {"key_id": "0123456789abcdef"}}
    * </pre>
@@ -580,8 +644,9 @@ public enum ErrorReason
   public static final int ERROR_REASON_CLAIM_OUTDATED_VALUE = 21;
   /**
    * <pre>
-   * ERROR_REASON_WEBHOOKS_NEED_PEPPER, FAILED_PRECONDITION: the server has no pepper file, under which webhook secrets
-   * and claim tokens are kept safe; its operator has to make one.
+   * ERROR_REASON_WEBHOOKS_NEED_PEPPER, FAILED_PRECONDITION:
+   * the server has no pepper file, which protects webhook secrets and claim tokens.
+   * Its operator must make one.
    *
    *     {"reason": "WEBHOOKS_NEED_PEPPER"}
    * </pre>
@@ -591,7 +656,8 @@ public enum ErrorReason
   public static final int ERROR_REASON_WEBHOOKS_NEED_PEPPER_VALUE = 22;
   /**
    * <pre>
-   * ERROR_REASON_DELIVERY_NOT_FOUND, NOT_FOUND: no such delivery, or none that the caller may see.
+   * ERROR_REASON_DELIVERY_NOT_FOUND, NOT_FOUND:
+   * the delivery does not exist, or the caller may not see it.
    *
    *     {"reason": "DELIVERY_NOT_FOUND"}
    * </pre>
@@ -601,8 +667,9 @@ public enum ErrorReason
   public static final int ERROR_REASON_DELIVERY_NOT_FOUND_VALUE = 23;
   /**
    * <pre>
-   * ERROR_REASON_DELIVERY_OUTDATED, FAILED_PRECONDITION: what the delivery was to tell is not true any more; for a
-   * rotation that was claimed, for example, there is nothing left to claim.
+   * ERROR_REASON_DELIVERY_OUTDATED, FAILED_PRECONDITION:
+   * the delivery is out of date.
+   * After its rotation was claimed, for example, there is nothing left to claim.
    *
    *     {"reason": "DELIVERY_OUTDATED", "metadata": {"delivery_id": "msg_…"}}
    * </pre>
@@ -612,7 +679,7 @@ public enum ErrorReason
   public static final int ERROR_REASON_DELIVERY_OUTDATED_VALUE = 24;
   /**
    * <pre>
-   * ERROR_REASON_ENDPOINT_NOT_FOUND, NOT_FOUND: no key of the project was ever given this webhook_url.
+   * ERROR_REASON_ENDPOINT_NOT_FOUND, NOT_FOUND: no key of the project has or had this webhook_url.
    *
    *     {"reason": "ENDPOINT_NOT_FOUND"}
    * </pre>
@@ -622,7 +689,8 @@ public enum ErrorReason
   public static final int ERROR_REASON_ENDPOINT_NOT_FOUND_VALUE = 25;
   /**
    * <pre>
-   * ERROR_REASON_CALLER_GONE, CANCELLED: the caller cancelled the call, or its deadline passed, before the change began.
+   * ERROR_REASON_CALLER_GONE, CANCELLED:
+   * the caller cancelled the call, or its deadline passed, before the change began.
    * Nothing was changed.
    *
    *     {"reason": "CALLER_GONE"}
@@ -633,8 +701,9 @@ public enum ErrorReason
   public static final int ERROR_REASON_CALLER_GONE_VALUE = 26;
   /**
    * <pre>
-   * ERROR_REASON_LIMIT_REACHED, RESOURCE_EXHAUSTED: the project has as many of something as it may have; waiting does not
-   * help. `limit` names the row of docs/limits.md, `most` says how many there may be.
+   * ERROR_REASON_LIMIT_REACHED, RESOURCE_EXHAUSTED:
+   * the project has reached a limit; waiting does not help.
+   * `limit` names the row of docs/limits.md, `most` is the limit.
    *
    *     {"reason": "LIMIT_REACHED", "metadata": {"limit": "keys of a project", "most": "1000000"}}
    * </pre>
@@ -644,7 +713,8 @@ public enum ErrorReason
   public static final int ERROR_REASON_LIMIT_REACHED_VALUE = 27;
   /**
    * <pre>
-   * ERROR_REASON_REQUEST_TOO_LARGE, INVALID_ARGUMENT: the request has more bytes than its method takes.
+   * ERROR_REASON_REQUEST_TOO_LARGE, INVALID_ARGUMENT:
+   * the request has more bytes than its method accepts.
    *
    *     {"reason": "REQUEST_TOO_LARGE", "metadata": {"bytes": "200000", "most": "131072"}}
    * </pre>
@@ -654,8 +724,8 @@ public enum ErrorReason
   public static final int ERROR_REASON_REQUEST_TOO_LARGE_VALUE = 28;
   /**
    * <pre>
-   * ERROR_REASON_REQUEST_TOO_SLOW, DEADLINE_EXCEEDED: the request did not come within ten seconds after the call's
-   * headers.
+   * ERROR_REASON_REQUEST_TOO_SLOW, DEADLINE_EXCEEDED:
+   * the request did not arrive within ten seconds of the call's headers.
    *
    *     {"reason": "REQUEST_TOO_SLOW"}
    * </pre>
@@ -665,8 +735,9 @@ public enum ErrorReason
   public static final int ERROR_REASON_REQUEST_TOO_SLOW_VALUE = 29;
   /**
    * <pre>
-   * ERROR_REASON_SELF_WIDENING, PERMISSION_DENIED: the calling key would widen itself (see SCOPE_ESCALATION for what
-   * widens). Another key has to.
+   * ERROR_REASON_SELF_WIDENING, PERMISSION_DENIED:
+   * the calling key would widen itself (SCOPE_ESCALATION says what widens a key).
+   * Use another key.
    *
    *     {"reason": "SELF_WIDENING", "metadata": {"key_id": "0123456789abcdef"}}
    * </pre>

@@ -49,7 +49,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object keyId_ = "";
   /**
    * <pre>
-   * key_id is required; see ApiKey.id.
+   * Required. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -70,7 +70,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * key_id is required; see ApiKey.id.
+   * Required. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -424,7 +424,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object keyId_ = "";
     /**
      * <pre>
-     * key_id is required; see ApiKey.id.
+     * Required. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -444,7 +444,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is required; see ApiKey.id.
+     * Required. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -465,7 +465,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is required; see ApiKey.id.
+     * Required. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -482,7 +482,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is required; see ApiKey.id.
+     * Required. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -496,7 +496,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is required; see ApiKey.id.
+     * Required. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>

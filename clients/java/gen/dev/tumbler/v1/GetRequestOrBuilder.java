@@ -10,7 +10,7 @@ public interface GetRequestOrBuilder extends
 
   /**
    * <pre>
-   * key_id is required; see ApiKey.id.
+   * Required. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -19,7 +19,7 @@ public interface GetRequestOrBuilder extends
   java.lang.String getKeyId();
   /**
    * <pre>
-   * key_id is required; see ApiKey.id.
+   * Required. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>

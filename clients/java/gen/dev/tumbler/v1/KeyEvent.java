@@ -6,8 +6,9 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * KeyEvent is one change of one key. It is written in the change's own transaction: there is no change without its
- * event and no event without its change.
+ * KeyEvent is one change of one key.
+ * The transaction that makes a change also writes its event:
+ * there is no change without an event, and no event without a change.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.KeyEvent}
@@ -69,7 +70,8 @@ private static final long serialVersionUID = 0L;
   private long revision_ = 0L;
   /**
    * <pre>
-   * revision is the event's place in the one sequence of the whole database: 1, 2, 3 …, without gaps, in commit order.
+   * Output only. revision is the event's position in the one sequence of the whole database:
+   * 1, 2, 3 …, without gaps, in commit order.
    * </pre>
    *
    * <code>int64 revision = 1 [json_name = "revision"];</code>
@@ -84,7 +86,7 @@ private static final long serialVersionUID = 0L;
   private int type_ = 0;
   /**
    * <pre>
-   * type says what happened.
+   * Output only. type says what happened.
    * </pre>
    *
    * <code>.tumbler.v1.KeyEventType type = 2 [json_name = "type"];</code>
@@ -95,7 +97,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * type says what happened.
+   * Output only. type says what happened.
    * </pre>
    *
    * <code>.tumbler.v1.KeyEventType type = 2 [json_name = "type"];</code>
@@ -111,7 +113,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object keyId_ = "";
   /**
    * <pre>
-   * key_id names the key that changed.
+   * Output only. key_id names the key that changed.
    * </pre>
    *
    * <code>string key_id = 3 [json_name = "keyId"];</code>
@@ -132,7 +134,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * key_id names the key that changed.
+   * Output only. key_id names the key that changed.
    * </pre>
    *
    * <code>string key_id = 3 [json_name = "keyId"];</code>
@@ -158,7 +160,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object projectId_ = "";
   /**
    * <pre>
-   * project_id is the key's project.
+   * Output only. project_id is the key's project.
    * </pre>
    *
    * <code>string project_id = 4 [json_name = "projectId"];</code>
@@ -179,7 +181,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * project_id is the key's project.
+   * Output only. project_id is the key's project.
    * </pre>
    *
    * <code>string project_id = 4 [json_name = "projectId"];</code>
@@ -205,7 +207,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object environmentId_ = "";
   /**
    * <pre>
-   * environment_id is the key's environment; empty: it has none.
+   * Output only. environment_id is the key's environment. Empty: it has none.
    * </pre>
    *
    * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -226,7 +228,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * environment_id is the key's environment; empty: it has none.
+   * Output only. environment_id is the key's environment. Empty: it has none.
    * </pre>
    *
    * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -251,7 +253,7 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.Timestamp time_;
   /**
    * <pre>
-   * time is when the change was made, by the clock of the server that made it.
+   * Output only. time is when the change was made, by the clock of the server that made it.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp time = 6 [json_name = "time"];</code>
@@ -263,7 +265,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * time is when the change was made, by the clock of the server that made it.
+   * Output only. time is when the change was made, by the clock of the server that made it.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp time = 6 [json_name = "time"];</code>
@@ -275,7 +277,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * time is when the change was made, by the clock of the server that made it.
+   * Output only. time is when the change was made, by the clock of the server that made it.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp time = 6 [json_name = "time"];</code>
@@ -289,7 +291,7 @@ private static final long serialVersionUID = 0L;
   private dev.tumbler.v1.Actor actor_;
   /**
    * <pre>
-   * actor is the credential that made the change.
+   * Output only. actor is the credential that made the change.
    * </pre>
    *
    * <code>.tumbler.v1.Actor actor = 7 [json_name = "actor"];</code>
@@ -301,7 +303,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * actor is the credential that made the change.
+   * Output only. actor is the credential that made the change.
    * </pre>
    *
    * <code>.tumbler.v1.Actor actor = 7 [json_name = "actor"];</code>
@@ -313,7 +315,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * actor is the credential that made the change.
+   * Output only. actor is the credential that made the change.
    * </pre>
    *
    * <code>.tumbler.v1.Actor actor = 7 [json_name = "actor"];</code>
@@ -351,17 +353,71 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * detail says more, by type; never a secret:
-   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-   * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-   * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-   * `on_first_use`; FIRST_USED: `replaces_key_id`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-   * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-   * a value, or somebody's words: it tells `fields`, not which scopes.
+   * Output only. detail says more about the change. It never holds a secret.
+   * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+   * A key whose value would be empty is left out.
+   * Watch only sends the keys marked `yes`.
+   *
+   *     | type                   | key                   | value    | Watch |
+   *     |------------------------|-----------------------|----------|-------|
+   *     | CREATED                | new.FIELD             | of FIELD |       |
+   *     | CREATED                | replaces_key_id       | id       | yes   |
+   *     | UPDATED                | fields                | list     | yes   |
+   *     | UPDATED                | old.FIELD             | of FIELD |       |
+   *     | UPDATED                | new.FIELD             | of FIELD |       |
+   *     | UPDATED                | scopes_added          | list     |       |
+   *     | UPDATED                | scopes_removed        | list     |       |
+   *     | UPDATED                | old.grace_expire_time | time     |       |
+   *     | UPDATED                | new.grace_expire_time | time     |       |
+   *     | UPDATED                | first_used_key_id     | id       | yes   |
+   *     | REVOKED                | reason                | reason   | yes   |
+   *     | REVOKED                | comment               | text     |       |
+   *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+   *     | ROTATED                | grace_expire_time     | time     | yes   |
+   *     | ROTATED                | old_key_ends          | end      | yes   |
+   *     | ROTATION_DUE           | due_time              | time     | yes   |
+   *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+   *     | EXPIRING               | expire_time           | time     | yes   |
+   *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+   *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+   *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+   *     | any                    | altered               | list     |       |
+   *
+   * FIELD is a field of ApiKey that Create or Update sets:
+   *
+   *     | FIELD                | value    |
+   *     |----------------------|----------|
+   *     | name                 | text     |
+   *     | owner_id             | text     |
+   *     | scopes               | list     |
+   *     | metadata             | object   |
+   *     | allowed_cidrs        | list     |
+   *     | expire_time          | time     |
+   *     | rotation.interval    | duration |
+   *     | rotation.webhook_url | text     |
+   *
+   * The values have these forms:
+   *
+   *  - duration: seconds, such as `86400s` or `90000.5s`.
+   *  - end: `on_first_use`.
+   *  - id: a key's id.
+   *  - list: entries separated by commas, without spaces.
+   *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+   *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+   *  - text: the text itself.
+   *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+   *
+   * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+   * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+   * `(26,123 characters, sha256:…)`.
+   *
+   * CREATED has replaces_key_id if a rotation made the key.
+   * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+   * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+   * first_used_key_id.
+   * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+   * altered names the columns of the key's record that were changed by hand in the database,
+   * before this event.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -382,17 +438,71 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * detail says more, by type; never a secret:
-   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-   * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-   * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-   * `on_first_use`; FIRST_USED: `replaces_key_id`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-   * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-   * a value, or somebody's words: it tells `fields`, not which scopes.
+   * Output only. detail says more about the change. It never holds a secret.
+   * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+   * A key whose value would be empty is left out.
+   * Watch only sends the keys marked `yes`.
+   *
+   *     | type                   | key                   | value    | Watch |
+   *     |------------------------|-----------------------|----------|-------|
+   *     | CREATED                | new.FIELD             | of FIELD |       |
+   *     | CREATED                | replaces_key_id       | id       | yes   |
+   *     | UPDATED                | fields                | list     | yes   |
+   *     | UPDATED                | old.FIELD             | of FIELD |       |
+   *     | UPDATED                | new.FIELD             | of FIELD |       |
+   *     | UPDATED                | scopes_added          | list     |       |
+   *     | UPDATED                | scopes_removed        | list     |       |
+   *     | UPDATED                | old.grace_expire_time | time     |       |
+   *     | UPDATED                | new.grace_expire_time | time     |       |
+   *     | UPDATED                | first_used_key_id     | id       | yes   |
+   *     | REVOKED                | reason                | reason   | yes   |
+   *     | REVOKED                | comment               | text     |       |
+   *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+   *     | ROTATED                | grace_expire_time     | time     | yes   |
+   *     | ROTATED                | old_key_ends          | end      | yes   |
+   *     | ROTATION_DUE           | due_time              | time     | yes   |
+   *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+   *     | EXPIRING               | expire_time           | time     | yes   |
+   *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+   *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+   *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+   *     | any                    | altered               | list     |       |
+   *
+   * FIELD is a field of ApiKey that Create or Update sets:
+   *
+   *     | FIELD                | value    |
+   *     |----------------------|----------|
+   *     | name                 | text     |
+   *     | owner_id             | text     |
+   *     | scopes               | list     |
+   *     | metadata             | object   |
+   *     | allowed_cidrs        | list     |
+   *     | expire_time          | time     |
+   *     | rotation.interval    | duration |
+   *     | rotation.webhook_url | text     |
+   *
+   * The values have these forms:
+   *
+   *  - duration: seconds, such as `86400s` or `90000.5s`.
+   *  - end: `on_first_use`.
+   *  - id: a key's id.
+   *  - list: entries separated by commas, without spaces.
+   *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+   *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+   *  - text: the text itself.
+   *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+   *
+   * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+   * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+   * `(26,123 characters, sha256:…)`.
+   *
+   * CREATED has replaces_key_id if a rotation made the key.
+   * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+   * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+   * first_used_key_id.
+   * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+   * altered names the columns of the key's record that were changed by hand in the database,
+   * before this event.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -403,17 +513,71 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * detail says more, by type; never a secret:
-   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-   * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-   * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-   * `on_first_use`; FIRST_USED: `replaces_key_id`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-   * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-   * a value, or somebody's words: it tells `fields`, not which scopes.
+   * Output only. detail says more about the change. It never holds a secret.
+   * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+   * A key whose value would be empty is left out.
+   * Watch only sends the keys marked `yes`.
+   *
+   *     | type                   | key                   | value    | Watch |
+   *     |------------------------|-----------------------|----------|-------|
+   *     | CREATED                | new.FIELD             | of FIELD |       |
+   *     | CREATED                | replaces_key_id       | id       | yes   |
+   *     | UPDATED                | fields                | list     | yes   |
+   *     | UPDATED                | old.FIELD             | of FIELD |       |
+   *     | UPDATED                | new.FIELD             | of FIELD |       |
+   *     | UPDATED                | scopes_added          | list     |       |
+   *     | UPDATED                | scopes_removed        | list     |       |
+   *     | UPDATED                | old.grace_expire_time | time     |       |
+   *     | UPDATED                | new.grace_expire_time | time     |       |
+   *     | UPDATED                | first_used_key_id     | id       | yes   |
+   *     | REVOKED                | reason                | reason   | yes   |
+   *     | REVOKED                | comment               | text     |       |
+   *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+   *     | ROTATED                | grace_expire_time     | time     | yes   |
+   *     | ROTATED                | old_key_ends          | end      | yes   |
+   *     | ROTATION_DUE           | due_time              | time     | yes   |
+   *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+   *     | EXPIRING               | expire_time           | time     | yes   |
+   *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+   *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+   *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+   *     | any                    | altered               | list     |       |
+   *
+   * FIELD is a field of ApiKey that Create or Update sets:
+   *
+   *     | FIELD                | value    |
+   *     |----------------------|----------|
+   *     | name                 | text     |
+   *     | owner_id             | text     |
+   *     | scopes               | list     |
+   *     | metadata             | object   |
+   *     | allowed_cidrs        | list     |
+   *     | expire_time          | time     |
+   *     | rotation.interval    | duration |
+   *     | rotation.webhook_url | text     |
+   *
+   * The values have these forms:
+   *
+   *  - duration: seconds, such as `86400s` or `90000.5s`.
+   *  - end: `on_first_use`.
+   *  - id: a key's id.
+   *  - list: entries separated by commas, without spaces.
+   *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+   *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+   *  - text: the text itself.
+   *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+   *
+   * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+   * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+   * `(26,123 characters, sha256:…)`.
+   *
+   * CREATED has replaces_key_id if a rotation made the key.
+   * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+   * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+   * first_used_key_id.
+   * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+   * altered names the columns of the key's record that were changed by hand in the database,
+   * before this event.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -431,17 +595,71 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * detail says more, by type; never a secret:
-   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-   * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-   * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-   * `on_first_use`; FIRST_USED: `replaces_key_id`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-   * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-   * a value, or somebody's words: it tells `fields`, not which scopes.
+   * Output only. detail says more about the change. It never holds a secret.
+   * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+   * A key whose value would be empty is left out.
+   * Watch only sends the keys marked `yes`.
+   *
+   *     | type                   | key                   | value    | Watch |
+   *     |------------------------|-----------------------|----------|-------|
+   *     | CREATED                | new.FIELD             | of FIELD |       |
+   *     | CREATED                | replaces_key_id       | id       | yes   |
+   *     | UPDATED                | fields                | list     | yes   |
+   *     | UPDATED                | old.FIELD             | of FIELD |       |
+   *     | UPDATED                | new.FIELD             | of FIELD |       |
+   *     | UPDATED                | scopes_added          | list     |       |
+   *     | UPDATED                | scopes_removed        | list     |       |
+   *     | UPDATED                | old.grace_expire_time | time     |       |
+   *     | UPDATED                | new.grace_expire_time | time     |       |
+   *     | UPDATED                | first_used_key_id     | id       | yes   |
+   *     | REVOKED                | reason                | reason   | yes   |
+   *     | REVOKED                | comment               | text     |       |
+   *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+   *     | ROTATED                | grace_expire_time     | time     | yes   |
+   *     | ROTATED                | old_key_ends          | end      | yes   |
+   *     | ROTATION_DUE           | due_time              | time     | yes   |
+   *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+   *     | EXPIRING               | expire_time           | time     | yes   |
+   *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+   *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+   *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+   *     | any                    | altered               | list     |       |
+   *
+   * FIELD is a field of ApiKey that Create or Update sets:
+   *
+   *     | FIELD                | value    |
+   *     |----------------------|----------|
+   *     | name                 | text     |
+   *     | owner_id             | text     |
+   *     | scopes               | list     |
+   *     | metadata             | object   |
+   *     | allowed_cidrs        | list     |
+   *     | expire_time          | time     |
+   *     | rotation.interval    | duration |
+   *     | rotation.webhook_url | text     |
+   *
+   * The values have these forms:
+   *
+   *  - duration: seconds, such as `86400s` or `90000.5s`.
+   *  - end: `on_first_use`.
+   *  - id: a key's id.
+   *  - list: entries separated by commas, without spaces.
+   *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+   *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+   *  - text: the text itself.
+   *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+   *
+   * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+   * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+   * `(26,123 characters, sha256:…)`.
+   *
+   * CREATED has replaces_key_id if a rotation made the key.
+   * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+   * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+   * first_used_key_id.
+   * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+   * altered names the columns of the key's record that were changed by hand in the database,
+   * before this event.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -462,8 +680,11 @@ java.lang.String defaultValue) {
   private com.google.protobuf.ByteString hash_ = com.google.protobuf.ByteString.EMPTY;
   /**
    * <pre>
-   * hash is the SHA-256 of the event before it and of this one's content, so that a changed, inserted or deleted event
-   * shows. `tumbler-server audit verify` recomputes it, from the oldest event that is kept.
+   * Output only. hash is 32 bytes that chain the event to the one before it,
+   * so that a changed, inserted or deleted event shows.
+   * It is opaque: it covers content that no response carries, so a client cannot recompute it.
+   * Compare it with the hash of the same revision in a copy that you keep.
+   * `tumbler-server audit verify` checks the chain from the oldest event that is kept.
    * </pre>
    *
    * <code>bytes hash = 9 [json_name = "hash"];</code>
@@ -479,8 +700,9 @@ java.lang.String defaultValue) {
   private volatile java.lang.Object clientAddress_ = "";
   /**
    * <pre>
-   * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
-   * no call made the change, or it came by a Unix socket. Not in Watch.
+   * Output only. client_address is the IP address that the call came from, as the server sees it:
+   * behind a proxy, the proxy's address.
+   * Empty: no call made the change, or it came through a Unix socket. Watch does not send it.
    * </pre>
    *
    * <code>string client_address = 10 [json_name = "clientAddress"];</code>
@@ -501,8 +723,9 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
-   * no call made the change, or it came by a Unix socket. Not in Watch.
+   * Output only. client_address is the IP address that the call came from, as the server sees it:
+   * behind a proxy, the proxy's address.
+   * Empty: no call made the change, or it came through a Unix socket. Watch does not send it.
    * </pre>
    *
    * <code>string client_address = 10 [json_name = "clientAddress"];</code>
@@ -528,8 +751,8 @@ java.lang.String defaultValue) {
   private volatile java.lang.Object requestId_ = "";
   /**
    * <pre>
-   * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
-   * 128 printable characters. Not in Watch.
+   * Output only. request_id is the caller's name for the call: the request's own request_id,
+   * or its `x-request-id` header of at most 128 printable characters. Watch does not send it.
    * </pre>
    *
    * <code>string request_id = 11 [json_name = "requestId"];</code>
@@ -550,8 +773,8 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
-   * 128 printable characters. Not in Watch.
+   * Output only. request_id is the caller's name for the call: the request's own request_id,
+   * or its `x-request-id` header of at most 128 printable characters. Watch does not send it.
    * </pre>
    *
    * <code>string request_id = 11 [json_name = "requestId"];</code>
@@ -576,9 +799,11 @@ java.lang.String defaultValue) {
   private com.google.protobuf.ByteString recordDigest_ = com.google.protobuf.ByteString.EMPTY;
   /**
    * <pre>
-   * record_digest is the SHA-256 of all that is stored of the key after the event, the proofs of its secret included, so
-   * that `tumbler-server audit verify` finds what was changed by hand. Empty where a later event of the same change tells
-   * it, and with events of no key. Not in Watch.
+   * Output only. record_digest is the SHA-256 of everything stored of the key after the event,
+   * including the proofs of its secret.
+   * `tumbler-server audit verify` uses it to find what was changed by hand.
+   * Empty: a later event of the same change carries it, or the event is about no key.
+   * Watch does not send it.
    * </pre>
    *
    * <code>bytes record_digest = 12 [json_name = "recordDigest"];</code>
@@ -885,8 +1110,9 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * KeyEvent is one change of one key. It is written in the change's own transaction: there is no change without its
-   * event and no event without its change.
+   * KeyEvent is one change of one key.
+   * The transaction that makes a change also writes its event:
+   * there is no change without an event, and no event without a change.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.KeyEvent}
@@ -1255,7 +1481,8 @@ java.lang.String defaultValue) {
     private long revision_ ;
     /**
      * <pre>
-     * revision is the event's place in the one sequence of the whole database: 1, 2, 3 …, without gaps, in commit order.
+     * Output only. revision is the event's position in the one sequence of the whole database:
+     * 1, 2, 3 …, without gaps, in commit order.
      * </pre>
      *
      * <code>int64 revision = 1 [json_name = "revision"];</code>
@@ -1267,7 +1494,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revision is the event's place in the one sequence of the whole database: 1, 2, 3 …, without gaps, in commit order.
+     * Output only. revision is the event's position in the one sequence of the whole database:
+     * 1, 2, 3 …, without gaps, in commit order.
      * </pre>
      *
      * <code>int64 revision = 1 [json_name = "revision"];</code>
@@ -1283,7 +1511,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revision is the event's place in the one sequence of the whole database: 1, 2, 3 …, without gaps, in commit order.
+     * Output only. revision is the event's position in the one sequence of the whole database:
+     * 1, 2, 3 …, without gaps, in commit order.
      * </pre>
      *
      * <code>int64 revision = 1 [json_name = "revision"];</code>
@@ -1299,7 +1528,7 @@ java.lang.String defaultValue) {
     private int type_ = 0;
     /**
      * <pre>
-     * type says what happened.
+     * Output only. type says what happened.
      * </pre>
      *
      * <code>.tumbler.v1.KeyEventType type = 2 [json_name = "type"];</code>
@@ -1310,7 +1539,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * type says what happened.
+     * Output only. type says what happened.
      * </pre>
      *
      * <code>.tumbler.v1.KeyEventType type = 2 [json_name = "type"];</code>
@@ -1325,7 +1554,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * type says what happened.
+     * Output only. type says what happened.
      * </pre>
      *
      * <code>.tumbler.v1.KeyEventType type = 2 [json_name = "type"];</code>
@@ -1338,7 +1567,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * type says what happened.
+     * Output only. type says what happened.
      * </pre>
      *
      * <code>.tumbler.v1.KeyEventType type = 2 [json_name = "type"];</code>
@@ -1356,7 +1585,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * type says what happened.
+     * Output only. type says what happened.
      * </pre>
      *
      * <code>.tumbler.v1.KeyEventType type = 2 [json_name = "type"];</code>
@@ -1372,7 +1601,7 @@ java.lang.String defaultValue) {
     private java.lang.Object keyId_ = "";
     /**
      * <pre>
-     * key_id names the key that changed.
+     * Output only. key_id names the key that changed.
      * </pre>
      *
      * <code>string key_id = 3 [json_name = "keyId"];</code>
@@ -1392,7 +1621,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * key_id names the key that changed.
+     * Output only. key_id names the key that changed.
      * </pre>
      *
      * <code>string key_id = 3 [json_name = "keyId"];</code>
@@ -1413,7 +1642,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * key_id names the key that changed.
+     * Output only. key_id names the key that changed.
      * </pre>
      *
      * <code>string key_id = 3 [json_name = "keyId"];</code>
@@ -1430,7 +1659,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * key_id names the key that changed.
+     * Output only. key_id names the key that changed.
      * </pre>
      *
      * <code>string key_id = 3 [json_name = "keyId"];</code>
@@ -1444,7 +1673,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * key_id names the key that changed.
+     * Output only. key_id names the key that changed.
      * </pre>
      *
      * <code>string key_id = 3 [json_name = "keyId"];</code>
@@ -1464,7 +1693,7 @@ java.lang.String defaultValue) {
     private java.lang.Object projectId_ = "";
     /**
      * <pre>
-     * project_id is the key's project.
+     * Output only. project_id is the key's project.
      * </pre>
      *
      * <code>string project_id = 4 [json_name = "projectId"];</code>
@@ -1484,7 +1713,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * project_id is the key's project.
+     * Output only. project_id is the key's project.
      * </pre>
      *
      * <code>string project_id = 4 [json_name = "projectId"];</code>
@@ -1505,7 +1734,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * project_id is the key's project.
+     * Output only. project_id is the key's project.
      * </pre>
      *
      * <code>string project_id = 4 [json_name = "projectId"];</code>
@@ -1522,7 +1751,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * project_id is the key's project.
+     * Output only. project_id is the key's project.
      * </pre>
      *
      * <code>string project_id = 4 [json_name = "projectId"];</code>
@@ -1536,7 +1765,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * project_id is the key's project.
+     * Output only. project_id is the key's project.
      * </pre>
      *
      * <code>string project_id = 4 [json_name = "projectId"];</code>
@@ -1556,7 +1785,7 @@ java.lang.String defaultValue) {
     private java.lang.Object environmentId_ = "";
     /**
      * <pre>
-     * environment_id is the key's environment; empty: it has none.
+     * Output only. environment_id is the key's environment. Empty: it has none.
      * </pre>
      *
      * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -1576,7 +1805,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id is the key's environment; empty: it has none.
+     * Output only. environment_id is the key's environment. Empty: it has none.
      * </pre>
      *
      * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -1597,7 +1826,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id is the key's environment; empty: it has none.
+     * Output only. environment_id is the key's environment. Empty: it has none.
      * </pre>
      *
      * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -1614,7 +1843,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id is the key's environment; empty: it has none.
+     * Output only. environment_id is the key's environment. Empty: it has none.
      * </pre>
      *
      * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -1628,7 +1857,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id is the key's environment; empty: it has none.
+     * Output only. environment_id is the key's environment. Empty: it has none.
      * </pre>
      *
      * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -1650,7 +1879,7 @@ java.lang.String defaultValue) {
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> timeBuilder_;
     /**
      * <pre>
-     * time is when the change was made, by the clock of the server that made it.
+     * Output only. time is when the change was made, by the clock of the server that made it.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp time = 6 [json_name = "time"];</code>
@@ -1661,7 +1890,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * time is when the change was made, by the clock of the server that made it.
+     * Output only. time is when the change was made, by the clock of the server that made it.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp time = 6 [json_name = "time"];</code>
@@ -1676,7 +1905,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * time is when the change was made, by the clock of the server that made it.
+     * Output only. time is when the change was made, by the clock of the server that made it.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp time = 6 [json_name = "time"];</code>
@@ -1696,7 +1925,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * time is when the change was made, by the clock of the server that made it.
+     * Output only. time is when the change was made, by the clock of the server that made it.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp time = 6 [json_name = "time"];</code>
@@ -1714,7 +1943,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * time is when the change was made, by the clock of the server that made it.
+     * Output only. time is when the change was made, by the clock of the server that made it.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp time = 6 [json_name = "time"];</code>
@@ -1739,7 +1968,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * time is when the change was made, by the clock of the server that made it.
+     * Output only. time is when the change was made, by the clock of the server that made it.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp time = 6 [json_name = "time"];</code>
@@ -1756,7 +1985,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * time is when the change was made, by the clock of the server that made it.
+     * Output only. time is when the change was made, by the clock of the server that made it.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp time = 6 [json_name = "time"];</code>
@@ -1768,7 +1997,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * time is when the change was made, by the clock of the server that made it.
+     * Output only. time is when the change was made, by the clock of the server that made it.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp time = 6 [json_name = "time"];</code>
@@ -1783,7 +2012,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * time is when the change was made, by the clock of the server that made it.
+     * Output only. time is when the change was made, by the clock of the server that made it.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp time = 6 [json_name = "time"];</code>
@@ -1807,7 +2036,7 @@ java.lang.String defaultValue) {
         dev.tumbler.v1.Actor, dev.tumbler.v1.Actor.Builder, dev.tumbler.v1.ActorOrBuilder> actorBuilder_;
     /**
      * <pre>
-     * actor is the credential that made the change.
+     * Output only. actor is the credential that made the change.
      * </pre>
      *
      * <code>.tumbler.v1.Actor actor = 7 [json_name = "actor"];</code>
@@ -1818,7 +2047,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * actor is the credential that made the change.
+     * Output only. actor is the credential that made the change.
      * </pre>
      *
      * <code>.tumbler.v1.Actor actor = 7 [json_name = "actor"];</code>
@@ -1833,7 +2062,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * actor is the credential that made the change.
+     * Output only. actor is the credential that made the change.
      * </pre>
      *
      * <code>.tumbler.v1.Actor actor = 7 [json_name = "actor"];</code>
@@ -1853,7 +2082,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * actor is the credential that made the change.
+     * Output only. actor is the credential that made the change.
      * </pre>
      *
      * <code>.tumbler.v1.Actor actor = 7 [json_name = "actor"];</code>
@@ -1871,7 +2100,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * actor is the credential that made the change.
+     * Output only. actor is the credential that made the change.
      * </pre>
      *
      * <code>.tumbler.v1.Actor actor = 7 [json_name = "actor"];</code>
@@ -1896,7 +2125,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * actor is the credential that made the change.
+     * Output only. actor is the credential that made the change.
      * </pre>
      *
      * <code>.tumbler.v1.Actor actor = 7 [json_name = "actor"];</code>
@@ -1913,7 +2142,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * actor is the credential that made the change.
+     * Output only. actor is the credential that made the change.
      * </pre>
      *
      * <code>.tumbler.v1.Actor actor = 7 [json_name = "actor"];</code>
@@ -1925,7 +2154,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * actor is the credential that made the change.
+     * Output only. actor is the credential that made the change.
      * </pre>
      *
      * <code>.tumbler.v1.Actor actor = 7 [json_name = "actor"];</code>
@@ -1940,7 +2169,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * actor is the credential that made the change.
+     * Output only. actor is the credential that made the change.
      * </pre>
      *
      * <code>.tumbler.v1.Actor actor = 7 [json_name = "actor"];</code>
@@ -1987,17 +2216,71 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * detail says more, by type; never a secret:
-     * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-     * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-     * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-     * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-     * `on_first_use`; FIRST_USED: `replaces_key_id`;
-     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-     * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-     * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-     * a value, or somebody's words: it tells `fields`, not which scopes.
+     * Output only. detail says more about the change. It never holds a secret.
+     * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+     * A key whose value would be empty is left out.
+     * Watch only sends the keys marked `yes`.
+     *
+     *     | type                   | key                   | value    | Watch |
+     *     |------------------------|-----------------------|----------|-------|
+     *     | CREATED                | new.FIELD             | of FIELD |       |
+     *     | CREATED                | replaces_key_id       | id       | yes   |
+     *     | UPDATED                | fields                | list     | yes   |
+     *     | UPDATED                | old.FIELD             | of FIELD |       |
+     *     | UPDATED                | new.FIELD             | of FIELD |       |
+     *     | UPDATED                | scopes_added          | list     |       |
+     *     | UPDATED                | scopes_removed        | list     |       |
+     *     | UPDATED                | old.grace_expire_time | time     |       |
+     *     | UPDATED                | new.grace_expire_time | time     |       |
+     *     | UPDATED                | first_used_key_id     | id       | yes   |
+     *     | REVOKED                | reason                | reason   | yes   |
+     *     | REVOKED                | comment               | text     |       |
+     *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+     *     | ROTATED                | grace_expire_time     | time     | yes   |
+     *     | ROTATED                | old_key_ends          | end      | yes   |
+     *     | ROTATION_DUE           | due_time              | time     | yes   |
+     *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+     *     | EXPIRING               | expire_time           | time     | yes   |
+     *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+     *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+     *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+     *     | any                    | altered               | list     |       |
+     *
+     * FIELD is a field of ApiKey that Create or Update sets:
+     *
+     *     | FIELD                | value    |
+     *     |----------------------|----------|
+     *     | name                 | text     |
+     *     | owner_id             | text     |
+     *     | scopes               | list     |
+     *     | metadata             | object   |
+     *     | allowed_cidrs        | list     |
+     *     | expire_time          | time     |
+     *     | rotation.interval    | duration |
+     *     | rotation.webhook_url | text     |
+     *
+     * The values have these forms:
+     *
+     *  - duration: seconds, such as `86400s` or `90000.5s`.
+     *  - end: `on_first_use`.
+     *  - id: a key's id.
+     *  - list: entries separated by commas, without spaces.
+     *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+     *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+     *  - text: the text itself.
+     *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+     *
+     * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+     * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+     * `(26,123 characters, sha256:…)`.
+     *
+     * CREATED has replaces_key_id if a rotation made the key.
+     * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+     * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+     * first_used_key_id.
+     * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+     * altered names the columns of the key's record that were changed by hand in the database,
+     * before this event.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -2018,17 +2301,71 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * detail says more, by type; never a secret:
-     * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-     * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-     * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-     * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-     * `on_first_use`; FIRST_USED: `replaces_key_id`;
-     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-     * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-     * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-     * a value, or somebody's words: it tells `fields`, not which scopes.
+     * Output only. detail says more about the change. It never holds a secret.
+     * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+     * A key whose value would be empty is left out.
+     * Watch only sends the keys marked `yes`.
+     *
+     *     | type                   | key                   | value    | Watch |
+     *     |------------------------|-----------------------|----------|-------|
+     *     | CREATED                | new.FIELD             | of FIELD |       |
+     *     | CREATED                | replaces_key_id       | id       | yes   |
+     *     | UPDATED                | fields                | list     | yes   |
+     *     | UPDATED                | old.FIELD             | of FIELD |       |
+     *     | UPDATED                | new.FIELD             | of FIELD |       |
+     *     | UPDATED                | scopes_added          | list     |       |
+     *     | UPDATED                | scopes_removed        | list     |       |
+     *     | UPDATED                | old.grace_expire_time | time     |       |
+     *     | UPDATED                | new.grace_expire_time | time     |       |
+     *     | UPDATED                | first_used_key_id     | id       | yes   |
+     *     | REVOKED                | reason                | reason   | yes   |
+     *     | REVOKED                | comment               | text     |       |
+     *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+     *     | ROTATED                | grace_expire_time     | time     | yes   |
+     *     | ROTATED                | old_key_ends          | end      | yes   |
+     *     | ROTATION_DUE           | due_time              | time     | yes   |
+     *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+     *     | EXPIRING               | expire_time           | time     | yes   |
+     *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+     *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+     *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+     *     | any                    | altered               | list     |       |
+     *
+     * FIELD is a field of ApiKey that Create or Update sets:
+     *
+     *     | FIELD                | value    |
+     *     |----------------------|----------|
+     *     | name                 | text     |
+     *     | owner_id             | text     |
+     *     | scopes               | list     |
+     *     | metadata             | object   |
+     *     | allowed_cidrs        | list     |
+     *     | expire_time          | time     |
+     *     | rotation.interval    | duration |
+     *     | rotation.webhook_url | text     |
+     *
+     * The values have these forms:
+     *
+     *  - duration: seconds, such as `86400s` or `90000.5s`.
+     *  - end: `on_first_use`.
+     *  - id: a key's id.
+     *  - list: entries separated by commas, without spaces.
+     *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+     *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+     *  - text: the text itself.
+     *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+     *
+     * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+     * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+     * `(26,123 characters, sha256:…)`.
+     *
+     * CREATED has replaces_key_id if a rotation made the key.
+     * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+     * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+     * first_used_key_id.
+     * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+     * altered names the columns of the key's record that were changed by hand in the database,
+     * before this event.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -2039,17 +2376,71 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * detail says more, by type; never a secret:
-     * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-     * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-     * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-     * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-     * `on_first_use`; FIRST_USED: `replaces_key_id`;
-     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-     * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-     * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-     * a value, or somebody's words: it tells `fields`, not which scopes.
+     * Output only. detail says more about the change. It never holds a secret.
+     * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+     * A key whose value would be empty is left out.
+     * Watch only sends the keys marked `yes`.
+     *
+     *     | type                   | key                   | value    | Watch |
+     *     |------------------------|-----------------------|----------|-------|
+     *     | CREATED                | new.FIELD             | of FIELD |       |
+     *     | CREATED                | replaces_key_id       | id       | yes   |
+     *     | UPDATED                | fields                | list     | yes   |
+     *     | UPDATED                | old.FIELD             | of FIELD |       |
+     *     | UPDATED                | new.FIELD             | of FIELD |       |
+     *     | UPDATED                | scopes_added          | list     |       |
+     *     | UPDATED                | scopes_removed        | list     |       |
+     *     | UPDATED                | old.grace_expire_time | time     |       |
+     *     | UPDATED                | new.grace_expire_time | time     |       |
+     *     | UPDATED                | first_used_key_id     | id       | yes   |
+     *     | REVOKED                | reason                | reason   | yes   |
+     *     | REVOKED                | comment               | text     |       |
+     *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+     *     | ROTATED                | grace_expire_time     | time     | yes   |
+     *     | ROTATED                | old_key_ends          | end      | yes   |
+     *     | ROTATION_DUE           | due_time              | time     | yes   |
+     *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+     *     | EXPIRING               | expire_time           | time     | yes   |
+     *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+     *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+     *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+     *     | any                    | altered               | list     |       |
+     *
+     * FIELD is a field of ApiKey that Create or Update sets:
+     *
+     *     | FIELD                | value    |
+     *     |----------------------|----------|
+     *     | name                 | text     |
+     *     | owner_id             | text     |
+     *     | scopes               | list     |
+     *     | metadata             | object   |
+     *     | allowed_cidrs        | list     |
+     *     | expire_time          | time     |
+     *     | rotation.interval    | duration |
+     *     | rotation.webhook_url | text     |
+     *
+     * The values have these forms:
+     *
+     *  - duration: seconds, such as `86400s` or `90000.5s`.
+     *  - end: `on_first_use`.
+     *  - id: a key's id.
+     *  - list: entries separated by commas, without spaces.
+     *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+     *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+     *  - text: the text itself.
+     *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+     *
+     * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+     * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+     * `(26,123 characters, sha256:…)`.
+     *
+     * CREATED has replaces_key_id if a rotation made the key.
+     * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+     * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+     * first_used_key_id.
+     * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+     * altered names the columns of the key's record that were changed by hand in the database,
+     * before this event.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -2067,17 +2458,71 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * detail says more, by type; never a secret:
-     * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-     * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-     * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-     * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-     * `on_first_use`; FIRST_USED: `replaces_key_id`;
-     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-     * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-     * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-     * a value, or somebody's words: it tells `fields`, not which scopes.
+     * Output only. detail says more about the change. It never holds a secret.
+     * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+     * A key whose value would be empty is left out.
+     * Watch only sends the keys marked `yes`.
+     *
+     *     | type                   | key                   | value    | Watch |
+     *     |------------------------|-----------------------|----------|-------|
+     *     | CREATED                | new.FIELD             | of FIELD |       |
+     *     | CREATED                | replaces_key_id       | id       | yes   |
+     *     | UPDATED                | fields                | list     | yes   |
+     *     | UPDATED                | old.FIELD             | of FIELD |       |
+     *     | UPDATED                | new.FIELD             | of FIELD |       |
+     *     | UPDATED                | scopes_added          | list     |       |
+     *     | UPDATED                | scopes_removed        | list     |       |
+     *     | UPDATED                | old.grace_expire_time | time     |       |
+     *     | UPDATED                | new.grace_expire_time | time     |       |
+     *     | UPDATED                | first_used_key_id     | id       | yes   |
+     *     | REVOKED                | reason                | reason   | yes   |
+     *     | REVOKED                | comment               | text     |       |
+     *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+     *     | ROTATED                | grace_expire_time     | time     | yes   |
+     *     | ROTATED                | old_key_ends          | end      | yes   |
+     *     | ROTATION_DUE           | due_time              | time     | yes   |
+     *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+     *     | EXPIRING               | expire_time           | time     | yes   |
+     *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+     *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+     *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+     *     | any                    | altered               | list     |       |
+     *
+     * FIELD is a field of ApiKey that Create or Update sets:
+     *
+     *     | FIELD                | value    |
+     *     |----------------------|----------|
+     *     | name                 | text     |
+     *     | owner_id             | text     |
+     *     | scopes               | list     |
+     *     | metadata             | object   |
+     *     | allowed_cidrs        | list     |
+     *     | expire_time          | time     |
+     *     | rotation.interval    | duration |
+     *     | rotation.webhook_url | text     |
+     *
+     * The values have these forms:
+     *
+     *  - duration: seconds, such as `86400s` or `90000.5s`.
+     *  - end: `on_first_use`.
+     *  - id: a key's id.
+     *  - list: entries separated by commas, without spaces.
+     *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+     *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+     *  - text: the text itself.
+     *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+     *
+     * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+     * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+     * `(26,123 characters, sha256:…)`.
+     *
+     * CREATED has replaces_key_id if a rotation made the key.
+     * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+     * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+     * first_used_key_id.
+     * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+     * altered names the columns of the key's record that were changed by hand in the database,
+     * before this event.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -2101,17 +2546,71 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * detail says more, by type; never a secret:
-     * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-     * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-     * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-     * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-     * `on_first_use`; FIRST_USED: `replaces_key_id`;
-     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-     * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-     * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-     * a value, or somebody's words: it tells `fields`, not which scopes.
+     * Output only. detail says more about the change. It never holds a secret.
+     * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+     * A key whose value would be empty is left out.
+     * Watch only sends the keys marked `yes`.
+     *
+     *     | type                   | key                   | value    | Watch |
+     *     |------------------------|-----------------------|----------|-------|
+     *     | CREATED                | new.FIELD             | of FIELD |       |
+     *     | CREATED                | replaces_key_id       | id       | yes   |
+     *     | UPDATED                | fields                | list     | yes   |
+     *     | UPDATED                | old.FIELD             | of FIELD |       |
+     *     | UPDATED                | new.FIELD             | of FIELD |       |
+     *     | UPDATED                | scopes_added          | list     |       |
+     *     | UPDATED                | scopes_removed        | list     |       |
+     *     | UPDATED                | old.grace_expire_time | time     |       |
+     *     | UPDATED                | new.grace_expire_time | time     |       |
+     *     | UPDATED                | first_used_key_id     | id       | yes   |
+     *     | REVOKED                | reason                | reason   | yes   |
+     *     | REVOKED                | comment               | text     |       |
+     *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+     *     | ROTATED                | grace_expire_time     | time     | yes   |
+     *     | ROTATED                | old_key_ends          | end      | yes   |
+     *     | ROTATION_DUE           | due_time              | time     | yes   |
+     *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+     *     | EXPIRING               | expire_time           | time     | yes   |
+     *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+     *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+     *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+     *     | any                    | altered               | list     |       |
+     *
+     * FIELD is a field of ApiKey that Create or Update sets:
+     *
+     *     | FIELD                | value    |
+     *     |----------------------|----------|
+     *     | name                 | text     |
+     *     | owner_id             | text     |
+     *     | scopes               | list     |
+     *     | metadata             | object   |
+     *     | allowed_cidrs        | list     |
+     *     | expire_time          | time     |
+     *     | rotation.interval    | duration |
+     *     | rotation.webhook_url | text     |
+     *
+     * The values have these forms:
+     *
+     *  - duration: seconds, such as `86400s` or `90000.5s`.
+     *  - end: `on_first_use`.
+     *  - id: a key's id.
+     *  - list: entries separated by commas, without spaces.
+     *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+     *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+     *  - text: the text itself.
+     *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+     *
+     * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+     * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+     * `(26,123 characters, sha256:…)`.
+     *
+     * CREATED has replaces_key_id if a rotation made the key.
+     * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+     * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+     * first_used_key_id.
+     * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+     * altered names the columns of the key's record that were changed by hand in the database,
+     * before this event.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -2134,17 +2633,71 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * detail says more, by type; never a secret:
-     * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-     * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-     * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-     * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-     * `on_first_use`; FIRST_USED: `replaces_key_id`;
-     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-     * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-     * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-     * a value, or somebody's words: it tells `fields`, not which scopes.
+     * Output only. detail says more about the change. It never holds a secret.
+     * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+     * A key whose value would be empty is left out.
+     * Watch only sends the keys marked `yes`.
+     *
+     *     | type                   | key                   | value    | Watch |
+     *     |------------------------|-----------------------|----------|-------|
+     *     | CREATED                | new.FIELD             | of FIELD |       |
+     *     | CREATED                | replaces_key_id       | id       | yes   |
+     *     | UPDATED                | fields                | list     | yes   |
+     *     | UPDATED                | old.FIELD             | of FIELD |       |
+     *     | UPDATED                | new.FIELD             | of FIELD |       |
+     *     | UPDATED                | scopes_added          | list     |       |
+     *     | UPDATED                | scopes_removed        | list     |       |
+     *     | UPDATED                | old.grace_expire_time | time     |       |
+     *     | UPDATED                | new.grace_expire_time | time     |       |
+     *     | UPDATED                | first_used_key_id     | id       | yes   |
+     *     | REVOKED                | reason                | reason   | yes   |
+     *     | REVOKED                | comment               | text     |       |
+     *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+     *     | ROTATED                | grace_expire_time     | time     | yes   |
+     *     | ROTATED                | old_key_ends          | end      | yes   |
+     *     | ROTATION_DUE           | due_time              | time     | yes   |
+     *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+     *     | EXPIRING               | expire_time           | time     | yes   |
+     *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+     *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+     *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+     *     | any                    | altered               | list     |       |
+     *
+     * FIELD is a field of ApiKey that Create or Update sets:
+     *
+     *     | FIELD                | value    |
+     *     |----------------------|----------|
+     *     | name                 | text     |
+     *     | owner_id             | text     |
+     *     | scopes               | list     |
+     *     | metadata             | object   |
+     *     | allowed_cidrs        | list     |
+     *     | expire_time          | time     |
+     *     | rotation.interval    | duration |
+     *     | rotation.webhook_url | text     |
+     *
+     * The values have these forms:
+     *
+     *  - duration: seconds, such as `86400s` or `90000.5s`.
+     *  - end: `on_first_use`.
+     *  - id: a key's id.
+     *  - list: entries separated by commas, without spaces.
+     *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+     *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+     *  - text: the text itself.
+     *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+     *
+     * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+     * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+     * `(26,123 characters, sha256:…)`.
+     *
+     * CREATED has replaces_key_id if a rotation made the key.
+     * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+     * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+     * first_used_key_id.
+     * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+     * altered names the columns of the key's record that were changed by hand in the database,
+     * before this event.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -2161,17 +2714,71 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * detail says more, by type; never a secret:
-     * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-     * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-     * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-     * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-     * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-     * `on_first_use`; FIRST_USED: `replaces_key_id`;
-     * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-     * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-     * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-     * a value, or somebody's words: it tells `fields`, not which scopes.
+     * Output only. detail says more about the change. It never holds a secret.
+     * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+     * A key whose value would be empty is left out.
+     * Watch only sends the keys marked `yes`.
+     *
+     *     | type                   | key                   | value    | Watch |
+     *     |------------------------|-----------------------|----------|-------|
+     *     | CREATED                | new.FIELD             | of FIELD |       |
+     *     | CREATED                | replaces_key_id       | id       | yes   |
+     *     | UPDATED                | fields                | list     | yes   |
+     *     | UPDATED                | old.FIELD             | of FIELD |       |
+     *     | UPDATED                | new.FIELD             | of FIELD |       |
+     *     | UPDATED                | scopes_added          | list     |       |
+     *     | UPDATED                | scopes_removed        | list     |       |
+     *     | UPDATED                | old.grace_expire_time | time     |       |
+     *     | UPDATED                | new.grace_expire_time | time     |       |
+     *     | UPDATED                | first_used_key_id     | id       | yes   |
+     *     | REVOKED                | reason                | reason   | yes   |
+     *     | REVOKED                | comment               | text     |       |
+     *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+     *     | ROTATED                | grace_expire_time     | time     | yes   |
+     *     | ROTATED                | old_key_ends          | end      | yes   |
+     *     | ROTATION_DUE           | due_time              | time     | yes   |
+     *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+     *     | EXPIRING               | expire_time           | time     | yes   |
+     *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+     *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+     *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+     *     | any                    | altered               | list     |       |
+     *
+     * FIELD is a field of ApiKey that Create or Update sets:
+     *
+     *     | FIELD                | value    |
+     *     |----------------------|----------|
+     *     | name                 | text     |
+     *     | owner_id             | text     |
+     *     | scopes               | list     |
+     *     | metadata             | object   |
+     *     | allowed_cidrs        | list     |
+     *     | expire_time          | time     |
+     *     | rotation.interval    | duration |
+     *     | rotation.webhook_url | text     |
+     *
+     * The values have these forms:
+     *
+     *  - duration: seconds, such as `86400s` or `90000.5s`.
+     *  - end: `on_first_use`.
+     *  - id: a key's id.
+     *  - list: entries separated by commas, without spaces.
+     *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+     *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+     *  - text: the text itself.
+     *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+     *
+     * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+     * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+     * `(26,123 characters, sha256:…)`.
+     *
+     * CREATED has replaces_key_id if a rotation made the key.
+     * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+     * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+     * first_used_key_id.
+     * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+     * altered names the columns of the key's record that were changed by hand in the database,
+     * before this event.
      * </pre>
      *
      * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -2187,8 +2794,11 @@ java.lang.String defaultValue) {
     private com.google.protobuf.ByteString hash_ = com.google.protobuf.ByteString.EMPTY;
     /**
      * <pre>
-     * hash is the SHA-256 of the event before it and of this one's content, so that a changed, inserted or deleted event
-     * shows. `tumbler-server audit verify` recomputes it, from the oldest event that is kept.
+     * Output only. hash is 32 bytes that chain the event to the one before it,
+     * so that a changed, inserted or deleted event shows.
+     * It is opaque: it covers content that no response carries, so a client cannot recompute it.
+     * Compare it with the hash of the same revision in a copy that you keep.
+     * `tumbler-server audit verify` checks the chain from the oldest event that is kept.
      * </pre>
      *
      * <code>bytes hash = 9 [json_name = "hash"];</code>
@@ -2200,8 +2810,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * hash is the SHA-256 of the event before it and of this one's content, so that a changed, inserted or deleted event
-     * shows. `tumbler-server audit verify` recomputes it, from the oldest event that is kept.
+     * Output only. hash is 32 bytes that chain the event to the one before it,
+     * so that a changed, inserted or deleted event shows.
+     * It is opaque: it covers content that no response carries, so a client cannot recompute it.
+     * Compare it with the hash of the same revision in a copy that you keep.
+     * `tumbler-server audit verify` checks the chain from the oldest event that is kept.
      * </pre>
      *
      * <code>bytes hash = 9 [json_name = "hash"];</code>
@@ -2217,8 +2830,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * hash is the SHA-256 of the event before it and of this one's content, so that a changed, inserted or deleted event
-     * shows. `tumbler-server audit verify` recomputes it, from the oldest event that is kept.
+     * Output only. hash is 32 bytes that chain the event to the one before it,
+     * so that a changed, inserted or deleted event shows.
+     * It is opaque: it covers content that no response carries, so a client cannot recompute it.
+     * Compare it with the hash of the same revision in a copy that you keep.
+     * `tumbler-server audit verify` checks the chain from the oldest event that is kept.
      * </pre>
      *
      * <code>bytes hash = 9 [json_name = "hash"];</code>
@@ -2234,8 +2850,9 @@ java.lang.String defaultValue) {
     private java.lang.Object clientAddress_ = "";
     /**
      * <pre>
-     * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
-     * no call made the change, or it came by a Unix socket. Not in Watch.
+     * Output only. client_address is the IP address that the call came from, as the server sees it:
+     * behind a proxy, the proxy's address.
+     * Empty: no call made the change, or it came through a Unix socket. Watch does not send it.
      * </pre>
      *
      * <code>string client_address = 10 [json_name = "clientAddress"];</code>
@@ -2255,8 +2872,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
-     * no call made the change, or it came by a Unix socket. Not in Watch.
+     * Output only. client_address is the IP address that the call came from, as the server sees it:
+     * behind a proxy, the proxy's address.
+     * Empty: no call made the change, or it came through a Unix socket. Watch does not send it.
      * </pre>
      *
      * <code>string client_address = 10 [json_name = "clientAddress"];</code>
@@ -2277,8 +2895,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
-     * no call made the change, or it came by a Unix socket. Not in Watch.
+     * Output only. client_address is the IP address that the call came from, as the server sees it:
+     * behind a proxy, the proxy's address.
+     * Empty: no call made the change, or it came through a Unix socket. Watch does not send it.
      * </pre>
      *
      * <code>string client_address = 10 [json_name = "clientAddress"];</code>
@@ -2295,8 +2914,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
-     * no call made the change, or it came by a Unix socket. Not in Watch.
+     * Output only. client_address is the IP address that the call came from, as the server sees it:
+     * behind a proxy, the proxy's address.
+     * Empty: no call made the change, or it came through a Unix socket. Watch does not send it.
      * </pre>
      *
      * <code>string client_address = 10 [json_name = "clientAddress"];</code>
@@ -2310,8 +2930,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
-     * no call made the change, or it came by a Unix socket. Not in Watch.
+     * Output only. client_address is the IP address that the call came from, as the server sees it:
+     * behind a proxy, the proxy's address.
+     * Empty: no call made the change, or it came through a Unix socket. Watch does not send it.
      * </pre>
      *
      * <code>string client_address = 10 [json_name = "clientAddress"];</code>
@@ -2331,8 +2952,8 @@ java.lang.String defaultValue) {
     private java.lang.Object requestId_ = "";
     /**
      * <pre>
-     * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
-     * 128 printable characters. Not in Watch.
+     * Output only. request_id is the caller's name for the call: the request's own request_id,
+     * or its `x-request-id` header of at most 128 printable characters. Watch does not send it.
      * </pre>
      *
      * <code>string request_id = 11 [json_name = "requestId"];</code>
@@ -2352,8 +2973,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
-     * 128 printable characters. Not in Watch.
+     * Output only. request_id is the caller's name for the call: the request's own request_id,
+     * or its `x-request-id` header of at most 128 printable characters. Watch does not send it.
      * </pre>
      *
      * <code>string request_id = 11 [json_name = "requestId"];</code>
@@ -2374,8 +2995,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
-     * 128 printable characters. Not in Watch.
+     * Output only. request_id is the caller's name for the call: the request's own request_id,
+     * or its `x-request-id` header of at most 128 printable characters. Watch does not send it.
      * </pre>
      *
      * <code>string request_id = 11 [json_name = "requestId"];</code>
@@ -2392,8 +3013,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
-     * 128 printable characters. Not in Watch.
+     * Output only. request_id is the caller's name for the call: the request's own request_id,
+     * or its `x-request-id` header of at most 128 printable characters. Watch does not send it.
      * </pre>
      *
      * <code>string request_id = 11 [json_name = "requestId"];</code>
@@ -2407,8 +3028,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
-     * 128 printable characters. Not in Watch.
+     * Output only. request_id is the caller's name for the call: the request's own request_id,
+     * or its `x-request-id` header of at most 128 printable characters. Watch does not send it.
      * </pre>
      *
      * <code>string request_id = 11 [json_name = "requestId"];</code>
@@ -2428,9 +3049,11 @@ java.lang.String defaultValue) {
     private com.google.protobuf.ByteString recordDigest_ = com.google.protobuf.ByteString.EMPTY;
     /**
      * <pre>
-     * record_digest is the SHA-256 of all that is stored of the key after the event, the proofs of its secret included, so
-     * that `tumbler-server audit verify` finds what was changed by hand. Empty where a later event of the same change tells
-     * it, and with events of no key. Not in Watch.
+     * Output only. record_digest is the SHA-256 of everything stored of the key after the event,
+     * including the proofs of its secret.
+     * `tumbler-server audit verify` uses it to find what was changed by hand.
+     * Empty: a later event of the same change carries it, or the event is about no key.
+     * Watch does not send it.
      * </pre>
      *
      * <code>bytes record_digest = 12 [json_name = "recordDigest"];</code>
@@ -2442,9 +3065,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * record_digest is the SHA-256 of all that is stored of the key after the event, the proofs of its secret included, so
-     * that `tumbler-server audit verify` finds what was changed by hand. Empty where a later event of the same change tells
-     * it, and with events of no key. Not in Watch.
+     * Output only. record_digest is the SHA-256 of everything stored of the key after the event,
+     * including the proofs of its secret.
+     * `tumbler-server audit verify` uses it to find what was changed by hand.
+     * Empty: a later event of the same change carries it, or the event is about no key.
+     * Watch does not send it.
      * </pre>
      *
      * <code>bytes record_digest = 12 [json_name = "recordDigest"];</code>
@@ -2460,9 +3085,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * record_digest is the SHA-256 of all that is stored of the key after the event, the proofs of its secret included, so
-     * that `tumbler-server audit verify` finds what was changed by hand. Empty where a later event of the same change tells
-     * it, and with events of no key. Not in Watch.
+     * Output only. record_digest is the SHA-256 of everything stored of the key after the event,
+     * including the proofs of its secret.
+     * `tumbler-server audit verify` uses it to find what was changed by hand.
+     * Empty: a later event of the same change carries it, or the event is about no key.
+     * Watch does not send it.
      * </pre>
      *
      * <code>bytes record_digest = 12 [json_name = "recordDigest"];</code>

@@ -10,7 +10,8 @@ public interface KeyEventOrBuilder extends
 
   /**
    * <pre>
-   * revision is the event's place in the one sequence of the whole database: 1, 2, 3 …, without gaps, in commit order.
+   * Output only. revision is the event's position in the one sequence of the whole database:
+   * 1, 2, 3 …, without gaps, in commit order.
    * </pre>
    *
    * <code>int64 revision = 1 [json_name = "revision"];</code>
@@ -20,7 +21,7 @@ public interface KeyEventOrBuilder extends
 
   /**
    * <pre>
-   * type says what happened.
+   * Output only. type says what happened.
    * </pre>
    *
    * <code>.tumbler.v1.KeyEventType type = 2 [json_name = "type"];</code>
@@ -29,7 +30,7 @@ public interface KeyEventOrBuilder extends
   int getTypeValue();
   /**
    * <pre>
-   * type says what happened.
+   * Output only. type says what happened.
    * </pre>
    *
    * <code>.tumbler.v1.KeyEventType type = 2 [json_name = "type"];</code>
@@ -39,7 +40,7 @@ public interface KeyEventOrBuilder extends
 
   /**
    * <pre>
-   * key_id names the key that changed.
+   * Output only. key_id names the key that changed.
    * </pre>
    *
    * <code>string key_id = 3 [json_name = "keyId"];</code>
@@ -48,7 +49,7 @@ public interface KeyEventOrBuilder extends
   java.lang.String getKeyId();
   /**
    * <pre>
-   * key_id names the key that changed.
+   * Output only. key_id names the key that changed.
    * </pre>
    *
    * <code>string key_id = 3 [json_name = "keyId"];</code>
@@ -59,7 +60,7 @@ public interface KeyEventOrBuilder extends
 
   /**
    * <pre>
-   * project_id is the key's project.
+   * Output only. project_id is the key's project.
    * </pre>
    *
    * <code>string project_id = 4 [json_name = "projectId"];</code>
@@ -68,7 +69,7 @@ public interface KeyEventOrBuilder extends
   java.lang.String getProjectId();
   /**
    * <pre>
-   * project_id is the key's project.
+   * Output only. project_id is the key's project.
    * </pre>
    *
    * <code>string project_id = 4 [json_name = "projectId"];</code>
@@ -79,7 +80,7 @@ public interface KeyEventOrBuilder extends
 
   /**
    * <pre>
-   * environment_id is the key's environment; empty: it has none.
+   * Output only. environment_id is the key's environment. Empty: it has none.
    * </pre>
    *
    * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -88,7 +89,7 @@ public interface KeyEventOrBuilder extends
   java.lang.String getEnvironmentId();
   /**
    * <pre>
-   * environment_id is the key's environment; empty: it has none.
+   * Output only. environment_id is the key's environment. Empty: it has none.
    * </pre>
    *
    * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -99,7 +100,7 @@ public interface KeyEventOrBuilder extends
 
   /**
    * <pre>
-   * time is when the change was made, by the clock of the server that made it.
+   * Output only. time is when the change was made, by the clock of the server that made it.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp time = 6 [json_name = "time"];</code>
@@ -108,7 +109,7 @@ public interface KeyEventOrBuilder extends
   boolean hasTime();
   /**
    * <pre>
-   * time is when the change was made, by the clock of the server that made it.
+   * Output only. time is when the change was made, by the clock of the server that made it.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp time = 6 [json_name = "time"];</code>
@@ -117,7 +118,7 @@ public interface KeyEventOrBuilder extends
   com.google.protobuf.Timestamp getTime();
   /**
    * <pre>
-   * time is when the change was made, by the clock of the server that made it.
+   * Output only. time is when the change was made, by the clock of the server that made it.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp time = 6 [json_name = "time"];</code>
@@ -126,7 +127,7 @@ public interface KeyEventOrBuilder extends
 
   /**
    * <pre>
-   * actor is the credential that made the change.
+   * Output only. actor is the credential that made the change.
    * </pre>
    *
    * <code>.tumbler.v1.Actor actor = 7 [json_name = "actor"];</code>
@@ -135,7 +136,7 @@ public interface KeyEventOrBuilder extends
   boolean hasActor();
   /**
    * <pre>
-   * actor is the credential that made the change.
+   * Output only. actor is the credential that made the change.
    * </pre>
    *
    * <code>.tumbler.v1.Actor actor = 7 [json_name = "actor"];</code>
@@ -144,7 +145,7 @@ public interface KeyEventOrBuilder extends
   dev.tumbler.v1.Actor getActor();
   /**
    * <pre>
-   * actor is the credential that made the change.
+   * Output only. actor is the credential that made the change.
    * </pre>
    *
    * <code>.tumbler.v1.Actor actor = 7 [json_name = "actor"];</code>
@@ -153,17 +154,71 @@ public interface KeyEventOrBuilder extends
 
   /**
    * <pre>
-   * detail says more, by type; never a secret:
-   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-   * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-   * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-   * `on_first_use`; FIRST_USED: `replaces_key_id`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-   * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-   * a value, or somebody's words: it tells `fields`, not which scopes.
+   * Output only. detail says more about the change. It never holds a secret.
+   * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+   * A key whose value would be empty is left out.
+   * Watch only sends the keys marked `yes`.
+   *
+   *     | type                   | key                   | value    | Watch |
+   *     |------------------------|-----------------------|----------|-------|
+   *     | CREATED                | new.FIELD             | of FIELD |       |
+   *     | CREATED                | replaces_key_id       | id       | yes   |
+   *     | UPDATED                | fields                | list     | yes   |
+   *     | UPDATED                | old.FIELD             | of FIELD |       |
+   *     | UPDATED                | new.FIELD             | of FIELD |       |
+   *     | UPDATED                | scopes_added          | list     |       |
+   *     | UPDATED                | scopes_removed        | list     |       |
+   *     | UPDATED                | old.grace_expire_time | time     |       |
+   *     | UPDATED                | new.grace_expire_time | time     |       |
+   *     | UPDATED                | first_used_key_id     | id       | yes   |
+   *     | REVOKED                | reason                | reason   | yes   |
+   *     | REVOKED                | comment               | text     |       |
+   *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+   *     | ROTATED                | grace_expire_time     | time     | yes   |
+   *     | ROTATED                | old_key_ends          | end      | yes   |
+   *     | ROTATION_DUE           | due_time              | time     | yes   |
+   *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+   *     | EXPIRING               | expire_time           | time     | yes   |
+   *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+   *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+   *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+   *     | any                    | altered               | list     |       |
+   *
+   * FIELD is a field of ApiKey that Create or Update sets:
+   *
+   *     | FIELD                | value    |
+   *     |----------------------|----------|
+   *     | name                 | text     |
+   *     | owner_id             | text     |
+   *     | scopes               | list     |
+   *     | metadata             | object   |
+   *     | allowed_cidrs        | list     |
+   *     | expire_time          | time     |
+   *     | rotation.interval    | duration |
+   *     | rotation.webhook_url | text     |
+   *
+   * The values have these forms:
+   *
+   *  - duration: seconds, such as `86400s` or `90000.5s`.
+   *  - end: `on_first_use`.
+   *  - id: a key's id.
+   *  - list: entries separated by commas, without spaces.
+   *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+   *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+   *  - text: the text itself.
+   *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+   *
+   * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+   * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+   * `(26,123 characters, sha256:…)`.
+   *
+   * CREATED has replaces_key_id if a rotation made the key.
+   * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+   * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+   * first_used_key_id.
+   * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+   * altered names the columns of the key's record that were changed by hand in the database,
+   * before this event.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -171,17 +226,71 @@ public interface KeyEventOrBuilder extends
   int getDetailCount();
   /**
    * <pre>
-   * detail says more, by type; never a secret:
-   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-   * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-   * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-   * `on_first_use`; FIRST_USED: `replaces_key_id`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-   * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-   * a value, or somebody's words: it tells `fields`, not which scopes.
+   * Output only. detail says more about the change. It never holds a secret.
+   * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+   * A key whose value would be empty is left out.
+   * Watch only sends the keys marked `yes`.
+   *
+   *     | type                   | key                   | value    | Watch |
+   *     |------------------------|-----------------------|----------|-------|
+   *     | CREATED                | new.FIELD             | of FIELD |       |
+   *     | CREATED                | replaces_key_id       | id       | yes   |
+   *     | UPDATED                | fields                | list     | yes   |
+   *     | UPDATED                | old.FIELD             | of FIELD |       |
+   *     | UPDATED                | new.FIELD             | of FIELD |       |
+   *     | UPDATED                | scopes_added          | list     |       |
+   *     | UPDATED                | scopes_removed        | list     |       |
+   *     | UPDATED                | old.grace_expire_time | time     |       |
+   *     | UPDATED                | new.grace_expire_time | time     |       |
+   *     | UPDATED                | first_used_key_id     | id       | yes   |
+   *     | REVOKED                | reason                | reason   | yes   |
+   *     | REVOKED                | comment               | text     |       |
+   *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+   *     | ROTATED                | grace_expire_time     | time     | yes   |
+   *     | ROTATED                | old_key_ends          | end      | yes   |
+   *     | ROTATION_DUE           | due_time              | time     | yes   |
+   *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+   *     | EXPIRING               | expire_time           | time     | yes   |
+   *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+   *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+   *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+   *     | any                    | altered               | list     |       |
+   *
+   * FIELD is a field of ApiKey that Create or Update sets:
+   *
+   *     | FIELD                | value    |
+   *     |----------------------|----------|
+   *     | name                 | text     |
+   *     | owner_id             | text     |
+   *     | scopes               | list     |
+   *     | metadata             | object   |
+   *     | allowed_cidrs        | list     |
+   *     | expire_time          | time     |
+   *     | rotation.interval    | duration |
+   *     | rotation.webhook_url | text     |
+   *
+   * The values have these forms:
+   *
+   *  - duration: seconds, such as `86400s` or `90000.5s`.
+   *  - end: `on_first_use`.
+   *  - id: a key's id.
+   *  - list: entries separated by commas, without spaces.
+   *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+   *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+   *  - text: the text itself.
+   *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+   *
+   * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+   * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+   * `(26,123 characters, sha256:…)`.
+   *
+   * CREATED has replaces_key_id if a rotation made the key.
+   * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+   * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+   * first_used_key_id.
+   * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+   * altered names the columns of the key's record that were changed by hand in the database,
+   * before this event.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -196,17 +305,71 @@ public interface KeyEventOrBuilder extends
   getDetail();
   /**
    * <pre>
-   * detail says more, by type; never a secret:
-   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-   * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-   * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-   * `on_first_use`; FIRST_USED: `replaces_key_id`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-   * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-   * a value, or somebody's words: it tells `fields`, not which scopes.
+   * Output only. detail says more about the change. It never holds a secret.
+   * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+   * A key whose value would be empty is left out.
+   * Watch only sends the keys marked `yes`.
+   *
+   *     | type                   | key                   | value    | Watch |
+   *     |------------------------|-----------------------|----------|-------|
+   *     | CREATED                | new.FIELD             | of FIELD |       |
+   *     | CREATED                | replaces_key_id       | id       | yes   |
+   *     | UPDATED                | fields                | list     | yes   |
+   *     | UPDATED                | old.FIELD             | of FIELD |       |
+   *     | UPDATED                | new.FIELD             | of FIELD |       |
+   *     | UPDATED                | scopes_added          | list     |       |
+   *     | UPDATED                | scopes_removed        | list     |       |
+   *     | UPDATED                | old.grace_expire_time | time     |       |
+   *     | UPDATED                | new.grace_expire_time | time     |       |
+   *     | UPDATED                | first_used_key_id     | id       | yes   |
+   *     | REVOKED                | reason                | reason   | yes   |
+   *     | REVOKED                | comment               | text     |       |
+   *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+   *     | ROTATED                | grace_expire_time     | time     | yes   |
+   *     | ROTATED                | old_key_ends          | end      | yes   |
+   *     | ROTATION_DUE           | due_time              | time     | yes   |
+   *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+   *     | EXPIRING               | expire_time           | time     | yes   |
+   *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+   *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+   *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+   *     | any                    | altered               | list     |       |
+   *
+   * FIELD is a field of ApiKey that Create or Update sets:
+   *
+   *     | FIELD                | value    |
+   *     |----------------------|----------|
+   *     | name                 | text     |
+   *     | owner_id             | text     |
+   *     | scopes               | list     |
+   *     | metadata             | object   |
+   *     | allowed_cidrs        | list     |
+   *     | expire_time          | time     |
+   *     | rotation.interval    | duration |
+   *     | rotation.webhook_url | text     |
+   *
+   * The values have these forms:
+   *
+   *  - duration: seconds, such as `86400s` or `90000.5s`.
+   *  - end: `on_first_use`.
+   *  - id: a key's id.
+   *  - list: entries separated by commas, without spaces.
+   *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+   *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+   *  - text: the text itself.
+   *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+   *
+   * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+   * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+   * `(26,123 characters, sha256:…)`.
+   *
+   * CREATED has replaces_key_id if a rotation made the key.
+   * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+   * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+   * first_used_key_id.
+   * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+   * altered names the columns of the key's record that were changed by hand in the database,
+   * before this event.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -215,17 +378,71 @@ public interface KeyEventOrBuilder extends
   getDetailMap();
   /**
    * <pre>
-   * detail says more, by type; never a secret:
-   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-   * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-   * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-   * `on_first_use`; FIRST_USED: `replaces_key_id`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-   * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-   * a value, or somebody's words: it tells `fields`, not which scopes.
+   * Output only. detail says more about the change. It never holds a secret.
+   * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+   * A key whose value would be empty is left out.
+   * Watch only sends the keys marked `yes`.
+   *
+   *     | type                   | key                   | value    | Watch |
+   *     |------------------------|-----------------------|----------|-------|
+   *     | CREATED                | new.FIELD             | of FIELD |       |
+   *     | CREATED                | replaces_key_id       | id       | yes   |
+   *     | UPDATED                | fields                | list     | yes   |
+   *     | UPDATED                | old.FIELD             | of FIELD |       |
+   *     | UPDATED                | new.FIELD             | of FIELD |       |
+   *     | UPDATED                | scopes_added          | list     |       |
+   *     | UPDATED                | scopes_removed        | list     |       |
+   *     | UPDATED                | old.grace_expire_time | time     |       |
+   *     | UPDATED                | new.grace_expire_time | time     |       |
+   *     | UPDATED                | first_used_key_id     | id       | yes   |
+   *     | REVOKED                | reason                | reason   | yes   |
+   *     | REVOKED                | comment               | text     |       |
+   *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+   *     | ROTATED                | grace_expire_time     | time     | yes   |
+   *     | ROTATED                | old_key_ends          | end      | yes   |
+   *     | ROTATION_DUE           | due_time              | time     | yes   |
+   *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+   *     | EXPIRING               | expire_time           | time     | yes   |
+   *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+   *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+   *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+   *     | any                    | altered               | list     |       |
+   *
+   * FIELD is a field of ApiKey that Create or Update sets:
+   *
+   *     | FIELD                | value    |
+   *     |----------------------|----------|
+   *     | name                 | text     |
+   *     | owner_id             | text     |
+   *     | scopes               | list     |
+   *     | metadata             | object   |
+   *     | allowed_cidrs        | list     |
+   *     | expire_time          | time     |
+   *     | rotation.interval    | duration |
+   *     | rotation.webhook_url | text     |
+   *
+   * The values have these forms:
+   *
+   *  - duration: seconds, such as `86400s` or `90000.5s`.
+   *  - end: `on_first_use`.
+   *  - id: a key's id.
+   *  - list: entries separated by commas, without spaces.
+   *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+   *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+   *  - text: the text itself.
+   *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+   *
+   * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+   * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+   * `(26,123 characters, sha256:…)`.
+   *
+   * CREATED has replaces_key_id if a rotation made the key.
+   * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+   * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+   * first_used_key_id.
+   * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+   * altered names the columns of the key's record that were changed by hand in the database,
+   * before this event.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -237,17 +454,71 @@ java.lang.String getDetailOrDefault(
 java.lang.String defaultValue);
   /**
    * <pre>
-   * detail says more, by type; never a secret:
-   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-   * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-   * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-   * `on_first_use`; FIRST_USED: `replaces_key_id`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-   * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-   * a value, or somebody's words: it tells `fields`, not which scopes.
+   * Output only. detail says more about the change. It never holds a secret.
+   * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+   * A key whose value would be empty is left out.
+   * Watch only sends the keys marked `yes`.
+   *
+   *     | type                   | key                   | value    | Watch |
+   *     |------------------------|-----------------------|----------|-------|
+   *     | CREATED                | new.FIELD             | of FIELD |       |
+   *     | CREATED                | replaces_key_id       | id       | yes   |
+   *     | UPDATED                | fields                | list     | yes   |
+   *     | UPDATED                | old.FIELD             | of FIELD |       |
+   *     | UPDATED                | new.FIELD             | of FIELD |       |
+   *     | UPDATED                | scopes_added          | list     |       |
+   *     | UPDATED                | scopes_removed        | list     |       |
+   *     | UPDATED                | old.grace_expire_time | time     |       |
+   *     | UPDATED                | new.grace_expire_time | time     |       |
+   *     | UPDATED                | first_used_key_id     | id       | yes   |
+   *     | REVOKED                | reason                | reason   | yes   |
+   *     | REVOKED                | comment               | text     |       |
+   *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+   *     | ROTATED                | grace_expire_time     | time     | yes   |
+   *     | ROTATED                | old_key_ends          | end      | yes   |
+   *     | ROTATION_DUE           | due_time              | time     | yes   |
+   *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+   *     | EXPIRING               | expire_time           | time     | yes   |
+   *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+   *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+   *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+   *     | any                    | altered               | list     |       |
+   *
+   * FIELD is a field of ApiKey that Create or Update sets:
+   *
+   *     | FIELD                | value    |
+   *     |----------------------|----------|
+   *     | name                 | text     |
+   *     | owner_id             | text     |
+   *     | scopes               | list     |
+   *     | metadata             | object   |
+   *     | allowed_cidrs        | list     |
+   *     | expire_time          | time     |
+   *     | rotation.interval    | duration |
+   *     | rotation.webhook_url | text     |
+   *
+   * The values have these forms:
+   *
+   *  - duration: seconds, such as `86400s` or `90000.5s`.
+   *  - end: `on_first_use`.
+   *  - id: a key's id.
+   *  - list: entries separated by commas, without spaces.
+   *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+   *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+   *  - text: the text itself.
+   *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+   *
+   * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+   * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+   * `(26,123 characters, sha256:…)`.
+   *
+   * CREATED has replaces_key_id if a rotation made the key.
+   * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+   * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+   * first_used_key_id.
+   * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+   * altered names the columns of the key's record that were changed by hand in the database,
+   * before this event.
    * </pre>
    *
    * <code>map&lt;string, string&gt; detail = 8 [json_name = "detail"];</code>
@@ -257,8 +528,11 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * hash is the SHA-256 of the event before it and of this one's content, so that a changed, inserted or deleted event
-   * shows. `tumbler-server audit verify` recomputes it, from the oldest event that is kept.
+   * Output only. hash is 32 bytes that chain the event to the one before it,
+   * so that a changed, inserted or deleted event shows.
+   * It is opaque: it covers content that no response carries, so a client cannot recompute it.
+   * Compare it with the hash of the same revision in a copy that you keep.
+   * `tumbler-server audit verify` checks the chain from the oldest event that is kept.
    * </pre>
    *
    * <code>bytes hash = 9 [json_name = "hash"];</code>
@@ -268,8 +542,9 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
-   * no call made the change, or it came by a Unix socket. Not in Watch.
+   * Output only. client_address is the IP address that the call came from, as the server sees it:
+   * behind a proxy, the proxy's address.
+   * Empty: no call made the change, or it came through a Unix socket. Watch does not send it.
    * </pre>
    *
    * <code>string client_address = 10 [json_name = "clientAddress"];</code>
@@ -278,8 +553,9 @@ java.lang.String defaultValue);
   java.lang.String getClientAddress();
   /**
    * <pre>
-   * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
-   * no call made the change, or it came by a Unix socket. Not in Watch.
+   * Output only. client_address is the IP address that the call came from, as the server sees it:
+   * behind a proxy, the proxy's address.
+   * Empty: no call made the change, or it came through a Unix socket. Watch does not send it.
    * </pre>
    *
    * <code>string client_address = 10 [json_name = "clientAddress"];</code>
@@ -290,8 +566,8 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
-   * 128 printable characters. Not in Watch.
+   * Output only. request_id is the caller's name for the call: the request's own request_id,
+   * or its `x-request-id` header of at most 128 printable characters. Watch does not send it.
    * </pre>
    *
    * <code>string request_id = 11 [json_name = "requestId"];</code>
@@ -300,8 +576,8 @@ java.lang.String defaultValue);
   java.lang.String getRequestId();
   /**
    * <pre>
-   * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
-   * 128 printable characters. Not in Watch.
+   * Output only. request_id is the caller's name for the call: the request's own request_id,
+   * or its `x-request-id` header of at most 128 printable characters. Watch does not send it.
    * </pre>
    *
    * <code>string request_id = 11 [json_name = "requestId"];</code>
@@ -312,9 +588,11 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * record_digest is the SHA-256 of all that is stored of the key after the event, the proofs of its secret included, so
-   * that `tumbler-server audit verify` finds what was changed by hand. Empty where a later event of the same change tells
-   * it, and with events of no key. Not in Watch.
+   * Output only. record_digest is the SHA-256 of everything stored of the key after the event,
+   * including the proofs of its secret.
+   * `tumbler-server audit verify` uses it to find what was changed by hand.
+   * Empty: a later event of the same change carries it, or the event is about no key.
+   * Watch does not send it.
    * </pre>
    *
    * <code>bytes record_digest = 12 [json_name = "recordDigest"];</code>

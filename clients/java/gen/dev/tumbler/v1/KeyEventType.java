@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * KeyEventType is what happened to a key.
+ * KeyEventType says what happened to a key.
  * </pre>
  *
  * Protobuf enum {@code tumbler.v1.KeyEventType}
@@ -23,7 +23,7 @@ public enum KeyEventType
   KEY_EVENT_TYPE_UNSPECIFIED(0),
   /**
    * <pre>
-   * KEY_EVENT_TYPE_CREATED: the key was made, by Create or as the successor in a Rotate.
+   * KEY_EVENT_TYPE_CREATED: the key was made, by Create or as the successor in a rotation.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_CREATED = 1;</code>
@@ -31,7 +31,7 @@ public enum KeyEventType
   KEY_EVENT_TYPE_CREATED(1),
   /**
    * <pre>
-   * KEY_EVENT_TYPE_UPDATED: some of its fields changed; they take effect at once.
+   * KEY_EVENT_TYPE_UPDATED: some of the key's fields changed. The new values take effect at once.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_UPDATED = 2;</code>
@@ -39,7 +39,7 @@ public enum KeyEventType
   KEY_EVENT_TYPE_UPDATED(2),
   /**
    * <pre>
-   * KEY_EVENT_TYPE_ACTIVATED: it was switched on again.
+   * KEY_EVENT_TYPE_ACTIVATED: the key was activated again.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_ACTIVATED = 3;</code>
@@ -47,7 +47,7 @@ public enum KeyEventType
   KEY_EVENT_TYPE_ACTIVATED(3),
   /**
    * <pre>
-   * KEY_EVENT_TYPE_DEACTIVATED: it was switched off.
+   * KEY_EVENT_TYPE_DEACTIVATED: the key was deactivated.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_DEACTIVATED = 4;</code>
@@ -55,7 +55,7 @@ public enum KeyEventType
   KEY_EVENT_TYPE_DEACTIVATED(4),
   /**
    * <pre>
-   * KEY_EVENT_TYPE_REVOKED: it was ended for ever.
+   * KEY_EVENT_TYPE_REVOKED: the key was revoked, which is permanent.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_REVOKED = 5;</code>
@@ -63,7 +63,7 @@ public enum KeyEventType
   KEY_EVENT_TYPE_REVOKED(5),
   /**
    * <pre>
-   * KEY_EVENT_TYPE_ROTATED: it was replaced, and works until its grace ends.
+   * KEY_EVENT_TYPE_ROTATED: the key was replaced. It works until its grace period ends.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_ROTATED = 6;</code>
@@ -71,8 +71,10 @@ public enum KeyEventType
   KEY_EVENT_TYPE_ROTATED(6),
   /**
    * <pre>
-   * KEY_EVENT_TYPE_ROTATION_DUE: its schedule says that it should be replaced now. Once for each rotation; again where
-   * it was switched off and on, or given another webhook_url, while due: the earlier claim token is then void.
+   * KEY_EVENT_TYPE_ROTATION_DUE: by its schedule, the key should be replaced now.
+   * The event occurs once for each rotation.
+   * It occurs again if, while the rotation is due, the key is deactivated and activated,
+   * or is given another webhook_url; the earlier claim token is then void.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_ROTATION_DUE = 7;</code>
@@ -88,7 +90,8 @@ public enum KeyEventType
   KEY_EVENT_TYPE_ROTATION_CLAIMED(8),
   /**
    * <pre>
-   * KEY_EVENT_TYPE_ROTATION_OVERDUE: nobody replaced it within 24 hours. Once for each rotation.
+   * KEY_EVENT_TYPE_ROTATION_OVERDUE: the key was not replaced within 24 hours.
+   * The event occurs once for each rotation.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_ROTATION_OVERDUE = 9;</code>
@@ -96,8 +99,9 @@ public enum KeyEventType
   KEY_EVENT_TYPE_ROTATION_OVERDUE(9),
   /**
    * <pre>
-   * KEY_EVENT_TYPE_EXPIRING: it expires in 7 days or less, and again in 1 day or less; each once, and only where its
-   * expire_time was set further ahead than that. Not while it is deactivated, and not once it is replaced.
+   * KEY_EVENT_TYPE_EXPIRING: the key expires in 7 days or less; and again, in 1 day or less.
+   * Each occurs at most once for an expire_time, and only if that was set further ahead.
+   * It does not occur while the key is deactivated, nor after the key was replaced.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_EXPIRING = 10;</code>
@@ -105,8 +109,9 @@ public enum KeyEventType
   KEY_EVENT_TYPE_EXPIRING(10),
   /**
    * <pre>
-   * KEY_EVENT_TYPE_FIRST_USED: it was first used, and was to end the key that it replaces by that (see
-   * OLD_KEY_ENDS_ON_FIRST_USE). Of other keys no first use is told. An UPDATED event of each key that ended comes with it.
+   * KEY_EVENT_TYPE_FIRST_USED: the key was first used, and the key that it replaces ends by that
+   * (see OLD_KEY_ENDS_ON_FIRST_USE). An UPDATED event of each key that ended comes with it.
+   * The first use of any other key has no event.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_FIRST_USED = 11;</code>
@@ -114,7 +119,8 @@ public enum KeyEventType
   KEY_EVENT_TYPE_FIRST_USED(11),
   /**
    * <pre>
-   * KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: a webhook_url of the project got a new secret. It is no key's: key_id is empty.
+   * KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: a webhook_url of the project got a new secret.
+   * The event is about no key: key_id is empty.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED = 12;</code>
@@ -122,8 +128,8 @@ public enum KeyEventType
   KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED(12),
   /**
    * <pre>
-   * KEY_EVENT_TYPE_RECORDED: the key's record was taken into the log as it was found, when this installation began to keep
-   * record_digest. Nothing changed.
+   * KEY_EVENT_TYPE_RECORDED: the log took in the key's record as it was,
+   * when this installation began to keep record_digest. Nothing changed.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_RECORDED = 13;</code>
@@ -131,8 +137,8 @@ public enum KeyEventType
   KEY_EVENT_TYPE_RECORDED(13),
   /**
    * <pre>
-   * KEY_EVENT_TYPE_REHASHED: the stored proofs of its secret were made anew, since another pepper signs now or the bcrypt
-   * cost went up. The key is the same.
+   * KEY_EVENT_TYPE_REHASHED: the stored proofs of the key's secret were made again,
+   * because another pepper signs now or the bcrypt cost was raised. The key itself is the same.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_REHASHED = 14;</code>
@@ -151,7 +157,7 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_UNSPECIFIED_VALUE = 0;
   /**
    * <pre>
-   * KEY_EVENT_TYPE_CREATED: the key was made, by Create or as the successor in a Rotate.
+   * KEY_EVENT_TYPE_CREATED: the key was made, by Create or as the successor in a rotation.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_CREATED = 1;</code>
@@ -159,7 +165,7 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_CREATED_VALUE = 1;
   /**
    * <pre>
-   * KEY_EVENT_TYPE_UPDATED: some of its fields changed; they take effect at once.
+   * KEY_EVENT_TYPE_UPDATED: some of the key's fields changed. The new values take effect at once.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_UPDATED = 2;</code>
@@ -167,7 +173,7 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_UPDATED_VALUE = 2;
   /**
    * <pre>
-   * KEY_EVENT_TYPE_ACTIVATED: it was switched on again.
+   * KEY_EVENT_TYPE_ACTIVATED: the key was activated again.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_ACTIVATED = 3;</code>
@@ -175,7 +181,7 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_ACTIVATED_VALUE = 3;
   /**
    * <pre>
-   * KEY_EVENT_TYPE_DEACTIVATED: it was switched off.
+   * KEY_EVENT_TYPE_DEACTIVATED: the key was deactivated.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_DEACTIVATED = 4;</code>
@@ -183,7 +189,7 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_DEACTIVATED_VALUE = 4;
   /**
    * <pre>
-   * KEY_EVENT_TYPE_REVOKED: it was ended for ever.
+   * KEY_EVENT_TYPE_REVOKED: the key was revoked, which is permanent.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_REVOKED = 5;</code>
@@ -191,7 +197,7 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_REVOKED_VALUE = 5;
   /**
    * <pre>
-   * KEY_EVENT_TYPE_ROTATED: it was replaced, and works until its grace ends.
+   * KEY_EVENT_TYPE_ROTATED: the key was replaced. It works until its grace period ends.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_ROTATED = 6;</code>
@@ -199,8 +205,10 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_ROTATED_VALUE = 6;
   /**
    * <pre>
-   * KEY_EVENT_TYPE_ROTATION_DUE: its schedule says that it should be replaced now. Once for each rotation; again where
-   * it was switched off and on, or given another webhook_url, while due: the earlier claim token is then void.
+   * KEY_EVENT_TYPE_ROTATION_DUE: by its schedule, the key should be replaced now.
+   * The event occurs once for each rotation.
+   * It occurs again if, while the rotation is due, the key is deactivated and activated,
+   * or is given another webhook_url; the earlier claim token is then void.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_ROTATION_DUE = 7;</code>
@@ -216,7 +224,8 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_ROTATION_CLAIMED_VALUE = 8;
   /**
    * <pre>
-   * KEY_EVENT_TYPE_ROTATION_OVERDUE: nobody replaced it within 24 hours. Once for each rotation.
+   * KEY_EVENT_TYPE_ROTATION_OVERDUE: the key was not replaced within 24 hours.
+   * The event occurs once for each rotation.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_ROTATION_OVERDUE = 9;</code>
@@ -224,8 +233,9 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_ROTATION_OVERDUE_VALUE = 9;
   /**
    * <pre>
-   * KEY_EVENT_TYPE_EXPIRING: it expires in 7 days or less, and again in 1 day or less; each once, and only where its
-   * expire_time was set further ahead than that. Not while it is deactivated, and not once it is replaced.
+   * KEY_EVENT_TYPE_EXPIRING: the key expires in 7 days or less; and again, in 1 day or less.
+   * Each occurs at most once for an expire_time, and only if that was set further ahead.
+   * It does not occur while the key is deactivated, nor after the key was replaced.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_EXPIRING = 10;</code>
@@ -233,8 +243,9 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_EXPIRING_VALUE = 10;
   /**
    * <pre>
-   * KEY_EVENT_TYPE_FIRST_USED: it was first used, and was to end the key that it replaces by that (see
-   * OLD_KEY_ENDS_ON_FIRST_USE). Of other keys no first use is told. An UPDATED event of each key that ended comes with it.
+   * KEY_EVENT_TYPE_FIRST_USED: the key was first used, and the key that it replaces ends by that
+   * (see OLD_KEY_ENDS_ON_FIRST_USE). An UPDATED event of each key that ended comes with it.
+   * The first use of any other key has no event.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_FIRST_USED = 11;</code>
@@ -242,7 +253,8 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_FIRST_USED_VALUE = 11;
   /**
    * <pre>
-   * KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: a webhook_url of the project got a new secret. It is no key's: key_id is empty.
+   * KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: a webhook_url of the project got a new secret.
+   * The event is about no key: key_id is empty.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED = 12;</code>
@@ -250,8 +262,8 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED_VALUE = 12;
   /**
    * <pre>
-   * KEY_EVENT_TYPE_RECORDED: the key's record was taken into the log as it was found, when this installation began to keep
-   * record_digest. Nothing changed.
+   * KEY_EVENT_TYPE_RECORDED: the log took in the key's record as it was,
+   * when this installation began to keep record_digest. Nothing changed.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_RECORDED = 13;</code>
@@ -259,8 +271,8 @@ public enum KeyEventType
   public static final int KEY_EVENT_TYPE_RECORDED_VALUE = 13;
   /**
    * <pre>
-   * KEY_EVENT_TYPE_REHASHED: the stored proofs of its secret were made anew, since another pepper signs now or the bcrypt
-   * cost went up. The key is the same.
+   * KEY_EVENT_TYPE_REHASHED: the stored proofs of the key's secret were made again,
+   * because another pepper signs now or the bcrypt cost was raised. The key itself is the same.
    * </pre>
    *
    * <code>KEY_EVENT_TYPE_REHASHED = 14;</code>

@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * KeyName finds a key by what people call it.
+ * KeyName finds a key by its name.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.KeyName}
@@ -51,7 +51,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object projectId_ = "";
   /**
    * <pre>
-   * project_id: empty means the caller's own project.
+   * Optional. project_id is the key's project. Empty: the caller's own project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -72,7 +72,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * project_id: empty means the caller's own project.
+   * Optional. project_id is the key's project. Empty: the caller's own project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -98,7 +98,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object environmentId_ = "";
   /**
    * <pre>
-   * environment_id: empty means keys without an environment.
+   * Optional. environment_id is the key's environment. Empty: keys without an environment.
    * </pre>
    *
    * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -119,7 +119,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * environment_id: empty means keys without an environment.
+   * Optional. environment_id is the key's environment. Empty: keys without an environment.
    * </pre>
    *
    * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -145,7 +145,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object name_ = "";
   /**
    * <pre>
-   * name is compared exactly.
+   * Required. name is compared exactly.
    * </pre>
    *
    * <code>string name = 3 [json_name = "name"];</code>
@@ -166,7 +166,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * name is compared exactly.
+   * Required. name is compared exactly.
    * </pre>
    *
    * <code>string name = 3 [json_name = "name"];</code>
@@ -365,7 +365,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * KeyName finds a key by what people call it.
+   * KeyName finds a key by its name.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.KeyName}
@@ -568,7 +568,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object projectId_ = "";
     /**
      * <pre>
-     * project_id: empty means the caller's own project.
+     * Optional. project_id is the key's project. Empty: the caller's own project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -588,7 +588,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project.
+     * Optional. project_id is the key's project. Empty: the caller's own project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -609,7 +609,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project.
+     * Optional. project_id is the key's project. Empty: the caller's own project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -626,7 +626,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project.
+     * Optional. project_id is the key's project. Empty: the caller's own project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -640,7 +640,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project.
+     * Optional. project_id is the key's project. Empty: the caller's own project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -660,7 +660,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object environmentId_ = "";
     /**
      * <pre>
-     * environment_id: empty means keys without an environment.
+     * Optional. environment_id is the key's environment. Empty: keys without an environment.
      * </pre>
      *
      * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -680,7 +680,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * environment_id: empty means keys without an environment.
+     * Optional. environment_id is the key's environment. Empty: keys without an environment.
      * </pre>
      *
      * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -701,7 +701,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * environment_id: empty means keys without an environment.
+     * Optional. environment_id is the key's environment. Empty: keys without an environment.
      * </pre>
      *
      * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -718,7 +718,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * environment_id: empty means keys without an environment.
+     * Optional. environment_id is the key's environment. Empty: keys without an environment.
      * </pre>
      *
      * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -732,7 +732,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * environment_id: empty means keys without an environment.
+     * Optional. environment_id is the key's environment. Empty: keys without an environment.
      * </pre>
      *
      * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -752,7 +752,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object name_ = "";
     /**
      * <pre>
-     * name is compared exactly.
+     * Required. name is compared exactly.
      * </pre>
      *
      * <code>string name = 3 [json_name = "name"];</code>
@@ -772,7 +772,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * name is compared exactly.
+     * Required. name is compared exactly.
      * </pre>
      *
      * <code>string name = 3 [json_name = "name"];</code>
@@ -793,7 +793,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * name is compared exactly.
+     * Required. name is compared exactly.
      * </pre>
      *
      * <code>string name = 3 [json_name = "name"];</code>
@@ -810,7 +810,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * name is compared exactly.
+     * Required. name is compared exactly.
      * </pre>
      *
      * <code>string name = 3 [json_name = "name"];</code>
@@ -824,7 +824,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * name is compared exactly.
+     * Required. name is compared exactly.
      * </pre>
      *
      * <code>string name = 3 [json_name = "name"];</code>

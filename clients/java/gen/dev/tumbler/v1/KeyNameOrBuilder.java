@@ -10,7 +10,7 @@ public interface KeyNameOrBuilder extends
 
   /**
    * <pre>
-   * project_id: empty means the caller's own project.
+   * Optional. project_id is the key's project. Empty: the caller's own project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -19,7 +19,7 @@ public interface KeyNameOrBuilder extends
   java.lang.String getProjectId();
   /**
    * <pre>
-   * project_id: empty means the caller's own project.
+   * Optional. project_id is the key's project. Empty: the caller's own project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -30,7 +30,7 @@ public interface KeyNameOrBuilder extends
 
   /**
    * <pre>
-   * environment_id: empty means keys without an environment.
+   * Optional. environment_id is the key's environment. Empty: keys without an environment.
    * </pre>
    *
    * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -39,7 +39,7 @@ public interface KeyNameOrBuilder extends
   java.lang.String getEnvironmentId();
   /**
    * <pre>
-   * environment_id: empty means keys without an environment.
+   * Optional. environment_id is the key's environment. Empty: keys without an environment.
    * </pre>
    *
    * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -50,7 +50,7 @@ public interface KeyNameOrBuilder extends
 
   /**
    * <pre>
-   * name is compared exactly.
+   * Required. name is compared exactly.
    * </pre>
    *
    * <code>string name = 3 [json_name = "name"];</code>
@@ -59,7 +59,7 @@ public interface KeyNameOrBuilder extends
   java.lang.String getName();
   /**
    * <pre>
-   * name is compared exactly.
+   * Required. name is compared exactly.
    * </pre>
    *
    * <code>string name = 3 [json_name = "name"];</code>

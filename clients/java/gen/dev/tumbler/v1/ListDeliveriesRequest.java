@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * ListDeliveriesRequest chooses deliveries. All filters must fit.
+ * ListDeliveriesRequest filters deliveries. A delivery must match every filter.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.ListDeliveriesRequest}
@@ -52,7 +52,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object projectId_ = "";
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -73,7 +74,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -99,7 +101,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object keyId_ = "";
   /**
    * <pre>
-   * key_id: empty means any key.
+   * Optional. key_id filters by key. Empty: any.
    * </pre>
    *
    * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -120,7 +122,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * key_id: empty means any key.
+   * Optional. key_id filters by key. Empty: any.
    * </pre>
    *
    * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -155,7 +157,7 @@ private static final long serialVersionUID = 0L;
           };
   /**
    * <pre>
-   * states: deliveries in one of these states, at most 16 entries; empty means any.
+   * Optional. states filters by state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -168,7 +170,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: deliveries in one of these states, at most 16 entries; empty means any.
+   * Optional. states filters by state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -180,7 +182,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: deliveries in one of these states, at most 16 entries; empty means any.
+   * Optional. states filters by state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -193,7 +195,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: deliveries in one of these states, at most 16 entries; empty means any.
+   * Optional. states filters by state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -206,7 +208,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: deliveries in one of these states, at most 16 entries; empty means any.
+   * Optional. states filters by state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -223,8 +225,9 @@ private static final long serialVersionUID = 0L;
   private int pageSize_ = 0;
   /**
    * <pre>
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
-   * ListRequest.page_size.
+   * Optional. page_size is the maximum number of deliveries in the page. 0 means 20,
+   * more than 1,000 means 1,000, and less than 0 is refused.
+   * A page can hold fewer; see ListRequest.page_size.
    * </pre>
    *
    * <code>int32 page_size = 4 [json_name = "pageSize"];</code>
@@ -240,7 +243,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object pageToken_ = "";
   /**
    * <pre>
-   * page_token: next_page_token of the page before, with every other field but page_size as it was there.
+   * Optional. page_token is the next_page_token of the page before.
+   * Send every other field as for that page, except page_size.
    * </pre>
    *
    * <code>string page_token = 5 [json_name = "pageToken"];</code>
@@ -261,7 +265,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * page_token: next_page_token of the page before, with every other field but page_size as it was there.
+   * Optional. page_token is the next_page_token of the page before.
+   * Send every other field as for that page, except page_size.
    * </pre>
    *
    * <code>string page_token = 5 [json_name = "pageToken"];</code>
@@ -496,7 +501,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * ListDeliveriesRequest chooses deliveries. All filters must fit.
+   * ListDeliveriesRequest filters deliveries. A delivery must match every filter.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.ListDeliveriesRequest}
@@ -749,7 +754,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object projectId_ = "";
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -769,7 +775,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -790,7 +797,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -807,7 +815,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -821,7 +830,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -841,7 +851,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object keyId_ = "";
     /**
      * <pre>
-     * key_id: empty means any key.
+     * Optional. key_id filters by key. Empty: any.
      * </pre>
      *
      * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -861,7 +871,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id: empty means any key.
+     * Optional. key_id filters by key. Empty: any.
      * </pre>
      *
      * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -882,7 +892,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id: empty means any key.
+     * Optional. key_id filters by key. Empty: any.
      * </pre>
      *
      * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -899,7 +909,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id: empty means any key.
+     * Optional. key_id filters by key. Empty: any.
      * </pre>
      *
      * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -913,7 +923,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id: empty means any key.
+     * Optional. key_id filters by key. Empty: any.
      * </pre>
      *
      * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -940,7 +950,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states, at most 16 entries; empty means any.
+     * Optional. states filters by state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -952,7 +962,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states, at most 16 entries; empty means any.
+     * Optional. states filters by state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -963,7 +973,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states, at most 16 entries; empty means any.
+     * Optional. states filters by state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -975,7 +985,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states, at most 16 entries; empty means any.
+     * Optional. states filters by state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -995,7 +1005,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states, at most 16 entries; empty means any.
+     * Optional. states filters by state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1013,7 +1023,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states, at most 16 entries; empty means any.
+     * Optional. states filters by state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1031,7 +1041,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states, at most 16 entries; empty means any.
+     * Optional. states filters by state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1045,7 +1055,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states, at most 16 entries; empty means any.
+     * Optional. states filters by state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1057,7 +1067,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states, at most 16 entries; empty means any.
+     * Optional. states filters by state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1069,7 +1079,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states, at most 16 entries; empty means any.
+     * Optional. states filters by state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1086,7 +1096,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states, at most 16 entries; empty means any.
+     * Optional. states filters by state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1101,7 +1111,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: deliveries in one of these states, at most 16 entries; empty means any.
+     * Optional. states filters by state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -1121,8 +1131,9 @@ private static final long serialVersionUID = 0L;
     private int pageSize_ ;
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
-     * ListRequest.page_size.
+     * Optional. page_size is the maximum number of deliveries in the page. 0 means 20,
+     * more than 1,000 means 1,000, and less than 0 is refused.
+     * A page can hold fewer; see ListRequest.page_size.
      * </pre>
      *
      * <code>int32 page_size = 4 [json_name = "pageSize"];</code>
@@ -1134,8 +1145,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
-     * ListRequest.page_size.
+     * Optional. page_size is the maximum number of deliveries in the page. 0 means 20,
+     * more than 1,000 means 1,000, and less than 0 is refused.
+     * A page can hold fewer; see ListRequest.page_size.
      * </pre>
      *
      * <code>int32 page_size = 4 [json_name = "pageSize"];</code>
@@ -1151,8 +1163,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
-     * ListRequest.page_size.
+     * Optional. page_size is the maximum number of deliveries in the page. 0 means 20,
+     * more than 1,000 means 1,000, and less than 0 is refused.
+     * A page can hold fewer; see ListRequest.page_size.
      * </pre>
      *
      * <code>int32 page_size = 4 [json_name = "pageSize"];</code>
@@ -1168,7 +1181,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object pageToken_ = "";
     /**
      * <pre>
-     * page_token: next_page_token of the page before, with every other field but page_size as it was there.
+     * Optional. page_token is the next_page_token of the page before.
+     * Send every other field as for that page, except page_size.
      * </pre>
      *
      * <code>string page_token = 5 [json_name = "pageToken"];</code>
@@ -1188,7 +1202,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_token: next_page_token of the page before, with every other field but page_size as it was there.
+     * Optional. page_token is the next_page_token of the page before.
+     * Send every other field as for that page, except page_size.
      * </pre>
      *
      * <code>string page_token = 5 [json_name = "pageToken"];</code>
@@ -1209,7 +1224,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_token: next_page_token of the page before, with every other field but page_size as it was there.
+     * Optional. page_token is the next_page_token of the page before.
+     * Send every other field as for that page, except page_size.
      * </pre>
      *
      * <code>string page_token = 5 [json_name = "pageToken"];</code>
@@ -1226,7 +1242,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_token: next_page_token of the page before, with every other field but page_size as it was there.
+     * Optional. page_token is the next_page_token of the page before.
+     * Send every other field as for that page, except page_size.
      * </pre>
      *
      * <code>string page_token = 5 [json_name = "pageToken"];</code>
@@ -1240,7 +1257,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_token: next_page_token of the page before, with every other field but page_size as it was there.
+     * Optional. page_token is the next_page_token of the page before.
+     * Send every other field as for that page, except page_size.
      * </pre>
      *
      * <code>string page_token = 5 [json_name = "pageToken"];</code>

@@ -10,7 +10,8 @@ public interface ListDeliveriesRequestOrBuilder extends
 
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -19,7 +20,8 @@ public interface ListDeliveriesRequestOrBuilder extends
   java.lang.String getProjectId();
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -30,7 +32,7 @@ public interface ListDeliveriesRequestOrBuilder extends
 
   /**
    * <pre>
-   * key_id: empty means any key.
+   * Optional. key_id filters by key. Empty: any.
    * </pre>
    *
    * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -39,7 +41,7 @@ public interface ListDeliveriesRequestOrBuilder extends
   java.lang.String getKeyId();
   /**
    * <pre>
-   * key_id: empty means any key.
+   * Optional. key_id filters by key. Empty: any.
    * </pre>
    *
    * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -50,7 +52,7 @@ public interface ListDeliveriesRequestOrBuilder extends
 
   /**
    * <pre>
-   * states: deliveries in one of these states, at most 16 entries; empty means any.
+   * Optional. states filters by state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -59,7 +61,7 @@ public interface ListDeliveriesRequestOrBuilder extends
   java.util.List<dev.tumbler.v1.DeliveryState> getStatesList();
   /**
    * <pre>
-   * states: deliveries in one of these states, at most 16 entries; empty means any.
+   * Optional. states filters by state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -68,7 +70,7 @@ public interface ListDeliveriesRequestOrBuilder extends
   int getStatesCount();
   /**
    * <pre>
-   * states: deliveries in one of these states, at most 16 entries; empty means any.
+   * Optional. states filters by state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -78,7 +80,7 @@ public interface ListDeliveriesRequestOrBuilder extends
   dev.tumbler.v1.DeliveryState getStates(int index);
   /**
    * <pre>
-   * states: deliveries in one of these states, at most 16 entries; empty means any.
+   * Optional. states filters by state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -88,7 +90,7 @@ public interface ListDeliveriesRequestOrBuilder extends
   getStatesValueList();
   /**
    * <pre>
-   * states: deliveries in one of these states, at most 16 entries; empty means any.
+   * Optional. states filters by state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.DeliveryState states = 3 [json_name = "states"];</code>
@@ -99,8 +101,9 @@ public interface ListDeliveriesRequestOrBuilder extends
 
   /**
    * <pre>
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
-   * ListRequest.page_size.
+   * Optional. page_size is the maximum number of deliveries in the page. 0 means 20,
+   * more than 1,000 means 1,000, and less than 0 is refused.
+   * A page can hold fewer; see ListRequest.page_size.
    * </pre>
    *
    * <code>int32 page_size = 4 [json_name = "pageSize"];</code>
@@ -110,7 +113,8 @@ public interface ListDeliveriesRequestOrBuilder extends
 
   /**
    * <pre>
-   * page_token: next_page_token of the page before, with every other field but page_size as it was there.
+   * Optional. page_token is the next_page_token of the page before.
+   * Send every other field as for that page, except page_size.
    * </pre>
    *
    * <code>string page_token = 5 [json_name = "pageToken"];</code>
@@ -119,7 +123,8 @@ public interface ListDeliveriesRequestOrBuilder extends
   java.lang.String getPageToken();
   /**
    * <pre>
-   * page_token: next_page_token of the page before, with every other field but page_size as it was there.
+   * Optional. page_token is the next_page_token of the page before.
+   * Send every other field as for that page, except page_size.
    * </pre>
    *
    * <code>string page_token = 5 [json_name = "pageToken"];</code>

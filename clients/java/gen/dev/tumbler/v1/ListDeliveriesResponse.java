@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * ListDeliveriesResponse is one page.
+ * ListDeliveriesResponse is one page of deliveries.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.ListDeliveriesResponse}
@@ -50,7 +50,7 @@ private static final long serialVersionUID = 0L;
   private java.util.List<dev.tumbler.v1.WebhookDelivery> deliveries_;
   /**
    * <pre>
-   * deliveries are those of this page, the newest event's first.
+   * deliveries are ordered by their events, newest first.
    * </pre>
    *
    * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -61,7 +61,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * deliveries are those of this page, the newest event's first.
+   * deliveries are ordered by their events, newest first.
    * </pre>
    *
    * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -73,7 +73,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * deliveries are those of this page, the newest event's first.
+   * deliveries are ordered by their events, newest first.
    * </pre>
    *
    * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -84,7 +84,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * deliveries are those of this page, the newest event's first.
+   * deliveries are ordered by their events, newest first.
    * </pre>
    *
    * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -95,7 +95,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * deliveries are those of this page, the newest event's first.
+   * deliveries are ordered by their events, newest first.
    * </pre>
    *
    * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -111,7 +111,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object nextPageToken_ = "";
   /**
    * <pre>
-   * next_page_token is where the next page begins; empty: this was the last.
+   * next_page_token is where the next page begins. Empty: this is the last page.
    * </pre>
    *
    * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -132,7 +132,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * next_page_token is where the next page begins; empty: this was the last.
+   * next_page_token is where the next page begins. Empty: this is the last page.
    * </pre>
    *
    * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -324,7 +324,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * ListDeliveriesResponse is one page.
+   * ListDeliveriesResponse is one page of deliveries.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.ListDeliveriesResponse}
@@ -569,7 +569,7 @@ private static final long serialVersionUID = 0L;
 
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -583,7 +583,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -597,7 +597,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -611,7 +611,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -632,7 +632,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -650,7 +650,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -670,7 +670,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -691,7 +691,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -709,7 +709,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -727,7 +727,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -746,7 +746,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -763,7 +763,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -780,7 +780,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -791,7 +791,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -805,7 +805,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -820,7 +820,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -831,7 +831,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -843,7 +843,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * deliveries are those of this page, the newest event's first.
+     * deliveries are ordered by their events, newest first.
      * </pre>
      *
      * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -870,7 +870,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object nextPageToken_ = "";
     /**
      * <pre>
-     * next_page_token is where the next page begins; empty: this was the last.
+     * next_page_token is where the next page begins. Empty: this is the last page.
      * </pre>
      *
      * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -890,7 +890,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_page_token is where the next page begins; empty: this was the last.
+     * next_page_token is where the next page begins. Empty: this is the last page.
      * </pre>
      *
      * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -911,7 +911,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_page_token is where the next page begins; empty: this was the last.
+     * next_page_token is where the next page begins. Empty: this is the last page.
      * </pre>
      *
      * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -928,7 +928,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_page_token is where the next page begins; empty: this was the last.
+     * next_page_token is where the next page begins. Empty: this is the last page.
      * </pre>
      *
      * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -942,7 +942,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_page_token is where the next page begins; empty: this was the last.
+     * next_page_token is where the next page begins. Empty: this is the last page.
      * </pre>
      *
      * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>

@@ -10,7 +10,7 @@ public interface ListDeliveriesResponseOrBuilder extends
 
   /**
    * <pre>
-   * deliveries are those of this page, the newest event's first.
+   * deliveries are ordered by their events, newest first.
    * </pre>
    *
    * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -19,7 +19,7 @@ public interface ListDeliveriesResponseOrBuilder extends
       getDeliveriesList();
   /**
    * <pre>
-   * deliveries are those of this page, the newest event's first.
+   * deliveries are ordered by their events, newest first.
    * </pre>
    *
    * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -27,7 +27,7 @@ public interface ListDeliveriesResponseOrBuilder extends
   dev.tumbler.v1.WebhookDelivery getDeliveries(int index);
   /**
    * <pre>
-   * deliveries are those of this page, the newest event's first.
+   * deliveries are ordered by their events, newest first.
    * </pre>
    *
    * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -35,7 +35,7 @@ public interface ListDeliveriesResponseOrBuilder extends
   int getDeliveriesCount();
   /**
    * <pre>
-   * deliveries are those of this page, the newest event's first.
+   * deliveries are ordered by their events, newest first.
    * </pre>
    *
    * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -44,7 +44,7 @@ public interface ListDeliveriesResponseOrBuilder extends
       getDeliveriesOrBuilderList();
   /**
    * <pre>
-   * deliveries are those of this page, the newest event's first.
+   * deliveries are ordered by their events, newest first.
    * </pre>
    *
    * <code>repeated .tumbler.v1.WebhookDelivery deliveries = 1 [json_name = "deliveries"];</code>
@@ -54,7 +54,7 @@ public interface ListDeliveriesResponseOrBuilder extends
 
   /**
    * <pre>
-   * next_page_token is where the next page begins; empty: this was the last.
+   * next_page_token is where the next page begins. Empty: this is the last page.
    * </pre>
    *
    * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -63,7 +63,7 @@ public interface ListDeliveriesResponseOrBuilder extends
   java.lang.String getNextPageToken();
   /**
    * <pre>
-   * next_page_token is where the next page begins; empty: this was the last.
+   * next_page_token is where the next page begins. Empty: this is the last page.
    * </pre>
    *
    * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>

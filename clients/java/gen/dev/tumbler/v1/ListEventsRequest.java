@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * ListEventsRequest chooses events. All filters must fit.
+ * ListEventsRequest filters events. An event must match every filter.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.ListEventsRequest}
@@ -53,7 +53,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object projectId_ = "";
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -74,7 +75,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -100,7 +102,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object keyId_ = "";
   /**
    * <pre>
-   * key_id: empty means any key. A key that the caller may not see has no events, as one that does not exist.
+   * Optional. key_id filters by key. Empty: any.
+   * A key that the caller may not see has no events, exactly as a key that does not exist.
    * </pre>
    *
    * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -121,7 +124,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * key_id: empty means any key. A key that the caller may not see has no events, as one that does not exist.
+   * Optional. key_id filters by key. Empty: any.
+   * A key that the caller may not see has no events, exactly as a key that does not exist.
    * </pre>
    *
    * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -156,7 +160,8 @@ private static final long serialVersionUID = 0L;
           };
   /**
    * <pre>
-   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * Optional. types filters by type: at most 32 entries. Empty: any.
+   * KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -169,7 +174,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * Optional. types filters by type: at most 32 entries. Empty: any.
+   * KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -181,7 +187,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * Optional. types filters by type: at most 32 entries. Empty: any.
+   * KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -194,7 +201,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * Optional. types filters by type: at most 32 entries. Empty: any.
+   * KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -207,7 +215,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * Optional. types filters by type: at most 32 entries. Empty: any.
+   * KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -224,8 +233,10 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.Timestamp sinceTime_;
   /**
    * <pre>
-   * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-   * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+   * Optional. since_time matches events at or after this time, by KeyEvent.time.
+   * Unset: from the oldest event that is kept.
+   * If the clocks of an installation's servers are more than ten minutes apart,
+   * an event can be missed.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp since_time = 4 [json_name = "sinceTime"];</code>
@@ -237,8 +248,10 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-   * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+   * Optional. since_time matches events at or after this time, by KeyEvent.time.
+   * Unset: from the oldest event that is kept.
+   * If the clocks of an installation's servers are more than ten minutes apart,
+   * an event can be missed.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp since_time = 4 [json_name = "sinceTime"];</code>
@@ -250,8 +263,10 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-   * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+   * Optional. since_time matches events at or after this time, by KeyEvent.time.
+   * Unset: from the oldest event that is kept.
+   * If the clocks of an installation's servers are more than ten minutes apart,
+   * an event can be missed.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp since_time = 4 [json_name = "sinceTime"];</code>
@@ -265,8 +280,9 @@ private static final long serialVersionUID = 0L;
   private int pageSize_ = 0;
   /**
    * <pre>
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
-   * ListRequest.page_size.
+   * Optional. page_size is the maximum number of events in the page. 0 means 20,
+   * more than 1,000 means 1,000, and less than 0 is refused.
+   * A page can hold fewer; see ListRequest.page_size.
    * </pre>
    *
    * <code>int32 page_size = 5 [json_name = "pageSize"];</code>
@@ -282,7 +298,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object pageToken_ = "";
   /**
    * <pre>
-   * page_token: next_page_token of the page before, with the same filter.
+   * Optional. page_token is the next_page_token of the page before, with the same filter.
    * </pre>
    *
    * <code>string page_token = 6 [json_name = "pageToken"];</code>
@@ -303,7 +319,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * page_token: next_page_token of the page before, with the same filter.
+   * Optional. page_token is the next_page_token of the page before, with the same filter.
    * </pre>
    *
    * <code>string page_token = 6 [json_name = "pageToken"];</code>
@@ -554,7 +570,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * ListEventsRequest chooses events. All filters must fit.
+   * ListEventsRequest filters events. An event must match every filter.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.ListEventsRequest}
@@ -836,7 +852,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object projectId_ = "";
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -856,7 +873,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -877,7 +895,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -894,7 +913,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -908,7 +928,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -928,7 +949,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object keyId_ = "";
     /**
      * <pre>
-     * key_id: empty means any key. A key that the caller may not see has no events, as one that does not exist.
+     * Optional. key_id filters by key. Empty: any.
+     * A key that the caller may not see has no events, exactly as a key that does not exist.
      * </pre>
      *
      * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -948,7 +970,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id: empty means any key. A key that the caller may not see has no events, as one that does not exist.
+     * Optional. key_id filters by key. Empty: any.
+     * A key that the caller may not see has no events, exactly as a key that does not exist.
      * </pre>
      *
      * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -969,7 +992,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id: empty means any key. A key that the caller may not see has no events, as one that does not exist.
+     * Optional. key_id filters by key. Empty: any.
+     * A key that the caller may not see has no events, exactly as a key that does not exist.
      * </pre>
      *
      * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -986,7 +1010,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id: empty means any key. A key that the caller may not see has no events, as one that does not exist.
+     * Optional. key_id filters by key. Empty: any.
+     * A key that the caller may not see has no events, exactly as a key that does not exist.
      * </pre>
      *
      * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -1000,7 +1025,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id: empty means any key. A key that the caller may not see has no events, as one that does not exist.
+     * Optional. key_id filters by key. Empty: any.
+     * A key that the caller may not see has no events, exactly as a key that does not exist.
      * </pre>
      *
      * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -1027,7 +1053,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * Optional. types filters by type: at most 32 entries. Empty: any.
+     * KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1039,7 +1066,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * Optional. types filters by type: at most 32 entries. Empty: any.
+     * KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1050,7 +1078,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * Optional. types filters by type: at most 32 entries. Empty: any.
+     * KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1062,7 +1091,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * Optional. types filters by type: at most 32 entries. Empty: any.
+     * KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1082,7 +1112,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * Optional. types filters by type: at most 32 entries. Empty: any.
+     * KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1100,7 +1131,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * Optional. types filters by type: at most 32 entries. Empty: any.
+     * KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1118,7 +1150,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * Optional. types filters by type: at most 32 entries. Empty: any.
+     * KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1132,7 +1165,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * Optional. types filters by type: at most 32 entries. Empty: any.
+     * KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1144,7 +1178,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * Optional. types filters by type: at most 32 entries. Empty: any.
+     * KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1156,7 +1191,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * Optional. types filters by type: at most 32 entries. Empty: any.
+     * KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1173,7 +1209,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * Optional. types filters by type: at most 32 entries. Empty: any.
+     * KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1188,7 +1225,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+     * Optional. types filters by type: at most 32 entries. Empty: any.
+     * KEY_EVENT_TYPE_UNSPECIFIED is refused.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -1210,8 +1248,10 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> sinceTimeBuilder_;
     /**
      * <pre>
-     * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-     * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+     * Optional. since_time matches events at or after this time, by KeyEvent.time.
+     * Unset: from the oldest event that is kept.
+     * If the clocks of an installation's servers are more than ten minutes apart,
+     * an event can be missed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp since_time = 4 [json_name = "sinceTime"];</code>
@@ -1222,8 +1262,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-     * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+     * Optional. since_time matches events at or after this time, by KeyEvent.time.
+     * Unset: from the oldest event that is kept.
+     * If the clocks of an installation's servers are more than ten minutes apart,
+     * an event can be missed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp since_time = 4 [json_name = "sinceTime"];</code>
@@ -1238,8 +1280,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-     * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+     * Optional. since_time matches events at or after this time, by KeyEvent.time.
+     * Unset: from the oldest event that is kept.
+     * If the clocks of an installation's servers are more than ten minutes apart,
+     * an event can be missed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp since_time = 4 [json_name = "sinceTime"];</code>
@@ -1259,8 +1303,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-     * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+     * Optional. since_time matches events at or after this time, by KeyEvent.time.
+     * Unset: from the oldest event that is kept.
+     * If the clocks of an installation's servers are more than ten minutes apart,
+     * an event can be missed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp since_time = 4 [json_name = "sinceTime"];</code>
@@ -1278,8 +1324,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-     * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+     * Optional. since_time matches events at or after this time, by KeyEvent.time.
+     * Unset: from the oldest event that is kept.
+     * If the clocks of an installation's servers are more than ten minutes apart,
+     * an event can be missed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp since_time = 4 [json_name = "sinceTime"];</code>
@@ -1304,8 +1352,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-     * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+     * Optional. since_time matches events at or after this time, by KeyEvent.time.
+     * Unset: from the oldest event that is kept.
+     * If the clocks of an installation's servers are more than ten minutes apart,
+     * an event can be missed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp since_time = 4 [json_name = "sinceTime"];</code>
@@ -1322,8 +1372,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-     * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+     * Optional. since_time matches events at or after this time, by KeyEvent.time.
+     * Unset: from the oldest event that is kept.
+     * If the clocks of an installation's servers are more than ten minutes apart,
+     * an event can be missed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp since_time = 4 [json_name = "sinceTime"];</code>
@@ -1335,8 +1387,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-     * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+     * Optional. since_time matches events at or after this time, by KeyEvent.time.
+     * Unset: from the oldest event that is kept.
+     * If the clocks of an installation's servers are more than ten minutes apart,
+     * an event can be missed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp since_time = 4 [json_name = "sinceTime"];</code>
@@ -1351,8 +1405,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-     * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+     * Optional. since_time matches events at or after this time, by KeyEvent.time.
+     * Unset: from the oldest event that is kept.
+     * If the clocks of an installation's servers are more than ten minutes apart,
+     * an event can be missed.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp since_time = 4 [json_name = "sinceTime"];</code>
@@ -1374,8 +1430,9 @@ private static final long serialVersionUID = 0L;
     private int pageSize_ ;
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
-     * ListRequest.page_size.
+     * Optional. page_size is the maximum number of events in the page. 0 means 20,
+     * more than 1,000 means 1,000, and less than 0 is refused.
+     * A page can hold fewer; see ListRequest.page_size.
      * </pre>
      *
      * <code>int32 page_size = 5 [json_name = "pageSize"];</code>
@@ -1387,8 +1444,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
-     * ListRequest.page_size.
+     * Optional. page_size is the maximum number of events in the page. 0 means 20,
+     * more than 1,000 means 1,000, and less than 0 is refused.
+     * A page can hold fewer; see ListRequest.page_size.
      * </pre>
      *
      * <code>int32 page_size = 5 [json_name = "pageSize"];</code>
@@ -1404,8 +1462,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
-     * ListRequest.page_size.
+     * Optional. page_size is the maximum number of events in the page. 0 means 20,
+     * more than 1,000 means 1,000, and less than 0 is refused.
+     * A page can hold fewer; see ListRequest.page_size.
      * </pre>
      *
      * <code>int32 page_size = 5 [json_name = "pageSize"];</code>
@@ -1421,7 +1480,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object pageToken_ = "";
     /**
      * <pre>
-     * page_token: next_page_token of the page before, with the same filter.
+     * Optional. page_token is the next_page_token of the page before, with the same filter.
      * </pre>
      *
      * <code>string page_token = 6 [json_name = "pageToken"];</code>
@@ -1441,7 +1500,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_token: next_page_token of the page before, with the same filter.
+     * Optional. page_token is the next_page_token of the page before, with the same filter.
      * </pre>
      *
      * <code>string page_token = 6 [json_name = "pageToken"];</code>
@@ -1462,7 +1521,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_token: next_page_token of the page before, with the same filter.
+     * Optional. page_token is the next_page_token of the page before, with the same filter.
      * </pre>
      *
      * <code>string page_token = 6 [json_name = "pageToken"];</code>
@@ -1479,7 +1538,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_token: next_page_token of the page before, with the same filter.
+     * Optional. page_token is the next_page_token of the page before, with the same filter.
      * </pre>
      *
      * <code>string page_token = 6 [json_name = "pageToken"];</code>
@@ -1493,7 +1552,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_token: next_page_token of the page before, with the same filter.
+     * Optional. page_token is the next_page_token of the page before, with the same filter.
      * </pre>
      *
      * <code>string page_token = 6 [json_name = "pageToken"];</code>

@@ -10,7 +10,8 @@ public interface ListEventsRequestOrBuilder extends
 
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -19,7 +20,8 @@ public interface ListEventsRequestOrBuilder extends
   java.lang.String getProjectId();
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -30,7 +32,8 @@ public interface ListEventsRequestOrBuilder extends
 
   /**
    * <pre>
-   * key_id: empty means any key. A key that the caller may not see has no events, as one that does not exist.
+   * Optional. key_id filters by key. Empty: any.
+   * A key that the caller may not see has no events, exactly as a key that does not exist.
    * </pre>
    *
    * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -39,7 +42,8 @@ public interface ListEventsRequestOrBuilder extends
   java.lang.String getKeyId();
   /**
    * <pre>
-   * key_id: empty means any key. A key that the caller may not see has no events, as one that does not exist.
+   * Optional. key_id filters by key. Empty: any.
+   * A key that the caller may not see has no events, exactly as a key that does not exist.
    * </pre>
    *
    * <code>string key_id = 2 [json_name = "keyId"];</code>
@@ -50,7 +54,8 @@ public interface ListEventsRequestOrBuilder extends
 
   /**
    * <pre>
-   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * Optional. types filters by type: at most 32 entries. Empty: any.
+   * KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -59,7 +64,8 @@ public interface ListEventsRequestOrBuilder extends
   java.util.List<dev.tumbler.v1.KeyEventType> getTypesList();
   /**
    * <pre>
-   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * Optional. types filters by type: at most 32 entries. Empty: any.
+   * KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -68,7 +74,8 @@ public interface ListEventsRequestOrBuilder extends
   int getTypesCount();
   /**
    * <pre>
-   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * Optional. types filters by type: at most 32 entries. Empty: any.
+   * KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -78,7 +85,8 @@ public interface ListEventsRequestOrBuilder extends
   dev.tumbler.v1.KeyEventType getTypes(int index);
   /**
    * <pre>
-   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * Optional. types filters by type: at most 32 entries. Empty: any.
+   * KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -88,7 +96,8 @@ public interface ListEventsRequestOrBuilder extends
   getTypesValueList();
   /**
    * <pre>
-   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * Optional. types filters by type: at most 32 entries. Empty: any.
+   * KEY_EVENT_TYPE_UNSPECIFIED is refused.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEventType types = 3 [json_name = "types"];</code>
@@ -99,8 +108,10 @@ public interface ListEventsRequestOrBuilder extends
 
   /**
    * <pre>
-   * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-   * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+   * Optional. since_time matches events at or after this time, by KeyEvent.time.
+   * Unset: from the oldest event that is kept.
+   * If the clocks of an installation's servers are more than ten minutes apart,
+   * an event can be missed.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp since_time = 4 [json_name = "sinceTime"];</code>
@@ -109,8 +120,10 @@ public interface ListEventsRequestOrBuilder extends
   boolean hasSinceTime();
   /**
    * <pre>
-   * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-   * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+   * Optional. since_time matches events at or after this time, by KeyEvent.time.
+   * Unset: from the oldest event that is kept.
+   * If the clocks of an installation's servers are more than ten minutes apart,
+   * an event can be missed.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp since_time = 4 [json_name = "sinceTime"];</code>
@@ -119,8 +132,10 @@ public interface ListEventsRequestOrBuilder extends
   com.google.protobuf.Timestamp getSinceTime();
   /**
    * <pre>
-   * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-   * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+   * Optional. since_time matches events at or after this time, by KeyEvent.time.
+   * Unset: from the oldest event that is kept.
+   * If the clocks of an installation's servers are more than ten minutes apart,
+   * an event can be missed.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp since_time = 4 [json_name = "sinceTime"];</code>
@@ -129,8 +144,9 @@ public interface ListEventsRequestOrBuilder extends
 
   /**
    * <pre>
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
-   * ListRequest.page_size.
+   * Optional. page_size is the maximum number of events in the page. 0 means 20,
+   * more than 1,000 means 1,000, and less than 0 is refused.
+   * A page can hold fewer; see ListRequest.page_size.
    * </pre>
    *
    * <code>int32 page_size = 5 [json_name = "pageSize"];</code>
@@ -140,7 +156,7 @@ public interface ListEventsRequestOrBuilder extends
 
   /**
    * <pre>
-   * page_token: next_page_token of the page before, with the same filter.
+   * Optional. page_token is the next_page_token of the page before, with the same filter.
    * </pre>
    *
    * <code>string page_token = 6 [json_name = "pageToken"];</code>
@@ -149,7 +165,7 @@ public interface ListEventsRequestOrBuilder extends
   java.lang.String getPageToken();
   /**
    * <pre>
-   * page_token: next_page_token of the page before, with the same filter.
+   * Optional. page_token is the next_page_token of the page before, with the same filter.
    * </pre>
    *
    * <code>string page_token = 6 [json_name = "pageToken"];</code>

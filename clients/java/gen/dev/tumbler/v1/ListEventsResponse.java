@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * ListEventsResponse is one page.
+ * ListEventsResponse is one page of events.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.ListEventsResponse}
@@ -111,8 +111,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object nextPageToken_ = "";
   /**
    * <pre>
-   * next_page_token is where the next page begins; empty: this was the last. Changes that are made while a caller pages
-   * come at the end; to be told of each at once, use Watch.
+   * next_page_token is where the next page begins. Empty: this is the last page.
+   * Changes made while you page appear at the end. To receive changes as they happen, use Watch.
    * </pre>
    *
    * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -133,8 +133,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * next_page_token is where the next page begins; empty: this was the last. Changes that are made while a caller pages
-   * come at the end; to be told of each at once, use Watch.
+   * next_page_token is where the next page begins. Empty: this is the last page.
+   * Changes made while you page appear at the end. To receive changes as they happen, use Watch.
    * </pre>
    *
    * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -326,7 +326,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * ListEventsResponse is one page.
+   * ListEventsResponse is one page of events.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.ListEventsResponse}
@@ -872,8 +872,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object nextPageToken_ = "";
     /**
      * <pre>
-     * next_page_token is where the next page begins; empty: this was the last. Changes that are made while a caller pages
-     * come at the end; to be told of each at once, use Watch.
+     * next_page_token is where the next page begins. Empty: this is the last page.
+     * Changes made while you page appear at the end. To receive changes as they happen, use Watch.
      * </pre>
      *
      * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -893,8 +893,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_page_token is where the next page begins; empty: this was the last. Changes that are made while a caller pages
-     * come at the end; to be told of each at once, use Watch.
+     * next_page_token is where the next page begins. Empty: this is the last page.
+     * Changes made while you page appear at the end. To receive changes as they happen, use Watch.
      * </pre>
      *
      * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -915,8 +915,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_page_token is where the next page begins; empty: this was the last. Changes that are made while a caller pages
-     * come at the end; to be told of each at once, use Watch.
+     * next_page_token is where the next page begins. Empty: this is the last page.
+     * Changes made while you page appear at the end. To receive changes as they happen, use Watch.
      * </pre>
      *
      * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -933,8 +933,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_page_token is where the next page begins; empty: this was the last. Changes that are made while a caller pages
-     * come at the end; to be told of each at once, use Watch.
+     * next_page_token is where the next page begins. Empty: this is the last page.
+     * Changes made while you page appear at the end. To receive changes as they happen, use Watch.
      * </pre>
      *
      * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -948,8 +948,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_page_token is where the next page begins; empty: this was the last. Changes that are made while a caller pages
-     * come at the end; to be told of each at once, use Watch.
+     * next_page_token is where the next page begins. Empty: this is the last page.
+     * Changes made while you page appear at the end. To receive changes as they happen, use Watch.
      * </pre>
      *
      * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>

@@ -54,8 +54,8 @@ public interface ListEventsResponseOrBuilder extends
 
   /**
    * <pre>
-   * next_page_token is where the next page begins; empty: this was the last. Changes that are made while a caller pages
-   * come at the end; to be told of each at once, use Watch.
+   * next_page_token is where the next page begins. Empty: this is the last page.
+   * Changes made while you page appear at the end. To receive changes as they happen, use Watch.
    * </pre>
    *
    * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -64,8 +64,8 @@ public interface ListEventsResponseOrBuilder extends
   java.lang.String getNextPageToken();
   /**
    * <pre>
-   * next_page_token is where the next page begins; empty: this was the last. Changes that are made while a caller pages
-   * come at the end; to be told of each at once, use Watch.
+   * next_page_token is where the next page begins. Empty: this is the last page.
+   * Changes made while you page appear at the end. To receive changes as they happen, use Watch.
    * </pre>
    *
    * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>

@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * ListRequest chooses and orders keys. All filters must fit.
+ * ListRequest filters and orders keys. A key must match every filter.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.ListRequest}
@@ -56,7 +56,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object projectId_ = "";
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -77,7 +78,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -103,7 +105,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object environmentId_ = "";
   /**
    * <pre>
-   * environment_id: empty means any.
+   * Optional. environment_id filters by environment. Empty: any.
    * </pre>
    *
    * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -124,7 +126,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * environment_id: empty means any.
+   * Optional. environment_id filters by environment. Empty: any.
    * </pre>
    *
    * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -150,7 +152,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object ownerId_ = "";
   /**
    * <pre>
-   * owner_id: empty means any.
+   * Optional. owner_id filters by owner. Empty: any.
    * </pre>
    *
    * <code>string owner_id = 3 [json_name = "ownerId"];</code>
@@ -171,7 +173,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * owner_id: empty means any.
+   * Optional. owner_id filters by owner. Empty: any.
    * </pre>
    *
    * <code>string owner_id = 3 [json_name = "ownerId"];</code>
@@ -206,7 +208,7 @@ private static final long serialVersionUID = 0L;
           };
   /**
    * <pre>
-   * states: keys that are in one of these states now, at most 16 entries; empty means any.
+   * Optional. states filters by current state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -219,7 +221,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: keys that are in one of these states now, at most 16 entries; empty means any.
+   * Optional. states filters by current state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -231,7 +233,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: keys that are in one of these states now, at most 16 entries; empty means any.
+   * Optional. states filters by current state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -244,7 +246,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: keys that are in one of these states now, at most 16 entries; empty means any.
+   * Optional. states filters by current state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -257,7 +259,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * states: keys that are in one of these states now, at most 16 entries; empty means any.
+   * Optional. states filters by current state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -275,8 +277,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object scope_ = "";
   /**
    * <pre>
-   * scope: keys that carry exactly this scope, as written (`orders:*` finds `orders:*`, not `orders:read`); empty
-   * means any.
+   * Optional. scope matches keys that carry exactly this scope, as written:
+   * `orders:*` finds `orders:*`, not `orders:read`. Empty: any.
    * </pre>
    *
    * <code>string scope = 5 [json_name = "scope"];</code>
@@ -297,8 +299,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * scope: keys that carry exactly this scope, as written (`orders:*` finds `orders:*`, not `orders:read`); empty
-   * means any.
+   * Optional. scope matches keys that carry exactly this scope, as written:
+   * `orders:*` finds `orders:*`, not `orders:read`. Empty: any.
    * </pre>
    *
    * <code>string scope = 5 [json_name = "scope"];</code>
@@ -324,8 +326,10 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object search_ = "";
   /**
    * <pre>
-   * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-   * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+   * Optional. search matches keys whose name or key_prefix contains this text, in any case:
+   * at most 255 characters.
+   * No index serves it: a page examines at most 3,000 keys,
+   * then ends with those that match, if any, and a next_page_token.
    * </pre>
    *
    * <code>string search = 6 [json_name = "search"];</code>
@@ -346,8 +350,10 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-   * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+   * Optional. search matches keys whose name or key_prefix contains this text, in any case:
+   * at most 255 characters.
+   * No index serves it: a page examines at most 3,000 keys,
+   * then ends with those that match, if any, and a next_page_token.
    * </pre>
    *
    * <code>string search = 6 [json_name = "search"];</code>
@@ -373,9 +379,13 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object orderBy_ = "";
   /**
    * <pre>
-   * order_by: `create_time` (default, newest first), `name`, `expire_time` or `last_used_time`, followed by ` asc` or
-   * ` desc`; without a direction ascending, save for the default. Names compare by code point. A key that never expires
-   * comes after all that do, one that was never used before all that were; `desc` turns that round. Ties are broken by id.
+   * Optional. order_by is `create_time`, `name`, `expire_time` or `last_used_time`,
+   * followed by ` asc` or ` desc`. Without a direction the order is ascending.
+   * Empty: `create_time desc`, newest first.
+   * Names compare by code point.
+   * A key that never expires comes after all that do,
+   * and a key that was never used before all that were; `desc` reverses both.
+   * Ties are broken by id.
    * </pre>
    *
    * <code>string order_by = 7 [json_name = "orderBy"];</code>
@@ -396,9 +406,13 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * order_by: `create_time` (default, newest first), `name`, `expire_time` or `last_used_time`, followed by ` asc` or
-   * ` desc`; without a direction ascending, save for the default. Names compare by code point. A key that never expires
-   * comes after all that do, one that was never used before all that were; `desc` turns that round. Ties are broken by id.
+   * Optional. order_by is `create_time`, `name`, `expire_time` or `last_used_time`,
+   * followed by ` asc` or ` desc`. Without a direction the order is ascending.
+   * Empty: `create_time desc`, newest first.
+   * Names compare by code point.
+   * A key that never expires comes after all that do,
+   * and a key that was never used before all that were; `desc` reverses both.
+   * Ties are broken by id.
    * </pre>
    *
    * <code>string order_by = 7 [json_name = "orderBy"];</code>
@@ -423,8 +437,10 @@ private static final long serialVersionUID = 0L;
   private int pageSize_ = 0;
   /**
    * <pre>
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer, and
-   * still have a next_page_token: it ends where an answer has no room for more.
+   * Optional. page_size is the maximum number of keys in the page. 0 means 20,
+   * more than 1,000 means 1,000, and less than 0 is refused.
+   * A page can hold fewer keys and still have a next_page_token,
+   * because a response has a maximum size.
    * </pre>
    *
    * <code>int32 page_size = 8 [json_name = "pageSize"];</code>
@@ -440,8 +456,9 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object pageToken_ = "";
   /**
    * <pre>
-   * page_token: next_page_token of the page before, with every other field but page_size, skip and show_total_size as
-   * it was there. A token that was changed, or belongs to another filter, is refused.
+   * Optional. page_token is the next_page_token of the page before.
+   * Send every other field as for that page, except page_size, skip and show_total_size.
+   * A token that was changed, or that belongs to another filter, is refused.
    * </pre>
    *
    * <code>string page_token = 9 [json_name = "pageToken"];</code>
@@ -462,8 +479,9 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * page_token: next_page_token of the page before, with every other field but page_size, skip and show_total_size as
-   * it was there. A token that was changed, or belongs to another filter, is refused.
+   * Optional. page_token is the next_page_token of the page before.
+   * Send every other field as for that page, except page_size, skip and show_total_size.
+   * A token that was changed, or that belongs to another filter, is refused.
    * </pre>
    *
    * <code>string page_token = 9 [json_name = "pageToken"];</code>
@@ -488,8 +506,10 @@ private static final long serialVersionUID = 0L;
   private int skip_ = 0;
   /**
    * <pre>
-   * skip leaves out this many keys before the page begins, counted from page_token where one is given; at most 10,000,
-   * and more is refused. The cost grows with the number. Do not repeat it with the next page_token.
+   * Optional. skip leaves out this many keys before the page begins,
+   * counted from page_token if that is set.
+   * More than 10,000 is refused. The cost grows with the number.
+   * Do not send it again with the next page_token.
    * </pre>
    *
    * <code>int32 skip = 10 [json_name = "skip"];</code>
@@ -504,7 +524,7 @@ private static final long serialVersionUID = 0L;
   private boolean showTotalSize_ = false;
   /**
    * <pre>
-   * show_total_size asks for total_size, which costs a count of up to 10,000 keys.
+   * Optional. show_total_size asks for total_size, which costs a count of up to 10,000 keys.
    * </pre>
    *
    * <code>bool show_total_size = 11 [json_name = "showTotalSize"];</code>
@@ -792,7 +812,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * ListRequest chooses and orders keys. All filters must fit.
+   * ListRequest filters and orders keys. A key must match every filter.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.ListRequest}
@@ -1125,7 +1145,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object projectId_ = "";
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -1145,7 +1166,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -1166,7 +1188,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -1183,7 +1206,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -1197,7 +1221,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -1217,7 +1242,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object environmentId_ = "";
     /**
      * <pre>
-     * environment_id: empty means any.
+     * Optional. environment_id filters by environment. Empty: any.
      * </pre>
      *
      * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -1237,7 +1262,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * environment_id: empty means any.
+     * Optional. environment_id filters by environment. Empty: any.
      * </pre>
      *
      * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -1258,7 +1283,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * environment_id: empty means any.
+     * Optional. environment_id filters by environment. Empty: any.
      * </pre>
      *
      * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -1275,7 +1300,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * environment_id: empty means any.
+     * Optional. environment_id filters by environment. Empty: any.
      * </pre>
      *
      * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -1289,7 +1314,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * environment_id: empty means any.
+     * Optional. environment_id filters by environment. Empty: any.
      * </pre>
      *
      * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -1309,7 +1334,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object ownerId_ = "";
     /**
      * <pre>
-     * owner_id: empty means any.
+     * Optional. owner_id filters by owner. Empty: any.
      * </pre>
      *
      * <code>string owner_id = 3 [json_name = "ownerId"];</code>
@@ -1329,7 +1354,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * owner_id: empty means any.
+     * Optional. owner_id filters by owner. Empty: any.
      * </pre>
      *
      * <code>string owner_id = 3 [json_name = "ownerId"];</code>
@@ -1350,7 +1375,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * owner_id: empty means any.
+     * Optional. owner_id filters by owner. Empty: any.
      * </pre>
      *
      * <code>string owner_id = 3 [json_name = "ownerId"];</code>
@@ -1367,7 +1392,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * owner_id: empty means any.
+     * Optional. owner_id filters by owner. Empty: any.
      * </pre>
      *
      * <code>string owner_id = 3 [json_name = "ownerId"];</code>
@@ -1381,7 +1406,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * owner_id: empty means any.
+     * Optional. owner_id filters by owner. Empty: any.
      * </pre>
      *
      * <code>string owner_id = 3 [json_name = "ownerId"];</code>
@@ -1408,7 +1433,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now, at most 16 entries; empty means any.
+     * Optional. states filters by current state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1420,7 +1445,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now, at most 16 entries; empty means any.
+     * Optional. states filters by current state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1431,7 +1456,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now, at most 16 entries; empty means any.
+     * Optional. states filters by current state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1443,7 +1468,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now, at most 16 entries; empty means any.
+     * Optional. states filters by current state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1463,7 +1488,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now, at most 16 entries; empty means any.
+     * Optional. states filters by current state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1481,7 +1506,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now, at most 16 entries; empty means any.
+     * Optional. states filters by current state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1499,7 +1524,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now, at most 16 entries; empty means any.
+     * Optional. states filters by current state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1513,7 +1538,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now, at most 16 entries; empty means any.
+     * Optional. states filters by current state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1525,7 +1550,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now, at most 16 entries; empty means any.
+     * Optional. states filters by current state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1537,7 +1562,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now, at most 16 entries; empty means any.
+     * Optional. states filters by current state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1554,7 +1579,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now, at most 16 entries; empty means any.
+     * Optional. states filters by current state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1569,7 +1594,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * states: keys that are in one of these states now, at most 16 entries; empty means any.
+     * Optional. states filters by current state: at most 16 entries. Empty: any.
      * </pre>
      *
      * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -1589,8 +1614,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object scope_ = "";
     /**
      * <pre>
-     * scope: keys that carry exactly this scope, as written (`orders:*` finds `orders:*`, not `orders:read`); empty
-     * means any.
+     * Optional. scope matches keys that carry exactly this scope, as written:
+     * `orders:*` finds `orders:*`, not `orders:read`. Empty: any.
      * </pre>
      *
      * <code>string scope = 5 [json_name = "scope"];</code>
@@ -1610,8 +1635,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * scope: keys that carry exactly this scope, as written (`orders:*` finds `orders:*`, not `orders:read`); empty
-     * means any.
+     * Optional. scope matches keys that carry exactly this scope, as written:
+     * `orders:*` finds `orders:*`, not `orders:read`. Empty: any.
      * </pre>
      *
      * <code>string scope = 5 [json_name = "scope"];</code>
@@ -1632,8 +1657,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * scope: keys that carry exactly this scope, as written (`orders:*` finds `orders:*`, not `orders:read`); empty
-     * means any.
+     * Optional. scope matches keys that carry exactly this scope, as written:
+     * `orders:*` finds `orders:*`, not `orders:read`. Empty: any.
      * </pre>
      *
      * <code>string scope = 5 [json_name = "scope"];</code>
@@ -1650,8 +1675,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * scope: keys that carry exactly this scope, as written (`orders:*` finds `orders:*`, not `orders:read`); empty
-     * means any.
+     * Optional. scope matches keys that carry exactly this scope, as written:
+     * `orders:*` finds `orders:*`, not `orders:read`. Empty: any.
      * </pre>
      *
      * <code>string scope = 5 [json_name = "scope"];</code>
@@ -1665,8 +1690,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * scope: keys that carry exactly this scope, as written (`orders:*` finds `orders:*`, not `orders:read`); empty
-     * means any.
+     * Optional. scope matches keys that carry exactly this scope, as written:
+     * `orders:*` finds `orders:*`, not `orders:read`. Empty: any.
      * </pre>
      *
      * <code>string scope = 5 [json_name = "scope"];</code>
@@ -1686,8 +1711,10 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object search_ = "";
     /**
      * <pre>
-     * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-     * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+     * Optional. search matches keys whose name or key_prefix contains this text, in any case:
+     * at most 255 characters.
+     * No index serves it: a page examines at most 3,000 keys,
+     * then ends with those that match, if any, and a next_page_token.
      * </pre>
      *
      * <code>string search = 6 [json_name = "search"];</code>
@@ -1707,8 +1734,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-     * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+     * Optional. search matches keys whose name or key_prefix contains this text, in any case:
+     * at most 255 characters.
+     * No index serves it: a page examines at most 3,000 keys,
+     * then ends with those that match, if any, and a next_page_token.
      * </pre>
      *
      * <code>string search = 6 [json_name = "search"];</code>
@@ -1729,8 +1758,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-     * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+     * Optional. search matches keys whose name or key_prefix contains this text, in any case:
+     * at most 255 characters.
+     * No index serves it: a page examines at most 3,000 keys,
+     * then ends with those that match, if any, and a next_page_token.
      * </pre>
      *
      * <code>string search = 6 [json_name = "search"];</code>
@@ -1747,8 +1778,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-     * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+     * Optional. search matches keys whose name or key_prefix contains this text, in any case:
+     * at most 255 characters.
+     * No index serves it: a page examines at most 3,000 keys,
+     * then ends with those that match, if any, and a next_page_token.
      * </pre>
      *
      * <code>string search = 6 [json_name = "search"];</code>
@@ -1762,8 +1795,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-     * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+     * Optional. search matches keys whose name or key_prefix contains this text, in any case:
+     * at most 255 characters.
+     * No index serves it: a page examines at most 3,000 keys,
+     * then ends with those that match, if any, and a next_page_token.
      * </pre>
      *
      * <code>string search = 6 [json_name = "search"];</code>
@@ -1783,9 +1818,13 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object orderBy_ = "";
     /**
      * <pre>
-     * order_by: `create_time` (default, newest first), `name`, `expire_time` or `last_used_time`, followed by ` asc` or
-     * ` desc`; without a direction ascending, save for the default. Names compare by code point. A key that never expires
-     * comes after all that do, one that was never used before all that were; `desc` turns that round. Ties are broken by id.
+     * Optional. order_by is `create_time`, `name`, `expire_time` or `last_used_time`,
+     * followed by ` asc` or ` desc`. Without a direction the order is ascending.
+     * Empty: `create_time desc`, newest first.
+     * Names compare by code point.
+     * A key that never expires comes after all that do,
+     * and a key that was never used before all that were; `desc` reverses both.
+     * Ties are broken by id.
      * </pre>
      *
      * <code>string order_by = 7 [json_name = "orderBy"];</code>
@@ -1805,9 +1844,13 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * order_by: `create_time` (default, newest first), `name`, `expire_time` or `last_used_time`, followed by ` asc` or
-     * ` desc`; without a direction ascending, save for the default. Names compare by code point. A key that never expires
-     * comes after all that do, one that was never used before all that were; `desc` turns that round. Ties are broken by id.
+     * Optional. order_by is `create_time`, `name`, `expire_time` or `last_used_time`,
+     * followed by ` asc` or ` desc`. Without a direction the order is ascending.
+     * Empty: `create_time desc`, newest first.
+     * Names compare by code point.
+     * A key that never expires comes after all that do,
+     * and a key that was never used before all that were; `desc` reverses both.
+     * Ties are broken by id.
      * </pre>
      *
      * <code>string order_by = 7 [json_name = "orderBy"];</code>
@@ -1828,9 +1871,13 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * order_by: `create_time` (default, newest first), `name`, `expire_time` or `last_used_time`, followed by ` asc` or
-     * ` desc`; without a direction ascending, save for the default. Names compare by code point. A key that never expires
-     * comes after all that do, one that was never used before all that were; `desc` turns that round. Ties are broken by id.
+     * Optional. order_by is `create_time`, `name`, `expire_time` or `last_used_time`,
+     * followed by ` asc` or ` desc`. Without a direction the order is ascending.
+     * Empty: `create_time desc`, newest first.
+     * Names compare by code point.
+     * A key that never expires comes after all that do,
+     * and a key that was never used before all that were; `desc` reverses both.
+     * Ties are broken by id.
      * </pre>
      *
      * <code>string order_by = 7 [json_name = "orderBy"];</code>
@@ -1847,9 +1894,13 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * order_by: `create_time` (default, newest first), `name`, `expire_time` or `last_used_time`, followed by ` asc` or
-     * ` desc`; without a direction ascending, save for the default. Names compare by code point. A key that never expires
-     * comes after all that do, one that was never used before all that were; `desc` turns that round. Ties are broken by id.
+     * Optional. order_by is `create_time`, `name`, `expire_time` or `last_used_time`,
+     * followed by ` asc` or ` desc`. Without a direction the order is ascending.
+     * Empty: `create_time desc`, newest first.
+     * Names compare by code point.
+     * A key that never expires comes after all that do,
+     * and a key that was never used before all that were; `desc` reverses both.
+     * Ties are broken by id.
      * </pre>
      *
      * <code>string order_by = 7 [json_name = "orderBy"];</code>
@@ -1863,9 +1914,13 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * order_by: `create_time` (default, newest first), `name`, `expire_time` or `last_used_time`, followed by ` asc` or
-     * ` desc`; without a direction ascending, save for the default. Names compare by code point. A key that never expires
-     * comes after all that do, one that was never used before all that were; `desc` turns that round. Ties are broken by id.
+     * Optional. order_by is `create_time`, `name`, `expire_time` or `last_used_time`,
+     * followed by ` asc` or ` desc`. Without a direction the order is ascending.
+     * Empty: `create_time desc`, newest first.
+     * Names compare by code point.
+     * A key that never expires comes after all that do,
+     * and a key that was never used before all that were; `desc` reverses both.
+     * Ties are broken by id.
      * </pre>
      *
      * <code>string order_by = 7 [json_name = "orderBy"];</code>
@@ -1885,8 +1940,10 @@ private static final long serialVersionUID = 0L;
     private int pageSize_ ;
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer, and
-     * still have a next_page_token: it ends where an answer has no room for more.
+     * Optional. page_size is the maximum number of keys in the page. 0 means 20,
+     * more than 1,000 means 1,000, and less than 0 is refused.
+     * A page can hold fewer keys and still have a next_page_token,
+     * because a response has a maximum size.
      * </pre>
      *
      * <code>int32 page_size = 8 [json_name = "pageSize"];</code>
@@ -1898,8 +1955,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer, and
-     * still have a next_page_token: it ends where an answer has no room for more.
+     * Optional. page_size is the maximum number of keys in the page. 0 means 20,
+     * more than 1,000 means 1,000, and less than 0 is refused.
+     * A page can hold fewer keys and still have a next_page_token,
+     * because a response has a maximum size.
      * </pre>
      *
      * <code>int32 page_size = 8 [json_name = "pageSize"];</code>
@@ -1915,8 +1974,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer, and
-     * still have a next_page_token: it ends where an answer has no room for more.
+     * Optional. page_size is the maximum number of keys in the page. 0 means 20,
+     * more than 1,000 means 1,000, and less than 0 is refused.
+     * A page can hold fewer keys and still have a next_page_token,
+     * because a response has a maximum size.
      * </pre>
      *
      * <code>int32 page_size = 8 [json_name = "pageSize"];</code>
@@ -1932,8 +1993,9 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object pageToken_ = "";
     /**
      * <pre>
-     * page_token: next_page_token of the page before, with every other field but page_size, skip and show_total_size as
-     * it was there. A token that was changed, or belongs to another filter, is refused.
+     * Optional. page_token is the next_page_token of the page before.
+     * Send every other field as for that page, except page_size, skip and show_total_size.
+     * A token that was changed, or that belongs to another filter, is refused.
      * </pre>
      *
      * <code>string page_token = 9 [json_name = "pageToken"];</code>
@@ -1953,8 +2015,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_token: next_page_token of the page before, with every other field but page_size, skip and show_total_size as
-     * it was there. A token that was changed, or belongs to another filter, is refused.
+     * Optional. page_token is the next_page_token of the page before.
+     * Send every other field as for that page, except page_size, skip and show_total_size.
+     * A token that was changed, or that belongs to another filter, is refused.
      * </pre>
      *
      * <code>string page_token = 9 [json_name = "pageToken"];</code>
@@ -1975,8 +2038,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_token: next_page_token of the page before, with every other field but page_size, skip and show_total_size as
-     * it was there. A token that was changed, or belongs to another filter, is refused.
+     * Optional. page_token is the next_page_token of the page before.
+     * Send every other field as for that page, except page_size, skip and show_total_size.
+     * A token that was changed, or that belongs to another filter, is refused.
      * </pre>
      *
      * <code>string page_token = 9 [json_name = "pageToken"];</code>
@@ -1993,8 +2057,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_token: next_page_token of the page before, with every other field but page_size, skip and show_total_size as
-     * it was there. A token that was changed, or belongs to another filter, is refused.
+     * Optional. page_token is the next_page_token of the page before.
+     * Send every other field as for that page, except page_size, skip and show_total_size.
+     * A token that was changed, or that belongs to another filter, is refused.
      * </pre>
      *
      * <code>string page_token = 9 [json_name = "pageToken"];</code>
@@ -2008,8 +2073,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * page_token: next_page_token of the page before, with every other field but page_size, skip and show_total_size as
-     * it was there. A token that was changed, or belongs to another filter, is refused.
+     * Optional. page_token is the next_page_token of the page before.
+     * Send every other field as for that page, except page_size, skip and show_total_size.
+     * A token that was changed, or that belongs to another filter, is refused.
      * </pre>
      *
      * <code>string page_token = 9 [json_name = "pageToken"];</code>
@@ -2029,8 +2095,10 @@ private static final long serialVersionUID = 0L;
     private int skip_ ;
     /**
      * <pre>
-     * skip leaves out this many keys before the page begins, counted from page_token where one is given; at most 10,000,
-     * and more is refused. The cost grows with the number. Do not repeat it with the next page_token.
+     * Optional. skip leaves out this many keys before the page begins,
+     * counted from page_token if that is set.
+     * More than 10,000 is refused. The cost grows with the number.
+     * Do not send it again with the next page_token.
      * </pre>
      *
      * <code>int32 skip = 10 [json_name = "skip"];</code>
@@ -2042,8 +2110,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * skip leaves out this many keys before the page begins, counted from page_token where one is given; at most 10,000,
-     * and more is refused. The cost grows with the number. Do not repeat it with the next page_token.
+     * Optional. skip leaves out this many keys before the page begins,
+     * counted from page_token if that is set.
+     * More than 10,000 is refused. The cost grows with the number.
+     * Do not send it again with the next page_token.
      * </pre>
      *
      * <code>int32 skip = 10 [json_name = "skip"];</code>
@@ -2059,8 +2129,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * skip leaves out this many keys before the page begins, counted from page_token where one is given; at most 10,000,
-     * and more is refused. The cost grows with the number. Do not repeat it with the next page_token.
+     * Optional. skip leaves out this many keys before the page begins,
+     * counted from page_token if that is set.
+     * More than 10,000 is refused. The cost grows with the number.
+     * Do not send it again with the next page_token.
      * </pre>
      *
      * <code>int32 skip = 10 [json_name = "skip"];</code>
@@ -2076,7 +2148,7 @@ private static final long serialVersionUID = 0L;
     private boolean showTotalSize_ ;
     /**
      * <pre>
-     * show_total_size asks for total_size, which costs a count of up to 10,000 keys.
+     * Optional. show_total_size asks for total_size, which costs a count of up to 10,000 keys.
      * </pre>
      *
      * <code>bool show_total_size = 11 [json_name = "showTotalSize"];</code>
@@ -2088,7 +2160,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * show_total_size asks for total_size, which costs a count of up to 10,000 keys.
+     * Optional. show_total_size asks for total_size, which costs a count of up to 10,000 keys.
      * </pre>
      *
      * <code>bool show_total_size = 11 [json_name = "showTotalSize"];</code>
@@ -2104,7 +2176,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * show_total_size asks for total_size, which costs a count of up to 10,000 keys.
+     * Optional. show_total_size asks for total_size, which costs a count of up to 10,000 keys.
      * </pre>
      *
      * <code>bool show_total_size = 11 [json_name = "showTotalSize"];</code>

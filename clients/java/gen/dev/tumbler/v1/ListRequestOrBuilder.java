@@ -10,7 +10,8 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -19,7 +20,8 @@ public interface ListRequestOrBuilder extends
   java.lang.String getProjectId();
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -30,7 +32,7 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * environment_id: empty means any.
+   * Optional. environment_id filters by environment. Empty: any.
    * </pre>
    *
    * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -39,7 +41,7 @@ public interface ListRequestOrBuilder extends
   java.lang.String getEnvironmentId();
   /**
    * <pre>
-   * environment_id: empty means any.
+   * Optional. environment_id filters by environment. Empty: any.
    * </pre>
    *
    * <code>string environment_id = 2 [json_name = "environmentId"];</code>
@@ -50,7 +52,7 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * owner_id: empty means any.
+   * Optional. owner_id filters by owner. Empty: any.
    * </pre>
    *
    * <code>string owner_id = 3 [json_name = "ownerId"];</code>
@@ -59,7 +61,7 @@ public interface ListRequestOrBuilder extends
   java.lang.String getOwnerId();
   /**
    * <pre>
-   * owner_id: empty means any.
+   * Optional. owner_id filters by owner. Empty: any.
    * </pre>
    *
    * <code>string owner_id = 3 [json_name = "ownerId"];</code>
@@ -70,7 +72,7 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * states: keys that are in one of these states now, at most 16 entries; empty means any.
+   * Optional. states filters by current state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -79,7 +81,7 @@ public interface ListRequestOrBuilder extends
   java.util.List<dev.tumbler.v1.State> getStatesList();
   /**
    * <pre>
-   * states: keys that are in one of these states now, at most 16 entries; empty means any.
+   * Optional. states filters by current state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -88,7 +90,7 @@ public interface ListRequestOrBuilder extends
   int getStatesCount();
   /**
    * <pre>
-   * states: keys that are in one of these states now, at most 16 entries; empty means any.
+   * Optional. states filters by current state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -98,7 +100,7 @@ public interface ListRequestOrBuilder extends
   dev.tumbler.v1.State getStates(int index);
   /**
    * <pre>
-   * states: keys that are in one of these states now, at most 16 entries; empty means any.
+   * Optional. states filters by current state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -108,7 +110,7 @@ public interface ListRequestOrBuilder extends
   getStatesValueList();
   /**
    * <pre>
-   * states: keys that are in one of these states now, at most 16 entries; empty means any.
+   * Optional. states filters by current state: at most 16 entries. Empty: any.
    * </pre>
    *
    * <code>repeated .tumbler.v1.State states = 4 [json_name = "states"];</code>
@@ -119,8 +121,8 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * scope: keys that carry exactly this scope, as written (`orders:*` finds `orders:*`, not `orders:read`); empty
-   * means any.
+   * Optional. scope matches keys that carry exactly this scope, as written:
+   * `orders:*` finds `orders:*`, not `orders:read`. Empty: any.
    * </pre>
    *
    * <code>string scope = 5 [json_name = "scope"];</code>
@@ -129,8 +131,8 @@ public interface ListRequestOrBuilder extends
   java.lang.String getScope();
   /**
    * <pre>
-   * scope: keys that carry exactly this scope, as written (`orders:*` finds `orders:*`, not `orders:read`); empty
-   * means any.
+   * Optional. scope matches keys that carry exactly this scope, as written:
+   * `orders:*` finds `orders:*`, not `orders:read`. Empty: any.
    * </pre>
    *
    * <code>string scope = 5 [json_name = "scope"];</code>
@@ -141,8 +143,10 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-   * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+   * Optional. search matches keys whose name or key_prefix contains this text, in any case:
+   * at most 255 characters.
+   * No index serves it: a page examines at most 3,000 keys,
+   * then ends with those that match, if any, and a next_page_token.
    * </pre>
    *
    * <code>string search = 6 [json_name = "search"];</code>
@@ -151,8 +155,10 @@ public interface ListRequestOrBuilder extends
   java.lang.String getSearch();
   /**
    * <pre>
-   * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-   * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+   * Optional. search matches keys whose name or key_prefix contains this text, in any case:
+   * at most 255 characters.
+   * No index serves it: a page examines at most 3,000 keys,
+   * then ends with those that match, if any, and a next_page_token.
    * </pre>
    *
    * <code>string search = 6 [json_name = "search"];</code>
@@ -163,9 +169,13 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * order_by: `create_time` (default, newest first), `name`, `expire_time` or `last_used_time`, followed by ` asc` or
-   * ` desc`; without a direction ascending, save for the default. Names compare by code point. A key that never expires
-   * comes after all that do, one that was never used before all that were; `desc` turns that round. Ties are broken by id.
+   * Optional. order_by is `create_time`, `name`, `expire_time` or `last_used_time`,
+   * followed by ` asc` or ` desc`. Without a direction the order is ascending.
+   * Empty: `create_time desc`, newest first.
+   * Names compare by code point.
+   * A key that never expires comes after all that do,
+   * and a key that was never used before all that were; `desc` reverses both.
+   * Ties are broken by id.
    * </pre>
    *
    * <code>string order_by = 7 [json_name = "orderBy"];</code>
@@ -174,9 +184,13 @@ public interface ListRequestOrBuilder extends
   java.lang.String getOrderBy();
   /**
    * <pre>
-   * order_by: `create_time` (default, newest first), `name`, `expire_time` or `last_used_time`, followed by ` asc` or
-   * ` desc`; without a direction ascending, save for the default. Names compare by code point. A key that never expires
-   * comes after all that do, one that was never used before all that were; `desc` turns that round. Ties are broken by id.
+   * Optional. order_by is `create_time`, `name`, `expire_time` or `last_used_time`,
+   * followed by ` asc` or ` desc`. Without a direction the order is ascending.
+   * Empty: `create_time desc`, newest first.
+   * Names compare by code point.
+   * A key that never expires comes after all that do,
+   * and a key that was never used before all that were; `desc` reverses both.
+   * Ties are broken by id.
    * </pre>
    *
    * <code>string order_by = 7 [json_name = "orderBy"];</code>
@@ -187,8 +201,10 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer, and
-   * still have a next_page_token: it ends where an answer has no room for more.
+   * Optional. page_size is the maximum number of keys in the page. 0 means 20,
+   * more than 1,000 means 1,000, and less than 0 is refused.
+   * A page can hold fewer keys and still have a next_page_token,
+   * because a response has a maximum size.
    * </pre>
    *
    * <code>int32 page_size = 8 [json_name = "pageSize"];</code>
@@ -198,8 +214,9 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * page_token: next_page_token of the page before, with every other field but page_size, skip and show_total_size as
-   * it was there. A token that was changed, or belongs to another filter, is refused.
+   * Optional. page_token is the next_page_token of the page before.
+   * Send every other field as for that page, except page_size, skip and show_total_size.
+   * A token that was changed, or that belongs to another filter, is refused.
    * </pre>
    *
    * <code>string page_token = 9 [json_name = "pageToken"];</code>
@@ -208,8 +225,9 @@ public interface ListRequestOrBuilder extends
   java.lang.String getPageToken();
   /**
    * <pre>
-   * page_token: next_page_token of the page before, with every other field but page_size, skip and show_total_size as
-   * it was there. A token that was changed, or belongs to another filter, is refused.
+   * Optional. page_token is the next_page_token of the page before.
+   * Send every other field as for that page, except page_size, skip and show_total_size.
+   * A token that was changed, or that belongs to another filter, is refused.
    * </pre>
    *
    * <code>string page_token = 9 [json_name = "pageToken"];</code>
@@ -220,8 +238,10 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * skip leaves out this many keys before the page begins, counted from page_token where one is given; at most 10,000,
-   * and more is refused. The cost grows with the number. Do not repeat it with the next page_token.
+   * Optional. skip leaves out this many keys before the page begins,
+   * counted from page_token if that is set.
+   * More than 10,000 is refused. The cost grows with the number.
+   * Do not send it again with the next page_token.
    * </pre>
    *
    * <code>int32 skip = 10 [json_name = "skip"];</code>
@@ -231,7 +251,7 @@ public interface ListRequestOrBuilder extends
 
   /**
    * <pre>
-   * show_total_size asks for total_size, which costs a count of up to 10,000 keys.
+   * Optional. show_total_size asks for total_size, which costs a count of up to 10,000 keys.
    * </pre>
    *
    * <code>bool show_total_size = 11 [json_name = "showTotalSize"];</code>

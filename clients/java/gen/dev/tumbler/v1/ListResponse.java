@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * ListResponse is one page.
+ * ListResponse is one page of keys.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.ListResponse}
@@ -50,12 +50,17 @@ private static final long serialVersionUID = 0L;
   private java.util.List<dev.tumbler.v1.ApiKey> apiKeys_;
   /**
    * <pre>
-   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+   * api_keys are the keys of this page, in order.
+   * A page can have fewer keys than page_size, or none, and still a next_page_token:
+   * it ends early when it has examined its maximum number of keys
+   * (3,000; 2,000 if no index serves the request).
+   * That can happen with a search, with several filters together,
+   * or with a filter and another order than by create_time.
+   * A single filter by environment_id, owner_id, states or scope, within one project
+   * and in the order of create_time, fills its pages;
+   * so does a filter that at most 1,000 keys of a project match.
+   * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+   * and can end a page early while there are many keys of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -66,12 +71,17 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+   * api_keys are the keys of this page, in order.
+   * A page can have fewer keys than page_size, or none, and still a next_page_token:
+   * it ends early when it has examined its maximum number of keys
+   * (3,000; 2,000 if no index serves the request).
+   * That can happen with a search, with several filters together,
+   * or with a filter and another order than by create_time.
+   * A single filter by environment_id, owner_id, states or scope, within one project
+   * and in the order of create_time, fills its pages;
+   * so does a filter that at most 1,000 keys of a project match.
+   * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+   * and can end a page early while there are many keys of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -83,12 +93,17 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+   * api_keys are the keys of this page, in order.
+   * A page can have fewer keys than page_size, or none, and still a next_page_token:
+   * it ends early when it has examined its maximum number of keys
+   * (3,000; 2,000 if no index serves the request).
+   * That can happen with a search, with several filters together,
+   * or with a filter and another order than by create_time.
+   * A single filter by environment_id, owner_id, states or scope, within one project
+   * and in the order of create_time, fills its pages;
+   * so does a filter that at most 1,000 keys of a project match.
+   * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+   * and can end a page early while there are many keys of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -99,12 +114,17 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+   * api_keys are the keys of this page, in order.
+   * A page can have fewer keys than page_size, or none, and still a next_page_token:
+   * it ends early when it has examined its maximum number of keys
+   * (3,000; 2,000 if no index serves the request).
+   * That can happen with a search, with several filters together,
+   * or with a filter and another order than by create_time.
+   * A single filter by environment_id, owner_id, states or scope, within one project
+   * and in the order of create_time, fills its pages;
+   * so does a filter that at most 1,000 keys of a project match.
+   * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+   * and can end a page early while there are many keys of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -115,12 +135,17 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+   * api_keys are the keys of this page, in order.
+   * A page can have fewer keys than page_size, or none, and still a next_page_token:
+   * it ends early when it has examined its maximum number of keys
+   * (3,000; 2,000 if no index serves the request).
+   * That can happen with a search, with several filters together,
+   * or with a filter and another order than by create_time.
+   * A single filter by environment_id, owner_id, states or scope, within one project
+   * and in the order of create_time, fills its pages;
+   * so does a filter that at most 1,000 keys of a project match.
+   * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+   * and can end a page early while there are many keys of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -136,7 +161,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object nextPageToken_ = "";
   /**
    * <pre>
-   * next_page_token is where the next page begins; empty: this was the last.
+   * next_page_token is where the next page begins. Empty: this is the last page.
    * </pre>
    *
    * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -157,7 +182,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * next_page_token is where the next page begins; empty: this was the last.
+   * next_page_token is where the next page begins. Empty: this is the last page.
    * </pre>
    *
    * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -182,9 +207,10 @@ private static final long serialVersionUID = 0L;
   private int totalSize_ = 0;
   /**
    * <pre>
-   * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set. The count stops once it
-   * has looked at 10,000 keys: 10,000 means that many or more. Where keys that do not fit are looked at too (see
-   * api_keys) it can stop at less, and then means at least so many.
+   * total_size is the number of matching keys on all pages; 0 unless show_total_size was set.
+   * The count stops after examining 10,000 keys: 10,000 means that many or more.
+   * If it also examines keys that do not match (see api_keys), it can stop at a smaller number,
+   * which then is a minimum.
    * </pre>
    *
    * <code>int32 total_size = 3 [json_name = "totalSize"];</code>
@@ -377,7 +403,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * ListResponse is one page.
+   * ListResponse is one page of keys.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.ListResponse}
@@ -634,12 +660,17 @@ private static final long serialVersionUID = 0L;
 
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -653,12 +684,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -672,12 +708,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -691,12 +732,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -717,12 +763,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -740,12 +791,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -765,12 +821,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -791,12 +852,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -814,12 +880,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -837,12 +908,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -861,12 +937,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -883,12 +964,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -905,12 +991,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -921,12 +1012,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -940,12 +1036,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -960,12 +1061,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -976,12 +1082,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -993,12 +1104,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-     * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-     * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-     * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-     * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-     * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+     * api_keys are the keys of this page, in order.
+     * A page can have fewer keys than page_size, or none, and still a next_page_token:
+     * it ends early when it has examined its maximum number of keys
+     * (3,000; 2,000 if no index serves the request).
+     * That can happen with a search, with several filters together,
+     * or with a filter and another order than by create_time.
+     * A single filter by environment_id, owner_id, states or scope, within one project
+     * and in the order of create_time, fills its pages;
+     * so does a filter that at most 1,000 keys of a project match.
+     * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+     * and can end a page early while there are many keys of both.
      * </pre>
      *
      * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -1025,7 +1141,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object nextPageToken_ = "";
     /**
      * <pre>
-     * next_page_token is where the next page begins; empty: this was the last.
+     * next_page_token is where the next page begins. Empty: this is the last page.
      * </pre>
      *
      * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -1045,7 +1161,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_page_token is where the next page begins; empty: this was the last.
+     * next_page_token is where the next page begins. Empty: this is the last page.
      * </pre>
      *
      * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -1066,7 +1182,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_page_token is where the next page begins; empty: this was the last.
+     * next_page_token is where the next page begins. Empty: this is the last page.
      * </pre>
      *
      * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -1083,7 +1199,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_page_token is where the next page begins; empty: this was the last.
+     * next_page_token is where the next page begins. Empty: this is the last page.
      * </pre>
      *
      * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -1097,7 +1213,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_page_token is where the next page begins; empty: this was the last.
+     * next_page_token is where the next page begins. Empty: this is the last page.
      * </pre>
      *
      * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -1117,9 +1233,10 @@ private static final long serialVersionUID = 0L;
     private int totalSize_ ;
     /**
      * <pre>
-     * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set. The count stops once it
-     * has looked at 10,000 keys: 10,000 means that many or more. Where keys that do not fit are looked at too (see
-     * api_keys) it can stop at less, and then means at least so many.
+     * total_size is the number of matching keys on all pages; 0 unless show_total_size was set.
+     * The count stops after examining 10,000 keys: 10,000 means that many or more.
+     * If it also examines keys that do not match (see api_keys), it can stop at a smaller number,
+     * which then is a minimum.
      * </pre>
      *
      * <code>int32 total_size = 3 [json_name = "totalSize"];</code>
@@ -1131,9 +1248,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set. The count stops once it
-     * has looked at 10,000 keys: 10,000 means that many or more. Where keys that do not fit are looked at too (see
-     * api_keys) it can stop at less, and then means at least so many.
+     * total_size is the number of matching keys on all pages; 0 unless show_total_size was set.
+     * The count stops after examining 10,000 keys: 10,000 means that many or more.
+     * If it also examines keys that do not match (see api_keys), it can stop at a smaller number,
+     * which then is a minimum.
      * </pre>
      *
      * <code>int32 total_size = 3 [json_name = "totalSize"];</code>
@@ -1149,9 +1267,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set. The count stops once it
-     * has looked at 10,000 keys: 10,000 means that many or more. Where keys that do not fit are looked at too (see
-     * api_keys) it can stop at less, and then means at least so many.
+     * total_size is the number of matching keys on all pages; 0 unless show_total_size was set.
+     * The count stops after examining 10,000 keys: 10,000 means that many or more.
+     * If it also examines keys that do not match (see api_keys), it can stop at a smaller number,
+     * which then is a minimum.
      * </pre>
      *
      * <code>int32 total_size = 3 [json_name = "totalSize"];</code>

@@ -10,12 +10,17 @@ public interface ListResponseOrBuilder extends
 
   /**
    * <pre>
-   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+   * api_keys are the keys of this page, in order.
+   * A page can have fewer keys than page_size, or none, and still a next_page_token:
+   * it ends early when it has examined its maximum number of keys
+   * (3,000; 2,000 if no index serves the request).
+   * That can happen with a search, with several filters together,
+   * or with a filter and another order than by create_time.
+   * A single filter by environment_id, owner_id, states or scope, within one project
+   * and in the order of create_time, fills its pages;
+   * so does a filter that at most 1,000 keys of a project match.
+   * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+   * and can end a page early while there are many keys of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -24,12 +29,17 @@ public interface ListResponseOrBuilder extends
       getApiKeysList();
   /**
    * <pre>
-   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+   * api_keys are the keys of this page, in order.
+   * A page can have fewer keys than page_size, or none, and still a next_page_token:
+   * it ends early when it has examined its maximum number of keys
+   * (3,000; 2,000 if no index serves the request).
+   * That can happen with a search, with several filters together,
+   * or with a filter and another order than by create_time.
+   * A single filter by environment_id, owner_id, states or scope, within one project
+   * and in the order of create_time, fills its pages;
+   * so does a filter that at most 1,000 keys of a project match.
+   * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+   * and can end a page early while there are many keys of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -37,12 +47,17 @@ public interface ListResponseOrBuilder extends
   dev.tumbler.v1.ApiKey getApiKeys(int index);
   /**
    * <pre>
-   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+   * api_keys are the keys of this page, in order.
+   * A page can have fewer keys than page_size, or none, and still a next_page_token:
+   * it ends early when it has examined its maximum number of keys
+   * (3,000; 2,000 if no index serves the request).
+   * That can happen with a search, with several filters together,
+   * or with a filter and another order than by create_time.
+   * A single filter by environment_id, owner_id, states or scope, within one project
+   * and in the order of create_time, fills its pages;
+   * so does a filter that at most 1,000 keys of a project match.
+   * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+   * and can end a page early while there are many keys of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -50,12 +65,17 @@ public interface ListResponseOrBuilder extends
   int getApiKeysCount();
   /**
    * <pre>
-   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+   * api_keys are the keys of this page, in order.
+   * A page can have fewer keys than page_size, or none, and still a next_page_token:
+   * it ends early when it has examined its maximum number of keys
+   * (3,000; 2,000 if no index serves the request).
+   * That can happen with a search, with several filters together,
+   * or with a filter and another order than by create_time.
+   * A single filter by environment_id, owner_id, states or scope, within one project
+   * and in the order of create_time, fills its pages;
+   * so does a filter that at most 1,000 keys of a project match.
+   * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+   * and can end a page early while there are many keys of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -64,12 +84,17 @@ public interface ListResponseOrBuilder extends
       getApiKeysOrBuilderList();
   /**
    * <pre>
-   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+   * api_keys are the keys of this page, in order.
+   * A page can have fewer keys than page_size, or none, and still a next_page_token:
+   * it ends early when it has examined its maximum number of keys
+   * (3,000; 2,000 if no index serves the request).
+   * That can happen with a search, with several filters together,
+   * or with a filter and another order than by create_time.
+   * A single filter by environment_id, owner_id, states or scope, within one project
+   * and in the order of create_time, fills its pages;
+   * so does a filter that at most 1,000 keys of a project match.
+   * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+   * and can end a page early while there are many keys of both.
    * </pre>
    *
    * <code>repeated .tumbler.v1.ApiKey api_keys = 1 [json_name = "apiKeys"];</code>
@@ -79,7 +104,7 @@ public interface ListResponseOrBuilder extends
 
   /**
    * <pre>
-   * next_page_token is where the next page begins; empty: this was the last.
+   * next_page_token is where the next page begins. Empty: this is the last page.
    * </pre>
    *
    * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -88,7 +113,7 @@ public interface ListResponseOrBuilder extends
   java.lang.String getNextPageToken();
   /**
    * <pre>
-   * next_page_token is where the next page begins; empty: this was the last.
+   * next_page_token is where the next page begins. Empty: this is the last page.
    * </pre>
    *
    * <code>string next_page_token = 2 [json_name = "nextPageToken"];</code>
@@ -99,9 +124,10 @@ public interface ListResponseOrBuilder extends
 
   /**
    * <pre>
-   * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set. The count stops once it
-   * has looked at 10,000 keys: 10,000 means that many or more. Where keys that do not fit are looked at too (see
-   * api_keys) it can stop at less, and then means at least so many.
+   * total_size is the number of matching keys on all pages; 0 unless show_total_size was set.
+   * The count stops after examining 10,000 keys: 10,000 means that many or more.
+   * If it also examines keys that do not match (see api_keys), it can stop at a smaller number,
+   * which then is a minimum.
    * </pre>
    *
    * <code>int32 total_size = 3 [json_name = "totalSize"];</code>

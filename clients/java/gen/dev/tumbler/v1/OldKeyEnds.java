@@ -23,7 +23,8 @@ public enum OldKeyEnds
   OLD_KEY_ENDS_UNSPECIFIED(0),
   /**
    * <pre>
-   * OLD_KEY_ENDS_AT_GRACE_END: when its grace period is over, whether or not anybody has the successor by then.
+   * OLD_KEY_ENDS_AT_GRACE_END: the old key ends with its grace period,
+   * whether or not the successor is in use by then.
    * </pre>
    *
    * <code>OLD_KEY_ENDS_AT_GRACE_END = 1;</code>
@@ -31,17 +32,23 @@ public enum OldKeyEnds
   OLD_KEY_ENDS_AT_GRACE_END(1),
   /**
    * <pre>
-   * OLD_KEY_ENDS_ON_FIRST_USE: when the successor is first used, and at the latest when the grace period is over. So the
-   * old key works on where the answer with the new one was lost, or where the new one is not installed yet.
+   * OLD_KEY_ENDS_ON_FIRST_USE: the old key ends when its successor is first used,
+   * and at the latest when the grace period is over.
+   * So the old key still works if the response with the new key was lost,
+   * or if the new key is not installed yet.
    *
-   * A use is a Verify or BatchVerify by anybody that answers VALID, or a call of this service that the successor makes.
-   * The old key's end is written right after the first use, as a change of its own: within milliseconds as a rule, and
-   * later only while the database does not take changes. If that write is lost in a crash, the next use writes it. Where
-   * the successor is never used, or is revoked before, the old key ends with its grace period.
+   * A use is any Verify or BatchVerify that answers VALID for the successor,
+   * or a call of this service that the successor makes.
+   * The server writes the old key's end right after the first use, as a separate change:
+   * usually within milliseconds, and later only while the database accepts no changes.
+   * If a crash loses that write, the next use writes it.
+   * If the successor is never used, or is revoked before its first use,
+   * the old key ends with its grace period.
    *
-   * A successor that was lost before its first use can be rotated itself: the first use of the key that replaces it ends
-   * both, the lost one and the one before. A first use ends the nearest 16 keys of such a line; those before end with
-   * their grace periods.
+   * A successor that was lost before its first use can itself be rotated.
+   * The first use of the key that replaces it ends both: the lost key and the one before it.
+   * A first use ends the nearest 16 keys of such a line;
+   * the keys before them end with their grace periods.
    * </pre>
    *
    * <code>OLD_KEY_ENDS_ON_FIRST_USE = 2;</code>
@@ -60,7 +67,8 @@ public enum OldKeyEnds
   public static final int OLD_KEY_ENDS_UNSPECIFIED_VALUE = 0;
   /**
    * <pre>
-   * OLD_KEY_ENDS_AT_GRACE_END: when its grace period is over, whether or not anybody has the successor by then.
+   * OLD_KEY_ENDS_AT_GRACE_END: the old key ends with its grace period,
+   * whether or not the successor is in use by then.
    * </pre>
    *
    * <code>OLD_KEY_ENDS_AT_GRACE_END = 1;</code>
@@ -68,17 +76,23 @@ public enum OldKeyEnds
   public static final int OLD_KEY_ENDS_AT_GRACE_END_VALUE = 1;
   /**
    * <pre>
-   * OLD_KEY_ENDS_ON_FIRST_USE: when the successor is first used, and at the latest when the grace period is over. So the
-   * old key works on where the answer with the new one was lost, or where the new one is not installed yet.
+   * OLD_KEY_ENDS_ON_FIRST_USE: the old key ends when its successor is first used,
+   * and at the latest when the grace period is over.
+   * So the old key still works if the response with the new key was lost,
+   * or if the new key is not installed yet.
    *
-   * A use is a Verify or BatchVerify by anybody that answers VALID, or a call of this service that the successor makes.
-   * The old key's end is written right after the first use, as a change of its own: within milliseconds as a rule, and
-   * later only while the database does not take changes. If that write is lost in a crash, the next use writes it. Where
-   * the successor is never used, or is revoked before, the old key ends with its grace period.
+   * A use is any Verify or BatchVerify that answers VALID for the successor,
+   * or a call of this service that the successor makes.
+   * The server writes the old key's end right after the first use, as a separate change:
+   * usually within milliseconds, and later only while the database accepts no changes.
+   * If a crash loses that write, the next use writes it.
+   * If the successor is never used, or is revoked before its first use,
+   * the old key ends with its grace period.
    *
-   * A successor that was lost before its first use can be rotated itself: the first use of the key that replaces it ends
-   * both, the lost one and the one before. A first use ends the nearest 16 keys of such a line; those before end with
-   * their grace periods.
+   * A successor that was lost before its first use can itself be rotated.
+   * The first use of the key that replaces it ends both: the lost key and the one before it.
+   * A first use ends the nearest 16 keys of such a line;
+   * the keys before them end with their grace periods.
    * </pre>
    *
    * <code>OLD_KEY_ENDS_ON_FIRST_USE = 2;</code>

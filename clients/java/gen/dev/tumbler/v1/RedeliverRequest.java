@@ -49,7 +49,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object deliveryId_ = "";
   /**
    * <pre>
-   * delivery_id is required; see WebhookDelivery.id.
+   * Required. delivery_id names the delivery; see WebhookDelivery.id.
    * </pre>
    *
    * <code>string delivery_id = 1 [json_name = "deliveryId"];</code>
@@ -70,7 +70,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * delivery_id is required; see WebhookDelivery.id.
+   * Required. delivery_id names the delivery; see WebhookDelivery.id.
    * </pre>
    *
    * <code>string delivery_id = 1 [json_name = "deliveryId"];</code>
@@ -424,7 +424,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object deliveryId_ = "";
     /**
      * <pre>
-     * delivery_id is required; see WebhookDelivery.id.
+     * Required. delivery_id names the delivery; see WebhookDelivery.id.
      * </pre>
      *
      * <code>string delivery_id = 1 [json_name = "deliveryId"];</code>
@@ -444,7 +444,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * delivery_id is required; see WebhookDelivery.id.
+     * Required. delivery_id names the delivery; see WebhookDelivery.id.
      * </pre>
      *
      * <code>string delivery_id = 1 [json_name = "deliveryId"];</code>
@@ -465,7 +465,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * delivery_id is required; see WebhookDelivery.id.
+     * Required. delivery_id names the delivery; see WebhookDelivery.id.
      * </pre>
      *
      * <code>string delivery_id = 1 [json_name = "deliveryId"];</code>
@@ -482,7 +482,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * delivery_id is required; see WebhookDelivery.id.
+     * Required. delivery_id names the delivery; see WebhookDelivery.id.
      * </pre>
      *
      * <code>string delivery_id = 1 [json_name = "deliveryId"];</code>
@@ -496,7 +496,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * delivery_id is required; see WebhookDelivery.id.
+     * Required. delivery_id names the delivery; see WebhookDelivery.id.
      * </pre>
      *
      * <code>string delivery_id = 1 [json_name = "deliveryId"];</code>

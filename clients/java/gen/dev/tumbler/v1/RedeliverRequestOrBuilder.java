@@ -10,7 +10,7 @@ public interface RedeliverRequestOrBuilder extends
 
   /**
    * <pre>
-   * delivery_id is required; see WebhookDelivery.id.
+   * Required. delivery_id names the delivery; see WebhookDelivery.id.
    * </pre>
    *
    * <code>string delivery_id = 1 [json_name = "deliveryId"];</code>
@@ -19,7 +19,7 @@ public interface RedeliverRequestOrBuilder extends
   java.lang.String getDeliveryId();
   /**
    * <pre>
-   * delivery_id is required; see WebhookDelivery.id.
+   * Required. delivery_id names the delivery; see WebhookDelivery.id.
    * </pre>
    *
    * <code>string delivery_id = 1 [json_name = "deliveryId"];</code>

@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * RedeliverResponse carries the delivery as it became.
+ * RedeliverResponse carries the updated delivery.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.RedeliverResponse}
@@ -246,7 +246,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * RedeliverResponse carries the delivery as it became.
+   * RedeliverResponse carries the updated delivery.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.RedeliverResponse}

@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * RevokeReason says why a key was revoked. It changes nothing but the record.
+ * RevokeReason says why a key was revoked. It only affects the record.
  * </pre>
  *
  * Protobuf enum {@code tumbler.v1.RevokeReason}
@@ -15,7 +15,7 @@ public enum RevokeReason
     implements com.google.protobuf.ProtocolMessageEnum {
   /**
    * <pre>
-   * REVOKE_REASON_UNSPECIFIED: no reason was given.
+   * REVOKE_REASON_UNSPECIFIED: the caller gave no reason.
    * </pre>
    *
    * <code>REVOKE_REASON_UNSPECIFIED = 0;</code>
@@ -23,7 +23,7 @@ public enum RevokeReason
   REVOKE_REASON_UNSPECIFIED(0),
   /**
    * <pre>
-   * REVOKE_REASON_COMPROMISED: the secret may be known to somebody else.
+   * REVOKE_REASON_COMPROMISED: the secret may have leaked.
    * </pre>
    *
    * <code>REVOKE_REASON_COMPROMISED = 1;</code>
@@ -31,7 +31,7 @@ public enum RevokeReason
   REVOKE_REASON_COMPROMISED(1),
   /**
    * <pre>
-   * REVOKE_REASON_SUPERSEDED: another key has taken its place.
+   * REVOKE_REASON_SUPERSEDED: another key replaced this one.
    * </pre>
    *
    * <code>REVOKE_REASON_SUPERSEDED = 2;</code>
@@ -47,7 +47,7 @@ public enum RevokeReason
   REVOKE_REASON_OWNER_LEFT(3),
   /**
    * <pre>
-   * REVOKE_REASON_UNUSED: nobody needs it any more.
+   * REVOKE_REASON_UNUSED: the key is no longer needed.
    * </pre>
    *
    * <code>REVOKE_REASON_UNUSED = 4;</code>
@@ -66,7 +66,7 @@ public enum RevokeReason
 
   /**
    * <pre>
-   * REVOKE_REASON_UNSPECIFIED: no reason was given.
+   * REVOKE_REASON_UNSPECIFIED: the caller gave no reason.
    * </pre>
    *
    * <code>REVOKE_REASON_UNSPECIFIED = 0;</code>
@@ -74,7 +74,7 @@ public enum RevokeReason
   public static final int REVOKE_REASON_UNSPECIFIED_VALUE = 0;
   /**
    * <pre>
-   * REVOKE_REASON_COMPROMISED: the secret may be known to somebody else.
+   * REVOKE_REASON_COMPROMISED: the secret may have leaked.
    * </pre>
    *
    * <code>REVOKE_REASON_COMPROMISED = 1;</code>
@@ -82,7 +82,7 @@ public enum RevokeReason
   public static final int REVOKE_REASON_COMPROMISED_VALUE = 1;
   /**
    * <pre>
-   * REVOKE_REASON_SUPERSEDED: another key has taken its place.
+   * REVOKE_REASON_SUPERSEDED: another key replaced this one.
    * </pre>
    *
    * <code>REVOKE_REASON_SUPERSEDED = 2;</code>
@@ -98,7 +98,7 @@ public enum RevokeReason
   public static final int REVOKE_REASON_OWNER_LEFT_VALUE = 3;
   /**
    * <pre>
-   * REVOKE_REASON_UNUSED: nobody needs it any more.
+   * REVOKE_REASON_UNUSED: the key is no longer needed.
    * </pre>
    *
    * <code>REVOKE_REASON_UNUSED = 4;</code>

@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * RevokeRequest says which key, and why.
+ * RevokeRequest names the key to revoke, and the reason.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.RevokeRequest}
@@ -51,7 +51,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object keyId_ = "";
   /**
    * <pre>
-   * key_id is required; see ApiKey.id.
+   * Required. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -72,7 +72,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * key_id is required; see ApiKey.id.
+   * Required. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -97,7 +97,7 @@ private static final long serialVersionUID = 0L;
   private int reason_ = 0;
   /**
    * <pre>
-   * reason is kept for the record.
+   * Optional. reason is kept in the record.
    * </pre>
    *
    * <code>.tumbler.v1.RevokeReason reason = 2 [json_name = "reason"];</code>
@@ -108,7 +108,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * reason is kept for the record.
+   * Optional. reason is kept in the record.
    * </pre>
    *
    * <code>.tumbler.v1.RevokeReason reason = 2 [json_name = "reason"];</code>
@@ -124,7 +124,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object comment_ = "";
   /**
    * <pre>
-   * comment is kept for the record, at most 1,024 characters. Never put a secret here.
+   * Optional. comment is kept in the record: at most 1,024 characters. Never put a secret here.
    * </pre>
    *
    * <code>string comment = 3 [json_name = "comment"];</code>
@@ -145,7 +145,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * comment is kept for the record, at most 1,024 characters. Never put a secret here.
+   * Optional. comment is kept in the record: at most 1,024 characters. Never put a secret here.
    * </pre>
    *
    * <code>string comment = 3 [json_name = "comment"];</code>
@@ -344,7 +344,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * RevokeRequest says which key, and why.
+   * RevokeRequest names the key to revoke, and the reason.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.RevokeRequest}
@@ -545,7 +545,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object keyId_ = "";
     /**
      * <pre>
-     * key_id is required; see ApiKey.id.
+     * Required. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -565,7 +565,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is required; see ApiKey.id.
+     * Required. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -586,7 +586,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is required; see ApiKey.id.
+     * Required. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -603,7 +603,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is required; see ApiKey.id.
+     * Required. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -617,7 +617,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is required; see ApiKey.id.
+     * Required. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -637,7 +637,7 @@ private static final long serialVersionUID = 0L;
     private int reason_ = 0;
     /**
      * <pre>
-     * reason is kept for the record.
+     * Optional. reason is kept in the record.
      * </pre>
      *
      * <code>.tumbler.v1.RevokeReason reason = 2 [json_name = "reason"];</code>
@@ -648,7 +648,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * reason is kept for the record.
+     * Optional. reason is kept in the record.
      * </pre>
      *
      * <code>.tumbler.v1.RevokeReason reason = 2 [json_name = "reason"];</code>
@@ -663,7 +663,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * reason is kept for the record.
+     * Optional. reason is kept in the record.
      * </pre>
      *
      * <code>.tumbler.v1.RevokeReason reason = 2 [json_name = "reason"];</code>
@@ -676,7 +676,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * reason is kept for the record.
+     * Optional. reason is kept in the record.
      * </pre>
      *
      * <code>.tumbler.v1.RevokeReason reason = 2 [json_name = "reason"];</code>
@@ -694,7 +694,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * reason is kept for the record.
+     * Optional. reason is kept in the record.
      * </pre>
      *
      * <code>.tumbler.v1.RevokeReason reason = 2 [json_name = "reason"];</code>
@@ -710,7 +710,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object comment_ = "";
     /**
      * <pre>
-     * comment is kept for the record, at most 1,024 characters. Never put a secret here.
+     * Optional. comment is kept in the record: at most 1,024 characters. Never put a secret here.
      * </pre>
      *
      * <code>string comment = 3 [json_name = "comment"];</code>
@@ -730,7 +730,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * comment is kept for the record, at most 1,024 characters. Never put a secret here.
+     * Optional. comment is kept in the record: at most 1,024 characters. Never put a secret here.
      * </pre>
      *
      * <code>string comment = 3 [json_name = "comment"];</code>
@@ -751,7 +751,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * comment is kept for the record, at most 1,024 characters. Never put a secret here.
+     * Optional. comment is kept in the record: at most 1,024 characters. Never put a secret here.
      * </pre>
      *
      * <code>string comment = 3 [json_name = "comment"];</code>
@@ -768,7 +768,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * comment is kept for the record, at most 1,024 characters. Never put a secret here.
+     * Optional. comment is kept in the record: at most 1,024 characters. Never put a secret here.
      * </pre>
      *
      * <code>string comment = 3 [json_name = "comment"];</code>
@@ -782,7 +782,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * comment is kept for the record, at most 1,024 characters. Never put a secret here.
+     * Optional. comment is kept in the record: at most 1,024 characters. Never put a secret here.
      * </pre>
      *
      * <code>string comment = 3 [json_name = "comment"];</code>

@@ -10,7 +10,7 @@ public interface RevokeRequestOrBuilder extends
 
   /**
    * <pre>
-   * key_id is required; see ApiKey.id.
+   * Required. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -19,7 +19,7 @@ public interface RevokeRequestOrBuilder extends
   java.lang.String getKeyId();
   /**
    * <pre>
-   * key_id is required; see ApiKey.id.
+   * Required. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -30,7 +30,7 @@ public interface RevokeRequestOrBuilder extends
 
   /**
    * <pre>
-   * reason is kept for the record.
+   * Optional. reason is kept in the record.
    * </pre>
    *
    * <code>.tumbler.v1.RevokeReason reason = 2 [json_name = "reason"];</code>
@@ -39,7 +39,7 @@ public interface RevokeRequestOrBuilder extends
   int getReasonValue();
   /**
    * <pre>
-   * reason is kept for the record.
+   * Optional. reason is kept in the record.
    * </pre>
    *
    * <code>.tumbler.v1.RevokeReason reason = 2 [json_name = "reason"];</code>
@@ -49,7 +49,7 @@ public interface RevokeRequestOrBuilder extends
 
   /**
    * <pre>
-   * comment is kept for the record, at most 1,024 characters. Never put a secret here.
+   * Optional. comment is kept in the record: at most 1,024 characters. Never put a secret here.
    * </pre>
    *
    * <code>string comment = 3 [json_name = "comment"];</code>
@@ -58,7 +58,7 @@ public interface RevokeRequestOrBuilder extends
   java.lang.String getComment();
   /**
    * <pre>
-   * comment is kept for the record, at most 1,024 characters. Never put a secret here.
+   * Optional. comment is kept in the record: at most 1,024 characters. Never put a secret here.
    * </pre>
    *
    * <code>string comment = 3 [json_name = "comment"];</code>

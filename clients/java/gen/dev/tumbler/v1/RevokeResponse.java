@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * RevokeResponse carries the key as it became.
+ * RevokeResponse carries the revoked key.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.RevokeResponse}
@@ -88,7 +88,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object consistencyToken_ = "";
   /**
    * <pre>
-   * consistency_token names the revision of the key's last change; see Consistency.at_least_as_fresh.
+   * consistency_token names the revision of the key's last change;
+   * see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -109,7 +110,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * consistency_token names the revision of the key's last change; see Consistency.at_least_as_fresh.
+   * consistency_token names the revision of the key's last change;
+   * see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -304,7 +306,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * RevokeResponse carries the key as it became.
+   * RevokeResponse carries the revoked key.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.RevokeResponse}
@@ -665,7 +667,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object consistencyToken_ = "";
     /**
      * <pre>
-     * consistency_token names the revision of the key's last change; see Consistency.at_least_as_fresh.
+     * consistency_token names the revision of the key's last change;
+     * see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -685,7 +688,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the key's last change; see Consistency.at_least_as_fresh.
+     * consistency_token names the revision of the key's last change;
+     * see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -706,7 +710,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the key's last change; see Consistency.at_least_as_fresh.
+     * consistency_token names the revision of the key's last change;
+     * see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -723,7 +728,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the key's last change; see Consistency.at_least_as_fresh.
+     * consistency_token names the revision of the key's last change;
+     * see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -737,7 +743,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the key's last change; see Consistency.at_least_as_fresh.
+     * consistency_token names the revision of the key's last change;
+     * see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>

@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * RotateRequest says which key to replace, and how long both shall work.
+ * RotateRequest names the key to replace, and when it ends.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.RotateRequest}
@@ -94,7 +94,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object keyId_ = "";
   /**
    * <pre>
-   * key_id is required; see ApiKey.id.
+   * Required. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -115,7 +115,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * key_id is required; see ApiKey.id.
+   * Required. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -140,9 +140,11 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.Duration gracePeriod_;
   /**
    * <pre>
-   * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-   * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-   * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+   * Optional. grace_period is how long the old key keeps working.
+   * Unset: 1 hour. 0: the old key ends at once.
+   * At most 30 days, and never past the old key's own expire_time.
+   * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+   * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -154,9 +156,11 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-   * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-   * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+   * Optional. grace_period is how long the old key keeps working.
+   * Unset: 1 hour. 0: the old key ends at once.
+   * At most 30 days, and never past the old key's own expire_time.
+   * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+   * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -168,9 +172,11 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-   * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-   * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+   * Optional. grace_period is how long the old key keeps working.
+   * Unset: 1 hour. 0: the old key ends at once.
+   * At most 30 days, and never past the old key's own expire_time.
+   * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+   * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -183,7 +189,8 @@ private static final long serialVersionUID = 0L;
   public static final int EXPIRE_TIME_FIELD_NUMBER = 3;
   /**
    * <pre>
-   * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+   * Optional. expire_time is the first instant at which the new key is not accepted.
+   * It must be in the future.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 3 [json_name = "expireTime"];</code>
@@ -195,7 +202,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+   * Optional. expire_time is the first instant at which the new key is not accepted.
+   * It must be in the future.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 3 [json_name = "expireTime"];</code>
@@ -210,7 +218,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+   * Optional. expire_time is the first instant at which the new key is not accepted.
+   * It must be in the future.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 3 [json_name = "expireTime"];</code>
@@ -226,7 +235,8 @@ private static final long serialVersionUID = 0L;
   public static final int TTL_FIELD_NUMBER = 4;
   /**
    * <pre>
-   * ttl is the same, counted from now: more than zero, at most 36,500 days.
+   * Optional. ttl is the new key's lifetime, counted from now:
+   * more than zero, at most 36,500 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration ttl = 4 [json_name = "ttl"];</code>
@@ -238,7 +248,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * ttl is the same, counted from now: more than zero, at most 36,500 days.
+   * Optional. ttl is the new key's lifetime, counted from now:
+   * more than zero, at most 36,500 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration ttl = 4 [json_name = "ttl"];</code>
@@ -253,7 +264,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * ttl is the same, counted from now: more than zero, at most 36,500 days.
+   * Optional. ttl is the new key's lifetime, counted from now:
+   * more than zero, at most 36,500 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration ttl = 4 [json_name = "ttl"];</code>
@@ -271,7 +283,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object requestId_ = "";
   /**
    * <pre>
-   * request_id makes the call safe to repeat; see CreateRequest.request_id.
+   * Optional. request_id is an idempotency key; see CreateRequest.request_id.
    * </pre>
    *
    * <code>string request_id = 5 [json_name = "requestId"];</code>
@@ -292,7 +304,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * request_id makes the call safe to repeat; see CreateRequest.request_id.
+   * Optional. request_id is an idempotency key; see CreateRequest.request_id.
    * </pre>
    *
    * <code>string request_id = 5 [json_name = "requestId"];</code>
@@ -317,7 +329,7 @@ private static final long serialVersionUID = 0L;
   private int oldKeyEnds_ = 0;
   /**
    * <pre>
-   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
    * </pre>
    *
    * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
@@ -328,7 +340,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
    * </pre>
    *
    * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
@@ -572,7 +584,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * RotateRequest says which key to replace, and how long both shall work.
+   * RotateRequest names the key to replace, and when it ends.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.RotateRequest}
@@ -866,7 +878,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object keyId_ = "";
     /**
      * <pre>
-     * key_id is required; see ApiKey.id.
+     * Required. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -886,7 +898,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is required; see ApiKey.id.
+     * Required. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -907,7 +919,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is required; see ApiKey.id.
+     * Required. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -924,7 +936,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is required; see ApiKey.id.
+     * Required. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -938,7 +950,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id is required; see ApiKey.id.
+     * Required. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -960,9 +972,11 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Duration, com.google.protobuf.Duration.Builder, com.google.protobuf.DurationOrBuilder> gracePeriodBuilder_;
     /**
      * <pre>
-     * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+     * Optional. grace_period is how long the old key keeps working.
+     * Unset: 1 hour. 0: the old key ends at once.
+     * At most 30 days, and never past the old key's own expire_time.
+     * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+     * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -973,9 +987,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+     * Optional. grace_period is how long the old key keeps working.
+     * Unset: 1 hour. 0: the old key ends at once.
+     * At most 30 days, and never past the old key's own expire_time.
+     * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+     * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -990,9 +1006,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+     * Optional. grace_period is how long the old key keeps working.
+     * Unset: 1 hour. 0: the old key ends at once.
+     * At most 30 days, and never past the old key's own expire_time.
+     * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+     * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -1012,9 +1030,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+     * Optional. grace_period is how long the old key keeps working.
+     * Unset: 1 hour. 0: the old key ends at once.
+     * At most 30 days, and never past the old key's own expire_time.
+     * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+     * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -1032,9 +1052,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+     * Optional. grace_period is how long the old key keeps working.
+     * Unset: 1 hour. 0: the old key ends at once.
+     * At most 30 days, and never past the old key's own expire_time.
+     * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+     * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -1059,9 +1081,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+     * Optional. grace_period is how long the old key keeps working.
+     * Unset: 1 hour. 0: the old key ends at once.
+     * At most 30 days, and never past the old key's own expire_time.
+     * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+     * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -1078,9 +1102,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+     * Optional. grace_period is how long the old key keeps working.
+     * Unset: 1 hour. 0: the old key ends at once.
+     * At most 30 days, and never past the old key's own expire_time.
+     * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+     * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -1092,9 +1118,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+     * Optional. grace_period is how long the old key keeps working.
+     * Unset: 1 hour. 0: the old key ends at once.
+     * At most 30 days, and never past the old key's own expire_time.
+     * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+     * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -1109,9 +1137,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-     * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-     * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+     * Optional. grace_period is how long the old key keeps working.
+     * Unset: 1 hour. 0: the old key ends at once.
+     * At most 30 days, and never past the old key's own expire_time.
+     * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+     * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -1134,7 +1164,8 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> expireTimeBuilder_;
     /**
      * <pre>
-     * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+     * Optional. expire_time is the first instant at which the new key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 3 [json_name = "expireTime"];</code>
@@ -1146,7 +1177,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+     * Optional. expire_time is the first instant at which the new key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 3 [json_name = "expireTime"];</code>
@@ -1168,7 +1200,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+     * Optional. expire_time is the first instant at which the new key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 3 [json_name = "expireTime"];</code>
@@ -1188,7 +1221,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+     * Optional. expire_time is the first instant at which the new key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 3 [json_name = "expireTime"];</code>
@@ -1206,7 +1240,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+     * Optional. expire_time is the first instant at which the new key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 3 [json_name = "expireTime"];</code>
@@ -1233,7 +1268,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+     * Optional. expire_time is the first instant at which the new key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 3 [json_name = "expireTime"];</code>
@@ -1256,7 +1292,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+     * Optional. expire_time is the first instant at which the new key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 3 [json_name = "expireTime"];</code>
@@ -1266,7 +1303,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+     * Optional. expire_time is the first instant at which the new key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 3 [json_name = "expireTime"];</code>
@@ -1284,7 +1322,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+     * Optional. expire_time is the first instant at which the new key is not accepted.
+     * It must be in the future.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 3 [json_name = "expireTime"];</code>
@@ -1312,7 +1351,8 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Duration, com.google.protobuf.Duration.Builder, com.google.protobuf.DurationOrBuilder> ttlBuilder_;
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the new key's lifetime, counted from now:
+     * more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 4 [json_name = "ttl"];</code>
@@ -1324,7 +1364,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the new key's lifetime, counted from now:
+     * more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 4 [json_name = "ttl"];</code>
@@ -1346,7 +1387,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the new key's lifetime, counted from now:
+     * more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 4 [json_name = "ttl"];</code>
@@ -1366,7 +1408,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the new key's lifetime, counted from now:
+     * more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 4 [json_name = "ttl"];</code>
@@ -1384,7 +1427,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the new key's lifetime, counted from now:
+     * more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 4 [json_name = "ttl"];</code>
@@ -1411,7 +1455,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the new key's lifetime, counted from now:
+     * more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 4 [json_name = "ttl"];</code>
@@ -1434,7 +1479,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the new key's lifetime, counted from now:
+     * more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 4 [json_name = "ttl"];</code>
@@ -1444,7 +1490,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the new key's lifetime, counted from now:
+     * more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 4 [json_name = "ttl"];</code>
@@ -1462,7 +1509,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the new key's lifetime, counted from now:
+     * more than zero, at most 36,500 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration ttl = 4 [json_name = "ttl"];</code>
@@ -1489,7 +1537,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object requestId_ = "";
     /**
      * <pre>
-     * request_id makes the call safe to repeat; see CreateRequest.request_id.
+     * Optional. request_id is an idempotency key; see CreateRequest.request_id.
      * </pre>
      *
      * <code>string request_id = 5 [json_name = "requestId"];</code>
@@ -1509,7 +1557,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * request_id makes the call safe to repeat; see CreateRequest.request_id.
+     * Optional. request_id is an idempotency key; see CreateRequest.request_id.
      * </pre>
      *
      * <code>string request_id = 5 [json_name = "requestId"];</code>
@@ -1530,7 +1578,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * request_id makes the call safe to repeat; see CreateRequest.request_id.
+     * Optional. request_id is an idempotency key; see CreateRequest.request_id.
      * </pre>
      *
      * <code>string request_id = 5 [json_name = "requestId"];</code>
@@ -1547,7 +1595,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * request_id makes the call safe to repeat; see CreateRequest.request_id.
+     * Optional. request_id is an idempotency key; see CreateRequest.request_id.
      * </pre>
      *
      * <code>string request_id = 5 [json_name = "requestId"];</code>
@@ -1561,7 +1609,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * request_id makes the call safe to repeat; see CreateRequest.request_id.
+     * Optional. request_id is an idempotency key; see CreateRequest.request_id.
      * </pre>
      *
      * <code>string request_id = 5 [json_name = "requestId"];</code>
@@ -1581,7 +1629,7 @@ private static final long serialVersionUID = 0L;
     private int oldKeyEnds_ = 0;
     /**
      * <pre>
-     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
      * </pre>
      *
      * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
@@ -1592,7 +1640,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
      * </pre>
      *
      * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
@@ -1607,7 +1655,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
      * </pre>
      *
      * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
@@ -1620,7 +1668,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
      * </pre>
      *
      * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
@@ -1638,7 +1686,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+     * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
      * </pre>
      *
      * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>

@@ -10,7 +10,7 @@ public interface RotateRequestOrBuilder extends
 
   /**
    * <pre>
-   * key_id is required; see ApiKey.id.
+   * Required. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -19,7 +19,7 @@ public interface RotateRequestOrBuilder extends
   java.lang.String getKeyId();
   /**
    * <pre>
-   * key_id is required; see ApiKey.id.
+   * Required. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -30,9 +30,11 @@ public interface RotateRequestOrBuilder extends
 
   /**
    * <pre>
-   * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-   * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-   * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+   * Optional. grace_period is how long the old key keeps working.
+   * Unset: 1 hour. 0: the old key ends at once.
+   * At most 30 days, and never past the old key's own expire_time.
+   * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+   * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -41,9 +43,11 @@ public interface RotateRequestOrBuilder extends
   boolean hasGracePeriod();
   /**
    * <pre>
-   * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-   * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-   * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+   * Optional. grace_period is how long the old key keeps working.
+   * Unset: 1 hour. 0: the old key ends at once.
+   * At most 30 days, and never past the old key's own expire_time.
+   * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+   * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -52,9 +56,11 @@ public interface RotateRequestOrBuilder extends
   com.google.protobuf.Duration getGracePeriod();
   /**
    * <pre>
-   * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-   * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-   * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+   * Optional. grace_period is how long the old key keeps working.
+   * Unset: 1 hour. 0: the old key ends at once.
+   * At most 30 days, and never past the old key's own expire_time.
+   * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+   * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 2 [json_name = "gracePeriod"];</code>
@@ -63,7 +69,8 @@ public interface RotateRequestOrBuilder extends
 
   /**
    * <pre>
-   * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+   * Optional. expire_time is the first instant at which the new key is not accepted.
+   * It must be in the future.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 3 [json_name = "expireTime"];</code>
@@ -72,7 +79,8 @@ public interface RotateRequestOrBuilder extends
   boolean hasExpireTime();
   /**
    * <pre>
-   * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+   * Optional. expire_time is the first instant at which the new key is not accepted.
+   * It must be in the future.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 3 [json_name = "expireTime"];</code>
@@ -81,7 +89,8 @@ public interface RotateRequestOrBuilder extends
   com.google.protobuf.Timestamp getExpireTime();
   /**
    * <pre>
-   * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+   * Optional. expire_time is the first instant at which the new key is not accepted.
+   * It must be in the future.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 3 [json_name = "expireTime"];</code>
@@ -90,7 +99,8 @@ public interface RotateRequestOrBuilder extends
 
   /**
    * <pre>
-   * ttl is the same, counted from now: more than zero, at most 36,500 days.
+   * Optional. ttl is the new key's lifetime, counted from now:
+   * more than zero, at most 36,500 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration ttl = 4 [json_name = "ttl"];</code>
@@ -99,7 +109,8 @@ public interface RotateRequestOrBuilder extends
   boolean hasTtl();
   /**
    * <pre>
-   * ttl is the same, counted from now: more than zero, at most 36,500 days.
+   * Optional. ttl is the new key's lifetime, counted from now:
+   * more than zero, at most 36,500 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration ttl = 4 [json_name = "ttl"];</code>
@@ -108,7 +119,8 @@ public interface RotateRequestOrBuilder extends
   com.google.protobuf.Duration getTtl();
   /**
    * <pre>
-   * ttl is the same, counted from now: more than zero, at most 36,500 days.
+   * Optional. ttl is the new key's lifetime, counted from now:
+   * more than zero, at most 36,500 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration ttl = 4 [json_name = "ttl"];</code>
@@ -117,7 +129,7 @@ public interface RotateRequestOrBuilder extends
 
   /**
    * <pre>
-   * request_id makes the call safe to repeat; see CreateRequest.request_id.
+   * Optional. request_id is an idempotency key; see CreateRequest.request_id.
    * </pre>
    *
    * <code>string request_id = 5 [json_name = "requestId"];</code>
@@ -126,7 +138,7 @@ public interface RotateRequestOrBuilder extends
   java.lang.String getRequestId();
   /**
    * <pre>
-   * request_id makes the call safe to repeat; see CreateRequest.request_id.
+   * Optional. request_id is an idempotency key; see CreateRequest.request_id.
    * </pre>
    *
    * <code>string request_id = 5 [json_name = "requestId"];</code>
@@ -137,7 +149,7 @@ public interface RotateRequestOrBuilder extends
 
   /**
    * <pre>
-   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
    * </pre>
    *
    * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>
@@ -146,7 +158,7 @@ public interface RotateRequestOrBuilder extends
   int getOldKeyEndsValue();
   /**
    * <pre>
-   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
    * </pre>
    *
    * <code>.tumbler.v1.OldKeyEnds old_key_ends = 6 [json_name = "oldKeyEnds"];</code>

@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * RotateResponse shows the new key, this once.
+ * RotateResponse carries the new key's text, this once.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.RotateResponse}
@@ -50,7 +50,7 @@ private static final long serialVersionUID = 0L;
   private dev.tumbler.v1.ApiKey apiKey_;
   /**
    * <pre>
-   * api_key is the new key.
+   * api_key is the new key's record.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -62,7 +62,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * api_key is the new key.
+   * api_key is the new key's record.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -74,7 +74,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * api_key is the new key.
+   * api_key is the new key's record.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -88,7 +88,7 @@ private static final long serialVersionUID = 0L;
   private dev.tumbler.v1.ApiKey oldApiKey_;
   /**
    * <pre>
-   * old_api_key is the key that was replaced, with its grace_expire_time.
+   * old_api_key is the replaced key's record, with its grace_expire_time.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey old_api_key = 2 [json_name = "oldApiKey"];</code>
@@ -100,7 +100,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * old_api_key is the key that was replaced, with its grace_expire_time.
+   * old_api_key is the replaced key's record, with its grace_expire_time.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey old_api_key = 2 [json_name = "oldApiKey"];</code>
@@ -112,7 +112,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * old_api_key is the key that was replaced, with its grace_expire_time.
+   * old_api_key is the replaced key's record, with its grace_expire_time.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey old_api_key = 2 [json_name = "oldApiKey"];</code>
@@ -127,7 +127,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object key_ = "";
   /**
    * <pre>
-   * key is the new key's whole text. It is stored nowhere and cannot be shown again.
+   * key is the new key's whole text. The server does not store it and cannot return it again.
    * </pre>
    *
    * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -148,7 +148,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * key is the new key's whole text. It is stored nowhere and cannot be shown again.
+   * key is the new key's whole text. The server does not store it and cannot return it again.
    * </pre>
    *
    * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -174,7 +174,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object consistencyToken_ = "";
   /**
    * <pre>
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 4 [json_name = "consistencyToken"];</code>
@@ -195,7 +195,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 4 [json_name = "consistencyToken"];</code>
@@ -220,7 +220,8 @@ private static final long serialVersionUID = 0L;
   private boolean secretOmitted_ = false;
   /**
    * <pre>
-   * secret_omitted is set where request_id was seen before: key is then empty, since no secret is ever stored.
+   * secret_omitted is set if this is a replay of an earlier request_id.
+   * key is then empty, because the server stores no secret.
    * </pre>
    *
    * <code>bool secret_omitted = 5 [json_name = "secretOmitted"];</code>
@@ -443,7 +444,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * RotateResponse shows the new key, this once.
+   * RotateResponse carries the new key's text, this once.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.RotateResponse}
@@ -697,7 +698,7 @@ private static final long serialVersionUID = 0L;
         dev.tumbler.v1.ApiKey, dev.tumbler.v1.ApiKey.Builder, dev.tumbler.v1.ApiKeyOrBuilder> apiKeyBuilder_;
     /**
      * <pre>
-     * api_key is the new key.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -708,7 +709,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is the new key.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -723,7 +724,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is the new key.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -743,7 +744,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is the new key.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -761,7 +762,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is the new key.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -786,7 +787,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is the new key.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -803,7 +804,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is the new key.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -815,7 +816,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is the new key.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -830,7 +831,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key is the new key.
+     * api_key is the new key's record.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -854,7 +855,7 @@ private static final long serialVersionUID = 0L;
         dev.tumbler.v1.ApiKey, dev.tumbler.v1.ApiKey.Builder, dev.tumbler.v1.ApiKeyOrBuilder> oldApiKeyBuilder_;
     /**
      * <pre>
-     * old_api_key is the key that was replaced, with its grace_expire_time.
+     * old_api_key is the replaced key's record, with its grace_expire_time.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey old_api_key = 2 [json_name = "oldApiKey"];</code>
@@ -865,7 +866,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_api_key is the key that was replaced, with its grace_expire_time.
+     * old_api_key is the replaced key's record, with its grace_expire_time.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey old_api_key = 2 [json_name = "oldApiKey"];</code>
@@ -880,7 +881,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_api_key is the key that was replaced, with its grace_expire_time.
+     * old_api_key is the replaced key's record, with its grace_expire_time.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey old_api_key = 2 [json_name = "oldApiKey"];</code>
@@ -900,7 +901,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_api_key is the key that was replaced, with its grace_expire_time.
+     * old_api_key is the replaced key's record, with its grace_expire_time.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey old_api_key = 2 [json_name = "oldApiKey"];</code>
@@ -918,7 +919,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_api_key is the key that was replaced, with its grace_expire_time.
+     * old_api_key is the replaced key's record, with its grace_expire_time.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey old_api_key = 2 [json_name = "oldApiKey"];</code>
@@ -943,7 +944,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_api_key is the key that was replaced, with its grace_expire_time.
+     * old_api_key is the replaced key's record, with its grace_expire_time.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey old_api_key = 2 [json_name = "oldApiKey"];</code>
@@ -960,7 +961,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_api_key is the key that was replaced, with its grace_expire_time.
+     * old_api_key is the replaced key's record, with its grace_expire_time.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey old_api_key = 2 [json_name = "oldApiKey"];</code>
@@ -972,7 +973,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_api_key is the key that was replaced, with its grace_expire_time.
+     * old_api_key is the replaced key's record, with its grace_expire_time.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey old_api_key = 2 [json_name = "oldApiKey"];</code>
@@ -987,7 +988,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * old_api_key is the key that was replaced, with its grace_expire_time.
+     * old_api_key is the replaced key's record, with its grace_expire_time.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey old_api_key = 2 [json_name = "oldApiKey"];</code>
@@ -1009,7 +1010,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object key_ = "";
     /**
      * <pre>
-     * key is the new key's whole text. It is stored nowhere and cannot be shown again.
+     * key is the new key's whole text. The server does not store it and cannot return it again.
      * </pre>
      *
      * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -1029,7 +1030,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key is the new key's whole text. It is stored nowhere and cannot be shown again.
+     * key is the new key's whole text. The server does not store it and cannot return it again.
      * </pre>
      *
      * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -1050,7 +1051,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key is the new key's whole text. It is stored nowhere and cannot be shown again.
+     * key is the new key's whole text. The server does not store it and cannot return it again.
      * </pre>
      *
      * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -1067,7 +1068,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key is the new key's whole text. It is stored nowhere and cannot be shown again.
+     * key is the new key's whole text. The server does not store it and cannot return it again.
      * </pre>
      *
      * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -1081,7 +1082,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key is the new key's whole text. It is stored nowhere and cannot be shown again.
+     * key is the new key's whole text. The server does not store it and cannot return it again.
      * </pre>
      *
      * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -1101,7 +1102,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object consistencyToken_ = "";
     /**
      * <pre>
-     * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+     * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 4 [json_name = "consistencyToken"];</code>
@@ -1121,7 +1122,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+     * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 4 [json_name = "consistencyToken"];</code>
@@ -1142,7 +1143,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+     * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 4 [json_name = "consistencyToken"];</code>
@@ -1159,7 +1160,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+     * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 4 [json_name = "consistencyToken"];</code>
@@ -1173,7 +1174,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+     * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 4 [json_name = "consistencyToken"];</code>
@@ -1193,7 +1194,8 @@ private static final long serialVersionUID = 0L;
     private boolean secretOmitted_ ;
     /**
      * <pre>
-     * secret_omitted is set where request_id was seen before: key is then empty, since no secret is ever stored.
+     * secret_omitted is set if this is a replay of an earlier request_id.
+     * key is then empty, because the server stores no secret.
      * </pre>
      *
      * <code>bool secret_omitted = 5 [json_name = "secretOmitted"];</code>
@@ -1205,7 +1207,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * secret_omitted is set where request_id was seen before: key is then empty, since no secret is ever stored.
+     * secret_omitted is set if this is a replay of an earlier request_id.
+     * key is then empty, because the server stores no secret.
      * </pre>
      *
      * <code>bool secret_omitted = 5 [json_name = "secretOmitted"];</code>
@@ -1221,7 +1224,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * secret_omitted is set where request_id was seen before: key is then empty, since no secret is ever stored.
+     * secret_omitted is set if this is a replay of an earlier request_id.
+     * key is then empty, because the server stores no secret.
      * </pre>
      *
      * <code>bool secret_omitted = 5 [json_name = "secretOmitted"];</code>

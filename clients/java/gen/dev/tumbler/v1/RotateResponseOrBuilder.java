@@ -10,7 +10,7 @@ public interface RotateResponseOrBuilder extends
 
   /**
    * <pre>
-   * api_key is the new key.
+   * api_key is the new key's record.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -19,7 +19,7 @@ public interface RotateResponseOrBuilder extends
   boolean hasApiKey();
   /**
    * <pre>
-   * api_key is the new key.
+   * api_key is the new key's record.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -28,7 +28,7 @@ public interface RotateResponseOrBuilder extends
   dev.tumbler.v1.ApiKey getApiKey();
   /**
    * <pre>
-   * api_key is the new key.
+   * api_key is the new key's record.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -37,7 +37,7 @@ public interface RotateResponseOrBuilder extends
 
   /**
    * <pre>
-   * old_api_key is the key that was replaced, with its grace_expire_time.
+   * old_api_key is the replaced key's record, with its grace_expire_time.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey old_api_key = 2 [json_name = "oldApiKey"];</code>
@@ -46,7 +46,7 @@ public interface RotateResponseOrBuilder extends
   boolean hasOldApiKey();
   /**
    * <pre>
-   * old_api_key is the key that was replaced, with its grace_expire_time.
+   * old_api_key is the replaced key's record, with its grace_expire_time.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey old_api_key = 2 [json_name = "oldApiKey"];</code>
@@ -55,7 +55,7 @@ public interface RotateResponseOrBuilder extends
   dev.tumbler.v1.ApiKey getOldApiKey();
   /**
    * <pre>
-   * old_api_key is the key that was replaced, with its grace_expire_time.
+   * old_api_key is the replaced key's record, with its grace_expire_time.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey old_api_key = 2 [json_name = "oldApiKey"];</code>
@@ -64,7 +64,7 @@ public interface RotateResponseOrBuilder extends
 
   /**
    * <pre>
-   * key is the new key's whole text. It is stored nowhere and cannot be shown again.
+   * key is the new key's whole text. The server does not store it and cannot return it again.
    * </pre>
    *
    * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -73,7 +73,7 @@ public interface RotateResponseOrBuilder extends
   java.lang.String getKey();
   /**
    * <pre>
-   * key is the new key's whole text. It is stored nowhere and cannot be shown again.
+   * key is the new key's whole text. The server does not store it and cannot return it again.
    * </pre>
    *
    * <code>string key = 3 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -84,7 +84,7 @@ public interface RotateResponseOrBuilder extends
 
   /**
    * <pre>
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 4 [json_name = "consistencyToken"];</code>
@@ -93,7 +93,7 @@ public interface RotateResponseOrBuilder extends
   java.lang.String getConsistencyToken();
   /**
    * <pre>
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 4 [json_name = "consistencyToken"];</code>
@@ -104,7 +104,8 @@ public interface RotateResponseOrBuilder extends
 
   /**
    * <pre>
-   * secret_omitted is set where request_id was seen before: key is then empty, since no secret is ever stored.
+   * secret_omitted is set if this is a replay of an earlier request_id.
+   * key is then empty, because the server stores no secret.
    * </pre>
    *
    * <code>bool secret_omitted = 5 [json_name = "secretOmitted"];</code>

@@ -50,7 +50,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object projectId_ = "";
   /**
    * <pre>
-   * project_id: empty means the caller's own project.
+   * Optional. project_id is the endpoint's project. Empty: the caller's own project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -71,7 +71,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * project_id: empty means the caller's own project.
+   * Optional. project_id is the endpoint's project. Empty: the caller's own project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -97,7 +97,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object webhookUrl_ = "";
   /**
    * <pre>
-   * webhook_url is one that a key of the project has or had.
+   * Required. webhook_url is a URL that a key of the project has or had.
    * </pre>
    *
    * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -118,7 +118,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * webhook_url is one that a key of the project has or had.
+   * Required. webhook_url is a URL that a key of the project has or had.
    * </pre>
    *
    * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -496,7 +496,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object projectId_ = "";
     /**
      * <pre>
-     * project_id: empty means the caller's own project.
+     * Optional. project_id is the endpoint's project. Empty: the caller's own project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -516,7 +516,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project.
+     * Optional. project_id is the endpoint's project. Empty: the caller's own project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -537,7 +537,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project.
+     * Optional. project_id is the endpoint's project. Empty: the caller's own project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -554,7 +554,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project.
+     * Optional. project_id is the endpoint's project. Empty: the caller's own project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -568,7 +568,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project.
+     * Optional. project_id is the endpoint's project. Empty: the caller's own project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -588,7 +588,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object webhookUrl_ = "";
     /**
      * <pre>
-     * webhook_url is one that a key of the project has or had.
+     * Required. webhook_url is a URL that a key of the project has or had.
      * </pre>
      *
      * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -608,7 +608,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_url is one that a key of the project has or had.
+     * Required. webhook_url is a URL that a key of the project has or had.
      * </pre>
      *
      * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -629,7 +629,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_url is one that a key of the project has or had.
+     * Required. webhook_url is a URL that a key of the project has or had.
      * </pre>
      *
      * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -646,7 +646,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_url is one that a key of the project has or had.
+     * Required. webhook_url is a URL that a key of the project has or had.
      * </pre>
      *
      * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -660,7 +660,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_url is one that a key of the project has or had.
+     * Required. webhook_url is a URL that a key of the project has or had.
      * </pre>
      *
      * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>

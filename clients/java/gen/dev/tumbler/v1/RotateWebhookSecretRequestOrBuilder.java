@@ -10,7 +10,7 @@ public interface RotateWebhookSecretRequestOrBuilder extends
 
   /**
    * <pre>
-   * project_id: empty means the caller's own project.
+   * Optional. project_id is the endpoint's project. Empty: the caller's own project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -19,7 +19,7 @@ public interface RotateWebhookSecretRequestOrBuilder extends
   java.lang.String getProjectId();
   /**
    * <pre>
-   * project_id: empty means the caller's own project.
+   * Optional. project_id is the endpoint's project. Empty: the caller's own project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -30,7 +30,7 @@ public interface RotateWebhookSecretRequestOrBuilder extends
 
   /**
    * <pre>
-   * webhook_url is one that a key of the project has or had.
+   * Required. webhook_url is a URL that a key of the project has or had.
    * </pre>
    *
    * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -39,7 +39,7 @@ public interface RotateWebhookSecretRequestOrBuilder extends
   java.lang.String getWebhookUrl();
   /**
    * <pre>
-   * webhook_url is one that a key of the project has or had.
+   * Required. webhook_url is a URL that a key of the project has or had.
    * </pre>
    *
    * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>

@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * RotateWebhookSecretResponse shows the new secret, this once.
+ * RotateWebhookSecretResponse carries the new secret, this once.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.RotateWebhookSecretResponse}
@@ -50,7 +50,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object webhookSecret_ = "";
   /**
    * <pre>
-   * webhook_secret is the new one, `whsec_…`.
+   * webhook_secret is the new secret, `whsec_…`.
    * </pre>
    *
    * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -71,7 +71,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * webhook_secret is the new one, `whsec_…`.
+   * webhook_secret is the new secret, `whsec_…`.
    * </pre>
    *
    * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -96,7 +96,7 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.Timestamp previousExpireTime_;
   /**
    * <pre>
-   * previous_expire_time is until when those before it sign as well.
+   * previous_expire_time is when the replaced secrets stop signing.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -108,7 +108,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * previous_expire_time is until when those before it sign as well.
+   * previous_expire_time is when the replaced secrets stop signing.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -120,7 +120,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * previous_expire_time is until when those before it sign as well.
+   * previous_expire_time is when the replaced secrets stop signing.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -304,7 +304,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * RotateWebhookSecretResponse shows the new secret, this once.
+   * RotateWebhookSecretResponse carries the new secret, this once.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.RotateWebhookSecretResponse}
@@ -508,7 +508,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object webhookSecret_ = "";
     /**
      * <pre>
-     * webhook_secret is the new one, `whsec_…`.
+     * webhook_secret is the new secret, `whsec_…`.
      * </pre>
      *
      * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -528,7 +528,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret is the new one, `whsec_…`.
+     * webhook_secret is the new secret, `whsec_…`.
      * </pre>
      *
      * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -549,7 +549,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret is the new one, `whsec_…`.
+     * webhook_secret is the new secret, `whsec_…`.
      * </pre>
      *
      * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -566,7 +566,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret is the new one, `whsec_…`.
+     * webhook_secret is the new secret, `whsec_…`.
      * </pre>
      *
      * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -580,7 +580,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret is the new one, `whsec_…`.
+     * webhook_secret is the new secret, `whsec_…`.
      * </pre>
      *
      * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -602,7 +602,7 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> previousExpireTimeBuilder_;
     /**
      * <pre>
-     * previous_expire_time is until when those before it sign as well.
+     * previous_expire_time is when the replaced secrets stop signing.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -613,7 +613,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when those before it sign as well.
+     * previous_expire_time is when the replaced secrets stop signing.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -628,7 +628,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when those before it sign as well.
+     * previous_expire_time is when the replaced secrets stop signing.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -648,7 +648,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when those before it sign as well.
+     * previous_expire_time is when the replaced secrets stop signing.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -666,7 +666,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when those before it sign as well.
+     * previous_expire_time is when the replaced secrets stop signing.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -691,7 +691,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when those before it sign as well.
+     * previous_expire_time is when the replaced secrets stop signing.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -708,7 +708,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when those before it sign as well.
+     * previous_expire_time is when the replaced secrets stop signing.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -720,7 +720,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when those before it sign as well.
+     * previous_expire_time is when the replaced secrets stop signing.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -735,7 +735,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * previous_expire_time is until when those before it sign as well.
+     * previous_expire_time is when the replaced secrets stop signing.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>

@@ -10,7 +10,7 @@ public interface RotateWebhookSecretResponseOrBuilder extends
 
   /**
    * <pre>
-   * webhook_secret is the new one, `whsec_…`.
+   * webhook_secret is the new secret, `whsec_…`.
    * </pre>
    *
    * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -19,7 +19,7 @@ public interface RotateWebhookSecretResponseOrBuilder extends
   java.lang.String getWebhookSecret();
   /**
    * <pre>
-   * webhook_secret is the new one, `whsec_…`.
+   * webhook_secret is the new secret, `whsec_…`.
    * </pre>
    *
    * <code>string webhook_secret = 1 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -30,7 +30,7 @@ public interface RotateWebhookSecretResponseOrBuilder extends
 
   /**
    * <pre>
-   * previous_expire_time is until when those before it sign as well.
+   * previous_expire_time is when the replaced secrets stop signing.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -39,7 +39,7 @@ public interface RotateWebhookSecretResponseOrBuilder extends
   boolean hasPreviousExpireTime();
   /**
    * <pre>
-   * previous_expire_time is until when those before it sign as well.
+   * previous_expire_time is when the replaced secrets stop signing.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>
@@ -48,7 +48,7 @@ public interface RotateWebhookSecretResponseOrBuilder extends
   com.google.protobuf.Timestamp getPreviousExpireTime();
   /**
    * <pre>
-   * previous_expire_time is until when those before it sign as well.
+   * previous_expire_time is when the replaced secrets stop signing.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp previous_expire_time = 2 [json_name = "previousExpireTime"];</code>

@@ -6,11 +6,14 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * Rotation is a schedule on which a key is to be replaced. When next_time comes, the server appends ROTATION_DUE to the
- * log and, where a webhook_url is set, posts `key.rotation_due` there; nothing else happens to the key. Whoever holds the
- * claim token of that message calls ClaimRotation, and only then is the new secret made. Until then the old key works.
+ * Rotation is a schedule for replacing a key.
+ * At next_time the server appends ROTATION_DUE to the log and,
+ * if webhook_url is set, posts `key.rotation_due` to it. The key itself does not change.
+ * The receiver calls ClaimRotation with the claim token of that message.
+ * The server makes the new secret only then, and the old key works until then.
  *
- * A schedule rests while its key is deactivated or expired, and ends with its key (its successor carries it on).
+ * A schedule pauses while its key is deactivated or expired.
+ * It ends with its key, and the successor inherits it.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.Rotation}
@@ -53,8 +56,8 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.Duration interval_;
   /**
    * <pre>
-   * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-   * at most 3,650 days.
+   * Required. interval is the time from one rotation to the next:
+   * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration interval = 1 [json_name = "interval"];</code>
@@ -66,8 +69,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-   * at most 3,650 days.
+   * Required. interval is the time from one rotation to the next:
+   * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration interval = 1 [json_name = "interval"];</code>
@@ -79,8 +82,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-   * at most 3,650 days.
+   * Required. interval is the time from one rotation to the next:
+   * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration interval = 1 [json_name = "interval"];</code>
@@ -95,13 +98,17 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object webhookUrl_ = "";
   /**
    * <pre>
-   * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
-   * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
-   * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
-   * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+   * Optional. webhook_url receives a webhook when a rotation is due or overdue,
+   * and when the key is rotated, revoked, deactivated or about to expire.
+   * Empty: no webhooks.
+   * Webhooks follow the Standard Webhooks specification (https://www.standardwebhooks.com).
+   * The URL has at most 2,048 characters, the scheme `https`, a host, no user name and no fragment.
+   * Hosts of private, link-local and other special networks are refused:
+   * at once where the server can tell, and again at each delivery. Redirects are not followed.
    *
-   * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
-   * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
+   * Anyone who can read what is posted there can claim the next secret.
+   * To set a webhook_url by Update, the caller therefore also needs `tumbler:keys:rotate`,
+   * and for a key that carries a `tumbler:…` scope it must hold that scope.
    * </pre>
    *
    * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -122,13 +129,17 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
-   * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
-   * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
-   * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+   * Optional. webhook_url receives a webhook when a rotation is due or overdue,
+   * and when the key is rotated, revoked, deactivated or about to expire.
+   * Empty: no webhooks.
+   * Webhooks follow the Standard Webhooks specification (https://www.standardwebhooks.com).
+   * The URL has at most 2,048 characters, the scheme `https`, a host, no user name and no fragment.
+   * Hosts of private, link-local and other special networks are refused:
+   * at once where the server can tell, and again at each delivery. Redirects are not followed.
    *
-   * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
-   * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
+   * Anyone who can read what is posted there can claim the next secret.
+   * To set a webhook_url by Update, the caller therefore also needs `tumbler:keys:rotate`,
+   * and for a key that carries a `tumbler:…` scope it must hold that scope.
    * </pre>
    *
    * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -153,8 +164,8 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.Timestamp nextTime_;
   /**
    * <pre>
-   * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-   * due. Output only.
+   * Output only. next_time is one interval after the key was made, was rotated,
+   * or was given this interval. If it has passed, a rotation is due.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -166,8 +177,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-   * due. Output only.
+   * Output only. next_time is one interval after the key was made, was rotated,
+   * or was given this interval. If it has passed, a rotation is due.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -179,8 +190,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-   * due. Output only.
+   * Output only. next_time is one interval after the key was made, was rotated,
+   * or was given this interval. If it has passed, a rotation is due.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -380,11 +391,14 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * Rotation is a schedule on which a key is to be replaced. When next_time comes, the server appends ROTATION_DUE to the
-   * log and, where a webhook_url is set, posts `key.rotation_due` there; nothing else happens to the key. Whoever holds the
-   * claim token of that message calls ClaimRotation, and only then is the new secret made. Until then the old key works.
+   * Rotation is a schedule for replacing a key.
+   * At next_time the server appends ROTATION_DUE to the log and,
+   * if webhook_url is set, posts `key.rotation_due` to it. The key itself does not change.
+   * The receiver calls ClaimRotation with the claim token of that message.
+   * The server makes the new secret only then, and the old key works until then.
    *
-   * A schedule rests while its key is deactivated or expired, and ends with its key (its successor carries it on).
+   * A schedule pauses while its key is deactivated or expired.
+   * It ends with its key, and the successor inherits it.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.Rotation}
@@ -612,8 +626,8 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Duration, com.google.protobuf.Duration.Builder, com.google.protobuf.DurationOrBuilder> intervalBuilder_;
     /**
      * <pre>
-     * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-     * at most 3,650 days.
+     * Required. interval is the time from one rotation to the next:
+     * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration interval = 1 [json_name = "interval"];</code>
@@ -624,8 +638,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-     * at most 3,650 days.
+     * Required. interval is the time from one rotation to the next:
+     * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration interval = 1 [json_name = "interval"];</code>
@@ -640,8 +654,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-     * at most 3,650 days.
+     * Required. interval is the time from one rotation to the next:
+     * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration interval = 1 [json_name = "interval"];</code>
@@ -661,8 +675,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-     * at most 3,650 days.
+     * Required. interval is the time from one rotation to the next:
+     * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration interval = 1 [json_name = "interval"];</code>
@@ -680,8 +694,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-     * at most 3,650 days.
+     * Required. interval is the time from one rotation to the next:
+     * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration interval = 1 [json_name = "interval"];</code>
@@ -706,8 +720,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-     * at most 3,650 days.
+     * Required. interval is the time from one rotation to the next:
+     * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration interval = 1 [json_name = "interval"];</code>
@@ -724,8 +738,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-     * at most 3,650 days.
+     * Required. interval is the time from one rotation to the next:
+     * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration interval = 1 [json_name = "interval"];</code>
@@ -737,8 +751,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-     * at most 3,650 days.
+     * Required. interval is the time from one rotation to the next:
+     * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration interval = 1 [json_name = "interval"];</code>
@@ -753,8 +767,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-     * at most 3,650 days.
+     * Required. interval is the time from one rotation to the next:
+     * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
      * </pre>
      *
      * <code>.google.protobuf.Duration interval = 1 [json_name = "interval"];</code>
@@ -776,13 +790,17 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object webhookUrl_ = "";
     /**
      * <pre>
-     * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
-     * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
-     * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
-     * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+     * Optional. webhook_url receives a webhook when a rotation is due or overdue,
+     * and when the key is rotated, revoked, deactivated or about to expire.
+     * Empty: no webhooks.
+     * Webhooks follow the Standard Webhooks specification (https://www.standardwebhooks.com).
+     * The URL has at most 2,048 characters, the scheme `https`, a host, no user name and no fragment.
+     * Hosts of private, link-local and other special networks are refused:
+     * at once where the server can tell, and again at each delivery. Redirects are not followed.
      *
-     * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
-     * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
+     * Anyone who can read what is posted there can claim the next secret.
+     * To set a webhook_url by Update, the caller therefore also needs `tumbler:keys:rotate`,
+     * and for a key that carries a `tumbler:…` scope it must hold that scope.
      * </pre>
      *
      * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -802,13 +820,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
-     * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
-     * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
-     * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+     * Optional. webhook_url receives a webhook when a rotation is due or overdue,
+     * and when the key is rotated, revoked, deactivated or about to expire.
+     * Empty: no webhooks.
+     * Webhooks follow the Standard Webhooks specification (https://www.standardwebhooks.com).
+     * The URL has at most 2,048 characters, the scheme `https`, a host, no user name and no fragment.
+     * Hosts of private, link-local and other special networks are refused:
+     * at once where the server can tell, and again at each delivery. Redirects are not followed.
      *
-     * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
-     * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
+     * Anyone who can read what is posted there can claim the next secret.
+     * To set a webhook_url by Update, the caller therefore also needs `tumbler:keys:rotate`,
+     * and for a key that carries a `tumbler:…` scope it must hold that scope.
      * </pre>
      *
      * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -829,13 +851,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
-     * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
-     * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
-     * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+     * Optional. webhook_url receives a webhook when a rotation is due or overdue,
+     * and when the key is rotated, revoked, deactivated or about to expire.
+     * Empty: no webhooks.
+     * Webhooks follow the Standard Webhooks specification (https://www.standardwebhooks.com).
+     * The URL has at most 2,048 characters, the scheme `https`, a host, no user name and no fragment.
+     * Hosts of private, link-local and other special networks are refused:
+     * at once where the server can tell, and again at each delivery. Redirects are not followed.
      *
-     * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
-     * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
+     * Anyone who can read what is posted there can claim the next secret.
+     * To set a webhook_url by Update, the caller therefore also needs `tumbler:keys:rotate`,
+     * and for a key that carries a `tumbler:…` scope it must hold that scope.
      * </pre>
      *
      * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -852,13 +878,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
-     * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
-     * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
-     * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+     * Optional. webhook_url receives a webhook when a rotation is due or overdue,
+     * and when the key is rotated, revoked, deactivated or about to expire.
+     * Empty: no webhooks.
+     * Webhooks follow the Standard Webhooks specification (https://www.standardwebhooks.com).
+     * The URL has at most 2,048 characters, the scheme `https`, a host, no user name and no fragment.
+     * Hosts of private, link-local and other special networks are refused:
+     * at once where the server can tell, and again at each delivery. Redirects are not followed.
      *
-     * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
-     * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
+     * Anyone who can read what is posted there can claim the next secret.
+     * To set a webhook_url by Update, the caller therefore also needs `tumbler:keys:rotate`,
+     * and for a key that carries a `tumbler:…` scope it must hold that scope.
      * </pre>
      *
      * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -872,13 +902,17 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
-     * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
-     * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
-     * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+     * Optional. webhook_url receives a webhook when a rotation is due or overdue,
+     * and when the key is rotated, revoked, deactivated or about to expire.
+     * Empty: no webhooks.
+     * Webhooks follow the Standard Webhooks specification (https://www.standardwebhooks.com).
+     * The URL has at most 2,048 characters, the scheme `https`, a host, no user name and no fragment.
+     * Hosts of private, link-local and other special networks are refused:
+     * at once where the server can tell, and again at each delivery. Redirects are not followed.
      *
-     * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
-     * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
+     * Anyone who can read what is posted there can claim the next secret.
+     * To set a webhook_url by Update, the caller therefore also needs `tumbler:keys:rotate`,
+     * and for a key that carries a `tumbler:…` scope it must hold that scope.
      * </pre>
      *
      * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -900,8 +934,8 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> nextTimeBuilder_;
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-     * due. Output only.
+     * Output only. next_time is one interval after the key was made, was rotated,
+     * or was given this interval. If it has passed, a rotation is due.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -912,8 +946,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-     * due. Output only.
+     * Output only. next_time is one interval after the key was made, was rotated,
+     * or was given this interval. If it has passed, a rotation is due.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -928,8 +962,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-     * due. Output only.
+     * Output only. next_time is one interval after the key was made, was rotated,
+     * or was given this interval. If it has passed, a rotation is due.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -949,8 +983,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-     * due. Output only.
+     * Output only. next_time is one interval after the key was made, was rotated,
+     * or was given this interval. If it has passed, a rotation is due.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -968,8 +1002,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-     * due. Output only.
+     * Output only. next_time is one interval after the key was made, was rotated,
+     * or was given this interval. If it has passed, a rotation is due.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -994,8 +1028,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-     * due. Output only.
+     * Output only. next_time is one interval after the key was made, was rotated,
+     * or was given this interval. If it has passed, a rotation is due.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -1012,8 +1046,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-     * due. Output only.
+     * Output only. next_time is one interval after the key was made, was rotated,
+     * or was given this interval. If it has passed, a rotation is due.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -1025,8 +1059,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-     * due. Output only.
+     * Output only. next_time is one interval after the key was made, was rotated,
+     * or was given this interval. If it has passed, a rotation is due.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -1041,8 +1075,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-     * due. Output only.
+     * Output only. next_time is one interval after the key was made, was rotated,
+     * or was given this interval. If it has passed, a rotation is due.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>

@@ -10,8 +10,8 @@ public interface RotationOrBuilder extends
 
   /**
    * <pre>
-   * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-   * at most 3,650 days.
+   * Required. interval is the time from one rotation to the next:
+   * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration interval = 1 [json_name = "interval"];</code>
@@ -20,8 +20,8 @@ public interface RotationOrBuilder extends
   boolean hasInterval();
   /**
    * <pre>
-   * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-   * at most 3,650 days.
+   * Required. interval is the time from one rotation to the next:
+   * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration interval = 1 [json_name = "interval"];</code>
@@ -30,8 +30,8 @@ public interface RotationOrBuilder extends
   com.google.protobuf.Duration getInterval();
   /**
    * <pre>
-   * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-   * at most 3,650 days.
+   * Required. interval is the time from one rotation to the next:
+   * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
    * </pre>
    *
    * <code>.google.protobuf.Duration interval = 1 [json_name = "interval"];</code>
@@ -40,13 +40,17 @@ public interface RotationOrBuilder extends
 
   /**
    * <pre>
-   * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
-   * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
-   * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
-   * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+   * Optional. webhook_url receives a webhook when a rotation is due or overdue,
+   * and when the key is rotated, revoked, deactivated or about to expire.
+   * Empty: no webhooks.
+   * Webhooks follow the Standard Webhooks specification (https://www.standardwebhooks.com).
+   * The URL has at most 2,048 characters, the scheme `https`, a host, no user name and no fragment.
+   * Hosts of private, link-local and other special networks are refused:
+   * at once where the server can tell, and again at each delivery. Redirects are not followed.
    *
-   * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
-   * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
+   * Anyone who can read what is posted there can claim the next secret.
+   * To set a webhook_url by Update, the caller therefore also needs `tumbler:keys:rotate`,
+   * and for a key that carries a `tumbler:…` scope it must hold that scope.
    * </pre>
    *
    * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -55,13 +59,17 @@ public interface RotationOrBuilder extends
   java.lang.String getWebhookUrl();
   /**
    * <pre>
-   * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
-   * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
-   * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
-   * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+   * Optional. webhook_url receives a webhook when a rotation is due or overdue,
+   * and when the key is rotated, revoked, deactivated or about to expire.
+   * Empty: no webhooks.
+   * Webhooks follow the Standard Webhooks specification (https://www.standardwebhooks.com).
+   * The URL has at most 2,048 characters, the scheme `https`, a host, no user name and no fragment.
+   * Hosts of private, link-local and other special networks are refused:
+   * at once where the server can tell, and again at each delivery. Redirects are not followed.
    *
-   * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
-   * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
+   * Anyone who can read what is posted there can claim the next secret.
+   * To set a webhook_url by Update, the caller therefore also needs `tumbler:keys:rotate`,
+   * and for a key that carries a `tumbler:…` scope it must hold that scope.
    * </pre>
    *
    * <code>string webhook_url = 2 [json_name = "webhookUrl"];</code>
@@ -72,8 +80,8 @@ public interface RotationOrBuilder extends
 
   /**
    * <pre>
-   * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-   * due. Output only.
+   * Output only. next_time is one interval after the key was made, was rotated,
+   * or was given this interval. If it has passed, a rotation is due.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -82,8 +90,8 @@ public interface RotationOrBuilder extends
   boolean hasNextTime();
   /**
    * <pre>
-   * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-   * due. Output only.
+   * Output only. next_time is one interval after the key was made, was rotated,
+   * or was given this interval. If it has passed, a rotation is due.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>
@@ -92,8 +100,8 @@ public interface RotationOrBuilder extends
   com.google.protobuf.Timestamp getNextTime();
   /**
    * <pre>
-   * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-   * due. Output only.
+   * Output only. next_time is one interval after the key was made, was rotated,
+   * or was given this interval. If it has passed, a rotation is due.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_time = 3 [json_name = "nextTime"];</code>

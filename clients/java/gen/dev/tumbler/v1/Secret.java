@@ -19,10 +19,11 @@ public final class Secret {
   public static final int SECRET_FIELD_NUMBER = 83467;
   /**
    * <pre>
-   * secret marks a field that holds a secret: a key, a claim token, or a webhook secret. Never log, store or show the
-   * value of such a field. No protobuf library redacts it: check the option where you print messages.
+   * secret marks a field that holds a secret: a key, a claim token or a webhook secret.
+   * Never log, store or show the value of such a field.
+   * protobuf's libraries do not redact it: check the option where you print messages.
    *
-   * It is an option of this package, and not protobuf's own `debug_redact`, because protoc before 22 refuses that one.
+   * It is an option of this package because protoc 3.21 refuses protobuf's own `debug_redact`.
    * </pre>
    *
    * <code>extend .google.protobuf.FieldOptions { ... }</code>

@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * SetActiveRequest says which key, and on or off.
+ * SetActiveRequest names a key and the state to set.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.SetActiveRequest}
@@ -88,7 +88,7 @@ private static final long serialVersionUID = 0L;
   public static final int KEY_ID_FIELD_NUMBER = 1;
   /**
    * <pre>
-   * key_id names the key; see ApiKey.id.
+   * Optional. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -99,7 +99,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * key_id names the key; see ApiKey.id.
+   * Optional. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -124,7 +124,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * key_id names the key; see ApiKey.id.
+   * Optional. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -152,8 +152,10 @@ private static final long serialVersionUID = 0L;
   public static final int BY_NAME_FIELD_NUMBER = 2;
   /**
    * <pre>
-   * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-   * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+   * Optional. by_name finds the key by its name.
+   * It prefers keys that can still work to those that never can
+   * (revoked, or rotated and past their grace period).
+   * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
    * </pre>
    *
    * <code>.tumbler.v1.KeyName by_name = 2 [json_name = "byName"];</code>
@@ -165,8 +167,10 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-   * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+   * Optional. by_name finds the key by its name.
+   * It prefers keys that can still work to those that never can
+   * (revoked, or rotated and past their grace period).
+   * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
    * </pre>
    *
    * <code>.tumbler.v1.KeyName by_name = 2 [json_name = "byName"];</code>
@@ -181,8 +185,10 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-   * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+   * Optional. by_name finds the key by its name.
+   * It prefers keys that can still work to those that never can
+   * (revoked, or rotated and past their grace period).
+   * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
    * </pre>
    *
    * <code>.tumbler.v1.KeyName by_name = 2 [json_name = "byName"];</code>
@@ -199,7 +205,7 @@ private static final long serialVersionUID = 0L;
   private boolean active_ = false;
   /**
    * <pre>
-   * active: true to switch on, false to switch off.
+   * Optional. active is true to activate the key, and false to deactivate it.
    * </pre>
    *
    * <code>bool active = 3 [json_name = "active"];</code>
@@ -408,7 +414,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * SetActiveRequest says which key, and on or off.
+   * SetActiveRequest names a key and the state to set.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.SetActiveRequest}
@@ -638,7 +644,7 @@ private static final long serialVersionUID = 0L;
 
     /**
      * <pre>
-     * key_id names the key; see ApiKey.id.
+     * Optional. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -650,7 +656,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id names the key; see ApiKey.id.
+     * Optional. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -676,7 +682,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id names the key; see ApiKey.id.
+     * Optional. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -703,7 +709,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id names the key; see ApiKey.id.
+     * Optional. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -720,7 +726,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id names the key; see ApiKey.id.
+     * Optional. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -736,7 +742,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id names the key; see ApiKey.id.
+     * Optional. key_id names the key; see ApiKey.id.
      * </pre>
      *
      * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -757,8 +763,10 @@ private static final long serialVersionUID = 0L;
         dev.tumbler.v1.KeyName, dev.tumbler.v1.KeyName.Builder, dev.tumbler.v1.KeyNameOrBuilder> byNameBuilder_;
     /**
      * <pre>
-     * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-     * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+     * Optional. by_name finds the key by its name.
+     * It prefers keys that can still work to those that never can
+     * (revoked, or rotated and past their grace period).
+     * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
      * </pre>
      *
      * <code>.tumbler.v1.KeyName by_name = 2 [json_name = "byName"];</code>
@@ -770,8 +778,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-     * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+     * Optional. by_name finds the key by its name.
+     * It prefers keys that can still work to those that never can
+     * (revoked, or rotated and past their grace period).
+     * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
      * </pre>
      *
      * <code>.tumbler.v1.KeyName by_name = 2 [json_name = "byName"];</code>
@@ -793,8 +803,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-     * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+     * Optional. by_name finds the key by its name.
+     * It prefers keys that can still work to those that never can
+     * (revoked, or rotated and past their grace period).
+     * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
      * </pre>
      *
      * <code>.tumbler.v1.KeyName by_name = 2 [json_name = "byName"];</code>
@@ -814,8 +826,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-     * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+     * Optional. by_name finds the key by its name.
+     * It prefers keys that can still work to those that never can
+     * (revoked, or rotated and past their grace period).
+     * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
      * </pre>
      *
      * <code>.tumbler.v1.KeyName by_name = 2 [json_name = "byName"];</code>
@@ -833,8 +847,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-     * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+     * Optional. by_name finds the key by its name.
+     * It prefers keys that can still work to those that never can
+     * (revoked, or rotated and past their grace period).
+     * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
      * </pre>
      *
      * <code>.tumbler.v1.KeyName by_name = 2 [json_name = "byName"];</code>
@@ -861,8 +877,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-     * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+     * Optional. by_name finds the key by its name.
+     * It prefers keys that can still work to those that never can
+     * (revoked, or rotated and past their grace period).
+     * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
      * </pre>
      *
      * <code>.tumbler.v1.KeyName by_name = 2 [json_name = "byName"];</code>
@@ -885,8 +903,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-     * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+     * Optional. by_name finds the key by its name.
+     * It prefers keys that can still work to those that never can
+     * (revoked, or rotated and past their grace period).
+     * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
      * </pre>
      *
      * <code>.tumbler.v1.KeyName by_name = 2 [json_name = "byName"];</code>
@@ -896,8 +916,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-     * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+     * Optional. by_name finds the key by its name.
+     * It prefers keys that can still work to those that never can
+     * (revoked, or rotated and past their grace period).
+     * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
      * </pre>
      *
      * <code>.tumbler.v1.KeyName by_name = 2 [json_name = "byName"];</code>
@@ -915,8 +937,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-     * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+     * Optional. by_name finds the key by its name.
+     * It prefers keys that can still work to those that never can
+     * (revoked, or rotated and past their grace period).
+     * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
      * </pre>
      *
      * <code>.tumbler.v1.KeyName by_name = 2 [json_name = "byName"];</code>
@@ -943,7 +967,7 @@ private static final long serialVersionUID = 0L;
     private boolean active_ ;
     /**
      * <pre>
-     * active: true to switch on, false to switch off.
+     * Optional. active is true to activate the key, and false to deactivate it.
      * </pre>
      *
      * <code>bool active = 3 [json_name = "active"];</code>
@@ -955,7 +979,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * active: true to switch on, false to switch off.
+     * Optional. active is true to activate the key, and false to deactivate it.
      * </pre>
      *
      * <code>bool active = 3 [json_name = "active"];</code>
@@ -971,7 +995,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * active: true to switch on, false to switch off.
+     * Optional. active is true to activate the key, and false to deactivate it.
      * </pre>
      *
      * <code>bool active = 3 [json_name = "active"];</code>

@@ -10,7 +10,7 @@ public interface SetActiveRequestOrBuilder extends
 
   /**
    * <pre>
-   * key_id names the key; see ApiKey.id.
+   * Optional. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -19,7 +19,7 @@ public interface SetActiveRequestOrBuilder extends
   boolean hasKeyId();
   /**
    * <pre>
-   * key_id names the key; see ApiKey.id.
+   * Optional. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -28,7 +28,7 @@ public interface SetActiveRequestOrBuilder extends
   java.lang.String getKeyId();
   /**
    * <pre>
-   * key_id names the key; see ApiKey.id.
+   * Optional. key_id names the key; see ApiKey.id.
    * </pre>
    *
    * <code>string key_id = 1 [json_name = "keyId"];</code>
@@ -39,8 +39,10 @@ public interface SetActiveRequestOrBuilder extends
 
   /**
    * <pre>
-   * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-   * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+   * Optional. by_name finds the key by its name.
+   * It prefers keys that can still work to those that never can
+   * (revoked, or rotated and past their grace period).
+   * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
    * </pre>
    *
    * <code>.tumbler.v1.KeyName by_name = 2 [json_name = "byName"];</code>
@@ -49,8 +51,10 @@ public interface SetActiveRequestOrBuilder extends
   boolean hasByName();
   /**
    * <pre>
-   * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-   * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+   * Optional. by_name finds the key by its name.
+   * It prefers keys that can still work to those that never can
+   * (revoked, or rotated and past their grace period).
+   * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
    * </pre>
    *
    * <code>.tumbler.v1.KeyName by_name = 2 [json_name = "byName"];</code>
@@ -59,8 +63,10 @@ public interface SetActiveRequestOrBuilder extends
   dev.tumbler.v1.KeyName getByName();
   /**
    * <pre>
-   * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-   * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+   * Optional. by_name finds the key by its name.
+   * It prefers keys that can still work to those that never can
+   * (revoked, or rotated and past their grace period).
+   * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
    * </pre>
    *
    * <code>.tumbler.v1.KeyName by_name = 2 [json_name = "byName"];</code>
@@ -69,7 +75,7 @@ public interface SetActiveRequestOrBuilder extends
 
   /**
    * <pre>
-   * active: true to switch on, false to switch off.
+   * Optional. active is true to activate the key, and false to deactivate it.
    * </pre>
    *
    * <code>bool active = 3 [json_name = "active"];</code>

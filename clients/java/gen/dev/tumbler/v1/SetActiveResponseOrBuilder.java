@@ -37,7 +37,8 @@ public interface SetActiveResponseOrBuilder extends
 
   /**
    * <pre>
-   * consistency_token names the revision of the key's last change; see Consistency.at_least_as_fresh.
+   * consistency_token names the revision of the key's last change;
+   * see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -46,7 +47,8 @@ public interface SetActiveResponseOrBuilder extends
   java.lang.String getConsistencyToken();
   /**
    * <pre>
-   * consistency_token names the revision of the key's last change; see Consistency.at_least_as_fresh.
+   * consistency_token names the revision of the key's last change;
+   * see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>

@@ -6,7 +6,8 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * State is what has become of a key. Where several apply, the one named first in this order wins:
+ * State says whether a key can be accepted, and if not, why.
+ * If several states apply, the first in this order is reported:
  * REVOKED, SUPERSEDED, INACTIVE, EXPIRED, ACTIVE.
  * </pre>
  *
@@ -24,7 +25,7 @@ public enum State
   STATE_UNSPECIFIED(0),
   /**
    * <pre>
-   * STATE_ACTIVE: the key may be accepted.
+   * STATE_ACTIVE: the key can be accepted.
    * </pre>
    *
    * <code>STATE_ACTIVE = 1;</code>
@@ -32,7 +33,7 @@ public enum State
   STATE_ACTIVE(1),
   /**
    * <pre>
-   * STATE_INACTIVE: switched off by SetActive, and can be switched on again.
+   * STATE_INACTIVE: SetActive deactivated the key, and can activate it again.
    * </pre>
    *
    * <code>STATE_INACTIVE = 2;</code>
@@ -40,7 +41,7 @@ public enum State
   STATE_INACTIVE(2),
   /**
    * <pre>
-   * STATE_EXPIRED: expire_time has been reached. An Update of expire_time revives it.
+   * STATE_EXPIRED: expire_time has been reached. An Update of expire_time revives the key.
    * </pre>
    *
    * <code>STATE_EXPIRED = 3;</code>
@@ -48,7 +49,7 @@ public enum State
   STATE_EXPIRED(3),
   /**
    * <pre>
-   * STATE_REVOKED: ended for ever.
+   * STATE_REVOKED: the key was revoked, which is permanent.
    * </pre>
    *
    * <code>STATE_REVOKED = 4;</code>
@@ -56,7 +57,7 @@ public enum State
   STATE_REVOKED(4),
   /**
    * <pre>
-   * STATE_SUPERSEDED: replaced by rotation; accepted until grace_expire_time, then no more.
+   * STATE_SUPERSEDED: the key was rotated. It is accepted until grace_expire_time.
    * </pre>
    *
    * <code>STATE_SUPERSEDED = 5;</code>
@@ -75,7 +76,7 @@ public enum State
   public static final int STATE_UNSPECIFIED_VALUE = 0;
   /**
    * <pre>
-   * STATE_ACTIVE: the key may be accepted.
+   * STATE_ACTIVE: the key can be accepted.
    * </pre>
    *
    * <code>STATE_ACTIVE = 1;</code>
@@ -83,7 +84,7 @@ public enum State
   public static final int STATE_ACTIVE_VALUE = 1;
   /**
    * <pre>
-   * STATE_INACTIVE: switched off by SetActive, and can be switched on again.
+   * STATE_INACTIVE: SetActive deactivated the key, and can activate it again.
    * </pre>
    *
    * <code>STATE_INACTIVE = 2;</code>
@@ -91,7 +92,7 @@ public enum State
   public static final int STATE_INACTIVE_VALUE = 2;
   /**
    * <pre>
-   * STATE_EXPIRED: expire_time has been reached. An Update of expire_time revives it.
+   * STATE_EXPIRED: expire_time has been reached. An Update of expire_time revives the key.
    * </pre>
    *
    * <code>STATE_EXPIRED = 3;</code>
@@ -99,7 +100,7 @@ public enum State
   public static final int STATE_EXPIRED_VALUE = 3;
   /**
    * <pre>
-   * STATE_REVOKED: ended for ever.
+   * STATE_REVOKED: the key was revoked, which is permanent.
    * </pre>
    *
    * <code>STATE_REVOKED = 4;</code>
@@ -107,7 +108,7 @@ public enum State
   public static final int STATE_REVOKED_VALUE = 4;
   /**
    * <pre>
-   * STATE_SUPERSEDED: replaced by rotation; accepted until grace_expire_time, then no more.
+   * STATE_SUPERSEDED: the key was rotated. It is accepted until grace_expire_time.
    * </pre>
    *
    * <code>STATE_SUPERSEDED = 5;</code>

@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * UpdateRequest says what to change.
+ * UpdateRequest describes a change of a key.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.UpdateRequest}
@@ -48,8 +48,8 @@ private static final long serialVersionUID = 0L;
   private dev.tumbler.v1.ApiKey apiKey_;
   /**
    * <pre>
-   * api_key names the key by its id, and holds the new values of the fields in the mask.
-   * Where its etag is set, it must be the key's current one, else ABORTED.
+   * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+   * If its etag is set, it must be the key's current one; otherwise ABORTED.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -61,8 +61,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * api_key names the key by its id, and holds the new values of the fields in the mask.
-   * Where its etag is set, it must be the key's current one, else ABORTED.
+   * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+   * If its etag is set, it must be the key's current one; otherwise ABORTED.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -74,8 +74,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * api_key names the key by its id, and holds the new values of the fields in the mask.
-   * Where its etag is set, it must be the key's current one, else ABORTED.
+   * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+   * If its etag is set, it must be the key's current one; otherwise ABORTED.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -89,9 +89,12 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.FieldMask updateMask_;
   /**
    * <pre>
-   * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-   * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-   * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+   * Optional. update_mask names whole fields of api_key:
+   * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+   * A field that is named but not set in api_key is cleared:
+   * name becomes `default`, expire_time never.
+   * Any other path is INVALID_ARGUMENT. At most 32 paths.
+   * Unset: those of the seven fields that are set (AIP-134).
    * </pre>
    *
    * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -103,9 +106,12 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-   * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-   * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+   * Optional. update_mask names whole fields of api_key:
+   * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+   * A field that is named but not set in api_key is cleared:
+   * name becomes `default`, expire_time never.
+   * Any other path is INVALID_ARGUMENT. At most 32 paths.
+   * Unset: those of the seven fields that are set (AIP-134).
    * </pre>
    *
    * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -117,9 +123,12 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-   * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-   * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+   * Optional. update_mask names whole fields of api_key:
+   * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+   * A field that is named but not set in api_key is cleared:
+   * name becomes `default`, expire_time never.
+   * Any other path is INVALID_ARGUMENT. At most 32 paths.
+   * Unset: those of the seven fields that are set (AIP-134).
    * </pre>
    *
    * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -309,7 +318,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * UpdateRequest says what to change.
+   * UpdateRequest describes a change of a key.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.UpdateRequest}
@@ -523,8 +532,8 @@ private static final long serialVersionUID = 0L;
         dev.tumbler.v1.ApiKey, dev.tumbler.v1.ApiKey.Builder, dev.tumbler.v1.ApiKeyOrBuilder> apiKeyBuilder_;
     /**
      * <pre>
-     * api_key names the key by its id, and holds the new values of the fields in the mask.
-     * Where its etag is set, it must be the key's current one, else ABORTED.
+     * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+     * If its etag is set, it must be the key's current one; otherwise ABORTED.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -535,8 +544,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key names the key by its id, and holds the new values of the fields in the mask.
-     * Where its etag is set, it must be the key's current one, else ABORTED.
+     * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+     * If its etag is set, it must be the key's current one; otherwise ABORTED.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -551,8 +560,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key names the key by its id, and holds the new values of the fields in the mask.
-     * Where its etag is set, it must be the key's current one, else ABORTED.
+     * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+     * If its etag is set, it must be the key's current one; otherwise ABORTED.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -572,8 +581,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key names the key by its id, and holds the new values of the fields in the mask.
-     * Where its etag is set, it must be the key's current one, else ABORTED.
+     * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+     * If its etag is set, it must be the key's current one; otherwise ABORTED.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -591,8 +600,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key names the key by its id, and holds the new values of the fields in the mask.
-     * Where its etag is set, it must be the key's current one, else ABORTED.
+     * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+     * If its etag is set, it must be the key's current one; otherwise ABORTED.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -617,8 +626,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key names the key by its id, and holds the new values of the fields in the mask.
-     * Where its etag is set, it must be the key's current one, else ABORTED.
+     * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+     * If its etag is set, it must be the key's current one; otherwise ABORTED.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -635,8 +644,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key names the key by its id, and holds the new values of the fields in the mask.
-     * Where its etag is set, it must be the key's current one, else ABORTED.
+     * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+     * If its etag is set, it must be the key's current one; otherwise ABORTED.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -648,8 +657,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key names the key by its id, and holds the new values of the fields in the mask.
-     * Where its etag is set, it must be the key's current one, else ABORTED.
+     * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+     * If its etag is set, it must be the key's current one; otherwise ABORTED.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -664,8 +673,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * api_key names the key by its id, and holds the new values of the fields in the mask.
-     * Where its etag is set, it must be the key's current one, else ABORTED.
+     * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+     * If its etag is set, it must be the key's current one; otherwise ABORTED.
      * </pre>
      *
      * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -689,9 +698,12 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.FieldMask, com.google.protobuf.FieldMask.Builder, com.google.protobuf.FieldMaskOrBuilder> updateMaskBuilder_;
     /**
      * <pre>
-     * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-     * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+     * Optional. update_mask names whole fields of api_key:
+     * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+     * A field that is named but not set in api_key is cleared:
+     * name becomes `default`, expire_time never.
+     * Any other path is INVALID_ARGUMENT. At most 32 paths.
+     * Unset: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -702,9 +714,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-     * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+     * Optional. update_mask names whole fields of api_key:
+     * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+     * A field that is named but not set in api_key is cleared:
+     * name becomes `default`, expire_time never.
+     * Any other path is INVALID_ARGUMENT. At most 32 paths.
+     * Unset: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -719,9 +734,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-     * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+     * Optional. update_mask names whole fields of api_key:
+     * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+     * A field that is named but not set in api_key is cleared:
+     * name becomes `default`, expire_time never.
+     * Any other path is INVALID_ARGUMENT. At most 32 paths.
+     * Unset: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -741,9 +759,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-     * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+     * Optional. update_mask names whole fields of api_key:
+     * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+     * A field that is named but not set in api_key is cleared:
+     * name becomes `default`, expire_time never.
+     * Any other path is INVALID_ARGUMENT. At most 32 paths.
+     * Unset: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -761,9 +782,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-     * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+     * Optional. update_mask names whole fields of api_key:
+     * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+     * A field that is named but not set in api_key is cleared:
+     * name becomes `default`, expire_time never.
+     * Any other path is INVALID_ARGUMENT. At most 32 paths.
+     * Unset: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -788,9 +812,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-     * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+     * Optional. update_mask names whole fields of api_key:
+     * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+     * A field that is named but not set in api_key is cleared:
+     * name becomes `default`, expire_time never.
+     * Any other path is INVALID_ARGUMENT. At most 32 paths.
+     * Unset: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -807,9 +834,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-     * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+     * Optional. update_mask names whole fields of api_key:
+     * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+     * A field that is named but not set in api_key is cleared:
+     * name becomes `default`, expire_time never.
+     * Any other path is INVALID_ARGUMENT. At most 32 paths.
+     * Unset: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -821,9 +851,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-     * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+     * Optional. update_mask names whole fields of api_key:
+     * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+     * A field that is named but not set in api_key is cleared:
+     * name becomes `default`, expire_time never.
+     * Any other path is INVALID_ARGUMENT. At most 32 paths.
+     * Unset: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -838,9 +871,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-     * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-     * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+     * Optional. update_mask names whole fields of api_key:
+     * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+     * A field that is named but not set in api_key is cleared:
+     * name becomes `default`, expire_time never.
+     * Any other path is INVALID_ARGUMENT. At most 32 paths.
+     * Unset: those of the seven fields that are set (AIP-134).
      * </pre>
      *
      * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>

@@ -10,8 +10,8 @@ public interface UpdateRequestOrBuilder extends
 
   /**
    * <pre>
-   * api_key names the key by its id, and holds the new values of the fields in the mask.
-   * Where its etag is set, it must be the key's current one, else ABORTED.
+   * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+   * If its etag is set, it must be the key's current one; otherwise ABORTED.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -20,8 +20,8 @@ public interface UpdateRequestOrBuilder extends
   boolean hasApiKey();
   /**
    * <pre>
-   * api_key names the key by its id, and holds the new values of the fields in the mask.
-   * Where its etag is set, it must be the key's current one, else ABORTED.
+   * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+   * If its etag is set, it must be the key's current one; otherwise ABORTED.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -30,8 +30,8 @@ public interface UpdateRequestOrBuilder extends
   dev.tumbler.v1.ApiKey getApiKey();
   /**
    * <pre>
-   * api_key names the key by its id, and holds the new values of the fields in the mask.
-   * Where its etag is set, it must be the key's current one, else ABORTED.
+   * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+   * If its etag is set, it must be the key's current one; otherwise ABORTED.
    * </pre>
    *
    * <code>.tumbler.v1.ApiKey api_key = 1 [json_name = "apiKey"];</code>
@@ -40,9 +40,12 @@ public interface UpdateRequestOrBuilder extends
 
   /**
    * <pre>
-   * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-   * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-   * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+   * Optional. update_mask names whole fields of api_key:
+   * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+   * A field that is named but not set in api_key is cleared:
+   * name becomes `default`, expire_time never.
+   * Any other path is INVALID_ARGUMENT. At most 32 paths.
+   * Unset: those of the seven fields that are set (AIP-134).
    * </pre>
    *
    * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -51,9 +54,12 @@ public interface UpdateRequestOrBuilder extends
   boolean hasUpdateMask();
   /**
    * <pre>
-   * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-   * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-   * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+   * Optional. update_mask names whole fields of api_key:
+   * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+   * A field that is named but not set in api_key is cleared:
+   * name becomes `default`, expire_time never.
+   * Any other path is INVALID_ARGUMENT. At most 32 paths.
+   * Unset: those of the seven fields that are set (AIP-134).
    * </pre>
    *
    * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>
@@ -62,9 +68,12 @@ public interface UpdateRequestOrBuilder extends
   com.google.protobuf.FieldMask getUpdateMask();
   /**
    * <pre>
-   * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-   * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-   * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+   * Optional. update_mask names whole fields of api_key:
+   * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+   * A field that is named but not set in api_key is cleared:
+   * name becomes `default`, expire_time never.
+   * Any other path is INVALID_ARGUMENT. At most 32 paths.
+   * Unset: those of the seven fields that are set (AIP-134).
    * </pre>
    *
    * <code>.google.protobuf.FieldMask update_mask = 2 [json_name = "updateMask"];</code>

@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * UpdateResponse carries the key as it became.
+ * UpdateResponse carries the updated key.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.UpdateResponse}
@@ -89,7 +89,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object consistencyToken_ = "";
   /**
    * <pre>
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -110,7 +110,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -136,7 +136,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object webhookSecret_ = "";
   /**
    * <pre>
-   * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
+   * webhook_secret signs the webhooks to a newly set rotation.webhook_url.
+   * It is returned once; see CreateResponse.webhook_secret.
    * </pre>
    *
    * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -157,7 +158,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
+   * webhook_secret signs the webhooks to a newly set rotation.webhook_url.
+   * It is returned once; see CreateResponse.webhook_secret.
    * </pre>
    *
    * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -362,7 +364,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * UpdateResponse carries the key as it became.
+   * UpdateResponse carries the updated key.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.UpdateResponse}
@@ -737,7 +739,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object consistencyToken_ = "";
     /**
      * <pre>
-     * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+     * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -757,7 +759,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+     * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -778,7 +780,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+     * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -795,7 +797,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+     * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -809,7 +811,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+     * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
      * </pre>
      *
      * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -829,7 +831,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object webhookSecret_ = "";
     /**
      * <pre>
-     * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
+     * webhook_secret signs the webhooks to a newly set rotation.webhook_url.
+     * It is returned once; see CreateResponse.webhook_secret.
      * </pre>
      *
      * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -849,7 +852,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
+     * webhook_secret signs the webhooks to a newly set rotation.webhook_url.
+     * It is returned once; see CreateResponse.webhook_secret.
      * </pre>
      *
      * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -870,7 +874,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
+     * webhook_secret signs the webhooks to a newly set rotation.webhook_url.
+     * It is returned once; see CreateResponse.webhook_secret.
      * </pre>
      *
      * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -887,7 +892,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
+     * webhook_secret signs the webhooks to a newly set rotation.webhook_url.
+     * It is returned once; see CreateResponse.webhook_secret.
      * </pre>
      *
      * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -901,7 +907,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
+     * webhook_secret signs the webhooks to a newly set rotation.webhook_url.
+     * It is returned once; see CreateResponse.webhook_secret.
      * </pre>
      *
      * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>

@@ -37,7 +37,7 @@ public interface UpdateResponseOrBuilder extends
 
   /**
    * <pre>
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -46,7 +46,7 @@ public interface UpdateResponseOrBuilder extends
   java.lang.String getConsistencyToken();
   /**
    * <pre>
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    * </pre>
    *
    * <code>string consistency_token = 2 [json_name = "consistencyToken"];</code>
@@ -57,7 +57,8 @@ public interface UpdateResponseOrBuilder extends
 
   /**
    * <pre>
-   * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
+   * webhook_secret signs the webhooks to a newly set rotation.webhook_url.
+   * It is returned once; see CreateResponse.webhook_secret.
    * </pre>
    *
    * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>
@@ -66,7 +67,8 @@ public interface UpdateResponseOrBuilder extends
   java.lang.String getWebhookSecret();
   /**
    * <pre>
-   * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
+   * webhook_secret signs the webhooks to a newly set rotation.webhook_url.
+   * It is returned once; see CreateResponse.webhook_secret.
    * </pre>
    *
    * <code>string webhook_secret = 3 [json_name = "webhookSecret", (.tumbler.v1.secret) = true];</code>

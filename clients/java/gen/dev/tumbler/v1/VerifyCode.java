@@ -6,8 +6,9 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * VerifyCode is the outcome of a Verify. The first that applies, in the order of their numbers from 2, decides; VALID
- * only where none does.
+ * VerifyCode is the outcome of a Verify.
+ * The first code that applies decides, in the order of the numbers from 2;
+ * VALID applies only if none of them does.
  * </pre>
  *
  * Protobuf enum {@code tumbler.v1.VerifyCode}
@@ -16,7 +17,7 @@ public enum VerifyCode
     implements com.google.protobuf.ProtocolMessageEnum {
   /**
    * <pre>
-   * VERIFY_CODE_UNSPECIFIED is sent in a batch alone, for an item that was not decided. Deny.
+   * VERIFY_CODE_UNSPECIFIED is only sent in a batch, for an item that was not decided. Deny.
    * </pre>
    *
    * <code>VERIFY_CODE_UNSPECIFIED = 0;</code>
@@ -24,7 +25,7 @@ public enum VerifyCode
   VERIFY_CODE_UNSPECIFIED(0),
   /**
    * <pre>
-   * VERIFY_CODE_VALID: the key may do what was asked. The only code that allows anything.
+   * VERIFY_CODE_VALID: the key may do what was asked. No other code allows anything.
    * </pre>
    *
    * <code>VERIFY_CODE_VALID = 1;</code>
@@ -32,7 +33,8 @@ public enum VerifyCode
   VERIFY_CODE_VALID(1),
   /**
    * <pre>
-   * VERIFY_CODE_MALFORMED: not of the key's form, or its check is wrong: most likely a typing error.
+   * VERIFY_CODE_MALFORMED: the text does not have the form of a key, or its check is wrong.
+   * Most likely it was mistyped.
    * </pre>
    *
    * <code>VERIFY_CODE_MALFORMED = 2;</code>
@@ -40,7 +42,8 @@ public enum VerifyCode
   VERIFY_CODE_MALFORMED(2),
   /**
    * <pre>
-   * VERIFY_CODE_NOT_FOUND: no such key, a wrong secret, or a key of a project that the caller may not see.
+   * VERIFY_CODE_NOT_FOUND: the key does not exist, its secret is wrong,
+   * or it belongs to a project that the caller may not see.
    * </pre>
    *
    * <code>VERIFY_CODE_NOT_FOUND = 3;</code>
@@ -48,7 +51,7 @@ public enum VerifyCode
   VERIFY_CODE_NOT_FOUND(3),
   /**
    * <pre>
-   * VERIFY_CODE_REVOKED: revoked.
+   * VERIFY_CODE_REVOKED: the key was revoked.
    * </pre>
    *
    * <code>VERIFY_CODE_REVOKED = 4;</code>
@@ -56,7 +59,7 @@ public enum VerifyCode
   VERIFY_CODE_REVOKED(4),
   /**
    * <pre>
-   * VERIFY_CODE_SUPERSEDED: rotated, and the grace is over.
+   * VERIFY_CODE_SUPERSEDED: the key was rotated, and its grace period is over.
    * </pre>
    *
    * <code>VERIFY_CODE_SUPERSEDED = 5;</code>
@@ -64,7 +67,7 @@ public enum VerifyCode
   VERIFY_CODE_SUPERSEDED(5),
   /**
    * <pre>
-   * VERIFY_CODE_INACTIVE: deactivated.
+   * VERIFY_CODE_INACTIVE: the key is deactivated.
    * </pre>
    *
    * <code>VERIFY_CODE_INACTIVE = 6;</code>
@@ -72,7 +75,7 @@ public enum VerifyCode
   VERIFY_CODE_INACTIVE(6),
   /**
    * <pre>
-   * VERIFY_CODE_EXPIRED: expire_time has been reached; the instant itself is expired.
+   * VERIFY_CODE_EXPIRED: expire_time has been reached. At that instant the key is expired.
    * </pre>
    *
    * <code>VERIFY_CODE_EXPIRED = 7;</code>
@@ -88,7 +91,7 @@ public enum VerifyCode
   VERIFY_CODE_ENVIRONMENT_MISMATCH(8),
   /**
    * <pre>
-   * VERIFY_CODE_IP_NOT_ALLOWED: allowed_cidrs is set, and client_ip is in none of them or missing.
+   * VERIFY_CODE_IP_NOT_ALLOWED: allowed_cidrs is set, and client_ip is missing or in none of them.
    * </pre>
    *
    * <code>VERIFY_CODE_IP_NOT_ALLOWED = 9;</code>
@@ -96,7 +99,7 @@ public enum VerifyCode
   VERIFY_CODE_IP_NOT_ALLOWED(9),
   /**
    * <pre>
-   * VERIFY_CODE_INSUFFICIENT_SCOPE: a required scope is not granted.
+   * VERIFY_CODE_INSUFFICIENT_SCOPE: the key does not grant a required scope.
    * </pre>
    *
    * <code>VERIFY_CODE_INSUFFICIENT_SCOPE = 10;</code>
@@ -107,7 +110,7 @@ public enum VerifyCode
 
   /**
    * <pre>
-   * VERIFY_CODE_UNSPECIFIED is sent in a batch alone, for an item that was not decided. Deny.
+   * VERIFY_CODE_UNSPECIFIED is only sent in a batch, for an item that was not decided. Deny.
    * </pre>
    *
    * <code>VERIFY_CODE_UNSPECIFIED = 0;</code>
@@ -115,7 +118,7 @@ public enum VerifyCode
   public static final int VERIFY_CODE_UNSPECIFIED_VALUE = 0;
   /**
    * <pre>
-   * VERIFY_CODE_VALID: the key may do what was asked. The only code that allows anything.
+   * VERIFY_CODE_VALID: the key may do what was asked. No other code allows anything.
    * </pre>
    *
    * <code>VERIFY_CODE_VALID = 1;</code>
@@ -123,7 +126,8 @@ public enum VerifyCode
   public static final int VERIFY_CODE_VALID_VALUE = 1;
   /**
    * <pre>
-   * VERIFY_CODE_MALFORMED: not of the key's form, or its check is wrong: most likely a typing error.
+   * VERIFY_CODE_MALFORMED: the text does not have the form of a key, or its check is wrong.
+   * Most likely it was mistyped.
    * </pre>
    *
    * <code>VERIFY_CODE_MALFORMED = 2;</code>
@@ -131,7 +135,8 @@ public enum VerifyCode
   public static final int VERIFY_CODE_MALFORMED_VALUE = 2;
   /**
    * <pre>
-   * VERIFY_CODE_NOT_FOUND: no such key, a wrong secret, or a key of a project that the caller may not see.
+   * VERIFY_CODE_NOT_FOUND: the key does not exist, its secret is wrong,
+   * or it belongs to a project that the caller may not see.
    * </pre>
    *
    * <code>VERIFY_CODE_NOT_FOUND = 3;</code>
@@ -139,7 +144,7 @@ public enum VerifyCode
   public static final int VERIFY_CODE_NOT_FOUND_VALUE = 3;
   /**
    * <pre>
-   * VERIFY_CODE_REVOKED: revoked.
+   * VERIFY_CODE_REVOKED: the key was revoked.
    * </pre>
    *
    * <code>VERIFY_CODE_REVOKED = 4;</code>
@@ -147,7 +152,7 @@ public enum VerifyCode
   public static final int VERIFY_CODE_REVOKED_VALUE = 4;
   /**
    * <pre>
-   * VERIFY_CODE_SUPERSEDED: rotated, and the grace is over.
+   * VERIFY_CODE_SUPERSEDED: the key was rotated, and its grace period is over.
    * </pre>
    *
    * <code>VERIFY_CODE_SUPERSEDED = 5;</code>
@@ -155,7 +160,7 @@ public enum VerifyCode
   public static final int VERIFY_CODE_SUPERSEDED_VALUE = 5;
   /**
    * <pre>
-   * VERIFY_CODE_INACTIVE: deactivated.
+   * VERIFY_CODE_INACTIVE: the key is deactivated.
    * </pre>
    *
    * <code>VERIFY_CODE_INACTIVE = 6;</code>
@@ -163,7 +168,7 @@ public enum VerifyCode
   public static final int VERIFY_CODE_INACTIVE_VALUE = 6;
   /**
    * <pre>
-   * VERIFY_CODE_EXPIRED: expire_time has been reached; the instant itself is expired.
+   * VERIFY_CODE_EXPIRED: expire_time has been reached. At that instant the key is expired.
    * </pre>
    *
    * <code>VERIFY_CODE_EXPIRED = 7;</code>
@@ -179,7 +184,7 @@ public enum VerifyCode
   public static final int VERIFY_CODE_ENVIRONMENT_MISMATCH_VALUE = 8;
   /**
    * <pre>
-   * VERIFY_CODE_IP_NOT_ALLOWED: allowed_cidrs is set, and client_ip is in none of them or missing.
+   * VERIFY_CODE_IP_NOT_ALLOWED: allowed_cidrs is set, and client_ip is missing or in none of them.
    * </pre>
    *
    * <code>VERIFY_CODE_IP_NOT_ALLOWED = 9;</code>
@@ -187,7 +192,7 @@ public enum VerifyCode
   public static final int VERIFY_CODE_IP_NOT_ALLOWED_VALUE = 9;
   /**
    * <pre>
-   * VERIFY_CODE_INSUFFICIENT_SCOPE: a required scope is not granted.
+   * VERIFY_CODE_INSUFFICIENT_SCOPE: the key does not grant a required scope.
    * </pre>
    *
    * <code>VERIFY_CODE_INSUFFICIENT_SCOPE = 10;</code>

@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * VerifyRequest presents a key and says what it is to be used for.
+ * VerifyRequest presents a key and says what the key is to be used for.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.VerifyRequest}
@@ -55,7 +55,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object key_ = "";
   /**
    * <pre>
-   * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
+   * Required. key is the key's whole text, as it was presented.
+   * Anything that does not have the form of a key is answered MALFORMED.
    * </pre>
    *
    * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -76,7 +77,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
+   * Required. key is the key's whole text, as it was presented.
+   * Anything that does not have the form of a key is answered MALFORMED.
    * </pre>
    *
    * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -102,8 +104,10 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object projectId_ = "";
   /**
    * <pre>
-   * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
-   * that sees them all, see VerifyResponse.any_project.
+   * Optional. project_id is the project that the key must belong to;
+   * a key of another project is answered NOT_FOUND.
+   * Empty: any project that the caller may see. If the caller may see every project,
+   * see VerifyResponse.any_project.
    * </pre>
    *
    * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -124,8 +128,10 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
-   * that sees them all, see VerifyResponse.any_project.
+   * Optional. project_id is the project that the key must belong to;
+   * a key of another project is answered NOT_FOUND.
+   * Empty: any project that the caller may see. If the caller may see every project,
+   * see VerifyResponse.any_project.
    * </pre>
    *
    * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -151,7 +157,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object environmentId_ = "";
   /**
    * <pre>
-   * environment_id: empty asks for no particular one; otherwise the key must belong to it.
+   * Optional. environment_id is the environment that the key must belong to. Empty: any, or none.
    * </pre>
    *
    * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -172,7 +178,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * environment_id: empty asks for no particular one; otherwise the key must belong to it.
+   * Optional. environment_id is the environment that the key must belong to. Empty: any, or none.
    * </pre>
    *
    * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -199,7 +205,7 @@ private static final long serialVersionUID = 0L;
       com.google.protobuf.LazyStringArrayList.emptyList();
   /**
    * <pre>
-   * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+   * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
    * </pre>
    *
    * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -211,7 +217,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+   * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
    * </pre>
    *
    * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -222,7 +228,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+   * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
    * </pre>
    *
    * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -234,7 +240,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+   * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
    * </pre>
    *
    * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -251,8 +257,9 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object clientIp_ = "";
   /**
    * <pre>
-   * client_ip is where the key was presented from, IPv4 or IPv6; an IPv4-mapped IPv6 address counts as IPv4.
-   * Text that is no address is INVALID_ARGUMENT.
+   * Optional. client_ip is the address that the key was presented from, IPv4 or IPv6.
+   * An IPv4-mapped IPv6 address counts as IPv4.
+   * Text that is not an address is INVALID_ARGUMENT.
    * </pre>
    *
    * <code>string client_ip = 5 [json_name = "clientIp"];</code>
@@ -273,8 +280,9 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * client_ip is where the key was presented from, IPv4 or IPv6; an IPv4-mapped IPv6 address counts as IPv4.
-   * Text that is no address is INVALID_ARGUMENT.
+   * Optional. client_ip is the address that the key was presented from, IPv4 or IPv6.
+   * An IPv4-mapped IPv6 address counts as IPv4.
+   * Text that is not an address is INVALID_ARGUMENT.
    * </pre>
    *
    * <code>string client_ip = 5 [json_name = "clientIp"];</code>
@@ -299,7 +307,7 @@ private static final long serialVersionUID = 0L;
   private dev.tumbler.v1.Consistency consistency_;
   /**
    * <pre>
-   * consistency says how fresh the answer must be.
+   * Optional. consistency says how fresh the answer must be.
    * </pre>
    *
    * <code>.tumbler.v1.Consistency consistency = 6 [json_name = "consistency"];</code>
@@ -311,7 +319,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * consistency says how fresh the answer must be.
+   * Optional. consistency says how fresh the answer must be.
    * </pre>
    *
    * <code>.tumbler.v1.Consistency consistency = 6 [json_name = "consistency"];</code>
@@ -323,7 +331,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * consistency says how fresh the answer must be.
+   * Optional. consistency says how fresh the answer must be.
    * </pre>
    *
    * <code>.tumbler.v1.Consistency consistency = 6 [json_name = "consistency"];</code>
@@ -554,7 +562,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * VerifyRequest presents a key and says what it is to be used for.
+   * VerifyRequest presents a key and says what the key is to be used for.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.VerifyRequest}
@@ -822,7 +830,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object key_ = "";
     /**
      * <pre>
-     * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
+     * Required. key is the key's whole text, as it was presented.
+     * Anything that does not have the form of a key is answered MALFORMED.
      * </pre>
      *
      * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -842,7 +851,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
+     * Required. key is the key's whole text, as it was presented.
+     * Anything that does not have the form of a key is answered MALFORMED.
      * </pre>
      *
      * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -863,7 +873,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
+     * Required. key is the key's whole text, as it was presented.
+     * Anything that does not have the form of a key is answered MALFORMED.
      * </pre>
      *
      * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -880,7 +891,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
+     * Required. key is the key's whole text, as it was presented.
+     * Anything that does not have the form of a key is answered MALFORMED.
      * </pre>
      *
      * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -894,7 +906,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
+     * Required. key is the key's whole text, as it was presented.
+     * Anything that does not have the form of a key is answered MALFORMED.
      * </pre>
      *
      * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -914,8 +927,10 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object projectId_ = "";
     /**
      * <pre>
-     * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
-     * that sees them all, see VerifyResponse.any_project.
+     * Optional. project_id is the project that the key must belong to;
+     * a key of another project is answered NOT_FOUND.
+     * Empty: any project that the caller may see. If the caller may see every project,
+     * see VerifyResponse.any_project.
      * </pre>
      *
      * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -935,8 +950,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
-     * that sees them all, see VerifyResponse.any_project.
+     * Optional. project_id is the project that the key must belong to;
+     * a key of another project is answered NOT_FOUND.
+     * Empty: any project that the caller may see. If the caller may see every project,
+     * see VerifyResponse.any_project.
      * </pre>
      *
      * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -957,8 +974,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
-     * that sees them all, see VerifyResponse.any_project.
+     * Optional. project_id is the project that the key must belong to;
+     * a key of another project is answered NOT_FOUND.
+     * Empty: any project that the caller may see. If the caller may see every project,
+     * see VerifyResponse.any_project.
      * </pre>
      *
      * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -975,8 +994,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
-     * that sees them all, see VerifyResponse.any_project.
+     * Optional. project_id is the project that the key must belong to;
+     * a key of another project is answered NOT_FOUND.
+     * Empty: any project that the caller may see. If the caller may see every project,
+     * see VerifyResponse.any_project.
      * </pre>
      *
      * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -990,8 +1011,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
-     * that sees them all, see VerifyResponse.any_project.
+     * Optional. project_id is the project that the key must belong to;
+     * a key of another project is answered NOT_FOUND.
+     * Empty: any project that the caller may see. If the caller may see every project,
+     * see VerifyResponse.any_project.
      * </pre>
      *
      * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -1011,7 +1034,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object environmentId_ = "";
     /**
      * <pre>
-     * environment_id: empty asks for no particular one; otherwise the key must belong to it.
+     * Optional. environment_id is the environment that the key must belong to. Empty: any, or none.
      * </pre>
      *
      * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -1031,7 +1054,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * environment_id: empty asks for no particular one; otherwise the key must belong to it.
+     * Optional. environment_id is the environment that the key must belong to. Empty: any, or none.
      * </pre>
      *
      * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -1052,7 +1075,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * environment_id: empty asks for no particular one; otherwise the key must belong to it.
+     * Optional. environment_id is the environment that the key must belong to. Empty: any, or none.
      * </pre>
      *
      * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -1069,7 +1092,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * environment_id: empty asks for no particular one; otherwise the key must belong to it.
+     * Optional. environment_id is the environment that the key must belong to. Empty: any, or none.
      * </pre>
      *
      * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -1083,7 +1106,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * environment_id: empty asks for no particular one; otherwise the key must belong to it.
+     * Optional. environment_id is the environment that the key must belong to. Empty: any, or none.
      * </pre>
      *
      * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -1110,7 +1133,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+     * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
      * </pre>
      *
      * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -1123,7 +1146,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+     * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
      * </pre>
      *
      * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -1134,7 +1157,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+     * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
      * </pre>
      *
      * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -1146,7 +1169,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+     * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
      * </pre>
      *
      * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -1159,7 +1182,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+     * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
      * </pre>
      *
      * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -1178,7 +1201,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+     * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
      * </pre>
      *
      * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -1196,7 +1219,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+     * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
      * </pre>
      *
      * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -1214,7 +1237,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+     * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
      * </pre>
      *
      * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -1229,7 +1252,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+     * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
      * </pre>
      *
      * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -1250,8 +1273,9 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object clientIp_ = "";
     /**
      * <pre>
-     * client_ip is where the key was presented from, IPv4 or IPv6; an IPv4-mapped IPv6 address counts as IPv4.
-     * Text that is no address is INVALID_ARGUMENT.
+     * Optional. client_ip is the address that the key was presented from, IPv4 or IPv6.
+     * An IPv4-mapped IPv6 address counts as IPv4.
+     * Text that is not an address is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string client_ip = 5 [json_name = "clientIp"];</code>
@@ -1271,8 +1295,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * client_ip is where the key was presented from, IPv4 or IPv6; an IPv4-mapped IPv6 address counts as IPv4.
-     * Text that is no address is INVALID_ARGUMENT.
+     * Optional. client_ip is the address that the key was presented from, IPv4 or IPv6.
+     * An IPv4-mapped IPv6 address counts as IPv4.
+     * Text that is not an address is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string client_ip = 5 [json_name = "clientIp"];</code>
@@ -1293,8 +1318,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * client_ip is where the key was presented from, IPv4 or IPv6; an IPv4-mapped IPv6 address counts as IPv4.
-     * Text that is no address is INVALID_ARGUMENT.
+     * Optional. client_ip is the address that the key was presented from, IPv4 or IPv6.
+     * An IPv4-mapped IPv6 address counts as IPv4.
+     * Text that is not an address is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string client_ip = 5 [json_name = "clientIp"];</code>
@@ -1311,8 +1337,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * client_ip is where the key was presented from, IPv4 or IPv6; an IPv4-mapped IPv6 address counts as IPv4.
-     * Text that is no address is INVALID_ARGUMENT.
+     * Optional. client_ip is the address that the key was presented from, IPv4 or IPv6.
+     * An IPv4-mapped IPv6 address counts as IPv4.
+     * Text that is not an address is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string client_ip = 5 [json_name = "clientIp"];</code>
@@ -1326,8 +1353,9 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * client_ip is where the key was presented from, IPv4 or IPv6; an IPv4-mapped IPv6 address counts as IPv4.
-     * Text that is no address is INVALID_ARGUMENT.
+     * Optional. client_ip is the address that the key was presented from, IPv4 or IPv6.
+     * An IPv4-mapped IPv6 address counts as IPv4.
+     * Text that is not an address is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string client_ip = 5 [json_name = "clientIp"];</code>
@@ -1349,7 +1377,7 @@ private static final long serialVersionUID = 0L;
         dev.tumbler.v1.Consistency, dev.tumbler.v1.Consistency.Builder, dev.tumbler.v1.ConsistencyOrBuilder> consistencyBuilder_;
     /**
      * <pre>
-     * consistency says how fresh the answer must be.
+     * Optional. consistency says how fresh the answer must be.
      * </pre>
      *
      * <code>.tumbler.v1.Consistency consistency = 6 [json_name = "consistency"];</code>
@@ -1360,7 +1388,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency says how fresh the answer must be.
+     * Optional. consistency says how fresh the answer must be.
      * </pre>
      *
      * <code>.tumbler.v1.Consistency consistency = 6 [json_name = "consistency"];</code>
@@ -1375,7 +1403,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency says how fresh the answer must be.
+     * Optional. consistency says how fresh the answer must be.
      * </pre>
      *
      * <code>.tumbler.v1.Consistency consistency = 6 [json_name = "consistency"];</code>
@@ -1395,7 +1423,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency says how fresh the answer must be.
+     * Optional. consistency says how fresh the answer must be.
      * </pre>
      *
      * <code>.tumbler.v1.Consistency consistency = 6 [json_name = "consistency"];</code>
@@ -1413,7 +1441,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency says how fresh the answer must be.
+     * Optional. consistency says how fresh the answer must be.
      * </pre>
      *
      * <code>.tumbler.v1.Consistency consistency = 6 [json_name = "consistency"];</code>
@@ -1438,7 +1466,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency says how fresh the answer must be.
+     * Optional. consistency says how fresh the answer must be.
      * </pre>
      *
      * <code>.tumbler.v1.Consistency consistency = 6 [json_name = "consistency"];</code>
@@ -1455,7 +1483,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency says how fresh the answer must be.
+     * Optional. consistency says how fresh the answer must be.
      * </pre>
      *
      * <code>.tumbler.v1.Consistency consistency = 6 [json_name = "consistency"];</code>
@@ -1467,7 +1495,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency says how fresh the answer must be.
+     * Optional. consistency says how fresh the answer must be.
      * </pre>
      *
      * <code>.tumbler.v1.Consistency consistency = 6 [json_name = "consistency"];</code>
@@ -1482,7 +1510,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * consistency says how fresh the answer must be.
+     * Optional. consistency says how fresh the answer must be.
      * </pre>
      *
      * <code>.tumbler.v1.Consistency consistency = 6 [json_name = "consistency"];</code>

@@ -10,7 +10,8 @@ public interface VerifyRequestOrBuilder extends
 
   /**
    * <pre>
-   * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
+   * Required. key is the key's whole text, as it was presented.
+   * Anything that does not have the form of a key is answered MALFORMED.
    * </pre>
    *
    * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -19,7 +20,8 @@ public interface VerifyRequestOrBuilder extends
   java.lang.String getKey();
   /**
    * <pre>
-   * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
+   * Required. key is the key's whole text, as it was presented.
+   * Anything that does not have the form of a key is answered MALFORMED.
    * </pre>
    *
    * <code>string key = 1 [json_name = "key", (.tumbler.v1.secret) = true];</code>
@@ -30,8 +32,10 @@ public interface VerifyRequestOrBuilder extends
 
   /**
    * <pre>
-   * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
-   * that sees them all, see VerifyResponse.any_project.
+   * Optional. project_id is the project that the key must belong to;
+   * a key of another project is answered NOT_FOUND.
+   * Empty: any project that the caller may see. If the caller may see every project,
+   * see VerifyResponse.any_project.
    * </pre>
    *
    * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -40,8 +44,10 @@ public interface VerifyRequestOrBuilder extends
   java.lang.String getProjectId();
   /**
    * <pre>
-   * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
-   * that sees them all, see VerifyResponse.any_project.
+   * Optional. project_id is the project that the key must belong to;
+   * a key of another project is answered NOT_FOUND.
+   * Empty: any project that the caller may see. If the caller may see every project,
+   * see VerifyResponse.any_project.
    * </pre>
    *
    * <code>string project_id = 2 [json_name = "projectId"];</code>
@@ -52,7 +58,7 @@ public interface VerifyRequestOrBuilder extends
 
   /**
    * <pre>
-   * environment_id: empty asks for no particular one; otherwise the key must belong to it.
+   * Optional. environment_id is the environment that the key must belong to. Empty: any, or none.
    * </pre>
    *
    * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -61,7 +67,7 @@ public interface VerifyRequestOrBuilder extends
   java.lang.String getEnvironmentId();
   /**
    * <pre>
-   * environment_id: empty asks for no particular one; otherwise the key must belong to it.
+   * Optional. environment_id is the environment that the key must belong to. Empty: any, or none.
    * </pre>
    *
    * <code>string environment_id = 3 [json_name = "environmentId"];</code>
@@ -72,7 +78,7 @@ public interface VerifyRequestOrBuilder extends
 
   /**
    * <pre>
-   * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+   * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
    * </pre>
    *
    * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -82,7 +88,7 @@ public interface VerifyRequestOrBuilder extends
       getRequiredScopesList();
   /**
    * <pre>
-   * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+   * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
    * </pre>
    *
    * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -91,7 +97,7 @@ public interface VerifyRequestOrBuilder extends
   int getRequiredScopesCount();
   /**
    * <pre>
-   * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+   * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
    * </pre>
    *
    * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -101,7 +107,7 @@ public interface VerifyRequestOrBuilder extends
   java.lang.String getRequiredScopes(int index);
   /**
    * <pre>
-   * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+   * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
    * </pre>
    *
    * <code>repeated string required_scopes = 4 [json_name = "requiredScopes"];</code>
@@ -113,8 +119,9 @@ public interface VerifyRequestOrBuilder extends
 
   /**
    * <pre>
-   * client_ip is where the key was presented from, IPv4 or IPv6; an IPv4-mapped IPv6 address counts as IPv4.
-   * Text that is no address is INVALID_ARGUMENT.
+   * Optional. client_ip is the address that the key was presented from, IPv4 or IPv6.
+   * An IPv4-mapped IPv6 address counts as IPv4.
+   * Text that is not an address is INVALID_ARGUMENT.
    * </pre>
    *
    * <code>string client_ip = 5 [json_name = "clientIp"];</code>
@@ -123,8 +130,9 @@ public interface VerifyRequestOrBuilder extends
   java.lang.String getClientIp();
   /**
    * <pre>
-   * client_ip is where the key was presented from, IPv4 or IPv6; an IPv4-mapped IPv6 address counts as IPv4.
-   * Text that is no address is INVALID_ARGUMENT.
+   * Optional. client_ip is the address that the key was presented from, IPv4 or IPv6.
+   * An IPv4-mapped IPv6 address counts as IPv4.
+   * Text that is not an address is INVALID_ARGUMENT.
    * </pre>
    *
    * <code>string client_ip = 5 [json_name = "clientIp"];</code>
@@ -135,7 +143,7 @@ public interface VerifyRequestOrBuilder extends
 
   /**
    * <pre>
-   * consistency says how fresh the answer must be.
+   * Optional. consistency says how fresh the answer must be.
    * </pre>
    *
    * <code>.tumbler.v1.Consistency consistency = 6 [json_name = "consistency"];</code>
@@ -144,7 +152,7 @@ public interface VerifyRequestOrBuilder extends
   boolean hasConsistency();
   /**
    * <pre>
-   * consistency says how fresh the answer must be.
+   * Optional. consistency says how fresh the answer must be.
    * </pre>
    *
    * <code>.tumbler.v1.Consistency consistency = 6 [json_name = "consistency"];</code>
@@ -153,7 +161,7 @@ public interface VerifyRequestOrBuilder extends
   dev.tumbler.v1.Consistency getConsistency();
   /**
    * <pre>
-   * consistency says how fresh the answer must be.
+   * Optional. consistency says how fresh the answer must be.
    * </pre>
    *
    * <code>.tumbler.v1.Consistency consistency = 6 [json_name = "consistency"];</code>

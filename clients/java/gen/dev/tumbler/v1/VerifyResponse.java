@@ -6,8 +6,10 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * VerifyResponse is the verdict. All zero values deny. Everything but valid, code, check_time, revision and
- * consistency_token stays empty with MALFORMED and NOT_FOUND: nothing is told of a key whose secret was not proven.
+ * VerifyResponse is the verdict. A response with only zero values denies.
+ * With MALFORMED and NOT_FOUND, every field is empty
+ * except valid, code, check_time, revision and consistency_token:
+ * the server reveals nothing about a key whose secret was not proven.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.VerifyResponse}
@@ -88,7 +90,8 @@ private static final long serialVersionUID = 0L;
   private int code_ = 0;
   /**
    * <pre>
-   * code says why. Show it to operators and logs, not to whoever presented the key.
+   * code is the reason for the verdict.
+   * Show it to operators and in logs, but not to the client that presented the key.
    * </pre>
    *
    * <code>.tumbler.v1.VerifyCode code = 2 [json_name = "code"];</code>
@@ -99,7 +102,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * code says why. Show it to operators and logs, not to whoever presented the key.
+   * code is the reason for the verdict.
+   * Show it to operators and in logs, but not to the client that presented the key.
    * </pre>
    *
    * <code>.tumbler.v1.VerifyCode code = 2 [json_name = "code"];</code>
@@ -209,7 +213,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object environmentId_ = "";
   /**
    * <pre>
-   * environment_id is the key's environment; empty: it has none.
+   * environment_id is the key's environment. Empty: it has none.
    * </pre>
    *
    * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -230,7 +234,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * environment_id is the key's environment; empty: it has none.
+   * environment_id is the key's environment. Empty: it has none.
    * </pre>
    *
    * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -351,7 +355,7 @@ private static final long serialVersionUID = 0L;
       com.google.protobuf.LazyStringArrayList.emptyList();
   /**
    * <pre>
-   * scopes are all that the key grants, not only what was asked for.
+   * scopes are all scopes of the key, not only the required ones.
    * </pre>
    *
    * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -363,7 +367,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * scopes are all that the key grants, not only what was asked for.
+   * scopes are all scopes of the key, not only the required ones.
    * </pre>
    *
    * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -374,7 +378,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * scopes are all that the key grants, not only what was asked for.
+   * scopes are all scopes of the key, not only the required ones.
    * </pre>
    *
    * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -386,7 +390,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * scopes are all that the key grants, not only what was asked for.
+   * scopes are all scopes of the key, not only the required ones.
    * </pre>
    *
    * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -426,7 +430,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * metadata is the key's.
+   * metadata is the key's metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -447,7 +451,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * metadata is the key's.
+   * metadata is the key's metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -458,7 +462,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * metadata is the key's.
+   * metadata is the key's metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -476,7 +480,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * metadata is the key's.
+   * metadata is the key's metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -499,7 +503,7 @@ java.lang.String defaultValue) {
       com.google.protobuf.LazyStringArrayList.emptyList();
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+   * allowed_cidrs are the networks that the key may be used from. Empty: every address.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -511,7 +515,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+   * allowed_cidrs are the networks that the key may be used from. Empty: every address.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -522,7 +526,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+   * allowed_cidrs are the networks that the key may be used from. Empty: every address.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -534,7 +538,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+   * allowed_cidrs are the networks that the key may be used from. Empty: every address.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -550,7 +554,7 @@ java.lang.String defaultValue) {
   private com.google.protobuf.Timestamp expireTime_;
   /**
    * <pre>
-   * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+   * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 11 [json_name = "expireTime"];</code>
@@ -562,7 +566,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+   * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 11 [json_name = "expireTime"];</code>
@@ -574,7 +578,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+   * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 11 [json_name = "expireTime"];</code>
@@ -588,7 +592,7 @@ java.lang.String defaultValue) {
   private com.google.protobuf.Timestamp graceExpireTime_;
   /**
    * <pre>
-   * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+   * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 12 [json_name = "graceExpireTime"];</code>
@@ -600,7 +604,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+   * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 12 [json_name = "graceExpireTime"];</code>
@@ -612,7 +616,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+   * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 12 [json_name = "graceExpireTime"];</code>
@@ -673,8 +677,10 @@ java.lang.String defaultValue) {
   private com.google.protobuf.Duration cacheTtl_;
   /**
    * <pre>
-   * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-   * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+   * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+   * The client decides each use again.
+   * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+   * Unset or zero: do not reuse it.
    * </pre>
    *
    * <code>.google.protobuf.Duration cache_ttl = 14 [json_name = "cacheTtl"];</code>
@@ -686,8 +692,10 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-   * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+   * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+   * The client decides each use again.
+   * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+   * Unset or zero: do not reuse it.
    * </pre>
    *
    * <code>.google.protobuf.Duration cache_ttl = 14 [json_name = "cacheTtl"];</code>
@@ -699,8 +707,10 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-   * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+   * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+   * The client decides each use again.
+   * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+   * Unset or zero: do not reuse it.
    * </pre>
    *
    * <code>.google.protobuf.Duration cache_ttl = 14 [json_name = "cacheTtl"];</code>
@@ -714,8 +724,9 @@ java.lang.String defaultValue) {
   private com.google.protobuf.Timestamp checkTime_;
   /**
    * <pre>
-   * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-   * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+   * check_time is the instant for which the verdict holds, by the server's clock.
+   * It is in the past only if the database is away and the operator allows the server
+   * to continue without it (`--stale-if-error`); cache_ttl is then unset.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp check_time = 15 [json_name = "checkTime"];</code>
@@ -727,8 +738,9 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-   * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+   * check_time is the instant for which the verdict holds, by the server's clock.
+   * It is in the past only if the database is away and the operator allows the server
+   * to continue without it (`--stale-if-error`); cache_ttl is then unset.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp check_time = 15 [json_name = "checkTime"];</code>
@@ -740,8 +752,9 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-   * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+   * check_time is the instant for which the verdict holds, by the server's clock.
+   * It is in the past only if the database is away and the operator allows the server
+   * to continue without it (`--stale-if-error`); cache_ttl is then unset.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp check_time = 15 [json_name = "checkTime"];</code>
@@ -755,8 +768,9 @@ java.lang.String defaultValue) {
   private long revision_ = 0L;
   /**
    * <pre>
-   * revision is the log position that the answer reflects. Never cache an answer that is older than an event that was
-   * seen for the key: compare with KeyEvent.revision.
+   * revision is the log position that the answer reflects.
+   * Never cache an answer that is older than an event that you have seen for the key:
+   * compare with KeyEvent.revision.
    * </pre>
    *
    * <code>int64 revision = 16 [json_name = "revision"];</code>
@@ -818,9 +832,11 @@ java.lang.String defaultValue) {
   private boolean anyProject_ = false;
   /**
    * <pre>
-   * any_project is set where the calling key sees the keys of all projects (it is one of the reserved project `tumbler`)
-   * and the request named none: a key of any tenant may then be VALID. A verifier that guards a service refuses such an
-   * answer, whatever its code, unless its owner wished for that: name a project, or call with a key of one.
+   * any_project is set if the calling key may see the keys of every project
+   * (it belongs to the reserved project `tumbler`) and the request named no project:
+   * a key of any tenant can then be VALID.
+   * A verifier that guards a service must refuse such an answer, whatever its code,
+   * unless its owner asked for that. Name a project, or call with a key of one.
    * </pre>
    *
    * <code>bool any_project = 18 [json_name = "anyProject"];</code>
@@ -1215,8 +1231,10 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * VerifyResponse is the verdict. All zero values deny. Everything but valid, code, check_time, revision and
-   * consistency_token stays empty with MALFORMED and NOT_FOUND: nothing is told of a key whose secret was not proven.
+   * VerifyResponse is the verdict. A response with only zero values denies.
+   * With MALFORMED and NOT_FOUND, every field is empty
+   * except valid, code, check_time, revision and consistency_token:
+   * the server reveals nothing about a key whose secret was not proven.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.VerifyResponse}
@@ -1745,7 +1763,8 @@ java.lang.String defaultValue) {
     private int code_ = 0;
     /**
      * <pre>
-     * code says why. Show it to operators and logs, not to whoever presented the key.
+     * code is the reason for the verdict.
+     * Show it to operators and in logs, but not to the client that presented the key.
      * </pre>
      *
      * <code>.tumbler.v1.VerifyCode code = 2 [json_name = "code"];</code>
@@ -1756,7 +1775,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * code says why. Show it to operators and logs, not to whoever presented the key.
+     * code is the reason for the verdict.
+     * Show it to operators and in logs, but not to the client that presented the key.
      * </pre>
      *
      * <code>.tumbler.v1.VerifyCode code = 2 [json_name = "code"];</code>
@@ -1771,7 +1791,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * code says why. Show it to operators and logs, not to whoever presented the key.
+     * code is the reason for the verdict.
+     * Show it to operators and in logs, but not to the client that presented the key.
      * </pre>
      *
      * <code>.tumbler.v1.VerifyCode code = 2 [json_name = "code"];</code>
@@ -1784,7 +1805,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * code says why. Show it to operators and logs, not to whoever presented the key.
+     * code is the reason for the verdict.
+     * Show it to operators and in logs, but not to the client that presented the key.
      * </pre>
      *
      * <code>.tumbler.v1.VerifyCode code = 2 [json_name = "code"];</code>
@@ -1802,7 +1824,8 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * code says why. Show it to operators and logs, not to whoever presented the key.
+     * code is the reason for the verdict.
+     * Show it to operators and in logs, but not to the client that presented the key.
      * </pre>
      *
      * <code>.tumbler.v1.VerifyCode code = 2 [json_name = "code"];</code>
@@ -2002,7 +2025,7 @@ java.lang.String defaultValue) {
     private java.lang.Object environmentId_ = "";
     /**
      * <pre>
-     * environment_id is the key's environment; empty: it has none.
+     * environment_id is the key's environment. Empty: it has none.
      * </pre>
      *
      * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -2022,7 +2045,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id is the key's environment; empty: it has none.
+     * environment_id is the key's environment. Empty: it has none.
      * </pre>
      *
      * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -2043,7 +2066,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id is the key's environment; empty: it has none.
+     * environment_id is the key's environment. Empty: it has none.
      * </pre>
      *
      * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -2060,7 +2083,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id is the key's environment; empty: it has none.
+     * environment_id is the key's environment. Empty: it has none.
      * </pre>
      *
      * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -2074,7 +2097,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * environment_id is the key's environment; empty: it has none.
+     * environment_id is the key's environment. Empty: it has none.
      * </pre>
      *
      * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -2285,7 +2308,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are all that the key grants, not only what was asked for.
+     * scopes are all scopes of the key, not only the required ones.
      * </pre>
      *
      * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -2298,7 +2321,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are all that the key grants, not only what was asked for.
+     * scopes are all scopes of the key, not only the required ones.
      * </pre>
      *
      * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -2309,7 +2332,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are all that the key grants, not only what was asked for.
+     * scopes are all scopes of the key, not only the required ones.
      * </pre>
      *
      * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -2321,7 +2344,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are all that the key grants, not only what was asked for.
+     * scopes are all scopes of the key, not only the required ones.
      * </pre>
      *
      * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -2334,7 +2357,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are all that the key grants, not only what was asked for.
+     * scopes are all scopes of the key, not only the required ones.
      * </pre>
      *
      * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -2353,7 +2376,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are all that the key grants, not only what was asked for.
+     * scopes are all scopes of the key, not only the required ones.
      * </pre>
      *
      * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -2371,7 +2394,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are all that the key grants, not only what was asked for.
+     * scopes are all scopes of the key, not only the required ones.
      * </pre>
      *
      * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -2389,7 +2412,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are all that the key grants, not only what was asked for.
+     * scopes are all scopes of the key, not only the required ones.
      * </pre>
      *
      * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -2404,7 +2427,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * scopes are all that the key grants, not only what was asked for.
+     * scopes are all scopes of the key, not only the required ones.
      * </pre>
      *
      * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -2450,7 +2473,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is the key's.
+     * metadata is the key's metadata.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -2471,7 +2494,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is the key's.
+     * metadata is the key's metadata.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -2482,7 +2505,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is the key's.
+     * metadata is the key's metadata.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -2500,7 +2523,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is the key's.
+     * metadata is the key's metadata.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -2524,7 +2547,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is the key's.
+     * metadata is the key's metadata.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -2547,7 +2570,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is the key's.
+     * metadata is the key's metadata.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -2564,7 +2587,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * metadata is the key's.
+     * metadata is the key's metadata.
      * </pre>
      *
      * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -2587,7 +2610,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+     * allowed_cidrs are the networks that the key may be used from. Empty: every address.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -2600,7 +2623,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+     * allowed_cidrs are the networks that the key may be used from. Empty: every address.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -2611,7 +2634,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+     * allowed_cidrs are the networks that the key may be used from. Empty: every address.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -2623,7 +2646,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+     * allowed_cidrs are the networks that the key may be used from. Empty: every address.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -2636,7 +2659,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+     * allowed_cidrs are the networks that the key may be used from. Empty: every address.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -2655,7 +2678,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+     * allowed_cidrs are the networks that the key may be used from. Empty: every address.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -2673,7 +2696,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+     * allowed_cidrs are the networks that the key may be used from. Empty: every address.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -2691,7 +2714,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+     * allowed_cidrs are the networks that the key may be used from. Empty: every address.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -2706,7 +2729,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+     * allowed_cidrs are the networks that the key may be used from. Empty: every address.
      * </pre>
      *
      * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -2729,7 +2752,7 @@ java.lang.String defaultValue) {
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> expireTimeBuilder_;
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+     * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 11 [json_name = "expireTime"];</code>
@@ -2740,7 +2763,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+     * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 11 [json_name = "expireTime"];</code>
@@ -2755,7 +2778,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+     * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 11 [json_name = "expireTime"];</code>
@@ -2775,7 +2798,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+     * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 11 [json_name = "expireTime"];</code>
@@ -2793,7 +2816,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+     * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 11 [json_name = "expireTime"];</code>
@@ -2818,7 +2841,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+     * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 11 [json_name = "expireTime"];</code>
@@ -2835,7 +2858,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+     * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 11 [json_name = "expireTime"];</code>
@@ -2847,7 +2870,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+     * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 11 [json_name = "expireTime"];</code>
@@ -2862,7 +2885,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+     * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp expire_time = 11 [json_name = "expireTime"];</code>
@@ -2886,7 +2909,7 @@ java.lang.String defaultValue) {
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> graceExpireTimeBuilder_;
     /**
      * <pre>
-     * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+     * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 12 [json_name = "graceExpireTime"];</code>
@@ -2897,7 +2920,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+     * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 12 [json_name = "graceExpireTime"];</code>
@@ -2912,7 +2935,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+     * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 12 [json_name = "graceExpireTime"];</code>
@@ -2932,7 +2955,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+     * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 12 [json_name = "graceExpireTime"];</code>
@@ -2950,7 +2973,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+     * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 12 [json_name = "graceExpireTime"];</code>
@@ -2975,7 +2998,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+     * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 12 [json_name = "graceExpireTime"];</code>
@@ -2992,7 +3015,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+     * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 12 [json_name = "graceExpireTime"];</code>
@@ -3004,7 +3027,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+     * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 12 [json_name = "graceExpireTime"];</code>
@@ -3019,7 +3042,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+     * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp grace_expire_time = 12 [json_name = "graceExpireTime"];</code>
@@ -3135,8 +3158,10 @@ java.lang.String defaultValue) {
         com.google.protobuf.Duration, com.google.protobuf.Duration.Builder, com.google.protobuf.DurationOrBuilder> cacheTtlBuilder_;
     /**
      * <pre>
-     * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-     * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+     * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+     * The client decides each use again.
+     * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+     * Unset or zero: do not reuse it.
      * </pre>
      *
      * <code>.google.protobuf.Duration cache_ttl = 14 [json_name = "cacheTtl"];</code>
@@ -3147,8 +3172,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-     * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+     * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+     * The client decides each use again.
+     * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+     * Unset or zero: do not reuse it.
      * </pre>
      *
      * <code>.google.protobuf.Duration cache_ttl = 14 [json_name = "cacheTtl"];</code>
@@ -3163,8 +3190,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-     * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+     * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+     * The client decides each use again.
+     * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+     * Unset or zero: do not reuse it.
      * </pre>
      *
      * <code>.google.protobuf.Duration cache_ttl = 14 [json_name = "cacheTtl"];</code>
@@ -3184,8 +3213,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-     * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+     * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+     * The client decides each use again.
+     * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+     * Unset or zero: do not reuse it.
      * </pre>
      *
      * <code>.google.protobuf.Duration cache_ttl = 14 [json_name = "cacheTtl"];</code>
@@ -3203,8 +3234,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-     * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+     * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+     * The client decides each use again.
+     * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+     * Unset or zero: do not reuse it.
      * </pre>
      *
      * <code>.google.protobuf.Duration cache_ttl = 14 [json_name = "cacheTtl"];</code>
@@ -3229,8 +3262,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-     * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+     * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+     * The client decides each use again.
+     * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+     * Unset or zero: do not reuse it.
      * </pre>
      *
      * <code>.google.protobuf.Duration cache_ttl = 14 [json_name = "cacheTtl"];</code>
@@ -3247,8 +3282,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-     * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+     * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+     * The client decides each use again.
+     * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+     * Unset or zero: do not reuse it.
      * </pre>
      *
      * <code>.google.protobuf.Duration cache_ttl = 14 [json_name = "cacheTtl"];</code>
@@ -3260,8 +3297,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-     * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+     * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+     * The client decides each use again.
+     * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+     * Unset or zero: do not reuse it.
      * </pre>
      *
      * <code>.google.protobuf.Duration cache_ttl = 14 [json_name = "cacheTtl"];</code>
@@ -3276,8 +3315,10 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-     * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+     * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+     * The client decides each use again.
+     * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+     * Unset or zero: do not reuse it.
      * </pre>
      *
      * <code>.google.protobuf.Duration cache_ttl = 14 [json_name = "cacheTtl"];</code>
@@ -3301,8 +3342,9 @@ java.lang.String defaultValue) {
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> checkTimeBuilder_;
     /**
      * <pre>
-     * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-     * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+     * check_time is the instant for which the verdict holds, by the server's clock.
+     * It is in the past only if the database is away and the operator allows the server
+     * to continue without it (`--stale-if-error`); cache_ttl is then unset.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp check_time = 15 [json_name = "checkTime"];</code>
@@ -3313,8 +3355,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-     * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+     * check_time is the instant for which the verdict holds, by the server's clock.
+     * It is in the past only if the database is away and the operator allows the server
+     * to continue without it (`--stale-if-error`); cache_ttl is then unset.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp check_time = 15 [json_name = "checkTime"];</code>
@@ -3329,8 +3372,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-     * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+     * check_time is the instant for which the verdict holds, by the server's clock.
+     * It is in the past only if the database is away and the operator allows the server
+     * to continue without it (`--stale-if-error`); cache_ttl is then unset.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp check_time = 15 [json_name = "checkTime"];</code>
@@ -3350,8 +3394,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-     * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+     * check_time is the instant for which the verdict holds, by the server's clock.
+     * It is in the past only if the database is away and the operator allows the server
+     * to continue without it (`--stale-if-error`); cache_ttl is then unset.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp check_time = 15 [json_name = "checkTime"];</code>
@@ -3369,8 +3414,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-     * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+     * check_time is the instant for which the verdict holds, by the server's clock.
+     * It is in the past only if the database is away and the operator allows the server
+     * to continue without it (`--stale-if-error`); cache_ttl is then unset.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp check_time = 15 [json_name = "checkTime"];</code>
@@ -3395,8 +3441,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-     * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+     * check_time is the instant for which the verdict holds, by the server's clock.
+     * It is in the past only if the database is away and the operator allows the server
+     * to continue without it (`--stale-if-error`); cache_ttl is then unset.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp check_time = 15 [json_name = "checkTime"];</code>
@@ -3413,8 +3460,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-     * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+     * check_time is the instant for which the verdict holds, by the server's clock.
+     * It is in the past only if the database is away and the operator allows the server
+     * to continue without it (`--stale-if-error`); cache_ttl is then unset.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp check_time = 15 [json_name = "checkTime"];</code>
@@ -3426,8 +3474,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-     * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+     * check_time is the instant for which the verdict holds, by the server's clock.
+     * It is in the past only if the database is away and the operator allows the server
+     * to continue without it (`--stale-if-error`); cache_ttl is then unset.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp check_time = 15 [json_name = "checkTime"];</code>
@@ -3442,8 +3491,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-     * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+     * check_time is the instant for which the verdict holds, by the server's clock.
+     * It is in the past only if the database is away and the operator allows the server
+     * to continue without it (`--stale-if-error`); cache_ttl is then unset.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp check_time = 15 [json_name = "checkTime"];</code>
@@ -3465,8 +3515,9 @@ java.lang.String defaultValue) {
     private long revision_ ;
     /**
      * <pre>
-     * revision is the log position that the answer reflects. Never cache an answer that is older than an event that was
-     * seen for the key: compare with KeyEvent.revision.
+     * revision is the log position that the answer reflects.
+     * Never cache an answer that is older than an event that you have seen for the key:
+     * compare with KeyEvent.revision.
      * </pre>
      *
      * <code>int64 revision = 16 [json_name = "revision"];</code>
@@ -3478,8 +3529,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revision is the log position that the answer reflects. Never cache an answer that is older than an event that was
-     * seen for the key: compare with KeyEvent.revision.
+     * revision is the log position that the answer reflects.
+     * Never cache an answer that is older than an event that you have seen for the key:
+     * compare with KeyEvent.revision.
      * </pre>
      *
      * <code>int64 revision = 16 [json_name = "revision"];</code>
@@ -3495,8 +3547,9 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * revision is the log position that the answer reflects. Never cache an answer that is older than an event that was
-     * seen for the key: compare with KeyEvent.revision.
+     * revision is the log position that the answer reflects.
+     * Never cache an answer that is older than an event that you have seen for the key:
+     * compare with KeyEvent.revision.
      * </pre>
      *
      * <code>int64 revision = 16 [json_name = "revision"];</code>
@@ -3604,9 +3657,11 @@ java.lang.String defaultValue) {
     private boolean anyProject_ ;
     /**
      * <pre>
-     * any_project is set where the calling key sees the keys of all projects (it is one of the reserved project `tumbler`)
-     * and the request named none: a key of any tenant may then be VALID. A verifier that guards a service refuses such an
-     * answer, whatever its code, unless its owner wished for that: name a project, or call with a key of one.
+     * any_project is set if the calling key may see the keys of every project
+     * (it belongs to the reserved project `tumbler`) and the request named no project:
+     * a key of any tenant can then be VALID.
+     * A verifier that guards a service must refuse such an answer, whatever its code,
+     * unless its owner asked for that. Name a project, or call with a key of one.
      * </pre>
      *
      * <code>bool any_project = 18 [json_name = "anyProject"];</code>
@@ -3618,9 +3673,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * any_project is set where the calling key sees the keys of all projects (it is one of the reserved project `tumbler`)
-     * and the request named none: a key of any tenant may then be VALID. A verifier that guards a service refuses such an
-     * answer, whatever its code, unless its owner wished for that: name a project, or call with a key of one.
+     * any_project is set if the calling key may see the keys of every project
+     * (it belongs to the reserved project `tumbler`) and the request named no project:
+     * a key of any tenant can then be VALID.
+     * A verifier that guards a service must refuse such an answer, whatever its code,
+     * unless its owner asked for that. Name a project, or call with a key of one.
      * </pre>
      *
      * <code>bool any_project = 18 [json_name = "anyProject"];</code>
@@ -3636,9 +3693,11 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * any_project is set where the calling key sees the keys of all projects (it is one of the reserved project `tumbler`)
-     * and the request named none: a key of any tenant may then be VALID. A verifier that guards a service refuses such an
-     * answer, whatever its code, unless its owner wished for that: name a project, or call with a key of one.
+     * any_project is set if the calling key may see the keys of every project
+     * (it belongs to the reserved project `tumbler`) and the request named no project:
+     * a key of any tenant can then be VALID.
+     * A verifier that guards a service must refuse such an answer, whatever its code,
+     * unless its owner asked for that. Name a project, or call with a key of one.
      * </pre>
      *
      * <code>bool any_project = 18 [json_name = "anyProject"];</code>

@@ -20,7 +20,8 @@ public interface VerifyResponseOrBuilder extends
 
   /**
    * <pre>
-   * code says why. Show it to operators and logs, not to whoever presented the key.
+   * code is the reason for the verdict.
+   * Show it to operators and in logs, but not to the client that presented the key.
    * </pre>
    *
    * <code>.tumbler.v1.VerifyCode code = 2 [json_name = "code"];</code>
@@ -29,7 +30,8 @@ public interface VerifyResponseOrBuilder extends
   int getCodeValue();
   /**
    * <pre>
-   * code says why. Show it to operators and logs, not to whoever presented the key.
+   * code is the reason for the verdict.
+   * Show it to operators and in logs, but not to the client that presented the key.
    * </pre>
    *
    * <code>.tumbler.v1.VerifyCode code = 2 [json_name = "code"];</code>
@@ -79,7 +81,7 @@ public interface VerifyResponseOrBuilder extends
 
   /**
    * <pre>
-   * environment_id is the key's environment; empty: it has none.
+   * environment_id is the key's environment. Empty: it has none.
    * </pre>
    *
    * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -88,7 +90,7 @@ public interface VerifyResponseOrBuilder extends
   java.lang.String getEnvironmentId();
   /**
    * <pre>
-   * environment_id is the key's environment; empty: it has none.
+   * environment_id is the key's environment. Empty: it has none.
    * </pre>
    *
    * <code>string environment_id = 5 [json_name = "environmentId"];</code>
@@ -139,7 +141,7 @@ public interface VerifyResponseOrBuilder extends
 
   /**
    * <pre>
-   * scopes are all that the key grants, not only what was asked for.
+   * scopes are all scopes of the key, not only the required ones.
    * </pre>
    *
    * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -149,7 +151,7 @@ public interface VerifyResponseOrBuilder extends
       getScopesList();
   /**
    * <pre>
-   * scopes are all that the key grants, not only what was asked for.
+   * scopes are all scopes of the key, not only the required ones.
    * </pre>
    *
    * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -158,7 +160,7 @@ public interface VerifyResponseOrBuilder extends
   int getScopesCount();
   /**
    * <pre>
-   * scopes are all that the key grants, not only what was asked for.
+   * scopes are all scopes of the key, not only the required ones.
    * </pre>
    *
    * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -168,7 +170,7 @@ public interface VerifyResponseOrBuilder extends
   java.lang.String getScopes(int index);
   /**
    * <pre>
-   * scopes are all that the key grants, not only what was asked for.
+   * scopes are all scopes of the key, not only the required ones.
    * </pre>
    *
    * <code>repeated string scopes = 8 [json_name = "scopes"];</code>
@@ -180,7 +182,7 @@ public interface VerifyResponseOrBuilder extends
 
   /**
    * <pre>
-   * metadata is the key's.
+   * metadata is the key's metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -188,7 +190,7 @@ public interface VerifyResponseOrBuilder extends
   int getMetadataCount();
   /**
    * <pre>
-   * metadata is the key's.
+   * metadata is the key's metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -203,7 +205,7 @@ public interface VerifyResponseOrBuilder extends
   getMetadata();
   /**
    * <pre>
-   * metadata is the key's.
+   * metadata is the key's metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -212,7 +214,7 @@ public interface VerifyResponseOrBuilder extends
   getMetadataMap();
   /**
    * <pre>
-   * metadata is the key's.
+   * metadata is the key's metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -224,7 +226,7 @@ java.lang.String getMetadataOrDefault(
 java.lang.String defaultValue);
   /**
    * <pre>
-   * metadata is the key's.
+   * metadata is the key's metadata.
    * </pre>
    *
    * <code>map&lt;string, string&gt; metadata = 9 [json_name = "metadata"];</code>
@@ -234,7 +236,7 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+   * allowed_cidrs are the networks that the key may be used from. Empty: every address.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -244,7 +246,7 @@ java.lang.String defaultValue);
       getAllowedCidrsList();
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+   * allowed_cidrs are the networks that the key may be used from. Empty: every address.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -253,7 +255,7 @@ java.lang.String defaultValue);
   int getAllowedCidrsCount();
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+   * allowed_cidrs are the networks that the key may be used from. Empty: every address.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -263,7 +265,7 @@ java.lang.String defaultValue);
   java.lang.String getAllowedCidrs(int index);
   /**
    * <pre>
-   * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+   * allowed_cidrs are the networks that the key may be used from. Empty: every address.
    * </pre>
    *
    * <code>repeated string allowed_cidrs = 10 [json_name = "allowedCidrs"];</code>
@@ -275,7 +277,7 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+   * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 11 [json_name = "expireTime"];</code>
@@ -284,7 +286,7 @@ java.lang.String defaultValue);
   boolean hasExpireTime();
   /**
    * <pre>
-   * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+   * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 11 [json_name = "expireTime"];</code>
@@ -293,7 +295,7 @@ java.lang.String defaultValue);
   com.google.protobuf.Timestamp getExpireTime();
   /**
    * <pre>
-   * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+   * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp expire_time = 11 [json_name = "expireTime"];</code>
@@ -302,7 +304,7 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+   * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 12 [json_name = "graceExpireTime"];</code>
@@ -311,7 +313,7 @@ java.lang.String defaultValue);
   boolean hasGraceExpireTime();
   /**
    * <pre>
-   * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+   * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 12 [json_name = "graceExpireTime"];</code>
@@ -320,7 +322,7 @@ java.lang.String defaultValue);
   com.google.protobuf.Timestamp getGraceExpireTime();
   /**
    * <pre>
-   * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+   * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp grace_expire_time = 12 [json_name = "graceExpireTime"];</code>
@@ -349,8 +351,10 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-   * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+   * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+   * The client decides each use again.
+   * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+   * Unset or zero: do not reuse it.
    * </pre>
    *
    * <code>.google.protobuf.Duration cache_ttl = 14 [json_name = "cacheTtl"];</code>
@@ -359,8 +363,10 @@ java.lang.String defaultValue);
   boolean hasCacheTtl();
   /**
    * <pre>
-   * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-   * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+   * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+   * The client decides each use again.
+   * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+   * Unset or zero: do not reuse it.
    * </pre>
    *
    * <code>.google.protobuf.Duration cache_ttl = 14 [json_name = "cacheTtl"];</code>
@@ -369,8 +375,10 @@ java.lang.String defaultValue);
   com.google.protobuf.Duration getCacheTtl();
   /**
    * <pre>
-   * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-   * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+   * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+   * The client decides each use again.
+   * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+   * Unset or zero: do not reuse it.
    * </pre>
    *
    * <code>.google.protobuf.Duration cache_ttl = 14 [json_name = "cacheTtl"];</code>
@@ -379,8 +387,9 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-   * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+   * check_time is the instant for which the verdict holds, by the server's clock.
+   * It is in the past only if the database is away and the operator allows the server
+   * to continue without it (`--stale-if-error`); cache_ttl is then unset.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp check_time = 15 [json_name = "checkTime"];</code>
@@ -389,8 +398,9 @@ java.lang.String defaultValue);
   boolean hasCheckTime();
   /**
    * <pre>
-   * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-   * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+   * check_time is the instant for which the verdict holds, by the server's clock.
+   * It is in the past only if the database is away and the operator allows the server
+   * to continue without it (`--stale-if-error`); cache_ttl is then unset.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp check_time = 15 [json_name = "checkTime"];</code>
@@ -399,8 +409,9 @@ java.lang.String defaultValue);
   com.google.protobuf.Timestamp getCheckTime();
   /**
    * <pre>
-   * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-   * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+   * check_time is the instant for which the verdict holds, by the server's clock.
+   * It is in the past only if the database is away and the operator allows the server
+   * to continue without it (`--stale-if-error`); cache_ttl is then unset.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp check_time = 15 [json_name = "checkTime"];</code>
@@ -409,8 +420,9 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * revision is the log position that the answer reflects. Never cache an answer that is older than an event that was
-   * seen for the key: compare with KeyEvent.revision.
+   * revision is the log position that the answer reflects.
+   * Never cache an answer that is older than an event that you have seen for the key:
+   * compare with KeyEvent.revision.
    * </pre>
    *
    * <code>int64 revision = 16 [json_name = "revision"];</code>
@@ -440,9 +452,11 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * any_project is set where the calling key sees the keys of all projects (it is one of the reserved project `tumbler`)
-   * and the request named none: a key of any tenant may then be VALID. A verifier that guards a service refuses such an
-   * answer, whatever its code, unless its owner wished for that: name a project, or call with a key of one.
+   * any_project is set if the calling key may see the keys of every project
+   * (it belongs to the reserved project `tumbler`) and the request named no project:
+   * a key of any tenant can then be VALID.
+   * A verifier that guards a service must refuse such an answer, whatever its code,
+   * unless its owner asked for that. Name a project, or call with a key of one.
    * </pre>
    *
    * <code>bool any_project = 18 [json_name = "anyProject"];</code>

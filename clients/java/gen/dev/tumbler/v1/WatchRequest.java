@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * WatchRequest says what to follow.
+ * WatchRequest says which changes to stream, and from where.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.WatchRequest}
@@ -51,7 +51,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object projectId_ = "";
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -72,7 +73,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -98,9 +100,10 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object startCursor_ = "";
   /**
    * <pre>
-   * start_cursor: the cursor of the last response seen, whichever server it came from, or any consistency_token; empty:
-   * from now on, that is, all that returned before the call began is behind the stream. What this installation did not
-   * issue is INVALID_ARGUMENT.
+   * Optional. start_cursor is the cursor of the last response received, from any server,
+   * or any consistency_token.
+   * Empty: from now on, that is, after every change that returned before the call began.
+   * A cursor that this installation did not issue is INVALID_ARGUMENT.
    * </pre>
    *
    * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -121,9 +124,10 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * start_cursor: the cursor of the last response seen, whichever server it came from, or any consistency_token; empty:
-   * from now on, that is, all that returned before the call began is behind the stream. What this installation did not
-   * issue is INVALID_ARGUMENT.
+   * Optional. start_cursor is the cursor of the last response received, from any server,
+   * or any consistency_token.
+   * Empty: from now on, that is, after every change that returned before the call began.
+   * A cursor that this installation did not issue is INVALID_ARGUMENT.
    * </pre>
    *
    * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -148,7 +152,8 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.Duration heartbeatInterval_;
   /**
    * <pre>
-   * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+   * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+   * Unset: 5 s. At least 1 s, at most 1 h.
    * </pre>
    *
    * <code>.google.protobuf.Duration heartbeat_interval = 3 [json_name = "heartbeatInterval"];</code>
@@ -160,7 +165,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+   * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+   * Unset: 5 s. At least 1 s, at most 1 h.
    * </pre>
    *
    * <code>.google.protobuf.Duration heartbeat_interval = 3 [json_name = "heartbeatInterval"];</code>
@@ -172,7 +178,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+   * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+   * Unset: 5 s. At least 1 s, at most 1 h.
    * </pre>
    *
    * <code>.google.protobuf.Duration heartbeat_interval = 3 [json_name = "heartbeatInterval"];</code>
@@ -366,7 +373,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * WatchRequest says what to follow.
+   * WatchRequest says which changes to stream, and from where.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.WatchRequest}
@@ -584,7 +591,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object projectId_ = "";
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -604,7 +612,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -625,7 +634,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -642,7 +652,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -656,7 +667,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+     * Optional. project_id filters by project. Empty: the caller's own project;
+     * for a caller of the reserved project, every project.
      * </pre>
      *
      * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -676,9 +688,10 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object startCursor_ = "";
     /**
      * <pre>
-     * start_cursor: the cursor of the last response seen, whichever server it came from, or any consistency_token; empty:
-     * from now on, that is, all that returned before the call began is behind the stream. What this installation did not
-     * issue is INVALID_ARGUMENT.
+     * Optional. start_cursor is the cursor of the last response received, from any server,
+     * or any consistency_token.
+     * Empty: from now on, that is, after every change that returned before the call began.
+     * A cursor that this installation did not issue is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -698,9 +711,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * start_cursor: the cursor of the last response seen, whichever server it came from, or any consistency_token; empty:
-     * from now on, that is, all that returned before the call began is behind the stream. What this installation did not
-     * issue is INVALID_ARGUMENT.
+     * Optional. start_cursor is the cursor of the last response received, from any server,
+     * or any consistency_token.
+     * Empty: from now on, that is, after every change that returned before the call began.
+     * A cursor that this installation did not issue is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -721,9 +735,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * start_cursor: the cursor of the last response seen, whichever server it came from, or any consistency_token; empty:
-     * from now on, that is, all that returned before the call began is behind the stream. What this installation did not
-     * issue is INVALID_ARGUMENT.
+     * Optional. start_cursor is the cursor of the last response received, from any server,
+     * or any consistency_token.
+     * Empty: from now on, that is, after every change that returned before the call began.
+     * A cursor that this installation did not issue is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -740,9 +755,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * start_cursor: the cursor of the last response seen, whichever server it came from, or any consistency_token; empty:
-     * from now on, that is, all that returned before the call began is behind the stream. What this installation did not
-     * issue is INVALID_ARGUMENT.
+     * Optional. start_cursor is the cursor of the last response received, from any server,
+     * or any consistency_token.
+     * Empty: from now on, that is, after every change that returned before the call began.
+     * A cursor that this installation did not issue is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -756,9 +772,10 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * start_cursor: the cursor of the last response seen, whichever server it came from, or any consistency_token; empty:
-     * from now on, that is, all that returned before the call began is behind the stream. What this installation did not
-     * issue is INVALID_ARGUMENT.
+     * Optional. start_cursor is the cursor of the last response received, from any server,
+     * or any consistency_token.
+     * Empty: from now on, that is, after every change that returned before the call began.
+     * A cursor that this installation did not issue is INVALID_ARGUMENT.
      * </pre>
      *
      * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -780,7 +797,8 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Duration, com.google.protobuf.Duration.Builder, com.google.protobuf.DurationOrBuilder> heartbeatIntervalBuilder_;
     /**
      * <pre>
-     * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+     * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+     * Unset: 5 s. At least 1 s, at most 1 h.
      * </pre>
      *
      * <code>.google.protobuf.Duration heartbeat_interval = 3 [json_name = "heartbeatInterval"];</code>
@@ -791,7 +809,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+     * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+     * Unset: 5 s. At least 1 s, at most 1 h.
      * </pre>
      *
      * <code>.google.protobuf.Duration heartbeat_interval = 3 [json_name = "heartbeatInterval"];</code>
@@ -806,7 +825,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+     * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+     * Unset: 5 s. At least 1 s, at most 1 h.
      * </pre>
      *
      * <code>.google.protobuf.Duration heartbeat_interval = 3 [json_name = "heartbeatInterval"];</code>
@@ -826,7 +846,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+     * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+     * Unset: 5 s. At least 1 s, at most 1 h.
      * </pre>
      *
      * <code>.google.protobuf.Duration heartbeat_interval = 3 [json_name = "heartbeatInterval"];</code>
@@ -844,7 +865,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+     * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+     * Unset: 5 s. At least 1 s, at most 1 h.
      * </pre>
      *
      * <code>.google.protobuf.Duration heartbeat_interval = 3 [json_name = "heartbeatInterval"];</code>
@@ -869,7 +891,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+     * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+     * Unset: 5 s. At least 1 s, at most 1 h.
      * </pre>
      *
      * <code>.google.protobuf.Duration heartbeat_interval = 3 [json_name = "heartbeatInterval"];</code>
@@ -886,7 +909,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+     * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+     * Unset: 5 s. At least 1 s, at most 1 h.
      * </pre>
      *
      * <code>.google.protobuf.Duration heartbeat_interval = 3 [json_name = "heartbeatInterval"];</code>
@@ -898,7 +922,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+     * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+     * Unset: 5 s. At least 1 s, at most 1 h.
      * </pre>
      *
      * <code>.google.protobuf.Duration heartbeat_interval = 3 [json_name = "heartbeatInterval"];</code>
@@ -913,7 +938,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+     * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+     * Unset: 5 s. At least 1 s, at most 1 h.
      * </pre>
      *
      * <code>.google.protobuf.Duration heartbeat_interval = 3 [json_name = "heartbeatInterval"];</code>

@@ -10,7 +10,8 @@ public interface WatchRequestOrBuilder extends
 
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -19,7 +20,8 @@ public interface WatchRequestOrBuilder extends
   java.lang.String getProjectId();
   /**
    * <pre>
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    * </pre>
    *
    * <code>string project_id = 1 [json_name = "projectId"];</code>
@@ -30,9 +32,10 @@ public interface WatchRequestOrBuilder extends
 
   /**
    * <pre>
-   * start_cursor: the cursor of the last response seen, whichever server it came from, or any consistency_token; empty:
-   * from now on, that is, all that returned before the call began is behind the stream. What this installation did not
-   * issue is INVALID_ARGUMENT.
+   * Optional. start_cursor is the cursor of the last response received, from any server,
+   * or any consistency_token.
+   * Empty: from now on, that is, after every change that returned before the call began.
+   * A cursor that this installation did not issue is INVALID_ARGUMENT.
    * </pre>
    *
    * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -41,9 +44,10 @@ public interface WatchRequestOrBuilder extends
   java.lang.String getStartCursor();
   /**
    * <pre>
-   * start_cursor: the cursor of the last response seen, whichever server it came from, or any consistency_token; empty:
-   * from now on, that is, all that returned before the call began is behind the stream. What this installation did not
-   * issue is INVALID_ARGUMENT.
+   * Optional. start_cursor is the cursor of the last response received, from any server,
+   * or any consistency_token.
+   * Empty: from now on, that is, after every change that returned before the call began.
+   * A cursor that this installation did not issue is INVALID_ARGUMENT.
    * </pre>
    *
    * <code>string start_cursor = 2 [json_name = "startCursor"];</code>
@@ -54,7 +58,8 @@ public interface WatchRequestOrBuilder extends
 
   /**
    * <pre>
-   * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+   * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+   * Unset: 5 s. At least 1 s, at most 1 h.
    * </pre>
    *
    * <code>.google.protobuf.Duration heartbeat_interval = 3 [json_name = "heartbeatInterval"];</code>
@@ -63,7 +68,8 @@ public interface WatchRequestOrBuilder extends
   boolean hasHeartbeatInterval();
   /**
    * <pre>
-   * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+   * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+   * Unset: 5 s. At least 1 s, at most 1 h.
    * </pre>
    *
    * <code>.google.protobuf.Duration heartbeat_interval = 3 [json_name = "heartbeatInterval"];</code>
@@ -72,7 +78,8 @@ public interface WatchRequestOrBuilder extends
   com.google.protobuf.Duration getHeartbeatInterval();
   /**
    * <pre>
-   * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+   * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+   * Unset: 5 s. At least 1 s, at most 1 h.
    * </pre>
    *
    * <code>.google.protobuf.Duration heartbeat_interval = 3 [json_name = "heartbeatInterval"];</code>

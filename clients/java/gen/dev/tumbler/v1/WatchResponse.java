@@ -6,7 +6,7 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * WatchResponse carries changes, or, empty, the word that there were none.
+ * WatchResponse carries changes, or is a heartbeat.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.WatchResponse}
@@ -51,7 +51,7 @@ private static final long serialVersionUID = 0L;
   private java.util.List<dev.tumbler.v1.KeyEvent> events_;
   /**
    * <pre>
-   * events are in commit order; none, and no reset: a heartbeat.
+   * events are in commit order. A response without events and without reset is a heartbeat.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -62,7 +62,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * events are in commit order; none, and no reset: a heartbeat.
+   * events are in commit order. A response without events and without reset is a heartbeat.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -74,7 +74,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * events are in commit order; none, and no reset: a heartbeat.
+   * events are in commit order. A response without events and without reset is a heartbeat.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -85,7 +85,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * events are in commit order; none, and no reset: a heartbeat.
+   * events are in commit order. A response without events and without reset is a heartbeat.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -96,7 +96,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * events are in commit order; none, and no reset: a heartbeat.
+   * events are in commit order. A response without events and without reset is a heartbeat.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -112,9 +112,11 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object cursor_ = "";
   /**
    * <pre>
-   * cursor is how far the stream has come: every change of its projects up to here has been told. Begin a new stream
-   * here after a broken one. It is a consistency token as well: what Verify answers to it as
-   * Consistency.at_least_as_fresh reflects all that has been told. (It moves on with changes of other projects too.)
+   * cursor is the stream's position: every change of its projects up to here has been delivered.
+   * Start a new stream here after a broken one.
+   * It is also a consistency token: with it as Consistency.at_least_as_fresh,
+   * Verify reflects everything that the stream has delivered.
+   * Changes of other projects move it, too.
    * </pre>
    *
    * <code>string cursor = 2 [json_name = "cursor"];</code>
@@ -135,9 +137,11 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * cursor is how far the stream has come: every change of its projects up to here has been told. Begin a new stream
-   * here after a broken one. It is a consistency token as well: what Verify answers to it as
-   * Consistency.at_least_as_fresh reflects all that has been told. (It moves on with changes of other projects too.)
+   * cursor is the stream's position: every change of its projects up to here has been delivered.
+   * Start a new stream here after a broken one.
+   * It is also a consistency token: with it as Consistency.at_least_as_fresh,
+   * Verify reflects everything that the stream has delivered.
+   * Changes of other projects move it, too.
    * </pre>
    *
    * <code>string cursor = 2 [json_name = "cursor"];</code>
@@ -162,9 +166,12 @@ private static final long serialVersionUID = 0L;
   private boolean reset_ = false;
   /**
    * <pre>
-   * reset: changes before cursor cannot be told. The start_cursor was older than what is kept, or is not from this log
-   * since an older backup was restored; or the server itself lost its place. Forget everything cached, and cache no answer
-   * of Verify that is older than cursor. The stream goes on from there.
+   * reset says that changes before cursor cannot be delivered.
+   * Either start_cursor is older than the events that are kept,
+   * or it is not from this log because an older backup was restored,
+   * or the server lost its own position.
+   * Drop your whole cache, and cache no answer of Verify that is older than cursor.
+   * The stream continues from there.
    * </pre>
    *
    * <code>bool reset = 3 [json_name = "reset"];</code>
@@ -179,10 +186,12 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.Duration streamAge_;
   /**
    * <pre>
-   * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-   * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-   * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-   * the heartbeat was on its way: count from there, not from its arrival.
+   * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+   * at the instant that this heartbeat confirms.
+   * Every change that returned by that instant has been delivered.
+   * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+   * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+   * Measure staleness from there, not from the heartbeat's arrival.
    * </pre>
    *
    * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
@@ -194,10 +203,12 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-   * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-   * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-   * the heartbeat was on its way: count from there, not from its arrival.
+   * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+   * at the instant that this heartbeat confirms.
+   * Every change that returned by that instant has been delivered.
+   * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+   * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+   * Measure staleness from there, not from the heartbeat's arrival.
    * </pre>
    *
    * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
@@ -209,10 +220,12 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-   * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-   * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-   * the heartbeat was on its way: count from there, not from its arrival.
+   * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+   * at the instant that this heartbeat confirms.
+   * Every change that returned by that instant has been delivered.
+   * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+   * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+   * Measure staleness from there, not from the heartbeat's arrival.
    * </pre>
    *
    * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
@@ -421,7 +434,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * WatchResponse carries changes, or, empty, the word that there were none.
+   * WatchResponse carries changes, or is a heartbeat.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.WatchResponse}
@@ -708,7 +721,7 @@ private static final long serialVersionUID = 0L;
 
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -722,7 +735,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -736,7 +749,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -750,7 +763,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -771,7 +784,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -789,7 +802,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -809,7 +822,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -830,7 +843,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -848,7 +861,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -866,7 +879,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -885,7 +898,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -902,7 +915,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -919,7 +932,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -930,7 +943,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -944,7 +957,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -959,7 +972,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -970,7 +983,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -982,7 +995,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * events are in commit order; none, and no reset: a heartbeat.
+     * events are in commit order. A response without events and without reset is a heartbeat.
      * </pre>
      *
      * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -1009,9 +1022,11 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object cursor_ = "";
     /**
      * <pre>
-     * cursor is how far the stream has come: every change of its projects up to here has been told. Begin a new stream
-     * here after a broken one. It is a consistency token as well: what Verify answers to it as
-     * Consistency.at_least_as_fresh reflects all that has been told. (It moves on with changes of other projects too.)
+     * cursor is the stream's position: every change of its projects up to here has been delivered.
+     * Start a new stream here after a broken one.
+     * It is also a consistency token: with it as Consistency.at_least_as_fresh,
+     * Verify reflects everything that the stream has delivered.
+     * Changes of other projects move it, too.
      * </pre>
      *
      * <code>string cursor = 2 [json_name = "cursor"];</code>
@@ -1031,9 +1046,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * cursor is how far the stream has come: every change of its projects up to here has been told. Begin a new stream
-     * here after a broken one. It is a consistency token as well: what Verify answers to it as
-     * Consistency.at_least_as_fresh reflects all that has been told. (It moves on with changes of other projects too.)
+     * cursor is the stream's position: every change of its projects up to here has been delivered.
+     * Start a new stream here after a broken one.
+     * It is also a consistency token: with it as Consistency.at_least_as_fresh,
+     * Verify reflects everything that the stream has delivered.
+     * Changes of other projects move it, too.
      * </pre>
      *
      * <code>string cursor = 2 [json_name = "cursor"];</code>
@@ -1054,9 +1071,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * cursor is how far the stream has come: every change of its projects up to here has been told. Begin a new stream
-     * here after a broken one. It is a consistency token as well: what Verify answers to it as
-     * Consistency.at_least_as_fresh reflects all that has been told. (It moves on with changes of other projects too.)
+     * cursor is the stream's position: every change of its projects up to here has been delivered.
+     * Start a new stream here after a broken one.
+     * It is also a consistency token: with it as Consistency.at_least_as_fresh,
+     * Verify reflects everything that the stream has delivered.
+     * Changes of other projects move it, too.
      * </pre>
      *
      * <code>string cursor = 2 [json_name = "cursor"];</code>
@@ -1073,9 +1092,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * cursor is how far the stream has come: every change of its projects up to here has been told. Begin a new stream
-     * here after a broken one. It is a consistency token as well: what Verify answers to it as
-     * Consistency.at_least_as_fresh reflects all that has been told. (It moves on with changes of other projects too.)
+     * cursor is the stream's position: every change of its projects up to here has been delivered.
+     * Start a new stream here after a broken one.
+     * It is also a consistency token: with it as Consistency.at_least_as_fresh,
+     * Verify reflects everything that the stream has delivered.
+     * Changes of other projects move it, too.
      * </pre>
      *
      * <code>string cursor = 2 [json_name = "cursor"];</code>
@@ -1089,9 +1110,11 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * cursor is how far the stream has come: every change of its projects up to here has been told. Begin a new stream
-     * here after a broken one. It is a consistency token as well: what Verify answers to it as
-     * Consistency.at_least_as_fresh reflects all that has been told. (It moves on with changes of other projects too.)
+     * cursor is the stream's position: every change of its projects up to here has been delivered.
+     * Start a new stream here after a broken one.
+     * It is also a consistency token: with it as Consistency.at_least_as_fresh,
+     * Verify reflects everything that the stream has delivered.
+     * Changes of other projects move it, too.
      * </pre>
      *
      * <code>string cursor = 2 [json_name = "cursor"];</code>
@@ -1111,9 +1134,12 @@ private static final long serialVersionUID = 0L;
     private boolean reset_ ;
     /**
      * <pre>
-     * reset: changes before cursor cannot be told. The start_cursor was older than what is kept, or is not from this log
-     * since an older backup was restored; or the server itself lost its place. Forget everything cached, and cache no answer
-     * of Verify that is older than cursor. The stream goes on from there.
+     * reset says that changes before cursor cannot be delivered.
+     * Either start_cursor is older than the events that are kept,
+     * or it is not from this log because an older backup was restored,
+     * or the server lost its own position.
+     * Drop your whole cache, and cache no answer of Verify that is older than cursor.
+     * The stream continues from there.
      * </pre>
      *
      * <code>bool reset = 3 [json_name = "reset"];</code>
@@ -1125,9 +1151,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * reset: changes before cursor cannot be told. The start_cursor was older than what is kept, or is not from this log
-     * since an older backup was restored; or the server itself lost its place. Forget everything cached, and cache no answer
-     * of Verify that is older than cursor. The stream goes on from there.
+     * reset says that changes before cursor cannot be delivered.
+     * Either start_cursor is older than the events that are kept,
+     * or it is not from this log because an older backup was restored,
+     * or the server lost its own position.
+     * Drop your whole cache, and cache no answer of Verify that is older than cursor.
+     * The stream continues from there.
      * </pre>
      *
      * <code>bool reset = 3 [json_name = "reset"];</code>
@@ -1143,9 +1172,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * reset: changes before cursor cannot be told. The start_cursor was older than what is kept, or is not from this log
-     * since an older backup was restored; or the server itself lost its place. Forget everything cached, and cache no answer
-     * of Verify that is older than cursor. The stream goes on from there.
+     * reset says that changes before cursor cannot be delivered.
+     * Either start_cursor is older than the events that are kept,
+     * or it is not from this log because an older backup was restored,
+     * or the server lost its own position.
+     * Drop your whole cache, and cache no answer of Verify that is older than cursor.
+     * The stream continues from there.
      * </pre>
      *
      * <code>bool reset = 3 [json_name = "reset"];</code>
@@ -1163,10 +1195,12 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Duration, com.google.protobuf.Duration.Builder, com.google.protobuf.DurationOrBuilder> streamAgeBuilder_;
     /**
      * <pre>
-     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-     * the heartbeat was on its way: count from there, not from its arrival.
+     * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+     * at the instant that this heartbeat confirms.
+     * Every change that returned by that instant has been delivered.
+     * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+     * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+     * Measure staleness from there, not from the heartbeat's arrival.
      * </pre>
      *
      * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
@@ -1177,10 +1211,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-     * the heartbeat was on its way: count from there, not from its arrival.
+     * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+     * at the instant that this heartbeat confirms.
+     * Every change that returned by that instant has been delivered.
+     * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+     * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+     * Measure staleness from there, not from the heartbeat's arrival.
      * </pre>
      *
      * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
@@ -1195,10 +1231,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-     * the heartbeat was on its way: count from there, not from its arrival.
+     * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+     * at the instant that this heartbeat confirms.
+     * Every change that returned by that instant has been delivered.
+     * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+     * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+     * Measure staleness from there, not from the heartbeat's arrival.
      * </pre>
      *
      * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
@@ -1218,10 +1256,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-     * the heartbeat was on its way: count from there, not from its arrival.
+     * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+     * at the instant that this heartbeat confirms.
+     * Every change that returned by that instant has been delivered.
+     * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+     * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+     * Measure staleness from there, not from the heartbeat's arrival.
      * </pre>
      *
      * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
@@ -1239,10 +1279,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-     * the heartbeat was on its way: count from there, not from its arrival.
+     * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+     * at the instant that this heartbeat confirms.
+     * Every change that returned by that instant has been delivered.
+     * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+     * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+     * Measure staleness from there, not from the heartbeat's arrival.
      * </pre>
      *
      * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
@@ -1267,10 +1309,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-     * the heartbeat was on its way: count from there, not from its arrival.
+     * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+     * at the instant that this heartbeat confirms.
+     * Every change that returned by that instant has been delivered.
+     * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+     * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+     * Measure staleness from there, not from the heartbeat's arrival.
      * </pre>
      *
      * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
@@ -1287,10 +1331,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-     * the heartbeat was on its way: count from there, not from its arrival.
+     * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+     * at the instant that this heartbeat confirms.
+     * Every change that returned by that instant has been delivered.
+     * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+     * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+     * Measure staleness from there, not from the heartbeat's arrival.
      * </pre>
      *
      * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
@@ -1302,10 +1348,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-     * the heartbeat was on its way: count from there, not from its arrival.
+     * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+     * at the instant that this heartbeat confirms.
+     * Every change that returned by that instant has been delivered.
+     * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+     * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+     * Measure staleness from there, not from the heartbeat's arrival.
      * </pre>
      *
      * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
@@ -1320,10 +1368,12 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-     * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-     * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-     * the heartbeat was on its way: count from there, not from its arrival.
+     * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+     * at the instant that this heartbeat confirms.
+     * Every change that returned by that instant has been delivered.
+     * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+     * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+     * Measure staleness from there, not from the heartbeat's arrival.
      * </pre>
      *
      * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>

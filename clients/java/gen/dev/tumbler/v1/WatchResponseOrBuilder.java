@@ -10,7 +10,7 @@ public interface WatchResponseOrBuilder extends
 
   /**
    * <pre>
-   * events are in commit order; none, and no reset: a heartbeat.
+   * events are in commit order. A response without events and without reset is a heartbeat.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -19,7 +19,7 @@ public interface WatchResponseOrBuilder extends
       getEventsList();
   /**
    * <pre>
-   * events are in commit order; none, and no reset: a heartbeat.
+   * events are in commit order. A response without events and without reset is a heartbeat.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -27,7 +27,7 @@ public interface WatchResponseOrBuilder extends
   dev.tumbler.v1.KeyEvent getEvents(int index);
   /**
    * <pre>
-   * events are in commit order; none, and no reset: a heartbeat.
+   * events are in commit order. A response without events and without reset is a heartbeat.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -35,7 +35,7 @@ public interface WatchResponseOrBuilder extends
   int getEventsCount();
   /**
    * <pre>
-   * events are in commit order; none, and no reset: a heartbeat.
+   * events are in commit order. A response without events and without reset is a heartbeat.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -44,7 +44,7 @@ public interface WatchResponseOrBuilder extends
       getEventsOrBuilderList();
   /**
    * <pre>
-   * events are in commit order; none, and no reset: a heartbeat.
+   * events are in commit order. A response without events and without reset is a heartbeat.
    * </pre>
    *
    * <code>repeated .tumbler.v1.KeyEvent events = 1 [json_name = "events"];</code>
@@ -54,9 +54,11 @@ public interface WatchResponseOrBuilder extends
 
   /**
    * <pre>
-   * cursor is how far the stream has come: every change of its projects up to here has been told. Begin a new stream
-   * here after a broken one. It is a consistency token as well: what Verify answers to it as
-   * Consistency.at_least_as_fresh reflects all that has been told. (It moves on with changes of other projects too.)
+   * cursor is the stream's position: every change of its projects up to here has been delivered.
+   * Start a new stream here after a broken one.
+   * It is also a consistency token: with it as Consistency.at_least_as_fresh,
+   * Verify reflects everything that the stream has delivered.
+   * Changes of other projects move it, too.
    * </pre>
    *
    * <code>string cursor = 2 [json_name = "cursor"];</code>
@@ -65,9 +67,11 @@ public interface WatchResponseOrBuilder extends
   java.lang.String getCursor();
   /**
    * <pre>
-   * cursor is how far the stream has come: every change of its projects up to here has been told. Begin a new stream
-   * here after a broken one. It is a consistency token as well: what Verify answers to it as
-   * Consistency.at_least_as_fresh reflects all that has been told. (It moves on with changes of other projects too.)
+   * cursor is the stream's position: every change of its projects up to here has been delivered.
+   * Start a new stream here after a broken one.
+   * It is also a consistency token: with it as Consistency.at_least_as_fresh,
+   * Verify reflects everything that the stream has delivered.
+   * Changes of other projects move it, too.
    * </pre>
    *
    * <code>string cursor = 2 [json_name = "cursor"];</code>
@@ -78,9 +82,12 @@ public interface WatchResponseOrBuilder extends
 
   /**
    * <pre>
-   * reset: changes before cursor cannot be told. The start_cursor was older than what is kept, or is not from this log
-   * since an older backup was restored; or the server itself lost its place. Forget everything cached, and cache no answer
-   * of Verify that is older than cursor. The stream goes on from there.
+   * reset says that changes before cursor cannot be delivered.
+   * Either start_cursor is older than the events that are kept,
+   * or it is not from this log because an older backup was restored,
+   * or the server lost its own position.
+   * Drop your whole cache, and cache no answer of Verify that is older than cursor.
+   * The stream continues from there.
    * </pre>
    *
    * <code>bool reset = 3 [json_name = "reset"];</code>
@@ -90,10 +97,12 @@ public interface WatchResponseOrBuilder extends
 
   /**
    * <pre>
-   * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-   * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-   * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-   * the heartbeat was on its way: count from there, not from its arrival.
+   * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+   * at the instant that this heartbeat confirms.
+   * Every change that returned by that instant has been delivered.
+   * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+   * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+   * Measure staleness from there, not from the heartbeat's arrival.
    * </pre>
    *
    * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
@@ -102,10 +111,12 @@ public interface WatchResponseOrBuilder extends
   boolean hasStreamAge();
   /**
    * <pre>
-   * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-   * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-   * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-   * the heartbeat was on its way: count from there, not from its arrival.
+   * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+   * at the instant that this heartbeat confirms.
+   * Every change that returned by that instant has been delivered.
+   * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+   * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+   * Measure staleness from there, not from the heartbeat's arrival.
    * </pre>
    *
    * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>
@@ -114,10 +125,12 @@ public interface WatchResponseOrBuilder extends
   com.google.protobuf.Duration getStreamAge();
   /**
    * <pre>
-   * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-   * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-   * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-   * the heartbeat was on its way: count from there, not from its arrival.
+   * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+   * at the instant that this heartbeat confirms.
+   * Every change that returned by that instant has been delivered.
+   * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+   * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+   * Measure staleness from there, not from the heartbeat's arrival.
    * </pre>
    *
    * <code>.google.protobuf.Duration stream_age = 4 [json_name = "streamAge"];</code>

@@ -6,9 +6,11 @@ package dev.tumbler.v1;
 
 /**
  * <pre>
- * WebhookDelivery is what became of telling one event to its key's webhook_url. What is sent is
- * `{"type": …, "timestamp": …, "data": {"key_id": …, "project_id": …, …}}`, signed by the Standard Webhooks specification,
- * with the same `webhook-id` at every attempt. Any answer 200–299 within 15 seconds is success.
+ * WebhookDelivery is the delivery of one event to its key's webhook_url.
+ * The server posts `{"type": …, "timestamp": …, "data": {"key_id": …, "project_id": …, …}}`.
+ * It signs this by the Standard Webhooks specification,
+ * and sends the same `webhook-id` at every attempt.
+ * Any status 200–299 within 15 seconds is success.
  * </pre>
  *
  * Protobuf type {@code tumbler.v1.WebhookDelivery}
@@ -58,7 +60,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object id_ = "";
   /**
    * <pre>
-   * id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
+   * Output only. id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
    * </pre>
    *
    * <code>string id = 1 [json_name = "id"];</code>
@@ -79,7 +81,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
+   * Output only. id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
    * </pre>
    *
    * <code>string id = 1 [json_name = "id"];</code>
@@ -104,7 +106,7 @@ private static final long serialVersionUID = 0L;
   private long revision_ = 0L;
   /**
    * <pre>
-   * revision is the event's; see KeyEvent.revision.
+   * Output only. revision is the event's revision; see KeyEvent.revision.
    * </pre>
    *
    * <code>int64 revision = 2 [json_name = "revision"];</code>
@@ -120,8 +122,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object type_ = "";
   /**
    * <pre>
-   * type is the message's: `key.rotation_due`, `key.rotation_overdue`, `key.rotated`, `key.revoked`, `key.deactivated` or
-   * `key.expiring`.
+   * Output only. type is the message's type: `key.rotation_due`, `key.rotation_overdue`,
+   * `key.rotated`, `key.revoked`, `key.deactivated` or `key.expiring`.
    * </pre>
    *
    * <code>string type = 3 [json_name = "type"];</code>
@@ -142,8 +144,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * type is the message's: `key.rotation_due`, `key.rotation_overdue`, `key.rotated`, `key.revoked`, `key.deactivated` or
-   * `key.expiring`.
+   * Output only. type is the message's type: `key.rotation_due`, `key.rotation_overdue`,
+   * `key.rotated`, `key.revoked`, `key.deactivated` or `key.expiring`.
    * </pre>
    *
    * <code>string type = 3 [json_name = "type"];</code>
@@ -169,7 +171,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object keyId_ = "";
   /**
    * <pre>
-   * key_id names the key that the event was about.
+   * Output only. key_id names the key that the event is about.
    * </pre>
    *
    * <code>string key_id = 4 [json_name = "keyId"];</code>
@@ -190,7 +192,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * key_id names the key that the event was about.
+   * Output only. key_id names the key that the event is about.
    * </pre>
    *
    * <code>string key_id = 4 [json_name = "keyId"];</code>
@@ -216,7 +218,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object projectId_ = "";
   /**
    * <pre>
-   * project_id is the key's project.
+   * Output only. project_id is the key's project.
    * </pre>
    *
    * <code>string project_id = 5 [json_name = "projectId"];</code>
@@ -237,7 +239,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * project_id is the key's project.
+   * Output only. project_id is the key's project.
    * </pre>
    *
    * <code>string project_id = 5 [json_name = "projectId"];</code>
@@ -263,7 +265,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object url_ = "";
   /**
    * <pre>
-   * url is where it goes: the key's webhook_url when the event was taken up.
+   * Output only. url is the destination: the key's webhook_url when the delivery was queued.
    * </pre>
    *
    * <code>string url = 6 [json_name = "url"];</code>
@@ -284,7 +286,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * url is where it goes: the key's webhook_url when the event was taken up.
+   * Output only. url is the destination: the key's webhook_url when the delivery was queued.
    * </pre>
    *
    * <code>string url = 6 [json_name = "url"];</code>
@@ -309,7 +311,7 @@ private static final long serialVersionUID = 0L;
   private int state_ = 0;
   /**
    * <pre>
-   * state is what has become of it.
+   * Output only. state is the state of the delivery.
    * </pre>
    *
    * <code>.tumbler.v1.DeliveryState state = 7 [json_name = "state"];</code>
@@ -320,7 +322,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * state is what has become of it.
+   * Output only. state is the state of the delivery.
    * </pre>
    *
    * <code>.tumbler.v1.DeliveryState state = 7 [json_name = "state"];</code>
@@ -335,7 +337,7 @@ private static final long serialVersionUID = 0L;
   private int attempts_ = 0;
   /**
    * <pre>
-   * attempts is how often it was sent so far.
+   * Output only. attempts is the number of attempts so far.
    * </pre>
    *
    * <code>int32 attempts = 8 [json_name = "attempts"];</code>
@@ -350,7 +352,7 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.Timestamp createTime_;
   /**
    * <pre>
-   * create_time is when the event was made.
+   * Output only. create_time is the event's time.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp create_time = 9 [json_name = "createTime"];</code>
@@ -362,7 +364,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * create_time is when the event was made.
+   * Output only. create_time is the event's time.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp create_time = 9 [json_name = "createTime"];</code>
@@ -374,7 +376,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * create_time is when the event was made.
+   * Output only. create_time is the event's time.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp create_time = 9 [json_name = "createTime"];</code>
@@ -388,7 +390,7 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.Timestamp lastAttemptTime_;
   /**
    * <pre>
-   * last_attempt_time is when it was last sent; unset: never.
+   * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp last_attempt_time = 10 [json_name = "lastAttemptTime"];</code>
@@ -400,7 +402,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * last_attempt_time is when it was last sent; unset: never.
+   * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp last_attempt_time = 10 [json_name = "lastAttemptTime"];</code>
@@ -412,7 +414,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * last_attempt_time is when it was last sent; unset: never.
+   * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp last_attempt_time = 10 [json_name = "lastAttemptTime"];</code>
@@ -426,7 +428,7 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.Timestamp nextAttemptTime_;
   /**
    * <pre>
-   * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+   * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_attempt_time = 11 [json_name = "nextAttemptTime"];</code>
@@ -438,7 +440,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+   * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_attempt_time = 11 [json_name = "nextAttemptTime"];</code>
@@ -450,7 +452,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+   * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_attempt_time = 11 [json_name = "nextAttemptTime"];</code>
@@ -464,7 +466,7 @@ private static final long serialVersionUID = 0L;
   private int lastStatusCode_ = 0;
   /**
    * <pre>
-   * last_status_code is the HTTP status of the last answer; 0: there was none.
+   * Output only. last_status_code is the HTTP status of the last answer. 0: there was none.
    * </pre>
    *
    * <code>int32 last_status_code = 12 [json_name = "lastStatusCode"];</code>
@@ -480,7 +482,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object lastError_ = "";
   /**
    * <pre>
-   * last_error says why the last attempt failed, in the server's words (never in the receiver's); empty: it did not.
+   * Output only. last_error says why the last attempt failed,
+   * in the server's words and never the receiver's. Empty: it did not fail.
    * </pre>
    *
    * <code>string last_error = 13 [json_name = "lastError"];</code>
@@ -501,7 +504,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * last_error says why the last attempt failed, in the server's words (never in the receiver's); empty: it did not.
+   * Output only. last_error says why the last attempt failed,
+   * in the server's words and never the receiver's. Empty: it did not fail.
    * </pre>
    *
    * <code>string last_error = 13 [json_name = "lastError"];</code>
@@ -822,9 +826,11 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * WebhookDelivery is what became of telling one event to its key's webhook_url. What is sent is
-   * `{"type": …, "timestamp": …, "data": {"key_id": …, "project_id": …, …}}`, signed by the Standard Webhooks specification,
-   * with the same `webhook-id` at every attempt. Any answer 200–299 within 15 seconds is success.
+   * WebhookDelivery is the delivery of one event to its key's webhook_url.
+   * The server posts `{"type": …, "timestamp": …, "data": {"key_id": …, "project_id": …, …}}`.
+   * It signs this by the Standard Webhooks specification,
+   * and sends the same `webhook-id` at every attempt.
+   * Any status 200–299 within 15 seconds is success.
    * </pre>
    *
    * Protobuf type {@code tumbler.v1.WebhookDelivery}
@@ -1190,7 +1196,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object id_ = "";
     /**
      * <pre>
-     * id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
+     * Output only. id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
      * </pre>
      *
      * <code>string id = 1 [json_name = "id"];</code>
@@ -1210,7 +1216,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
+     * Output only. id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
      * </pre>
      *
      * <code>string id = 1 [json_name = "id"];</code>
@@ -1231,7 +1237,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
+     * Output only. id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
      * </pre>
      *
      * <code>string id = 1 [json_name = "id"];</code>
@@ -1248,7 +1254,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
+     * Output only. id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
      * </pre>
      *
      * <code>string id = 1 [json_name = "id"];</code>
@@ -1262,7 +1268,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
+     * Output only. id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
      * </pre>
      *
      * <code>string id = 1 [json_name = "id"];</code>
@@ -1282,7 +1288,7 @@ private static final long serialVersionUID = 0L;
     private long revision_ ;
     /**
      * <pre>
-     * revision is the event's; see KeyEvent.revision.
+     * Output only. revision is the event's revision; see KeyEvent.revision.
      * </pre>
      *
      * <code>int64 revision = 2 [json_name = "revision"];</code>
@@ -1294,7 +1300,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * revision is the event's; see KeyEvent.revision.
+     * Output only. revision is the event's revision; see KeyEvent.revision.
      * </pre>
      *
      * <code>int64 revision = 2 [json_name = "revision"];</code>
@@ -1310,7 +1316,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * revision is the event's; see KeyEvent.revision.
+     * Output only. revision is the event's revision; see KeyEvent.revision.
      * </pre>
      *
      * <code>int64 revision = 2 [json_name = "revision"];</code>
@@ -1326,8 +1332,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object type_ = "";
     /**
      * <pre>
-     * type is the message's: `key.rotation_due`, `key.rotation_overdue`, `key.rotated`, `key.revoked`, `key.deactivated` or
-     * `key.expiring`.
+     * Output only. type is the message's type: `key.rotation_due`, `key.rotation_overdue`,
+     * `key.rotated`, `key.revoked`, `key.deactivated` or `key.expiring`.
      * </pre>
      *
      * <code>string type = 3 [json_name = "type"];</code>
@@ -1347,8 +1353,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * type is the message's: `key.rotation_due`, `key.rotation_overdue`, `key.rotated`, `key.revoked`, `key.deactivated` or
-     * `key.expiring`.
+     * Output only. type is the message's type: `key.rotation_due`, `key.rotation_overdue`,
+     * `key.rotated`, `key.revoked`, `key.deactivated` or `key.expiring`.
      * </pre>
      *
      * <code>string type = 3 [json_name = "type"];</code>
@@ -1369,8 +1375,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * type is the message's: `key.rotation_due`, `key.rotation_overdue`, `key.rotated`, `key.revoked`, `key.deactivated` or
-     * `key.expiring`.
+     * Output only. type is the message's type: `key.rotation_due`, `key.rotation_overdue`,
+     * `key.rotated`, `key.revoked`, `key.deactivated` or `key.expiring`.
      * </pre>
      *
      * <code>string type = 3 [json_name = "type"];</code>
@@ -1387,8 +1393,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * type is the message's: `key.rotation_due`, `key.rotation_overdue`, `key.rotated`, `key.revoked`, `key.deactivated` or
-     * `key.expiring`.
+     * Output only. type is the message's type: `key.rotation_due`, `key.rotation_overdue`,
+     * `key.rotated`, `key.revoked`, `key.deactivated` or `key.expiring`.
      * </pre>
      *
      * <code>string type = 3 [json_name = "type"];</code>
@@ -1402,8 +1408,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * type is the message's: `key.rotation_due`, `key.rotation_overdue`, `key.rotated`, `key.revoked`, `key.deactivated` or
-     * `key.expiring`.
+     * Output only. type is the message's type: `key.rotation_due`, `key.rotation_overdue`,
+     * `key.rotated`, `key.revoked`, `key.deactivated` or `key.expiring`.
      * </pre>
      *
      * <code>string type = 3 [json_name = "type"];</code>
@@ -1423,7 +1429,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object keyId_ = "";
     /**
      * <pre>
-     * key_id names the key that the event was about.
+     * Output only. key_id names the key that the event is about.
      * </pre>
      *
      * <code>string key_id = 4 [json_name = "keyId"];</code>
@@ -1443,7 +1449,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id names the key that the event was about.
+     * Output only. key_id names the key that the event is about.
      * </pre>
      *
      * <code>string key_id = 4 [json_name = "keyId"];</code>
@@ -1464,7 +1470,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id names the key that the event was about.
+     * Output only. key_id names the key that the event is about.
      * </pre>
      *
      * <code>string key_id = 4 [json_name = "keyId"];</code>
@@ -1481,7 +1487,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id names the key that the event was about.
+     * Output only. key_id names the key that the event is about.
      * </pre>
      *
      * <code>string key_id = 4 [json_name = "keyId"];</code>
@@ -1495,7 +1501,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * key_id names the key that the event was about.
+     * Output only. key_id names the key that the event is about.
      * </pre>
      *
      * <code>string key_id = 4 [json_name = "keyId"];</code>
@@ -1515,7 +1521,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object projectId_ = "";
     /**
      * <pre>
-     * project_id is the key's project.
+     * Output only. project_id is the key's project.
      * </pre>
      *
      * <code>string project_id = 5 [json_name = "projectId"];</code>
@@ -1535,7 +1541,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id is the key's project.
+     * Output only. project_id is the key's project.
      * </pre>
      *
      * <code>string project_id = 5 [json_name = "projectId"];</code>
@@ -1556,7 +1562,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id is the key's project.
+     * Output only. project_id is the key's project.
      * </pre>
      *
      * <code>string project_id = 5 [json_name = "projectId"];</code>
@@ -1573,7 +1579,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id is the key's project.
+     * Output only. project_id is the key's project.
      * </pre>
      *
      * <code>string project_id = 5 [json_name = "projectId"];</code>
@@ -1587,7 +1593,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * project_id is the key's project.
+     * Output only. project_id is the key's project.
      * </pre>
      *
      * <code>string project_id = 5 [json_name = "projectId"];</code>
@@ -1607,7 +1613,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object url_ = "";
     /**
      * <pre>
-     * url is where it goes: the key's webhook_url when the event was taken up.
+     * Output only. url is the destination: the key's webhook_url when the delivery was queued.
      * </pre>
      *
      * <code>string url = 6 [json_name = "url"];</code>
@@ -1627,7 +1633,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * url is where it goes: the key's webhook_url when the event was taken up.
+     * Output only. url is the destination: the key's webhook_url when the delivery was queued.
      * </pre>
      *
      * <code>string url = 6 [json_name = "url"];</code>
@@ -1648,7 +1654,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * url is where it goes: the key's webhook_url when the event was taken up.
+     * Output only. url is the destination: the key's webhook_url when the delivery was queued.
      * </pre>
      *
      * <code>string url = 6 [json_name = "url"];</code>
@@ -1665,7 +1671,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * url is where it goes: the key's webhook_url when the event was taken up.
+     * Output only. url is the destination: the key's webhook_url when the delivery was queued.
      * </pre>
      *
      * <code>string url = 6 [json_name = "url"];</code>
@@ -1679,7 +1685,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * url is where it goes: the key's webhook_url when the event was taken up.
+     * Output only. url is the destination: the key's webhook_url when the delivery was queued.
      * </pre>
      *
      * <code>string url = 6 [json_name = "url"];</code>
@@ -1699,7 +1705,7 @@ private static final long serialVersionUID = 0L;
     private int state_ = 0;
     /**
      * <pre>
-     * state is what has become of it.
+     * Output only. state is the state of the delivery.
      * </pre>
      *
      * <code>.tumbler.v1.DeliveryState state = 7 [json_name = "state"];</code>
@@ -1710,7 +1716,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * state is what has become of it.
+     * Output only. state is the state of the delivery.
      * </pre>
      *
      * <code>.tumbler.v1.DeliveryState state = 7 [json_name = "state"];</code>
@@ -1725,7 +1731,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * state is what has become of it.
+     * Output only. state is the state of the delivery.
      * </pre>
      *
      * <code>.tumbler.v1.DeliveryState state = 7 [json_name = "state"];</code>
@@ -1738,7 +1744,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * state is what has become of it.
+     * Output only. state is the state of the delivery.
      * </pre>
      *
      * <code>.tumbler.v1.DeliveryState state = 7 [json_name = "state"];</code>
@@ -1756,7 +1762,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * state is what has become of it.
+     * Output only. state is the state of the delivery.
      * </pre>
      *
      * <code>.tumbler.v1.DeliveryState state = 7 [json_name = "state"];</code>
@@ -1772,7 +1778,7 @@ private static final long serialVersionUID = 0L;
     private int attempts_ ;
     /**
      * <pre>
-     * attempts is how often it was sent so far.
+     * Output only. attempts is the number of attempts so far.
      * </pre>
      *
      * <code>int32 attempts = 8 [json_name = "attempts"];</code>
@@ -1784,7 +1790,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * attempts is how often it was sent so far.
+     * Output only. attempts is the number of attempts so far.
      * </pre>
      *
      * <code>int32 attempts = 8 [json_name = "attempts"];</code>
@@ -1800,7 +1806,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * attempts is how often it was sent so far.
+     * Output only. attempts is the number of attempts so far.
      * </pre>
      *
      * <code>int32 attempts = 8 [json_name = "attempts"];</code>
@@ -1818,7 +1824,7 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> createTimeBuilder_;
     /**
      * <pre>
-     * create_time is when the event was made.
+     * Output only. create_time is the event's time.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 9 [json_name = "createTime"];</code>
@@ -1829,7 +1835,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * create_time is when the event was made.
+     * Output only. create_time is the event's time.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 9 [json_name = "createTime"];</code>
@@ -1844,7 +1850,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * create_time is when the event was made.
+     * Output only. create_time is the event's time.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 9 [json_name = "createTime"];</code>
@@ -1864,7 +1870,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * create_time is when the event was made.
+     * Output only. create_time is the event's time.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 9 [json_name = "createTime"];</code>
@@ -1882,7 +1888,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * create_time is when the event was made.
+     * Output only. create_time is the event's time.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 9 [json_name = "createTime"];</code>
@@ -1907,7 +1913,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * create_time is when the event was made.
+     * Output only. create_time is the event's time.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 9 [json_name = "createTime"];</code>
@@ -1924,7 +1930,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * create_time is when the event was made.
+     * Output only. create_time is the event's time.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 9 [json_name = "createTime"];</code>
@@ -1936,7 +1942,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * create_time is when the event was made.
+     * Output only. create_time is the event's time.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 9 [json_name = "createTime"];</code>
@@ -1951,7 +1957,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * create_time is when the event was made.
+     * Output only. create_time is the event's time.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp create_time = 9 [json_name = "createTime"];</code>
@@ -1975,7 +1981,7 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> lastAttemptTimeBuilder_;
     /**
      * <pre>
-     * last_attempt_time is when it was last sent; unset: never.
+     * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_attempt_time = 10 [json_name = "lastAttemptTime"];</code>
@@ -1986,7 +1992,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * last_attempt_time is when it was last sent; unset: never.
+     * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_attempt_time = 10 [json_name = "lastAttemptTime"];</code>
@@ -2001,7 +2007,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * last_attempt_time is when it was last sent; unset: never.
+     * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_attempt_time = 10 [json_name = "lastAttemptTime"];</code>
@@ -2021,7 +2027,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * last_attempt_time is when it was last sent; unset: never.
+     * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_attempt_time = 10 [json_name = "lastAttemptTime"];</code>
@@ -2039,7 +2045,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * last_attempt_time is when it was last sent; unset: never.
+     * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_attempt_time = 10 [json_name = "lastAttemptTime"];</code>
@@ -2064,7 +2070,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * last_attempt_time is when it was last sent; unset: never.
+     * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_attempt_time = 10 [json_name = "lastAttemptTime"];</code>
@@ -2081,7 +2087,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * last_attempt_time is when it was last sent; unset: never.
+     * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_attempt_time = 10 [json_name = "lastAttemptTime"];</code>
@@ -2093,7 +2099,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * last_attempt_time is when it was last sent; unset: never.
+     * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_attempt_time = 10 [json_name = "lastAttemptTime"];</code>
@@ -2108,7 +2114,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * last_attempt_time is when it was last sent; unset: never.
+     * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp last_attempt_time = 10 [json_name = "lastAttemptTime"];</code>
@@ -2132,7 +2138,7 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Timestamp, com.google.protobuf.Timestamp.Builder, com.google.protobuf.TimestampOrBuilder> nextAttemptTimeBuilder_;
     /**
      * <pre>
-     * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+     * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_attempt_time = 11 [json_name = "nextAttemptTime"];</code>
@@ -2143,7 +2149,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+     * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_attempt_time = 11 [json_name = "nextAttemptTime"];</code>
@@ -2158,7 +2164,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+     * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_attempt_time = 11 [json_name = "nextAttemptTime"];</code>
@@ -2178,7 +2184,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+     * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_attempt_time = 11 [json_name = "nextAttemptTime"];</code>
@@ -2196,7 +2202,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+     * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_attempt_time = 11 [json_name = "nextAttemptTime"];</code>
@@ -2221,7 +2227,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+     * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_attempt_time = 11 [json_name = "nextAttemptTime"];</code>
@@ -2238,7 +2244,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+     * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_attempt_time = 11 [json_name = "nextAttemptTime"];</code>
@@ -2250,7 +2256,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+     * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_attempt_time = 11 [json_name = "nextAttemptTime"];</code>
@@ -2265,7 +2271,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+     * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
      * </pre>
      *
      * <code>.google.protobuf.Timestamp next_attempt_time = 11 [json_name = "nextAttemptTime"];</code>
@@ -2287,7 +2293,7 @@ private static final long serialVersionUID = 0L;
     private int lastStatusCode_ ;
     /**
      * <pre>
-     * last_status_code is the HTTP status of the last answer; 0: there was none.
+     * Output only. last_status_code is the HTTP status of the last answer. 0: there was none.
      * </pre>
      *
      * <code>int32 last_status_code = 12 [json_name = "lastStatusCode"];</code>
@@ -2299,7 +2305,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * last_status_code is the HTTP status of the last answer; 0: there was none.
+     * Output only. last_status_code is the HTTP status of the last answer. 0: there was none.
      * </pre>
      *
      * <code>int32 last_status_code = 12 [json_name = "lastStatusCode"];</code>
@@ -2315,7 +2321,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * last_status_code is the HTTP status of the last answer; 0: there was none.
+     * Output only. last_status_code is the HTTP status of the last answer. 0: there was none.
      * </pre>
      *
      * <code>int32 last_status_code = 12 [json_name = "lastStatusCode"];</code>
@@ -2331,7 +2337,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object lastError_ = "";
     /**
      * <pre>
-     * last_error says why the last attempt failed, in the server's words (never in the receiver's); empty: it did not.
+     * Output only. last_error says why the last attempt failed,
+     * in the server's words and never the receiver's. Empty: it did not fail.
      * </pre>
      *
      * <code>string last_error = 13 [json_name = "lastError"];</code>
@@ -2351,7 +2358,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * last_error says why the last attempt failed, in the server's words (never in the receiver's); empty: it did not.
+     * Output only. last_error says why the last attempt failed,
+     * in the server's words and never the receiver's. Empty: it did not fail.
      * </pre>
      *
      * <code>string last_error = 13 [json_name = "lastError"];</code>
@@ -2372,7 +2380,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * last_error says why the last attempt failed, in the server's words (never in the receiver's); empty: it did not.
+     * Output only. last_error says why the last attempt failed,
+     * in the server's words and never the receiver's. Empty: it did not fail.
      * </pre>
      *
      * <code>string last_error = 13 [json_name = "lastError"];</code>
@@ -2389,7 +2398,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * last_error says why the last attempt failed, in the server's words (never in the receiver's); empty: it did not.
+     * Output only. last_error says why the last attempt failed,
+     * in the server's words and never the receiver's. Empty: it did not fail.
      * </pre>
      *
      * <code>string last_error = 13 [json_name = "lastError"];</code>
@@ -2403,7 +2413,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * last_error says why the last attempt failed, in the server's words (never in the receiver's); empty: it did not.
+     * Output only. last_error says why the last attempt failed,
+     * in the server's words and never the receiver's. Empty: it did not fail.
      * </pre>
      *
      * <code>string last_error = 13 [json_name = "lastError"];</code>

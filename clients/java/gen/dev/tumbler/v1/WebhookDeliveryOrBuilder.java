@@ -10,7 +10,7 @@ public interface WebhookDeliveryOrBuilder extends
 
   /**
    * <pre>
-   * id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
+   * Output only. id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
    * </pre>
    *
    * <code>string id = 1 [json_name = "id"];</code>
@@ -19,7 +19,7 @@ public interface WebhookDeliveryOrBuilder extends
   java.lang.String getId();
   /**
    * <pre>
-   * id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
+   * Output only. id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
    * </pre>
    *
    * <code>string id = 1 [json_name = "id"];</code>
@@ -30,7 +30,7 @@ public interface WebhookDeliveryOrBuilder extends
 
   /**
    * <pre>
-   * revision is the event's; see KeyEvent.revision.
+   * Output only. revision is the event's revision; see KeyEvent.revision.
    * </pre>
    *
    * <code>int64 revision = 2 [json_name = "revision"];</code>
@@ -40,8 +40,8 @@ public interface WebhookDeliveryOrBuilder extends
 
   /**
    * <pre>
-   * type is the message's: `key.rotation_due`, `key.rotation_overdue`, `key.rotated`, `key.revoked`, `key.deactivated` or
-   * `key.expiring`.
+   * Output only. type is the message's type: `key.rotation_due`, `key.rotation_overdue`,
+   * `key.rotated`, `key.revoked`, `key.deactivated` or `key.expiring`.
    * </pre>
    *
    * <code>string type = 3 [json_name = "type"];</code>
@@ -50,8 +50,8 @@ public interface WebhookDeliveryOrBuilder extends
   java.lang.String getType();
   /**
    * <pre>
-   * type is the message's: `key.rotation_due`, `key.rotation_overdue`, `key.rotated`, `key.revoked`, `key.deactivated` or
-   * `key.expiring`.
+   * Output only. type is the message's type: `key.rotation_due`, `key.rotation_overdue`,
+   * `key.rotated`, `key.revoked`, `key.deactivated` or `key.expiring`.
    * </pre>
    *
    * <code>string type = 3 [json_name = "type"];</code>
@@ -62,7 +62,7 @@ public interface WebhookDeliveryOrBuilder extends
 
   /**
    * <pre>
-   * key_id names the key that the event was about.
+   * Output only. key_id names the key that the event is about.
    * </pre>
    *
    * <code>string key_id = 4 [json_name = "keyId"];</code>
@@ -71,7 +71,7 @@ public interface WebhookDeliveryOrBuilder extends
   java.lang.String getKeyId();
   /**
    * <pre>
-   * key_id names the key that the event was about.
+   * Output only. key_id names the key that the event is about.
    * </pre>
    *
    * <code>string key_id = 4 [json_name = "keyId"];</code>
@@ -82,7 +82,7 @@ public interface WebhookDeliveryOrBuilder extends
 
   /**
    * <pre>
-   * project_id is the key's project.
+   * Output only. project_id is the key's project.
    * </pre>
    *
    * <code>string project_id = 5 [json_name = "projectId"];</code>
@@ -91,7 +91,7 @@ public interface WebhookDeliveryOrBuilder extends
   java.lang.String getProjectId();
   /**
    * <pre>
-   * project_id is the key's project.
+   * Output only. project_id is the key's project.
    * </pre>
    *
    * <code>string project_id = 5 [json_name = "projectId"];</code>
@@ -102,7 +102,7 @@ public interface WebhookDeliveryOrBuilder extends
 
   /**
    * <pre>
-   * url is where it goes: the key's webhook_url when the event was taken up.
+   * Output only. url is the destination: the key's webhook_url when the delivery was queued.
    * </pre>
    *
    * <code>string url = 6 [json_name = "url"];</code>
@@ -111,7 +111,7 @@ public interface WebhookDeliveryOrBuilder extends
   java.lang.String getUrl();
   /**
    * <pre>
-   * url is where it goes: the key's webhook_url when the event was taken up.
+   * Output only. url is the destination: the key's webhook_url when the delivery was queued.
    * </pre>
    *
    * <code>string url = 6 [json_name = "url"];</code>
@@ -122,7 +122,7 @@ public interface WebhookDeliveryOrBuilder extends
 
   /**
    * <pre>
-   * state is what has become of it.
+   * Output only. state is the state of the delivery.
    * </pre>
    *
    * <code>.tumbler.v1.DeliveryState state = 7 [json_name = "state"];</code>
@@ -131,7 +131,7 @@ public interface WebhookDeliveryOrBuilder extends
   int getStateValue();
   /**
    * <pre>
-   * state is what has become of it.
+   * Output only. state is the state of the delivery.
    * </pre>
    *
    * <code>.tumbler.v1.DeliveryState state = 7 [json_name = "state"];</code>
@@ -141,7 +141,7 @@ public interface WebhookDeliveryOrBuilder extends
 
   /**
    * <pre>
-   * attempts is how often it was sent so far.
+   * Output only. attempts is the number of attempts so far.
    * </pre>
    *
    * <code>int32 attempts = 8 [json_name = "attempts"];</code>
@@ -151,7 +151,7 @@ public interface WebhookDeliveryOrBuilder extends
 
   /**
    * <pre>
-   * create_time is when the event was made.
+   * Output only. create_time is the event's time.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp create_time = 9 [json_name = "createTime"];</code>
@@ -160,7 +160,7 @@ public interface WebhookDeliveryOrBuilder extends
   boolean hasCreateTime();
   /**
    * <pre>
-   * create_time is when the event was made.
+   * Output only. create_time is the event's time.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp create_time = 9 [json_name = "createTime"];</code>
@@ -169,7 +169,7 @@ public interface WebhookDeliveryOrBuilder extends
   com.google.protobuf.Timestamp getCreateTime();
   /**
    * <pre>
-   * create_time is when the event was made.
+   * Output only. create_time is the event's time.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp create_time = 9 [json_name = "createTime"];</code>
@@ -178,7 +178,7 @@ public interface WebhookDeliveryOrBuilder extends
 
   /**
    * <pre>
-   * last_attempt_time is when it was last sent; unset: never.
+   * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp last_attempt_time = 10 [json_name = "lastAttemptTime"];</code>
@@ -187,7 +187,7 @@ public interface WebhookDeliveryOrBuilder extends
   boolean hasLastAttemptTime();
   /**
    * <pre>
-   * last_attempt_time is when it was last sent; unset: never.
+   * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp last_attempt_time = 10 [json_name = "lastAttemptTime"];</code>
@@ -196,7 +196,7 @@ public interface WebhookDeliveryOrBuilder extends
   com.google.protobuf.Timestamp getLastAttemptTime();
   /**
    * <pre>
-   * last_attempt_time is when it was last sent; unset: never.
+   * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp last_attempt_time = 10 [json_name = "lastAttemptTime"];</code>
@@ -205,7 +205,7 @@ public interface WebhookDeliveryOrBuilder extends
 
   /**
    * <pre>
-   * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+   * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_attempt_time = 11 [json_name = "nextAttemptTime"];</code>
@@ -214,7 +214,7 @@ public interface WebhookDeliveryOrBuilder extends
   boolean hasNextAttemptTime();
   /**
    * <pre>
-   * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+   * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_attempt_time = 11 [json_name = "nextAttemptTime"];</code>
@@ -223,7 +223,7 @@ public interface WebhookDeliveryOrBuilder extends
   com.google.protobuf.Timestamp getNextAttemptTime();
   /**
    * <pre>
-   * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+   * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
    * </pre>
    *
    * <code>.google.protobuf.Timestamp next_attempt_time = 11 [json_name = "nextAttemptTime"];</code>
@@ -232,7 +232,7 @@ public interface WebhookDeliveryOrBuilder extends
 
   /**
    * <pre>
-   * last_status_code is the HTTP status of the last answer; 0: there was none.
+   * Output only. last_status_code is the HTTP status of the last answer. 0: there was none.
    * </pre>
    *
    * <code>int32 last_status_code = 12 [json_name = "lastStatusCode"];</code>
@@ -242,7 +242,8 @@ public interface WebhookDeliveryOrBuilder extends
 
   /**
    * <pre>
-   * last_error says why the last attempt failed, in the server's words (never in the receiver's); empty: it did not.
+   * Output only. last_error says why the last attempt failed,
+   * in the server's words and never the receiver's. Empty: it did not fail.
    * </pre>
    *
    * <code>string last_error = 13 [json_name = "lastError"];</code>
@@ -251,7 +252,8 @@ public interface WebhookDeliveryOrBuilder extends
   java.lang.String getLastError();
   /**
    * <pre>
-   * last_error says why the last attempt failed, in the server's words (never in the receiver's); empty: it did not.
+   * Output only. last_error says why the last attempt failed,
+   * in the server's words and never the receiver's. Empty: it did not fail.
    * </pre>
    *
    * <code>string last_error = 13 [json_name = "lastError"];</code>

@@ -15,198 +15,223 @@ export const file_tumbler_v1_api_key: GenFile = /*@__PURE__*/
   fileDesc("Chh0dW1ibGVyL3YxL2FwaV9rZXkucHJvdG8SCnR1bWJsZXIudjEizQYKBkFwaUtleRIKCgJpZBgBIAEoCRISCgpwcm9qZWN0X2lkGAIgASgJEhYKDmVudmlyb25tZW50X2lkGAMgASgJEgwKBG5hbWUYBCABKAkSEgoKa2V5X3ByZWZpeBgFIAEoCRIQCghvd25lcl9pZBgGIAEoCRIOCgZzY29wZXMYByADKAkSMgoIbWV0YWRhdGEYCCADKAsyIC50dW1ibGVyLnYxLkFwaUtleS5NZXRhZGF0YUVudHJ5EhUKDWFsbG93ZWRfY2lkcnMYCSADKAkSIAoFc3RhdGUYCiABKA4yES50dW1ibGVyLnYxLlN0YXRlEi8KC2NyZWF0ZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIlCgpjcmVhdGVkX2J5GAwgASgLMhEudHVtYmxlci52MS5BY3RvchIvCgt1cGRhdGVfdGltZRgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDmxhc3RfdXNlZF90aW1lGA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtyZXZva2VfdGltZRgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoNcmV2b2tlX3JlYXNvbhgRIAEoDjIYLnR1bWJsZXIudjEuUmV2b2tlUmVhc29uEhYKDnJldm9rZV9jb21tZW50GBIgASgJEhcKD3JlcGxhY2VzX2tleV9pZBgTIAEoCRIaChJyZXBsYWNlZF9ieV9rZXlfaWQYFCABKAkSNQoRZ3JhY2VfZXhwaXJlX3RpbWUYFSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKCHJvdGF0aW9uGBYgASgLMhQudHVtYmxlci52MS5Sb3RhdGlvbhIMCgRldGFnGBcgASgJEh8KF2dyYWNlX2VuZHNfb25fZmlyc3RfdXNlGBggASgIGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJ7CghSb3RhdGlvbhIrCghpbnRlcnZhbBgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhITCgt3ZWJob29rX3VybBgCIAEoCRItCgluZXh0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIiUKBUFjdG9yEg4KBmtleV9pZBgBIAEoCRIMCgRuYW1lGAIgASgJKoABCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhAKDFNUQVRFX0FDVElWRRABEhIKDlNUQVRFX0lOQUNUSVZFEAISEQoNU1RBVEVfRVhQSVJFRBADEhEKDVNUQVRFX1JFVk9LRUQQBBIUChBTVEFURV9TVVBFUlNFREVEEAUqaAoKT2xkS2V5RW5kcxIcChhPTERfS0VZX0VORFNfVU5TUEVDSUZJRUQQABIdChlPTERfS0VZX0VORFNfQVRfR1JBQ0VfRU5EEAESHQoZT0xEX0tFWV9FTkRTX09OX0ZJUlNUX1VTRRACKrsBCgxSZXZva2VSZWFzb24SHQoZUkVWT0tFX1JFQVNPTl9VTlNQRUNJRklFRBAAEh0KGVJFVk9LRV9SRUFTT05fQ09NUFJPTUlTRUQQARIcChhSRVZPS0VfUkVBU09OX1NVUEVSU0VERUQQAhIcChhSRVZPS0VfUkVBU09OX09XTkVSX0xFRlQQAxIYChRSRVZPS0VfUkVBU09OX1VOVVNFRBAEEhcKE1JFVk9LRV9SRUFTT05fT1RIRVIQBUI7Cg5kZXYudHVtYmxlci52MVABWid0dW1ibGVyLmRldi9nby9nZW4vdHVtYmxlci92MTt0dW1ibGVydjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
- * ApiKey is everything that may be known of a key, except its secret.
- * No message that reads keys carries a secret or a hash: a secret is shown once, beside the ApiKey, by the call that
- * made it, and whoever loses it must Rotate.
+ * ApiKey is the record of a key: everything about it except its secret.
+ * A message that reads keys never carries a secret or a hash.
+ * The call that makes a key returns the secret once, beside the ApiKey.
+ * If the secret is lost, call Rotate.
  *
- * All times are kept to the microsecond; finer digits are dropped.
+ * Times are kept to the microsecond; finer digits are dropped.
  *
- * A record has at most 16 KiB as sent, of which 1.5 KiB are kept for what the server writes: the limits of the fields
- * below are each field's own, and all of them at their most do not fit. A larger one is INVALID_ARGUMENT at Create and
- * Update, and names the field that has most of it. A larger key from before there was this limit works on, and can be
- * made smaller; Rotate refuses it until then.
+ * A record has at most 16 KiB as sent, of which 1.5 KiB are reserved for what the server writes.
+ * Each limit below holds for its own field: a record with every field at its limit is too large.
+ * Create and Update answer a larger record with INVALID_ARGUMENT and name its largest field.
+ * A larger key from before this limit keeps working and can be made smaller by Update;
+ * until then, Rotate refuses it.
  *
  * @generated from message tumbler.v1.ApiKey
  */
 export type ApiKey = Message<"tumbler.v1.ApiKey"> & {
   /**
-   * id names the key for ever: 16 random base62 characters, assigned by the server, part of the key's text, no secret.
+   * Output only. id identifies the key: 16 random base62 characters, assigned by the server.
+   * It never changes, is part of the key's text, and is not a secret.
+   * Update reads it to find the key.
    *
    * @generated from field: string id = 1;
    */
   id: string;
 
   /**
-   * project_id is the tenant that the key belongs to and cannot leave.
-   * 1–128 of the characters `A-Z a-z 0-9 . _ : / @ + -`, beginning with a letter or digit.
-   * Callers act in their own project alone; `tumbler` is reserved for operators, whose keys act in all.
+   * Output only. project_id is the project (the tenant) that owns the key.
+   * Create sets it, and it never changes.
+   * It is 1–128 of the characters `A-Z a-z 0-9 . _ : / @ + -` and begins with a letter or digit.
+   * A caller may only act in its own project.
+   * The project `tumbler` is reserved for operators, whose keys may act in every project.
    *
    * @generated from field: string project_id = 2;
    */
   projectId: string;
 
   /**
-   * environment_id separates, say, `live` from `test` inside a project; form as project_id, or empty.
-   * A Verify that names another environment (or names one where the key has none) is answered ENVIRONMENT_MISMATCH.
-   * It cannot be changed.
+   * Output only. environment_id separates environments inside a project, such as `live` and `test`.
+   * Its form is that of project_id; it may be empty. Create sets it, and it never changes.
+   * A Verify that names another environment is answered ENVIRONMENT_MISMATCH,
+   * and so is a Verify that names one if the key has none.
    *
    * @generated from field: string environment_id = 3;
    */
   environmentId: string;
 
   /**
-   * name is for people: 3–255 characters without control characters, not unique. `default` where Create leaves it out.
+   * Optional. name is a label for people: 3–255 characters without control characters.
+   * Names need not be unique. A key made without one is named `default`.
    *
    * @generated from field: string name = 4;
    */
   name: string;
 
   /**
-   * key_prefix is what may be shown of the key in a list: everything before the secret, `acme_live_<id>_` for example.
+   * Output only. key_prefix is the key's text up to its secret, such as `acme_live_<id>_`.
+   * It is safe to show in a list.
    *
    * @generated from field: string key_prefix = 5;
    */
   keyPrefix: string;
 
   /**
-   * owner_id says on whose behalf the key acts: at most 255 characters without control characters, or empty.
-   * The server hands it to whoever verifies the key and never interprets it.
+   * Optional. owner_id says on whose behalf the key acts:
+   * at most 255 characters without control characters, or empty.
+   * Verify returns it; the server never interprets it.
    *
    * @generated from field: string owner_id = 6;
    */
   ownerId: string;
 
   /**
-   * scopes are what the key may do: at most 100, each at most 128 characters of the form
-   * `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, or such a scope with a last segment `*`, or `*` alone.
-   * `orders:*` grants `orders:read` and `orders:read:own` but not `orders`. `*` grants all but `tumbler:…`.
-   * An empty list grants nothing. Duplicates are dropped, after all entries were counted; order is kept.
+   * Optional. scopes are what the key may do: at most 100, each at most 128 characters.
+   * A scope is `[A-Za-z0-9._/-]+(:[A-Za-z0-9._/-]+)*`, such a scope followed by `:*`, or just `*`.
+   * `orders:*` grants `orders:read` and `orders:read:own`, but not `orders`.
+   * `*` grants every scope except `tumbler:…`.
+   * An empty list grants nothing.
+   * Duplicates count towards the limit and are then dropped; the order is kept.
    *
    * @generated from field: repeated string scopes = 7;
    */
   scopes: string[];
 
   /**
-   * metadata is handed to whoever verifies the key: at most 50 pairs, keys of 1–64 and values of at most 1,024
-   * characters. Never put a secret here.
+   * Optional. metadata is returned by Verify:
+   * at most 50 pairs, keys of 1–64 and values of at most 1,024 characters.
+   * Never put a secret here.
    *
    * @generated from field: map<string, string> metadata = 8;
    */
   metadata: { [key: string]: string };
 
   /**
-   * allowed_cidrs are the networks that the key may be used from, IPv4 or IPv6, at most 100; `192.0.2.7` means
-   * `192.0.2.7/32`. A network with host bits set (`192.0.2.7/24`) is refused. Empty: from anywhere.
-   * Where it is set, a Verify without a client_ip is denied.
+   * Optional. allowed_cidrs are the networks that the key may be used from:
+   * IPv4 or IPv6, at most 100. Empty: every address.
+   * `192.0.2.7` means `192.0.2.7/32`.
+   * A network with host bits set, such as `192.0.2.7/24`, is refused.
+   * If allowed_cidrs is set, a Verify without a client_ip is denied.
    *
    * @generated from field: repeated string allowed_cidrs = 9;
    */
   allowedCidrs: string[];
 
   /**
-   * state is derived from the facts below at the moment of the answer and never stored.
+   * Output only. state is derived from the other fields at the time of the answer.
+   * It is not stored.
    *
    * @generated from field: tumbler.v1.State state = 10;
    */
   state: State;
 
   /**
-   * create_time is when the key was made.
+   * Output only. create_time is when the key was made.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 11;
    */
   createTime?: Timestamp | undefined;
 
   /**
-   * created_by is the credential that made the key.
+   * Output only. created_by is the credential that made the key.
    *
    * @generated from field: tumbler.v1.Actor created_by = 12;
    */
   createdBy?: Actor | undefined;
 
   /**
-   * update_time is when anything but last_used_time last changed.
+   * Output only. update_time is when anything except last_used_time last changed.
    *
    * @generated from field: google.protobuf.Timestamp update_time = 13;
    */
   updateTime?: Timestamp | undefined;
 
   /**
-   * expire_time is the first instant at which the key is no longer accepted; unset: it never expires.
+   * Optional. expire_time is the first instant at which the key is no longer accepted.
+   * Unset: the key never expires.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 14;
    */
   expireTime?: Timestamp | undefined;
 
   /**
-   * last_used_time is when the key was last answered VALID, exact to a minute; unset: never, as far as is known.
-   * It is written in batches, and a crash may lose the last one.
+   * Output only. last_used_time is when the key was last answered VALID, accurate to a minute.
+   * Unset: no use is recorded.
+   * The server writes it in batches, and a crash can lose the last batch.
    *
    * @generated from field: google.protobuf.Timestamp last_used_time = 15;
    */
   lastUsedTime?: Timestamp | undefined;
 
   /**
-   * revoke_time is set for ever once the key is revoked.
+   * Output only. revoke_time is when the key was revoked; once set, it never changes.
    *
    * @generated from field: google.protobuf.Timestamp revoke_time = 16;
    */
   revokeTime?: Timestamp | undefined;
 
   /**
-   * revoke_reason is what the first Revoke gave.
+   * Output only. revoke_reason is the reason that the first Revoke gave.
    *
    * @generated from field: tumbler.v1.RevokeReason revoke_reason = 17;
    */
   revokeReason: RevokeReason;
 
   /**
-   * revoke_comment is what the first Revoke gave, at most 1,024 characters.
+   * Output only. revoke_comment is the comment that the first Revoke gave,
+   * at most 1,024 characters.
    *
    * @generated from field: string revoke_comment = 18;
    */
   revokeComment: string;
 
   /**
-   * replaces_key_id names the key that this one was rotated from; empty: none.
+   * Output only. replaces_key_id names the key that this one was rotated from.
+   * Empty: this key is no successor.
    *
    * @generated from field: string replaces_key_id = 19;
    */
   replacesKeyId: string;
 
   /**
-   * replaced_by_key_id names the key that this one was rotated to; empty: none.
+   * Output only. replaced_by_key_id names the key that this one was rotated to.
+   * Empty: this key was not rotated.
    *
    * @generated from field: string replaced_by_key_id = 20;
    */
   replacedByKeyId: string;
 
   /**
-   * grace_expire_time is the first instant at which a rotated key is no longer accepted; set by Rotate, and moved to an
-   * earlier instant where the key ends on its successor's first use (see grace_ends_on_first_use).
+   * Output only. grace_expire_time is the first instant at which a rotated key is no longer
+   * accepted.
+   * Rotate sets it. It moves to an earlier instant if the key ends on its successor's first use
+   * (see grace_ends_on_first_use).
    *
    * @generated from field: google.protobuf.Timestamp grace_expire_time = 21;
    */
   graceExpireTime?: Timestamp | undefined;
 
   /**
-   * rotation is the key's schedule; unset: it is rotated by hand only.
+   * Optional. rotation is the key's schedule. Unset: the key is only rotated by hand.
    *
    * @generated from field: tumbler.v1.Rotation rotation = 22;
    */
   rotation?: Rotation | undefined;
 
   /**
-   * etag changes with every change of the key. Sent back in Update, a stale one is refused with ABORTED, so that
-   * two editors do not undo each other's work.
+   * Optional. etag changes with every change of the key.
+   * Send it back in Update, so that two editors do not overwrite each other's changes:
+   * a stale etag is refused with ABORTED.
    *
    * @generated from field: string etag = 23;
    */
   etag: string;
 
   /**
-   * grace_ends_on_first_use is set while a rotated key waits for its successor's first use: it is accepted until then,
-   * at most until grace_expire_time. See OLD_KEY_ENDS_ON_FIRST_USE. Output only.
+   * Output only. grace_ends_on_first_use is set while a rotated key waits for the first use of its
+   * successor. The key is accepted until that use, at most until grace_expire_time.
+   * See OLD_KEY_ENDS_ON_FIRST_USE.
    *
    * @generated from field: bool grace_ends_on_first_use = 24;
    */
@@ -221,39 +246,46 @@ export const ApiKeySchema: GenMessage<ApiKey> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key, 0);
 
 /**
- * Rotation is a schedule on which a key is to be replaced. When next_time comes, the server appends ROTATION_DUE to the
- * log and, where a webhook_url is set, posts `key.rotation_due` there; nothing else happens to the key. Whoever holds the
- * claim token of that message calls ClaimRotation, and only then is the new secret made. Until then the old key works.
+ * Rotation is a schedule for replacing a key.
+ * At next_time the server appends ROTATION_DUE to the log and,
+ * if webhook_url is set, posts `key.rotation_due` to it. The key itself does not change.
+ * The receiver calls ClaimRotation with the claim token of that message.
+ * The server makes the new secret only then, and the old key works until then.
  *
- * A schedule rests while its key is deactivated or expired, and ends with its key (its successor carries it on).
+ * A schedule pauses while its key is deactivated or expired.
+ * It ends with its key, and the successor inherits it.
  *
  * @generated from message tumbler.v1.Rotation
  */
 export type Rotation = Message<"tumbler.v1.Rotation"> & {
   /**
-   * interval is the time from one rotation to the next: at least the server's `--min-rotation-interval` (1 hour),
-   * at most 3,650 days.
+   * Required. interval is the time from one rotation to the next:
+   * at least the server's `--min-rotation-interval` (1 hour), at most 3,650 days.
    *
    * @generated from field: google.protobuf.Duration interval = 1;
    */
   interval?: Duration | undefined;
 
   /**
-   * webhook_url is told when a rotation is due, and when the key is rotated, revoked, deactivated or about to expire, by
-   * the Standard Webhooks specification (https://www.standardwebhooks.com). At most 2,048 characters: `https`, a host, no
-   * user name, no fragment. Hosts of private, link-local and other special networks are refused, at once where that can
-   * be told and again at each delivery; redirects are not followed. Empty: nobody is told.
+   * Optional. webhook_url receives a webhook when a rotation is due or overdue,
+   * and when the key is rotated, revoked, deactivated or about to expire.
+   * Empty: no webhooks.
+   * Webhooks follow the Standard Webhooks specification (https://www.standardwebhooks.com).
+   * The URL has at most 2,048 characters, the scheme `https`, a host, no user name and no fragment.
+   * Hosts of private, link-local and other special networks are refused:
+   * at once where the server can tell, and again at each delivery. Redirects are not followed.
    *
-   * Whoever can read what is posted there can claim the next secret. Setting one by Update therefore needs
-   * `tumbler:keys:rotate` as well, and for a key that carries a `tumbler:…` scope the caller must hold that scope.
+   * Anyone who can read what is posted there can claim the next secret.
+   * To set a webhook_url by Update, the caller therefore also needs `tumbler:keys:rotate`,
+   * and for a key that carries a `tumbler:…` scope it must hold that scope.
    *
    * @generated from field: string webhook_url = 2;
    */
   webhookUrl: string;
 
   /**
-   * next_time is one interval after the key was made, rotated, or given this interval. Where it has passed, a rotation is
-   * due. Output only.
+   * Output only. next_time is one interval after the key was made, was rotated,
+   * or was given this interval. If it has passed, a rotation is due.
    *
    * @generated from field: google.protobuf.Timestamp next_time = 3;
    */
@@ -268,20 +300,21 @@ export const RotationSchema: GenMessage<Rotation> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key, 1);
 
 /**
- * Actor is the credential that made a call, as it was called at that moment.
+ * Actor is the credential that made a call, with the name it had then.
  *
  * @generated from message tumbler.v1.Actor
  */
 export type Actor = Message<"tumbler.v1.Actor"> & {
   /**
-   * key_id is the calling key's id; empty where no key called, as for the first key of an installation.
+   * Output only. key_id is the calling key's id.
+   * Empty: no key called, as for the first key of an installation.
    *
    * @generated from field: string key_id = 1;
    */
   keyId: string;
 
   /**
-   * name is the calling key's name, or the command that acted.
+   * Output only. name is the calling key's name, or the name of the command that acted.
    *
    * @generated from field: string name = 2;
    */
@@ -296,7 +329,8 @@ export const ActorSchema: GenMessage<Actor> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key, 2);
 
 /**
- * State is what has become of a key. Where several apply, the one named first in this order wins:
+ * State says whether a key can be accepted, and if not, why.
+ * If several states apply, the first in this order is reported:
  * REVOKED, SUPERSEDED, INACTIVE, EXPIRED, ACTIVE.
  *
  * @generated from enum tumbler.v1.State
@@ -310,35 +344,35 @@ export enum State {
   UNSPECIFIED = 0,
 
   /**
-   * STATE_ACTIVE: the key may be accepted.
+   * STATE_ACTIVE: the key can be accepted.
    *
    * @generated from enum value: STATE_ACTIVE = 1;
    */
   ACTIVE = 1,
 
   /**
-   * STATE_INACTIVE: switched off by SetActive, and can be switched on again.
+   * STATE_INACTIVE: SetActive deactivated the key, and can activate it again.
    *
    * @generated from enum value: STATE_INACTIVE = 2;
    */
   INACTIVE = 2,
 
   /**
-   * STATE_EXPIRED: expire_time has been reached. An Update of expire_time revives it.
+   * STATE_EXPIRED: expire_time has been reached. An Update of expire_time revives the key.
    *
    * @generated from enum value: STATE_EXPIRED = 3;
    */
   EXPIRED = 3,
 
   /**
-   * STATE_REVOKED: ended for ever.
+   * STATE_REVOKED: the key was revoked, which is permanent.
    *
    * @generated from enum value: STATE_REVOKED = 4;
    */
   REVOKED = 4,
 
   /**
-   * STATE_SUPERSEDED: replaced by rotation; accepted until grace_expire_time, then no more.
+   * STATE_SUPERSEDED: the key was rotated. It is accepted until grace_expire_time.
    *
    * @generated from enum value: STATE_SUPERSEDED = 5;
    */
@@ -365,24 +399,31 @@ export enum OldKeyEnds {
   UNSPECIFIED = 0,
 
   /**
-   * OLD_KEY_ENDS_AT_GRACE_END: when its grace period is over, whether or not anybody has the successor by then.
+   * OLD_KEY_ENDS_AT_GRACE_END: the old key ends with its grace period,
+   * whether or not the successor is in use by then.
    *
    * @generated from enum value: OLD_KEY_ENDS_AT_GRACE_END = 1;
    */
   AT_GRACE_END = 1,
 
   /**
-   * OLD_KEY_ENDS_ON_FIRST_USE: when the successor is first used, and at the latest when the grace period is over. So the
-   * old key works on where the answer with the new one was lost, or where the new one is not installed yet.
+   * OLD_KEY_ENDS_ON_FIRST_USE: the old key ends when its successor is first used,
+   * and at the latest when the grace period is over.
+   * So the old key still works if the response with the new key was lost,
+   * or if the new key is not installed yet.
    *
-   * A use is a Verify or BatchVerify by anybody that answers VALID, or a call of this service that the successor makes.
-   * The old key's end is written right after the first use, as a change of its own: within milliseconds as a rule, and
-   * later only while the database does not take changes. If that write is lost in a crash, the next use writes it. Where
-   * the successor is never used, or is revoked before, the old key ends with its grace period.
+   * A use is any Verify or BatchVerify that answers VALID for the successor,
+   * or a call of this service that the successor makes.
+   * The server writes the old key's end right after the first use, as a separate change:
+   * usually within milliseconds, and later only while the database accepts no changes.
+   * If a crash loses that write, the next use writes it.
+   * If the successor is never used, or is revoked before its first use,
+   * the old key ends with its grace period.
    *
-   * A successor that was lost before its first use can be rotated itself: the first use of the key that replaces it ends
-   * both, the lost one and the one before. A first use ends the nearest 16 keys of such a line; those before end with
-   * their grace periods.
+   * A successor that was lost before its first use can itself be rotated.
+   * The first use of the key that replaces it ends both: the lost key and the one before it.
+   * A first use ends the nearest 16 keys of such a line;
+   * the keys before them end with their grace periods.
    *
    * @generated from enum value: OLD_KEY_ENDS_ON_FIRST_USE = 2;
    */
@@ -396,27 +437,27 @@ export const OldKeyEndsSchema: GenEnum<OldKeyEnds> = /*@__PURE__*/
   enumDesc(file_tumbler_v1_api_key, 1);
 
 /**
- * RevokeReason says why a key was revoked. It changes nothing but the record.
+ * RevokeReason says why a key was revoked. It only affects the record.
  *
  * @generated from enum tumbler.v1.RevokeReason
  */
 export enum RevokeReason {
   /**
-   * REVOKE_REASON_UNSPECIFIED: no reason was given.
+   * REVOKE_REASON_UNSPECIFIED: the caller gave no reason.
    *
    * @generated from enum value: REVOKE_REASON_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * REVOKE_REASON_COMPROMISED: the secret may be known to somebody else.
+   * REVOKE_REASON_COMPROMISED: the secret may have leaked.
    *
    * @generated from enum value: REVOKE_REASON_COMPROMISED = 1;
    */
   COMPROMISED = 1,
 
   /**
-   * REVOKE_REASON_SUPERSEDED: another key has taken its place.
+   * REVOKE_REASON_SUPERSEDED: another key replaced this one.
    *
    * @generated from enum value: REVOKE_REASON_SUPERSEDED = 2;
    */
@@ -430,7 +471,7 @@ export enum RevokeReason {
   OWNER_LEFT = 3,
 
   /**
-   * REVOKE_REASON_UNUSED: nobody needs it any more.
+   * REVOKE_REASON_UNUSED: the key is no longer needed.
    *
    * @generated from enum value: REVOKE_REASON_UNUSED = 4;
    */

@@ -20,68 +20,71 @@ export const file_tumbler_v1_api_key_service: GenFile = /*@__PURE__*/
   fileDesc("CiB0dW1ibGVyL3YxL2FwaV9rZXlfc2VydmljZS5wcm90bxIKdHVtYmxlci52MSK4AwoNQ3JlYXRlUmVxdWVzdBISCgpwcm9qZWN0X2lkGAEgASgJEhYKDmVudmlyb25tZW50X2lkGAIgASgJEgwKBG5hbWUYAyABKAkSEAoIb3duZXJfaWQYBCABKAkSDgoGc2NvcGVzGAUgAygJEjkKCG1ldGFkYXRhGAYgAygLMicudHVtYmxlci52MS5DcmVhdGVSZXF1ZXN0Lk1ldGFkYXRhRW50cnkSFQoNYWxsb3dlZF9jaWRycxgHIAMoCRIxCgtleHBpcmVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIABIoCgN0dGwYCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IABIOCgZwcmVmaXgYCiABKAkSJgoIcm90YXRpb24YCyABKAsyFC50dW1ibGVyLnYxLlJvdGF0aW9uEhIKCnJlcXVlc3RfaWQYDCABKAkSFQoNdmFsaWRhdGVfb25seRgNIAEoCBovCg1NZXRhZGF0YUVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFCCAoGZXhwaXJ5IpkBCg5DcmVhdGVSZXNwb25zZRIjCgdhcGlfa2V5GAEgASgLMhIudHVtYmxlci52MS5BcGlLZXkSEQoDa2V5GAIgASgJQgTY4CgBEhkKEWNvbnNpc3RlbmN5X3Rva2VuGAMgASgJEhYKDnNlY3JldF9vbWl0dGVkGAQgASgIEhwKDndlYmhvb2tfc2VjcmV0GAUgASgJQgTY4CgBIhwKCkdldFJlcXVlc3QSDgoGa2V5X2lkGAEgASgJIjIKC0dldFJlc3BvbnNlEiMKB2FwaV9rZXkYASABKAsyEi50dW1ibGVyLnYxLkFwaUtleSLtAQoLTGlzdFJlcXVlc3QSEgoKcHJvamVjdF9pZBgBIAEoCRIWCg5lbnZpcm9ubWVudF9pZBgCIAEoCRIQCghvd25lcl9pZBgDIAEoCRIhCgZzdGF0ZXMYBCADKA4yES50dW1ibGVyLnYxLlN0YXRlEg0KBXNjb3BlGAUgASgJEg4KBnNlYXJjaBgGIAEoCRIQCghvcmRlcl9ieRgHIAEoCRIRCglwYWdlX3NpemUYCCABKAUSEgoKcGFnZV90b2tlbhgJIAEoCRIMCgRza2lwGAogASgFEhcKD3Nob3dfdG90YWxfc2l6ZRgLIAEoCCJhCgxMaXN0UmVzcG9uc2USJAoIYXBpX2tleXMYASADKAsyEi50dW1ibGVyLnYxLkFwaUtleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSEgoKdG90YWxfc2l6ZRgDIAEoBSJlCg1VcGRhdGVSZXF1ZXN0EiMKB2FwaV9rZXkYASABKAsyEi50dW1ibGVyLnYxLkFwaUtleRIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sibgoOVXBkYXRlUmVzcG9uc2USIwoHYXBpX2tleRgBIAEoCzISLnR1bWJsZXIudjEuQXBpS2V5EhkKEWNvbnNpc3RlbmN5X3Rva2VuGAIgASgJEhwKDndlYmhvb2tfc2VjcmV0GAMgASgJQgTY4CgBIkMKB0tleU5hbWUSEgoKcHJvamVjdF9pZBgBIAEoCRIWCg5lbnZpcm9ubWVudF9pZBgCIAEoCRIMCgRuYW1lGAMgASgJImYKEFNldEFjdGl2ZVJlcXVlc3QSEAoGa2V5X2lkGAEgASgJSAASJgoHYnlfbmFtZRgCIAEoCzITLnR1bWJsZXIudjEuS2V5TmFtZUgAEg4KBmFjdGl2ZRgDIAEoCEIICgZ0YXJnZXQiUwoRU2V0QWN0aXZlUmVzcG9uc2USIwoHYXBpX2tleRgBIAEoCzISLnR1bWJsZXIudjEuQXBpS2V5EhkKEWNvbnNpc3RlbmN5X3Rva2VuGAIgASgJIloKDVJldm9rZVJlcXVlc3QSDgoGa2V5X2lkGAEgASgJEigKBnJlYXNvbhgCIAEoDjIYLnR1bWJsZXIudjEuUmV2b2tlUmVhc29uEg8KB2NvbW1lbnQYAyABKAkiUAoOUmV2b2tlUmVzcG9uc2USIwoHYXBpX2tleRgBIAEoCzISLnR1bWJsZXIudjEuQXBpS2V5EhkKEWNvbnNpc3RlbmN5X3Rva2VuGAIgASgJIvkBCg1Sb3RhdGVSZXF1ZXN0Eg4KBmtleV9pZBgBIAEoCRIvCgxncmFjZV9wZXJpb2QYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SMQoLZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wSAASKAoDdHRsGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAASEgoKcmVxdWVzdF9pZBgFIAEoCRIsCgxvbGRfa2V5X2VuZHMYBiABKA4yFi50dW1ibGVyLnYxLk9sZEtleUVuZHNCCAoGZXhwaXJ5IqQBCg5Sb3RhdGVSZXNwb25zZRIjCgdhcGlfa2V5GAEgASgLMhIudHVtYmxlci52MS5BcGlLZXkSJwoLb2xkX2FwaV9rZXkYAiABKAsyEi50dW1ibGVyLnYxLkFwaUtleRIRCgNrZXkYAyABKAlCBNjgKAESGQoRY29uc2lzdGVuY3lfdG9rZW4YBCABKAkSFgoOc2VjcmV0X29taXR0ZWQYBSABKAgicQoLQ29uc2lzdGVuY3kSGgoQbWluaW1pemVfbGF0ZW5jeRgBIAEoCEgAEhsKEWF0X2xlYXN0X2FzX2ZyZXNoGAIgASgJSAASGgoQZnVsbHlfY29uc2lzdGVudBgDIAEoCEgAQg0KC3JlcXVpcmVtZW50IqgBCg1WZXJpZnlSZXF1ZXN0EhEKA2tleRgBIAEoCUIE2OAoARISCgpwcm9qZWN0X2lkGAIgASgJEhYKDmVudmlyb25tZW50X2lkGAMgASgJEhcKD3JlcXVpcmVkX3Njb3BlcxgEIAMoCRIRCgljbGllbnRfaXAYBSABKAkSLAoLY29uc2lzdGVuY3kYBiABKAsyFy50dW1ibGVyLnYxLkNvbnNpc3RlbmN5ItkECg5WZXJpZnlSZXNwb25zZRINCgV2YWxpZBgBIAEoCBIkCgRjb2RlGAIgASgOMhYudHVtYmxlci52MS5WZXJpZnlDb2RlEg4KBmtleV9pZBgDIAEoCRISCgpwcm9qZWN0X2lkGAQgASgJEhYKDmVudmlyb25tZW50X2lkGAUgASgJEgwKBG5hbWUYBiABKAkSEAoIb3duZXJfaWQYByABKAkSDgoGc2NvcGVzGAggAygJEjoKCG1ldGFkYXRhGAkgAygLMigudHVtYmxlci52MS5WZXJpZnlSZXNwb25zZS5NZXRhZGF0YUVudHJ5EhUKDWFsbG93ZWRfY2lkcnMYCiADKAkSLwoLZXhwaXJlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKEWdyYWNlX2V4cGlyZV90aW1lGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIaChJyZXBsYWNlZF9ieV9rZXlfaWQYDSABKAkSLAoJY2FjaGVfdHRsGA4gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCmNoZWNrX3RpbWUYDyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJldmlzaW9uGBAgASgDEhkKEWNvbnNpc3RlbmN5X3Rva2VuGBEgASgJEhMKC2FueV9wcm9qZWN0GBIgASgIGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJBChJCYXRjaFZlcmlmeVJlcXVlc3QSKwoIcmVxdWVzdHMYASADKAsyGS50dW1ibGVyLnYxLlZlcmlmeVJlcXVlc3QiRAoTQmF0Y2hWZXJpZnlSZXNwb25zZRItCglyZXNwb25zZXMYASADKAsyGi50dW1ibGVyLnYxLlZlcmlmeVJlc3BvbnNlIm8KDFdhdGNoUmVxdWVzdBISCgpwcm9qZWN0X2lkGAEgASgJEhQKDHN0YXJ0X2N1cnNvchgCIAEoCRI1ChJoZWFydGJlYXRfaW50ZXJ2YWwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24igwEKDVdhdGNoUmVzcG9uc2USJAoGZXZlbnRzGAEgAygLMhQudHVtYmxlci52MS5LZXlFdmVudBIOCgZjdXJzb3IYAiABKAkSDQoFcmVzZXQYAyABKAgSLQoKc3RyZWFtX2FnZRgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiK3AQoRTGlzdEV2ZW50c1JlcXVlc3QSEgoKcHJvamVjdF9pZBgBIAEoCRIOCgZrZXlfaWQYAiABKAkSJwoFdHlwZXMYAyADKA4yGC50dW1ibGVyLnYxLktleUV2ZW50VHlwZRIuCgpzaW5jZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYBSABKAUSEgoKcGFnZV90b2tlbhgGIAEoCSJTChJMaXN0RXZlbnRzUmVzcG9uc2USJAoGZXZlbnRzGAEgAygLMhQudHVtYmxlci52MS5LZXlFdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkikAEKFENsYWltUm90YXRpb25SZXF1ZXN0EhkKC2NsYWltX3Rva2VuGAEgASgJQgTY4CgBEi8KDGdyYWNlX3BlcmlvZBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIsCgxvbGRfa2V5X2VuZHMYAyABKA4yFi50dW1ibGVyLnYxLk9sZEtleUVuZHMiqwEKFUNsYWltUm90YXRpb25SZXNwb25zZRIjCgdhcGlfa2V5GAEgASgLMhIudHVtYmxlci52MS5BcGlLZXkSJwoLb2xkX2FwaV9rZXkYAiABKAsyEi50dW1ibGVyLnYxLkFwaUtleRIRCgNrZXkYAyABKAlCBNjgKAESGQoRY29uc2lzdGVuY3lfdG9rZW4YBCABKAkSFgoOc2VjcmV0X29taXR0ZWQYBSABKAgijQEKFUxpc3REZWxpdmVyaWVzUmVxdWVzdBISCgpwcm9qZWN0X2lkGAEgASgJEg4KBmtleV9pZBgCIAEoCRIpCgZzdGF0ZXMYAyADKA4yGS50dW1ibGVyLnYxLkRlbGl2ZXJ5U3RhdGUSEQoJcGFnZV9zaXplGAQgASgFEhIKCnBhZ2VfdG9rZW4YBSABKAkiYgoWTGlzdERlbGl2ZXJpZXNSZXNwb25zZRIvCgpkZWxpdmVyaWVzGAEgAygLMhsudHVtYmxlci52MS5XZWJob29rRGVsaXZlcnkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIicKEFJlZGVsaXZlclJlcXVlc3QSEwoLZGVsaXZlcnlfaWQYASABKAkiQgoRUmVkZWxpdmVyUmVzcG9uc2USLQoIZGVsaXZlcnkYASABKAsyGy50dW1ibGVyLnYxLldlYmhvb2tEZWxpdmVyeSJFChpSb3RhdGVXZWJob29rU2VjcmV0UmVxdWVzdBISCgpwcm9qZWN0X2lkGAEgASgJEhMKC3dlYmhvb2tfdXJsGAIgASgJInUKG1JvdGF0ZVdlYmhvb2tTZWNyZXRSZXNwb25zZRIcCg53ZWJob29rX3NlY3JldBgBIAEoCUIE2OAoARI4ChRwcmV2aW91c19leHBpcmVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqyAIKClZlcmlmeUNvZGUSGwoXVkVSSUZZX0NPREVfVU5TUEVDSUZJRUQQABIVChFWRVJJRllfQ09ERV9WQUxJRBABEhkKFVZFUklGWV9DT0RFX01BTEZPUk1FRBACEhkKFVZFUklGWV9DT0RFX05PVF9GT1VORBADEhcKE1ZFUklGWV9DT0RFX1JFVk9LRUQQBBIaChZWRVJJRllfQ09ERV9TVVBFUlNFREVEEAUSGAoUVkVSSUZZX0NPREVfSU5BQ1RJVkUQBhIXChNWRVJJRllfQ09ERV9FWFBJUkVEEAcSJAogVkVSSUZZX0NPREVfRU5WSVJPTk1FTlRfTUlTTUFUQ0gQCBIeChpWRVJJRllfQ09ERV9JUF9OT1RfQUxMT1dFRBAJEiIKHlZFUklGWV9DT0RFX0lOU1VGRklDSUVOVF9TQ09QRRAKMs8ICg1BcGlLZXlTZXJ2aWNlEj8KBkNyZWF0ZRIZLnR1bWJsZXIudjEuQ3JlYXRlUmVxdWVzdBoaLnR1bWJsZXIudjEuQ3JlYXRlUmVzcG9uc2USNgoDR2V0EhYudHVtYmxlci52MS5HZXRSZXF1ZXN0GhcudHVtYmxlci52MS5HZXRSZXNwb25zZRI5CgRMaXN0EhcudHVtYmxlci52MS5MaXN0UmVxdWVzdBoYLnR1bWJsZXIudjEuTGlzdFJlc3BvbnNlEj8KBlVwZGF0ZRIZLnR1bWJsZXIudjEuVXBkYXRlUmVxdWVzdBoaLnR1bWJsZXIudjEuVXBkYXRlUmVzcG9uc2USSAoJU2V0QWN0aXZlEhwudHVtYmxlci52MS5TZXRBY3RpdmVSZXF1ZXN0Gh0udHVtYmxlci52MS5TZXRBY3RpdmVSZXNwb25zZRI/CgZSZXZva2USGS50dW1ibGVyLnYxLlJldm9rZVJlcXVlc3QaGi50dW1ibGVyLnYxLlJldm9rZVJlc3BvbnNlEj8KBlJvdGF0ZRIZLnR1bWJsZXIudjEuUm90YXRlUmVxdWVzdBoaLnR1bWJsZXIudjEuUm90YXRlUmVzcG9uc2USPwoGVmVyaWZ5EhkudHVtYmxlci52MS5WZXJpZnlSZXF1ZXN0GhoudHVtYmxlci52MS5WZXJpZnlSZXNwb25zZRJOCgtCYXRjaFZlcmlmeRIeLnR1bWJsZXIudjEuQmF0Y2hWZXJpZnlSZXF1ZXN0Gh8udHVtYmxlci52MS5CYXRjaFZlcmlmeVJlc3BvbnNlEj4KBVdhdGNoEhgudHVtYmxlci52MS5XYXRjaFJlcXVlc3QaGS50dW1ibGVyLnYxLldhdGNoUmVzcG9uc2UwARJLCgpMaXN0RXZlbnRzEh0udHVtYmxlci52MS5MaXN0RXZlbnRzUmVxdWVzdBoeLnR1bWJsZXIudjEuTGlzdEV2ZW50c1Jlc3BvbnNlElQKDUNsYWltUm90YXRpb24SIC50dW1ibGVyLnYxLkNsYWltUm90YXRpb25SZXF1ZXN0GiEudHVtYmxlci52MS5DbGFpbVJvdGF0aW9uUmVzcG9uc2USVwoOTGlzdERlbGl2ZXJpZXMSIS50dW1ibGVyLnYxLkxpc3REZWxpdmVyaWVzUmVxdWVzdBoiLnR1bWJsZXIudjEuTGlzdERlbGl2ZXJpZXNSZXNwb25zZRJICglSZWRlbGl2ZXISHC50dW1ibGVyLnYxLlJlZGVsaXZlclJlcXVlc3QaHS50dW1ibGVyLnYxLlJlZGVsaXZlclJlc3BvbnNlEmYKE1JvdGF0ZVdlYmhvb2tTZWNyZXQSJi50dW1ibGVyLnYxLlJvdGF0ZVdlYmhvb2tTZWNyZXRSZXF1ZXN0GicudHVtYmxlci52MS5Sb3RhdGVXZWJob29rU2VjcmV0UmVzcG9uc2VCOwoOZGV2LnR1bWJsZXIudjFQAVondHVtYmxlci5kZXYvZ28vZ2VuL3R1bWJsZXIvdjE7dHVtYmxlcnYxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_tumbler_v1_api_key, file_tumbler_v1_event, file_tumbler_v1_secret]);
 
 /**
- * CreateRequest describes the key to be made.
+ * CreateRequest describes the key to make.
  *
  * @generated from message tumbler.v1.CreateRequest
  */
 export type CreateRequest = Message<"tumbler.v1.CreateRequest"> & {
   /**
-   * project_id is required; see ApiKey.project_id.
+   * Required. project_id is the key's project; see ApiKey.project_id.
    *
    * @generated from field: string project_id = 1;
    */
   projectId: string;
 
   /**
-   * environment_id is optional; see ApiKey.environment_id.
+   * Optional. environment_id is the key's environment; see ApiKey.environment_id.
    *
    * @generated from field: string environment_id = 2;
    */
   environmentId: string;
 
   /**
-   * name is 3–255 characters; `default` where it is left out. Duplicates are allowed.
+   * Optional. name has 3–255 characters. Empty: `default`. Names need not be unique.
    *
    * @generated from field: string name = 3;
    */
   name: string;
 
   /**
-   * owner_id is optional; see ApiKey.owner_id.
+   * Optional. owner_id says on whose behalf the key acts; see ApiKey.owner_id.
    *
    * @generated from field: string owner_id = 4;
    */
   ownerId: string;
 
   /**
-   * scopes are what the key may do; none: nothing that asks for a scope. See ApiKey.scopes.
+   * Optional. scopes are what the key may do; see ApiKey.scopes.
+   * Without any, it fails every Verify that requires a scope.
    *
    * @generated from field: repeated string scopes = 5;
    */
   scopes: string[];
 
   /**
-   * metadata is handed to whoever verifies the key; see ApiKey.metadata.
+   * Optional. metadata is returned by Verify; see ApiKey.metadata.
    *
    * @generated from field: map<string, string> metadata = 6;
    */
   metadata: { [key: string]: string };
 
   /**
-   * allowed_cidrs are where the key may be used from; none: anywhere. See ApiKey.allowed_cidrs.
+   * Optional. allowed_cidrs are the networks that the key may be used from. Empty: every address.
+   * See ApiKey.allowed_cidrs.
    *
    * @generated from field: repeated string allowed_cidrs = 7;
    */
   allowedCidrs: string[];
 
   /**
-   * expiry is optional; without it the key never expires.
+   * Optional. expiry limits the key's lifetime. Unset: the key never expires.
    *
    * @generated from oneof tumbler.v1.CreateRequest.expiry
    */
   expiry: {
     /**
-     * expire_time is the first instant at which the key is not accepted; a time that is not in the future is refused.
+     * Optional. expire_time is the first instant at which the key is not accepted.
+     * It must be in the future.
      *
      * @generated from field: google.protobuf.Timestamp expire_time = 8;
      */
@@ -89,7 +92,7 @@ export type CreateRequest = Message<"tumbler.v1.CreateRequest"> & {
     case: "expireTime";
   } | {
     /**
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the key's lifetime, counted from now: more than zero, at most 36,500 days.
      *
      * @generated from field: google.protobuf.Duration ttl = 9;
      */
@@ -98,31 +101,34 @@ export type CreateRequest = Message<"tumbler.v1.CreateRequest"> & {
   } | { case: undefined; value?: undefined };
 
   /**
-   * prefix is how the key's text begins: `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`, for example `acme_live`.
-   * Where it is left out, the server's default (`tmb`).
+   * Optional. prefix is the beginning of the key's text, such as `acme_live`.
+   * Its form is `[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?`. Empty: the server's default (`tmb`).
    *
    * @generated from field: string prefix = 10;
    */
   prefix: string;
 
   /**
-   * rotation sets a schedule; next_time in it is ignored.
+   * Optional. rotation sets a schedule. Its next_time is ignored.
    *
    * @generated from field: tumbler.v1.Rotation rotation = 11;
    */
   rotation?: Rotation | undefined;
 
   /**
-   * request_id, a UUID chosen by the caller, makes the call safe to repeat: the same id with the same body returns the
-   * same key with secret_omitted set; with another body ALREADY_EXISTS. Ids are the calling project's own, shared
-   * by Create and Rotate, and remembered for as long as the key is.
+   * Optional. request_id is an idempotency key: a UUID that the caller chooses.
+   * The same id with the same body returns the same key, with secret_omitted set.
+   * The same id with another body is ALREADY_EXISTS.
+   * Ids belong to the calling project, are shared by Create and Rotate,
+   * and are remembered as long as the key.
    *
    * @generated from field: string request_id = 12;
    */
   requestId: string;
 
   /**
-   * validate_only checks everything and makes nothing: the answer has no id and no key. request_id is not consumed.
+   * Optional. validate_only checks everything and makes no key: the response has no id and no key.
+   * It does not use up request_id.
    *
    * @generated from field: bool validate_only = 13;
    */
@@ -137,42 +143,46 @@ export const CreateRequestSchema: GenMessage<CreateRequest> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 0);
 
 /**
- * CreateResponse shows the key, this once.
+ * CreateResponse carries the key's text, this once.
  *
  * @generated from message tumbler.v1.CreateResponse
  */
 export type CreateResponse = Message<"tumbler.v1.CreateResponse"> & {
   /**
-   * api_key is what was made.
+   * api_key is the new key's record.
    *
    * @generated from field: tumbler.v1.ApiKey api_key = 1;
    */
   apiKey?: ApiKey | undefined;
 
   /**
-   * key is the key's whole text, `<prefix>_<id>_<secret><check>`. It is stored nowhere and cannot be shown again.
+   * key is the key's whole text, `<prefix>_<id>_<secret><check>`.
+   * The server does not store it and cannot return it again.
    *
    * @generated from field: string key = 2;
    */
   key: string;
 
   /**
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    *
    * @generated from field: string consistency_token = 3;
    */
   consistencyToken: string;
 
   /**
-   * secret_omitted is set where request_id was seen before: key is then empty, since no secret is ever stored.
+   * secret_omitted is set if this is a replay of an earlier request_id.
+   * key is then empty, because the server stores no secret.
    *
    * @generated from field: bool secret_omitted = 4;
    */
   secretOmitted: boolean;
 
   /**
-   * webhook_secret (`whsec_…`) signs the webhooks that go to rotation.webhook_url; set, this once, where the project had no
-   * key with that URL before. Later keys with the same URL share it. RotateWebhookSecret replaces one that was lost.
+   * webhook_secret (`whsec_…`) signs the webhooks to rotation.webhook_url.
+   * It is returned once, when the project had no key with that URL before.
+   * Later keys with the same URL share it.
+   * If it is lost, RotateWebhookSecret replaces it.
    *
    * @generated from field: string webhook_secret = 5;
    */
@@ -193,7 +203,7 @@ export const CreateResponseSchema: GenMessage<CreateResponse> = /*@__PURE__*/
  */
 export type GetRequest = Message<"tumbler.v1.GetRequest"> & {
   /**
-   * key_id is required; see ApiKey.id.
+   * Required. key_id names the key; see ApiKey.id.
    *
    * @generated from field: string key_id = 1;
    */
@@ -229,90 +239,102 @@ export const GetResponseSchema: GenMessage<GetResponse> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 3);
 
 /**
- * ListRequest chooses and orders keys. All filters must fit.
+ * ListRequest filters and orders keys. A key must match every filter.
  *
  * @generated from message tumbler.v1.ListRequest
  */
 export type ListRequest = Message<"tumbler.v1.ListRequest"> & {
   /**
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    *
    * @generated from field: string project_id = 1;
    */
   projectId: string;
 
   /**
-   * environment_id: empty means any.
+   * Optional. environment_id filters by environment. Empty: any.
    *
    * @generated from field: string environment_id = 2;
    */
   environmentId: string;
 
   /**
-   * owner_id: empty means any.
+   * Optional. owner_id filters by owner. Empty: any.
    *
    * @generated from field: string owner_id = 3;
    */
   ownerId: string;
 
   /**
-   * states: keys that are in one of these states now, at most 16 entries; empty means any.
+   * Optional. states filters by current state: at most 16 entries. Empty: any.
    *
    * @generated from field: repeated tumbler.v1.State states = 4;
    */
   states: State[];
 
   /**
-   * scope: keys that carry exactly this scope, as written (`orders:*` finds `orders:*`, not `orders:read`); empty
-   * means any.
+   * Optional. scope matches keys that carry exactly this scope, as written:
+   * `orders:*` finds `orders:*`, not `orders:read`. Empty: any.
    *
    * @generated from field: string scope = 5;
    */
   scope: string;
 
   /**
-   * search: keys whose name or key_prefix contains this text, in whatever case; at most 255 characters. No index serves
-   * it: a page looks at 3,000 keys at most, and ends there with those it has found, if any, and a next_page_token.
+   * Optional. search matches keys whose name or key_prefix contains this text, in any case:
+   * at most 255 characters.
+   * No index serves it: a page examines at most 3,000 keys,
+   * then ends with those that match, if any, and a next_page_token.
    *
    * @generated from field: string search = 6;
    */
   search: string;
 
   /**
-   * order_by: `create_time` (default, newest first), `name`, `expire_time` or `last_used_time`, followed by ` asc` or
-   * ` desc`; without a direction ascending, save for the default. Names compare by code point. A key that never expires
-   * comes after all that do, one that was never used before all that were; `desc` turns that round. Ties are broken by id.
+   * Optional. order_by is `create_time`, `name`, `expire_time` or `last_used_time`,
+   * followed by ` asc` or ` desc`. Without a direction the order is ascending.
+   * Empty: `create_time desc`, newest first.
+   * Names compare by code point.
+   * A key that never expires comes after all that do,
+   * and a key that was never used before all that were; `desc` reverses both.
+   * Ties are broken by id.
    *
    * @generated from field: string order_by = 7;
    */
   orderBy: string;
 
   /**
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer, and
-   * still have a next_page_token: it ends where an answer has no room for more.
+   * Optional. page_size is the maximum number of keys in the page. 0 means 20,
+   * more than 1,000 means 1,000, and less than 0 is refused.
+   * A page can hold fewer keys and still have a next_page_token,
+   * because a response has a maximum size.
    *
    * @generated from field: int32 page_size = 8;
    */
   pageSize: number;
 
   /**
-   * page_token: next_page_token of the page before, with every other field but page_size, skip and show_total_size as
-   * it was there. A token that was changed, or belongs to another filter, is refused.
+   * Optional. page_token is the next_page_token of the page before.
+   * Send every other field as for that page, except page_size, skip and show_total_size.
+   * A token that was changed, or that belongs to another filter, is refused.
    *
    * @generated from field: string page_token = 9;
    */
   pageToken: string;
 
   /**
-   * skip leaves out this many keys before the page begins, counted from page_token where one is given; at most 10,000,
-   * and more is refused. The cost grows with the number. Do not repeat it with the next page_token.
+   * Optional. skip leaves out this many keys before the page begins,
+   * counted from page_token if that is set.
+   * More than 10,000 is refused. The cost grows with the number.
+   * Do not send it again with the next page_token.
    *
    * @generated from field: int32 skip = 10;
    */
   skip: number;
 
   /**
-   * show_total_size asks for total_size, which costs a count of up to 10,000 keys.
+   * Optional. show_total_size asks for total_size, which costs a count of up to 10,000 keys.
    *
    * @generated from field: bool show_total_size = 11;
    */
@@ -327,34 +349,40 @@ export const ListRequestSchema: GenMessage<ListRequest> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 4);
 
 /**
- * ListResponse is one page.
+ * ListResponse is one page of keys.
  *
  * @generated from message tumbler.v1.ListResponse
  */
 export type ListResponse = Message<"tumbler.v1.ListResponse"> & {
   /**
-   * api_keys are the keys of this page, in order. There can be fewer than page_size, or none, and still a
-   * next_page_token: a page ends early where a search, several filters together, or a filter with another order than by
-   * create_time made it look at as many keys as a page may look at (3,000; 2,000 where no index has what is asked for).
-   * A single filter by environment_id, owner_id, states or scope, in the order of create_time and within one project,
-   * fills its pages; so do keys whose filter lets at most 1,000 of a project pass. Filtering by only one of
-   * STATE_ACTIVE and STATE_EXPIRED is done by the clock, and can end a page early while there are many of both.
+   * api_keys are the keys of this page, in order.
+   * A page can have fewer keys than page_size, or none, and still a next_page_token:
+   * it ends early when it has examined its maximum number of keys
+   * (3,000; 2,000 if no index serves the request).
+   * That can happen with a search, with several filters together,
+   * or with a filter and another order than by create_time.
+   * A single filter by environment_id, owner_id, states or scope, within one project
+   * and in the order of create_time, fills its pages;
+   * so does a filter that at most 1,000 keys of a project match.
+   * A filter by only one of STATE_ACTIVE and STATE_EXPIRED depends on the clock,
+   * and can end a page early while there are many keys of both.
    *
    * @generated from field: repeated tumbler.v1.ApiKey api_keys = 1;
    */
   apiKeys: ApiKey[];
 
   /**
-   * next_page_token is where the next page begins; empty: this was the last.
+   * next_page_token is where the next page begins. Empty: this is the last page.
    *
    * @generated from field: string next_page_token = 2;
    */
   nextPageToken: string;
 
   /**
-   * total_size is how many keys fit the filter over all pages; 0 unless show_total_size was set. The count stops once it
-   * has looked at 10,000 keys: 10,000 means that many or more. Where keys that do not fit are looked at too (see
-   * api_keys) it can stop at less, and then means at least so many.
+   * total_size is the number of matching keys on all pages; 0 unless show_total_size was set.
+   * The count stops after examining 10,000 keys: 10,000 means that many or more.
+   * If it also examines keys that do not match (see api_keys), it can stop at a smaller number,
+   * which then is a minimum.
    *
    * @generated from field: int32 total_size = 3;
    */
@@ -369,23 +397,26 @@ export const ListResponseSchema: GenMessage<ListResponse> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 5);
 
 /**
- * UpdateRequest says what to change.
+ * UpdateRequest describes a change of a key.
  *
  * @generated from message tumbler.v1.UpdateRequest
  */
 export type UpdateRequest = Message<"tumbler.v1.UpdateRequest"> & {
   /**
-   * api_key names the key by its id, and holds the new values of the fields in the mask.
-   * Where its etag is set, it must be the key's current one, else ABORTED.
+   * Required. api_key names the key by its id and holds the new values of the fields in the mask.
+   * If its etag is set, it must be the key's current one; otherwise ABORTED.
    *
    * @generated from field: tumbler.v1.ApiKey api_key = 1;
    */
   apiKey?: ApiKey | undefined;
 
   /**
-   * update_mask names whole fields of api_key: name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
-   * A named field that is not set in api_key is cleared (name becomes `default`, expire_time never); any other path is
-   * INVALID_ARGUMENT. At most 32 paths. Without a mask: those of the seven fields that are set (AIP-134).
+   * Optional. update_mask names whole fields of api_key:
+   * name, owner_id, scopes, metadata, allowed_cidrs, expire_time, rotation.
+   * A field that is named but not set in api_key is cleared:
+   * name becomes `default`, expire_time never.
+   * Any other path is INVALID_ARGUMENT. At most 32 paths.
+   * Unset: those of the seven fields that are set (AIP-134).
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */
@@ -400,7 +431,7 @@ export const UpdateRequestSchema: GenMessage<UpdateRequest> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 6);
 
 /**
- * UpdateResponse carries the key as it became.
+ * UpdateResponse carries the updated key.
  *
  * @generated from message tumbler.v1.UpdateResponse
  */
@@ -413,14 +444,15 @@ export type UpdateResponse = Message<"tumbler.v1.UpdateResponse"> & {
   apiKey?: ApiKey | undefined;
 
   /**
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    *
    * @generated from field: string consistency_token = 2;
    */
   consistencyToken: string;
 
   /**
-   * webhook_secret signs the webhooks of a newly set rotation.webhook_url; shown once. See CreateResponse.webhook_secret.
+   * webhook_secret signs the webhooks to a newly set rotation.webhook_url.
+   * It is returned once; see CreateResponse.webhook_secret.
    *
    * @generated from field: string webhook_secret = 3;
    */
@@ -435,27 +467,27 @@ export const UpdateResponseSchema: GenMessage<UpdateResponse> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 7);
 
 /**
- * KeyName finds a key by what people call it.
+ * KeyName finds a key by its name.
  *
  * @generated from message tumbler.v1.KeyName
  */
 export type KeyName = Message<"tumbler.v1.KeyName"> & {
   /**
-   * project_id: empty means the caller's own project.
+   * Optional. project_id is the key's project. Empty: the caller's own project.
    *
    * @generated from field: string project_id = 1;
    */
   projectId: string;
 
   /**
-   * environment_id: empty means keys without an environment.
+   * Optional. environment_id is the key's environment. Empty: keys without an environment.
    *
    * @generated from field: string environment_id = 2;
    */
   environmentId: string;
 
   /**
-   * name is compared exactly.
+   * Required. name is compared exactly.
    *
    * @generated from field: string name = 3;
    */
@@ -470,19 +502,19 @@ export const KeyNameSchema: GenMessage<KeyName> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 8);
 
 /**
- * SetActiveRequest says which key, and on or off.
+ * SetActiveRequest names a key and the state to set.
  *
  * @generated from message tumbler.v1.SetActiveRequest
  */
 export type SetActiveRequest = Message<"tumbler.v1.SetActiveRequest"> & {
   /**
-   * target is required.
+   * Required. target says which key.
    *
    * @generated from oneof tumbler.v1.SetActiveRequest.target
    */
   target: {
     /**
-     * key_id names the key; see ApiKey.id.
+     * Optional. key_id names the key; see ApiKey.id.
      *
      * @generated from field: string key_id = 1;
      */
@@ -490,8 +522,10 @@ export type SetActiveRequest = Message<"tumbler.v1.SetActiveRequest"> & {
     case: "keyId";
   } | {
     /**
-     * by_name finds the key by name. Keys that can never work again (revoked, or rotated and past their grace) are
-     * passed over while another fits. Several that fit are FAILED_PRECONDITION with their ids (NAME_AMBIGUOUS).
+     * Optional. by_name finds the key by its name.
+     * It prefers keys that can still work to those that never can
+     * (revoked, or rotated and past their grace period).
+     * If several keys match, the call is FAILED_PRECONDITION (NAME_AMBIGUOUS) and lists their ids.
      *
      * @generated from field: tumbler.v1.KeyName by_name = 2;
      */
@@ -500,7 +534,7 @@ export type SetActiveRequest = Message<"tumbler.v1.SetActiveRequest"> & {
   } | { case: undefined; value?: undefined };
 
   /**
-   * active: true to switch on, false to switch off.
+   * Optional. active is true to activate the key, and false to deactivate it.
    *
    * @generated from field: bool active = 3;
    */
@@ -515,7 +549,7 @@ export const SetActiveRequestSchema: GenMessage<SetActiveRequest> = /*@__PURE__*
   messageDesc(file_tumbler_v1_api_key_service, 9);
 
 /**
- * SetActiveResponse carries the key as it became.
+ * SetActiveResponse carries the updated key.
  *
  * @generated from message tumbler.v1.SetActiveResponse
  */
@@ -528,7 +562,8 @@ export type SetActiveResponse = Message<"tumbler.v1.SetActiveResponse"> & {
   apiKey?: ApiKey | undefined;
 
   /**
-   * consistency_token names the revision of the key's last change; see Consistency.at_least_as_fresh.
+   * consistency_token names the revision of the key's last change;
+   * see Consistency.at_least_as_fresh.
    *
    * @generated from field: string consistency_token = 2;
    */
@@ -543,27 +578,27 @@ export const SetActiveResponseSchema: GenMessage<SetActiveResponse> = /*@__PURE_
   messageDesc(file_tumbler_v1_api_key_service, 10);
 
 /**
- * RevokeRequest says which key, and why.
+ * RevokeRequest names the key to revoke, and the reason.
  *
  * @generated from message tumbler.v1.RevokeRequest
  */
 export type RevokeRequest = Message<"tumbler.v1.RevokeRequest"> & {
   /**
-   * key_id is required; see ApiKey.id.
+   * Required. key_id names the key; see ApiKey.id.
    *
    * @generated from field: string key_id = 1;
    */
   keyId: string;
 
   /**
-   * reason is kept for the record.
+   * Optional. reason is kept in the record.
    *
    * @generated from field: tumbler.v1.RevokeReason reason = 2;
    */
   reason: RevokeReason;
 
   /**
-   * comment is kept for the record, at most 1,024 characters. Never put a secret here.
+   * Optional. comment is kept in the record: at most 1,024 characters. Never put a secret here.
    *
    * @generated from field: string comment = 3;
    */
@@ -578,7 +613,7 @@ export const RevokeRequestSchema: GenMessage<RevokeRequest> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 11);
 
 /**
- * RevokeResponse carries the key as it became.
+ * RevokeResponse carries the revoked key.
  *
  * @generated from message tumbler.v1.RevokeResponse
  */
@@ -591,7 +626,8 @@ export type RevokeResponse = Message<"tumbler.v1.RevokeResponse"> & {
   apiKey?: ApiKey | undefined;
 
   /**
-   * consistency_token names the revision of the key's last change; see Consistency.at_least_as_fresh.
+   * consistency_token names the revision of the key's last change;
+   * see Consistency.at_least_as_fresh.
    *
    * @generated from field: string consistency_token = 2;
    */
@@ -606,35 +642,39 @@ export const RevokeResponseSchema: GenMessage<RevokeResponse> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 12);
 
 /**
- * RotateRequest says which key to replace, and how long both shall work.
+ * RotateRequest names the key to replace, and when it ends.
  *
  * @generated from message tumbler.v1.RotateRequest
  */
 export type RotateRequest = Message<"tumbler.v1.RotateRequest"> & {
   /**
-   * key_id is required; see ApiKey.id.
+   * Required. key_id names the key; see ApiKey.id.
    *
    * @generated from field: string key_id = 1;
    */
   keyId: string;
 
   /**
-   * grace_period is how long the old key goes on working: unset 1 hour, 0 not at all, at most 30 days, and never past
-   * its own expire_time. With OLD_KEY_ENDS_ON_FIRST_USE it is the longest that it can take until the new key is used, and
-   * 0 is INVALID_ARGUMENT; some days give time to notice that the new key is used nowhere.
+   * Optional. grace_period is how long the old key keeps working.
+   * Unset: 1 hour. 0: the old key ends at once.
+   * At most 30 days, and never past the old key's own expire_time.
+   * With OLD_KEY_ENDS_ON_FIRST_USE it is the longest time until the new key is first used,
+   * and 0 is INVALID_ARGUMENT; some days give you time to notice that the new key is not in use.
    *
    * @generated from field: google.protobuf.Duration grace_period = 2;
    */
   gracePeriod?: Duration | undefined;
 
   /**
-   * expiry is the new key's; without it, it gets as long a life as the old one was given, counted from now.
+   * Optional. expiry limits the new key's lifetime.
+   * Unset: the lifetime that the old key was given, counted from now.
    *
    * @generated from oneof tumbler.v1.RotateRequest.expiry
    */
   expiry: {
     /**
-     * expire_time is the first instant at which the new key is not accepted; it must be in the future.
+     * Optional. expire_time is the first instant at which the new key is not accepted.
+     * It must be in the future.
      *
      * @generated from field: google.protobuf.Timestamp expire_time = 3;
      */
@@ -642,7 +682,8 @@ export type RotateRequest = Message<"tumbler.v1.RotateRequest"> & {
     case: "expireTime";
   } | {
     /**
-     * ttl is the same, counted from now: more than zero, at most 36,500 days.
+     * Optional. ttl is the new key's lifetime, counted from now:
+     * more than zero, at most 36,500 days.
      *
      * @generated from field: google.protobuf.Duration ttl = 4;
      */
@@ -651,14 +692,14 @@ export type RotateRequest = Message<"tumbler.v1.RotateRequest"> & {
   } | { case: undefined; value?: undefined };
 
   /**
-   * request_id makes the call safe to repeat; see CreateRequest.request_id.
+   * Optional. request_id is an idempotency key; see CreateRequest.request_id.
    *
    * @generated from field: string request_id = 5;
    */
   requestId: string;
 
   /**
-   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
    *
    * @generated from field: tumbler.v1.OldKeyEnds old_key_ends = 6;
    */
@@ -673,41 +714,42 @@ export const RotateRequestSchema: GenMessage<RotateRequest> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 13);
 
 /**
- * RotateResponse shows the new key, this once.
+ * RotateResponse carries the new key's text, this once.
  *
  * @generated from message tumbler.v1.RotateResponse
  */
 export type RotateResponse = Message<"tumbler.v1.RotateResponse"> & {
   /**
-   * api_key is the new key.
+   * api_key is the new key's record.
    *
    * @generated from field: tumbler.v1.ApiKey api_key = 1;
    */
   apiKey?: ApiKey | undefined;
 
   /**
-   * old_api_key is the key that was replaced, with its grace_expire_time.
+   * old_api_key is the replaced key's record, with its grace_expire_time.
    *
    * @generated from field: tumbler.v1.ApiKey old_api_key = 2;
    */
   oldApiKey?: ApiKey | undefined;
 
   /**
-   * key is the new key's whole text. It is stored nowhere and cannot be shown again.
+   * key is the new key's whole text. The server does not store it and cannot return it again.
    *
    * @generated from field: string key = 3;
    */
   key: string;
 
   /**
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    *
    * @generated from field: string consistency_token = 4;
    */
   consistencyToken: string;
 
   /**
-   * secret_omitted is set where request_id was seen before: key is then empty, since no secret is ever stored.
+   * secret_omitted is set if this is a replay of an earlier request_id.
+   * key is then empty, because the server stores no secret.
    *
    * @generated from field: bool secret_omitted = 5;
    */
@@ -722,23 +764,26 @@ export const RotateResponseSchema: GenMessage<RotateResponse> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 14);
 
 /**
- * Consistency says how fresh an answer must be. Unset means minimize_latency. None of them ever delays a revocation in
- * the server that made it.
+ * Consistency says how fresh an answer must be. Unset: minimize_latency.
+ * Whichever is chosen, a revocation takes effect at once in the server that made it.
  *
  * @generated from message tumbler.v1.Consistency
  */
 export type Consistency = Message<"tumbler.v1.Consistency"> & {
   /**
-   * requirement is one of the three.
+   * Optional. requirement is one of the three.
    *
    * @generated from oneof tumbler.v1.Consistency.requirement
    */
   requirement: {
     /**
-     * minimize_latency: what this server knows. On SQLite, and in the server that made the change, every change that
-     * returned before the call began, whichever worker made it. Between servers on one database at most `max_staleness`
-     * old (2 s by default), typically milliseconds. A server that cannot confirm this reads the database, and where that
-     * fails answers UNAVAILABLE.
+     * Optional. minimize_latency answers from what this server knows.
+     * On SQLite, and in the server that made the change,
+     * that includes every change that returned before the call began, by any worker process.
+     * Between servers on one database it is at most `--max-staleness` old (2 s by default),
+     * and typically some milliseconds.
+     * A server that cannot confirm this reads the database, and answers UNAVAILABLE if that fails.
+     * False has the same effect.
      *
      * @generated from field: bool minimize_latency = 1;
      */
@@ -746,8 +791,9 @@ export type Consistency = Message<"tumbler.v1.Consistency"> & {
     case: "minimizeLatency";
   } | {
     /**
-     * at_least_as_fresh: no older than the change that returned this consistency_token. A token that this installation
-     * did not issue is INVALID_ARGUMENT.
+     * Optional. at_least_as_fresh is a consistency_token:
+     * the answer is no older than the change that returned it.
+     * A token that this installation did not issue is INVALID_ARGUMENT.
      *
      * @generated from field: string at_least_as_fresh = 2;
      */
@@ -755,7 +801,8 @@ export type Consistency = Message<"tumbler.v1.Consistency"> & {
     case: "atLeastAsFresh";
   } | {
     /**
-     * fully_consistent: every change that returned before the call began, wherever it was made.
+     * Optional. fully_consistent includes every change that returned before the call began,
+     * made by any server. False means minimize_latency.
      *
      * @generated from field: bool fully_consistent = 3;
      */
@@ -772,50 +819,54 @@ export const ConsistencySchema: GenMessage<Consistency> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 15);
 
 /**
- * VerifyRequest presents a key and says what it is to be used for.
+ * VerifyRequest presents a key and says what the key is to be used for.
  *
  * @generated from message tumbler.v1.VerifyRequest
  */
 export type VerifyRequest = Message<"tumbler.v1.VerifyRequest"> & {
   /**
-   * key is the key's whole text as it was presented. Anything that is not of the key's form is answered MALFORMED.
+   * Required. key is the key's whole text, as it was presented.
+   * Anything that does not have the form of a key is answered MALFORMED.
    *
    * @generated from field: string key = 1;
    */
   key: string;
 
   /**
-   * project_id: empty means any project that the caller may see; a key of another one is answered NOT_FOUND. For a caller
-   * that sees them all, see VerifyResponse.any_project.
+   * Optional. project_id is the project that the key must belong to;
+   * a key of another project is answered NOT_FOUND.
+   * Empty: any project that the caller may see. If the caller may see every project,
+   * see VerifyResponse.any_project.
    *
    * @generated from field: string project_id = 2;
    */
   projectId: string;
 
   /**
-   * environment_id: empty asks for no particular one; otherwise the key must belong to it.
+   * Optional. environment_id is the environment that the key must belong to. Empty: any, or none.
    *
    * @generated from field: string environment_id = 3;
    */
   environmentId: string;
 
   /**
-   * required_scopes must all be granted, at most 100; none: nothing is asked for. No wildcards.
+   * Optional. required_scopes must all be granted by the key: at most 100, without wildcards.
    *
    * @generated from field: repeated string required_scopes = 4;
    */
   requiredScopes: string[];
 
   /**
-   * client_ip is where the key was presented from, IPv4 or IPv6; an IPv4-mapped IPv6 address counts as IPv4.
-   * Text that is no address is INVALID_ARGUMENT.
+   * Optional. client_ip is the address that the key was presented from, IPv4 or IPv6.
+   * An IPv4-mapped IPv6 address counts as IPv4.
+   * Text that is not an address is INVALID_ARGUMENT.
    *
    * @generated from field: string client_ip = 5;
    */
   clientIp: string;
 
   /**
-   * consistency says how fresh the answer must be.
+   * Optional. consistency says how fresh the answer must be.
    *
    * @generated from field: tumbler.v1.Consistency consistency = 6;
    */
@@ -830,8 +881,10 @@ export const VerifyRequestSchema: GenMessage<VerifyRequest> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 16);
 
 /**
- * VerifyResponse is the verdict. All zero values deny. Everything but valid, code, check_time, revision and
- * consistency_token stays empty with MALFORMED and NOT_FOUND: nothing is told of a key whose secret was not proven.
+ * VerifyResponse is the verdict. A response with only zero values denies.
+ * With MALFORMED and NOT_FOUND, every field is empty
+ * except valid, code, check_time, revision and consistency_token:
+ * the server reveals nothing about a key whose secret was not proven.
  *
  * @generated from message tumbler.v1.VerifyResponse
  */
@@ -844,7 +897,8 @@ export type VerifyResponse = Message<"tumbler.v1.VerifyResponse"> & {
   valid: boolean;
 
   /**
-   * code says why. Show it to operators and logs, not to whoever presented the key.
+   * code is the reason for the verdict.
+   * Show it to operators and in logs, but not to the client that presented the key.
    *
    * @generated from field: tumbler.v1.VerifyCode code = 2;
    */
@@ -865,7 +919,7 @@ export type VerifyResponse = Message<"tumbler.v1.VerifyResponse"> & {
   projectId: string;
 
   /**
-   * environment_id is the key's environment; empty: it has none.
+   * environment_id is the key's environment. Empty: it has none.
    *
    * @generated from field: string environment_id = 5;
    */
@@ -886,35 +940,35 @@ export type VerifyResponse = Message<"tumbler.v1.VerifyResponse"> & {
   ownerId: string;
 
   /**
-   * scopes are all that the key grants, not only what was asked for.
+   * scopes are all scopes of the key, not only the required ones.
    *
    * @generated from field: repeated string scopes = 8;
    */
   scopes: string[];
 
   /**
-   * metadata is the key's.
+   * metadata is the key's metadata.
    *
    * @generated from field: map<string, string> metadata = 9;
    */
   metadata: { [key: string]: string };
 
   /**
-   * allowed_cidrs are the networks that the key may be used from; empty: anywhere.
+   * allowed_cidrs are the networks that the key may be used from. Empty: every address.
    *
    * @generated from field: repeated string allowed_cidrs = 10;
    */
   allowedCidrs: string[];
 
   /**
-   * expire_time is the first instant at which the key is not accepted; unset: it never expires.
+   * expire_time is the first instant at which the key is not accepted. Unset: it never expires.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 11;
    */
   expireTime?: Timestamp | undefined;
 
   /**
-   * grace_expire_time is the end of a rotated key's grace; unset: it was not rotated.
+   * grace_expire_time is the end of a rotated key's grace period. Unset: the key was not rotated.
    *
    * @generated from field: google.protobuf.Timestamp grace_expire_time = 12;
    */
@@ -928,24 +982,28 @@ export type VerifyResponse = Message<"tumbler.v1.VerifyResponse"> & {
   replacedByKeyId: string;
 
   /**
-   * cache_ttl is how long a client may reuse this record (deciding anew on each use) while its Watch stream is alive:
-   * 60 s by default, never past the next expiry or end of grace. Unset or zero: not at all.
+   * cache_ttl is how long a client may reuse this record while its Watch stream is alive.
+   * The client decides each use again.
+   * It is 60 s by default, and never reaches past the next expiry or end of a grace period.
+   * Unset or zero: do not reuse it.
    *
    * @generated from field: google.protobuf.Duration cache_ttl = 14;
    */
   cacheTtl?: Duration | undefined;
 
   /**
-   * check_time is the instant that the verdict is true of, by the server's clock. It lies in the past only where the
-   * database is away and an operator allowed to go on without it (`--stale-if-error`); cache_ttl is then unset.
+   * check_time is the instant for which the verdict holds, by the server's clock.
+   * It is in the past only if the database is away and the operator allows the server
+   * to continue without it (`--stale-if-error`); cache_ttl is then unset.
    *
    * @generated from field: google.protobuf.Timestamp check_time = 15;
    */
   checkTime?: Timestamp | undefined;
 
   /**
-   * revision is the log position that the answer reflects. Never cache an answer that is older than an event that was
-   * seen for the key: compare with KeyEvent.revision.
+   * revision is the log position that the answer reflects.
+   * Never cache an answer that is older than an event that you have seen for the key:
+   * compare with KeyEvent.revision.
    *
    * @generated from field: int64 revision = 16;
    */
@@ -959,9 +1017,11 @@ export type VerifyResponse = Message<"tumbler.v1.VerifyResponse"> & {
   consistencyToken: string;
 
   /**
-   * any_project is set where the calling key sees the keys of all projects (it is one of the reserved project `tumbler`)
-   * and the request named none: a key of any tenant may then be VALID. A verifier that guards a service refuses such an
-   * answer, whatever its code, unless its owner wished for that: name a project, or call with a key of one.
+   * any_project is set if the calling key may see the keys of every project
+   * (it belongs to the reserved project `tumbler`) and the request named no project:
+   * a key of any tenant can then be VALID.
+   * A verifier that guards a service must refuse such an answer, whatever its code,
+   * unless its owner asked for that. Name a project, or call with a key of one.
    *
    * @generated from field: bool any_project = 18;
    */
@@ -976,13 +1036,13 @@ export const VerifyResponseSchema: GenMessage<VerifyResponse> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 17);
 
 /**
- * BatchVerifyRequest presents many keys at once.
+ * BatchVerifyRequest presents several keys.
  *
  * @generated from message tumbler.v1.BatchVerifyRequest
  */
 export type BatchVerifyRequest = Message<"tumbler.v1.BatchVerifyRequest"> & {
   /**
-   * requests: 1–1,000.
+   * Required. requests are the keys to verify: 1–1,000.
    *
    * @generated from field: repeated tumbler.v1.VerifyRequest requests = 1;
    */
@@ -997,15 +1057,16 @@ export const BatchVerifyRequestSchema: GenMessage<BatchVerifyRequest> = /*@__PUR
   messageDesc(file_tumbler_v1_api_key_service, 18);
 
 /**
- * BatchVerifyResponse carries a verdict for each.
+ * BatchVerifyResponse carries a verdict for each request.
  *
  * @generated from message tumbler.v1.BatchVerifyResponse
  */
 export type BatchVerifyResponse = Message<"tumbler.v1.BatchVerifyResponse"> & {
   /**
-   * responses are in the order of the requests, one for each. One with code VERIFY_CODE_UNSPECIFIED was not decided:
-   * deny. Either the item breaks a rule: call Verify with it to read which. Or the answer had no room for it, nor for any
-   * after it: ask for these again.
+   * responses has one entry for each request, in the same order.
+   * An entry with code VERIFY_CODE_UNSPECIFIED was not decided: deny.
+   * Either the item breaks a rule: call Verify with it to learn which.
+   * Or the response has no room for it and all that follow: send these again.
    *
    * @generated from field: repeated tumbler.v1.VerifyResponse responses = 1;
    */
@@ -1020,29 +1081,32 @@ export const BatchVerifyResponseSchema: GenMessage<BatchVerifyResponse> = /*@__P
   messageDesc(file_tumbler_v1_api_key_service, 19);
 
 /**
- * WatchRequest says what to follow.
+ * WatchRequest says which changes to stream, and from where.
  *
  * @generated from message tumbler.v1.WatchRequest
  */
 export type WatchRequest = Message<"tumbler.v1.WatchRequest"> & {
   /**
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    *
    * @generated from field: string project_id = 1;
    */
   projectId: string;
 
   /**
-   * start_cursor: the cursor of the last response seen, whichever server it came from, or any consistency_token; empty:
-   * from now on, that is, all that returned before the call began is behind the stream. What this installation did not
-   * issue is INVALID_ARGUMENT.
+   * Optional. start_cursor is the cursor of the last response received, from any server,
+   * or any consistency_token.
+   * Empty: from now on, that is, after every change that returned before the call began.
+   * A cursor that this installation did not issue is INVALID_ARGUMENT.
    *
    * @generated from field: string start_cursor = 2;
    */
   startCursor: string;
 
   /**
-   * heartbeat_interval is the longest silence of a stream that is up to date: unset 5 s, at least 1 s, at most 1 h.
+   * Optional. heartbeat_interval is the longest silence of a stream that is up to date.
+   * Unset: 5 s. At least 1 s, at most 1 h.
    *
    * @generated from field: google.protobuf.Duration heartbeat_interval = 3;
    */
@@ -1057,41 +1121,48 @@ export const WatchRequestSchema: GenMessage<WatchRequest> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 20);
 
 /**
- * WatchResponse carries changes, or, empty, the word that there were none.
+ * WatchResponse carries changes, or is a heartbeat.
  *
  * @generated from message tumbler.v1.WatchResponse
  */
 export type WatchResponse = Message<"tumbler.v1.WatchResponse"> & {
   /**
-   * events are in commit order; none, and no reset: a heartbeat.
+   * events are in commit order. A response without events and without reset is a heartbeat.
    *
    * @generated from field: repeated tumbler.v1.KeyEvent events = 1;
    */
   events: KeyEvent[];
 
   /**
-   * cursor is how far the stream has come: every change of its projects up to here has been told. Begin a new stream
-   * here after a broken one. It is a consistency token as well: what Verify answers to it as
-   * Consistency.at_least_as_fresh reflects all that has been told. (It moves on with changes of other projects too.)
+   * cursor is the stream's position: every change of its projects up to here has been delivered.
+   * Start a new stream here after a broken one.
+   * It is also a consistency token: with it as Consistency.at_least_as_fresh,
+   * Verify reflects everything that the stream has delivered.
+   * Changes of other projects move it, too.
    *
    * @generated from field: string cursor = 2;
    */
   cursor: string;
 
   /**
-   * reset: changes before cursor cannot be told. The start_cursor was older than what is kept, or is not from this log
-   * since an older backup was restored; or the server itself lost its place. Forget everything cached, and cache no answer
-   * of Verify that is older than cursor. The stream goes on from there.
+   * reset says that changes before cursor cannot be delivered.
+   * Either start_cursor is older than the events that are kept,
+   * or it is not from this log because an older backup was restored,
+   * or the server lost its own position.
+   * Drop your whole cache, and cache no answer of Verify that is older than cursor.
+   * The stream continues from there.
    *
    * @generated from field: bool reset = 3;
    */
   reset: boolean;
 
   /**
-   * stream_age is set on heartbeats: for how long the stream had been open, by a clock of the server's that nobody sets,
-   * at the instant up to which this heartbeat is true, that is, by which every change that had returned has been told.
-   * Added to the instant at which Watch was called, by the caller's own clock, it is never later than that, however long
-   * the heartbeat was on its way: count from there, not from its arrival.
+   * stream_age is set on heartbeats: the age of the stream, by the server's monotonic clock,
+   * at the instant that this heartbeat confirms.
+   * Every change that returned by that instant has been delivered.
+   * Add stream_age to the instant at which you called Watch, by your own monotonic clock:
+   * the sum is never later than the confirmed instant, however long the heartbeat travelled.
+   * Measure staleness from there, not from the heartbeat's arrival.
    *
    * @generated from field: google.protobuf.Duration stream_age = 4;
    */
@@ -1106,50 +1177,56 @@ export const WatchResponseSchema: GenMessage<WatchResponse> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_api_key_service, 21);
 
 /**
- * ListEventsRequest chooses events. All filters must fit.
+ * ListEventsRequest filters events. An event must match every filter.
  *
  * @generated from message tumbler.v1.ListEventsRequest
  */
 export type ListEventsRequest = Message<"tumbler.v1.ListEventsRequest"> & {
   /**
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    *
    * @generated from field: string project_id = 1;
    */
   projectId: string;
 
   /**
-   * key_id: empty means any key. A key that the caller may not see has no events, as one that does not exist.
+   * Optional. key_id filters by key. Empty: any.
+   * A key that the caller may not see has no events, exactly as a key that does not exist.
    *
    * @generated from field: string key_id = 2;
    */
   keyId: string;
 
   /**
-   * types: at most 32 entries; empty means any; KEY_EVENT_TYPE_UNSPECIFIED is refused.
+   * Optional. types filters by type: at most 32 entries. Empty: any.
+   * KEY_EVENT_TYPE_UNSPECIFIED is refused.
    *
    * @generated from field: repeated tumbler.v1.KeyEventType types = 3;
    */
   types: KeyEventType[];
 
   /**
-   * since_time: events at or after this time; unset: from the oldest kept. It is compared with KeyEvent.time; where the
-   * clocks of an installation's servers are more than ten minutes apart, an event may be missed.
+   * Optional. since_time matches events at or after this time, by KeyEvent.time.
+   * Unset: from the oldest event that is kept.
+   * If the clocks of an installation's servers are more than ten minutes apart,
+   * an event can be missed.
    *
    * @generated from field: google.protobuf.Timestamp since_time = 4;
    */
   sinceTime?: Timestamp | undefined;
 
   /**
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
-   * ListRequest.page_size.
+   * Optional. page_size is the maximum number of events in the page. 0 means 20,
+   * more than 1,000 means 1,000, and less than 0 is refused.
+   * A page can hold fewer; see ListRequest.page_size.
    *
    * @generated from field: int32 page_size = 5;
    */
   pageSize: number;
 
   /**
-   * page_token: next_page_token of the page before, with the same filter.
+   * Optional. page_token is the next_page_token of the page before, with the same filter.
    *
    * @generated from field: string page_token = 6;
    */
@@ -1164,7 +1241,7 @@ export const ListEventsRequestSchema: GenMessage<ListEventsRequest> = /*@__PURE_
   messageDesc(file_tumbler_v1_api_key_service, 22);
 
 /**
- * ListEventsResponse is one page.
+ * ListEventsResponse is one page of events.
  *
  * @generated from message tumbler.v1.ListEventsResponse
  */
@@ -1177,8 +1254,8 @@ export type ListEventsResponse = Message<"tumbler.v1.ListEventsResponse"> & {
   events: KeyEvent[];
 
   /**
-   * next_page_token is where the next page begins; empty: this was the last. Changes that are made while a caller pages
-   * come at the end; to be told of each at once, use Watch.
+   * next_page_token is where the next page begins. Empty: this is the last page.
+   * Changes made while you page appear at the end. To receive changes as they happen, use Watch.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -1199,21 +1276,22 @@ export const ListEventsResponseSchema: GenMessage<ListEventsResponse> = /*@__PUR
  */
 export type ClaimRotationRequest = Message<"tumbler.v1.ClaimRotationRequest"> & {
   /**
-   * claim_token comes from the webhook `key.rotation_due`; it works once, for this key and this rotation.
+   * Required. claim_token comes from the webhook `key.rotation_due`.
+   * It works once, for this key and this rotation.
    *
    * @generated from field: string claim_token = 1;
    */
   claimToken: string;
 
   /**
-   * grace_period is how long the old key goes on working; see RotateRequest.grace_period.
+   * Optional. grace_period is how long the old key keeps working; see RotateRequest.grace_period.
    *
    * @generated from field: google.protobuf.Duration grace_period = 2;
    */
   gracePeriod?: Duration | undefined;
 
   /**
-   * old_key_ends says when the old key ends; unset: OLD_KEY_ENDS_AT_GRACE_END.
+   * Optional. old_key_ends says when the old key ends. Unset: OLD_KEY_ENDS_AT_GRACE_END.
    *
    * @generated from field: tumbler.v1.OldKeyEnds old_key_ends = 3;
    */
@@ -1228,34 +1306,34 @@ export const ClaimRotationRequestSchema: GenMessage<ClaimRotationRequest> = /*@_
   messageDesc(file_tumbler_v1_api_key_service, 24);
 
 /**
- * ClaimRotationResponse shows the new key, this once, as RotateResponse does.
+ * ClaimRotationResponse carries the new key's text, this once, as RotateResponse does.
  *
  * @generated from message tumbler.v1.ClaimRotationResponse
  */
 export type ClaimRotationResponse = Message<"tumbler.v1.ClaimRotationResponse"> & {
   /**
-   * api_key is the new key.
+   * api_key is the new key's record.
    *
    * @generated from field: tumbler.v1.ApiKey api_key = 1;
    */
   apiKey?: ApiKey | undefined;
 
   /**
-   * old_api_key is the key that was replaced, with its grace_expire_time.
+   * old_api_key is the replaced key's record, with its grace_expire_time.
    *
    * @generated from field: tumbler.v1.ApiKey old_api_key = 2;
    */
   oldApiKey?: ApiKey | undefined;
 
   /**
-   * key is the new key's whole text. It is stored nowhere and cannot be shown again.
+   * key is the new key's whole text. The server does not store it and cannot return it again.
    *
    * @generated from field: string key = 3;
    */
   key: string;
 
   /**
-   * consistency_token names the revision of the change; see Consistency.at_least_as_fresh.
+   * consistency_token names the change's revision; see Consistency.at_least_as_fresh.
    *
    * @generated from field: string consistency_token = 4;
    */
@@ -1277,42 +1355,45 @@ export const ClaimRotationResponseSchema: GenMessage<ClaimRotationResponse> = /*
   messageDesc(file_tumbler_v1_api_key_service, 25);
 
 /**
- * ListDeliveriesRequest chooses deliveries. All filters must fit.
+ * ListDeliveriesRequest filters deliveries. A delivery must match every filter.
  *
  * @generated from message tumbler.v1.ListDeliveriesRequest
  */
 export type ListDeliveriesRequest = Message<"tumbler.v1.ListDeliveriesRequest"> & {
   /**
-   * project_id: empty means the caller's own project; for a caller of the reserved project, all projects.
+   * Optional. project_id filters by project. Empty: the caller's own project;
+   * for a caller of the reserved project, every project.
    *
    * @generated from field: string project_id = 1;
    */
   projectId: string;
 
   /**
-   * key_id: empty means any key.
+   * Optional. key_id filters by key. Empty: any.
    *
    * @generated from field: string key_id = 2;
    */
   keyId: string;
 
   /**
-   * states: deliveries in one of these states, at most 16 entries; empty means any.
+   * Optional. states filters by state: at most 16 entries. Empty: any.
    *
    * @generated from field: repeated tumbler.v1.DeliveryState states = 3;
    */
   states: DeliveryState[];
 
   /**
-   * page_size: 20 where it is 0; more than 1,000 counts as 1,000; less than 0 is refused. A page may hold fewer; see
-   * ListRequest.page_size.
+   * Optional. page_size is the maximum number of deliveries in the page. 0 means 20,
+   * more than 1,000 means 1,000, and less than 0 is refused.
+   * A page can hold fewer; see ListRequest.page_size.
    *
    * @generated from field: int32 page_size = 4;
    */
   pageSize: number;
 
   /**
-   * page_token: next_page_token of the page before, with every other field but page_size as it was there.
+   * Optional. page_token is the next_page_token of the page before.
+   * Send every other field as for that page, except page_size.
    *
    * @generated from field: string page_token = 5;
    */
@@ -1327,20 +1408,20 @@ export const ListDeliveriesRequestSchema: GenMessage<ListDeliveriesRequest> = /*
   messageDesc(file_tumbler_v1_api_key_service, 26);
 
 /**
- * ListDeliveriesResponse is one page.
+ * ListDeliveriesResponse is one page of deliveries.
  *
  * @generated from message tumbler.v1.ListDeliveriesResponse
  */
 export type ListDeliveriesResponse = Message<"tumbler.v1.ListDeliveriesResponse"> & {
   /**
-   * deliveries are those of this page, the newest event's first.
+   * deliveries are ordered by their events, newest first.
    *
    * @generated from field: repeated tumbler.v1.WebhookDelivery deliveries = 1;
    */
   deliveries: WebhookDelivery[];
 
   /**
-   * next_page_token is where the next page begins; empty: this was the last.
+   * next_page_token is where the next page begins. Empty: this is the last page.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -1361,7 +1442,7 @@ export const ListDeliveriesResponseSchema: GenMessage<ListDeliveriesResponse> = 
  */
 export type RedeliverRequest = Message<"tumbler.v1.RedeliverRequest"> & {
   /**
-   * delivery_id is required; see WebhookDelivery.id.
+   * Required. delivery_id names the delivery; see WebhookDelivery.id.
    *
    * @generated from field: string delivery_id = 1;
    */
@@ -1376,7 +1457,7 @@ export const RedeliverRequestSchema: GenMessage<RedeliverRequest> = /*@__PURE__*
   messageDesc(file_tumbler_v1_api_key_service, 28);
 
 /**
- * RedeliverResponse carries the delivery as it became.
+ * RedeliverResponse carries the updated delivery.
  *
  * @generated from message tumbler.v1.RedeliverResponse
  */
@@ -1403,14 +1484,14 @@ export const RedeliverResponseSchema: GenMessage<RedeliverResponse> = /*@__PURE_
  */
 export type RotateWebhookSecretRequest = Message<"tumbler.v1.RotateWebhookSecretRequest"> & {
   /**
-   * project_id: empty means the caller's own project.
+   * Optional. project_id is the endpoint's project. Empty: the caller's own project.
    *
    * @generated from field: string project_id = 1;
    */
   projectId: string;
 
   /**
-   * webhook_url is one that a key of the project has or had.
+   * Required. webhook_url is a URL that a key of the project has or had.
    *
    * @generated from field: string webhook_url = 2;
    */
@@ -1425,20 +1506,20 @@ export const RotateWebhookSecretRequestSchema: GenMessage<RotateWebhookSecretReq
   messageDesc(file_tumbler_v1_api_key_service, 30);
 
 /**
- * RotateWebhookSecretResponse shows the new secret, this once.
+ * RotateWebhookSecretResponse carries the new secret, this once.
  *
  * @generated from message tumbler.v1.RotateWebhookSecretResponse
  */
 export type RotateWebhookSecretResponse = Message<"tumbler.v1.RotateWebhookSecretResponse"> & {
   /**
-   * webhook_secret is the new one, `whsec_…`.
+   * webhook_secret is the new secret, `whsec_…`.
    *
    * @generated from field: string webhook_secret = 1;
    */
   webhookSecret: string;
 
   /**
-   * previous_expire_time is until when those before it sign as well.
+   * previous_expire_time is when the replaced secrets stop signing.
    *
    * @generated from field: google.protobuf.Timestamp previous_expire_time = 2;
    */
@@ -1453,63 +1534,66 @@ export const RotateWebhookSecretResponseSchema: GenMessage<RotateWebhookSecretRe
   messageDesc(file_tumbler_v1_api_key_service, 31);
 
 /**
- * VerifyCode is the outcome of a Verify. The first that applies, in the order of their numbers from 2, decides; VALID
- * only where none does.
+ * VerifyCode is the outcome of a Verify.
+ * The first code that applies decides, in the order of the numbers from 2;
+ * VALID applies only if none of them does.
  *
  * @generated from enum tumbler.v1.VerifyCode
  */
 export enum VerifyCode {
   /**
-   * VERIFY_CODE_UNSPECIFIED is sent in a batch alone, for an item that was not decided. Deny.
+   * VERIFY_CODE_UNSPECIFIED is only sent in a batch, for an item that was not decided. Deny.
    *
    * @generated from enum value: VERIFY_CODE_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * VERIFY_CODE_VALID: the key may do what was asked. The only code that allows anything.
+   * VERIFY_CODE_VALID: the key may do what was asked. No other code allows anything.
    *
    * @generated from enum value: VERIFY_CODE_VALID = 1;
    */
   VALID = 1,
 
   /**
-   * VERIFY_CODE_MALFORMED: not of the key's form, or its check is wrong: most likely a typing error.
+   * VERIFY_CODE_MALFORMED: the text does not have the form of a key, or its check is wrong.
+   * Most likely it was mistyped.
    *
    * @generated from enum value: VERIFY_CODE_MALFORMED = 2;
    */
   MALFORMED = 2,
 
   /**
-   * VERIFY_CODE_NOT_FOUND: no such key, a wrong secret, or a key of a project that the caller may not see.
+   * VERIFY_CODE_NOT_FOUND: the key does not exist, its secret is wrong,
+   * or it belongs to a project that the caller may not see.
    *
    * @generated from enum value: VERIFY_CODE_NOT_FOUND = 3;
    */
   NOT_FOUND = 3,
 
   /**
-   * VERIFY_CODE_REVOKED: revoked.
+   * VERIFY_CODE_REVOKED: the key was revoked.
    *
    * @generated from enum value: VERIFY_CODE_REVOKED = 4;
    */
   REVOKED = 4,
 
   /**
-   * VERIFY_CODE_SUPERSEDED: rotated, and the grace is over.
+   * VERIFY_CODE_SUPERSEDED: the key was rotated, and its grace period is over.
    *
    * @generated from enum value: VERIFY_CODE_SUPERSEDED = 5;
    */
   SUPERSEDED = 5,
 
   /**
-   * VERIFY_CODE_INACTIVE: deactivated.
+   * VERIFY_CODE_INACTIVE: the key is deactivated.
    *
    * @generated from enum value: VERIFY_CODE_INACTIVE = 6;
    */
   INACTIVE = 6,
 
   /**
-   * VERIFY_CODE_EXPIRED: expire_time has been reached; the instant itself is expired.
+   * VERIFY_CODE_EXPIRED: expire_time has been reached. At that instant the key is expired.
    *
    * @generated from enum value: VERIFY_CODE_EXPIRED = 7;
    */
@@ -1523,14 +1607,14 @@ export enum VerifyCode {
   ENVIRONMENT_MISMATCH = 8,
 
   /**
-   * VERIFY_CODE_IP_NOT_ALLOWED: allowed_cidrs is set, and client_ip is in none of them or missing.
+   * VERIFY_CODE_IP_NOT_ALLOWED: allowed_cidrs is set, and client_ip is missing or in none of them.
    *
    * @generated from enum value: VERIFY_CODE_IP_NOT_ALLOWED = 9;
    */
   IP_NOT_ALLOWED = 9,
 
   /**
-   * VERIFY_CODE_INSUFFICIENT_SCOPE: a required scope is not granted.
+   * VERIFY_CODE_INSUFFICIENT_SCOPE: the key does not grant a required scope.
    *
    * @generated from enum value: VERIFY_CODE_INSUFFICIENT_SCOPE = 10;
    */
@@ -1544,28 +1628,37 @@ export const VerifyCodeSchema: GenEnum<VerifyCode> = /*@__PURE__*/
   enumDesc(file_tumbler_v1_api_key_service, 0);
 
 /**
- * ApiKeyService issues API keys and tells, on every request that carries one, whether to let it pass.
+ * ApiKeyService issues API keys, and decides for each request that carries one whether it may pass.
  *
- * Every call carries a key of its own as `authorization: Bearer <key>` (or `x-api-key: <key>`; never more than
- * one). Without one, with several, or with one that is not accepted: UNAUTHENTICATED. Without the scope named at the RPC:
- * PERMISSION_DENIED. A caller acts in its own project; a key of the reserved project `tumbler` acts in all. Naming
- * another project is PERMISSION_DENIED; the id of another project's key is NOT_FOUND, exactly as one that does not exist.
+ * Every call carries a key of its own: `authorization: Bearer <key>` or `x-api-key: <key>`,
+ * and never more than one.
+ * Without a key, with several, or with one that is not accepted, a call ends with UNAUTHENTICATED.
+ * Without the scope that the RPC names, it ends with PERMISSION_DENIED.
+ * A caller may only act in its own project;
+ * a key of the reserved project `tumbler` may act in every project.
+ * A request that names another project ends with PERMISSION_DENIED.
+ * The id of another project's key ends with NOT_FOUND, exactly as an id that does not exist.
  *
- * Entries of repeated fields and maps are counted, and texts measured, before any is looked at: more than a field takes
- * is INVALID_ARGUMENT and names it. An answer has at most 3 MiB: a list ends a page early, and a batch leaves undecided
- * what does not fit.
+ * The server counts the entries of repeated fields and maps, and measures texts,
+ * before it reads any of them.
+ * A request that exceeds a field's limit ends with INVALID_ARGUMENT, which names the field.
+ * A response has at most 3 MiB: a list ends its page early,
+ * and a batch leaves the items undecided that do not fit.
  *
- * Every error carries ErrorInfo (see ErrorReason). Any call may also answer INTERNAL, UNAVAILABLE where the database
- * does not answer, and RESOURCE_EXHAUSTED with RetryInfo under overload.
+ * Every error carries ErrorInfo (see ErrorReason). Any call can also end with INTERNAL,
+ * with UNAVAILABLE if the database does not answer,
+ * and with RESOURCE_EXHAUSTED and RetryInfo under overload.
  *
  * @generated from service tumbler.v1.ApiKeyService
  */
 export const ApiKeyService: GenService<{
   /**
-   * Create makes a key and shows it, this once. Scope `tumbler:keys:create`.
-   * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). Where the project
-   * has as many keys as it may have (1,000,000 of any state, unless the operator says otherwise), Create, Rotate and
-   * ClaimRotation are RESOURCE_EXHAUSTED (LIMIT_REACHED).
+   * Create makes a key and returns its secret, this once. Scope: `tumbler:keys:create`.
+   * Granting a `tumbler:…` scope that the caller does not hold is PERMISSION_DENIED
+   * (SCOPE_ESCALATION).
+   * If the project has its maximum number of keys
+   * (1,000,000 in any state, unless the operator sets another),
+   * Create, Rotate and ClaimRotation end with RESOURCE_EXHAUSTED (LIMIT_REACHED).
    *
    * @generated from rpc tumbler.v1.ApiKeyService.Create
    */
@@ -1575,7 +1668,7 @@ export const ApiKeyService: GenService<{
     output: typeof CreateResponseSchema;
   },
   /**
-   * Get reads one key, in whatever state it is. Scope `tumbler:keys:read`.
+   * Get reads one key, in any state. Scope: `tumbler:keys:read`.
    *
    * @generated from rpc tumbler.v1.ApiKeyService.Get
    */
@@ -1585,9 +1678,10 @@ export const ApiKeyService: GenService<{
     output: typeof GetResponseSchema;
   },
   /**
-   * List reads keys in pages, revoked ones too. Scope `tumbler:keys:read`.
-   * No key is skipped or repeated while others are made: pages continue after the last key seen, not at a number.
-   * (A key whose own sort value changes between two pages can move across the point where the next page begins.)
+   * List reads keys in pages, including revoked ones. Scope: `tumbler:keys:read`.
+   * A page continues after the last key of the page before, not at a number,
+   * so keys made in the meantime cause no key to be skipped or repeated.
+   * A key whose own sort value changes between two pages can move across the page boundary.
    *
    * @generated from rpc tumbler.v1.ApiKeyService.List
    */
@@ -1597,12 +1691,16 @@ export const ApiKeyService: GenService<{
     output: typeof ListResponseSchema;
   },
   /**
-   * Update changes the fields named in the mask, for verification from the moment it returns. Scope
-   * `tumbler:keys:update`. A stale etag is ABORTED; a revoked key FAILED_PRECONDITION. An Update that changes nothing
-   * leaves no event and no new etag.
-   * An Update that widens a key (a later expiry, an address or a scope that it did not have, another webhook_url, a
-   * rotation that comes earlier) needs a caller that holds the `tumbler:…` scopes which the key then carries: else
-   * PERMISSION_DENIED (SCOPE_ESCALATION). No key widens itself, nor what it was rotated to or from (SELF_WIDENING).
+   * Update changes the fields in the mask. Scope: `tumbler:keys:update`.
+   * Verify uses the new values as soon as Update has returned.
+   * A stale etag is ABORTED; a revoked key is FAILED_PRECONDITION.
+   * An Update that changes nothing writes no event and leaves the etag as it is.
+   *
+   * An Update widens a key if it sets a later expiry, an address or a scope that the key did not
+   * have, another webhook_url, or a rotation that comes earlier.
+   * To widen a key, the caller must hold the `tumbler:…` scopes that the key then carries;
+   * otherwise PERMISSION_DENIED (SCOPE_ESCALATION).
+   * A key cannot widen itself, nor a key that it was rotated to or from (SELF_WIDENING).
    *
    * @generated from rpc tumbler.v1.ApiKeyService.Update
    */
@@ -1612,9 +1710,10 @@ export const ApiKeyService: GenService<{
     output: typeof UpdateResponseSchema;
   },
   /**
-   * SetActive switches a key off, or on again. Scope `tumbler:keys:update`.
-   * Repeating it changes nothing and is no error. A revoked key is FAILED_PRECONDITION. Switching on widens the key: see
-   * Update.
+   * SetActive activates or deactivates a key. Scope: `tumbler:keys:update`.
+   * If the key already is in that state, the call succeeds and changes nothing.
+   * A revoked key is FAILED_PRECONDITION.
+   * To activate a key widens it: see Update.
    *
    * @generated from rpc tumbler.v1.ApiKeyService.SetActive
    */
@@ -1624,9 +1723,10 @@ export const ApiKeyService: GenService<{
     output: typeof SetActiveResponseSchema;
   },
   /**
-   * Revoke ends a key for ever. Scope `tumbler:keys:revoke`.
-   * Once it has returned, no Verify begun later in this installation's server answers VALID for the key.
-   * Repeated, it is no error, and the first time, reason and comment stay.
+   * Revoke ends a key, permanently. Scope: `tumbler:keys:revoke`.
+   * Once it has returned, no Verify that begins later in this installation's server
+   * answers VALID for the key.
+   * Repeating it succeeds; the first time, reason and comment are kept.
    *
    * @generated from rpc tumbler.v1.ApiKeyService.Revoke
    */
@@ -1636,14 +1736,22 @@ export const ApiKeyService: GenService<{
     output: typeof RevokeResponseSchema;
   },
   /**
-   * Rotate makes a successor that carries over name, owner, scopes, metadata, networks, environment, schedule and
-   * whether it is switched on, and lets the old key work for a grace period. Scope `tumbler:keys:rotate`.
-   * A superseded, revoked or expired key is FAILED_PRECONDITION: of many concurrent calls exactly one succeeds.
-   * Whoever lost the answer, and the new secret with it, rotates the successor, which KEY_SUPERSEDED names. With
-   * OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
-   * Since the caller receives the successor's secret, rotating a key that carries a `tumbler:…` scope which the caller
-   * does not hold is PERMISSION_DENIED (SCOPE_ESCALATION). A key that rotates itself gives its successor at most its own
-   * lifetime, counted from now (SELF_WIDENING).
+   * Rotate replaces a key by a successor. Scope: `tumbler:keys:rotate`.
+   * The successor inherits name, owner, scopes, metadata, networks, environment, schedule,
+   * and whether the key is active.
+   * The old key keeps working for a grace period.
+   * A superseded, revoked or expired key is FAILED_PRECONDITION:
+   * of many concurrent calls exactly one succeeds.
+   *
+   * If the response is lost, and the new secret with it, rotate the successor,
+   * which KEY_SUPERSEDED names.
+   * With OLD_KEY_ENDS_ON_FIRST_USE the old key works in the meantime.
+   *
+   * The caller receives the successor's secret.
+   * So rotating a key that carries a `tumbler:…` scope which the caller does not hold
+   * is PERMISSION_DENIED (SCOPE_ESCALATION).
+   * A key that rotates itself gives its successor at most its own lifetime, counted from now
+   * (SELF_WIDENING).
    *
    * @generated from rpc tumbler.v1.ApiKeyService.Rotate
    */
@@ -1653,9 +1761,10 @@ export const ApiKeyService: GenService<{
     output: typeof RotateResponseSchema;
   },
   /**
-   * Verify says whether a presented key may do what is asked, now. Scope `tumbler:keys:verify`.
-   * The verdict is in the response of an OK call; an error status means that nothing was decided, and the request at
-   * hand must be denied or retried.
+   * Verify decides whether a presented key may do what the request asks.
+   * Scope: `tumbler:keys:verify`.
+   * The verdict is in the response of an OK call.
+   * An error status means that nothing was decided: deny the request at hand, or retry.
    *
    * @generated from rpc tumbler.v1.ApiKeyService.Verify
    */
@@ -1665,10 +1774,14 @@ export const ApiKeyService: GenService<{
     output: typeof VerifyResponseSchema;
   },
   /**
-   * BatchVerify is Verify for 1–1,000 keys at once, answered in order, all of one instant and one view of the log.
-   * Scope `tumbler:keys:verify`. An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED fails no
-   * other: its own response is empty, and so denies. So are those that do not fit into an answer of 3 MiB. Where many keys need bcrypt, a call proves some of them and ends
-   * with RESOURCE_EXHAUSTED: the next goes on from there.
+   * BatchVerify verifies 1–1,000 keys in one call. Scope: `tumbler:keys:verify`.
+   * Responses are in the order of the requests,
+   * and all are decided at one instant and from one view of the log.
+   * An item that Verify would answer with INVALID_ARGUMENT or PERMISSION_DENIED
+   * does not fail the others: its own response is empty, and so denies.
+   * Items that do not fit into a response of 3 MiB are empty, too.
+   * If many keys need bcrypt, a call proves some of them and ends with RESOURCE_EXHAUSTED:
+   * the next call continues from there.
    *
    * @generated from rpc tumbler.v1.ApiKeyService.BatchVerify
    */
@@ -1678,22 +1791,34 @@ export const ApiKeyService: GenService<{
     output: typeof BatchVerifyResponseSchema;
   },
   /**
-   * Watch streams changes as they are committed, so that a client can cache what Verify told it. Scope
-   * `tumbler:keys:verify`.
+   * Watch streams changes as they are committed, so that a client can cache answers of Verify.
+   * Scope: `tumbler:keys:verify`.
    *
-   * The first response comes at once. From then on, every change is told as soon as it is committed, by whichever server
-   * of the installation, each once and in commit order; and a heartbeat, which is a response without events and without
-   * reset, says in every heartbeat_interval that there was nothing else to tell half a second ago or less. None is sent
-   * while the server does not know that, for instance since its database does not answer: a client that is not told
-   * anything for longer than heartbeat_interval should stop using what it remembers, and ask Verify. While a stream that
-   * began at a cursor is being told what it missed, there are no heartbeats; the first follows at once.
+   * The server sends the first response at once.
+   * Then it delivers every change as soon as it is committed, by any server of the installation,
+   * once each and in commit order.
+   * A heartbeat is a response without events and without reset.
+   * Within every heartbeat_interval the server sends one:
+   * all events up to at most 0.5 s before it have been delivered.
+   * The server sends no heartbeat while it cannot confirm that,
+   * for instance because its database does not answer.
+   * If a client receives nothing for longer than heartbeat_interval,
+   * it should stop using its cache, and call Verify.
+   * A stream that starts at a cursor delivers what it missed first, without heartbeats;
+   * the first heartbeat follows at once.
    *
-   * A stream ends with UNAUTHENTICATED or PERMISSION_DENIED when the calling key would not be let in any more (it was
-   * revoked, has expired, lost its scope …); with RESOURCE_EXHAUSTED when its reader takes longer than five seconds for a
-   * response, or falls too far behind (READER_TOO_SLOW; CANCELLED where the reader does not even take that), and at once
-   * where the server has too many streams (OVERLOADED, with RetryInfo); with UNAVAILABLE when the server stops
-   * (SERVER_STOPPING). Connect again after a pause that has some chance in it, and begin at the last cursor: nothing is
-   * missed and nothing told twice.
+   * A stream ends with
+   *
+   *  - UNAUTHENTICATED or PERMISSION_DENIED if the calling key would be refused now:
+   *    it was revoked, has expired or lost its scope, for example;
+   *  - RESOURCE_EXHAUSTED (READER_TOO_SLOW) if the client takes longer than five seconds
+   *    to read a response, or falls too far behind; CANCELLED if it does not read that either;
+   *  - RESOURCE_EXHAUSTED (OVERLOADED, with RetryInfo), at once, if the server has too many
+   *    streams;
+   *  - UNAVAILABLE (SERVER_STOPPING) if the server stops.
+   *
+   * Reconnect after a pause with jitter, and start at the last cursor:
+   * no event is missed and none is delivered twice.
    *
    * @generated from rpc tumbler.v1.ApiKeyService.Watch
    */
@@ -1703,8 +1828,10 @@ export const ApiKeyService: GenService<{
     output: typeof WatchResponseSchema;
   },
   /**
-   * ListEvents reads the audit trail, oldest first: every change, when it was made, and by whom. Events older than the
-   * server's retention (400 days unless its operator says otherwise) are not kept. Scope `tumbler:events:read`.
+   * ListEvents reads the audit trail, oldest first: every change, its time and its actor.
+   * Scope: `tumbler:events:read`.
+   * The server removes events older than its retention
+   * (400 days, unless the operator sets another).
    *
    * @generated from rpc tumbler.v1.ApiKeyService.ListEvents
    */
@@ -1714,12 +1841,17 @@ export const ApiKeyService: GenService<{
     output: typeof ListEventsResponseSchema;
   },
   /**
-   * ClaimRotation fetches the successor of a key whose rotation is due: the new secret is made now, shown this once, and
-   * the old key's grace begins. The claim token is the only credential; no API key is needed.
-   * A token works once. One that is not of this installation is UNAUTHENTICATED (CLAIM_TOKEN_INVALID); one that was used, or
-   * whose key was rotated, revoked, deactivated or given another schedule since, is FAILED_PRECONDITION, and nothing
-   * changes. Of concurrent calls exactly one succeeds. If its answer is lost, Rotate the successor, which KEY_SUPERSEDED
-   * names; with OLD_KEY_ENDS_ON_FIRST_USE the old key works meanwhile.
+   * ClaimRotation fetches the successor of a key whose rotation is due.
+   * The server makes the new secret now and returns it, this once;
+   * the old key's grace period begins.
+   * The claim token is the only credential: the call needs no API key.
+   * A token works once. A token that this installation did not issue is UNAUTHENTICATED
+   * (CLAIM_TOKEN_INVALID).
+   * A used token is FAILED_PRECONDITION, and so is one whose key has since been rotated, revoked,
+   * deactivated or given another schedule; nothing changes.
+   * Of concurrent calls exactly one succeeds.
+   * If the response is lost, Rotate the successor, which KEY_SUPERSEDED names;
+   * with OLD_KEY_ENDS_ON_FIRST_USE the old key works in the meantime.
    *
    * @generated from rpc tumbler.v1.ApiKeyService.ClaimRotation
    */
@@ -1729,8 +1861,9 @@ export const ApiKeyService: GenService<{
     output: typeof ClaimRotationResponseSchema;
   },
   /**
-   * ListDeliveries reads what became of the webhooks that were sent, newest first. Deliveries are kept as long as events.
-   * Scope `tumbler:events:read`.
+   * ListDeliveries reads the state of webhook deliveries, newest first.
+   * Scope: `tumbler:events:read`.
+   * The server keeps deliveries as long as events.
    *
    * @generated from rpc tumbler.v1.ApiKeyService.ListDeliveries
    */
@@ -1740,9 +1873,11 @@ export const ApiKeyService: GenService<{
     output: typeof ListDeliveriesResponseSchema;
   },
   /**
-   * Redeliver sends a webhook again, at once and with the same id, whatever became of it; its attempts are counted on, and
-   * three days of retries begin anew. An endpoint that was turned off is turned on. Scope `tumbler:keys:update`.
-   * Where what it tells is not true any more: FAILED_PRECONDITION (DELIVERY_OUTDATED).
+   * Redeliver sends a webhook again, at once and with the same id, whatever its state.
+   * Scope: `tumbler:keys:update`.
+   * Its attempts keep counting, and three days of retries start again.
+   * If the endpoint was turned off, it is turned on.
+   * A delivery that is out of date is FAILED_PRECONDITION (DELIVERY_OUTDATED).
    *
    * @generated from rpc tumbler.v1.ApiKeyService.Redeliver
    */
@@ -1752,11 +1887,14 @@ export const ApiKeyService: GenService<{
     output: typeof RedeliverResponseSchema;
   },
   /**
-   * RotateWebhookSecret makes a new secret for a webhook_url of a project. For 24 hours what is sent there is also signed
-   * by the secret before, so that nothing is lost while the receiver changes over. Scope `tumbler:keys:update`; the
-   * caller must also hold the `tumbler:…` scopes of the keys that have the URL: else PERMISSION_DENIED.
-   * Repeated within that time, all of its secrets sign for 24 hours more; where three replaced ones do,
-   * RESOURCE_EXHAUSTED (LIMIT_REACHED).
+   * RotateWebhookSecret makes a new secret for a webhook_url of a project.
+   * Scope: `tumbler:keys:update`.
+   * The caller must also hold the `tumbler:…` scopes of the keys with that URL;
+   * otherwise PERMISSION_DENIED.
+   * For 24 hours the previous secret signs as well,
+   * so that no webhook is lost while the receiver changes over.
+   * If the call is repeated within that time, all of these secrets sign for 24 hours more;
+   * with three replaced secrets still signing, it ends with RESOURCE_EXHAUSTED (LIMIT_REACHED).
    *
    * @generated from rpc tumbler.v1.ApiKeyService.RotateWebhookSecret
    */

@@ -12,12 +12,15 @@ export const file_tumbler_v1_error_reason: GenFile = /*@__PURE__*/
   fileDesc("Ch10dW1ibGVyL3YxL2Vycm9yX3JlYXNvbi5wcm90bxIKdHVtYmxlci52MSqTCAoLRXJyb3JSZWFzb24SHAoYRVJST1JfUkVBU09OX1VOU1BFQ0lGSUVEEAASHgoaRVJST1JfUkVBU09OX0lOVkFMSURfRklFTEQQARIcChhFUlJPUl9SRUFTT05fVU5ERUNPREFCTEUQAhIgChxFUlJPUl9SRUFTT05fVU5BVVRIRU5USUNBVEVEEAMSHgoaRVJST1JfUkVBU09OX1NDT1BFX01JU1NJTkcQBBIeChpFUlJPUl9SRUFTT05fT1RIRVJfUFJPSkVDVBAFEiEKHUVSUk9SX1JFQVNPTl9TQ09QRV9FU0NBTEFUSU9OEAYSHgoaRVJST1JfUkVBU09OX0tFWV9OT1RfRk9VTkQQBxIcChhFUlJPUl9SRUFTT05fS0VZX1JFVk9LRUQQCBIfChtFUlJPUl9SRUFTT05fS0VZX1NVUEVSU0VERUQQCRIcChhFUlJPUl9SRUFTT05fS0VZX0VYUElSRUQQChIfChtFUlJPUl9SRUFTT05fTkFNRV9BTUJJR1VPVVMQCxIeChpFUlJPUl9SRUFTT05fRVRBR19NSVNNQVRDSBAMEiIKHkVSUk9SX1JFQVNPTl9SRVFVRVNUX0lEX1JFVVNFRBANEhsKF0VSUk9SX1JFQVNPTl9PVkVSTE9BREVEEA4SIgoeRVJST1JfUkVBU09OX1NUT1JFX1VOQVZBSUxBQkxFEA8SIAocRVJST1JfUkVBU09OX05PVF9JTVBMRU1FTlRFRBAQEhkKFUVSUk9SX1JFQVNPTl9JTlRFUk5BTBAREiAKHEVSUk9SX1JFQVNPTl9SRUFERVJfVE9PX1NMT1cQEhIgChxFUlJPUl9SRUFTT05fU0VSVkVSX1NUT1BQSU5HEBMSJAogRVJST1JfUkVBU09OX0NMQUlNX1RPS0VOX0lOVkFMSUQQFBIfChtFUlJPUl9SRUFTT05fQ0xBSU1fT1VUREFURUQQFRIlCiFFUlJPUl9SRUFTT05fV0VCSE9PS1NfTkVFRF9QRVBQRVIQFhIjCh9FUlJPUl9SRUFTT05fREVMSVZFUllfTk9UX0ZPVU5EEBcSIgoeRVJST1JfUkVBU09OX0RFTElWRVJZX09VVERBVEVEEBgSIwofRVJST1JfUkVBU09OX0VORFBPSU5UX05PVF9GT1VORBAZEhwKGEVSUk9SX1JFQVNPTl9DQUxMRVJfR09ORRAaEh4KGkVSUk9SX1JFQVNPTl9MSU1JVF9SRUFDSEVEEBsSIgoeRVJST1JfUkVBU09OX1JFUVVFU1RfVE9PX0xBUkdFEBwSIQodRVJST1JfUkVBU09OX1JFUVVFU1RfVE9PX1NMT1cQHRIeChpFUlJPUl9SRUFTT05fU0VMRl9XSURFTklORxAeQjsKDmRldi50dW1ibGVyLnYxUAFaJ3R1bWJsZXIuZGV2L2dvL2dlbi90dW1ibGVyL3YxO3R1bWJsZXJ2MWIGcHJvdG8z");
 
 /**
- * ErrorReason is the closed list of what can go wrong. Every error status carries a `google.rpc.ErrorInfo` in its
- * details with `domain: "tumbler.dev"` and `reason` set to one of these names without the prefix `ERROR_REASON_`:
+ * ErrorReason is the complete list of reasons for an error.
+ * Every error status carries a `google.rpc.ErrorInfo` in its details.
+ * Its `domain` is "tumbler.dev"; its `reason` is a name below without the prefix `ERROR_REASON_`:
  *
- *     {"reason": "KEY_NOT_FOUND", "domain": "tumbler.dev", "metadata": {"key_id": "0123456789abcdef"}}
+ *     {"reason": "KEY_NOT_FOUND", "domain": "tumbler.dev",
+ *      "metadata": {"key_id": "0123456789abcdef"}}
  *
- * Bad input also carries `google.rpc.BadRequest` with a path for each field, overload `google.rpc.RetryInfo`.
+ * Invalid input also carries `google.rpc.BadRequest` with a path for each field,
+ * and overload carries `google.rpc.RetryInfo`.
  * The outcome of Verify is never an error: see VerifyCode.
  *
  * @generated from enum tumbler.v1.ErrorReason
@@ -31,17 +34,22 @@ export enum ErrorReason {
   UNSPECIFIED = 0,
 
   /**
-   * ERROR_REASON_INVALID_FIELD, INVALID_ARGUMENT: one or more fields break a rule; BadRequest names each and the rule.
-   * Where they are too many for an error's metadata, the last violation has no field and says how many are left out.
+   * ERROR_REASON_INVALID_FIELD, INVALID_ARGUMENT:
+   * one or more fields break a rule; BadRequest names each field and its rule.
+   * If there are too many for an error's metadata,
+   * the last violation names no field and says how many are left out.
    *
-   *     {"reason": "INVALID_FIELD"} with {"field_violations": [{"field": "name", "description": "3–255 characters"}]}
+   *     {"reason": "INVALID_FIELD"}, with
+   *     {"field_violations": [{"field": "name", "description": "3–255 characters"}]}
    *
    * @generated from enum value: ERROR_REASON_INVALID_FIELD = 1;
    */
   INVALID_FIELD = 1,
 
   /**
-   * ERROR_REASON_UNDECODABLE, INVALID_ARGUMENT: the bytes are not the request's message; check the client's stubs.
+   * ERROR_REASON_UNDECODABLE, INVALID_ARGUMENT:
+   * the bytes are not the request's message.
+   * Check the client's stubs.
    *
    *     {"reason": "UNDECODABLE", "metadata": {"message": "tumbler.v1.CreateRequest"}}
    *
@@ -50,7 +58,8 @@ export enum ErrorReason {
   UNDECODABLE = 2,
 
   /**
-   * ERROR_REASON_UNAUTHENTICATED, UNAUTHENTICATED: no key was sent with the call, or one that is not accepted.
+   * ERROR_REASON_UNAUTHENTICATED, UNAUTHENTICATED:
+   * the call carries no key, several keys, or a key that is not accepted.
    *
    *     {"reason": "UNAUTHENTICATED"}
    *
@@ -59,7 +68,8 @@ export enum ErrorReason {
   UNAUTHENTICATED = 3,
 
   /**
-   * ERROR_REASON_SCOPE_MISSING, PERMISSION_DENIED: the calling key lacks the scope that the RPC asks for.
+   * ERROR_REASON_SCOPE_MISSING, PERMISSION_DENIED:
+   * the calling key lacks the scope that the RPC requires.
    *
    *     {"reason": "SCOPE_MISSING", "metadata": {"scope": "tumbler:keys:create"}}
    *
@@ -68,7 +78,8 @@ export enum ErrorReason {
   SCOPE_MISSING = 4,
 
   /**
-   * ERROR_REASON_OTHER_PROJECT, PERMISSION_DENIED: the request names a project that is not the caller's.
+   * ERROR_REASON_OTHER_PROJECT, PERMISSION_DENIED:
+   * the request names a project that is not the caller's own.
    *
    *     {"reason": "OTHER_PROJECT"}
    *
@@ -77,9 +88,11 @@ export enum ErrorReason {
   OTHER_PROJECT = 5,
 
   /**
-   * ERROR_REASON_SCOPE_ESCALATION, PERMISSION_DENIED: the caller would hand out a `tumbler:…` scope that it does not
-   * hold itself, or widen a key that carries one: give it a later expiry, wider networks, more scopes or another
-   * webhook_url, or switch it on.
+   * ERROR_REASON_SCOPE_ESCALATION, PERMISSION_DENIED:
+   * the change grants a `tumbler:…` scope that the caller does not hold,
+   * or widens a key that carries one.
+   * These widen a key: a later expiry, wider networks, more scopes, another webhook_url,
+   * a rotation that comes earlier, and activating it.
    *
    *     {"reason": "SCOPE_ESCALATION", "metadata": {"scope": "tumbler:*"}}
    *
@@ -88,7 +101,9 @@ export enum ErrorReason {
   SCOPE_ESCALATION = 6,
 
   /**
-   * ERROR_REASON_KEY_NOT_FOUND, NOT_FOUND: no such key, or none that the caller may see; the two cannot be told apart.
+   * ERROR_REASON_KEY_NOT_FOUND, NOT_FOUND:
+   * the key does not exist, or the caller may not see it.
+   * The two cases cannot be told apart.
    *
    *     {"reason": "KEY_NOT_FOUND", "metadata": {"key_id": "0123456789abcdef"}}
    *
@@ -97,7 +112,7 @@ export enum ErrorReason {
   KEY_NOT_FOUND = 7,
 
   /**
-   * ERROR_REASON_KEY_REVOKED, FAILED_PRECONDITION: a revoked key cannot be changed any more.
+   * ERROR_REASON_KEY_REVOKED, FAILED_PRECONDITION: a revoked key cannot be changed.
    *
    *     {"reason": "KEY_REVOKED", "metadata": {"key_id": "0123456789abcdef"}}
    *
@@ -106,7 +121,8 @@ export enum ErrorReason {
   KEY_REVOKED = 8,
 
   /**
-   * ERROR_REASON_KEY_SUPERSEDED, FAILED_PRECONDITION: the key was rotated before; rotate its successor.
+   * ERROR_REASON_KEY_SUPERSEDED, FAILED_PRECONDITION:
+   * the key was already rotated. Rotate its successor.
    *
    *     {"reason": "KEY_SUPERSEDED", "metadata": {"key_id": "…", "replaced_by_key_id": "…"}}
    *
@@ -124,7 +140,8 @@ export enum ErrorReason {
   KEY_EXPIRED = 10,
 
   /**
-   * ERROR_REASON_NAME_AMBIGUOUS, FAILED_PRECONDITION: the name fits several keys; choose one of the ids given.
+   * ERROR_REASON_NAME_AMBIGUOUS, FAILED_PRECONDITION:
+   * several keys have the name. Choose one of the ids.
    *
    *     {"reason": "NAME_AMBIGUOUS", "metadata": {"key_ids": "0123456789abcdef,fedcba9876543210"}}
    *
@@ -133,7 +150,8 @@ export enum ErrorReason {
   NAME_AMBIGUOUS = 11,
 
   /**
-   * ERROR_REASON_ETAG_MISMATCH, ABORTED: the key has changed since it was read; read it again, then decide.
+   * ERROR_REASON_ETAG_MISMATCH, ABORTED:
+   * the key has changed since it was read. Read it again, then decide.
    *
    *     {"reason": "ETAG_MISMATCH", "metadata": {"key_id": "0123456789abcdef"}}
    *
@@ -142,7 +160,8 @@ export enum ErrorReason {
   ETAG_MISMATCH = 12,
 
   /**
-   * ERROR_REASON_REQUEST_ID_REUSED, ALREADY_EXISTS: this request_id was used for a request with another body.
+   * ERROR_REASON_REQUEST_ID_REUSED, ALREADY_EXISTS:
+   * the request_id was used before, with another body.
    *
    *     {"reason": "REQUEST_ID_REUSED", "metadata": {"request_id": "…"}}
    *
@@ -151,7 +170,8 @@ export enum ErrorReason {
   REQUEST_ID_REUSED = 13,
 
   /**
-   * ERROR_REASON_OVERLOADED, RESOURCE_EXHAUSTED: too much work is waiting; RetryInfo says when to come back.
+   * ERROR_REASON_OVERLOADED, RESOURCE_EXHAUSTED:
+   * too much work is waiting. RetryInfo says when to retry.
    *
    *     {"reason": "OVERLOADED"}
    *
@@ -160,11 +180,14 @@ export enum ErrorReason {
   OVERLOADED = 14,
 
   /**
-   * ERROR_REASON_STORE_UNAVAILABLE, UNAVAILABLE: the database does not answer, or refuses; nothing was decided. `cause`
-   * says why: AWAY, SLOW, FULL (no room on its disk), READ_ONLY, CROWDED (no connection left), STOPPING (or starting),
-   * REFUSED, BROKEN (its disk fails), DAMAGED or REPLACED (another database was put in its place: the server ends). There
-   * may be more in time. Of a change `changed` says what became of it: `no`, nothing was changed; or `unknown`: repeat it
-   * with the same request_id, or read the key.
+   * ERROR_REASON_STORE_UNAVAILABLE, UNAVAILABLE:
+   * the database does not answer, or refuses; nothing was decided.
+   * `cause` says why: AWAY, SLOW, FULL (its disk is full), READ_ONLY,
+   * CROWDED (no connection is free), STOPPING (or starting), REFUSED, BROKEN (its disk fails),
+   * or DAMAGED or REPLACED (another database was put in its place: the server ends).
+   * Later versions may add causes.
+   * For a change, `changed` says what became of it: `no` if nothing was changed;
+   * `unknown` if it may have been: repeat it with the same request_id, or read the key.
    *
    *     {"reason": "STORE_UNAVAILABLE", "metadata": {"cause": "FULL", "changed": "no"}}
    *
@@ -173,7 +196,9 @@ export enum ErrorReason {
   STORE_UNAVAILABLE = 15,
 
   /**
-   * ERROR_REASON_NOT_IMPLEMENTED, UNIMPLEMENTED: the server's version does not offer the RPC. This one offers all.
+   * ERROR_REASON_NOT_IMPLEMENTED, UNIMPLEMENTED:
+   * this version of the server does not offer the RPC.
+   * The current version offers every RPC.
    *
    *     {"reason": "NOT_IMPLEMENTED", "metadata": {"method": "ClaimRotation"}}
    *
@@ -182,7 +207,8 @@ export enum ErrorReason {
   NOT_IMPLEMENTED = 16,
 
   /**
-   * ERROR_REASON_INTERNAL, INTERNAL: a fault of the server. The text is fixed; the operator finds the rest in the log.
+   * ERROR_REASON_INTERNAL, INTERNAL:
+   * the server has a fault. The text is fixed; the server's log says more.
    *
    *     {"reason": "INTERNAL"}
    *
@@ -191,8 +217,9 @@ export enum ErrorReason {
   INTERNAL = 17,
 
   /**
-   * ERROR_REASON_READER_TOO_SLOW, RESOURCE_EXHAUSTED: a Watch stream was not read as fast as changes came. Read faster,
-   * and begin again at the last cursor.
+   * ERROR_REASON_READER_TOO_SLOW, RESOURCE_EXHAUSTED:
+   * the client did not read a Watch stream as fast as changes came.
+   * Read faster, and start again at the last cursor.
    *
    *     {"reason": "READER_TOO_SLOW"}
    *
@@ -201,8 +228,9 @@ export enum ErrorReason {
   READER_TOO_SLOW = 18,
 
   /**
-   * ERROR_REASON_SERVER_STOPPING, UNAVAILABLE: the server stops, and ends its Watch streams. Connect again, and begin at
-   * the last cursor.
+   * ERROR_REASON_SERVER_STOPPING, UNAVAILABLE:
+   * the server is stopping and ends its Watch streams.
+   * Reconnect, and start at the last cursor.
    *
    *     {"reason": "SERVER_STOPPING"}
    *
@@ -211,8 +239,9 @@ export enum ErrorReason {
   SERVER_STOPPING = 19,
 
   /**
-   * ERROR_REASON_CLAIM_TOKEN_INVALID, UNAUTHENTICATED: this is no claim token of this installation, or it was changed, or
-   * the pepper that it was made under is gone.
+   * ERROR_REASON_CLAIM_TOKEN_INVALID, UNAUTHENTICATED:
+   * this installation did not issue the claim token,
+   * or the token was changed, or the pepper that it was made with is gone.
    *
    *     {"reason": "CLAIM_TOKEN_INVALID"}
    *
@@ -221,9 +250,10 @@ export enum ErrorReason {
   CLAIM_TOKEN_INVALID = 20,
 
   /**
-   * ERROR_REASON_CLAIM_OUTDATED, FAILED_PRECONDITION: the rotation that this claim token was for is not due any more: the
-   * schedule was changed, or the key was switched off since. A key that was rotated, by a claim for instance, is
-   * KEY_SUPERSEDED.
+   * ERROR_REASON_CLAIM_OUTDATED, FAILED_PRECONDITION:
+   * the rotation of this claim token is no longer due,
+   * because the schedule was changed or the key was deactivated.
+   * If the key was rotated, by a claim for instance, the reason is KEY_SUPERSEDED.
    *
    *     {"reason": "CLAIM_OUTDATED", "metadata": {"key_id": "0123456789abcdef"}}
    *
@@ -232,8 +262,9 @@ export enum ErrorReason {
   CLAIM_OUTDATED = 21,
 
   /**
-   * ERROR_REASON_WEBHOOKS_NEED_PEPPER, FAILED_PRECONDITION: the server has no pepper file, under which webhook secrets
-   * and claim tokens are kept safe; its operator has to make one.
+   * ERROR_REASON_WEBHOOKS_NEED_PEPPER, FAILED_PRECONDITION:
+   * the server has no pepper file, which protects webhook secrets and claim tokens.
+   * Its operator must make one.
    *
    *     {"reason": "WEBHOOKS_NEED_PEPPER"}
    *
@@ -242,7 +273,8 @@ export enum ErrorReason {
   WEBHOOKS_NEED_PEPPER = 22,
 
   /**
-   * ERROR_REASON_DELIVERY_NOT_FOUND, NOT_FOUND: no such delivery, or none that the caller may see.
+   * ERROR_REASON_DELIVERY_NOT_FOUND, NOT_FOUND:
+   * the delivery does not exist, or the caller may not see it.
    *
    *     {"reason": "DELIVERY_NOT_FOUND"}
    *
@@ -251,8 +283,9 @@ export enum ErrorReason {
   DELIVERY_NOT_FOUND = 23,
 
   /**
-   * ERROR_REASON_DELIVERY_OUTDATED, FAILED_PRECONDITION: what the delivery was to tell is not true any more; for a
-   * rotation that was claimed, for example, there is nothing left to claim.
+   * ERROR_REASON_DELIVERY_OUTDATED, FAILED_PRECONDITION:
+   * the delivery is out of date.
+   * After its rotation was claimed, for example, there is nothing left to claim.
    *
    *     {"reason": "DELIVERY_OUTDATED", "metadata": {"delivery_id": "msg_…"}}
    *
@@ -261,7 +294,7 @@ export enum ErrorReason {
   DELIVERY_OUTDATED = 24,
 
   /**
-   * ERROR_REASON_ENDPOINT_NOT_FOUND, NOT_FOUND: no key of the project was ever given this webhook_url.
+   * ERROR_REASON_ENDPOINT_NOT_FOUND, NOT_FOUND: no key of the project has or had this webhook_url.
    *
    *     {"reason": "ENDPOINT_NOT_FOUND"}
    *
@@ -270,7 +303,8 @@ export enum ErrorReason {
   ENDPOINT_NOT_FOUND = 25,
 
   /**
-   * ERROR_REASON_CALLER_GONE, CANCELLED: the caller cancelled the call, or its deadline passed, before the change began.
+   * ERROR_REASON_CALLER_GONE, CANCELLED:
+   * the caller cancelled the call, or its deadline passed, before the change began.
    * Nothing was changed.
    *
    *     {"reason": "CALLER_GONE"}
@@ -280,8 +314,9 @@ export enum ErrorReason {
   CALLER_GONE = 26,
 
   /**
-   * ERROR_REASON_LIMIT_REACHED, RESOURCE_EXHAUSTED: the project has as many of something as it may have; waiting does not
-   * help. `limit` names the row of docs/limits.md, `most` says how many there may be.
+   * ERROR_REASON_LIMIT_REACHED, RESOURCE_EXHAUSTED:
+   * the project has reached a limit; waiting does not help.
+   * `limit` names the row of docs/limits.md, `most` is the limit.
    *
    *     {"reason": "LIMIT_REACHED", "metadata": {"limit": "keys of a project", "most": "1000000"}}
    *
@@ -290,7 +325,8 @@ export enum ErrorReason {
   LIMIT_REACHED = 27,
 
   /**
-   * ERROR_REASON_REQUEST_TOO_LARGE, INVALID_ARGUMENT: the request has more bytes than its method takes.
+   * ERROR_REASON_REQUEST_TOO_LARGE, INVALID_ARGUMENT:
+   * the request has more bytes than its method accepts.
    *
    *     {"reason": "REQUEST_TOO_LARGE", "metadata": {"bytes": "200000", "most": "131072"}}
    *
@@ -299,8 +335,8 @@ export enum ErrorReason {
   REQUEST_TOO_LARGE = 28,
 
   /**
-   * ERROR_REASON_REQUEST_TOO_SLOW, DEADLINE_EXCEEDED: the request did not come within ten seconds after the call's
-   * headers.
+   * ERROR_REASON_REQUEST_TOO_SLOW, DEADLINE_EXCEEDED:
+   * the request did not arrive within ten seconds of the call's headers.
    *
    *     {"reason": "REQUEST_TOO_SLOW"}
    *
@@ -309,8 +345,9 @@ export enum ErrorReason {
   REQUEST_TOO_SLOW = 29,
 
   /**
-   * ERROR_REASON_SELF_WIDENING, PERMISSION_DENIED: the calling key would widen itself (see SCOPE_ESCALATION for what
-   * widens). Another key has to.
+   * ERROR_REASON_SELF_WIDENING, PERMISSION_DENIED:
+   * the calling key would widen itself (SCOPE_ESCALATION says what widens a key).
+   * Use another key.
    *
    *     {"reason": "SELF_WIDENING", "metadata": {"key_id": "0123456789abcdef"}}
    *

@@ -17,106 +17,168 @@ export const file_tumbler_v1_event: GenFile = /*@__PURE__*/
   fileDesc("ChZ0dW1ibGVyL3YxL2V2ZW50LnByb3RvEgp0dW1ibGVyLnYxIv4CCghLZXlFdmVudBIQCghyZXZpc2lvbhgBIAEoAxImCgR0eXBlGAIgASgOMhgudHVtYmxlci52MS5LZXlFdmVudFR5cGUSDgoGa2V5X2lkGAMgASgJEhIKCnByb2plY3RfaWQYBCABKAkSFgoOZW52aXJvbm1lbnRfaWQYBSABKAkSKAoEdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASIAoFYWN0b3IYByABKAsyES50dW1ibGVyLnYxLkFjdG9yEjAKBmRldGFpbBgIIAMoCzIgLnR1bWJsZXIudjEuS2V5RXZlbnQuRGV0YWlsRW50cnkSDAoEaGFzaBgJIAEoDBIWCg5jbGllbnRfYWRkcmVzcxgKIAEoCRISCgpyZXF1ZXN0X2lkGAsgASgJEhUKDXJlY29yZF9kaWdlc3QYDCABKAwaLQoLRGV0YWlsRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASL3AgoPV2ViaG9va0RlbGl2ZXJ5EgoKAmlkGAEgASgJEhAKCHJldmlzaW9uGAIgASgDEgwKBHR5cGUYAyABKAkSDgoGa2V5X2lkGAQgASgJEhIKCnByb2plY3RfaWQYBSABKAkSCwoDdXJsGAYgASgJEigKBXN0YXRlGAcgASgOMhkudHVtYmxlci52MS5EZWxpdmVyeVN0YXRlEhAKCGF0dGVtcHRzGAggASgFEi8KC2NyZWF0ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI1ChFsYXN0X2F0dGVtcHRfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNQoRbmV4dF9hdHRlbXB0X3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhgKEGxhc3Rfc3RhdHVzX2NvZGUYDCABKAUSEgoKbGFzdF9lcnJvchgNIAEoCSroAwoMS2V5RXZlbnRUeXBlEh4KGktFWV9FVkVOVF9UWVBFX1VOU1BFQ0lGSUVEEAASGgoWS0VZX0VWRU5UX1RZUEVfQ1JFQVRFRBABEhoKFktFWV9FVkVOVF9UWVBFX1VQREFURUQQAhIcChhLRVlfRVZFTlRfVFlQRV9BQ1RJVkFURUQQAxIeChpLRVlfRVZFTlRfVFlQRV9ERUFDVElWQVRFRBAEEhoKFktFWV9FVkVOVF9UWVBFX1JFVk9LRUQQBRIaChZLRVlfRVZFTlRfVFlQRV9ST1RBVEVEEAYSHwobS0VZX0VWRU5UX1RZUEVfUk9UQVRJT05fRFVFEAcSIwofS0VZX0VWRU5UX1RZUEVfUk9UQVRJT05fQ0xBSU1FRBAIEiMKH0tFWV9FVkVOVF9UWVBFX1JPVEFUSU9OX09WRVJEVUUQCRIbChdLRVlfRVZFTlRfVFlQRV9FWFBJUklORxAKEh0KGUtFWV9FVkVOVF9UWVBFX0ZJUlNUX1VTRUQQCxIpCiVLRVlfRVZFTlRfVFlQRV9XRUJIT09LX1NFQ1JFVF9ST1RBVEVEEAwSGwoXS0VZX0VWRU5UX1RZUEVfUkVDT1JERUQQDRIbChdLRVlfRVZFTlRfVFlQRV9SRUhBU0hFRBAOKsIBCg1EZWxpdmVyeVN0YXRlEh4KGkRFTElWRVJZX1NUQVRFX1VOU1BFQ0lGSUVEEAASGgoWREVMSVZFUllfU1RBVEVfUEVORElORxABEhwKGERFTElWRVJZX1NUQVRFX0RFTElWRVJFRBACEhkKFURFTElWRVJZX1NUQVRFX0ZBSUxFRBADEhsKF0RFTElWRVJZX1NUQVRFX09VVERBVEVEEAQSHwobREVMSVZFUllfU1RBVEVfRU5EUE9JTlRfT0ZGEAVCOwoOZGV2LnR1bWJsZXIudjFQAVondHVtYmxlci5kZXYvZ28vZ2VuL3R1bWJsZXIvdjE7dHVtYmxlcnYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_tumbler_v1_api_key]);
 
 /**
- * KeyEvent is one change of one key. It is written in the change's own transaction: there is no change without its
- * event and no event without its change.
+ * KeyEvent is one change of one key.
+ * The transaction that makes a change also writes its event:
+ * there is no change without an event, and no event without a change.
  *
  * @generated from message tumbler.v1.KeyEvent
  */
 export type KeyEvent = Message<"tumbler.v1.KeyEvent"> & {
   /**
-   * revision is the event's place in the one sequence of the whole database: 1, 2, 3 …, without gaps, in commit order.
+   * Output only. revision is the event's position in the one sequence of the whole database:
+   * 1, 2, 3 …, without gaps, in commit order.
    *
    * @generated from field: int64 revision = 1;
    */
   revision: bigint;
 
   /**
-   * type says what happened.
+   * Output only. type says what happened.
    *
    * @generated from field: tumbler.v1.KeyEventType type = 2;
    */
   type: KeyEventType;
 
   /**
-   * key_id names the key that changed.
+   * Output only. key_id names the key that changed.
    *
    * @generated from field: string key_id = 3;
    */
   keyId: string;
 
   /**
-   * project_id is the key's project.
+   * Output only. project_id is the key's project.
    *
    * @generated from field: string project_id = 4;
    */
   projectId: string;
 
   /**
-   * environment_id is the key's environment; empty: it has none.
+   * Output only. environment_id is the key's environment. Empty: it has none.
    *
    * @generated from field: string environment_id = 5;
    */
   environmentId: string;
 
   /**
-   * time is when the change was made, by the clock of the server that made it.
+   * Output only. time is when the change was made, by the clock of the server that made it.
    *
    * @generated from field: google.protobuf.Timestamp time = 6;
    */
   time?: Timestamp | undefined;
 
   /**
-   * actor is the credential that made the change.
+   * Output only. actor is the credential that made the change.
    *
    * @generated from field: tumbler.v1.Actor actor = 7;
    */
   actor?: Actor | undefined;
 
   /**
-   * detail says more, by type; never a secret:
-   * CREATED: `new.name`, `new.scopes` and so on, each field that was given, and `replaces_key_id` where it came from
-   * Rotate; UPDATED: `fields`, the changed ones separated by commas, each as it was and as it became (`old.name`,
-   * `new.name`; none: empty), and `scopes_added`, `scopes_removed`; where a successor's first use ended the key,
-   * `fields` is `grace_expire_time`, with `old.grace_expire_time`, `new.grace_expire_time` and `first_used_key_id`;
-   * REVOKED: `reason`, `comment`; ROTATED: `replaced_by_key_id`, `grace_expire_time`, and `old_key_ends` where that is
-   * `on_first_use`; FIRST_USED: `replaces_key_id`;
-   * ROTATION_DUE and ROTATION_OVERDUE: `due_time`; EXPIRING: `expire_time`; WEBHOOK_SECRET_ROTATED: `webhook_url`,
-   * `previous_expire_time`. Times are RFC 3339, in UTC. `altered` in any names fields of the key that had been changed in
-   * the database by hand before. Of a value over 2,048 characters its length and SHA-256 are told. Watch leaves out what is
-   * a value, or somebody's words: it tells `fields`, not which scopes.
+   * Output only. detail says more about the change. It never holds a secret.
+   * Its keys depend on the event's type; a type that is not in the table only has those of `any`.
+   * A key whose value would be empty is left out.
+   * Watch only sends the keys marked `yes`.
+   *
+   *     | type                   | key                   | value    | Watch |
+   *     |------------------------|-----------------------|----------|-------|
+   *     | CREATED                | new.FIELD             | of FIELD |       |
+   *     | CREATED                | replaces_key_id       | id       | yes   |
+   *     | UPDATED                | fields                | list     | yes   |
+   *     | UPDATED                | old.FIELD             | of FIELD |       |
+   *     | UPDATED                | new.FIELD             | of FIELD |       |
+   *     | UPDATED                | scopes_added          | list     |       |
+   *     | UPDATED                | scopes_removed        | list     |       |
+   *     | UPDATED                | old.grace_expire_time | time     |       |
+   *     | UPDATED                | new.grace_expire_time | time     |       |
+   *     | UPDATED                | first_used_key_id     | id       | yes   |
+   *     | REVOKED                | reason                | reason   | yes   |
+   *     | REVOKED                | comment               | text     |       |
+   *     | ROTATED                | replaced_by_key_id    | id       | yes   |
+   *     | ROTATED                | grace_expire_time     | time     | yes   |
+   *     | ROTATED                | old_key_ends          | end      | yes   |
+   *     | ROTATION_DUE           | due_time              | time     | yes   |
+   *     | ROTATION_OVERDUE       | due_time              | time     | yes   |
+   *     | EXPIRING               | expire_time           | time     | yes   |
+   *     | FIRST_USED             | replaces_key_id       | id       | yes   |
+   *     | WEBHOOK_SECRET_ROTATED | webhook_url           | text     |       |
+   *     | WEBHOOK_SECRET_ROTATED | previous_expire_time  | time     |       |
+   *     | any                    | altered               | list     |       |
+   *
+   * FIELD is a field of ApiKey that Create or Update sets:
+   *
+   *     | FIELD                | value    |
+   *     |----------------------|----------|
+   *     | name                 | text     |
+   *     | owner_id             | text     |
+   *     | scopes               | list     |
+   *     | metadata             | object   |
+   *     | allowed_cidrs        | list     |
+   *     | expire_time          | time     |
+   *     | rotation.interval    | duration |
+   *     | rotation.webhook_url | text     |
+   *
+   * The values have these forms:
+   *
+   *  - duration: seconds, such as `86400s` or `90000.5s`.
+   *  - end: `on_first_use`.
+   *  - id: a key's id.
+   *  - list: entries separated by commas, without spaces.
+   *  - object: a JSON object, its names sorted, such as `{"k": "v"}`.
+   *  - reason: `unspecified`, `compromised`, `superseded`, `owner_left`, `unused` or `other`.
+   *  - text: the text itself.
+   *  - time: RFC 3339 in UTC, such as `2030-01-02T00:00:00Z` or `2041-05-10T11:56:53.685248Z`.
+   *
+   * If a value of old.FIELD or new.FIELD is longer than 2,048 characters,
+   * its length and the SHA-256 of its UTF-8, in hexadecimal, replace it:
+   * `(26,123 characters, sha256:…)`.
+   *
+   * CREATED has replaces_key_id if a rotation made the key.
+   * UPDATED has fields: the names of the changed fields, `rotation` for both of its parts.
+   * If a successor's first use ended the key, fields is `grace_expire_time`, and the event has
+   * first_used_key_id.
+   * ROTATED has old_key_ends if the caller chose OLD_KEY_ENDS_ON_FIRST_USE.
+   * altered names the columns of the key's record that were changed by hand in the database,
+   * before this event.
    *
    * @generated from field: map<string, string> detail = 8;
    */
   detail: { [key: string]: string };
 
   /**
-   * hash is the SHA-256 of the event before it and of this one's content, so that a changed, inserted or deleted event
-   * shows. `tumbler-server audit verify` recomputes it, from the oldest event that is kept.
+   * Output only. hash is 32 bytes that chain the event to the one before it,
+   * so that a changed, inserted or deleted event shows.
+   * It is opaque: it covers content that no response carries, so a client cannot recompute it.
+   * Compare it with the hash of the same revision in a copy that you keep.
+   * `tumbler-server audit verify` checks the chain from the oldest event that is kept.
    *
    * @generated from field: bytes hash = 9;
    */
   hash: Uint8Array;
 
   /**
-   * client_address is the IP address that the call came from, as the server sees it: behind a proxy, the proxy's. Empty:
-   * no call made the change, or it came by a Unix socket. Not in Watch.
+   * Output only. client_address is the IP address that the call came from, as the server sees it:
+   * behind a proxy, the proxy's address.
+   * Empty: no call made the change, or it came through a Unix socket. Watch does not send it.
    *
    * @generated from field: string client_address = 10;
    */
   clientAddress: string;
 
   /**
-   * request_id is what the caller named the call: the request's own request_id, or its `x-request-id` header of at most
-   * 128 printable characters. Not in Watch.
+   * Output only. request_id is the caller's name for the call: the request's own request_id,
+   * or its `x-request-id` header of at most 128 printable characters. Watch does not send it.
    *
    * @generated from field: string request_id = 11;
    */
   requestId: string;
 
   /**
-   * record_digest is the SHA-256 of all that is stored of the key after the event, the proofs of its secret included, so
-   * that `tumbler-server audit verify` finds what was changed by hand. Empty where a later event of the same change tells
-   * it, and with events of no key. Not in Watch.
+   * Output only. record_digest is the SHA-256 of everything stored of the key after the event,
+   * including the proofs of its secret.
+   * `tumbler-server audit verify` uses it to find what was changed by hand.
+   * Empty: a later event of the same change carries it, or the event is about no key.
+   * Watch does not send it.
    *
    * @generated from field: bytes record_digest = 12;
    */
@@ -131,100 +193,103 @@ export const KeyEventSchema: GenMessage<KeyEvent> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_event, 0);
 
 /**
- * WebhookDelivery is what became of telling one event to its key's webhook_url. What is sent is
- * `{"type": …, "timestamp": …, "data": {"key_id": …, "project_id": …, …}}`, signed by the Standard Webhooks specification,
- * with the same `webhook-id` at every attempt. Any answer 200–299 within 15 seconds is success.
+ * WebhookDelivery is the delivery of one event to its key's webhook_url.
+ * The server posts `{"type": …, "timestamp": …, "data": {"key_id": …, "project_id": …, …}}`.
+ * It signs this by the Standard Webhooks specification,
+ * and sends the same `webhook-id` at every attempt.
+ * Any status 200–299 within 15 seconds is success.
  *
  * @generated from message tumbler.v1.WebhookDelivery
  */
 export type WebhookDelivery = Message<"tumbler.v1.WebhookDelivery"> & {
   /**
-   * id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
+   * Output only. id is the message's `webhook-id`: `msg_` and 32 hexadecimal digits.
    *
    * @generated from field: string id = 1;
    */
   id: string;
 
   /**
-   * revision is the event's; see KeyEvent.revision.
+   * Output only. revision is the event's revision; see KeyEvent.revision.
    *
    * @generated from field: int64 revision = 2;
    */
   revision: bigint;
 
   /**
-   * type is the message's: `key.rotation_due`, `key.rotation_overdue`, `key.rotated`, `key.revoked`, `key.deactivated` or
-   * `key.expiring`.
+   * Output only. type is the message's type: `key.rotation_due`, `key.rotation_overdue`,
+   * `key.rotated`, `key.revoked`, `key.deactivated` or `key.expiring`.
    *
    * @generated from field: string type = 3;
    */
   type: string;
 
   /**
-   * key_id names the key that the event was about.
+   * Output only. key_id names the key that the event is about.
    *
    * @generated from field: string key_id = 4;
    */
   keyId: string;
 
   /**
-   * project_id is the key's project.
+   * Output only. project_id is the key's project.
    *
    * @generated from field: string project_id = 5;
    */
   projectId: string;
 
   /**
-   * url is where it goes: the key's webhook_url when the event was taken up.
+   * Output only. url is the destination: the key's webhook_url when the delivery was queued.
    *
    * @generated from field: string url = 6;
    */
   url: string;
 
   /**
-   * state is what has become of it.
+   * Output only. state is the state of the delivery.
    *
    * @generated from field: tumbler.v1.DeliveryState state = 7;
    */
   state: DeliveryState;
 
   /**
-   * attempts is how often it was sent so far.
+   * Output only. attempts is the number of attempts so far.
    *
    * @generated from field: int32 attempts = 8;
    */
   attempts: number;
 
   /**
-   * create_time is when the event was made.
+   * Output only. create_time is the event's time.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 9;
    */
   createTime?: Timestamp | undefined;
 
   /**
-   * last_attempt_time is when it was last sent; unset: never.
+   * Output only. last_attempt_time is when the last attempt was made. Unset: none was made.
    *
    * @generated from field: google.protobuf.Timestamp last_attempt_time = 10;
    */
   lastAttemptTime?: Timestamp | undefined;
 
   /**
-   * next_attempt_time is when it will be sent, at the earliest; set while PENDING.
+   * Output only. next_attempt_time is the earliest time of the next attempt; set while PENDING.
    *
    * @generated from field: google.protobuf.Timestamp next_attempt_time = 11;
    */
   nextAttemptTime?: Timestamp | undefined;
 
   /**
-   * last_status_code is the HTTP status of the last answer; 0: there was none.
+   * Output only. last_status_code is the HTTP status of the last answer. 0: there was none.
    *
    * @generated from field: int32 last_status_code = 12;
    */
   lastStatusCode: number;
 
   /**
-   * last_error says why the last attempt failed, in the server's words (never in the receiver's); empty: it did not.
+   * Output only. last_error says why the last attempt failed,
+   * in the server's words and never the receiver's. Empty: it did not fail.
    *
    * @generated from field: string last_error = 13;
    */
@@ -239,7 +304,7 @@ export const WebhookDeliverySchema: GenMessage<WebhookDelivery> = /*@__PURE__*/
   messageDesc(file_tumbler_v1_event, 1);
 
 /**
- * KeyEventType is what happened to a key.
+ * KeyEventType says what happened to a key.
  *
  * @generated from enum tumbler.v1.KeyEventType
  */
@@ -252,50 +317,52 @@ export enum KeyEventType {
   UNSPECIFIED = 0,
 
   /**
-   * KEY_EVENT_TYPE_CREATED: the key was made, by Create or as the successor in a Rotate.
+   * KEY_EVENT_TYPE_CREATED: the key was made, by Create or as the successor in a rotation.
    *
    * @generated from enum value: KEY_EVENT_TYPE_CREATED = 1;
    */
   CREATED = 1,
 
   /**
-   * KEY_EVENT_TYPE_UPDATED: some of its fields changed; they take effect at once.
+   * KEY_EVENT_TYPE_UPDATED: some of the key's fields changed. The new values take effect at once.
    *
    * @generated from enum value: KEY_EVENT_TYPE_UPDATED = 2;
    */
   UPDATED = 2,
 
   /**
-   * KEY_EVENT_TYPE_ACTIVATED: it was switched on again.
+   * KEY_EVENT_TYPE_ACTIVATED: the key was activated again.
    *
    * @generated from enum value: KEY_EVENT_TYPE_ACTIVATED = 3;
    */
   ACTIVATED = 3,
 
   /**
-   * KEY_EVENT_TYPE_DEACTIVATED: it was switched off.
+   * KEY_EVENT_TYPE_DEACTIVATED: the key was deactivated.
    *
    * @generated from enum value: KEY_EVENT_TYPE_DEACTIVATED = 4;
    */
   DEACTIVATED = 4,
 
   /**
-   * KEY_EVENT_TYPE_REVOKED: it was ended for ever.
+   * KEY_EVENT_TYPE_REVOKED: the key was revoked, which is permanent.
    *
    * @generated from enum value: KEY_EVENT_TYPE_REVOKED = 5;
    */
   REVOKED = 5,
 
   /**
-   * KEY_EVENT_TYPE_ROTATED: it was replaced, and works until its grace ends.
+   * KEY_EVENT_TYPE_ROTATED: the key was replaced. It works until its grace period ends.
    *
    * @generated from enum value: KEY_EVENT_TYPE_ROTATED = 6;
    */
   ROTATED = 6,
 
   /**
-   * KEY_EVENT_TYPE_ROTATION_DUE: its schedule says that it should be replaced now. Once for each rotation; again where
-   * it was switched off and on, or given another webhook_url, while due: the earlier claim token is then void.
+   * KEY_EVENT_TYPE_ROTATION_DUE: by its schedule, the key should be replaced now.
+   * The event occurs once for each rotation.
+   * It occurs again if, while the rotation is due, the key is deactivated and activated,
+   * or is given another webhook_url; the earlier claim token is then void.
    *
    * @generated from enum value: KEY_EVENT_TYPE_ROTATION_DUE = 7;
    */
@@ -309,46 +376,50 @@ export enum KeyEventType {
   ROTATION_CLAIMED = 8,
 
   /**
-   * KEY_EVENT_TYPE_ROTATION_OVERDUE: nobody replaced it within 24 hours. Once for each rotation.
+   * KEY_EVENT_TYPE_ROTATION_OVERDUE: the key was not replaced within 24 hours.
+   * The event occurs once for each rotation.
    *
    * @generated from enum value: KEY_EVENT_TYPE_ROTATION_OVERDUE = 9;
    */
   ROTATION_OVERDUE = 9,
 
   /**
-   * KEY_EVENT_TYPE_EXPIRING: it expires in 7 days or less, and again in 1 day or less; each once, and only where its
-   * expire_time was set further ahead than that. Not while it is deactivated, and not once it is replaced.
+   * KEY_EVENT_TYPE_EXPIRING: the key expires in 7 days or less; and again, in 1 day or less.
+   * Each occurs at most once for an expire_time, and only if that was set further ahead.
+   * It does not occur while the key is deactivated, nor after the key was replaced.
    *
    * @generated from enum value: KEY_EVENT_TYPE_EXPIRING = 10;
    */
   EXPIRING = 10,
 
   /**
-   * KEY_EVENT_TYPE_FIRST_USED: it was first used, and was to end the key that it replaces by that (see
-   * OLD_KEY_ENDS_ON_FIRST_USE). Of other keys no first use is told. An UPDATED event of each key that ended comes with it.
+   * KEY_EVENT_TYPE_FIRST_USED: the key was first used, and the key that it replaces ends by that
+   * (see OLD_KEY_ENDS_ON_FIRST_USE). An UPDATED event of each key that ended comes with it.
+   * The first use of any other key has no event.
    *
    * @generated from enum value: KEY_EVENT_TYPE_FIRST_USED = 11;
    */
   FIRST_USED = 11,
 
   /**
-   * KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: a webhook_url of the project got a new secret. It is no key's: key_id is empty.
+   * KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED: a webhook_url of the project got a new secret.
+   * The event is about no key: key_id is empty.
    *
    * @generated from enum value: KEY_EVENT_TYPE_WEBHOOK_SECRET_ROTATED = 12;
    */
   WEBHOOK_SECRET_ROTATED = 12,
 
   /**
-   * KEY_EVENT_TYPE_RECORDED: the key's record was taken into the log as it was found, when this installation began to keep
-   * record_digest. Nothing changed.
+   * KEY_EVENT_TYPE_RECORDED: the log took in the key's record as it was,
+   * when this installation began to keep record_digest. Nothing changed.
    *
    * @generated from enum value: KEY_EVENT_TYPE_RECORDED = 13;
    */
   RECORDED = 13,
 
   /**
-   * KEY_EVENT_TYPE_REHASHED: the stored proofs of its secret were made anew, since another pepper signs now or the bcrypt
-   * cost went up. The key is the same.
+   * KEY_EVENT_TYPE_REHASHED: the stored proofs of the key's secret were made again,
+   * because another pepper signs now or the bcrypt cost was raised. The key itself is the same.
    *
    * @generated from enum value: KEY_EVENT_TYPE_REHASHED = 14;
    */
@@ -362,7 +433,7 @@ export const KeyEventTypeSchema: GenEnum<KeyEventType> = /*@__PURE__*/
   enumDesc(file_tumbler_v1_event, 0);
 
 /**
- * DeliveryState is what has become of a delivery.
+ * DeliveryState is the state of a delivery.
  *
  * @generated from enum tumbler.v1.DeliveryState
  */
@@ -375,36 +446,38 @@ export enum DeliveryState {
   UNSPECIFIED = 0,
 
   /**
-   * DELIVERY_STATE_PENDING: it waits for its first attempt or its next.
+   * DELIVERY_STATE_PENDING: the delivery waits for its first attempt or its next.
    *
    * @generated from enum value: DELIVERY_STATE_PENDING = 1;
    */
   PENDING = 1,
 
   /**
-   * DELIVERY_STATE_DELIVERED: the receiver took it.
+   * DELIVERY_STATE_DELIVERED: the receiver accepted it.
    *
    * @generated from enum value: DELIVERY_STATE_DELIVERED = 2;
    */
   DELIVERED = 2,
 
   /**
-   * DELIVERY_STATE_FAILED: three days of attempts did not succeed; Redeliver begins anew.
+   * DELIVERY_STATE_FAILED: three days of attempts did not succeed. Redeliver starts again.
    *
    * @generated from enum value: DELIVERY_STATE_FAILED = 3;
    */
   FAILED = 3,
 
   /**
-   * DELIVERY_STATE_OUTDATED: what it was to tell had ceased to be true: the rotation was claimed, for example.
+   * DELIVERY_STATE_OUTDATED: the delivery was out of date before it succeeded,
+   * for example because the rotation was claimed.
    *
    * @generated from enum value: DELIVERY_STATE_OUTDATED = 4;
    */
   OUTDATED = 4,
 
   /**
-   * DELIVERY_STATE_ENDPOINT_OFF: the receiver has said that it is gone (410), for this or an earlier delivery; setting
-   * the webhook_url again, or Redeliver, turns the endpoint on again.
+   * DELIVERY_STATE_ENDPOINT_OFF: the receiver answered that it is gone (410),
+   * to this delivery or an earlier one.
+   * Setting the webhook_url again, or Redeliver, turns the endpoint on again.
    *
    * @generated from enum value: DELIVERY_STATE_ENDPOINT_OFF = 5;
    */

@@ -14,10 +14,11 @@ export const file_tumbler_v1_secret: GenFile = /*@__PURE__*/
   fileDesc("Chd0dW1ibGVyL3YxL3NlY3JldC5wcm90bxIKdHVtYmxlci52MTo3CgZzZWNyZXQSHS5nb29nbGUucHJvdG9idWYuRmllbGRPcHRpb25zGIuMBSABKAhSBnNlY3JldEI7Cg5kZXYudHVtYmxlci52MVABWid0dW1ibGVyLmRldi9nby9nZW4vdHVtYmxlci92MTt0dW1ibGVydjFiBnByb3RvMw", [file_google_protobuf_descriptor]);
 
 /**
- * secret marks a field that holds a secret: a key, a claim token, or a webhook secret. Never log, store or show the
- * value of such a field. No protobuf library redacts it: check the option where you print messages.
+ * secret marks a field that holds a secret: a key, a claim token or a webhook secret.
+ * Never log, store or show the value of such a field.
+ * protobuf's libraries do not redact it: check the option where you print messages.
  *
- * It is an option of this package, and not protobuf's own `debug_redact`, because protoc before 22 refuses that one.
+ * It is an option of this package because protoc 3.21 refuses protobuf's own `debug_redact`.
  *
  * @generated from extension: bool secret = 83467;
  */
