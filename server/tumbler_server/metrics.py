@@ -25,6 +25,9 @@ _log = structlog.get_logger(__name__)
 
 VERDICTS = Counter("tumbler_verdicts", "Verdicts given by Verify and BatchVerify.", ["code"])
 RECORD_READS = Counter("tumbler_record_reads", "Key records read from the database to verify keys.")
+ALTERED_RECORDS = Counter(
+    "tumbler_altered_records", "Reads of keys that were refused because the row does not match the key's last event."
+)
 BCRYPT_RUNS = Counter("tumbler_bcrypt_runs", "Secrets checked by bcrypt.")
 STALE_ANSWERS = Counter(
     "tumbler_stale_answers", "Calls answered from data older than --max-staleness, as --stale-if-error allows."

@@ -37,11 +37,12 @@ def test_a_short_history(name: str, new_database: Callable[[str], str], tmp_path
 
 def test_a_key_that_comes_back_is_noticed(tmp_path: Path) -> None:
     """If a server let revoked keys in again, the history would say so."""
-    undoing = f"UPDATE api_key SET revoke_time = {NEVER}"  # noqa: S608 - no input in it
+    # A server refuses a key whose row is not as its event says: the event is made to say nothing.
+    undoing = ("UPDATE event SET record = NULL", f"UPDATE api_key SET revoke_time = {NEVER}")  # noqa: S608
 
     def undo(scene: Scene, over: threading.Event) -> Counter[str]:
         while not over.wait(0.05):
-            scene.servers["A"].tamper(undoing)
+            scene.servers["A"].tamper(*undoing)
         return Counter(undone=1)
 
     broken = replace(BY_NAME["sqlite-workers"], revokes=50, options=("--cache-size", "1"), fault=undo)
@@ -49,7 +50,7 @@ def test_a_key_that_comes_back_is_noticed(tmp_path: Path) -> None:
     assert done.findings.stale["A"] > 0
     assert done.findings.violations >= done.findings.stale["A"]
     assert any("begun" in text and "after the revocation returned" in text for text in done.findings.examples)
-    assert any("was changed without an event: revoke_time" in text for text in done.problems)
+    assert any("was changed, or the one before it was" in text for text in done.problems)
 
 
 @pytest.mark.slow

@@ -842,6 +842,20 @@ MUTANTS = (
         "tests/unit/test_log.py",
     ),
     Mutant(
+        "a row that was changed by hand is remembered",
+        "keys/verifier.py",
+        "if altered := evidence.altered_in(row):",
+        "if altered := []:",
+        "tests/rpc/test_altered.py",
+    ),
+    Mutant(
+        "a row that fits an older event of its key is remembered",
+        "keys/evidence.py",
+        "if last != row[_REVISION]:",
+        "if last is None:",
+        "tests/rpc/test_altered.py",
+    ),
+    Mutant(
         "retention removes keys' last events",
         "events/kept.py",
         "gone & EventRow.revision.not_in(kept) if kept else gone",

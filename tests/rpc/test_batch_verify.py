@@ -3,7 +3,7 @@
 import grpc
 import pytest
 
-from tests.harness import World, at, forged, lasting
+from tests.harness import World, at, forged, lasting, retell
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server.clock import HOUR, SECOND
 from tumbler_server.rpc.hotpath import MOST_PROVEN
@@ -166,6 +166,7 @@ def test_secrets_without_a_digest(world: World) -> None:
     """Keys that only bcrypt can prove: a call checks so many, and the next goes on from there."""
     keys = [world.create().key for _ in range(MOST_PROVEN + 1)]
     world.core.store.write(lambda change: change.run(ApiKeyRow.update(digest=None, pepper_id="")))
+    retell(world.core.store)
     world.reopen()
     requests = [pb.VerifyRequest(key=key) for key in keys]
     refused = world.refused("BatchVerify", pb.BatchVerifyRequest(requests=requests))

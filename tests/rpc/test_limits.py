@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.harness import World
+from tests.harness import World, retell
 from tests.unit.test_counting import LISTS, filled, name
 from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
@@ -34,6 +34,7 @@ def enlarge(world: World, key_id: str, size: int) -> None:
             )
         )
     )
+    retell(world.core.store)
 
 
 @pytest.mark.parametrize(("request_type", "path"), LISTS, ids=name)

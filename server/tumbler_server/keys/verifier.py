@@ -9,7 +9,7 @@ from tumbler_server import metrics
 from tumbler_server.clock import Clock
 from tumbler_server.errors import InvalidFields, StoreUnavailable, Violation
 from tumbler_server.events.tail import Tail
-from tumbler_server.keys import record
+from tumbler_server.keys import evidence, record
 from tumbler_server.keys.cache import ProofCache
 from tumbler_server.keys.first_use import FirstUses
 from tumbler_server.keys.record import Key, Sealed
@@ -17,6 +17,7 @@ from tumbler_server.keys.resealer import Resealer
 from tumbler_server.keys.secret import Hasher, same
 from tumbler_server.keys.usage import Usage
 from tumbler_server.store.database import Store
+from tumbler_server.trouble import Trouble
 
 
 class Question(NamedTuple):
@@ -108,6 +109,7 @@ class Verifier:
         self._first_uses = first_uses
         self._clock = clock
         self._stale_if_error = stale_if_error
+        self._altered = Trouble("a key is refused: its row is not as its last event says; run `audit verify`")
 
     def verify(self, question: Question, view: View | None = None) -> Verdict:
         """Return the verdict on a presented key, by a view that was taken in the same call, or by one of its own.
@@ -163,13 +165,22 @@ class Verifier:
     def read(self, asked: Sequence[Unknown]) -> list[Key | Doubtful | None]:
         """Read the records of keys that the cache does not know, by one query; None for each that is no key.
 
+        A key whose row is not as its last event told is none: remembered, it would outlive the row.
         Raises ``StoreUnavailable``.
         """
         generation = self._cache.generation
         metrics.RECORD_READS.inc(len(asked))
         slots = ", ".join("?" * len(asked))
-        rows = self._store.read(f"{record.SELECT} WHERE id IN ({slots})", [unknown.id for unknown in asked])
-        stored = {key.id: (key, sealed) for key, sealed in map(record.from_tuple, rows)}
+        rows = self._store.read(f"{evidence.SELECT} WHERE k.id IN ({slots})", [unknown.id for unknown in asked])
+        stored = {}
+        for row in rows:
+            key, sealed = record.from_tuple(row[evidence.OF_RECORD])
+            if altered := evidence.altered_in(row):
+                metrics.ALTERED_RECORDS.inc()
+                self._altered.met(key_id=key.id, fields=",".join(altered))
+            else:
+                self._altered.passed()
+                stored[key.id] = key, sealed
         return [self._proven(unknown, stored.get(unknown.id), generation) for unknown in asked]
 
     def prove(self, doubtful: Doubtful) -> Key | None:

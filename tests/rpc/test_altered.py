@@ -1,0 +1,94 @@
+"""Rows that were changed by hand: no call goes by them, not even if they are put back."""
+
+from typing import Any
+
+from tests.harness import CHEAP, World, forged
+from tumbler import keyformat
+from tumbler.v1 import api_key_service_pb2 as pb
+from tumbler_server import metrics
+from tumbler_server.clock import NEVER
+from tumbler_server.keys import audit, evidence
+from tumbler_server.keys.secret import Hasher
+from tumbler_server.store.models import ApiKeyRow, EventRow
+
+
+def alter(world: World, key_id: str, **columns: Any) -> dict[str, Any]:
+    """Change columns of a key's row by hand, and return what they were."""
+    (row,) = world.core.store.select(ApiKeyRow.select().where(ApiKeyRow.id == key_id))
+    before = {name: getattr(row, name) for name in columns}
+    world.core.store.write(
+        lambda transaction: transaction.run(ApiKeyRow.update(**columns).where(ApiKeyRow.id == key_id))
+    )
+    return before
+
+
+def refusals() -> float:
+    """Return how many reads have been refused in this process."""
+    (family,) = metrics.ALTERED_RECORDS.collect()
+    return family.samples[0].value
+
+
+def test_a_secret_put_into_a_row_is_not_accepted(world: World) -> None:
+    """Not while it is in the row, without the pepper as it was put there, and not after the row is as it was."""
+    text = world.caller("tumbler:*")
+    mine = forged(text)
+    parsed = keyformat.parse(mine)
+    sealed = Hasher(CHEAP, ()).seal(mine, parsed.secret)
+    before = alter(world, parsed.id, secret_hash=sealed.secret_hash, digest=None, pepper_id="")
+    refused = refusals()
+    for _ in range(2):
+        assert world.refused("List", pb.ListRequest(), mine).reason == "UNAUTHENTICATED"
+        assert world.verdict(mine) == "NOT_FOUND"
+        alter(world, parsed.id, **before)
+    assert refusals() == refused + 2
+    assert world.verdict(text) == "VALID"
+    assert audit.run(world.core.store, world.clock)
+
+
+def test_a_revocation_taken_out_is_not_remembered(world: World) -> None:
+    """A revoked key is none while its row says otherwise, and REVOKED once it is put back."""
+    made = world.create()
+    world.revoke(made.api_key.id)
+    before = alter(world, made.api_key.id, revoke_time=NEVER)
+    assert world.verdict(made.key) == "NOT_FOUND"
+    alter(world, made.api_key.id, **before)
+    assert world.verdict(made.key) == "REVOKED"
+
+
+def test_an_older_row_with_its_own_event_is_not_accepted(world: World) -> None:
+    """A row as it was before the key's last event fits an older event, which is not the last."""
+    made = world.create()
+    (old,) = world.core.store.select(ApiKeyRow.select().where(ApiKeyRow.id == made.api_key.id))
+    world.revoke(made.api_key.id)
+    names = ("revoke_time", "revoke_reason", "revoke_comment", "update_time", "revision")
+    alter(world, made.api_key.id, **{name: getattr(old, name) for name in names})
+    assert world.verdict(made.key) == "NOT_FOUND"
+
+
+def test_every_key_s_row_is_told_alike_by_both_ways(world: World) -> None:
+    """What the hot path compares is what the audit does, whatever is in a row: nothing that was written is refused."""
+    plain = world.create()
+    whole = world.create(
+        name='ü"\\😀%s', scopes=["a:b"], metadata={"t": "ß%d"}, allowed_cidrs=["192.0.2.0/24"], owner_id="a'b"
+    )
+    world.set_active(plain.api_key.id, False)
+    rotated = world.rotate(whole.api_key.id, old_key_ends="OLD_KEY_ENDS_ON_FIRST_USE")
+    store = world.core.store
+    rows = store.read(f"{evidence.SELECT} WHERE k.id <> ?", ("",))
+    assert len(rows) == 4
+    assert [evidence.altered_in(row) for row in rows] == [[]] * 4
+    for key_id in (plain.api_key.id, whole.api_key.id, rotated.api_key.id):
+        for name in ("name", "metadata", "owner_id", "created_by_name"):
+            before = alter(world, key_id, **{name: '{"%s":"\'"}'})
+            (row,) = store.read(f"{evidence.SELECT} WHERE k.id = ?", (key_id,))
+            assert evidence.altered_in(row) == [name]
+            alter(world, key_id, **before)
+
+
+def test_a_key_that_no_event_tells_of_is_accepted(world: World) -> None:
+    """An event from before schema 7 says nothing of its key's row: there is nothing to compare."""
+    made = world.create()
+    told = EventRow.update(record=None).where(EventRow.key_id == made.api_key.id)
+    world.core.store.write(lambda transaction: transaction.run(told))
+    alter(world, made.api_key.id, owner_id="bob")
+    assert world.verdict(made.key) == "VALID"
