@@ -38,7 +38,8 @@ const (
 	// Most likely it was mistyped.
 	VerifyCode_VERIFY_CODE_MALFORMED VerifyCode = 2
 	// VERIFY_CODE_NOT_FOUND: the key does not exist, its secret is wrong,
-	// or it belongs to a project that the caller may not see.
+	// it belongs to a project that the caller may not see,
+	// or its record was changed by hand in the database.
 	VerifyCode_VERIFY_CODE_NOT_FOUND VerifyCode = 3
 	// VERIFY_CODE_REVOKED: the key was revoked.
 	VerifyCode_VERIFY_CODE_REVOKED VerifyCode = 4

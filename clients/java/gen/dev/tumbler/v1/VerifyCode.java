@@ -43,7 +43,8 @@ public enum VerifyCode
   /**
    * <pre>
    * VERIFY_CODE_NOT_FOUND: the key does not exist, its secret is wrong,
-   * or it belongs to a project that the caller may not see.
+   * it belongs to a project that the caller may not see,
+   * or its record was changed by hand in the database.
    * </pre>
    *
    * <code>VERIFY_CODE_NOT_FOUND = 3;</code>
@@ -136,7 +137,8 @@ public enum VerifyCode
   /**
    * <pre>
    * VERIFY_CODE_NOT_FOUND: the key does not exist, its secret is wrong,
-   * or it belongs to a project that the caller may not see.
+   * it belongs to a project that the caller may not see,
+   * or its record was changed by hand in the database.
    * </pre>
    *
    * <code>VERIFY_CODE_NOT_FOUND = 3;</code>

@@ -1565,7 +1565,8 @@ export enum VerifyCode {
 
   /**
    * VERIFY_CODE_NOT_FOUND: the key does not exist, its secret is wrong,
-   * or it belongs to a project that the caller may not see.
+   * it belongs to a project that the caller may not see,
+   * or its record was changed by hand in the database.
    *
    * @generated from enum value: VERIFY_CODE_NOT_FOUND = 3;
    */
