@@ -5,7 +5,7 @@
 
 Each mode founds an installation, starts its server or servers, and revokes thousands of keys while other processes
 verify them without pause. Every call is recorded with the instants at which it began and returned, and the checker
-holds the history against the contract. Ends with 1 if a promise was broken, or if a history shows too little.
+holds the history against docs/contract.md. Ends with 1 if a promise was broken, or if a history shows too little.
 Databases are kept in memory: what is measured is what a server knows, not what a disk can do.
 """
 

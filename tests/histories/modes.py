@@ -51,7 +51,7 @@ class Mode:
 
     @property
     def promise(self) -> Promise:
-        """Return what the contract promises for it (section 4, Consistency)."""
+        """Return what docs/contract.md, "Consistency", promises for it."""
         names = frozenset("AB"[: self.servers])
         everywhere = self.dialect == "sqlite"
         return Promise(

@@ -1,17 +1,21 @@
 """The documentation says what the program does."""
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
+from tumbler.decide import Code
+from tumbler.keyformat import PATTERN
 from tumbler_server import commands, limits, shares
 from tumbler_server.config import Config, parse_size
 from tumbler_server.limits import ENTRIES, ENTRY_LENGTHS, KIB, LENGTHS, LIMITS, MIB, Limit
 from tumbler_server.rpc.auth import OPEN, POLICY
 from tumbler_server.rpc.engine import lane_limits
+from tumbler_server.rpc.status import STATUSES
 from tumbler_server.shares import CROWDS, CrowdLimit
 
 ROOT = Path(__file__).parents[2]
@@ -131,11 +135,109 @@ def test_the_scopes_told_are_those_of_the_policy_table() -> None:
     assert told == {rpc: scope for rpc, scope in POLICY.items() if scope != OPEN}
 
 
+def _contract(heading: str) -> list[list[str]]:
+    _, _, section = (ROOT / "docs" / "contract.md").read_text().partition(f"\n## {heading}\n")
+    rows = [line.split("|")[1:-1] for line in section.partition("\n## ")[0].splitlines() if line[:1] == "|"]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def test_the_calls_of_the_contract_are_those_of_the_service() -> None:
+    """docs/contract.md names each RPC, with the scope that its caller needs."""
+    told = {
+        rpc: OPEN if scope.startswith("none") else scope.strip("`")
+        for rpcs, _, scope in _contract("The calls")
+        for rpc in re.findall(r"`(\w+)`", rpcs)
+    }
+    assert told == POLICY
+
+
+def test_the_verdicts_of_the_contract_are_in_the_order_of_decide() -> None:
+    """docs/contract.md names each verdict in the order in which they are decided; VALID is last."""
+    table = [row[0].strip("`") for row in _contract("Verdicts") if row[0].strip("`").isupper()]
+    assert table == [code.name for code in Code if code is not Code.VALID] + ["VALID"]
+
+
+def test_the_errors_of_the_contract_are_those_of_the_status_table() -> None:
+    """docs/contract.md names each reason under its status."""
+    told = {reason: status for status, reasons in _contract("Errors") for reason in re.findall("[A-Z_]{4,}", reasons)}
+    assert told == {reason: code.name for code, reason in STATUSES.values()} | {"INTERNAL": "INTERNAL"}
+
+
+def test_the_commands_of_the_contract_are_those_there_are() -> None:
+    """docs/contract.md names each subcommand of tumbler-server."""
+    _, _, section = (ROOT / "docs" / "contract.md").read_text().partition("\n### The command `tumbler-server`\n")
+    group: Any = typer.main.get_command(commands.app)
+    made = {
+        f"{name} {below}".strip()
+        for name, command in group.commands.items()
+        for below in getattr(command, "commands", [""])
+    }
+    assert set(re.findall("`([a-z -]+)`", section.partition("\n- ")[0])) == made
+
+
+def test_the_pattern_of_the_contract_is_the_one_that_finds_keys() -> None:
+    """docs/contract.md shows the pattern for secret scanners."""
+    assert f"\n{PATTERN.pattern}\n" in (ROOT / "docs" / "contract.md").read_text()
+
+
+def _tracked(*patterns: str) -> list[Path]:
+    git = subprocess.run(["git", "ls-files", "-z", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [path for name in git.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def _prose(document: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def _anchors(document: Path) -> set[str]:
+    anchors: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", _prose(document), re.MULTILINE):
+        words = re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", heading).lower()).strip().replace(" ", "-")
+        anchor, copies = words, 0
+        while anchor in anchors:
+            copies += 1
+            anchor = f"{words}-{copies}"
+        anchors.add(anchor)
+    return anchors
+
+
 def test_links_between_documents_lead_somewhere() -> None:
-    """Every relative link in the documentation names a file or folder that is there."""
-    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("clients/*/*.md")]:
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+    """Every relative link in Markdown names a file or folder that is there, and a heading that it has."""
+    broken = []
+    for document in _tracked("*.md"):
+        for link in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", _prose(document)):
+            path, _, anchor = link.partition("#")
+            target = document.parent / path if path else document
+            if not target.exists() or (anchor and anchor not in _anchors(target)):
+                broken.append(f"{document.relative_to(ROOT)}: {link}")
+    assert broken == []
+
+
+_CITED_ELSEWHERE = re.compile(r"\b(?:CONTRACT section|DESIGN)\b|\bsection \d+ of (?:the|Tumbler's) contract")
+
+
+def test_nothing_cites_a_document_that_is_not_here() -> None:
+    """Comments and pages cite docs/contract.md and docs/architecture.md by their headings."""
+    citing = [
+        str(path.relative_to(ROOT))
+        for path in _tracked()
+        if path != Path(__file__).resolve() and _CITED_ELSEWHERE.search(path.read_text(errors="replace"))
+    ]
+    assert citing == []
+
+
+_CITATION = re.compile(r"(docs/(?:contract|architecture)\.md), (?:\"|')([^\"']+)(?:\"|')")
+
+
+def test_the_sections_cited_are_there() -> None:
+    """Where code cites a page and a heading, the page has the heading."""
+    missing = [
+        f"{path.relative_to(ROOT)}: {page}, {heading}"
+        for path in _tracked("*.py", "*.go", "*.ts", "*.java", "*.json", "*.proto")
+        for page, heading in _CITATION.findall(path.read_text(errors="replace"))
+        if not re.search(rf"^#+ {re.escape(heading)}$", (ROOT / page).read_text(), re.MULTILINE)
+    ]
+    assert missing == []
 
 
 _SHOWS_SECRET = re.compile(

@@ -1,4 +1,4 @@
-"""The import ladder: which room may know which (DESIGN, "Rooms")."""
+"""The import ladder: which room may know which (docs/architecture.md, "Rooms")."""
 
 import ast
 from collections.abc import Iterator

@@ -39,7 +39,7 @@ SECRET_FIELDS = {
     "ClaimRotationResponse.key",
     "RotateWebhookSecretResponse.webhook_secret",
 }
-"""Every field of the contract that holds a secret."""
+"""Every field of the protos that holds a secret."""
 
 
 class TestRedact:
@@ -268,7 +268,7 @@ class TestALogThatIsNotRead:
 
 
 class TestDescriptors:
-    """What the contract itself says of secrets."""
+    """What the protos say of secrets."""
 
     def test_marked(self) -> None:
         """Exactly the fields that hold a secret have the option ``secret``."""

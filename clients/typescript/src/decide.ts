@@ -1,6 +1,6 @@
 /**
- * The verdict: may this key do this, now? The rules of section 4 of the contract, the same as in the server and in every
- * other client; `tests/vectors/verify.json` tests them all.
+ * The verdict: may this key do this now? The rules are those of docs/contract.md, "Verdicts", the same as in the server
+ * and in every other client; `tests/vectors/verify.json` tests them all.
  */
 
 import { contains, type Network, parseAddress } from "./address.js";

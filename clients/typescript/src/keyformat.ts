@@ -1,6 +1,6 @@
 /**
- * The form of a key: `<prefix>_<id>_<secret><check>`, fixed by section 3 of Tumbler's contract and shared with the other
- * clients through `tests/vectors/keyformat.json`. Nothing here needs a server.
+ * The form of a key: `<prefix>_<id>_<secret><check>` (docs/contract.md, "The form of a key"). All clients run
+ * `tests/vectors/keyformat.json`. Nothing here needs a server.
  */
 
 const ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";

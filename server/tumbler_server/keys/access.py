@@ -1,4 +1,4 @@
-"""Whose keys a caller may touch (CONTRACT section 5). A caller is the key that made the call."""
+"""Whose keys a caller may touch (docs/contract.md, "Callers"). A caller is the key that made the call."""
 
 from tumbler_server.errors import OtherProject, ScopeEscalation
 from tumbler_server.keys import record, scopes

@@ -1,6 +1,6 @@
-"""What makes a key stronger than it was, and who may do that (CONTRACT section 5).
+"""What makes a key stronger than it was, and who may do that (docs/contract.md, "Callers").
 
-Narrowing is free: whoever may stop a key need not hold what it can do.
+Narrowing is free: a caller who may stop a key need not hold its scopes.
 """
 
 import ipaddress

@@ -1,4 +1,4 @@
-"""The one credential that comes with a request (CONTRACT section 5). The one place for that rule, in server and guards.
+"""The one credential of a request (docs/contract.md, "Callers"). Server and guards share this rule.
 
 The guards in other languages carry the same function, and ``tests/vectors/credentials.json`` tests them all.
 """

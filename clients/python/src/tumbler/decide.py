@@ -1,4 +1,4 @@
-"""The verdict: may this key do this, now? The one place for the rules of CONTRACT section 4, in server and client.
+"""The verdict: may this key do this now? Server and client share these rules (docs/contract.md, "Verdicts").
 
 The clients in other languages carry the same function, and ``tests/vectors/verify.json`` tests them all.
 """
@@ -81,7 +81,7 @@ class Demand(NamedTuple):
 
 
 def decide(key: Record | None, demand: Demand, now: int) -> Code:
-    """Return the first reason to deny, in the order of the contract, or VALID where there is none.
+    """Return the first reason to deny, in the order of the contract's table, or VALID where there is none.
 
     ``key`` is None where nothing was proven. Pure: no I/O, no clock of its own.
     """

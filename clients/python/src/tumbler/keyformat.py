@@ -2,7 +2,7 @@
 
 Nothing here needs a server, a file or the network. A key that is well formed may still be unknown, revoked or expired;
 one that is not well formed can be refused on the spot, since its check is wrong after any single typing error.
-The form is fixed by section 3 of Tumbler's contract, and the other clients follow the same test vectors
+The form is fixed (docs/contract.md, "The form of a key"). The clients in all languages run the same test vectors
 (``tests/vectors/keyformat.json``).
 """
 

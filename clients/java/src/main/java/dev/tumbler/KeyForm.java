@@ -5,7 +5,7 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.zip.CRC32;
 
-/** The form of a key, {@code <prefix>_<id>_<secret><check>}: what of it is no secret. CONTRACT section 3. */
+/** The form of a key, {@code <prefix>_<id>_<secret><check>}: its parts that are not secret. */
 record KeyForm(String prefix, String id) {
     static final int MAX_LENGTH = 32 + 1 + 16 + 1 + 43 + 6;
 

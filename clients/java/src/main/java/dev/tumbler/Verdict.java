@@ -13,7 +13,7 @@ final class Verdict {
     private Verdict() {}
 
     /**
-     * Returns the first reason to deny, in the order of the contract, or VALID where there is none.
+     * Returns the first reason to deny, in the order of docs/contract.md, "Verdicts", or VALID where there is none.
      *
      * @param key null where nothing was proven
      * @param now microseconds since the Unix epoch
