@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import typer
 
+from tests.unit.test_imports import LADDER
 from tumbler.decide import Code
 from tumbler.keyformat import PATTERN
 from tumbler_server import commands, limits, shares
@@ -178,6 +179,31 @@ def test_the_commands_of_the_contract_are_those_there_are() -> None:
 def test_the_pattern_of_the_contract_is_the_one_that_finds_keys() -> None:
     """docs/contract.md shows the pattern for secret scanners."""
     assert f"\n{PATTERN.pattern}\n" in (ROOT / "docs" / "contract.md").read_text()
+
+
+def _rooms() -> str:
+    _, _, section = (ROOT / "docs" / "architecture.md").read_text().partition("\n## Rooms\n")
+    return section.partition("\n## ")[0]
+
+
+def test_the_ladder_told_is_the_one_that_is_kept() -> None:
+    """docs/architecture.md shows the rooms in the order in which they may import each other."""
+    told = re.split(r"[\s←]+", _rooms().split("```")[1].strip())
+    assert tuple(told) == tuple(room for room in LADDER if not room.startswith("__"))
+
+
+def test_every_module_is_in_a_room() -> None:
+    """docs/architecture.md says of each module of the server what it is for, and names no other."""
+    rows = [line.split("|")[1:3] for line in _rooms().splitlines() if line[:1] == "|"]
+    folders = {match[1]: cell for room, cell in rows if (match := re.search(r"`(\w+)/`", room))}
+    package = ROOT / "server" / "tumbler_server"
+    for folder, cell in folders.items():
+        modules = {path.stem for path in (package / folder).iterdir() if not path.name.startswith("__")}
+        assert set(re.findall(r"`(\w+)`", cell)) == modules, folder
+    others = {name for row in rows if "/" not in row[0] for name in re.findall(r"`(\w+)`", " ".join(row))}
+    files = {path.stem for path in package.glob("*.py") if not path.name.startswith("__")}
+    assert files <= others | folders.keys()
+    assert {path.parent.name for path in package.glob("*/__init__.py")} == folders.keys()
 
 
 def _tracked(*patterns: str) -> list[Path]:
