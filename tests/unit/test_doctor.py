@@ -1,5 +1,7 @@
 """What the doctor says of operators' keys."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tumbler_server.store.database import open_store
 ANOTHER = "tumbler-server operator-key --output FILE"
 FAR = system_clock() + 400 * DAY
 SOON = system_clock() + 3 * DAY
+NOBODY = 65_534
 ONE, ALL = " WHERE name = 'operator'", ""
 
 DOCTOR: dict[str, tuple[str, str, str, str, str]] = {
@@ -70,3 +73,60 @@ def test_a_database_without_any_key(installation: Installation) -> None:
     """Where nothing was founded, it is init that makes a key."""
     finding = told(installation, "DELETE FROM api_key")
     assert (finding.severity, finding.mend) == ("wrong", "tumbler-server init")
+
+
+def row(installation: Installation) -> doctor.Finding:
+    """Return what the doctor says of changes."""
+    (finding,) = [each for each in doctor.examine(installation) if each.subject == "changes"]
+    return finding
+
+
+def test_a_database_that_takes_changes(installation: Installation) -> None:
+    """It tries a change, which is none, and says that it went well."""
+    finding = row(installation)
+    assert (finding.severity, finding.found) == ("ok", "the database takes them")
+
+
+def test_a_file_that_cannot_be_written(new_database: Callable[[str], str], tmp_path: Path) -> None:
+    """A SQLite file of mode 0400 takes no changes: that is wrong, and the rest is looked at all the same."""
+    folder = Path(new_database("sqlite").removeprefix("sqlite:///")).with_suffix(".folder")
+    folder.mkdir(mode=0o700)
+    url = f"sqlite:///{folder}/tumbler.db"
+    founding.found(Installation(tmp_path / "data", url), CHEAP, "tmb")
+    (folder / "tumbler.db").chmod(0o400)
+    root = os.geteuid() == 0  # who may write whatever the mode
+    if root:
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, NOBODY, -1)
+        os.seteuid(NOBODY)
+    try:
+        findings = {each.subject: each for each in doctor.examine(Installation(folder, url))}
+    finally:
+        if root:
+            os.seteuid(0)
+    assert findings["changes"].severity == "wrong"
+    assert "the database is read-only: " in findings["changes"].found
+    assert "its files are writable" in findings["changes"].mend
+    assert "operator's key" in findings
+
+
+@pytest.mark.parametrize(
+    ("how", "found"),
+    [
+        ("ALTER ROLE {role} SET default_transaction_read_only = on", "read-only transaction"),
+        ("REVOKE UPDATE ON api_key FROM {role}", "permission denied for table api_key"),
+        ("REVOKE INSERT ON api_key FROM {role}", "permission denied for table api_key"),
+        ("REVOKE INSERT ON event FROM {role}", "permission denied for table event"),
+    ],
+)
+def test_postgresql_without_rights(new_database: Callable[[str], str], tmp_path: Path, how: str, found: str) -> None:
+    """Where PostgreSQL refuses changes of this user, its reason is told, and what to do."""
+    url = new_database("postgresql")
+    installation = Installation(tmp_path / "data", url)
+    founding.found(installation, CHEAP, "tmb")
+    admin, role = open_store(url), "doctor" + url.partition("/test")[2].partition("?")[0]
+    for sql in ("CREATE ROLE {role} LOGIN", "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}", how):
+        admin.alone(lambda db, sql=sql: db.execute_sql(sql.format(role=role)))
+    admin.close()
+    finding = row(Installation(tmp_path / "data", url.replace("postgres:@", f"{role}:@", 1)))
+    assert (finding.severity, found in finding.found, bool(finding.mend)) == ("wrong", True, True), finding

@@ -75,6 +75,11 @@ def full_disk(_: int) -> None:
     raise OSError(28, "No space left on device")
 
 
+def forbidden(*_: object) -> int:
+    """Fail as a file of another user does."""
+    raise PermissionError(13, "Permission denied")
+
+
 class TestLoad:
     """Reading the file."""
 
@@ -133,16 +138,34 @@ class TestLoad:
         write(path, line(1), mode)
         assert len(pepper.load(path)) == 1
 
-    def test_a_folder(self, path: Path) -> None:
-        """What is no file cannot be read, and is named."""
-        path.mkdir(mode=0o700)
-        with pytest.raises(SetupError, match=f"{path} cannot be read: IsADirectoryError"):
+    @pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+    def test_no_regular_file(self, path: Path, kind: str) -> None:
+        """A folder, a pipe or a device is refused at once, by its name and in words: a pipe would never be opened."""
+        if kind == "folder":
+            path.mkdir(mode=0o700)
+        elif kind == "pipe":
+            os.mkfifo(path, 0o600)
+        else:
+            path = Path(os.devnull)
+        with pytest.raises(SetupError, match=f"{path} is not a regular file: name one in --pepper-file"):
+            pepper.load(path)
+
+    def test_not_allowed(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the system forbids it, it is told in words, and what to do."""
+        monkeypatch.setattr(os, "open", forbidden)
+        with pytest.raises(SetupError, match=f"{path} cannot be read by this user: run the server as"):
             pepper.load(path)
 
     def test_not_text(self, path: Path) -> None:
         """Bytes that are no text are refused without being shown."""
         write(path, b"\xff\xfe" * 20)
-        with pytest.raises(SetupError, match=f"{path} cannot be read: UnicodeDecodeError"):
+        with pytest.raises(SetupError, match=f"{path} is not text: restore it"):
+            pepper.load(path)
+
+    def test_too_large(self, path: Path) -> None:
+        """No more is read than a pepper file can hold."""
+        write(path, "#" * (pepper.LARGEST + 1))
+        with pytest.raises(SetupError, match=f"{path} is larger than 1024 KiB"):
             pepper.load(path)
 
 

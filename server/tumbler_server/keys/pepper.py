@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ from tumbler_server.webhooks.vault import Vault
 
 SIZE = 32
 """Bytes of a pepper."""
+
+LARGEST = 1024 * 1024
+"""Bytes of a pepper file: room for more than 20,000 peppers."""
 
 _HEADER = "# Tumbler's peppers, newest first. Keep this file secret, and apart from the database and its backups.\n"
 
@@ -49,16 +53,27 @@ def vault(peppers: Sequence[Pepper]) -> Vault:
 def load(path: Path) -> tuple[Pepper, ...]:
     """Return the peppers of the file, newest first.
 
-    Raises ``SetupError`` where the file is missing, readable by others than its owner, empty or damaged.
+    Raises ``SetupError`` where the file is missing, no regular file, larger than ``LARGEST``, readable by others than
+    its owner, empty or damaged.
     """
     try:
-        if path.stat().st_mode & 0o077:
-            raise SetupError(f"the pepper file {path} is readable by other users: run chmod 600 {path}")
-        lines = path.read_text(encoding="ascii").splitlines()
+        content = _read(path)
     except FileNotFoundError:
         raise SetupError(f"there is no pepper file {path}") from None
-    except (OSError, UnicodeDecodeError) as failure:
-        raise SetupError(f"the pepper file {path} cannot be read: {type(failure).__name__}") from None
+    except PermissionError:
+        raise SetupError(
+            f"the pepper file {path} cannot be read by this user: run the server as its owner, or chown it"
+        ) from None
+    except OSError as failure:
+        raise SetupError(
+            f"the pepper file {path} cannot be read: {failure.strerror}; check the path and the disk"
+        ) from None
+    try:
+        lines = content.decode("ascii").splitlines()
+    except UnicodeDecodeError:
+        raise SetupError(
+            f"the pepper file {path} is not text: restore it from a copy, or correct the path in --pepper-file"
+        ) from None
     peppers = []
     for number, line in enumerate(lines, start=1):
         text = line.strip()
@@ -74,6 +89,28 @@ def load(path: Path) -> tuple[Pepper, ...]:
     if not peppers:
         raise SetupError(f"the pepper file {path} holds no pepper: `tumbler-server pepper rotate` adds one")
     return tuple(peppers)
+
+
+def _read(path: Path) -> bytes:
+    # Opening a pipe would wait for somebody who writes into it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise SetupError(
+                f"the pepper file {path} is not a regular file: name one in --pepper-file, not a folder, pipe or device"
+            )
+        if found.st_mode & 0o077:
+            raise SetupError(f"the pepper file {path} is readable by other users: run chmod 600 {path}")
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(LARGEST + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > LARGEST:
+        raise SetupError(
+            f"the pepper file {path} is larger than {LARGEST // 1024} KiB: is it the right one in --pepper-file?"
+        )
+    return content
 
 
 def generate() -> Pepper:
