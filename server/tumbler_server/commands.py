@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import rich.console
 import rich.progress
@@ -27,7 +27,7 @@ from tumbler_server.events.board import Board
 from tumbler_server.handover import Handover
 from tumbler_server.keys import pepper as pepper_file
 from tumbler_server.keys import recording
-from tumbler_server.processes import ENDING
+from tumbler_server.processes import ENDING, Ending
 from tumbler_server.store import migrations
 from tumbler_server.store.database import open_store
 from tumbler_server.store.failures import describe
@@ -332,14 +332,21 @@ def _stopping() -> None:
 
 def _stopping_alone() -> None:
     _stopping()
-    signal.signal(signal.SIGINT, _give_up)
+    told = Ending()
+
+    def give_up(number: int, _: FrameType | None) -> None:
+        if not told.again():
+            return
+        if number == signal.SIGINT:
+            sys.exit(130)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGINT, give_up)
+    signal.signal(signal.SIGTERM, give_up)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a shell that ends may say so a second time
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-
-
-def _give_up(_: int, __: FrameType | None) -> Any:
-    sys.exit(130)
 
 
 def _say(text: str) -> None:

@@ -37,6 +37,9 @@ YOUNG = 30.0
 LONGEST_PAUSE = 30.0
 """Seconds; the longest wait before a process is started again."""
 
+TOGETHER = 1.0
+"""Seconds; signals to end that come within it are one request: `timeout` signals its child, and then its group."""
+
 _ENOUGH = 5.0
 """Seconds that a process which was told to end may take for it."""
 
@@ -105,6 +108,17 @@ class Process:
 def explain_end(code: int) -> str:
     """Return in words how a process ended."""
     return f"exit code {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"
+
+
+class Ending:
+    """A server that has been told to end, just now."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def again(self) -> bool:
+        """Return whether a signal that comes now is a second request: to end at once."""
+        return time.monotonic() - self._began >= TOGETHER
 
 
 class Patience:

@@ -23,7 +23,7 @@ from tumbler_server import metrics
 from tumbler_server.config import Config
 from tumbler_server.errors import CannotListen, SetupError
 from tumbler_server.events.board import board_file
-from tumbler_server.processes import ENDING, LOST, READY, Patience, Process, explain_end
+from tumbler_server.processes import ENDING, LOST, READY, Ending, Patience, Process, explain_end
 from tumbler_server.worker import Job
 
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -35,8 +35,9 @@ def supervise(config: Config, ready: Callable[[int], None], stopping: Callable[[
     """Serve by ``config.workers`` processes until one of ``ENDING``; each then finishes its calls under way.
 
     ``ready`` is called with the port once all of them serve, and ``stopping`` when they are told to end. A second
-    signal ends them at once, and raises ``SystemExit``. Raises ``SetupError`` where one cannot start the first time;
-    whatever ends one later, another takes its place, unless the database has become another one: ``SetupError`` too.
+    signal, ``TOGETHER`` later or more, ends them at once, and raises ``SystemExit``. Raises ``SetupError`` where one
+    cannot start the first time; whatever ends one later, another takes its place, unless the database has become
+    another one: ``SetupError`` too.
     """
     with contextlib.ExitStack() as open_:
         signals = open_.enter_context(_signals())
@@ -203,13 +204,14 @@ class _Crew:
 
     def _end(self, number: signal.Signals) -> None:
         """Hand a signal to all, and wait until they have ended."""
+        told = Ending()
         ending = [worker for worker in self._workers if worker.process]
         for worker in ending:
             if worker.process:
                 worker.process.signal(number)
         while any(worker.process for worker in ending):
             signals = self._turn()
-            if signals and number is not signal.SIGKILL:
+            if signals and number is not signal.SIGKILL and told.again():
                 self._end(signal.SIGKILL)
                 sys.exit(128 + signals[0])
         for worker in ending:

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import socket
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from tests.e2e.service import PATIENCE, Client, Service, alive, eventually, toge
 from tests.e2e.test_server import ENDING, refusal
 from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler_server import metrics
+from tumbler_server.processes import TOGETHER
 
 MANY = 24
 """Connections; the system spreads them, and that all come to one of two workers has odds of one to eight million."""
@@ -279,10 +281,27 @@ def test_a_second_ctrl_c_gives_up(pair: Service) -> None:
         assert pair.verdict(pair.key) == "VALID"
         pair.signal(signal.SIGINT)
         eventually(lambda: "Stopping" in pair.stderr)
+        time.sleep(TOGETHER)
         pair.signal(signal.SIGINT)
         assert pair.wait() == 130
         assert not any(alive(pid) for pid in pids(pair).values())
         assert waiting.exception(PATIENCE) is not None
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_same_signal_twice_is_one(embedded: Service, workers: str) -> None:
+    """If SIGTERM comes twice within a millisecond, as `timeout` sends it, calls under way are finished all the same."""
+    embedded.start("--workers", workers)
+    with embedded.writers_waiting():
+        waiting = embedded.begin("Create", pb.CreateRequest(project_id="acme", name="last"))
+        assert embedded.verdict(embedded.key) == "VALID"
+        embedded.signal(signal.SIGTERM)
+        time.sleep(0.001)
+        embedded.signal(signal.SIGTERM)
+        eventually(lambda: "Stopping" in embedded.stderr)
+        embedded.signal(signal.SIGTERM)
+    assert waiting.result(PATIENCE).key
+    assert embedded.wait() == 0
 
 
 def test_workers_end_with_their_supervisor(pair: Service) -> None:

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from tests.e2e.service import alive, eventually
 from tests.unit import child
 from tumbler_server import processes
-from tumbler_server.processes import ENDING, LONGEST_PAUSE, YOUNG, Patience, Process, kept
+from tumbler_server.processes import ENDING, LONGEST_PAUSE, TOGETHER, YOUNG, Ending, Patience, Process, kept
 
 OLD = YOUNG + 1
 
@@ -28,6 +28,15 @@ def test_a_terminal_that_goes_ends_a_server_unless_it_is_to_outlive_it(handler: 
     )
     told = subprocess.check_output([sys.executable, "-c", asked.format(handler, "signal.SIGHUP in ENDING")], text=True)
     assert told.strip() == str(handler == "SIG_DFL")
+
+
+def test_signals_that_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second signal is a second request only when it comes some time after the first."""
+    moments = iter((100.0, 100.001, 100.0 + TOGETHER - 0.1, 100.0 + TOGETHER, 130.0))
+    monkeypatch.setattr(time, "monotonic", lambda: next(moments))
+    told = Ending()
+    asked = [told.again() for _ in range(4)]
+    assert asked == [False, False, True, True]
 
 
 class TestPatience:
