@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +13,10 @@ import typer
 from tumbler_server import config as settings
 from tumbler_server.clock import HOUR, rfc3339
 from tumbler_server.config import Installation
-from tumbler_server.errors import Cause, StoreUnavailable, explain
+from tumbler_server.errors import Cause, SetupError, StoreUnavailable, explain
 from tumbler_server.keys import audit, copies
 from tumbler_server.keys.audit import Audit
-from tumbler_server.keys.copies import Comparison
+from tumbler_server.keys.copies import STRANGE, Comparison
 from tumbler_server.store import migrations
 from tumbler_server.store.database import Store, open_store
 
@@ -46,14 +46,14 @@ def verify(
         compared = None
         if copy is not None:
             with copy.open(encoding="utf-8", errors="replace") as lines:
-                compared = copies.against(store, lines)
+                compared = _compared(store, lines)
     problems = [*found.problems, *(() if compared is None else compared.problems)]
     if as_json:
         print(json.dumps(_audit_fields(found, compared, problems)))
     elif not problems:
         print(f"ok: {found.events:,} events match the hash chain, and {found.keys:,} keys match their events")
         if found.removed:
-            since = rfc3339(found.since)
+            since = _instant(found.since)
             print(
                 f"the log begins with event {found.removed + 1:,} of {since}; of older events, each key's last is kept"
             )
@@ -79,8 +79,11 @@ def export(
     Keep the copy where those who can write to the database cannot change it. `audit verify --against` compares with it.
     """
     with _audited(data_dir, database) as store:
-        for line in copies.lines(store, after):
-            print(line)
+        try:
+            for line in copies.lines(store, after):
+                print(line)
+        except STRANGE as failure:
+            raise _unreadable(failure) from None
 
 
 @app.command("head")
@@ -90,7 +93,10 @@ def head(data_dir: settings.DataDir = _DATA_DIR, database: settings.DatabaseUrl 
     Later, `audit verify --against FILE` says whether the log still has them.
     """
     with _audited(data_dir, database) as store:
-        print(copies.head(store))
+        try:
+            print(copies.head(store))
+        except STRANGE as failure:
+            raise _unreadable(failure) from None
 
 
 def _found(store: Store, meter: "_Meter") -> Audit:
@@ -101,8 +107,31 @@ def _found(store: Store, meter: "_Meter") -> Audit:
         if failure.cause is not Cause.DAMAGED:
             raise
         return Audit(0, (explain(failure),))
-    except (TypeError, ValueError) as failure:
+    except STRANGE as failure:
         return Audit(0, (f"the database holds a value that this program never writes ({type(failure).__name__})",))
+
+
+def _compared(store: Store, lines: Iterable[str]) -> Comparison:
+    """Compare with a copy; that the log cannot be read is a problem beside those that were found before."""
+    try:
+        return copies.against(store, lines)
+    except STRANGE as failure:
+        return Comparison(0, 0, (f"the log cannot be compared with the copy: {_strange(failure)}",))
+
+
+def _unreadable(failure: Exception) -> SetupError:
+    return SetupError(f"the log cannot be read: {_strange(failure)}. Run `tumbler-server audit verify`")
+
+
+def _strange(failure: Exception) -> str:
+    return f"its head or an event is gone, or holds a value that this program never writes ({type(failure).__name__})"
+
+
+def _instant(moment: int) -> str | None:
+    try:
+        return rfc3339(moment)
+    except STRANGE:
+        return None
 
 
 @contextlib.contextmanager
@@ -120,7 +149,7 @@ def _audit_fields(found: Audit, compared: Comparison | None, problems: list[str]
         "ok": not problems,
         "events": found.events,
         "from_revision": found.removed + 1,
-        "since": rfc3339(found.since) if found.since else None,
+        "since": _instant(found.since) if found.since else None,
         "removed": found.removed,
         "keys": found.keys,
         "keys_untold": found.untold,

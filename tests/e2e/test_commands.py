@@ -158,6 +158,34 @@ def test_tampering_with_the_database_is_noticed(history: Path, tmp_path: Path, t
     assert noticed in "\n".join(found["problems"])
 
 
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "DELETE FROM log_head",
+        "UPDATE log_head SET revision = 'x'",
+        "UPDATE log_head SET hash = 'x'",
+        "UPDATE event SET time = 'x'",
+        "UPDATE event SET detail = '{'",
+        "UPDATE event SET hash = 'x'",
+    ],
+)
+def test_what_no_program_writes_is_told_in_a_line(history: Path, tmp_path: Path, tampering: str) -> None:
+    """If the log holds nonsense, each command says so without a traceback, and says what it found before."""
+    service = Service(shutil.copytree(history, tmp_path / "data"))
+    copy = tmp_path / "copy"
+    copy.write_text(service.command("audit", "export").stdout)
+    service.tamper(tampering)
+    for command in ("head", "export"):
+        told = service.command("audit", command)
+        assert told.returncode == 0 or told.stderr.count("\n") == 1, told.stderr
+    alone = service.command("audit", "verify")
+    both = service.command("audit", "verify", "--against", str(copy))
+    assert (alone.returncode, alone.stderr, both.returncode, both.stderr) == (1, "", 1, "")
+    assert both.stdout.startswith(alone.stdout)
+    assert len(both.stdout) > len(alone.stdout)
+    assert service.command("audit", "verify", "--json").stderr == ""
+
+
 def test_a_failed_audit_is_told_to_people(embedded: Service) -> None:
     """If an audit finds something wrong, I read it in plain words."""
     embedded.tamper("UPDATE event SET actor_name = 'somebody else'")

@@ -10,12 +10,11 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import peewee
-
 from tumbler_server.clock import NEVER, Clock, system_clock
 from tumbler_server.events import kept, log, timekeeping
 from tumbler_server.events.log import GENESIS
 from tumbler_server.keys import evidence, record, schedule
+from tumbler_server.keys.copies import STRANGE
 from tumbler_server.keys.evidence import ALTERED, Row
 from tumbler_server.store.database import COCKROACHDB, Store
 
@@ -78,7 +77,7 @@ def _told(what: str, check: Callable[[], Iterable[str]]) -> list[str]:
         for problem in check():
             if len(shown) < _SHOWN:
                 shown.append(problem)
-    except (TypeError, ValueError, peewee.DataError) as failure:
+    except STRANGE as failure:
         shown.append(f"{what}: a value that this program never writes ({type(failure).__name__})")
     return shown
 
@@ -145,7 +144,7 @@ def _told_alteration(key_id: str, revision: int, detail: str) -> str:
         return ""
     try:
         names = json.loads(detail).get(ALTERED, "")
-    except ValueError:
+    except STRANGE:
         return ""  # the chain does not hold it
     return f"key {key_id} was changed without an event before event {revision}: {names}" if names else ""
 
