@@ -809,8 +809,8 @@ MUTANTS = (
     Mutant(
         "a claim token that is void is sent",
         "webhooks/dispatch.py",
-        "            if key is None or messages.outdated(delivery, key, now):\n",
-        "            if key is None:\n",
+        "            elif key is None or messages.outdated(delivery, key, now):\n",
+        "            elif key is None:\n",
         "tests/rpc/test_webhooks.py",
     ),
     Mutant(
@@ -847,6 +847,13 @@ MUTANTS = (
         "e.revision = (SELECT MAX(revision) FROM event WHERE key_id = k.id)",
         "e.revision = k.revision",
         "tests/unit/test_log.py",
+    ),
+    Mutant(
+        "a webhook that no event explains is sent",
+        "webhooks/dispatch.py",
+        "if delivery.revision not in explained:",
+        "if False:",
+        "tests/unit/test_dispatch.py",
     ),
     Mutant(
         "a row that was changed by hand is remembered",

@@ -4,6 +4,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,7 +14,11 @@ from tests.harness import FrozenClock
 from tests.webhooks.backlog import pile_up
 from tumbler_server.clock import MINUTE
 from tumbler_server.events.lease import Lease
+from tumbler_server.keys import audit
+from tumbler_server.store.database import Store
+from tumbler_server.store.models import DeliveryRow
 from tumbler_server.webhooks import dispatch
+from tumbler_server.webhooks.deliveries import State
 from tumbler_server.webhooks.dispatch import LANES, SENDERS, Dispatch
 from tumbler_server.webhooks.post import Answer
 
@@ -173,3 +178,18 @@ class TestDoubtful:
         again = [url for _ in range(3) for url in mail.turn()]
         assert len(first) == len(again) == 40
         assert set(first) == set(again)
+
+
+@pytest.mark.parametrize(
+    "change", [{"revision": -1}, {"detail": '{"reason": "compromised"}'}, {"type": 4}, {"key_id": "k"}]
+)
+def test_what_no_event_explains_is_not_sent(
+    mail: Mail, store: Store, clock: FrozenClock, change: dict[str, Any]
+) -> None:
+    """A delivery that was put into the table by hand is given up, neither signed nor sent, and an audit names it."""
+    mail.pile_up("acme")
+    store.write(lambda transaction: transaction.run(DeliveryRow.update(**change)))
+    assert mail.turn() == []
+    ((state, delivery_id),) = store.read("SELECT state, id FROM webhook_delivery")
+    assert state == State.FAILED
+    assert f"delivery {delivery_id} does not match its event" in audit.run(store, clock).problems

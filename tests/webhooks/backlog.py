@@ -5,14 +5,12 @@ from collections.abc import Sequence
 import peewee
 
 from tumbler_server.clock import NEVER
-from tumbler_server.events.log import EventType
+from tumbler_server.events import log
+from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.store.database import Store, Transaction
-from tumbler_server.store.models import DeliveryRow, EndpointRow
+from tumbler_server.store.models import DeliveryRow, EndpointRow, OutboxRow
 from tumbler_server.webhooks.deliveries import State
 from tumbler_server.webhooks.endpoints import Endpoints
-
-_FIRST = 1_000_000
-"""The revision of the first delivery: far beyond those of events that a test makes."""
 
 
 def pile_up(
@@ -32,8 +30,10 @@ def pile_up(
             endpoints.open(transaction, project_id, url, now)
         rows = transaction.select(EndpointRow.select().where(EndpointRow.project_id == project_id))
         ids = {row.url: row.id for row in rows}
-        ((last,),) = transaction.select(DeliveryRow.select(peewee.fn.MAX(DeliveryRow.revision)).tuples())
-        first = max(last or 0, _FIRST) + 1
+        # Their events too, which the outbox has passed: no others are sent.
+        happened = Change(EventType.REVOKED, key_id, project_id, "", now, Actor("", "the tests"))
+        first = log.extend(transaction, [happened] * (each * len(urls)))
+        transaction.run(OutboxRow.update(revision=first + each * len(urls) - 1))
         made = [
             {
                 "revision": first + number, "id": f"msg_{first + number}", "endpoint_id": ids[url],

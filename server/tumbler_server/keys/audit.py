@@ -258,11 +258,12 @@ def _scopes(store: Store) -> list[str]:
 
 
 def _deliveries(store: Store) -> list[str]:
-    """Check what is to be told of events that are still there."""
+    """Check what is to be told of events that are still there, and that nothing is of events that never were."""
     found = store.read(
         "SELECT d.id FROM log_head h CROSS JOIN webhook_delivery d LEFT JOIN event e ON e.revision = d.revision "
         "WHERE h.id = 1 AND (d.key_id <> e.key_id OR d.project_id <> e.project_id OR d.type <> e.type "
-        "OR d.event_time <> e.time OR d.detail <> e.detail OR (e.revision IS NULL AND d.revision > h.anchor_revision)) "
+        "OR d.event_time <> e.time OR d.detail <> e.detail "
+        "OR (e.revision IS NULL AND (d.revision > h.anchor_revision OR d.revision < 1))) "
         "LIMIT ?",
         (_SHOWN,),
     )

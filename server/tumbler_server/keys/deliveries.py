@@ -119,6 +119,8 @@ class Deliveries:
             keys = transaction.select(ApiKeyRow.select().where(ApiKeyRow.id == delivery.key_id))
             if not keys or messages.outdated(delivery, keys[0], now):
                 raise DeliveryOutdated(delivery.id)
+            if not deliveries.explained(transaction.read, [delivery]):
+                raise DeliveryOutdated(delivery.id)
             if not transaction.select(EndpointRow.select(EndpointRow.id).where(EndpointRow.id == delivery.endpoint_id)):
                 raise EndpointNotFound
             most = self._most_pending

@@ -176,6 +176,23 @@ def keys_of(store: Store, due: Sequence[Delivery]) -> dict[str, Any]:
     return {row.id: row for row in store.select(query.namedtuples())}
 
 
+def explained(read: Read, due: Sequence[Any]) -> set[int]:
+    """Return the revisions of those deliveries that an event in the log, or a kept one, explains."""
+    if not due:
+        return set()
+    slots = ", ".join("?" * len(due))
+    events = read(
+        f"SELECT revision, key_id, project_id, type, time, detail FROM event WHERE revision IN ({slots})",  # noqa: S608
+        [each.revision for each in due],
+    )
+    told = {tuple(event) for event in events}
+    return {
+        each.revision
+        for each in due
+        if (each.revision, each.key_id, each.project_id, each.type, each.event_time, each.detail) in told
+    }
+
+
 def settle(transaction: Transaction, settled: Sequence[Delivery], state: State) -> None:
     """End deliveries without an attempt."""
     if settled:

@@ -204,10 +204,14 @@ class Dispatch:
 
     def _hand_out(self, lease: Lease, waiting: Sequence[tuple[Endpoint, Delivery]], now: int) -> None:
         keys = deliveries.keys_of(self._store, [delivery for _, delivery in waiting])
+        explained = deliveries.explained(self._store.read, [delivery for _, delivery in waiting])
         over: dict[State, list[Delivery]] = {State.OUTDATED: [], State.FAILED: []}
         for endpoint, delivery in waiting:
             key = keys.get(delivery.key_id)
-            if key is None or messages.outdated(delivery, key, now):
+            if delivery.revision not in explained:
+                _log.error("a webhook is not sent: no event explains it", delivery_id=delivery.id)
+                over[State.FAILED].append(delivery)
+            elif key is None or messages.outdated(delivery, key, now):
                 over[State.OUTDATED].append(delivery)
             elif now >= delivery.give_up_time:  # nobody was there to send it for so long
                 over[State.FAILED].append(delivery)
