@@ -113,6 +113,11 @@ def test_a_chain_that_was_made_anew_is_found(store: Store, domain: Domain) -> No
         (["x" * (1 << 21)], "line 1 of the copy is not from `audit export` or `audit head`"),
         ([f"event 9 sha256:{'0' * 64}"], "the copy has event 9; the log ends with event 5"),
         ([f"event 2 sha256:{'0' * 64}"], "event 2 differs from the copy"),
+        (['{"revision": 1e400, "hash": "", "key_id": ""}'], "line 1 of the copy is not from"),
+        (['{"revision": 9999999999999999999, "hash": "", "key_id": ""}'], "line 1 of the copy is not from"),
+        ([f"event 9999999999999999999 sha256:{'0' * 64}"], "line 1 of the copy is not from"),
+        (['{"revision": 1, "hash": "", "key_id": "\\ud800"}'], "line 1 of the copy is not from"),
+        (["[" * 100_000], "line 1 of the copy is not from"),
         ([f"event 99999999999999999999 sha256:{'0' * 64}"], "line 1 of the copy is not from"),
     ],
 )
