@@ -204,7 +204,25 @@ class TestKinds:
         with structlog.testing.capture_logs() as logged:
             store.try_to_change()
         assert [entry["event"] for entry in logged] == ["over: the database takes no changes"]
-        assert store.takes_changes
+        assert (store.takes_changes, store.recovers) == (True, False)
+        store.close()
+
+    def test_a_change_that_is_made_ends_it_at_once(self, sqlite_url: str) -> None:
+        """The first change after a failure ends it, a read does not; the log is told once nothing fails for a while."""
+        store = new_store(sqlite_url)
+        (pages,) = store.read("PRAGMA page_count")[0]
+
+        def work(transaction: Transaction) -> None:
+            transaction.read(f"PRAGMA max_page_count = {pages}")
+            transaction.run(InstallationRow.update(token_secret=bytes(100_000)))
+
+        with pytest.raises(StoreUnavailable):
+            store.write(work)
+        assert answers(store)
+        assert (store.takes_changes, store.recovers) == (False, True)
+        with structlog.testing.capture_logs() as logged:
+            store.try_to_change()
+        assert (store.takes_changes, store.recovers, logged) == (True, True, [])
         store.close()
 
     def test_damaged(self, sqlite_url: str) -> None:

@@ -54,7 +54,7 @@ class Vitals:
         """Tell again and again whether changes can be made, and find out when they can be made again."""
         while True:
             await asyncio.sleep(INTERVAL)
-            if not self._store.takes_changes and not self._store.lost:
+            if self._store.recovers:
                 with contextlib.suppress(TumblerError):  # it is what the store then says
                     await asyncio.get_running_loop().run_in_executor(self._threads, self._try_to_change)
             self._health.say_changing(self._store.takes_changes)

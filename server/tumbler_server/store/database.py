@@ -106,6 +106,7 @@ class Store:
         self._turns = Turns()
         self._trouble = Trouble("the database cannot be used")
         self._refusing = Trouble("the database takes no changes")
+        self._failing = False
         self._worked = False
         self._given_up = threading.Lock()
         self.lost = ""
@@ -115,8 +116,13 @@ class Store:
 
     @property
     def takes_changes(self) -> bool:
-        """Whether the last change that was tried, some seconds ago at the least, did not fail for the database."""
-        return not (self.lost or self._refusing.lasts or self._trouble.lasts)
+        """Whether a change was made since the database last failed, or it never did."""
+        return not (self.lost or self._failing)
+
+    @property
+    def recovers(self) -> bool:
+        """Whether changes fail, or did so lately and the log has not been told that it is over: try one."""
+        return not self.lost and (self._failing or self._refusing.lasts or self._trouble.lasts)
 
     def try_to_change(self) -> None:
         """Find out whether a change can be made now, by one of nothing. Raises what ``write`` does."""
@@ -301,6 +307,7 @@ class Store:
         cause, code, said = found or Understood(Cause.AWAY, "", type(failure).__name__)
         trouble = self._refusing if changed and cause not in _OF_ALL else self._trouble
         if self._worked:  # what fails from the beginning is told by whoever began: in one line, not two
+            self._failing = True
             trouble.met(cause=cause.name, code=code or None, reason=said, mend=cause.mend)
         return StoreUnavailable(cause, f"{said} ({code})" if code else said, changed)
 
@@ -311,6 +318,7 @@ class Store:
         self._worked = True
         self._trouble.passed()
         if writing:
+            self._failing = False
             self._refusing.passed()
 
 
