@@ -97,6 +97,8 @@ def altered_in(row: tuple[Any, ...]) -> list[str]:
     does not fit, ``differences`` has the last word.
     """
     last, told = row[0], row[1]
+    if last is None:
+        return []  # no event tells of it: loaded in bulk, past the server; the audit names it
     if last != row[_REVISION]:
         return ["revision"]
     if told is None:
