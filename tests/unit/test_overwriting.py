@@ -5,7 +5,7 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apsw
@@ -242,6 +242,36 @@ class TestLog:
         with index.open("r+b") as opened:
             opened.write(before)
         assert overwriting.log_seen()
+
+    @pytest.mark.parametrize("moment", range(1, 13))
+    def test_a_checkpoint_during_a_look(
+        self, file: Path, connection: apsw.Connection, monkeypatch: pytest.MonkeyPatch, moment: int
+    ) -> None:
+        """A checkpoint that cuts the log off after any of a look's calls to the system is SQLite's own."""
+        overwriting = looking(file)
+        fill(connection, 3)
+        assert not overwriting.log_seen()
+        fill(connection)
+        calls = 0
+
+        def followed(call: Callable[..., object]) -> Callable[..., object]:
+            def wrapper(*arguments: object) -> object:
+                nonlocal calls
+                answer = call(*arguments)
+                calls += 1
+                if calls == moment:
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                return answer
+
+            return wrapper
+
+        with monkeypatch.context() as patched:
+            for name in ("open", "pread", "fstat", "stat"):
+                patched.setattr(os, name, followed(getattr(os, name)))
+            assert not overwriting.log_seen()
+        assert calls > 7
+        fill(connection)
+        assert not overwriting.log_seen()
 
     def test_no_false_alarm(self, file: Path, connection: apsw.Connection) -> None:
         """Processes that write, roll back and checkpoint at the same time are never taken for somebody else."""

@@ -140,10 +140,9 @@ def _frames(index: bytes) -> _Frames:
 def _frame(log: int, frames: _Frames) -> tuple[bytes, int, int] | None:
     """Return what the log has at the place of the last of these frames; None where it ends before that does."""
     length = _FRAME.size + frames.page
-    end = _LOG_HEADER + frames.number * length
-    if os.fstat(log).st_size < end:
-        return None
-    return _FRAME.unpack(os.pread(log, _FRAME.size, end - length))
+    # The whole frame at once: its length is not asked for first, since a checkpoint may cut the log off in between.
+    frame = os.pread(log, length, _LOG_HEADER + (frames.number - 1) * length)
+    return _FRAME.unpack_from(frame) if len(frame) == length else None
 
 
 def _descriptor_of(wanted: os.stat_result) -> int:
