@@ -39,7 +39,7 @@ def test_it_must_be_said(operator: Scene, others: list[str]) -> None:
         for text in (*others, operator.own.key):
             answer = operator.verify(text)
             assert answer["error"] == "not_allowed"
-            assert "sees the keys of all projects" in answer["message"]
+            assert "can verify the keys of all projects" in answer["message"]
         assert operator.code(others[0], project_id="acme") == "not_allowed"
     assert operator.size() == 0
 
