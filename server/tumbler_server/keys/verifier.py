@@ -170,10 +170,8 @@ class Verifier:
         """
         generation = self._cache.generation
         metrics.RECORD_READS.inc(len(asked))
-        slots = ", ".join("?" * len(asked))
-        rows = self._store.read(f"{evidence.SELECT} WHERE k.id IN ({slots})", [unknown.id for unknown in asked])
         stored = {}
-        for row in rows:
+        for row in evidence.with_records(self._store.read, [unknown.id for unknown in asked]):
             key, sealed = record.from_tuple(row[evidence.OF_RECORD])
             if altered := evidence.altered_in(row):
                 metrics.ALTERED_RECORDS.inc()
