@@ -48,10 +48,6 @@ SECONDS_PER_LINE = 60
 leaps = st.sampled_from([-3_650 * DAY, -500 * DAY, 500 * DAY, 3_650 * DAY])
 
 
-def ended() -> None:
-    """Hear that an example has passed."""
-
-
 class Killed(BaseException):
     """A server was killed while it wrote."""
 
@@ -60,6 +56,10 @@ class WorstDays(Lines):
     """Two servers, on which everything happens that happens on a worst day."""
 
     keys = Lines.keys
+
+    @staticmethod
+    def passed() -> None:
+        """Hear that an example has passed: hypothesis makes the machines, and passes nothing on to them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class WorstDays(Lines):
         """At the end the audit finds nothing wrong, whatever happened."""
         assert audit.run(self.servers[0].store, self.clock).problems == ()
         super().teardown()
-        ended()
+        WorstDays.passed()
 
 
 class TestWorstDays(WorstDays.TestCase):  # type: ignore[misc,name-defined]
@@ -213,7 +213,6 @@ def main() -> None:
 @contextmanager
 def _counted(what: str, steps: int) -> Iterator[None]:
     """Say on stderr each minute how many examples have passed, and on stdout at the end, be it an early one."""
-    global ended  # noqa: PLW0603 - hypothesis makes the machines, and passes nothing on to them
     began = told = time.monotonic()
     passed = 0
 
@@ -228,7 +227,7 @@ def _counted(what: str, steps: int) -> Iterator[None]:
             told = time.monotonic()
             tell(sys.stderr)
 
-    ended = count
+    WorstDays.passed = staticmethod(count)
     try:
         yield
     finally:
