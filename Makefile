@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Where it is set, as images of containers like to, each of the many processes of a run would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help run demo test coverage coverage-report mutants tampering worst-days load frozen histories cold-start streams siege kills due bench lint check-generated released-protos oldest-protoc grpcurl generate lock clean
+.PHONY: help run demo test coverage mutants tampering worst-days load frozen histories cold-start streams siege kills due bench lint check-generated released-protos oldest-protoc grpcurl generate lock clean
 
 # Twice as many test processes as there are cores: half of the time they wait, for servers, clients and databases.
 JOBS ?= $(shell echo $$(( 2 * $$(getconf _NPROCESSORS_ONLN) )))
@@ -30,9 +30,6 @@ NOT_COVERING := $(addprefix --ignore=tests/,unit/cli $(patsubst %,unit/test_%.py
 coverage: .venv/test ## Demand 95 % branch coverage of keys/ and rpc/ from the tests that run in one process, on SQLite
 	@.venv/bin/pytest -n $(JOBS) --dist worksteal --quiet --cov --cov-report= -k 'not postgresql and not black_holes' \
 	  $(NOT_COVERING) tests/unit tests/rpc
-	@$(MAKE) --no-print-directory coverage-report
-
-coverage-report:
 	@.venv/bin/coverage report --include='*/tumbler_server/keys/*,*/tumbler_server/rpc/*' --fail-under=95
 
 mutants: .venv/test ## Break the code in ways that matter, and see that a test notices each

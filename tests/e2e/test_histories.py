@@ -41,7 +41,8 @@ def test_a_key_that_comes_back_is_noticed(tmp_path: Path) -> None:
     # A server refuses a key whose row is not as its event says: the event is made to say nothing.
     undoing = (
         f"UPDATE event SET record = NULL WHERE type = {EventType.REVOKED:d} AND record IS NOT NULL",  # noqa: S608
-        f"UPDATE api_key SET revoke_time = {NEVER} WHERE revoke_time <> {NEVER}",  # noqa: S608 - no input in either
+        f"UPDATE api_key SET revoke_time = {NEVER} WHERE revoke_time <> {NEVER} "  # noqa: S608 - no input in either
+        "AND revision IN (SELECT revision FROM event WHERE record IS NULL)",
     )
 
     def undo(scene: Scene, over: threading.Event) -> Counter[str]:

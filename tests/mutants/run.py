@@ -844,8 +844,8 @@ MUTANTS = (
     Mutant(
         "a row may name any of its key's events as the last",
         "keys/evidence.py",
-        "e.revision = (SELECT MAX(revision) FROM event WHERE key_id = k.id)",
-        "e.revision = k.revision",
+        "e.revision = (SELECT revision FROM event WHERE (key_id, revision) >= (asked.column1, 0) ",
+        "e.revision = (SELECT revision FROM event WHERE revision = k.revision AND (key_id, revision) >= (k.id, 0) ",
         "tests/unit/test_log.py",
     ),
     Mutant(

@@ -28,7 +28,7 @@ def queries(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read = world.core.store.read
 
     def note(sql: str, parameters: object = ()) -> object:
-        if "FROM api_key" in sql:
+        if "api_key k " in sql:
             asked.append(sql)
         return read(sql, parameters)  # type: ignore[arg-type]
 
