@@ -1,1 +1,1 @@
-"""The domain: what a key is, how its life goes, and whether it may pass."""
+"""The domain model: API keys, their lifecycle and their verification."""

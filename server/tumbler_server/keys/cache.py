@@ -1,7 +1,7 @@
-"""Proofs and records of keys that were presented lately. Never verdicts: those are decided anew on each call.
+"""A cache of proofs and records of recently presented keys. It holds no verdicts: each call decides again.
 
-A presented key is remembered as a keyed BLAKE2b under a key of this process alone, so that neither the key nor anything
-useful elsewhere stays in memory. Only proven keys enter: a spray of wrong ones evicts nothing.
+A presented key is cached as a keyed BLAKE2b hash. The hash key exists only in this process, so neither the API key nor
+anything useful elsewhere stays in memory. Only proven keys enter, so a flood of wrong keys evicts nothing.
 """
 
 import hashlib
@@ -19,26 +19,26 @@ _PROOF = 300
 """Bytes of an entry without a record."""
 
 _MOST_SECOND_CHANCES = 64
-"""How many are given while one key enters: no call pays for going through them all."""
+"""Most second chances given during one insertion, so that no call walks the whole cache."""
 
 
 @dataclass(slots=True)
 class Entry:
-    """What is known of a key id: the tag of its one right text, and its record, if that is still true."""
+    """The cache entry of a key id: the tag of its only valid key, and its record, or None if that is stale."""
 
     tag: bytes = field(repr=False)
     key: Key | None
     memory: int = field(default=0, repr=False, compare=False)
-    """About how many bytes it takes, with what is rendered of the record."""
+    """About how many bytes the entry takes, including the record's cached rendering."""
     used: bool = field(default=False, repr=False, compare=False)
-    """Whether it was asked for since it last came up for eviction."""
+    """Whether the entry was read since it last came up for eviction."""
 
 
 class ProofCache:
     """A cache by key id, of at most ``size`` keys and about ``most_memory`` bytes. Safe for use by many threads.
 
-    The oldest goes first, unless it was asked for meanwhile: then it gets a second chance as the youngest. That keeps
-    what is in use as well as an order of use would, and a look-up writes a flag where that would write a list.
+    Eviction is by second chance: the oldest entry goes first, unless it was read meanwhile. Then it becomes the newest.
+    This keeps the entries in use as well as LRU does. A lookup only sets a flag, where LRU reorders a list.
     """
 
     def __init__(self, size: int, most_memory: int = limits.CACHE_BYTES.most) -> None:
@@ -49,35 +49,36 @@ class ProofCache:
         self._lock = threading.Lock()
         self._hash = hashlib.blake2b(key=secrets.token_bytes(32), digest_size=32)
         self.generation = 0
-        """Goes up whenever anything is forgotten."""
+        """A counter that increases with every invalidation."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
     def memory(self) -> int:
-        """About how many bytes all entries take."""
+        """About how many bytes the entries take in all."""
         return self._memory
 
     def tag(self, text: str) -> bytes:
-        """Return what a presented key is remembered by."""
+        """Return the tag under which a presented key is cached."""
         keyed = self._hash.copy()
         keyed.update(text.encode())
         return keyed.digest()
 
     def get(self, key_id: str) -> Entry | None:
-        """Return what is known of a key id."""
-        entry = self._entries.get(key_id)  # a single step, which needs no lock
+        """Return the entry of a key id, or None."""
+        entry = self._entries.get(key_id)  # atomic, so it needs no lock
         if entry is not None:
             entry.used = True
         return entry
 
     def put(self, key: Key, tag: bytes, generation: int) -> None:
-        """Remember a proof, and the record if it can still be true: nothing was forgotten since it was read.
+        """Cache a proof, and the record too unless it may be stale.
 
-        ``generation`` is the cache's from before the record was read.
+        ``generation`` is the cache's generation from before the record was read. If it has changed since, the record
+        may be stale and is left out.
         """
-        # Measured before the lock is taken, as if the record entered.
+        # Measure before taking the lock, assuming that the record enters.
         memory = record.memory(key)
         with self._lock:
             known = self._entries.pop(key.id, None)
@@ -85,24 +86,24 @@ class ProofCache:
             if known is not None:
                 self._memory -= known.memory
                 if known.key is not None and known.key.revision > key.revision:
-                    entry = known  # whoever read it was faster: nobody hears of a change and then of what was before
+                    entry = known  # another thread cached a newer record: answers must not go back in time
             self._make_room(entry.memory)
             self._entries[key.id] = entry
             self._memory += entry.memory
 
     def forget(self, key_ids: Iterable[str]) -> None:
-        """Forget the records of these keys; their proofs stay true, since a key's secret never changes."""
+        """Drop the records of these keys. Their proofs stay valid, since a key's secret never changes."""
         with self._lock:
             for key_id in key_ids:
                 entry = self._entries.get(key_id)
                 if entry is not None:
-                    # Another entry, not another key in this one: who holds this one was told of it before the change.
+                    # Replace the entry, do not modify it: a thread that holds the old one got it before the change.
                     self._entries[key_id] = Entry(entry.tag, None, _PROOF)
                     self._memory += _PROOF - entry.memory
             self.generation += 1
 
     def forget_all(self) -> None:
-        """Forget everything."""
+        """Drop all entries."""
         with self._lock:
             self._entries.clear()
             self._memory = 0

@@ -1,14 +1,14 @@
-"""Finding the keys that fit a filter, in an order, at a cost that neither the filter nor the number of keys decides.
+"""Filtered, sorted listing of keys. The cost of a page is bounded whatever the filter and the number of keys.
 
-Three ways, the first that serves:
+There are three methods. The first that fits is used:
 
-- *A path*: an index that holds both the filter and the order. A page costs what it holds.
-- *A small set*: what one of the filters lets pass is at most ``SORTED`` keys; these are read, and sorted.
-- *A walk*: entries of an index are looked at in order, ``SCANNED`` of them at the most, or ``READ`` where each takes
-  reading a row. What does not fit is passed over. A walk that finds too few ends the page early, and says where.
+- *A path*: an index covers both the filter and the order. The cost is proportional to the page.
+- *A small set*: one of the filters matches at most ``SORTED`` keys. These are read and sorted.
+- *A walk*: index entries are scanned in order, at most ``SCANNED``, or ``READ`` if each entry needs its row. Entries
+  that do not match are skipped. A walk that finds too few keys ends the page early and reports where it stopped.
 
-Statements name their index (SQLite), or are written so that only one can serve them (PostgreSQL, see ``_entries``): a
-planner that guesses wrong would read all keys of a project.
+On SQLite, statements name their index. On PostgreSQL, they are written so that only one index can serve them (see
+``_entries``). A planner that guesses wrong would read all keys of a project.
 """
 
 from collections.abc import Sequence
@@ -23,26 +23,26 @@ from tumbler_server.store.database import COCKROACHDB, SQLITE, Store
 from tumbler_server.store.models import STANDING
 
 SCANNED = LIST_SCAN.most
-"""Index entries that one page looks at, at the most: some 2 ms on SQLite and 6 ms on PostgreSQL."""
+"""Most index entries that one page scans: about 2 ms on SQLite and 6 ms on PostgreSQL."""
 
 READ = 2_000
-"""Rows that one page looks at, at the most, where no index has what the filter asks for."""
+"""Most rows that one page scans if no index has the columns that the filter needs."""
 
 SORTED = 1_000
-"""Keys that are read and sorted for a page, where one of the filters lets no more pass."""
+"""Most keys to read and sort for a page, if one of the filters matches no more than these."""
 
 COUNTED = LIST_COUNT.most
-"""Keys that a count looks at, at the most."""
+"""Most keys that a count scans."""
 
 _AT_FIRST = 16
-"""How many entries a walk looks at first for each key that it is to find."""
+"""Entries that a walk scans first, for each key that it needs."""
 
 _CREATE_TIME = "create_time"
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which keys to find; what is empty lets all pass. States are those of the instant ``now``."""
+    """Which keys to find. An empty field matches all keys. States are as of ``now``."""
 
     project_id: str
     environment_id: str
@@ -55,7 +55,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a page begins: after the entry with this sort value and id, and after ``skip`` more keys that fit."""
+    """Where a page begins: after the entry with this sort value and id, and after ``skip`` more matching keys."""
 
     value: int | str
     key_id: str
@@ -64,7 +64,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Found:
-    """The rows of a page, by ``record.SELECT``'s columns, and where the look ended if there may be more behind it."""
+    """The rows of a page, with the columns of ``record.SELECT``. ``ended`` is where a scan stopped early, if it did."""
 
     rows: list[tuple[Any, ...]]
     ended: Place | None = None
@@ -72,7 +72,7 @@ class Found:
 
 @dataclass(frozen=True)
 class _Sql:
-    """A piece of SQL and its parameters."""
+    """A fragment of SQL and its parameters."""
 
     text: str
     parameters: tuple[object, ...] = ()
@@ -80,7 +80,7 @@ class _Sql:
 
 @dataclass(frozen=True)
 class _Condition:
-    """What a key must be, and the columns that say whether it is."""
+    """A condition on keys, and the columns that it reads."""
 
     sql: _Sql
     columns: tuple[str, ...]
@@ -88,18 +88,18 @@ class _Condition:
 
 @dataclass(frozen=True)
 class _Path:
-    """Entries of an index whose leading columns have one of these values, in the order of ``sort`` and id."""
+    """The entries of an index whose leading columns have one of ``values``, ordered by ``sort`` and id."""
 
     index: str
     leading: tuple[str, ...]
     values: tuple[tuple[object, ...], ...]
     sort: str
     conditions: tuple[_Condition, ...] = ()
-    """What is left of the filter: not every entry fits."""
+    """The rest of the filter, which the index does not cover."""
     bound: tuple[str, tuple[object, ...]] | None = None
-    """How sort values compare with one, where they are not all asked for; such a path is good for a small set only."""
+    """An operator and a value that limit the sort column, if any. Such a path serves only a small set."""
     has: frozenset[str] = field(default_factory=frozenset)
-    """The columns that the index has besides its own."""
+    """The columns that the index holds in addition to its key columns."""
 
     @property
     def table(self) -> str:
@@ -111,12 +111,12 @@ class _Path:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Return the columns that the conditions look at."""
+        """Return the columns that the conditions read."""
         return tuple(dict.fromkeys(column for condition in self.conditions for column in condition.columns))
 
     @property
     def most(self) -> int:
-        """Return how many entries a page may look at."""
+        """Return how many entries a page may scan."""
         return SCANNED if self.has.issuperset(self.columns) else READ
 
 
@@ -125,14 +125,14 @@ _BY_STANDING = "api_key_by_project_standing"
 
 
 class Finder:
-    """Finds keys. All of its statements only read."""
+    """Finds keys. Its statements only read."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._sqlite = store.dialect == SQLITE
 
     def page(self, wanted: Filter, column: str, descending: bool, after: Place | None, skip: int, size: int) -> Found:
-        """Return at most ``size`` rows after a place, in the order of a column and of their ids."""
+        """Return at most ``size`` rows after a place, ordered by a column and id."""
         path = self._small(wanted, column)
         if path is not None:
             return Found(self._store.read(*self._sorted(path, wanted, column, descending, after, skip, size)))
@@ -143,7 +143,7 @@ class Finder:
         return self._walk(path, descending, after, skip, size)
 
     def count(self, wanted: Filter) -> int:
-        """Return how many keys fit, as far as the first ``COUNTED`` that are looked at say."""
+        """Return how many of the first ``COUNTED`` keys scanned match the filter."""
         path = self._small(wanted, _CREATE_TIME) or self._path(wanted, _CREATE_TIME)
         if path.bound is not None:
             path = replace(path, conditions=tuple(self._conditions(wanted)))
@@ -152,7 +152,7 @@ class Finder:
     # Choosing
 
     def _path(self, wanted: Filter, column: str) -> _Path:
-        """Return the path that a page is read by."""
+        """Return the path to read a page by."""
         if column == _CREATE_TIME and (paths := self._paths(wanted)):
             return paths[0]
         project = (wanted.project_id,) if wanted.project_id else ()
@@ -166,7 +166,7 @@ class Finder:
         )
 
     def _small(self, wanted: Filter, column: str) -> _Path | None:
-        """Return the path of a set that is small enough to be sorted, where one is needed."""
+        """Return the path of a set small enough to sort, or None if there is none or none is needed."""
         paths = self._paths(wanted)
         if column == _CREATE_TIME and len(paths) < 2 and not (paths and paths[0].conditions):
             return None
@@ -176,7 +176,7 @@ class Finder:
         return None
 
     def _paths(self, wanted: Filter) -> list[_Path]:
-        """Return the paths of the single filters in the order of create_time, the one to be preferred first."""
+        """Return one path for each filter, ordered by create_time, the preferred path first."""
         project = wanted.project_id
         if not project:
             return []
@@ -209,7 +209,7 @@ class Finder:
         return paths
 
     def _expiring(self, wanted: Filter) -> list[_Path]:
-        """Return the path of all keys that expire on one side of the clock, where only one is asked for."""
+        """Return the path of the keys on one side of their expiry, if the filter asks only for ACTIVE or EXPIRED."""
         if not wanted.project_id or wanted.states not in ({State.ACTIVE}, {State.EXPIRED}):
             return []
         compared = "<=" if State.EXPIRED in wanted.states else ">"
@@ -217,7 +217,7 @@ class Finder:
         return [_Path(index, ("project_id",), (project,), "expire_time", bound=(compared, (wanted.now,)))]
 
     def _conditions(self, wanted: Filter, but: str = "") -> list[_Condition]:
-        """Return the filter as conditions, without the project and without one of them."""
+        """Return the filter as conditions, without the project and without the field ``but``."""
         conditions = []
         for name, value in (("environment_id", wanted.environment_id), ("owner_id", wanted.owner_id)):
             if value and name != but:
@@ -226,8 +226,8 @@ class Finder:
             conditions.append(_in_states(wanted))
         contains = "instr({}, ?) > 0" if self._sqlite else "strpos({}, ?) > 0"
         if wanted.scope and but != "scope":
-            # A scope holds no character that JSON escapes, so its quoted text occurs only where it stands itself.
-            # Other text could stand between two scopes (`, `) and is none that a key carries.
+            # A scope has no character that JSON escapes, so its quoted text occurs only as the scope itself. Other text
+            # could match between two scopes (`, `). No key carries it as a scope.
             carried = _Sql(contains.format("scopes"), (f'"{wanted.scope}"',))
             conditions.append(_Condition(carried if is_scope(wanted.scope) else _Sql("1 = 0"), ("scopes",)))
         if wanted.search:
@@ -238,12 +238,12 @@ class Finder:
     # Reading
 
     def _walk(self, path: _Path, descending: bool, after: Place | None, skip: int, size: int) -> Found:
-        # Most filters let so many keys pass that the first entries fill the page: one statement.
+        # With most filters the first entries fill the page, which takes one statement.
         first = min(_AT_FIRST * (skip + size), path.most)
         rows = self._read(self._fitting(path, descending, after, None, first), descending, skip, size)
         if len(rows) == size:
             return Found(rows)
-        # The end first, and then all up to it: what comes in between is found, or lies behind the end.
+        # Read the end first, then everything up to it. A key inserted meanwhile is found or lies after the end.
         end = self._end(path, descending, after, path.most)
         entries = self._fitting(path, descending, after, end, 2 * path.most)
         rows = self._read(entries, descending, skip, size)
@@ -252,14 +252,14 @@ class Finder:
         return Found(rows, replace(end, skip=0 if rows or not skip else max(0, skip - self._count(entries))))
 
     def _end(self, path: _Path, descending: bool, after: Place | None, step: int) -> Place | None:
-        """Return the last of so many entries, or None where none follows."""
+        """Return the last of the next ``step`` entries, or None if none follows it."""
         entries = self._merged(path, descending, after, None, step + 1)
         last = _slice(entries, descending, 2, step - 1)
         found = self._store.read(last.text, last.parameters)
         return Place(*found[0]) if len(found) == 2 else None
 
     def _read(self, entries: _Sql, descending: bool, skip: int, size: int) -> list[tuple[Any, ...]]:
-        """Return the rows of entries, from the first ones on in their order."""
+        """Return ``size`` rows of entries, in order, after skipping ``skip``."""
         way = "DESC" if descending else "ASC"
         page = _slice(entries, descending, size, skip)
         return self._store.read(
@@ -271,12 +271,12 @@ class Finder:
     def _sorted(
         self, path: _Path, wanted: Filter, column: str, descending: bool, after: Place | None, skip: int, size: int
     ) -> tuple[str, tuple[object, ...]]:
-        """Return the statement that reads a small set and sorts what fits of it."""
+        """Return the statement that reads a small set and sorts the keys of it that match."""
         way, compared = ("DESC", "<") if descending else ("ASC", ">")
         conditions = [_spelled(condition.sql) for condition in self._conditions(wanted)]
         if after is not None:
             conditions.append(_Sql(f"(k.{column}, k.id) {compared} (?, ?)", (after.value, after.key_id)))
-        entries = self._merged(path, False, None, None, 2 * SORTED)  # it may have grown since it was counted
+        entries = self._merged(path, False, None, None, 2 * SORTED)  # the set may have grown since the count
         text = (
             f"SELECT {_COLUMNS} FROM ({entries.text}) entry CROSS JOIN api_key k WHERE k.id = entry.id"  # noqa: S608
             f"{''.join(f' AND {condition.text}' for condition in conditions)} "
@@ -289,16 +289,16 @@ class Finder:
         ((count,),) = self._store.read(f"SELECT COUNT(*) FROM ({entries.text}) fitting", entries.parameters)  # noqa: S608
         return int(count)
 
-    # Entries: statements that yield `place` (the sort value), `id`, and the columns asked for
+    # Entries: statements that yield `place` (the sort value), `id` and the requested columns
 
     def _fitting(self, path: _Path, descending: bool, after: Place | None, end: Place | None, most: int) -> _Sql:
-        """Return those of a path's first entries after a place, up to an end, that fit its conditions, in no order."""
+        """Return those of a path's first ``most`` entries after a place, up to an end, that match. Unordered."""
         entries = self._merged(path, descending, after, end, most, path.columns)
         if not path.conditions:
             return entries
         conditions = [condition.sql for condition in path.conditions]
         joined = ""
-        if path.index == _SCOPES:  # which has nothing else of a key
+        if path.index == _SCOPES:  # it has no other columns of a key
             joined = " CROSS JOIN api_key k"
             conditions = [_Sql("k.id = entry.id"), *map(_spelled, conditions)]
         text = f"SELECT entry.place, entry.id FROM ({entries.text}) entry{joined} WHERE " + " AND ".join(  # noqa: S608
@@ -315,7 +315,7 @@ class Finder:
         most: int,
         columns: Sequence[str] = (),
     ) -> _Sql:
-        """Return the first entries of a path after a place, up to an end, in order."""
+        """Return the first ``most`` entries of a path after a place, up to an end, in order."""
         streams = [self._entries(path, values, descending, after, end, most, columns) for values in path.values]
         if len(streams) == 1:
             return streams[0]
@@ -351,8 +351,8 @@ class Finder:
             order = [sort, key]
             source = path.table if path.table == _SCOPES else f"{path.table} INDEXED BY {path.index}"
         else:
-            # Ranges, and not equalities: columns that equal a constant drop out of ORDER BY, and then other indexes
-            # serve too, one of which looks better to the planner where it takes most keys to fit.
+            # Use ranges, not equalities. The planner drops columns that equal a constant from ORDER BY. Then other
+            # indexes can serve too, and it prefers one of them if it expects most keys to match.
             for side in "><":
                 given = [(compared, bound) for compared, bound in bounds if compared[0] == side]
                 for compared, bound in given or ([(f"{side}=", ())] if leading else []):
@@ -361,7 +361,7 @@ class Finder:
             source = path.table
         taken = [f"{sort} AS place", f"{key} AS id"]
         if path.index != _SCOPES:
-            # Where the path is one standing's, it is not read: the expression would take the row.
+            # On a path of one standing, select the value as a constant: evaluating the expression would read the row.
             standing = str(values[-1]) if path.index == _BY_STANDING else f"({STANDING})"
             taken += [f"{standing} AS standing" if column == "standing" else column for column in columns]
         where = f" WHERE {' AND '.join(condition.text for condition in conditions)}" if conditions else ""
@@ -381,11 +381,11 @@ _STANDINGS = {
     State.REVOKED: 4,
     State.SUPERSEDED: 5,
 }
-"""Which value of ``STANDING`` the keys of a state have."""
+"""The value of ``STANDING`` for each state."""
 
 
 def _slice(entries: _Sql, descending: bool, size: int, skip: int) -> _Sql:
-    """Return ``size`` entries after ``skip`` others, in order."""
+    """Return ``size`` entries in order, after skipping ``skip``."""
     way = "DESC" if descending else "ASC"
     text = f"SELECT place, id FROM ({entries.text}) entries ORDER BY place {way}, id {way} LIMIT ? OFFSET ?"  # noqa: S608
     return _Sql(text, (*entries.parameters, size, skip))
@@ -405,11 +405,11 @@ def _in_states(wanted: Filter) -> _Condition:
 
 
 def _spelled(condition: _Sql) -> _Sql:
-    """Return a condition for the keys' table, which has no column ``standing``."""
+    """Return a condition with the column ``standing`` spelled out, which the table of keys does not have."""
     return replace(condition, text=condition.text.replace("standing", f"({STANDING})"))
 
 
 def _compared(columns: Sequence[str], compared: str, values: Sequence[object]) -> _Sql:
-    """Return the condition that as many columns as there are values compare so, as a row."""
+    """Return the row comparison of ``values`` with as many of ``columns``."""
     slots = ", ".join("?" * len(values))
     return _Sql(f"({', '.join(columns[: len(values)])}) {compared} ({slots})", tuple(values))

@@ -1,8 +1,8 @@
-"""The first use of a rotated key's successor, where that ends the old key.
+"""The first use of a rotated key's successor, if that use ends the old key.
 
-It is noted on the way of a valid answer, and written behind its back. What was noted and is not written when a process
-ends is lost, and nothing else is: the successor's row says that its first use is still awaited, so that the next use is
-noted again. The row is read with the write lock held, so whichever server is first writes it, once.
+A valid verification notes the use in memory. A background thread writes it. Notes that are not written when the process
+ends are lost, but the successor's row still awaits its first use, so the next use is noted again. The row is read under
+the write lock, so only the first server writes the use, and only once.
 """
 
 import threading
@@ -22,25 +22,26 @@ from tumbler_server.store.database import Transaction
 from tumbler_server.trouble import Trouble
 
 ACTOR = Actor("", "first-use")
-"""Who ends a key because its successor is used: whoever verified that did not ask for it."""
+"""The actor of these changes. The verifying caller did not ask for them."""
 
 LINE = 16
-"""How many keys before it the first use of a key ends at the most: those that were rotated before they were ever used.
+"""Most predecessors that a key's first use ends. A key rotated before its own first use extends the chain.
 
-Callers decide how long such a line is, and all writers wait meanwhile. Those before end with their grace.
+Callers control the length of such a chain, and all writers wait for this change. Predecessors beyond the limit end with
+their grace.
 """
 
 _PAUSE = 1.0
-"""Seconds before it is tried again to write what could not be written."""
+"""Seconds before retrying a failed write."""
 
 _LAST = 0.3
-"""Seconds for the last writes when the process ends. They can be missed: the next use is noted again."""
+"""Seconds for the last writes at shutdown. Missing them is safe: the next use is noted again."""
 
 
 class FirstUses:
-    """Notes first uses, and ends the keys that they end. Safe for use by many threads.
+    """Records first uses and ends the keys that they replace. Safe for use by many threads.
 
-    Projects take turns, so that none waits for what another has noted.
+    Projects are served round robin, so no project waits for another's backlog.
     """
 
     def __init__(self, ledger: Ledger, most: int = limits.FIRST_USES.most) -> None:
@@ -48,7 +49,7 @@ class FirstUses:
         self._most = most
         self._lock = threading.Lock()
         self._waiting: OrderedDict[str, dict[str, None]] = OrderedDict()
-        """Ids of keys whose first use is to be written, by project, in the order in which the projects are served."""
+        """The ids of keys with an unwritten first use, by project. The order of projects is the order of service."""
         self._size = 0
         self._flushing = threading.Lock()
         self._trouble = Trouble("the end of keys whose successors were used cannot be written; retrying")
@@ -61,9 +62,9 @@ class FirstUses:
         return self._size
 
     def note(self, key: Key) -> None:
-        """Note the use of a key that ``awaits_first_use``. It never waits for the database.
+        """Note the use of a key that ``awaits_first_use``. Never waits for the database.
 
-        A project has no more places than it leaves free: what one notes always leaves room for others.
+        A project may occupy at most as many places as remain free, so it always leaves room for others.
         """
         with self._lock:
             noted = self._waiting.get(key.project_id, {})
@@ -75,16 +76,16 @@ class FirstUses:
         self._wake.set()
 
     def flush(self) -> bool:
-        """Write down what has been noted; False where that failed, and is to be tried again after a pause."""
+        """Write the noted uses. Return False if a write failed. Retry after a pause then."""
         with self._flushing:
             return self._flush()
 
     def start(self) -> None:
-        """Begin to write what is noted, as soon as it is."""
+        """Start writing uses as soon as they are noted."""
         self._thread.start()
 
     def close(self) -> None:
-        """Write what is noted if that takes no longer than a moment, and end."""
+        """Stop, after writing the noted uses if that takes at most 0.3 seconds."""
         self._call.deadline = time.monotonic() + _LAST
         self._stopping.set()
         self._wake.set()
@@ -107,7 +108,7 @@ class FirstUses:
             except KeyNotFound:
                 pass  # the database was restored from a backup that is older than the key
             except Exception as failure:
-                # It stays noted. The exception's text is not logged: it could hold anything.
+                # The use stays noted. The exception's text is not logged: it could hold anything.
                 self._trouble.met(key_id=key_id, error=type(failure).__name__)
                 return False
             self._trouble.passed()
@@ -115,12 +116,12 @@ class FirstUses:
         return True
 
     def _next(self) -> tuple[str, str] | None:
-        """Return whose turn it is: the project and the key, which stays noted, and so is not noted again meanwhile."""
+        """Return the next project and key. The key stays noted meanwhile, so it is not noted twice."""
         with self._lock:
             for project_id, noted in self._waiting.items():
                 self._waiting.move_to_end(project_id)
                 key_id = next(iter(noted))
-                noted[key_id] = noted.pop(key_id)  # one that cannot be written does not hold up the others
+                noted[key_id] = noted.pop(key_id)  # to the end: a failing key must not block the others
                 return project_id, key_id
         return None
 
@@ -137,7 +138,7 @@ class FirstUses:
         key = self._ledger.find(transaction.read, key_id)
         if key is None:
             raise KeyNotFound(key_id)
-        if not key.awaits_first_use:  # another server was faster
+        if not key.awaits_first_use:  # another server has already written it
             return Changed(key, key.revision, now)
         used = replace(key, awaits_first_use=False)
         detail = {"replaces_key_id": key.replaces_key_id}

@@ -1,4 +1,4 @@
-"""What every change of a key is made of: reading, making and writing it, with its event, in one transaction."""
+"""Reads and writes of keys. Each change and its event are written in one transaction."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,9 +18,9 @@ from tumbler_server.store.models import ApiKeyRow
 
 @dataclass(frozen=True)
 class Changed:
-    """A key as it became by ``now``, and the revision of its change.
+    """A key as of ``now``, after a change, and the revision of that change.
 
-    ``webhook_secret`` is that of an endpoint that was made with it, shown once.
+    ``webhook_secret`` is the secret of an endpoint that the change created. It is shown once.
     """
 
     key: Key
@@ -31,7 +31,7 @@ class Changed:
 
 @dataclass(frozen=True)
 class Issued(Changed):
-    """A key that was made. ``text`` is the key itself, shown once; empty where ``repeated`` or only validated."""
+    """A created key. ``text`` is the key itself, shown once. It is empty if ``repeated`` or if only validated."""
 
     text: str = field(default="", repr=False)
     repeated: bool = False
@@ -42,9 +42,9 @@ Outcome = TypeVar("Outcome", bound=Changed)
 
 
 class Ledger:
-    """Reads and writes keys. ``committed`` is told the revision of each change before its maker is.
+    """Reads and writes keys. A project has at most ``max_project_keys`` keys.
 
-    A project has at most ``max_project_keys`` keys.
+    ``committed`` is called with the revision of each change before the change is reported to its caller.
     """
 
     def __init__(
@@ -64,22 +64,22 @@ class Ledger:
         self._max_project_keys = max_project_keys
 
     def write(self, work: Callable[[Transaction], Outcome], urgent: bool = False) -> Outcome:
-        """Run ``work`` in a write transaction, and return the outcome once this process knows of it.
+        """Run ``work`` in a write transaction, and return its outcome after calling ``committed``.
 
-        What is ``urgent``, since it stops a key, goes before all that waits to be written.
+        An ``urgent`` write, one that stops a key, goes ahead of all other queued writes.
         """
         outcome = self._store.write(work, urgent)
-        with calls.serving(None):  # the change was made: that its caller has gone does not keep it from being known
+        with calls.serving(None):  # the change is committed: publish it even if its caller has hung up
             self._committed(outcome.revision)
         return outcome
 
     def make(self, prefix: str) -> tuple[NewKey, record.Sealed]:
-        """Make and seal a secret, before any transaction: bcrypt must not hold the write lock."""
+        """Generate and seal a secret. Call it outside a transaction: bcrypt must not hold the write lock."""
         made = secret.generate(prefix)
         return made, self._hasher.seal(made.text, made.secret)
 
     def find(self, read: Read, key_id: str) -> Key | None:
-        """Return a key, whoever may see it; None where there is none of this id."""
+        """Return the key with this id, or None. Does not check who may see it."""
         return record.find(read, key_id)
 
     def load(self, read: Read, caller: Key, key_id: str) -> Key:
@@ -92,10 +92,7 @@ class Ledger:
     def insert(
         self, transaction: Transaction, key: Key, made: NewKey, sealed: record.Sealed, detail: Mapping[str, str]
     ) -> Key:
-        """Put a key that was made into the table, with its CREATED event, and return it as it is there.
-
-        Raises ``LimitReached``.
-        """
+        """Insert a new key with its CREATED event, and return the key as stored. Raises ``LimitReached``."""
         projects.count_one_more(transaction, key.project_id, self._max_project_keys)
         key = replace(key, id=made.id, key_prefix=made.key_prefix)
         proofs = {"secret_hash": sealed.secret_hash, "digest": sealed.digest, "pepper_id": sealed.pepper_id}
@@ -116,9 +113,9 @@ class Ledger:
         now: int,
         detail: Mapping[str, str],
     ) -> Changed:
-        """Write what has changed of a key, with its event, and return it as it became.
+        """Write the changed columns of a key with an event, and return the key after the change.
 
-        Where the key's row is not as its last event told, the new event says so.
+        If the key's row does not match its last event, the new event says so.
         """
         after = replace(after, update_time=now)
         old = record.to_columns(before)
@@ -132,7 +129,7 @@ class Ledger:
         return Changed(after, after.revision, now)
 
     def note(self, transaction: Transaction, actor: Actor, key: Key, happened: EventType, now: int) -> Key:
-        """Write an event of a key that changes nothing of it, and return it as it is then."""
+        """Write an event that changes no field of a key, and return the key with its new revision."""
         ((row, altered),) = evidence.stored(transaction.read, [key.id]).values()
         told = change(happened, key, now, actor, evidence.altered(altered))
         revision = log.append(transaction, replace(told, record=evidence.digest(row), previous=key.revision))
@@ -142,25 +139,25 @@ class Ledger:
     def revoke(
         self, transaction: Transaction, actor: Actor, before: Key, reason: int, comment: str, now: int
     ) -> Changed:
-        """End a key that is not revoked yet for ever, with its event."""
+        """Revoke a key permanently and write its event. The key must not be revoked yet."""
         after = replace(before, revoke_time=now, revoke_reason=reason, revoke_comment=comment)
         detail = {"reason": record.REVOKE_REASONS[reason]} | ({"comment": comment} if comment else {})
         return self.save(transaction, actor, before, after, EventType.REVOKED, now, detail)
 
     def repeated(self, read: Read, caller: Key, seen: requests.Seen) -> Issued:
-        """Return what came of a request that was made before, without the secret."""
+        """Return the outcome of a replayed request, without the secret."""
         key = self.load(read, caller, seen.key_id)
         old = self.load(read, caller, key.replaces_key_id) if seen.rotated else None
         return Issued(key, seen.revision, self.clock(), repeated=True, old=old)
 
 
 def actor(caller: Key) -> Actor:
-    """Return the credential that makes a change."""
+    """Return the caller as the actor of a change."""
     return Actor(caller.id, caller.name)
 
 
 def change(happened: EventType, key: Key, now: int, actor: Actor, detail: Mapping[str, str]) -> Change:
-    """Return the event of a key's change."""
+    """Return the event for a key's change."""
     return Change(
         type=happened,
         key_id=key.id,
@@ -173,7 +170,7 @@ def change(happened: EventType, key: Key, now: int, actor: Actor, detail: Mappin
 
 
 def expiry(expire_time: int | None, ttl: int | None, now: int, otherwise: int) -> int:
-    """Return when a key expires for which one of the two was asked, or neither."""
+    """Return a key's expiry from ``expire_time`` or ``ttl``, or ``otherwise`` if neither is given."""
     if expire_time is not None:
         return expire_time
     return otherwise if ttl is None else now + ttl

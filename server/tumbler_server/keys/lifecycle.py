@@ -1,4 +1,4 @@
-"""A key's life: made, changed, switched, revoked. How it is replaced is in ``keys.rotation``."""
+"""Creation, updates, activation and revocation of keys. For rotation see ``keys.rotation``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ _ROTATE = "tumbler:keys:rotate"
 
 @dataclass(frozen=True)
 class Draft:
-    """What a key is to be; see CreateRequest for each field. Spans and instants are microseconds."""
+    """The fields of a key to create; CreateRequest documents each. Durations and times are in microseconds."""
 
     project_id: str
     environment_id: str = ""
@@ -49,7 +49,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Edit:
-    """What is to be changed of a key; ``fields`` names those of ``draft`` that count."""
+    """A change to a key. ``fields`` names the fields of ``draft`` to apply."""
 
     key_id: str
     draft: Draft
@@ -58,7 +58,10 @@ class Edit:
 
 
 class Lifecycle:
-    """Makes and changes keys. A caller is the key that asks; its scope for the operation has been checked before."""
+    """Creates and changes keys.
+
+    ``caller`` is the key that made the call. Its scope for the operation has already been checked.
+    """
 
     def __init__(
         self,
@@ -73,7 +76,7 @@ class Lifecycle:
         self._min_rotation_interval = min_rotation_interval
 
     def get(self, caller: Key, key_id: str) -> Changed:
-        """Return a key as it is. Raises ``KeyNotFound``."""
+        """Return a key. Raises ``InvalidFields``, ``KeyNotFound``."""
         check = Check()
         check.key_id("key_id", key_id)
         check.done()
@@ -81,7 +84,7 @@ class Lifecycle:
         return Changed(key, key.revision, self._ledger.clock())
 
     def create(self, caller: Key, draft: Draft) -> Issued:
-        """Make a key.
+        """Create a key.
 
         Raises ``InvalidFields``, ``OtherProject``, ``ScopeEscalation``, ``RequestIdReused``, ``WebhooksNeedPepper``,
         ``LimitReached``, ``Overloaded``.
@@ -128,7 +131,7 @@ class Lifecycle:
             self._endpoints.demand_pepper()
 
         if edit.draft.webhook_url and "rotation" in edit.fields:
-            # All that the transaction would refuse is refused before a name is looked up.
+            # Refuse before the DNS lookup everything that the transaction would refuse.
             before, after = self._edited(self._ledger, caller, edit, values, self._ledger.clock())
             if after.webhook_url != before.webhook_url:
                 self._endpoints.demand_room(self._ledger.select, after.project_id, after.webhook_url)
@@ -144,7 +147,7 @@ class Lifecycle:
             detail = differences.between(before, after)
             if not detail:
                 return Changed(before, before.revision, now, webhook_secret)
-            if record.weight(after) > record.weight(before):  # one that is too large from before may become smaller
+            if record.weight(after) > record.weight(before):  # a record that is already too large may shrink
                 check.record("api_key.", after)
                 check.done()
             changed = self._ledger.save(
@@ -155,9 +158,10 @@ class Lifecycle:
         return self._ledger.write(work)
 
     def set_active(self, caller: Key, key_id: str, active: bool) -> Changed:
-        """Switch a key on or off; where it is so already, nothing changes.
+        """Activate or deactivate a key. Does nothing if the key is already in that state.
 
-        Raises ``KeyNotFound``, ``KeyIsRevoked``; when it is switched on, ``ScopeEscalation`` and ``SelfWidening``.
+        Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``.
+        Activation also raises ``ScopeEscalation`` and ``SelfWidening``.
         """
         check = Check()
         check.key_id("key_id", key_id)
@@ -167,7 +171,7 @@ class Lifecycle:
         )
 
     def set_active_by_name(self, caller: Key, project_id: str, environment_id: str, name: str, active: bool) -> Changed:
-        """Do the same to the one key of this name. Raises also ``OtherProject``, ``NameIsAmbiguous``."""
+        """Do as ``set_active`` does, for the key with a name. Also raises ``OtherProject``, ``NameIsAmbiguous``."""
         check = Check()
         check.filter("by_name.project_id", project_id)
         check.filter("by_name.environment_id", environment_id)
@@ -189,7 +193,7 @@ class Lifecycle:
         return self._ledger.write(work, urgent=not active)
 
     def revoke(self, caller: Key, key_id: str, reason: int, comment: str) -> Changed:
-        """End a key for ever; a second time changes nothing. Raises ``InvalidFields``, ``KeyNotFound``."""
+        """Revoke a key permanently. Revoking it again changes nothing. Raises ``InvalidFields``, ``KeyNotFound``."""
         check = Check()
         check.key_id("key_id", key_id)
         check.text("comment", comment, 1_024)
@@ -214,7 +218,7 @@ class Lifecycle:
     def _edited(
         self, on: Ledger | Transaction, caller: Key, edit: Edit, values: Mapping[str, Any], now: int
     ) -> tuple[Key, Key]:
-        """Return a key as it is, and as it is to be, unless the caller may not change it so."""
+        """Return a key before and after an edit. Raises unless the caller may make it."""
         before = self._changeable(on.read, caller, edit.key_id)
         if edit.etag and edit.etag != before.etag:
             raise EtagMismatch(before.id)
@@ -227,19 +231,22 @@ class Lifecycle:
         if "rotation" in edit.fields:
             after = _rescheduled(after, values["rotation_interval"], edit.draft.webhook_url, now)
             turned = after.webhook_url not in ("", before.webhook_url)
-            if turned and not any_grants(caller.scopes, _ROTATE):  # whoever reads there can claim the next secret
+            if turned and not any_grants(caller.scopes, _ROTATE):  # the webhook's receiver can claim the next secret
                 raise ScopeMissing(_ROTATE)
         widening.let(caller, before, after, on.read)
         return before, after
 
     def _look_up(self, field: str, caller: Key, url: str) -> None:
-        """Judge where a webhook's URL leads now. It can take a second: after all else, and never in a transaction."""
+        """Check where a webhook's URL leads now.
+
+        The lookup can take a second, so call this after all other checks and never in a transaction.
+        """
         check = Check()
         check.webhook(field, url, lambda url: self._endpoints.judge.look_up(url, caller.project_id))
         check.done()
 
     def _drafted(self, caller: Key, draft: Draft, values: Mapping[str, Any]) -> Key:
-        """Return the key that a draft makes now. Raises ``InvalidFields``."""
+        """Return the key that a draft describes, created now. Raises ``InvalidFields``."""
         now = self._ledger.clock()
         check = Check()
         check.in_future("expire_time", draft.expire_time, now)
@@ -278,7 +285,7 @@ class Lifecycle:
         return self._ledger.write(work)
 
     def _checked(self, check: Check, draft: Draft, path: str) -> dict[str, Any]:
-        """Check the fields that Create and Update share, and return them as they are stored."""
+        """Check the fields that Create and Update share, and return their stored form."""
         return {
             "name": check.name(f"{path}name", draft.name),
             "owner_id": check.text(f"{path}owner_id", draft.owner_id, 255),
@@ -303,16 +310,17 @@ class Lifecycle:
         if before.active == active:
             return Changed(before, before.revision, now)
         happened = EventType.ACTIVATED if active else EventType.DEACTIVATED
-        # What was due is announced again once the key is back; the claim tokens that are out count no more.
+        # A due rotation is announced again when the key is reactivated. Outstanding claim tokens become void.
         after = replace(before, active=active, rotation_due_revision=0)
         widening.let(caller, before, after, transaction.read)
         return self._ledger.save(transaction, ledger.actor(caller), before, after, happened, now, {})
 
 
 def _named(transaction: Transaction, project_id: str, environment_id: str, name: str, now: int) -> list[str]:
-    """Return the ids of the keys that a name fits, no more than can be told: those that can still work, else others.
+    """Return the ids of the keys with a name, at most ``NAMED``: those that can still work, or else the others.
 
-    A name can have any number of keys, and all writers wait meanwhile: so ranges of one index, see ``keys.finder``.
+    Any number of keys can share a name, and all writers wait for this query.
+    So it reads ranges of one index (see ``keys.finder``).
     """
     columns = ("project_id", "environment_id", "name", "revoke_time", "grace_expire_time")
     whole = (project_id, environment_id, name)
@@ -328,7 +336,7 @@ def _named(transaction: Transaction, project_id: str, environment_id: str, name:
 
 
 def _rescheduled(key: Key, interval: int, webhook_url: str, now: int) -> Key:
-    """Return the key with this schedule. What was due under another interval or to another URL is announced anew."""
+    """Return the key with this schedule. A changed interval or URL causes a due rotation to be announced again."""
     if interval != key.rotation_interval:
         next_time = schedule.next_rotation(interval, now)
         key = replace(key, rotation_interval=interval, rotation_next_time=next_time)

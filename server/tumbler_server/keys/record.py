@@ -1,4 +1,4 @@
-"""A key as plain data: what ``decide`` judges, caches hold and the wire shows. Never a secret, never a hash."""
+"""A key's record as plain data, used by ``decide``, the caches and the wire. It holds no secret and no hash."""
 
 import enum
 import functools
@@ -17,7 +17,7 @@ from tumbler_server.store.models import ApiKeyRow
 
 
 class State(enum.IntEnum):
-    """What has become of a key; the numbers are the proto's."""
+    """The state of a key. The numbers match the proto."""
 
     ACTIVE = 1
     INACTIVE = 2
@@ -27,19 +27,19 @@ class State(enum.IntEnum):
 
 
 class OldKeyEnds(enum.IntEnum):
-    """When a rotated key ends; the numbers are the proto's."""
+    """When a rotated key stops working. The numbers match the proto."""
 
     AT_GRACE_END = 1
     ON_FIRST_USE = 2
 
 
 REVOKE_REASONS = {0: "unspecified", 1: "compromised", 2: "superseded", 3: "owner_left", 4: "unused", 5: "other"}
-"""The proto's numbers, and what the log calls them."""
+"""The proto's numbers and their names in the event log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key's record. Times are microseconds; ``NEVER`` where something has not happened or will not."""
+    """A key's record. Times are in microseconds. ``NEVER`` marks what has not happened or will not happen."""
 
     id: str
     project_id: str
@@ -69,25 +69,25 @@ class Key:
     webhook_url: str = ""
     expiry_warnings: int = 0
     grace_ends_on_first_use: bool = False
-    """Whether the grace ends when the successor is first used, and that has not come yet."""
+    """Whether the successor's first use ends the grace period and is still pending."""
     awaits_first_use: bool = False
-    """Whether the key's own first use is still to end the grace of what it replaces; see ``keys.first_use``."""
+    """Whether this key's first use, still pending, ends the grace of the key it replaces. See ``keys.first_use``."""
     revision: int = 0
     rendered: Any = field(default=None, init=False, repr=False, compare=False)
-    """Whatever the layer above keeps with a record so as not to make it again."""
+    """A cached rendering of the record, set and used by the layer above."""
 
     @property
     def revoked(self) -> bool:
-        """Whether the key was ended for ever, whatever the clock says."""
+        """Whether the key was ended permanently. It does not depend on the clock."""
         return self.revoke_time != NEVER
 
     @property
     def etag(self) -> str:
-        """A text that changes with every change of the key."""
+        """A string that changes with every change of the key."""
         return f'"{self.revision:x}"'
 
     def state(self, now: int) -> State:
-        """Return what has become of the key by ``now``; ``listing`` says the same in SQL."""
+        """Return the key's state at ``now``. ``keys.finder`` has the same rule in SQL."""
         if self.revoked:
             return State.REVOKED
         if self.replaced_by_key_id:
@@ -99,7 +99,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Sealed:
-    """What is stored of a secret: its bcrypt hash, and a digest where there was a pepper. Never shown."""
+    """The stored proofs of a secret: its bcrypt hash and, if there was a pepper, a digest. Never shown."""
 
     secret_hash: str = field(repr=False)
     digest: bytes | None = field(repr=False)
@@ -107,12 +107,12 @@ class Sealed:
 
 
 _OWN = 1_536
-"""Bytes of what the service itself writes into a record, at the most: times, ids, the maker's name. A comment of Revoke
-comes on top, so that no record is too large to be revoked."""
+"""Most bytes that the service itself adds to a record: times, ids, the creator's name.
+The comment of Revoke is not included, so no record is too large to revoke."""
 
 
 def chosen(key: Key) -> dict[str, int]:
-    """Return how many bytes each field that a caller chooses has in the key's message, by its name: at the most."""
+    """Return the most bytes that each caller-chosen field takes in the key's message, by field name."""
     return {
         "project_id": _sent(key.project_id),
         "environment_id": _sent(key.environment_id),
@@ -126,17 +126,17 @@ def chosen(key: Key) -> dict[str, int]:
 
 
 def weight(key: Key) -> int:
-    """Return how many bytes a key's message has at the most, before a comment is added by Revoke."""
+    """Return the most bytes that a key's message takes without the comment of Revoke."""
     return sum(chosen(key).values()) + _OWN
 
 
 def size(key: Key) -> int:
-    """Return how many bytes a key's message has, at the most."""
+    """Return the most bytes that a key's message takes."""
     return weight(key) + _sent(key.revoke_comment)
 
 
 _FRAME = 5
-"""Bytes around a text in a message: its field's number and its length, which take less than this up to 256 KiB."""
+"""Bytes around a string in a message, for its field number and its length. They take less than this up to 256 KiB."""
 
 
 def _sent(text: str) -> int:
@@ -144,13 +144,13 @@ def _sent(text: str) -> int:
 
 
 _BARE = 620
-"""Bytes of a remembered record without what a caller chose: its object, its numbers, its place in the cache."""
+"""Bytes of a cached record without the caller-chosen fields: its object, its numbers, its cache entry."""
 
 
 def memory(key: Key) -> int:
-    """Return about how many bytes a remembered record takes in memory, what is kept rendered beside it included.
+    """Return about how many bytes a cached record takes in memory, including its cached rendering.
 
-    What it shares with others is counted as if it had it to itself.
+    Values shared with other records are counted in full.
     """
     texts = (key.name, key.owner_id, key.key_prefix, key.revoke_comment, *key.scopes, *key.allowed_cidrs)
     held = (key.scopes, key.allowed_cidrs, key.metadata, *texts, *itertools.chain(*key.metadata.items()))
@@ -161,11 +161,11 @@ _UNREAD = ("search_text", "alarm_time")
 COLUMNS = [column.column_name for column in ApiKeyRow._meta.sorted_fields if column.name not in _UNREAD]
 
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM api_key"  # noqa: S608 - column names of our own
-"""For the hot path: building the same query anew by the ORM costs more than a whole gRPC call."""
+"""The query of the hot path. Building it with the ORM each time costs more than a whole gRPC call."""
 
 
 def find(read: Read, key_id: str) -> Key | None:
-    """Return a key, whoever may see it; None where there is none of this id."""
+    """Return the key with this id, or None. Does not check who may see it."""
     rows = read(f"{SELECT} WHERE id = ?", (key_id,))
     return from_tuple(rows[0])[0] if rows else None
 
@@ -176,9 +176,8 @@ def from_row(row: ApiKeyRow) -> Key:
 
 
 def from_tuple(row: tuple[Any, ...]) -> tuple[Key, Sealed]:
-    """Return the record, and the proofs of the secret, of a row loaded by ``SELECT``."""
-    # One by one and in the order of the columns: what is made of them by name costs three times as much, on the way of
-    # each key that is not in the cache.
+    """Return the record and the secret's proofs from a row loaded with ``SELECT``."""
+    # Columns are unpacked by position. By name it takes three times as long, and every cache miss pays for it.
     (
         key_id, project_id, environment_id, name, key_prefix, owner_id, scopes, metadata, allowed_cidrs, active,
         create_time, by_key_id, by_name, update_time, expire_time, last_used_time, revoke_time, revoke_reason,
@@ -199,7 +198,7 @@ def from_tuple(row: tuple[Any, ...]) -> tuple[Key, Sealed]:
         create_time,
         _actor(by_key_id, by_name),
         update_time,
-        NEVER if expire_time == NEVER else expire_time,  # the one object, here and below
+        NEVER if expire_time == NEVER else expire_time,  # share one int object, here and below
         last_used_time,
         NEVER if revoke_time == NEVER else revoke_time,
         revoke_reason,
@@ -220,11 +219,11 @@ def from_tuple(row: tuple[Any, ...]) -> tuple[Key, Sealed]:
     return key, Sealed(secret_hash, None if digest is None else bytes(digest), pepper_id)
 
 
-# Many keys of a project say the same; a cache of 100,000 records takes half the memory where that is said once. Records
-# are frozen: nobody changes what they share.
+# Many keys of a project have equal values. Sharing them halves the memory of a cache of 100,000 records. Records are
+# frozen, so shared values do not change.
 
 _ALIKE, _LONG = limits.ALIKE_VALUES.most, limits.ALIKE_TEXT.most
-"""How many different values of a kind are shared, and how long they are at the most: longer ones are seldom alike."""
+"""Most distinct values of a kind to share, and the most characters of a shared value. Longer ones are seldom equal."""
 
 
 def _shared(text: str) -> str:
@@ -256,16 +255,16 @@ def _short_object(text: str) -> dict[str, str]:
 
 @functools.lru_cache(_ALIKE)
 def _actor(key_id: str, name: str) -> Actor:
-    return Actor(key_id, name)  # an id and a name, which are never long
+    return Actor(key_id, name)  # ids and names are never long
 
 
 def from_columns(columns: Mapping[str, Any]) -> Key:
-    """Return the record of a row whose columns come by name; those that are left out are as if nothing had happened."""
+    """Return the record of a row given as a mapping. A missing column counts as 0."""
     return from_tuple(tuple(columns.get(name, 0) for name in COLUMNS))[0]
 
 
 def to_columns(key: Key) -> dict[str, Any]:
-    """Return the row of a record, but for the proofs of its secret."""
+    """Return the row of a record, without the proofs of its secret."""
     columns = {name: getattr(key, name) for name in COLUMNS if hasattr(key, name)}
     columns["scopes"] = json.dumps(key.scopes)
     columns["metadata"] = json.dumps(key.metadata, sort_keys=True)

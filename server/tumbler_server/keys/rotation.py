@@ -1,4 +1,4 @@
-"""Keys replaced by a successor: by a caller that may, or by whoever holds the claim token of a rotation that is due."""
+"""Rotation of keys, by a caller with the scope or by the holder of the claim token of a due rotation."""
 
 from dataclasses import dataclass, replace
 
@@ -17,12 +17,12 @@ from tumbler_server.store.database import Read, Transaction
 DEFAULT_GRACE = HOUR
 
 CLAIM = Actor("", "claim")
-"""Who replaces a key by a claim token, which names nobody."""
+"""The actor of a rotation by claim token. The token identifies no caller."""
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """How a key is to be replaced; see RotateRequest."""
+    """The parameters of a rotation; RotateRequest documents them."""
 
     key_id: str
     grace: int = DEFAULT_GRACE
@@ -33,16 +33,17 @@ class Rotation:
 
 
 class Rotations:
-    """Replaces keys."""
+    """Rotates keys."""
 
     def __init__(self, ledger: Ledger, claims: Claims) -> None:
         self._ledger = ledger
         self._claims = claims
 
     def rotate(self, caller: Key, rotation: Rotation) -> Issued:
-        """Replace a key by a successor that carries over everything, and let the old one work for a grace period.
+        """Replace a key with a successor that inherits all of its settings. The old key works for a grace period.
 
-        With ``ON_FIRST_USE`` that is the longest it can take until the successor is used; see ``keys.first_use``.
+        With ``ON_FIRST_USE``, the old key ends at the successor's first use, or at the end of the grace period at the
+        latest. See ``keys.first_use``.
 
         Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``, ``KeyIsSuperseded``, ``KeyIsExpired``,
         ``ScopeEscalation``, ``SelfWidening``, ``RequestIdReused``.
@@ -53,7 +54,8 @@ class Rotations:
         check.ttl("ttl", rotation.ttl)
         check.request_id("request_id", rotation.request_id.value)
         check.done()
-        # Read before the request is looked for: whatever ended the key by then is not this very request, repeated.
+        # Read the key before looking up the request id. Then a replay is not refused because its own first run ended
+        # the key.
         old = self._ledger.load(self._ledger.read, caller, rotation.key_id)
         access.hand_out(caller, old.scopes)
         if seen := requests.find(self._ledger.select, caller, rotation.request_id):
@@ -69,7 +71,7 @@ class Rotations:
             now = self._ledger.clock()
             before = self._ledger.load(transaction.read, caller, rotation.key_id)
             self._demand_rotatable(before)
-            # The caller is handed the successor's secret, and with it whatever the key may do to this service.
+            # The caller receives the successor's secret, and with it all of the key's permissions on this service.
             access.hand_out(caller, before.scopes)
             issued = self._replace(transaction, ledger.actor(caller), before, rotation, ends, made, sealed, now)
             requests.remember(
@@ -80,11 +82,11 @@ class Rotations:
         return self._ledger.write(work)
 
     def read_claim(self, token: str) -> tuple[str, int]:
-        """Return the key's id and the revision that a claim token is for. Raises ``ClaimTokenInvalid``."""
+        """Return the key id and the revision that a claim token names. Raises ``ClaimTokenInvalid``."""
         return self._claims.read(token)
 
     def claim(self, token: str, grace: int, old_key_ends: int = 0) -> Issued:
-        """Replace a key whose rotation is due, for whoever holds the token that was made for that.
+        """Replace a key whose rotation is due, on behalf of the holder of its claim token.
 
         Raises ``InvalidFields``, ``ClaimTokenInvalid``, ``ClaimOutdated``, ``KeyIsRevoked``, ``KeyIsSuperseded``,
         ``KeyIsExpired``.
@@ -132,7 +134,7 @@ class Rotations:
             rotation_due_revision=0,
             rotation_overdue=False,
             expiry_warnings=schedule.given_warnings(expire_time, now),
-            # A key that was never used hands on what its first use was to end.
+            # A key that was never used passes the pending first use on to its successor.
             awaits_first_use=ends_on_first_use or before.awaits_first_use,
         )
         successor = self._ledger.insert(transaction, successor, made, sealed, {"replaces_key_id": before.id})
@@ -169,5 +171,5 @@ class Rotations:
         if self._ledger.clock() >= key.expire_time:
             raise KeyIsExpired(key.id)
         check = Check()
-        check.record("api_key.", key)  # what the successor would copy; an Update can make it smaller
+        check.record("api_key.", key)  # the successor would copy it; an Update can make it smaller
         check.done()

@@ -1,7 +1,7 @@
-"""The rules that a request's fields must keep. Each is stated here once, in code and in words.
+"""Validation of request fields. Each rule is stated here once, in code and in words.
 
-A ``Check`` collects all that is wrong, so that a caller learns everything in one answer. What a rule says about a value
-never quotes the value: somebody may have pasted a secret into the wrong field.
+A ``Check`` collects all violations, so a caller sees them in one response. A violation never quotes the value: it may
+be a secret pasted into the wrong field.
 """
 
 import enum
@@ -32,51 +32,51 @@ _GRANTED_SCOPE = re.compile(rf"\*|{_SEGMENTS}(?::\*)?")
 _KEY_ID = re.compile(r"[0-9A-Za-z]{16}")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
-# Unicode's categories Cc, Cs, Zl and Zp: a pattern finds them ten times as fast as a look at each character's category.
+# Unicode's categories Cc, Cs, Zl and Zp. A pattern is ten times as fast as looking up each character's category.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _CONTROLS_IN_A_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 
 
 def is_scope(text: str) -> bool:
-    """Say whether a key may carry ``text`` as a scope."""
+    """Return whether ``text`` is valid as a key's scope."""
     return len(text) <= ENTRY_LENGTHS["scopes"] and _GRANTED_SCOPE.fullmatch(text) is not None
 
 
 class Check:
-    """Collects broken rules; ``done`` raises them all together."""
+    """Collects violations. ``done`` raises them together."""
 
     def __init__(self) -> None:
         self._violations: list[Violation] = []
 
     def fail(self, field: str, rule: str) -> None:
-        """Note that a field breaks a rule."""
+        """Add a violation of a rule by a field."""
         self._violations.append(Violation(field, rule))
 
     def done(self) -> None:
-        """Raise ``InvalidFields`` if any rule was broken."""
+        """Raise ``InvalidFields`` if there is any violation."""
         if self._violations:
             raise InvalidFields(self._violations)
 
     def key_id(self, field: str, value: str) -> str:
-        """Check the form of a key's id."""
+        """Check the format of a key id."""
         if not _KEY_ID.fullmatch(value):
             self.fail(field, "must be the id of a key: 16 of the characters 0-9 A-Z a-z (not the key itself)")
         return value
 
     def project(self, field: str, value: str) -> str:
-        """Check a project's id, which must be given."""
+        """Check a required project id."""
         if not value:
             self.fail(field, "is required")
         return self.filter(field, value)
 
     def filter(self, field: str, value: str) -> str:
-        """Check a project's or environment's id, which may be left out."""
+        """Check an optional project or environment id."""
         if value and not _TENANT.fullmatch(value):
             self.fail(field, _TENANT_RULE)
         return value
 
     def name(self, field: str, value: str) -> str:
-        """Check a key's name, and return it or the default."""
+        """Check an optional key name, and return it or the default."""
         if not value:
             return DEFAULT_NAME
         if not 3 <= len(value) <= LENGTHS["name"] or not value.strip() or _CONTROLS.search(value):
@@ -84,24 +84,24 @@ class Check:
         return value
 
     def text(self, field: str, value: str, most: int) -> str:
-        """Check a text that may be left out."""
+        """Check an optional string of at most ``most`` characters."""
         if len(value) > most or _CONTROLS.search(value):
             self.fail(field, f"must be at most {most:,} characters, without control characters")
         return value
 
     def prefix(self, field: str, value: str, default: str) -> str:
-        """Check how a key's text is to begin, and return it or the default."""
+        """Check an optional key prefix, and return it or the default."""
         if value and not keyformat.valid_prefix(value):
             self.fail(field, "must match [a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?")
         return value or default
 
     def granted_scopes(self, field: str, values: Iterable[str]) -> tuple[str, ...]:
-        """Check the scopes that a key is to carry, and return them without duplicates."""
+        """Check the scopes to grant to a key, and return them without duplicates."""
         rule = "must be `*`, or segments of A-Z a-z 0-9 . _ / - joined by `:`, of which the last may be `*`"
         return self._scopes(field, values, _GRANTED_SCOPE, rule)
 
     def required_scopes(self, field: str, values: Iterable[str]) -> tuple[str, ...]:
-        """Check the scopes that a verification asks for."""
+        """Check the scopes that a verification requires, and return them without duplicates."""
         rule = "must be segments of A-Z a-z 0-9 . _ / - joined by `:`, without wildcards"
         return self._scopes(field, values, _REQUIRED_SCOPE, rule)
 
@@ -111,7 +111,7 @@ class Check:
             self.fail(field, f"must hold at most {ENTRIES['metadata']} pairs")
             return {}
         for number, (name, value) in enumerate(sorted(values.items())):
-            # A name that breaks its own rule may be anything: it is told by its place.
+            # An invalid name may be anything, such as a secret, so the violation gives its position instead.
             if not 1 <= len(name) <= METADATA_KEY_LENGTH or _CONTROLS.search(name):
                 self.fail(f"{field}[{number}]", "must have a key of 1-64 characters, without control characters")
             elif len(value) > ENTRY_LENGTHS["metadata"] or _CONTROLS_IN_A_TEXT.search(value):
@@ -122,14 +122,14 @@ class Check:
         return dict(values)
 
     def cidrs(self, field: str, values: Sequence[str]) -> tuple[str, ...]:
-        """Check networks, and return them in their canonical form, without duplicates."""
+        """Check networks, and return them in canonical form without duplicates."""
         networks: list[str] = []
         if len(values) > MAX_CIDRS:
             self.fail(field, f"must hold at most {MAX_CIDRS}")
             return ()
         for number, value in enumerate(values):
             try:
-                # Any zone (`fe80::1%eth0`) or mask (`/255.0.0.0`) means something else elsewhere.
+                # Zones (`fe80::1%eth0`) and masks (`/255.0.0.0`) mean different things elsewhere.
                 if len(value) > ENTRY_LENGTHS["allowed_cidrs"] or not re.fullmatch(
                     r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?", value
                 ):
@@ -146,43 +146,43 @@ class Check:
         return tuple(dict.fromkeys(networks))
 
     def address(self, field: str, value: str) -> str:
-        """Check an IP address that may be left out."""
+        """Check an optional IP address."""
         if value and (len(value) > LENGTHS["client_ip"] or decide.parse_address(value) is None):
             self.fail(field, "must be an IPv4 or IPv6 address")
         return value
 
     def named(self, field: str, values: Iterable[int], known: type[enum.IntEnum]) -> None:
-        """Check numbers of an enum; on the wire any number can come."""
+        """Check enum numbers. The wire can carry any number."""
         for number, value in enumerate(values):
             if value not in {int(each) for each in known}:
                 self.fail(f"{field}[{number}]", f"must be one of the named {field}")
 
     def page_size(self, field: str, value: int) -> int:
-        """Check how many a page is to hold, and return how many it may: 20 where nothing is said, at most 1,000."""
+        """Check a page size, and return the effective one: 20 by default, at most 1,000."""
         if value < 0:
             self.fail(field, "must not be negative")
         return min(value or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
     def request_id(self, field: str, value: str) -> str:
-        """Check a request id that may be left out, and return it in lower case."""
+        """Check an optional request id, and return it in lower case."""
         if value and not _UUID.fullmatch(value):
             self.fail(field, "must be a UUID, such as 123e4567-e89b-42d3-a456-426614174000")
         return value.lower()
 
     def ttl(self, field: str, value: int | None) -> int | None:
-        """Check a span of life."""
+        """Check an optional lifetime in microseconds."""
         if value is not None and not 0 < value <= MAX_TTL:
             self.fail(field, "must be more than 0 and at most 36,500 days")
         return value
 
     def in_future(self, field: str, value: int | None, now: int) -> int | None:
-        """Check an instant that must not have come yet."""
+        """Check that an optional time is in the future."""
         if value is not None and value <= now:
             self.fail(field, "must be in the future")
         return value
 
     def grace(self, grace: int, ends: int) -> OldKeyEnds:
-        """Check how long a rotated key works on, and return when it ends."""
+        """Check the grace period of a rotated key and how it ends, and return the latter."""
         if ends not in (0, *OldKeyEnds):
             self.fail("old_key_ends", "must be OLD_KEY_ENDS_AT_GRACE_END or OLD_KEY_ENDS_ON_FIRST_USE")
         ends_on_first_use = ends == OldKeyEnds.ON_FIRST_USE
@@ -195,13 +195,13 @@ class Check:
         return OldKeyEnds.ON_FIRST_USE if ends_on_first_use else OldKeyEnds.AT_GRACE_END
 
     def rotation(self, field: str, interval: int | None, least: int) -> int:
-        """Check a rotation schedule's interval, and return it; 0: there is none."""
+        """Check an optional rotation interval, and return it, or 0 if there is none."""
         if interval is not None and not least <= interval <= MAX_ROTATION_INTERVAL:
             self.fail(f"{field}.interval", f"must be between {least // 1_000_000} seconds and 3,650 days")
         return interval or 0
 
     def record(self, path: str, key: Key) -> None:
-        """Check how many bytes a key's record has; the field that has most of them is named, after ``path``."""
+        """Check the size of a key's record. The violation names the largest field, prefixed with ``path``."""
         if (size := record.weight(key)) > RECORD_BYTES.most:
             parts = record.chosen(key)
             largest = max(parts, key=lambda field: parts[field])
@@ -212,7 +212,7 @@ class Check:
             )
 
     def webhook(self, field: str, value: str, judge: Callable[[str], str]) -> str:
-        """Check a webhook's URL that may be left out. ``judge`` says what is wrong with one; empty: nothing."""
+        """Check an optional webhook URL. ``judge`` returns the broken rule, or an empty string."""
         if value and (rule := judge(value)):
             self.fail(field, rule)
         return value

@@ -1,4 +1,4 @@
-"""Secrets: made, sealed for storage, and proven. The only module that knows bcrypt, and that compares secrets."""
+"""Generation, hashing and proof of secrets. Only this module uses bcrypt and compares secrets."""
 
 import hmac
 import secrets
@@ -13,13 +13,13 @@ from tumbler_server.keys.record import Sealed
 
 DEFAULT_COST = 10
 CHEAPEST_COST = 4
-"""bcrypt's own minimum: some 2 ms, for tests."""
+"""bcrypt's own minimum, about 2 ms. For tests."""
 HIGHEST_COST = 16
 
 
 @dataclass(frozen=True)
 class NewKey:
-    """A key that was just made. Its text is shown once and never stored."""
+    """A newly generated key. Its text is shown once and never stored."""
 
     id: str
     key_prefix: str
@@ -28,7 +28,7 @@ class NewKey:
 
 
 def generate(prefix: str) -> NewKey:
-    """Make a key with a random id, and a secret of 256 bits from the operating system's secure source."""
+    """Generate a key with a random id and a 256-bit secret from the operating system's secure source."""
     key_id = _random(keyformat.ID_LENGTH)
     secret = _random(keyformat.SECRET_LENGTH)
     text = keyformat.build(prefix, key_id, secret)
@@ -36,12 +36,12 @@ def generate(prefix: str) -> NewKey:
 
 
 def same(one: bytes, other: bytes) -> bool:
-    """Compare two byte strings in a time that does not depend on where they differ."""
+    """Compare two byte strings in constant time."""
     return hmac.compare_digest(one, other)
 
 
 class Hasher:
-    """Seals secrets and proves them. The first pepper signs, all verify; with none, bcrypt alone does both."""
+    """Seals and proves secrets. The first pepper signs, all verify. Without peppers, only bcrypt is used."""
 
     def __init__(self, cost: int = DEFAULT_COST, peppers: Sequence[Pepper] = ()) -> None:
         self._cost = cost
@@ -49,7 +49,7 @@ class Hasher:
         self._newest = peppers[0] if peppers else None
 
     def seal(self, text: str, secret: str) -> Sealed:
-        """Return what to store for a key. Takes as long as bcrypt takes: never call it inside a transaction."""
+        """Return what to store for a key. This takes as long as bcrypt: never call it inside a transaction."""
         salt = bcrypt.gensalt(self._cost)
         return Sealed(
             secret_hash=bcrypt.hashpw(secret.encode(), salt).decode(),
@@ -58,18 +58,18 @@ class Hasher:
         )
 
     def check_digest(self, text: str, sealed: Sealed) -> bool | None:
-        """Say whether ``text`` is the sealed key, or None where no pepper at hand made its digest."""
+        """Return whether ``text`` is the sealed key, or None if it has no digest or the digest's pepper is missing."""
         pepper = self._peppers.get(sealed.pepper_id)
         if pepper is None or sealed.digest is None:
             return None
         return same(_digest(pepper, text), sealed.digest)
 
     def check_bcrypt(self, secret: str, sealed: Sealed) -> bool:
-        """Say whether ``secret`` is the sealed one, the expensive way."""
+        """Return whether ``secret`` is the sealed one. This runs bcrypt, which is expensive."""
         return bcrypt.checkpw(secret.encode(), sealed.secret_hash.encode())
 
     def needs_rehash(self, sealed: Sealed) -> bool:
-        """Say whether the key should be sealed anew: the cost went up, or another pepper signs now."""
+        """Return whether to rehash the key: the cost went up, or another pepper signs now."""
         if int(sealed.secret_hash[4:6]) < self._cost:
             return True
         return self._newest is not None and sealed.pepper_id != self._newest.id

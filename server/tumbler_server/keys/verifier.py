@@ -1,4 +1,4 @@
-"""The hot path: from a presented key to a verdict."""
+"""Verification, the hot path: from a presented key to a verdict."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,10 +21,10 @@ from tumbler_server.trouble import Trouble
 
 
 class Question(NamedTuple):
-    """A key as it was presented, what for, and how fresh the answer must be.
+    """A presented key, the demand on it, and how fresh the answer must be.
 
-    ``at_least`` is the oldest revision that the answer may reflect; with ``exactly`` it reflects every change that
-    returned before the call, wherever it was made.
+    ``at_least`` is the oldest revision that the answer may reflect. With ``exactly``, the answer reflects every change
+    that returned before the call, on any server.
     """
 
     text: str
@@ -37,17 +37,17 @@ class Question(NamedTuple):
 
 
 class View(NamedTuple):
-    """What an answer rests on: a position in the log, and how many microseconds ago it was the newest, if too many."""
+    """What an answer rests on: a position in the log. ``age`` is its age in microseconds if stale, otherwise 0."""
 
     position: int
     age: int = 0
 
 
 class Verdict(NamedTuple):
-    """The outcome of a verification; true only when allowed. ``key`` is there only where its secret was proven.
+    """The outcome of a verification. True only if the key is valid. ``key`` is set only if its secret was proven.
 
-    ``time`` is the instant at which it was decided, by what was known in ``view``. ``any_project``: a key of any
-    project would have done.
+    ``time`` is when the verdict was given, based on ``view``.
+    ``any_project`` means that the demand accepted keys of any project.
     """
 
     code: Code
@@ -61,7 +61,7 @@ class Verdict(NamedTuple):
 
 
 class Unknown(NamedTuple):
-    """A text of a key's form whose record has to be read. ``parsed`` is None where it was proven before."""
+    """A well-formed key whose record must be read. ``parsed`` is None if the key was proven before."""
 
     text: str
     id: str
@@ -73,7 +73,7 @@ class Unknown(NamedTuple):
 
 
 class Doubtful(NamedTuple):
-    """A presented key that no digest can prove: only bcrypt can tell whether it is the right one."""
+    """A presented key without a usable digest. Only bcrypt can prove it."""
 
     asked: Unknown
     key: Key
@@ -86,7 +86,7 @@ _ID = slice(-keyformat.ID_LENGTH - _AFTER_ID, -_AFTER_ID)
 
 
 class Verifier:
-    """Proves presented keys and decides on them."""
+    """Proves presented keys and gives verdicts on them."""
 
     def __init__(
         self,
@@ -112,11 +112,11 @@ class Verifier:
         self._altered = Trouble("a key is refused: its row is not as its last event says; run `audit verify`")
 
     def verify(self, question: Question, view: View | None = None) -> Verdict:
-        """Return the verdict on a presented key, by a view that was taken in the same call, or by one of its own.
+        """Return the verdict on a presented key, based on a view taken in the same call or on a new one.
 
-        The stages one after the other, on one thread: ``rpc.hotpath`` runs them on a loop. Raises ``InvalidFields``
-        where the installation has not come as far as it must, and ``StoreUnavailable`` where the database does not
-        answer; nothing is decided then.
+        Runs all stages on the calling thread. ``rpc.hotpath`` runs them on an event loop.
+        Raises ``InvalidFields`` if the question names a revision that does not exist yet, and ``StoreUnavailable`` if
+        the database does not answer. There is no verdict then.
         """
         _, _, at_least, exactly = question
         if view is None or exactly or view.position < at_least:
@@ -129,20 +129,21 @@ class Verifier:
         return self.judge(key, question.demand, view, self._clock())
 
     def now(self) -> int:
-        """Return the instant by which verdicts are given."""
+        """Return the current time that verdicts are based on."""
         return self._clock()
 
     def used(self, key: Key) -> None:
-        """Note that a key was used to call this service."""
+        """Record that a key was used to call this service."""
         if key.id:
             self._usage.note(key.id, self._clock())
             if key.awaits_first_use:
                 self._first_uses.note(key)
 
     def recall(self, text: str) -> Key | Code | Unknown | None:
-        """Return what is known of a presented key, without reading anything. To be asked after the view was taken.
+        """Return what memory knows of a presented key. Reads nothing. Call it after taking the view.
 
-        That is its record, or None where it is none; MALFORMED, which needs neither query nor hash; or what to ask.
+        Returns the key's record; None if the secret is wrong; MALFORMED, which takes no query and no bcrypt; or
+        ``Unknown`` if the record must be read.
         """
         if len(text) > keyformat.MAX_LENGTH:
             return Code.MALFORMED
@@ -154,18 +155,18 @@ class Verifier:
             parsed = keyformat.parse(text)
         except keyformat.MalformedKey:
             return Code.MALFORMED
-        # An id has one secret, and if it is known, this is not it.
+        # An id has one secret. If that is cached, this is a wrong one.
         return Unknown(text, key_id, tag, parsed) if entry is None else None
 
     def remembers(self, key: Key) -> bool:
-        """Say whether a record that was recalled before is still the one that is known of its key."""
+        """Return whether a record recalled earlier is still the cached one."""
         entry = self._cache.get(key.id)
         return entry is not None and entry.key is key
 
     def read(self, asked: Sequence[Unknown]) -> list[Key | Doubtful | None]:
-        """Read the records of keys that the cache does not know, by one query; None for each that is no key.
+        """Read the records of keys that are not cached, in one query. Return None for each that is not a key.
 
-        A key whose row is not as its last event told is none: remembered, it would outlive the row.
+        A key whose row does not match its last event counts as none: if cached, it would outlive the row.
         Raises ``StoreUnavailable``.
         """
         generation = self._cache.generation
@@ -182,7 +183,7 @@ class Verifier:
         return [self._proven(unknown, stored.get(unknown.id), generation) for unknown in asked]
 
     def prove(self, doubtful: Doubtful) -> Key | None:
-        """Return the record of a presented key if bcrypt says that it is the right one, else None."""
+        """Return the record of a presented key if bcrypt proves it, otherwise None."""
         metrics.BCRYPT_RUNS.inc()
         asked, key, sealed, generation = doubtful
         secret = keyformat.parse(asked.text).secret
@@ -191,7 +192,7 @@ class Verifier:
         return self._remember(asked, key, sealed, generation)
 
     def judge(self, key: Key | Code | None, demand: Demand, view: View, now: int) -> Verdict:
-        """Give the verdict on what is known of a presented key, and note that it was used."""
+        """Return the verdict on a presented key, and record its use if valid."""
         any_project = not demand.project_ids
         if isinstance(key, Code):
             return Verdict(key, now, view, None, any_project)
@@ -205,9 +206,9 @@ class Verifier:
         return Verdict(code, now, view, key, any_project)
 
     def last_resort(self, at_least: int, exactly: bool) -> View | None:
-        """Return an older view where the database does not answer and the operator allowed that; None otherwise.
+        """Return an older view if the operator allows stale answers while the database is unavailable, else None.
 
-        The explicit opt-in of an operator who would rather be late than down.
+        This is the explicit opt-in of an operator who prefers stale answers to no answers.
         """
         position = self._tail.last_resort(self._stale_if_error) if self._stale_if_error else None
         if position is None or exactly or position < at_least:
@@ -246,6 +247,6 @@ class Verifier:
 
 
 def reached(question: Question, view: View) -> None:
-    """Raise ``InvalidFields`` where a question names a revision that the installation has not come to."""
+    """Raise ``InvalidFields`` if a question names a revision that the installation has not reached."""
     if view.position < question.at_least:
         raise InvalidFields([Violation("consistency.at_least_as_fresh", "names a revision that does not exist")])
