@@ -1,1 +1,1 @@
-"""The event log: audit trail, invalidation of caches, and the source of every stream."""
+"""The event log. It is the audit trail, invalidates the caches and feeds every stream."""

@@ -1,4 +1,4 @@
-"""The thread that does what the clock demands, in the one process that holds the lease."""
+"""The thread that does scheduled work, in the one process that holds the lease."""
 
 import threading
 import time
@@ -15,30 +15,30 @@ from tumbler_server.events.lease import Lease, LeaseLost
 from tumbler_server.trouble import Trouble
 
 _INTERVAL = SECOND // 4
-"""How often it is looked what is to be done: a few rows, found by indexes."""
+"""How often to look for work. A look reads a few rows by index."""
 
 _SHARE = 9
-"""After something was done there is a pause of so many times as long, so that others can use the database and the
-processors: at most a tenth of either is used up."""
+"""How long to pause after a turn, as a multiple of the time that it took. So scheduled work uses at most a tenth of the
+database and the processors."""
 
 _LAST = 1.0
-"""Seconds for giving back the lease. Where that is too little, it runs out."""
+"""Seconds for releasing the lease at shutdown. If that fails, the lease expires by itself."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Duty(Protocol):
-    """Something that one process is to do."""
+    """A kind of work that only one process does."""
 
     def work(self, lease: Lease) -> bool:
-        """Do a bounded part of what is to be done, and say whether there is more. It checks the lease as it writes.
+        """Do a bounded part of the work, and return whether there is more. Each write must check the lease.
 
         Raises ``LeaseLost`` and ``StoreUnavailable``.
         """
 
 
 class Acting:
-    """Keeps the lease, and does the duties while it is held."""
+    """Keeps the lease, and runs the duties while it is held."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Acting:
         self._thread = threading.Thread(target=self._run, name="acting", daemon=True)
 
     def turn(self) -> bool:
-        """Do a part of each duty if the lease is held, and say whether there is more to do at once.
+        """Do a part of each duty if the lease is held, and return whether there is more to do at once.
 
         Raises ``StoreUnavailable``.
         """
@@ -72,17 +72,17 @@ class Acting:
         return more
 
     def start(self) -> None:
-        """Begin to act."""
+        """Start the thread."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Have the next turn sooner, since there is something to do."""
+        """Start the next turn early, since there is work."""
         self._wake.set()
 
     def close(self) -> None:
-        """End, and leave the lease to another: within a second or so, whatever holds the database.
+        """Stop and release the lease, within about a second even if the database is blocked.
 
-        A transaction that waits, or takes long, is given up; the next holder of the lease does it.
+        A waiting or slow transaction is abandoned. The next holder of the lease repeats it.
         """
         self._stopping = True
         self._call.gone = True
@@ -106,7 +106,7 @@ class Acting:
             try:
                 more = self.turn()
             except (StoreUnavailable, CallerGone):
-                more = False  # it was logged where it happened
+                more = False  # already logged where it happened
             except Exception as failure:
                 trouble.met(error=type(failure).__name__)
                 more = False
@@ -116,5 +116,5 @@ class Acting:
             time.sleep(min(_SHARE * took, self._interval) / SECOND)
             if not more:
                 self._wake.wait(self._interval / SECOND)
-            # Whoever woke us has put what is to be done where the next turn finds it.
+            # Clearing is safe: the work was stored before `wake` was called, so the next turn finds it.
             self._wake.clear()

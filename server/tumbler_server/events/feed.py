@@ -1,4 +1,4 @@
-"""What a stream is to be told next: from memory where that reaches back far enough, else from the log's pages."""
+"""The next notice for a stream, from memory if that reaches back far enough, otherwise from the log page by page."""
 
 import functools
 import itertools
@@ -13,48 +13,48 @@ from tumbler_server.events.tail import Tail
 from tumbler_server.store.database import Store
 
 MOST_EVENTS = limits.NOTICE_EVENTS.most
-"""Events in one notice at the most: it is made on the loop, which serves nobody else meanwhile (some 1 ms)."""
+"""Most events in a notice. It is built on the event loop, which it blocks for about 1 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What comes next for a stream: all events that concern it, in order, up to and with the revision ``cursor``.
+    """The next part of a stream: all of its events, in order, up to and including the revision ``cursor``.
 
-    ``reset``: what came between is not known any more, and what the listener made of earlier notices is void.
+    ``reset`` means that events were missed and can no longer be read. State built from earlier notices is void.
     """
 
     events: tuple[Event, ...]
     cursor: int
     reset: bool = False
     rendered: bytes | None = field(default=None, init=False, repr=False, compare=False)
-    """What the layer above makes of it, once for all streams that are told the same."""
+    """The serialized notice, set by the layer above once for all streams that share it."""
 
 
 class Feed:
-    """Says what comes after a revision, in one project or in all (``""``). Safe for use by many threads."""
+    """Returns what follows a revision, in one project or in all (``""``). Safe for use by many threads."""
 
     def __init__(self, store: Store, tail: Tail) -> None:
         self._store = store
         self._tail = tail
-        # Streams that are up to date are all told the same; the key says what the answer depends on.
+        # All streams that are up to date share a notice. The cache key holds all that the notice depends on.
         self._shared = functools.lru_cache(maxsize=limits.SHARED_NOTICES.most)(self._remembered)
         self.nothing = functools.lru_cache(maxsize=limits.SHARED_NOTICES.most)(functools.partial(Notice, ()))
-        """Returns the word that there was nothing else up to a revision, one for all streams."""
+        """Returns the notice that there are no more events up to a revision, shared by all streams."""
 
     def recent(self, project_id: str, revision: int) -> Notice | None:
-        """Return what comes next, if memory has it all, up to the tail's position; None where it has not."""
+        """Return the next notice up to the tail's position from memory, or None if memory lacks some of the events."""
         return self._shared(project_id, revision, self._tail.position, self._tail.resets)
 
     def kept(self, project_id: str, revision: int) -> Notice:
-        """Return what comes next, a page of the log; a reset where it was removed, or is none of this log.
+        """Return the next notice from a page of the log.
 
-        Raises ``StoreUnavailable``.
+        Return a reset if the events were removed, or if the revision is not in this log. Raises ``StoreUnavailable``.
         """
         reached = self._tail.position
         if revision > reached:
             return Notice((), reached, reset=True)
         page = log.events_after(self._store, revision, MOST_EVENTS, project_id)
-        if log.anchor(self._store) > revision:  # asked afterwards, since events may have been removed meanwhile
+        if log.anchor(self._store) > revision:  # check last: events may have been removed meanwhile
             return Notice((), reached, reset=True)
         if len(page) == MOST_EVENTS:
             reached = min(reached, page[-1].revision)
@@ -74,7 +74,7 @@ class Feed:
 
 
 def _notice(events: Sequence[Event], reached: int) -> Notice:
-    """Return a notice of as many of the first events as have room in it."""
+    """Return a notice of as many of the first events as fit in it."""
     sizes = itertools.accumulate(map(log.sent, events))
     room = max(1, sum(1 for size in sizes if size <= limits.NOTICE_BYTES.most))
     if room < len(events):

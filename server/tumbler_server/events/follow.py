@@ -1,4 +1,4 @@
-"""Keeping a tail at the log's end while nobody asks: polling is the truth, and PostgreSQL's NOTIFY only wakes it."""
+"""Keeping a tail up to date between calls. Correctness rests on polling. PostgreSQL's NOTIFY only wakes it early."""
 
 import random
 import threading
@@ -10,7 +10,7 @@ from tumbler_server.store.database import SQLITE, Listener, Store
 from tumbler_server.trouble import Trouble
 
 _SQLITE_INTERVAL = 0.05
-"""Seconds between two looks at what other processes have committed: a few microseconds each, for streams alone."""
+"""Seconds between polls for commits of other processes. A poll takes a few microseconds and serves only the streams."""
 
 _LONGEST_INTERVAL = 0.25
 _LISTEN = 1.0
@@ -18,7 +18,7 @@ _BACKOFF = (0.1, 5.0)
 
 
 class Following:
-    """The threads that keep a tail up to date. Several looks fit into ``max_staleness`` (microseconds)."""
+    """The threads that keep a tail up to date. They poll several times within ``max_staleness`` (microseconds)."""
 
     def __init__(self, store: Store, tail: Tail, max_staleness: int) -> None:
         self._store = store
@@ -33,19 +33,19 @@ class Following:
             self._threads.append(threading.Thread(target=self._listen, name="listen", daemon=True))
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def close(self) -> None:
-        """Follow no longer."""
+        """Stop the threads."""
         self._stopping.set()
         self._wake.set()
         if listener := self._listener:
             listener.interrupt()
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(2 * _LISTEN)  # one that is connecting is left behind
+                thread.join(2 * _LISTEN)  # do not wait for a thread that is still connecting
 
     def _poll(self) -> None:
         pause = self._interval
@@ -59,7 +59,7 @@ class Following:
             except StoreUnavailable:
                 pause = min(2 * pause, 1.0)
             except Exception as failure:
-                # Whatever it was: a position that is not confirmed is never rested on, and the next look may succeed.
+                # Any failure is safe here: no answer rests on an unconfirmed position. The next poll may succeed.
                 following.met(error=type(failure).__name__)
                 pause = 1.0
             else:
@@ -75,7 +75,7 @@ class Following:
                 if listener is None:
                     return
                 while not self._stopping.is_set():
-                    self._wake.set()  # after connecting, too: what was said meanwhile has been missed
+                    self._wake.set()  # also after connecting: earlier notifications were missed
                     pause = _BACKOFF[0]
                     while not listener.wait(_LISTEN) and not self._stopping.is_set():
                         listening.passed()

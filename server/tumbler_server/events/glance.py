@@ -1,4 +1,4 @@
-"""An event loop's view of the log: from memory where nothing needs reading, else read by one thread for many."""
+"""An event loop's view of the log, from memory if possible. Otherwise one thread reads it for all waiting calls."""
 
 import asyncio
 from concurrent.futures import Executor
@@ -7,10 +7,10 @@ from tumbler_server.events.tail import Tail
 
 
 class Glance:
-    """Says what position an answer may rest on; see ``Tail.look``. For one loop's thread.
+    """Returns a position that an answer may rest on; see ``Tail.look``. For the thread of one event loop.
 
-    What has to be read is read by one thread for all that ask meanwhile: a look that began before a call did proves
-    nothing for that call, so it waits for the next one.
+    If the log must be read, one look by a thread serves all waiting calls. A look that began before a call proves
+    nothing for that call, so the call waits for the next look.
     """
 
     def __init__(self, tail: Tail, threads: Executor) -> None:
@@ -23,10 +23,10 @@ class Glance:
         self._of_this_turn: int | None = None
 
     def now(self, at_least: int = 0, exactly: bool = False) -> int | None:
-        """Return the position that an answer may rest on; None where the log must be read first.
+        """Return a position that an answer may rest on, or None if the log must be read first.
 
-        One look serves all whose turn it is: who has it before ``_turn_over`` does stood in the loop's queue already
-        when the look was taken, so its call had begun.
+        One look serves all calls of this pass of the event loop. A call that runs before ``_turn_over`` was already in
+        the loop's queue at the look, so it had begun by then.
         """
         tail = self._tail
         if not tail.commits_show:
@@ -46,7 +46,7 @@ class Glance:
             return await asyncio.shield(self._next_look())
         version = self._tail.version()
         look = self._reading.get(version)
-        if look is None:  # one that began while this very version showed will do
+        if look is None:  # a look that began at this version is fresh enough
             look = self._reading[version] = asyncio.ensure_future(self._read(version))
             look.add_done_callback(_retrieved)
         return await asyncio.shield(look)
@@ -73,6 +73,6 @@ class Glance:
 
 
 def _retrieved(look: "asyncio.Task[int]") -> None:
-    """Take note of a failure that nobody waited for."""
+    """Retrieve an exception that no call waited for, so that asyncio does not log it."""
     if not look.cancelled():
         look.exception()

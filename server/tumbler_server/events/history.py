@@ -1,4 +1,4 @@
-"""Reading the audit trail in pages, oldest first."""
+"""Reads of the audit trail in pages, oldest first."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from tumbler_server.events.log import Event
 from tumbler_server.store.database import Store
 
 CLOCKS_DIFFER = 10 * MINUTE
-"""How far apart the clocks of an installation's servers may be without ``since`` missing an event."""
+"""The clock skew between an installation's servers up to which ``since`` misses no event."""
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which events: all that fit everything said here. ``since`` is an instant; None: from the oldest kept."""
+    """Which events to read: those that match all fields. ``since`` is a time; None means from the oldest kept event."""
 
     project_id: str = ""
     key_id: str = ""
@@ -23,13 +23,13 @@ class Filter:
 
 
 _AT_ONCE = 200
-"""Events in one query: some 30 kB each at the most, and all of them are in memory together."""
+"""Events per query. An event takes at most about 30 kB, and all events of a query are in memory at once."""
 
 
 def read(store: Store, wanted: Filter, after: int | None, limit: int) -> Iterator[Event]:
-    """Return the first ``limit`` events that fit, in commit order: from the oldest, or after a revision.
+    """Yield the first ``limit`` matching events in commit order, from the oldest or after a revision.
 
-    They are read as they are taken.
+    Events are read as the iterator advances.
     """
     if after is None:
         after = 0 if wanted.since is None else first_since(store, wanted.since) - 1
@@ -56,12 +56,12 @@ def read(store: Store, wanted: Filter, after: int | None, limit: int) -> Iterato
 
 
 def first_since(store: Store, instant: int) -> int:
-    """Return a revision before which no event was made at or after ``instant``: some 20 look-ups, however long the log.
+    """Return a revision before which every event is older than ``instant``.
 
-    There is no index on times, and none is needed: revisions have no gaps, and times go up with them but for how far
-    the servers' clocks are apart. So the first event that is not older than ``instant``, less that much, is found by
-    halving; all before the one that precedes it are older than ``instant``, and so is that one. What comes
-    after it is compared exactly by whoever reads it.
+    A binary search takes about 20 lookups, however long the log. There is no index on times and none is needed:
+    revisions have no gaps, and times increase with them up to the clock skew between servers. The search finds the
+    first event that is not older than ``instant`` less ``CLOCKS_DIFFER``. All events before it are older than
+    ``instant``. The reader compares the times of the others exactly.
     """
     low, high = log.anchor(store) + 1, log.head(store).revision + 1
     while low < high:
@@ -69,6 +69,6 @@ def first_since(store: Store, instant: int) -> int:
         rows = store.read("SELECT time FROM event WHERE revision = ?", (middle,))
         if rows and rows[0][0] >= instant - CLOCKS_DIFFER:
             high = middle
-        else:  # older, or removed meanwhile
+        else:  # older, or removed meanwhile by retention
             low = middle + 1
     return low

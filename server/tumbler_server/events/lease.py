@@ -1,9 +1,9 @@
-"""The lease: by it the processes of all servers agree which one of them acts on the clock.
+"""The lease that decides which process of all servers acts on schedules.
 
-Its holder raises a number in the database every few seconds. Whoever has seen the number stand still for the whole
-span, by a clock of its own that nobody can set, takes the lease over; a holder that has not raised it for two thirds of
-the span stops acting by itself. So no wall clock matters, nor how far the servers' clocks are apart. A process that was
-stopped in the middle, and goes on later, finds in each transaction (``guard``) that the lease is another's.
+The holder increments a number in the database, the beat, every few seconds. A process that has seen the beat unchanged
+for the whole span, by its own monotonic clock, takes the lease over. A holder that has not incremented it for two
+thirds of the span stops acting. So wall clocks and clock skew between servers do not matter. A process that was
+suspended and resumes finds in its next transaction (``guard``) that another process holds the lease.
 """
 
 import structlog
@@ -23,23 +23,23 @@ class LeaseLost(Exception):
 
 
 class Lease:
-    """A process's part in the lease. Used by one thread, but for ``held``."""
+    """A process's view of the lease. For one thread, except ``held``."""
 
     def __init__(self, store: Store, holder: str, span: int = SPAN, uptime: Clock = clock.uptime) -> None:
-        """Take part under a name that no other process has, unless that is known to have ended."""
+        """Take part as ``holder``, a name that no other running process has."""
         self._store = store
         self._holder = holder
         self._span = span
         self._uptime = uptime
-        self._seen: tuple[int, int] | None = None  # term and beat, as another's
-        self._since = uptime()  # when that was seen first
+        self._seen: tuple[int, int] | None = None  # term and beat of another holder
+        self._since = uptime()  # when that pair was first seen
         self._term = 0
         self._beat = 0
         self._beaten = 0
 
     @property
     def term(self) -> int:
-        """A number that is new each time that somebody takes the lease; 0 while it is not ours."""
+        """The term of the lease, which increases whenever a process takes it; 0 while it is not ours."""
         return self._term
 
     @property
@@ -48,9 +48,9 @@ class Lease:
         return self._term > 0 and self._uptime() - self._beaten < self._span * 2 // 3
 
     def keep(self) -> bool:
-        """Raise the number where the lease is ours and it is time, or take it where it is free; say whether it is held.
+        """Renew the lease if it is ours and due, or take it if it is free. Return whether it is held.
 
-        To be called several times in a span. Raises ``StoreUnavailable``.
+        Call this several times per span. Raises ``StoreUnavailable``.
         """
         began = self._uptime()
         if self._term:
@@ -61,14 +61,14 @@ class Lease:
         return self.held
 
     def guard(self, transaction: Transaction) -> None:
-        """Raise ``LeaseLost`` unless the lease is ours, and stays so until the transaction ends."""
+        """Raise ``LeaseLost`` unless the lease is ours and stays so until the transaction ends."""
         (row,) = transaction.select(LeaseRow.select())
         if not self._term or (row.holder, row.term) != (self._holder, self._term):
             self._lose()
             raise LeaseLost
 
     def release(self) -> None:
-        """Leave the lease to whoever comes next. Raises ``StoreUnavailable``."""
+        """Release the lease if it is ours. Raises ``StoreUnavailable``."""
         if not self._term:
             return
         ours = (LeaseRow.holder == self._holder) & (LeaseRow.term == self._term)
@@ -82,7 +82,7 @@ class Lease:
         if not raised:
             self._lose()
             return
-        # From before the question: the others begin to count when they see the number, which is later.
+        # Count from before the write. The others count from when they see the new beat, which is later.
         self._beat, self._beaten = beat, began
 
     def _try(self, began: int) -> None:

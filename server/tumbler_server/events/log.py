@@ -1,8 +1,8 @@
-"""Appending to the log inside a change's own transaction, reading it, and checking its chain.
+"""The event log: appending in a change's own transaction, reading, and verification of the hash chain.
 
-An event's revision comes from the single head row, which its transaction holds until it commits: revisions have no gaps
-and are in commit order on every database. Its hash covers the hash before it, so that whatever is changed, removed or
-slipped in later shows.
+An event's revision comes from the single head row, which the transaction locks until it commits. So revisions have no
+gaps and follow commit order on every database. An event's hash covers the previous hash, so a later change, removal or
+insertion is detected.
 """
 
 import enum
@@ -19,7 +19,7 @@ from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import LogHeadRow
 
 GENESIS = bytes(32)
-"""What the first event's hash is chained to."""
+"""The hash before the first event."""
 
 _COLUMNS = (
     "revision, type, key_id, project_id, environment_id, time, actor_key_id, actor_name, detail, address, request_id, "
@@ -28,12 +28,12 @@ _COLUMNS = (
 _INSERT = f"INSERT INTO event ({_COLUMNS}) VALUES ({', '.join('?' * 13)})"  # noqa: S608 - no input in it
 FIRST_COLUMNS = tuple(_COLUMNS.split(", "))[:9]
 _FIRST_FORM = len(FIRST_COLUMNS)
-"""So many columns made an event before schema 7; those after them are NULL in such a row, and not in its hash."""
+"""The number of hashed columns of an event before schema 7. In such a row the later columns are NULL and not hashed."""
 _PAGE = 5_000
 
 
 class EventType(enum.IntEnum):
-    """What happened to a key; the numbers are the proto's."""
+    """The type of an event. The numbers match the proto."""
 
     CREATED = 1
     UPDATED = 2
@@ -57,12 +57,12 @@ ANNOUNCEMENTS = frozenset(
         *(EventType.WEBHOOK_SECRET_ROTATED, EventType.RECORDED),
     }
 )
-"""Events that say something of a key and change nothing that a verdict rests on."""
+"""Events that change nothing that a verdict depends on."""
 
 
 @dataclass(frozen=True)
 class Actor:
-    """The credential that made a change; ``key_id`` is empty where no key did."""
+    """The credential that made a change. ``key_id`` is empty if it was not a key."""
 
     key_id: str
     name: str
@@ -70,10 +70,11 @@ class Actor:
 
 @dataclass(frozen=True)
 class Change:
-    """An event that has no place in the log yet. ``detail`` never holds a secret.
+    """An event that is not in the log yet. ``detail`` never holds a secret.
 
-    ``record`` is the digest of what is stored of the key after it (see ``keys.evidence``); empty where another event of
-    the same transaction tells it, or where it is no key's. ``previous`` is the revision of the key's event before.
+    ``record`` is the digest of the key's stored row after the event (see ``keys.evidence``). It is empty if another
+    event of the same transaction carries it, or if the event is not about a key. ``previous`` is the revision of the
+    key's previous event.
     """
 
     type: EventType
@@ -88,10 +89,9 @@ class Change:
 
 
 class Event(NamedTuple):
-    """An event as its row stands in the log. ``type`` is an ``EventType``; a newer server may have written one more.
+    """An event as stored in the log. ``type`` is an ``EventType``, or an unknown number from a newer server.
 
-    It is made on the way of a Verify, for each that has happened since the last: nothing is taken apart before somebody
-    asks for it.
+    A Verify reads every event since the last look, so columns are parsed only on demand.
     """
 
     revision: int
@@ -115,12 +115,12 @@ class Event(NamedTuple):
 
     @property
     def detail(self) -> dict[str, str]:
-        """Return what there is to say of it besides."""
+        """Return the parsed detail."""
         return json.loads(self.detail_json)  # type: ignore[no-any-return]
 
 
 def sent(event: Event) -> int:
-    """Return how many bytes an event's message has, at the most. Its detail, as JSON, is the longer of the two."""
+    """Return the most bytes that an event's message takes. The JSON detail is longer than the detail in the message."""
     texts = (event.key_id, event.project_id, event.environment_id, event.actor_key_id)
     return 420 + sum(map(len, texts)) + len(event.actor_name.encode()) + len(event.detail_json)
 
@@ -136,9 +136,9 @@ def append(transaction: Transaction, change: Change) -> int:
 
 
 def extend(transaction: Transaction, changes: Sequence[Change]) -> int:
-    """Append changes, one or more, in the transaction that makes them, and return the first one's revision.
+    """Append one or more changes in the transaction that makes them, and return the first one's revision.
 
-    The others follow it without a gap. Who called, if anybody did, is told with each.
+    The others follow without a gap. Each event records the current call's address and request id.
     """
     take = LogHeadRow.update(revision=LogHeadRow.revision + len(changes)).where(LogHeadRow.id == 1)
     (head,) = transaction.select(
@@ -176,7 +176,7 @@ def extend(transaction: Transaction, changes: Sequence[Change]) -> int:
 
 
 class Head(NamedTuple):
-    """The end of the log: the newest revision, 0 where nothing has happened yet, and the hash of its event."""
+    """The end of the log: the newest revision, or 0 if the log is empty, and the hash of its event."""
 
     revision: int
     hash: bytes
@@ -189,26 +189,26 @@ def head(store: Store) -> Head:
 
 
 def head_in(transaction: Transaction) -> int:
-    """Return the newest revision as it is, and stays, in a write transaction until that appends to it."""
+    """Return the newest revision. In a write transaction it stays the newest until that transaction appends."""
     (row,) = transaction.select(LogHeadRow.select(LogHeadRow.revision).where(LogHeadRow.id == 1))
     return int(row.revision)
 
 
 def anchor(store: Store) -> int:
-    """Return the newest revision that is no longer kept; 0 while all are."""
+    """Return the newest revision that retention has passed, or 0 if the whole log is kept."""
     ((revision,),) = store.read("SELECT anchor_revision FROM log_head WHERE id = 1")
     return int(revision)
 
 
 def events_after(store: Store, revision: int, limit: int, project_id: str = "") -> list[Event]:
-    """Return the first ``limit`` kept events after a revision, of one project or of all, in order."""
+    """Return the first ``limit`` kept events after a revision, of one project or of all, in log order."""
     if project_id:
         return select(store, "revision > ? AND project_id = ?", (revision, project_id), limit)
     return select(store, "revision > ?", (revision,), limit)
 
 
 def select(store: Store, condition: str, parameters: Sequence[object], limit: int) -> list[Event]:
-    """Return the first ``limit`` kept events that fit a condition, written in SQL with ``?`` for parameters."""
+    """Return the first ``limit`` kept events that match a condition: SQL with ``?`` for parameters."""
     rows = store.read(
         f"SELECT {_COLUMNS} FROM event WHERE {condition} AND revision > "  # noqa: S608 - no input in it
         "(SELECT anchor_revision FROM log_head WHERE id = 1) ORDER BY revision LIMIT ?",
@@ -218,21 +218,21 @@ def select(store: Store, condition: str, parameters: Sequence[object], limit: in
 
 
 def kept(store: Store, condition: str, parameters: Sequence[object]) -> list[Event]:
-    """Return all events that fit a condition, those that outlive the log too; see ``select``."""
+    """Return all events that match a condition, including those kept beyond the log's retention. See ``select``."""
     rows = store.read(f"SELECT {_COLUMNS} FROM event WHERE {condition}", parameters)  # noqa: S608 - no input in it
     return [Event._make(row) for row in rows]
 
 
 def follows(before: bytes, event: Event) -> bool:
-    """Say whether ``event`` is the one that was appended to the event whose hash is ``before``."""
+    """Return whether ``event`` directly follows, in the chain, the event whose hash is ``before``."""
     return _chain(before, event[:-1]) == event.hash
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A kept event's place in the chain; ``problem`` says what is wrong there, if anything is.
+    """A kept event's link in the chain. ``problem`` describes what is wrong with it, or is empty.
 
-    ``key_id`` and ``detail``, as JSON, are the event's.
+    ``key_id`` and ``detail`` (JSON) are the event's.
     """
 
     revision: int
@@ -244,18 +244,18 @@ class Link:
 
 
 def blob(value: object) -> bytes:
-    """Return bytes as a database gives them; none of what is no bytes: SQLite keeps any value in any column."""
+    """Return a column's value as bytes, empty if it is of another type: SQLite stores any type in any column."""
     return bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else b""
 
 
 def links(store: Store, up_to: int) -> Iterator[Link]:
-    """Check every kept event up to a revision against the one before it, in order, the first against the anchor.
+    """Check each kept event up to a revision against its predecessor, in order, and the first against the anchor.
 
-    Events may be appended and removed meanwhile.
+    Events may be appended and removed during the check.
     """
     expected, chained = 1, GENESIS
     for anchored, anchor_hash, revision, *content, stored in _events(store, up_to):
-        if expected <= anchored:  # at the beginning; or what comes next has been removed in the meantime
+        if expected <= anchored:  # the first event, or the next ones have been removed meanwhile
             expected, chained = anchored + 1, blob(anchor_hash)
         problem = ""
         if revision != expected:
@@ -270,7 +270,7 @@ def _events(store: Store, up_to: int) -> Iterator[tuple[Any, ...]]:
     columns = ", ".join(f"e.{column}" for column in _COLUMNS.split(", "))
     after = 0
     while True:
-        # The anchor comes with each page, by one statement: it may move between two of them.
+        # Read the anchor with each page, in one statement: it may move between pages.
         page = store.read(
             f"SELECT h.anchor_revision, h.anchor_hash, {columns} FROM log_head h, event e "  # noqa: S608 - no input in it
             "WHERE h.id = 1 AND e.revision > ? AND e.revision > h.anchor_revision AND e.revision <= ? "

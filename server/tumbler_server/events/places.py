@@ -1,4 +1,4 @@
-"""Who may hold a stream: bounds by key, by project and for the process, so that no tenant takes another's place."""
+"""Limits on open streams by key, by project and for the process, so that no tenant crowds out another."""
 
 import random
 from collections import defaultdict
@@ -10,11 +10,11 @@ from tumbler_server.errors import Overloaded
 
 
 class Holder(Protocol):
-    """Who holds a place."""
+    """A stream that holds a place."""
 
     @property
     def tenant(self) -> str:
-        """The project of the calling key: whose share the place counts in, whatever project is watched."""
+        """The project of the calling key. The place counts against its share, whatever project is watched."""
 
     @property
     def key_id(self) -> str:
@@ -28,19 +28,19 @@ class Holder(Protocol):
 H = TypeVar("H", bound=Holder)
 
 _PRECISION = 1_000_000 * SECOND
-"""Heartbeats are counted per million seconds, as whole numbers: a sum of floats drifts as streams come and go."""
+"""Heartbeats are counted per million seconds, in integers. A sum of floats would drift as streams come and go."""
 
 
 class _Share(Generic[H]):
-    """What one tenant holds."""
+    """The places of one tenant."""
 
     def __init__(self) -> None:
-        self.holders: dict[H, None] = {}  # in the order in which they came
+        self.holders: dict[H, None] = {}  # in order of arrival
         self.beats = 0
 
 
 class Places(Generic[H]):
-    """The places of a process, ``most`` in all."""
+    """The places of a process, at most ``most``."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -49,14 +49,11 @@ class Places(Generic[H]):
         self._keys: defaultdict[str, set[H]] = defaultdict(set)
 
     def of_key(self, key_id: str) -> set[H]:
-        """Return who came with a key."""
+        """Return the holders with this key."""
         return self._keys.get(key_id, set())
 
     def take(self, holder: H) -> H | None:
-        """Give somebody a place, and return who must go for it; that one has none any more.
-
-        Raises ``Overloaded``.
-        """
+        """Give a holder a place, and return the holder evicted for it, if any. Raises ``Overloaded``."""
         share = self._shares.get(holder.tenant)
         held, beats = (len(share.holders), share.beats) if share else (0, 0)
         if len(self.of_key(holder.key_id)) >= limits.WATCH_KEY.most:
@@ -77,7 +74,7 @@ class Places(Generic[H]):
         return leaver
 
     def leave(self, holder: H) -> None:
-        """Take somebody's place away, who need not have one."""
+        """Free a holder's place, if it has one."""
         share = self._shares.get(holder.tenant)
         if share is None or holder not in share.holders:
             return
@@ -91,9 +88,9 @@ class Places(Generic[H]):
         self._taken -= 1
 
     def _make_room(self, held: int) -> H:
-        """Take the newest place of the tenant with the most, for a newcomer whose tenant holds so many."""
+        """Evict the newest holder of the largest tenant for a newcomer whose tenant holds ``held`` places."""
         largest = max(self._shares.values(), key=lambda share: len(share.holders))
-        # With a difference of one the two would only change roles, and take the place from each other for ever.
+        # With a difference of one, the two tenants would swap roles and evict each other forever.
         if held + 1 >= len(largest.holders):
             raise overloaded("the server has no room for another stream")
         newest = next(reversed(largest.holders))
@@ -102,5 +99,5 @@ class Places(Generic[H]):
 
 
 def overloaded(why: str) -> Overloaded:
-    """Return a refusal whose advice differs from caller to caller: those refused together do not come back together."""
+    """Return an ``Overloaded`` with a random retry delay, so that callers refused together do not retry together."""
     return Overloaded(random.randint(SECOND, 5 * SECOND), why)  # noqa: S311 - jitter, no secret

@@ -1,4 +1,4 @@
-"""The newest events, in memory, for whoever is nearly up to date."""
+"""The newest events in memory, for streams that are nearly up to date."""
 
 import itertools
 import threading
@@ -13,9 +13,9 @@ SIZE = limits.RING_EVENTS.most
 
 
 class Ring:
-    """The log's last events, without a gap up to ``position``. Safe for use by many threads.
+    """The log's last events up to ``position``, without a gap. Safe for use by many threads.
 
-    It holds at most ``size`` events, and of those that take much memory as many as make ``most_memory`` bytes.
+    It holds at most ``size`` events and about ``most_memory`` bytes.
     """
 
     def __init__(self, position: int, size: int = SIZE, most_memory: int = limits.RING_BYTES.most) -> None:
@@ -28,11 +28,11 @@ class Ring:
 
     @property
     def memory(self) -> int:
-        """About how many bytes the events take."""
+        """About how many bytes the events take in memory."""
         return self._memory
 
     def extend(self, events: Sequence[Event]) -> None:
-        """Add the events that follow."""
+        """Append the next events, of which there must be at least one."""
         memory = sum(map(log.memory, events))
         with self._lock:
             self._events.extend(events)
@@ -42,19 +42,19 @@ class Ring:
             self._position = events[-1].revision
 
     def restart(self, position: int) -> None:
-        """Forget all events: those after ``position`` come next."""
+        """Drop all events and continue after ``position``."""
         with self._lock:
             self._events.clear()
             self._memory = 0
             self._position = position
 
     def after(self, revision: int, limit: int) -> list[Event] | None:
-        """Return the first ``limit`` events after a revision; None where they are not all here any more."""
+        """Return the first ``limit`` events after a revision, or None if the ring does not hold them all."""
         with self._lock:
             missed = self._position - revision
             if not 0 <= missed <= len(self._events):
                 return None
-            if missed <= limit:  # the usual way: without a walk along all that went before
+            if missed <= limit:  # the usual case: read from the end, without walking over all older events
                 return list(itertools.islice(reversed(self._events), missed))[::-1]
             start = len(self._events) - missed
             return list(itertools.islice(self._events, start, start + limit))

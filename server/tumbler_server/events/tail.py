@@ -1,8 +1,7 @@
-"""Following the log: what has changed since this process last looked, told to the cache that must forget it.
+"""Following the log: reads what has changed since the last look and invalidates the cache.
 
-A position in the log is worth something only together with the instant at which it was the newest: the *bound*. A
-position counts as confirmed at the instant *before* the question was put to the database, since the answer then holds
-every change that had returned by that instant.
+A position in the log is useful only with the time at which it was the newest. That time is taken *before* the query is
+sent to the database, since the answer then includes every change that had returned by then.
 """
 
 import contextlib
@@ -26,24 +25,24 @@ from tumbler_server.trouble import Trouble
 MAX_STALENESS = 2 * SECOND
 
 _MOST = 10_000
-"""So far behind, it is cheaper to forget everything than to read what has changed."""
+"""Most events to read at once. If further behind, dropping the whole cache is cheaper than reading the changes."""
 
 _PAUSE = SECOND // 2
-"""While the database does not answer, only one call in this time finds that out; the others are told at once."""
+"""While the database does not answer, only one call in this interval tries it. The others fail at once."""
 
 
 class Follower(Protocol):
-    """What is told of changes; its methods are called in the order of the log, one at a time."""
+    """A cache that a tail invalidates. Calls come one at a time, in log order."""
 
     def forget(self, key_ids: Iterable[str]) -> None:
-        """Forget what is known of these keys."""
+        """Drop these keys."""
 
     def forget_all(self) -> None:
-        """Forget what is known of every key."""
+        """Drop all keys."""
 
 
 class Tail:
-    """A process's place in the log, and how long ago it was the newest. Safe for use by many threads."""
+    """A process's position in the log, and how long ago it was the newest. Safe for use by many threads."""
 
     def __init__(
         self,
@@ -60,23 +59,23 @@ class Tail:
         self._uptime = uptime
         self._moved: Callable[[], None] = lambda: None
         self._lock = threading.Lock()  # never held while the database is read
-        # Held while SQLite is read: all threads see each commit, and what one reads after that is news to none of them.
+        # Held while SQLite is read. Every thread sees each commit. The first to take the lock reads it for all of them.
         self._reading = threading.Lock()
         self._thread = threading.local()
         self._confirmed = uptime()
         self._blocked_until = 0
-        self._failure = StoreUnavailable()  # what blocks
+        self._failure = StoreUnavailable()  # raised while blocked
         self._stale = Trouble("keys are verified from memory, as --stale-if-error allows", uptime)
         self._commits_show = store.version() is not None
         self._head = log.head(store)
         self.ring = Ring(self._head.revision)
         self.resets = 0
-        """How often everything had to be forgotten: streams that lived through one have missed something."""
+        """How often everything was dropped. A stream that was open during a reset has missed events."""
         follower.forget_all()
 
     @property
     def position(self) -> int:
-        """The revision that was reached last."""
+        """The revision reached so far."""
         return self._head.revision
 
     @property
@@ -85,26 +84,27 @@ class Tail:
         return self._uptime() - self._confirmed
 
     def on_move(self, moved: Callable[[], None]) -> None:
-        """Have ``moved`` called whenever the position has changed. It must return at once."""
+        """Set the callback for changes of the position. It must return at once."""
         self._moved = moved
 
     @property
     def commits_show(self) -> bool:
-        """Whether each thread sees, without reading the log, that anybody has committed anything (SQLite)."""
+        """Whether a thread can detect any commit, by any process, without reading the log (SQLite)."""
         return self._commits_show
 
     def version(self) -> object:
-        """Return what changes for this thread with each commit by anybody, where ``commits_show``.
+        """Return a value that changes, for this thread, with each commit by anyone; only if ``commits_show``.
 
         Raises ``StoreUnavailable``.
         """
         return self._store.version()
 
     def known(self, at_least: int = 0, exactly: bool = False) -> int | None:
-        """Return the position if an answer may rest on it as it is; None where the log must be read.
+        """Return the position if an answer may rest on it, or None if the log must be read.
 
-        For databases where commits do not show: it is one that was the newest within ``max_staleness``, holds all that
-        this server has committed, and is not before ``at_least``; with ``exactly`` none is.
+        For databases where commits do not show. The position must have been the newest within ``max_staleness``,
+        include all that this server has committed, and reach ``at_least``. With ``exactly``, the log must always be
+        read.
         """
         position = self._head.revision
         if (
@@ -118,10 +118,10 @@ class Tail:
         return None
 
     def look(self, at_least: int = 0, exactly: bool = False) -> int:
-        """Return the position that an answer may rest on, and apply what leads there.
+        """Return a position that an answer may rest on, after applying the events up to it.
 
-        Where every commit shows at once (SQLite), that is the newest; elsewhere a ``known`` one. What is not known is
-        read. Raises ``StoreUnavailable`` where that fails.
+        If commits show (SQLite), that is the newest position. Otherwise it is a ``known`` one. If there is none, the
+        log is read. Raises ``StoreUnavailable`` if that fails.
         """
         position: int | None
         if self._commits_show:
@@ -132,15 +132,15 @@ class Tail:
         return self.confirm() if position is None else position
 
     def confirm(self) -> int:
-        """Do what ``catch_up`` does; while the database is known to be away raise ``StoreUnavailable`` at once."""
+        """Do what ``catch_up`` does, but raise ``StoreUnavailable`` at once while the database is known to be down."""
         if self._blocked_until and self._uptime() < self._blocked_until:
             raise StoreUnavailable(self._failure.cause, self._failure.said)
         return self.catch_up()
 
     def last_resort(self, stale_if_error: int) -> int | None:
-        """Return the position if it was the newest no longer than this past ``max_staleness`` ago; None otherwise.
+        """Return the position if it was the newest within ``max_staleness`` plus ``stale_if_error``, or None.
 
-        It is worth nothing either where the database has become another one.
+        Also return None if the database was replaced, or if this server has committed a newer revision.
         """
         if self._store.lost or self._board.newest() > self.position or self.age > self._max_staleness + stale_if_error:
             return None
@@ -148,22 +148,22 @@ class Tail:
         return self.position
 
     def committed(self, revision: int) -> None:
-        """Take up a change that this process has just committed, before anybody is told that it was made.
+        """Apply a change that this process has just committed, before the change is acknowledged.
 
-        From here on every worker of this server sees it, or says UNAVAILABLE.
+        After this call, every worker of this server sees the change or answers UNAVAILABLE.
         """
-        self._board.post(revision)  # also where this process has read it already: the other workers have not
+        self._board.post(revision)  # even if this process has already read it: other workers may not have
         if revision > self.position:
-            with contextlib.suppress(StoreUnavailable):  # the board keeps everybody from resting on less
+            with contextlib.suppress(StoreUnavailable):  # the board keeps all workers from answering from less
                 self.catch_up()
 
     def catch_up(self) -> int:
         """Apply every change committed before this call, and return the revision reached.
 
-        Raises ``StoreUnavailable`` where the database does not answer: nobody may then be let in.
+        Raises ``StoreUnavailable`` if the database does not answer. No key may be accepted then.
         """
         began = self._uptime()
-        if self._blocked_until:  # one caller at a time tries whether the database is back
+        if self._blocked_until:  # one caller at a time checks whether the database is back
             self._blocked_until = began + _PAUSE
         try:
             version = self._store.version()
@@ -197,7 +197,7 @@ class Tail:
             raise
 
     def _lost(self, why: str) -> StoreUnavailable:
-        """Have nobody served from what is remembered of another history, or told that it goes on."""
+        """Give up the store and return the error to raise. Nothing that rests on the old history may be served."""
         self._store.give_up(f"the database was replaced, or restored from a backup, while it was served: {why}")
         return StoreUnavailable(Cause.REPLACED, self._store.lost)
 
@@ -206,9 +206,9 @@ class Tail:
             pass
 
     def _read(self) -> bool:
-        """Read what is new and apply it; False where other threads have gone on so that it has to be done again."""
-        # The place is looked at first: in the other order, another thread that went on meanwhile would make it seem
-        # that the head went back.
+        """Read and apply new events. Return False if other threads moved the position and the read must be retried."""
+        # Read our position before the head. In the other order, progress by another thread would look as if the head
+        # had gone back.
         resets, place = self.resets, self._head
         head = self._read_head()
         if head == place:

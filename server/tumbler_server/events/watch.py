@@ -1,13 +1,12 @@
-"""Fan-out: each stream is a task of the loop that serves its RPC, and the hub says whose turn it is.
+"""Fan-out of events to streams. Each stream is a task on the event loop that serves its RPC. The hub schedules turns.
 
-A stream has no queue, only its place in the log. Whenever it has its turn it is told all that has come since, so that a
-slow one costs nothing but its own lag, and changes in quick succession become one notice.
+A stream has no queue, only a position in the log. In its turn it sends everything since that position. So a slow
+stream costs nothing but its own lag, and changes in quick succession become one notice.
 
-A heartbeat, which is a notice without events, is a promise: there was nothing else to tell a moment ago. So none is
-sent while that is not known, for instance since the database does not answer; listeners then stop trusting what they
-remember.
+A heartbeat is a notice without events. It promises that a moment ago there was nothing more to send. None is sent while
+that is unknown, for instance because the database does not answer. Listeners then stop trusting their caches.
 
-All of this runs on the loop's thread, but for what reads the database.
+Everything runs on the event loop's thread except database reads.
 """
 
 import asyncio
@@ -33,22 +32,22 @@ from tumbler_server.events.wheel import TICK, Wheel
 from tumbler_server.store.database import Store
 
 FRESH = SECOND // 2
-"""How long ago it may be that nothing else was to tell, when a heartbeat is sent."""
+"""The greatest age of a heartbeat's promise when it is sent."""
 
 PATIENCE = 5 * SECOND
-"""How long a listener may take for one notice."""
+"""How long a listener may take to accept one notice."""
 
 MOST_LAG = 30 * SECOND
-"""How long a listener that was up to date may keep us waiting until it is so again."""
+"""The longest total write time in which a listener that fell behind must be up to date again."""
 
 TURN = 16
-"""Streams that have their turn in one pass of the loop: other work waits for no more than these (some 2 ms)."""
+"""Most streams served in one pass of the event loop. They delay other work by about 2 ms."""
 
 _CATCHING_UP = 4
-"""How many of them one counts for that is not up to date: its notice is long, and made for it only."""
+"""How many turns a stream that is not up to date counts for. Its notice is long and not shared."""
 
 _FAREWELL = 1.0
-"""Seconds that streams have to end when the server does."""
+"""Seconds that streams have to end at shutdown."""
 
 _CONFIRM = "confirm"
 
@@ -56,36 +55,36 @@ _log = structlog.get_logger(__name__)
 
 
 class Listener(Protocol):
-    """Whoever is told; only ``read`` may block."""
+    """The receiver of a stream. Only ``read`` may block."""
 
     tenant: str
-    """The project of the listener's key, in whose share the stream counts."""
+    """The project of the listener's key. The stream counts against its share."""
 
     key_id: str
     """The listener's key."""
 
     def render(self, notice: Notice) -> bytes:
-        """Return a notice as it is sent, to this listener and all others that are told the same."""
+        """Return the serialized notice for this listener and all others that share it."""
 
     def date(self, age: int) -> bytes:
-        """Return what follows a heartbeat: for how long the stream had been open at the instant it is true of."""
+        """Return the bytes to append to a heartbeat: how long the stream had been open when its promise was true."""
 
     def write(self, message: bytes, /) -> Awaitable[None]:
-        """Hand a message over; return once the next one can be."""
+        """Write a message. Return when the next one can be written."""
 
     def read(self) -> Any:
-        """Return what the database says of the listener's key. Called by another thread, for all with that key."""
+        """Read the listener's key from the database. Called on another thread, once for all streams with that key."""
 
     def judge(self, read: Any = None) -> int:
-        """Return the instant until which the listener may listen, by what was read where that is new.
+        """Return the time until which the listener may listen. ``read`` is a new result of ``read()``, if any.
 
-        Raises what to end with where it may not.
+        Raises the error to end the stream with if the listener may not listen.
         """
 
 
 @dataclass(eq=False, slots=True)
 class Stream:
-    """A listener, and how far it has come. What it is told are events of one project, or of all (``""``)."""
+    """A listener and its position in the log. It receives the events of one project, or of all (``""``)."""
 
     listener: Listener
     project_id: str
@@ -100,34 +99,34 @@ class Stream:
     begun: bool = False
     resets: int = 0
     live: bool = False
-    """Whether it has ever been told everything."""
+    """Whether the stream has been up to date since its start or its last reset."""
     judge: bool = True
-    """Whether its key has changed."""
+    """Whether the key has changed and must be judged again."""
     beat: bool = True
-    """Whether a heartbeat is due; the first is, as soon as everything has been told."""
+    """Whether a heartbeat is due. The first one is due as soon as the stream is up to date."""
     queued: bool = True
-    """Whether it waits for its turn, or has it."""
+    """Whether the stream waits for its turn or has it."""
     again: bool = False
-    """Whether something came meanwhile."""
+    """Whether it was queued again meanwhile."""
     turn: "asyncio.Future[None] | None" = None
     waited: int = 0
     failure: Exception | None = None
-    """Why the hub ends it."""
+    """Why the hub ends the stream."""
     cancelled: bool = False
 
 
 @dataclass(eq=False, slots=True)
 class _Reading:
-    """What a thread reads, and which streams wait for it."""
+    """A database read in flight, and the streams that wait for it."""
 
     answer: "asyncio.Future[Any]"
     streams: list[Stream] = field(default_factory=list)
 
 
 class Hub:
-    """All streams of a process, ``most`` at the same time. ``blocking`` runs what reads the database.
+    """All streams of a process, at most ``most`` at a time. ``blocking`` runs database reads.
 
-    Its methods are for the loop's thread.
+    Call its methods on the event loop's thread.
     """
 
     def __init__(
@@ -155,7 +154,7 @@ class Hub:
         self._ready: deque[Stream] = deque()
         self._giving_turns = False
         self._readings: dict[Hashable, _Reading] = {}
-        self._writing: dict[Stream, int] = {}  # since when, the longest first
+        self._writing: dict[Stream, int] = {}  # start of the write, the oldest first
         self._ticking: asyncio.TimerHandle | None = None
         self._moved = False
         self._resets, self._position = tail.resets, tail.position
@@ -165,17 +164,17 @@ class Hub:
         return len(self._streams)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to tell, by tasks of this loop."""
+        """Start serving streams on this event loop."""
         self._loop = loop
         self._tail.on_move(self._notice_move)
 
     async def serve(
         self, listener: Listener, project_id: str, until: int, interval: int, start: int | None = None
     ) -> None:
-        """Tell a listener what comes after the revision ``start``, or after now, for as long as it is there.
+        """Send a listener all events after the revision ``start``, or after now, for as long as it is connected.
 
-        ``until`` is the instant at which its key ends. Returns never: raises ``ServerStopping``, ``Overloaded``,
-        ``ReaderTooSlow``, ``StoreUnavailable``, or what the listener raised.
+        ``until`` is when its key ends. Never returns. Raises ``ServerStopping``, ``Overloaded``, ``ReaderTooSlow``,
+        ``StoreUnavailable``, or what the listener raised.
         """
         stream = self._open(listener, project_id, until, interval, start)
         try:
@@ -193,13 +192,13 @@ class Hub:
             self._forget(stream)
 
     def say_goodbye(self) -> None:
-        """End all streams, and each that still comes, since the server ends."""
+        """End all streams and refuse new ones, since the server is stopping."""
         self._closed = True
         for stream in self._streams:
             self._end(stream, ServerStopping())
 
     async def close(self) -> None:
-        """Say goodbye, and wait until all streams have ended."""
+        """End all streams, and wait at most a second for them to finish."""
         self.say_goodbye()
         self._tail.on_move(lambda: None)
         deadline = clocks.uptime() + int(_FAREWELL * SECOND)
@@ -220,7 +219,7 @@ class Hub:
         self._by_project[project_id].add(stream)
         metrics.WATCH_STREAMS.inc()
         stream.resets = self._tail.resets
-        # After its first word, anywhere in the interval: streams that are opened together are not to beat together.
+        # Place the second heartbeat anywhere in the interval, so that streams opened together do not beat together.
         self._schedule(stream, int(random.uniform(TICK, interval)))  # noqa: S311 - no secret
         self._give_turn(stream)
         if self._ticking is None:
@@ -240,7 +239,7 @@ class Hub:
     def _end(self, stream: Stream, failure: Exception) -> None:
         if stream.failure is None:
             stream.failure = failure
-            self._give_turn(stream)  # thousands that end together are cancelled a few at a time, too
+            self._give_turn(stream)  # cancel by turns too: thousands may end together
 
     # Turns.
 
@@ -275,22 +274,22 @@ class Hub:
             stream.again = True
             return
         stream.queued = True
-        if stream.resets == self._resets:  # between its cursor and our position was nothing that concerns it
+        if stream.resets == self._resets:  # no event between its cursor and our position is for it
             stream.cursor = max(stream.cursor, self._position)
         self._give_turn(stream)
 
-    # What is new in the log.
+    # New events in the log.
 
     def _notice_move(self) -> None:
-        """Have it looked at. Called by any thread."""
+        """Schedule ``_spread`` on the event loop. Called on any thread."""
         if not self._moved:
             self._moved = True
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._running().call_soon_threadsafe(self._spread)
 
     def _spread(self) -> None:
-        """Give a turn to everybody whom the changes since the last look concern, or whose key they are of."""
-        self._moved = False  # before the position is read, so that what comes later counts again
+        """Queue every stream that receives the new events, and every stream whose key they change."""
+        self._moved = False  # reset before reading the position, so that later moves schedule again
         resets, position = self._tail.resets, self._tail.position
         if (resets, position) == (self._resets, self._position):
             return
@@ -300,7 +299,7 @@ class Hub:
         if news is None or resets != self._resets:
             concerned = changed = self._streams
             for stream in concerned:
-                stream.live = False  # what memory does not have any more is no fault of theirs
+                stream.live = False  # it is not their fault that memory no longer has the events
         elif news:
             position = news[-1].revision
             projects = {event.project_id for event in news} | {""}
@@ -316,7 +315,7 @@ class Hub:
             self._queue(stream)
         self._resets, self._position = resets, position
 
-    # What is due.
+    # Timers.
 
     def _tick(self) -> None:
         self._ticking = None
@@ -324,14 +323,14 @@ class Hub:
             self._beat()
             self._end_slow()
         except Exception as failure:
-            # The streams would stand still for ever; so this must go on.
+            # The tick must go on, or all streams would stall forever.
             with contextlib.suppress(Exception):
                 _log.error("serving the streams failed", error=type(failure).__name__)
         if self._streams:
             self._ticking = self._running().call_later(TICK / SECOND, self._tick)
 
     def _beat(self) -> None:
-        """Give a turn to everybody whose heartbeat is due, if it may be sent; else have the position confirmed."""
+        """Queue every stream whose heartbeat is due. If the position is stale, have it confirmed first."""
         self._late.update(self._wheel.due(self._uptime()))
         if not self._late:
             return
@@ -359,7 +358,7 @@ class Hub:
     # One stream's turn.
 
     async def _tell(self, stream: Stream) -> bool:
-        """Send what comes next, and a heartbeat if one is due and may be sent; say whether there is more."""
+        """Send the next notice, and a heartbeat if one is due and allowed. Return whether there is more to send."""
         await self._check(stream)
         if not stream.begun:
             await self._begin(stream)
@@ -370,7 +369,7 @@ class Hub:
             await self._send(stream, void)
             return True
         beat = stream.beat
-        # In this order: what is read last holds all that had been committed by the instant that is asked for first.
+        # Keep this order: the position, read last, includes all that had been committed by `confirmed`, read first.
         confirmed = self._uptime() - self._tail.age
         position = self._tail.position
         notice = self._feed.recent(stream.project_id, stream.cursor)
@@ -399,8 +398,8 @@ class Hub:
         if not stream.judge:
             stream.listener.judge()
             return
-        stream.judge = False  # before the key is read, so that what comes later counts again
-        # A reading that began before the position moved on does not count for a stream that is to be judged since.
+        stream.judge = False  # reset before reading the key, so that later changes count again
+        # The position is part of the name: a read that began before a move must not serve a stream queued by it.
         name = ("key", stream.key_id, self._resets, self._position)
         until = stream.listener.judge(await self._answer(stream, name, stream.listener.read))
         if until != stream.until:
@@ -408,9 +407,9 @@ class Hub:
             self._schedule(stream, stream.interval)
 
     async def _begin(self, stream: Stream) -> None:
-        """Find out where a stream begins: not before anything that had returned when it was opened."""
+        """Set where a stream begins. The position must include every change that had returned when it was opened."""
         if self._tail.age >= self._uptime() - stream.opened:
-            if _CONFIRM in self._readings:  # it may have asked before the stream was opened
+            if _CONFIRM in self._readings:  # that read may have begun before the stream was opened
                 await self._answer(stream, _CONFIRM, self._tail.confirm)
             await self._answer(stream, _CONFIRM, self._tail.confirm)
         stream.cursor = self._tail.position if stream.start is None else stream.start
@@ -432,12 +431,12 @@ class Hub:
             del self._writing[stream]
         stream.waited += self._uptime() - began
 
-    # What reads the database.
+    # Database reads.
 
     async def _answer(self, stream: Stream, name: Hashable, work: Callable[[], Any]) -> Any:
-        """Return what ``work`` returns, run by a thread once for all who ask by that name meanwhile.
+        """Return the result of ``work``, run on a thread once for all streams that ask for ``name`` meanwhile.
 
-        They go on one after the other, by turns.
+        The streams resume in turns.
         """
         reading = self._read(name, work)
         reading.streams.append(stream)
@@ -455,7 +454,7 @@ class Hub:
     def _has_read(self, name: Hashable) -> None:
         reading = self._readings.pop(name)
         if not reading.answer.cancelled():
-            reading.answer.exception()  # taken note of, though nobody may wait for it any more
+            reading.answer.exception()  # mark it as retrieved: no stream may be waiting any more
         for stream in reading.streams:
             self._give_turn(stream)
 
@@ -470,5 +469,5 @@ def _too_slow(stream: Stream) -> ReaderTooSlow:
 
 
 def _note_end(stream: Stream, why: str) -> None:
-    with contextlib.suppress(Exception):  # a log that cannot be written must not change how a stream ends
+    with contextlib.suppress(Exception):  # a failing log must not change how a stream ends
         _log.info(f"a Watch stream was ended: {why}", key_id=stream.key_id)

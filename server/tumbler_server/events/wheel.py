@@ -1,4 +1,4 @@
-"""Who is due when: thousands of entries, each put, moved and dropped in a moment."""
+"""A timer wheel for thousands of entries. Adding, moving and removing an entry take constant time."""
 
 from typing import Generic, TypeVar
 
@@ -7,11 +7,11 @@ from tumbler_server.clock import SECOND
 T = TypeVar("T")
 
 TICK = SECOND // 100
-"""How exact it is, in microseconds: so much too early at the most, and never late by the wheel's own doing."""
+"""The wheel's resolution in microseconds. An entry may be due this much early. The wheel itself adds no delay."""
 
 
 class Wheel(Generic[T]):
-    """Entries and the instants at which they are due. Not safe for use by several threads."""
+    """Entries and their due times. Not safe for use by several threads."""
 
     def __init__(self, now: int) -> None:
         self._next = now // TICK
@@ -22,14 +22,14 @@ class Wheel(Generic[T]):
         return len(self._slot_of)
 
     def put(self, entry: T, due: int) -> None:
-        """Enter somebody, or move who is there."""
+        """Add an entry, or move it if it is already there."""
         self.drop(entry)
         slot = max(due // TICK, self._next)
         self._slots.setdefault(slot, set()).add(entry)
         self._slot_of[entry] = slot
 
     def drop(self, entry: T) -> None:
-        """Take somebody out, who need not be there."""
+        """Remove an entry, if it is there."""
         slot = self._slot_of.pop(entry, None)
         if slot is not None:
             self._slots[slot].discard(entry)
@@ -37,7 +37,7 @@ class Wheel(Generic[T]):
                 del self._slots[slot]
 
     def due(self, now: int) -> list[T]:
-        """Take out who is due."""
+        """Remove and return the entries that are due."""
         found: list[T] = []
         reached = now // TICK
         while self._slots and self._next <= reached:
