@@ -59,9 +59,9 @@ def first_since(store: Store, instant: int) -> int:
     """Return a revision before which every event is older than ``instant``.
 
     A binary search takes about 20 lookups, however long the log. There is no index on times and none is needed:
-    revisions have no gaps, and times increase with them up to the clock skew between servers. The search finds the
-    first event that is not older than ``instant`` less ``CLOCKS_DIFFER``. All events before it are older than
-    ``instant``. The reader compares the times of the others exactly.
+    revisions have no gaps, and times increase with them up to the clock skew between servers. The search finds an event
+    that is not older than ``instant`` less ``CLOCKS_DIFFER`` and whose predecessor is. With that margin, all events
+    before it are older than ``instant``. The reader compares the times of the others exactly.
     """
     low, high = log.anchor(store) + 1, log.head(store).revision + 1
     while low < high:

@@ -26,7 +26,7 @@ class Lease:
     """A process's view of the lease. For one thread, except ``held``."""
 
     def __init__(self, store: Store, holder: str, span: int = SPAN, uptime: Clock = clock.uptime) -> None:
-        """Take part as ``holder``, a name that no other running process has."""
+        """Take part as ``holder``, a name that no other process has, unless that process is known to have ended."""
         self._store = store
         self._holder = holder
         self._span = span

@@ -1,4 +1,4 @@
-"""Whose keys a caller may touch (docs/contract.md, "Callers"). A caller is the key that made the call."""
+"""Access of callers to projects and scopes (docs/contract.md, "Callers"). A caller is the key that made the call."""
 
 from tumbler_server.errors import OtherProject, ScopeEscalation
 from tumbler_server.keys import record, scopes
@@ -6,24 +6,24 @@ from tumbler_server.keys.record import Key
 from tumbler_server.store.database import Transaction
 
 OPERATORS = "tumbler"
-"""The reserved project, whose keys act in all others."""
+"""The reserved project. Its keys act in all projects."""
 
 
 def sees(caller: Key, project_id: str) -> bool:
-    """Say whether keys of the project exist at all for the caller."""
+    """Return whether the caller can see keys of a project."""
     return caller.project_id in (OPERATORS, project_id)
 
 
 def enter(caller: Key, project_id: str) -> None:
-    """Raise ``OtherProject`` unless the caller may act in a project that its request names."""
+    """Raise ``OtherProject`` unless the caller may act in the project that its request names."""
     if not sees(caller, project_id):
         raise OtherProject
 
 
 def scope_of(caller: Key, project_id: str) -> str:
-    """Return the one project that a request is about, or nothing for all of them, where it may be left out.
+    """Return the project of a request with an optional project id, or an empty string for all projects.
 
-    Raises ``OtherProject``.
+    The default is the caller's project, or all projects for an operator's key. Raises ``OtherProject``.
     """
     if project_id:
         enter(caller, project_id)
@@ -32,12 +32,12 @@ def scope_of(caller: Key, project_id: str) -> str:
 
 
 def hand_out(caller: Key, given: tuple[str, ...]) -> None:
-    """Raise ``ScopeEscalation`` where the caller would give away a permission on this service that it lacks."""
+    """Raise ``ScopeEscalation`` if the caller would grant a permission on this service that it lacks."""
     lacking = scopes.first_not_held(given, caller.scopes)
     if lacking is not None:
         raise ScopeEscalation(lacking)
 
 
 def standing(transaction: Transaction, caller: Key) -> Key | None:
-    """Return the caller's record as it stands in a transaction; None where it is not there any more."""
+    """Return the caller's current record, read in a transaction, or None if it no longer exists."""
     return record.find(transaction.read, caller.id)

@@ -1,4 +1,4 @@
-"""Writing to the log what time has brought to keys, when it has."""
+"""Writes the time-based events of keys to the log when they fall due. ``keys.schedule`` has the rules."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,9 +14,9 @@ from tumbler_server.keys.record import Key
 from tumbler_server.store.database import Store, Transaction
 
 BATCH = 20
-"""Keys that one transaction is about at the most, since other writers wait for it: some 3 ms."""
+"""Most keys in one transaction. Other writers wait for it, about 3 ms."""
 
-# The second condition says nothing new; it is what makes the index, which has only such rows, fit.
+# The second condition is redundant, but the partial index, which has only such rows, needs it to apply.
 _DUE = f"SELECT id FROM api_key WHERE alarm_time <= ? AND alarm_time < {NEVER} ORDER BY alarm_time LIMIT {BATCH}"  # noqa: S608
 
 _SET = (
@@ -25,18 +25,18 @@ _SET = (
 )
 
 _TOLD = ("rotation_due_revision", "rotation_overdue", "expiry_warnings", "update_time")
-"""Of these, what an event's digest covers."""
+"""The columns of ``_SET`` that an event's digest covers."""
 
 
 class Alarms:
-    """Finds keys whose alarm time has come, by the wall clock, and says so in the log: each thing once."""
+    """Finds keys whose alarm time has come, by the wall clock, and writes each due event to the log once."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
 
     def work(self, lease: Lease) -> bool:
-        """Take up one batch, and say whether there is more."""
+        """Process one batch, and return whether there may be more."""
         key_ids = [key_id for (key_id,) in self._store.read(_DUE, (self._clock(),))]
         if not key_ids:
             return False
@@ -48,7 +48,7 @@ class Alarms:
     def _ring(self, transaction: Transaction, lease: Lease, key_ids: Sequence[str]) -> list[Change]:
         lease.guard(transaction)
         now = self._clock()
-        # Not by the ORM, which takes as long for this as for all the rest.
+        # The ORM would take as long for this query as all the rest takes.
         slots = ", ".join("?" * len(key_ids))
         found = transaction.read(f"{record.SELECT} WHERE id IN ({slots})", key_ids)
         stored = evidence.stored(transaction.read, key_ids)
@@ -68,7 +68,7 @@ class Alarms:
 
 
 def _evident(last: Change, before: Key, after: Key, row: dict[str, Any], altered: list[str]) -> Change:
-    """Return the last event of a key with the digest of its row as they all leave it."""
+    """Return a key's last event, with the digest of the row as all of the key's events leave it."""
     columns = {name: getattr(after, name) for name in _TOLD}
     detail = {**last.detail, **evidence.altered(altered)}
     return replace(last, detail=detail, record=evidence.digest(row | columns), previous=before.revision)

@@ -1,8 +1,8 @@
-"""Claim tokens: what a key's owner shows to fetch the successor of a key whose rotation is due.
+"""Claim tokens, with which a key's owner fetches the successor of a key whose rotation is due.
 
-A token names a key and the event that announced its rotation, and is signed under the pepper, which is not in the
-database: whoever reads or writes only that can make none. It is kept nowhere. Whether it still counts is decided by the
-key's row: once that names another announcement, or none, the token is void.
+A token names a key and the event that announced its rotation. It is signed under the pepper, which is not in the
+database, so access to the database is not enough to forge one. Tokens are not stored. The key's row decides whether a
+token is valid: once the row names another announcement, or none, the token is void.
 """
 
 import hashlib
@@ -14,30 +14,30 @@ from tumbler_server.errors import ClaimTokenInvalid, WebhooksNeedPepper
 from tumbler_server.keys.pepper import Pepper
 
 PREFIX = "claim_"
-"""How tokens begin, so that people and secret scanners know one."""
+"""The prefix of tokens, by which people and secret scanners recognize them."""
 
 _LONGEST = 512
 
 
 class Claims:
-    """Makes and reads claim tokens. The newest pepper signs, all verify."""
+    """Issues and reads claim tokens. The newest pepper signs, all verify."""
 
     def __init__(self, peppers: Sequence[Pepper]) -> None:
         self._serializer = None
         if peppers:
-            keys = [pepper.derive("claim tokens") for pepper in reversed(peppers)]  # the last one signs
+            keys = [pepper.derive("claim tokens") for pepper in reversed(peppers)]  # the last key is the one that signs
             self._serializer = itsdangerous.URLSafeSerializer(
                 keys, salt="claim", signer_kwargs={"digest_method": hashlib.sha256}
             )
 
     def token(self, key_id: str, due_revision: int) -> str:
-        """Return the token for a key and the revision of its ROTATION_DUE. Raises ``WebhooksNeedPepper``."""
+        """Return the token for a key and the revision of its ROTATION_DUE event. Raises ``WebhooksNeedPepper``."""
         if self._serializer is None:
             raise WebhooksNeedPepper
         return PREFIX + str(self._serializer.dumps([key_id, due_revision]))
 
     def read(self, token: str) -> tuple[str, int]:
-        """Return the key's id and the revision that a token is for. Raises ``ClaimTokenInvalid``."""
+        """Return the key id and the revision that a token names. Raises ``ClaimTokenInvalid``."""
         try:
             if self._serializer is None or len(token) > _LONGEST or not token.startswith(PREFIX):
                 raise itsdangerous.BadData("no token")

@@ -1,4 +1,4 @@
-"""Webhooks as callers may see them, and what they may ask to be done about them."""
+"""Webhook deliveries for callers: listing, redelivery and new endpoint secrets."""
 
 import json
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from tumbler_server.webhooks.outbox import GIVE_UP_AFTER
 _LONGEST_ID = 64
 
 _MOST_CARRIED = 10_000
-"""Scopes of a URL's keys that are looked at. Where there are more, only who holds every one gets its secret."""
+"""Most scopes of a URL's keys to check. If there are more, the caller must hold every permission on this service."""
 
 _CARRIED = (
     "SELECT DISTINCT s.scope FROM api_key_scope s JOIN api_key k ON k.id = s.key_id "  # noqa: S608 - no input in it
@@ -36,12 +36,12 @@ _CARRIED_SINCE = (
     "SELECT DISTINCT k.scopes FROM event e JOIN api_key k ON k.id = e.key_id "  # noqa: S608 - no input in it
     f"WHERE e.revision > ? AND k.project_id = ? AND k.webhook_url = ? AND k.revoke_time = {NEVER}"
 )
-"""What the keys that have a URL may do to this service: all of them, and those that changed after a revision."""
+"""The permissions on this service of the keys with a URL: of all such keys, and of those changed after a revision."""
 
 
 @dataclass(frozen=True)
 class DeliveryQuery:
-    """Which deliveries to list; see ListDeliveriesRequest for each field."""
+    """Which deliveries to list; ListDeliveriesRequest documents each field."""
 
     project_id: str = ""
     key_id: str = ""
@@ -52,14 +52,14 @@ class DeliveryQuery:
 
 @dataclass(frozen=True)
 class DeliveryPage:
-    """One page of rows, the newest event's first; fewer than were asked for where an answer has no room for more."""
+    """One page of rows, newest event first. It is shorter than requested if a response has no room for more."""
 
     deliveries: tuple[Any, ...]
     next_page_token: str
 
 
 class Deliveries:
-    """Lists deliveries, sends them again, and gives endpoints new secrets."""
+    """Lists deliveries, redelivers them and replaces endpoint secrets."""
 
     def __init__(
         self,
@@ -76,9 +76,9 @@ class Deliveries:
         self._most_pending = most_pending
 
     def page(self, caller: Key, query: DeliveryQuery) -> DeliveryPage:
-        """Return the page that ``query`` asks for, of the deliveries that the caller may see.
+        """Return the requested page of the deliveries that the caller may see.
 
-        Raises ``InvalidFields``, and ``OtherProject`` where the query names another project than the caller's.
+        Raises ``InvalidFields``, and ``OtherProject`` if the query names a project other than the caller's.
         """
         size = _check(query)
         project_id = access.scope_of(caller, query.project_id)
@@ -103,7 +103,7 @@ class Deliveries:
         return DeliveryPage(shown, self._tokens.page(filtered, shown[-1].revision, "") if more else "")
 
     def redeliver(self, caller: Key, delivery_id: str) -> Any:
-        """Have a delivery sent again at once, and return its row.
+        """Queue a delivery to be sent again at once, and return its row.
 
         Raises ``InvalidFields``, ``DeliveryNotFound``, ``DeliveryOutdated``, ``EndpointNotFound``, ``LimitReached``.
         """
@@ -134,9 +134,11 @@ class Deliveries:
     def replace_secret(self, caller: Key, project_id: str, url: str) -> Replaced:
         """Give an endpoint a new secret.
 
-        Whoever holds it can make up messages about the keys that have the URL: so the caller must hold what they may do
-        to this service. Raises ``InvalidFields``, ``OtherProject``, ``ScopeEscalation``, ``EndpointNotFound``,
-        ``LimitReached``, ``WebhooksNeedPepper``.
+        The holder of the secret can forge messages about the keys with this URL. So the caller must hold all of these
+        keys' permissions on this service.
+
+        Raises ``InvalidFields``, ``OtherProject``, ``ScopeEscalation``, ``EndpointNotFound``, ``LimitReached``,
+        ``WebhooksNeedPepper``.
         """
         check = Check()
         check.filter("project_id", project_id)
@@ -148,7 +150,7 @@ class Deliveries:
             access.enter(caller, project_id)
         project_id = project_id or caller.project_id
         now = self._clock()
-        # A project may have a million such keys: looked at before the transaction, and in it only what came since.
+        # A project may have a million such keys. Check them before the transaction, and in it only later changes.
         position = log.head(self._store).revision
         carried = self._store.read(_CARRIED, (f"{RESERVED}%", project_id, url, _MOST_CARRIED + 1))
         whole = len(carried) <= _MOST_CARRIED
@@ -178,7 +180,7 @@ def _check(query: DeliveryQuery) -> int:
 
 
 def _weight(row: Any) -> int:
-    """Return how many bytes a delivery's message has, at the most."""
+    """Return the most bytes that a delivery's message takes."""
     texts = (row.id, row.key_id, row.project_id, row.url, row.last_error)
     return 200 + sum(len(text.encode()) for text in texts)
 

@@ -1,4 +1,4 @@
-"""What an event's detail says of a key's fields: as they were made, and as they changed, in words that people read."""
+"""The human-readable detail of events: a key's fields as created, and as changed."""
 
 import hashlib
 import json
@@ -14,22 +14,25 @@ _PUBLIC = frozenset(
         *("reason", "due_time", "expire_time"),
     }
 )
-"""What a detail says that is no value of a field, nor anybody's words."""
+"""The names in a detail that hold neither a field's value nor free text."""
 
 _LONGEST = 2_048
-"""Characters of a value that are told; of a longer one its length and digest are, so that no event is large."""
+"""Most characters of a value in a detail. A longer value is replaced by its length and digest, to keep events small."""
 
 OLD, NEW = "old.", "new."
-"""How the names of values begin: of a field as it was, and as it became. A field that was or is empty has none."""
+"""Name prefixes of a field's value before and after a change. An empty value is left out."""
 
 
 def made(key: Key) -> dict[str, str]:
-    """Return what a key that was made can do, and what else was chosen of it."""
+    """Return the detail of a key's creation: its non-empty fields."""
     return {f"{NEW}{name}": value for name, value in _told(key).items() if value}
 
 
 def between(before: Key, after: Key) -> dict[str, str]:
-    """Return which fields an update changed, from what and to what; for scopes also which. Nothing: none."""
+    """Return the detail of an update: changed fields, old and new values, and scopes added and removed.
+
+    The detail is empty if nothing changed.
+    """
     old, new = _told(before), _told(after)
     changed = [name for name in old if old[name] != new[name]]
     if not changed:
@@ -46,12 +49,12 @@ def between(before: Key, after: Key) -> dict[str, str]:
 
 
 def public(detail: dict[str, str]) -> dict[str, str]:
-    """Return a detail without the values of fields: for who may verify keys, and not read them."""
+    """Return a detail without field values, for callers that may verify keys but not read them."""
     return {name: value for name, value in detail.items() if name in _PUBLIC}
 
 
 def _told(key: Key) -> dict[str, str]:
-    """Return a key's fields as text, those of its schedule by ``rotation.…``; empty where there is nothing to say."""
+    """Return a key's fields as text, or empty strings. Those of its schedule are named ``rotation.…``."""
     told = {
         "name": key.name,
         "owner_id": key.owner_id,

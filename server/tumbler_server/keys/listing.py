@@ -1,4 +1,4 @@
-"""Reading keys in pages that neither skip nor repeat a key while others are made."""
+"""Paged listing of keys. Pages neither skip nor repeat a key while other keys are created."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ _SORTABLE = ("create_time", "name", "expire_time", "last_used_time")
 
 @dataclass(frozen=True)
 class Query:
-    """What to list; see ListRequest for each field."""
+    """Which keys to list; ListRequest documents each field."""
 
     project_id: str = ""
     environment_id: str = ""
@@ -35,7 +35,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Page:
-    """One page, as of ``now``; of fewer keys than were asked for where an answer has no room for more."""
+    """One page, as of ``now``. It is shorter than requested if a response has no room for more keys."""
 
     keys: tuple[Key, ...]
     next_page_token: str
@@ -52,9 +52,9 @@ class Listing:
         self._clock = clock
 
     def page(self, caller: Key, query: Query) -> Page:
-        """Return the page that ``query`` asks for, of the keys that the caller may see.
+        """Return the requested page of the keys that the caller may see.
 
-        Raises ``InvalidFields``, and ``OtherProject`` where the query names another project than the caller's.
+        Raises ``InvalidFields``, and ``OtherProject`` if the query names a project other than the caller's.
         """
         column, descending, size = self._check(query)
         project_id = access.scope_of(caller, query.project_id)
@@ -102,7 +102,7 @@ def _token(tokens: Tokens, filtered: str, following: Place | None) -> str:
 
 
 def _order(order_by: str) -> tuple[str, bool]:
-    """Return the column to sort by, and whether downwards."""
+    """Return the sort column and whether the order is descending. Raises ``InvalidFields``."""
     if not order_by:
         return "create_time", True
     column, _, direction = order_by.partition(" ")
@@ -113,7 +113,7 @@ def _order(order_by: str) -> tuple[str, bool]:
 
 
 def filter_fingerprint(query: Query, project_id: str, column: str, descending: bool) -> str:
-    """Return what a page token is bound to."""
+    """Return the fingerprint of a filter and order, to which page tokens are bound."""
     return fingerprint(
         [
             project_id,

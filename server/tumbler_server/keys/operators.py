@@ -1,4 +1,4 @@
-"""Operators' keys: those of the reserved project that may do everything. The first is made without a caller."""
+"""Operators' keys: keys of the reserved project that may do everything. The first one is created without a caller."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import STANDING, ApiKeyRow, ApiKeyScopeRow
 
 ALL_SCOPES = "tumbler:*"
-"""The scope of an operator's key. No other grants it."""
+"""The scope of an operator's key. No other scope grants it."""
 
 _SUPERSEDED = 2
 
 
 @dataclass(frozen=True)
 class Seated(Issued):
-    """An operator's key that was made, and the ids of those that were revoked with it."""
+    """A created operator's key, and the ids of the keys revoked with it."""
 
     revoked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Working:
-    """How many operators' keys are active, and when the last of them expires; ``NEVER`` where one does not.
+    """The number of active operators' keys, and when the last of them expires: ``NEVER`` if one does not expire.
 
-    ``bound`` of them are accepted from some networks only.
+    ``bound`` of them are accepted only from some networks.
     """
 
     count: int
@@ -48,10 +48,10 @@ def issue(
     demand: Callable[[Transaction], None],
     revoke_others: bool = False,
 ) -> Seated:
-    """Put an operator's key into the table, in one transaction with what ``demand`` demands of the database.
+    """Insert an operator's key, in the same transaction as the precondition check ``demand``.
 
-    ``command`` is who its event says made it. With ``revoke_others``, all other operators' keys end with it.
-    Raises ``InvalidFields`` for a name that breaks the rule, and whatever ``demand`` does.
+    ``command`` is the actor's name in its event. With ``revoke_others``, all other operators' keys are revoked.
+    Raises ``InvalidFields`` for an invalid name, and whatever ``demand`` raises.
     """
     check = Check()
     check.name("name", name)
@@ -83,7 +83,7 @@ def issue(
 
 
 def working(store: Store, now: int) -> Working:
-    """Return which operators' keys work: not revoked, not superseded, not switched off, not expired."""
+    """Return a summary of the working operators' keys: not revoked, superseded, deactivated or expired."""
     ((count, until, bound),) = store.read(
         "SELECT COUNT(*), MAX(k.expire_time), SUM(CASE WHEN k.allowed_cidrs <> '[]' THEN 1 ELSE 0 END) "  # noqa: S608
         "FROM api_key_scope s JOIN api_key k ON k.id = s.key_id "

@@ -1,4 +1,4 @@
-"""How much of what was found goes into one page."""
+"""Page limits: how many of the entries found fit into one response."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -7,18 +7,18 @@ from typing import TypeVar
 from tumbler_server.limits import ANSWER_BYTES
 
 _FRAME = 5
-"""Bytes around an entry of a list, at the most."""
+"""Most bytes around an entry of a list."""
 
 _REST = 8 * 1024
-"""Bytes of what an answer holds beside its entries, at the most: a page token."""
+"""Most bytes of a response besides its entries: the page token."""
 
 Entry = TypeVar("Entry")
 
 
 def cut(found: Iterable[Entry], size: int, weigh: Callable[[Entry], int]) -> tuple[tuple[Entry, ...], bool]:
-    """Return the first of what was found, as many as a page and an answer have room for, and whether there are more.
+    """Return the first entries, as many as fit into a page and a response, and whether there are more.
 
-    One always has room: no page is empty while there are more. What does not fit is not looked at, but for the first.
+    The first entry always fits, so no page is empty while there are more. Reads at most one entry that does not fit.
     """
     entries: list[Entry] = []
     found = iter(found)

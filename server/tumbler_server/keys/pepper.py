@@ -1,6 +1,7 @@
-"""The pepper file: the secrets that keep the database's digests useless to whoever has only the database.
+"""The pepper file. Its secrets make the database's digests useless to anyone who has only the database.
 
-One pepper a line, 32 bytes in URL-safe base64, the newest first; ``#`` begins a comment. The newest signs, all verify.
+It holds one pepper a line, 32 bytes in URL-safe base64, the newest first. ``#`` begins a comment. The newest pepper
+signs, all verify.
 """
 
 import base64
@@ -24,14 +25,14 @@ SIZE = 32
 """Bytes of a pepper."""
 
 LARGEST = 1024 * 1024
-"""Bytes of a pepper file: room for more than 20,000 peppers."""
+"""Most bytes of a pepper file: room for more than 20,000 peppers."""
 
 _HEADER = "# Tumbler's peppers, newest first. Keep this file secret, and apart from the database and its backups.\n"
 
 
 @dataclass(frozen=True)
 class Pepper:
-    """A key for digests. ``id`` is a fingerprint that tells which one made a digest and gives nothing away."""
+    """A key for digests. ``id`` is a fingerprint that identifies the pepper of a digest and reveals nothing else."""
 
     secret: bytes = field(repr=False)
 
@@ -41,20 +42,20 @@ class Pepper:
         return hashlib.sha256(b"tumbler pepper id" + self.secret).hexdigest()[:12]
 
     def derive(self, purpose: str) -> bytes:
-        """Return a key of 32 bytes for one purpose, from which neither the pepper nor another's can be found."""
+        """Return a 32-byte key for one purpose, from which neither the pepper nor another derived key can be found."""
         return HKDF(hashes.SHA256(), length=32, salt=None, info=f"tumbler {purpose}".encode()).derive(self.secret)
 
 
 def vault(peppers: Sequence[Pepper]) -> Vault:
-    """Return what seals webhook secrets under these peppers."""
+    """Return the vault that encrypts webhook secrets under these peppers."""
     return Vault({pepper.id: pepper.derive("webhook secrets") for pepper in peppers})
 
 
 def load(path: Path) -> tuple[Pepper, ...]:
     """Return the peppers of the file, newest first.
 
-    Raises ``SetupError`` where the file is missing, no regular file, larger than ``LARGEST``, readable by others than
-    its owner, empty or damaged.
+    Raises ``SetupError`` if the file is missing, unreadable, not a regular file, larger than ``LARGEST``, accessible to
+    users other than its owner, empty or damaged.
     """
     try:
         content = _read(path)
@@ -92,7 +93,7 @@ def load(path: Path) -> tuple[Pepper, ...]:
 
 
 def _read(path: Path) -> bytes:
-    # Opening a pipe would wait for somebody who writes into it.
+    # Without O_NONBLOCK, opening a pipe would block until a writer opens it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         found = os.fstat(descriptor)
@@ -114,14 +115,14 @@ def _read(path: Path) -> bytes:
 
 
 def generate() -> Pepper:
-    """Make a pepper."""
+    """Generate a random pepper."""
     return Pepper(secrets.token_bytes(SIZE))
 
 
 def create(path: Path, first: Pepper | None = None) -> None:
-    """Make a pepper file of mode 0600 with one pepper, a new one unless it is given, and have it outlast a crash.
+    """Create a pepper file of mode 0600 with one pepper, ``first`` or a new one, and sync it to disk.
 
-    Raises ``SetupError`` where there is a file already, or none can be written.
+    Raises ``SetupError`` if the file already exists or cannot be written.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -138,7 +139,7 @@ def create(path: Path, first: Pepper | None = None) -> None:
 
 
 def rotate(path: Path) -> Pepper:
-    """Put a new pepper before the others, all at once or not at all, and return it. Raises ``SetupError``."""
+    """Add a new pepper before the others, atomically, and return it. Raises ``SetupError``."""
     peppers = load(path)
     staged = path.with_name(path.name + ".new")
     try:
@@ -163,7 +164,7 @@ def _write(descriptor: int, peppers: Sequence[Pepper]) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems cannot do that to a folder
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -1,6 +1,6 @@
-"""How many keys each project has: a row for each, counted on in the transaction that makes a key.
+"""Key counts by project. Each project has a row with a counter, updated in the transaction that creates a key.
 
-To count a million keys on each Create would take a second. Writers go one at a time, so that the count is exact.
+Counting a million keys on each Create would take a second. Writers go one at a time, so the counter is exact.
 """
 
 from tumbler_server import limits
@@ -10,7 +10,7 @@ from tumbler_server.store.models import ProjectRow
 
 
 def count_one_more(transaction: Transaction, project_id: str, most: int) -> None:
-    """Count a key that is about to be made. Raises ``LimitReached`` where the project has ``most`` already."""
+    """Count a key that is about to be created. Raises ``LimitReached`` if the project already has ``most`` keys."""
     counted = (
         ProjectRow.insert(project_id=project_id, keys=1)
         .on_conflict(conflict_target=[ProjectRow.project_id], update={ProjectRow.keys: ProjectRow.keys + 1})

@@ -1,4 +1,4 @@
-"""Taking keys into the log that an older server changed after the migration: of those no event tells what is stored."""
+"""Events for keys that an older server changed after the migration, since their last events do not cover their rows."""
 
 from tumbler_server.clock import Clock
 from tumbler_server.events import log
@@ -12,7 +12,7 @@ _SET = "UPDATE api_key SET revision = ? WHERE id = ?"
 
 
 def record(store: Store, clock: Clock) -> int:
-    """Write a RECORDED event for each key whose last event does not tell its row, and return how many those are."""
+    """Write a RECORDED event for each key whose last event has no digest of its row, and return their number."""
     after, recorded = "", 0
     while page := evidence.page(store.read, after, _PAGE):
         after = page[-1].columns["id"]

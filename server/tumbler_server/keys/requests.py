@@ -1,6 +1,6 @@
-"""Calls that are safe to repeat (AIP-155): which request_id was used for what.
+"""Idempotency keys (AIP-155): the outcome of each request_id.
 
-Ids belong to the calling project, are shared by Create and Rotate, and are remembered for as long as the key is.
+Ids belong to the calling project and are shared by Create and Rotate. An id is kept for as long as its key.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from tumbler_server.store.database import Transaction
 from tumbler_server.store.models import RequestRow
 
 Select = Callable[[peewee.BaseQuery], list[Any]]
-"""How a query is read: outside a transaction by the store, inside by the transaction."""
+"""Runs a query: the store's method outside a transaction, the transaction's inside."""
 
 
 @dataclass(frozen=True)
 class RequestId:
-    """A caller's id for a request, in lower case, and the fingerprint of the request's whole body; empty: none."""
+    """A caller's id for a request, in lower case, and the fingerprint of the whole request body. Empty means none."""
 
     value: str = ""
     fingerprint: bytes = b""
@@ -29,7 +29,7 @@ class RequestId:
 
 @dataclass(frozen=True)
 class Seen:
-    """What came of an earlier request of this id."""
+    """The outcome of an earlier request with the same id."""
 
     key_id: str
     revision: int
@@ -37,9 +37,9 @@ class Seen:
 
 
 def find(select: Select, caller: Key, request_id: RequestId) -> Seen | None:
-    """Return what came of the request, if it was made before.
+    """Return the outcome of an earlier request with this id, or None.
 
-    Raises ``RequestIdReused`` where the id was used with another body.
+    Raises ``RequestIdReused`` if the id was used with a different body.
     """
     if not request_id.value:
         return None
@@ -64,7 +64,7 @@ def remember(
     now: int,
     rotated: bool = False,
 ) -> None:
-    """Note what came of a request, in its own transaction."""
+    """Store the outcome of a request, in the request's own transaction."""
     if request_id.value:
         transaction.run(
             RequestRow.insert(

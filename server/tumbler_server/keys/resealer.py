@@ -1,4 +1,4 @@
-"""Sealing keys anew after they were proven, behind the caller's back: the cost went up, or another pepper signs."""
+"""Background rehashing of proven keys, after the bcrypt cost went up or another pepper signs."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +16,11 @@ from tumbler_server.trouble import Trouble
 _MOST_WAITING = 1_000
 
 ACTOR = Actor("", "rehash")
-"""Who makes these events."""
+"""The actor of these events."""
 
 
 class Resealer:
-    """One thread that seals keys anew, as they are used. It can always be put off: the next use asks again."""
+    """A thread that rehashes keys as they are used. A dropped rehash is harmless: the next use queues it again."""
 
     def __init__(self, store: Store, hasher: Hasher, clock: Clock) -> None:
         self._store = store
@@ -32,7 +32,7 @@ class Resealer:
         self._lock = threading.Lock()
 
     def later(self, key_id: str, text: str, secret: str, sealed: Sealed) -> None:
-        """Have a proven key sealed anew soon, unless that is under way or too many are waiting."""
+        """Queue a proven key for rehashing, unless it is already queued or the queue is full."""
         with self._lock:
             if key_id in self._waiting or len(self._waiting) >= _MOST_WAITING:
                 return
@@ -40,11 +40,11 @@ class Resealer:
         self._executor.submit(self._reseal, key_id, text, secret, sealed)
 
     def drain(self) -> None:
-        """Wait until everything that was asked for so far is done."""
+        """Wait until everything queued so far is done."""
         self._executor.submit(lambda: None).result()
 
     def close(self) -> None:
-        """Finish the one under way, and drop the others."""
+        """Finish the rehash in flight, and drop the queued ones."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _reseal(self, key_id: str, text: str, secret: str, sealed: Sealed) -> None:
@@ -52,7 +52,7 @@ class Resealer:
             fresh = self._hasher.seal(text, secret)
             self._store.write(lambda transaction: self._replace(transaction, key_id, sealed, fresh))
         except Exception as failure:
-            # The key goes on working as it was sealed. The exception's text is not logged: it could hold anything.
+            # The key keeps working with its old proofs. The exception's text is not logged: it could hold anything.
             self._trouble.met(key_id=key_id, error=type(failure).__name__)
         else:
             self._trouble.passed()
@@ -61,7 +61,7 @@ class Resealer:
                 self._waiting.discard(key_id)
 
     def _replace(self, transaction: Transaction, key_id: str, before: Sealed, fresh: Sealed) -> None:
-        """Store fresh proofs of a key, with their event, unless it was sealed anew meanwhile."""
+        """Store new proofs of a key and their event, unless the key was rehashed meanwhile."""
         for row, altered in evidence.stored(transaction.read, [key_id]).values():
             if row["secret_hash"] != before.secret_hash:
                 return

@@ -1,11 +1,12 @@
-"""Which peppers the processes that serve know, so that it shows where they differ.
+"""The peppers that each serving process has, to detect processes whose peppers differ.
 
-A server with another pepper than the others works, but each key costs bcrypt there when it is first seen, is signed
-anew, and costs bcrypt at the others after that; and it cannot open what they seal. So each process notes the ids of its
-peppers (never a pepper) in a row of its own, and compares them with the others' and with what keys are signed under.
+A server whose pepper differs from the others' works, but each key costs a bcrypt run when that server first sees it.
+The server then rehashes the key, which costs bcrypt runs on the other servers. It also cannot open what they have
+sealed. So each process writes the ids of its peppers (never a pepper) to its own row. It compares them with the other
+processes' ids and with the peppers that keys are signed under.
 
-A process that is gone raises its row's beat no more. Whoever has seen that stand still for long enough, by a clock that
-nobody sets, removes the row; and where there are too many, all are, and those who live write theirs again.
+A process increments its row's beat while it runs. A process that has seen another's beat unchanged for too long, by the
+monotonic clock, removes that row. If there are too many rows, all are removed, and live processes write theirs again.
 """
 
 import os
@@ -25,19 +26,19 @@ from tumbler_server.clock import MINUTE, Clock
 from tumbler_server.store.database import Store
 
 INTERVAL = 30.0
-"""Seconds between two looks."""
+"""Seconds between two comparisons."""
 
 GONE = 5 * MINUTE
-"""A row that nobody has touched for so long is removed."""
+"""The time without a beat after which a row is removed, in microseconds."""
 
 MOST = 256
-"""Rows; where there are more, processes begin and die faster than they can be told from those that live."""
+"""Most rows. With more, processes start and die faster than dead ones can be told from live ones."""
 
 _LAST = 0.5
-"""Seconds for taking leave."""
+"""Seconds for removing our row at shutdown."""
 
 _SHOWN = 5
-"""Others that one line of the log tells of."""
+"""Most peers or pepper ids named in one log line."""
 
 _NOTE = (
     "INSERT INTO server (name, pepper_ids, beat, seen_time) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
@@ -55,7 +56,8 @@ WITH RECURSIVE found (id, number) AS (
 )
 SELECT id FROM found WHERE id IS NOT NULL ORDER BY number
 """
-"""Which peppers sign, at most so many: a look-up in an index for each of them, however many keys there are."""
+"""The ids of the peppers that keys are signed under, at most a given number.
+It takes one index lookup for each id, however many keys there are."""
 
 _log = structlog.get_logger(__name__)
 
@@ -66,21 +68,21 @@ def signed_under(store: Store) -> list[str]:
 
 
 def known(store: Store, since: int = 0) -> dict[str, tuple[str, ...]]:
-    """Return the pepper ids that each process knows, the one that signs first; of those seen since an instant.
+    """Return the pepper ids of each process seen since a time, the signing pepper first.
 
-    When a process was seen is by its own clock. Raises ``StoreUnavailable``.
+    A process's time is by its own clock. Raises ``StoreUnavailable``.
     """
     rows = store.read(_READ, (2 * MOST,))
     return {name: _ids(text) for name, text, _, seen_time in rows if seen_time >= since}
 
 
 def differing(ours: Sequence[str], others: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
-    """Return those of the others that know other peppers than we do, or sign with another."""
+    """Return the peers that have different peppers or sign with a different one."""
     return {name: ids for name, ids in others.items() if set(ids) != set(ours) or list(ids[:1]) != list(ours[:1])}
 
 
 class Roster:
-    """A process's row, and its looks at the others'."""
+    """A process's row, and its comparisons with the rows of its peers."""
 
     def __init__(self, store: Store, pepper_ids: Sequence[str], clock: Clock, uptime: Clock = clocks.uptime) -> None:
         self.name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
@@ -89,14 +91,14 @@ class Roster:
         self._clock = clock
         self._uptime = uptime
         self._beat = 0
-        self._beats: dict[str, tuple[int, int]] = {}  # of others, and since when they stand there
+        self._beats: dict[str, tuple[int, int]] = {}  # the beat of each peer, and since when it is unchanged
         self._told: tuple[Mapping[str, Sequence[str]], Sequence[str]] = ({}, ())
         self._stopping = threading.Event()
         self._call = Call()
         self._thread = threading.Thread(target=self._run, name="roster", daemon=True)
 
     def look(self) -> None:
-        """Note what we know, and tell the log where it is not what others know. Raises ``StoreUnavailable``."""
+        """Write our row, and log a warning if our peppers differ from the others'. Raises ``StoreUnavailable``."""
         self._beat += 1
         row = (self.name, ",".join(self._ours), self._beat, self._clock())
         self._store.alone(lambda db: _run(db, (_REMOVE_ALL, (MOST,)), (_NOTE, row)))
@@ -108,11 +110,11 @@ class Roster:
         self._tell(differing(self._ours, others), sorted(set(signed_under(self._store)) - set(self._ours)))
 
     def start(self) -> None:
-        """Begin to look, at once and then every half a minute."""
+        """Start comparing, at once and then every 30 seconds."""
         self._thread.start()
 
     def close(self) -> None:
-        """Remove our row, if the database answers within half a second, and end."""
+        """Stop, and remove our row if the database answers within half a second."""
         self._stopping.set()
         self._call.gone = True
         if self._thread.is_alive():
@@ -134,7 +136,7 @@ class Roster:
                     _log.debug("comparing peppers failed; retrying", error=type(failure).__name__)
 
     def _gone(self, beats: Mapping[str, int]) -> dict[str, int]:
-        """Return those whose beat has stood still for too long."""
+        """Return the peers whose beat has been unchanged for too long, with that beat."""
         now = self._uptime()
         self._beats = {
             name: self._beats[name] if self._beats.get(name, (0,))[0] == beat else (beat, now)

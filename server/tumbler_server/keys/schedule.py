@@ -1,7 +1,7 @@
-"""What time brings to a key: a rotation that is due, then overdue, and an expiry that comes near.
+"""Time-based events of keys: rotation due, rotation overdue, and expiry approaching.
 
-Pure functions over records. What they say is due is written to the log by ``keys.alarms``; when to look at a key again
-is kept on its row, so that one indexed query finds all whose time has come.
+These are pure functions over records. ``keys.alarms`` writes the due events to the log. A key's row holds its next
+alarm time, so one indexed query finds all keys that are due.
 """
 
 from dataclasses import replace
@@ -11,27 +11,27 @@ from tumbler_server.events.log import Actor, Change, EventType
 from tumbler_server.keys.record import Key
 
 OVERDUE_AFTER = DAY
-"""A rotation that is due so long is overdue."""
+"""The time after which a due rotation is overdue."""
 
 WARNINGS = (7 * DAY, DAY)
-"""How long before its expiry a key's owner is warned."""
+"""How long before expiry the key's owner is warned."""
 
 ACTOR = Actor("", "schedule")
-"""Who makes these events."""
+"""The actor of these events."""
 
 
 def next_rotation(interval: int, now: int) -> int:
-    """Return when a key that was made, rotated or given this interval now is to be rotated; 0: it has none."""
+    """Return when a key is next due for rotation, counted from ``now``, or ``NEVER`` if ``interval`` is 0."""
     return now + interval if interval else NEVER
 
 
 def given_warnings(expire_time: int, now: int) -> int:
-    """Return how many warnings have no sense any more for an expiry that is set now: it is nearer than they are."""
+    """Return how many warnings to skip for an expiry set at ``now``: those whose time has already passed."""
     return sum(1 for lead in WARNINGS if expire_time - lead <= now)
 
 
 def alarm_time(key: Key, now: int) -> int:
-    """Return when ``due`` will have something to say of a key; ``NEVER``, unless somebody changes it."""
+    """Return when ``due`` next has events for a key, or ``NEVER`` if it has none unless the key changes."""
     if not key.active or key.revoked or key.replaced_by_key_id or now >= key.expire_time:
         return NEVER
     moment = min(_rotation_moment(key), _warning_moment(key))
@@ -39,9 +39,9 @@ def alarm_time(key: Key, now: int) -> int:
 
 
 def due(key: Key, revision: int, now: int) -> tuple[list[Change], Key]:
-    """Return the events that a key is due by ``now``, and the key as they leave it, the last one's revision included.
+    """Return a key's events due by ``now``, and the key after them, with the revision of the last one.
 
-    ``revision`` is the first event's. Where there are none, the key is the same.
+    ``revision`` is the revision of the first event. If there are no events, the key is unchanged.
     """
     if alarm_time(key, now) > now:
         return [], key
@@ -54,7 +54,7 @@ def due(key: Key, revision: int, now: int) -> tuple[list[Change], Key]:
         changes.append(_change(key, EventType.ROTATION_OVERDUE, now, due_time=key.rotation_next_time))
         after = replace(after, rotation_overdue=True)
     if _warning_moment(after) <= now:
-        # Of two that have come, since nobody was there to give the first, the nearer one is said alone.
+        # If two warnings have come due, because no process acted on the first, one event stands for both.
         changes.append(_change(key, EventType.EXPIRING, now, expire_time=key.expire_time))
         after = replace(after, expiry_warnings=given_warnings(key.expire_time, now))
     if not changes:

@@ -1,4 +1,4 @@
-"""Which permissions on this service may be given away; ``tumbler.decide`` says what one scope grants of another."""
+"""The rule for granting permissions on this service. ``tumbler.decide`` defines which scopes a scope grants."""
 
 from collections.abc import Iterable
 
@@ -6,6 +6,6 @@ from tumbler.decide import RESERVED, any_grants
 
 
 def first_not_held(given: Iterable[str], held: Iterable[str]) -> str | None:
-    """Return the first of ``given`` that touches this service's own permissions and is not covered by ``held``."""
+    """Return the first scope in ``given`` on this service's own permissions that ``held`` does not cover, or None."""
     held = tuple(held)
     return next((scope for scope in given if scope.startswith(RESERVED) and not any_grants(held, scope)), None)

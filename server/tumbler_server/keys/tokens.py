@@ -1,7 +1,7 @@
-"""Opaque tokens that callers hold: where a page continues, and how fresh an answer must be.
+"""Opaque tokens for callers: page tokens (where a page continues) and consistency tokens (how fresh an answer must be).
 
-Both are signed under the installation's own secret, so that a changed or foreign one is known as such. They are no
-secrets and give no rights: what a caller may see is decided anew on each call.
+Both are signed under the installation's own secret, so modified and foreign tokens are detected. Tokens are not secret
+and grant nothing: each call checks again what the caller may see.
 """
 
 import base64
@@ -19,23 +19,23 @@ _LONGEST = 4_096
 
 
 class Tokens:
-    """Makes and reads an installation's tokens."""
+    """Issues and reads an installation's tokens."""
 
     def __init__(self, secret: bytes) -> None:
         self._pages = _serializer(secret, "page")
         self._revisions = _serializer(secret, "revision")
-        # Nearly all answers of a moment name the same revision.
+        # Nearly all answers at a given time name the same revision.
         self.consistency = functools.lru_cache(maxsize=64)(self._consistency)
 
     def page(self, fingerprint: str, value: int | str, key_id: str, skip: int = 0) -> str:
-        """Return the token of the page after the key with this sort value and id, for one filter.
+        """Return the token of the page after the key with this sort value and id, for the filter's fingerprint.
 
-        Events need no id: their revision says where they stand. ``skip`` is how many keys after it to leave out.
+        Events need no id, since their revision is unique. ``skip`` is how many further keys to leave out.
         """
         return str(self._pages.dumps([fingerprint, value, key_id, skip]))
 
     def read_page(self, token: str, fingerprint: str) -> tuple[int | str, str, int]:
-        """Return the sort value and id after which the page begins, and what to skip. Raises ``InvalidFields``."""
+        """Return the sort value and id after which a page begins, and the keys to skip. Raises ``InvalidFields``."""
         try:
             if len(token) > _LONGEST:
                 raise itsdangerous.BadData("too long")
@@ -47,7 +47,7 @@ class Tokens:
         return value, key_id, *(skip or [0])
 
     def revision(self, token: str, field: str = "consistency.at_least_as_fresh") -> int:
-        """Return the revision that a consistency token, or a stream's cursor, names. Raises ``InvalidFields``."""
+        """Return the revision in a consistency token or a stream's cursor. Raises ``InvalidFields``."""
         try:
             if len(token) > _LONGEST:
                 raise itsdangerous.BadData("too long")
@@ -60,13 +60,13 @@ class Tokens:
 
 
 def fingerprint(parts: Sequence[object]) -> str:
-    """Return a short text that stands for a list's filter and order, to bind its page tokens to."""
+    """Return a short digest of a list's filter and order, to which its page tokens are bound."""
     digest = hashlib.sha256(json.dumps(parts).encode()).digest()
     return base64.urlsafe_b64encode(digest[:12]).decode()
 
 
 def open_tokens(store: Store) -> Tokens:
-    """Return the tokens of the installation whose database this is."""
+    """Return the tokens of the installation that owns this database."""
     ((secret,),) = store.read("SELECT token_secret FROM installation WHERE id = 1")
     return Tokens(bytes(secret))
 

@@ -1,4 +1,4 @@
-"""The audit trail as callers may see it."""
+"""The audit trail, as far as a caller may see it."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from tumbler_server.store.database import Store
 
 @dataclass(frozen=True)
 class EventQuery:
-    """Which events to list; see ListEventsRequest for each field."""
+    """Which events to list; ListEventsRequest documents each field."""
 
     project_id: str = ""
     key_id: str = ""
@@ -27,7 +27,7 @@ class EventQuery:
 
 @dataclass(frozen=True)
 class EventPage:
-    """One page, of fewer events than were asked for where an answer has no room for more."""
+    """One page. It is shorter than requested if a response has no room for more events."""
 
     events: tuple[Event, ...]
     next_page_token: str
@@ -41,9 +41,9 @@ class Trail:
         self._tokens = tokens
 
     def page(self, caller: Key, query: EventQuery) -> EventPage:
-        """Return the page that ``query`` asks for, of the events that the caller may see.
+        """Return the requested page of the events that the caller may see.
 
-        Raises ``InvalidFields``, and ``OtherProject`` where the query names another project than the caller's.
+        Raises ``InvalidFields``, and ``OtherProject`` if the query names a project other than the caller's.
         """
         size = _check(query)
         wanted = Filter(

@@ -1,4 +1,4 @@
-"""When keys were last used: noted on the way of every valid answer, written in batches behind its back."""
+"""Last-used times of keys. Each valid verification notes one in memory. A background thread writes them in batches."""
 
 import json
 import threading
@@ -16,30 +16,31 @@ from tumbler_server.store.database import SQLITE, Store
 from tumbler_server.trouble import Trouble
 
 INTERVAL = 30.0
-"""Seconds between two flushes: what a crash can lose."""
+"""Seconds between two flushes. A crash loses at most the notes of this time."""
 
 MOST_NOTES = USE_NOTES.most
-"""How many keys are noted at the most while the database is away."""
+"""Most keys noted while the database is unavailable."""
 
 LAST = 0.7
-"""Seconds for the last flush, at the least: it is better to lose half a minute's notes than to be killed."""
+"""Least seconds for the last flush. Losing half a minute of notes is better than being killed."""
 
 EXACTNESS = 30 * SECOND
-"""A stored time is left as it is until it is so much too old. With the interval that makes it exact to a minute."""
+"""A stored time is updated only if it is more than this much out of date. Together with the interval, times are exact
+to a minute."""
 
-# A flush holds locks that a change may have to wait for: on SQLite the one write lock. Its statements are sized so that
-# each takes less than the longest, whatever the disk. With 100,000 keys in the table and random ids, 200 of them took
-# 30 ms on SQLite and 26 ms on PostgreSQL on the machine this was made on; 5,000 took 270 ms and 460 ms.
+# A flush holds locks that changes may wait for: on SQLite the only write lock. The batch size adapts so that each
+# statement takes less than `_LONGEST`, whatever the disk. With 100,000 keys in the table and random ids, 200 of them
+# took 30 ms on SQLite and 26 ms on PostgreSQL on the development machine; 5,000 took 270 ms and 460 ms.
 _LONGEST = 50_000
 _FIRST_SIZE, _LEAST_SIZE, _MOST_SIZE = 200, 50, 5_000
 
-# Revision, etag and update_time stay as they are: a use is no change. Nor is a time ever lowered.
+# A use is not a change: revision, etag and update_time stay the same. A time is never lowered.
 _ON_SQLITE = f"""
 UPDATE api_key SET last_used_time = noted.value FROM json_each(?) AS noted
 WHERE api_key.id = noted.key AND api_key.last_used_time < noted.value - {EXACTNESS}
 """  # noqa: S608 - no input in it
-# Rows are locked in the order of their ids, so that two servers that write the same keys do not wait for each other in
-# a circle. Changes do not either: each holds but one row of those that were there before it.
+# Rows are locked in id order, so two servers that write the same keys do not deadlock. Changes do not deadlock with a
+# flush either: each locks only one existing row.
 _ON_POSTGRESQL = f"""
 WITH noted AS (
   SELECT k.id, n.at FROM api_key k JOIN unnest(%s::text[], %s::bigint[]) AS n (id, at) ON k.id = n.id
@@ -52,18 +53,18 @@ _log = structlog.get_logger(__name__)
 
 
 class Usage:
-    """Notes which keys are used, and writes it down. Safe for use by many threads."""
+    """Records when keys are used. Safe for use by many threads."""
 
     def __init__(
         self, store: Store, uptime: Clock = clock.uptime, translate: Callable[[int], int] = lambda noted: noted
     ) -> None:
-        """``translate`` makes of an instant by this process's clock what is to be written; it may raise."""
+        """``translate`` converts a time of this process's clock to the time to store. It may raise."""
         self._store = store
         self._uptime = uptime
         self._translate = translate
-        # One dictionary for ever, of which each use is a single step that no other thread can come between: setting an
-        # item, `list` of its keys, `pop`, `setdefault`. Were it exchanged for a new one at a flush, a thread that had
-        # looked it up just before would write its note into the old one, after that was read.
+        # Always the same dictionary. Each operation on it is atomic: setting an item, `list` of its keys, `pop`,
+        # `setdefault`. If a flush swapped in a new one, a thread that had just looked up the old one could write its
+        # note there after the flush had read it.
         self._notes: dict[str, int] = {}
         self._size = _FIRST_SIZE
         self._dropping = False
@@ -74,7 +75,7 @@ class Usage:
         self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
 
     def note(self, key_id: str, now: int) -> None:
-        """Note that a key is used now. It costs a tenth of a microsecond, and never waits."""
+        """Note that a key is used at ``now``. This takes a tenth of a microsecond and never blocks."""
         notes = self._notes
         if len(notes) < MOST_NOTES or key_id in notes:
             notes[key_id] = now
@@ -83,7 +84,7 @@ class Usage:
             _log.warning("too many last-used times wait for the database: others are dropped", most=MOST_NOTES)
 
     def flush(self) -> None:
-        """Write down what has been noted so far. What cannot be written is kept for the next time."""
+        """Write the notes taken so far. Notes that cannot be written are kept for the next flush."""
         with self._flushing:
             waiting = list(self._notes)
             done = 0
@@ -99,15 +100,15 @@ class Usage:
                 elif took < _LONGEST // 4 and len(batch) == self._size:
                     self._size = min(_MOST_SIZE, self._size * 2)
                 if done < len(waiting):
-                    self._stopping.wait(took / SECOND)  # as much time for those who wait to write as we took
+                    self._stopping.wait(took / SECOND)  # leave other writers as much time as we took
             self._dropping = False
 
     def start(self) -> None:
-        """Begin to flush every 30 seconds."""
+        """Start flushing every 30 seconds."""
         self._thread.start()
 
     def close(self, seconds: float = LAST) -> None:
-        """Flush, and end: within about so many seconds, whatever holds the database."""
+        """Flush and stop, within about ``seconds`` even if the database is blocked."""
         self._stopping.set()
         self._call.gone = True
         if self._thread.is_alive():
@@ -126,7 +127,7 @@ class Usage:
             times = {key_id: self._translate(noted) for key_id, noted in batch.items()}
             self._store.alone(lambda db: self._update(db, times))
         except Exception as failure:
-            # They stay where they were, but that what was noted meanwhile is newer.
+            # Put the notes back, except where a newer one was taken meanwhile.
             for key_id, noted in batch.items():
                 self._notes.setdefault(key_id, noted)
             self._trouble.met(keys=len(self._notes), error=type(failure).__name__)
@@ -135,7 +136,7 @@ class Usage:
         return True
 
     def _update(self, db: peewee.Database, batch: dict[str, int]) -> None:
-        # Without the lock on the log's head, which other writers take: nothing here depends on what they do.
+        # No lock on the log's head, which other writers take: nothing here depends on what they do.
         if self._store.dialect == SQLITE:
             db.execute_sql(_ON_SQLITE, (json.dumps(batch),))
         else:

@@ -1,6 +1,6 @@
-"""What makes a key stronger than it was, and who may do that (docs/contract.md, "Callers").
+"""Changes that widen a key's power, and who may make them (docs/contract.md, "Callers").
 
-Narrowing is free: a caller who may stop a key need not hold its scopes.
+Narrowing is unrestricted: a caller that may stop a key need not hold its scopes.
 """
 
 import ipaddress
@@ -16,20 +16,21 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 _LONGEST = 1_000
-"""Keys of a line that are looked at. One that is rotated each hour has fewer within the longest grace of 30 days."""
+"""Most keys of a rotation chain to read. A key rotated hourly has fewer within the longest grace period, 30 days."""
 
 _LINE = (
     "WITH RECURSIVE line (id, place) AS (SELECT replaced_by_key_id, 1 FROM api_key WHERE id = ? UNION ALL "  # noqa: S608
     "SELECT k.replaced_by_key_id, l.place + 1 FROM line l JOIN api_key k ON k.id = l.id "
     f"WHERE l.place < {_LONGEST}) SELECT id FROM line WHERE id <> ''"
 )
-"""The keys that came after one, by rotation."""
+"""The ids of a key's successors by rotation."""
 
 
 def let(caller: Key, before: Key, after: Key, read: Read) -> None:
-    """Let a caller make a change, unless it widens a key that may do more to this service than the caller, or itself.
+    """Check that a caller may make a change.
 
-    Raises ``ScopeEscalation`` and ``SelfWidening``.
+    Raises ``ScopeEscalation`` if the change widens a key that has permissions on this service that the caller lacks,
+    and ``SelfWidening`` if it widens the caller's own key.
     """
     if not widens(before, after):
         return
@@ -39,9 +40,9 @@ def let(caller: Key, before: Key, after: Key, read: Read) -> None:
 
 
 def same(read: Read, one: str, other: str) -> bool:
-    """Say whether two keys are one and the same to this rule: a key, and those that it was rotated to.
+    """Return whether two keys count as the same for this rule: a key and its successors by rotation.
 
-    For as long as a grace lasts both may call. Lines too long to be read count as the same.
+    Both may call during a grace period. Keys whose chain is too long to read count as the same.
     """
     return one == other or _comes_to(read, one, other) or _comes_to(read, other, one)
 
@@ -52,21 +53,21 @@ def _comes_to(read: Read, one: str, other: str) -> bool:
 
 
 def widens(before: Key, after: Key) -> bool:
-    """Say whether the key can do anything after a change that it could not before, or tell anybody more."""
+    """Return whether a change lets the key do anything new, or sends its notices to a new URL."""
     return (
         after.expire_time > before.expire_time
         or (after.active and not before.active)
         or not all(any_grants(before.scopes, scope) for scope in after.scopes)
         or not _within(after.allowed_cidrs, before.allowed_cidrs)
         or (bool(after.webhook_url) and after.webhook_url != before.webhook_url)
-        or 0 < after.rotation_interval < (before.rotation_interval or NEVER)  # a claim gives a whole new life
+        or 0 < after.rotation_interval < (before.rotation_interval or NEVER)  # a claim starts a full new lifetime
     )
 
 
 def _within(inner: tuple[str, ...], outer: tuple[str, ...]) -> bool:
-    """Say whether every address of ``inner`` is in one network of ``outer``; an empty list is every address.
+    """Return whether each network of ``inner`` lies in one network of ``outer``. An empty list means every address.
 
-    Networks that only together cover one of ``inner`` do not count: such a change asks for more than it had to.
+    A network covered only by several networks of ``outer`` together does not count as within.
     """
     if not outer:
         return True
