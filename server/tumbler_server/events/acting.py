@@ -18,8 +18,8 @@ _INTERVAL = SECOND // 4
 """How often to look for work. A look reads a few rows by index."""
 
 _SHARE = 9
-"""How long to pause after a turn, as a multiple of the time that it took. So scheduled work uses at most a tenth of the
-database and the processors."""
+"""The pause after a turn, as a multiple of the time that the turn took, but at most the interval between looks.
+So short turns use at most a tenth of the database and the processors."""
 
 _LAST = 1.0
 """Seconds for releasing the lease at shutdown. If that fails, the lease expires by itself."""

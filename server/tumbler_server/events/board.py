@@ -20,7 +20,7 @@ class Board:
     """
 
     def __init__(self, file: int | None = None, slot: int = 0) -> None:
-        """Map a ``board_file``, which another process may have created, and write to its ``slot``."""
+        """Map ``file``, made by ``board_file`` in any process, or private memory. Post to its ``slot``."""
         size = _SLOT if file is None else os.fstat(file).st_size
         self._slots = memoryview(mmap.mmap(-1 if file is None else file, size)).cast("q")
         self._slot = slot

@@ -41,7 +41,7 @@ class Glance:
         self._of_this_turn = None
 
     async def fresh(self) -> int:
-        """Return a position that holds every change that returned before this call. Raises ``StoreUnavailable``."""
+        """Return a position that includes every change that returned before this call. Raises ``StoreUnavailable``."""
         if not self._tail.commits_show:
             return await asyncio.shield(self._next_look())
         version = self._tail.version()

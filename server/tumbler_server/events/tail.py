@@ -35,10 +35,10 @@ class Follower(Protocol):
     """A cache that a tail invalidates. Calls come one at a time, in log order."""
 
     def forget(self, key_ids: Iterable[str]) -> None:
-        """Drop these keys."""
+        """Drop what is cached of these keys."""
 
     def forget_all(self) -> None:
-        """Drop all keys."""
+        """Drop what is cached of all keys."""
 
 
 class Tail:

@@ -73,7 +73,7 @@ class Listener(Protocol):
         """Write a message. Return when the next one can be written."""
 
     def read(self) -> Any:
-        """Read the listener's key from the database. Called on another thread, once for all streams with that key."""
+        """Return the listener's key, read from the database. Called on another thread, for all streams of that key."""
 
     def judge(self, read: Any = None) -> int:
         """Return the time until which the listener may listen. ``read`` is a new result of ``read()``, if any.

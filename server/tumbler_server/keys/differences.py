@@ -54,7 +54,7 @@ def public(detail: dict[str, str]) -> dict[str, str]:
 
 
 def _told(key: Key) -> dict[str, str]:
-    """Return a key's fields as text, or empty strings. Those of its schedule are named ``rotation.…``."""
+    """Return a key's fields as text, empty if unset. Those of its schedule are named ``rotation.…``."""
     told = {
         "name": key.name,
         "owner_id": key.owner_id,

@@ -39,7 +39,7 @@ _LAST = 0.3
 
 
 class FirstUses:
-    """Records first uses and ends the keys that they replace. Safe for use by many threads.
+    """Records first uses of keys and ends their predecessors. Safe for use by many threads.
 
     Projects are served round robin, so no project waits for another's backlog.
     """
@@ -76,7 +76,7 @@ class FirstUses:
         self._wake.set()
 
     def flush(self) -> bool:
-        """Write the noted uses. Return False if a write failed. Retry after a pause then."""
+        """Write the noted uses. Return False if a write failed and must be retried after a pause."""
         with self._flushing:
             return self._flush()
 

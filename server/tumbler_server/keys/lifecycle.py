@@ -218,7 +218,7 @@ class Lifecycle:
     def _edited(
         self, on: Ledger | Transaction, caller: Key, edit: Edit, values: Mapping[str, Any], now: int
     ) -> tuple[Key, Key]:
-        """Return a key before and after an edit. Raises unless the caller may make it."""
+        """Return a key before and after an edit. Raise if the edit is refused."""
         before = self._changeable(on.read, caller, edit.key_id)
         if edit.etag and edit.etag != before.etag:
             raise EtagMismatch(before.id)

@@ -46,7 +46,7 @@ class Rotations:
         latest. See ``keys.first_use``.
 
         Raises ``InvalidFields``, ``KeyNotFound``, ``KeyIsRevoked``, ``KeyIsSuperseded``, ``KeyIsExpired``,
-        ``ScopeEscalation``, ``SelfWidening``, ``RequestIdReused``.
+        ``ScopeEscalation``, ``SelfWidening``, ``RequestIdReused``, ``LimitReached``.
         """
         check = Check()
         check.key_id("key_id", rotation.key_id)
@@ -89,7 +89,7 @@ class Rotations:
         """Replace a key whose rotation is due, on behalf of the holder of its claim token.
 
         Raises ``InvalidFields``, ``ClaimTokenInvalid``, ``ClaimOutdated``, ``KeyIsRevoked``, ``KeyIsSuperseded``,
-        ``KeyIsExpired``.
+        ``KeyIsExpired``, ``LimitReached``.
         """
         check = Check()
         ends = check.grace(grace, old_key_ends)

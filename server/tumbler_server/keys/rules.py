@@ -182,7 +182,7 @@ class Check:
         return value
 
     def grace(self, grace: int, ends: int) -> OldKeyEnds:
-        """Check the grace period of a rotated key and how it ends, and return the latter."""
+        """Check a rotated key's grace period and how it ends, and return how it ends."""
         if ends not in (0, *OldKeyEnds):
             self.fail("old_key_ends", "must be OLD_KEY_ENDS_AT_GRACE_END or OLD_KEY_ENDS_ON_FIRST_USE")
         ends_on_first_use = ends == OldKeyEnds.ON_FIRST_USE

@@ -30,7 +30,7 @@ def let(caller: Key, before: Key, after: Key, read: Read) -> None:
     """Check that a caller may make a change.
 
     Raises ``ScopeEscalation`` if the change widens a key that has permissions on this service that the caller lacks,
-    and ``SelfWidening`` if it widens the caller's own key.
+    and ``SelfWidening`` if it widens the caller's own key (see ``same``).
     """
     if not widens(before, after):
         return
