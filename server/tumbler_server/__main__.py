@@ -1,6 +1,18 @@
-"""``python -m tumbler_server`` is ``tumbler-server``."""
+"""The entry point of ``tumbler-server`` and of ``python -m tumbler_server``."""
 
-from tumbler_server.commands import main
+import signal
+
+
+def main() -> None:
+    """Import the command and run it. Ctrl-C while modules are imported ends the process without a traceback."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:  # else whoever started us wants it ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from tumbler_server import commands
+
+    signal.signal(signal.SIGINT, handler)
+    commands.main()
+
 
 if __name__ == "__main__":
     main()

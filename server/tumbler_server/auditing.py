@@ -11,7 +11,7 @@ import rich.progress
 import typer
 
 from tumbler_server import config as settings
-from tumbler_server.clock import HOUR, rfc3339
+from tumbler_server.clock import HOUR, rfc3339, system_clock
 from tumbler_server.config import Installation
 from tumbler_server.errors import Cause, SetupError, StoreUnavailable, explain
 from tumbler_server.keys import audit, copies
@@ -33,20 +33,31 @@ def verify(
         Path | None,
         typer.Option("--against", help="Also compare with this copy: the output of `audit export` or `audit head`."),
     ] = None,
+    retention: Annotated[
+        int | None,
+        typer.Option(
+            "--event-retention",
+            envvar="TUMBLER_EVENT_RETENTION",
+            parser=settings.parse_span,
+            metavar="DURATION",
+            help="What the servers run with: also report events that were removed although they are younger.",
+        ),
+    ] = None,
     as_json: settings.Json = False,
 ) -> None:
     """Recompute the hash chain of all events, and compare every key with its events. Exits with 1 if anything is wrong.
 
-    Events that were removed because of their age (`serve --event-retention`) are not reported as missing.
+    Servers remove old events (`serve --event-retention`). These are not reported as missing, however young they are:
+    the database does not know the retention. Give it here too, so that events that were removed too early are reported.
     The server may keep running.
     """
     with _audited(data_dir, database) as store:
         with contextlib.closing(_Meter()) as meter:
-            found = _found(store, meter)
+            found = _found(store, meter, retention)
         compared = None
         if copy is not None:
             with copy.open(encoding="utf-8", errors="replace") as lines:
-                compared = _compared(store, lines)
+                compared = _compared(store, lines, retention)
     problems = [*found.problems, *(() if compared is None else compared.problems)]
     if as_json:
         print(json.dumps(_audit_fields(found, compared, problems)))
@@ -99,10 +110,10 @@ def head(data_dir: settings.DataDir = _DATA_DIR, database: settings.DatabaseUrl 
             raise _unreadable(failure) from None
 
 
-def _found(store: Store, meter: "_Meter") -> Audit:
+def _found(store: Store, meter: "_Meter", retention: int | None) -> Audit:
     """Audit; that the database cannot be read to its end is a problem like others."""
     try:
-        return audit.run(store, progress=meter)
+        return audit.run(store, progress=meter, retention=retention)
     except StoreUnavailable as failure:
         if failure.cause is not Cause.DAMAGED:
             raise
@@ -111,10 +122,10 @@ def _found(store: Store, meter: "_Meter") -> Audit:
         return Audit(0, (f"the database holds a value that this program never writes ({type(failure).__name__})",))
 
 
-def _compared(store: Store, lines: Iterable[str]) -> Comparison:
+def _compared(store: Store, lines: Iterable[str], retention: int | None) -> Comparison:
     """Compare with a copy; that the log cannot be read is a problem beside those that were found before."""
     try:
-        return copies.against(store, lines)
+        return copies.against(store, lines, audit.removable(store, system_clock, retention))
     except STRANGE as failure:
         return Comparison(0, 0, (f"the log cannot be compared with the copy: {_strange(failure)}",))
 

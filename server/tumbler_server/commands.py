@@ -219,7 +219,12 @@ def serve(
 
     def ready(port: int) -> None:
         host = config.listen.rpartition(":")[0]
-        print(f"tumbler-server is ready on {host}:{port}", flush=True)
+        try:
+            print(f"tumbler-server is ready on {host}:{port}", flush=True)
+        except OSError as failure:
+            raise SetupError(
+                f"stdout cannot be written: {failure.strerror}. Send it to a file or pipe that takes it, or to /dev/null"
+            ) from None
 
     if config.workers > 1:
         supervise(config, ready, _stopping)
@@ -285,10 +290,18 @@ def doctor(
 
 @pepper_app.command("rotate")
 def pepper_rotate(
-    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir, pepper: settings.PepperFile = None
+    data_dir: settings.DataDir = _DEFAULTS.installation.data_dir,
+    pepper: settings.PepperFile = None,
+    create: Annotated[
+        bool, typer.Option("--create", help="The file is lost: make a new one. Fails if there is one.")
+    ] = False,
 ) -> None:
     """Put a new pepper first in the file; then restart the servers. They re-sign keys on use; all keys keep working."""
     path = Installation(data_dir, pepper=pepper).pepper_file
+    if create:
+        pepper_file.create(path)
+        _say(f"{path} is new and has one pepper. Copy it to every server, and restart them all.")
+        return
     newest = pepper_file.rotate(path)
     _say(f"{path} now begins with the new pepper {newest.id}. Restart every server that uses it.")
 
@@ -296,6 +309,7 @@ def pepper_rotate(
 def main() -> None:
     """Run the command. A problem with the installation is one line on stderr, and exit code 1."""
     atexit.register(gc.freeze)  # the last collection, of memory that goes anyway, takes a fifth of a second
+    _open_standard_files()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it is closed; what is printed to None goes to the other one
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
@@ -316,6 +330,15 @@ def main() -> None:
             raise
         _say(f"tumbler-server: the database has unexpected content: {said}. Run `tumbler-server doctor`")
         sys.exit(1)
+
+
+def _open_standard_files() -> None:
+    """Open those of stdin, stdout and stderr that are closed: else the next file or socket would get their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def _configure_logs(level: str, form: str) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import apsw
 import peewee
 
+from tumbler_server import founding
 from tumbler_server.clock import DAY, HOUR, MINUTE, NEVER, SECOND, rfc3339, system_clock
 from tumbler_server.config import Installation
 from tumbler_server.errors import Cause, SetupError, StoreUnavailable
@@ -73,7 +75,7 @@ def examine(installation: Installation) -> list[Finding]:
     for step in (
         _schema,
         _changes,
-        _operator_key,
+        functools.partial(_operator_key, installation),
         _clock,
         functools.partial(_peppers, installation),
         _audit,
@@ -90,9 +92,17 @@ def examine(installation: Installation) -> list[Finding]:
 def _data_dir(installation: Installation) -> Iterator[Finding]:
     if installation.database and installation.pepper:
         return
-    if not installation.data_dir.is_dir():
+    try:
+        mode = installation.data_dir.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = 0
+    except OSError as failure:
+        found = f"{installation.data_dir} cannot be entered: {failure.strerror}"
+        yield Finding("wrong", "data folder", found, "run this as the user that runs the server")
+        return
+    if not stat.S_ISDIR(mode):
         yield Finding("wrong", "data folder", f"{installation.data_dir} does not exist", "tumbler-server init")
-    elif installation.data_dir.stat().st_mode & 0o077:
+    elif mode & 0o077:
         mend = f"chmod 700 {installation.data_dir}"
         yield Finding("warning", "data folder", f"{installation.data_dir} is readable by other users", mend)
     else:
@@ -102,7 +112,7 @@ def _data_dir(installation: Installation) -> Iterator[Finding]:
 def _pepper(installation: Installation) -> Iterator[Finding]:
     try:
         peppers = installation.peppers()
-    except SetupError as failure:
+    except (SetupError, OSError) as failure:
         yield Finding("wrong", "pepper file", str(failure), "restore it, or fix what the message names")
         return
     if peppers:
@@ -159,13 +169,18 @@ def _change_nothing(db: peewee.Database) -> None:
         db.execute_sql(sql)
 
 
-def _operator_key(store: Store) -> Finding:
+def _operator_key(installation: Installation, store: Store) -> Finding:
     subject, now = "operator's key", system_clock()
     working = operators.working(store, now)
     if not working.count:
         if not store.read("SELECT 1 FROM api_key LIMIT 1"):
             return Finding("wrong", subject, "there is none", "tumbler-server init")
         found = "none is usable: each is revoked, expired, inactive or replaced"
+        try:
+            founding.peppers_of(installation, store)
+        except (SetupError, OSError):
+            found += "; and the pepper file is not the one that signed this database's keys"
+            return Finding("wrong", subject, found, f"restore the pepper file, then {_ANOTHER}")
         return Finding("wrong", subject, found, _ANOTHER)
     if working.bound == working.count:
         found = f"{working.count} active, all of them restricted to networks (allowed_cidrs)"
@@ -206,7 +221,7 @@ def _peppers(installation: Installation, store: Store) -> Finding:
     subject = "peppers in use"
     try:
         ours = [pepper.id for pepper in installation.peppers()]
-    except SetupError:
+    except (SetupError, OSError):
         return Finding("ok", subject, "not checked: the pepper file cannot be read")
     known = roster.known(store, since=system_clock() - _RUNNING)
     different = roster.differing(ours, known)
@@ -232,7 +247,7 @@ def _listed(pepper_ids: Sequence[str]) -> str:
 def _webhooks(installation: Installation, store: Store) -> Finding:
     try:
         known = {pepper.id for pepper in installation.peppers()}
-    except SetupError:
+    except (SetupError, OSError):
         known = set()  # that was told already
     rows = store.read("SELECT pepper_id, off_time FROM webhook_endpoint")
     lost = sum(1 for pepper_id, _ in rows if pepper_id not in known)

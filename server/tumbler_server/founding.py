@@ -69,7 +69,7 @@ def make_operator_key(
         migrations.check(store)
         if not _has_keys(store):
             raise SetupError("the database has no installation yet: run `tumbler-server init`")
-        peppers = _peppers_of(installation, store)
+        peppers = peppers_of(installation, store)
         store.notifies = store.dialect == POSTGRESQL
         return _issue(
             store,
@@ -156,7 +156,7 @@ def _demand_no_keys(database: Store | Transaction, installation: Installation) -
         raise _exists(installation)
 
 
-def _peppers_of(installation: Installation, store: Store) -> Sequence[Pepper]:
+def peppers_of(installation: Installation, store: Store) -> Sequence[Pepper]:
     """Return the peppers, if keys of this database were signed with one of them. Raises ``SetupError``."""
     needed = "operator-key needs the database and the pepper file that the servers use"
     try:

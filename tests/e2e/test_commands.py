@@ -109,7 +109,7 @@ def test_a_copy_of_the_log_shows_what_the_log_forgot(installed: Service, tmp_pat
     exported = installed.command("audit", "export").stdout
     events = [json.loads(line) for line in exported.splitlines()]
     assert [event["type"] for event in events] == ["CREATED", "CREATED", "REVOKED"]
-    assert head == f"event 3 sha256:{events[-1]['hash']}\n"
+    assert head == f"event 3 sha256:{events[-1]['hash']} at {events[-1]['time']}\n"
     assert events[-1]["client_address"] == "127.0.0.1"
     installed.create()
     copy = tmp_path / "copy"
@@ -119,6 +119,8 @@ def test_a_copy_of_the_log_shows_what_the_log_forgot(installed: Service, tmp_pat
         0,
         "the copy: 4 lines match the log; 0 are of events that are no longer kept",
     )
+    early = installed.command("audit", "verify", "--against", str(copy), "--event-retention", "400d")
+    assert (early.returncode, early.stdout) == (0, fine.stdout)
     newer = [json.loads(line) for line in installed.command("audit", "export", "--after", "3").stdout.splitlines()]
     assert [event["revision"] for event in newer] == [4]
     copy.write_text(head.replace("event 3", "event 30") + exported.replace(events[1]["hash"], "0" * 64) + "{}\n")
@@ -410,6 +412,22 @@ def test_a_lost_pepper_locks_nobody_out(installed: Service) -> None:
     assert "there is no pepper file" in installed.stderr
     assert installed.verdict(made.key) == "VALID"
     assert installed.verdict(installed.create().key) == "VALID"
+
+
+def test_a_new_pepper_file_takes_the_place_of_a_lost_one(installed: Service, tmp_path: Path) -> None:
+    """`pepper rotate --create` makes a file; after one verified key it also serves to make an operator's key."""
+    output = str(tmp_path / "new.key")
+    assert "already exists" in installed.command("pepper", "rotate", "--create").stderr
+    installed.start()
+    made = installed.create()
+    installed.pepper_file.unlink()
+    assert "`tumbler-server pepper rotate --create`" in installed.command("operator-key", "--output", output).stderr
+    created = installed.command("pepper", "rotate", "--create")
+    assert (created.returncode, installed.pepper_file.stat().st_mode & 0o777) == (0, 0o600), created.stderr
+    installed.restart()
+    assert installed.command("operator-key", "--output", output).returncode == 1
+    assert installed.verdict(made.key) == "VALID"
+    eventually(lambda: installed.command("operator-key", "--output", output).returncode == 0)
 
 
 def test_rotating_a_pepper_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -283,6 +284,56 @@ def test_an_unwritable_log(own_postgresql: PostgresServer, tmp_path: Path, log: 
         service.close()
         if log == "unread":
             os.close(held)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("closed", ["0<&-", "2>&-", "0<&- 2>&-"])
+def test_closed_standard_files(installed: Service, workers: str, closed: str) -> None:
+    """A server that was started with stdin or stderr closed serves, and no connection takes their number."""
+    command = shlex.join([installed.python, "-m", "tumbler_server", "serve", "--workers", workers, *installed.where])
+    started = subprocess.Popen(
+        ["sh", "-c", f"exec {command} --listen 127.0.0.1:0 {closed}"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=plain_environment(),
+    )
+    with started:
+        try:
+            assert started.stdout is not None
+            assert started.stdout.readline().startswith("tumbler-server is ready on ")
+        finally:
+            started.terminate()
+        assert started.wait(PATIENCE) == 0
+
+
+def test_a_full_stdout_is_named(installed: Service) -> None:
+    """If the line that says the server is ready cannot be written, the server ends and says why."""
+    command = shlex.join([installed.python, "-m", "tumbler_server", "serve", *installed.where])
+    refused = subprocess.run(
+        ["sh", "-c", f"exec {command} --listen 127.0.0.1:0 > /dev/full"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env=plain_environment(),
+    )
+    assert refused.returncode == 1
+    assert "tumbler-server: stdout cannot be written: No space left on device. Send it to" in refused.stderr
+
+
+def test_an_interrupt_at_any_moment_of_the_start_shows_no_traceback(installed: Service) -> None:
+    """Ctrl-C ends a server that is starting without a traceback, whatever it is doing."""
+    for number in range(12):
+        with subprocess.Popen(
+            [installed.python, "-m", "tumbler_server", "serve", *installed.where, "--listen", "127.0.0.1:0"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=plain_environment(),
+        ) as started:
+            time.sleep(0.1 * (number + 1))
+            started.send_signal(signal.SIGINT)
+            assert "Traceback" not in started.communicate(timeout=PATIENCE)[1]
 
 
 def test_a_server_that_starts_without_its_database_says_so(own_postgresql: PostgresServer, tmp_path: Path) -> None:

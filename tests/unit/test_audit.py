@@ -125,6 +125,12 @@ def test_what_an_older_server_changed_is_named_and_recorded(domain: Domain, stor
     store.write(older)
     told = f"key {one.id} was changed by an older server: stop all of those, and run `tumbler-server migrate`"
     assert audit.run(store, clock).problems == (told,)
+    last = EventRow.revision == 3
+    for column in (EventRow.address, EventRow.request_id, EventRow.record):  # which such an event does not have
+        value = b"x" if column is EventRow.record else "x"
+        store.write(lambda transaction, new={column: value}: transaction.run(EventRow.update(new).where(last)))
+        assert "event 3 was changed, or the one before it was" in audit.run(store, clock).problems
+        store.write(lambda transaction, new={column: None}: transaction.run(EventRow.update(new).where(last)))
     assert recording.record(store, clock) == 1
     assert audit.run(store, clock) == audit.Audit(4, (), since=clock.now, keys=2)
     assert recording.record(store, clock) == 0

@@ -6,10 +6,11 @@ import pytest
 
 from tests.domain import Domain
 from tests.harness import FrozenClock
-from tumbler_server.clock import DAY
+from tumbler_server.clock import DAY, rfc3339
 from tumbler_server.events import kept, log
 from tumbler_server.events.retention import Retention
 from tumbler_server.keys import audit, copies, evidence
+from tumbler_server.keys.audit import Audit
 from tumbler_server.keys.copies import Comparison
 from tumbler_server.store.database import Store, Transaction
 from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow, ProjectRow
@@ -87,6 +88,50 @@ def test_what_outlives_the_log_is_compared_word_by_word(
     assert audit.run(store, clock).problems == ()
     told = f"key {key_id} has event 3 in the copy, but the log has neither it nor a later one"
     assert copies.against(store, copy).problems == ((told,) if deleted else ("event 3 differs from the copy",))
+
+
+def cut(store: Store, to: int) -> None:
+    """Remove the beginning of the log by hand, exactly as retention does it."""
+
+    def work(transaction: Transaction) -> None:
+        ((chained,),) = transaction.read("SELECT hash FROM event WHERE revision = ?", (to,))
+        total = kept.leave(transaction, 0, to, kept.NONE)
+        transaction.run(LogHeadRow.update(anchor_revision=to, anchor_hash=bytes(chained), kept=total))
+
+    store.write(work)
+
+
+def test_a_log_that_was_cut_too_early_is_found(store: Store, domain: Domain, clock: FrozenClock) -> None:
+    """An anchor that was moved past young events is found by the retention: by a copy, and by what the keys say."""
+    everything, noted = list(copies.lines(store)), copies.head(store)
+    created = clock.now
+    clock.advance(10 * DAY)
+    domain.revoke(json.loads(everything[4])["key_id"])
+    cut(store, 5)
+    key_ids = [json.loads(line)["key_id"] for line in everything]
+
+    def found(keep: int | None) -> Audit:
+        return audit.run(store, clock, retention=keep)
+
+    assert found(None).problems == found(11 * DAY - 1).problems == ()
+    told = rfc3339(created)
+    assert found(11 * DAY).problems == (
+        *(f"event {number} of key {key_ids[number - 1]} is of {told}, but the log begins after it" for number in range(1, 5)),
+        f"key {key_ids[4]} was created at {told}, but no event says so",
+    )
+    fifth = f"event 5 is of {told}, but the log begins after it"
+    for copy in (everything, [noted]):
+        early = audit.removable(store, clock, 11 * DAY)
+        assert copies.against(store, copy, early).problems == (fifth,)
+        assert copies.against(store, copy, audit.removable(store, clock, 11 * DAY - 1))
+        assert copies.against(store, copy, audit.removable(store, clock, None))
+
+
+def test_a_head_noted_by_an_earlier_version_is_compared(store: Store) -> None:
+    """The line of `audit head` may end after the hash: the time came later."""
+    noted, _, when = copies.head(store).partition(" at ")
+    assert when == "2030-01-01T00:00:00Z"
+    assert copies.against(store, [noted]) == Comparison(1, 0, ())
 
 
 def test_a_chain_that_was_made_anew_is_found(store: Store, domain: Domain) -> None:

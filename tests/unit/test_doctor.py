@@ -10,6 +10,7 @@ from tests.harness import CHEAP
 from tumbler_server import doctor, founding
 from tumbler_server.clock import DAY, NEVER, rfc3339, system_clock
 from tumbler_server.config import Installation
+from tumbler_server.keys import pepper
 from tumbler_server.store.database import open_store
 
 ANOTHER = "tumbler-server operator-key --output FILE"
@@ -73,6 +74,38 @@ def test_a_database_without_any_key(installation: Installation) -> None:
     """Where nothing was founded, it is init that makes a key."""
     finding = told(installation, "DELETE FROM api_key")
     assert (finding.severity, finding.mend) == ("wrong", "tumbler-server init")
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_no_way_back_without_the_pepper(installation: Installation, lost: bool) -> None:
+    """Where operator-key would refuse the pepper file, the doctor says to restore that first."""
+    installation.pepper_file.unlink()
+    if not lost:
+        pepper.create(installation.pepper_file)
+    finding = told(installation, "UPDATE api_key SET revoke_time = 5")
+    assert finding.mend == f"restore the pepper file, then {ANOTHER}"
+    assert "the pepper file is not the one that signed this database's keys" in finding.found
+
+
+def test_a_folder_that_may_not_be_entered(installation: Installation, tmp_path: Path) -> None:
+    """A data folder that this user may not see into is a finding, not a failure of the doctor."""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o700)
+    root = os.geteuid() == 0  # who may enter whatever the mode
+    if root:
+        os.seteuid(NOBODY)
+    else:
+        locked.chmod(0)
+    try:
+        findings = {each.subject: each for each in doctor.examine(Installation(locked / "data"))}
+    finally:
+        if root:
+            os.seteuid(0)
+        else:
+            locked.chmod(0o700)
+    assert findings["data folder"].severity == "wrong"
+    assert findings["data folder"].found.endswith("cannot be entered: Permission denied")
+    assert findings["database"].severity == "wrong"
 
 
 def row(installation: Installation) -> doctor.Finding:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
-from tests.domain import Domain
+from tests.domain import OPERATOR, Domain
 from tests.harness import FrozenClock
 from tests.unit.test_log import append, chain_problems, change, run
 from tumbler_server.clock import DAY, HOUR
@@ -17,8 +17,9 @@ from tumbler_server.errors import StoreUnavailable
 from tumbler_server.events import log, retention
 from tumbler_server.events.retention import Retention
 from tumbler_server.keys import audit
+from tumbler_server.keys.lifecycle import Draft, Edit
 from tumbler_server.store.database import Store, open_store
-from tumbler_server.store.models import EventRow, LogHeadRow
+from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow
 
 KEEP = 10 * DAY
 
@@ -105,6 +106,25 @@ class TestRemove:
             assert found.events + found.removed == 4
         assert removed == [2, 1, 0, 0]
         assert store.read("SELECT COUNT(*) FROM api_key") == [(4,)]
+
+    def test_a_change_by_hand_is_never_forgotten(
+        self, store: Store, clock: FrozenClock, keeping: Retention, domain: Domain
+    ) -> None:
+        """An event that records a change by hand outlives its age, and the later events of its key."""
+        key_id = domain.create().key.id
+        store.write(lambda transaction: transaction.run(ApiKeyRow.update(owner_id="mallory")))
+        told = f"key {key_id} was changed without an event before event 2: owner_id"
+        for number in range(3):
+            domain.lifecycle.update(OPERATOR, Edit(key_id, Draft("", name=f"name {number}"), ("name",)))
+            clock.advance(20 * DAY)
+            domain.create()
+            keeping.remove()
+            assert audit.run(store).problems == (told,)
+            assert {2, log.head(store).revision} <= {revision for (revision,) in store.read("SELECT revision FROM event")}
+        assert revisions(store) == [7]
+        assert [row for row in store.read("SELECT revision FROM event WHERE key_id = ?", (key_id,))] == [(2,), (6,)]
+        store.write(lambda transaction: transaction.run(EventRow.delete().where(EventRow.revision == 2)))
+        assert audit.run(store).problems == ("a kept event up to 6 was changed or removed",)
 
     def test_in_small_transactions(
         self, store: Store, clock: FrozenClock, keeping: Retention, monkeypatch: pytest.MonkeyPatch

@@ -1,7 +1,8 @@
-"""Events that are kept from before the log's beginning: each key's last one, which says what its row must be.
+"""Events that are kept from before the start of the log: each key's last event, and evidence of alterations.
 
-Retention removes the events before them, so that no chain holds these. A sum over them on the log's head does: it grows
-when one is left behind, and shrinks when its key gets a newer one.
+A key's last event says what its row must be. An event that records a change by hand (``ALTERED``) is kept forever.
+Retention removes the events between them, so the hash chain does not cover these. A sum on the log's head does: it
+grows when retention keeps an event, and shrinks when a key gets a newer one.
 """
 
 import hashlib
@@ -12,12 +13,21 @@ from typing import Any
 from tumbler_server.store.database import Transaction
 from tumbler_server.store.models import EventRow
 
+ALTERED = "altered"
+"""The field of an event's detail that names the columns that were changed by hand before the event."""
+
 NONE = bytes(32)
 """The sum over no event."""
 
 COLUMNS = [column.column_name for column in EventRow._meta.sorted_fields]
 _READ = f"SELECT {', '.join(f'e.{name}' for name in COLUMNS)} FROM event e"  # noqa: S608 - no input in it
 _LAST_OF_A_KEY = "EXISTS (SELECT 1 FROM api_key k WHERE k.id = e.key_id AND k.revision = e.revision)"
+_EVIDENCE = f'"{ALTERED}": "'
+"""How the detail of such an event contains the field; no value can contain it: JSON escapes the quotes."""
+
+_KEPT = f"({_LAST_OF_A_KEY} OR e.detail LIKE ?)"
+_LIKE_EVIDENCE = f"%{_EVIDENCE}%"
+_DETAIL = COLUMNS.index("detail")
 _SIZE = len(NONE)
 _AT_ONCE = 500
 
@@ -31,8 +41,9 @@ def add(total: bytes, rows: Iterable[Sequence[Any]], sign: int = 1) -> bytes:
 
 
 def leave(transaction: Transaction, after: int, last: int, total: bytes) -> bytes:
-    """Remove the events of a range, but for those that are some key's last, and return the sum with these."""
-    rows = transaction.read(f"{_READ} WHERE e.revision > ? AND e.revision <= ? AND {_LAST_OF_A_KEY}", (after, last))
+    """Remove the events of a range except those to keep, and return the sum including these."""
+    condition = f"WHERE e.revision > ? AND e.revision <= ? AND {_KEPT}"
+    rows = transaction.read(f"{_READ} {condition}", (after, last, _LIKE_EVIDENCE))
     kept = [row[0] for row in rows]
     gone = (EventRow.revision > after) & (EventRow.revision <= last)
     transaction.run(EventRow.delete().where(gone & EventRow.revision.not_in(kept) if kept else gone))
@@ -40,23 +51,24 @@ def leave(transaction: Transaction, after: int, last: int, total: bytes) -> byte
 
 
 def release(transaction: Transaction, revisions: Sequence[int], total: bytes) -> bytes:
-    """Remove kept events whose keys get newer ones, and return the sum without them."""
+    """Remove kept events whose keys get newer ones, except evidence, and return the sum without the removed ones."""
     for begin in range(0, len(revisions), _AT_ONCE):
         part = revisions[begin : begin + _AT_ONCE]
-        rows = transaction.read(f"{_READ} WHERE e.revision IN ({', '.join('?' * len(part))})", part)
+        found = transaction.read(f"{_READ} WHERE e.revision IN ({', '.join('?' * len(part))})", part)
+        rows = [row for row in found if _EVIDENCE not in row[_DETAIL]]
         total = add(total, rows, -1)
-        transaction.run(EventRow.delete().where(EventRow.revision.in_(part)))
+        transaction.run(EventRow.delete().where(EventRow.revision.in_([row[0] for row in rows])))
     return total
 
 
 def page(read: Any, anchor: int, after: int, limit: int) -> list[tuple[bool, tuple[Any, ...]]]:
-    """Return the next kept events after a revision, as whole rows, and of each whether it is its key's last."""
+    """Return the next events between a revision and the anchor, as whole rows, each with whether it is to be kept."""
     rows = read(
-        f"SELECT {_LAST_OF_A_KEY}, {_READ.removeprefix('SELECT ')} "
+        f"SELECT {_KEPT}, {_READ.removeprefix('SELECT ')} "
         "WHERE e.revision > ? AND e.revision <= ? ORDER BY e.revision LIMIT ?",
-        (after, anchor, limit),
+        (_LIKE_EVIDENCE, after, anchor, limit),
     )
-    return [(bool(last), row) for last, *row in rows]
+    return [(bool(keeps), tuple(row)) for keeps, *row in rows]
 
 
 def _leaf(row: Sequence[Any]) -> bytes:

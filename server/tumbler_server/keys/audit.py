@@ -1,8 +1,9 @@
 """The audit: whether the log is what was written, and every key's row what the log says.
 
-It reads everything, in pages, while changes go on. The log's head and anchor are taken at their word: whoever can write
-to the database can move both, and rewrite what is between them. Against that helps a copy that is kept elsewhere
-(``keys.copies``). What an audit can find at all is told in docs/security.md.
+It reads everything, in pages, while changes go on. It trusts the log's head and anchor: an attacker who can write to the
+database can move both, and rewrite what is between them. A copy that is kept elsewhere shows that (``keys.copies``).
+The retention, which the database does not know, shows an anchor that was moved past young events.
+docs/security.md says what an audit can find.
 """
 
 import contextlib
@@ -10,12 +11,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from tumbler_server.clock import NEVER, Clock, system_clock
+from tumbler_server.clock import NEVER, Clock, rfc3339, system_clock
 from tumbler_server.events import kept, log, timekeeping
-from tumbler_server.events.log import GENESIS
+from tumbler_server.events.kept import ALTERED
+from tumbler_server.events.log import GENESIS, EventType
 from tumbler_server.keys import evidence, record, schedule
 from tumbler_server.keys.copies import STRANGE
-from tumbler_server.keys.evidence import ALTERED, Row
+from tumbler_server.keys.evidence import Row
 from tumbler_server.store.database import COCKROACHDB, Store
 
 _SHOWN = 20
@@ -45,8 +47,13 @@ class Audit:
         return not self.problems
 
 
-def run(store: Store, clock: Clock = system_clock, progress: Progress = lambda *_: None) -> Audit:
-    """Check the whole chain from its anchor to its head, the events kept before it, and every key's row."""
+def run(
+    store: Store, clock: Clock = system_clock, progress: Progress = lambda *_: None, retention: int | None = None
+) -> Audit:
+    """Check the whole chain from its anchor to its head, the events kept before it, and every key's row.
+
+    With the servers' retention, in microseconds, also check that no event was removed before its time.
+    """
     heads = store.read("SELECT revision, hash, anchor_revision, anchor_hash FROM log_head WHERE id = 1")
     if not heads:
         return Audit(0, ("the log has no head: its one row is gone",))
@@ -57,6 +64,7 @@ def run(store: Store, clock: Clock = system_clock, progress: Progress = lambda *
     for what, check in (
         ("the log", chain.problems),
         ("older events", lambda: _kept_problems(store)),
+        ("removed events", lambda: _removed_early(store, removable(store, clock, retention))),
         ("the keys", rows.problems),
         ("the keys of events", lambda: _gone(store)),
         ("the projects", lambda: _counts(store)),
@@ -117,6 +125,34 @@ class _Chain:
             yield f"events {reached + 1} to {newest} are missing"
         elif reached == newest and chained != self._hash:
             yield f"the head's hash is not that of event {newest}"
+
+
+def removable(store: Store, clock: Clock, retention: int | None) -> int:
+    """Return the time before which events may have been removed; without a retention it is not known: ``NEVER``.
+
+    A wrong clock can remove events a day early (``events.timekeeping``).
+    """
+    return NEVER if retention is None else _now(store, clock) - retention + timekeeping.LEAP
+
+
+def _removed_early(store: Store, removable: int) -> Iterator[str]:
+    """Name the keys with an event that is too young to have been removed: their last, or the one that created them."""
+    if removable == NEVER:
+        return
+    found = store.read(
+        "SELECT e.key_id, e.revision, e.time FROM event e, log_head h "
+        "WHERE h.id = 1 AND e.revision <= h.anchor_revision AND e.time >= ? ORDER BY e.revision LIMIT ?",
+        (removable, _SHOWN),
+    )
+    for key_id, revision, time in found:
+        yield f"event {revision} of key {key_id} is of {rfc3339(time)}, but the log begins after it"
+    found = store.read(
+        "SELECT k.id, k.create_time FROM api_key k WHERE k.create_time >= ? AND k.revision > 0 AND NOT EXISTS "
+        "(SELECT 1 FROM event e WHERE e.key_id = k.id AND e.type = ?) ORDER BY k.id LIMIT ?",
+        (removable, EventType.CREATED, _SHOWN),
+    )
+    for key_id, time in found:
+        yield f"key {key_id} was created at {rfc3339(time)}, but no event says so"
 
 
 def _now(store: Store, clock: Clock) -> int:

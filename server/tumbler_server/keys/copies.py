@@ -4,6 +4,7 @@ Whoever can write to the database can make the log anew, hashes and all. A copy,
 prints, shows that: the hash of an event stands for all events before it.
 """
 
+import datetime
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -12,17 +13,18 @@ from typing import NamedTuple
 
 import peewee
 
-from tumbler_server.clock import rfc3339
+from tumbler_server.clock import NEVER, rfc3339
 from tumbler_server.events import log
 from tumbler_server.events.log import Event, EventType
 from tumbler_server.store.database import Store
 
 _PAGE = 1_000
 _SHOWN = 20
-_HEAD = re.compile(r"event (\d{1,19}) sha256:([0-9a-f]{64})\b.*")
+_HEAD = re.compile(r"event (\d{1,19}) sha256:([0-9a-f]{64})\b(?: at (\S{20,27}))?.*")
 _LONGEST_LINE = 1 << 20
 _LONGEST_ID = 64
 _MOST_REVISIONS = 1 << 63
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 STRANGE = (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, peewee.DataError)
 """What is raised where a value is none that this program writes: no number, no JSON, too large, too deep."""
@@ -31,7 +33,9 @@ STRANGE = (TypeError, ValueError, AttributeError, ArithmeticError, RecursionErro
 def head(store: Store) -> str:
     """Return one line that stands for the whole log; ``against`` reads it."""
     newest = log.head(store)
-    return f"event {newest.revision} sha256:{newest.hash.hex()}"
+    line = f"event {newest.revision} sha256:{newest.hash.hex()}"
+    times = store.read("SELECT time FROM event WHERE revision = ?", (newest.revision,))
+    return f"{line} at {rfc3339(times[0][0])}" if times else line
 
 
 def lines(store: Store, after: int = 0) -> Iterator[str]:
@@ -59,10 +63,11 @@ class Comparison:
         return not self.problems
 
 
-def against(store: Store, copy: Iterable[str]) -> Comparison:
-    """Hold the log against lines of ``lines`` or of ``head``, in any order. At most 20 problems are named.
+def against(store: Store, copy: Iterable[str], removable: int = NEVER) -> Comparison:
+    """Compare the log with lines of ``lines`` or of ``head``, in any order. At most 20 problems are named.
 
-    Of a key's last event, which outlives the log, every word is compared: no chain holds it any more.
+    Every field of a key's last event is compared, since the hash chain does not cover it once older events are removed.
+    An event of a time from ``removable`` on must not have been removed.
     """
     anchored, newest = log.anchor(store), log.head(store).revision
     compared = removed = 0
@@ -77,6 +82,8 @@ def against(store: Store, copy: Iterable[str]) -> Comparison:
                 problems.append(f"the copy has event {line.revision}; the log ends with event {newest}")
             elif event is None and line.revision > anchored:
                 problems.append(f"event {line.revision} is missing")
+            elif event is None and line.time >= removable:
+                problems.append(f"event {line.revision} is of {rfc3339(line.time)}, but the log begins after it")
             elif event is None:
                 removed += 1
             elif line.fits(event):
@@ -93,10 +100,14 @@ def against(store: Store, copy: Iterable[str]) -> Comparison:
 
 
 class _Line(NamedTuple):
-    """What a line of a copy says. ``told`` is the whole event, None where only its hash was noted down."""
+    """What a line of a copy says. ``told`` is the whole event, None where only its hash was noted down.
+
+    ``time`` is 0 if the line does not say it.
+    """
 
     revision: int
     hash: str
+    time: int = 0
     key_id: str = ""
     told: dict[str, object] | None = None
 
@@ -131,12 +142,18 @@ def _read(line: str) -> _Line:
     if len(line) > _LONGEST_LINE:
         raise ValueError
     if match := _HEAD.fullmatch(line.strip()):
-        return _Line(_revision(int(match[1])), match[2])
+        return _Line(_revision(int(match[1])), match[2], _instant(match[3]) if match[3] else 0)
     told = json.loads(line)
     key_id = str(told["key_id"])
     if len(key_id) > _LONGEST_ID or not (key_id.isascii() and key_id.isprintable()):
         raise ValueError
-    return _Line(_revision(int(told["revision"])), str(told["hash"]), key_id, told)
+    return _Line(_revision(int(told["revision"])), str(told["hash"]), _instant(told["time"]), key_id, told)
+
+
+def _instant(text: str) -> int:
+    """Return an instant that ``rfc3339`` wrote. Raises ``ValueError`` and ``AttributeError``."""
+    moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return (moment - _EPOCH) // datetime.timedelta(microseconds=1)
 
 
 def _revision(number: int) -> int:

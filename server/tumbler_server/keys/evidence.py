@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tumbler_server.events import log
+from tumbler_server.events.kept import ALTERED
 from tumbler_server.keys import record
 from tumbler_server.store.database import Read
 
@@ -32,9 +33,6 @@ then the same as before there was the column."""
 
 UNCOVERED = ("last_used_time", "alarm_time", "revision")
 """Written without an event, or only with it: ``revision`` says which event is a key's last."""
-
-ALTERED = "altered"
-"""The field of an event's detail that names what had been changed by hand before."""
 
 # Written so that only the index by key can serve the subquery: for MAX(revision) PostgreSQL may go back through the
 # whole log to find a key that has not changed for long. The ids come as VALUES, and the subquery does not compare with

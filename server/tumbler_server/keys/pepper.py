@@ -60,7 +60,9 @@ def load(path: Path) -> tuple[Pepper, ...]:
     try:
         content = _read(path)
     except FileNotFoundError:
-        raise SetupError(f"there is no pepper file {path}") from None
+        raise SetupError(
+            f"there is no pepper file {path}: restore it, or if it is lost run `tumbler-server pepper rotate --create`"
+        ) from None
     except PermissionError:
         raise SetupError(
             f"the pepper file {path} cannot be read by this user: run the server as its owner, or chown it"
@@ -88,7 +90,10 @@ def load(path: Path) -> tuple[Pepper, ...]:
             raise SetupError(f"line {number} of the pepper file {path} is not {SIZE} bytes in URL-safe base64")
         peppers.append(Pepper(secret))
     if not peppers:
-        raise SetupError(f"the pepper file {path} holds no pepper: `tumbler-server pepper rotate` adds one")
+        raise SetupError(
+            f"the pepper file {path} holds no pepper: restore it, or if it is lost delete this file, and run "
+            "`tumbler-server pepper rotate --create`"
+        )
     return tuple(peppers)
 
 
