@@ -208,7 +208,7 @@ class TestKinds:
         store.close()
 
     def test_a_change_that_is_made_ends_it_at_once(self, sqlite_url: str) -> None:
-        """A failure ends with the first successful change, not with a read; the log notes the end after a quiet period."""
+        """The first successful change ends a failure, a read does not; the log notes the end after a quiet period."""
         store = new_store(sqlite_url)
         (pages,) = store.read("PRAGMA page_count")[0]
 

@@ -299,7 +299,7 @@ class TestPermitted:
         assert permitted(address, HOOK, PUBLIC) is SINGLE[address]
 
     def test_python_knows_no_more(self) -> None:
-        """Every network that this Python considers private is refused: the test finds new entries in IANA's registry."""
+        """Every network that this Python considers private is refused, so a new IANA entry fails this test."""
         private = [
             network
             for constants in (ipaddress._IPv4Constants, ipaddress._IPv6Constants)  # type: ignore[attr-defined]
@@ -439,7 +439,7 @@ class TestSharing:
 
     @pytest.mark.parametrize(("most", "of_project"), [(32, 4), (8, 2), (1, 1)])
     def test_share(self, most: int, of_project: int) -> None:
-        """A project gets only its share of places and threads, however many names it asks for; other projects get theirs."""
+        """A project gets only its share of places and threads, however many names it asks for."""
         names = Names()
         asking = Resolver(names, most)
         for number in range(2 * of_project + 2):

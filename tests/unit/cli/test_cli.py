@@ -463,7 +463,7 @@ class TestOutput:
         assert "no key was created" in err
 
     def test_rotate(self, run, recorder):
-        """stdout has only the new key; stderr says until when the old one works."""
+        """The new key is alone on stdout; stderr says until when the old one works."""
         old = api_key_pb2.ApiKey(key_prefix="old_", grace_expire_time=YEAR_2027)
         recorder.answers["Rotate"] = [pb.RotateResponse(api_key=API_KEY, old_api_key=old, key="the-key")]
         code, out, err = run("keys", "rotate", KEY_ID)
@@ -471,7 +471,7 @@ class TestOutput:
         assert "The old key, old_, works until 2027-01-01 00:00:00Z." in err
 
     def test_rotate_ends_on_first_use(self, run, recorder):
-        """If the old key ends on the new key's first use, stderr and the old key's record say so, with the latest time."""
+        """If the old key ends on the new key's first use, stderr and its record say so, with the latest time."""
         old = api_key_pb2.ApiKey(
             id=KEY_ID, key_prefix="old_", grace_expire_time=YEAR_2027, grace_ends_on_first_use=True
         )
@@ -739,7 +739,7 @@ class TestErrors:
 
     @pytest.mark.parametrize(("error", "code", "lines"), ERRORS, ids=lambda value: str(value)[:40])
     def test_for_people(self, run, recorder, error, code, lines):
-        """stderr shows the message, the reason, each bad field, the retry delay, and a hint."""
+        """People see the message, the reason, each bad field, the retry delay, and a hint."""
         recorder.error = error
         assert run("keys", "list") == (code, "", "\n".join(lines) + "\n")
 

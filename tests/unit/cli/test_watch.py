@@ -110,7 +110,7 @@ class TestBroken:
         assert notes == ["open", "broken", "healed"]
 
     def test_for_people(self, run, recorder):
-        """stderr shows the server's reason, with secrets redacted."""
+        """People see the server's reason, with secrets redacted."""
         recorder.streams = [[OPENED, (*BROKEN[:1], f"stopping {KEY}")], [OPENED, REFUSED]]
         err = run("keys", "watch")[2]
         assert "The stream broke; reconnecting. UNAVAILABLE: stopping ***" in err
