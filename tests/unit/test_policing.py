@@ -307,7 +307,7 @@ def test_another_connection_of_the_same_name_is_not_cut(street: Street) -> None:
     ],
 )
 def test_when_grpc_is_busy(monkeypatch: pytest.MonkeyPatch, used: Mapping[int, float], busy: bool) -> None:
-    """gRPC's threads count as busy if together they used half a core since the last look."""
+    """The threads of gRPC count as busy if together they used half a core since the last look."""
     clock = SimpleNamespace(now=1.0, used=dict.fromkeys(used, 1.0))
     monkeypatch.setattr(policing.time, "monotonic", lambda: clock.now)
     monkeypatch.setattr(policing.time, "clock_gettime", lambda thread: clock.used[thread])
