@@ -139,7 +139,7 @@ class TestConfigured:
         assert "hunter" + "2" not in output()
 
     def test_what_libraries_log(self, output: Output, form: str) -> None:
-        """A library's record becomes one line: secrets redacted, exceptions by type, and only the first line of text."""
+        """A library's record becomes one line: its first line, redacted, with an exception's type."""
         logs.configure("info", form)
         library = logging.getLogger("asyncio")
         try:
@@ -284,7 +284,7 @@ class TestDescriptors:
             and "Entry." not in name
             and (field.name == "key" or field.name.endswith(("secret", "_token", "hash", "password")))
         }
-        assert suspicious - SECRET_FIELDS == {"KeyEvent.hash"}  # the chain's hash, made of data that all readers can see
+        assert suspicious - SECRET_FIELDS == {"KeyEvent.hash"}  # the chain's hash, made of data that all may read
 
     def test_no_read_shows_a_secret(self) -> None:
         """No response of a reading RPC contains a secret, at any depth."""

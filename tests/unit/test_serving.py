@@ -127,7 +127,7 @@ def test_the_deadline_is_known(serves: tuple[Service, grpc.Channel]) -> None:
 
 @pytest.mark.parametrize("path", [UNARY, STREAM])
 def test_a_handler_that_fails(serves: tuple[Service, grpc.Channel], path: str) -> None:
-    """An unexpected exception is answered with a fixed text, because its own could contain a secret, and logged by type."""
+    """An exception becomes INTERNAL with a fixed text, because its own could contain a secret; its type is logged."""
     service, channel = serves
 
     async def fail(_: Any) -> bytes:
