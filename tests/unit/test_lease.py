@@ -108,7 +108,7 @@ class TestLease:
 
     @pytest.mark.usefixtures("other")
     def test_followed(self, one: Process) -> None:
-        """A restarted process of the same name takes the lease at once, and the old one's transaction is not written."""
+        """A restarted process of the same name takes the lease at once, and the old one can no longer write."""
         follower = Process(one.store, "one")
         assert follower.lease.keep()
         assert follower.lease.term == 2

@@ -158,7 +158,7 @@ class TestListener:
             ("LISTEN%",),
         )
         with pytest.raises(StoreUnavailable):
-            eventually(lambda: listener.wait(PATIENCE))  # the server's termination message arrives first and is not a wake-up
+            eventually(lambda: listener.wait(PATIENCE))  # the server's termination message comes first
         listener.close()
 
 
