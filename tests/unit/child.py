@@ -9,7 +9,7 @@ from tumbler_server.processes import READY, take_up, wait_for_parent
 
 
 def main() -> None:
-    """Run with the behaviour that the first message names."""
+    """Behave as the job says."""
     (notes, behaviour), tell = take_up()
 
     def note(what: str) -> None:

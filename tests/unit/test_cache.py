@@ -28,12 +28,12 @@ class TestPut:
     """Putting entries."""
 
     def test_the_record_is_kept(self, cache: ProofCache) -> None:
-        """If nothing was evicted since the record was read, proof and record are cached."""
+        """If nothing was forgotten since the record was read, proof and record are cached."""
         cache.put(key(1), tag(1), cache.generation)
         assert cache.get(key(1).id) == Entry(tag(1), key(1))
 
     def test_read_before_a_change(self, cache: ProofCache) -> None:
-        """If anything was evicted since the record was read, only the proof is cached: the record may be stale."""
+        """If any key was forgotten since the record was read, only the proof is cached: the record may be stale."""
         before = cache.generation
         cache.forget([key(2).id])
         cache.put(key(1), tag(1), before)
@@ -99,7 +99,7 @@ class TestMemory:
         assert [number for number in range(3) if cache.get(key(number).id)] == [2]
 
     def test_what_goes_is_given_back(self) -> None:
-        """Evicted and replaced records use no memory."""
+        """Forgotten, replaced and evicted records use no memory."""
         cache = ProofCache(3)
         for number in (1, 2, 3):
             cache.put(key(number), tag(number), cache.generation)
@@ -129,10 +129,10 @@ class TestMemory:
 
 
 class TestForget:
-    """Evicting what may be stale."""
+    """Forgetting what may be stale."""
 
     def test_the_proof_stays(self, cache: ProofCache) -> None:
-        """The record of a changed key is evicted; its proof stays, because a key's secret never changes."""
+        """The record of a changed key is dropped; its proof stays, because a key's secret never changes."""
         cache.put(key(1), tag(1), cache.generation)
         cache.forget([key(1).id])
         assert cache.get(key(1).id) == Entry(tag(1), None)
@@ -158,7 +158,7 @@ class TestForget:
         assert cache.get(key(1).id) == Entry(tag(1), key(1))
 
     def test_all(self, cache: ProofCache) -> None:
-        """The whole cache can be emptied, proofs included; records read before do not count afterwards."""
+        """The whole cache can be forgotten, proofs included; records read before are not cached afterwards."""
         before = cache.generation
         cache.put(key(1), tag(1), before)
         cache.forget_all()

@@ -80,7 +80,7 @@ class TestSizes:
         assert parse_size(5) == 5
 
     def test_the_least(self) -> None:
-        """A cache has at least 1 MiB."""
+        """A cache has at least 1 MiB, which is room for some records."""
         assert Config(Installation(), cache_bytes=2**20)
         with pytest.raises(SetupError, match="--cache-bytes must be at least 1MiB"):
             Config(Installation(), cache_bytes=2**20 - 1)
@@ -119,7 +119,7 @@ class TestLoopback:
 
     @pytest.mark.parametrize("listen", BEYOND)
     def test_encrypted(self, listen: str) -> None:
-        """With TLS, or with --insecure, it starts, and reflection is off by default."""
+        """With TLS, or with --insecure, a server starts on any address, and reflection is off by default."""
         for config in (
             Config(Installation(), listen=listen, tls=Tls(Path("cert"), Path("key"))),
             Config(Installation(), listen=listen, insecure=True),

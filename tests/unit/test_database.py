@@ -153,7 +153,7 @@ class TestSqlite:
         store.close()
 
     def test_a_new_file_that_many_open_at_once(self, tmp_path: Path) -> None:
-        """Any number of threads can open a new file at the same moment."""
+        """Many threads can open the same new file at the same moment."""
         begin = threading.Barrier(16)
 
         def work(url: str) -> list[tuple[int]]:
@@ -410,7 +410,7 @@ class TestVersion:
 
     @pytest.fixture
     def dialect(self) -> str:
-        """Return the only database that has it."""
+        """Return SQLite, the only dialect that has a version."""
         return "sqlite"
 
     def test_moves(self, store: Store, database_url: str) -> None:

@@ -105,7 +105,7 @@ class TestShares:
 
     @pytest.mark.parametrize("hostile", [1, 10])
     def test_free_for_others(self, mail: Mail, hostile: int) -> None:
-        """While other projects' posts hang, a delivery of a project without posts is sent in the next turn."""
+        """While other projects' posts hang, a delivery of a project with none in flight is sent in the next turn."""
         for number in range(hostile):
             mail.pile_up(f"p{number}", 100)
             mail.held.add(f"p{number}")

@@ -46,7 +46,7 @@ class _Names:
     ],
 )
 def test_what_waits_for_what(method: str, request_: object, lane: str) -> None:
-    """What stops a key has its own lane, and so has what changes, issues, claims, reads or verifies batches."""
+    """Each kind of call has its own lane, so what stops a key waits for nothing else."""
     assert METHODS[method].lane(_Names(), request_) == lane  # type: ignore[arg-type]
 
 

@@ -34,7 +34,7 @@ def store(file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 @pytest.fixture
 def other(file: Path, store: Store) -> Path:
-    """Return another database with the same content."""
+    """Return another database with the same schema."""
     other = file.with_name("other.db")
     new_store(f"sqlite:///{other}").close()
     return other
@@ -54,7 +54,7 @@ def refused(call: Callable[[], object]) -> StoreUnavailable:
 
 
 def test_before_a_commit(store: Store, file: Path, other: Path) -> None:
-    """If the file is replaced before a commit, the change is not made, and later calls are refused."""
+    """If the file is replaced before a commit, the change is reported as not made, and later calls are refused."""
     told: list[str] = []
     store.on_loss = told.append
 

@@ -164,7 +164,7 @@ def test_how_many_events_a_turn_takes(events: Any, wakes: bool, taken: int) -> N
 
 
 def test_an_event_alone(events: Any) -> None:
-    """After an event has come alone, the loop does not look for a second each time, but does so again soon."""
+    """After an event has come alone, the loop does not look for a second one the next eight times."""
     asked = []
     for _ in range(12):
         events.waiting.append(True)

@@ -124,7 +124,7 @@ class TestListener:
         assert other.store.listen() is None
 
     def test_interrupted(self, store: Store, other: Domain) -> None:
-        """An interrupt ends the current wait or the next one, without a wake-up."""
+        """An interrupt ends the current wait and every later one at once; none of them counts as a wake-up."""
         listener = store.listen()
         assert listener is not None
         with ThreadPoolExecutor(1) as pool:

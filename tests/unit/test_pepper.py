@@ -232,7 +232,7 @@ class TestPepper:
     """A pepper."""
 
     def test_id(self) -> None:
-        """A pepper's id is 12 hexadecimal digits, and the same for the same pepper."""
+        """A pepper's id is 12 hexadecimal digits, the same for the same pepper, and contains none of its bytes."""
         one, other = Pepper(bytes(32)), Pepper(bytes(31) + b"\x01")
         assert one.id == Pepper(bytes(32)).id != other.id
         assert len(one.id) == 12

@@ -280,6 +280,6 @@ class TestLife:
 
 @pytest.mark.parametrize("keep", [HOUR, 400 * DAY, 10**20])
 def test_spans(store: Store, clock: FrozenClock, keep: int) -> None:
-    """With a period longer than the age of the epoch, everything is kept."""
+    """A retention period may be longer than the clock's whole time; then everything is kept."""
     aged(store, clock, 20, 1)
     assert Retention(store, clock, keep).remove() == (keep == HOUR)

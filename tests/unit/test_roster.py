@@ -66,7 +66,7 @@ def test_who_differs(place: Place, one: Sequence[Pepper], other: Sequence[Pepper
 
 
 def test_no_pepper_is_told(place: Place, store: Store) -> None:
-    """The log and the table contain only the peppers' ids."""
+    """The log and the table contain only the peppers' ids, from which no pepper can be derived."""
     first, second = place.process(PEPPER), place.process(OTHER)
     first.look()
     told = repr(look(second)) + repr(store.read("SELECT * FROM server"))

@@ -212,7 +212,7 @@ async def _refuses(context: Any) -> bytes:
     ids=["no method", "a stream that ends", "a stream that begins", "refused"],
 )
 def test_a_status_that_is_not_taken(path: str, work: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However a call ends without an answer, a caller that does not read its status in time is cut off."""
+    """If a call ends without an answer and its status is not read in time, it is cut off, and no state remains."""
     monkeypatch.setattr(status, "PATIENCE", 0.05)
     service = Service()
     service.work = work

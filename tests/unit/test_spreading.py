@@ -68,7 +68,7 @@ def begin(given: Turns, had: list[str], party: str) -> "asyncio.Task[None]":
 
 
 def test_so_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AT_ONCE calls begin at once in each period."""
+    """At most AT_ONCE calls begin at once within TURN, and as many again in the next one."""
     clock = SimpleNamespace(now=1_000.0)
     monkeypatch.setattr(spreading, "time", SimpleNamespace(monotonic=lambda: clock.now))
 

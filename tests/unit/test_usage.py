@@ -157,7 +157,7 @@ class TestFlush:
     def test_exact_to_a_minute(
         self, store: Store, notes: Usage, key_id: str, clock: FrozenClock, later: int, written: bool
     ) -> None:
-        """A stored time is never lowered, and is raised only if it is more than 30 s too old."""
+        """A stored time is never lowered, and to save writes is raised only if it is more than 30 s too old."""
         notes.note(key_id, clock.now)
         notes.flush()
         notes.note(key_id, clock.now + later)
@@ -288,7 +288,7 @@ class TestFailures:
         assert sorted(int(key_id) for batch in disk.batches for key_id in batch) == list(range(500))
 
     def test_bounded(self, disk: Disk, pretended: Usage, monkeypatch: pytest.MonkeyPatch) -> None:
-        """During failures new keys beyond a maximum are dropped and logged once; keys already noted are updated."""
+        """While notes wait for the database, new keys beyond a maximum are dropped, and this is logged once."""
         monkeypatch.setattr(usage, "MOST_NOTES", 3)
         with structlog.testing.capture_logs() as logged:
             for key_id in "abcdea":

@@ -73,7 +73,7 @@ def asked(monkeypatch):
 @pytest.mark.parametrize("line", ENDING.values(), ids=list(ENDING))
 @pytest.mark.parametrize("answers", [(False,), (True, False), (True, True)])
 def test_it_asks_twice(run, recorder, changes, last, asked, line, answers):
-    """On a terminal it asks twice, names the remedy, and changes nothing unless both answers are yes."""
+    """On a terminal the command asks twice, names the remedy, and changes nothing unless both answers are yes."""
     questions = asked(*answers)
     code, _, err = run("keys", *line.split())
     assert (code, len(questions), len(changes())) == ((0, 2, 1) if all(answers) else (1, len(answers), 0))
@@ -86,7 +86,7 @@ def test_it_asks_twice(run, recorder, changes, last, asked, line, answers):
 
 @pytest.mark.parametrize("line", ENDING.values(), ids=list(ENDING))
 def test_a_script_says_so(run, changes, last, line):
-    """Without a terminal it is refused; the message names the remedy and the flag for scripts."""
+    """Without a terminal the change is refused; the message names the remedy and the flag for scripts."""
     code, out, err = run("keys", *line.split())
     assert (code, out, changes()) == (1, "", [])
     assert "tumbler-server operator-key --output FILE" in err
@@ -97,7 +97,7 @@ def test_a_script_says_so(run, changes, last, line):
 
 @pytest.mark.parametrize("line", ENDING.values(), ids=list(ENDING))
 def test_yes_asks_nothing(run, recorder, last, line):
-    """With --yes it asks nothing, and the only call is the change."""
+    """With --yes the command asks nothing, and its only call is the change."""
     assert run("keys", *line.split(), "--yes")[0] == 0
     assert len(recorder.requests) == 1
 

@@ -79,7 +79,7 @@ def test_what_is_there_stays(run, recorder, tmp_path, shows):
 
 @pytest.mark.parametrize("name", ["-", ""])
 def test_stdout_is_no_file(run, recorder, tmp_path, monkeypatch, shows, name):
-    """An output named - or nothing is refused: a secret goes into a file, or is shown."""
+    """An --output of - or the empty string is refused: a secret goes into a file, or is shown."""
     monkeypatch.chdir(tmp_path)
     code, out, err = run(*shows[0], f"--output={name}")
     assert (code, out, recorder.requests, list(tmp_path.iterdir())) == (2, "", [], [])
