@@ -1,4 +1,4 @@
-"""A process for tests of those who start processes: it notes its beginning and its end in a file."""
+"""A child process for tests of code that starts processes. It writes its start and its end to a file."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from tumbler_server.processes import READY, take_up, wait_for_parent
 
 
 def main() -> None:
-    """Behave as told."""
+    """Behave as the job says."""
     (notes, behaviour), tell = take_up()
 
     def note(what: str) -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     if behaviour == "slow":
         time.sleep(60)
     tell(READY)
-    time.sleep(0.1)  # until it has been heard
+    time.sleep(0.1)  # until the parent has read it
     note("ready")
     wait_for_parent()
     if behaviour == "stubborn":

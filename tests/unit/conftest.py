@@ -11,7 +11,7 @@ from tumbler_server.store.database import Store
 
 @pytest.fixture
 def store(database_url: str) -> Iterator[Store]:
-    """Give a store on each database, its tables made and empty."""
+    """Yield a store on each kind of database, with its tables created and empty."""
     store = new_store(database_url)
     yield store
     store.close()
@@ -19,7 +19,7 @@ def store(database_url: str) -> Iterator[Store]:
 
 @pytest.fixture
 def domain(store: Store, clock: FrozenClock) -> Iterator[Domain]:
-    """Give the domain on each database, by a clock that stands still."""
+    """Yield the domain on each kind of database, with a frozen clock."""
     domain = Domain(store, clock)
     yield domain
     domain.close()

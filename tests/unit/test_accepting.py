@@ -1,4 +1,4 @@
-"""How calls are taken up from gRPC: over real sockets, from a server on a loop."""
+"""Accepting calls from gRPC, over real sockets, by a server on a loop."""
 
 import asyncio
 import subprocess
@@ -25,7 +25,7 @@ _OPTIONS = (("grpc.max_metadata_size", 1 << 30), ("grpc.absolute_max_metadata_si
 
 
 class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
-    """Gives every message back, and remembers which methods were called, and in which order."""
+    """Returns every message, and records the called methods in order."""
 
     paths: ClassVar[Mapping[str, int]] = {FLOOD: SOME, QUIET: FEW, STREAM: FEW}
 
@@ -50,7 +50,7 @@ class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
 def serving(
     service: Service | None = None, has_gone: Callable[[Any], bool] = lambda _: False
 ) -> Iterator[tuple[Echo, LoopThread, grpc.Channel]]:
-    """Serve the echo, or another service, on a loop of its own, and connect to it."""
+    """Serve the echo, or another service, on its own loop, and connect to it."""
     thread, echo = LoopThread(), Echo()
 
     async def begin() -> tuple[Accepting, int]:
@@ -69,7 +69,7 @@ def serving(
 
 @pytest.fixture
 def echoing() -> Iterator[grpc.Channel]:
-    """Give a connection to the echo."""
+    """Yield a channel to the echo."""
     with serving() as (_, _, channel):
         yield channel
 
@@ -82,13 +82,13 @@ def test_it_is_served(echoing: grpc.Channel) -> None:
 
 
 def test_no_such_method() -> None:
-    """Whoever calls a method that there is not is told so."""
+    """A call of an unknown method gets UNIMPLEMENTED."""
     with serving() as (_, _, channel):
         assert channel.unary_unary(UNKNOWN).future(b"", timeout=PATIENCE).code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_who_is_asked_about_methods_that_there_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first service is, about no path, and serves such a call as any other."""
+    """The first service is asked about unknown methods, without their path, and may serve such calls."""
 
     async def answer(_: object, context: Any) -> bytes:
         return b"none"
@@ -101,7 +101,7 @@ def test_who_is_asked_about_methods_that_there_are_not(monkeypatch: pytest.Monke
 
 
 def test_a_path_that_is_no_text() -> None:
-    """A call whose path is not UTF-8 is one of a method that there is not, and nobody else notices it."""
+    """A call whose path is not UTF-8 counts as an unknown method, and disturbs no other call."""
     with serving() as (_, _, channel):
         for _ in range(3 * SOME):
             call = channel.unary_unary(b"/\xff\xfe/x").future(b"", timeout=PATIENCE)
@@ -110,14 +110,14 @@ def test_a_path_that_is_no_text() -> None:
 
 
 def test_a_caller_who_has_gone_before(echoing: grpc.Channel) -> None:
-    """A call that is given up at once takes nobody's place: those after it are served."""
+    """Calls cancelled at once keep no place: later calls are served."""
     for _ in range(2 * SOME):
         echoing.unary_unary(QUIET).future(b"", timeout=PATIENCE).cancel()
     assert echoing.unary_unary(QUIET)(b"here", timeout=PATIENCE) == b"here"
 
 
 def test_methods_are_apart() -> None:
-    """A call is taken up soon, however many of another method came before it."""
+    """A call is accepted soon, however many calls of another method came before it."""
     with serving() as (echo, thread, channel):
         stands = thread.loop.call_soon_threadsafe
         stands(time.sleep, 1.0)
@@ -125,12 +125,12 @@ def test_methods_are_apart() -> None:
         last = channel.unary_unary(QUIET).future(b"", timeout=PATIENCE)
         assert last.result() == b""
         assert all(call.result() == b"" for call in flood)
-    # Some were taken up before the loop stood; each has its place taken up again, as one more is.
+    # Some were accepted before the loop slept; each of them frees a place, and one more is accepted.
     assert echo.called.index(QUIET) <= 3 * SOME < CALLS
 
 
 def test_calls_of_a_connection_that_has_gone() -> None:
-    """They are ended as they are taken up, and nothing is asked about them; others are served."""
+    """Calls of a closed connection end as they are accepted, and are not served; others are."""
     asked = list[bytes]()
 
     def has_gone(call: Any) -> bool:
@@ -145,7 +145,7 @@ def test_calls_of_a_connection_that_has_gone() -> None:
 
 
 def test_what_is_kept_of_headers() -> None:
-    """What comes after more than is allowed is counted, and not kept; of what clients are told everything is."""
+    """Headers beyond the maximum are counted and not kept; metadata for clients is kept completely."""
     headers, one = Headers(), ("x", "y" * 4_095)
     headers.begin()
     try:
@@ -153,13 +153,13 @@ def test_what_is_kept_of_headers() -> None:
     finally:
         headers.end()
     assert headers.size == 1_000 * 4_096
-    assert [*filter(all, kept)] == [one] * 5  # the fourth was allowed; of the fifth it shows
+    assert [*filter(all, kept)] == [one] * 5  # the fourth was the last allowed, and the fifth shows the excess
     assert [cygrpc._Metadatum(*one) for _ in range(10)] == [one] * 10
 
 
 @pytest.mark.parametrize("many", [False, True])
 def test_headers_that_are_named_by_a_byte(many: bool) -> None:
-    """Of headers that are larger than is allowed no more is kept than that, and it is known how large they were."""
+    """Of too large headers no more than the maximum is kept, and their full size is known."""
     seen = list[tuple[int, int]]()
 
     class Look(Echo):
@@ -169,7 +169,7 @@ def test_headers_that_are_named_by_a_byte(many: bool) -> None:
 
     value = "y" * 3_900
     with serving(Look()) as (_, _, channel):
-        headers = [("x-any", value)] * (400 if many else 4)  # gRPC sends all but the first by a byte each
+        headers = [("x-any", value)] * (400 if many else 4)  # by HPACK, gRPC sends all but the first as one byte
         assert channel.unary_unary(QUIET)(b"here", metadata=headers, timeout=PATIENCE) == b"here"
     ((size, kept),) = seen
     assert size > len(headers) * 3_900
@@ -177,7 +177,7 @@ def test_headers_that_are_named_by_a_byte(many: bool) -> None:
 
 
 def turns_of_a_slow_loop(number: int) -> int:
-    """Have so many calls come to a loop of which each turn takes a millisecond; return how many turns they took."""
+    """Send this number of calls to a loop whose turns take a millisecond each; return how many turns it took."""
     turns = 0
 
     async def be_slow() -> None:
@@ -196,16 +196,16 @@ def turns_of_a_slow_loop(number: int) -> int:
 
 
 def test_a_turn_of_the_loop_brings_all_that_has_come() -> None:
-    """Many calls take few turns of the loop, however long a turn is. By itself gRPC would come to need several each."""
+    """Many calls take few turns of the loop, however long a turn is; gRPC's own way would take several for each."""
     number = 1_000
-    # In a process of its own, since gRPC begins once in a process.
+    # In its own process, because gRPC starts only once in a process.
     code = f"from {__name__} import turns_of_a_slow_loop as turns; print(turns({number}))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert 0 < int(told.stdout) < number
 
 
 def test_the_end_without_calls() -> None:
-    """A server ends at once that nobody ever called, and one more can begin after it."""
+    """A server without calls stops at once, and another can start after it."""
     for _ in range(2):
         began = time.monotonic()
         with serving():

@@ -1,4 +1,4 @@
-"""The audit: whatever was changed by hand is named, but for what nothing can show."""
+"""The audit finds every manual change, except those that leave no evidence."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from tumbler_server.store.models import MODELS, ApiKeyRow, EventRow, LogHeadRow
 
 @pytest.fixture
 def lived(domain: Domain, store: Store, clock: FrozenClock) -> Store:
-    """Give a database with something in every table, of which the log's beginning is not kept any more."""
+    """Return a database with rows in every table and a log whose oldest events have been removed."""
     live(domain, clock)
     assert Retention(store, clock, 400 * DAY).remove() > 0
     assert audit.run(store, clock).problems == ()
@@ -30,15 +30,15 @@ def lived(domain: Domain, store: Store, clock: FrozenClock) -> Store:
 
 
 def test_every_column_is_told_or_is_known_not_to_be() -> None:
-    """A column of a key is in the digest, or its name says that it is not; a new one has to be put somewhere."""
+    """Each column of a key is covered by the digest or listed as uncovered, so a new column needs a decision."""
     columns = {column.column_name for column in ApiKeyRow._meta.sorted_fields}
     assert {*evidence.COLUMNS, *evidence.LATER, *evidence.UNCOVERED} == columns
 
 
 @pytest.mark.parametrize("place", places(), ids=str)
 def test_what_was_changed_by_hand_is_found(lived: Store, clock: FrozenClock, place: Place) -> None:
-    """Each column of each table, changed by hand at a random place, is found, or docs/security.md says why not."""
-    undo = tamper(lived, place, random.Random(str(place)))  # noqa: S311 - a test's choice
+    """A manual change of any column, in a random row, is found, unless docs/security.md lists it."""
+    undo = tamper(lived, place, random.Random(str(place)))  # noqa: S311 - not security related
     found = audit.run(lived, clock)
     assert bool(found) is (place in UNSEEN)
     undo()
@@ -60,7 +60,7 @@ def test_what_was_changed_by_hand_is_found(lived: Store, clock: FrozenClock, pla
 def test_the_key_and_the_field_are_named(
     domain: Domain, store: Store, clock: FrozenClock, column: str, value: Any
 ) -> None:
-    """The problem names the key and each field that was changed."""
+    """The problem names the key and each changed field."""
     key = domain.create(scopes=("a:b",), allowed_cidrs=("192.0.2.0/24",), ttl=DAY).key
     domain.lifecycle.set_active(OPERATOR, key.id, active=False)
     query = ApiKeyRow.update(**{column: value, "name": "mallory's"}).where(ApiKeyRow.id == key.id)
@@ -70,7 +70,7 @@ def test_the_key_and_the_field_are_named(
 
 
 def test_a_later_change_does_not_cover_it_up(domain: Domain, store: Store, clock: FrozenClock) -> None:
-    """Where a key that was changed by hand is changed by a call, its event says what was found; so do all audits."""
+    """If a key was changed manually, its next event records that, so every later audit reports it."""
     key = domain.create(scopes=("a:b",)).key
     query = ApiKeyRow.update(scopes='["tumbler:*"]', owner_id="mallory").where(ApiKeyRow.id == key.id)
     store.write(lambda transaction: transaction.run(query))
@@ -82,7 +82,7 @@ def test_a_later_change_does_not_cover_it_up(domain: Domain, store: Store, clock
 
 
 def test_a_changed_digest_of_an_event_is_found(domain: Domain, store: Store, clock: FrozenClock) -> None:
-    """Whoever changes a row and the digest in its event breaks the chain."""
+    """A change of both a row and the digest in its event breaks the chain."""
     key = domain.create(scopes=("a:b",)).key
     store.write(lambda transaction: transaction.run(ApiKeyRow.update(owner_id="mallory")))
     ((row, _),) = evidence.stored(store.read, [key.id]).values()
@@ -91,7 +91,7 @@ def test_a_changed_digest_of_an_event_is_found(domain: Domain, store: Store, clo
 
 
 def test_last_events_are_kept_and_released(domain: Domain, store: Store, clock: FrozenClock) -> None:
-    """A key's last event outlives the log's beginning until the key changes; the audit is content all along."""
+    """A key's last event is kept until the key changes, however old, and the audit finds no problem."""
     keys = [domain.create(name=f"key {number}").key for number in range(5)]
     clock.advance(500 * DAY)
     domain.create()
@@ -110,7 +110,7 @@ def test_last_events_are_kept_and_released(domain: Domain, store: Store, clock: 
 
 
 def test_what_an_older_server_changed_is_named_and_recorded(domain: Domain, store: Store, clock: FrozenClock) -> None:
-    """Of a key that an older server changed no event tells the row: an audit says so till it is recorded."""
+    """The audit reports a key whose last event, from an older server, has no digest, until it is recorded."""
     one, other = (domain.create(name=f"key {number}").key for number in range(2))
 
     def older(transaction: Transaction) -> None:
@@ -141,7 +141,7 @@ def test_what_an_older_server_changed_is_named_and_recorded(domain: Domain, stor
 
 @pytest.mark.parametrize("value", ["yes", 2])
 def test_sqlite_s_other_truths_are_found(domain: Domain, clock: FrozenClock, value: object) -> None:
-    """SQLite keeps any value in any column: what is neither true nor false there is no truth."""
+    """In SQLite a boolean column can hold any value, and the audit finds one that is not a boolean."""
     if domain.store.dialect != SQLITE:
         pytest.skip("on SQLite alone")
     key = domain.create().key
@@ -165,7 +165,7 @@ def test_sqlite_s_other_truths_are_found(domain: Domain, clock: FrozenClock, val
     ],
 )
 def test_values_of_another_kind_hide_nothing(domain: Domain, clock: FrozenClock, change: str, told: str) -> None:
-    """SQLite keeps text where bytes or numbers belong: it is told, and so is everything else that is wrong."""
+    """In SQLite a column can hold text instead of bytes or numbers; the audit reports it and all other problems."""
     if domain.store.dialect != SQLITE:
         pytest.skip("on SQLite alone")
     keys = [domain.create(name=f"key {number}").key for number in range(3)]
@@ -177,7 +177,7 @@ def test_values_of_another_kind_hide_nothing(domain: Domain, clock: FrozenClock,
 
 
 def test_a_broken_row_is_a_problem_and_no_exception(domain: Domain, store: Store, clock: FrozenClock) -> None:
-    """Text that is no JSON where JSON should be is told as any other change."""
+    """Invalid JSON in a row is reported like any other change."""
     domain.create(scopes=("a:b",))
     for column in ("metadata", "allowed_cidrs"):
         store.write(lambda transaction, column=column: transaction.run(ApiKeyRow.update(**{column: "{"})))
@@ -185,7 +185,7 @@ def test_a_broken_row_is_a_problem_and_no_exception(domain: Domain, store: Store
 
 
 def test_progress_is_told(domain: Domain, store: Store, clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events and keys are counted as they are read."""
+    """Progress is reported as events and keys are read."""
     monkeypatch.setattr(audit, "_PAGE", 2)
     for _ in range(4):
         domain.create()
@@ -195,7 +195,7 @@ def test_progress_is_told(domain: Domain, store: Store, clock: FrozenClock, monk
 
 
 def test_all_tables_are_tampered_with() -> None:
-    """The places are all columns of all models."""
+    """The tampered places are all columns of all models."""
     expected = {
         (model._meta.table_name, column.column_name) for model in MODELS for column in model._meta.sorted_fields
     }

@@ -1,4 +1,4 @@
-"""Where the workers of one server tell each other how far the log has come."""
+"""The board, on which one server's workers post how far the log has come."""
 
 import os
 import subprocess
@@ -13,14 +13,14 @@ from tumbler_server.events.board import Board, board_file
 
 @pytest.fixture
 def file() -> Iterator[int]:
-    """Give a file for three workers."""
+    """Yield a board file for three workers."""
     file = board_file(3)
     yield file
     os.close(file)
 
 
 def test_alone() -> None:
-    """A process alone reads what it has posted; at first that is nothing."""
+    """A single process reads its own posts; at first the newest is 0."""
     board = Board()
     assert board.newest() == 0
     board.post(7)
@@ -29,7 +29,7 @@ def test_alone() -> None:
 
 
 def test_newest_of_all(file: int) -> None:
-    """Whoever posts, everybody reads the newest of all, whatever the order."""
+    """Every worker reads the newest of all posts, in whatever order they were made."""
     boards = [Board(file, slot) for slot in range(3)]
     for slot, revision, newest in [(1, 5, 5), (0, 3, 5), (2, 6, 6), (1, 6, 6), (0, 2**62, 2**62)]:
         boards[slot].post(revision)
@@ -37,7 +37,7 @@ def test_newest_of_all(file: int) -> None:
 
 
 def test_never_lower(file: int) -> None:
-    """What a worker posts late, because a thread was slow, does not take back what it posted before."""
+    """A late post of an older revision, by a slow thread, does not lower the newest."""
     board = Board(file, 1)
     board.post(9)
     board.post(8)
@@ -45,7 +45,7 @@ def test_never_lower(file: int) -> None:
 
 
 def test_posted_at_once(file: int) -> None:
-    """Threads that post at the same moment leave the newest there."""
+    """Threads that post at the same moment leave the newest of their revisions."""
     board = Board(file, 2)
     for first in range(1, 500, 16):
         together(16, lambda number, first=first: board.post(first + (number * 7) % 16))
@@ -53,7 +53,7 @@ def test_posted_at_once(file: int) -> None:
 
 
 def test_new_process_in_an_old_slot(file: int) -> None:
-    """A worker in the place of one that died finds what that one had posted, and others do not lose it."""
+    """A worker that replaces a dead one finds its posts, and others still see them."""
     Board(file, 0).post(4)
     successor = Board(file, 0)
     assert successor.newest() == 4
@@ -62,7 +62,7 @@ def test_new_process_in_an_old_slot(file: int) -> None:
 
 
 def test_another_process(file: int) -> None:
-    """A process that inherits the file, and has ended since, has told us."""
+    """A post by another process that has inherited the file stays after its exit."""
     board = Board(file, 0)
     board.post(1)
     program = (
@@ -73,6 +73,6 @@ def test_another_process(file: int) -> None:
 
 
 def test_room_for_each(file: int) -> None:
-    """There is a slot for each worker and none for another."""
+    """Each worker has a slot, and a further worker is refused."""
     with pytest.raises(IndexError):
         Board(file, 3).post(1)

@@ -9,7 +9,7 @@ from tumbler_server.keys.record import Key
 
 
 def key(number: int) -> Key:
-    """Return a record whose id ends with a number."""
+    """Return a record whose id ends with this number."""
     return Key(id=f"{number:016}", project_id="acme")
 
 
@@ -20,41 +20,41 @@ def tag(number: int) -> bytes:
 
 @pytest.fixture
 def cache() -> ProofCache:
-    """Give a cache of three keys."""
+    """Return a cache for three keys."""
     return ProofCache(3)
 
 
 class TestPut:
-    """Remembering."""
+    """Putting entries."""
 
     def test_the_record_is_kept(self, cache: ProofCache) -> None:
-        """Proof and record are known, where nothing was changed since the record was read."""
+        """If nothing was forgotten since the record was read, proof and record are cached."""
         cache.put(key(1), tag(1), cache.generation)
         assert cache.get(key(1).id) == Entry(tag(1), key(1))
 
     def test_read_before_a_change(self, cache: ProofCache) -> None:
-        """Where anything was forgotten since the record was read, the proof alone is kept: it may be another by now."""
+        """If any key was forgotten since the record was read, only the proof is cached: the record may be stale."""
         before = cache.generation
         cache.forget([key(2).id])
         cache.put(key(1), tag(1), before)
         assert cache.get(key(1).id) == Entry(tag(1), None)
 
     def test_overtaken(self, cache: ProofCache) -> None:
-        """A record that was read before a change does not replace one that was read after it, and is put later."""
+        """A record read before a change does not replace a newer one, even if it is put later."""
         older, newer = (Key(id=key(1).id, project_id="acme", revision=revision) for revision in (7, 8))
         cache.put(newer, tag(1), cache.generation)
         cache.put(older, tag(1), cache.generation)
         assert cache.get(key(1).id) == Entry(tag(1), newer)
 
     def test_newer(self, cache: ProofCache) -> None:
-        """A record that was read after a change replaces one that was read before it."""
+        """A record read after a change replaces an older one."""
         older, newer = (Key(id=key(1).id, project_id="acme", revision=revision) for revision in (7, 8))
         cache.put(older, tag(1), cache.generation)
         cache.put(newer, tag(1), cache.generation)
         assert cache.get(key(1).id) == Entry(tag(1), newer)
 
     def test_bounded(self, cache: ProofCache) -> None:
-        """Of more keys than fit, the one that was used longest ago goes."""
+        """If more keys are put than fit, the least recently used is evicted."""
         for number in (1, 2, 3):
             cache.put(key(number), tag(number), cache.generation)
         cache.get(key(1).id)
@@ -63,26 +63,26 @@ class TestPut:
         assert known == [1, 3, 4]
 
     def test_again(self, cache: ProofCache) -> None:
-        """A key that is put again takes no second place."""
+        """Putting a key again takes no second place."""
         for number in (1, 2, 3, 3, 3):
             cache.put(key(number), tag(number), cache.generation)
         assert all(cache.get(key(number).id) for number in (1, 2, 3))
 
     def test_unknown(self, cache: ProofCache) -> None:
-        """Of a key that was never put nothing is known."""
+        """A key that was never put is unknown."""
         assert cache.get(key(1).id) is None
 
 
 class TestMemory:
-    """A bound in bytes."""
+    """The bound in bytes."""
 
     @staticmethod
     def large(number: int, revision: int = 1) -> Key:
-        """Return a record of some 10 kB."""
+        """Return a record of about 10 kB."""
         return Key(id=f"{number:016}", project_id="acme", metadata={"m": "v" * 5_000}, revision=revision)
 
     def test_bounded(self) -> None:
-        """Of records that take more memory than there is, the ones go that were not used for longest."""
+        """If records exceed the memory, the least recently used are evicted."""
         cache = ProofCache(1_000, most_memory=100_000)
         for number in range(50):
             cache.put(self.large(number), tag(1), cache.generation)
@@ -92,14 +92,14 @@ class TestMemory:
         assert 7 <= len(known) <= 10
 
     def test_one_that_is_larger(self) -> None:
-        """A record that is larger than all there is room for is remembered by itself."""
+        """A record larger than the whole memory is cached alone."""
         cache = ProofCache(1_000, most_memory=5_000)
         for number in range(3):
             cache.put(self.large(number), tag(1), cache.generation)
         assert [number for number in range(3) if cache.get(key(number).id)] == [2]
 
     def test_what_goes_is_given_back(self) -> None:
-        """What was forgotten, replaced or evicted takes no room."""
+        """Forgotten, replaced and evicted records use no memory."""
         cache = ProofCache(3)
         for number in (1, 2, 3):
             cache.put(key(number), tag(number), cache.generation)
@@ -117,7 +117,7 @@ class TestMemory:
         assert cache.memory == 0
 
     def test_few_chances(self) -> None:
-        """Who is put pays for few of those that were used and stay, however much room is needed."""
+        """A put passes over few recently used entries, however much memory it needs."""
         cache = ProofCache(10_000, most_memory=10_000_000)
         for number in range(5_000):
             cache.put(key(number), tag(1), cache.generation)
@@ -129,36 +129,36 @@ class TestMemory:
 
 
 class TestForget:
-    """Forgetting what may be true no longer."""
+    """Forgetting what may be stale."""
 
     def test_the_proof_stays(self, cache: ProofCache) -> None:
-        """A changed key's record goes; its proof stays, since a key's secret never changes."""
+        """The record of a changed key is dropped; its proof stays, because a key's secret never changes."""
         cache.put(key(1), tag(1), cache.generation)
         cache.forget([key(1).id])
         assert cache.get(key(1).id) == Entry(tag(1), None)
 
     def test_others_stay(self, cache: ProofCache) -> None:
-        """The other keys' records stay."""
+        """Other keys' records stay."""
         cache.put(key(1), tag(1), cache.generation)
         cache.put(key(2), tag(2), cache.generation)
         cache.forget([key(1).id])
         assert cache.get(key(2).id) == Entry(tag(2), key(2))
 
     def test_unknown_keys(self, cache: ProofCache) -> None:
-        """Forgetting a key that is not known is nothing, and takes no place."""
+        """Forgetting an unknown key has no effect, and takes no place."""
         cache.put(key(1), tag(1), cache.generation)
         cache.forget([key(2).id, key(3).id, key(4).id, key(5).id])
         assert cache.get(key(2).id) is None
         assert cache.get(key(1).id) is not None
 
     def test_afterwards(self, cache: ProofCache) -> None:
-        """Afterwards records count that are read anew."""
+        """Records read after forget are cached."""
         cache.forget([key(1).id])
         cache.put(key(1), tag(1), cache.generation)
         assert cache.get(key(1).id) == Entry(tag(1), key(1))
 
     def test_all(self, cache: ProofCache) -> None:
-        """Everything can be forgotten, proofs too; records that were read before count no more."""
+        """The whole cache can be forgotten, proofs included; records read before are not cached afterwards."""
         before = cache.generation
         cache.put(key(1), tag(1), before)
         cache.forget_all()
@@ -168,23 +168,23 @@ class TestForget:
 
 
 class TestTag:
-    """What a presented key is remembered by."""
+    """The tag by which a presented key is cached."""
 
     def test_same_text(self, cache: ProofCache) -> None:
-        """The same text has the same tag, another text another."""
+        """The same text has the same tag, and another text another."""
         assert cache.tag("one") == cache.tag("one") != cache.tag("other")
 
     def test_keyed(self) -> None:
-        """Another process's cache gives the same text another tag: a tag is useless elsewhere."""
+        """Another cache gives the same text another tag, so a tag is useless elsewhere."""
         assert ProofCache(1).tag("one") != ProofCache(1).tag("one")
 
     def test_repr_is_silent(self) -> None:
-        """Printing an entry does not show the tag."""
+        """The repr of an entry does not show the tag."""
         assert repr(Entry(tag(1), None)) == "Entry(key=None)"
 
 
 def test_threads() -> None:
-    """Many threads that put and forget leave a cache that is not over its size."""
+    """With many threads that put and forget, the cache does not exceed its size."""
     cache = ProofCache(10)
     barrier = threading.Barrier(4)
 

@@ -1,4 +1,4 @@
-"""What an operator can set."""
+"""The operator's settings."""
 
 import dataclasses
 from pathlib import Path
@@ -23,7 +23,7 @@ from tumbler_server.store.database import open_store
 
 
 class TestSpans:
-    """How spans are written."""
+    """The format of durations."""
 
     @pytest.mark.parametrize(
         ("text", "microseconds"),
@@ -40,7 +40,7 @@ class TestSpans:
         ],
     )
     def test_accepted(self, text: str, microseconds: int) -> None:
-        """A span is a whole number and one of ms, s, m, h and d."""
+        """A duration is a whole number and one of ms, s, m, h and d."""
         assert parse_span(text) == microseconds
 
     @pytest.mark.parametrize(
@@ -48,17 +48,17 @@ class TestSpans:
         ["", "5", "s", "1.5h", "-1s", "+1s", "1 s", " 1s", "1s\n", "1S", "1w", "1us", "1h30m", "1e3s", "9" * 10 + "s"],
     )
     def test_refused(self, text: str) -> None:
-        """Anything else is refused, with examples."""
+        """Any other text is refused with examples."""
         with pytest.raises(typer.BadParameter, match="500ms, 90s, 15m, 1h or 7d"):
             parse_span(text)
 
     def test_a_default(self) -> None:
-        """A number is a span in microseconds already."""
+        """A number is already a duration in microseconds."""
         assert parse_span(5) == 5
 
 
 class TestSizes:
-    """How sizes are written."""
+    """The format of sizes."""
 
     @pytest.mark.parametrize(
         ("text", "size"), [("1KiB", 1_024), ("512KiB", 2**19), ("128MiB", 2**27), ("2GiB", 2**31), ("0MiB", 0)]
@@ -71,16 +71,16 @@ class TestSizes:
         "text", ["", "5", "MiB", "1.5MiB", "-1MiB", "1 MiB", "1MB", "1mib", "1MiB\n", "1234567KiB"]
     )
     def test_refused(self, text: str) -> None:
-        """Anything else is refused, with examples."""
+        """Any other text is refused with examples."""
         with pytest.raises(typer.BadParameter, match="512KiB, 128MiB or 2GiB"):
             parse_size(text)
 
     def test_a_default(self) -> None:
-        """A number is a size in bytes already."""
+        """A number is already a size in bytes."""
         assert parse_size(5) == 5
 
     def test_the_least(self) -> None:
-        """A cache has room for some records at least."""
+        """A cache has at least 1 MiB, which is room for some records."""
         assert Config(Installation(), cache_bytes=2**20)
         with pytest.raises(SetupError, match="--cache-bytes must be at least 1MiB"):
             Config(Installation(), cache_bytes=2**20 - 1)
@@ -102,24 +102,24 @@ BEYOND = [
 
 
 class TestLoopback:
-    """Whether a server can be reached from its own machine alone."""
+    """Whether only this machine can reach the server."""
 
     @pytest.mark.parametrize("listen", LOOPBACK)
     def test_loopback(self, listen: str) -> None:
-        """Addresses of this machine's own may be served in the clear; reflection is on there."""
+        """On a loopback address a server may use plaintext, and reflection is on by default."""
         config = Config(Installation(), listen=listen)
         assert config.loopback
         assert config.reflects
 
     @pytest.mark.parametrize("listen", BEYOND)
     def test_beyond(self, listen: str) -> None:
-        """Anywhere else keys would travel in the clear: the server refuses to start, and says what to do."""
+        """On any other address a server without TLS does not start, and the message names the options."""
         with pytest.raises(SetupError, match=r"is not a loopback address.*--tls-cert and --tls-key, or --insecure"):
             Config(Installation(), listen=listen)
 
     @pytest.mark.parametrize("listen", BEYOND)
     def test_encrypted(self, listen: str) -> None:
-        """With TLS, or where it is said that something in front encrypts, it starts; reflection is off."""
+        """With TLS, or with --insecure, a server starts on any address, and reflection is off by default."""
         for config in (
             Config(Installation(), listen=listen, tls=Tls(Path("cert"), Path("key"))),
             Config(Installation(), listen=listen, insecure=True),
@@ -130,12 +130,12 @@ class TestLoopback:
     @pytest.mark.parametrize("reflection", [True, False])
     @pytest.mark.parametrize("listen", ["127.0.0.1:1", "0.0.0.0:1"])
     def test_reflection(self, listen: str, reflection: bool) -> None:
-        """What is said about reflection counts, wherever the server listens."""
+        """An explicit reflection setting counts, wherever the server listens."""
         assert Config(Installation(), listen=listen, insecure=True, reflection=reflection).reflects is reflection
 
 
 class TestAddresses:
-    """How the addresses are written that the command takes."""
+    """The format of the command's addresses."""
 
     @pytest.mark.parametrize("text", ["127.0.0.1:50051", "[::1]:0", "localhost:65535", "0.0.0.0:9464"])
     def test_accepted(self, text: str) -> None:
@@ -146,13 +146,13 @@ class TestAddresses:
         "text", ["127.0.0.1", ":50051", "50051", "localhost:", "localhost:http", "localhost:65536"]
     )
     def test_refused(self, text: str) -> None:
-        """Half an address, or a port that there is not, is refused with examples."""
+        """Half an address, or an invalid port, is refused with examples."""
         for parse in (parse_address, parse_address_or_none):
             with pytest.raises(typer.BadParameter, match=r"127\.0\.0\.1:50051 or \[::1\]:50051"):
                 parse(text)
 
     def test_none(self) -> None:
-        """Nothing is an address only where there need not be one."""
+        """An empty address is accepted only if the address is optional."""
         assert parse_address_or_none("") == ""
         with pytest.raises(typer.BadParameter):
             parse_address("")
@@ -163,12 +163,12 @@ class TestDatabaseTimeout:
 
     @pytest.mark.parametrize("span", [SECOND // 2, 10 * SECOND])
     def test_accepted(self, span: int) -> None:
-        """Half a second, or any longer span, is accepted."""
+        """Half a second, or any longer duration, is accepted."""
         assert Config(Installation(), database_timeout=span).database_timeout == span
 
     @pytest.mark.parametrize("span", [0, SECOND // 2 - 1])
     def test_refused(self, span: int) -> None:
-        """A shorter span is refused: a busy moment would count as an outage."""
+        """A shorter duration is refused: a brief delay would count as an outage."""
         with pytest.raises(SetupError, match="--database-timeout must be at least 500ms"):
             Config(Installation(), database_timeout=span)
 
@@ -178,13 +178,13 @@ class TestRetention:
 
     @pytest.mark.parametrize("span", [DAY, 400 * DAY, 10**20])
     def test_accepted(self, span: int) -> None:
-        """A day, or any longer span, is accepted; 400 days unless it is said."""
+        """A day, or any longer duration, is accepted; the default is 400 days."""
         assert Config(Installation(), event_retention=span).event_retention == span
         assert Config(Installation()).event_retention == 400 * DAY
 
     @pytest.mark.parametrize("span", [DAY - 1, 0, -DAY])
     def test_refused(self, span: int) -> None:
-        """Less is refused: it would be no audit trail, and removes what cannot be brought back."""
+        """Less than a day is refused: that would be no audit trail, and removed events cannot be restored."""
         with pytest.raises(SetupError, match="--event-retention must be at least 1d"):
             Config(Installation(), event_retention=span)
 
@@ -193,7 +193,7 @@ FILE = Path("file.pem")
 
 
 class TestTls:
-    """The files of TLS."""
+    """The TLS files."""
 
     @pytest.mark.parametrize(
         ("tls", "message"),
@@ -207,29 +207,29 @@ class TestTls:
         ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
     )
     def test_half(self, tls: dict[str, Path], message: str) -> None:
-        """Half of it is refused: the server would be less safe than its operator believes."""
+        """An incomplete set of files is refused: the server would be less safe than its operator believes."""
         with pytest.raises(SetupError, match=message):
             Tls(**tls)
 
     def test_whole(self) -> None:
-        """Certificate and key are TLS, with or without a client's authority; nothing is none."""
+        """Certificate and key enable TLS, with or without a client CA; without files there is none."""
         assert Tls(FILE, FILE)
         assert Tls(FILE, FILE, FILE)
         assert not Tls()
 
 
 class TestInstallation:
-    """Where an installation keeps what it must keep."""
+    """Where an installation keeps its data."""
 
     def test_embedded(self, tmp_path: Path) -> None:
-        """By default database and peppers are in the data folder."""
+        """By default the database and the peppers are in the data folder."""
         installation = Installation(tmp_path)
         assert installation.database_file == tmp_path / "tumbler.db"
         assert installation.pepper_file == tmp_path / "pepper"
 
     @pytest.mark.parametrize("name", ["plain", "with space", "100%", "a%20b", "a?b#c", "ключ"])
     def test_any_folder(self, tmp_path: Path, name: str) -> None:
-        """Whatever the data folder is called, the database is the file in it."""
+        """The database is in the data folder, whatever the folder's name."""
         folder = tmp_path / name
         folder.mkdir()
         store = open_store(Installation(folder).database_url, create=True)
@@ -238,32 +238,32 @@ class TestInstallation:
         assert (folder / "tumbler.db").exists()
 
     def test_relative_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A relative data folder is one of the present folder."""
+        """A relative data folder is relative to the current folder."""
         monkeypatch.chdir(tmp_path)
         assert Installation(Path("data")).database_file == tmp_path / "data" / "tumbler.db"
 
     def test_named(self, tmp_path: Path) -> None:
-        """A database and a pepper file that are named are those that count."""
+        """A named database and a named pepper file override the defaults."""
         installation = Installation(tmp_path, "postgresql://host/name", tmp_path / "elsewhere")
         assert installation.database_url == "postgresql://host/name"
         assert installation.pepper_file == tmp_path / "elsewhere"
 
     def test_no_peppers(self, tmp_path: Path) -> None:
-        """Where there is no pepper file and nobody named one, there are no peppers: bcrypt alone proves."""
+        """Without a pepper file, unless one was named, there are no peppers, and bcrypt proves each key."""
         assert Installation(tmp_path).peppers() == ()
 
     def test_named_and_missing(self, tmp_path: Path) -> None:
-        """A pepper file that is named must exist."""
+        """A named pepper file must exist."""
         with pytest.raises(SetupError, match="no pepper file"):
             Installation(tmp_path, pepper=tmp_path / "missing").peppers()
 
     def test_peppers(self, tmp_path: Path) -> None:
-        """Peppers are those of the file."""
+        """The peppers are those in the file."""
         pepper.create(tmp_path / "pepper")
         assert Installation(tmp_path).peppers() == pepper.load(tmp_path / "pepper")
 
 
 def test_frozen() -> None:
-    """A configuration never changes while the server runs."""
+    """A configuration is immutable."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config(Installation()).threads = 1  # type: ignore[misc]

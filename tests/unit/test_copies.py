@@ -1,4 +1,4 @@
-"""Copies of the log that are kept elsewhere."""
+"""Copies of the log kept elsewhere."""
 
 import json
 
@@ -18,13 +18,13 @@ from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow, Project
 
 @pytest.fixture(autouse=True)
 def grown(domain: Domain) -> None:
-    """Let five keys be made."""
+    """Create five keys."""
     for _ in range(5):
         domain.create(owner_id="alice")
 
 
 def test_an_export_has_every_event(store: Store, clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All events from a revision on, in order, whatever the size of a page; each says all that it is."""
+    """An export has all events after a revision in order, whatever the page size, each with all its fields."""
     monkeypatch.setattr(copies, "_PAGE", 2)
     told = [json.loads(line) for line in copies.lines(store)]
     assert [event["revision"] for event in told] == [1, 2, 3, 4, 5]
@@ -49,13 +49,13 @@ def test_an_export_has_every_event(store: Store, clock: FrozenClock, monkeypatch
 
 
 def test_a_copy_of_a_log_that_grew_and_was_cut_agrees(store: Store, domain: Domain, clock: FrozenClock) -> None:
-    """What came later, and what is not kept any more by its age, contradicts no copy."""
+    """A copy agrees with a log that has grown since, or from which old events were removed."""
     copy = [*copies.lines(store), "", copies.head(store)]
     assert copies.against(store, copy) == Comparison(6, 0, ())
     clock.advance(500 * DAY)
     domain.create()
     Retention(store, clock, 400 * DAY).remove()
-    assert copies.against(store, copy) == Comparison(6, 0, ())  # of each key the last, and the head's once more
+    assert copies.against(store, copy) == Comparison(6, 0, ())  # the last of each key, and the head's again
     domain.revoke(json.loads(copy[0])["key_id"])
     assert copies.against(store, copy) == Comparison(5, 1, ())
 
@@ -64,7 +64,7 @@ def test_a_copy_of_a_log_that_grew_and_was_cut_agrees(store: Store, domain: Doma
 def test_what_outlives_the_log_is_compared_word_by_word(
     store: Store, domain: Domain, clock: FrozenClock, deleted: bool
 ) -> None:
-    """No chain holds a key's last event once the log begins later; a copy shows that it was made anew, or is gone."""
+    """The chain does not cover a kept last event; a copy shows that it was rewritten or deleted."""
     copy = list(copies.lines(store))
     clock.advance(500 * DAY)
     domain.create()
@@ -135,7 +135,7 @@ def test_a_head_noted_by_an_earlier_version_is_compared(store: Store) -> None:
 
 
 def test_a_chain_that_was_made_anew_is_found(store: Store, domain: Domain) -> None:
-    """Whoever rewrites the log from its beginning, hashes and head included, cannot rewrite the copy."""
+    """A chain rewritten from its beginning, with all hashes and the head, does not match the copy."""
     head = copies.head(store)
     store.write(lambda transaction: transaction.run(EventRow.delete()))
     store.write(lambda transaction: transaction.run(LogHeadRow.update(revision=0, hash=bytes(32))))
@@ -167,19 +167,19 @@ def test_a_chain_that_was_made_anew_is_found(store: Store, domain: Domain) -> No
     ],
 )
 def test_what_is_wrong_is_named(store: Store, lines: list[str], problem: str) -> None:
-    """A copy that is none, and one that the log contradicts."""
+    """A copy that is not one, or that contradicts the log, is reported."""
     found = copies.against(store, lines)
     assert not found
     assert found.problems[0].startswith(problem)
 
 
 def test_a_missing_event_is_named(store: Store) -> None:
-    """An event of the copy that the log has not, though it should."""
+    """An event in the copy that is missing in the log is reported."""
     copy = list(copies.lines(store))
     store.write(lambda transaction: transaction.run(EventRow.delete().where(EventRow.revision == 3)))
     assert copies.against(store, copy) == Comparison(4, 0, ("event 3 is missing",))
 
 
 def test_not_all_are_told(store: Store) -> None:
-    """Of very many problems, 20 are told."""
+    """At most 20 problems are reported."""
     assert len(copies.against(store, ["?"] * 1_000).problems) == 20

@@ -1,4 +1,4 @@
-"""How much a request holds is measured before anything of it is looked at."""
+"""A request's size is checked before anything else of it is read."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +21,7 @@ TOKENS = Tokens(bytes(32))
 
 
 def fields(descriptor: Descriptor, path: tuple[FieldDescriptor, ...] = ()) -> Iterator[tuple[FieldDescriptor, ...]]:
-    """Return the way to each field of a message that is a list, a map or a text, through messages that are no lists."""
+    """Yield the path to each list, map and text of a message, except those inside lists."""
     for field in descriptor.fields:
         here = (*path, field)
         if counting.is_repeated(field) or field.type == FieldDescriptor.TYPE_STRING:
@@ -31,7 +31,7 @@ def fields(descriptor: Descriptor, path: tuple[FieldDescriptor, ...] = ()) -> It
 
 
 def filled(request: Descriptor, path: tuple[FieldDescriptor, ...], size: int) -> Message:
-    """Return a request of which one field holds so many entries or characters."""
+    """Return a request with one field that has this number of entries or characters."""
     made: Message = GetMessageClass(request)()
     message: Any = made
     *outer, field = path
@@ -49,7 +49,7 @@ def filled(request: Descriptor, path: tuple[FieldDescriptor, ...], size: int) ->
 
 
 def refused(message: Message) -> list[str]:
-    """Return the paths of the fields that hold too much, whoever measures them."""
+    """Return the paths of the fields that are too large, whichever code checks them."""
     try:
         if isinstance(message, pb.VerifyRequest):
             reading.question(CALLER, message, TOKENS)
@@ -72,18 +72,18 @@ TEXTS = [
 
 
 def name(part: Any) -> str:
-    """Name a row by its message, or by the way to its field."""
+    """Return a test id: the message's name, or the path to its field."""
     return part.name if isinstance(part, Descriptor) else ".".join(field.name for field in part)
 
 
 def test_there_are_lists() -> None:
-    """The requests have lists and maps, so that the tests below hold something."""
+    """The requests contain exactly the lists and maps of ENTRIES, so the tests below are not empty."""
     assert {path[-1].name for _, path in LISTS} == ENTRIES.keys()
 
 
 @pytest.mark.parametrize(("request_type", "path"), LISTS, ids=name)
 def test_every_list_and_map_is_counted(request_type: Descriptor, path: tuple[FieldDescriptor, ...]) -> None:
-    """Each list and map of each request has a limit: as many entries pass, one more is refused and names the field."""
+    """Each list and map of a request accepts its maximum; one entry more is refused with the field's path."""
     most = ENTRIES[path[-1].name]
     counted = filled(request_type, path, most + 1)
     assert refused(counted) == [name(path)]
@@ -92,21 +92,21 @@ def test_every_list_and_map_is_counted(request_type: Descriptor, path: tuple[Fie
 
 @pytest.mark.parametrize(("request_type", "path"), TEXTS, ids=name)
 def test_every_text_is_measured(request_type: Descriptor, path: tuple[FieldDescriptor, ...]) -> None:
-    """Each text of each request has a limit: as many characters pass, one more is refused and names the field."""
+    """Each text of a request accepts its maximum; one character more is refused with the field's path."""
     most = LENGTHS[path[-1].name]
     assert refused(filled(request_type, path, most + 1)) == [name(path)]
     assert refused(filled(request_type, path, most)) == []
 
 
 def test_every_length_is_needed() -> None:
-    """The table of lengths names the requests' texts and nothing else."""
+    """The table of lengths contains the requests' texts and nothing else."""
     assert {path[-1].name for _, path in TEXTS} | {"key", "claim_token", "client_ip", "at_least_as_fresh"} == set(
         LENGTHS
     )
 
 
 def test_all_that_is_too_much_is_told() -> None:
-    """Several fields that hold too much come back together, each with its limit."""
+    """One error lists every field that is too large, with its limit."""
     request = pb.CreateRequest(scopes=["a"] * 101, allowed_cidrs=["b"] * 101, owner_id="o" * 256)
     with pytest.raises(InvalidFields) as caught:
         counting.demand(request)
@@ -118,7 +118,7 @@ def test_all_that_is_too_much_is_told() -> None:
 
 
 def test_each_item_of_a_batch_is_counted() -> None:
-    """An item that holds too much is undecided, as any that breaks a rule, and fails no other."""
+    """A batch item that is too large is undecided, as any invalid item, and the others are not affected."""
     items = [pb.VerifyRequest(required_scopes=["a:b"] * size) for size in (1, 100, 101)]
     questions = reading.questions(CALLER, pb.BatchVerifyRequest(requests=items), TOKENS)
     assert [question is not None for question in questions] == [True, True, False]
@@ -126,7 +126,7 @@ def test_each_item_of_a_batch_is_counted() -> None:
 
 @pytest.mark.parametrize("size", [100, 5_000])
 def test_long_demands_are_not_remembered(size: int) -> None:
-    """What Verify is asked for is remembered as checked only while its texts are short: callers do not fill memory."""
+    """Checked demands of Verify are cached only while their texts are short, so callers cannot fill memory."""
     before = reading._checked_before.cache_info().currsize
     scopes = [f"{size}:{'s' * 100}:{number}" for number in range(size // 100)]
     asked = reading.question(CALLER, pb.VerifyRequest(required_scopes=scopes), TOKENS)

@@ -30,7 +30,7 @@ from tumbler_server.store.pool import MOST
 
 @pytest.fixture
 def sqlite_url(new_database: Callable[[str], str]) -> str:
-    """Give the URL of a SQLite file that does not exist yet."""
+    """Return the URL of a SQLite file that does not exist yet."""
     return new_database("sqlite")
 
 
@@ -40,7 +40,7 @@ def file_of(url: str) -> Path:
 
 
 def count_up(store: Store) -> int:
-    """Add one to the log's head in a transaction of its own, as every change does."""
+    """Increment the log's head in its own transaction, as every change does."""
 
     def work(transaction: Transaction) -> int:
         query = LogHeadRow.update(revision=LogHeadRow.revision + 1).returning(LogHeadRow.revision)
@@ -62,7 +62,7 @@ class TestUrls:
         ],
     )
     def test_servers(self, url: str, dialect: str) -> None:
-        """A server's URL opens a store of its dialect; nothing is connected before the first use."""
+        """A server's URL opens a store of its dialect; the store connects at its first use."""
         store = open_store(url)
         assert store.dialect == dialect
         store.close()
@@ -76,7 +76,7 @@ class TestUrls:
         assert (tmp_path / "a.db").exists()
 
     def test_relative(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Three slashes begin a path from the present folder."""
+        """Three slashes begin a path relative to the current folder."""
         monkeypatch.chdir(tmp_path)
         (tmp_path / "folder").mkdir()
         store = open_store("sqlite:///folder/a.db", create=True)
@@ -105,55 +105,55 @@ class TestUrls:
         ],
     )
     def test_unknown(self, url: str) -> None:
-        """A URL of no known form is refused, and the message names the forms there are."""
+        """A URL of an unknown form is refused with a message that lists the known forms."""
         with pytest.raises(SetupError, match="must begin with sqlite:///, postgresql:// or cockroachdb://"):
             open_store(url)
 
     @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite://a.db", "sqlite:///:memory:"])
     def test_no_file(self, url: str) -> None:
-        """A SQLite URL that names no file is refused: in memory each thread would have a database of its own."""
+        """A SQLite URL without a file is refused: in memory, each thread would have its own database."""
         with pytest.raises(SetupError, match="a SQLite URL names a file"):
             open_store(url, create=True)
 
     def test_no_password_in_a_refusal(self) -> None:
-        """A refused URL is not repeated: there may be a password in it."""
+        """The message for a refused URL does not repeat it, because it may contain a password."""
         password = "hunter" + "2"
         with pytest.raises(SetupError) as refused:
             open_store(f"mysql://user:{password}@host/name")
         assert password not in str(refused.value)
 
     def test_missing_file(self, sqlite_url: str) -> None:
-        """A file that does not exist is refused unless it may be made: a wrong path is no new service."""
+        """A file that does not exist is refused unless it may be created: a wrong path must not start a new service."""
         with pytest.raises(SetupError, match=f"no database {file_of(sqlite_url)}: run `tumbler-server init`"):
             open_store(sqlite_url)
         assert not file_of(sqlite_url).exists()
 
 
 class TestSqlite:
-    """What SQLite must be and is told."""
+    """SQLite's version, settings and files."""
 
     @pytest.mark.parametrize("version", ["3.40.1", "3.51.2", "3.9.0", "2.99.99"])
     def test_too_old(self, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-        """A library below the floor, which can lose a commit, is refused with what to do."""
+        """A library below the minimum version, which can lose a commit, is refused with an upgrade command."""
         monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: version)
         with pytest.raises(SetupError, match=f"is {version}; at least 3.51.3 .* pip install --upgrade apsw"):
             open_store(sqlite_url, create=True)
 
     @pytest.mark.parametrize("version", [".".join(map(str, SQLITE_FLOOR)), "3.52.0", "3.100.0", "4.0.0"])
     def test_new_enough(self, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-        """The floor itself and whatever is newer is accepted."""
+        """The minimum version and every newer one is accepted."""
         monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: version)
         open_store(sqlite_url, create=True).close()
 
     def test_an_acknowledged_write_survives_a_power_cut(self, sqlite_url: str) -> None:
-        """The journal is a write-ahead log, and each commit waits for the disk."""
+        """The database runs in WAL mode, and each commit waits for the disk."""
         store = open_store(sqlite_url, create=True)
         assert store.read("PRAGMA journal_mode") == [("wal",)]
         assert store.read("PRAGMA synchronous") == [(2,)]  # FULL
         store.close()
 
     def test_a_new_file_that_many_open_at_once(self, tmp_path: Path) -> None:
-        """Of many that open a new file in the same moment none is refused."""
+        """Many threads can open the same new file at the same moment."""
         begin = threading.Barrier(16)
 
         def work(url: str) -> list[tuple[int]]:
@@ -170,7 +170,7 @@ class TestSqlite:
                 assert list(executor.map(work, [url] * 16)) == [[(1,)]] * 16
 
     def test_missing_folder(self, tmp_path: Path) -> None:
-        """A file that cannot be opened is a database that does not answer."""
+        """A file that cannot be opened counts as a database that does not answer."""
         store = open_store(f"sqlite:////{str(tmp_path).lstrip('/')}/missing/a.db", create=True)
         assert not answers(store)
         with pytest.raises(StoreUnavailable):
@@ -178,10 +178,10 @@ class TestSqlite:
 
 
 class TestKinds:
-    """Kinds of trouble, as a store tells them."""
+    """The causes of failures that a store reports."""
 
     def test_a_database_that_takes_no_more(self, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where a change finds no room nothing is changed, reading goes on, and changes do when there is room again."""
+        """A full database changes nothing, still answers reads, and takes changes again once there is room."""
         monkeypatch.setattr(trouble, "QUIET", 0)
         store = new_store(sqlite_url)
         (pages,) = store.read("PRAGMA page_count")[0]
@@ -208,7 +208,7 @@ class TestKinds:
         store.close()
 
     def test_a_change_that_is_made_ends_it_at_once(self, sqlite_url: str) -> None:
-        """The first change after a failure ends it, a read does not; the log is told once nothing fails for a while."""
+        """The first successful change ends a failure, a read does not; the log notes the end after a quiet period."""
         store = new_store(sqlite_url)
         (pages,) = store.read("PRAGMA page_count")[0]
 
@@ -226,7 +226,7 @@ class TestKinds:
         store.close()
 
     def test_damaged(self, sqlite_url: str) -> None:
-        """A page that cannot be read is the database's trouble, not a fault of ours."""
+        """An unreadable page is reported as DAMAGED, not as a bug of the server."""
         store = new_store(sqlite_url)
         store.close()
         content = file_of(sqlite_url).read_bytes()
@@ -247,7 +247,7 @@ class TestKinds:
         ],
     )
     def test_postgresql(self, new_database: Callable[[str], str], how: str, cause: str) -> None:
-        """What PostgreSQL refuses is told by its kind, and nothing was changed."""
+        """A refusal by PostgreSQL is reported with its cause, and nothing has changed."""
         url = new_database("postgresql")
         admin, role = new_store(url), "limited" + url.partition("/test")[2].partition("?")[0]
         for sql in ("CREATE ROLE {role} LOGIN", "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}", how):
@@ -266,26 +266,26 @@ class TestRead:
     """Reading."""
 
     def test_parameters(self, store: Store) -> None:
-        """A parameter is written `?` on every database."""
+        """A parameter is written `?` on every kind of database."""
         assert store.read("SELECT id FROM log_head WHERE id = ? AND revision < ?", (1, 5)) == [(1,)]
 
     def test_percent_sign_in_a_value(self, store: Store) -> None:
-        """A value is never part of the statement, whatever is in it."""
+        """A value never becomes part of the statement, whatever it contains."""
         value = "100 % ' \" ; %s ?"
         assert store.read("SELECT id FROM api_key WHERE id = ?", (value,)) == []
 
     def test_a_wrong_statement(self, store: Store) -> None:
-        """A wrong statement is a fault of ours, not a database that does not answer."""
+        """A wrong statement raises the driver's error, not StoreUnavailable."""
         with pytest.raises(peewee.DatabaseError):
             store.read("SELECT nonsense FROM nowhere")
         assert store.read("SELECT id FROM log_head") == [(1,)]
 
     def test_ping(self, store: Store) -> None:
-        """A database that answers says so."""
+        """A database that answers passes the ping."""
         assert answers(store)
 
     def test_nobody_there(self) -> None:
-        """Where no server listens, the database does not answer."""
+        """If no server listens, the database does not answer, and calls raise StoreUnavailable."""
         store = open_store("postgresql://nobody@127.0.0.1:1/nothing")
         assert not answers(store)
         with pytest.raises(StoreUnavailable):
@@ -297,7 +297,7 @@ class TestRead:
         ("text", "found"), [("orders:read", True), ("Orders", False), ("order_", False), ("%", False), ("", True)]
     )
     def test_strpos(self, store: Store, text: str, found: bool) -> None:
-        """Looking for a text in a column, case counts and no character has a meaning of its own."""
+        """A search for text in a column is case-sensitive and has no wildcards."""
         column = peewee.Value("orders:read")
         rows = store.select(LogHeadRow.select(LogHeadRow.id).where(store.strpos(column, text)).tuples())
         assert bool(rows) is found
@@ -307,13 +307,13 @@ class TestWrite:
     """Writing."""
 
     def test_result(self, store: Store) -> None:
-        """What the work returns is returned, and what it wrote is there."""
+        """A write returns the result of its work, and its changes are stored."""
         assert count_up(store) == 1
         assert store.read("SELECT revision FROM log_head") == [(1,)]
 
     @pytest.mark.parametrize("failure", [KeyError, KeyboardInterrupt, SetupError])
     def test_roll_back(self, store: Store, failure: type[BaseException]) -> None:
-        """Whatever is raised is raised, nothing of the work stays, and the next writer finds no transaction open."""
+        """A work's exception propagates, its changes are rolled back, and no transaction stays open."""
 
         def work(transaction: Transaction) -> None:
             transaction.run(LogHeadRow.update(revision=99))
@@ -325,7 +325,7 @@ class TestWrite:
         assert count_up(store) == 1
 
     def test_own_writes(self, store: Store) -> None:
-        """Inside a transaction its own writes are seen, outside they are not yet."""
+        """A transaction sees its own writes; others do not see them before the commit."""
 
         def work(transaction: Transaction) -> tuple[int, int]:
             transaction.run(LogHeadRow.update(revision=5))
@@ -337,7 +337,7 @@ class TestWrite:
         assert store.write(work) == (5, 0)
 
     def test_a_broken_constraint(self, store: Store) -> None:
-        """A row that is there twice is a fault of ours, and nothing of the work stays."""
+        """A duplicate row raises the driver's error, and nothing of the work is kept."""
 
         def work(transaction: Transaction) -> None:
             transaction.run(LogHeadRow.update(revision=5))
@@ -348,7 +348,7 @@ class TestWrite:
         assert store.read("SELECT revision FROM log_head") == [(0,)]
 
     def test_no_writer_is_lost(self, store: Store, database_url: str) -> None:
-        """Threads of two servers that write at the same time lose nothing and are told no number twice."""
+        """Concurrent writers in two servers lose no update, and no two get the same number."""
         stores = [store, open_store(database_url)]
         begin = threading.Barrier(8)
 
@@ -362,7 +362,7 @@ class TestWrite:
         stores[1].close()
 
     def test_alone_among_writers(self, store: Store, database_url: str) -> None:
-        """What a transaction has read is true until it commits, without any lock of the caller's."""
+        """What a transaction has read stays true until it commits, without a lock taken by the caller."""
         stores = [store, open_store(database_url)]
         begin = threading.Barrier(4)
 
@@ -383,7 +383,7 @@ class TestWrite:
 
 @pytest.fixture
 def connections(store: Store, database_url: str) -> Iterator[Callable[[], int]]:
-    """Give a function that counts the connections that are open to the test's database."""
+    """Yield a function that counts the open connections to the test's database."""
     if store.dialect == SQLITE:
         yield lambda: sum(connection.filename == str(file_of(database_url)) for connection in apsw.connections())
         return
@@ -400,21 +400,21 @@ def connections(store: Store, database_url: str) -> Iterator[Callable[[], int]]:
 
 
 def comes_to(count: Callable[[], int], expected: int) -> bool:
-    """Say whether a count comes to a number soon: a server ends a connection's process when it gets to it."""
+    """Return whether a count soon reaches a number: a server ends a connection's process with some delay."""
     pause = threading.Event()
     return any(count() == expected or pause.wait(0.01) for _ in range(500))
 
 
 class TestVersion:
-    """What a thread sees change with each commit (SQLite)."""
+    """A version that a thread sees change with each commit (SQLite)."""
 
     @pytest.fixture
     def dialect(self) -> str:
-        """Name the one database that has it."""
+        """Return SQLite, the only dialect that has a version."""
         return "sqlite"
 
     def test_moves(self, store: Store, database_url: str) -> None:
-        """It changes with commits of this thread, of others and of other servers, and with nothing else."""
+        """The version changes with commits of this thread, other threads and other servers, and with nothing else."""
         other = open_store(database_url)
         values = [store.version()]
         for act in (lambda: count_up(store), lambda: count_up(other), lambda: in_a_thread(lambda: count_up(store))):
@@ -426,7 +426,7 @@ class TestVersion:
         other.close()
 
     def test_beside_a_writer(self, store: Store) -> None:
-        """While somebody writes it is what it was."""
+        """During a write the version does not change until the commit."""
         before = store.version()
 
         def work(transaction: Transaction) -> tuple[int, int] | None:
@@ -436,7 +436,7 @@ class TestVersion:
         assert store.write(work) == before != store.version()
 
     def test_never_waits(self, store: Store, database_url: str) -> None:
-        """Where a process keeps the file to itself it is something else each time, at once."""
+        """If a process locks the file exclusively, each call returns another version, without waiting."""
         before = store.version()
         store.close()
         with contextlib.closing(apsw.Connection(str(file_of(database_url)))) as other:
@@ -452,17 +452,17 @@ class TestVersion:
 
 
 def in_a_thread(work: Callable[[], object]) -> None:
-    """Do something in a thread of its own."""
+    """Run some work in another thread."""
     with ThreadPoolExecutor(1) as executor:
         executor.submit(work).result()
 
 
 class TestConnections:
-    """On SQLite connections belong to threads; elsewhere they are lent for one operation at a time."""
+    """On SQLite a connection belongs to a thread; elsewhere it is lent for one operation."""
 
     @pytest.fixture
     def database_url(self, dialect: str, new_database: Callable[[str], str]) -> str:
-        """Give a database in which nobody else's connections are counted."""
+        """Return a database without connections from other tests."""
         return new_database(dialect)
 
     def test_kept(self, store: Store, connections: Callable[[], int]) -> None:
@@ -473,7 +473,7 @@ class TestConnections:
 
     @pytest.mark.parametrize("dialect", ["sqlite"])
     def test_one_for_each_thread(self, store: Store, connections: Callable[[], int]) -> None:
-        """Threads that live at the same time have a connection each."""
+        """Threads that run at the same time have a connection each."""
         all_here, counted = threading.Barrier(5), threading.Event()
 
         def work() -> None:
@@ -487,11 +487,11 @@ class TestConnections:
             all_here.wait()
             number = connections()
             counted.set()
-        assert number == 5  # and this thread's, which made the tables
+        assert number == 5  # including this thread's, which created the tables
 
     @pytest.mark.parametrize("dialect", ["postgresql"])
     def test_as_many_as_are_in_use(self, store: Store, connections: Callable[[], int]) -> None:
-        """Where connections are lent, threads that are not at it at the same time share one."""
+        """If connections are lent, threads that use them at different times share one."""
         with ThreadPoolExecutor(4) as executor:
             begin = threading.Barrier(4)
             for future in [executor.submit(begin.wait) for _ in range(4)]:
@@ -502,7 +502,7 @@ class TestConnections:
 
     @pytest.mark.parametrize("dialect", ["postgresql"])
     def test_kept_warm(self, database_url: str, connections: Callable[[], int]) -> None:
-        """As many as were asked for are opened at the first use, before anybody needs them, and kept."""
+        """The first use opens the requested number of connections in advance and keeps them."""
         warm = open_store(database_url, warm=7)
         before = connections()
         assert answers(warm)
@@ -511,7 +511,7 @@ class TestConnections:
 
     @pytest.mark.parametrize("dialect", ["postgresql"])
     def test_readers_leave_the_writer_one(self, store: Store) -> None:
-        """However many read for long, a change finds a connection; a read more waits until one is given back."""
+        """Long reads leave a connection for a change; one more read waits until a connection is returned."""
         with ThreadPoolExecutor(MOST) as executor:
             reads = [executor.submit(store.read, "SELECT pg_sleep(0.5)") for _ in range(MOST)]
             deadline = threading.Event()
@@ -523,7 +523,7 @@ class TestConnections:
                 future.result()
 
     def test_closed_with_the_thread(self, store: Store, connections: Callable[[], int]) -> None:
-        """When a thread has ended, so has its connection."""
+        """A thread's connection is closed when the thread ends."""
         for _ in range(5):
             thread = threading.Thread(target=answers, args=(store,))
             thread.start()

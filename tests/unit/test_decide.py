@@ -1,4 +1,4 @@
-"""The verdict: the shared vectors, and what holds for every record and request."""
+"""The verdict: the shared vectors, and properties of every record and request."""
 
 import calendar
 import enum
@@ -29,7 +29,7 @@ TIMES = ("revoke_time", "grace_expire_time", "expire_time")
 
 
 def instant(text: str) -> int:
-    """Return a row's RFC 3339 text as microseconds."""
+    """Return a row's RFC 3339 text in microseconds."""
     match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?Z", text)
     assert match is not None, text
     seconds = calendar.timegm(time.strptime(match[1], "%Y-%m-%dT%H:%M:%S"))
@@ -37,7 +37,7 @@ def instant(text: str) -> int:
 
 
 def key_of(record: dict[str, Any] | None) -> Key | None:
-    """Return a row's record; what is left out is as in a key that has no restrictions and no end."""
+    """Return a row's record; missing fields are those of a key without restrictions or end."""
     if record is None:
         return None
     fields = {name: instant(value) if name in TIMES else value for name, value in record.items()}
@@ -52,11 +52,11 @@ def demand_of(request: dict[str, Any]) -> Demand:
 
 
 class TestVectors:
-    """The rows that the server and every client are held against."""
+    """The vectors that the server and every client must pass."""
 
     @pytest.mark.parametrize("row", VECTORS, ids=lambda row: row["name"])
     def test_row(self, row: dict[str, Any]) -> None:
-        """Each row is decided as the file says."""
+        """Each row has the verdict in the file."""
         assert decide(key_of(row["record"]), demand_of(row["request"]), instant(row["now"])).name == row["code"]
 
     def test_names(self) -> None:
@@ -65,11 +65,11 @@ class TestVectors:
         assert len(names) == len(set(names)) >= 80
 
     def test_every_code_is_there(self) -> None:
-        """The rows reach every code that is decided here at all."""
+        """The rows cover every code that decide can return."""
         assert {row["code"] for row in VECTORS} == {code.name for code in Code if code not in NOT_DECIDED_HERE}
 
     def test_every_pair_of_precedence_is_there(self) -> None:
-        """For every two reasons to deny, there is a row with both, named so, and the earlier one decides."""
+        """For every two reasons to deny there is a row with both, and the earlier one decides."""
         reasons = [code.name for code in Code if code not in (Code.VALID, *NOT_DECIDED_HERE)]
         rows = {row["name"]: row["code"] for row in VECTORS}
         for number, earlier in enumerate(reasons):
@@ -78,7 +78,7 @@ class TestVectors:
 
 
 class TestNumbers:
-    """Numbers that are sent as they are."""
+    """Numbers that are sent unchanged."""
 
     @pytest.mark.parametrize(
         ("ours", "protos", "prefix"),
@@ -90,12 +90,12 @@ class TestNumbers:
         ids=["VerifyCode", "State", "KeyEventType"],
     )
     def test_enums(self, ours: type[enum.IntEnum], protos: EnumTypeWrapper, prefix: str) -> None:
-        """Each of the domain's enums has the proto's names and numbers, all but the unspecified zero."""
+        """Each enum of the domain has the proto's names and numbers, except the unspecified zero."""
         expected = {name.removeprefix(prefix): number for name, number in protos.items() if number}
         assert {member.name: member.value for member in ours} == expected
 
     def test_revoke_reasons(self) -> None:
-        """The reasons have the proto's numbers, zero included, and its names in lower case."""
+        """The revoke reasons have the proto's numbers, zero included, and its names in lower case."""
         protos = {
             number: name.removeprefix("REVOKE_REASON_").lower() for name, number in api_key_pb2.RevokeReason.items()
         }
@@ -128,22 +128,22 @@ _demands = st.builds(
 
 
 class TestDecide:
-    """What holds for every record and request."""
+    """Properties of every record and request."""
 
     @given(st.none() | _keys, _demands, st.integers(0, 4))
     def test_total(self, key: Key | None, demand: Demand, now: int) -> None:
-        """Every record and every request has a verdict, whatever text stands in the request."""
+        """Every record and request has a verdict, whatever text the request contains."""
         assert decide(key, demand, now) in set(Code) - NOT_DECIDED_HERE
 
     @given(_keys, _demands, st.integers(0, 3))
     def test_what_has_ended_stays_ended(self, key: Key, demand: Demand, now: int) -> None:
-        """A record that is denied for its age is never allowed at a later time."""
+        """A record that is revoked, superseded or expired is never valid later."""
         if decide(key, demand, now) in (Code.REVOKED, Code.SUPERSEDED, Code.EXPIRED):
             assert decide(key, demand, now + 1) is not Code.VALID
 
     @given(_keys, _demands, _scopes)
     def test_asking_for_more_allows_no_more(self, key: Key, demand: Demand, more: list[str]) -> None:
-        """What is denied stays denied when more scopes are required."""
+        """A denied request stays denied if it requires more scopes."""
         wider = Demand(
             demand.project_ids, demand.environment_id, (*demand.required_scopes, *more), client_ip=demand.client_ip
         )
@@ -151,7 +151,7 @@ class TestDecide:
             assert decide(key, wider, 0) is not Code.VALID
 
     def test_a_demand_for_nothing_is_the_default(self) -> None:
-        """A demand that says nothing asks for nothing."""
+        """An empty demand requires nothing."""
         assert decide(Key(id="0123456789abcdef", project_id="acme"), Demand(), 0) is Code.VALID
 
     @pytest.mark.parametrize(
@@ -159,6 +159,6 @@ class TestDecide:
         [("192.0.2.7", 4), ("::ffff:192.0.2.7", 4), ("2001:db8::1", 6), ("::1", 6), ("", None), ("fe80::1%eth0", None)],
     )
     def test_addresses(self, text: str, version: int | None) -> None:
-        """A text is an IPv4 or an IPv6 address or none; a zone names something else on every machine."""
+        """A text is an IPv4 address, an IPv6 address or neither; an address with a zone is neither."""
         address = parse_address(text)
         assert (address and address.version) == version

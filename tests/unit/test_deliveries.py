@@ -1,4 +1,4 @@
-"""Writing down what came of webhooks, several at a time."""
+"""Recording the outcomes of webhooks, several at a time."""
 
 import pytest
 
@@ -15,7 +15,7 @@ BUSY = Outcome(429, "answered 429", retry_after=10 * MINUTE)
 
 @pytest.fixture
 def waiting(store: Store) -> list[Delivery]:
-    """Give three deliveries that wait for one endpoint, which has failed twice."""
+    """Return three pending deliveries for one endpoint that has failed twice."""
     endpoint = EndpointRow.insert(
         id="e", project_id="acme", url="https://a.test", create_time=NOW, secret=b"s", pepper_id="p", failures=2,
         next_attempt_time=NOW,
@@ -33,29 +33,29 @@ def waiting(store: Store) -> list[Delivery]:
 
 
 def record(store: Store, *done: tuple[Delivery, Outcome]) -> list[State]:
-    """Write down what came of attempts."""
+    """Record the outcomes of attempts."""
     return store.write(lambda transaction: deliveries.record(transaction, done, NOW))
 
 
 def endpoint(store: Store) -> tuple[int, int]:
-    """Return how often the endpoint has failed in a row, and when it is sent to next."""
+    """Return the endpoint's consecutive failures, and the time of its next attempt."""
     (row,) = store.select(EndpointRow.select())
     return row.failures, row.next_attempt_time
 
 
 def states(store: Store) -> list[State]:
-    """Return what has become of the deliveries, in order."""
+    """Return the states of the deliveries, in order."""
     return [State(row.state) for row in store.select(DeliveryRow.select().order_by(DeliveryRow.revision))]
 
 
 def test_all_delivered(store: Store, waiting: list[Delivery]) -> None:
-    """An endpoint that answers has not failed, and is not sent to again while nothing waits for it."""
+    """A successful endpoint has no failures, and no next attempt while nothing is pending."""
     assert record(store, *((each, GOOD) for each in waiting)) == [State.DELIVERED] * 3 == states(store)
     assert endpoint(store) == (0, NEVER)
 
 
 def test_some_wait(store: Store, waiting: list[Delivery]) -> None:
-    """Where more waits, it is sent to as soon as that is due."""
+    """If more is pending, the next attempt is as soon as that is due."""
     record(store, (waiting[0], GOOD))
     assert states(store) == [State.DELIVERED, State.PENDING, State.PENDING]
     assert endpoint(store) == (0, NOW)
@@ -63,7 +63,7 @@ def test_some_wait(store: Store, waiting: list[Delivery]) -> None:
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (0, 2, 1)])
 def test_both_ways(store: Store, waiting: list[Delivery], order: tuple[int, ...]) -> None:
-    """An endpoint that takes some and asks for patience with another gets that, whichever answer came first."""
+    """If an endpoint accepts some deliveries and asks to delay another, it is delayed, in any order of answers."""
     outcomes = [GOOD, BUSY, GOOD]
     record(store, *((waiting[number], outcomes[number]) for number in order))
     assert states(store) == [State.DELIVERED, State.PENDING, State.DELIVERED]
@@ -74,7 +74,7 @@ def test_both_ways(store: Store, waiting: list[Delivery], order: tuple[int, ...]
 
 @pytest.mark.parametrize("outcome", [GOOD, BUSY, Outcome(410)], ids=lambda outcome: str(outcome.status))
 def test_changed_meanwhile(store: Store, waiting: list[Delivery], outcome: Outcome) -> None:
-    """What came of a delivery that another process has sent meanwhile changes nothing of it."""
+    """The outcome of a delivery that another process has recorded meanwhile changes nothing."""
     record(store, (waiting[0], GOOD))
     (before,) = store.select(DeliveryRow.select().where(DeliveryRow.revision == 1).dicts())
     record(store, (waiting[0], outcome))

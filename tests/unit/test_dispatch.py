@@ -1,4 +1,4 @@
-"""Which webhooks are sent first, and how many at a time for whom."""
+"""Which webhooks are sent first, and how many at a time for each project."""
 
 import queue
 import threading
@@ -23,16 +23,16 @@ from tumbler_server.webhooks.dispatch import LANES, SENDERS, Dispatch
 from tumbler_server.webhooks.post import Answer
 
 PATIENCE = 30.0
-"""Seconds after which a test gives up waiting."""
+"""How long a test waits before it fails, in seconds."""
 
 
 class Mail:
-    """A dispatch whose posts are seen, and never leave. URLs are ``https://<project>/<endpoint>``."""
+    """A dispatch whose posts are recorded, not sent. URLs are ``https://<project>/<endpoint>``."""
 
     def __init__(self, domain: Domain, senders: int = SENDERS) -> None:
         self.status = 204
         self.held: set[str] = set()
-        """Projects whose posts do not end before ``let_go``."""
+        """Projects whose posts block until ``let_go``."""
         self.posted: queue.Queue[str] = queue.Queue()
         self.clock = domain.clock
         self._domain = domain
@@ -51,7 +51,7 @@ class Mail:
         return Answer(self.status, None)
 
     def pile_up(self, project_id: str, endpoints: int = 1, each: int = 1, failures: int = 0, path: str = "") -> None:
-        """Have something wait for so many endpoints of a project."""
+        """Insert pending deliveries for this number of a project's endpoints."""
         key_id = self._domain.create(project_id=project_id).key.id
         urls = [f"https://{project_id}/{path}{number}" for number in range(endpoints)]
         pile_up(
@@ -59,44 +59,44 @@ class Mail:
         )
 
     def begin(self) -> None:
-        """Take one turn, and wait for nothing that it has begun."""
+        """Run one turn, without waiting for its posts."""
         self._dispatch.work(self._lease)
 
     def turn(self) -> list[str]:
-        """Take one turn, wait until all that it has begun has ended, and return the URLs that were posted to."""
+        """Run one turn, wait for its posts to end, and return their URLs."""
         self.begin()
         self._dispatch.drain()
         return [self.posted.get_nowait() for _ in range(self.posted.qsize())]
 
     def let_go(self) -> None:
-        """Have all posts end."""
+        """Release all posts."""
         self._over.set()
         self._dispatch.close()
 
 
 @pytest.fixture
 def mail(domain: Domain) -> Iterator[Mail]:
-    """Give a dispatch with as many senders as the service has."""
+    """Yield a dispatch with the server's number of senders."""
     mail = Mail(domain)
     yield mail
     mail.let_go()
 
 
 def projects(urls: list[str]) -> Counter[str | None]:
-    """Count URLs by their projects."""
+    """Count URLs by project."""
     return Counter(urlsplit(url).hostname for url in urls)
 
 
 class TestShares:
-    """How many senders a project has."""
+    """The number of senders for each project."""
 
     def test_alone(self, mail: Mail) -> None:
-        """One project has a quarter of the senders, whatever waits for it."""
+        """A single project gets a quarter of the senders, whatever is pending."""
         mail.pile_up("acme", 40, each=2)
         assert projects(mail.turn()) == {"acme": SENDERS // 4}
 
     def test_several(self, mail: Mail) -> None:
-        """Ten projects have the same number of senders, or one more, and leave some free."""
+        """Ten projects get equal numbers of senders, up to one, and leave some free."""
         for number in range(10):
             mail.pile_up(f"p{number}", 20)
         sent = projects(mail.turn())
@@ -105,7 +105,7 @@ class TestShares:
 
     @pytest.mark.parametrize("hostile", [1, 10])
     def test_free_for_others(self, mail: Mail, hostile: int) -> None:
-        """While other projects' posts hang, what comes for one that has none under way is sent in the next turn."""
+        """While other projects' posts hang, a delivery of a project with none in flight is sent in the next turn."""
         for number in range(hostile):
             mail.pile_up(f"p{number}", 100)
             mail.held.add(f"p{number}")
@@ -118,7 +118,7 @@ class TestShares:
             waited_for.discard(mail.posted.get(timeout=PATIENCE))
 
     def test_turns(self, domain: Domain) -> None:
-        """Where there are more projects than senders, each has its turn before any has a second one."""
+        """If there are more projects than senders, each gets a turn before any gets a second."""
         few = Mail(domain, senders=4)
         for number in range(8):
             few.pile_up(f"p{number}", 3)
@@ -128,7 +128,7 @@ class TestShares:
         few.let_go()
 
     def test_many_projects(self, mail: Mail, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A turn looks at so many projects, and the next at the next, until it begins again."""
+        """A turn serves at most MOST_PROJECTS projects, and the next turn continues with the following ones."""
         monkeypatch.setattr(dispatch, "MOST_PROJECTS", 2)
         for number in range(5):
             mail.pile_up(f"p{number}", 1, each=9)
@@ -136,10 +136,10 @@ class TestShares:
 
 
 class TestDoubtful:
-    """Endpoints that failed or were slow the last time."""
+    """Endpoints whose last attempt failed or was slow."""
 
     def test_behind(self, mail: Mail) -> None:
-        """Of a project's endpoints those that have failed come after all others."""
+        """A project's failing endpoints come after all its others."""
         mail.pile_up("acme", 40, failures=1, path="failing")
         mail.pile_up("acme", SENDERS // 4, path="fresh")
         assert all("fresh" in url for url in mail.turn())
@@ -147,12 +147,12 @@ class TestDoubtful:
 
     @pytest.mark.parametrize(("failures", "sent"), [(0, LANES), (1, 1)])
     def test_lanes(self, mail: Mail, failures: int, sent: int) -> None:
-        """One that has failed is sent one at a time; another several."""
+        """A failing endpoint gets one delivery at a time; another gets several."""
         mail.pile_up("acme", 1, each=20, failures=failures)
         assert len(mail.turn()) == sent
 
     def test_slow(self, mail: Mail, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One that answers, and slowly, is sent one at a time, until it is quick."""
+        """A slow endpoint gets one delivery at a time, until it is fast again."""
         monkeypatch.setattr(dispatch, "SLOW", -1.0)
         mail.pile_up("acme", 1, each=30)
         assert [len(mail.turn()), len(mail.turn())] == [LANES, 1]
@@ -161,7 +161,7 @@ class TestDoubtful:
 
     @pytest.mark.parametrize("kind", ["failing", "slow"])
     def test_half(self, mail: Mail, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-        """However many projects have such endpoints, these have half of the senders."""
+        """Failing or slow endpoints get at most half of the senders, however many projects have them."""
         monkeypatch.setattr(dispatch, "SLOW", -1.0)
         for number in range(SENDERS):
             mail.pile_up(f"p{number}", 1, each=3, failures=int(kind == "failing"))
@@ -170,7 +170,7 @@ class TestDoubtful:
         assert len(mail.turn()) == SENDERS // 2
 
     def test_again(self, mail: Mail) -> None:
-        """Each that has failed is asked again, however many there are."""
+        """Each failing endpoint is tried again, however many there are."""
         mail.status = 500
         mail.pile_up("acme", 40)
         first = [url for _ in range(3) for url in mail.turn()]
@@ -186,7 +186,7 @@ class TestDoubtful:
 def test_what_no_event_explains_is_not_sent(
     mail: Mail, store: Store, clock: FrozenClock, change: dict[str, Any]
 ) -> None:
-    """A delivery that was put into the table by hand is given up, neither signed nor sent, and an audit names it."""
+    """A delivery without a matching event fails, is neither signed nor sent, and is found by an audit."""
     mail.pile_up("acme")
     store.write(lambda transaction: transaction.run(DeliveryRow.update(**change)))
     assert mail.turn() == []

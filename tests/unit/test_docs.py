@@ -1,4 +1,4 @@
-"""The documentation says what the program does."""
+"""The documentation matches the program."""
 
 import re
 import subprocess
@@ -38,13 +38,13 @@ def _rows() -> dict[str, tuple[str, str, str]]:
 
 
 def test_every_setting_is_in_the_table_and_no_other() -> None:
-    """docs/configuration.md has a row for each setting that the command takes."""
+    """docs/configuration.md has a row for each setting of the command, and no other."""
     assert _rows().keys() == _settings().keys()
 
 
 @pytest.mark.parametrize("variable", sorted(_settings()))
 def test_a_setting_is_told_as_it_is(variable: str) -> None:
-    """A row gives the flag, the default and the help text that the command itself gives."""
+    """A row has the flag, the default and the help text of the command."""
     option = _settings()[variable]
     words = {None: "none", False: "off"}
     default = option.show_default if isinstance(option.show_default, str) else words.get(option.default, option.default)
@@ -66,7 +66,7 @@ def _limits(heading: str) -> list[tuple[str, ...]]:
 
 
 CORES = 4
-"""Of the machine that the page shows the lanes of."""
+"""Processors of the machine in the page's table of lanes."""
 
 TABLES: dict[str, list[Limit]] = {
     "What is limited": list(LIMITS),
@@ -74,12 +74,12 @@ TABLES: dict[str, list[Limit]] = {
     "Calls in flight": [crowd.row for crowd in CROWDS],
     "Lanes": [lane.row for lane in lane_limits(Config.threads, CORES).values()],
 }
-"""The page's tables of limits, by their headings."""
+"""The page's tables of limits, by heading."""
 
 
 @pytest.mark.parametrize("heading", TABLES)
 def test_every_limit_is_told_as_it_is(heading: str) -> None:
-    """docs/limits.md has each row of limits.py and shares.py: what, how much, what happens beyond, and the setting."""
+    """docs/limits.md has each limit of limits.py and shares.py: name, size, what happens above it, and setting."""
     assert _limits(heading) == [
         (limit.what, _sizes(limit), limit.beyond, f"`{limit.setting}`" if limit.setting else "")
         for limit in TABLES[heading]
@@ -87,28 +87,28 @@ def test_every_limit_is_told_as_it_is(heading: str) -> None:
 
 
 def test_every_limit_is_in_a_table() -> None:
-    """No limit of the two modules is left out, and none is there twice."""
+    """The tables contain every limit of the two modules once."""
     made = [value for module in (limits, shares) for value in vars(module).values() if isinstance(value, Limit)]
     assert [*LIMITS, *shares.LIMITS] == made
     assert list(CROWDS) == [value for value in vars(shares).values() if isinstance(value, CrowdLimit)]
 
 
 def test_the_lanes_told_are_those_of_the_default_threads() -> None:
-    """docs/limits.md names the threads and processors that its table of lanes holds for."""
+    """docs/limits.md names the threads and processors for its table of lanes."""
     text = (ROOT / "docs" / "limits.md").read_text()
     assert f"with {CORES} processors and `--threads {Config.threads}`" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("limit", [limit for limit in LIMITS if limit.setting], ids=lambda limit: limit.what)
 def test_a_limit_is_changed_by_the_setting_that_it_names(limit: Limit) -> None:
-    """A limit that an operator can change names a flag whose default it is."""
+    """A limit that an operator can change is the default of the flag that it names."""
     (option,) = [option for option in _settings().values() if limit.setting in option.opts]
     default = option.default if isinstance(option.default, int) else parse_size(option.default)
     assert default == limit.most
 
 
 def test_the_entries_told_are_those_counted() -> None:
-    """docs/limits.md says how many entries each list and map of a request may have, and how long one may be."""
+    """docs/limits.md has the maximum entries of each list and map of a request, and the maximum entry lengths."""
     assert {name: int(most.replace(",", "")) for name, most, _ in _limits("Entries of a request's lists and maps")} == {
         f"`{name}`": most for name, most in ENTRIES.items()
     }
@@ -119,13 +119,13 @@ def test_the_entries_told_are_those_counted() -> None:
 
 
 def test_the_lengths_told_are_those_measured() -> None:
-    """docs/limits.md says how long each text of a request may be."""
+    """docs/limits.md has the maximum length of each text of a request."""
     told = {name: int(most.replace(",", "")) for name, most in _limits("Texts of a request")}
     assert told == {f"`{name}`": most for name, most in LENGTHS.items()}
 
 
 def test_the_scopes_told_are_those_of_the_policy_table() -> None:
-    """docs/operations.md names each scope, with the RPCs that need it."""
+    """docs/operations.md has each scope with the RPCs that need it."""
     text = (ROOT / "docs" / "operations.md").read_text()
     told = {
         rpc: scope
@@ -142,7 +142,7 @@ def _contract(heading: str) -> list[list[str]]:
 
 
 def test_the_calls_of_the_contract_are_those_of_the_service() -> None:
-    """docs/contract.md names each RPC, with the scope that its caller needs."""
+    """docs/contract.md has each RPC with the scope that it needs."""
     told = {
         rpc: OPEN if scope.startswith("none") else scope.strip("`")
         for rpcs, _, scope in _contract("The calls")
@@ -152,19 +152,19 @@ def test_the_calls_of_the_contract_are_those_of_the_service() -> None:
 
 
 def test_the_verdicts_of_the_contract_are_in_the_order_of_decide() -> None:
-    """docs/contract.md names each verdict in the order in which they are decided; VALID is last."""
+    """docs/contract.md has the verdicts in the order in which decide checks them, with VALID last."""
     table = [row[0].strip("`") for row in _contract("Verdicts") if row[0].strip("`").isupper()]
     assert table == [code.name for code in Code if code is not Code.VALID] + ["VALID"]
 
 
 def test_the_errors_of_the_contract_are_those_of_the_status_table() -> None:
-    """docs/contract.md names each reason under its status."""
+    """docs/contract.md has each reason under its status."""
     told = {reason: status for status, reasons in _contract("Errors") for reason in re.findall("[A-Z_]{4,}", reasons)}
     assert told == {reason: code.name for code, reason in STATUSES.values()} | {"INTERNAL": "INTERNAL"}
 
 
 def test_the_commands_of_the_contract_are_those_there_are() -> None:
-    """docs/contract.md names each subcommand of tumbler-server."""
+    """docs/contract.md has each subcommand of tumbler-server."""
     _, _, section = (ROOT / "docs" / "contract.md").read_text().partition("\n### The command `tumbler-server`\n")
     group: Any = typer.main.get_command(commands.app)
     made = {
@@ -176,7 +176,7 @@ def test_the_commands_of_the_contract_are_those_there_are() -> None:
 
 
 def test_the_pattern_of_the_contract_is_the_one_that_finds_keys() -> None:
-    """docs/contract.md shows the pattern for secret scanners."""
+    """docs/contract.md has the pattern for secret scanners."""
     assert f"\n{PATTERN.pattern}\n" in (ROOT / "docs" / "contract.md").read_text()
 
 
@@ -202,7 +202,7 @@ def _anchors(document: Path) -> set[str]:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    """Every relative link in Markdown names a file or folder that is there, and a heading that it has."""
+    """Every relative link in Markdown leads to an existing file or folder, and to an existing heading."""
     broken = []
     for document in _tracked("*.md"):
         for link in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", _prose(document)):
@@ -217,7 +217,7 @@ _CITED_ELSEWHERE = re.compile(r"\b(?:CONTRACT section|DESIGN)\b|\bsection \d+ of
 
 
 def test_nothing_cites_a_document_that_is_not_here() -> None:
-    """Comments and pages cite docs/contract.md and docs/architecture.md by their headings."""
+    """Comments and pages cite docs/contract.md and docs/architecture.md by heading, not by section number."""
     citing = [
         str(path.relative_to(ROOT))
         for path in _tracked()
@@ -230,7 +230,7 @@ _CITATION = re.compile(r"(docs/(?:contract|architecture)\.md), (?:\"|')([^\"']+)
 
 
 def test_the_sections_cited_are_there() -> None:
-    """Where code cites a page and a heading, the page has the heading."""
+    """Every heading that code cites exists on the page."""
     missing = [
         f"{path.relative_to(ROOT)}: {page}, {heading}"
         for path in _tracked("*.py", "*.go", "*.ts", "*.java", "*.json", "*.proto")
@@ -261,6 +261,6 @@ _TEXTS = [
 
 @pytest.mark.parametrize("path", _TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_secret_goes_through_a_redirect(path: Path) -> None:
-    """Nothing that we tell people to type sends a secret to a file by the shell: it would be readable, or empty."""
+    """No documented command redirects a secret to a file: the file would be readable by others, or left empty."""
     for command in _SHOWS_SECRET.findall(path.read_text(errors="replace")):
         assert not re.search(r"(?<![-=2&])> ?(?!/dev/)[\w$\"./]", command), command

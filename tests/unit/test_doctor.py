@@ -1,4 +1,4 @@
-"""What the doctor says of operators' keys."""
+"""The doctor's findings on operators' keys and on changes."""
 
 import os
 from collections.abc import Callable
@@ -40,7 +40,7 @@ DOCTOR: dict[str, tuple[str, str, str, str, str]] = {
 
 @pytest.fixture
 def installation(database_url: str, tmp_path: Path) -> Installation:
-    """Give an installation with two operators' keys on each database."""
+    """Return an installation with two operators' keys on each kind of database."""
     installation = Installation(tmp_path / "data", database_url)
     founding.found(installation, CHEAP, "tmb")
     founding.make_operator_key(installation, CHEAP, "tmb", "operator", revoke_others=False, keep=lambda _: None)
@@ -48,7 +48,7 @@ def installation(database_url: str, tmp_path: Path) -> Installation:
 
 
 def told(installation: Installation, *changes: str) -> doctor.Finding:
-    """Return what the doctor says of operators' keys after changes of the database by hand."""
+    """Return the finding on operators' keys after manual changes of the database."""
     store = open_store(installation.database_url)
     for change in changes:
         store.alone(lambda db, sql=change: db.execute_sql(sql))
@@ -59,19 +59,19 @@ def told(installation: Installation, *changes: str) -> doctor.Finding:
 
 @pytest.mark.parametrize("case", DOCTOR)
 def test_it_looks_for_one_that_works(case: str, installation: Installation) -> None:
-    """It counts operators' keys that work now, says when the last expires, and tells the way back."""
+    """The doctor counts the usable operators' keys, reports when the last expires, and names the remedy."""
     change, which, severity, found, mend = DOCTOR[case]
-    finding = told(installation, f"UPDATE api_key SET {change}{which}")  # noqa: S608 - of the table above
+    finding = told(installation, f"UPDATE api_key SET {change}{which}")  # noqa: S608 - from the table above
     assert (finding.severity, found in finding.found, mend in finding.mend) == (severity, True, True), finding
 
 
 def test_an_installation_as_it_was_made(installation: Installation) -> None:
-    """Of a new installation it says how many there are, and that they do not expire."""
+    """For a new installation the finding has the number of keys, and that they do not expire."""
     assert told(installation).found == "2 active, without expiry"
 
 
 def test_a_database_without_any_key(installation: Installation) -> None:
-    """Where nothing was founded, it is init that makes a key."""
+    """If there is no key at all, the remedy is init."""
     finding = told(installation, "DELETE FROM api_key")
     assert (finding.severity, finding.mend) == ("wrong", "tumbler-server init")
 
@@ -109,25 +109,25 @@ def test_a_folder_that_may_not_be_entered(installation: Installation, tmp_path: 
 
 
 def row(installation: Installation) -> doctor.Finding:
-    """Return what the doctor says of changes."""
+    """Return the finding on changes."""
     (finding,) = [each for each in doctor.examine(installation) if each.subject == "changes"]
     return finding
 
 
 def test_a_database_that_takes_changes(installation: Installation) -> None:
-    """It tries a change, which is none, and says that it went well."""
+    """The doctor tries a change that changes nothing, and reports success."""
     finding = row(installation)
     assert (finding.severity, finding.found) == ("ok", "the database takes them")
 
 
 def test_a_file_that_cannot_be_written(new_database: Callable[[str], str], tmp_path: Path) -> None:
-    """A SQLite file of mode 0400 takes no changes: that is wrong, and the rest is looked at all the same."""
+    """A SQLite file of mode 0400 is reported as read-only, and the other checks still run."""
     folder = Path(new_database("sqlite").removeprefix("sqlite:///")).with_suffix(".folder")
     folder.mkdir(mode=0o700)
     url = f"sqlite:///{folder}/tumbler.db"
     founding.found(Installation(tmp_path / "data", url), CHEAP, "tmb")
     (folder / "tumbler.db").chmod(0o400)
-    root = os.geteuid() == 0  # who may write whatever the mode
+    root = os.geteuid() == 0  # root may write whatever the mode
     if root:
         for path in (folder, *folder.iterdir()):
             os.chown(path, NOBODY, -1)
@@ -153,7 +153,7 @@ def test_a_file_that_cannot_be_written(new_database: Callable[[str], str], tmp_p
     ],
 )
 def test_postgresql_without_rights(new_database: Callable[[str], str], tmp_path: Path, how: str, found: str) -> None:
-    """Where PostgreSQL refuses changes of this user, its reason is told, and what to do."""
+    """If PostgreSQL refuses changes by this user, the finding has its reason and the remedy."""
     url = new_database("postgresql")
     installation = Installation(tmp_path / "data", url)
     founding.found(installation, CHEAP, "tmb")

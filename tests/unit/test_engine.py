@@ -1,4 +1,4 @@
-"""The engine's table: how each RPC is served."""
+"""The engine's table of methods."""
 
 import pytest
 
@@ -9,13 +9,13 @@ from tumbler_server.server import SERVICE
 
 
 def test_every_rpc_has_its_row() -> None:
-    """Each RPC has one row in the table, and there is no other."""
+    """The table has one row for each RPC, and no other."""
     check_methods(SERVICE)
     assert METHODS.keys() == {method.name for method in SERVICE.methods}
 
 
 def test_an_rpc_without_a_row_stops_the_server() -> None:
-    """An RPC without a row, or a row without an RPC, is told at the start, by name."""
+    """A missing row, or a row for an unknown RPC, raises SetupError with the name."""
     rows = dict(METHODS)
     del rows["Get"]
     with pytest.raises(SetupError, match="no lane and limits for Get"):
@@ -25,7 +25,7 @@ def test_an_rpc_without_a_row_stops_the_server() -> None:
 
 
 class _Names:
-    """Lanes, as their names."""
+    """Fake lanes that are their names."""
 
     def __getattr__(self, name: str) -> str:
         return name
@@ -46,14 +46,14 @@ class _Names:
     ],
 )
 def test_what_waits_for_what(method: str, request_: object, lane: str) -> None:
-    """What ends a key waits for nothing else; what hashes, changes, reads and claims has each a lane of its own."""
+    """Each kind of call has its own lane, so what stops a key waits for nothing else."""
     assert METHODS[method].lane(_Names(), request_) == lane  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 16, 256])
 @pytest.mark.parametrize("cores", [1, 2, 4, 64])
 def test_lanes_on_any_machine(threads: int, cores: int) -> None:
-    """On any machine each lane has a place, no share is above all places, and nobody can fill a queue for all."""
+    """On any machine each lane has a place, a share is at most all places, and no project can fill a queue."""
     for lane in lane_limits(threads, cores).values():
         assert 1 <= lane.share <= lane.places
         assert 1 <= lane.waiting_each < lane.waiting
@@ -61,14 +61,14 @@ def test_lanes_on_any_machine(threads: int, cores: int) -> None:
 
 @pytest.mark.parametrize("lane", ["read", "change", "stop", "batch", "issue"])
 def test_a_place_for_others(lane: str) -> None:
-    """However many calls a project makes, one place of these lanes is another's."""
+    """In these lanes a project cannot take the last place."""
     for threads, cores in ((1, 1), (16, 2), (256, 64)):
         limit = lane_limits(threads, cores)[lane]
         assert limit.share < limit.places
 
 
 def test_what_is_served_on_the_loop_has_no_lane() -> None:
-    """Verify and Watch have no lane: whoever asks for one is told of the mistake."""
+    """Verify and Watch have no lane, so asking for one raises TypeError."""
     for method in ("Verify", "Watch"):
         with pytest.raises(TypeError):
             METHODS[method].lane(_Names(), None)  # type: ignore[arg-type]

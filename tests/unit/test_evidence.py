@@ -1,4 +1,4 @@
-"""How what is stored of a key is found, and its last event."""
+"""Finding a key's row and its last event."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from tumbler_server.store.database import POSTGRESQL, Read
 
 @pytest.mark.parametrize("find", [evidence.rows, evidence.with_records], ids=lambda find: find.__name__)
 def test_the_log_s_length_does_not_matter(domain: Domain, find: Callable[[Read, Sequence[str]], list[Any]]) -> None:
-    """However much others have changed since, a key's last event is found by the index by key, and by nothing else."""
+    """A key's last event is found by the index by key, however many events other keys have."""
     quiet, busy = domain.create().key, domain.create().key
-    for number in range(300):  # so that an event is the busy key's, as a planner sees it
+    for number in range(300):  # makes the planner expect an event to be the busy key's
         domain.lifecycle.update(OPERATOR, Edit(busy.id, Draft("", name=f"name {number}"), ("name",)))
     store = domain.store
     postgresql = store.dialect == POSTGRESQL
@@ -38,6 +38,6 @@ def test_the_log_s_length_does_not_matter(domain: Domain, find: Callable[[Read, 
 
 
 def test_no_keys(domain: Domain) -> None:
-    """Of no keys nothing is asked."""
+    """For no keys, the result is empty."""
     assert evidence.rows(domain.store.read, []) == []
     assert evidence.page(domain.store.read, "", 10) == []

@@ -1,4 +1,4 @@
-"""What drivers raise, understood."""
+"""Classifying what drivers raise."""
 
 import apsw
 import peewee
@@ -12,7 +12,7 @@ PASSWORD = "correct" + "horse"
 
 
 def by_state(state: str) -> psycopg.Error:
-    """Return what the driver raises for a SQLSTATE."""
+    """Return the driver's exception for a SQLSTATE."""
     return psycopg.errors.lookup(state)("as the server says it")
 
 
@@ -66,7 +66,7 @@ SQLITE = {
 
 @pytest.mark.parametrize("state", STATES)
 def test_a_sqlstate(state: str) -> None:
-    """PostgreSQL's own code says which kind of trouble it is, whether peewee has wrapped what was raised or not."""
+    """PostgreSQL's SQLSTATE decides the cause, whether or not peewee has wrapped the exception."""
     for failure in (by_state(state), peewee.OperationalError(by_state(state)), peewee.InternalError(by_state(state))):
         found = understand(failure)
         assert found == (STATES[state], state, "as the server says it")
@@ -74,13 +74,13 @@ def test_a_sqlstate(state: str) -> None:
 
 @pytest.mark.parametrize("state", OURS)
 def test_a_fault_of_ours(state: str) -> None:
-    """A wrong statement, or a row that breaks a rule, is no trouble of the database's."""
+    """A wrong statement or a broken constraint is not a failure of the database."""
     assert understand(peewee.ProgrammingError(by_state(state))) is None
 
 
 @pytest.mark.parametrize("text", CONNECTING)
 def test_an_attempt_to_connect(text: str) -> None:
-    """Where the driver has no code, the server's text says it; it becomes one line."""
+    """Without a SQLSTATE the server's text decides the cause, and it is reported on one line."""
     found = understand(psycopg.OperationalError(text))
     assert found is not None
     assert (found.cause, found.code) == (CONNECTING[text], "")
@@ -90,7 +90,7 @@ def test_an_attempt_to_connect(text: str) -> None:
 
 @pytest.mark.parametrize("kind", SQLITE)
 def test_sqlite(kind: type[apsw.Error]) -> None:
-    """SQLite's code says which kind of trouble it is."""
+    """SQLite's result code decides the cause."""
     found = understand(peewee.OperationalError(kind("as SQLite says it")))
     assert found is not None
     assert (found.cause, found.said) == (SQLITE[kind], "as SQLite says it")
@@ -105,7 +105,7 @@ def test_sqlite(kind: type[apsw.Error]) -> None:
     ],
 )
 def test_no_password(text: str) -> None:
-    """A password, or what libpq took for a host since an @ in it was not escaped, is never in what is told."""
+    """A password is redacted in the reason, even if an unescaped @ made libpq take it for a host."""
     found = understand(psycopg.OperationalError(text), PASSWORD)
     assert found is not None
     assert PASSWORD[3:] not in found.said
@@ -113,7 +113,7 @@ def test_no_password(text: str) -> None:
 
 
 def test_the_first_reason_counts() -> None:
-    """Of a failure that was passed on, the database's own reason is told."""
+    """For a failure that wraps another, the database's own reason is reported."""
     failure = StoreUnavailable()
     failure.__cause__ = by_state("53100")
     assert understand(failure) == (Cause.FULL, "53100", "as the server says it")
@@ -124,7 +124,7 @@ def test_the_first_reason_counts() -> None:
     [("", "space left"), ("no", "; nothing was changed"), ("unknown", "; the change may or may not have been made")],
 )
 def test_what_a_caller_is_told(changed: str, ending: str) -> None:
-    """A caller is told the kind, and of a change what became of it; the database's own words are the operator's."""
+    """A caller gets the cause and what became of a change, but not the database's text."""
     failure = StoreUnavailable(Cause.FULL, "No space left on device", changed)
     assert failure.message.endswith(ending)
     assert failure.detail == {"cause": "FULL", **({"changed": changed} if changed else {})}
@@ -133,7 +133,7 @@ def test_what_a_caller_is_told(changed: str, ending: str) -> None:
 
 @pytest.mark.parametrize("cause", Cause)
 def test_what_an_operator_is_told(cause: Cause) -> None:
-    """Every kind has words for what it is and for what to do; the reason stands between them."""
+    """Every cause has a description and a remedy for the operator, with the reason between them."""
     text = explain(StoreUnavailable(cause, "the reason"))
     assert text == f"{cause.told}: the reason. To fix it: {cause.mend}"
     assert cause.told

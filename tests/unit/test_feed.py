@@ -1,4 +1,4 @@
-"""What a stream is told next, from memory and from the log."""
+"""The next notice of a stream, from memory and from the log."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,20 +19,20 @@ from tumbler_server.store.database import Store, Transaction, open_store
 
 @pytest.fixture
 def feed(domain: Domain) -> Feed:
-    """Give what tells of a log in which nothing has happened."""
+    """Return a feed of an empty log."""
     return Feed(domain.store, domain.tail)
 
 
 @pytest.fixture
 def other(store: Store, database_url: str) -> Iterator[Store]:
-    """Give the same database as another server sees it."""
+    """Yield a store that acts as another server on the same database."""
     other = open_store(database_url)
     yield other
     other.close()
 
 
 def record(domain: Domain, count: int, project_id: str = "acme", **detail: str) -> None:
-    """Append events that need no keys, by one transaction."""
+    """Append events without keys, in one transaction."""
 
     def work(transaction: Transaction) -> None:
         for _ in range(count):
@@ -44,7 +44,7 @@ def record(domain: Domain, count: int, project_id: str = "acme", **detail: str) 
 
 
 def forget(domain: Domain) -> None:
-    """Let memory begin anew, as in a process that has just started."""
+    """Empty the memory, as in a process that has just started."""
     domain.tail.ring = Ring(domain.tail.position)
 
 
@@ -58,21 +58,21 @@ Source = Callable[[str, int], Notice | None]
 
 @pytest.fixture(params=["recent", "kept"])
 def source(feed: Feed, request: pytest.FixtureRequest) -> Source:
-    """Give each of the two ways to be told: both say the same of what both know."""
+    """Return each of the two sources, which agree on what both hold."""
     return getattr(feed, request.param)  # type: ignore[no-any-return]
 
 
 class TestBoth:
-    """What memory says, and the log as well."""
+    """What memory and the log have in common."""
 
     def test_nothing(self, domain: Domain, source: Source) -> None:
-        """After the newest revision comes nothing, and the cursor stays."""
+        """After the newest revision there are no events, and the cursor stays."""
         assert told(source("", 0)) == ([], 0, False)
         record(domain, 3)
         assert told(source("", 3)) == ([], 3, False)
 
     def test_all(self, domain: Domain, source: Source) -> None:
-        """All events after a revision come, as they were written, and the cursor is that of the last."""
+        """A notice has all events after a revision, unchanged, and the last one's revision as its cursor."""
         record(domain, 5, "acme", fields="name")
         notice = source("", 2)
         assert told(notice) == ([3, 4, 5], 5, False)
@@ -80,7 +80,7 @@ class TestBoth:
         assert list(notice.events) == log.events_after(domain.store, 2, 10)
 
     def test_one_project(self, domain: Domain, source: Source) -> None:
-        """Of one project, only its events come; the cursor goes past the others'."""
+        """For one project a notice has only its events, and the cursor passes the others'."""
         for project in ("acme", "globex", "acme", "globex"):
             record(domain, 1, project)
         assert told(source("acme", 0)) == ([1, 3], 4, False)
@@ -88,7 +88,7 @@ class TestBoth:
         assert told(source("nobody", 0)) == ([], 4, False)
 
     def test_not_too_many(self, domain: Domain, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-        """More events than a notice holds come in several, without a gap, and each cursor says how far it goes."""
+        """More events than fit in a notice come in several, without a gap, each with its own cursor."""
         monkeypatch.setattr("tumbler_server.events.feed.MOST_EVENTS", 5)
         record(domain, 5, "globex")
         record(domain, 11, "acme")
@@ -105,7 +105,7 @@ class TestBoth:
             assert heard == list(range(first, last + 1))
 
     def test_not_too_large(self, domain: Domain, source: Source) -> None:
-        """Large events come few at a time, so that a message has room for them; one alone always has."""
+        """Large events come a few at a time to fit in a message, and a single one always fits."""
         record(domain, 12, scopes_added="s" * (limits.NOTICE_BYTES.most * 2 // 5))
         cursor, sizes = 0, []
         while cursor < 12:
@@ -120,10 +120,10 @@ class TestBoth:
 
 
 class TestRecent:
-    """What memory alone says."""
+    """What only memory does."""
 
     def test_forgotten(self, domain: Domain, feed: Feed) -> None:
-        """What memory does not hold from the first to the last is not told from it."""
+        """If memory lacks any of the events, it returns None."""
         record(domain, 3)
         forget(domain)
         record(domain, 2)
@@ -132,7 +132,7 @@ class TestRecent:
         assert feed.recent("", 6) is None
 
     def test_shared(self, domain: Domain, feed: Feed) -> None:
-        """Who is told the same gets the same notice, until something happens."""
+        """Equal requests share one notice until something changes."""
         record(domain, 2)
         notice = feed.recent("", 1)
         assert feed.recent("", 1) is notice
@@ -141,16 +141,16 @@ class TestRecent:
 
 
 class TestKept:
-    """What the log says where memory does not reach."""
+    """What the log returns if memory does not reach back far enough."""
 
     def test_whatever_memory_holds(self, domain: Domain, feed: Feed) -> None:
-        """A process that has just started tells of what happened before."""
+        """A process that has just started returns earlier events."""
         record(domain, 5)
         forget(domain)
         assert told(feed.kept("", 1)) == ([2, 3, 4, 5], 5, False)
 
     def test_no_further_than_memory(self, domain: Domain, feed: Feed, other: Store) -> None:
-        """A page does not go past what this process has come to: from there on, memory knows more."""
+        """A page ends at this process's position, because memory has the events after it."""
         record(domain, 2)
         theirs = Domain(other, FrozenClock())
         record(theirs, 2)
@@ -158,7 +158,7 @@ class TestKept:
         theirs.close()
 
     def test_removed(self, domain: Domain, feed: Feed) -> None:
-        """Where the next event is no longer kept, all is void, and it goes on from the present."""
+        """If the next event has been removed, the notice is a reset, and continues from the present."""
         record(domain, 4)
         domain.clock.advance(2 * DAY)
         record(domain, 2)
@@ -169,7 +169,7 @@ class TestKept:
         assert told(feed.kept("", 4)) == ([5, 6], 6, False)
 
     def test_removed_meanwhile(self, domain: Domain, feed: Feed, other: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Events that are removed while a page is read are missed by nobody unawares."""
+        """Events removed while a page is read cause a reset."""
         record(domain, 4)
         domain.clock.advance(2 * DAY)
         record(domain, 2)
@@ -185,7 +185,7 @@ class TestKept:
         assert told(feed.kept("", 1)) == ([], 6, True)
 
     def test_beyond_the_end(self, domain: Domain, feed: Feed) -> None:
-        """A revision that the log has not come to is of another log, from before a backup was restored."""
+        """A revision beyond the log's end, from before a backup was restored, causes a reset."""
         record(domain, 2)
         assert told(feed.kept("", 3)) == ([], 2, True)
         assert told(feed.kept("acme", 3)) == ([], 2, True)

@@ -1,4 +1,4 @@
-"""Finding keys: which index serves a page, what it costs at the most, and that scopes stay true to their keys."""
+"""Finding keys: which index serves a page, its maximum cost, and the table of scopes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ Statement = tuple[str, Sequence[object]]
 
 @pytest.fixture
 def statements(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[Statement]:
-    """Give a list that gathers what is read from the database."""
+    """Record the statements read from the database."""
     read, gathered = Store.read, list[Statement]()
 
     def gathering(self: Store, sql: str, parameters: Sequence[object] = ()) -> Any:
@@ -29,7 +29,7 @@ def statements(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[Statement]
 
 
 def plan(store: Store, statement: Statement) -> str:
-    """Return how the database runs a statement, on PostgreSQL as if the table were large."""
+    """Return the database's plan for a statement; on PostgreSQL, as if the table were large."""
     sql, parameters = statement
     if store.dialect == "sqlite":
         return "\n".join(row[3] for row in store.read(f"EXPLAIN QUERY PLAN {sql}", parameters))
@@ -74,10 +74,10 @@ def test_a_page_reads_its_index(
     index: str,
     after: bool,
 ) -> None:
-    """The page of each filter and order is read from the index made for it, and the keys by their ids."""
+    """Each filter and order reads a page from its own index, and the keys by their ids."""
     for _ in range(3):
         domain.create(name="a part", owner_id="alice", environment_id="live", scopes=("orders:read",), ttl=HOUR)
-    monkeypatch.setattr(finder, "SORTED", -1)  # no set is small
+    monkeypatch.setattr(finder, "SORTED", -1)  # no set counts as small
     asked = Query(**{"project_id": "acme", "page_size": 1, **query})
     page = domain.listing.page(OPERATOR, asked)
     if after and page.next_page_token:
@@ -92,7 +92,7 @@ def test_a_page_reads_its_index(
         assert index in found
         assert "api_key_pkey" in found
         assert "Seq Scan" not in found
-        covered = False  # whether the index alone is read depends on what was vacuumed
+        covered = False  # PostgreSQL reads only the index or not, depending on vacuum
     if covered and index != "api_key_scope":
         assert f"USING COVERING INDEX {index} " in found
 
@@ -110,7 +110,7 @@ def test_a_page_reads_its_index(
 def test_a_small_set_is_read_and_sorted(
     domain: Domain, statements: list[Statement], query: dict[str, Any], index: str
 ) -> None:
-    """Where a filter lets few keys pass, its index gives them, and they are put in order."""
+    """If a filter matches few keys, they are read from its index and sorted."""
     domain.create(owner_id="alice", scopes=("orders:read",), ttl=HOUR)
     domain.clock.advance(2 * HOUR if query.get("states") == (3,) else 0)
     for _ in range(5):
@@ -134,7 +134,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("query", [{"search": "wanted"}, {"search": "wanted", "order_by": "name"}], ids=str)
 def test_a_walk_that_finds_too_few_ends_the_page_early(domain: Domain, query: dict[str, Any]) -> None:
-    """A page ends after so many keys that do not fit, empty if need be, and its token goes on behind them."""
+    """A walk that finds too few keys ends the page early, perhaps empty; its token continues after the last entry."""
     for number in range(10):
         domain.create(name=f"{number:03} wanted" if number in (1, 9) else f"{number:03}")
         domain.clock.advance(SECOND)
@@ -150,7 +150,7 @@ def test_a_walk_that_finds_too_few_ends_the_page_early(domain: Domain, query: di
 
 @pytest.mark.usefixtures("narrow")
 def test_skip_goes_on_behind_an_early_end(domain: Domain) -> None:
-    """What is still to be skipped where a page ends early is skipped by its token."""
+    """If a page ends early, its token carries the rest of `skip`."""
     for number in range(12):
         domain.create(name=f"{number:03} even" if number % 2 == 0 else f"{number:03} odd")
         domain.clock.advance(SECOND)
@@ -169,7 +169,7 @@ def test_skip_goes_on_behind_an_early_end(domain: Domain) -> None:
     ids=str,
 )
 def test_a_count_stops(domain: Domain, query: dict[str, Any], size: int) -> None:
-    """total_size is exact up to the bound, and at least that beyond; it never says too many."""
+    """The total_size is exact up to the bound, and never more than the true number beyond it."""
     domain.create(name="of bob", owner_id="bob")
     for _ in range(6):
         domain.clock.advance(SECOND)
@@ -179,7 +179,7 @@ def test_a_count_stops(domain: Domain, query: dict[str, Any], size: int) -> None
 
 
 def scopes(store: Store) -> list[tuple[Any, ...]]:
-    """Return the table of scopes."""
+    """Return the rows of the table of scopes."""
     return store.read("SELECT project_id, scope, key_id FROM api_key_scope ORDER BY project_id, scope, key_id")
 
 
@@ -187,7 +187,7 @@ class TestScopes:
     """The table of scopes follows the keys."""
 
     def test_created_and_updated(self, domain: Domain) -> None:
-        """A key's scopes are there from Create on, as Update leaves them, and go over to a successor."""
+        """Create, Update and Rotate keep a key's scopes in the table up to date."""
         key = domain.create(scopes=("a", "b:*")).key
         assert scopes(domain.store) == [("acme", "a", key.id), ("acme", "b:*", key.id)]
         domain.lifecycle.update(OPERATOR, Edit(key.id, Draft("acme", scopes=("b:*", "c")), ("scopes",)))
@@ -201,7 +201,7 @@ class TestScopes:
         assert scopes(domain.store) == [("acme", "b:*", new.id), ("acme", "c", new.id)]
 
     def test_rolled_back(self, domain: Domain) -> None:
-        """A change that is undone leaves no scope behind."""
+        """A change that is rolled back changes no scope."""
         key = domain.create(scopes=("a",)).key
 
         def work(transaction: Transaction) -> None:
@@ -216,7 +216,7 @@ class TestScopes:
 def test_a_name_of_many_keys_is_looked_for_in_its_index(
     domain: Domain, monkeypatch: pytest.MonkeyPatch, store: Store
 ) -> None:
-    """SetActive by name, for which all writers wait, reads one index and no more keys than it can tell."""
+    """SetActive by name holds the write lock, so it reads one index and only the keys it needs."""
     gathered: list[Statement] = []
     read: Callable[..., Any] = Transaction.read
 

@@ -1,4 +1,4 @@
-"""First uses: how much of them is noted, and in which order it is written; `rpc/test_first_use.py` has what it does."""
+"""First uses: how many are noted, and in which order they are written; `rpc/test_first_use.py` has their effect."""
 
 import threading
 from collections.abc import Callable
@@ -22,12 +22,12 @@ PATIENCE = 30.0
 
 
 def key(project_id: str, number: int) -> Key:
-    """Return a key whose first use is awaited."""
+    """Return a key that awaits its first use."""
     return Key(f"{project_id}{number}", project_id, replaces_key_id="gone", awaits_first_use=True)
 
 
 class Book:
-    """A ledger in memory: what was written, in order. ``broken`` keys cannot be."""
+    """A fake ledger that records the keys written, in order. Writing a ``broken`` key fails."""
 
     def __init__(self) -> None:
         self.keys: dict[str, Key] = {}
@@ -51,7 +51,7 @@ class Book:
         return Changed(after, 1, 0)
 
     def note(self, uses: FirstUses, *keys: Key) -> None:
-        """Have the use of keys noted that are in this book."""
+        """Add keys to the book and note their use."""
         for each in keys:
             self.keys[each.id] = each
             uses.note(each)
@@ -59,20 +59,20 @@ class Book:
 
 @pytest.fixture
 def book() -> Book:
-    """Give an empty ledger."""
+    """Return an empty ledger."""
     return Book()
 
 
 def uses_of(book: Book, most: int = 100) -> FirstUses:
-    """Return what notes first uses for a ledger in memory; it writes when it is told to."""
+    """Return a FirstUses on a fake ledger. It writes when a test flushes it."""
     return FirstUses(cast("Ledger", book), most)
 
 
 class TestBounds:
-    """How much is kept."""
+    """How many first uses are kept."""
 
     def test_noted_once(self, book: Book) -> None:
-        """However often a key is used before its first use is written, it is noted, and written, once."""
+        """However often a key is used before its first use is written, it is noted and written once."""
         uses = uses_of(book)
         for _ in range(5):
             book.note(uses, key("acme", 1))
@@ -81,7 +81,7 @@ class TestBounds:
         assert (book.written, len(uses)) == (["acme1"], 0)
 
     def test_room_for_others(self, book: Book) -> None:
-        """A project never has more places than it leaves free, so that others are noted while it keeps using keys."""
+        """A project never takes more places than it leaves free, so other projects' uses are noted."""
         uses = uses_of(book, most=16)
         for project_id, share in (("a", 8), ("b", 4), ("c", 2), ("d", 1), ("e", 1), ("f", 0)):
             before = len(uses)
@@ -90,7 +90,7 @@ class TestBounds:
         assert len(uses) == 16
 
     def test_dropped_is_noted_at_the_next_use(self, book: Book) -> None:
-        """What has no place is noted again at a later use."""
+        """A use that found no place is noted again at a later use."""
         uses = uses_of(book, most=2)
         first, second = key("acme", 1), key("acme", 2)
         book.note(uses, first, second)
@@ -101,7 +101,7 @@ class TestBounds:
         assert book.written == ["acme1", "acme2"]
 
     def test_many_threads(self, book: Book) -> None:
-        """What many threads note while it is written is all written, each once."""
+        """With many threads that note during a flush, each use is written once."""
         uses = uses_of(book, most=10_000)
         keys = [key(f"p{number % 7}-", number) for number in range(700)]
         with ThreadPoolExecutor(8) as threads:
@@ -114,17 +114,17 @@ class TestBounds:
 
 
 class TestTurns:
-    """In which order it is written."""
+    """The order of writing."""
 
     def test_projects_take_turns(self, book: Book) -> None:
-        """A project that has noted many does not keep another waiting for more than one of them."""
+        """Projects take turns: one with many uses delays another by at most one of them."""
         uses = uses_of(book)
         book.note(uses, *(key("a", number) for number in range(4)), *(key("b", number) for number in range(2)))
         assert uses.flush()
         assert book.written == ["a0", "b0", "a1", "b1", "a2", "a3"]
 
     def test_one_that_cannot_be_written(self, book: Book) -> None:
-        """A key that cannot be written is kept, and holds up neither its project nor others for longer than a pause."""
+        """A key that cannot be written is kept, and delays its project and others only by a pause."""
         uses = uses_of(book)
         book.broken = {"a0"}
         book.note(uses, key("a", 0), key("a", 1), key("b", 0))
@@ -136,7 +136,7 @@ class TestTurns:
         assert book.written == ["b0", "a1", "a0"]
 
     def test_lost_key(self, book: Book) -> None:
-        """A key that is not there any more, after a restore, is forgotten."""
+        """A key that no longer exists, as after a restore, is dropped."""
         uses = uses_of(book)
         uses.note(key("acme", 1))
         assert uses.flush()
@@ -147,7 +147,7 @@ class TestThread:
     """Writing in the background."""
 
     def test_at_once(self, domain: Domain) -> None:
-        """Once it has begun, what is noted is written without being asked for, use after use."""
+        """Once started, it writes each noted use without a flush."""
         domain.first_uses.start()
         for number in (1, 2):
             old = domain.create()
@@ -160,7 +160,7 @@ class TestThread:
         domain.first_uses.close()
 
     def test_close_writes_what_is_noted(self, book: Book) -> None:
-        """What is noted when the process ends is written first."""
+        """Closing writes all noted uses first."""
         uses = uses_of(book)
         began, go_on = threading.Event(), threading.Event()
         write = book.write
@@ -183,7 +183,7 @@ class TestThread:
         assert sorted(book.written) == ["a1", "a2", "b1"]
 
     def test_close_without_a_database(self, book: Book) -> None:
-        """Where it cannot be written, the process ends all the same."""
+        """If the uses cannot be written, closing still ends."""
         uses = uses_of(book)
         book.broken = {"a1"}
         uses.start()

@@ -1,4 +1,4 @@
-"""The floors of what the two distributions need: those that the committed generated code demands."""
+"""The minimum versions of the two distributions' dependencies, as the committed generated code requires."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ PROJECTS = (ROOT / "clients" / "python" / "pyproject.toml", ROOT / "server" / "p
 
 
 def floor(project: Path, package: str) -> str:
-    """Return the floor that a pyproject.toml states for a package, which it must do once and without a ceiling."""
+    """Return the minimum version that a pyproject.toml states for a package, once and without a maximum."""
     (found,) = re.findall(rf'"{package}([<>=!~].*?)"', project.read_text(encoding="utf-8"))
     match = re.fullmatch(r">=([0-9.]+)", found)
     assert match, f"{package}{found} is not a floor alone"
@@ -20,16 +20,16 @@ def floor(project: Path, package: str) -> str:
 
 @pytest.mark.parametrize("project", PROJECTS, ids=["client", "server"])
 class TestFloors:
-    """Floors are neither too low, or the import fails, nor too high, or users are forced up."""
+    """A minimum that is too low breaks the import; one that is too high forces users to upgrade."""
 
     def test_grpcio(self, project: Path) -> None:
-        """Grpcio is needed from the version that the stubs were made for."""
+        """The minimum of grpcio is the version that generated the stubs."""
         (stubs,) = GENERATED.glob("*_pb2_grpc.py")
         (demanded,) = re.findall(r"(?m)^GRPC_GENERATED_VERSION = '(.+)'$", stubs.read_text(encoding="utf-8"))
         assert floor(project, "grpcio") == demanded
 
     def test_protobuf(self, project: Path) -> None:
-        """Protobuf is needed from the version that the messages were made for, all of them by the same one."""
+        """The minimum of protobuf is the version that generated the messages, the same for all of them."""
         demanded = {
             version
             for file in GENERATED.glob("*_pb2.py")
@@ -40,5 +40,5 @@ class TestFloors:
 
 @pytest.mark.parametrize("package", ["grpcio-health-checking", "grpcio-reflection"])
 def test_companions(package: str) -> None:
-    """What comes with grpcio is needed from grpcio's own version: it is released together with it."""
+    """The companions of grpcio have its minimum version, because they are released together."""
     assert floor(PROJECTS[1], package) == floor(PROJECTS[1], "grpcio")

@@ -1,4 +1,4 @@
-"""An installation's beginning: pepper file, first key and the file that it goes into come together or not at all."""
+"""Founding an installation: pepper file, first key and its output file are all created, or none."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +20,15 @@ from tumbler_server.store.sqlite import Sqlite
 
 
 def found(installation: Installation, output: Path) -> str:
-    """Found an installation as ``init --output`` does."""
+    """Found an installation, as ``init --output`` does."""
     with Handover(output) as handover:
         return founding.found(installation, CHEAP, "tmb", handover.keep)
 
 
 def fail_at(moment: str, failure: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the transaction that makes a key fail: before its commit, at it, or after it.
+    """Make the transaction that creates a key fail: before its commit, at it, or after it.
 
-    With ``away`` it fails at it, and all that come later fail, too. The one before it, which looks, is let through.
+    With ``away`` it fails at its commit, and so do all later ones. The first transaction, which looks for keys, passes.
     """
     write, commits = Store.write, {Sqlite: Sqlite.commit, Postgresql: Postgresql.commit}
     writes: list[Store] = []
@@ -75,7 +75,7 @@ def test_pepper_and_key_stay_together(
     pepper_stays: bool,
     key_stays: bool,
 ) -> None:
-    """Where founding fails, the new pepper file goes unless a key may be signed with it; so does the key's own file."""
+    """If founding fails, the new pepper file is removed unless a key may be signed with it; likewise the key's file."""
     installation = Installation(tmp_path / "data", database_url)
     with monkeypatch.context() as patch:
         fail_at(moment, failure, patch)
@@ -94,7 +94,7 @@ def test_pepper_and_key_stay_together(
 
 
 def test_a_pepper_file_that_was_there_stays(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pepper file that I had put there before is used, and not removed by an init that fails."""
+    """An existing pepper file is used, and not removed if init fails."""
     one, other = (
         Installation(tmp_path / "one"),
         Installation(tmp_path / "data", database_url, tmp_path / "one" / "pepper"),
@@ -112,7 +112,7 @@ MOMENTS = {"before it has looked": (migrations, "migrate"), "while it makes its 
 
 
 def meanwhile(moment: str, work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have something done at one moment of the next founding."""
+    """Do some work at one moment of the next founding."""
     place, name = MOMENTS[moment]
     original = getattr(place, name)
 
@@ -129,9 +129,9 @@ def meanwhile(moment: str, work: Callable[[], object], monkeypatch: pytest.Monke
 def test_who_comes_second_makes_nothing(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, shared: bool
 ) -> None:
-    """Who finds no key, and then another founds, is refused: without a key, and without a pepper file of its own.
+    """If another process founds the installation first, founding is refused, without a key or a pepper file of its own.
 
-    Where both have one folder, the pepper file in it stays the one that signed the key.
+    If both use one folder, its pepper file stays the one that signed the key.
     """
     first = Installation(tmp_path / "first", database_url)
     second = first if shared else Installation(tmp_path / "second", database_url)
@@ -149,7 +149,7 @@ def test_who_comes_second_makes_nothing(
 def test_a_pepper_file_that_changes_meanwhile(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
-    """If somebody makes or replaces the pepper file meanwhile, founding is refused, and their file stays."""
+    """If the pepper file is created or replaced meanwhile, founding is refused, and that file stays."""
     installation = Installation(tmp_path / "data", database_url)
     path = installation.pepper_file
     path.parent.mkdir()
@@ -168,7 +168,7 @@ def test_a_pepper_file_that_changes_meanwhile(
 
 
 def test_anothers_pepper_makes_no_operators_key(database_url: str, tmp_path: Path) -> None:
-    """Who has the database and some other pepper gets no key; who has this database's gets one."""
+    """Another database's pepper is refused; this database's own makes an operator's key."""
     installation = Installation(tmp_path / "data", database_url)
     founding.found(installation, CHEAP, "tmb")
     pepper.create(tmp_path / "other")

@@ -1,4 +1,4 @@
-"""Reads of records, gathered."""
+"""Reads of records, combined."""
 
 import asyncio
 import threading
@@ -15,12 +15,12 @@ from tumbler_server.shares import LaneLimit
 
 
 def asking(name: str) -> Unknown:
-    """Return what to ask about a key of this id."""
+    """Return what to ask for a key with this id."""
     return Unknown(f"text of {name}", name, name.encode(), None)
 
 
 class Shelf:
-    """Where records are read. ``held``: each read waits until it is let go. Ids that begin with "no" are not there."""
+    """A fake reader of records. ``held``: each read blocks until released. Ids that start with "no" do not exist."""
 
     def __init__(self, held: bool = False) -> None:
         self.reads: list[list[str]] = []
@@ -42,7 +42,7 @@ def gathered(
     waiting: int = 1_000,
     waiting_each: int = 1_000,
 ) -> None:
-    """Run a test on a loop with a gathering of its own."""
+    """Run a test on a loop with its own gathering."""
 
     async def run() -> None:
         gathering = Gathering(LaneLimit("test", places, 1, waiting, waiting_each), shelf.read)
@@ -56,17 +56,17 @@ def gathered(
 
 
 def ask(gathering: Gathering, names: Sequence[str], party: str = "p") -> "list[asyncio.Task[Found]]":
-    """Begin to ask for keys of these ids."""
+    """Start to ask for keys with these ids."""
     return [asyncio.ensure_future(gathering.find(asking(name), party)) for name in names]
 
 
 def ids(found: Sequence[Found]) -> list[str | None]:
-    """Return the ids of what was found."""
+    """Return the ids of the records found."""
     return [each.id if isinstance(each, Key) else None for each in found]
 
 
 def test_together() -> None:
-    """What is asked in one turn of the loop is one read, and each has its own answer."""
+    """Requests in one turn of the loop share one read, and each gets its own answer."""
 
     async def test(gathering: Gathering, shelf: Shelf) -> None:
         found = await asyncio.gather(*ask(gathering, ["a", "none", "b"]), *ask(gathering, ["c"], "q"))
@@ -77,7 +77,7 @@ def test_together() -> None:
 
 
 def test_with_the_next_one() -> None:
-    """What comes while a read is under way goes with the next one, all together: that read began before they did."""
+    """Requests that arrive during a read share the next one, because that read began before them."""
 
     async def test(gathering: Gathering, shelf: Shelf) -> None:
         first = ask(gathering, ["a"])
@@ -95,7 +95,7 @@ def test_with_the_next_one() -> None:
 
 
 def test_as_many_reads_as_places() -> None:
-    """There are as many reads at a time as places; a place that is free is used at once."""
+    """At most as many reads run as there are places, and a free place is used at once."""
 
     async def test(gathering: Gathering, shelf: Shelf) -> None:
         asked = ask(gathering, ["a"])
@@ -112,7 +112,7 @@ def test_as_many_reads_as_places() -> None:
 
 
 def test_duplicates() -> None:
-    """The same key, asked for by many, is answered to each of them."""
+    """Each of several requests for the same key is answered."""
 
     async def test(gathering: Gathering, shelf: Shelf) -> None:
         assert ids(await asyncio.gather(*ask(gathering, ["a"] * 5), *ask(gathering, ["a"] * 5, "q"))) == ["a"] * 10
@@ -122,7 +122,7 @@ def test_duplicates() -> None:
 
 
 def test_turns_of_parties() -> None:
-    """A read takes so many at the most, in turns by party: who asks for one is not behind who asks for hundreds."""
+    """A read has at most MOST keys, by turns of the parties: one request does not wait behind hundreds of another's."""
 
     async def test(gathering: Gathering, shelf: Shelf) -> None:
         greedy = ask(gathering, [f"g{number}" for number in range(3 * MOST)], "greedy")
@@ -141,7 +141,7 @@ def test_turns_of_parties() -> None:
     [(StoreUnavailable(), StoreUnavailable), (StopIteration(), RuntimeError), (SystemExit(), RuntimeError)],
 )
 def test_a_read_that_fails(failure: BaseException, told: type[Exception]) -> None:
-    """A read that fails fails for all that it was for, whatever failed, and for nobody else."""
+    """A failed read fails for all its requests, whatever was raised, and for no others."""
 
     async def test(gathering: Gathering, shelf: Shelf) -> None:
         shelf.failure = failure
@@ -154,7 +154,7 @@ def test_a_read_that_fails(failure: BaseException, told: type[Exception]) -> Non
 
 
 def test_bounds_of_parties() -> None:
-    """A party waits with so many at the most, all together with so many: beyond that one is refused, others go on."""
+    """A party's requests above its share of the queue, or above the whole queue, are refused; others continue."""
 
     async def test(gathering: Gathering, shelf: Shelf) -> None:
         under_way = ask(gathering, ["a"])
@@ -175,7 +175,7 @@ def test_bounds_of_parties() -> None:
 
 
 def test_gone() -> None:
-    """Nothing is read for who leaves before its turn, and its room is another's; who leaves later disturbs nobody."""
+    """A cancelled request that is still queued is not read and frees its place; a later one disturbs no other."""
 
     async def test(gathering: Gathering, shelf: Shelf) -> None:
         first = ask(gathering, ["a", "b"])
@@ -185,7 +185,7 @@ def test_gone() -> None:
         gone[0].cancel()
         first[0].cancel()
         await turns()
-        waiting = ask(gathering, ["c", "d"])  # as many of a party as may wait
+        waiting = ask(gathering, ["c", "d"])  # as many as the party may queue
         await turns()
         shelf.go.release(2)
         assert ids(await asyncio.gather(first[1], *waiting)) == ["b", "c", "d"]
@@ -197,7 +197,7 @@ def test_gone() -> None:
 
 
 def test_all_gone() -> None:
-    """Where all have left before the read begins there is none, and the next one is served."""
+    """If all requests are cancelled before the read begins, the next request is still served."""
 
     async def test(gathering: Gathering, shelf: Shelf) -> None:
         for task in (gone := ask(gathering, ["a", "b"])):

@@ -1,4 +1,4 @@
-"""What position an answer may rest on, as a loop sees it."""
+"""The position that an answer may rely on, as seen by an event loop."""
 
 import asyncio
 import threading
@@ -17,9 +17,9 @@ from tumbler_server.store.database import Store, open_store
 
 
 class Log:
-    """A log that others commit to, and a place in it. ``commits_show``: as on SQLite; else as on PostgreSQL.
+    """A log that others commit to, and a position in it. ``commits_show``: as on SQLite; else as on PostgreSQL.
 
-    Each look sees the log as it is when it begins, and ends when it is let go.
+    Each look returns the log's head at its start, and ends when the test releases it.
     """
 
     def __init__(self, commits_show: bool, held: bool = False) -> None:
@@ -27,7 +27,7 @@ class Log:
         self.position = 0
         self.head = 0
         self.confirmed = False
-        """Whether the position is known to be the newest within the bound."""
+        """Whether the position was confirmed within the bound."""
         self.away = False
         self.looks = 0
         self.versions = 0
@@ -58,7 +58,7 @@ class Log:
 
 
 def glancing(test: Callable[[Glance], Awaitable[None]], log: Log | Tail) -> None:
-    """Run a test on a loop with a glance at a log."""
+    """Run a test on a loop, with a glance at a log."""
 
     async def run() -> None:
         complaints = []
@@ -77,14 +77,14 @@ def glancing(test: Callable[[Glance], Awaitable[None]], log: Log | Tail) -> None
 
 
 class TestCommitsShow:
-    """On SQLite, where each thread sees at once that anything was committed."""
+    """SQLite, where each thread sees at once that something was committed."""
 
     def test_now(self) -> None:
-        """The position is good for as long as nothing was committed; from that moment on the log must be read."""
+        """A position is good until the next commit; then the log must be read."""
         log = Log(commits_show=True)
 
         async def test(glance: Glance) -> None:
-            assert glance.now() is None  # nothing was looked at yet
+            assert glance.now() is None  # nothing has been read yet
             assert await glance.fresh() == 0
             for _ in range(3):
                 assert glance.now() == 0
@@ -97,7 +97,7 @@ class TestCommitsShow:
         glancing(test, log)
 
     def test_one_look_serves_a_turn_of_the_loop(self) -> None:
-        """Who stood in the loop's queue already is served by one look; who comes behind them has a look of its own."""
+        """One look serves every callback already in the loop's queue; one queued later needs its own."""
         log = Log(commits_show=True)
         seen: list[int | None] = []
 
@@ -108,7 +108,7 @@ class TestCommitsShow:
 
             def first() -> None:
                 seen.append(glance.now())
-                log.commit()  # after the look, and after those who wait already had begun
+                log.commit()  # after the look, and after the queued callbacks had begun
                 loop.call_soon(lambda: seen.append(glance.now()))  # a call that begins now
 
             for work in (first, *[lambda: seen.append(glance.now())] * 3):
@@ -120,7 +120,7 @@ class TestCommitsShow:
         glancing(test, log)
 
     def test_a_refusal_is_not_shared(self) -> None:
-        """That the log must be read is found out by each: the position may be good for the next."""
+        """A negative result is not shared: the position may be good for the next call."""
         log = Log(commits_show=True)
 
         async def test(glance: Glance) -> None:
@@ -131,7 +131,7 @@ class TestCommitsShow:
         glancing(test, log)
 
     def test_a_look_that_began_at_the_same_version_will_do(self) -> None:
-        """Where nothing was committed since a look began, it serves who comes later; else that one has its own."""
+        """A look in progress serves later calls while nothing has been committed since it began."""
         log = Log(commits_show=True, held=True)
 
         async def test(glance: Glance) -> None:
@@ -151,7 +151,7 @@ class TestCommitsShow:
         glancing(test, log)
 
     def test_a_commit_while_looking(self) -> None:
-        """What is committed after a look began is not taken for seen, though that look ends later."""
+        """A commit during a look does not count as seen when the look ends."""
         log = Log(commits_show=True, held=True)
 
         async def test(glance: Glance) -> None:
@@ -165,7 +165,7 @@ class TestCommitsShow:
         glancing(test, log)
 
     def test_away(self) -> None:
-        """A database that does not even say whether anything was committed is told as away, and not for ever."""
+        """If even the version cannot be read, calls raise StoreUnavailable, and succeed once it can be read."""
         log = Log(commits_show=True)
 
         async def test(glance: Glance) -> None:
@@ -183,10 +183,10 @@ class TestCommitsShow:
 
 
 class TestCommitsDoNotShow:
-    """On PostgreSQL, where only a look tells what others have committed."""
+    """PostgreSQL, where only a look shows what others have committed."""
 
     def test_now(self) -> None:
-        """What is known is told, and no more is asked."""
+        """A confirmed position is returned without a look."""
         log = Log(commits_show=False)
         log.confirmed, log.position = True, 5
 
@@ -196,13 +196,13 @@ class TestCommitsDoNotShow:
             assert glance.now(at_least=6) is None
             assert glance.now(exactly=True) is None
             log.confirmed = False
-            assert glance.now() is None  # and what was known in the same turn of the loop is not told on
+            assert glance.now() is None  # not even in the same turn of the loop
             assert log.looks == log.versions == 0
 
         glancing(test, log)
 
     def test_a_look_that_began_before_the_call_does_not_serve_it(self) -> None:
-        """Who comes while a look is under way waits for the next one, which serves all that came meanwhile."""
+        """A call during a look waits for the next one, which serves all calls that arrived meanwhile."""
         log = Log(commits_show=False, held=True)
 
         async def test(glance: Glance) -> None:
@@ -223,7 +223,7 @@ class TestCommitsDoNotShow:
         glancing(test, log)
 
     def test_one_look_at_a_time(self) -> None:
-        """However many come and go, there is one look under way and one that waits for it."""
+        """However many calls come and go, at most one look runs and one waits."""
         log = Log(commits_show=False, held=True)
 
         async def test(glance: Glance) -> None:
@@ -242,7 +242,7 @@ class TestCommitsDoNotShow:
         glancing(test, log)
 
     def test_away(self) -> None:
-        """A look that fails fails for those it was for; the next one is a look of its own."""
+        """A failed look fails for the calls that it serves; the next call gets a new look."""
         log = Log(commits_show=False, held=True)
 
         async def test(glance: Glance) -> None:
@@ -264,7 +264,7 @@ class TestCommitsDoNotShow:
 @pytest.mark.parametrize("commits_show", [True, False])
 @pytest.mark.parametrize("away", [False, True])
 def test_gone(commits_show: bool, away: bool) -> None:
-    """Who leaves takes the look from nobody else, and one that nobody waits for any more disturbs nobody."""
+    """A cancelled call does not cancel the look for others, and a look without callers disturbs none."""
     log = Log(commits_show, held=True)
 
     async def test(glance: Glance) -> None:
@@ -289,7 +289,7 @@ def test_gone(commits_show: bool, away: bool) -> None:
 
 
 def test_what_another_process_changed(store: Store, domain: Domain, database_url: str) -> None:
-    """A change by another server that returned before the look is in it, on each database."""
+    """A look contains every change that another server committed before it, on each kind of database."""
     theirs = open_store(database_url)
     other = Domain(theirs, domain.clock)
 

@@ -1,4 +1,4 @@
-"""The health service, by itself."""
+"""The health service, without a server."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -22,12 +22,12 @@ OURS = "tumbler.v1.ApiKeyService"
 
 
 def asking(service: str) -> bytes:
-    """Return the request that asks for a service."""
+    """Return the serialized request for a service."""
     return bytes(health_pb2.HealthCheckRequest(service=service).SerializeToString())
 
 
 class Asking(Context):
-    """What gRPC gives the handler of a call; without a message, one of which none comes until ``send``."""
+    """The context that gRPC gives a call's handler. Without ``message``, none arrives until the test sets one."""
 
     def __init__(self, message: Any = None, peer: str = "ipv4:127.0.0.1:40000") -> None:
         super().__init__(peer, b"")
@@ -39,7 +39,7 @@ class Asking(Context):
         return await self.message
 
     async def next(self) -> str:
-        """Return the name of the status that is told next."""
+        """Return the name of the next status sent."""
         return told(await asyncio.wait_for(self.written.get(), PATIENCE))
 
 
@@ -51,21 +51,21 @@ def told(answer: bytes) -> str:
 
 
 def begin(server: Health, method: str, context: Context) -> "asyncio.Task[Any]":
-    """Begin a call, as gRPC would."""
+    """Start a call, as gRPC would."""
     call = server.service(SimpleNamespace(method=f"/{health.SERVICE}/{method}"))
     assert call is not None
     return asyncio.ensure_future((call.stream_stream or call.stream_unary)(None, context))
 
 
 async def begin_in(server: Health, context: Context) -> None:
-    """Serve a Check in the task that runs."""
+    """Serve a Check in the current task."""
     call = server.service(SimpleNamespace(method=f"/{health.SERVICE}/Check"))
     assert call is not None
     await call.stream_unary(None, context)
 
 
 async def ended(task: "asyncio.Task[Any]", context: Context) -> Any:
-    """Return what a call returned. Raises ``Refused``."""
+    """Return a call's result. Raises ``Refused``."""
     try:
         return await asyncio.wait_for(task, PATIENCE)
     except _Aborted:
@@ -79,7 +79,7 @@ async def check(server: Health, service: str | bytes = "") -> str:
 
 
 def healthy(test: Callable[[Health], Awaitable[None]]) -> None:
-    """Run a test on a loop with a health service of its own."""
+    """Run a test on a loop with its own health service."""
 
     async def run() -> None:
         await asyncio.wait_for(test(Health(OURS, Shedding())), PATIENCE)
@@ -88,7 +88,7 @@ def healthy(test: Callable[[Health], Awaitable[None]]) -> None:
 
 
 def test_check() -> None:
-    """The server and its service are NOT_SERVING until it is said otherwise; the process lives in any case."""
+    """The server and its service are NOT_SERVING until reported otherwise; liveness is always SERVING."""
 
     async def test(server: Health) -> None:
         for serving, expected in ((None, "NOT_SERVING"), (True, "SERVING"), (False, "NOT_SERVING")):
@@ -102,7 +102,7 @@ def test_check() -> None:
 @pytest.mark.parametrize("serving", [True, False])
 @pytest.mark.parametrize("changing", [True, False])
 def test_changes(serving: bool, changing: bool) -> None:
-    """Where changes cannot be made, only the name that is for it says so, to who asks and who watches."""
+    """If changes cannot be made, only the name for changes is NOT_SERVING, to Check and to Watch."""
 
     async def test(server: Health) -> None:
         server.say_serving(True)
@@ -128,7 +128,7 @@ def test_changes(serving: bool, changing: bool) -> None:
 
 
 def test_watch() -> None:
-    """Who watches is told the status at once and then each change, and nothing twice."""
+    """A Watch gets the current status at once and then each change, without repetition."""
 
     async def test(server: Health) -> None:
         watching = [Asking(asking(name)) for name in ("", OURS, LIVENESS, "no.such.Service")]
@@ -147,7 +147,7 @@ def test_watch() -> None:
 
 
 def test_goodbye() -> None:
-    """A server that stops says NOT_SERVING for good, ends its streams, and cannot be called healthy any more."""
+    """A stopping server reports NOT_SERVING, ends its streams, and never reports SERVING again."""
 
     async def test(server: Health) -> None:
         server.say_serving(True)
@@ -167,7 +167,7 @@ def test_goodbye() -> None:
 
 
 def test_goodbye_during_a_write() -> None:
-    """A server that stops while a status is on its way says NOT_SERVING all the same before the stream ends."""
+    """If the server stops during a write, the stream still gets NOT_SERVING before it ends."""
 
     class Leaving(Asking):
         async def write(self, message: bytes) -> None:
@@ -198,7 +198,7 @@ def test_goodbye_during_a_write() -> None:
     ids=["unknown", "undecodable", "too large", "none"],
 )
 def test_refused(message: Any, code: str, reason: str | None) -> None:
-    """A Check of what there is not, or that is none, is told so; what was asked for is not said back."""
+    """A bad Check, or one of an unknown service, is refused, and the error does not quote the name."""
 
     async def test(server: Health) -> None:
         context = Asking(message)
@@ -214,7 +214,7 @@ def test_refused(message: Any, code: str, reason: str | None) -> None:
 
 @pytest.mark.parametrize("method", ["Check", "Watch"])
 def test_too_slow(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever sends headers and nothing else is ended after as many seconds as there are for sending."""
+    """A caller that sends no message is refused when the time for sending is over."""
     monkeypatch.setattr(shares, "SECONDS_TO_SEND", Limit("patience", 0, "seconds", ""))
 
     async def test(server: Health) -> None:
@@ -228,7 +228,7 @@ def test_too_slow(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("method", "crowd"), [("Check", shares.OPEN_CROWD), ("Watch", shares.HEALTH_WATCH_CROWD)])
 def test_bounds(method: str, crowd: shares.CrowdLimit) -> None:
-    """A connection has so many calls at a time; beyond that it is refused, while another is served."""
+    """A connection's calls above its maximum are refused, while another connection's are served."""
 
     async def test(server: Health) -> None:
         open_calls = [begin(server, method, Asking()) for _ in range(crowd.most_each)]
@@ -253,7 +253,7 @@ def test_bounds(method: str, crowd: shares.CrowdLimit) -> None:
 
 
 def test_who_keeps_the_question_back_makes_room() -> None:
-    """Where callers who say nothing have all places, the oldest of them goes for one who asks."""
+    """If silent callers hold all places, a caller that sends its request takes the place of the oldest."""
 
     async def test(server: Health) -> None:
         server.say_serving(True)
@@ -273,15 +273,15 @@ def test_who_keeps_the_question_back_makes_room() -> None:
 
 @pytest.mark.parametrize("name", ["", "no such service", "x" * 300], ids=["an answer", "a status", "a refusal"])
 def test_who_does_not_take_the_answer_makes_room(name: str) -> None:
-    """Where callers who do not take their answers have all places, the oldest of them is cut off for one who asks.
+    """If callers that do not read their answers hold all places, the oldest is cut off for a new one.
 
-    So it is where the answer is that there is no such service, or that the question is too long.
+    This includes answers for an unknown service and for a request that is too long.
     """
 
     async def test(server: Health) -> None:
         server.say_serving(True)
 
-        async def check_unread(number: int) -> None:  # as gRPC does, whose task goes on until the answer is taken
+        async def check_unread(number: int) -> None:  # as gRPC does: its task runs until the answer is read
             context = Asking(asking(name), peer=f"ipv4:192.0.2.1:{number}")
             context.abort = lambda *_: asyncio.Event().wait()  # type: ignore[method-assign,assignment,return-value]
             await begin_in(server, context)
@@ -310,7 +310,7 @@ def test_who_does_not_take_the_answer_makes_room(name: str) -> None:
     ids=["Check", "Watch", "reflection"],
 )
 def test_late_refusals(path: str, crowd: shares.CrowdLimit) -> None:
-    """An address that opens one call too many over and over hears late that it is refused; until then it waits."""
+    """If an address repeatedly opens too many calls, its refusals are delayed."""
 
     async def test() -> None:
         shed = Shedding()
@@ -338,7 +338,7 @@ def test_late_refusals(path: str, crowd: shares.CrowdLimit) -> None:
 
 @pytest.mark.parametrize("later", range(5))
 def test_reset_in_the_moment_of_its_request(later: int) -> None:
-    """A stream that is reset in the very moment in which its message comes ends, whichever is heard of first."""
+    """A stream that is reset just as its request arrives ends, whichever is processed first."""
 
     async def test(server: Health) -> None:
         context = Asking()

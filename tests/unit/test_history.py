@@ -1,4 +1,4 @@
-"""Reading the audit trail from a time on."""
+"""Reading the audit trail from an instant on."""
 
 from typing import Any, cast
 
@@ -13,12 +13,12 @@ from tumbler_server.store.database import Store
 
 
 def timed(store: Store, clock: FrozenClock, *seconds: int) -> None:
-    """Append events that were made so many seconds from now."""
+    """Append events made this many seconds from now."""
     append(store, *(change(number, time=clock.now + second * SECOND) for number, second in enumerate(seconds)))
 
 
 def since(store: Store, clock: FrozenClock, second: int) -> list[int]:
-    """Return the revisions of the events since so many seconds from now."""
+    """Return the revisions of the events since this many seconds from now."""
     return [event.revision for event in history.read(store, Filter(since=clock.now + second * SECOND), None, 1_000)]
 
 
@@ -27,34 +27,34 @@ class TestSince:
 
     @pytest.mark.parametrize("second", range(-1, 7))
     def test_every_instant(self, store: Store, clock: FrozenClock, second: int) -> None:
-        """Wherever in the log, before it or after it, exactly the events at or after the instant are read."""
+        """For an instant before, in or after the log, exactly the events at or after it are read."""
         seconds = [0, 1, 1, 2, 4, 5]
         timed(store, clock, *seconds)
         expected = [place + 1 for place, made in enumerate(seconds) if made >= second]
         assert since(store, clock, second) == expected
 
     def test_empty(self, store: Store, clock: FrozenClock) -> None:
-        """In an empty log there are none."""
+        """An empty log has none."""
         assert since(store, clock, 0) == []
 
     @pytest.mark.parametrize("second", [-100_000, 0, 600, 1_800, 3_600, 4_000, 100_000])
     @pytest.mark.parametrize("apart", [1, 599])
     def test_clocks_that_differ(self, store: Store, clock: FrozenClock, apart: int, second: int) -> None:
-        """Where two servers' clocks are less than ten minutes apart, none is missed and none comes that is too old."""
+        """If two servers' clocks differ by less than ten minutes, no event is missed and none is too old."""
         seconds = [place * 60 - apart * (place % 3 == 1) for place in range(70)]
         timed(store, clock, *seconds)
         assert since(store, clock, second) == [place + 1 for place, made in enumerate(seconds) if made >= second]
 
     @pytest.mark.parametrize("removed", [1, 3, 5])
     def test_removed(self, store: Store, clock: FrozenClock, removed: int) -> None:
-        """Where the log's beginning is not kept any more, the rest is found just so."""
+        """If the log's oldest events have been removed, the others are found in the same way."""
         timed(store, clock, *range(6))
         remove(store, removed)
         assert since(store, clock, -1_000) == list(range(removed + 1, 7))
         assert since(store, clock, 5) == [6]
 
     def test_few_reads(self, store: Store, clock: FrozenClock) -> None:
-        """The place is found by a few look-ups of single events, and nothing before it is read."""
+        """The position is found by a few reads of single events, and no event before it is listed."""
         timed(store, clock, *(place * 3_600 for place in range(1_000)))
         asked: list[tuple[str, Any]] = []
 
@@ -73,13 +73,13 @@ class TestSince:
         assert parameters[0] == 900
 
     def test_no_search_on_later_pages(self, store: Store, clock: FrozenClock) -> None:
-        """Where a page continues another, its place is known."""
+        """A page that continues another does not search."""
         timed(store, clock, *range(5))
         assert [event.revision for event in history.read(store, Filter(since=clock.now), 3, 10)] == [4, 5]
 
 
 def test_long_pages(store: Store) -> None:
-    """A page of more events than one query reads is whole, in order and no longer than asked."""
+    """A page of more events than one query returns is complete, in order and not too long."""
     append(store, *(change(number) for number in range(450)))
     read = [event.revision for event in history.read(store, Filter(), 3, 420)]
     assert read == list(range(4, 424))
@@ -87,7 +87,7 @@ def test_long_pages(store: Store) -> None:
 
 
 def test_read_as_taken(store: Store) -> None:
-    """No more is read than somebody takes: a few large events fill an answer."""
+    """Events are read only as they are consumed, because a few large ones fill an answer."""
     append(store, *(change(number) for number in range(450)))
     asked: list[str] = []
 
@@ -103,7 +103,7 @@ def test_read_as_taken(store: Store) -> None:
 
 
 def test_removed_while_searching(store: Store, clock: FrozenClock) -> None:
-    """Events that go while their place is searched for count as older than all that are kept."""
+    """Events removed during the search count as older than all that remain."""
     timed(store, clock, *(place * 3_600 for place in range(8)))
 
     class Shrinking:

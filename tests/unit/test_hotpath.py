@@ -1,4 +1,4 @@
-"""Who waits for bcrypt, and for which run of it."""
+"""Which calls wait for bcrypt, and which share a run."""
 
 import asyncio
 import dataclasses
@@ -26,13 +26,13 @@ PARSED = cast("ParsedKey", None)
 
 
 def presented(key_id: str, half: str = "right", project: str = "acme", **fields: Any) -> Doubtful:
-    """Return a presented key that only bcrypt can prove, with its record as this call has read it."""
+    """Return a presented key that only bcrypt can prove, with the record that this call has read."""
     asked = Unknown(f"{key_id}/{half}", key_id, f"{key_id}/{half}".encode(), PARSED)
     return Doubtful(asked, Key(id=key_id, project_id=project, **fields), SEALED, 0)
 
 
 class Prover:
-    """Stands in for the verifier: each run of bcrypt lasts until it is let go."""
+    """A fake verifier: each run of bcrypt blocks until the test releases it."""
 
     def __init__(self) -> None:
         self.runs: list[str] = []
@@ -53,7 +53,7 @@ class Prover:
 
 
 class Records:
-    """Stands in for the reads of records: what is asked for is there at once."""
+    """A fake reader of records that answers at once."""
 
     def __init__(self) -> None:
         self.read: dict[str, Doubtful] = {}
@@ -63,7 +63,7 @@ class Records:
 
 
 class Away:
-    """Stands in for a glance at a database that is away, at the first question or only when the log is read."""
+    """A fake glance at a database that is away, at the first question or only when the log is read."""
 
     def __init__(self, at_once: bool) -> None:
         self.at_once = at_once
@@ -89,19 +89,19 @@ class Path:
         )
 
     def find(self, doubtful: Doubtful) -> "asyncio.Task[Key | None]":
-        """Begin a call that presents a key."""
+        """Start a call that presents a key."""
         self.records.read[doubtful.asked.text] = doubtful
         return asyncio.ensure_future(self.hotpath.find(doubtful.asked, "a caller"))
 
     async def runs(self, *texts: str) -> None:
-        """Wait until these runs have begun, and see that no others have."""
+        """Wait until exactly these runs have begun."""
         await soon(lambda: len(self.prover.runs) >= len(texts))
         await turns()
         assert sorted(self.prover.runs) == sorted(texts)
 
 
 def on_path(test: Callable[[Path], Awaitable[None]], places: int = 4, share: int = 4, waiting: int = 8) -> None:
-    """Run a test on a loop with a hot path of its own."""
+    """Run a test on a loop with its own hot path."""
     complaints = []
 
     async def run() -> None:
@@ -122,7 +122,7 @@ def on_path(test: Callable[[Path], Awaitable[None]], places: int = 4, share: int
 
 @pytest.mark.parametrize(("secret", "proven"), [("right", True), ("wrong", False)])
 def test_a_run_is_shared(secret: str, proven: bool) -> None:
-    """Callers who present the same key while it is being proven share one run, whatever it says."""
+    """Calls that present the same key during its proof share one run, whatever its result."""
 
     async def test(path: Path) -> None:
         calls = [path.find(presented("k", secret)) for _ in range(3)]
@@ -138,7 +138,7 @@ def test_a_run_is_shared(secret: str, proven: bool) -> None:
 
 
 def test_a_record_is_not_shared() -> None:
-    """Who joins a run answers by the record that it read itself: the other may have read it before a Revoke."""
+    """A call that joins a run answers with its own record, because the other's may predate a Revoke."""
 
     async def test(path: Path) -> None:
         before = presented("k")
@@ -156,7 +156,7 @@ def test_a_record_is_not_shared() -> None:
 
 
 def test_secrets_of_a_key() -> None:
-    """So many secrets of one key are checked at a time; another one is refused, while other keys are proven."""
+    """At most two secrets of one key are checked at a time; a third is refused, and other keys are not affected."""
     assert PROOFS_OF_A_KEY.most == 2
 
     async def test(path: Path) -> None:
@@ -166,7 +166,7 @@ def test_secrets_of_a_key() -> None:
             with pytest.raises(Overloaded) as raised:
                 await path.find(presented("k"))
             assert raised.value.retry_after > 0
-        calls.append(path.find(presented("k", "wrong")))  # joins
+        calls.append(path.find(presented("k", "wrong")))  # joins a run
         calls.append(path.find(presented("other")))
         await path.runs("k/wrong", "k/also wrong", "other/right")
         path.prover.go.release(3)
@@ -179,7 +179,7 @@ def test_secrets_of_a_key() -> None:
 
 
 def test_a_run_that_its_callers_left_counts() -> None:
-    """A run goes on when its last caller leaves, and counts until it ends: to leave and come again gets nobody more."""
+    """A run continues when its last caller leaves, and counts against the key's maximum until it ends."""
 
     async def test(path: Path) -> None:
         for secret in ("wrong", "also wrong"):
@@ -190,7 +190,7 @@ def test_a_run_that_its_callers_left_counts() -> None:
             assert gone.cancelled()
         with pytest.raises(Overloaded):
             await path.find(presented("k"))
-        joins = path.find(presented("k", "wrong"))  # it can still be of use
+        joins = path.find(presented("k", "wrong"))  # the run can still be shared
         await turns()
         path.prover.go.release(2)
         assert await joins is None
@@ -203,7 +203,7 @@ def test_a_run_that_its_callers_left_counts() -> None:
 
 
 def test_the_last_one_who_waits() -> None:
-    """A run that waits for its place is given up when its last caller leaves, and not before."""
+    """A run that waits for a place is dropped when its last caller leaves, and not before."""
 
     async def test(path: Path) -> None:
         busy = path.find(presented("busy"))
@@ -216,7 +216,7 @@ def test_the_last_one_who_waits() -> None:
         waiting[1].cancel()
         await turns()
         assert not path.hotpath._of_a_key["k"]
-        another = path.find(presented("another"))  # one may wait: there is room again
+        another = path.find(presented("another"))  # the queue has room for one again
         await turns()
         path.prover.go.release(2)
         assert await busy
@@ -227,7 +227,7 @@ def test_the_last_one_who_waits() -> None:
 
 
 def test_who_comes_after_the_last_one_left() -> None:
-    """Who presents a key right after the last caller has left gets a run of its own, not the one that was given up."""
+    """A call that arrives just after the last caller left gets its own run, not the dropped one."""
 
     async def test(path: Path) -> None:
         busy = path.find(presented("busy"))
@@ -245,7 +245,7 @@ def test_who_comes_after_the_last_one_left() -> None:
 
 
 def test_no_room() -> None:
-    """Where too many wait for bcrypt all who share the run are refused, and nothing is kept of it."""
+    """If the queue for bcrypt is full, all calls that share the run are refused, and nothing of it remains."""
 
     async def test(path: Path) -> None:
         calls = [path.find(presented("a"))]
@@ -261,7 +261,7 @@ def test_no_room() -> None:
 
 
 def test_a_project_does_not_take_all_places() -> None:
-    """A project whose keys are being proven leaves a place to others."""
+    """A project leaves places in the lane for other projects."""
 
     async def test(path: Path) -> None:
         calls = [path.find(presented(f"k{number}")) for number in range(3)]
@@ -276,7 +276,7 @@ def test_a_project_does_not_take_all_places() -> None:
 
 @pytest.mark.parametrize("gone", [False, True])
 def test_a_run_that_fails(gone: bool) -> None:
-    """A run that fails fails for all who share it; where all have left, for nobody."""
+    """A failed run fails for all calls that share it; if they have left, the failure is dropped."""
 
     async def test(path: Path) -> None:
         path.prover.failure = ZeroDivisionError()
@@ -296,7 +296,7 @@ def test_a_run_that_fails(gone: bool) -> None:
 
 
 def test_no_secret_is_shown() -> None:
-    """What a presented key is carried in shows its id at the most, wherever it may be printed."""
+    """The repr of a presented key contains at most its id."""
     text = generate("tmb").text
     asked = Unknown(text, keyformat.parse(text).id, b"tag", keyformat.parse(text))
     doubtful = Doubtful(asked, Key(id=asked.id, project_id="acme"), Sealed("hash", b"digest", "pepper"), 0)
@@ -308,7 +308,7 @@ def test_no_secret_is_shown() -> None:
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_an_older_view_where_that_is_allowed(at_once: bool) -> None:
-    """Where the database is away the operator's --stale-if-error counts, at whichever question it fails to answer."""
+    """While the database is away, --stale-if-error applies, whichever question fails."""
     prover = Prover()
     hotpath = HotPath(
         cast("Verifier", prover), cast("Glance", Away(at_once)), cast("Gathering", None), cast("Lane", None)

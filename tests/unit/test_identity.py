@@ -1,4 +1,4 @@
-"""Whether a SQLite database's files are still those that were opened, as a store finds it out."""
+"""How a store detects that a SQLite database's files have been replaced."""
 
 import shutil
 import threading
@@ -17,7 +17,7 @@ from tumbler_server.store.models import LogHeadRow
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Name a database in a folder of its own."""
+    """Return a database's path in its own folder."""
     folder = tmp_path / "data"
     folder.mkdir()
     return folder / "tumbler.db"
@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """Give a store that looks only as it commits and connects, and not now and then."""
+    """Yield a store that checks only when it commits and connects, not periodically."""
     monkeypatch.setattr(identity, "LOOK", 1e9)
     store = new_store(f"sqlite:///{file}")
     yield store
@@ -34,19 +34,19 @@ def store(file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 @pytest.fixture
 def other(file: Path, store: Store) -> Path:
-    """Give a database that is like it, but another."""
+    """Return another database with the same schema."""
     other = file.with_name("other.db")
     new_store(f"sqlite:///{other}").close()
     return other
 
 
 def count_up(transaction: Transaction) -> None:
-    """Add one to the log's head."""
+    """Increment the log's head."""
     transaction.run(LogHeadRow.update(revision=LogHeadRow.revision + 1))
 
 
 def refused(call: Callable[[], object]) -> StoreUnavailable:
-    """Call, and return how it was refused."""
+    """Call, and return the StoreUnavailable raised."""
     with pytest.raises(StoreUnavailable) as failed:
         call()
     assert failed.value.cause is Cause.REPLACED
@@ -54,7 +54,7 @@ def refused(call: Callable[[], object]) -> StoreUnavailable:
 
 
 def test_before_a_commit(store: Store, file: Path, other: Path) -> None:
-    """What finds the file replaced before it commits is not made, and told so; nothing is begun after that."""
+    """If the file is replaced before a commit, the change is reported as not made, and later calls are refused."""
     told: list[str] = []
     store.on_loss = told.append
 
@@ -73,7 +73,7 @@ def test_before_a_commit(store: Store, file: Path, other: Path) -> None:
 
 
 def test_during_a_commit(store: Store, file: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was committed into a file that is not at its path any more is not told to be made."""
+    """A commit to a file that is no longer at its path is reported as unknown."""
     database = store._backend.database
     commit = database.commit
 
@@ -89,7 +89,7 @@ def test_during_a_commit(store: Store, file: Path, other: Path, monkeypatch: pyt
 def test_another_thread_does_not_open_the_other_file(
     store: Store, file: Path, other: Path, ask: Callable[[Store], object]
 ) -> None:
-    """A thread that connects later does not answer from another file than those before it."""
+    """A thread that connects later does not read another file than earlier threads."""
     before = file.stat().st_ino
     other.replace(file)
     with ThreadPoolExecutor(1) as threads:
@@ -99,7 +99,7 @@ def test_another_thread_does_not_open_the_other_file(
 
 
 def test_now_and_then(store: Store, file: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that only reads finds it out some times a second."""
+    """A process that only reads checks periodically."""
     assert store.read("SELECT revision FROM log_head") == [(0,)]
     other.replace(file)
     monkeypatch.setattr(identity, "LOOK", 0.0)
@@ -108,7 +108,7 @@ def test_now_and_then(store: Store, file: Path, other: Path, monkeypatch: pytest
 
 
 def test_a_link(tmp_path: Path) -> None:
-    """Where the path is a link that leads elsewhere from now on, it is another database."""
+    """A link that points elsewhere leads to another database."""
     link = tmp_path / "current.db"
     one, two = tmp_path / "one.db", tmp_path / "two.db"
     for file in (two, one):
@@ -123,7 +123,7 @@ def test_a_link(tmp_path: Path) -> None:
 
 
 def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path that was relative means the folder of that time."""
+    """A relative path is resolved when the store is opened."""
     monkeypatch.chdir(tmp_path)
     store = new_store("sqlite:///a.db")
     (tmp_path / "elsewhere").mkdir()
@@ -133,7 +133,7 @@ def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_new_logs_after_the_last_connection(store: Store, file: Path) -> None:
-    """SQLite removes its logs with the last connection and makes new ones: that is no replacement."""
+    """SQLite removes its WAL with the last connection and creates a new one, which is no replacement."""
     store.close()
     late = open_store(f"sqlite:///{file}")
     for _ in range(3):
@@ -145,7 +145,7 @@ def test_new_logs_after_the_last_connection(store: Store, file: Path) -> None:
 
 
 def test_threads_that_come_and_go(store: Store) -> None:
-    """Nor is it one that threads, with their connections, come and go at the same time as others write."""
+    """Threads whose connections open and close during writes are no replacement."""
     over = threading.Event()
 
     def come_and_go() -> None:
@@ -165,7 +165,7 @@ def test_threads_that_come_and_go(store: Store) -> None:
 
 
 def test_what_was_copied_over(store: Store, file: Path, other: Path) -> None:
-    """A file whose content was replaced is another one too, and its log is put aside."""
+    """A file whose content was overwritten is another database, and its WAL is put aside."""
     store.write(count_up)
     store.write(count_up)
     shutil.copyfile(other, file)

@@ -1,4 +1,4 @@
-"""The import ladder: which room may know which (docs/architecture.md, "Rooms")."""
+"""The import ladder: which room may import which (docs/architecture.md, "Rooms")."""
 
 import ast
 from collections.abc import Iterator
@@ -34,11 +34,11 @@ KNOWN_TO = {
     "psycopg": ("store",),
     "typer": ("config", "auditing", "commands"),
 }
-"""Packages, and the rooms or files that may import them; any other package is known to whoever needs it."""
+"""Packages, and the rooms or files that may import them; other packages may be imported anywhere."""
 
 
 def imports(file: Path) -> Iterator[str]:
-    """Return the full names of all that a module imports, wherever in it, and whatever way it is written."""
+    """Yield the full names of all that a module imports, at any place and in any form."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -48,7 +48,7 @@ def imports(file: Path) -> Iterator[str]:
 
 
 def room_of(file: Path) -> str:
-    """Return the room that a module is in: its folder, or its own name."""
+    """Return a module's room: its folder, or its own name."""
     return file.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
@@ -57,16 +57,16 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 class TestModule:
-    """What each module imports."""
+    """The imports of each module."""
 
     def test_ladder(self, file: Path) -> None:
-        """A module imports its own room and those below it on the ladder, and never one above."""
+        """A module imports its own room and those before it on the ladder, never one after it."""
         allowed = LADDER[: LADDER.index(room_of(file)) + 1]
         ours = [name.split(".")[1] for name in imports(file) if name.startswith("tumbler_server.")]
         assert [room for room in ours if room not in allowed] == []
 
     def test_packages(self, file: Path) -> None:
-        """GRPC and generated code, bcrypt, and the databases are each known to a few rooms alone."""
+        """Only a few rooms may import gRPC, generated code, bcrypt and the databases."""
         here = (room_of(file), file.relative_to(ROOT).as_posix())
         for name in imports(file):
             for package, known_to in KNOWN_TO.items():
@@ -75,5 +75,5 @@ class TestModule:
 
 
 def test_every_room_is_there() -> None:
-    """The ladder names the rooms that there are, and no other."""
+    """The ladder has exactly the existing rooms."""
     assert {room_of(file) for file in FILES} == set(LADDER)

@@ -24,17 +24,17 @@ keys = st.builds(keyformat.build, prefixes, ids, secrets)
 
 
 def text_of(vector):
-    """Return a row's key, written out."""
+    """Return a row's key as a string."""
     key = vector["key"]
     return key if isinstance(key, str) else key["repeat"][0] * key["repeat"][1]
 
 
 class TestVectors:
-    """The rows that every client of Tumbler is held against."""
+    """The vectors that every Tumbler client must pass."""
 
     @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
     def test_row(self, vector):
-        """Each row is well formed or not, and its parts are found, as the file says."""
+        """Each row is well formed or not, and parses into its parts, as the file says."""
         text = text_of(vector)
         assert keyformat.is_well_formed(text) is vector["well_formed"]
         if vector["well_formed"]:
@@ -51,33 +51,33 @@ class TestVectors:
 
     @pytest.mark.parametrize("vector", [v for v in VECTORS if v["well_formed"]], ids=lambda vector: vector["name"])
     def test_scanner_pattern(self, vector):
-        """The pattern for secret scanners finds each well-formed key in the middle of a line, whole."""
+        """The pattern for secret scanners finds each well-formed key within a line, completely."""
         assert keyformat.PATTERN.findall(f'set "{vector["key"]}";') == [vector["key"]]
 
 
 class TestParse:
-    """Taking a key apart."""
+    """Parsing a key."""
 
     @given(prefixes, ids, secrets)
     def test_round_trip(self, prefix, key_id, secret):
-        """What build joined, parse finds again."""
+        """The function parse returns what build joined."""
         key = keyformat.build(prefix, key_id, secret)
         assert len(key) <= keyformat.MAX_LENGTH
         assert keyformat.parse(key) == keyformat.ParsedKey(prefix, key_id, secret)
 
     def test_key_prefix(self):
-        """The key's prefix for lists is everything before the secret, the underscore too."""
+        """The key prefix for lists is everything before the secret, including the underscore."""
         assert keyformat.parse(KEY).key_prefix == f"acme_live_{KEY_ID}_"
 
     def test_repr_hides_the_secret(self):
-        """Printing a parsed key never shows its secret."""
+        """The repr of a parsed key does not contain its secret."""
         secret = "S" * keyformat.SECRET_LENGTH
         parsed = keyformat.parse(keyformat.build("tmb", KEY_ID, secret))
         assert repr(parsed) == str(parsed) == f"ParsedKey(prefix='tmb', id='{KEY_ID}')"
         assert parsed.secret == secret
 
     def test_frozen(self):
-        """A parsed key cannot be changed."""
+        """A parsed key is immutable."""
         with pytest.raises(AttributeError):
             keyformat.parse(KEY).id = "other"
 
@@ -91,7 +91,7 @@ class TestParse:
         ],
     )
     def test_message(self, text, message):
-        """The message says what is wrong, and neither it nor its cause repeats the text."""
+        """The message says what is wrong, and neither it nor its cause contains the text."""
         with pytest.raises(keyformat.MalformedKey, match=message) as caught:
             keyformat.parse(text)
         assert text.strip() not in str(caught.value)
@@ -100,7 +100,7 @@ class TestParse:
 
     @given(st.text())
     def test_any_text(self, text):
-        """Whatever the text, the answer is a key or MalformedKey, and the two functions agree."""
+        """For any text, parse returns a key or raises MalformedKey, and both functions agree."""
         try:
             keyformat.parse(text)
         except keyformat.MalformedKey:
@@ -110,18 +110,18 @@ class TestParse:
 
 
 class TestTypingErrors:
-    """What the check is for: CRC-32 finds every error within 32 neighbouring bits."""
+    """The checksum's purpose: CRC-32 finds every error within 32 adjacent bits."""
 
     @given(keys, st.data())
     def test_one_character_changed(self, key, data):
-        """A key with any one character replaced is rejected."""
+        """A key with any one character replaced is refused."""
         place = data.draw(st.integers(0, len(key) - 1))
         other = data.draw(st.sampled_from(keyformat.ALPHABET + "_- ").filter(lambda c: c != key[place]))
         assert not keyformat.is_well_formed(key[:place] + other + key[place + 1 :])
 
     @given(keys, st.data())
     def test_neighbours_changed_about(self, key, data):
-        """A key with two different neighbours changed about is rejected, be they before the check or in it."""
+        """A key with two different neighbours swapped is refused, before the checksum or in it."""
         check_begins = len(key) - keyformat.CHECK_LENGTH
         swappable = [i for i in range(len(key) - 1) if key[i] != key[i + 1] and i + 1 != check_begins]
         place = data.draw(st.sampled_from(swappable))
@@ -130,18 +130,18 @@ class TestTypingErrors:
 
     @given(keys, st.data())
     def test_one_character_missing(self, key, data):
-        """A key that lacks its end, however much of it, is rejected."""
+        """A key that lacks any number of characters at its end is refused."""
         assert not keyformat.is_well_formed(key[: data.draw(st.integers(0, len(key) - 1))])
 
     def test_every_single_change(self):
-        """Of one key, each of its single-character changes is rejected."""
+        """Every single-character change of one key is refused."""
         for place, right in enumerate(KEY):
             for wrong in set(keyformat.ALPHABET + "_") - {right}:
                 assert not keyformat.is_well_formed(KEY[:place] + wrong + KEY[place + 1 :])
 
 
 class TestBuild:
-    """Joining the parts."""
+    """Building a key."""
 
     @pytest.mark.parametrize(
         ("part", "arguments"),
@@ -157,7 +157,7 @@ class TestBuild:
         ],
     )
     def test_bad_part(self, part, arguments):
-        """A part that is not of its form is refused by name, and never shown."""
+        """An invalid part is refused with its name, and its value is not shown."""
         with pytest.raises(ValueError, match=part) as caught:
             keyformat.build(*arguments)
         assert SECRET[:20] not in str(caught.value)
@@ -167,25 +167,25 @@ class TestBuild:
         [("tmb", True), ("acme_live", True), ("a", False), ("acme_", False), ("a_b", False), ("acmé", False)],
     )
     def test_valid_prefix(self, prefix, valid):
-        """A prefix is valid by the contract's pattern, as a whole."""
+        """A prefix is valid if all of it matches the contract's pattern."""
         assert keyformat.valid_prefix(prefix) is valid
 
 
 class TestChecksum:
-    """The check itself."""
+    """The checksum."""
 
     @pytest.mark.parametrize(
         ("text", "check"),
-        # CRC-32 of nothing is 0; of the standard's check string "123456789" it is 0xCBF43926 = 3421780262.
+        # The CRC-32 of nothing is 0; that of the standard's check string "123456789" is 0xCBF43926 = 3421780262.
         [("", "000000"), ("123456789", "3jZRME")],
     )
     def test_known(self, text, check):
-        """The check is the CRC-32 of the standard, in base 62."""
+        """The checksum is the standard CRC-32 in base 62."""
         assert keyformat.checksum(text) == check
 
     def test_against_int(self):
-        """Read as a number in base 62, the check is the CRC-32, also where it begins with zeros."""
-        generator = random.Random(0)  # noqa: S311 - a fixed sample, no secret
+        """As a base 62 number the checksum equals the CRC-32, also with leading zeros."""
+        generator = random.Random(0)  # noqa: S311 - a fixed sample, not a secret
         for _ in range(1000):
             text = "".join(generator.choices(keyformat.ALPHABET, k=20))
             check = keyformat.checksum(text)
@@ -196,24 +196,24 @@ class TestChecksum:
 
 
 class TestPattern:
-    """The pattern for scanners."""
+    """The pattern for secret scanners."""
 
     def test_is_the_contracts(self):
-        """It is, letter for letter, the pattern that the contract publishes."""
+        """The pattern is exactly the one in the contract."""
         assert keyformat.PATTERN.pattern == (
             r"\b[a-z][a-z0-9]{1,15}(?:_[a-z0-9]{1,15})?_[0-9A-Za-z]{16}_[0-9A-Za-z]{49}\b"
         )
 
     @pytest.mark.parametrize("text", [f"key={KEY}&x=1", f"Bearer {KEY}\r\n", f'{{"key":"{KEY}"}}', f"é{KEY}"])
     def test_hides_keys_in_logs(self, text):
-        """A log filter made of it leaves nothing of the key."""
+        """A log filter that uses the pattern removes the whole key."""
         assert SECRET not in keyformat.PATTERN.sub("***", text)
 
     def test_not_part_of_a_longer_word(self):
-        """A longer run of word characters is no key."""
+        """A key inside a longer run of word characters is not matched."""
         assert keyformat.PATTERN.search(KEY + "0") is None
 
 
 def test_version():
-    """The package says its version, in the form of a release."""
+    """The package's version has the form of a release."""
     assert re.fullmatch(r"\d+\.\d+\.\d+", tumbler.__version__)

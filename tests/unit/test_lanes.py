@@ -1,4 +1,4 @@
-"""Fair shares of places and threads, on a loop."""
+"""Fair shares of places and threads, on an event loop."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ PATIENCE = 30.0
 
 
 async def soon(true: Callable[[], bool]) -> None:
-    """Let the loop turn until something is true."""
+    """Run the loop until a condition is true."""
 
     async def wait() -> None:
         while not true():
@@ -29,13 +29,13 @@ async def soon(true: Callable[[], bool]) -> None:
 
 
 async def turns(number: int = 5) -> None:
-    """Let the loop turn some times: enough for all that can happen without anything from outside."""
+    """Run the loop a few times: enough for everything that needs no outside event."""
     for _ in range(number):
         await asyncio.sleep(0)
 
 
 class Bench:
-    """A lane whose work lasts until it is let go, and what has begun there."""
+    """A lane whose work blocks until released, and the work that has begun."""
 
     def __init__(self, places: int = 2, share: int = 1, waiting: int = 8, waiting_each: int = 4) -> None:
         self.lane = Lane(LaneLimit("test", places, share, waiting, waiting_each))
@@ -43,7 +43,7 @@ class Bench:
         self.ends: dict[str, threading.Event] = {}
 
     def start(self, party: str, name: str) -> "asyncio.Task[str]":
-        """Have a party run something of this name."""
+        """Run work of this name for a party."""
         self.ends[name] = threading.Event()
 
         def work() -> str:
@@ -54,7 +54,7 @@ class Bench:
         return asyncio.ensure_future(self.lane.run(party, work))
 
     async def has_begun(self, *names: str) -> None:
-        """Wait until these have begun, and see that no others have."""
+        """Wait until exactly these have begun."""
         await soon(lambda: len(self.begun) >= len(names))
         await turns()
         assert sorted(self.begun) == sorted(names)
@@ -65,7 +65,7 @@ class Bench:
 
 
 def on_bench(test: Callable[[Bench], Awaitable[None]], **limits: int) -> None:
-    """Run a test on a loop with a lane of its own."""
+    """Run a test on a loop with its own lane."""
 
     async def run() -> None:
         bench = Bench(**limits)
@@ -82,7 +82,7 @@ class TestQueue:
     """A queue in which parties take turns."""
 
     def test_turns(self) -> None:
-        """However much a party has put in, the others have their turn after one item of it."""
+        """However much a party has queued, each other party has its turn after one of its items."""
         queue: FairQueue[int] = FairQueue("test", 100, 100)
         for number in range(4):
             queue.put("greedy", number)
@@ -93,7 +93,7 @@ class TestQueue:
         assert queue.take() is None
 
     def test_passed_over(self) -> None:
-        """A party that is not allowed one now keeps its place, and is the next that is."""
+        """A party that may not run now keeps its turn, and is the next one that may."""
         queue: FairQueue[int] = FairQueue("test", 100, 100)
         for party in ("first", "second", "third"):
             queue.put(party, 1)
@@ -111,7 +111,7 @@ class TestQueue:
         ids=["a party's share", "a newcomer to a full queue", "one of each"],
     )
     def test_bounds(self, put: list[str], refused: str) -> None:
-        """A full queue, or a party that has its share in it, is refused, and told when to come again."""
+        """If the queue is full or the party has its share of it, the item is refused with a retry delay."""
         queue: FairQueue[int] = FairQueue("test", 3, 2)
         for party in put:
             queue.put(party, 1)
@@ -123,7 +123,7 @@ class TestQueue:
         queue.put(refused, 1)
 
     def test_dropped(self) -> None:
-        """What is taken out makes room, and its party leaves nothing behind; twice is once."""
+        """A dropped item frees its place, and dropping it twice has no further effect."""
         queue: FairQueue[int] = FairQueue("test", 1, 1)
         queue.put("a", 1)
         queue.drop("a", 2)
@@ -136,10 +136,10 @@ class TestQueue:
 
 
 class TestPlaces:
-    """Who has a place in a lane, and who waits."""
+    """Who gets a place in a lane, and who waits."""
 
     def test_share(self) -> None:
-        """A party has its share of the places at most: one is free for another, whatever the first has waiting."""
+        """A party gets at most its share of the places, however much it has queued; the rest is for others."""
 
         async def test(bench: Bench) -> None:
             for number in range(4):
@@ -151,7 +151,7 @@ class TestPlaces:
         on_bench(test)
 
     def test_turns(self) -> None:
-        """A place that becomes free goes to the party whose turn it is, and not to who came first."""
+        """A free place goes to the party whose turn it is, not to the oldest item."""
 
         async def test(bench: Bench) -> None:
             for number in range(3):
@@ -166,7 +166,7 @@ class TestPlaces:
         on_bench(test, places=1)
 
     def test_the_end_of_work(self) -> None:
-        """Work's result and its failure reach the caller, and both give the place back."""
+        """The caller gets the work's result or its exception, and both free the place."""
 
         async def test(bench: Bench) -> None:
             lane = bench.lane
@@ -180,7 +180,7 @@ class TestPlaces:
 
     @pytest.mark.parametrize("failure", [StopIteration(), SystemExit(), KeyboardInterrupt(), asyncio.CancelledError()])
     def test_failures_that_a_future_does_not_take(self, failure: BaseException) -> None:
-        """Failures that a future refuses, or that would end the loop, reach the caller as others do."""
+        """Exceptions that a future refuses, or that would end the loop, reach the caller as RuntimeError."""
 
         def fail() -> None:
             raise failure
@@ -194,7 +194,7 @@ class TestPlaces:
         assert str(tellable(StopIteration("text"))) == "the work ended with StopIteration"
 
     def test_overloaded(self) -> None:
-        """Beyond the places, and beyond what may wait, a party is refused at once; another is not."""
+        """A party that exceeds its places and its queue is refused at once; another is not."""
 
         async def test(bench: Bench) -> None:
             for number in range(3):
@@ -207,13 +207,13 @@ class TestPlaces:
             await bench.has_begun("a0", "b0")
             bench.start("b", "b1")
             await turns()
-            with pytest.raises(Overloaded):  # all that may wait are there
+            with pytest.raises(Overloaded):  # the queue is full
                 await bench.start("c", "c0")
 
         on_bench(test, waiting=3, waiting_each=2)
 
     def test_a_closed_lane(self) -> None:
-        """A lane that is closed begins nothing, says so, and keeps no place."""
+        """A closed lane refuses work, and keeps no place taken."""
 
         async def test(bench: Bench) -> None:
             bench.lane.close()
@@ -225,10 +225,10 @@ class TestPlaces:
 
 
 class TestGone:
-    """Callers who do not wait any more."""
+    """Callers that have gone away."""
 
     def test_while_waiting(self) -> None:
-        """Who leaves while waiting leaves the queue: nothing is begun for it, and its room is another's."""
+        """Queued work whose caller has gone is dropped, and its place in the queue is free."""
 
         async def test(bench: Bench) -> None:
             bench.start("a", "a0")
@@ -245,7 +245,7 @@ class TestGone:
         on_bench(test, places=1, waiting=1)
 
     def test_in_the_moment_of_its_turn(self) -> None:
-        """Who leaves in the very moment of its turn hands it on."""
+        """A caller that is cancelled just as it gets its turn passes the turn on."""
 
         async def test(bench: Bench) -> None:
             lane = bench.lane
@@ -253,7 +253,7 @@ class TestGone:
             gone = asyncio.ensure_future(lane.enter("b"))
             after = asyncio.ensure_future(lane.enter("c"))
             await turns()
-            lane.leave("a")  # it is b's turn, which does not know yet
+            lane.leave("a")  # b gets the turn, but has not run yet
             gone.cancel()
             await after
             with pytest.raises(asyncio.CancelledError):
@@ -264,7 +264,7 @@ class TestGone:
         on_bench(test, places=1)
 
     def test_passed_over_at_its_turn(self) -> None:
-        """A turn that comes to who has just left goes to the next."""
+        """A turn skips a caller that has just been cancelled."""
 
         async def test(bench: Bench) -> None:
             lane = bench.lane
@@ -279,7 +279,7 @@ class TestGone:
         on_bench(test, places=1)
 
     def test_while_running(self) -> None:
-        """Work that has begun keeps its place until it ends, also where its caller leaves meanwhile."""
+        """Running work keeps its place until it ends, even if its caller has gone."""
 
         async def test(bench: Bench) -> None:
             gone = bench.start("a", "a0")
@@ -295,7 +295,7 @@ class TestGone:
         on_bench(test, places=1)
 
     def test_a_failure_that_nobody_waits_for(self) -> None:
-        """A failure of work whose caller has left is no news for anybody."""
+        """An exception of work whose caller has gone is not logged."""
         complaints: list[dict[str, Any]] = []
         end = threading.Event()
 
@@ -317,7 +317,7 @@ class TestGone:
         assert not complaints
 
     def test_a_loop_that_has_ended(self) -> None:
-        """Work that outlives its loop ends without a complaint."""
+        """Work that outlives its loop ends silently."""
         lane = Lane(LaneLimit("test", 1, 1, 1, 1))
         begun, end, raised = threading.Event(), threading.Event(), []
 
@@ -342,7 +342,7 @@ class TestGone:
 
 
 def test_lanes_do_not_wait_for_each_other() -> None:
-    """What stops a key runs at once beside a lane that is full of other work and has as much waiting as it may."""
+    """A Revoke runs at once even if another lane and its queue are full."""
 
     async def test(bench: Bench) -> None:
         stop = Lane(LaneLimit("stop", 1, 1, 1, 1))
@@ -361,13 +361,13 @@ class TestThreads:
     """The threads of a lane."""
 
     def test_run_from_the_beginning(self) -> None:
-        """All threads of a pool run before it is used."""
+        """All threads of a pool run before its first use."""
         pool = begun_threads(3, "begun")
         assert sum(thread.name.startswith("begun") for thread in threading.enumerate()) == 3
         pool.shutdown()
 
     def test_none_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where a thread cannot be started, the pool cannot be made, and what has been started ends."""
+        """If a thread cannot be started, creating the pool fails, and the threads already started end."""
         start = threading.Thread.start
         left = [2]
 

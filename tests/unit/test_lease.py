@@ -1,4 +1,4 @@
-"""The lease: one process acts, another takes over when it falls silent, and none that was replaced writes anything."""
+"""The lease: one process acts, another takes over if it falls silent, and a replaced one writes nothing."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tumbler_server.store.models import LeaseRow
 
 
 class Process:
-    """A process with a lease and a clock of its own."""
+    """A process with its own lease and monotonic clock."""
 
     def __init__(self, store: Store, name: str) -> None:
         self.store = store
@@ -25,14 +25,14 @@ class Process:
         self.lease = Lease(store, name, SPAN, self.uptime)
 
     def live(self, seconds: int) -> bool:
-        """Let so much time go by as in a process that keeps its lease every second."""
+        """Let this much time pass in a process that renews its lease every second."""
         for _ in range(seconds):
             self.uptime.advance(SECOND)
             self.lease.keep()
         return self.lease.held
 
     def writes(self) -> bool:
-        """Say whether the process may write."""
+        """Return whether the process may write."""
         try:
             self.store.write(self.lease.guard)
         except LeaseLost:
@@ -42,7 +42,7 @@ class Process:
 
 @pytest.fixture
 def one(store: Store) -> Process:
-    """Give a process that holds the lease."""
+    """Return a process that holds the lease."""
     process = Process(store, "one")
     assert process.lease.keep()
     return process
@@ -50,42 +50,42 @@ def one(store: Store) -> Process:
 
 @pytest.fixture
 def other(one: Process) -> Process:
-    """Give a second process on the same database, which has seen the first."""
+    """Return a second process on the same database that has seen the first."""
     process = Process(one.store, "other")
     assert not process.lease.keep()
     return process
 
 
 def together(processes: tuple[Process, ...], seconds: int) -> None:
-    """Let time go by for several processes."""
+    """Let time pass for several processes."""
     for _ in range(seconds):
         for process in processes:
             process.live(1)
 
 
 class TestLease:
-    """Who holds it."""
+    """Which process holds the lease."""
 
     def test_kept(self, one: Process, other: Process) -> None:
-        """Whoever keeps it has it, for hours."""
+        """A holder that renews the lease keeps it for hours."""
         together((one, other), 3_600)
         assert (one.lease.held, other.lease.held) == (True, False)
         assert one.lease.term == 1
 
     @pytest.mark.usefixtures("one")
     def test_taken_over(self, other: Process) -> None:
-        """A holder that is silent for the whole span is replaced, and not before."""
+        """A holder that is silent for the whole span is replaced, and no sooner."""
         assert not other.live(SPAN // SECOND - 1)
         assert other.live(1)
         assert other.lease.term == 2
 
     def test_no_two(self, one: Process) -> None:
-        """A holder that was stopped does not act on any more by the time that it can have been replaced."""
+        """A stopped holder gives up the lease before another process can have it."""
         one.uptime.advance(SPAN * 2 // 3)
         assert not one.lease.held
 
     def test_replaced_meanwhile(self, one: Process, other: Process) -> None:
-        """One that was stopped in the middle and goes on finds that it may not write."""
+        """A holder that was suspended and replaced may not write when it continues."""
         other.live(SPAN // SECOND)
         assert one.lease.held, "by its own clock, which stood still with it"
         assert not one.writes()
@@ -93,7 +93,7 @@ class TestLease:
         assert other.writes()
 
     def test_back_again(self, one: Process, other: Process) -> None:
-        """One that was replaced waits as any other, and takes over in its turn."""
+        """A replaced process waits like any other, and takes over in its turn."""
         other.live(SPAN // SECOND)
         assert not one.live(6)
         together((one, other), 60)
@@ -102,20 +102,20 @@ class TestLease:
         assert one.lease.term == 3
 
     def test_handed_over(self, one: Process, other: Process) -> None:
-        """An orderly end leaves it to the next at once."""
+        """A released lease is taken at once."""
         one.lease.release()
         assert other.live(1)
 
     @pytest.mark.usefixtures("other")
     def test_followed(self, one: Process) -> None:
-        """One that comes in a dead one's place, under its name, need not wait; what that had begun is not written."""
+        """A restarted process of the same name takes the lease at once, and the old one can no longer write."""
         follower = Process(one.store, "one")
         assert follower.lease.keep()
         assert follower.lease.term == 2
         assert not one.writes()
 
     def test_two_at_once(self, one: Process, other: Process) -> None:
-        """Of two that find it free at the same time, one gets it."""
+        """If two processes find the lease free at the same time, one gets it."""
         third = Process(one.store, "third")
         third.lease.keep()
         one.lease.release()
@@ -123,7 +123,7 @@ class TestLease:
 
     @pytest.mark.usefixtures("other")
     def test_database_away(self, one: Process, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Without the database a holder stops acting in time; when it is back, it goes on where nobody took over."""
+        """Without the database the holder stops acting in time; afterwards it continues if it was not replaced."""
         with monkeypatch.context() as away:
 
             def fail(*_: object) -> None:
@@ -140,7 +140,7 @@ class TestLease:
         assert one.writes()
 
     def test_in_its_own_transaction(self, one: Process) -> None:
-        """What is written under a lease that is lost is not written at all."""
+        """A transaction that finds the lease lost writes nothing."""
         other = Process(one.store, "other")
         other.lease.keep()
         other.live(SPAN // SECOND)
@@ -156,7 +156,7 @@ class TestLease:
 
 
 class Task:
-    """A duty that notes what it did, and may go wrong."""
+    """A duty that records its work, and may raise."""
 
     def __init__(self, name: str, done: list[str], failure: Exception | None = None, parts: int = 1) -> None:
         self.name, self.done, self.failure, self.parts = name, done, failure, parts
@@ -173,7 +173,7 @@ class TestTurn:
     """What a process does while it holds the lease."""
 
     def test_all(self, one: Process) -> None:
-        """Each duty has its part, and it is known whether one has more."""
+        """Each duty runs once per turn, and the turn returns whether one has more to do."""
         done: list[str] = []
         acting = Acting(one.lease, (Task("a", done, parts=2), Task("b", done)), SPAN, uptime=one.uptime)
         assert acting.turn()
@@ -181,20 +181,20 @@ class TestTurn:
         assert done == ["a", "b"] * 2
 
     def test_without_the_lease(self, other: Process) -> None:
-        """A process that does not hold it does nothing."""
+        """A process without the lease does nothing."""
         done: list[str] = []
         assert not Acting(other.lease, (Task("a", done),), SPAN, uptime=other.uptime).turn()
         assert done == []
 
     def test_lost_in_the_middle(self, one: Process) -> None:
-        """Once it is lost, no further duty is begun."""
+        """Once the lease is lost, no further duty begins."""
         done: list[str] = []
         acting = Acting(one.lease, (Task("a", done, LeaseLost()), Task("b", done)), SPAN, uptime=one.uptime)
         assert not acting.turn()
         assert done == ["a"]
 
     def test_ends_while_the_database_is_held(self, new_database: Callable[[str], str]) -> None:
-        """However long somebody else holds SQLite's write lock, it ends within seconds, and the lease runs out."""
+        """While another process holds SQLite's write lock, closing takes less than 4 s, and the lease expires."""
         url = new_database("sqlite")
         store = new_store(url)
         lease = Process(store, "one").lease

@@ -1,4 +1,4 @@
-"""What a key's life comes to at its limits; its rules, one by one, are in tests/rpc."""
+"""Limits of a key's life; tests/rpc has its rules."""
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -8,11 +8,11 @@ from tumbler_server.clock import DAY, END, HOUR, NEVER, rfc3339
 
 
 class TestLifetime:
-    """How long a successor lives for which no expiry is asked."""
+    """The life of a successor without a requested expiry."""
 
     @pytest.mark.parametrize("lived", [0, HOUR, 10 * DAY - 1])
     def test_counted_from_now(self, domain: Domain, lived: int) -> None:
-        """A successor lives as long as the key was made to live, counted from the rotation."""
+        """A successor lives as long as the key was created to live, counted from the rotation."""
         issued = domain.create(ttl=10 * DAY)
         domain.clock.advance(lived)
         assert domain.rotate(issued.key.id).key.expire_time == domain.clock.now + 10 * DAY
@@ -22,7 +22,7 @@ class TestLifetime:
         assert domain.rotate(domain.create().key.id).key.expire_time == NEVER
 
     def test_the_end_of_time(self, domain: Domain) -> None:
-        """No successor lives past the year 9999, which is the last that a Timestamp can tell."""
+        """No successor lives past the year 9999, the last that a Timestamp can hold."""
         issued = domain.create(expire_time=END)
         domain.clock.advance(DAY)
         successor = domain.rotate(issued.key.id).key

@@ -1,4 +1,4 @@
-"""The event log: appending, and the audit that finds what was changed afterwards."""
+"""The event log: appending, and the audit that finds later tampering."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ KEY_ID = "0123456789abcdef"
 
 
 def change(number: int = 0, **fields: Any) -> Change:
-    """Return an event that is to be appended."""
+    """Return a change to append."""
     values: dict[str, Any] = {
         "type": EventType.CREATED,
         "key_id": f"{number:016}",
@@ -43,7 +43,7 @@ def append(store: Store, *changes: Change) -> list[int]:
 
 
 def run(store: Store, *queries: peewee.BaseQuery) -> None:
-    """Change the database behind the service's back."""
+    """Change the database without the server's code."""
 
     def work(transaction: Transaction) -> None:
         for query in queries:
@@ -53,7 +53,7 @@ def run(store: Store, *queries: peewee.BaseQuery) -> None:
 
 
 def chain_problems(store: Store) -> list[str]:
-    """Return what the audit finds in the log itself; events without any key in the table are a test's convenience."""
+    """Return the audit's problems in the log itself: these tests append events of keys that have no row."""
     return [problem for problem in audit.run(store).problems if not problem.endswith("has events but is gone")]
 
 
@@ -61,13 +61,13 @@ class TestAppend:
     """Appending."""
 
     def test_revisions(self, store: Store) -> None:
-        """Revisions are 1, 2, 3 …, within a transaction and over several."""
+        """Revisions are 1, 2, 3 …, within a transaction and across transactions."""
         assert append(store, change(), change()) == [1, 2]
         assert append(store, change()) == [3]
         assert log.head(store).revision == 3
 
     def test_rolled_back(self, store: Store) -> None:
-        """What was rolled back leaves no gap."""
+        """An append that was rolled back leaves no gap."""
         append(store, change())
 
         def work(transaction: Transaction) -> None:
@@ -80,7 +80,7 @@ class TestAppend:
         assert chain_problems(store) == []
 
     def test_stored(self, store: Store) -> None:
-        """An event is stored as it happened, its detail as a JSON object."""
+        """An event is stored as it was appended, with its detail as a JSON object."""
         append(store, change(7, type=EventType.REVOKED, detail={"reason": "other", "comment": "ключ"}))
         (row,) = store.select(EventRow.select())
         assert (row.revision, row.type, row.key_id, row.project_id) == (1, 5, f"{7:016}", "acme")
@@ -89,7 +89,7 @@ class TestAppend:
         assert json.loads(row.detail) == {"reason": "other", "comment": "ключ"}
 
     def test_concurrent(self, database_url: str) -> None:
-        """Writers of two servers at the same time get revisions without a gap or a repetition, and one chain."""
+        """Concurrent writers in two servers get consecutive revisions without duplicates, and one chain."""
         stores = [new_store(database_url), open_store(database_url)]
 
         def work(number: int) -> list[int]:
@@ -104,10 +104,10 @@ class TestAppend:
 
 
 class TestChain:
-    """The forms of the chain, which no release may change: older logs would no longer be what they were."""
+    """The forms of the chain, which no release may change: existing logs would no longer verify."""
 
     def test_form(self, store: Store) -> None:
-        """An event's hash is SHA-256 over the hash before it, at first zeros, and its fields as a JSON list."""
+        """An event's hash is SHA-256 over the previous hash (at first zeros) and the event's fields as a JSON list."""
         call = Call(peer=lambda: "192.0.2.1", request_id="a-request")
         with calls.serving(call):
             append(store, change(1, record=b"\x01\x02"), change(2, detail={"b": "ключ", "a": "1"}))
@@ -122,7 +122,7 @@ class TestChain:
         )
 
     def test_first_form(self, store: Store) -> None:
-        """Before schema 7 there were nine fields; the log of that time is as it was written."""
+        """Before schema 7 an event's list had nine fields, and such events still verify."""
         append(store, change(1))
         text = '[1,1,"0000000000000001","acme","live",1893456000000001,"0123456789abcdef","an operator","{}"]'
         digest = hashlib.sha256(bytes(32) + text.encode()).digest()
@@ -134,7 +134,7 @@ class TestChain:
 
 
 def check(store: Store, *texts: str) -> None:
-    """Assert that the first events were hashed by these texts."""
+    """Assert that the first events' hashes are those of these texts."""
     before = bytes(32)
     for row, text in zip(store.select(EventRow.select().order_by(EventRow.revision)), texts, strict=False):
         before = hashlib.sha256(before + text.encode()).digest()
@@ -145,7 +145,7 @@ class TestEventsAfter:
     """Reading the log."""
 
     def test_event(self, store: Store) -> None:
-        """An event is read as it was appended, with its place and its hash."""
+        """An event is read as it was appended, with its revision and its hash."""
         append(store, change(7, type=EventType.REVOKED, detail={"reason": "other", "comment": "ключ"}))
         (event,) = log.events_after(store, 0, 10)
         ((stored,),) = store.read("SELECT hash FROM event")
@@ -181,12 +181,12 @@ class TestEventsAfter:
         ],
     )
     def test_table(self, store: Store, after: int, limit: int, project_id: str, expected: list[int]) -> None:
-        """The first events after a revision come in order, of one project or of all."""
+        """The first events after a revision come in order, for one project or for all."""
         append(store, *(change(number, project_id=("acme", "beta")[number % 2]) for number in range(4)))
         assert [event.revision for event in log.events_after(store, after, limit, project_id)] == expected
 
     def test_follows(self, store: Store) -> None:
-        """An event follows the one whose hash its own was made of, and only as it was written."""
+        """An event follows the one whose hash is in its own hash, and only with unchanged fields."""
         append(store, change(1), change(2, detail={"b": "ключ", "a": "1"}), change(3))
         one, two, three = log.events_after(store, 0, 3)
         assert log.follows(log.GENESIS, one)
@@ -197,7 +197,7 @@ class TestEventsAfter:
 
 
 def remove(store: Store, up_to: int) -> None:
-    """Remove the log's beginning as retention does."""
+    """Remove the oldest events, as retention does."""
 
     def work(transaction: Transaction) -> None:
         (head,) = transaction.select(LogHeadRow.select())
@@ -210,7 +210,7 @@ def remove(store: Store, up_to: int) -> None:
 
 @pytest.fixture
 def history(domain: Domain) -> tuple[str, str, str]:
-    """Give three keys and six events: the first was updated, the second revoked, the third deactivated."""
+    """Return three keys with six events: the first was updated, the second revoked, the third deactivated."""
     one, two, three = (domain.create(name=name).key.id for name in ("one", "two", "three"))
     domain.lifecycle.update(OPERATOR, Edit(one, Draft("", scopes=("orders:read",)), ("scopes",)))
     domain.lifecycle.revoke(OPERATOR, two, 1, "")
@@ -238,12 +238,12 @@ class TestAudit:
     """What the audit finds."""
 
     def test_nothing(self, store: Store) -> None:
-        """An empty log is as it was written."""
+        """An empty log has no problems."""
         assert audit.run(store) == audit.Audit(0, ())
 
     @pytest.mark.usefixtures("history")
     def test_all_well(self, store: Store) -> None:
-        """A log that nobody has touched is as it was written; the audit is true."""
+        """An unchanged log has no problems, and the audit's result is true."""
         found = audit.run(store)
         assert found
         assert (found.events, found.removed, found.problems) == (6, 0, ())
@@ -254,7 +254,7 @@ class TestAudit:
         [*((column, 3) for column in CHANGED), ("detail", 1), ("detail", 6), ("hash", 1), ("hash", 6)],
     )
     def test_changed(self, store: Store, column: str, revision: int) -> None:
-        """An event that was changed in any column is found, be it the first, the last or between."""
+        """The audit finds an event with a changed column: the first, the last or one in between."""
         run(store, EventRow.update(**{column: CHANGED[column]}).where(EventRow.revision == revision))
         found = audit.run(store)
         assert not found
@@ -272,14 +272,14 @@ class TestAudit:
         ids=["first", "middle", "last", "all"],
     )
     def test_deleted(self, store: Store, condition: peewee.Expression, problem: str) -> None:
-        """Events that were deleted are found and named."""
+        """The audit finds deleted events and names them."""
         run(store, EventRow.delete().where(condition))
         assert problem in audit.run(store).problems
 
     @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize("revision", [0, -3, 7, 100])
     def test_slipped_in(self, store: Store, revision: int) -> None:
-        """An event that was slipped in before the first or after the head is found."""
+        """The audit finds an event inserted before the first or after the head."""
         ((key_id, project_id),) = store.read("SELECT key_id, project_id FROM event WHERE revision = 1")
         row = {"key_id": key_id, "project_id": project_id, "environment_id": "", "actor_key_id": "", "actor_name": ""}
         run(store, EventRow.insert(revision=revision, type=1, time=1, detail="{}", hash=bytes(32), **row))
@@ -287,7 +287,7 @@ class TestAudit:
 
     @pytest.mark.usefixtures("history")
     def test_renumbered(self, store: Store) -> None:
-        """Two events that changed places are found."""
+        """The audit finds two events that were swapped."""
         run(
             store,
             EventRow.update(revision=100).where(EventRow.revision == 2),
@@ -307,12 +307,12 @@ class TestAudit:
         ids=["hash", "ahead", "behind"],
     )
     def test_head(self, store: Store, head: dict[str, Any], problem: str) -> None:
-        """A head that was changed is found."""
+        """The audit finds a changed head."""
         run(store, LogHeadRow.update(**head))
         assert problem in audit.run(store).problems
 
     def test_cut_off(self, store: Store, history: tuple[str, str, str]) -> None:
-        """A log whose end was cut off, head and all, is found by the key that was changed there."""
+        """If the log's end and its head were cut off, the audit finds the key that was changed there."""
         ((fifth,),) = store.read("SELECT hash FROM event WHERE revision = 5")
         run(
             store,
@@ -322,30 +322,30 @@ class TestAudit:
         assert audit.run(store).problems == (f"key {history[2]} was changed without an event",)
 
     def test_row_without_events(self, store: Store, history: tuple[str, str, str]) -> None:
-        """A key that was put into the table without an event is found."""
+        """The audit finds a key that was inserted into the table without an event."""
         (row,) = store.select(ApiKeyRow.select().where(ApiKeyRow.id == history[0]).dicts())
         run(store, ApiKeyRow.insert(**{**row, "id": KEY_ID}))
         assert f"key {KEY_ID} was changed without an event" in audit.run(store).problems
 
     def test_row_of_an_older_state(self, store: Store, history: tuple[str, str, str], domain: Domain) -> None:
-        """A row that was put back as it was before a change is found."""
+        """The audit finds a row that was restored to its state before a change."""
         (row,) = store.select(ApiKeyRow.select().where(ApiKeyRow.id == history[0]).dicts())
         domain.lifecycle.set_active(OPERATOR, history[0], active=False)
         run(store, ApiKeyRow.update(**row).where(ApiKeyRow.id == history[0]))
         assert audit.run(store).problems == (f"key {history[0]} was changed without an event",)
 
     def test_row_gone(self, store: Store, history: tuple[str, str, str]) -> None:
-        """A key whose row was deleted is found."""
+        """The audit finds a key whose row was deleted."""
         run(store, ApiKeyRow.delete().where(ApiKeyRow.id == history[1]))
         assert f"key {history[1]} has events but is gone" in audit.run(store).problems
 
     def test_revocation_undone(self, store: Store, history: tuple[str, str, str]) -> None:
-        """A revocation that was undone in the key's row is found."""
+        """The audit finds a revocation that was undone in the key's row."""
         run(store, ApiKeyRow.update(revoke_time=NEVER).where(ApiKeyRow.id == history[1]))
         assert audit.run(store).problems == (f"key {history[1]} was changed without an event: revoke_time",)
 
     def test_not_all_are_told(self, store: Store) -> None:
-        """Of very many problems of a kind, 20 are told."""
+        """The audit lists at most 20 problems of each kind."""
         append(store, *(change(number) for number in range(30)))
         run(store, EventRow.update(hash=bytes(32)))
         problems = audit.run(store).problems
@@ -353,11 +353,11 @@ class TestAudit:
         assert sum(problem.endswith("is gone") for problem in problems) == 20
 
     def test_while_changes_go_on(self, store: Store, domain: Domain) -> None:
-        """Changes that are made during the audit are no problem."""
+        """Changes during the audit are not problems."""
         domain.create()
 
         class Busy:
-            """A store in which a key is made before each read."""
+            """A store that creates a key before each read."""
 
             dialect = store.dialect
 
@@ -371,24 +371,24 @@ class TestAudit:
 
 
 def hash_of(revision: int) -> peewee.Expression:
-    """Return what an event's hash is, in SQL."""
+    """Return the SQL expression for an event's hash."""
     return EventRow.select(EventRow.hash).where(EventRow.revision == revision)
 
 
 class TestAnchor:
-    """What the audit finds in a log whose beginning is not kept any more."""
+    """What the audit finds in a log whose oldest events have been removed."""
 
     @pytest.mark.usefixtures("history")
     @pytest.mark.parametrize("removed", [1, 2, 3, 4, 5])
     def test_all_well(self, store: Store, clock: FrozenClock, removed: int) -> None:
-        """Wherever it begins now, a log is checked from there on, and every key by its last event."""
+        """Wherever the log begins now, it is checked from there, and every key by its last event."""
         remove(store, removed)
         assert log.anchor(store) == removed
         assert audit.run(store) == audit.Audit(6 - removed, (), removed=removed, since=clock.now, keys=3)
 
     @pytest.mark.usefixtures("history")
     def test_since(self, store: Store, domain: Domain, clock: FrozenClock) -> None:
-        """The audit says when the oldest event that is kept was made."""
+        """The audit reports when the oldest remaining event was made."""
         clock.advance(DAY)
         domain.create()
         remove(store, 6)
@@ -399,7 +399,7 @@ class TestAnchor:
         ("column", "revision"), [*((column, 3) for column in CHANGED), ("detail", 4), ("detail", 6), ("hash", 6)]
     )
     def test_changed(self, store: Store, column: str, revision: int) -> None:
-        """An event that is kept and was changed in any column is found."""
+        """The audit finds a changed column in an event that was kept."""
         remove(store, 2)
         run(store, EventRow.update(**{column: CHANGED[column]}).where(EventRow.revision == revision))
         assert audit.run(store).problems[0].startswith(f"event {revision} was changed")
@@ -462,20 +462,20 @@ class TestAnchor:
         ],
     )
     def test_tampering(self, store: Store, tampering: list[peewee.BaseQuery], problem: str) -> None:
-        """What fits the anchor, the head and the kept events together badly is found, whichever of them was changed."""
+        """The audit finds an anchor, a head and events that do not match, whichever of them was changed."""
         remove(store, 2)
         run(store, *tampering)
         assert any(found.startswith(problem) for found in audit.run(store).problems)
 
     def test_an_empty_log_with_an_anchor(self, store: Store) -> None:
-        """A log without any event was not cut: an anchor in it is found."""
+        """A log without events cannot have been cut, so the audit reports an anchor in it."""
         run(store, LogHeadRow.update(anchor_hash=b"x" * 32))
         assert audit.run(store).problems[0].startswith("no event is marked as removed, but the chain does not start")
         run(store, LogHeadRow.update(anchor_revision=1))
         assert audit.run(store).problems == ("events up to 1 of 0 are marked as removed: the newest is never removed",)
 
     def test_row_of_an_older_state(self, store: Store, history: tuple[str, str, str], domain: Domain) -> None:
-        """A row that was put back as it was before the anchor is found while an event of its later change is kept."""
+        """The audit finds a row restored to its state before the anchor while an event of a later change is kept."""
         (row,) = store.select(ApiKeyRow.select().where(ApiKeyRow.id == history[0]).dicts())
         domain.lifecycle.set_active(OPERATOR, history[0], active=False)
         remove(store, 5)
@@ -484,21 +484,21 @@ class TestAnchor:
 
     @pytest.mark.parametrize("revision", [6, 0, -1])
     def test_row_without_events(self, store: Store, history: tuple[str, str, str], revision: int) -> None:
-        """A key that names no change that can have been its own is found, though the log's beginning is gone."""
+        """The audit finds a key whose revision cannot be its own, even if the log's beginning has been removed."""
         remove(store, 5)
         (row,) = store.select(ApiKeyRow.select().where(ApiKeyRow.id == history[0]).dicts())
         run(store, ApiKeyRow.insert(**{**row, "id": KEY_ID, "revision": revision}))
         assert f"key {KEY_ID} was changed without an event" in audit.run(store).problems
 
     def test_row_gone(self, store: Store, history: tuple[str, str, str]) -> None:
-        """A key of which an event is kept, and whose row was deleted, is found."""
+        """The audit finds a key that has an event but no row."""
         remove(store, 4)
         run(store, ApiKeyRow.delete().where(ApiKeyRow.id == history[1]))
         assert f"key {history[1]} has events but is gone" in audit.run(store).problems
 
 
 def test_a_long_log(new_database: Callable[[str], str]) -> None:
-    """A log of more events than are read at once is audited to its end."""
+    """A log with more events than one read returns is audited to its end."""
     store = new_store(new_database("sqlite"))
     append(store, *(change(number % 7, key_id=f"{number % 7:016}") for number in range(5_003)))
     ((last,),) = store.read("SELECT hash FROM event WHERE revision = 5003")
@@ -510,7 +510,7 @@ def test_a_long_log(new_database: Callable[[str], str]) -> None:
     assert chain_problems(store) == []
 
     class Shrinking:
-        """A store from which events go between two pages of them."""
+        """A store that loses events between two pages."""
 
         dialect = store.dialect
 

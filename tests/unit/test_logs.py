@@ -1,4 +1,4 @@
-"""The log, and that no secret is ever in it."""
+"""The log, which never contains a secret."""
 
 import contextlib
 import importlib
@@ -39,11 +39,11 @@ SECRET_FIELDS = {
     "ClaimRotationResponse.key",
     "RotateWebhookSecretResponse.webhook_secret",
 }
-"""Every field of the protos that holds a secret."""
+"""All fields of the protos that hold a secret."""
 
 
 class TestRedact:
-    """Hiding keys."""
+    """Redaction of keys."""
 
     @pytest.mark.parametrize(
         ("value", "shown"),
@@ -72,7 +72,7 @@ class TestRedact:
         ],
     )  # fmt: skip
     def test_table(self, value: Any, shown: Any) -> None:
-        """A key is hidden wherever it stands, and what could hold one unseen is shown by its type alone."""
+        """A key is redacted wherever it is, and values that could hide one are shown only by their type."""
         assert redact(value) == shown
 
     @pytest.mark.parametrize(
@@ -81,11 +81,11 @@ class TestRedact:
         ids=["nothing", "prose", "a key's prefix", "an id", "a scope"],
     )
     def test_harmless(self, text: str) -> None:
-        """What is no secret is left alone: ids and the prefix that a list shows among it."""
+        """Text that is not secret is unchanged, such as ids and the key prefix that a list shows."""
         assert redact(text) == text
 
     def test_a_wrong_check(self) -> None:
-        """A key with a typing error in it is still most of a key, and hidden."""
+        """A key with a wrong checksum is redacted, because it is still most of a key."""
         assert redact(KEY[:-1] + ("0" if KEY[-1] != "0" else "1")) == REDACTED
 
 
@@ -94,7 +94,7 @@ Output = Callable[[], str]
 
 @pytest.fixture
 def output(capsys: pytest.CaptureFixture[str]) -> Iterator[Output]:
-    """Give a function that returns what was logged, and set the log back afterwards."""
+    """Yield a function that returns what was logged, and reset the logging afterwards."""
 
     def read() -> str:
         captured = capsys.readouterr()
@@ -107,10 +107,10 @@ def output(capsys: pytest.CaptureFixture[str]) -> Iterator[Output]:
 
 @pytest.mark.parametrize("form", logs.FORMATS)
 class TestConfigured:
-    """The log as it is written, in both forms."""
+    """The configured log, in each format."""
 
     def test_keys(self, output: Output, form: str) -> None:
-        """A key that is logged by mistake is hidden, in the event and in what is said with it."""
+        """A key that is logged by mistake is redacted, in the event and in its values."""
         logs.configure("info", form)
         structlog.get_logger("test").warning(f"refused {KEY}", key=KEY, request={"metadata": [("authorization", KEY)]})
         written = output()
@@ -118,7 +118,7 @@ class TestConfigured:
         assert written.count(REDACTED) == 3
 
     def test_messages(self, output: Output, form: str) -> None:
-        """A protobuf message is not rendered: its text would show the key, marked or not."""
+        """A protobuf message is shown by its type, because its text would contain the key."""
         logs.configure("info", form)
         request = pb.VerifyRequest(key="not a key by its form, but meant to be one", project_id="acme")
         structlog.get_logger("test").info("call", request=request)
@@ -127,7 +127,7 @@ class TestConfigured:
         assert "<VerifyRequest>" in written
 
     def test_exceptions(self, output: Output, form: str) -> None:
-        """An exception's text is not rendered: it could hold anything."""
+        """An exception's text is not logged, because it could contain anything."""
         logs.configure("info", form)
         log = structlog.get_logger("test")
         try:
@@ -139,7 +139,7 @@ class TestConfigured:
         assert "hunter" + "2" not in output()
 
     def test_what_libraries_log(self, output: Output, form: str) -> None:
-        """What a library logs is one line of ours: no secret, of an exception its type, nothing of further lines."""
+        """A library's record becomes one line: its first line, redacted, with an exception's type."""
         logs.configure("info", form)
         library = logging.getLogger("asyncio")
         try:
@@ -156,7 +156,7 @@ class TestConfigured:
         assert output() == ""
 
     def test_callers_who_have_gone(self, output: Output, form: str) -> None:
-        """That gRPC could not answer a caller who has gone is no news; another exception of its is."""
+        """A caller that has gone before gRPC could answer is not logged; gRPC's other exceptions are."""
         logs.configure("info", form)
         library = logging.getLogger("grpc._cython.cygrpc")
         misused = cygrpc.ExecuteBatchError("Failed grpc_call_start_batch: 8")
@@ -172,7 +172,7 @@ class TestConfigured:
         assert "ValueError" in written
 
     def test_level(self, output: Output, form: str) -> None:
-        """What is below the level is not written."""
+        """Events below the level are not written."""
         logs.configure("warning", form)
         log = structlog.get_logger("test")
         log.info("one thing")
@@ -183,7 +183,7 @@ class TestConfigured:
 
 
 class TestForms:
-    """The forms of the log."""
+    """The formats of the log."""
 
     def test_json(self, output: Output) -> None:
         """In JSON each event is one line with its level and its time in UTC."""
@@ -196,14 +196,14 @@ class TestForms:
         assert second["level"] == "error"
 
     def test_not_a_terminal(self, output: Output) -> None:
-        """Where stderr is no terminal, programs read it: JSON."""
+        """If stderr is not a terminal, the format is JSON."""
         logs.configure()
         structlog.get_logger("test").info("first")
         assert json.loads(output())["event"] == "first"
 
 
 def messages() -> Iterator[Descriptor]:
-    """Walk every message of the package, those inside others too."""
+    """Yield every message type of the package, nested ones included."""
     for module in pkgutil.iter_modules(tumbler.v1.__path__, "tumbler.v1."):
         if module.name.endswith("_pb2"):
             waiting = list(importlib.import_module(module.name).DESCRIPTOR.message_types_by_name.values())
@@ -219,16 +219,16 @@ def fields() -> dict[str, FieldDescriptor]:
 
 
 def marked(field: FieldDescriptor) -> bool:
-    """Say whether a field has the option that marks secrets."""
+    """Return whether a field has the option that marks secrets."""
     return bool(field.GetOptions().Extensions[secret_pb2.secret])
 
 
 class TestALogThatIsNotRead:
-    """Whoever reads the log, or does not, must not keep the server from serving."""
+    """A log that is not read must not block the server."""
 
     @pytest.fixture
     def pipe(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, TextIO]]:
-        """Have the log written to a pipe; give both ends."""
+        """Write the log to a pipe, and yield both ends."""
         near, far = os.pipe()
         with contextlib.suppress(BrokenPipeError), os.fdopen(far, "w", buffering=1) as file:
             monkeypatch.setattr(sys, "stderr", file)
@@ -240,7 +240,7 @@ class TestALogThatIsNotRead:
         logs.configure()
 
     def test_a_full_pipe(self, pipe: tuple[int, TextIO]) -> None:
-        """Lines for which a pipe has no room are left out; when it has, their number is told, and the log goes on."""
+        """Lines that a full pipe cannot take are dropped; once it has room, their number is logged."""
         near, _ = pipe
         log = structlog.get_logger()
         for number in range(5_000):
@@ -254,12 +254,12 @@ class TestALogThatIsNotRead:
         assert last["event"] == "read again"
 
     def test_nobody_reads_it_any_more(self, pipe: tuple[int, TextIO]) -> None:
-        """A log whose reader has gone changes nothing."""
+        """A log whose reader has gone raises nothing."""
         os.close(pipe[0])
         structlog.get_logger().info("a line")
 
     def test_a_line_that_a_pipe_might_not_take_at_once(self, pipe: tuple[int, TextIO]) -> None:
-        """Such a line is left out: half of it would keep the server waiting for the other half."""
+        """A line that a pipe might take only in part is dropped: writing the rest could block."""
         log = structlog.get_logger()
         log.info("long", text="x" * 5_000)
         log.info("short")
@@ -268,14 +268,14 @@ class TestALogThatIsNotRead:
 
 
 class TestDescriptors:
-    """What the protos say of secrets."""
+    """Secrets in the protos."""
 
     def test_marked(self) -> None:
         """Exactly the fields that hold a secret have the option ``secret``."""
         assert {name for name, field in fields().items() if marked(field)} == SECRET_FIELDS
 
     def test_named_like_a_secret(self) -> None:
-        """A field that is named as if it held a secret does, but for tokens that give no rights: a new one must say."""
+        """Every field with a secret's name holds one, except tokens that give no rights."""
         harmless = {"page_token", "next_page_token", "consistency_token"}
         suspicious = {
             name
@@ -284,10 +284,10 @@ class TestDescriptors:
             and "Entry." not in name
             and (field.name == "key" or field.name.endswith(("secret", "_token", "hash", "password")))
         }
-        assert suspicious - SECRET_FIELDS == {"KeyEvent.hash"}  # the chain's, made of what everybody may read
+        assert suspicious - SECRET_FIELDS == {"KeyEvent.hash"}  # the chain's hash, made of data that all may read
 
     def test_no_read_shows_a_secret(self) -> None:
-        """No message that reading RPCs answer with holds a secret, at any depth."""
+        """No response of a reading RPC contains a secret, at any depth."""
         for name in (
             "GetResponse",
             "ListResponse",

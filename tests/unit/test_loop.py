@@ -1,4 +1,4 @@
-"""The loop that waits for gRPC: what wakes it, what it survives, and what is noticed where it does not."""
+"""The event loop on gRPC's queue: what wakes it, what it survives, and what its failure reports."""
 
 import asyncio
 import contextlib
@@ -24,14 +24,14 @@ THREADS, RINGS = 8, 2_000
 
 @pytest.fixture
 def thread() -> Iterator[LoopThread]:
-    """Give a loop that runs."""
+    """Yield a running loop."""
     running = LoopThread()
     yield running
     running.close()
 
 
 def test_other_threads_wake_it(thread: LoopThread) -> None:
-    """Whatever other threads give it is done, in each one's order, however many do so at the same time."""
+    """Callbacks from other threads run, in the order of each thread, however many threads there are."""
     done: list[tuple[int, int]] = []
 
     def give(number: int) -> None:
@@ -46,7 +46,7 @@ def test_other_threads_wake_it(thread: LoopThread) -> None:
 
 
 def test_it_is_woken_at_once(thread: LoopThread) -> None:
-    """Who asks an idle loop does not wait until it looks up by itself."""
+    """A callback from another thread wakes an idle loop at once."""
     began = time.monotonic()
     for _ in range(50):
         thread.run(asyncio.sleep(0))
@@ -54,7 +54,7 @@ def test_it_is_woken_at_once(thread: LoopThread) -> None:
 
 
 def test_it_keeps_time(thread: LoopThread) -> None:
-    """What is to be done later is done then, in the order of its times, and what was called off is not."""
+    """Timers run on time and in order, and a cancelled one does not run."""
 
     async def wait() -> list[float]:
         loop, done = asyncio.get_running_loop(), list[float]()
@@ -70,7 +70,7 @@ def test_it_keeps_time(thread: LoopThread) -> None:
 
 
 def test_blocking_work_is_done_beside_it(thread: LoopThread) -> None:
-    """Work on other threads comes back, and the loop goes on meanwhile."""
+    """The result of work on another thread arrives, and the loop continues meanwhile."""
 
     async def work() -> tuple[int, int]:
         turns, done = 0, asyncio.ensure_future(asyncio.to_thread(time.sleep, 0.1))
@@ -84,7 +84,7 @@ def test_blocking_work_is_done_beside_it(thread: LoopThread) -> None:
 
 
 def test_an_event_that_fails(thread: LoopThread) -> None:
-    """Should what an event calls fail, its type is logged and never its text, and the loop goes on."""
+    """If an event's callback raises, its type is logged, not its text, and the loop continues."""
 
     def fail(_: Any) -> None:
         raise ValueError("tmb_a_secret")
@@ -99,7 +99,7 @@ def test_an_event_that_fails(thread: LoopThread) -> None:
 
 
 def test_the_end_of_a_loop_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Should the loop itself fail, that is told, and to close it does not wait for it."""
+    """If the loop itself fails, a callback reports it, and close does not hang."""
     failed = threading.Event()
     running = LoopThread(failed.set)
     monkeypatch.setattr(running.loop, "select", lambda _: 1 / 0)
@@ -113,7 +113,7 @@ def test_the_end_of_a_loop_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     "name", ["CompletionQueue", "ReceiveMessageOperation", "SendStatusFromServerOperation", "Server"]
 )
 def test_another_version_of_grpc(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where gRPC has not what is used of it, or has it otherwise, the server says so, and does not start."""
+    """If gRPC's internals differ from those used, the server does not start, and the message names the remedy."""
 
     class Other:
         def __getattr__(self, asked: str) -> Any:
@@ -127,7 +127,7 @@ def test_another_version_of_grpc(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Events:
-    """A queue in which so many events of each kind have come: those that make something runnable, and the others."""
+    """A fake queue of events, some of which make a callback runnable."""
 
     def __init__(self, turned: Loop) -> None:
         self._loop = turned
@@ -145,7 +145,7 @@ class Events:
 
 @pytest.fixture
 def events() -> Iterator[Events]:
-    """Give a loop's queue of events; ``select`` takes from it."""
+    """Yield a loop's fake queue; ``select`` takes from it."""
     turned = Loop()
     own, made = turned.queue, Events(turned)
     turned.queue = made
@@ -157,14 +157,14 @@ def events() -> Iterator[Events]:
 
 @pytest.mark.parametrize(("wakes", "taken"), [(True, loop.TURNS), (False, loop.EVENTS)])
 def test_how_many_events_a_turn_takes(events: Any, wakes: bool, taken: int) -> None:
-    """What is made runnable has its turn soon; notes of callers who have gone are taken by the thousand."""
+    """A turn takes few events that make a callback runnable, and thousands of those that do not."""
     events.waiting.extend([wakes] * 2_000)
     events.select(0)
     assert 2_000 - len(events.waiting) == taken
 
 
 def test_an_event_alone(events: Any) -> None:
-    """Once an event has come alone, it is not asked for a second one each time, and soon again."""
+    """After an event has come alone, the loop does not look for a second one the next eight times."""
     asked = []
     for _ in range(12):
         events.waiting.append(True)

@@ -1,4 +1,4 @@
-"""When a message is not true any more, row by row."""
+"""When a webhook message is out of date, row by row."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -63,11 +63,11 @@ OUTDATED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("delivery", "change"), [row[1:] for row in TRUE], ids=[row[0] for row in TRUE])
 def test_true(delivery: dict[str, Any], change: dict[str, Any]) -> None:
-    """It is sent while it is true of its key."""
+    """A message that is true of its key is sent."""
     assert not messages.outdated(SimpleNamespace(**delivery), SimpleNamespace(**KEY | change), NOW)
 
 
 @pytest.mark.parametrize(("delivery", "change"), [row[1:] for row in OUTDATED], ids=[row[0] for row in OUTDATED])
 def test_outdated(delivery: dict[str, Any], change: dict[str, Any]) -> None:
-    """It is sent no more once it is not: claim tokens least of all."""
+    """A message that is no longer true of its key is not sent, above all not a claim token."""
     assert messages.outdated(SimpleNamespace(**delivery), SimpleNamespace(**KEY | change), NOW)

@@ -1,4 +1,4 @@
-"""What processes count together."""
+"""Metrics of several processes together."""
 
 import json
 from pathlib import Path
@@ -16,12 +16,12 @@ def counting(folder: Path, pid: int, name: str, count: float) -> None:
 
 
 def counts(collector: Counted) -> dict[str, float]:
-    """Return what a collector gives."""
+    """Return the values of a collector."""
     return {sample.name: sample.value for family in collector.collect() for sample in family.samples}
 
 
 def test_all_processes_are_one_sum(tmp_path: Path) -> None:
-    """What each has counted is added up, and a scheduler's counts can be had without the rest."""
+    """The counts of all processes are added up, and a scheduler's can be collected separately."""
     counting(tmp_path, 1, "tumbler_bcrypt_runs", 2)
     counting(tmp_path, 2, "tumbler_bcrypt_runs", 3)
     counting(tmp_path, 3, "tumbler_alarms", 4)
@@ -30,7 +30,7 @@ def test_all_processes_are_one_sum(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_only_begun_hides_no_counts(tmp_path: Path) -> None:
-    """A process that was killed between making its file and filling it does not fail every scrape from then on."""
+    """A file that its killed process had only created does not make scrapes fail."""
     counting(tmp_path, 1, "tumbler_bcrypt_runs", 2)
     (tmp_path / "counter_2.db").touch()
     (tmp_path / "gauge_livesum_2.db").write_bytes(bytes(65_536))
@@ -39,5 +39,5 @@ def test_a_file_that_was_only_begun_hides_no_counts(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_was_removed_counts_nothing(tmp_path: Path) -> None:
-    """A cleaner of temporary files does not make scrapes fail."""
+    """If the folder has been removed, a scrape returns nothing and does not fail."""
     assert counts(Counted(str(tmp_path / "gone"))) == {}

@@ -1,4 +1,4 @@
-"""The schema's history."""
+"""The schema's migrations."""
 
 import hashlib
 import json
@@ -35,16 +35,16 @@ KINDS = {
     "boolean": "boolean",
     "bool": "boolean",
 }
-"""What a column's type is, by the name that a database or peewee has for it."""
+"""Column types by the name that a database or peewee uses."""
 
 
 def columns_of(store: Store, table: str) -> dict[str, tuple[str, bool, bool]]:
-    """Return kind, whether it may be null, and whether it is of the primary key, of each of a table's columns."""
+    """Return for each column of a table its kind, whether it is nullable, and whether it is in the primary key."""
     found = store.alone(lambda db: db.get_columns(table))
     return {
         column.name: (
             KINDS[column.data_type.partition("(")[0].lower()],
-            column.null and not column.primary_key,  # SQLite lets a key of text be null; nobody else does
+            column.null and not column.primary_key,  # only SQLite lets a text primary key be null
             column.primary_key,
         )
         for column in found
@@ -57,7 +57,7 @@ def tables(store: Store) -> set[str]:
 
 
 def made(store: Store) -> set[str]:
-    """Return the names of all indexes and triggers, those that the database makes for itself left out."""
+    """Return the names of all indexes and triggers, except those that the database creates itself."""
     if store.dialect == "sqlite":
         found = store.read("SELECT name FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL")
     else:
@@ -70,20 +70,20 @@ def made(store: Store) -> set[str]:
 
 
 def run(store: Store, sql: str) -> None:
-    """Run a statement behind the service's back."""
+    """Run a statement without the server's code."""
     store.alone(lambda db: db.execute_sql(sql))
 
 
 @pytest.fixture
 def empty(database_url: str) -> Iterator[Store]:
-    """Give a store on each database, without any table."""
+    """Yield a store on each kind of database, without tables."""
     store = open_store(database_url, create=True)
     yield store
     store.close()
 
 
 class TestSchema:
-    """What the migrations make, and what queries are written against."""
+    """The schema that the migrations create."""
 
     @pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.table_name)
     def test_columns(self, store: Store, model: type[peewee.Model]) -> None:
@@ -97,11 +97,11 @@ class TestSchema:
         assert columns_of(store, meta.table_name) == expected
 
     def test_tables(self, store: Store) -> None:
-        """There is no table but the models' and the schema's own."""
+        """The tables are those of the models, and the schema's own."""
         assert tables(store) == {model._meta.table_name for model in MODELS} | {"schema_version"}
 
     def test_single_rows(self, store: Store) -> None:
-        """The log begins at revision 0, and the installation has a random secret of 32 bytes."""
+        """A new log starts at revision 0, and the installation has a random secret of 32 bytes."""
         ((id_, revision, hash_, anchor_revision, anchor_hash, kept),) = store.read("SELECT * FROM log_head")
         assert (id_, revision, bytes(hash_), bytes(kept)) == (1, 0, bytes(32), bytes(32))
         assert (anchor_revision, bytes(anchor_hash)) == (0, bytes(32))
@@ -111,7 +111,7 @@ class TestSchema:
 
 
 class TestMigrate:
-    """Applying what is missing."""
+    """Applying the missing steps."""
 
     def test_twice(self, empty: Store) -> None:
         """The first run applies every step, the second none."""
@@ -121,7 +121,7 @@ class TestMigrate:
         assert migrations.current(empty) == migrations.NEWEST
 
     def test_at_the_same_time(self, database_url: str) -> None:
-        """Of eight servers that migrate at the same time one does, and the others wait and find nothing to do."""
+        """If eight servers migrate at the same time, one applies the steps; the others wait and apply none."""
         begin = threading.Barrier(8)
 
         def work(_: int) -> list[int]:
@@ -137,7 +137,7 @@ class TestMigrate:
         assert applied == [[]] * 7 + [list(range(1, migrations.NEWEST + 1))]
 
     def test_next_step(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Of several steps those are applied that the database does not have yet."""
+        """A run applies only the steps that the database does not have yet."""
         number = migrations.NEWEST + 1
         step = SimpleNamespace(apply=lambda _, db: db.execute_sql("CREATE TABLE added (id SMALLINT PRIMARY KEY)"))
         monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, step))
@@ -147,7 +147,7 @@ class TestMigrate:
         assert migrations.current(store) == number
 
     def test_all_or_nothing(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A step that fails leaves no trace: neither its tables nor its number."""
+        """A failed step is rolled back completely: its tables and its number."""
 
         def apply(dialect: str, db: peewee.Database) -> None:
             db.execute_sql("CREATE TABLE half (id SMALLINT PRIMARY KEY)")
@@ -162,14 +162,14 @@ class TestMigrate:
         assert migrations.current(store) == before
 
     def test_newer(self, store: Store) -> None:
-        """A database of a newer program is left alone, and the message says what to upgrade."""
+        """A database with a newer schema is left unchanged, and the message says to upgrade the program."""
         run(store, "UPDATE schema_version SET version = 99")
         with pytest.raises(SetupError, match=r"schema 99, newer .* upgrade tumbler-server"):
             migrations.migrate(store)
         assert migrations.current(store) == 99
 
     def test_old_postgresql(self, new_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
-        """A PostgreSQL server below the floor is refused, and nothing is made in it."""
+        """A PostgreSQL server below the minimum version is refused, and no table is created."""
         store = open_store(new_database("postgresql"))
         monkeypatch.setattr(migrations, "POSTGRESQL_FLOOR", 990_000)
         with pytest.raises(SetupError, match="PostgreSQL 99 or newer is needed"):
@@ -179,19 +179,19 @@ class TestMigrate:
 
 
 def old_event(transaction: Transaction, key_id: str, now: int) -> int:
-    """Append an event of a key as the first schema had it, and return its revision."""
+    """Append a key's event in the first schema's form, and return its revision."""
     ((revision, before),) = transaction.read("SELECT revision + 1, hash FROM log_head")
     content = [revision, 1, key_id, "acme", "", now, "", "the past", "{}"]
     digest = hashlib.sha256(bytes(before) + json.dumps(content, separators=(",", ":")).encode()).digest()
     names = "revision, type, key_id, project_id, environment_id, time, actor_key_id, actor_name, detail, hash"
-    insert = f"INSERT INTO event ({names}) VALUES ({', '.join('?' * 10)})"  # noqa: S608 - names of our own
+    insert = f"INSERT INTO event ({names}) VALUES ({', '.join('?' * 10)})"  # noqa: S608 - constant names
     transaction.run_many(insert, [[*content, digest]])
     transaction.run_many("UPDATE log_head SET revision = ?, hash = ?", [[revision, digest]])
     return int(revision)
 
 
 def old_key(store: Store, key_id: str, now: int) -> None:
-    """Make a key as the first schema had it, and its event."""
+    """Insert a key in the first schema's form, with its event."""
     newer = {"rotation_due_revision", "rotation_overdue", "webhook_url", "expiry_warnings"}
     newer |= {"grace_ends_on_first_use", "awaits_first_use"}
 
@@ -201,17 +201,17 @@ def old_key(store: Store, key_id: str, now: int) -> None:
         columns = {name: value for name, value in record.to_columns(key).items() if name not in newer}
         columns |= {"secret_hash": "", "pepper_id": ""}
         slots = ", ".join("?" * len(columns))
-        insert = f"INSERT INTO api_key ({', '.join(columns)}) VALUES ({slots})"  # noqa: S608 - names of our own
+        insert = f"INSERT INTO api_key ({', '.join(columns)}) VALUES ({slots})"  # noqa: S608 - constant names
         transaction.run_many(insert, [list(columns.values())])
 
     store.write(work)
 
 
 class TestFromAnOlderRelease:
-    """Databases that were made before a step was added to the schema."""
+    """Databases created by an older release."""
 
     def test_anchor(self, empty: Store, clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A log from before it had an anchor is refused as it is; migrated, it is kept whole, and goes on."""
+        """A log without an anchor is refused until it is migrated; then it is complete and accepts changes."""
         with monkeypatch.context() as older:
             older.setattr(migrations, "STEPS", migrations.STEPS[:1])
             older.setattr(migrations, "NEWEST", 1)
@@ -225,7 +225,7 @@ class TestFromAnOlderRelease:
         assert migrations.migrate(empty) == list(range(2, migrations.NEWEST + 1))
         migrations.check(empty)
         assert log.anchor(empty) == 0
-        assert log.head(empty).revision == 6  # each key's record was taken into the log
+        assert log.head(empty).revision == 6  # the migration appends an event with each key's record
         domain = Domain(empty, clock)
         domain.revoke(f"{0:016}")
         domain.create()
@@ -242,7 +242,7 @@ class TestFromAnOlderRelease:
         new_database: Callable[[str], str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """From each older schema one run leads to the newest, as a new database has it, with all that was there."""
+        """From each older schema one run leads to the schema of a new database, and keeps all data."""
         with monkeypatch.context() as older:
             older.setattr(migrations, "STEPS", migrations.STEPS[:released])
             older.setattr(migrations, "NEWEST", released)
@@ -253,7 +253,7 @@ class TestFromAnOlderRelease:
         if "project" in tables(empty):
             run(empty, "INSERT INTO project (project_id, keys) VALUES ('acme', 3)")
         run(empty, """UPDATE api_key SET scopes = '["orders:read"]'""")
-        if released >= 7:  # whose digests stay true when columns are added
+        if released >= 7:  # from 7 on, digests stay valid when columns are added
             empty.alone(m0007_evidence._record)
 
         assert migrations.migrate(empty) == list(range(released + 1, migrations.NEWEST + 1))
@@ -274,7 +274,7 @@ class TestFromAnOlderRelease:
         domain.close()
 
     def test_projects(self, empty: Store, clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Keys that were made before they were counted count."""
+        """Keys created before the count of a project existed are counted."""
         with monkeypatch.context() as older:
             older.setattr(migrations, "STEPS", migrations.STEPS[:1])
             older.setattr(migrations, "NEWEST", 1)
@@ -290,7 +290,7 @@ class TestFromAnOlderRelease:
         domain.close()
 
     def test_scopes(self, empty: Store, clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Keys from before there was a table of scopes are found by theirs, however many batches that takes."""
+        """Keys older than the table of scopes are found by their scopes, however many batches the migration takes."""
         with monkeypatch.context() as older:
             older.setattr(migrations, "STEPS", migrations.STEPS[:3])
             older.setattr(migrations, "NEWEST", 3)
@@ -311,25 +311,25 @@ class TestFromAnOlderRelease:
 
 
 class TestCheck:
-    """Whether a server may begin to serve."""
+    """Whether a server may start."""
 
     def test_as_it_should_be(self, store: Store) -> None:
-        """The schema that the program knows is accepted."""
+        """The current schema is accepted."""
         migrations.check(store)
 
     def test_empty(self, empty: Store) -> None:
-        """An empty database is refused with what to do."""
+        """An empty database is refused with a message that names the command to run."""
         with pytest.raises(SetupError, match="is empty: run `tumbler-server init`"):
             migrations.check(empty)
 
     def test_newer(self, store: Store) -> None:
-        """A newer schema is refused: this program does not know what it means."""
+        """A newer schema is refused with a message to upgrade the program."""
         run(store, "UPDATE schema_version SET version = 99")
         with pytest.raises(SetupError, match=f"schema 99, which is newer than the {migrations.NEWEST} .* upgrade"):
             migrations.check(store)
 
     def test_older(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An older schema is refused with what to do; a server never migrates by itself."""
+        """An older schema is refused with the command to run; a server never migrates by itself."""
         before = migrations.NEWEST
         monkeypatch.setattr(migrations, "NEWEST", before + 1)
         with pytest.raises(SetupError, match=f"schema {before}, .* needs {before + 1}: .*`tumbler-server migrate`"):
@@ -337,7 +337,7 @@ class TestCheck:
         assert migrations.current(store) == before
 
     def test_no_database(self, new_database: Callable[[str], str]) -> None:
-        """A file that is no database is not taken for an empty one."""
+        """A file that is not a database is reported as damaged, not as empty."""
         url = new_database("sqlite")
         file_of(url).write_bytes(b"this is no database " * 100)
         store = open_store(url)
@@ -346,7 +346,7 @@ class TestCheck:
         assert failed.value.said == "file is not a database (SQLITE_NOTADB)"
 
     def test_damaged(self, new_database: Callable[[str], str]) -> None:
-        """A damaged database is not taken for an empty one."""
+        """A damaged database is reported as damaged, not as empty."""
         url = new_database("sqlite")
         new_store(url).close()
         content = file_of(url).read_bytes()
@@ -358,7 +358,7 @@ class TestCheck:
         store.close()
 
     def test_forbidden(self, new_database: Callable[[str], str]) -> None:
-        """A database that its user may not read is not taken for an empty one."""
+        """A database that the user may not read is reported as refusing, not as empty."""
         url = new_database("postgresql")
         store = new_store(url)
         run(store, "DO $$ BEGIN CREATE ROLE stranger LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
@@ -371,7 +371,7 @@ class TestCheck:
 
 
 def test_two_installations_differ(dialect: str, new_database: Callable[[str], str]) -> None:
-    """Each installation has a secret of its own."""
+    """Each installation has its own secret."""
     secrets = set()
     for _ in range(2):
         store = new_store(new_database(dialect))

@@ -1,4 +1,4 @@
-"""How a process notices what others commit: by its own connection on SQLite, by a wake-up and by polling elsewhere."""
+"""How a process notices others' commits: by its own connection on SQLite, by a wake-up and by polling elsewhere."""
 
 import errno
 import itertools
@@ -23,7 +23,7 @@ PATIENCE = 10.0
 
 @pytest.fixture
 def other(store: Store, database_url: str, clock: FrozenClock) -> Iterator[Domain]:
-    """Give what another server does on the same database."""
+    """Yield a domain that acts as another server on the same database."""
     theirs = open_store(database_url)
     theirs.notifies = theirs.dialect == "postgresql"
     domain = Domain(theirs, clock)
@@ -38,7 +38,7 @@ def change(store: Store) -> None:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition is true."""
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end
@@ -46,41 +46,41 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 class TestVersion:
-    """What changes with each commit, on SQLite alone."""
+    """The version that changes with each commit, only on SQLite."""
 
     @pytest.fixture(autouse=True)
     def sqlite(self, dialect: str) -> None:
-        """PostgreSQL has nothing of the kind."""
+        """Skip PostgreSQL, which has no such version."""
         if dialect != "sqlite":
             pytest.skip("on SQLite alone")
 
     def test_nothing(self, store: Store) -> None:
-        """It stays the same while nobody commits."""
+        """The version does not change without a commit."""
         first = store.version()
         store.read("SELECT 1")
         assert store.version() == first is not None
 
     def test_own(self, store: Store) -> None:
-        """It changes with a commit of this thread."""
+        """The version changes with a commit of this thread."""
         first = store.version()
         change(store)
         assert store.version() != first
 
     def test_other_threads(self, store: Store) -> None:
-        """It changes with a commit of another thread."""
+        """The version changes with a commit of another thread."""
         first = store.version()
         with ThreadPoolExecutor(1) as pool:
             pool.submit(change, store).result()
         assert store.version() != first
 
     def test_other_servers(self, store: Store, other: Domain) -> None:
-        """It changes with a commit of another server."""
+        """The version changes with a commit of another server."""
         first = store.version()
         other.create()
         assert store.version() != first
 
     def test_closed(self, store: Store) -> None:
-        """Without the database there is none."""
+        """A closed store has no version, and raises StoreUnavailable."""
         store.version()
         store.close()
         with pytest.raises(StoreUnavailable):
@@ -88,7 +88,7 @@ class TestVersion:
 
 
 def test_no_version(store: Store, dialect: str) -> None:
-    """PostgreSQL's commits show in the log alone."""
+    """PostgreSQL has no version: its commits only show in the log."""
     assert (store.version() is None) == (dialect == "postgresql")
 
 
@@ -97,14 +97,14 @@ class TestListener:
 
     @pytest.fixture(autouse=True)
     def postgresql(self, dialect: str, store: Store) -> None:
-        """SQLite has nothing of the kind."""
+        """Skip SQLite, which has no wake-up."""
         if dialect != "postgresql":
             assert store.listen() is None
             pytest.skip("on PostgreSQL alone")
         store.notifies = True
 
     def test_each_change_wakes(self, store: Store, other: Domain) -> None:
-        """Whoever listens is woken by each change of a key, once it is committed."""
+        """Each committed change of a key wakes the listener."""
         listener = store.listen()
         assert listener is not None
         assert not listener.wait(0.05)
@@ -114,7 +114,7 @@ class TestListener:
         listener.close()
 
     def test_off(self, store: Store, other: Domain) -> None:
-        """Switched off, nobody listens and nobody is woken."""
+        """With notifications off, there is no listener and no wake-up."""
         listener = store.listen()
         assert listener is not None
         other.store.notifies = False
@@ -124,7 +124,7 @@ class TestListener:
         assert other.store.listen() is None
 
     def test_interrupted(self, store: Store, other: Domain) -> None:
-        """Whoever waits can be interrupted, and then waits no more; without a call there was none."""
+        """An interrupt ends the current wait and every later one at once; none of them counts as a wake-up."""
         listener = store.listen()
         assert listener is not None
         with ThreadPoolExecutor(1) as pool:
@@ -139,7 +139,7 @@ class TestListener:
         listener.interrupt()
 
     def test_no_descriptor_left(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Whoever lacks what listening takes can try again later, and holds no connection until then."""
+        """If no file descriptor is left, listening raises StoreUnavailable and holds no connection."""
 
         def refuse() -> None:
             raise OSError(errno.EMFILE, "too many open files")
@@ -149,7 +149,7 @@ class TestListener:
             store.listen()
 
     def test_cut(self, store: Store) -> None:
-        """A connection that was ended says so."""
+        """A terminated connection raises StoreUnavailable."""
         listener = store.listen()
         assert listener is not None
         store.read(
@@ -158,16 +158,16 @@ class TestListener:
             ("LISTEN%",),
         )
         with pytest.raises(StoreUnavailable):
-            eventually(lambda: listener.wait(PATIENCE))  # the server's goodbye, which comes first, is no call
+            eventually(lambda: listener.wait(PATIENCE))  # the server's termination message comes first
         listener.close()
 
 
 class TestFollowing:
-    """The threads that keep a tail at the log's end while nobody asks."""
+    """The threads that keep a tail at the log's end without calls."""
 
     @pytest.fixture
     def follow(self, store: Store) -> Iterator[Callable[[bool], Tail]]:
-        """Give what begins to follow, with or without wake-ups."""
+        """Yield a function that starts to follow, with or without wake-ups."""
         begun: list[Following] = []
 
         def begin(notifies: bool) -> Tail:
@@ -183,7 +183,7 @@ class TestFollowing:
 
     @pytest.mark.parametrize("notifies", [True, False], ids=["woken", "polling"])
     def test_changes_arrive(self, follow: Callable[[bool], Tail], other: Domain, notifies: bool) -> None:
-        """Each change arrives by itself, and whoever wants to know of it is told."""
+        """Each change arrives without a call, and callbacks are called."""
         tail = follow(notifies)
         told: list[int] = []
         tail.on_move(lambda: told.append(tail.position))
@@ -193,7 +193,7 @@ class TestFollowing:
         assert told[-1] == 3
 
     def test_stays_young(self, follow: Callable[[bool], Tail]) -> None:
-        """While nothing happens the position is confirmed again and again, well within the bound."""
+        """Without changes the position is still confirmed regularly, well within the bound."""
         tail = follow(False)
         ages = []
         for _ in range(40):
@@ -203,7 +203,7 @@ class TestFollowing:
         assert any(later < earlier for earlier, later in itertools.pairwise(ages))
 
     def test_ends_at_once(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The end waits for nothing, however long the thread would have listened."""
+        """Closing does not wait, however long the thread would have listened."""
         monkeypatch.setattr("tumbler_server.events.follow._LISTEN", 2 * PATIENCE)
         store.notifies = store.dialect == "postgresql"
         following = Following(store, Tail(store, ProofCache(10)), 2 * SECOND)
@@ -215,7 +215,7 @@ class TestFollowing:
     def test_the_listener_is_cut_again_and_again(
         self, follow: Callable[[bool], Tail], other: Domain, dialect: str
     ) -> None:
-        """Without its connection for wake-ups polling goes on, and the connection comes back."""
+        """If the connection for wake-ups breaks, polling continues, and the connection is opened again."""
         if dialect != "postgresql":
             pytest.skip("on PostgreSQL alone")
         tail = follow(True)

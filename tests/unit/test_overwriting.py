@@ -1,4 +1,4 @@
-"""What of a SQLite file's changes counts as written past SQLite."""
+"""Which changes to a SQLite file count as made by another program."""
 
 import contextlib
 import os
@@ -16,13 +16,13 @@ from tumbler_server.store.overwriting import Overwriting
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Name a database."""
+    """Return the path of a database."""
     return tmp_path / "a.db"
 
 
 @pytest.fixture
 def connection(file: Path) -> Iterator[apsw.Connection]:
-    """Give a connection to it, in WAL mode."""
+    """Yield a connection to it, in WAL mode."""
     connection = apsw.Connection(str(file))
     connection.pragma("journal_mode", "wal")
     connection.execute("CREATE TABLE t (x)")
@@ -31,20 +31,20 @@ def connection(file: Path) -> Iterator[apsw.Connection]:
 
 
 def looking(file: Path) -> Overwriting:
-    """Return what looks at a database, and has looked once."""
+    """Return an Overwriting that has looked at the database once."""
     overwriting = Overwriting(file, *(file.with_name(file.name + name) for name in ("-wal", "-shm")))
     assert not overwriting.seen()
     return overwriting
 
 
 def fill(connection: apsw.Connection, rows: int = 1) -> None:
-    """Write some pages in a commit each."""
+    """Write some pages, one commit per row."""
     for _ in range(rows):
         connection.execute("INSERT INTO t VALUES (randomblob(20000))")
 
 
 def touch(file: Path) -> None:
-    """Have a file count as written, at an instant of its own."""
+    """Change a file's modification time."""
     found = file.stat()
     os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
 
@@ -63,7 +63,7 @@ def test_sqlite_s_own(file: Path, connection: apsw.Connection, mode: str) -> Non
 
 
 def test_a_vacuum(file: Path, connection: apsw.Connection) -> None:
-    """A file that another connection makes smaller, by SQLite's own means, is still the same."""
+    """A file that another connection shrinks with VACUUM is still the same."""
     connection.execute("INSERT INTO t VALUES (randomblob(200000))")
     connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
     overwriting = looking(file)
@@ -78,7 +78,7 @@ def test_a_vacuum(file: Path, connection: apsw.Connection) -> None:
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_another_s(file: Path, connection: apsw.Connection, checkpointed: bool) -> None:
-    """What changes the file between two checkpoints is another's, whether its length stays or not."""
+    """A change between two checkpoints was made by another program, whether or not the length changes."""
     connection.execute("INSERT INTO t VALUES (randomblob(20000))")
     if checkpointed:
         connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
@@ -92,7 +92,7 @@ def test_another_s(file: Path, connection: apsw.Connection, checkpointed: bool) 
 
 
 def test_a_look_takes_no_lock_away(file: Path, connection: apsw.Connection) -> None:
-    """However often it is looked, no descriptor is opened: to close it would end the process's locks on the file."""
+    """A look opens no descriptor, because closing one would release the process's locks on the file."""
     open_before = os.listdir("/proc/self/fd")
     overwriting = looking(file)
     for _ in range(10):
@@ -102,7 +102,7 @@ def test_a_look_takes_no_lock_away(file: Path, connection: apsw.Connection) -> N
 
 
 class Index:
-    """An index of a log, as processes that checkpoint leave it."""
+    """A WAL index, as left by processes that checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w+b")
@@ -119,7 +119,7 @@ class Index:
 
 @pytest.fixture
 def index(file: Path) -> Iterator[Index]:
-    """Give the index of a database that there is not."""
+    """Yield a WAL index for a fake database."""
     file.write_bytes(b"pages")
     index = Index(file.with_name(file.name + "-shm"))
     yield index
@@ -129,15 +129,15 @@ def index(file: Path) -> Iterator[Index]:
 @pytest.mark.parametrize(
     ("salt", "done", "begun", "seen"),
     [
-        (b"saltsalt", 7, 7, True),  # nothing was checkpointed
+        (b"saltsalt", 7, 7, True),  # no checkpoint
         (b"saltsalt", 9, 9, False),  # a checkpoint was made
-        (b"saltsalt", 7, 9, False),  # one is under way, or its process was killed in the middle
-        (b"tlastlas", 7, 7, False),  # the log has begun anew, after a checkpoint
+        (b"saltsalt", 7, 9, False),  # a checkpoint is in progress, or its process was killed
+        (b"tlastlas", 7, 7, False),  # the WAL was restarted after a checkpoint
         (b"tlastlas", 0, 0, False),
     ],
 )
 def test_table(file: Path, index: Index, salt: bytes, done: int, begun: int, seen: bool) -> None:
-    """A file has been overwritten if it has changed and the index says that no checkpoint was made or begun."""
+    """A changed file counts as overwritten if the index shows that no checkpoint was made or begun."""
     overwriting = looking(file)
     index.write(salt, done, begun)
     touch(file)
@@ -145,7 +145,7 @@ def test_table(file: Path, index: Index, salt: bytes, done: int, begun: int, see
 
 
 def test_after_a_checkpoint_that_was_cut_off(file: Path, index: Index) -> None:
-    """When the checkpoint has been made good, what comes after it is seen again."""
+    """Once an interrupted checkpoint has been completed, later changes are detected again."""
     overwriting = looking(file)
     index.write(b"saltsalt", 7, 9)
     for _ in range(3):
@@ -158,29 +158,29 @@ def test_after_a_checkpoint_that_was_cut_off(file: Path, index: Index) -> None:
 
 
 def test_without_an_index(file: Path) -> None:
-    """Where there is no log, or no file, nothing is said."""
+    """Without a WAL index or a file, nothing is reported."""
     overwriting = looking(file)
     file.write_bytes(b"pages")
     assert not overwriting.seen()
 
 
 class TestLog:
-    """What of a log's changes counts as written past SQLite."""
+    """Which changes to a WAL count as made by another program."""
 
     @pytest.fixture
     def log(self, file: Path, connection: apsw.Connection) -> Path:
-        """Name the log of a database, which has something in it."""
+        """Return the path of a WAL that is not empty."""
         fill(connection, 3)
         return file.with_name(file.name + "-wal")
 
     def overwritten(self, looking: Overwriting, log: Path, content: bytes) -> bool:
-        """Write a log in place, and say whether that is seen."""
+        """Overwrite a WAL in place, and return whether that is detected."""
         log.write_bytes(content)
         return looking.log_seen()
 
     @pytest.mark.parametrize("mode", ["PASSIVE", "FULL", "RESTART", "TRUNCATE"])
     def test_sqlite_s_own(self, file: Path, connection: apsw.Connection, mode: str) -> None:
-        """Commits, checkpoints of any kind and a log that begins again, by any connection, are SQLite's own."""
+        """Commits, checkpoints of any kind and a restarted WAL, by any connection, are SQLite's own."""
         overwriting = looking(file)
         with contextlib.closing(apsw.Connection(str(file))) as other:
             for _ in range(5):
@@ -191,9 +191,9 @@ class TestLog:
                     assert not overwriting.log_seen()
 
     def test_a_rollback(self, file: Path, connection: apsw.Connection) -> None:
-        """What a transaction left in the log that was rolled back is written over by the next, and that is right."""
+        """The next commit may overwrite what a rolled-back transaction left in the WAL."""
         overwriting = looking(file)
-        connection.execute("PRAGMA cache_size = 2")  # so that it is written before it is committed
+        connection.execute("PRAGMA cache_size = 2")  # write pages before the commit
         connection.execute("BEGIN")
         fill(connection, 20)
         assert not overwriting.log_seen()
@@ -204,14 +204,14 @@ class TestLog:
 
     @pytest.mark.parametrize("left", [0, 20, 32, 100, -1, -25, -5000])
     def test_cut_off(self, file: Path, log: Path, left: int) -> None:
-        """A log that was cut off, be it by a byte, has lost its last frame."""
+        """A truncated WAL is detected, even if only a byte of its last frame is missing."""
         overwriting = looking(file)
         assert not overwriting.log_seen()
         os.truncate(log, left if left >= 0 else log.stat().st_size + left)
         assert overwriting.log_seen()
 
     def test_cut_off_between_two_looks_and_written_to(self, file: Path, log: Path, connection: apsw.Connection) -> None:
-        """A commit that follows at once hides nothing: the frame that was the last before is not there any more."""
+        """A commit right after the truncation does not hide it: the former last frame is missing."""
         overwriting = looking(file)
         assert not overwriting.log_seen()
         os.truncate(log, 32)
@@ -219,7 +219,7 @@ class TestLog:
         assert overwriting.log_seen()
 
     def test_an_older_copy(self, file: Path, log: Path, connection: apsw.Connection) -> None:
-        """A copy from before the last commit, or from before the log began again, is another log."""
+        """A copy from before the last commit, or from before the WAL was restarted, is detected."""
         before = log.read_bytes()
         fill(connection)
         overwriting = looking(file)
@@ -233,7 +233,7 @@ class TestLog:
         assert self.overwritten(overwriting, log, longer)
 
     def test_an_older_index(self, file: Path, connection: apsw.Connection) -> None:
-        """An index that counts fewer frames than before would have the next commit overwrite the others."""
+        """An index with fewer frames than before is detected: the next commit would overwrite the others."""
         index = file.with_name(file.name + "-shm")
         before = index.read_bytes()
         fill(connection)
@@ -247,7 +247,7 @@ class TestLog:
     def test_a_checkpoint_during_a_look(
         self, file: Path, connection: apsw.Connection, monkeypatch: pytest.MonkeyPatch, moment: int
     ) -> None:
-        """A checkpoint that cuts the log off after any of a look's calls to the system is SQLite's own."""
+        """A checkpoint that truncates the WAL during a look, after any of its system calls, is SQLite's own."""
         overwriting = looking(file)
         fill(connection, 3)
         assert not overwriting.log_seen()
@@ -274,7 +274,7 @@ class TestLog:
         assert not overwriting.log_seen()
 
     def test_no_false_alarm(self, file: Path, connection: apsw.Connection) -> None:
-        """Processes that write, roll back and checkpoint at the same time are never taken for somebody else."""
+        """Processes that write, roll back and checkpoint concurrently cause no false alarm."""
         program = (
             "import sys, random, time, apsw\n"
             "c = apsw.Connection(sys.argv[1]); c.set_busy_timeout(20000); c.execute('PRAGMA wal_autocheckpoint = 5')\n"

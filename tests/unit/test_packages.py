@@ -1,4 +1,4 @@
-"""What the Python distributions are called, and what they depend on by name."""
+"""The names of the Python distributions and of their dependencies."""
 
 import re
 from itertools import chain
@@ -20,7 +20,7 @@ PROJECTS = [
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project["name"])
 def test_names_are_ours(project: dict) -> None:
-    """A name that begins like ours is one that RELEASING.md has the owner register: it never installs others' code."""
+    """Names that start with ours are listed in RELEASING.md to be registered, so no one else's code is installed."""
     needs = [project["name"], *project["dependencies"], *chain(*project.get("optional-dependencies", {}).values())]
     ours = {name for name in (re.match(r"[\w-]+", need)[0] for need in needs) if name.startswith("tumbler")}
     assert ours <= {"tumbler-client", "tumbler-server"}
@@ -28,6 +28,6 @@ def test_names_are_ours(project: dict) -> None:
 
 
 def test_the_checkout_is_never_published() -> None:
-    """The distribution that `pip install .` makes says so to the index."""
+    """The distribution of `pip install .` is marked so that the index refuses it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert "Private :: Do Not Upload" in project["classifiers"]

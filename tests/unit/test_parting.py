@@ -1,4 +1,4 @@
-"""Parting from callers: who is told what by their sockets, and in which order."""
+"""Closing connections at shutdown: which are closed, and in which order."""
 
 import asyncio
 import socket
@@ -18,7 +18,7 @@ PATIENCE = 10.0
 
 
 class Call:
-    """A call, as far as it is asked who makes it."""
+    """A fake call that knows its caller."""
 
     def __init__(self, caller: socket.socket) -> None:
         host, port = caller.getsockname()
@@ -29,7 +29,7 @@ class Call:
 
 
 class Place:
-    """A listener of our own with two callers, and what is under way for them."""
+    """A listening socket with two connections and the calls in flight on them."""
 
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -41,17 +41,17 @@ class Place:
         self.shedding.port = self.address[1]
 
     def begin(self, caller: int) -> Context:
-        """Have a call of one of them be under way."""
+        """Start a call on one of the connections."""
         call = cast("Context", Call(self.callers[caller]))
         self.calls.add(call)
         return call
 
     def parting(self) -> Parting:
-        """Begin to part from them."""
+        """Start to close the connections."""
         return Parting(self.shedding, lambda: frozenset(self.calls), lambda: self.calls)
 
     def is_closed(self, caller: int) -> bool:
-        """Whether one of them has been told that nothing more comes."""
+        """Whether a connection has been closed to its caller."""
         self.callers[caller].settimeout(0.01)
         try:
             return self.callers[caller].recv(1) == b""
@@ -66,19 +66,19 @@ class Place:
 
 @pytest.fixture
 def place() -> Iterator[Place]:
-    """Give such a place."""
+    """Yield a place."""
     place = Place()
     yield place
     place.close()
 
 
 def run(work: Any) -> Any:
-    """Run a coroutine, for so long at the most."""
+    """Run a coroutine with a timeout."""
     return asyncio.run(asyncio.wait_for(work, PATIENCE))
 
 
 def test_what_was_sent_arrives_before_the_end(place: Place) -> None:
-    """A connection is closed behind the answers on it, whatever its caller goes on sending."""
+    """A connection is closed after the answers on it, even if its caller continues to send."""
     place.ours[0].sendall(b"the last answer")
     place.callers[0].sendall(b"more")
     sockets.finish(place.ours[0].fileno())
@@ -89,7 +89,7 @@ def test_what_was_sent_arrives_before_the_end(place: Place) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the listener stays until gRPC closes it")
 def test_nobody_connects_any_more(place: Place) -> None:
-    """Newcomers are refused at once, so that they go elsewhere; who is connected stays so."""
+    """New connections are refused at once, so that clients go elsewhere; existing ones stay."""
     sockets.stop_listening(place.address[1])
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(place.address, PATIENCE)
@@ -97,9 +97,9 @@ def test_nobody_connects_any_more(place: Place) -> None:
 
 
 def test_a_connection_waits_for_its_own_calls(place: Place) -> None:
-    """Whose calls were taken up keeps the connection until they have ended; all others have to go at once.
+    """A connection stays until its accepted calls have ended; one without calls is closed at once.
 
-    Calls that came later keep none.
+    Calls that arrive later do not keep a connection.
     """
     call = place.begin(0)
 
@@ -124,7 +124,7 @@ def test_a_connection_waits_for_its_own_calls(place: Place) -> None:
 
 
 def test_nobody_is_waited_for_beyond_the_end(place: Place) -> None:
-    """A call that does not end, and callers who do not hang up, delay nothing beyond the given time."""
+    """A call that does not end, or a caller that does not close, delays nothing beyond the deadline."""
     place.begin(0)
     began = time.monotonic()
     run(place.parting().part(began + 0.2))

@@ -13,7 +13,7 @@ from tumbler_server.keys.pepper import Pepper
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Give the path of a pepper file that does not exist yet."""
+    """Return the path of a pepper file that does not exist yet."""
     return tmp_path / "pepper"
 
 
@@ -24,7 +24,7 @@ def write(path: Path, text: str | bytes, mode: int = 0o600) -> None:
 
 
 def line(number: int, size: int = pepper.SIZE) -> str:
-    """Return a line with a pepper whose bytes are all the same."""
+    """Return a line with a pepper of identical bytes."""
     return base64.urlsafe_b64encode(bytes([number]) * size).decode()
 
 
@@ -32,7 +32,7 @@ class TestCreate:
     """A new file."""
 
     def test_private(self, path: Path) -> None:
-        """A new file is of mode 0600, whatever the umask is."""
+        """A new file has mode 0600, whatever the umask."""
         before = os.umask(0)
         try:
             pepper.create(path)
@@ -41,7 +41,7 @@ class TestCreate:
         assert path.stat().st_mode & 0o777 == 0o600
 
     def test_one_pepper(self, path: Path) -> None:
-        """A new file holds one pepper of 32 bytes, and another one each time."""
+        """A new file has one pepper of 32 bytes, different each time."""
         pepper.create(path)
         pepper.create(path.with_name("other"))
         (one,), (other,) = pepper.load(path), pepper.load(path.with_name("other"))
@@ -49,14 +49,14 @@ class TestCreate:
         assert one != other
 
     def test_an_existing_file_is_kept(self, path: Path) -> None:
-        """A file that exists is refused and left as it is: without its pepper every digest would be lost."""
+        """An existing file is refused and kept: without its peppers every digest would be lost."""
         write(path, "anything")
         with pytest.raises(SetupError, match=f"{path} already exists"):
             pepper.create(path)
         assert path.read_text() == "anything"
 
     def test_all_or_nothing(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where the disk is full, no file stays that holds no pepper."""
+        """If the disk is full, no file without a pepper remains."""
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", full_disk)
             with pytest.raises(SetupError, match="No space left on device"):
@@ -64,19 +64,19 @@ class TestCreate:
         assert list(path.parent.iterdir()) == []
 
     def test_a_given_pepper(self, path: Path) -> None:
-        """A pepper that was made before can be put into the file."""
+        """A pepper generated earlier can be written to the file."""
         first = pepper.generate()
         pepper.create(path, first)
         assert pepper.load(path) == (first,)
 
 
 def full_disk(_: int) -> None:
-    """Fail as a full disk does."""
+    """Fail as on a full disk."""
     raise OSError(28, "No space left on device")
 
 
 def forbidden(*_: object) -> int:
-    """Fail as a file of another user does."""
+    """Fail as for another user's file."""
     raise PermissionError(13, "Permission denied")
 
 
@@ -84,12 +84,12 @@ class TestLoad:
     """Reading the file."""
 
     def test_order(self, path: Path) -> None:
-        """The peppers come in the order of the file: the newest is first."""
+        """Peppers are returned in the file's order: the newest is first."""
         write(path, f"{line(1)}\n{line(2)}\n{line(3)}\n")
         assert [found.secret[0] for found in pepper.load(path)] == [1, 2, 3]
 
     def test_comments_and_blanks(self, path: Path) -> None:
-        """Comments, empty lines and white space around a pepper do not count, nor does the way a line ends."""
+        """Comments, empty lines, surrounding white space and the kind of line end are ignored."""
         write(path, f"# one\r\n\r\n  {line(1)} \r\n # two\n\t\n{line(2)}")
         assert [found.secret[0] for found in pepper.load(path)] == [1, 2]
 
@@ -107,7 +107,7 @@ class TestLoad:
         ids=["no base64", "the second line", "cut off", "31 bytes", "33 bytes", "two in a line", "comment behind it"],
     )
     def test_damage_is_named(self, path: Path, text: str, number: int) -> None:
-        """A damaged line is named with its number and the file, and not shown: it may be most of a pepper."""
+        """A damaged line is reported by its number and file, and not shown, because it may be most of a pepper."""
         write(path, text)
         with pytest.raises(SetupError, match=f"^line {number} of the pepper file {path} ") as caught:
             pepper.load(path)
@@ -115,32 +115,32 @@ class TestLoad:
 
     @pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n"], ids=["empty", "blank", "comments"])
     def test_no_pepper(self, path: Path, text: str) -> None:
-        """A file without a pepper is refused: it is not the same as no file."""
+        """A file without a pepper is refused: it differs from a missing file."""
         write(path, text)
         with pytest.raises(SetupError, match=f"{path} holds no pepper"):
             pepper.load(path)
 
     def test_missing(self, path: Path) -> None:
-        """A missing file is refused by its name."""
+        """A missing file is refused with its name."""
         with pytest.raises(SetupError, match=f"no pepper file {path}"):
             pepper.load(path)
 
     @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o610, 0o601, 0o644])
     def test_readable_by_others(self, path: Path, mode: int) -> None:
-        """A file that group or others may touch is refused, and the message says how to mend it."""
+        """A file that group or others can access is refused, and the message has the command that corrects it."""
         write(path, line(1), mode)
         with pytest.raises(SetupError, match=f"chmod 600 {path}"):
             pepper.load(path)
 
     @pytest.mark.parametrize("mode", [0o600, 0o400])
     def test_private(self, path: Path, mode: int) -> None:
-        """A file that is its owner's alone is read, be it read-only."""
+        """A file that only its owner can access is read, even if it is read-only."""
         write(path, line(1), mode)
         assert len(pepper.load(path)) == 1
 
     @pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
     def test_no_regular_file(self, path: Path, kind: str) -> None:
-        """A folder, a pipe or a device is refused at once, by its name and in words: a pipe would never be opened."""
+        """A folder, a pipe or a device is refused at once with its name: opening a pipe would block."""
         if kind == "folder":
             path.mkdir(mode=0o700)
         elif kind == "pipe":
@@ -151,19 +151,19 @@ class TestLoad:
             pepper.load(path)
 
     def test_not_allowed(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where the system forbids it, it is told in words, and what to do."""
+        """If the file may not be read, the message names the remedy."""
         monkeypatch.setattr(os, "open", forbidden)
         with pytest.raises(SetupError, match=f"{path} cannot be read by this user: run the server as"):
             pepper.load(path)
 
     def test_not_text(self, path: Path) -> None:
-        """Bytes that are no text are refused without being shown."""
+        """A file that is not text is refused, and its bytes are not shown."""
         write(path, b"\xff\xfe" * 20)
         with pytest.raises(SetupError, match=f"{path} is not text: restore it"):
             pepper.load(path)
 
     def test_too_large(self, path: Path) -> None:
-        """No more is read than a pepper file can hold."""
+        """A file larger than the maximum is refused."""
         write(path, "#" * (pepper.LARGEST + 1))
         with pytest.raises(SetupError, match=f"{path} is larger than 1024 KiB"):
             pepper.load(path)
@@ -173,7 +173,7 @@ class TestRotate:
     """A new pepper."""
 
     def test_newest_first(self, path: Path) -> None:
-        """The new pepper comes first and is returned; the others are kept, in their order."""
+        """The new pepper comes first and is returned; the others keep their order."""
         write(path, f"{line(1)}\n{line(2)}\n")
         new = pepper.rotate(path)
         found = pepper.load(path)
@@ -182,14 +182,14 @@ class TestRotate:
         assert new not in found[1:]
 
     def test_private(self, path: Path) -> None:
-        """The new file is of mode 0600, and nothing is left beside it."""
+        """The new file has mode 0600, and no temporary file remains."""
         pepper.create(path)
         pepper.rotate(path)
         assert path.stat().st_mode & 0o777 == 0o600
         assert list(path.parent.iterdir()) == [path]
 
     def test_all_or_nothing(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where the disk is full, the old file stays as it was; the next try succeeds."""
+        """If the disk is full, the old file is unchanged, and a retry succeeds."""
         pepper.create(path)
         before = path.read_bytes()
 
@@ -203,7 +203,7 @@ class TestRotate:
         assert len(pepper.load(path)) == 2
 
     def test_never_half(self, path: Path) -> None:
-        """A server that is reading the file meanwhile reads the old one, whole."""
+        """A server that is reading the file during a rotation reads the complete old one."""
         pepper.create(path)
         with path.open("rb") as reading:
             begin = reading.read(5)
@@ -213,7 +213,7 @@ class TestRotate:
         assert pepper.load(path.with_name("old")) == pepper.load(path)[1:]
 
     def test_reaches_the_disk(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The new file is on the disk before it takes the old one's place."""
+        """The new file is synced to disk before it replaces the old one."""
         pepper.create(path)
         before = path.read_bytes()
         seen: list[bytes] = []
@@ -222,7 +222,7 @@ class TestRotate:
         assert seen[0] == before
 
     def test_missing(self, path: Path) -> None:
-        """Where there is no file, there is nothing to rotate."""
+        """Without a file, rotate is refused and creates none."""
         with pytest.raises(SetupError, match="no pepper file"):
             pepper.rotate(path)
         assert not path.exists()
@@ -232,12 +232,12 @@ class TestPepper:
     """A pepper."""
 
     def test_id(self) -> None:
-        """Its id is 12 hexadecimal digits, the same for the same pepper and none of its bytes."""
+        """A pepper's id is 12 hexadecimal digits, the same for the same pepper, and contains none of its bytes."""
         one, other = Pepper(bytes(32)), Pepper(bytes(31) + b"\x01")
         assert one.id == Pepper(bytes(32)).id != other.id
         assert len(one.id) == 12
         assert int(one.id, 16)
 
     def test_repr_is_silent(self) -> None:
-        """Printing a pepper does not show it."""
+        """A pepper's repr does not show it."""
         assert repr(Pepper(b"secret" * 5)) == "Pepper()"

@@ -1,4 +1,4 @@
-"""Who may hold a stream, and who must go where there are too many."""
+"""Which streams get a place, and which must give theirs up."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from tumbler_server.events.places import Places
 
 @dataclass(eq=False)
 class Holder:
-    """Somebody who wants a place."""
+    """A fake stream that wants a place."""
 
     tenant: str
     key_id: str = ""
@@ -20,7 +20,7 @@ class Holder:
 
 
 def filled(most: int, *tenants: str) -> tuple[Places[Holder], list[Holder]]:
-    """Return places of which these tenants have taken some, in this order."""
+    """Return places that these tenants have taken in this order."""
     places: Places[Holder] = Places(most)
     holders = [Holder(tenant) for tenant in tenants]
     for holder in holders:
@@ -30,7 +30,7 @@ def filled(most: int, *tenants: str) -> tuple[Places[Holder], list[Holder]]:
 
 @pytest.fixture
 def bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the bounds small: 3 streams a key, 5 a project, 2 heartbeats a second."""
+    """Set small maximums: 3 streams per key, 5 per project, 2 heartbeats per second."""
     for name, most in (("WATCH_KEY", 3), ("WATCH_PROJECT", 5), ("WATCH_BEATS", 2)):
         monkeypatch.setattr(limits, name, limits.Limit("", most, "", ""))
 
@@ -38,14 +38,14 @@ def bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("held", "newcomer", "leaver"),
     [
-        ("aaaa", "b", 3),  # the newest of who has the most
-        ("aaab", "b", 2),  # even it comes to two and two
-        ("baab", "c", 3),  # of two that have the most, the one that came first
+        ("aaaa", "b", 3),  # the newest stream of the tenant with the most
+        ("aaab", "b", 2),  # this still ends at two and two
+        ("baab", "c", 3),  # of two tenants with the most, the one that came first
         ("baaa", "b", 3),
     ],
 )
 def test_who_goes(held: str, newcomer: str, leaver: int) -> None:
-    """Where all places are taken, a newcomer gets that of the newest of the tenant that has the most."""
+    """If all places are taken, a new stream gets the newest place of the tenant with the most."""
     places, holders = filled(4, *held)
     gone = places.take(Holder(newcomer))
     assert gone is holders[leaver]
@@ -55,7 +55,7 @@ def test_who_goes(held: str, newcomer: str, leaver: int) -> None:
     ("held", "newcomer"), [("aaaa", "a"), ("aabb", "a"), ("aabb", "b"), ("aab", "b"), ("abcd", "e")]
 )
 def test_who_is_refused(held: str, newcomer: str) -> None:
-    """A newcomer whose tenant would then have as many as the other had takes no place: they would go on for ever."""
+    """A new stream is refused if its tenant would then have as many as the other had, to avoid an endless exchange."""
     places, _ = filled(len(held), *held)
     with pytest.raises(Overloaded) as refused:
         places.take(Holder(newcomer))
@@ -64,7 +64,7 @@ def test_who_is_refused(held: str, newcomer: str) -> None:
 
 
 def test_a_flood_takes_none_from_others() -> None:
-    """However many streams a tenant opens, the others keep theirs, and get new ones."""
+    """However many streams a tenant opens, the others keep theirs and get new ones."""
     places, others = filled(100, *(f"tenant-{number}" for number in range(10)))
     flood = [Holder("flood") for _ in range(90)]
     assert {places.take(holder) for holder in flood} == {None}
@@ -79,7 +79,7 @@ def test_a_flood_takes_none_from_others() -> None:
 
 
 def test_each_key(bounds: None) -> None:
-    """A key has no more streams than agreed, until one ends; other keys of its project have theirs."""
+    """A key's streams above its maximum are refused until one ends; the project's other keys are not affected."""
     places: Places[Holder] = Places(100)
     first, *_ = holders = [Holder("acme", "one") for _ in range(3)]
     for holder in holders:
@@ -93,7 +93,7 @@ def test_each_key(bounds: None) -> None:
 
 
 def test_each_project(bounds: None) -> None:
-    """The keys of a project have no more streams than agreed; those of another have theirs."""
+    """A project's streams above its maximum are refused; another project's are not."""
     places: Places[Holder] = Places(100)
     for number in range(5):
         places.take(Holder("acme", str(number)))
@@ -103,7 +103,7 @@ def test_each_project(bounds: None) -> None:
 
 
 def test_heartbeats(bounds: None) -> None:
-    """The streams of a project have no more heartbeats a second than agreed, however many streams these are."""
+    """A project's heartbeats per second are limited, however many streams it has."""
     places: Places[Holder] = Places(100)
     often = Holder("acme", "1", SECOND)
     places.take(often)
@@ -117,12 +117,12 @@ def test_heartbeats(bounds: None) -> None:
 
 
 def test_as_many_as_the_default_interval_allows() -> None:
-    """At the default interval of five seconds a project has heartbeats for all of its streams."""
+    """At the default interval of five seconds a project may open its maximum of streams."""
     assert limits.WATCH_PROJECT.most / 5 <= limits.WATCH_BEATS.most
 
 
 def test_nothing_stays(bounds: None) -> None:
-    """Who has left has left nothing behind, and may leave again."""
+    """A stream that has left keeps no state, and may leave twice."""
     places: Places[Holder] = Places(3)
     for _ in range(100):
         holders = [Holder("acme", "one", SECOND * 3 // 2), Holder("globex", "two")]
@@ -135,7 +135,7 @@ def test_nothing_stays(bounds: None) -> None:
 
 
 def test_refused_together_they_do_not_come_back_together() -> None:
-    """The advice when to come back differs."""
+    """Refused streams get different retry delays."""
     places, _ = filled(1, "acme")
     advice = set()
     for _ in range(50):

@@ -1,4 +1,4 @@
-"""Who sends without end, and so keeps others from being read."""
+"""Connections that send without a pause, and so keep gRPC from reading others."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ MUCH = bytes(int(shares.UNEXPLAINED_RATE.most))
 
 
 class Line:
-    """A connection to a port of ours, by both its ends."""
+    """Both ends of a connection to a port of this process."""
 
     def __init__(self, server: socket.socket) -> None:
         self.peer = socket.create_connection(server.getsockname())
@@ -35,7 +35,7 @@ class Line:
         self.name = f"ipv4:{host}:{port}"
 
     def send(self, data: bytes) -> None:
-        """Have the peer send this, and take it in."""
+        """Send data from the peer and receive it."""
         reading = threading.Thread(target=self._take, args=(len(data),))
         reading.start()
         self.peer.sendall(data)
@@ -47,7 +47,7 @@ class Line:
 
     @property
     def is_heard(self) -> bool:
-        """Whether what the peer says arrives."""
+        """Whether data from the peer arrives."""
         self.peer.send(b"?")
         self.ours.settimeout(0.2)
         try:
@@ -64,7 +64,7 @@ class Line:
 
 
 class Street:
-    """A port, those who are connected to it, and who looks after them; by a clock that stands still."""
+    """A port with its connections and the policing of them, on a frozen clock."""
 
     def __init__(self, server: socket.socket) -> None:
         self.shedding = Shedding()
@@ -75,7 +75,7 @@ class Street:
         self.lines = [Line(server) for _ in range(3)]
 
     def look(self, after: float = 0.01) -> int:
-        """Look after so many seconds, and return how many are silenced."""
+        """Look again after this many seconds, and return how many connections are silenced."""
 
         async def run() -> None:
             await self.policing.look()
@@ -89,7 +89,7 @@ class Street:
 
 @pytest.fixture
 def street() -> Iterator[Street]:
-    """Give a street with three connections, on which somebody has looked once."""
+    """Yield a street with three connections that has been looked at once."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         made = Street(server)
         made.look()
@@ -103,7 +103,7 @@ def street() -> Iterator[Street]:
 
 
 def test_who_sends_without_end_is_heard_no_more(street: Street) -> None:
-    """A stranger who has sent more since the last look than it may is silenced; the others are not."""
+    """An unauthenticated connection that sent more than its limit since the last look is silenced; others are not."""
     loud, quiet, _ = street.lines
     loud.send(MUCH)
     quiet.send(bytes(1_000))
@@ -112,7 +112,7 @@ def test_who_sends_without_end_is_heard_no_more(street: Street) -> None:
 
 
 def test_silenced_and_then_cut(street: Street) -> None:
-    """Who is silenced hears nothing of it until its time is over; then the connection is shut down."""
+    """A silenced connection is not told; after its time it is shut down."""
     loud, quiet, _ = street.lines
     loud.send(MUCH)
     street.look()
@@ -130,7 +130,7 @@ def test_silenced_and_then_cut(street: Street) -> None:
 
 
 def test_cut_when_the_server_ends(street: Street) -> None:
-    """Who is silenced when the server ends does not keep it."""
+    """The server's shutdown cuts silenced connections."""
     loud = street.lines[0]
     loud.send(MUCH)
     street.look()
@@ -140,7 +140,7 @@ def test_cut_when_the_server_ends(street: Street) -> None:
 
 @pytest.mark.parametrize("why", ["let in", "has a stream of changes"])
 def test_who_was_let_in_is_spared(street: Street, why: str) -> None:
-    """Whoever was let in, as through a proxy, may send as much as its messages take; a stranger may not."""
+    """An authenticated connection, such as a proxy's, may send what its messages explain; others may not."""
     known, stranger, _ = street.lines
     if why == "let in":
         street.shedding.let_in(known.name)
@@ -159,13 +159,13 @@ def test_who_was_let_in_is_spared(street: Street, why: str) -> None:
     ("heard", "awaited", "cut"),
     [
         (0, 0, True),
-        (len(MUCH), 0, False),  # it was messages
-        (0, len(MUCH), False),  # it may be a message that has not ended
+        (len(MUCH), 0, False),  # received messages explain it
+        (0, len(MUCH), False),  # a message in transit may explain it
         (len(MUCH) // 2, len(MUCH) // 8, True),
     ],
 )
 def test_what_messages_do_not_explain(street: Street, heard: int, awaited: int, cut: bool) -> None:
-    """Where somebody was let in, what came is held against messages that came or are awaited; else it is cut."""
+    """An authenticated connection is cut if its bytes exceed the messages received or awaited."""
     known, other, _ = street.lines
     street.shedding.let_in(known.name)
     known.send(MUCH)
@@ -179,7 +179,7 @@ def test_what_messages_do_not_explain(street: Street, heard: int, awaited: int, 
 
 
 def test_a_message_that_ends_meanwhile(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A message that ends while the connections are looked through explains what came, though it was not known."""
+    """A message that is completed during the look still explains the bytes."""
     known = street.lines[0]
     street.shedding.let_in(known.name)
     known.send(MUCH)
@@ -196,7 +196,7 @@ def test_a_message_that_ends_meanwhile(street: Street, monkeypatch: pytest.Monke
 
 
 def test_no_file_may_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where connections have taken all files, it goes on to look: a flood must not end that."""
+    """If no file can be opened, the check continues to run: a flood must not stop it."""
 
     def fail(_: str) -> None:
         raise OSError(errno.EMFILE, "too many open files")
@@ -208,7 +208,7 @@ def test_no_file_may_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_unexplained_adds_up(street: Street) -> None:
-    """What messages do not explain is remembered from look to look, less what any connection may send."""
+    """Unexplained bytes add up from look to look, minus the allowed rate."""
     known = street.lines[0]
     street.shedding.let_in(known.name)
     each = 500_000
@@ -216,7 +216,7 @@ def test_what_is_unexplained_adds_up(street: Street) -> None:
         known.send(bytes(each))
         street.look()
     assert known.is_heard
-    street.look(0.2)  # in that time it might have sent all of that
+    street.look(0.2)  # at the allowed rate, that time pays for all of it
     for _ in range(2):
         known.send(bytes(each))
         street.look()
@@ -229,21 +229,21 @@ def test_what_is_unexplained_adds_up(street: Street) -> None:
 @pytest.mark.parametrize(
     ("size", "after", "silenced"),
     [
-        (1 << 20, 0.01, 0),  # a hundred calls with the largest headers that anybody has
+        (1 << 20, 0.01, 0),  # a hundred calls with the largest allowed headers
         ((1 << 20) + 50_000, 0.01, 1),
-        (5 << 20, 1.0, 0),  # over a second it may be more
+        (5 << 20, 1.0, 0),  # within a second it may be more
         ((5 << 20) + 50_000, 1.0, 1),
     ],
 )
 def test_how_much_may_be_sent(street: Street, size: int, after: float, silenced: int) -> None:
-    """What counts is what came since the last look; a burst that any newcomer may send is let pass."""
+    """A connection's bytes since the last look count, minus the burst that a new connection may send."""
     street.lines[0].send(bytes(size))
     assert street.look(after) == silenced
-    assert street.look(after) == silenced  # none more
+    assert street.look(after) == silenced  # nothing more arrived
 
 
 def test_strangers_share_what_they_may_send(street: Street) -> None:
-    """A rate that one stranger may keep up, many together may not; a trickle is nobody's part of it."""
+    """Unauthenticated connections share one rate; one that sends little does not count toward it."""
     first, second, third = street.lines
     each = int(shares.UNEXPLAINED_RATE.most * 0.04)
     for _ in range(20):
@@ -261,7 +261,7 @@ def test_strangers_share_what_they_may_send(street: Street) -> None:
 
 
 def test_who_is_let_in_meanwhile_is_no_stranger(street: Street) -> None:
-    """What a newcomer has sent before it was let in is not held against it later."""
+    """What a connection sent before its caller was authenticated does not count later."""
     line = street.lines[0]
     line.send(bytes(900_000))
     assert street.look() == 0
@@ -272,7 +272,7 @@ def test_who_is_let_in_meanwhile_is_no_stranger(street: Street) -> None:
 
 
 def test_a_newcomer_is_judged_from_its_beginning(street: Street) -> None:
-    """A connection that was not there at the last look has sent all that it has sent since then."""
+    """For a connection that is new since the last look, all bytes count."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         other = Street(server)
         other.look()
@@ -286,7 +286,7 @@ def test_a_newcomer_is_judged_from_its_beginning(street: Street) -> None:
 
 
 def test_another_connection_of_the_same_name_is_not_cut(street: Street) -> None:
-    """Where who was silenced has gone, and somebody has come by the same address and port, that one stays."""
+    """If a silenced connection is gone, a new one with the same address and port is not cut."""
     loud, quiet, _ = street.lines
     loud.send(MUCH)
     street.look()
@@ -307,7 +307,7 @@ def test_another_connection_of_the_same_name_is_not_cut(street: Street) -> None:
     ],
 )
 def test_when_grpc_is_busy(monkeypatch: pytest.MonkeyPatch, used: Mapping[int, float], busy: bool) -> None:
-    """The threads of gRPC are busy when together they have taken half a core since the last look."""
+    """The threads of gRPC count as busy if together they used half a core since the last look."""
     clock = SimpleNamespace(now=1.0, used=dict.fromkeys(used, 1.0))
     monkeypatch.setattr(policing.time, "monotonic", lambda: clock.now)
     monkeypatch.setattr(policing.time, "clock_gettime", lambda thread: clock.used[thread])
@@ -321,8 +321,8 @@ def test_when_grpc_is_busy(monkeypatch: pytest.MonkeyPatch, used: Mapping[int, f
 
 
 def test_a_thread_that_has_ended_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads of gRPC that it does not need end; the others are looked at all the same."""
-    gone = ~(2**22) << 3 | 6  # no thread has so high a number
+    """A gRPC thread that has ended is skipped."""
+    gone = ~(2**22) << 3 | 6  # higher than any thread id
     monkeypatch.setattr(policing, "_clocks", lambda: [gone])
     readers = Readers()
     assert not readers.are_busy()
@@ -330,14 +330,14 @@ def test_a_thread_that_has_ended_is_passed_over(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_threads_of_python_are_no_readers() -> None:
-    """Threads that Python has made do not read what peers send, however busy they are."""
+    """Python's own threads do not count as gRPC's, however busy they are."""
     assert ~threading.get_native_id() << 3 | 6 not in policing._clocks()
 
 
 def test_how_much_comes(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes to the machine is counted, whoever it is for; where it is not told, it may always be too much."""
+    """All bytes that reach the machine count, whatever they are for."""
     traffic = Traffic()
-    assert traffic.may_be_much()  # nobody knows
+    assert traffic.may_be_much()  # there is no earlier value yet
     street.lines[0].send(MUCH)
     assert traffic.may_be_much()
     monkeypatch.setattr(policing, "_came", lambda: 0.0)
@@ -346,7 +346,7 @@ def test_how_much_comes(street: Street, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_what_is_not_told_may_be_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system does not tell how much comes, it may be too much at any time."""
+    """If the system does not report its traffic, it always counts as possibly too much."""
     monkeypatch.setattr(policing, "_TRAFFIC", Path("/no/such/file"))
     traffic = Traffic()
     traffic.may_be_much()
@@ -357,7 +357,7 @@ def test_what_is_not_told_may_be_much(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_looks_only_where_it_may_matter(
     street: Street, monkeypatch: pytest.MonkeyPatch, busy: bool, much: bool, looks: bool
 ) -> None:
-    """Connections are looked through only while gRPC is busy and much comes: it takes a while where they are many."""
+    """Connections are only checked while gRPC is busy and traffic is high, because checking many takes long."""
     monkeypatch.setattr(Readers, "are_busy", lambda _: busy)
     monkeypatch.setattr(Traffic, "may_be_much", lambda _: much)
     looked: list[int] = []
@@ -371,7 +371,7 @@ def test_looks_only_where_it_may_matter(
 
 
 def test_who_is_silenced_is_cut_in_calm_times_too(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever was silenced is cut when it is time, though nobody keeps gRPC busy any more."""
+    """A silenced connection is cut on time even if gRPC is no longer busy."""
     monkeypatch.setattr(Readers, "are_busy", lambda _: False)
     loud = street.lines[0]
     loud.send(MUCH)
@@ -382,7 +382,7 @@ def test_who_is_silenced_is_cut_in_calm_times_too(street: Street, monkeypatch: p
 
 
 async def watch(street: Street) -> None:
-    """Have it watched for a moment."""
+    """Run the policing for a moment."""
     watching = asyncio.ensure_future(street.policing.watch())
     await asyncio.sleep(5 * policing.LOOK)
     watching.cancel()
@@ -390,5 +390,5 @@ async def watch(street: Street) -> None:
 
 
 def end(street: Street) -> None:
-    """Have the watching begin and end."""
+    """Start and stop the policing."""
     asyncio.run(watch(street))

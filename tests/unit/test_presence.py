@@ -1,4 +1,4 @@
-"""Calls of one kind, counted by party and in all."""
+"""Calls of one kind, counted per party and in all."""
 
 import contextlib
 
@@ -18,17 +18,17 @@ class Call:
         self.failure: TumblerError | None = None
 
     def cut(self) -> None:
-        """Note the same."""
+        """End the call as too slow."""
         self.end(RequestTooSlow(1))
 
     def end(self, failure: TumblerError) -> None:
-        """Note that the call has to end."""
+        """Record that the call must end."""
         self.failure = failure
 
 
 @pytest.fixture
 def present() -> Presence:
-    """Give a crowd of three at most, and two of a party."""
+    """Return a crowd of at most three, and two per party."""
     return Presence(CrowdLimit("test", 3, 2))
 
 
@@ -43,10 +43,10 @@ def present() -> Presence:
     ids=["a party's share", "all places, for a newcomer", "all places, for one of them", "nobody is here"],
 )
 def test_bounds(present: Presence, here: str, refused: str | None, welcome: str | None) -> None:
-    """A party has its share at most, and all together no more than there may be; who is refused hears when to come."""
+    """A party has at most its share, and the crowd at most its maximum; a refusal has a retry delay."""
     for party in here:
         present.enter(party, Call())
-    for _ in range(3):  # who is refused counts for nothing
+    for _ in range(3):  # a refused call does not count
         if refused:
             with pytest.raises(Overloaded) as raised:
                 present.enter(refused, Call())
@@ -57,7 +57,7 @@ def test_bounds(present: Presence, here: str, refused: str | None, welcome: str 
 
 
 def test_newcomers() -> None:
-    """Parties that take all they can get leave room: one that has nothing yet finds a place."""
+    """Parties that take all they can leave room for a party without calls."""
     present = Presence(CrowdLimit("test", 1_000, 900))
     for party in range(8):
         for _ in range(1_000):
@@ -67,7 +67,7 @@ def test_newcomers() -> None:
 
 
 def test_leaving(present: Presence) -> None:
-    """Who leaves makes room for its party and for all."""
+    """A call that leaves frees a place for its party and for the crowd."""
     leave = [present.enter(party, Call()) for party in "aab"]
     leave[0](None)
     assert len(present) == 2
@@ -78,7 +78,7 @@ def test_leaving(present: Presence) -> None:
 
 
 def test_nothing_is_kept(present: Presence) -> None:
-    """Of who came, was refused and left nothing is kept: names are the callers' to choose."""
+    """Nothing is kept of parties that have left or were refused: their names are chosen by callers."""
     for number in range(100):
         leave = present.enter(f"party {number}", Call())
         present.enter("full", Call())(None)
@@ -94,12 +94,12 @@ def test_nothing_is_kept(present: Presence) -> None:
 
 
 class TestGivingWay:
-    """A crowd of those who need no key: who waits makes room for who does not."""
+    """A crowd of callers without keys, in which waiting calls make room for new ones."""
 
     LIMIT = CrowdLimit("open", 4, 2, gives_way=True)
 
     def full(self, known: str = "") -> tuple[Presence, list[Call]]:
-        """Give a crowd whose places are all taken by calls that wait, and them."""
+        """Return a full crowd of waiting calls, and the calls."""
         present = Presence(self.LIMIT, lambda peer: peer in known)
         calls = [Call(peer) for peer in "abcd"]
         for call in calls:
@@ -108,7 +108,7 @@ class TestGivingWay:
         return present, calls
 
     def test_who_waits_longest_goes(self) -> None:
-        """Each newcomer has the one ended that has waited longest, and hears when to come again."""
+        """Each new call ends the one that has waited longest, with a retry delay."""
         present, calls = self.full()
         for number in range(4):
             present.enter("e" if number < 2 else "f", Call())
@@ -117,14 +117,14 @@ class TestGivingWay:
         assert calls[0].failure.retry_after == RETRY
 
     def test_strangers_go_first(self) -> None:
-        """Those on whose connection somebody was let in go last."""
+        """Calls on connections with an authenticated caller end last."""
         present, calls = self.full("ab")
         for expected in ([2], [2, 3], [0, 2, 3]):
             present.enter("efg"[len(expected) - 1], Call())
             assert [number for number, call in enumerate(calls) if call.failure] == expected
 
     def test_the_known_are_not_looked_at_without_end(self) -> None:
-        """However many are known, a newcomer costs a few looks."""
+        """However many calls are on authenticated connections, a new call checks only a few."""
         looked: list[str] = []
         present = Presence(CrowdLimit("open", 1_000, 1, gives_way=True), lambda peer: not looked.append(peer))
         calls = [Call(f"{number}") for number in range(1_000)]
@@ -136,7 +136,7 @@ class TestGivingWay:
         assert sum(bool(call.failure) for call in calls) == 1
 
     def test_who_does_not_take_its_answer_goes_too(self) -> None:
-        """Whoever has kept a place for longest goes, whether it waits or does not take its answer."""
+        """The call that has held its place longest ends, whether it waits or its answer is unread."""
         present = Presence(self.LIMIT)
         waits = [Call("a", since=2.0), Call("b", since=4.0)]
         unread = [Call("c", since=1.0), Call("d", since=3.0)]
@@ -149,7 +149,7 @@ class TestGivingWay:
             assert sorted(call.peer for call in (*waits, *unread) if call.failure) == list(expected)
 
     def test_nobody_goes_for_one_of_too_many(self) -> None:
-        """A connection that has its share is refused, and nobody makes room for it; nor does anybody who is busy."""
+        """No call ends for a party that has its share, and no busy call ends at all."""
         present, calls = self.full()
         present.enter("e", Call())
         present.enter("e", Call())
@@ -162,7 +162,7 @@ class TestGivingWay:
         assert sum(bool(call.failure) for call in calls) == gone == 2
 
     def test_no_other_crowd_gives_way(self, present: Presence) -> None:
-        """Where callers have keys, nobody's call is ended for another's."""
+        """In a crowd of callers with keys, no call ends for another."""
         calls = [Call() for _ in "abc"]
         for party, call in zip("abc", calls, strict=True):
             present.enter(party, call)
@@ -174,7 +174,7 @@ class TestGivingWay:
 
 @pytest.mark.parametrize("what", ["waiting", "unread"])
 def test_ending(present: Presence, what: str) -> None:
-    """Those are ended who have waited since an instant or longer, once; who has left is not."""
+    """Calls that have waited since an instant, or longer, are ended once; calls that have left are not."""
     calls = [Call(since=float(number)) for number in range(3)]
     leave = [present.enter(party, call) for party, call in zip("abc", calls, strict=True)]
     getattr(present, what).update(dict.fromkeys(calls))

@@ -1,4 +1,4 @@
-"""Processes that we start: what they are told, how they end, and what becomes of their places."""
+"""Child processes: their signals, their end, and their replacement."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ OLD = YOUNG + 1
 
 @pytest.mark.parametrize("handler", ["SIG_DFL", "SIG_IGN"])
 def test_a_terminal_that_goes_ends_a_server_unless_it_is_to_outlive_it(handler: str) -> None:
-    """SIGHUP ends a server in order; where it was to be ignored at the beginning, as by nohup, it is."""
+    """SIGHUP stops a server, unless it was ignored at the start, as under nohup."""
     asked = (
         "import signal; signal.signal(signal.SIGHUP, signal.{}); from tumbler_server.processes import ENDING; print({})"
     )
@@ -31,7 +31,7 @@ def test_a_terminal_that_goes_ends_a_server_unless_it_is_to_outlive_it(handler: 
 
 
 def test_signals_that_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second signal is a second request only when it comes some time after the first."""
+    """A second signal is a second request only if it comes some time after the first."""
     moments = iter((100.0, 100.001, 100.0 + TOGETHER - 0.1, 100.0 + TOGETHER, 130.0))
     monkeypatch.setattr(time, "monotonic", lambda: next(moments))
     told = Ending()
@@ -40,7 +40,7 @@ def test_signals_that_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestPatience:
-    """How long it waits before it starts a worker again."""
+    """The pause before a process is started again."""
 
     @pytest.mark.parametrize(
         ("lives", "pauses"),
@@ -55,25 +55,25 @@ class TestPatience:
         ],
     )
     def test_pauses(self, lives: Sequence[float], pauses: Sequence[float]) -> None:
-        """The first time at once; then, while it keeps dying young, after a pause that doubles up to 30 s."""
+        """The first restart is immediate; while the process keeps dying young, the pause doubles up to 30 s."""
         patience = Patience()
         assert [patience.after(lived) for lived in lives] == pauses
 
     def test_for_days(self) -> None:
-        """A process that dies at each start for days is still started again."""
+        """A process that has died at each start for days is still restarted."""
         patience = Patience()
         assert [patience.after(0) for _ in range(10_000)][-1] == LONGEST_PAUSE
 
 
 @pytest.fixture
 def notes(tmp_path: Path) -> Path:
-    """Give the file to which the processes of a test write what they do."""
+    """Return the file in which a test's processes record what they do."""
     return tmp_path / "notes"
 
 
 @pytest.fixture
 def keep(notes: Path) -> Callable[[str], AbstractContextManager[None]]:
-    """Give a function that keeps a process which behaves in a certain way (``child``)."""
+    """Return a function that keeps a process with a certain behaviour (``child``) running."""
     return lambda behaviour: kept("child", lambda: Process(child.__name__, (str(notes), behaviour), os.environ))
 
 
@@ -81,16 +81,16 @@ Keep = Callable[[str], AbstractContextManager[None]]
 
 
 def pids(notes: Path, done: str) -> list[int]:
-    """Return the processes that noted something, in order."""
+    """Return the ids of the processes that recorded this, in order."""
     lines = notes.read_text().splitlines() if notes.exists() else []
     return [int(pid) for what, pid in map(str.split, lines) if what == done]
 
 
 class TestKept:
-    """A process that is kept beside ours."""
+    """A process that is kept running beside its parent."""
 
     def test_ends_with_the_context(self, keep: Keep, notes: Path) -> None:
-        """It takes up its job, and ends in order when it is let go; nothing is logged of that."""
+        """The process starts, stops when the context ends, and nothing is logged."""
         with capture_logs() as logs, keep("obedient"):
             (pid,) = eventually(lambda: pids(notes, "ready"))
             assert pids(notes, "ended") == []
@@ -99,7 +99,7 @@ class TestKept:
         assert [line for line in logs if line["log_level"] != "debug"] == []
 
     def test_replaced(self, keep: Keep, notes: Path) -> None:
-        """When it is killed, the log says so, and another takes its place at once."""
+        """If the process is killed, that is logged, and another starts at once."""
         with capture_logs() as logs, keep("obedient"):
             (first,) = eventually(lambda: pids(notes, "ready"))
             os.kill(first, signal.SIGKILL)
@@ -110,7 +110,7 @@ class TestKept:
         assert (line["event"], line["end"], line["restart_in"]) == ("the child ended", "signal 9 (Killed)", 0)
 
     def test_says_why(self, keep: Keep, notes: Path) -> None:
-        """One that cannot do its work says why, and is tried again, each time later; its end is not waited for."""
+        """A process that cannot work reports why, and is restarted after growing pauses."""
         with capture_logs() as logs, keep("useless"):
             eventually(lambda: len(pids(notes, "began")) > 1)
             eventually(lambda: len(logs) > 1)
@@ -119,7 +119,7 @@ class TestKept:
 
     @pytest.mark.parametrize("number", sorted(ENDING))
     def test_signals(self, keep: Keep, notes: Path, number: signal.Signals) -> None:
-        """A signal that reaches the whole group, as Ctrl-C does, leaves its end to its parent."""
+        """A signal to the whole group, such as Ctrl-C, does not end the process: its parent does."""
         with capture_logs() as logs, keep("obedient"):
             (pid,) = eventually(lambda: pids(notes, "ready"))
             os.kill(pid, number)
@@ -129,7 +129,7 @@ class TestKept:
         assert [line for line in logs if line["log_level"] != "debug"] == []
 
     def test_killed_when_it_does_not_end(self, keep: Keep, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One that does not end in time is killed: a server's end is not held up by it."""
+        """A process that does not stop in time is killed, so it does not delay the server's exit."""
         monkeypatch.setattr(processes, "_ENOUGH", 0.2)
         with keep("stubborn"):
             (pid,) = eventually(lambda: pids(notes, "ready"))
@@ -137,7 +137,7 @@ class TestKept:
         assert pids(notes, "ended") == []
 
     def test_in_a_hurry(self, keep: Keep, notes: Path) -> None:
-        """Where its parent gives up, it is not waited for at all."""
+        """If the parent gives up, it does not wait for the process."""
 
         def give_up() -> None:
             with keep("stubborn"):
@@ -149,14 +149,14 @@ class TestKept:
         assert not alive(pids(notes, "ready")[0])
 
     def test_ended_as_it_begins(self, keep: Keep, notes: Path) -> None:
-        """One that has not begun its work is not waited for."""
+        """A process that has not started its work is not waited for."""
         with keep("slow"):
             (pid,) = eventually(lambda: pids(notes, "began"))
         assert not alive(pid)
         assert pids(notes, "ended") == []
 
     def test_no_room(self) -> None:
-        """Where the system has no room for a process, the log says so, and it is tried again."""
+        """If the system cannot start a process, that is logged, and the start is retried."""
 
         def start() -> Process:
             raise OSError(11, "Resource temporarily unavailable")

@@ -1,4 +1,4 @@
-"""The protos: how their comments begin, and what `make lint` holds them against."""
+"""The protos: how their comments begin, and which changes `make lint` refuses."""
 
 import os
 import re
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 BUF = Path(sys.executable).parent / "buf"
 
 FOUND = 100
-"""The exit code of buf where it finds a breaking change, and not a proto that does not compile."""
+"""The exit code of buf for a breaking change, in contrast to a proto that does not compile."""
 
 EVENT, SERVICE = "tumbler/v1/event.proto", "tumbler/v1/api_key_service.proto"
 
@@ -34,7 +34,7 @@ ADDITIONS = {
 }
 
 RESOURCES = {"ApiKey", "Rotation", "Actor", "KeyName", "Consistency", "KeyEvent", "WebhookDelivery"}
-"""Messages beside the requests whose fields say whether a caller sets them."""
+"""Messages besides the requests whose fields say whether a caller sets them."""
 
 ELEMENT = re.compile(
     r"(?:(message|enum|service|oneof|rpc|extend) )?(?:repeated )?(?:map<.*?>|[\w.]+(?= \w+ =))? ?"
@@ -43,7 +43,7 @@ ELEMENT = re.compile(
 
 
 def elements(file: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield the message around each element of a proto ("" outside of one), the element's name, and its comment."""
+    """Yield each element of a proto: its message ("" outside of one), its name, and its comment."""
     around: list[tuple[str, str]] = []
     comment: list[str] = []
     for line in map(str.strip, file.read_text().splitlines()):
@@ -65,7 +65,7 @@ def elements(file: Path) -> Iterator[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("file", sorted((ROOT / "protos").rglob("*.proto")), ids=lambda file: file.stem)
 def test_comments(file: Path) -> None:
-    """A comment begins with its element's name; in requests and resources, AIP-203's word comes first."""
+    """A comment begins with its element's name, after AIP-203's word in requests and resources."""
     seen = list(elements(file))
     assert seen
     for message, name, comment in seen:
@@ -87,7 +87,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def edit(copy: Path, file: str, old: str, new: str) -> None:
-    """Replace a text that stands once in a proto."""
+    """Replace a text that occurs once in a proto."""
     path = copy / "protos" / file
     text = path.read_text()
     assert text.count(old) == 1, f"{old!r} must stand in {file} once"
@@ -95,14 +95,14 @@ def edit(copy: Path, file: str, old: str, new: str) -> None:
 
 
 def breaking(copy: Path) -> subprocess.CompletedProcess[str]:
-    """Run what `make lint` runs, in a copy."""
+    """Run the command of `make lint` in a copy."""
     (command,) = re.findall(r"buf (breaking --against \S+)", (ROOT / "Makefile").read_text())
     return subprocess.run([BUF, *command.split()], cwd=copy, text=True, capture_output=True, check=False, timeout=60)
 
 
 @pytest.mark.parametrize("change", BREAKS.values(), ids=BREAKS.keys())
 def test_a_change_that_breaks_callers(copy: Path, change: tuple[str, str, str]) -> None:
-    """A change that breaks released callers fails, and says in which file."""
+    """A change that breaks released callers is refused with the file's name."""
     edit(copy, *change)
     done = breaking(copy)
     assert done.returncode == FOUND, done.stdout + done.stderr
@@ -111,7 +111,7 @@ def test_a_change_that_breaks_callers(copy: Path, change: tuple[str, str, str]) 
 
 @pytest.mark.parametrize("change", ADDITIONS.values(), ids=ADDITIONS.keys())
 def test_an_addition(copy: Path, change: tuple[str, str, str]) -> None:
-    """A change that every released caller bears passes."""
+    """A change that breaks no released caller passes."""
     edit(copy, *change)
     done = breaking(copy)
     assert not done.returncode, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""A key as plain data, and as a row."""
+"""A key as plain data and as a row."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ FULL = Key(
 
 
 def insert(store: Store, key: Key, sealed: Sealed) -> None:
-    """Put a key into the table."""
+    """Insert a key into the table."""
     row = {**record.to_columns(key), **dataclasses.asdict(sealed)}
 
     def work(transaction: Transaction) -> None:
@@ -69,7 +69,7 @@ class TestRow:
     @pytest.mark.parametrize("key", [PLAIN, FULL], ids=["plain", "full"])
     @pytest.mark.parametrize("digest", [None, bytes(range(32))], ids=["no digest", "a digest"])
     def test_round_trip(self, store: Store, key: Key, digest: bytes | None) -> None:
-        """What is written is what is read, by the ORM and by the hot path's own statement."""
+        """A record is read as it was written, by the ORM and by the hot path's own statement."""
         sealed = Sealed("hash", digest, "pepper" if digest else "")
         insert(store, key, sealed)
         (row,) = store.select(ApiKeyRow.select())
@@ -78,29 +78,29 @@ class TestRow:
         assert record.from_tuple(found) == (key, sealed)
 
     def test_every_field_is_tried(self) -> None:
-        """The full key of these tests has no field that is as in a plain one."""
+        """Except for project_id, every field of the full key differs from the plain one's."""
         assert [name for name in FIELDS if getattr(PLAIN, name) == getattr(FULL, name)] == ["project_id"]
 
     def test_every_column(self) -> None:
-        """A record gives every column but the proofs of the secret, and when to look at the key again."""
+        """A record has every column except the secret's proofs and the alarm time."""
         columns = {field.column_name for field in ApiKeyRow._meta.sorted_fields}
         assert columns - record.to_columns(FULL).keys() == {"secret_hash", "digest", "pepper_id", "alarm_time"}
         assert record.to_columns(FULL).keys() <= columns
 
     def test_no_secret_in_a_record(self) -> None:
-        """A record, which caches keep and the wire shows, has no field for a secret, a hash or a digest."""
+        """A record has no field for a secret, a hash or a digest, because it is cached and sent."""
         assert not {"secret", "secret_hash", "digest", "pepper_id", "text"} & {
             field.name for field in dataclasses.fields(Key)
         }
 
     def test_search_text(self) -> None:
-        """What a search looks through is the name and the prefix, without regard to case, in every script."""
+        """The search text is the name and the prefix, case-folded in every script."""
         columns = record.to_columns(dataclasses.replace(FULL, name="STRASSE Straße КЛЮЧ"))
         assert "strasse strasse ключ" in columns["search_text"]
         assert FULL.key_prefix.casefold() in columns["search_text"]
 
     def test_metadata_is_stored_sorted(self) -> None:
-        """The same metadata is always the same text: an update without a difference changes nothing."""
+        """The same metadata is always stored as the same text, so an update without a difference changes nothing."""
         one = dataclasses.replace(PLAIN, metadata={"a": "1", "b": "2"})
         other = dataclasses.replace(PLAIN, metadata={"b": "2", "a": "1"})
         assert record.to_columns(one) == record.to_columns(other)
@@ -108,7 +108,7 @@ class TestRow:
 
 
 class TestState:
-    """What has become of a key."""
+    """A key's state."""
 
     @pytest.mark.parametrize(
         ("fields", "state"),
@@ -139,26 +139,26 @@ class TestState:
         ids=lambda value: value.name if isinstance(value, State) else "+".join(value) or "nothing",
     )
     def test_table(self, fields: dict[str, Any], state: State) -> None:
-        """Revoked, superseded, inactive, expired, active: the first that applies."""
+        """The state is the first that applies: revoked, superseded, inactive, expired, active."""
         assert dataclasses.replace(PLAIN, **fields).state(NOW) is state
 
 
 class TestEtag:
-    """The text that changes with every change."""
+    """The etag, which changes with every change."""
 
     def test_by_revision(self) -> None:
-        """Another revision is another etag; the same one is the same."""
+        """Etags differ if and only if revisions differ."""
         etags = [dataclasses.replace(PLAIN, revision=revision).etag for revision in (1, 2, 16, 2**40)]
         assert len(set(etags)) == 4
         assert dataclasses.replace(FULL, revision=1).etag == etags[0]
 
     def test_form(self) -> None:
-        """An etag is quoted, as RFC 9110 and AIP-154 have it."""
+        """An etag is quoted, as in RFC 9110 and AIP-154."""
         assert FULL.etag == '"8"'
 
 
 class TestRfc3339:
-    """Instants as people write them."""
+    """Instants as RFC 3339 text."""
 
     @pytest.mark.parametrize(
         ("instant", "text"),
@@ -171,10 +171,10 @@ class TestRfc3339:
         ],
     )
     def test_table(self, instant: int, text: str) -> None:
-        """An instant is written in UTC, exact to a microsecond."""
+        """An instant is written in UTC, exact to the microsecond."""
         assert rfc3339(instant) == text
 
     def test_never_is_no_time(self) -> None:
-        """`NEVER` is later than every instant that can be written, and the column holds it."""
+        """`NEVER` is later than every instant that can be written, and fits the column."""
         assert NEVER > 253_402_300_799_999_999
         assert NEVER == 2**63 - 1

@@ -1,4 +1,4 @@
-"""Sealing keys anew, as they are used."""
+"""Rehashing keys as they are used."""
 
 import dataclasses
 import threading
@@ -25,33 +25,33 @@ NEW = Pepper(b"\x07" * 32)
 
 
 def sealed_of(store: Store, key_id: str) -> Sealed:
-    """Return what is stored of a key's secret."""
+    """Return the stored proofs of a key's secret."""
     (row,) = store.read(f"{record.SELECT} WHERE id = ?", (key_id,))
     return record.from_tuple(row)[1]
 
 
 @pytest.fixture
 def issued(domain: Domain) -> Issued:
-    """Give a key that was sealed under the older pepper."""
+    """Return a key that was hashed under the older pepper."""
     return domain.create()
 
 
 @pytest.fixture
 def resealer(store: Store) -> Iterator[Resealer]:
-    """Give a resealer whose cost is higher and whose pepper is newer."""
+    """Yield a resealer with a higher cost and a newer pepper."""
     resealer = Resealer(store, Hasher(CHEAP + 1, [NEW]), FrozenClock())
     yield resealer
     resealer.close()
 
 
 def reseal(resealer: Resealer, issued: Issued, sealed: Sealed) -> None:
-    """Have a key sealed anew, and wait for it."""
+    """Rehash a key, and wait for it."""
     resealer.later(issued.key.id, issued.text, keyformat.parse(issued.text).secret, sealed)
     resealer.drain()
 
 
 def test_sealed_anew(store: Store, issued: Issued, resealer: Resealer) -> None:
-    """A key is sealed by the new cost and the new pepper, and both prove it."""
+    """A key is rehashed with the new cost and the new pepper, and both proofs accept it."""
     reseal(resealer, issued, sealed_of(store, issued.key.id))
     sealed = sealed_of(store, issued.key.id)
     now = Hasher(CHEAP + 1, [NEW])
@@ -62,7 +62,7 @@ def test_sealed_anew(store: Store, issued: Issued, resealer: Resealer) -> None:
 
 
 def test_nothing_else_changes(store: Store, issued: Issued, resealer: Resealer) -> None:
-    """The key is what it was; the log says that its proofs were made anew, and the audit agrees."""
+    """The key's other fields are unchanged; the log records the rehash, and the audit finds no problem."""
     before = store.read(f"{record.SELECT} WHERE id = ?", (issued.key.id,))[0]
     reseal(resealer, issued, sealed_of(store, issued.key.id))
     after = store.read(f"{record.SELECT} WHERE id = ?", (issued.key.id,))[0]
@@ -75,7 +75,7 @@ def test_nothing_else_changes(store: Store, issued: Issued, resealer: Resealer) 
 
 
 def test_first_come(store: Store, issued: Issued, resealer: Resealer) -> None:
-    """What another process has sealed anew meanwhile stays as that one left it."""
+    """If another process has rehashed the key meanwhile, its result is kept."""
     stale = sealed_of(store, issued.key.id)
     reseal(resealer, issued, stale)
     others = sealed_of(store, issued.key.id)
@@ -84,7 +84,7 @@ def test_first_come(store: Store, issued: Issued, resealer: Resealer) -> None:
 
 
 class SlowHasher(Hasher):
-    """A hasher that seals when it is let, counts how often it was asked, and can be made to fail."""
+    """A hasher that blocks until released, counts its calls, and may raise."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         super().__init__(CHEAP, [NEW])
@@ -103,7 +103,7 @@ class SlowHasher(Hasher):
 
 
 def test_once_at_a_time(store: Store, issued: Issued) -> None:
-    """A key that waits to be sealed is not taken a second time."""
+    """A key that is queued is not queued again."""
     hasher = SlowHasher()
     resealer = Resealer(store, hasher, FrozenClock())
     sealed = sealed_of(store, issued.key.id)
@@ -116,7 +116,7 @@ def test_once_at_a_time(store: Store, issued: Issued) -> None:
 
 
 def test_bounded(store: Store) -> None:
-    """At most 1,000 keys wait; those beyond are left to their next use."""
+    """At most 1,000 keys are queued; others are rehashed at their next use."""
     hasher = SlowHasher(ValueError("not today"))
     resealer = Resealer(store, hasher, FrozenClock())
     for number in range(1_100):
@@ -128,7 +128,7 @@ def test_bounded(store: Store) -> None:
 
 
 def test_failure_is_harmless(store: Store, issued: Issued) -> None:
-    """Where it fails, the key stays as it was, it is tried again, and the log says so once, without its text."""
+    """If rehashing fails, the key is unchanged and tried again later; the error's type is logged once."""
     hasher = SlowHasher(ValueError(issued.text))
     hasher.may_go_on.set()
     resealer = Resealer(store, hasher, FrozenClock())
@@ -144,7 +144,7 @@ def test_failure_is_harmless(store: Store, issued: Issued) -> None:
 
 
 def test_close(store: Store, issued: Issued, domain: Domain) -> None:
-    """Closing finishes the one under way and drops the others."""
+    """Closing finishes the current key and drops the others."""
     other = domain.create()
     hasher = SlowHasher()
     resealer = Resealer(store, hasher, FrozenClock())
@@ -159,10 +159,10 @@ def test_close(store: Store, issued: Issued, domain: Domain) -> None:
 
 
 class TestOnUse:
-    """What the verifier does with it."""
+    """How the verifier uses the resealer."""
 
     def test_by_use(self, store: Store, clock: FrozenClock, issued: Issued) -> None:
-        """A key that was sealed under an older pepper is sealed under the newest when it is first verified."""
+        """The first verification of a key under an older pepper rehashes it under the newest."""
         domain = Domain(store, clock, [NEW, PEPPER])
         assert domain.verifier.verify(Question(issued.text))
         domain.resealer.drain()
@@ -170,7 +170,7 @@ class TestOnUse:
         domain.close()
 
     def test_a_lost_pepper(self, store: Store, clock: FrozenClock, issued: Issued) -> None:
-        """Without the pepper that signed it, a key is proven by bcrypt once, and by its new digest ever after."""
+        """Without the pepper that signed it, a key is proven by bcrypt once, and by its new digest afterwards."""
         domain = Domain(store, clock, [NEW])
         assert domain.verifier.verify(Question(issued.text))
         domain.resealer.drain()
@@ -178,7 +178,7 @@ class TestOnUse:
         domain.close()
 
     def test_a_wrong_key_changes_nothing(self, store: Store, clock: FrozenClock, issued: Issued) -> None:
-        """A wrong secret is never sealed in place of the right one."""
+        """A wrong secret never replaces the right one."""
         before = sealed_of(store, issued.key.id)
         wrong = keyformat.build("tmb", issued.key.id, "0" * keyformat.SECRET_LENGTH)
         domain = Domain(store, clock, [NEW])

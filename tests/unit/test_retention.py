@@ -27,18 +27,18 @@ PATIENCE = 30.0
 
 
 def aged(store: Store, clock: FrozenClock, *ages: float) -> None:
-    """Append events of these ages in days."""
+    """Append events with these ages in days."""
     append(store, *(change(number, time=clock.now - int(age * DAY)) for number, age in enumerate(ages)))
 
 
 def revisions(store: Store) -> list[int]:
-    """Return the revisions of all events that are kept."""
+    """Return the revisions of all remaining events."""
     return [event.revision for event in log.events_after(store, 0, 1_000)]
 
 
 @pytest.fixture
 def keeping(store: Store, clock: FrozenClock) -> Retention:
-    """Give a retention of ten days on each database, which removes when it is told to."""
+    """Return a retention of ten days on each kind of database. It removes events when a test calls it."""
     return Retention(store, clock, KEEP)
 
 
@@ -75,7 +75,7 @@ class TestRemove:
         ],
     )
     def test_table(self, store: Store, clock: FrozenClock, keeping: Retention, ages: list[float], removed: int) -> None:
-        """The longest beginning of the log whose events are all too old is removed, and never the newest event."""
+        """The log's leading events that are too old are removed, but never the newest event."""
         aged(store, clock, *ages)
         assert keeping.remove() == removed
         assert revisions(store) == list(range(removed + 1, len(ages) + 1))
@@ -84,7 +84,7 @@ class TestRemove:
         assert keeping.remove() == 0
 
     def test_the_rest_is_untouched(self, store: Store, clock: FrozenClock, keeping: Retention) -> None:
-        """What is kept is as it was, and the log goes on where it was."""
+        """Remaining events are unchanged, and the log continues."""
         aged(store, clock, 20, 19, 5, 1)
         before = log.events_after(store, 2, 10)
         keeping.remove()
@@ -93,7 +93,7 @@ class TestRemove:
         assert chain_problems(store) == []
 
     def test_as_time_goes_by(self, store: Store, clock: FrozenClock, keeping: Retention, domain: Domain) -> None:
-        """Day by day events come of age; keys outlive their events, and the audit is content at every step."""
+        """Events are removed as they age; keys outlive their events, and the audit finds no problem at any step."""
         for _ in range(4):
             domain.create()
             clock.advance(4 * DAY)
@@ -129,7 +129,7 @@ class TestRemove:
     def test_in_small_transactions(
         self, store: Store, clock: FrozenClock, keeping: Retention, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Many events are removed by several transactions, none of which is long, and each leaves a log in order."""
+        """Many events are removed in several small transactions, and each leaves a valid log."""
         monkeypatch.setattr(retention, "BATCH", 4)
         aged(store, clock, *[20] * 10, 1)
         anchors = []
@@ -147,7 +147,7 @@ class TestRemove:
 
 
 class TestTampering:
-    """What was changed is not removed: it would never be noticed."""
+    """A changed event is not removed, because the change could then never be found."""
 
     @pytest.mark.parametrize(
         "tampering",
@@ -159,7 +159,7 @@ class TestTampering:
         ids=["another actor", "made older", "deleted"],
     )
     def test_stops(self, store: Store, clock: FrozenClock, keeping: Retention, tampering: Any) -> None:
-        """Removing stops before an event that is not as it was written; the operator is told, and an audit finds it."""
+        """Removal stops before an altered event; an error is logged, and an audit finds the event."""
         aged(store, clock, 20, 20, 20, 20, 20, 1)
         run(store, tampering)
         with structlog.testing.capture_logs() as logged:
@@ -173,7 +173,7 @@ class TestTampering:
     def test_changed_before_the_anchor_moves(
         self, store: Store, clock: FrozenClock, keeping: Retention, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """If the database is put back to another state between checking and removing, nothing is removed."""
+        """If the database changes between the check and the removal, nothing is removed."""
         aged(store, clock, 20, 20, 1)
         write = store.write
 
@@ -189,7 +189,7 @@ class TestTampering:
     def test_the_head_went_back(
         self, store: Store, clock: FrozenClock, keeping: Retention, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """If the log has become shorter meanwhile, its newest event is kept all the same."""
+        """If the log has become shorter meanwhile, its newest event is still kept."""
         aged(store, clock, 20, 20, 20)
         write = store.write
 
@@ -209,7 +209,7 @@ class TestTampering:
 
 
 def test_several_servers(store: Store, clock: FrozenClock, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers that remove at the same time, while changes go on, remove each event once and disturb nobody."""
+    """Servers that remove concurrently, during changes, remove each event once, and the log stays valid."""
     monkeypatch.setattr(retention, "BATCH", 3)
     aged(store, clock, *[20] * 50)
     others = [open_store(database_url) for _ in range(2)]
@@ -228,7 +228,7 @@ def test_several_servers(store: Store, clock: FrozenClock, database_url: str, mo
         going_on = executor.submit(go_on)
         removed = sum(executor.map(remove, range(3)))
         going_on.result(PATIENCE)
-    # Where no change came before they looked, the fiftieth was the newest, and is kept.
+    # If no change was made before they looked, the fiftieth event was the newest and is kept.
     assert removed == log.anchor(store)
     assert removed in (49, 50)
     assert revisions(store) == list(range(removed + 1, 61))
@@ -252,7 +252,7 @@ class TestLife:
             time.sleep(0.005)
 
     def test_again_and_again(self, store: Store, clock: FrozenClock, keeping: Retention) -> None:
-        """Once started, it removes what has come of age without being asked, and tells the operator how much."""
+        """Once started, it removes old events at intervals, and logs how many."""
         aged(store, clock, 20, 9, 1)
         with structlog.testing.capture_logs() as logged:
             keeping.start()
@@ -265,7 +265,7 @@ class TestLife:
     def test_failures(
         self, store: Store, clock: FrozenClock, keeping: Retention, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A failure is told and tried again; what went wrong is not quoted."""
+        """A failure is logged by its type and retried; the exception's text is not logged."""
         aged(store, clock, 20, 1)
         write = store.write
         failures = iter([StoreUnavailable(), KeyError("confidential")])
@@ -287,7 +287,7 @@ class TestLife:
         assert "confidential" not in str(logged)
 
     def test_close(self, store: Store, clock: FrozenClock, keeping: Retention, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It ends after the transaction under way, though more is to be removed; never started, it ends at once."""
+        """Closing waits only for the current transaction; if never started, close returns at once."""
         monkeypatch.setattr(retention, "BATCH", 1)
         aged(store, clock, *[20] * 200, 1)
         Retention(store, clock, KEEP).close()
@@ -300,6 +300,6 @@ class TestLife:
 
 @pytest.mark.parametrize("keep", [HOUR, 400 * DAY, 10**20])
 def test_spans(store: Store, clock: FrozenClock, keep: int) -> None:
-    """A span may be longer than time itself: then everything is kept."""
+    """A retention period may be longer than the clock's whole time; then everything is kept."""
     aged(store, clock, 20, 1)
     assert Retention(store, clock, keep).remove() == (keep == HOUR)

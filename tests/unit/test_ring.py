@@ -7,12 +7,12 @@ from tumbler_server.events.ring import Ring
 
 
 def event(revision: int) -> Event:
-    """Return an event of which nothing matters but its place."""
+    """Return an event in which only the revision matters."""
     return Event(revision, EventType.UPDATED, "0" * 16, "acme", "", 0, "", "", "{}", "", "", b"", b"")
 
 
 def filled(first: int, last: int, size: int = 10) -> Ring:
-    """Return a ring to which the events from ``first`` to ``last`` were added, each by itself."""
+    """Return a ring to which the events from ``first`` to ``last`` were added one by one."""
     ring = Ring(first - 1, size)
     for revision in range(first, last + 1):
         ring.extend([event(revision)])
@@ -20,7 +20,7 @@ def filled(first: int, last: int, size: int = 10) -> Ring:
 
 
 def after(ring: Ring, revision: int, limit: int = 100) -> list[int] | None:
-    """Return the revisions of the events after one."""
+    """Return the revisions of the events after a revision."""
     found = ring.after(revision, limit)
     return None if found is None else [each.revision for each in found]
 
@@ -28,32 +28,32 @@ def after(ring: Ring, revision: int, limit: int = 100) -> list[int] | None:
 @pytest.mark.parametrize(
     ("revision", "expected"),
     [
-        (4, None),  # the events before the first were never here
+        (4, None),  # the events before the first were never in the ring
         (5, [6, 7, 8]),
         (6, [7, 8]),
         (8, []),
-        (9, None),  # nobody can be further than the log
+        (9, None),  # beyond the log's end
     ],
 )
 def test_what_comes_after_a_revision(revision: int, expected: list[int] | None) -> None:
-    """All events after a revision come, in order, or the answer that they are not all here."""
+    """The ring returns all events after a revision in order, or None if it does not hold them all."""
     assert after(filled(6, 8), revision) == expected
 
 
 def test_the_first_come_first() -> None:
-    """With a limit, it is the first events after the revision that come."""
+    """With a limit, the first events after the revision are returned."""
     assert after(filled(1, 8), 2, limit=3) == [3, 4, 5]
 
 
 def test_the_oldest_go() -> None:
-    """A full ring drops its oldest events, and no longer answers for them."""
+    """A full ring drops its oldest events, and returns None for a range that needs them."""
     ring = filled(1, 25, size=10)
     assert after(ring, 15) == list(range(16, 26))
     assert after(ring, 14) is None
 
 
 def test_many_at_once() -> None:
-    """More events at once than there is room for leave the newest."""
+    """If more events are added at once than fit, the newest are kept."""
     ring = Ring(0, size=3)
     ring.extend([event(revision) for revision in range(1, 8)])
     assert after(ring, 4) == [5, 6, 7]
@@ -61,7 +61,7 @@ def test_many_at_once() -> None:
 
 
 def test_large_events() -> None:
-    """Of events that take much memory, as many of the newest are kept as have room, and no more is told of them."""
+    """The ring keeps the newest large events that fit in its memory."""
     ring = Ring(0, size=1_000, most_memory=100_000)
     for revision in range(1, 51):
         ring.extend([event(revision)._replace(detail_json="x" * 9_000)])
@@ -73,13 +73,13 @@ def test_large_events() -> None:
 
 
 def test_an_empty_ring_knows_its_place() -> None:
-    """Before the first event, nothing comes after the place at which the ring began, and nothing else is known."""
+    """An empty ring has no events after its position, and returns None for any other."""
     ring = Ring(7)
     assert (after(ring, 7), after(ring, 6), after(ring, 8)) == ([], None, None)
 
 
 def test_a_restart_forgets_all() -> None:
-    """Begun anew at an earlier place, the ring knows nothing of what it held, and goes on from there."""
+    """A ring restarted at an earlier position forgets its events, and continues from there."""
     ring = filled(1, 8)
     ring.restart(5)
     assert (after(ring, 5), after(ring, 4), after(ring, 8)) == ([], None, None)

@@ -1,4 +1,4 @@
-"""Processes that compare the peppers that they know."""
+"""Processes that compare the peppers they know."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,18 +24,18 @@ class Place:
         self.uptime = FrozenClock(0)
 
     def process(self, *peppers: Pepper) -> Roster:
-        """Begin a process that knows these."""
+        """Start a process that knows these peppers."""
         return Roster(self.store, [pepper.id for pepper in peppers], FrozenClock(), self.uptime)
 
 
 @pytest.fixture
 def place(store: Store) -> Place:
-    """Give an installation on each database."""
+    """Return an installation on each kind of database."""
     return Place(store)
 
 
 def look(process: Roster) -> list[dict[str, Any]]:
-    """Have a process look, and return what it logs."""
+    """Have a process look, and return its log lines."""
     with structlog.testing.capture_logs() as logged:
         process.look()
     return [dict(entry) for entry in logged]
@@ -55,7 +55,7 @@ def look(process: Roster) -> list[dict[str, Any]]:
     ],
 )
 def test_who_differs(place: Place, one: Sequence[Pepper], other: Sequence[Pepper], differ: bool) -> None:
-    """Processes that know other peppers, or sign with another, say so in one line each, and not again and again."""
+    """Processes that know other peppers, or sign with another, log one line each, and do not repeat it."""
     first, second = place.process(*one), place.process(*other)
     first.look()
     (*told,) = [entry for entry in look(second) if "different peppers" in entry["event"]]
@@ -66,7 +66,7 @@ def test_who_differs(place: Place, one: Sequence[Pepper], other: Sequence[Pepper
 
 
 def test_no_pepper_is_told(place: Place, store: Store) -> None:
-    """Neither the log nor the table has a pepper, only ids from which nothing follows."""
+    """The log and the table contain only the peppers' ids, from which no pepper can be derived."""
     first, second = place.process(PEPPER), place.process(OTHER)
     first.look()
     told = repr(look(second)) + repr(store.read("SELECT * FROM server"))
@@ -77,7 +77,7 @@ def test_no_pepper_is_told(place: Place, store: Store) -> None:
 
 
 def test_who_takes_the_same_file_agrees_again(place: Place) -> None:
-    """When a process is started again with the others' peppers, they say that all agree."""
+    """If a process restarts with the others' peppers, they log that all agree again."""
     first, second = place.process(PEPPER), place.process(OTHER)
     second.look()
     assert look(first)
@@ -87,7 +87,7 @@ def test_who_takes_the_same_file_agrees_again(place: Place) -> None:
 
 
 def test_who_died_is_forgotten(place: Place, store: Store) -> None:
-    """A process that ended without a word counts no more after five minutes; one that lives is never removed."""
+    """A process that died without removing its row is dropped after five minutes; a living one never is."""
     first, second, dead = place.process(PEPPER), place.process(PEPPER), place.process(OTHER)
     dead.look()
     for _ in range(4):
@@ -99,7 +99,7 @@ def test_who_died_is_forgotten(place: Place, store: Store) -> None:
 
 
 def test_who_ends_in_order_leaves_nothing(place: Place, store: Store) -> None:
-    """A process that ends removes its row, and no other's."""
+    """A process that stops removes its own row and no other."""
     first, second = place.process(PEPPER), place.process(PEPPER)
     first.look()
     second.look()
@@ -108,7 +108,7 @@ def test_who_ends_in_order_leaves_nothing(place: Place, store: Store) -> None:
 
 
 def test_rows_are_bounded(place: Place, store: Store) -> None:
-    """However many processes begin and die, some hundred rows are kept, and those who live are among them again."""
+    """However many processes start and die, the number of rows is bounded, and a living process restores its row."""
     living = place.process(PEPPER)
     for _ in range(2 * MOST + 3):
         place.process(OTHER).look()
@@ -118,7 +118,7 @@ def test_rows_are_bounded(place: Place, store: Store) -> None:
 
 
 def test_keys_under_a_pepper_that_is_not_here(place: Place, store: Store, domain: Domain) -> None:
-    """A process that lacks a pepper under which keys are signed says so once, whoever knows it or not."""
+    """A process that lacks a pepper under which keys are signed logs that once, even if no process knows it."""
     domain.create()
     assert roster.signed_under(store) == [PEPPER.id]
     process = place.process(OTHER)
@@ -130,7 +130,7 @@ def test_keys_under_a_pepper_that_is_not_here(place: Place, store: Store, domain
 
 
 def test_ids_are_read_without_reading_the_keys(store: Store, domain: Domain) -> None:
-    """Which peppers sign is found by an index: a look-up for each of them, however many keys there are."""
+    """The peppers in use are found by one index lookup each, however many keys there are."""
     for _ in range(3):
         domain.create()
     if store.dialect == "sqlite":

@@ -1,4 +1,4 @@
-"""The rules that a request's fields must keep."""
+"""The rules for a request's fields."""
 
 import string
 import unicodedata
@@ -17,7 +17,7 @@ NOW = 1_893_456_000_000_000
 
 
 def broken(rule: Callable[[Check], Any]) -> list[str]:
-    """Return the paths of the fields that break a rule."""
+    """Return the paths of the fields that violate a rule."""
     check = Check()
     rule(check)
     try:
@@ -28,7 +28,7 @@ def broken(rule: Callable[[Check], Any]) -> list[str]:
 
 
 def returned(rule: Callable[[Check], Any]) -> Any:
-    """Return what a rule makes of a value that keeps it."""
+    """Return what a rule returns for a valid value."""
     check = Check()
     value = rule(check)
     check.done()
@@ -36,7 +36,7 @@ def returned(rule: Callable[[Check], Any]) -> Any:
 
 
 def text_id(value: object) -> str:
-    """Name a row by its value, cut short."""
+    """Return a test id: the value, shortened."""
     shown = ascii(value)
     return shown if len(shown) <= 40 else f"{shown[:30]}…({len(value)})"  # type: ignore[arg-type]
 
@@ -55,7 +55,7 @@ class TestKeyId:
         ids=text_id,
     )
     def test_refused(self, value: str) -> None:
-        """Anything else is no id."""
+        """Any other text is refused as an id."""
         assert broken(lambda check: check.key_id("key_id", value)) == ["key_id"]
 
 
@@ -64,22 +64,22 @@ NO_TENANTS = ["-a", ".a", "_a", ":a", " a", "a ", "a b", "a\n", "a" * 129, "ä",
 
 
 class TestProjectAndEnvironment:
-    """Ids that tenants choose."""
+    """Ids that callers choose."""
 
     @pytest.mark.parametrize("value", TENANTS, ids=text_id)
     def test_accepted(self, value: str) -> None:
-        """A project's or environment's id is 1–128 plain characters, beginning with a letter or digit."""
+        """A project or environment id has 1–128 characters of a small ASCII set, and starts with a letter or digit."""
         assert returned(lambda check: check.project("project_id", value)) == value
         assert returned(lambda check: check.filter("environment_id", value)) == value
 
     @pytest.mark.parametrize("value", NO_TENANTS, ids=text_id)
     def test_refused(self, value: str) -> None:
-        """Anything else is no such id."""
+        """Any other text is refused as a project or environment id."""
         assert broken(lambda check: check.project("project_id", value)) == ["project_id"]
         assert broken(lambda check: check.filter("environment_id", value)) == ["environment_id"]
 
     def test_left_out(self) -> None:
-        """An environment may be left out, a project must be given."""
+        """An environment may be left out; a project is required."""
         assert broken(lambda check: check.filter("environment_id", "")) == []
         assert broken(lambda check: check.project("project_id", "")) == ["project_id"]
 
@@ -96,12 +96,12 @@ class TestName:
         "value", ["abc", "My key #1 (live)", "a" * 255, "ключ", "鍵の名前", " a ", "e\u0301\u0302"], ids=text_id
     )
     def test_accepted(self, value: str) -> None:
-        """A name is 3–255 characters of any script."""
+        """A name has 3–255 characters of any script."""
         assert returned(lambda check: check.name("name", value)) == value
 
     @pytest.mark.parametrize("value", ["a", "ab", "a" * 256, "   ", "\u3000\u3000\u3000", *CONTROLS], ids=text_id)
     def test_refused(self, value: str) -> None:
-        """A name that is too short, too long, blank or holds control characters is refused."""
+        """A name that is too short, too long, blank or contains control characters is refused."""
         assert broken(lambda check: check.name("name", value)) == ["name"]
 
     def test_left_out(self) -> None:
@@ -110,25 +110,25 @@ class TestName:
 
 
 class TestText:
-    """Texts that may be left out."""
+    """Optional texts."""
 
     @pytest.mark.parametrize("value", ["", "a", "a" * 255, "ключ", " "], ids=text_id)
     def test_accepted(self, value: str) -> None:
-        """A text may be empty, and has at most so many characters."""
+        """A text may be empty, and has at most the given number of characters."""
         assert returned(lambda check: check.text("owner_id", value, 255)) == value
 
     @pytest.mark.parametrize("value", ["a" * 256, *CONTROLS], ids=text_id)
     def test_refused(self, value: str) -> None:
-        """A text that is too long or holds control characters is refused."""
+        """A text that is too long or contains control characters is refused."""
         assert broken(lambda check: check.text("owner_id", value, 255)) == ["owner_id"]
 
 
 class TestPrefix:
-    """How a key's text begins."""
+    """The prefix of a key's text."""
 
     @pytest.mark.parametrize("value", ["ab", "a1", "acme_live", "a" * 16, "a" * 16 + "_" + "b" * 15, "ab_1"])
     def test_accepted(self, value: str) -> None:
-        """A prefix has one or two parts of lower-case letters and digits, beginning with a letter."""
+        """A prefix has one or two parts of lower-case letters and digits, and starts with a letter."""
         assert returned(lambda check: check.prefix("prefix", value, "tmb")) == value
 
     @pytest.mark.parametrize(
@@ -137,11 +137,11 @@ class TestPrefix:
         ids=text_id,
     )
     def test_refused(self, value: str) -> None:
-        """Anything else is no prefix."""
+        """Any other text is refused as a prefix."""
         assert broken(lambda check: check.prefix("prefix", value, "tmb")) == ["prefix"]
 
     def test_left_out(self) -> None:
-        """Without a prefix it is the server's default."""
+        """The default prefix is the server's."""
         assert returned(lambda check: check.prefix("prefix", "", "acme_dev")) == "acme_dev"
 
 
@@ -154,21 +154,21 @@ NO_SCOPES = [
 
 
 class TestScopes:
-    """Scopes that a key carries, and that a verification asks for."""
+    """Scopes that a key carries, and scopes that a verification requires."""
 
     @pytest.mark.parametrize("value", [*SCOPES, *WILDCARDS], ids=text_id)
     def test_granted(self, value: str) -> None:
-        """A key carries segments joined by colons, of which the last may be `*`, or `*` alone."""
+        """A key's scope is segments joined by colons, of which the last may be `*`, or just `*`."""
         assert returned(lambda check: check.granted_scopes("scopes", [value])) == (value,)
 
     @pytest.mark.parametrize("value", SCOPES, ids=text_id)
     def test_required(self, value: str) -> None:
-        """A verification asks for segments joined by colons."""
+        """A required scope is segments joined by colons."""
         assert returned(lambda check: check.required_scopes("required_scopes", [value])) == (value,)
 
     @pytest.mark.parametrize("value", NO_SCOPES, ids=text_id)
     def test_refused(self, value: str) -> None:
-        """Anything else is no scope; the path says which of them it is."""
+        """Any other text is refused as a scope, and the path has its index."""
         assert broken(lambda check: check.granted_scopes("api_key.scopes", ["a", "b", "c", value])) == [
             "api_key.scopes[3]"
         ]
@@ -180,16 +180,16 @@ class TestScopes:
         ids=text_id,
     )
     def test_is_scope(self, value: str, scope: bool) -> None:
-        """What a key may carry is a scope, wildcards among it, and nothing else is."""
+        """is_scope accepts what a key may carry, wildcards included, and nothing else."""
         assert is_scope(value) is scope
 
     @pytest.mark.parametrize("value", WILDCARDS)
     def test_no_wildcard_is_required(self, value: str) -> None:
-        """A verification cannot ask for a wildcard."""
+        """A verification cannot require a wildcard."""
         assert broken(lambda check: check.required_scopes("required_scopes", [value])) == ["required_scopes[0]"]
 
     def test_duplicates(self) -> None:
-        """A scope that is there twice counts once, and the order stays."""
+        """A duplicate scope is dropped, and the order is kept."""
         assert returned(lambda check: check.granted_scopes("scopes", ["b", "a", "b"])) == ("b", "a")
 
     def test_how_many(self) -> None:
@@ -200,16 +200,16 @@ class TestScopes:
         assert broken(lambda check: check.granted_scopes("scopes", ["a"] * (MAX_SCOPES + 1))) == []
 
     def test_a_flood(self) -> None:
-        """Of very many bad scopes not each is told: the answer stays small."""
+        """A request with very many bad scopes gets a bounded number of violations."""
         assert len(broken(lambda check: check.granted_scopes("scopes", ["bad one"] * 50_000))) <= MAX_SCOPES + 3
 
     def test_any_iterable(self) -> None:
-        """Scopes that can be gone through once only are checked all the same."""
+        """Scopes in an iterator are checked, too."""
         assert broken(lambda check: check.granted_scopes("scopes", iter(["a", "not a scope"]))) == ["scopes[1]"]
 
 
 def test_controls() -> None:
-    """A control character is one of Unicode's categories Cc, Cs, Zl and Zp, and no other character is."""
+    """The control characters are those of Unicode's categories Cc, Cs, Zl and Zp, and no others."""
     every = [chr(number) for number in range(0x110000)]
     controls = {char for char in every if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")}
     assert {char for char in every if rules._CONTROLS.search(char)} == controls
@@ -225,7 +225,7 @@ class TestMetadata:
         ids=["none", "an empty value", "the longest", "any script, tab and newline", "fifty"],
     )
     def test_accepted(self, values: dict[str, str]) -> None:
-        """Metadata holds at most 50 pairs, keys of 1–64 and values of at most 1,024 characters."""
+        """Metadata has at most 50 pairs, with keys of 1–64 and values of at most 1,024 characters."""
         assert returned(lambda check: check.metadata("metadata", values)) == values
 
     @pytest.mark.parametrize(
@@ -242,12 +242,12 @@ class TestMetadata:
         ids=["too many", "an empty key", "a long key", "a control character in a key", "a long value", "a NUL", "two"],
     )
     def test_refused(self, values: dict[str, str], paths: list[str]) -> None:
-        """A bad value is told by its key, a bad key by its place in the sorted order."""
+        """A bad value is reported by its key, a bad key by its index in sorted order."""
         assert broken(lambda check: check.metadata("metadata", values)) == paths
 
 
 class TestCidrs:
-    """Networks that a key may be used from."""
+    """The networks that a key may be used from."""
 
     @pytest.mark.parametrize(
         ("value", "canonical"),
@@ -263,7 +263,7 @@ class TestCidrs:
         ],
     )
     def test_accepted(self, value: str, canonical: str) -> None:
-        """A network is kept in its canonical form; an address alone is a network of one."""
+        """A network is stored in its canonical form; a single address becomes a network of one."""
         assert returned(lambda check: check.cidrs("allowed_cidrs", [value])) == (canonical,)
 
     @pytest.mark.parametrize(
@@ -277,13 +277,13 @@ class TestCidrs:
         ids=text_id,
     )  # fmt: skip
     def test_refused(self, value: str) -> None:
-        """Host bits, masks, zones, IPv4-mapped networks and whatever is no network are refused."""
+        """Host bits, masks, zones, IPv4-mapped networks and anything else are refused."""
         assert broken(lambda check: check.cidrs("api_key.allowed_cidrs", ["192.0.2.0/24", value])) == [
             "api_key.allowed_cidrs[1]"
         ]
 
     def test_duplicates(self) -> None:
-        """The same network in two spellings counts once, and the order stays."""
+        """The same network in two spellings is kept once, and the order is kept."""
         values = ["2001:db8::/32", "192.0.2.7", "2001:DB8::/32", "192.0.2.7/32"]
         assert returned(lambda check: check.cidrs("allowed_cidrs", values)) == ("2001:db8::/32", "192.0.2.7/32")
 
@@ -295,7 +295,7 @@ class TestCidrs:
 
 
 class TestAddress:
-    """Where a key is presented from."""
+    """The address that a key is presented from."""
 
     @pytest.mark.parametrize("value", ["", "192.0.2.7", "2001:db8::1", "::1", "::ffff:192.0.2.7", "2001:DB8:0::1"])
     def test_accepted(self, value: str) -> None:
@@ -308,16 +308,16 @@ class TestAddress:
         ids=text_id,
     )
     def test_refused(self, value: str) -> None:
-        """Anything else is no address."""
+        """Any other text is refused as an address."""
         assert broken(lambda check: check.address("client_ip", value)) == ["client_ip"]
 
 
 class TestRequestId:
-    """The id of a request that is safe to repeat."""
+    """The idempotency key of a request."""
 
     @pytest.mark.parametrize(("value", "kept"), [("", ""), (UUID, UUID), (UUID.upper(), UUID)])
     def test_accepted(self, value: str, kept: str) -> None:
-        """It is a UUID, whose case does not count, or left out."""
+        """A request id is a UUID, in upper or lower case, or left out."""
         assert returned(lambda check: check.request_id("request_id", value)) == kept
 
     @pytest.mark.parametrize(
@@ -326,12 +326,12 @@ class TestRequestId:
         ids=text_id,
     )
     def test_refused(self, value: str) -> None:
-        """Anything else is no UUID."""
+        """Any other text is refused as a request id."""
         assert broken(lambda check: check.request_id("request_id", value)) == ["request_id"]
 
 
 class TestTimes:
-    """Spans and instants."""
+    """Durations and instants."""
 
     @pytest.mark.parametrize(
         ("rule", "value", "accepted"),
@@ -345,7 +345,7 @@ class TestTimes:
         ],
     )
     def test_spans(self, rule: str, value: int | None, accepted: bool) -> None:
-        """A life is more than nothing and at most 36,500 days."""
+        """A ttl is positive and at most 36,500 days."""
         assert broken(lambda check: getattr(check, rule)("field", value)) == ([] if accepted else ["field"])
 
     @pytest.mark.parametrize(
@@ -363,38 +363,38 @@ class TestTimes:
         ],
     )
     def test_grace(self, value: int, ends: int, fields: list[str]) -> None:
-        """A grace is nothing to 30 days, and not nothing where it waits for a use; when it ends is one of the names."""
+        """A grace period is 0 to 30 days, but not 0 if the old key ends on first use; old_key_ends is a known value."""
         assert broken(lambda check: check.grace(value, ends)) == fields
 
     def test_limits(self) -> None:
-        """The limits are those of the contract."""
+        """The limits are those in the contract."""
         assert (MAX_GRACE, MAX_TTL, MAX_ROTATION_INTERVAL) == (30 * DAY, 36_500 * DAY, 3_650 * DAY)
 
     @pytest.mark.parametrize(
         ("value", "accepted"), [(None, True), (NOW + 1, True), (NOW, False), (NOW - 1, False), (0, False)]
     )
     def test_in_future(self, value: int | None, accepted: bool) -> None:
-        """An instant that must come is after now: at the instant itself a key has expired."""
+        """An expire_time is after now: at that instant itself the key has expired."""
         assert broken(lambda check: check.in_future("expire_time", value, NOW)) == ([] if accepted else ["expire_time"])
 
 
 class TestRotation:
-    """A rotation's schedule."""
+    """A key's rotation schedule."""
 
     @pytest.mark.parametrize(
         ("interval", "kept"), [(None, 0), (HOUR, HOUR), (DAY, DAY), (MAX_ROTATION_INTERVAL, MAX_ROTATION_INTERVAL)]
     )
     def test_accepted(self, interval: int | None, kept: int) -> None:
-        """An interval is at least what the server allows, or there is none."""
+        """An interval is at least the server's minimum, or left out."""
         assert returned(lambda check: check.rotation("rotation", interval, HOUR)) == kept
 
     @pytest.mark.parametrize("interval", [HOUR - 1, 0, -1, MAX_ROTATION_INTERVAL + 1])
     def test_refused(self, interval: int) -> None:
-        """A shorter or a far too long one is refused."""
+        """An interval below the minimum or above the maximum is refused."""
         assert broken(lambda check: check.rotation("rotation", interval, HOUR)) == ["rotation.interval"]
 
     def test_webhook(self) -> None:
-        """What the judge of URLs says is wrong is told of the field, and nothing else."""
+        """A refused URL is reported as a violation of its field; an empty URL is not judged."""
         url = "https://example.com"
         assert broken(lambda check: check.webhook("rotation.webhook_url", url, lambda _: "must not be so")) == [
             "rotation.webhook_url"
@@ -404,10 +404,10 @@ class TestRotation:
 
 
 class TestCheck:
-    """The answer."""
+    """The violations of a whole request."""
 
     def test_all_together(self) -> None:
-        """Everything that is wrong is told in one answer."""
+        """One error lists all violations."""
 
         def rules(check: Check) -> None:
             check.name("name", "a")
@@ -417,7 +417,7 @@ class TestCheck:
         assert broken(rules) == ["name", "scopes[1]", "ttl"]
 
     def test_nothing_wrong(self) -> None:
-        """Where nothing is wrong, nothing is raised."""
+        """A check without violations raises nothing."""
         Check().done()
 
     @pytest.mark.parametrize(
@@ -444,7 +444,7 @@ class TestCheck:
         ],
     )  # fmt: skip
     def test_no_value_is_quoted(self, rule: Callable[[Check, str], object]) -> None:
-        """A key that was pasted into any field is refused, and no part of it comes back or into the log."""
+        """A key that was pasted into any field is refused, and no part of it appears in the error."""
         pasted = "tmb_" + string.ascii_letters[:16] + "_" + string.ascii_letters[:49]
         check = Check()
         rule(check, pasted)

@@ -1,4 +1,4 @@
-"""What one scope grants of another."""
+"""Which scopes a scope grants."""
 
 import pytest
 from hypothesis import given
@@ -8,11 +8,11 @@ from tumbler.decide import any_grants, grants
 from tumbler_server.keys.scopes import first_not_held
 
 SCOPES = st.lists(st.sampled_from(["", "*", ":", ":*", "a", "b", "tumbler"]), max_size=5).map("".join)
-"""Scopes as they are, and as no rule would let them be."""
+"""Scopes, valid and invalid."""
 
 
 class TestGrants:
-    """One scope against one other."""
+    """One scope compared with another."""
 
     @pytest.mark.parametrize(
         ("granted", "required", "covered"),
@@ -44,7 +44,7 @@ class TestGrants:
         ],
     )
     def test_required_scopes(self, granted: str, required: str, covered: bool) -> None:
-        """A scope grants itself; `:*` all below it; `*` everything but this service's own permissions."""
+        """A scope grants itself, `:*` all below it, and `*` everything except this service's own permissions."""
         assert grants(granted, required) is covered
 
     @pytest.mark.parametrize(
@@ -64,33 +64,33 @@ class TestGrants:
         ],
     )
     def test_wildcards(self, granted: str, wildcard: str, covered: bool) -> None:
-        """A wildcard is covered by itself and by a wider one, never by a narrower one."""
+        """A wildcard is covered by itself and by a wider one, but not by a narrower one."""
         assert grants(granted, wildcard) is covered
 
 
 class TestAnyGrants:
-    """A list of scopes against one."""
+    """A list of scopes compared with one."""
 
     def test_an_empty_list_covers_nothing(self) -> None:
-        """An empty list is no access, not full access."""
+        """An empty list grants nothing, not everything."""
         assert not any_grants((), "orders:read")
 
     def test_one_is_enough(self) -> None:
-        """One scope of the list that covers it is enough, wherever it stands."""
+        """One scope of the list that covers the required one is enough, at any position."""
         assert any_grants(("users:read", "orders:*"), "orders:read")
 
     def test_scopes_do_not_add_up(self) -> None:
-        """Two scopes that each cover a part cover nothing together."""
+        """Scopes that each cover only a part do not cover the whole together."""
         assert not any_grants(("orders", "read"), "orders:read")
 
     @given(st.lists(SCOPES, max_size=4), SCOPES)
     def test_it_is_what_one_of_them_grants(self, granted: list[str], required: str) -> None:
-        """Looking up what would cover a scope finds exactly what comparing it with each of them finds."""
+        """For any list, the lookup gives the same result as comparing each scope."""
         assert any_grants(frozenset(granted), required) is any(grants(scope, required) for scope in granted)
 
 
 class TestFirstNotHeld:
-    """What a caller would give away without having it."""
+    """The first scope that a caller may not give, because it does not hold it."""
 
     @pytest.mark.parametrize(
         ("given", "held", "lacking"),
@@ -111,9 +111,9 @@ class TestFirstNotHeld:
         ids=lambda value: "+".join(value) if isinstance(value, tuple) else value,
     )
     def test_table(self, given: tuple[str, ...], held: tuple[str, ...], lacking: str | None) -> None:
-        """Only this service's own permissions count, and each must be covered by one that is held."""
+        """Only this service's own permissions count, and each must be covered by a held one."""
         assert first_not_held(given, held) == lacking
 
     def test_held_may_be_any_iterable(self) -> None:
-        """What is held is asked for each scope anew, even where it can be gone through once only."""
+        """The held scopes may come from an iterator."""
         assert first_not_held(["tumbler:a", "tumbler:b"], iter(["tumbler:b", "tumbler:a"])) is None

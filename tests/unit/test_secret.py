@@ -1,4 +1,4 @@
-"""Secrets: made, sealed and proven."""
+"""Secrets: generated, hashed and proven."""
 
 import dataclasses
 import re
@@ -18,12 +18,12 @@ OLD, NEW, OTHER = (Pepper(bytes([number]) * 32) for number in (1, 2, 3))
 
 @pytest.fixture(scope="module")
 def made() -> NewKey:
-    """Give a key."""
+    """Return a new key."""
     return generate("acme_live")
 
 
 def cost_of(sealed: Sealed) -> str:
-    """Return the cost that a bcrypt hash names: two digits after its version."""
+    """Return the cost in a bcrypt hash: two digits after its version."""
     return sealed.secret_hash.split("$")[2]
 
 
@@ -32,32 +32,32 @@ class TestGenerate:
 
     @pytest.mark.parametrize("prefix", ["tmb", "ab", "acme_live", "a23456789012345b_1"])
     def test_form(self, prefix: str) -> None:
-        """A new key parses, and has the prefix that was asked for."""
+        """A new key parses, and has the requested prefix."""
         made = generate(prefix)
         parsed = keyformat.parse(made.text)
         assert (parsed.prefix, parsed.id, parsed.secret) == (prefix, made.id, made.secret)
         assert made.key_prefix == f"{prefix}_{made.id}_"
 
     def test_prefix_must_be_one(self) -> None:
-        """A prefix that breaks its form makes no key."""
+        """An invalid prefix is refused."""
         with pytest.raises(ValueError, match="prefix"):
             generate("Acme")
 
     def test_every_key_is_another(self) -> None:
-        """Neither an id nor a secret ever comes twice."""
+        """Ids and secrets do not repeat."""
         keys = [generate("tmb") for _ in range(500)]
         assert len({key.id for key in keys}) == len({key.secret for key in keys}) == 500
 
     def test_entropy(self) -> None:
-        """Each of the 62 digits occurs at each place of a secret: nothing is left out or held fast."""
+        """Each of the 62 digits occurs at each position of a secret."""
         secrets = [generate("tmb").secret for _ in range(2_000)]
         assert {len(secret) for secret in secrets} == {43}
-        # That one of 43 places lacks a digit in 2,000 tries has a chance of 43 * 62 * (61/62)**2000, 2 in 10**11.
+        # The chance that one of 43 positions lacks a digit in 2,000 tries is 43 * 62 * (61/62)**2000, 2 in 10**11.
         for place in range(43):
             assert {secret[place] for secret in secrets} == set(keyformat.ALPHABET)
 
     def test_repr_is_silent(self, made: NewKey) -> None:
-        """Printing a new key shows neither its text nor its secret."""
+        """The repr of a new key contains neither its text nor its secret."""
         assert made.secret not in repr(made)
         assert made.id in repr(made)
 
@@ -66,39 +66,39 @@ class TestSeal:
     """What is stored."""
 
     def test_nothing_readable(self, made: NewKey) -> None:
-        """Neither the secret nor the pepper is in what is stored."""
+        """The stored data contains neither the secret nor the pepper."""
         sealed = Hasher(CHEAP, [NEW]).seal(made.text, made.secret)
         stored = "".join(str(value) for value in dataclasses.astuple(sealed))
         assert made.secret not in stored
         assert NEW.secret.hex() not in (sealed.digest or b"").hex()
 
     def test_salted(self, made: NewKey) -> None:
-        """The same secret is hashed differently each time."""
+        """The same secret has a different hash each time."""
         hasher = Hasher(CHEAP)
         assert hasher.seal(made.text, made.secret).secret_hash != hasher.seal(made.text, made.secret).secret_hash
 
     def test_repr_is_silent(self, made: NewKey) -> None:
-        """Printing what is stored shows neither hash nor digest."""
+        """The repr of the stored data contains neither hash nor digest."""
         sealed = Hasher(CHEAP, [NEW]).seal(made.text, made.secret)
         assert sealed.secret_hash not in repr(sealed)
         assert repr(sealed.digest) not in repr(sealed)
 
     def test_cost(self, made: NewKey) -> None:
-        """A hash has the cost that the hasher was given; bcrypt's own least is the cheapest."""
+        """A hash has the hasher's cost; the minimum is bcrypt's own."""
         assert cost_of(Hasher(CHEAPEST_COST + 1).seal(made.text, made.secret)) == "05"
 
     def test_the_newest_pepper_signs(self, made: NewKey) -> None:
-        """Of several peppers the first makes the digest."""
+        """The first of several peppers makes the digest."""
         assert Hasher(CHEAP, [NEW, OLD]).seal(made.text, made.secret).pepper_id == NEW.id
 
     def test_without_a_pepper(self, made: NewKey) -> None:
-        """Without a pepper there is no digest, and bcrypt alone."""
+        """Without a pepper there is only a bcrypt hash, no digest."""
         sealed = Hasher(CHEAP).seal(made.text, made.secret)
         assert (sealed.digest, sealed.pepper_id) == (None, "")
 
 
 class TestDigest:
-    """The cheap proof."""
+    """The cheap proof by digest."""
 
     @pytest.mark.parametrize(
         ("sealed_under", "at_hand", "proven"),
@@ -114,50 +114,50 @@ class TestDigest:
         ids=["same", "an older one is kept", "the order does not matter", "gone", "all gone", "never one", "none ever"],
     )
     def test_right_key(self, made: NewKey, sealed_under: list[Pepper], at_hand: list[Pepper], proven: bool) -> None:
-        """Every pepper at hand proves; without the one that made the digest nothing is known."""
+        """Any known pepper proves its digests; without the pepper that made a digest, the result is None."""
         sealed = Hasher(CHEAP, sealed_under).seal(made.text, made.secret)
         assert Hasher(CHEAP, at_hand).check_digest(made.text, sealed) is proven
 
     def test_wrong_key(self, made: NewKey) -> None:
-        """Another key is refused, not unknown: it never gets as far as bcrypt."""
+        """A wrong key is False, not None, so it never reaches bcrypt."""
         sealed = Hasher(CHEAP, [NEW]).seal(made.text, made.secret)
         assert Hasher(CHEAP, [NEW]).check_digest(generate("acme_live").text, sealed) is False
 
     def test_the_whole_key_counts(self, made: NewKey) -> None:
-        """The same secret under another prefix is another key."""
+        """The same secret with another prefix is another key."""
         sealed = Hasher(CHEAP, [NEW]).seal(made.text, made.secret)
         other = keyformat.build("acme_test", made.id, made.secret)
         assert Hasher(CHEAP, [NEW]).check_digest(other, sealed) is False
 
     def test_a_digest_of_another_pepper_proves_nothing(self, made: NewKey) -> None:
-        """A digest that was made under one pepper and says to be of another is refused."""
+        """A digest with another pepper's id is refused."""
         sealed = Hasher(CHEAP, [OTHER]).seal(made.text, made.secret)
         forged = dataclasses.replace(sealed, pepper_id=NEW.id)
         assert Hasher(CHEAP, [NEW, OTHER]).check_digest(made.text, forged) is False
 
 
 class TestBcrypt:
-    """The proof that outlives a lost pepper."""
+    """The proof by bcrypt, which survives a lost pepper."""
 
     def test_right_and_wrong(self, made: NewKey) -> None:
-        """The sealed secret is proven without any pepper, and another one is not."""
+        """The right secret is proven without a pepper, and another one is not."""
         sealed = Hasher(CHEAP, [OLD]).seal(made.text, made.secret)
         assert Hasher(CHEAP).check_bcrypt(made.secret, sealed)
         assert not Hasher(CHEAP).check_bcrypt(generate("tmb").secret, sealed)
 
     def test_the_last_character_counts(self, made: NewKey) -> None:
-        """A secret is far shorter than bcrypt's limit of 72 bytes: its last character is not cut off."""
+        """A secret is far below bcrypt's limit of 72 bytes, so its last character counts."""
         sealed = Hasher(CHEAP).seal(made.text, made.secret)
         last = "0" if made.secret[-1] != "0" else "1"
         assert not Hasher(CHEAP).check_bcrypt(made.secret[:-1] + last, sealed)
 
     def test_cost_of_the_hash_counts(self, made: NewKey) -> None:
-        """A secret that was sealed at another cost is proven all the same."""
+        """A hash with another cost than the hasher's is proven, too."""
         assert Hasher(CHEAP + 2).check_bcrypt(made.secret, Hasher(CHEAP).seal(made.text, made.secret))
 
 
 class TestNeedsRehash:
-    """When a proven key is sealed anew."""
+    """When a proven key is rehashed."""
 
     @pytest.mark.parametrize(
         ("sealed_by", "now", "anew"),
@@ -187,28 +187,28 @@ class TestNeedsRehash:
     def test_table(
         self, made: NewKey, sealed_by: tuple[int, list[Pepper]], now: tuple[int, list[Pepper]], anew: bool
     ) -> None:
-        """A key is sealed anew where the cost went up or another pepper signs, and never to make it weaker."""
+        """A key is rehashed if the cost has risen or another pepper signs, and never to a weaker form."""
         sealed = Hasher(*sealed_by).seal(made.text, made.secret)
         assert Hasher(*now).needs_rehash(sealed) is anew
 
 
 class TestSame:
-    """Comparing."""
+    """Comparison of byte strings."""
 
     @pytest.mark.parametrize(
         ("one", "other", "equal"),
         [(b"", b"", True), (b"ab", b"ab", True), (b"ab", b"ac", False), (b"ab", b"abc", False), (b"ab", b"", False)],
     )
     def test_table(self, one: bytes, other: bytes, equal: bool) -> None:
-        """Two byte strings are the same where length and every byte agree."""
+        """Byte strings are the same if their lengths and all bytes are equal."""
         assert same(one, other) is equal
 
     def test_time_tells_nothing(self) -> None:
-        """The comparison is the standard library's constant-time one, and nothing in its place."""
+        """The comparison uses the standard library's constant-time function."""
         assert "compare_digest" in same.__code__.co_names
 
     def test_it_is_the_only_one(self) -> None:
-        """No other module compares in constant time, and none compares digests or tags by itself."""
+        """No other module compares in constant time, and none compares digests or tags with == or !=."""
         package = Path(tumbler_server.__file__).parent
         for module in package.rglob("*.py"):
             text = module.read_text()

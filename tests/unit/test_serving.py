@@ -1,4 +1,4 @@
-"""How a call is served that has been taken up: over real sockets, by handlers of each kind."""
+"""Serving accepted calls, over real sockets, by handlers of each kind."""
 
 import asyncio
 import threading
@@ -25,7 +25,7 @@ UNARY, STREAM = "/tests.Service/Unary", "/tests.Service/Stream"
 
 
 class Serves(Handler):
-    """A handler that does what a test says, by one of the ways there are."""
+    """A handler that runs a test's function, for unary and streaming methods."""
 
     def __init__(self, path: str, work: Callable[[Any], Any]) -> None:
         self.response_streaming = path == STREAM
@@ -37,25 +37,25 @@ class Serves(Handler):
 
 
 class Service:
-    """Serves all calls by what a test says."""
+    """Serves all calls with a test's function."""
 
     paths: ClassVar[Mapping[str, int]] = {UNARY: FEW, STREAM: FEW}
 
     def __init__(self) -> None:
         self.work: Callable[[Any], Any]
         self.ended = threading.Event()
-        """That a call was cancelled."""
+        """Set when a call was cancelled."""
 
     def service(self, details: Any) -> Handler:
         return Serves(details.method, self.work)
 
     async def wait(self, context: Any) -> bytes:
-        """Receive the message, and wait for ever."""
+        """Receive the message, and wait forever."""
         await context.read()
         return await self.wait_at_once(context)
 
     async def wait_at_once(self, _: Any) -> bytes:
-        """Wait for ever, though the message was not received."""
+        """Wait forever, without receiving the message."""
         try:
             await asyncio.sleep(1_000)
         except asyncio.CancelledError:
@@ -65,7 +65,7 @@ class Service:
 
 
 class Stuck:
-    """A call of gRPC's of which nothing is taken, until it is cancelled."""
+    """A gRPC call whose operations complete only when it is cancelled."""
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop
@@ -82,13 +82,13 @@ class Stuck:
             self._loop.call_soon(self._tags.pop(), SimpleNamespace(success=False))
 
     def event(self) -> Any:
-        """Return the event of its coming."""
+        """Return the event of the call's arrival."""
         return SimpleNamespace(call=self, call_details=None, invocation_metadata=())
 
 
 @pytest.fixture
 def serves() -> Iterator[tuple[Service, grpc.Channel]]:
-    """Give a service, and a connection to it."""
+    """Yield a service and a channel to it."""
     service = Service()
     with serving(service) as (_, _, channel):
         yield service, channel
@@ -98,7 +98,7 @@ def serves() -> Iterator[tuple[Service, grpc.Channel]]:
 @pytest.mark.parametrize("wait", ["wait", "wait_at_once"])
 @pytest.mark.parametrize("how", ["cancelled", "deadline"])
 def test_the_caller_goes_away(serves: tuple[Service, grpc.Channel], path: str, wait: str, how: str) -> None:
-    """Whatever a call waits for, it is cancelled when its caller goes away, or its deadline has passed."""
+    """Whatever a call waits for, it is cancelled when its caller goes away or its deadline passes."""
     service, channel = serves
     service.work = getattr(service, wait)
     call = channel.stream_stream(path)(iter([b"1"]), timeout=0.2 if how == "deadline" else PATIENCE)
@@ -109,7 +109,7 @@ def test_the_caller_goes_away(serves: tuple[Service, grpc.Channel], path: str, w
 
 
 def test_the_deadline_is_known(serves: tuple[Service, grpc.Channel]) -> None:
-    """A handler knows for how long its caller waits, or that it waits for ever."""
+    """A handler can read its caller's deadline, or that there is none."""
     service, channel = serves
     known: list[float | None] = []
 
@@ -127,7 +127,7 @@ def test_the_deadline_is_known(serves: tuple[Service, grpc.Channel]) -> None:
 
 @pytest.mark.parametrize("path", [UNARY, STREAM])
 def test_a_handler_that_fails(serves: tuple[Service, grpc.Channel], path: str) -> None:
-    """A fault of ours is told as that, by a fixed text: what it says could hold a secret. The log has its type."""
+    """An exception becomes INTERNAL with a fixed text, because its own could contain a secret; its type is logged."""
     service, channel = serves
 
     async def fail(_: Any) -> bytes:
@@ -142,7 +142,7 @@ def test_a_handler_that_fails(serves: tuple[Service, grpc.Channel], path: str) -
 
 
 def test_an_unknown_method_fails(serves: tuple[Service, grpc.Channel], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Should it fail to find out what serves a call, that is told in the same way, and the next one is served."""
+    """If finding a call's handler raises, the call gets INTERNAL, and the next call is served."""
     service, channel = serves
     with monkeypatch.context() as patched:
         patched.setattr(service, "service", lambda _: 1 / 0)
@@ -157,7 +157,7 @@ def test_an_unknown_method_fails(serves: tuple[Service, grpc.Channel], monkeypat
 
 
 def test_a_stream_that_is_cut(serves: tuple[Service, grpc.Channel]) -> None:
-    """A call that is cut off ends for its caller, who hears nothing more, and the connection serves the next one."""
+    """A call that is cut ends for its caller without an answer, and the connection serves the next one."""
     service, channel = serves
 
     async def cut(context: Any) -> bytes:
@@ -171,7 +171,7 @@ def test_a_stream_that_is_cut(serves: tuple[Service, grpc.Channel]) -> None:
 
 
 def test_a_stream(serves: tuple[Service, grpc.Channel]) -> None:
-    """A stream's headers come before its messages, these in their order, and then its end."""
+    """A stream sends its headers, then its messages in order, then its trailers."""
     service, channel = serves
 
     async def tell(context: Any) -> None:
@@ -193,11 +193,11 @@ def test_a_stream(serves: tuple[Service, grpc.Channel]) -> None:
 
 
 async def _ends(_: Any) -> None:
-    """Serve a stream that says nothing."""
+    """Serve a stream without messages."""
 
 
 async def _begins(context: Any) -> None:
-    """Serve a stream that says nothing but that it begins."""
+    """Serve a stream with headers and no messages."""
     await context.send_initial_metadata(())
 
 
@@ -212,7 +212,7 @@ async def _refuses(context: Any) -> bytes:
     ids=["no method", "a stream that ends", "a stream that begins", "refused"],
 )
 def test_a_status_that_is_not_taken(path: str, work: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However a call ends that has no answer, who does not take its status in time is cut off, and nothing is left."""
+    """If a call ends without an answer and its status is not read in time, it is cut off, and no state remains."""
     monkeypatch.setattr(status, "PATIENCE", 0.05)
     service = Service()
     service.work = work
@@ -230,7 +230,7 @@ def test_a_status_that_is_not_taken(path: str, work: Any, monkeypatch: pytest.Mo
 
 
 def test_so_many_statuses_that_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of calls that end by a status which is not taken there are so many; for one more the oldest is reset."""
+    """The number of unread statuses is bounded; one more resets the oldest call."""
     monkeypatch.setattr(shares, "LAST_WORDS", Limit("test", 2, "calls", ""))
 
     async def test() -> None:
@@ -250,7 +250,7 @@ def test_so_many_statuses_that_are_not_taken(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_many_who_hang_up_at_once() -> None:
-    """Callers who have gone are seen to a few in a turn, so that thousands hold up nobody who calls meanwhile."""
+    """Callers that hang up are processed a few per turn of the loop, so that thousands do not delay other calls."""
 
     async def test() -> None:
         loop: Any = asyncio.get_running_loop()

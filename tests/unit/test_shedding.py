@@ -1,4 +1,4 @@
-"""What callers pay who are not let in."""
+"""Late refusals and cut connections for unauthenticated callers."""
 
 import asyncio
 import errno
@@ -23,7 +23,7 @@ PROMPT = shares.PROMPT_REFUSALS.most
 
 @pytest.fixture(autouse=True)
 def cut(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, set[End]]]:
-    """Give what is shut down, which nothing is."""
+    """Record what would be shut down, instead of shutting it down."""
     done: list[tuple[int, set[End]]] = []
 
     def note(port: int, ends: Collection[End]) -> int:
@@ -35,7 +35,7 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, set[End]]]:
 
 
 async def is_late(refusal: Coroutine[Any, Any, None]) -> bool:
-    """Say whether a refusal has to wait; it is given up then."""
+    """Return whether a refusal is delayed, and cancel it."""
     task = asyncio.ensure_future(refusal)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -46,12 +46,12 @@ async def is_late(refusal: Coroutine[Any, Any, None]) -> bool:
 
 
 async def late(shed: Shedding, peers: Collection[str]) -> list[bool]:
-    """Refuse calls from these, one after another, and say of each whether it had to wait."""
+    """Refuse a call from each peer in turn, and return which were delayed."""
     return [await is_late(shed.refuse(peer)) for peer in peers]
 
 
 def test_few_are_refused_at_once() -> None:
-    """The first hundred refusals of an address come at once, whatever its connections; those after them late."""
+    """An address's first hundred refusals come at once, over all its connections; later ones are delayed."""
 
     async def run() -> None:
         shed = Shedding()
@@ -64,7 +64,7 @@ def test_few_are_refused_at_once() -> None:
 
 
 def test_an_address_of_ipv6_is_its_network() -> None:
-    """Addresses of one /64 count as one, and IPv4 in IPv6 as IPv4: a machine does not get more by using more."""
+    """Addresses in one IPv6 /64 count as one, and IPv4-mapped addresses count as IPv4."""
 
     async def run() -> None:
         shed = Shedding()
@@ -79,7 +79,7 @@ def test_an_address_of_ipv6_is_its_network() -> None:
 
 
 def test_forgotten_after_a_while() -> None:
-    """After a window an address begins anew."""
+    """After a window an address starts again from zero."""
 
     async def run() -> None:
         shed = Shedding()
@@ -92,7 +92,7 @@ def test_forgotten_after_a_while() -> None:
 
 
 def test_who_was_let_in_is_refused_at_once(cut: list[tuple[int, set[End]]]) -> None:
-    """A connection on which somebody was let in is exempt for two windows; others of its address are not."""
+    """A connection with an authenticated caller is exempt for two windows; others of its address are not."""
 
     async def run() -> None:
         shed = Shedding()
@@ -111,7 +111,7 @@ def test_who_was_let_in_is_refused_at_once(cut: list[tuple[int, set[End]]]) -> N
 
 
 def test_only_so_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where as many wait as may, others are refused at once; there is room again when they have been told."""
+    """If the maximum number of refusals is waiting, others are refused at once until there is room again."""
     monkeypatch.setattr(shedding, "DELAY", (0.03, 0.05))
     monkeypatch.setattr(shares, "LATE_REFUSALS", shares.LATE_REFUSALS.__class__("late", 2, "calls", ""))
 
@@ -130,7 +130,7 @@ def test_only_so_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bounded_in_what_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of more addresses and connections than may be kept, the new ones have to wait, and are not exempt."""
+    """Addresses beyond the maximum are delayed, and connections beyond the maximum are not exempt."""
     monkeypatch.setattr(shedding, "MOST", 3)
     monkeypatch.setattr(shedding, "_MOST_LET_IN", 3)
 
@@ -147,7 +147,7 @@ def test_bounded_in_what_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nobody_waits_when_the_server_stops() -> None:
-    """Whoever waits to be told is told when the server stops, and nobody begins to wait."""
+    """When the server stops, waiting refusals are answered, and none is delayed any more."""
 
     async def run() -> None:
         shed = Shedding()
@@ -163,12 +163,12 @@ def test_nobody_waits_when_the_server_stops() -> None:
 
 
 def test_cut_together(cut: list[tuple[int, set[End]]]) -> None:
-    """Connections to be cut are cut by one look through the sockets, off the loop, each once."""
+    """Connections are cut in batches, off the loop, each once."""
 
     async def looked(times: int) -> None:
         while len(cut) < times:
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)  # one more would come by then
+        await asyncio.sleep(0.05)  # another batch would have come by then
         assert len(cut) == times
 
     async def run() -> None:
@@ -187,7 +187,7 @@ def test_cut_together(cut: list[tuple[int, set[End]]]) -> None:
 
 
 def test_room_for_others(monkeypatch: pytest.MonkeyPatch, cut: list[tuple[int, set[End]]]) -> None:
-    """Where connections are many, strangers that stay are cut; newcomers, who was let in, and streams are not."""
+    """If many places are taken, unauthenticated connections that stay are cut; new ones and streams are not."""
     here: list[End] = []
     monkeypatch.setattr(sockets, "connections", lambda _: iter([(end, 0) for end in here]))
 
@@ -207,7 +207,7 @@ def test_room_for_others(monkeypatch: pytest.MonkeyPatch, cut: list[tuple[int, s
         for _ in range(shedding.LOOKS - 1):
             assert await look(shed, 1, 2, 8) == []
         assert await look(shed, 1, 2, 3, 8) == [{"2"}]
-        assert await look(shed, 1, 3) == []  # there is room, and they begin anew
+        assert await look(shed, 1, 3) == []  # there is room, so counting starts again
         for _ in range(shedding.LOOKS - 1):
             assert await look(shed, 1, 3, 8) == []
         leave.pop()(None)
@@ -229,11 +229,11 @@ def test_room_for_others(monkeypatch: pytest.MonkeyPatch, cut: list[tuple[int, s
         (Unauthenticated(), Key(id="revoked meanwhile", project_id="any"), False),
         (StoreUnavailable(), auth.NOBODY, False),
         (Overloaded(retry_after=1), auth.NOBODY, False),
-        (ClaimTokenInvalid(), auth.NOBODY, True),  # its place goes to whoever needs it meanwhile
+        (ClaimTokenInvalid(), auth.NOBODY, True),  # so its place goes to another caller meanwhile
     ],
 )
 def test_who_is_held_back(failure: Exception, caller: Key, held_back: bool) -> None:
-    """Only who was not let in may hear of it late: nobody for what is the database's fault, or the server's."""
+    """Only unauthenticated callers are delayed, and never for a failure of the database or the server."""
     refused: list[str] = []
 
     async def refuse(peer: str) -> None:
@@ -247,7 +247,7 @@ def test_who_is_held_back(failure: Exception, caller: Key, held_back: bool) -> N
 
 
 def test_a_strangers_stream_exempts_from_nothing_else(cut: list[tuple[int, set[End]]]) -> None:
-    """A stream that needs no key, as health's, leaves a connection a stranger's: refused late, and cut."""
+    """A stream that needs no key, such as a health watch, does not exempt its connection."""
 
     async def run() -> None:
         shed, peer = Shedding(), "ipv4:192.0.2.1:9"
@@ -261,7 +261,7 @@ def test_a_strangers_stream_exempts_from_nothing_else(cut: list[tuple[int, set[E
 
 
 def test_cut_whoever_it_is() -> None:
-    """What no proxy lets through ends a connection at once, where somebody was let in too, with all it has sent."""
+    """`whoever` cuts a connection at once, even an authenticated one, and drops its unread data."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         peer, other = (socket.create_connection(server.getsockname()) for _ in range(2))
         ours, theirs = server.accept()[0], server.accept()[0]
@@ -280,7 +280,7 @@ def test_cut_whoever_it_is() -> None:
 
 
 def test_the_fuller_the_shorter_the_patience(monkeypatch: pytest.MonkeyPatch, cut: list[tuple[int, set[End]]]) -> None:
-    """Where more than half of all places are taken, strangers have to go sooner; of three quarters, at once."""
+    """Above half of all places, unauthenticated connections are cut sooner; above three quarters, at once."""
     ends = [("192.0.2.1", str(port)) for port in range(6)]
 
     async def run(most: int) -> int:
@@ -302,7 +302,7 @@ def test_the_fuller_the_shorter_the_patience(monkeypatch: pytest.MonkeyPatch, cu
 
 
 def test_no_file_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the process may open no more files, nothing is seen, and nothing ends for it."""
+    """If the process can open no more files, no connections are found, and nothing fails."""
 
     def fail(_: str) -> None:
         raise OSError(errno.EMFILE, "too many open files")
@@ -322,7 +322,7 @@ def test_no_file_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["IPv4", "IPv6", "IPv4 in IPv6"],
 )
 def test_shut_down(family: socket.AddressFamily, listen: str, connect: str) -> None:
-    """Of all sockets of the process, the one is shut down that this peer has to this port; each stays open to us."""
+    """Only this peer's socket at this port is shut down, and its descriptor stays open."""
     try:
         server = socket.create_server((listen, 0), family=family, dualstack_ipv6=listen == "::")
     except OSError:

@@ -1,4 +1,4 @@
-"""How large records and events are taken to be: as sent never less than they are, in memory about as they are."""
+"""Estimated sizes of records and events: an upper bound as sent, and approximate in memory."""
 
 import gc
 import json
@@ -29,7 +29,7 @@ TOKENS = Tokens(bytes(32))
 
 
 def row(number: int, scopes: list[str], metadata: dict[str, str], cidrs: list[str]) -> tuple[Any, ...]:
-    """Return a key's row, none of whose texts is like another key's."""
+    """Return a key's row whose texts differ from every other key's."""
     key_id = f"{number:016}"
     facts = (json.dumps(scopes), json.dumps(metadata), json.dumps(cidrs), True)
     history = (NOW + number, "0" * 16, "op", NOW + number, NEVER, NOW + number, NEVER, 0, "", "", "", NEVER)
@@ -51,11 +51,11 @@ SHAPES: dict[str, Callable[[int], tuple[Any, ...]]] = {
 
 
 class TestInMemory:
-    """What is counted against the bounds in bytes."""
+    """Sizes for the limits on memory."""
 
     @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
     def test_records(self, shape: Callable[[int], tuple[Any, ...]]) -> None:
-        """A remembered record is taken to be as large as it is, to 30 %, what is rendered of it included."""
+        """The estimate for a cached record, with its rendered form, is within 30 % of its size."""
         count = 400
         gc.collect()
         tracemalloc.start()
@@ -73,7 +73,7 @@ class TestInMemory:
 
     @pytest.mark.parametrize("size", [10, 10_000])
     def test_events(self, size: int) -> None:
-        """So is an event in the ring."""
+        """The estimate for an event in the ring is within 30 % of its size."""
         gc.collect()
         tracemalloc.start()
         ring = Ring(0)
@@ -90,7 +90,7 @@ class TestInMemory:
         assert 0.7 < ring.memory / taken < 1.3
 
     def test_no_third_copy(self) -> None:
-        """To render a record leaves no copy of its texts' bytes within the texts themselves."""
+        """Rendering a record adds no UTF-8 copy to its strings."""
         key, _ = record.from_tuple(SHAPES["Cyrillic"](1))
         before = record.memory(key)
         wire.verdict(Verdict(Code.VALID, NOW, View(77), key), 60 * SECOND, TOKENS.consistency)
@@ -98,15 +98,15 @@ class TestInMemory:
 
 
 class TestAsSent:
-    """What is counted against the bound of an answer."""
+    """Sizes for the limit on an answer."""
 
     @pytest.mark.parametrize("key", [PLAIN, FULL, *(record.from_tuple(make(1))[0] for make in SHAPES.values())])
     def test_records(self, key: Key) -> None:
-        """A record's message has at most as many bytes as are counted, and at most 2 KiB less."""
+        """A record's message has at most the estimated bytes, and at most 2 KiB fewer."""
         assert 0 <= record.size(key) - wire.api_key(key, NOW).ByteSize() <= 2_048
 
     def test_the_largest_made_by_us(self) -> None:
-        """What the service itself adds has room in what is counted, however long the maker's name is."""
+        """The fields that the server adds fit in the estimate, however long the creator's name is."""
         key = Key(
             id="0" * 16, project_id="p", key_prefix="a" * 16 + "_" + "9" * 15 + "_" + "0" * 16 + "_",
             create_time=NOW + 1, created_by=log.Actor("0" * 16, "🔑" * 255), update_time=NOW + 1, expire_time=NOW + 1,
@@ -119,7 +119,7 @@ class TestAsSent:
 
     @pytest.mark.parametrize("detail", [{}, {"comment": "🔑" * 1_024}, {f"key{number}": "v" for number in range(100)}])
     def test_events(self, detail: dict[str, str]) -> None:
-        """An event's message has at most as many bytes as are counted."""
+        """An event's message has at most the estimated bytes."""
         actor = ("0" * 16, "🔑" * 255)
         call = ("2001:db8::" + "f" * 30, "x" * 128, bytes(156))
         event = Event(2**62, 10, "0" * 16, "p" * 128, "e" * 128, NOW + 1, *actor, json.dumps(detail), *call, bytes(32))
@@ -127,7 +127,7 @@ class TestAsSent:
 
     @pytest.mark.parametrize("sign", ["x", "ж", "🔑"])
     def test_deliveries(self, sign: str) -> None:
-        """A delivery's message has at most as many bytes as are counted."""
+        """A delivery's message has at most the estimated bytes."""
         row = DeliveryRow(
             id="msg_" + "0" * 32, revision=2**62, type=7, key_id="0" * 16, project_id="p" * 128, url=sign * 2_048,
             state=1, attempts=30_000, event_time=NOW + 1, last_attempt_time=NOW + 1, next_attempt_time=NOW + 1,
@@ -137,7 +137,7 @@ class TestAsSent:
 
 
 class TestCut:
-    """How much goes into a page."""
+    """How many entries fit in a page."""
 
     @pytest.mark.parametrize(
         ("found", "size", "expected"),
@@ -152,12 +152,12 @@ class TestCut:
         ],
     )
     def test_cut(self, found: list[int], size: int, expected: tuple[list[int], bool]) -> None:
-        """A page ends where it has as many as it should, or an answer no more room; it has one at least."""
+        """A page ends at its size or when the answer is full, and has at least one entry."""
         entries, more = cut(found, size, lambda weight: weight)
         assert (list(entries), more) == expected
 
     def test_the_rest_is_not_looked_at(self) -> None:
-        """Of what does not fit, one alone is taken: records are made of rows one by one."""
+        """Only one entry beyond the page is read, because each costs making a record."""
         left = iter([ANSWER_BYTES.most] * 100)
         cut(left, 100, lambda weight: weight)
         assert len(list(left)) == 98

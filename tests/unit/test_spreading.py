@@ -1,4 +1,4 @@
-"""Work on the loop in portions: long work item by item, and calls in turns by project."""
+"""Work on the loop in portions: long work item by item, and calls by turns of projects."""
 
 import asyncio
 import itertools
@@ -16,7 +16,7 @@ from tumbler_server.shares import CrowdLimit
 
 @pytest.mark.parametrize(("turn", "others"), [(0.0, 5), (1_000.0, 0)], ids=["long work", "short work"])
 def test_others_have_their_turn(turn: float, others: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between items that take long others run; short work is done at once; all items come, in their order."""
+    """Others run between long items, short work runs without a pause, and the results keep their order."""
     monkeypatch.setattr(spreading, "TURN", turn)
     seen = 0
 
@@ -37,7 +37,7 @@ def test_others_have_their_turn(turn: float, others: int, monkeypatch: pytest.Mo
 
 
 def test_a_failure_of_an_item() -> None:
-    """What fails is raised."""
+    """An item's exception propagates."""
 
     def items() -> Iterator[int]:
         yield 1
@@ -48,7 +48,7 @@ def test_a_failure_of_an_item() -> None:
 
 
 def taking_turns(test: Callable[[Turns, list[str]], Awaitable[None]], most: int = 1_000, most_each: int = 900) -> None:
-    """Run a test on a loop with turns, and the list of who has had one."""
+    """Run a test on a loop with Turns, and a list for the parties that had one."""
 
     async def run() -> None:
         await test(Turns(CrowdLimit("test", most, most_each)), [])
@@ -68,7 +68,7 @@ def begin(given: Turns, had: list[str], party: str) -> "asyncio.Task[None]":
 
 
 def test_so_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within a turn's time so many calls begin at once, and then as many again."""
+    """At most AT_ONCE calls begin at once within TURN, and as many again in the next one."""
     clock = SimpleNamespace(now=1_000.0)
     monkeypatch.setattr(spreading, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
@@ -81,7 +81,7 @@ def test_so_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_so_many_in_a_turn_of_the_loop() -> None:
-    """Of those who wait, so many have their turn in each turn of the loop, until none is left."""
+    """Each pass of the loop gives a turn to at most AT_ONCE waiting calls, until none is left."""
 
     async def test(given: Turns, had: list[str]) -> None:
         tasks = [begin(given, had, "acme") for _ in range(5 * AT_ONCE)]
@@ -97,7 +97,7 @@ def test_so_many_in_a_turn_of_the_loop() -> None:
 
 
 def test_projects_take_turns() -> None:
-    """However many of one project wait, one of another has its turn with the next."""
+    """However many of one project's calls wait, another project's call gets its turn with the next ones."""
 
     async def test(given: Turns, had: list[str]) -> None:
         tasks = [begin(given, had, "acme") for _ in range(500)]
@@ -110,7 +110,7 @@ def test_projects_take_turns() -> None:
 
 
 def test_nobody_passes_those_who_wait() -> None:
-    """While others wait, who comes anew does not get a turn at once."""
+    """While calls wait, a new call does not get a turn at once."""
 
     async def test(given: Turns, had: list[str]) -> None:
         tasks = [begin(given, had, "acme") for _ in range(5 * AT_ONCE)]
@@ -123,7 +123,7 @@ def test_nobody_passes_those_who_wait() -> None:
 
 
 def test_who_has_gone() -> None:
-    """Who leaves while it waits has no turn, and keeps nobody's."""
+    """A call that is cancelled while it waits gets no turn, and takes none from others."""
 
     async def test(given: Turns, had: list[str]) -> None:
         tasks = [begin(given, had, "acme") for _ in range(10 * AT_ONCE)]
@@ -138,7 +138,7 @@ def test_who_has_gone() -> None:
 
 
 def test_bounds() -> None:
-    """A project may have so many wait, and all together so many."""
+    """The number of waiting calls is bounded, per project and in all."""
 
     async def test(given: Turns, had: list[str]) -> None:
         tasks = [begin(given, had, "acme") for _ in range(AT_ONCE + 5)]

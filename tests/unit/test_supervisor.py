@@ -1,4 +1,4 @@
-"""What the supervisor does without its workers: keeping their port."""
+"""The supervisor without workers: keeping their port."""
 
 import socket
 
@@ -9,7 +9,7 @@ from tumbler_server.supervisor import reserved
 
 
 def listener(port: int, shares: bool, host: str = "127.0.0.1") -> socket.socket:
-    """Return a socket that listens, as a server's would."""
+    """Return a listening socket like a server's."""
     ours = socket.socket()
     try:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -24,16 +24,16 @@ def listener(port: int, shares: bool, host: str = "127.0.0.1") -> socket.socket:
 
 
 class TestReserved:
-    """A port that is kept for the workers."""
+    """The port reserved for the workers."""
 
     @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", "0.0.0.0:0"])
     def test_port_0(self, address: str) -> None:
-        """Port 0 becomes a free one."""
+        """Port 0 becomes a free port."""
         with reserved(address) as port:
             assert 0 < port < 65_536
 
     def test_workers_share_it(self) -> None:
-        """Workers listen on the kept port, all of them, and connections come to them alone."""
+        """All workers listen on the reserved port, and only they get connections."""
         with reserved("127.0.0.1:0") as port, listener(port, shares=True) as one, listener(port, shares=True) as two:
             clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(16)]
             one.setblocking(False)
@@ -50,20 +50,20 @@ class TestReserved:
                 connection.close()
 
     def test_nobody_there(self) -> None:
-        """While no worker listens, connections are refused rather than left to wait."""
+        """While no worker listens, connections are refused at once."""
         with reserved("127.0.0.1:0") as port, pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
 
     def test_kept_from_others(self) -> None:
-        """A server that shares its port with nobody cannot have it; afterwards it can."""
+        """A server that does not share its port cannot have it until it is released."""
         with reserved("127.0.0.1:0") as port, pytest.raises(OSError, match="in use"):
             listener(port, shares=False)
         listener(port, shares=False).close()
 
     @pytest.mark.parametrize("shares", [False, True])
-    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])  # noqa: S104 - tried, and refused
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])  # noqa: S104 - expected to be refused
     def test_taken(self, host: str, shares: bool) -> None:
-        """Where another server listens, even one that would share with anybody, the port cannot be had."""
+        """A port on which another server listens is refused, even if that server shares it."""
         with listener(0, shares) as other:
             address = f"{host}:{other.getsockname()[1]}"
             with pytest.raises(CannotListen, match=f"cannot listen on {address}: is another server"), reserved(address):
@@ -71,12 +71,12 @@ class TestReserved:
 
     @pytest.mark.parametrize("shares", [False, True])
     def test_used_before(self, shares: bool) -> None:
-        """A port whose last connections are only just closed can be had, whether or not its server shared it."""
+        """A port whose last connections have just been closed can be reserved, whether or not its server shared it."""
         with listener(0, shares) as other:
             port = other.getsockname()[1]
             client = socket.create_connection(("127.0.0.1", port))
             served = other.accept()[0]
-            served.close()  # who closes first is who must remember the connection
+            served.close()  # the side that closes first enters TIME_WAIT
             client.recv(1)
             client.close()
         with reserved(f"127.0.0.1:{port}") as kept:
@@ -84,6 +84,6 @@ class TestReserved:
 
     @pytest.mark.parametrize("address", ["192.0.2.1:0", "[2001:db8::1]:0"])
     def test_not_ours(self, address: str) -> None:
-        """An address that this machine does not have is refused in a line that names it."""
+        """An address that this machine does not have is refused, and the message names it."""
         with pytest.raises(SetupError, match="cannot listen on "), reserved(address):
             pass

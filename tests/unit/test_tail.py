@@ -1,4 +1,4 @@
-"""A process's place in the log."""
+"""A process's position in the log."""
 
 import contextlib
 import time
@@ -21,7 +21,7 @@ from tumbler_server.store.models import EventRow, LogHeadRow
 
 
 class Notes:
-    """A follower that writes down what it is told."""
+    """A follower that records what it is told to forget."""
 
     def __init__(self) -> None:
         self.told: list[set[str] | None] = []
@@ -34,9 +34,9 @@ class Notes:
 
 
 class Flaky:
-    """A store that can be away, counts how often it is asked, and calls ``then`` once after events were read.
+    """A store that can be away, counts its reads, and calls ``then`` once after events were read.
 
-    ``blind``: it does not show what others commit, as PostgreSQL does not.
+    ``blind``: it does not show other connections' commits, as PostgreSQL does not.
     """
 
     def __init__(self, store: Store) -> None:
@@ -63,7 +63,7 @@ class Flaky:
 
 @pytest.fixture
 def other(store: Store, database_url: str, clock: FrozenClock) -> Iterator[Domain]:
-    """Give what another server does on the same database."""
+    """Yield a domain that acts as another server on the same database."""
     theirs = open_store(database_url)
     domain = Domain(theirs, clock)
     yield domain
@@ -73,29 +73,29 @@ def other(store: Store, database_url: str, clock: FrozenClock) -> Iterator[Domai
 
 @pytest.fixture
 def notes() -> Notes:
-    """Give a follower that was told nothing yet."""
+    """Return a follower that has recorded nothing."""
     return Notes()
 
 
 @pytest.fixture
 def flaky(store: Store) -> Flaky:
-    """Give a store that can be away."""
+    """Return a store that can be away."""
     return Flaky(store)
 
 
 @pytest.fixture
 def uptime() -> FrozenClock:
-    """Give the clock by which positions age."""
+    """Return the clock by which positions age."""
     return FrozenClock(0)
 
 
 def follow(store: Flaky, notes: Notes, uptime: FrozenClock, board: Board | None = None) -> Tail:
-    """Return a tail of a store that can be away."""
+    """Return a tail on a store that can be away."""
     return Tail(cast("Store", store), notes, 2 * SECOND, board, uptime)
 
 
 def restore(store: Store, revision: int) -> None:
-    """Set the log back, as a restored backup does."""
+    """Set the log back, as restoring a backup does."""
 
     def work(transaction: Transaction) -> None:
         (event,) = transaction.select(EventRow.select().where(EventRow.revision == revision))
@@ -106,14 +106,14 @@ def restore(store: Store, revision: int) -> None:
 
 
 def test_begins_now(store: Store, other: Domain, notes: Notes) -> None:
-    """A tail begins at the present end of the log, and tells its follower so."""
+    """A tail begins at the current end of the log, and makes its follower forget everything."""
     issued = other.create()
     assert Tail(store, notes).position == issued.revision
     assert notes.told == [None]
 
 
 def test_nothing_new(store: Store, other: Domain, notes: Notes) -> None:
-    """Where nothing has changed, nobody is told anything."""
+    """If nothing has changed, the follower is not called."""
     issued = other.create()
     tail = Tail(store, notes)
     assert tail.catch_up() == issued.revision
@@ -121,7 +121,7 @@ def test_nothing_new(store: Store, other: Domain, notes: Notes) -> None:
 
 
 def test_changes_of_another_server(store: Store, other: Domain, notes: Notes) -> None:
-    """Every change that another server has committed before the call is told, in the order of the log."""
+    """Every change that another server committed before the call reaches the follower, in the order of the log."""
     tail = Tail(store, notes)
     one, two = other.create(), other.create()
     assert tail.catch_up() == tail.position == two.revision
@@ -131,7 +131,7 @@ def test_changes_of_another_server(store: Store, other: Domain, notes: Notes) ->
 
 
 def test_once_each(store: Store, other: Domain, notes: Notes) -> None:
-    """No change is told twice."""
+    """No change reaches the follower twice."""
     tail = Tail(store, notes)
     other.create()
     tail.catch_up()
@@ -140,7 +140,7 @@ def test_once_each(store: Store, other: Domain, notes: Notes) -> None:
 
 
 def test_uncommitted(store: Store, other: Domain, notes: Notes) -> None:
-    """A change that was rolled back is told to nobody, and leaves no gap."""
+    """A change that was rolled back does not reach the follower, and leaves no gap."""
     tail = Tail(store, notes)
 
     def work(transaction: Transaction) -> None:
@@ -154,7 +154,7 @@ def test_uncommitted(store: Store, other: Domain, notes: Notes) -> None:
 
 
 def is_lost(store: Store, tail: Tail, why: str) -> None:
-    """Hold that a process answers nothing any more, was told so once, and says why."""
+    """Check that the process no longer answers, reported the loss once, and names the reason."""
     told: list[str] = []
     store.on_loss = told.append
     for call in (tail.catch_up, tail.look, tail.confirm, lambda: store.read("SELECT 1"), lambda: count_up(store)):
@@ -167,7 +167,7 @@ def is_lost(store: Store, tail: Tail, why: str) -> None:
 
 
 def count_up(store: Store) -> None:
-    """Change something."""
+    """Write something."""
     store.write(lambda transaction: transaction.run(LogHeadRow.update(revision=LogHeadRow.revision + 1)))
 
 
@@ -175,7 +175,7 @@ def count_up(store: Store) -> None:
 def test_restored(
     store: Store, other: Domain, database_url: str, clock: FrozenClock, notes: Notes, changes: int
 ) -> None:
-    """A log that went back, or has another history and has come as far as before, or further, is another database's."""
+    """A log that went back, or that has another history of any length, belongs to another database."""
     for _ in range(3):
         other.create()
     tail = Tail(store, notes)
@@ -190,14 +190,14 @@ def test_restored(
 
 
 def test_emptied(store: Store, other: Domain, notes: Notes) -> None:
-    """A log without a head, as while a backup is read in, is another database's."""
+    """A log without a head, as while a backup is being restored, belongs to another database."""
     tail = Tail(store, notes)
     other.store.write(lambda transaction: transaction.run(LogHeadRow.delete()))
     is_lost(store, tail, "its log has no head")
 
 
 def test_dropped(store: Store, other: Domain, notes: Notes) -> None:
-    """A database without its tables is another one."""
+    """A database without its tables is another database."""
     tail = Tail(store, notes)
     other.store.alone(lambda db: db.execute_sql("DROP TABLE log_head"))
     is_lost(store, tail, "its tables are gone")
@@ -205,14 +205,14 @@ def test_dropped(store: Store, other: Domain, notes: Notes) -> None:
 
 @pytest.mark.parametrize("behind", [10_000, 10_001])
 def test_far_behind(store: Store, notes: Notes, behind: int) -> None:
-    """Behind by more than 10,000 changes, everything is forgotten at once."""
+    """A tail that is more than 10,000 changes behind forgets everything at once."""
     tail = Tail(store, notes)
     change = Change(EventType.UPDATED, "k", "acme", "", 0, Actor("", ""))
 
     def work(transaction: Transaction) -> None:
         log.append(transaction, change)
         (first,) = transaction.select(EventRow.select().dicts())
-        # The first proves that the history goes on; the others need no hash of their own to be followed.
+        # The first proves that the history continues; the others can be followed without a hash of their own.
         rows = [{**first, "revision": number} for number in range(2, behind + 1)]
         for begin in range(0, len(rows), 2_000):
             transaction.run(EventRow.insert_many(rows[begin : begin + 2_000]))
@@ -224,8 +224,8 @@ def test_far_behind(store: Store, notes: Notes, behind: int) -> None:
 
 
 def test_overtaken(flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock) -> None:
-    """Where another thread got further while this one was reading, the place does not go back, and nothing is lost."""
-    flaky.blind = True  # where every commit shows, one reads for all, and none is overtaken
+    """If another thread has overtaken this one's read, the position does not go back, and no change is lost."""
+    flaky.blind = True  # where commits show, one thread reads for all, and none is overtaken
     tail = follow(flaky, notes, uptime)
     one = other.create().key.id
     ids = [one]
@@ -244,16 +244,16 @@ def test_overtaken(flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenCloc
 
 
 class TestLook:
-    """The position that an answer may rest on."""
+    """The position that an answer may rely on."""
 
     @pytest.fixture(autouse=True)
     def blind(self, flaky: Flaky) -> None:
-        """Let commits of others show nowhere but in the log, whatever the database."""
+        """Show other connections' commits only in the log, on every kind of database."""
         flaky.blind = True
 
     @pytest.mark.parametrize("age", [0, SECOND, 2 * SECOND])
     def test_within_the_bound(self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock, age: int) -> None:
-        """The database is not asked while the position was the newest within 2 s."""
+        """The database is not read while the position was confirmed within the last 2 s."""
         tail = follow(flaky, notes, uptime)
         uptime.advance(age)
         other.create()
@@ -262,7 +262,7 @@ class TestLook:
         assert flaky.reads == before
 
     def test_where_commits_show(self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock) -> None:
-        """Where each commit shows, every one that returned before the call counts, and nothing is read without one."""
+        """If commits show, every commit that returned before the call counts; without one, nothing is read."""
         flaky.blind = False
         tail = follow(flaky, notes, uptime)
         if flaky.version() is None:
@@ -273,11 +273,11 @@ class TestLook:
         assert flaky.reads == before
         issued = other.create()
         assert tail.look() == issued.revision
-        with ThreadPoolExecutor(1) as pool:  # each thread sees for itself
+        with ThreadPoolExecutor(1) as pool:  # each thread sees commits for itself
             assert pool.submit(tail.look).result() == issued.revision
 
     def test_one_reads_for_all(self, flaky: Flaky, other: Domain, notes: Notes) -> None:
-        """Of threads that see a commit while one reads what came by it, none reads that again."""
+        """Threads that see a commit while another thread reads its events do not read them again."""
         flaky.blind = False
         tail = Tail(cast("Store", flaky), notes)
         if flaky.version() is None:
@@ -298,7 +298,7 @@ class TestLook:
         assert flaky.reads - before <= 2 + 8
 
     def test_who_reads_does_not_read_for_later_commits(self, flaky: Flaky, other: Domain, notes: Notes) -> None:
-        """What was committed after another thread had begun to read is read by whoever sees it."""
+        """A commit made after another thread began to read is read by the thread that sees it."""
         flaky.blind = False
         tail = Tail(cast("Store", flaky), notes)
         if flaky.version() is None:
@@ -317,7 +317,7 @@ class TestLook:
             assert look.result() == revision
 
     def test_past_the_bound(self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock) -> None:
-        """A microsecond later the database is read, and the position is good for another 2 s."""
+        """A microsecond past the bound the database is read, and the position is good for another 2 s."""
         tail = follow(flaky, notes, uptime)
         issued = other.create()
         uptime.advance(2 * SECOND + 1)
@@ -329,7 +329,7 @@ class TestLook:
     def test_on_demand(
         self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock, asked: dict[str, Any]
     ) -> None:
-        """Whoever asks for the newest, or for more than is known here, makes the database be read."""
+        """A call that asks for the newest position, or for a revision not yet applied, reads the database."""
         tail = follow(flaky, notes, uptime)
         other.create()
         assert tail.look(**asked) == 1
@@ -337,7 +337,7 @@ class TestLook:
     def test_what_another_worker_committed(
         self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock
     ) -> None:
-        """What the board says that a worker of this server has committed is never missed."""
+        """A commit that another worker of this server has posted on the board is never missed."""
         board = Board()
         tail = follow(flaky, notes, uptime, board)
         board.post(other.create().revision)
@@ -346,7 +346,7 @@ class TestLook:
     def test_what_another_worker_committed_and_has_read_already(
         self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock
     ) -> None:
-        """A worker whose own tail was faster than the answer to the change tells the others all the same."""
+        """A worker posts its own change on the board even if its tail has already read it."""
         board = Board()
         maker, tail = follow(flaky, Notes(), uptime, board), follow(flaky, notes, uptime, board)
         issued = other.create()
@@ -355,7 +355,7 @@ class TestLook:
         assert tail.look() == issued.revision
 
     def test_away(self, flaky: Flaky, notes: Notes, uptime: FrozenClock) -> None:
-        """Without the database a position is good for 2 s, and not a microsecond more."""
+        """Without the database a position is good for 2 s, and not a microsecond longer."""
         tail = follow(flaky, notes, uptime)
         flaky.away = True
         uptime.advance(2 * SECOND)
@@ -367,7 +367,7 @@ class TestLook:
     def test_a_change_of_ones_own_that_cannot_be_read(
         self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock
     ) -> None:
-        """Where the database goes away right after a commit, nothing is answered that lacks it."""
+        """If the database goes away right after a commit, no answer without that change is given."""
         tail = follow(flaky, notes, uptime)
         issued = other.create()
         flaky.away = True
@@ -377,7 +377,7 @@ class TestLook:
         assert tail.last_resort(HOUR) is None
 
     def test_only_reading_confirms(self, flaky: Flaky, notes: Notes, uptime: FrozenClock) -> None:
-        """A look that failed does not make the position any younger."""
+        """A failed look does not make the position younger."""
         tail = follow(flaky, notes, uptime)
         flaky.away = True
         for _ in range(3):
@@ -389,7 +389,7 @@ class TestLook:
     def test_confirmed_before_the_question(
         self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock
     ) -> None:
-        """A position is as old as the question to the database, however long the answer took."""
+        """A position's age counts from the question to the database, however long the answer took."""
         tail = follow(flaky, notes, uptime)
         other.create()
         uptime.advance(SECOND)
@@ -398,7 +398,7 @@ class TestLook:
         assert tail.age == 5 * SECOND
 
     def test_one_asks_for_all(self, flaky: Flaky, other: Domain, notes: Notes, uptime: FrozenClock) -> None:
-        """While the database is away one call in half a second finds that out; the others are told at once."""
+        """While the database is away, one call per half second tests it; the others fail at once."""
         tail = follow(flaky, notes, uptime)
         other.create()
         flaky.away = True
@@ -414,7 +414,7 @@ class TestLook:
 
 
 class TestLastResort:
-    """Going on while the database is away, where the operator asked for it."""
+    """Continuing while the database is away, if the operator has allowed it."""
 
     @pytest.mark.parametrize(
         ("age", "allowed", "good"),
@@ -426,7 +426,7 @@ class TestLastResort:
         ],
     )
     def test_bound(self, flaky: Flaky, notes: Notes, uptime: FrozenClock, age: int, allowed: int, good: bool) -> None:
-        """A position is good for as much longer as was said, and no microsecond more."""
+        """A position is good for exactly the extra time that is allowed, to the microsecond."""
         tail = follow(flaky, notes, uptime)
         uptime.advance(age)
         assert tail.last_resort(allowed) == (0 if good else None)

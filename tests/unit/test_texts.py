@@ -1,4 +1,4 @@
-"""The texts of errors and of log lines, as they stand in the server's source."""
+"""The texts of errors and log lines in the server's source."""
 
 import ast
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ import tumbler_server
 ROOT = Path(tumbler_server.__file__).parent
 
 NOT_MESSAGES = ("config.py", "shares.py")
-"""What these write is for the help and for docs/limits.md."""
+"""Their texts are for the help and for docs/limits.md."""
 
 
 def literals(file: Path) -> Iterator[str]:
-    """Give the string literals of a module as they are written, without its docstrings."""
+    """Yield the string literals of a module as they are written, except docstrings."""
     source = file.read_text(encoding="utf-8")
     tree = ast.parse(source)
     docstrings = {
@@ -30,5 +30,5 @@ def literals(file: Path) -> Iterator[str]:
     "file", [file for file in sorted(ROOT.rglob("*.py")) if file.name not in NOT_MESSAGES], ids=lambda file: file.name
 )
 def test_messages_are_ascii(file: Path) -> None:
-    """No message has a character beyond ASCII: gRPC sends a status message percent-encoded, three bytes for one."""
+    """All messages are ASCII: gRPC percent-encodes a status message, three bytes for each other byte."""
     assert [text for text in literals(file) if not text.isascii()] == []

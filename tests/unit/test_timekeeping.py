@@ -1,4 +1,4 @@
-"""The time that an installation goes by, while clocks do what they like."""
+"""The installation's time while clocks are wrong."""
 
 import pytest
 import structlog
@@ -16,7 +16,7 @@ AHEAD, BEHIND = 500 * DAY, -365 * DAY
 
 
 class Machine:
-    """A machine with a server: a clock that may leap, and one that only goes on. It acts where the lease is free."""
+    """A machine with a server, a wall clock that may jump, and a monotonic clock. It acts if the lease is free."""
 
     def __init__(self, store: Store, clock: FrozenClock, name: str = "test") -> None:
         self.store = store
@@ -25,18 +25,18 @@ class Machine:
         self.start(name)
 
     def start(self, name: str = "test") -> None:
-        """Begin as a new process."""
+        """Start as a new process."""
         self.lease = Lease(self.store, name, uptime=self.uptime)
         self.keeping = Timekeeping(self.store, self.clock, self.uptime)
         self.keeper = Timekeeper(self.store, self.clock, self.uptime)
 
     def act(self) -> None:
-        """Do what is due now, if it is ours to do."""
+        """Do the work that is due, if this machine holds the lease."""
         if self.lease.keep():
             self.keeping.work(self.lease)
 
     def run(self, span: int, pace: int = 1) -> None:
-        """Let time pass while the server runs; its clock is so many times as fast."""
+        """Let time pass while the server runs; its wall clock runs ``pace`` times as fast."""
         for _ in range(span // TICK):
             self.uptime.advance(TICK)
             self.clock.advance(TICK * pace)
@@ -48,7 +48,7 @@ class Machine:
         self.clock.advance(span)
 
     def now(self) -> int:
-        """Return the time that the installation goes by, as a process that has just looked sees it."""
+        """Return the installation's time, as seen by a process that has just read it."""
         self.uptime.advance(LOOK)
         self.clock.advance(LOOK)
         return self.keeper.now()
@@ -56,7 +56,7 @@ class Machine:
 
 @pytest.fixture
 def machine(store: Store, clock: FrozenClock) -> Machine:
-    """Give a machine whose server has run for a while, with a clock that was right."""
+    """Return a machine whose server has run for a while with a correct clock."""
     append(store, change(time=clock.now), change(time=clock.now))
     machine = Machine(store, clock)
     machine.act()
@@ -79,9 +79,9 @@ def machine(store: Store, clock: FrozenClock) -> Machine:
     ],
 )
 def test_a_leap_of_more_than_a_day_is_not_followed(machine: Machine, leap: int, follows: bool) -> None:
-    """A clock within a day of the time that is known is believed; beside another, time goes on as if it had not leapt.
+    """A clock within a day of the known time is trusted; otherwise time continues as if it had not jumped.
 
-    So for the process that acts, for one that only asks, and for one that begins later.
+    This holds for the process that acts, for one that only reads the time, and for one that starts later.
     """
     right = machine.clock.now
     machine.clock.advance(leap)
@@ -95,7 +95,7 @@ def test_a_leap_of_more_than_a_day_is_not_followed(machine: Machine, leap: int, 
 
 @pytest.mark.parametrize("leap", [AHEAD, BEHIND])
 def test_a_clock_that_stands_by_it_is_believed_after_a_day(machine: Machine, leap: int) -> None:
-    """Whoever runs for a day with a clock that says the same is believed, and no sooner; the log says so."""
+    """A clock that keeps its deviation for a day of running is trusted, no sooner, and this is logged."""
     right = machine.clock.now
     machine.clock.advance(leap)
     with structlog.testing.capture_logs() as logged:
@@ -112,7 +112,7 @@ def test_a_clock_that_stands_by_it_is_believed_after_a_day(machine: Machine, lea
 
 
 def test_a_trial_goes_on_after_a_restart(machine: Machine) -> None:
-    """The day is a day of running: it need not be one process that runs, and does not begin anew with each."""
+    """The day of trial counts running time over several processes: a restart does not reset it."""
     machine.clock.advance(AHEAD)
     for _ in range(4):
         machine.run(TRIAL // 4)
@@ -124,7 +124,7 @@ def test_a_trial_goes_on_after_a_restart(machine: Machine) -> None:
 
 
 def test_the_time_in_which_nothing_ran_is_no_trial(machine: Machine) -> None:
-    """A wrong clock is not believed because the machine was off, or asleep, for long."""
+    """Time during which nothing ran, as while the machine was off or asleep, does not count as trial."""
     machine.clock.advance(AHEAD)
     machine.run(10 * MINUTE)
     machine.stand(3 * DAY)
@@ -133,7 +133,7 @@ def test_the_time_in_which_nothing_ran_is_no_trial(machine: Machine) -> None:
 
 
 def test_a_clock_that_changes_its_mind_is_on_trial_anew(machine: Machine) -> None:
-    """What counts is how long a clock has said the same: each leap of more than an hour begins a new day."""
+    """Each jump of more than an hour starts a new day of trial."""
     machine.clock.advance(AHEAD)
     for _ in range(3):
         machine.run(TRIAL // 2)
@@ -142,7 +142,7 @@ def test_a_clock_that_changes_its_mind_is_on_trial_anew(machine: Machine) -> Non
 
 
 def test_a_clock_that_was_set_right_leaves_nothing_behind(machine: Machine) -> None:
-    """If a clock was wrong for less than a day, and then is right, all is as if it had never been wrong."""
+    """A clock that was wrong for less than a day, and is then correct, has no lasting effect."""
     machine.clock.advance(AHEAD)
     with structlog.testing.capture_logs() as logged:
         machine.run(23 * HOUR)
@@ -158,7 +158,7 @@ def test_a_clock_that_was_set_right_leaves_nothing_behind(machine: Machine) -> N
 
 
 def test_a_clock_that_is_too_fast_gets_a_day_ahead_at_the_most(machine: Machine) -> None:
-    """No number of small steps leads further than one leap that is believed."""
+    """A clock that is too fast gets at most a day ahead: small steps lead no further than one trusted jump."""
     began = machine.uptime.now
     right = machine.clock.now
     machine.run(4 * HOUR, pace=60)
@@ -166,7 +166,7 @@ def test_a_clock_that_is_too_fast_gets_a_day_ahead_at_the_most(machine: Machine)
 
 
 def test_an_operator_who_knows_is_believed_at_once(machine: Machine) -> None:
-    """After ``trust``, which any process may call, all go by the clock within half a minute."""
+    """After ``trust``, which any process may call, all processes use the clock within half a minute."""
     machine.clock.advance(AHEAD)
     machine.run(10 * MINUTE)
     timekeeping.trust(machine.store, machine.clock.now)
@@ -176,7 +176,7 @@ def test_an_operator_who_knows_is_believed_at_once(machine: Machine) -> None:
 
 
 def test_an_idle_installation_proceeds(machine: Machine) -> None:
-    """Switched off for 500 days, it goes on by the time that it knows, and by the clock once it has run for a day."""
+    """After 500 days off, it continues from its known time, and trusts the clock after a day of running."""
     before = machine.clock.now
     machine.stand(AHEAD)
     machine.uptime.now = 0
@@ -189,7 +189,7 @@ def test_an_idle_installation_proceeds(machine: Machine) -> None:
 
 @pytest.mark.parametrize("leap", [AHEAD, BEHIND])
 def test_a_server_whose_clock_is_wrong_beside_one_that_acts(machine: Machine, leap: int) -> None:
-    """Of two servers the wrong one goes by the other's time, for as long as that acts; then it goes on from there."""
+    """A server with a wrong clock uses the acting server's time, and continues from it when that one stops."""
     wrong = Machine(machine.store, FrozenClock(machine.clock.now + leap), "wrong")
     wrong.act()
     for _ in range(30):
@@ -203,7 +203,7 @@ def test_a_server_whose_clock_is_wrong_beside_one_that_acts(machine: Machine, le
 
 
 def test_before_anybody_has_kept_time(store: Store, clock: FrozenClock) -> None:
-    """Where no server has moved the mark yet, the newest event says what time it was; of a new log the clock does."""
+    """Before the first mark, the newest event gives the time; in a new log the clock does."""
     assert Timekeeper(store, clock, FrozenClock(0)).now() == clock.now
     append(store, change(time=clock.now - AHEAD))
     assert Timekeeper(store, clock, FrozenClock(0)).now() == clock.now, "there is nothing to lose but the first key's"
@@ -216,7 +216,7 @@ def test_before_anybody_has_kept_time(store: Store, clock: FrozenClock) -> None:
 
 @pytest.mark.parametrize("leap", [AHEAD, BEHIND])
 def test_instants_are_translated(machine: Machine, domain: Domain, leap: int) -> None:
-    """An instant of a clock that is wrong becomes what it should have been; none becomes one of the future."""
+    """An instant of a wrong clock is translated to the installation's time, and never to the future."""
     right = machine.clock.now
     machine.clock.advance(leap)
     assert machine.keeper.translate(machine.clock.now - HOUR) == right - HOUR

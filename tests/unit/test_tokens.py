@@ -1,4 +1,4 @@
-"""Opaque tokens that callers hold."""
+"""Opaque tokens that callers keep."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ KEY_ID = "0123456789abcdef"
 
 @pytest.fixture(scope="module")
 def tokens() -> Tokens:
-    """Give an installation's tokens."""
+    """Return an installation's tokens."""
     return Tokens(bytes(range(32)))
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of token: how one is issued and read, and the field that it comes in."""
+    """A kind of token: how to issue and read one, and the field that holds it."""
 
     field: str
     issue: Callable[[Tokens], str]
     read: Callable[[Tokens, str], object]
 
     def refused(self, tokens: Tokens, token: str) -> bool:
-        """Say whether reading a token names its field as the one that is wrong."""
+        """Return whether reading a token reports its field as invalid."""
         with pytest.raises(InvalidFields) as caught:
             self.read(tokens, token)
         return [violation.field for violation in caught.value.violations] == [self.field]
@@ -50,36 +50,36 @@ kinds = pytest.mark.parametrize("kind", [PAGE, REVISION], ids=lambda kind: kind.
 
 
 class TestRoundTrip:
-    """What was issued is read."""
+    """Reading an issued token."""
 
     @pytest.mark.parametrize("value", [0, 2**63 - 1, "", "a name", "ключ, 鍵", 'quo"ted'])
     def test_page(self, tokens: Tokens, value: int | str) -> None:
-        """A page's token holds the sort value and the id after which the page begins."""
+        """A page token has the sort value and the id after which the page begins."""
         assert tokens.read_page(tokens.page(FILTER, value, KEY_ID), FILTER) == (value, KEY_ID, 0)
 
     @pytest.mark.parametrize("revision", [1, 2, 2**40])
     def test_consistency(self, tokens: Tokens, revision: int) -> None:
-        """A consistency token names its revision."""
+        """A consistency token has its revision."""
         assert tokens.revision(tokens.consistency(revision)) == revision
 
     @kinds
     def test_for_urls(self, tokens: Tokens, kind: Kind) -> None:
-        """A token is short and holds nothing that has to be escaped in a URL or a shell."""
+        """A token is short and needs no escaping in a URL or a shell."""
         assert set(kind.issue(tokens)) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
         assert len(kind.issue(tokens)) < 200
 
     def test_the_longest_name(self, tokens: Tokens) -> None:
-        """The token after a key with the longest name there is can be read back."""
+        """The token after a key with the longest possible name can be read."""
         name = "\U0001f511" * 255
         assert tokens.read_page(tokens.page(FILTER, name, KEY_ID), FILTER) == (name, KEY_ID, 0)
 
 
 class TestRefused:
-    """What was not issued is refused."""
+    """Refusing a token that was not issued."""
 
     @kinds
     def test_changed(self, tokens: Tokens, kind: Kind) -> None:
-        """Whichever character is changed, the token is refused (but for the last, some of whose bits mean nothing)."""
+        """A token with any changed character is refused, except the last, which has unused bits."""
         token = kind.issue(tokens)
         for place in range(len(token) - 1):
             other = "A" if token[place] != "A" else "B"
@@ -87,7 +87,7 @@ class TestRefused:
 
     @kinds
     def test_cut_off(self, tokens: Tokens, kind: Kind) -> None:
-        """Wherever it is cut off or made longer, the token is refused."""
+        """A token that is cut off anywhere, or made longer, is refused."""
         token = kind.issue(tokens)
         for length in range(len(token)):
             assert kind.refused(tokens, token[:length])
@@ -101,7 +101,7 @@ class TestRefused:
         ids=lambda text: ascii(text)[:12],
     )
     def test_nonsense(self, tokens: Tokens, kind: Kind, token: str) -> None:
-        """Nonsense of any length is refused as what it is, and never fails otherwise."""
+        """Nonsense of any length is refused as invalid, and raises nothing else."""
         assert kind.refused(tokens, token)
 
     @kinds
@@ -110,35 +110,35 @@ class TestRefused:
         assert kind.refused(tokens, kind.issue(Tokens(bytes(32))))
 
     def test_another_filter(self, tokens: Tokens) -> None:
-        """A page's token belongs to the filter and order that it was issued for, and the message says so."""
+        """A page token belongs to its filter and order, and the message says so."""
         token = tokens.page(FILTER, 1, KEY_ID)
         with pytest.raises(InvalidFields, match="page_token: belongs to another filter or order"):
             tokens.read_page(token, "another")
 
     def test_the_other_kind(self, tokens: Tokens) -> None:
-        """A token of one kind is none of the other."""
+        """A token of one kind is refused as the other."""
         assert PAGE.refused(tokens, REVISION.issue(tokens))
         assert REVISION.refused(tokens, PAGE.issue(tokens))
 
     @kinds
     def test_not_quoted(self, tokens: Tokens, kind: Kind) -> None:
-        """The refusal does not repeat the token: it could be anything."""
+        """The error does not repeat the token, because it could be anything."""
         with pytest.raises(InvalidFields) as caught:
             kind.read(tokens, "pasted-by-mistake")
         assert "pasted" not in str(caught.value)
 
 
 class TestInstallation:
-    """Whose tokens they are."""
+    """Which installation a token belongs to."""
 
     def test_same_database(self, store: Store, database_url: str) -> None:
-        """Servers on one database read each other's tokens, also after a restart."""
+        """Servers on one database read each other's tokens, even after a restart."""
         other = open_store(database_url)
         assert open_tokens(other).revision(open_tokens(store).consistency(7)) == 7
         other.close()
 
     def test_another_database(self, store: Store, dialect: str, new_database: Callable[[str], str]) -> None:
-        """A new installation has a secret of its own."""
+        """A new installation has its own secret, so it refuses another's tokens."""
         other = new_store(new_database(dialect))
         assert REVISION.refused(open_tokens(other), open_tokens(store).consistency(7))
         other.close()

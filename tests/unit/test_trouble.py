@@ -1,4 +1,4 @@
-"""What the log is told of something that fails again and again."""
+"""Log lines about a lasting failure."""
 
 import pytest
 import structlog
@@ -12,18 +12,18 @@ WHAT = "the database cannot be used"
 
 @pytest.fixture
 def uptime() -> FrozenClock:
-    """Give the clock by which trouble lasts."""
+    """Return the clock that times the failure."""
     return FrozenClock(0)
 
 
 @pytest.fixture
 def trouble(uptime: FrozenClock) -> Trouble:
-    """Give trouble that has not begun."""
+    """Return a Trouble that has not begun."""
     return Trouble(WHAT, uptime)
 
 
 def test_a_line_as_it_begins(trouble: Trouble) -> None:
-    """The first failure is told with its details, those right after it are not."""
+    """The first failure is logged with its details; those right after it are not."""
     with structlog.testing.capture_logs() as logged:
         for _ in range(1_000):
             trouble.met(reason="disk full")
@@ -32,7 +32,7 @@ def test_a_line_as_it_begins(trouble: Trouble) -> None:
 
 
 def test_a_line_a_minute_and_one_as_it_ends(trouble: Trouble, uptime: FrozenClock) -> None:
-    """While it lasts there is a line a minute, with how long and how many, and by the newest reason; then one more."""
+    """A lasting failure is logged once a minute, with its duration, count and newest reason, and at its end."""
     with structlog.testing.capture_logs() as logged:
         for second in range(3 * 60 + 1):
             uptime.now = second * SECOND
@@ -53,7 +53,7 @@ def test_a_line_a_minute_and_one_as_it_ends(trouble: Trouble, uptime: FrozenCloc
 
 
 def test_what_fails_now_and_then(trouble: Trouble, uptime: FrozenClock) -> None:
-    """Where one in two fails, it is not told to be over until nothing has failed for some seconds."""
+    """An intermittent failure is over only after nothing has failed for some seconds."""
     with structlog.testing.capture_logs() as logged:
         for _ in range(50):
             trouble.met()
@@ -64,7 +64,7 @@ def test_what_fails_now_and_then(trouble: Trouble, uptime: FrozenClock) -> None:
 
 
 def test_again(trouble: Trouble, uptime: FrozenClock) -> None:
-    """After it has ended it begins as if it had never been."""
+    """After its end a new failure is logged as the first one was."""
     with structlog.testing.capture_logs() as logged:
         for _ in range(2):
             trouble.met()
@@ -75,7 +75,7 @@ def test_again(trouble: Trouble, uptime: FrozenClock) -> None:
 
 
 def test_no_trouble(trouble: Trouble) -> None:
-    """What goes well is not told."""
+    """Success is not logged."""
     with structlog.testing.capture_logs() as logged:
         trouble.passed()
     assert logged == []

@@ -1,4 +1,4 @@
-"""Turns at writing: first come, first served, the urgent before all, and nothing for a caller who has gone."""
+"""Turns at writing: first in, first out, urgent changes first, and nothing for a caller that has gone."""
 
 import contextlib
 import subprocess
@@ -24,7 +24,7 @@ from tumbler_server.store.turns import Gate, Turns
 
 
 class Crowd:
-    """Threads that want a turn, and the order in which they had it."""
+    """Threads that queue for a turn, and the order in which they had it."""
 
     def __init__(self, turns: Turns) -> None:
         self.turns = turns
@@ -32,7 +32,7 @@ class Crowd:
         self._threads = ThreadPoolExecutor(20)
 
     def come(self, name: str, urgent: bool = False, seconds: float = 10.0, call: Call | None = None) -> Future[None]:
-        """Have a thread queue, and return when it does."""
+        """Queue a thread, and return once it is in the queue."""
         queue = self.turns._urgent if urgent else self.turns._others
         before = len(queue)
 
@@ -52,7 +52,7 @@ class Crowd:
 
 @pytest.fixture
 def crowd() -> Iterator[Crowd]:
-    """Give a crowd that has come for nothing yet."""
+    """Yield a crowd with an empty queue."""
     crowd = Crowd(Turns())
     yield crowd
     crowd.close()
@@ -62,7 +62,7 @@ class TestTurns:
     """The queue within a process."""
 
     def test_first_come_first_served(self, crowd: Crowd) -> None:
-        """Whoever comes first is first."""
+        """Turns are first in, first out."""
         with crowd.turns.turn(Bound(1)):
             waiting = [crowd.come(str(number)) for number in range(5)]
         for future in waiting:
@@ -70,7 +70,7 @@ class TestTurns:
         assert crowd.had == ["0", "1", "2", "3", "4"]
 
     def test_urgent(self, crowd: Crowd) -> None:
-        """What is urgent goes before all others that wait, and among itself in the order in which it came."""
+        """Urgent changes go before all others, and first in, first out among themselves."""
         with crowd.turns.turn(Bound(1)):
             waiting = [crowd.come("a"), crowd.come("b"), crowd.come("X", urgent=True), crowd.come("c")]
             waiting.append(crowd.come("Y", urgent=True))
@@ -80,7 +80,7 @@ class TestTurns:
 
     @pytest.mark.parametrize("urgent", [False, True])
     def test_bounded(self, crowd: Crowd, urgent: bool) -> None:
-        """Who has waited as long as may be is told so, and takes no turn; the next has it."""
+        """A waiter that reaches its bound raises StoreUnavailable and takes no turn; the next one gets it."""
         with crowd.turns.turn(Bound(10)):
             impatient = crowd.come("impatient", urgent, seconds=0.05)
             with pytest.raises(StoreUnavailable):
@@ -91,7 +91,7 @@ class TestTurns:
 
     @pytest.mark.parametrize("urgent", [False, True])
     def test_a_caller_who_goes(self, crowd: Crowd, urgent: bool) -> None:
-        """Whose caller goes while it waits leaves the queue at once, long before the bound."""
+        """A waiter whose caller goes away leaves the queue at once, long before the bound."""
         call = Call()
         with crowd.turns.turn(Bound(10)):
             waiting = crowd.come("gone", urgent, call=call)
@@ -102,12 +102,12 @@ class TestTurns:
         crowd.come("next").result(5)
 
     def test_a_deadline(self, crowd: Crowd) -> None:
-        """A caller's deadline ends the waiting."""
+        """The caller's deadline ends the wait."""
         with crowd.turns.turn(Bound(10)), pytest.raises(CallerGone):
             crowd.come("late", call=Call(time.monotonic() + 0.05)).result(5)
 
     def test_a_failure(self, crowd: Crowd) -> None:
-        """A turn that ends by an exception is passed on like any other."""
+        """A turn that ends with an exception is passed on like any other."""
         with contextlib.suppress(KeyError), crowd.turns.turn(Bound(1)):
             waiting = crowd.come("next")
             raise KeyError
@@ -115,7 +115,7 @@ class TestTurns:
         assert crowd.had == ["next"]
 
     def test_handed_over_while_leaving(self) -> None:
-        """Where the turn comes in the moment in which one leaves, it is passed on and not lost."""
+        """A turn that arrives just as its waiter times out is passed on, not lost."""
         turns = Turns()
 
         def crash(bound: Bound) -> None:
@@ -134,7 +134,7 @@ class TestTurns:
 
 
 def held(store: Store) -> contextlib.AbstractContextManager[None]:
-    """Hold a write transaction of a thread of its own as long as the context lasts."""
+    """Hold a write transaction in another thread while the context lasts."""
 
     @contextlib.contextmanager
     def hold() -> Iterator[None]:
@@ -157,16 +157,16 @@ def held(store: Store) -> contextlib.AbstractContextManager[None]:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition is true."""
     pause = threading.Event()
     assert any(condition() or pause.wait(0.001) for _ in range(10_000))
 
 
 class TestWrites:
-    """What a store makes of it, on both databases."""
+    """Turns in a store, on each kind of database."""
 
     def test_what_stops_a_key_goes_first(self, domain: Domain) -> None:
-        """Revoke and switching off go before changes that came earlier; switching on does not."""
+        """Revoke and deactivate go before earlier changes; activate does not."""
         keys = [domain.create().key.id for _ in range(5)]
         lifecycle, turns = domain.lifecycle, domain.store._turns
         lifecycle.set_active(OPERATOR, keys[2], active=False)
@@ -190,14 +190,14 @@ class TestWrites:
         assert [number for (number,) in events] == [4, 5, 4, 1, 1, 6, 3]
 
     def test_nothing_for_who_has_gone(self, store: Store) -> None:
-        """Before a change begins its caller is looked for: where it has gone, nothing of it is done."""
+        """A change whose caller has gone does not begin."""
         for call in (Call(gone=True), Call(deadline=time.monotonic())):
             with calls.serving(call), pytest.raises(CallerGone):
                 count_up(store)
         assert store.read("SELECT revision FROM log_head") == [(0,)]
 
     def test_gone_while_another_server_writes(self, store: Store, database_url: str) -> None:
-        """So it is where the caller goes while the database's lock is waited for."""
+        """A change whose caller goes away while it waits for the database's lock does nothing."""
         other = open_store(database_url)
         call = Call()
 
@@ -216,7 +216,7 @@ class TestWrites:
         other.close()
 
     def test_a_deadline_while_another_server_writes(self, store: Store, database_url: str) -> None:
-        """A caller's deadline ends the waiting for the database's lock, and the next change is made as usual."""
+        """The caller's deadline ends the wait for the database's lock, and the next change succeeds."""
         other = open_store(database_url)
         with held(other):
             began = time.monotonic()
@@ -227,7 +227,7 @@ class TestWrites:
         other.close()
 
     def test_a_read_ends_at_the_deadline(self, store: Store) -> None:
-        """A read that takes longer than its caller waits is ended then, on the server too."""
+        """A read that runs past its caller's deadline ends then, in the database, too."""
         slow = {
             "sqlite": "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n",
             "postgresql": "SELECT pg_sleep(30)",
@@ -239,7 +239,7 @@ class TestWrites:
         assert store.read("SELECT revision FROM log_head") == [(0,)]
 
     def test_the_caller_is_judged_inside(self, store: Store) -> None:
-        """The caller is judged once a try, in the transaction, with the lock held and before anything is done."""
+        """The caller is checked once per try, inside the transaction, with the lock held, before any other work."""
         seen: list[object] = []
 
         def judge(transaction: Transaction) -> None:
@@ -255,7 +255,7 @@ class TestWrites:
         assert seen == [0, "work"]
 
     def test_a_caller_who_may_not_any_more(self, store: Store) -> None:
-        """What the judge raises goes to the caller, and nothing is done, not even by the judge itself."""
+        """An exception of the check reaches the caller, and everything is rolled back, even the check's own writes."""
 
         def judge(transaction: Transaction) -> None:
             transaction.run(LogHeadRow.update(revision=7))
@@ -267,12 +267,12 @@ class TestWrites:
         assert count_up(store) == 1
 
     def test_the_change_is_known_although_its_caller_has_gone(self, domain: Domain) -> None:
-        """A change whose caller goes when it is committed is one that this process knows, and is reported as made."""
+        """A change whose deadline passes during the commit is applied by this process and reported as made."""
         call = Call()
         issued = domain.create()
 
         def leave(_: Transaction) -> None:
-            call.deadline = time.monotonic() + 0.001  # it passes while the change is made
+            call.deadline = time.monotonic() + 0.001  # passes while the change is made
 
         call.judge = leave
         work = domain.lifecycle._ledger.write
@@ -282,7 +282,7 @@ class TestWrites:
 
 
 def slowly(domain: Domain, transaction: Transaction, key_id: str) -> object:
-    """Change a key, after the caller's deadline: nothing but a statement looks at the clock."""
+    """Change a key, then outlast the caller's deadline; only statements check the clock."""
     before = domain.lifecycle._ledger.load(transaction.read, OPERATOR, key_id)
     changed = domain.lifecycle._switch(transaction, OPERATOR, before.id, active=False)
     time.sleep(0.002)
@@ -290,10 +290,10 @@ def slowly(domain: Domain, transaction: Transaction, key_id: str) -> object:
 
 
 class TestReads:
-    """Reads never wait for writers."""
+    """Reads do not wait for writers."""
 
     def test_beside_a_writer(self, store: Store, database_url: str) -> None:
-        """While a write transaction is open, here or at another server, reads are answered, on new connections too."""
+        """Reads are answered during a write transaction of this or another server, on new connections, too."""
         other = open_store(database_url)
         with held(other):
             fresh = open_store(database_url)
@@ -306,7 +306,7 @@ class TestReads:
         other.close()
 
     def test_what_writes_waits_no_longer_than_its_bound(self, store: Store, database_url: str) -> None:
-        """A lock that somebody else holds ends a change at its bound."""
+        """A change that waits for another's lock ends at its bound."""
         impatient = open_store(database_url, timeout=SECOND // 2)
         with held(store):
             began = time.monotonic()
@@ -329,10 +329,10 @@ while True:
 
 
 class TestProcesses:
-    """Turns among processes."""
+    """Turns between processes."""
 
     def test_urgent_beside_a_busy_process(self, store: Store, database_url: str) -> None:
-        """While another process writes as fast as it can, an urgent change waits for about one of its writes."""
+        """While another process writes without a pause, an urgent change waits for about one of its writes."""
         with subprocess.Popen([sys.executable, "-c", WRITER, database_url], stdout=subprocess.PIPE) as writer:
             try:
                 assert writer.stdout is not None
@@ -347,7 +347,7 @@ class TestProcesses:
         assert sorted(took)[-3] < 0.1, sorted(took)[-10:]
 
     def test_no_gate(self, tmp_path: Path) -> None:
-        """A folder that cannot be locked is no hindrance, nor is one that somebody else holds: it is only later."""
+        """A gate that cannot be locked, or is held for too long, is skipped."""
         missing, one, other = Gate(tmp_path / "missing"), Gate(tmp_path), Gate(tmp_path)
         missing.wait(Bound(1))
         one.wait(Bound(1))

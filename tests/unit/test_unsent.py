@@ -1,4 +1,4 @@
-"""Long answers that have not been read, counted in bytes."""
+"""Long answers that callers have not read, counted in bytes."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from tumbler_server.rpc.unsent import Unsent
 
 @pytest.fixture(autouse=True)
 def limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let four bytes be a long answer, a project have 20 of them unread, and all have 50."""
+    """Set the limits: more than 3 bytes is a long answer, 20 bytes unread per project, 50 in all."""
     for name, most in (("LONG_ANSWER", 3), ("UNREAD_OF_A_PROJECT", 20), ("UNREAD", 50)):
         monkeypatch.setattr(shares, name, Limit(name, most, "bytes", ""))
 
@@ -36,14 +36,14 @@ async def fill(unsent: Unsent, project_id: str, size: int) -> "list[asyncio.Task
 
 
 async def read(*calls: "asyncio.Task[None]") -> None:
-    """Have answers taken."""
+    """Have the callers read their answers."""
     for call in calls:
         call.cancel()
     await turns()
 
 
 def test_a_project() -> None:
-    """A project gets no more once it has its share unread, and others do; what is read makes room."""
+    """A project with its share unread is refused, others are not, and reading makes room."""
 
     async def test() -> None:
         unsent = Unsent()
@@ -62,7 +62,7 @@ def test_a_project() -> None:
 
 
 def test_all() -> None:
-    """However many projects leave their answers unread, what is kept has a bound, and several have a share in it."""
+    """However many projects leave answers unread, the total is bounded, and several have a share."""
 
     async def test() -> None:
         unsent = Unsent()
@@ -75,7 +75,7 @@ def test_all() -> None:
 
 
 def test_short() -> None:
-    """Short answers are not counted: they are bounded by the number of calls."""
+    """Short answers are not counted: the number of calls bounds them."""
 
     async def test() -> None:
         unsent = Unsent()

@@ -1,4 +1,4 @@
-"""When keys were last used: noted at once, written in batches."""
+"""Last use of keys: noted in memory, written in batches."""
 
 import json
 import threading
@@ -27,24 +27,24 @@ PATIENCE = 30.0
 
 @pytest.fixture
 def notes(store: Store) -> Usage:
-    """Give what notes and writes down, on each database; it writes when it is told to."""
+    """Return a Usage on each kind of database. It writes when a test flushes it."""
     return Usage(store)
 
 
 @pytest.fixture
 def key_id(domain: Domain) -> str:
-    """Give the id of a key that was never used."""
+    """Return the id of a key that was never used."""
     return domain.create().key.id
 
 
 def last_used(store: Store, key_id: str) -> int:
-    """Return when a key was last used, as it is stored."""
+    """Return a key's stored last_used_time."""
     ((found,),) = store.read("SELECT last_used_time FROM api_key WHERE id = ?", (key_id,))
     return int(found)
 
 
 def crowd(store: Store, domain: Domain, number: int) -> list[str]:
-    """Put so many keys into the table at once, and return their ids."""
+    """Insert this number of keys into the table, and return their ids."""
     (row,) = store.select(ApiKeyRow.select().where(ApiKeyRow.id == domain.create().key.id))
     rows = [{**row.__data__, "id": f"{place:016}"} for place in range(number)]
 
@@ -57,7 +57,7 @@ def crowd(store: Store, domain: Domain, number: int) -> list[str]:
 
 
 class Disk:
-    """A store that keeps what is written to it, and takes as long as it is told. ``failing`` writes fail."""
+    """A store that records what is written to it. Each write takes ``takes``; the next ``failing`` writes fail."""
 
     dialect = SQLITE
 
@@ -85,13 +85,13 @@ class Disk:
 
 @pytest.fixture
 def disk() -> Disk:
-    """Give a store that only pretends, for what does not depend on the database."""
+    """Return a fake store, for tests that do not depend on the database."""
     return Disk()
 
 
 @pytest.fixture
 def pretended(disk: Disk) -> Usage:
-    """Give what writes to it; it is closed, and so never pauses."""
+    """Return a Usage on the fake store. It is closed, so it never pauses."""
     pretended = Usage(cast("Store", disk), disk.uptime)
     pretended.close()
     return pretended
@@ -101,21 +101,21 @@ class TestFlush:
     """What is written."""
 
     def test_written(self, store: Store, notes: Usage, key_id: str, clock: FrozenClock) -> None:
-        """After a flush the table says when the key was last used, and not before."""
+        """A flush writes the last use to the table; a note does not."""
         notes.note(key_id, clock.now)
         assert last_used(store, key_id) == 0
         notes.flush()
         assert last_used(store, key_id) == clock.now
 
     def test_the_latest(self, store: Store, notes: Usage, key_id: str, clock: FrozenClock) -> None:
-        """Of many uses the latest is written."""
+        """Of several uses the latest is written."""
         for second in range(5):
             notes.note(key_id, clock.now + second * SECOND)
         notes.flush()
         assert last_used(store, key_id) == clock.now + 4 * SECOND
 
     def test_no_change(self, store: Store, notes: Usage, key_id: str, clock: FrozenClock) -> None:
-        """A use is no change: everything else about the key stays as it was, and no event tells of it."""
+        """A use is not a change: the key's other columns stay the same, and the log gets no event."""
         before = store.read(f"{record.SELECT} ORDER BY id")
         head = store.read("SELECT * FROM log_head")
         clock.advance(HOUR)
@@ -130,7 +130,7 @@ class TestFlush:
         assert store.read("SELECT COUNT(*) FROM event") == [(1,)]
 
     def test_kept_by_changes(self, store: Store, notes: Usage, domain: Domain, key_id: str, clock: FrozenClock) -> None:
-        """A change of the key leaves the time as it is; a successor was never used."""
+        """A change of the key keeps its last use; a successor starts unused."""
         notes.note(key_id, clock.now)
         notes.flush()
         used = clock.now
@@ -157,7 +157,7 @@ class TestFlush:
     def test_exact_to_a_minute(
         self, store: Store, notes: Usage, key_id: str, clock: FrozenClock, later: int, written: bool
     ) -> None:
-        """A stored time is never lowered, and raised only where it is more than 30 s too old: no write for nothing."""
+        """A stored time is never lowered, and to save writes is raised only if it is more than 30 s too old."""
         notes.note(key_id, clock.now)
         notes.flush()
         notes.note(key_id, clock.now + later)
@@ -165,7 +165,7 @@ class TestFlush:
         assert last_used(store, key_id) == clock.now + later * written
 
     def test_unknown(self, store: Store, notes: Usage, key_id: str, clock: FrozenClock) -> None:
-        """A note on a key that does not exist does no harm to the others."""
+        """A note for an unknown key does not affect the others."""
         notes.note("0" * 16, clock.now)
         notes.note(key_id, clock.now)
         notes.note("x" * 16, clock.now)
@@ -174,7 +174,7 @@ class TestFlush:
         assert store.read("SELECT COUNT(*) FROM api_key") == [(1,)]
 
     def test_many(self, store: Store, notes: Usage, domain: Domain, clock: FrozenClock) -> None:
-        """Whatever number of keys was used, each gets its own time, and those that were not used none."""
+        """For any number of keys, each used key gets its own time, and an unused key none."""
         used = {key_id: clock.now + place for place, key_id in enumerate(crowd(store, domain, 1_234)) if place % 5}
         for key_id, now in used.items():
             notes.note(key_id, now)
@@ -183,7 +183,7 @@ class TestFlush:
         assert dict(found) == used
 
     def test_nothing_to_write(self, disk: Disk, pretended: Usage) -> None:
-        """A flush without notes asks the database for nothing, and no note is written twice."""
+        """A flush without notes writes nothing, and no note is written twice."""
         pretended.flush()
         pretended.note("a", 1)
         pretended.flush()
@@ -191,13 +191,13 @@ class TestFlush:
         assert disk.batches == [{"a": 1}]
 
     def test_secrets(self, notes: Usage) -> None:
-        """What is noted is an id: the object shows nothing in a log or traceback."""
+        """The object's repr contains no key id."""
         notes.note("0123456789abcdef", 1)
         assert "0123" not in repr(notes)
 
 
 class TestSize:
-    """How much is written at once."""
+    """How many keys one statement writes."""
 
     def _sizes(self, disk: Disk, pretended: Usage, number: int) -> list[int]:
         for place in range(number):
@@ -215,12 +215,12 @@ class TestSize:
         ids=["a fast disk", "as meant", "a slow disk"],
     )
     def test_follows_the_disk(self, disk: Disk, pretended: Usage, takes: int, sizes: list[int]) -> None:
-        """Statements grow on a fast disk to 5,000 keys, and shrink on a slow one: none is to take more than 50 ms."""
+        """Batches grow on a fast disk to 5,000 keys and shrink on a slow one, to keep each write within 50 ms."""
         disk.takes = takes
         assert self._sizes(disk, pretended, sum(sizes)) == sizes
 
     def test_small_batches_say_nothing(self, disk: Disk, pretended: Usage) -> None:
-        """That a few keys are written quickly is no reason to write many at once."""
+        """Fast writes of a few keys do not enlarge the next batch."""
         for _ in range(20):
             pretended.note("a", 1)
             pretended.flush()
@@ -228,7 +228,7 @@ class TestSize:
         assert self._sizes(disk, pretended, 200) == [200]
 
     def test_others_get_a_turn(self, disk: Disk) -> None:
-        """Between two statements others have as much time to write as a statement takes; at the end nobody waits."""
+        """A flush pauses after each statement for as long as it took, but not after the last."""
         waits: list[float] = []
 
         class Pauses(threading.Event):
@@ -244,10 +244,10 @@ class TestSize:
 
 
 class TestFailures:
-    """What becomes of notes while the database is away."""
+    """What happens to notes while the database is away."""
 
     def test_kept(self, disk: Disk, pretended: Usage) -> None:
-        """What could not be written is written at the next flush, and the operator is told."""
+        """Notes that could not be written are written by the next flush, and the failure is logged."""
         pretended.note("a", 1)
         disk.failing = 1
         with structlog.testing.capture_logs() as logged:
@@ -260,7 +260,7 @@ class TestFailures:
         assert disk.batches == [{"a": 1}]
 
     def test_newer_notes_win(self, disk: Disk, pretended: Usage) -> None:
-        """What is noted while a flush fails is not overwritten by what that flush puts back."""
+        """A note made during a failed flush is not overwritten by the older one that the flush restores."""
         pretended.note("a", 1)
         pretended.note("b", 1)
         disk.failing = 1
@@ -271,7 +271,7 @@ class TestFailures:
         assert disk.batches == [{"a": 2, "b": 1}]
 
     def test_what_was_written_is_not_repeated(self, disk: Disk, pretended: Usage) -> None:
-        """Of several statements only those that failed are repeated, and a flush gives up at the first."""
+        """A flush stops at the first failed statement; the next flush writes only what was not written."""
         disk.takes = 30_000
         for place in range(500):
             pretended.note(str(place), 1)
@@ -288,7 +288,7 @@ class TestFailures:
         assert sorted(int(key_id) for batch in disk.batches for key_id in batch) == list(range(500))
 
     def test_bounded(self, disk: Disk, pretended: Usage, monkeypatch: pytest.MonkeyPatch) -> None:
-        """While nothing can be written, keys beyond a bound are not noted, which is told once; others still are."""
+        """While notes wait for the database, new keys beyond a maximum are dropped, and this is logged once."""
         monkeypatch.setattr(usage, "MOST_NOTES", 3)
         with structlog.testing.capture_logs() as logged:
             for key_id in "abcdea":
@@ -305,7 +305,7 @@ class TestFailures:
         assert disk.batches[1:] == [{"a": 3, "b": 3, "c": 3}]
 
     def test_a_lost_connection(self, store: Store, notes: Usage, key_id: str, clock: FrozenClock) -> None:
-        """What was noted while the table was not there is written when it is back."""
+        """Notes made while the table is missing are written when it is back."""
         notes.note(key_id, clock.now)
         store.alone(lambda db: db.execute_sql("ALTER TABLE api_key RENAME TO hidden"))
         notes.flush()
@@ -316,10 +316,10 @@ class TestFailures:
 
 
 class TestThreads:
-    """Who notes and who writes do not disturb each other."""
+    """Threads that note and threads that write do not disturb each other."""
 
     def test_noted_during_a_flush(self, disk: Disk, pretended: Usage) -> None:
-        """What is noted while a flush is under way, of a key that it writes or of another, is written by the next."""
+        """A note made during a flush, of the same key or another, is written by the next flush."""
         pretended.note("a", 1)
         disk.meanwhile = lambda: (pretended.note("a", 2), pretended.note("b", 2))[0]
         pretended.flush()
@@ -328,7 +328,7 @@ class TestThreads:
         assert disk.batches == [{"a": 1}, {"a": 2, "b": 2}]
 
     def test_no_note_is_lost(self, disk: Disk, pretended: Usage) -> None:
-        """Whatever threads note while others flush, in the end the last note of each key has been written."""
+        """With threads that note while another flushes, the last note of each key is written."""
         done = threading.Event()
 
         def flush() -> None:
@@ -354,7 +354,7 @@ class TestThreads:
         assert written == {f"{thread}-{place}": last for thread in range(4) for place, last in expected.items()}
 
     def test_changes_do_not_wait(self, new_database: Callable[[str], str], clock: FrozenClock) -> None:
-        """On PostgreSQL a flush does not wait for the lock that changes take one after another, nor they for it."""
+        """On PostgreSQL a flush does not wait for the writers' lock, and changes do not wait for a flush."""
         store = new_store(new_database("postgresql"))
         domain = Domain(store, clock)
         key_id = domain.create().key.id
@@ -377,7 +377,7 @@ class TestThreads:
         store.close()
 
     def test_ends_while_the_database_is_held(self, new_database: Callable[[str], str], clock: FrozenClock) -> None:
-        """However long somebody else holds SQLite's write lock, it ends within seconds, in a flush or before one."""
+        """While another process holds SQLite's write lock, closing takes less than 4 s, even during a flush."""
         url = new_database("sqlite")
         store = new_store(url)
         holder = apsw.Connection(url.removeprefix("sqlite:///"))
@@ -399,7 +399,7 @@ class TestThreads:
         store.close()
 
     def test_servers_and_changes_at_the_same_time(self, store: Store, domain: Domain, database_url: str) -> None:
-        """Two servers that write the same keys in contrary orders, and changes of those keys, all get through."""
+        """Two servers that write the same keys in opposite orders, and changes of those keys, all succeed."""
         key_ids = [domain.create().key.id for _ in range(40)]
         other = open_store(database_url)
         servers = [Usage(store), Usage(other)]
@@ -425,10 +425,10 @@ class TestThreads:
 
 
 class TestLife:
-    """When it is written."""
+    """When notes are written."""
 
     def test_again_and_again(self, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Once started, notes are written without being asked for, also after a failure."""
+        """Once started, it writes notes at intervals, also after a failure."""
         monkeypatch.setattr(usage, "INTERVAL", 0.01)
         running = Usage(cast("Store", disk))
         seen = threading.Semaphore(0)
@@ -445,7 +445,7 @@ class TestLife:
 
     @pytest.mark.parametrize("started", [True, False])
     def test_close(self, disk: Disk, started: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What was noted before the end is written at the end; closing a second time does no harm."""
+        """Closing writes the remaining notes; a second close does nothing."""
         monkeypatch.setattr(usage, "INTERVAL", 1_000.0)
         closed = Usage(cast("Store", disk))
         if started:

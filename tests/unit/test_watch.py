@@ -1,4 +1,4 @@
-"""Telling listeners what changes, without gRPC. Time stands unless a test lets it go on; loop and threads are real."""
+"""Watch streams without gRPC. Time stands still unless a test advances it; the loop and the threads are real."""
 
 import asyncio
 import functools
@@ -33,7 +33,7 @@ WAIT = 30.0
 
 
 async def eventually(happened: Callable[[], Any]) -> Any:
-    """Return the first true value that ``happened`` returns, asking again and again while the loop goes on."""
+    """Return the first true value that ``happened`` returns, calling it repeatedly while the loop runs."""
     deadline = time.monotonic() + WAIT
     while not (value := happened()):
         assert time.monotonic() < deadline, f"it did not happen within {WAIT} s; the last answer was {value!r}"
@@ -42,7 +42,7 @@ async def eventually(happened: Callable[[], Any]) -> Any:
 
 
 class Ear:
-    """A listener: it writes down what it hears. While it is deaf it takes nothing, and its stream waits."""
+    """A listener that records what it receives. While it is deaf it takes nothing, and its stream waits."""
 
     def __init__(self, ears: "Ears", deaf: bool = False, tenant: str = "tumbler", key_id: str = KEY_ID) -> None:
         self.tenant = tenant
@@ -74,13 +74,13 @@ class Ear:
             self.ended = failure
 
     def leave(self) -> None:
-        """Be gone, as a client that cancels."""
+        """Cancel the stream, as a client does."""
         assert self._task
         self._task.cancel()
 
     @property
     def cancelled(self) -> bool:
-        """Say whether the stream ended by being cancelled."""
+        """Return whether the stream ended by being cancelled."""
         return self._task is not None and self._task.cancelled()
 
     def render(self, notice: Notice) -> bytes:
@@ -110,7 +110,7 @@ class Ear:
 
     @property
     def revisions(self) -> list[int]:
-        """Return which events were heard of, in order."""
+        """Return the revisions of the events received, in order."""
         return [event.revision for notice in self.heard for event in notice.events]
 
     @property
@@ -145,7 +145,7 @@ class Ears:
 
 
 def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run a test on a loop, and the hub of its listeners with it."""
+    """Run a test on an event loop, together with the hub of its listeners."""
 
     @functools.wraps(test)
     def run(*given: Any, **fixtures: Any) -> None:
@@ -159,7 +159,7 @@ def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
 
 def away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no database answer any more."""
+    """Make every use of the database fail."""
 
     def fail(*_: Any) -> Any:
         raise StoreUnavailable
@@ -169,13 +169,13 @@ def away(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def open_streams() -> float:
-    """Return what the metrics say."""
+    """Return the number of open streams in the metrics."""
     return REGISTRY.get_sample_value("tumbler_watch_streams") or 0.0
 
 
 @pytest.fixture
 def uptime(domain: Domain) -> FrozenClock:
-    """Give the clock by which heartbeats are due, positions age and patience ends."""
+    """Return the clock that times heartbeats, the age of positions, and slow readers."""
     domain.uptime.advance(HOUR)
     domain.tail.catch_up()
     return domain.uptime
@@ -183,13 +183,13 @@ def uptime(domain: Domain) -> FrozenClock:
 
 @pytest.fixture
 def ear(domain: Domain, uptime: FrozenClock) -> Ears:
-    """Give a function that makes a listener."""
+    """Return a function that makes a listener."""
     return Ears(domain, uptime)
 
 
 @pytest.fixture
 def other(database_url: str, store: Store) -> Iterator[Domain]:
-    """Give what another server does on the same database."""
+    """Yield a domain that acts as another server on the same database."""
     theirs = open_store(database_url)
     domain = Domain(theirs, FrozenClock())
     yield domain
@@ -202,7 +202,7 @@ class TestBeginning:
 
     @on_loop
     async def test_now(self, domain: Domain, ear: Ears) -> None:
-        """The first word comes at once and says where the stream begins: after all that has happened."""
+        """The first message arrives at once and names where the stream begins: after everything that has happened."""
         domain.create()
         new = ear().listen()
         await eventually(lambda: new.beats == [1])
@@ -211,7 +211,7 @@ class TestBeginning:
 
     @on_loop
     async def test_after_a_revision(self, domain: Domain, ear: Ears) -> None:
-        """Begun after a revision, a stream is told what it missed, and then at once that this was all."""
+        """A stream that starts after a revision gets the events it missed, and then at once a heartbeat."""
         for _ in range(4):
             domain.create()
         late = ear().listen(start=1)
@@ -221,7 +221,7 @@ class TestBeginning:
 
     @on_loop
     async def test_what_memory_has_forgotten(self, domain: Domain, ear: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What is not in memory any more is read from the log, however many pages that takes."""
+        """Events that have left memory are read from the log, however many pages that takes."""
         monkeypatch.setattr("tumbler_server.events.feed.MOST_EVENTS", 3)
         for number in range(11):
             domain.create(project_id=("acme", "globex")[number % 2])
@@ -235,7 +235,7 @@ class TestBeginning:
 
     @on_loop
     async def test_what_is_not_kept(self, domain: Domain, ear: Ears) -> None:
-        """Begun where events have been removed, a stream is reset, and goes on from the present."""
+        """A stream that starts where events have been removed is reset, and continues from the present."""
         for _ in range(3):
             domain.create()
         domain.clock.advance(2 * DAY)
@@ -251,7 +251,7 @@ class TestBeginning:
 
     @on_loop
     async def test_beyond_the_end(self, domain: Domain, ear: Ears) -> None:
-        """Begun after a revision that does not exist, a stream is reset: a backup was restored."""
+        """A stream that starts after a revision that does not exist is reset: a backup was restored."""
         domain.create()
         lost = ear().listen(start=2)
         await eventually(lambda: lost.beats == [1])
@@ -261,7 +261,7 @@ class TestBeginning:
 
     @on_loop
     async def test_a_key_that_has_changed(self, ear: Ears) -> None:
-        """The listener's key is judged by what the database says of it after the stream was opened."""
+        """The listener's key is judged by its row as read after the stream was opened."""
         refused = ear()
         refused.refusal = Unauthenticated()
         refused.listen()
@@ -273,7 +273,7 @@ class TestBeginning:
     async def test_opened_while_another_begins(
         self, domain: Domain, other: Domain, ear: Ears, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What the database answered to a question of before a stream was opened is not enough for it."""
+        """A database answer to a question asked before a stream was opened does not confirm that stream's position."""
         confirm, asked, answer = domain.tail.confirm, threading.Event(), threading.Event()
 
         def confirm_slowly() -> int:
@@ -287,14 +287,14 @@ class TestBeginning:
         await eventually(asked.is_set)
         other.create()
         late = ear(key_id="1" * 16).listen()
-        await eventually(lambda: late.judged)  # and now it waits, with the early one
+        await eventually(lambda: late.judged)  # now it waits, together with the early one
         answer.set()
         await eventually(lambda: early.beats and late.beats)
         assert late.heard[0].cursor == 1
 
     @on_loop
     async def test_without_a_database(self, ear: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
-        """While the database does not answer, no stream begins: nobody knows where."""
+        """While the database does not answer, no stream begins, because its position is unknown."""
         away(monkeypatch)
         refused = ear().listen()
         await eventually(lambda: refused.ended)
@@ -304,11 +304,11 @@ class TestBeginning:
 
 
 class TestChanges:
-    """Who is told what."""
+    """Which listeners get which events."""
 
     @on_loop
     async def test_everybody_everything(self, domain: Domain, ear: Ears) -> None:
-        """While many write, everybody is told each change once, in commit order, and so is who begins meanwhile."""
+        """With many writers, every listener gets each change once, in commit order, even one that begins meanwhile."""
         listeners = [ear().listen() for _ in range(20)]
         await eventually(lambda: all(listener.beats for listener in listeners))
 
@@ -329,7 +329,7 @@ class TestChanges:
 
     @on_loop
     async def test_one_project(self, domain: Domain, ear: Ears, uptime: FrozenClock) -> None:
-        """Who listens to one project is told nothing of another; the cursor goes on with the next heartbeat."""
+        """A listener to one project gets no other project's events; its cursor advances with the next heartbeat."""
         ours, theirs, every = ear().listen("acme"), ear().listen("globex"), ear().listen()
         await eventually(lambda: all(listener.beats for listener in (ours, theirs, every)))
         for number in range(10):
@@ -343,7 +343,7 @@ class TestChanges:
 
     @on_loop
     async def test_after_others_silence(self, domain: Domain, ear: Ears) -> None:
-        """A project in which nothing happens for long misses nothing, though memory does not reach back so far."""
+        """A project that is silent for long misses nothing, even if memory no longer reaches back that far."""
         domain.tail.ring = Ring(domain.tail.position, size=3)
         quiet = ear().listen("acme", interval=HOUR)
         await eventually(lambda: quiet.beats == [0])
@@ -356,7 +356,7 @@ class TestChanges:
     @pytest.mark.parametrize("seed", range(3))
     @on_loop
     async def test_broken_streams(self, domain: Domain, ear: Ears, seed: int) -> None:
-        """Wherever a stream breaks, begun again at the last cursor seen it misses nothing and repeats nothing."""
+        """Wherever a stream breaks, a new one from the last cursor seen misses nothing and repeats nothing."""
         chance = random.Random(seed)  # noqa: S311 - no secret
         seen: list[int] = []
         cursor = 0
@@ -370,7 +370,7 @@ class TestChanges:
                     )
                 )
                 listener.leave()
-                # Of what was sent, only some arrived.
+                # Only some of the sent messages arrived.
                 arrived = listener.heard[: chance.randrange(len(listener.heard) + 1)]
                 seen += [event.revision for notice in arrived for event in notice.events]
                 cursor = arrived[-1].cursor if arrived else cursor
@@ -380,7 +380,7 @@ class TestChanges:
     async def test_a_restored_backup(
         self, domain: Domain, ear: Ears, uptime: FrozenClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """When the log goes back, nobody hears anything any more: the server ends, and streams with it."""
+        """When the log goes back, no stream gets anything more: the server exits, and the streams end with it."""
         for _ in range(5):
             domain.create()
         listeners = [ear().listen(interval=SECOND), ear().listen("acme"), ear().listen("globex")]
@@ -404,11 +404,11 @@ class TestChanges:
 
 
 class TestHeartbeats:
-    """The promise that there is nothing else to tell."""
+    """A heartbeat promises that every event so far has been delivered."""
 
     @on_loop
     async def test_every_interval(self, domain: Domain, ear: Ears, uptime: FrozenClock) -> None:
-        """In each interval there is one heartbeat, whether anything else was told or not."""
+        """Each interval has one heartbeat, whether or not events were sent in it."""
         often, rarely = ear().listen(interval=SECOND), ear().listen(interval=BEAT)
         for number in range(1, 6):
             await eventually(lambda number=number: len(often.beats) == number)
@@ -422,7 +422,7 @@ class TestHeartbeats:
 
     @on_loop
     async def test_spread(self, ear: Ears, uptime: FrozenClock) -> None:
-        """The heartbeats of streams that were opened together do not come together."""
+        """The heartbeats of streams that were opened together are spread over the interval."""
         listeners = [ear().listen() for _ in range(100)]
 
         def beaten() -> int:
@@ -441,7 +441,7 @@ class TestHeartbeats:
     async def test_none_without_a_database(
         self, domain: Domain, ear: Ears, uptime: FrozenClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """While the database does not answer there is none; when it does, all come that are due, and streams go on."""
+        """No heartbeat is sent while the database is away; once it is back, all due ones are sent and streams go on."""
         listeners = [ear().listen(interval=SECOND) for _ in range(10)]
         await eventually(lambda: all(len(listener.beats) == 1 for listener in listeners))
         asked: list[int] = []
@@ -467,7 +467,7 @@ class TestHeartbeats:
     async def test_a_turn_that_comes_late(
         self, domain: Domain, ear: Ears, uptime: FrozenClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A heartbeat that falls due while the listener takes its time is sent only if the position is still young."""
+        """A heartbeat that falls due during a slow write is sent only if the position is still fresh."""
         slow, other = ear().listen(interval=SECOND), ear().listen(interval=SECOND)
         await eventually(lambda: slow.beats and other.beats)
         slow.hears.clear()
@@ -475,7 +475,7 @@ class TestHeartbeats:
         domain.create()
         await eventually(lambda: slow.spoken_to)
         uptime.advance(SECOND)
-        await eventually(lambda: len(other.beats) == 2)  # so that of the slow one is due, too
+        await eventually(lambda: len(other.beats) == 2)  # so the slow listener's heartbeat is due, too
         asked: list[int] = []
         with monkeypatch.context() as patched:
             away(patched)
@@ -495,10 +495,10 @@ class TestHeartbeats:
 
     @on_loop
     async def test_as_of_now(self, ear: Ears, other: Domain, uptime: FrozenClock) -> None:
-        """A heartbeat is sent only after what others committed until a moment ago has been told."""
+        """A heartbeat is sent only after the events that others committed until just before have been sent."""
         listener = ear().listen()
         await eventually(lambda: listener.beats == [0])
-        other.create()  # nobody has woken us
+        other.create()  # no notification has woken this process
         uptime.advance(FRESH + 1)
         uptime.advance(BEAT)
         await eventually(lambda: len(listener.beats) == 2)
@@ -507,7 +507,7 @@ class TestHeartbeats:
 
     @on_loop
     async def test_its_age(self, domain: Domain, ear: Ears, uptime: FrozenClock) -> None:
-        """A heartbeat says how long its stream had been open when the position was confirmed, not when it is sent."""
+        """A heartbeat's age is that of its stream when the position was confirmed, not when it is sent."""
         uptime.advance(SECOND)
         listener = ear().listen()
         await eventually(lambda: listener.ages == [0])
@@ -518,22 +518,22 @@ class TestHeartbeats:
         assert listener.ages[1] == BEAT - FRESH // 2
         domain.create()
         await eventually(lambda: listener.revisions == [1])
-        assert len(listener.ages) == 2  # only a heartbeat has one
+        assert len(listener.ages) == 2  # only a heartbeat has an age
 
 
 class TestTheListenersKey:
-    """A listener must be let in all the time."""
+    """The listener's key must stay accepted for the whole life of the stream."""
 
     @on_loop
     async def test_its_key_changes(self, domain: Domain, ear: Ears) -> None:
-        """Each change of the listener's own key has it judged anew, whatever project it listens to."""
+        """Each change of the listener's own key makes the hub judge it again, whatever project the stream is for."""
         theirs = domain.create(project_id="tumbler").key
         listener, other = ear(key_id=theirs.id).listen("globex"), ear().listen("globex")
         await eventually(lambda: listener.beats and other.beats)
         before = listener.read_times
         domain.lifecycle.set_active(OPERATOR, theirs.id, False)
         await eventually(lambda: listener.read_times > before)
-        assert listener.ended is None  # it is not for the hub to say
+        assert listener.ended is None  # the hub leaves this decision to the listener
         listener.refusal = Unauthenticated()
         domain.revoke(theirs.id)
         await eventually(lambda: listener.ended is listener.refusal)
@@ -541,7 +541,7 @@ class TestTheListenersKey:
 
     @on_loop
     async def test_its_key_expires(self, domain: Domain, ear: Ears, uptime: FrozenClock) -> None:
-        """When the listener's key ends, so does the stream, long before the next heartbeat."""
+        """When the listener's key expires, the stream ends, long before the next heartbeat."""
         listener = ear()
         listener.until = domain.clock() + BEAT
         listener.listen(interval=HOUR)
@@ -553,13 +553,13 @@ class TestTheListenersKey:
 
     @on_loop
     async def test_its_key_is_given_an_end(self, domain: Domain, ear: Ears, uptime: FrozenClock) -> None:
-        """The same holds for an end that the key was given after the stream was opened."""
+        """A stream also ends if its key was given an end after the stream was opened."""
         theirs = domain.create().key
         listener = ear(key_id=theirs.id).listen("globex", interval=HOUR)
         await eventually(lambda: listener.beats)
         listener.until = domain.clock() + BEAT
         domain.rotate(theirs.id)
-        await eventually(lambda: len(listener.beats) == 2)  # its interval begins again
+        await eventually(lambda: len(listener.beats) == 2)  # its interval starts again
         listener.refusal = Unauthenticated()
         domain.clock.advance(BEAT)
         uptime.advance(BEAT)
@@ -567,7 +567,7 @@ class TestTheListenersKey:
 
     @on_loop
     async def test_one_key_of_many(self, domain: Domain, ear: Ears) -> None:
-        """A key is read once for all of its streams that wait for that, and judged for each."""
+        """A key is read once for all of its streams that wait for it, and judged for each of them."""
         theirs = domain.create().key
         listeners = [ear(key_id=theirs.id).listen() for _ in range(50)]
         await eventually(lambda: all(listener.beats for listener in listeners))
@@ -581,7 +581,7 @@ class TestTheListenersKey:
 
     @on_loop
     async def test_what_was_read_before(self, domain: Domain, ear: Ears) -> None:
-        """What was read of a key before it changed does not count for the streams that wait for it."""
+        """A row read before the key changed does not count for streams that wait for the key after the change."""
         theirs = domain.create().key
         early, late = ear(key_id=theirs.id), ear(key_id=theirs.id)
         asked, answer = threading.Event(), threading.Event()
@@ -604,11 +604,11 @@ class TestTheListenersKey:
 
 
 class TestSlowListeners:
-    """Who does not listen costs nobody else anything, and not much."""
+    """A slow listener delays no other listener and costs little."""
 
     @on_loop
     async def test_others_go_on(self, domain: Domain, ear: Ears) -> None:
-        """However many are deaf, no change is kept from the others."""
+        """Listeners get every change, however many others are deaf."""
         deaf = [ear(deaf=True).listen() for _ in range(200)]
         others = [ear().listen() for _ in range(10)]
         await eventually(lambda: all(listener.beats for listener in others))
@@ -619,7 +619,7 @@ class TestSlowListeners:
 
     @on_loop
     async def test_ended(self, ear: Ears, uptime: FrozenClock) -> None:
-        """Who takes nothing for five seconds is told that this was too slow."""
+        """A listener that takes nothing for five seconds is ended as too slow."""
         deaf, other = ear(deaf=True).listen(), ear().listen()
         await eventually(lambda: deaf.spoken_to and other.beats)
         uptime.advance(PATIENCE)
@@ -631,7 +631,7 @@ class TestSlowListeners:
 
     @on_loop
     async def test_each_notice_has_its_time(self, domain: Domain, ear: Ears, uptime: FrozenClock) -> None:
-        """Who takes nearly five seconds for each notice is not too slow for the next."""
+        """A listener that takes nearly five seconds for each notice is not too slow for the next."""
         slow = ear().listen()
         await eventually(lambda: slow.beats)
         for number in range(1, 4):
@@ -646,7 +646,7 @@ class TestSlowListeners:
 
     @on_loop
     async def test_left_behind(self, domain: Domain, ear: Ears) -> None:
-        """Who was up to date, and then fell further behind than memory reaches, is told that this was too slow."""
+        """A listener that was up to date and then falls further behind than memory reaches is ended as too slow."""
         domain.tail.ring = Ring(domain.tail.position, size=3)
         slow = ear().listen()
         await eventually(lambda: slow.beats)
@@ -663,7 +663,7 @@ class TestSlowListeners:
     async def test_always_behind(
         self, domain: Domain, ear: Ears, uptime: FrozenClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Who takes a little at a time, while more comes, is told after thirty seconds of waiting."""
+        """A listener that reads steadily but never catches up is ended after thirty seconds."""
         monkeypatch.setattr("tumbler_server.events.feed.MOST_EVENTS", 1)
         slow = ear().listen()
         await eventually(lambda: slow.beats)
@@ -680,7 +680,7 @@ class TestSlowListeners:
 
     @on_loop
     async def test_the_loop_is_not_held(self, domain: Domain, ear: Ears) -> None:
-        """Between two turns of other work on the loop, only a few streams have theirs, however many are to be told."""
+        """One pass of the loop serves at most TURN streams, however many have something to send."""
         listeners = [ear().listen() for _ in range(200)]
         await eventually(lambda: all(listener.beats for listener in listeners))
         told: list[int] = []
@@ -692,7 +692,7 @@ class TestSlowListeners:
 
     @on_loop
     async def test_one_rendering(self, domain: Domain, ear: Ears, uptime: FrozenClock) -> None:
-        """What many are told is made once, heartbeats included, whatever project they listen to."""
+        """A notice for many listeners is rendered once, also a heartbeat, whatever project they listen to."""
         listeners = [ear().listen(f"project-{number % 50}" if number % 2 else "") for number in range(100)]
         await eventually(lambda: all(listener.beats for listener in listeners))
         assert len(ear.rendered) == 1
@@ -707,7 +707,7 @@ class TestSlowListeners:
 
     @on_loop
     async def test_a_broken_line(self, domain: Domain, ear: Ears) -> None:
-        """A fault in telling one listener ends that stream and no other."""
+        """An error while serving one listener ends that stream and no other."""
         broken, other = ear(), ear()
 
         def fail() -> None:
@@ -722,16 +722,16 @@ class TestSlowListeners:
 
 
 class TestPlaces:
-    """How many streams there may be, and who goes where there are too many."""
+    """How many streams may be open, and which ends when there are too many."""
 
     @pytest.fixture
     def ear(self, domain: Domain, uptime: FrozenClock) -> Ears:
-        """Give a function that makes a listener, of whom at most four may listen."""
+        """Return a function that makes a listener for a hub of at most four streams."""
         return Ears(domain, uptime, most=4)
 
     @on_loop
     async def test_no_more_than(self, ear: Ears) -> None:
-        """More streams than agreed are refused, with the advice to come back, until one ends."""
+        """Streams above the maximum are refused with a retry delay, until one ends."""
         first, *_ = [ear().listen() for _ in range(4)]
         refused = ear().listen()
         await eventually(lambda: refused.ended)
@@ -744,7 +744,7 @@ class TestPlaces:
 
     @on_loop
     async def test_a_tenant_that_opens_many(self, ear: Ears) -> None:
-        """Where a tenant holds all places, another gets some: the first tenant's newest streams end."""
+        """If one tenant holds all places, another still gets some: the first tenant's newest streams end."""
         flood = [ear(tenant="acme").listen() for _ in range(4)]
         await eventually(lambda: all(listener.beats for listener in flood))
         others = [ear(tenant="globex", deaf=True).listen() for _ in range(2)]
@@ -756,7 +756,7 @@ class TestPlaces:
 
     @on_loop
     async def test_a_reader_that_is_deaf_loses_its_place_too(self, ear: Ears) -> None:
-        """A stream that must go does so at once, though its listener does not take what it is sent."""
+        """A stream that must give up its place ends at once, even if its listener does not read."""
         flood = [ear(tenant="acme", deaf=True).listen() for _ in range(4)]
         await eventually(lambda: all(listener.spoken_to for listener in flood))
         ear(tenant="globex").listen()
@@ -764,11 +764,11 @@ class TestPlaces:
 
 
 class TestTheEnd:
-    """How streams end, and what stays of them."""
+    """How streams end, and what remains of them."""
 
     @on_loop
     async def test_nothing_stays(self, domain: Domain, ear: Ears) -> None:
-        """Of streams that are gone nothing is left: not in the hub, not in memory, not in the count."""
+        """Nothing remains of a closed stream: not in the hub, not in memory, not in the metric."""
         before = open_streams()
 
         async def live() -> list["weakref.ref[Ear]"]:
@@ -790,7 +790,7 @@ class TestTheEnd:
     @pytest.mark.parametrize("deaf", [False, True])
     @on_loop
     async def test_a_client_that_leaves(self, ear: Ears, deaf: bool) -> None:
-        """A stream whose client leaves ends as cancelled, whether it waits for news or for its reader."""
+        """A stream whose client cancels ends as cancelled, whether it waits for events or for its reader."""
         listener = ear(deaf=deaf).listen()
         await eventually(lambda: listener.spoken_to)
         listener.leave()
@@ -799,7 +799,7 @@ class TestTheEnd:
 
     @on_loop
     async def test_a_client_that_leaves_while_the_database_is_asked(self, ear: Ears) -> None:
-        """The same holds while it waits for the database, and others that wait for the same answer get it."""
+        """A client may also cancel during a database read; other streams that wait for the same read still get it."""
         listener, other = ear(), ear()
         asked, answer = threading.Event(), threading.Event()
 
@@ -819,7 +819,7 @@ class TestTheEnd:
 
     @on_loop
     async def test_goodbye(self, ear: Ears) -> None:
-        """When the server ends, all streams are told so, read or not, and nobody begins any more."""
+        """When the server stops, every stream ends with ServerStopping, even a deaf one, and no new one begins."""
         before = open_streams()
         listeners, deaf = [ear().listen() for _ in range(100)], ear(deaf=True).listen()
         await eventually(lambda: deaf.spoken_to and all(listener.beats for listener in listeners))
@@ -831,7 +831,7 @@ class TestTheEnd:
         assert (len(ear.hub), open_streams()) == (0, before)
 
     def test_after_the_loop(self, domain: Domain, ear: Ears) -> None:
-        """A change that is made after the loop has ended finds nobody, and does no harm."""
+        """A change made after the loop has ended reaches no stream, and raises nothing."""
 
         async def begin() -> None:
             ear.hub.start(asyncio.get_running_loop())

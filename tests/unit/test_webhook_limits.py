@@ -1,4 +1,4 @@
-"""Webhook URLs as keys get them: what is checked before a name is looked up, and how many there may be of what."""
+"""Webhook URLs of keys: what is checked before DNS, and the maximum numbers."""
 
 import dataclasses
 import json
@@ -26,11 +26,11 @@ URL = "https://hooks.example.com/in"
 DRAFT = Draft(project_id="acme", webhook_url=URL)
 
 CALLER = Key(id="", project_id="acme", name="a caller", scopes=("tumbler:keys:create", "tumbler:keys:update"))
-"""Who may create and update, and nothing else."""
+"""A caller that may only create and update."""
 
 
 def request(body: bytes) -> RequestId:
-    """Return an id that is the same for all bodies."""
+    """Return a request id that is the same for all bodies."""
     return RequestId("123e4567-e89b-42d3-a456-426614174000", body)
 
 
@@ -55,7 +55,7 @@ REFUSED_UPDATES: dict[str, tuple[Key, dict[str, Any], type[Exception]]] = {
 
 @pytest.fixture
 def domain(store: Store, clock: FrozenClock) -> Iterator[Domain]:
-    """Give the domain on each database, whose projects may have two URLs; one has."""
+    """Yield the domain on each kind of database, with at most two URLs per project; project "full" has two."""
     domain = Domain(store, clock, max_webhook_urls=2)
     for number in range(2):
         domain.create(project_id="full", webhook_url=f"https://8.8.8.8/{number}")
@@ -64,18 +64,18 @@ def domain(store: Store, clock: FrozenClock) -> Iterator[Domain]:
 
 
 def edit(domain: Domain, key_id: str = "", **given: Any) -> Edit:
-    """Return the edit that sets the URL, of a new key unless another is named, but for what is given."""
+    """Return an edit that sets the URL, of a new key by default, with the given changes."""
     if key_id in ("", "full"):
         key_id = domain.create(project_id=key_id or "acme").key.id
     return Edit(**{"key_id": key_id, "draft": Draft(project_id="", webhook_url=URL), "fields": ("rotation",), **given})
 
 
 class TestOrder:
-    """A name is looked up after everything else, since that takes long."""
+    """A name is looked up after all other checks, because DNS can be slow."""
 
     @pytest.mark.parametrize("what", REFUSED_CREATES)
     def test_create(self, domain: Domain, what: str) -> None:
-        """Whatever else refuses a Create does so before."""
+        """Everything else that can refuse a Create does so before the lookup."""
         caller, given, error = REFUSED_CREATES[what]
         domain.create(request_id=request(b"body"))
         with pytest.raises(error):
@@ -83,7 +83,7 @@ class TestOrder:
         assert domain.looked_up == []
 
     def test_repeated(self, domain: Domain) -> None:
-        """A repeated Create has looked it up before, and does not again."""
+        """A replayed Create does not look up the name again."""
         for _ in range(2):
             domain.lifecycle.create(OPERATOR, dataclasses.replace(DRAFT, request_id=request(b"body")))
             assert domain.looked_up == ["hooks.example.com"]
@@ -91,20 +91,20 @@ class TestOrder:
 
     @pytest.mark.parametrize("validate_only", [False, True])
     def test_created(self, domain: Domain, validate_only: bool) -> None:
-        """A Create that nothing refuses looks it up, once, and holds up no writer; so does one that is validated."""
+        """A Create that passes looks the name up once, without the write lock, and so does one with validate_only."""
         domain.lifecycle.create(OPERATOR, dataclasses.replace(DRAFT, validate_only=validate_only))
         assert domain.looked_up == ["hooks.example.com"]
 
     @pytest.mark.parametrize("what", REFUSED_UPDATES)
     def test_update(self, domain: Domain, what: str) -> None:
-        """Whatever else refuses an Update does so before."""
+        """Everything else that can refuse an Update does so before the lookup."""
         caller, given, error = REFUSED_UPDATES[what]
         with pytest.raises(error):
             domain.lifecycle.update(caller, edit(domain, **given))
         assert domain.looked_up == []
 
     def test_update_revoked(self, domain: Domain) -> None:
-        """So does the end of a key."""
+        """An Update of a revoked key is refused before the lookup."""
         key_id = domain.create().key.id
         domain.revoke(key_id)
         with pytest.raises(errors.KeyIsRevoked):
@@ -112,7 +112,7 @@ class TestOrder:
         assert domain.looked_up == []
 
     def test_updated(self, domain: Domain) -> None:
-        """An Update looks up a URL that the key does not have, and holds up no writer; nothing for one that it has."""
+        """An Update looks up a new URL, without the write lock, and not one that the key already has."""
         changing = edit(domain)
         for _ in range(2):
             domain.lifecycle.update(OPERATOR, changing)
@@ -121,11 +121,11 @@ class TestOrder:
 
 
 class TestSlowNames:
-    """A look-up takes as long as a name server likes; what is changed is dated by when it is changed."""
+    """However long a lookup takes, a change is dated by its write."""
 
     @pytest.fixture(autouse=True)
     def slow(self, domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let a minute go by while a name is looked up, in which somebody else makes a key."""
+        """Let each lookup take a minute, in which another key is created."""
 
         def look_up(*_: object) -> str:
             domain.clock.advance(MINUTE)
@@ -135,21 +135,21 @@ class TestSlowNames:
         monkeypatch.setattr(domain.endpoints.judge, "look_up", look_up)
 
     def test_created(self, domain: Domain) -> None:
-        """A key is made, and begins to live, when it is written: time does not go backwards along the log."""
+        """A key's life begins when it is written, so times do not decrease along the log."""
         issued = domain.lifecycle.create(OPERATOR, dataclasses.replace(DRAFT, ttl=HOUR))
         assert (issued.key.create_time, issued.key.expire_time) == (domain.clock.now, domain.clock.now + HOUR)
         times = [row.time for row in domain.store.select(EventRow.select().order_by(EventRow.revision))]
         assert times == sorted(times)
 
     def test_updated(self, domain: Domain) -> None:
-        """So is a change."""
+        """An Update is dated by its write, so times do not decrease along the log."""
         changed = domain.lifecycle.update(OPERATOR, edit(domain))
         assert changed.key.update_time == domain.clock.now
         times = [row.time for row in domain.store.select(EventRow.select().order_by(EventRow.revision))]
         assert times == sorted(times)
 
     def test_an_expiry_that_has_passed_meanwhile(self, domain: Domain) -> None:
-        """No key is made that has expired, nor is one given an expiry that has passed."""
+        """An expire_time that passes during the lookup is refused, in Create and in Update."""
         soon = domain.clock.now + MINUTE
         with pytest.raises(errors.InvalidFields):
             domain.lifecycle.create(OPERATOR, dataclasses.replace(DRAFT, expire_time=soon))
@@ -159,10 +159,10 @@ class TestSlowNames:
 
 
 class TestUrls:
-    """How many a project may have."""
+    """How many URLs a project may have."""
 
     def test_meanwhile(self, domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It counts what there is when it is written: nobody comes in between, and nothing is made."""
+        """The limit is checked in the transaction: a URL added during the lookup counts, and nothing is created."""
         domain.create(webhook_url="https://8.8.8.8/0")
         judge = domain.endpoints.judge
         made = []
@@ -181,30 +181,30 @@ class TestUrls:
 
 
 class TestPending:
-    """How many deliveries of a project may wait."""
+    """How many deliveries of a project may be pending."""
 
     @pytest.fixture
     def outbox(self, domain: Domain) -> Callable[[], None]:
-        """Give what takes up the whole log, where three deliveries of a project may wait."""
+        """Return a function that processes the whole log, with at most three pending deliveries per project."""
         outbox = Outbox(domain.store, domain.clock, most_pending=3)
         lease = Lease(domain.store, "test", uptime=FrozenClock(0))
         lease.keep()
         return lambda: outbox.work(lease)
 
     def waiting(self, domain: Domain, project_id: str = "acme") -> list[tuple[str, State]]:
-        """Return the reasons that a project's keys were revoked for, and what has become of telling that."""
+        """Return each delivery's revoke comment and its state, for one project."""
         query = DeliveryRow.select().where(DeliveryRow.project_id == project_id).order_by(DeliveryRow.revision)
         rows = domain.store.select(query)
         return [(json.loads(row.detail)["comment"], State(row.state)) for row in rows]
 
     def revoke(self, domain: Domain, *comments: str, project_id: str = "acme") -> None:
-        """Have keys end, whose URL is told."""
+        """Create and revoke keys with a URL, one for each comment."""
         for comment in comments:
             key = domain.create(project_id=project_id, webhook_url="https://8.8.8.8/0").key
             domain.lifecycle.revoke(OPERATOR, key.id, 0, comment)
 
     def test_oldest(self, domain: Domain, outbox: Callable[[], None]) -> None:
-        """Beyond the limit the oldest are given up, and said to be; another project's are not."""
+        """Above the limit the oldest deliveries fail with an error that says so; another project's do not."""
         self.revoke(domain, "z", project_id="globex")
         self.revoke(domain, "a", "b")
         outbox()
@@ -221,7 +221,7 @@ class TestPending:
         assert self.waiting(domain)[2:] == [("c", given_up), ("d", left), ("e", left), ("f", left)]
 
     def test_pause(self, domain: Domain, outbox: Callable[[], None]) -> None:
-        """An endpoint that is left alone for a while is not asked sooner because something was given up."""
+        """An endpoint's pause is not shortened because deliveries were given up."""
         self.revoke(domain, "a", "b", "c")
         outbox()
         later = domain.clock.now + HOUR
@@ -232,7 +232,7 @@ class TestPending:
         assert row.next_attempt_time == later
 
     def test_redeliver(self, domain: Domain, outbox: Callable[[], None]) -> None:
-        """Nothing is sent again by hand while so many wait."""
+        """Redeliver is refused while the maximum is pending."""
         deliveries = Deliveries(domain.store, open_tokens(domain.store), domain.endpoints, domain.clock, most_pending=3)
         self.revoke(domain, "a", "b", "c", "d")
         outbox()

@@ -1,4 +1,4 @@
-"""Webhooks that arrive, and what is made of the answers."""
+"""Webhooks that arrive, and how their answers are read."""
 
 import contextlib
 import logging
@@ -31,7 +31,7 @@ HEADERS = {"content-type": "application/json", "webhook-id": "msg_1"}
 
 @pytest.fixture(scope="module", autouse=True)
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Authority]:
-    """Give the authority that posters are told to trust; the system trusts another, and no more."""
+    """Yield the CA that posters are given; the system's store trusts only another one."""
     folder = tmp_path_factory.mktemp("certificates")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(Authority(tmp_path_factory.mktemp("system")).file))
@@ -40,7 +40,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Authority]:
 
 
 class Inbox:
-    """Answers every request, and keeps it, and by which names it was asked for a certificate."""
+    """Answers every request, and records it and the SNI names."""
 
     def __init__(self, status: str = "204 No Content", *headers: str) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
@@ -52,21 +52,21 @@ class Inbox:
         connection.sendall(self._answer.encode("ascii"))
 
     def named(self, tls: ssl.SSLContext) -> ssl.SSLContext:
-        """Return a server's context that notes the names."""
+        """Return a server's TLS context that records the names."""
         tls.sni_callback = lambda _socket, name, _context: self.names.append(name)
         return tls
 
 
 def resolver(*addresses: str) -> Resolver:
-    """Return a resolver to which every name has these addresses."""
+    """Return a resolver that resolves every name to these addresses."""
     return Resolver(lambda _: addresses)
 
 
 class TestPost:
-    """A post that arrives."""
+    """A successful post."""
 
     def test_by_name(self, authority: Authority) -> None:
-        """The URL's host is in SNI, in the certificate and in the Host header; the address is dialled."""
+        """The connection goes to the address; SNI, the certificate and the Host header have the URL's host."""
         inbox = Inbox("202 Accepted", "Retry-After: 120", "Set-Cookie: a=b")
         poster = Poster(NETWORK, resolver("127.0.0.1"), ca_file=authority.file)
         with Receiver(inbox, inbox.named(authority.context("hooks.test"))) as receiver:
@@ -84,7 +84,7 @@ class TestPost:
         assert inbox.requests == [("POST /a/b?c=d%20e HTTP/1.1", expected, BODY)] * 2
 
     def test_by_address(self, authority: Authority) -> None:
-        """An address has no SNI, and the certificate must have it."""
+        """For an IP address there is no SNI, and the certificate must contain the address."""
         inbox = Inbox()
         with Receiver(inbox, inbox.named(authority.context("127.0.0.1"))) as receiver:
             poster = Poster(NETWORK, Resolver(), ca_file=authority.file)
@@ -92,7 +92,7 @@ class TestPost:
         assert inbox.names == [None]
 
     def test_ca_file_with_comments(self, authority: Authority, tmp_path: Path) -> None:
-        """What stands between the file's certificates is passed over, in whatever language."""
+        """Text between the CA file's certificates is ignored, in any language."""
         file = tmp_path / "ca.pem"
         certificates = [Authority(tmp_path).file.read_text(), authority.file.read_text()]
         file.write_text("# Zertifizierungsstelle für Prüfungen\n".join(["", *certificates]), encoding="utf-8")
@@ -101,7 +101,7 @@ class TestPost:
             assert poster.post(f"https://hooks.test:{receiver.port}/", BODY, {}).status == 204
 
     def test_ca_file_is_needed(self, authority: Authority) -> None:
-        """Without the file the same receiver is not trusted."""
+        """Without the CA file the same receiver is not trusted."""
         with (
             Receiver(Inbox(), authority.context("hooks.test")) as receiver,
             pytest.raises(Unsent, match=r"^TLS failed: the certificate's issuer is not trusted$"),
@@ -110,26 +110,26 @@ class TestPost:
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
     def test_plain(self, host: str) -> None:
-        """Where loopback is opened, http goes there."""
+        """With ``loopback``, plain http to this machine is sent."""
         with Receiver(Inbox()) as receiver:
             poster = Poster(LOOPBACK, resolver("127.0.0.1"))
             assert poster.post(f"http://{host}:{receiver.port}/", BODY, {}) == Answer(204, None)
 
     def test_next_address(self) -> None:
-        """An address where nobody is gives way to the next."""
+        """If an address refuses the connection, the next is tried."""
         with Receiver(Inbox()) as receiver:
             poster = Poster(LOOPBACK, resolver("::1", "127.0.0.1"))
             assert poster.post(f"http://localhost:{receiver.port}/", BODY, {}).status == 204
 
     def test_dead_address(self, authority: Authority) -> None:
-        """An address that is silent has its share of the time, and leaves the rest to the next."""
+        """A silent address gets only a share of the time, and the next is tried."""
         tls = authority.context("hooks.test")
         with Receiver(Inbox(), tls) as receiver, full_backlog("127.0.0.2", receiver.port):
             poster = Poster(NETWORK, resolver("127.0.0.2", "127.0.0.1"), ca_file=authority.file, timeout=2.0)
             assert poster.post(f"https://hooks.test:{receiver.port}/", BODY, {}).status == 204
 
     def test_few_addresses(self) -> None:
-        """No more than a few addresses are tried."""
+        """At most MOST_TRIED addresses are tried."""
         dead = [f"127.0.0.{last}" for last in range(2, 2 + MOST_TRIED)]
         with Receiver(Inbox()) as receiver:
             poster = Poster(NETWORK, resolver(*dead, "127.0.0.1"))
@@ -138,7 +138,7 @@ class TestPost:
             assert receiver.connections == 0
 
     def test_early_answer(self) -> None:
-        """An answer counts although its sender did not read what it answers."""
+        """An answer sent before the receiver has read the body counts."""
 
         def behave(connection: socket.socket, over: threading.Event) -> None:
             connection.recv(100)
@@ -163,7 +163,7 @@ class TestPost:
         assert found == [204] * 40
 
     def test_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A proxy of the environment is not used."""
+        """Proxies in the environment are ignored."""
         with Receiver(answer("500 No")) as proxy, Receiver(Inbox()) as receiver:
             for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
                 monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
@@ -172,7 +172,7 @@ class TestPost:
             assert proxy.connections == 0
 
     def test_closed(self) -> None:
-        """After its end nothing is posted."""
+        """A closed poster sends nothing."""
         with Receiver(Inbox()) as receiver:
             poster = Poster(LOOPBACK, Resolver())
             poster.close()
@@ -210,7 +210,7 @@ RETRY_AFTER = {
 
 @pytest.mark.parametrize("value", RETRY_AFTER)
 def test_retry_after(value: str) -> None:
-    """Seconds or an HTTP date (RFC 9110, 10.2.3) are a wish; the past, and what is neither, are none."""
+    """Retry-After is read as seconds or an HTTP date (RFC 9110, 10.2.3); past dates and other values are ignored."""
     with Receiver(Inbox("503 Later", f"retry-AFTER: {value}", "Retry-After: 7")) as receiver:
         poster = Poster(LOOPBACK, Resolver(), clock=FrozenClock(NOW))
         found = poster.post(f"http://127.0.0.1:{receiver.port}/", BODY, {})
@@ -218,7 +218,7 @@ def test_retry_after(value: str) -> None:
 
 
 class Tunnel:
-    """A proxy that sends what comes for whatever host to one port of this machine, and keeps what it was asked."""
+    """A proxy that connects every host to one port of this machine, and records the requests."""
 
     def __init__(self, port: int) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
@@ -242,7 +242,7 @@ class Tunnel:
 
 
 class TestProxy:
-    """Posts by way of an operator's proxy."""
+    """Posts through an operator's proxy."""
 
     RULES = Rules(proxied=True)
 
@@ -255,7 +255,7 @@ class TestProxy:
         ],
     )
     def test_tunnel(self, authority: Authority, url: str, authority_form: str, host: str, sni: str | None) -> None:
-        """The proxy is asked for the host by its name and sees no more; the receiver has TLS and the Host as ever."""
+        """The proxy only sees the host; the receiver gets TLS and the Host header as without a proxy."""
         inbox = Inbox()
         tls = inbox.named(authority.context("hooks.test", "2606:4700::1"))
         with Receiver(inbox, tls) as receiver, Receiver(tunnel := Tunnel(receiver.port)) as proxy:
@@ -269,7 +269,7 @@ class TestProxy:
         ]
 
     def test_password(self, authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
-        """The proxy gets the operator's password, and nobody else does: not the receiver, a log or a repr."""
+        """Only the proxy gets the operator's password: not the receiver, a log or a repr."""
         caplog.set_level(logging.DEBUG)
         inbox = Inbox()
         with (
@@ -287,7 +287,7 @@ class TestProxy:
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
     def test_local(self, host: str) -> None:
-        """What is local to this machine is not the proxy's: it goes there by itself, where it is opened at all."""
+        """Posts to this machine bypass the proxy, if loopback is allowed."""
         with Receiver(answer("500 No")) as proxy, Receiver(Inbox()) as receiver:
             url = f"http://127.0.0.1:{proxy.port}"
             poster = Poster(replace(self.RULES, loopback=True), resolver("127.0.0.1"), url)
@@ -296,7 +296,7 @@ class TestProxy:
 
 
 class TestSetup:
-    """Settings that cannot be used."""
+    """Unusable settings."""
 
     @pytest.mark.parametrize(
         "proxy",
@@ -313,20 +313,20 @@ class TestSetup:
         ],
     )
     def test_proxy(self, proxy: str) -> None:
-        """A proxy must be written in one way; what was written is not shown, since it can hold a password."""
+        """A proxy must have the documented form, and the error does not quote it, because it may contain a password."""
         with pytest.raises(SetupError, match=r"^--webhook-proxy must be http://\[") as refused:
             Poster(Rules(proxied=True), Resolver(), proxy)
         assert "hunter2" not in str(refused.value)
 
     @pytest.mark.parametrize(("proxied", "proxy"), [(True, ""), (False, "http://proxy.test:3128")])
     def test_half(self, proxied: bool, proxy: str) -> None:
-        """Rules that do not fit the proxy are a mistake of ours: names would be judged by nobody."""
+        """Rules that do not match the proxy setting raise ValueError: otherwise no side would check names."""
         with pytest.raises(ValueError, match=r"^the rules must say whether there is a proxy$"):
             Poster(Rules(proxied=proxied), Resolver(), proxy)
 
     @pytest.mark.parametrize("content", [None, "", "no certificate"])
     def test_ca_file(self, content: str | None, tmp_path: Path) -> None:
-        """A file without certificates, or none, is told at once."""
+        """A CA file that is missing or has no certificates is refused at once."""
         file = tmp_path / "ca.pem"
         if content is not None:
             file.write_text(content)

@@ -28,7 +28,7 @@ from tumbler_server.webhooks.targets import (
 )
 
 PATIENCE = 30.0
-"""Seconds after which a test gives up waiting."""
+"""How long a test waits before it fails, in seconds."""
 
 PUBLIC = Rules()
 LOOPBACK = Rules(loopback=True)
@@ -40,7 +40,7 @@ INSIDE = "must not lead to a private or special network"
 
 
 def resolver(*addresses: str) -> Resolver:
-    """Return a resolver to which every name has these addresses."""
+    """Return a resolver that resolves every name to these addresses."""
     return Resolver(lambda _: addresses)
 
 
@@ -71,22 +71,22 @@ REFUSED = {
 
 
 class TestParse:
-    """What can be told of a URL as it stands."""
+    """Checks on a URL that need no DNS."""
 
     @pytest.mark.parametrize("url", TAKEN_APART)
     def test_taken_apart(self, url: str) -> None:
-        """A URL is taken apart, its host made plain, and its path left as it is."""
+        """A URL is split into its parts: the host is normalized, and the path is unchanged."""
         assert parse(url, PUBLIC) == Target(*TAKEN_APART[url])
 
     @pytest.mark.parametrize(("url", "rule"), REFUSED.items(), ids=range(len(REFUSED)))
     def test_refused(self, url: str, rule: str) -> None:
-        """What is refused is told by the rule alone, with nothing of the URL."""
+        """The error names the violated rule, and contains nothing of the URL."""
         with pytest.raises(Refused) as refused:
             parse(url, PUBLIC)
         assert str(refused.value) == rule
 
     def test_longest(self) -> None:
-        """A URL may have 2,048 characters."""
+        """A URL may have up to 2,048 characters."""
         url = "https://hooks.example.com/"
         assert parse(url.ljust(LONGEST, "a"), PUBLIC)
 
@@ -103,12 +103,12 @@ class TestParse:
         assert is_accepted(f"https://{'a.' * 120}{'a' * (length - 240)}/", PUBLIC) is accepted
 
     def test_secret_in_path(self) -> None:
-        """A target shows its path to nobody: many receivers' secrets are in there."""
+        """A target's repr does not contain its path, because many receivers put secrets there."""
         assert "hunter2" not in repr(parse("https://hooks.example.com/hunter2", PUBLIC))
 
 
 def is_accepted(url: str, rules: Rules) -> bool:
-    """Tell whether a URL is a target."""
+    """Return whether a URL is accepted."""
     try:
         parse(url, rules)
     except Refused:
@@ -117,12 +117,12 @@ def is_accepted(url: str, rules: Rules) -> bool:
 
 
 class TestLoopback:
-    """What ``loopback`` opens."""
+    """What ``loopback`` allows."""
 
     @pytest.mark.parametrize("scheme", ["http", "https"])
     @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "[0:0::0:1]", "localhost", "LOCALHOST."])
     def test_opens(self, scheme: str, host: str) -> None:
-        """Both schemes are open to the three ways to write this machine, and to nobody without the rule."""
+        """``loopback`` allows both schemes for the three spellings of this machine; without it, none is allowed."""
         url = f"{scheme}://{host}:8080/"
         assert (is_accepted(url, LOOPBACK), is_accepted(url, PUBLIC)) == (True, False)
 
@@ -130,7 +130,7 @@ class TestLoopback:
         "host", ["127.0.0.2", "[::]", "[::ffff:127.0.0.1]", "[::127.0.0.1]", "a.localhost", "10.0.0.1"]
     )
     def test_nothing_else(self, host: str) -> None:
-        """No other host is opened, by either scheme."""
+        """``loopback`` allows no other host, by either scheme."""
         assert not is_accepted(f"http://{host}/", LOOPBACK)
         assert not is_accepted(f"https://{host}/", LOOPBACK)
 
@@ -146,16 +146,16 @@ class TestLoopback:
         ],
     )
     def test_addresses(self, host: str, address: str, answer: bool) -> None:
-        """Localhost is these two addresses and nothing else, and no other name leads to them."""
+        """`localhost` may resolve to 127.0.0.1 or ::1 and nothing else, and no other name may resolve to these."""
         assert permitted(address, Target("https", host, 443, "/"), LOOPBACK) is answer
 
     def test_http_elsewhere(self) -> None:
-        """Whatever has made such a target: by http nothing but loopback is dialled."""
+        """Plain http only goes to loopback addresses, however the target was made."""
         assert not permitted("8.8.8.8", Target("http", "hooks.example.com", 80, "/"), LOOPBACK)
 
 
 class TestHosts:
-    """What ``hosts`` leaves."""
+    """What ``hosts`` permits."""
 
     RULES = Rules(hosts=("hooks.example.com", "*.Example.org", "10.0.0.1"))
 
@@ -175,12 +175,12 @@ class TestHosts:
         ],
     )
     def test_hosts(self, host: str, accepted: bool) -> None:
-        """Nothing but the hosts that are named is left; that opens none that is refused otherwise."""
+        """Only the listed hosts are accepted, and listing a host does not lift any other rule."""
         assert is_accepted(f"https://{host}/", self.RULES) is accepted
 
 
 class TestNetworks:
-    """What ``networks`` opens."""
+    """What ``networks`` allows."""
 
     RULES = Rules(networks=(IPv4Network("10.1.0.0/16"), IPv6Network("fd00:1::/32")))
 
@@ -198,17 +198,17 @@ class TestNetworks:
         ],
     )
     def test_networks(self, address: str, answer: bool) -> None:
-        """They are opened as they are written, and not in other clothes."""
+        """Listed networks are allowed in their own notation, and not mapped or embedded in other addresses."""
         assert permitted(address, HOOK, self.RULES) is answer
 
     def test_https_alone(self) -> None:
-        """They are opened to https alone."""
+        """Listed networks are only allowed by https."""
         assert is_accepted("https://10.1.0.1/", self.RULES)
         assert not is_accepted("http://10.1.0.1/", replace(self.RULES, loopback=True))
 
 
 class TestProxied:
-    """What is judged where a proxy resolves names."""
+    """What is checked if a proxy resolves names."""
 
     @pytest.mark.parametrize(
         ("host", "accepted"),
@@ -223,15 +223,15 @@ class TestProxied:
         ],
     )
     def test_literals(self, host: str, accepted: bool) -> None:
-        """Addresses are judged, and names are not, but for those of this machine."""
+        """Addresses are checked; names are not, except those of this machine."""
         assert is_accepted(f"https://{host}/", PROXIED) is accepted
 
     def test_check(self) -> None:
-        """No name is looked up for it."""
+        """Names are not resolved."""
         judge("https://hooks.example.com/", PROXIED, resolver("10.0.0.1"), 5)
 
     def test_local(self) -> None:
-        """What is local to this machine is looked up all the same, since the proxy has no part in it."""
+        """Names of this machine are still resolved, because they do not go through the proxy."""
         with pytest.raises(Refused):
             judge("https://localhost/", replace(PROXIED, loopback=True), resolver("127.0.0.1", "8.8.8.8"), 5)
 
@@ -265,7 +265,7 @@ EDGES = {
     "4000::/2": "",
     "8000::/1": "",
 }
-"""Special networks, and the public addresses right before and after them."""
+"""Special networks, and the public addresses directly before and after each."""
 
 SINGLE = {
     "2606:4700::5efe:a00:1": False,
@@ -283,7 +283,7 @@ SINGLE = {
 
 
 class TestPermitted:
-    """Which addresses are of the public internet."""
+    """Which addresses are public."""
 
     @pytest.mark.parametrize("network", EDGES)
     def test_edges(self, network: str) -> None:
@@ -295,11 +295,11 @@ class TestPermitted:
 
     @pytest.mark.parametrize("address", SINGLE)
     def test_single(self, address: str) -> None:
-        """An address that holds one of IPv4, one on some link, and what is no address, are refused."""
+        """Addresses that embed IPv4, addresses with a zone, and texts that are not addresses are refused."""
         assert permitted(address, HOOK, PUBLIC) is SINGLE[address]
 
     def test_python_knows_no_more(self) -> None:
-        """No network that this Python holds to be private is open: a new entry of IANA's registry is seen here."""
+        """Every network that this Python considers private is refused, so a new IANA entry fails this test."""
         private = [
             network
             for constants in (ipaddress._IPv4Constants, ipaddress._IPv6Constants)  # type: ignore[attr-defined]
@@ -312,7 +312,7 @@ class TestPermitted:
 
 @pytest.fixture
 def hanging() -> Iterator[Callable[..., Resolver]]:
-    """Give a function that makes resolvers whose look-ups hang until the test is over."""
+    """Yield a function that makes resolvers whose lookups hang until the test ends."""
     over = threading.Event()
 
     def look_up(name: str) -> list[str]:
@@ -327,37 +327,37 @@ class TestResolver:
     """Names and their addresses."""
 
     def test_addresses(self) -> None:
-        """All addresses are returned, each once, in the order in which they came."""
+        """The resolver returns all addresses without duplicates, in their original order."""
         found = resolver("8.8.8.8", "2606:4700::1", "8.8.8.8").addresses(HOOK, PUBLIC, 5)
         assert found == ["8.8.8.8", "2606:4700::1"]
 
     def test_literal(self) -> None:
-        """An address is not looked up."""
+        """An IP address is not resolved."""
         assert resolver("10.0.0.1").addresses(parse("https://[2606:4700::1]/", PUBLIC), PUBLIC, 5) == ["2606:4700::1"]
 
     def test_one_is_bad(self) -> None:
-        """One address that is not permitted refuses them all."""
+        """One refused address refuses the whole name."""
         with pytest.raises(Refused, match=f"^{INSIDE}$"):
             resolver("8.8.8.8", "10.0.0.1").addresses(HOOK, PUBLIC, 5)
 
     def test_none(self) -> None:
-        """A name without an address is not resolvable."""
+        """A name without an address is unresolvable."""
         with pytest.raises(Unresolvable):
             resolver().addresses(HOOK, PUBLIC, 5)
 
     def test_system(self) -> None:
-        """The system's resolver is asked: it knows this machine, and no name that there cannot be."""
+        """By default the system's resolver is used: it knows localhost, and not the reserved name.invalid."""
         assert set(Resolver().unjudged("localhost", 30)) & {"127.0.0.1", "::1"}
         with pytest.raises(Unresolvable):
             Resolver().unjudged("name.invalid", 30)
 
     def test_hangs(self, hanging: Callable[..., Resolver]) -> None:
-        """A look-up that hangs is not waited for longer than the caller wishes."""
+        """The resolver waits for a hanging lookup no longer than the caller's timeout."""
         with pytest.raises(Unresolvable):
             hanging().addresses(HOOK, PUBLIC, 0.01)
 
     def test_bounded(self, hanging: Callable[..., Resolver]) -> None:
-        """While all places are taken by such, the next has no thread and no answer, and a literal has."""
+        """While hanging lookups hold all places, another name gets no thread and fails; an IP address succeeds."""
         busy = hanging(most=2)
         before = threading.active_count()
         for _ in range(5):
@@ -367,7 +367,7 @@ class TestResolver:
         assert busy.addresses(parse("https://8.8.8.8/", PUBLIC), PUBLIC, 0.01) == ["8.8.8.8"]
 
     def test_places_come_free(self) -> None:
-        """A place is free again after a look-up, however it ended."""
+        """A lookup frees its place, however it ends."""
         answers: Iterator[list[str]] = iter([["8.8.8.8"], ["10.0.0.1"]])
 
         def look_up(name: str) -> list[str]:
@@ -382,13 +382,13 @@ class TestResolver:
                 single.addresses(HOOK, PUBLIC, 5)
 
     def test_keeps_nobody_alive(self, hanging: Callable[..., Resolver]) -> None:
-        """A thread that hangs does not keep the process from its end."""
+        """A thread that hangs is a daemon, so it does not delay the process's exit."""
         with pytest.raises(Unresolvable):
             hanging().unjudged("hooks.example.com", 0.01)
         assert [t.daemon for t in threading.enumerate() if t.name == "webhook-resolver"] == [True]
 
     def test_no_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where the system has no thread to give, that is no answer, and takes no place from the next."""
+        """If no thread can be started, the lookup fails and its place is freed."""
         single = Resolver(lambda _: ["8.8.8.8"], most=1)
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", lambda _: throw(RuntimeError()))
@@ -398,7 +398,7 @@ class TestResolver:
         assert single.addresses(HOOK, PUBLIC, 5)
 
     def test_closed(self) -> None:
-        """After its end nothing is looked up."""
+        """After close, nothing is resolved."""
         closed = resolver("8.8.8.8")
         closed.close()
         with pytest.raises(Unresolvable):
@@ -406,10 +406,10 @@ class TestResolver:
 
 
 class TestSharing:
-    """One resolver, and many who ask."""
+    """One resolver with many callers."""
 
     def test_same_name(self) -> None:
-        """Those who ask for a name while it is looked up wait for the one look-up; who asks later has a new one."""
+        """Calls for a name that is being looked up share the lookup; a later call starts a new one."""
         names = Names()
         asking = Resolver(names)
         with ThreadPoolExecutor(8) as threads:
@@ -420,12 +420,12 @@ class TestSharing:
             names.let_go()
             assert [answer.result() for answer in answers] == [["8.8.8.8"]] * 2
         before = len(names.asked)
-        assert before <= 2  # one may have come when the other had its answer
+        assert before <= 2  # the second may have come after the first had its answer
         asking.unjudged("a.test", PATIENCE)
         assert len(names.asked) == before + 1
 
     def test_joined(self) -> None:
-        """Who waits for another's look-up takes no place."""
+        """A call that shares another's lookup takes no place."""
         names = Names()
         asking = Resolver(names, most=1)
         with ThreadPoolExecutor(2) as threads:
@@ -439,7 +439,7 @@ class TestSharing:
 
     @pytest.mark.parametrize(("most", "of_project"), [(32, 4), (8, 2), (1, 1)])
     def test_share(self, most: int, of_project: int) -> None:
-        """A project has few of the places, however many names it asks for, and no thread beyond; others have theirs."""
+        """A project gets only its share of places and threads, however many names it asks for."""
         names = Names()
         asking = Resolver(names, most)
         for number in range(2 * of_project + 2):
@@ -456,7 +456,7 @@ class TestSharing:
         names.let_go()
 
     def test_waits_for_a_place(self) -> None:
-        """Who finds no place gets the next that comes free, in its time."""
+        """A call that finds no place gets the next free one within its timeout."""
         names = Names()
         asking = Resolver(names, most=1)
         with ThreadPoolExecutor(2) as threads:
@@ -468,7 +468,7 @@ class TestSharing:
         assert names.asked == ["a.test", "b.test"]
 
     def test_closed_meanwhile(self) -> None:
-        """Who waits for a place waits no longer once it is closed."""
+        """Closing the resolver ends the calls that wait for a place."""
         names = Names()
         asking = Resolver(names, most=1)
         with ThreadPoolExecutor(2) as threads:
@@ -483,10 +483,10 @@ class TestSharing:
 
 
 class TestJudge:
-    """What is judged when somebody sets a URL, and how long that takes."""
+    """What is checked when a URL is set, and how long that may take."""
 
     def test_form(self) -> None:
-        """The form is judged without any look-up."""
+        """The form is checked without DNS."""
         names = Names()
         judging = Judge(PUBLIC, Resolver(names))
         assert judging.form("https://10.0.0.1/") == INSIDE
@@ -494,13 +494,13 @@ class TestJudge:
         assert names.asked == []
 
     def test_literal(self) -> None:
-        """An address is not looked up."""
+        """An IP address is not resolved."""
         names = Names()
         assert Judge(PUBLIC, Resolver(names)).look_up("https://8.8.8.8/", "acme") == ""
         assert names.asked == []
 
     def test_two_at_a_time(self) -> None:
-        """A third look-up of a project is refused at once, whatever the name; another project's is not."""
+        """A project's third concurrent lookup is refused at once, whatever the name; another project's is not."""
         names = Names()
         judging = Judge(PUBLIC, Resolver(names), PATIENCE)
         with ThreadPoolExecutor(3) as threads:
@@ -516,7 +516,7 @@ class TestJudge:
 
     @pytest.mark.parametrize("hangs", [True, False], ids=["slow", "unknown"])
     def test_remembered(self, hangs: bool) -> None:
-        """A name without an address in time passes, and is not asked for again for ten seconds."""
+        """A name without a timely answer passes, and is not looked up again for ten seconds."""
         names, uptime = Names(), FrozenClock(0)
         names.answer = []
         if not hangs:
@@ -536,7 +536,7 @@ class TestJudge:
         assert len(names.asked) == asked + 1
 
     def test_refused_is_not_remembered(self) -> None:
-        """A name that leads inside is asked for each time: it may be mended."""
+        """A name with a refused address is looked up each time, because its owner may correct it."""
         names = Names()
         names.let_go()
         names.answer = ["10.0.0.1"]
@@ -546,7 +546,7 @@ class TestJudge:
         assert judging.look_up("https://a.test/", "acme") == ""
 
     def test_bounded(self) -> None:
-        """So many names are remembered; the one after takes the place of the oldest."""
+        """The number of remembered names is bounded; a new one evicts the oldest."""
         names = Names()
         names.let_go()
         names.answer = []
@@ -561,7 +561,7 @@ class TestJudge:
 
 
 class Names:
-    """A look-up that waits until it is let go, and notes what it was asked."""
+    """A lookup that blocks until it is released, and records the names."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -577,24 +577,24 @@ class Names:
             return self.answer
 
     def wait_for(self, number: int) -> None:
-        """Wait until so many names have been asked for."""
+        """Wait until this number of names has been looked up."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.asked) >= number, PATIENCE)
 
     def let_go(self) -> None:
-        """Answer."""
+        """Release all lookups."""
         with self._changed:
             self._go = True
             self._changed.notify_all()
 
 
 def throw(failure: Exception) -> list[str]:
-    """Raise what is given."""
+    """Raise the given exception."""
     raise failure
 
 
 class TestCheck:
-    """What is judged before a URL is kept."""
+    """What is checked before a URL is stored."""
 
     def test_good(self) -> None:
         """A name with public addresses passes."""
@@ -602,10 +602,10 @@ class TestCheck:
 
     @pytest.mark.parametrize("url", ["https://10.0.0.1/", "https://hooks.example.com/"])
     def test_bad(self, url: str) -> None:
-        """An address inside is refused, and a name that leads there."""
+        """A private address is refused, and so is a name that resolves to one."""
         with pytest.raises(Refused):
             judge(url, PUBLIC, resolver("10.0.0.1"), 5)
 
     def test_unresolvable(self) -> None:
-        """A name without an address passes: it is judged again at each send."""
+        """A name without an address passes, because it is checked again before each send."""
         judge("https://hooks.example.com/", PUBLIC, resolver(), 5)

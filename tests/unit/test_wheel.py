@@ -1,4 +1,4 @@
-"""Who is due when."""
+"""The wheel of due times."""
 
 from tumbler_server.clock import HOUR, SECOND
 from tumbler_server.events.wheel import TICK, Wheel
@@ -20,7 +20,7 @@ def test_due_in_time() -> None:
 
 
 def test_moved() -> None:
-    """An entry that is put again counts at the later word only."""
+    """An entry that is put again is due at the newer time only."""
     wheel: Wheel[str] = Wheel(now=0)
     wheel.put("one", SECOND)
     wheel.put("one", 3 * SECOND)
@@ -29,7 +29,7 @@ def test_moved() -> None:
 
 
 def test_dropped() -> None:
-    """An entry that was dropped is never due, and nothing stays of it."""
+    """A dropped entry is never due, and nothing of it remains."""
     wheel: Wheel[str] = Wheel(now=0)
     wheel.put("one", SECOND)
     wheel.put("two", SECOND)
@@ -41,14 +41,14 @@ def test_dropped() -> None:
 
 
 def test_due_already() -> None:
-    """What is due in the past is due at the next look."""
+    """An entry due in the past is due at the next look."""
     wheel: Wheel[str] = Wheel(now=HOUR)
     wheel.put("late", SECOND)
     assert wheel.due(HOUR + TICK) == ["late"]
 
 
 def test_after_a_long_sleep() -> None:
-    """When nobody looked for long, all that has become due meanwhile comes."""
+    """After a long pause, all entries that have become due are returned."""
     wheel: Wheel[int] = Wheel(now=0)
     for number in range(10):
         wheel.put(number, number * 60 * SECOND)

@@ -1,4 +1,4 @@
-"""The command in this process and as a process of its own, against a server that answers what a test tells it to."""
+"""Fixtures that run the command, in this process or in its own, against a server with scripted answers."""
 
 import io
 import os
@@ -16,7 +16,7 @@ KEY = keyformat.build("acme_live", KEY_ID, "k" * 43)
 
 
 class Stdin(io.TextIOWrapper):
-    """A stdin that is a pipe with this text in it."""
+    """A stdin that is a pipe containing ``text``."""
 
     def __init__(self, text=""):
         super().__init__(io.BytesIO(text.encode()))
@@ -24,7 +24,7 @@ class Stdin(io.TextIOWrapper):
 
 @pytest.fixture(scope="module")
 def served():
-    """One server for the whole module."""
+    """Run one server for the whole module."""
     server, recorder, port = cli_server.start()
     yield recorder, port
     server.stop(None).wait()
@@ -32,7 +32,7 @@ def served():
 
 @pytest.fixture
 def recorder(served, monkeypatch):
-    """Empty the recorder, and set the environment up to reach its server."""
+    """Reset the recorder and set the environment to reach its server."""
     recorder, port = served
     recorder.__init__()
     for name in [name for name in os.environ if name.startswith("TUMBLER_")]:
@@ -45,7 +45,7 @@ def recorder(served, monkeypatch):
 
 @pytest.fixture
 def run(recorder, capsys):
-    """Run the command in this process, for its exit code, stdout and stderr."""
+    """Return a function that runs the command in this process and returns its exit code, stdout and stderr."""
 
     def run(*arguments):
         code = cli.main(arguments)
@@ -59,13 +59,13 @@ def run(recorder, capsys):
 
 @pytest.fixture
 def process(recorder):
-    """Start the command as a process of its own."""
+    """Return a function that starts the command as its own process."""
     started = []
 
     def start(*arguments, before="pass", closed=None, **options):
         code = f"import sys; {before}; from tumbler.cli import main; sys.exit(main())"
         program = [sys.executable, "-c", code, *arguments]
-        if closed:  # by a shell: what Python runs between fork and exec may never end, where there are threads
+        if closed:  # through a shell: code that Python runs between fork and exec can hang if the process has threads
             program = ["sh", "-c", f'exec "$@" {closed}>&-', "sh", *program]
         child = subprocess.Popen(program, **{"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options})
         started.append(child)

@@ -1,4 +1,4 @@
-"""A server for the tests of the command: it records each request and answers what it was told to."""
+"""A server for the tests of the command: it records each request and returns scripted answers."""
 
 from concurrent import futures
 from threading import Event
@@ -22,9 +22,9 @@ REFUSED = (grpc.StatusCode.UNAUTHENTICATED, "no such key", ErrorInfo(reason="UNA
 class Recorder(ApiKeyServiceServicer):
     """Answers every RPC from `answers`, a list for each RPC whose last entry repeats, or with an error.
 
-    `error` is the answer to all of them, `errors` to single ones: a status, a message, and details.
-    Each Watch plays one of `streams`: responses, errors, events to wait for, and, at the end, silence; `END` ends it
-    without an error. Where none is left, the calling key is refused.
+    `error` answers all RPCs, `errors` single ones: each is a status, a message, and details.
+    Each Watch plays one of `streams`: responses, errors, events to wait for, and silence at the end.
+    `END` ends a stream without an error. If no stream is left, the calling key is refused.
     """
 
     def __init__(self):
@@ -52,7 +52,7 @@ class Recorder(ApiKeyServiceServicer):
         answers = self.answers.get(rpc, [getattr(pb, f"{rpc}Response")()])
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
-    def Watch(self, request, context):  # noqa: N802 - as the RPC is named
+    def Watch(self, request, context):  # noqa: N802 - the RPC's name
         """Play the next stream."""
         self.requests.append(request)
         self.deadlines.append(context.time_remaining())

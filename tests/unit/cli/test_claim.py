@@ -18,7 +18,7 @@ from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 
 TOKEN = "claim_" + "t0k3n" * 6 + "." + "-".join(["t0k3n" * 2] * 4)
-"""As long as a real one, and as one may be, with hyphens in it."""
+"""As long as a real token, and with hyphens, as one may have."""
 
 ANSWER = pb.ClaimRotationResponse(
     api_key=api_key_pb2.ApiKey(id=KEY_ID, name="ci"),
@@ -29,7 +29,7 @@ ANSWER = pb.ClaimRotationResponse(
 
 @pytest.fixture(autouse=True)
 def due(recorder, monkeypatch):
-    """Have the server answer a claim; no calling key is set anywhere."""
+    """Have the server answer a claim, without any calling key set."""
     monkeypatch.delenv("TUMBLER_API_KEY")
     recorder.answers["ClaimRotation"] = [ANSWER]
 
@@ -45,7 +45,7 @@ def due(recorder, monkeypatch):
     ids=["argument", "grace", "grace end", "stdin"],
 )
 def test_request(run, recorder, monkeypatch, line, request_):
-    """The token comes from the argument or from stdin; the old key ends as a rotated one does."""
+    """The token comes from the argument or from stdin; the old key ends as after Rotate."""
     monkeypatch.setattr(sys, "stdin", Stdin(f"{TOKEN}\n"))
     code, _, err = run("keys", "claim", *line.split())
     assert code == 0, err
@@ -54,7 +54,7 @@ def test_request(run, recorder, monkeypatch, line, request_):
 
 @pytest.mark.parametrize("arguments", [(), ("--api-key-file", "no-such-file")])
 def test_no_calling_key(run, recorder, monkeypatch, arguments):
-    """The token is the only credential: no calling key is demanded, and one that is there is not sent."""
+    """The token is the only credential: a calling key is not required, and not sent if there is one."""
     assert run("keys", "claim", TOKEN, *arguments)[0] == 0
     monkeypatch.setenv("TUMBLER_API_KEY", "of-somebody")
     assert run("keys", "claim", TOKEN, *arguments)[0] == 0
@@ -63,7 +63,7 @@ def test_no_calling_key(run, recorder, monkeypatch, arguments):
 
 
 def test_output(run):
-    """The new key stands alone on stdout; stderr says what it is, and until when the old one works."""
+    """The new key is alone on stdout; stderr has its record, and until when the old one works."""
     code, out, err = run("keys", "claim", TOKEN)
     assert (code, out) == (0, f"{KEY}\n")
     assert "not shown again" in err
@@ -73,7 +73,7 @@ def test_output(run):
 
 
 def test_json(run):
-    """For programs a claim is one JSON object, as a rotation is."""
+    """With --json a claim is one JSON object, as a rotation is."""
     code, out, err = run("keys", "claim", TOKEN, "--json")
     answer = json.loads(out)
     assert (code, err, answer["key"], answer["api_key"]["id"]) == (0, "", KEY, KEY_ID)
@@ -82,7 +82,7 @@ def test_json(run):
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_into_a_file(run, tmp_path, as_json):
-    """With --output the file holds the key and a newline, for its owner alone, and nothing shows the key."""
+    """With --output the key and a newline are in a file of mode 0600, and are not shown."""
     path = tmp_path / "key"
     code, out, err = run("keys", "claim", TOKEN, "--output", str(path), *(["--json"] if as_json else []))
     assert code == 0
@@ -99,7 +99,7 @@ def test_into_a_file(run, tmp_path, as_json):
 
 @pytest.mark.parametrize("mask", [0o000, 0o777])
 def test_the_mode_is_not_the_umasks(run, tmp_path, mask):
-    """The file is for its owner alone, and for him to read, whatever the umask is."""
+    """The file has mode 0600, whatever the umask."""
     before = os.umask(mask)
     try:
         assert run("keys", "claim", TOKEN, "--output", str(tmp_path / "key"))[0] == 0
@@ -109,7 +109,7 @@ def test_the_mode_is_not_the_umasks(run, tmp_path, mask):
 
 
 def test_the_file_is_begun_before_the_call(run, recorder, tmp_path, monkeypatch):
-    """While the server is asked, the file is there, for its owner alone, and holds no secret yet."""
+    """During the call the file exists with mode 0600, and has no secret yet."""
     path = tmp_path / "key"
     seen = []
 
@@ -123,30 +123,30 @@ def test_the_file_is_begun_before_the_call(run, recorder, tmp_path, monkeypatch)
 
 
 def no_folder(tmp_path, monkeypatch):
-    """Give a path in a folder that does not exist."""
+    """Return a path in a folder that does not exist."""
     return tmp_path / "none" / "key"
 
 
 def folder(tmp_path, monkeypatch):
-    """Give a path where a folder is."""
+    """Return the path of a folder."""
     (tmp_path / "key").mkdir()
     return tmp_path / "key"
 
 
 def former_key(tmp_path, monkeypatch):
-    """Give the path of a key in use."""
+    """Return the path of a key in use."""
     (tmp_path / "key").write_text("in use")
     return tmp_path / "key"
 
 
 def dangling_link(tmp_path, monkeypatch):
-    """Give a path that leads elsewhere, where nothing is."""
+    """Return the path of a dangling link."""
     (tmp_path / "key").symlink_to(tmp_path / "elsewhere")
     return tmp_path / "key"
 
 
 def full_disk(tmp_path, monkeypatch):
-    """Give a path on a disk that is full."""
+    """Return a path on a full disk."""
     begin = os.open
 
     def open_full(path, flags, *mode, **how):
@@ -163,7 +163,7 @@ def full_disk(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("place", [no_folder, folder, former_key, dangling_link, full_disk])
 def test_a_file_that_cannot_be_begun(run, recorder, tmp_path, monkeypatch, place):
-    """It is found out before the claim is made, so that no secret is lost, and what was there stays as it was."""
+    """A file that cannot be created is reported before the claim, so no secret is lost, and existing files stay."""
     path = place(tmp_path, monkeypatch)
     before = {each.name: each.is_file() and each.read_text() for each in tmp_path.iterdir()}
     code, out, err = run("keys", "claim", TOKEN, "--output", str(path))
@@ -174,14 +174,14 @@ def test_a_file_that_cannot_be_begun(run, recorder, tmp_path, monkeypatch, place
 
 @pytest.mark.parametrize("status", ["FAILED_PRECONDITION", "UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL"])
 def test_without_an_answer_there_is_no_file(run, recorder, tmp_path, status):
-    """Where no key came back, for whatever reason, no empty file stays that could be taken for one."""
+    """If no key is returned, for any reason, no empty file remains that could be mistaken for one."""
     recorder.error = (grpc.StatusCode[status], "no", ErrorInfo(reason="CLAIM_OUTDATED"))
     code, out, _ = run("keys", "claim", TOKEN, "--output", str(tmp_path / "key"))
     assert (code > 0, out, os.listdir(tmp_path)) == (True, "", [])
 
 
 def test_a_disk_that_failed_meanwhile(run, tmp_path, monkeypatch):
-    """If the key itself cannot be written after the claim, the message says how to replace it."""
+    """If the key cannot be written after the claim, the message says how to replace it."""
     fsync, calls = os.fsync, []
 
     def fail_the_second_time(descriptor):
@@ -215,7 +215,7 @@ def test_a_disk_that_failed_meanwhile(run, tmp_path, monkeypatch):
     ],
 )
 def test_refusals(run, recorder, code, reason, metadata, hint):
-    """A refusal says what to do; none speaks of a calling key, since there is none."""
+    """A refusal names the remedy, and does not mention a calling key, since none is used."""
     recorder.error = (grpc.StatusCode[code], "no", ErrorInfo(reason=reason, metadata=metadata))
     exit_code, out, err = run("keys", "claim", TOKEN)
     assert (exit_code, out) == (1, "")
@@ -226,14 +226,14 @@ def test_refusals(run, recorder, code, reason, metadata, hint):
 
 @pytest.mark.parametrize("line", [f"claim {TOKEN} {TOKEN}", f"claim --token {TOKEN}", f"claim {TOKEN} --grace {TOKEN}"])
 def test_misuse_shows_no_token(run, recorder, line):
-    """A misuse calls nothing, and shows no part of a token that was typed."""
+    """Misuse makes no call, and shows no part of a typed token."""
     code, out, err = run("keys", *line.split())
     assert (code, out, recorder.requests) == (2, "", [])
     assert "t0k3n" not in err
 
 
 def test_help(run):
-    """The help says that no calling key is needed, and that arguments can be seen."""
+    """The help says that no calling key is needed, and that arguments are visible."""
     out = " ".join(run("keys", "claim", "--help")[1].replace("│", "").split())
     assert "neither reads nor sends a calling key" in out
     assert "Other users can see arguments" in out

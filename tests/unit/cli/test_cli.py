@@ -46,10 +46,10 @@ API_KEY = api_key_pb2.ApiKey(
 
 
 class Terminal(io.StringIO):
-    """A stdin that says it is a terminal."""
+    """A stdin that claims to be a terminal."""
 
     def isatty(self):
-        """Say yes."""
+        """Return True."""
         return True
 
 
@@ -174,18 +174,18 @@ REQUESTS = [
 
 
 class TestRequests:
-    """What each command on keys asks the server for."""
+    """The requests that the commands on keys send."""
 
     @pytest.mark.parametrize(("line", "request_"), REQUESTS, ids=lambda value: value if isinstance(value, str) else "")
     def test_request(self, run, recorder, line, request_):
-        """The request holds what was typed and nothing else, and the call carries the calling key."""
+        """The request contains what was typed and nothing else, and the call carries the calling key."""
         code, _, err = run("keys", *line.split())
         assert sent(recorder) == request_, err
         assert code == (1 if line.startswith("verify") else 0)
         assert recorder.metadata["authorization"] == f"Bearer {CALLER}"
 
     def test_every_page(self, run, recorder):
-        """--all asks for large pages, follows the tokens, and skips and counts only at the first."""
+        """--all requests large pages and follows their tokens; only the first request has --skip and --total."""
         recorder.answers["List"] = [
             pb.ListResponse(api_keys=[API_KEY], next_page_token="two", total_size=9),
             pb.ListResponse(api_keys=[API_KEY, API_KEY], next_page_token="three"),
@@ -255,11 +255,11 @@ USAGE_ERRORS = [
 
 
 class TestMisuse:
-    """Exit code 2: nothing was sent."""
+    """Misuse exits with 2 and sends nothing."""
 
     @pytest.mark.parametrize(("line", "word"), USAGE_ERRORS, ids=lambda text: ascii(text.replace(KEY, "<key>"))[:60])
     def test_usage_error(self, run, recorder, line, word):
-        """The message names the option, calls nothing, and shows no key that was typed."""
+        """The message names the option and shows no key that was typed; no call is made."""
         code, out, err = run("keys", *line.split(" "))
         assert (code, out, recorder.requests) == (2, "", [])
         assert word in err
@@ -267,14 +267,14 @@ class TestMisuse:
         assert KEY[:40] not in err
 
     def test_as_json(self, run):
-        """With --json a misuse is JSON too, and says which command's help to read."""
+        """With --json the error is JSON, and its hint names the help to read."""
         code, out, err = run("keys", "list", "--json", "--state", "alive")
         error = json.loads(err)["error"]
         assert (code, out, error["code"], error["hint"]) == (2, "", "USAGE", "tumbler keys list --help")
         assert "active, inactive" in error["message"]
 
     def test_no_calling_key(self, run, recorder, monkeypatch):
-        """Without a key to call with, the message says which variable to set."""
+        """Without a calling key, the message names the variable and the option to set."""
         monkeypatch.delenv("TUMBLER_API_KEY")
         code, _, err = run("keys", "list")
         assert (code, recorder.requests) == (2, [])
@@ -283,7 +283,7 @@ class TestMisuse:
 
     @pytest.mark.parametrize("key", ["two words", "bell\a", "é" * 3, f"{CALLER}\n{CALLER}"])
     def test_calling_key_of_no_such_form(self, run, monkeypatch, key):
-        """A key that no header can carry is refused before gRPC would print it."""
+        """A key that cannot be sent in a header is refused before gRPC could print it."""
         monkeypatch.setenv("TUMBLER_API_KEY", key)
         code, _, err = run("keys", "list")
         assert code == 2
@@ -292,7 +292,7 @@ class TestMisuse:
 
     @pytest.mark.parametrize("endpoint", ["192.0.2.1:50051", "tumbler.example:50051", "dns:///tumbler.example:1"])
     def test_plaintext_to_another_machine(self, run, monkeypatch, endpoint):
-        """Plaintext is refused for whatever is not this machine, wherever the endpoint was said."""
+        """Plaintext to another machine is refused, whether the endpoint comes from an option or the environment."""
         code, _, err = run("keys", "list", "--endpoint", endpoint)
         assert code == 2
         assert "--insecure" in err
@@ -300,7 +300,7 @@ class TestMisuse:
         assert run("keys", "list")[0] == 2
 
     def test_insecure(self, run):
-        """With --insecure plaintext goes out, here to an address that answers nothing in time."""
+        """--insecure allows plaintext to another machine; here the address does not answer in time."""
         code, _, err = run(
             "keys", "list", "--endpoint", "ipv4:127.0.0.1:1,192.0.2.1:1", "--insecure", "--timeout", "1ms"
         )
@@ -308,7 +308,7 @@ class TestMisuse:
 
 
 class TestLoopback:
-    """Which targets plaintext is safe to."""
+    """The targets to which plaintext is safe."""
 
     @pytest.mark.parametrize(
         "target",
@@ -328,7 +328,7 @@ class TestLoopback:
         ],
     )
     def test_loopback(self, target):
-        """These can only be this machine."""
+        """These targets can only be this machine."""
         assert is_loopback(target)
 
     @pytest.mark.parametrize(
@@ -349,15 +349,15 @@ class TestLoopback:
         ],
     )
     def test_elsewhere(self, target):
-        """These may be another machine."""
+        """These targets may be another machine."""
         assert not is_loopback(target)
 
 
 class TestConnection:
-    """The options that every command has."""
+    """The options that all commands share."""
 
     def test_before_and_after(self, run, monkeypatch, served):
-        """The endpoint may be given before the subcommand or after it, which wins, and either beats the environment."""
+        """The endpoint after the subcommand overrides the one before it, and both override the environment."""
         here = f"127.0.0.1:{served[1]}"
         monkeypatch.setenv("TUMBLER_ENDPOINT", "127.0.0.1:1")
         assert run("--endpoint", here, "keys", "list")[0] == 0
@@ -365,26 +365,26 @@ class TestConnection:
         assert run("keys", "list")[0] == 3
 
     def test_json_before(self, run):
-        """--json, too, may stand before the subcommand."""
+        """--json may also stand before the subcommand."""
         assert json.loads(run("--json", "keys", "list")[1])["api_keys"] == []
 
     def test_timeout(self, run, recorder, monkeypatch):
-        """The deadline is 10 s, or what the environment says, or what was typed."""
+        """The default deadline is 10 s; the environment overrides it, and --timeout overrides both."""
         run("keys", "list")
         monkeypatch.setenv("TUMBLER_TIMEOUT", "5m")
         run("keys", "list")
-        run("keys", "list", "--timeout", "15m")  # longer ones arrive rounded up, to three digits
+        run("keys", "list", "--timeout", "15m")  # gRPC rounds longer deadlines up, to three digits
         assert [round(deadline, -1) for deadline in recorder.deadlines] == [10, 300, 900]
 
     def test_bad_timeout_in_the_environment(self, run, monkeypatch):
-        """A bad span in the environment is a misuse that names the variable."""
+        """A bad duration in the environment is misuse, and the message names the variable."""
         monkeypatch.setenv("TUMBLER_TIMEOUT", "soon")
         code, _, err = run("keys", "list")
         assert code == 2
         assert "TUMBLER_TIMEOUT" in err
 
     def test_key_file(self, run, recorder, monkeypatch, tmp_path):
-        """The calling key can come from a file or stdin, which beat the environment; its line end does not matter."""
+        """A calling key from a file or stdin overrides the environment, and its line end is stripped."""
         monkeypatch.setenv("TUMBLER_API_KEY", "of-the-environment")
         path = tmp_path / "key"
         path.write_text(CALLER + "\r\n")
@@ -396,7 +396,7 @@ class TestConnection:
 
     @pytest.mark.parametrize("flag", ["--tls", "TUMBLER_TLS"])
     def test_tls_that_the_server_does_not_speak(self, run, recorder, monkeypatch, flag):
-        """With TLS asked for, nothing is sent to a server that speaks plaintext: it counts as unreachable."""
+        """If TLS is requested and the server speaks plaintext, nothing is sent and the server counts as unreachable."""
         if flag == "TUMBLER_TLS":
             monkeypatch.setenv(flag, "1")
         code, _, err = run("keys", "list", *([flag] if flag == "--tls" else []))
@@ -405,7 +405,7 @@ class TestConnection:
 
     @pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
     def test_mutual_tls(self, run, tmp_path):
-        """With an authority and a client certificate, a server that demands one answers."""
+        """A server that requires a client certificate answers if the command has the CA and a certificate."""
         certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
         subprocess.run(
             "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost "
@@ -432,7 +432,7 @@ class TestOutput:
     """What people and programs read."""
 
     def test_create(self, run, recorder):
-        """For people the key stands alone on stdout; the warning and the record go to stderr."""
+        """By default stdout has only the key; the warning and the record go to stderr."""
         recorder.answers["Create"] = [pb.CreateResponse(api_key=API_KEY, key="the-key")]
         code, out, err = run("keys", "create", "--project", "acme")
         assert (code, out) == (0, "the-key\n")
@@ -440,7 +440,7 @@ class TestOutput:
         assert "orders:write" in err
 
     def test_create_json(self, run, recorder):
-        """For programs everything is one JSON object on stdout, with the proto's names."""
+        """With --json stdout is one JSON object with the proto's names."""
         recorder.answers["Create"] = [pb.CreateResponse(api_key=API_KEY, key=KEY, consistency_token="t")]
         code, out, err = run("keys", "create", "--project", "acme", "--json")
         answer = json.loads(out)
@@ -449,21 +449,21 @@ class TestOutput:
         assert (answer["consistency_token"], answer["secret_omitted"]) == ("t", False)
 
     def test_create_repeated(self, run, recorder):
-        """When the key was shown before, stdout stays empty and the message says what to do."""
+        """If the secret is omitted because the request is a replay, stdout is empty and stderr names the remedy."""
         recorder.answers["Create"] = [pb.CreateResponse(api_key=API_KEY, secret_omitted=True)]
         code, out, err = run("keys", "create", "--project", "acme")
         assert (code, out) == (0, "")
         assert f"tumbler keys rotate {KEY_ID}" in err
 
     def test_validate_only(self, run, recorder):
-        """When nothing was made, the message says so."""
+        """With --validate-only stderr says that no key was created."""
         recorder.answers["Create"] = [pb.CreateResponse(api_key=api_key_pb2.ApiKey(name="ci", project_id="acme"))]
         code, out, err = run("keys", "create", "--project", "acme", "--validate-only")
         assert (code, out) == (0, "")
         assert "no key was created" in err
 
     def test_rotate(self, run, recorder):
-        """The new key stands alone on stdout; stderr says until when the old one works."""
+        """The new key is alone on stdout; stderr says until when the old one works."""
         old = api_key_pb2.ApiKey(key_prefix="old_", grace_expire_time=YEAR_2027)
         recorder.answers["Rotate"] = [pb.RotateResponse(api_key=API_KEY, old_api_key=old, key="the-key")]
         code, out, err = run("keys", "rotate", KEY_ID)
@@ -471,7 +471,7 @@ class TestOutput:
         assert "The old key, old_, works until 2027-01-01 00:00:00Z." in err
 
     def test_rotate_ends_on_first_use(self, run, recorder):
-        """Where the old key ends on the new one's first use, stderr says so, and when at the latest; its record too."""
+        """If the old key ends on the new key's first use, stderr and its record say so, with the latest time."""
         old = api_key_pb2.ApiKey(
             id=KEY_ID, key_prefix="old_", grace_expire_time=YEAR_2027, grace_ends_on_first_use=True
         )
@@ -483,7 +483,7 @@ class TestOutput:
         assert "works until the new key is first used, at the latest 2027-01-01 00:00:00Z" in out
 
     def test_rotate_json(self, run, recorder):
-        """For programs a rotation is one JSON object: the new key, its record and the old one's."""
+        """With --json a rotation is one JSON object with the new key, its record and the old key's."""
         recorder.answers["Rotate"] = [pb.RotateResponse(api_key=API_KEY, old_api_key=API_KEY, key=KEY)]
         code, out, err = run("keys", "rotate", KEY_ID, "--json")
         answer = json.loads(out)
@@ -491,7 +491,7 @@ class TestOutput:
         assert answer["api_key"] == answer["old_api_key"]
 
     def test_record(self, run, recorder):
-        """The record shows each field that has a value, and leaves out the others."""
+        """The record shows the fields that have a value, and omits the others."""
         recorder.answers["Get"] = [pb.GetResponse(api_key=API_KEY)]
         out = run("keys", "get", KEY_ID)[1]
         rows = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in out.splitlines() if line[0] != " ")
@@ -506,7 +506,7 @@ class TestOutput:
         assert not {"revoked", "replaces", "networks"} & set(rows)
 
     def test_table(self, run, recorder):
-        """A list has a line for each key, whole, and says how to go on."""
+        """A list has one line per key, not truncated, and says how to get the next page."""
         recorder.answers["List"] = [pb.ListResponse(api_keys=[API_KEY] * 3, next_page_token="p2", total_size=7)]
         lines = run("keys", "list")[1].splitlines()
         assert re.split(r"\s{2,}", lines[0].strip()) == [
@@ -518,7 +518,7 @@ class TestOutput:
 
     @pytest.mark.parametrize("columns", ["60", "80", "200"])
     def test_table_on_a_terminal(self, run, recorder, monkeypatch, columns):
-        """On a terminal, however narrow, what names the key stays whole, and a state has its colour."""
+        """On a terminal of any width the key prefix is complete, and the state has a colour."""
         monkeypatch.setenv("COLUMNS", columns)
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.delenv("NO_COLOR", raising=False)
@@ -529,18 +529,18 @@ class TestOutput:
         assert "\x1b[32ma" in out
 
     def test_wide_characters(self, run, recorder):
-        """Columns line up below each other also where characters are two cells wide."""
+        """Columns stay aligned if characters are two cells wide."""
         two = [api_key_pb2.ApiKey(key_prefix="tmb_", name=name, project_id="acme") for name in ("鍵鍵", "keys")]
         recorder.answers["List"] = [pb.ListResponse(api_keys=two)]
         _, wide, narrow = run("keys", "list")[1].splitlines()
         assert wide.index("acme") + 2 == narrow.index("acme")
 
     def test_empty_table(self, run):
-        """A list without keys says so."""
+        """An empty list says that there are no keys."""
         assert run("keys", "list") == (0, "No keys.\n", "")
 
     def test_list_json(self, run):
-        """The JSON of a list always has its three fields."""
+        """A list's JSON always has its three fields."""
         assert json.loads(run("keys", "list", "--json")[1]) == {
             "api_keys": [],
             "next_page_token": "",
@@ -549,7 +549,7 @@ class TestOutput:
 
     @pytest.mark.parametrize("command", ["list", f"get {KEY_ID}"])
     def test_terminal_escapes(self, run, recorder, command):
-        """Neither rich's markup nor a control character in a name reaches the terminal."""
+        """Rich markup is shown as text, and control characters in a name are escaped."""
         api_key = api_key_pb2.ApiKey(
             id=KEY_ID, key_prefix="tmb_", name="[red]a\x1b[31mb\u202ec\x9bd[/red]", scopes=["x\ny"]
         )
@@ -563,7 +563,7 @@ class TestOutput:
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", out)
 
     def test_json_on_a_terminal(self, run, recorder):
-        """JSON, too, carries no raw control character."""
+        """JSON output contains no raw control characters."""
         recorder.answers["Get"] = [pb.GetResponse(api_key=api_key_pb2.ApiKey(name="a\x1b\x9b\u202e"))]
         out = run("keys", "get", KEY_ID, "--json")[1]
         assert json.loads(out)["api_key"]["name"] == "a\x1b\x9b\u202e"
@@ -582,7 +582,7 @@ class TestOutput:
         ],
     )
     def test_help(self, run, line):
-        """Every command explains itself, the connection's options too, and gives an example."""
+        """Every command's help describes the shared options and has an example."""
         code, out, _ = run(*line.split(), "--help")
         assert code == 0
         if line != "keys":
@@ -591,7 +591,7 @@ class TestOutput:
             assert "--json" in out
 
     def test_no_flag_takes_the_calling_key(self, run):
-        """There is no option whose value would be the calling key: arguments are visible to others."""
+        """No option takes the calling key as its value, because other users can see arguments."""
         for command in ("list", "verify"):
             assert not re.search(r"--api-key\s", run("keys", command, "--help")[1])
 
@@ -600,7 +600,7 @@ class TestVerify:
     """The verdict, and where the key comes from."""
 
     def test_valid(self, run, recorder):
-        """A valid key is exit code 0 and shows what it grants."""
+        """A valid key exits with 0, and the output shows what it grants."""
         recorder.answers["Verify"] = [
             pb.VerifyResponse(valid=True, code="VERIFY_CODE_VALID", key_id=KEY_ID, scopes=["a:b"], owner_id="alice")
         ]
@@ -612,7 +612,7 @@ class TestVerify:
 
     @pytest.mark.parametrize("name", [name for name, _ in pb.VerifyCode.items() if name != "VERIFY_CODE_VALID"])
     def test_not_valid(self, run, recorder, name):
-        """Every other code is exit code 1, in JSON too."""
+        """Every other code exits with 1, also with --json."""
         recorder.answers["Verify"] = [pb.VerifyResponse(code=name)]
         code, out, err = run("keys", "verify", KEY)
         assert (code, out, err) == (1, f"not valid: {name.removeprefix('VERIFY_CODE_')}\n", "")
@@ -620,18 +620,18 @@ class TestVerify:
         assert (code, json.loads(out)["code"], json.loads(out)["valid"], err) == (1, name, False, "")
 
     def test_only_valid_counts(self, run):
-        """Exit code 0 follows the field `valid`, which zero values deny."""
+        """Only `valid` decides about exit code 0, and it is false by default."""
         assert run("keys", "verify", KEY)[0] == 1
 
     @pytest.mark.parametrize("arguments", [[], ["-"], ["--key-file", "-"]])
     def test_stdin(self, run, recorder, monkeypatch, arguments):
-        """Without an argument, or with -, the key comes from stdin, without its line end."""
+        """Without an argument, or with -, the key is read from stdin and its line end is stripped."""
         monkeypatch.setattr(sys, "stdin", Stdin(KEY + "\n"))
         run("keys", "verify", *arguments)
         assert recorder.requests[-1].key == KEY
 
     def test_file(self, run, recorder, tmp_path):
-        """The key can come from a file; bytes that are no text make no key, and no traceback."""
+        """The key can come from a file; bytes that are not UTF-8 make an invalid key, not a traceback."""
         path = tmp_path / "key"
         path.write_bytes(KEY.encode() + b"\n")
         run("keys", "verify", "--key-file", str(path))
@@ -641,7 +641,7 @@ class TestVerify:
         assert recorder.requests[-1].key == "\ufffd\ufffd"
 
     def test_prompt(self, run, recorder, monkeypatch):
-        """On a terminal the key is asked for, and what is typed is not shown."""
+        """On a terminal the command prompts for the key and does not echo it."""
         monkeypatch.setattr(sys, "stdin", Terminal())
         monkeypatch.setattr("getpass.getpass", lambda _: KEY + "\n")
         _, out, err = run("keys", "verify")
@@ -650,14 +650,14 @@ class TestVerify:
 
 
 class TestRevoke:
-    """The question before the end."""
+    """The question before a key is revoked."""
 
     @pytest.mark.parametrize(
         ("arguments", "answer", "code", "calls"),
         [([], False, 1, 0), ([], True, 0, 1), (["--yes"], None, 0, 1), (["-y"], None, 0, 1)],
     )
     def test_question(self, run, recorder, monkeypatch, arguments, answer, code, calls):
-        """On a terminal it asks, unless --yes was given, and a no changes nothing."""
+        """On a terminal the command asks unless --yes was given, and the answer no changes nothing."""
         asked = []
         monkeypatch.setattr(sys, "stdin", Terminal())
         monkeypatch.setattr("typer.confirm", lambda text, **_: asked.append(text) or answer)
@@ -735,16 +735,16 @@ ERRORS = [
 
 
 class TestErrors:
-    """A call that failed: exit codes 1 and 3."""
+    """Failed calls exit with 1 or 3."""
 
     @pytest.mark.parametrize(("error", "code", "lines"), ERRORS, ids=lambda value: str(value)[:40])
     def test_for_people(self, run, recorder, error, code, lines):
-        """People read the message, the reason, each bad field, when to come back, and what to do."""
+        """People see the message, the reason, each bad field, the retry delay, and a hint."""
         recorder.error = error
         assert run("keys", "list") == (code, "", "\n".join(lines) + "\n")
 
     def test_for_programs(self, run, recorder):
-        """Programs read the same as JSON on stderr."""
+        """With --json stderr has the same as JSON."""
         recorder.error = ERRORS[0][0]
         code, out, err = run("keys", "list", "--json")
         assert (code, out) == (1, "")
@@ -764,7 +764,7 @@ class TestErrors:
         }
 
     def test_mistyped_calling_key(self, run, recorder, monkeypatch):
-        """If the refused key is not even well formed, the message says so and does not show it."""
+        """If the refused calling key is malformed, the message says so and does not show it."""
         monkeypatch.setenv("TUMBLER_API_KEY", CALLER[:-3])
         recorder.error = ERRORS[1][0]
         code, _, err = run("keys", "list")
@@ -772,20 +772,20 @@ class TestErrors:
         assert "mistyped or truncated" in err
 
     def test_details_that_cannot_be_read(self, run, recorder, monkeypatch):
-        """Details of another making are passed over."""
+        """Error details that cannot be parsed are ignored."""
         monkeypatch.setattr(cli_server.status_pb2.Status, "SerializeToString", lambda _: b"\xff")
         recorder.error = (grpc.StatusCode.NOT_FOUND, "no such key")
         assert run("keys", "list") == (1, "", "NOT_FOUND: no such key\n")
 
     def test_unreachable(self, run):
-        """Where nothing listens the code is 3, and the message names the endpoint and what to set."""
+        """If nothing listens, the exit code is 3, and the message names the endpoint and the variable to set."""
         code, out, err = run("keys", "list", "--endpoint", "127.0.0.1:1")
         assert (code, out) == (3, "")
         assert "listening at 127.0.0.1:1?" in err
         assert "TUMBLER_ENDPOINT" in err
 
     def test_too_slow(self, run, recorder):
-        """A server that does not answer in time is code 3, and the message warns that the change may be made."""
+        """A timeout exits with 3, and the message warns that the change may have been made."""
         recorder.held = Event()
         code, _, err = run("keys", "rotate", KEY_ID, "--timeout", "200ms")
         assert code == 3
@@ -794,10 +794,10 @@ class TestErrors:
 
 
 class TestProcess:
-    """What only a process of its own can show."""
+    """What only a separate process can show."""
 
     def test_interrupted(self, process, recorder):
-        """Ctrl-C ends a waiting call quietly, with 130."""
+        """Ctrl-C ends a pending call with exit code 130 and no output."""
         recorder.held = Event()
         child = process("keys", "list")
         assert recorder.held.wait(30)
@@ -806,7 +806,7 @@ class TestProcess:
 
     @pytest.mark.parametrize("arguments", [[], ["--json"]])
     def test_reader_went_away(self, process, recorder, arguments):
-        """When the reader closes the pipe early, as head does, nothing is said about it."""
+        """If the reader closes the pipe early, as head does, the command exits with 141 and no message."""
         many = [api_key_pb2.ApiKey(key_prefix="tmb_", name="n" * 250)] * 8000  # more than any pipe holds
         recorder.answers["List"] = [pb.ListResponse(api_keys=many)]
         child = process("keys", "list", *arguments, stdout=subprocess.PIPE)
@@ -815,7 +815,7 @@ class TestProcess:
         assert (child.wait(30), child.stderr.read()) == (141, b"")
 
     def test_prompt_on_a_terminal(self, process, recorder):
-        """A key that is typed at the prompt of a real terminal is not shown there."""
+        """A key typed at a real terminal's prompt is not echoed."""
         ours, its = os.openpty()
         process("keys", "verify", stdin=its, stdout=its, stderr=its, start_new_session=True)
         os.close(its)
@@ -830,7 +830,7 @@ class TestProcess:
         assert b"kkk" not in shown
 
     def test_encoding_of_the_terminal(self, process, recorder, monkeypatch):
-        """A name that the terminal's encoding cannot show is written out, not a traceback."""
+        """A character that the terminal's encoding lacks is escaped, and causes no traceback."""
         monkeypatch.setenv("PYTHONIOENCODING", "ascii")
         recorder.answers["Get"] = [pb.GetResponse(api_key=api_key_pb2.ApiKey(name="Zoë"))]
         child = process("keys", "get", KEY_ID, stdout=subprocess.PIPE)
@@ -840,7 +840,7 @@ class TestProcess:
 
     @pytest.mark.parametrize("name", ["google.rpc", "rich", "typer"])
     def test_without_the_extra(self, process, name):
-        """Without what the extra installs, one line says what to install."""
+        """Without the extra's packages the command prints one line that says what to install."""
         child = process("keys", "list", before=f"sys.modules[{name!r}] = None")
         assert child.wait(30) == 2
         assert (
@@ -849,7 +849,7 @@ class TestProcess:
         )
 
     def test_the_rest_needs_no_extra(self, process):
-        """The package itself, and its check of keys, import nothing of the extra, and not even gRPC."""
+        """The package and its key format check import neither the extra's packages nor gRPC."""
         look = "import tumbler.keyformat; print(*{'rich', 'typer', 'grpc'} & set(sys.modules)); sys.exit()"
         child = process(before=look, stdout=subprocess.PIPE)
         out, err = child.communicate(timeout=30)

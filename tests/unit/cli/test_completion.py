@@ -1,4 +1,4 @@
-"""What a shell's completion is answered, by the protocol that the installed script speaks."""
+"""Shell completion, by the protocol of the installed script."""
 
 import re
 
@@ -30,7 +30,7 @@ ANSWERS = [
 
 @pytest.fixture
 def complete(recorder, monkeypatch, capsys):
-    """Ask for completions as a shell would, and return stdout."""
+    """Return a function that asks for completions as a shell does, and returns stdout."""
 
     def complete(shell, line):
         words = f"tumbler {line}"
@@ -49,13 +49,13 @@ def complete(recorder, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("line", "expected"), ANSWERS)
 def test_bash(complete, line, expected):
-    """Bash reads one choice a line; the server is never asked, so ids of keys are not completed."""
+    """Bash gets one choice per line; no call is made, so key ids are not completed."""
     assert complete("bash", line).split() == expected
 
 
 @pytest.mark.parametrize(("line", "expected"), ANSWERS)
 def test_zsh(complete, line, expected):
-    """Zsh evaluates a call of `_arguments` with the choices in it, or, without any, offers files."""
+    """Zsh gets a call of `_arguments` with the choices, or `_files` if there are none."""
     out = complete("zsh", line)
     if expected:
         assert re.findall(r'(?m)^(?:_arguments .*\(\()?"([^"]+)"', out) == expected
@@ -74,7 +74,7 @@ def test_zsh(complete, line, expected):
     ],
 )
 def test_what_is_completed_is_understood(run, recorder, complete, monkeypatch, line):
-    """Every value that completion offers is one that the command takes."""
+    """The command accepts every value that completion offers."""
     values = complete("bash", f"{line} ").split()
     monkeypatch.delenv("_TUMBLER_COMPLETE")
     for value in values:

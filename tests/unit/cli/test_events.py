@@ -57,7 +57,7 @@ USAGE_ERRORS = [
 
 @pytest.mark.parametrize(("line", "request_"), REQUESTS, ids=lambda value: value if isinstance(value, str) else "")
 def test_request(run, recorder, line, request_):
-    """The request holds what was typed and nothing else."""
+    """The request contains what was typed and nothing else."""
     code, _, err = run("events", "list", *line.split())
     assert code == 0, err
     assert MessageToDict(recorder.requests[-1], preserving_proto_field_name=True) == request_
@@ -65,7 +65,7 @@ def test_request(run, recorder, line, request_):
 
 @pytest.mark.parametrize(("line", "word"), USAGE_ERRORS, ids=lambda text: text.replace(KEY, "<key>"))
 def test_misuse(run, recorder, line, word):
-    """A misuse names the option, calls nothing, and shows no key that was typed."""
+    """Misuse names the option, makes no call, and shows no key that was typed."""
     code, out, err = run("events", "list", *line.split())
     assert (code, out, recorder.requests) == (2, "", [])
     assert word in err
@@ -73,7 +73,7 @@ def test_misuse(run, recorder, line, word):
 
 
 def test_since_a_span(run, recorder):
-    """A span means so long ago, by this machine's clock."""
+    """A duration counts back from now, by this machine's clock."""
     earliest = datetime.now(timezone.utc) - timedelta(hours=1)
     run("events", "list", "--since", "1h")
     since = recorder.requests[-1].since_time.ToDatetime(timezone.utc)
@@ -81,7 +81,7 @@ def test_since_a_span(run, recorder):
 
 
 def test_every_page(run, recorder):
-    """--all follows the tokens with one and the same filter, also where it was a span."""
+    """--all follows the page tokens with the same filter, even if --since was a duration."""
     recorder.answers["ListEvents"] = [
         pb.ListEventsResponse(events=[EVENT], next_page_token="two"),
         pb.ListEventsResponse(events=[EVENT, EVENT]),
@@ -94,7 +94,7 @@ def test_every_page(run, recorder):
 
 
 def test_table(run, recorder):
-    """People read what happened to which key, when, by whom, and how to go on."""
+    """The table shows what happened to which key, when and by whom, and how to get the next page."""
     recorder.answers["ListEvents"] = [pb.ListEventsResponse(events=[EVENT, EVENT], next_page_token="p2")]
     lines = run("events", "list")[1].splitlines()
     titles = ["REVISION", "TIME", "TYPE", "KEY", "PROJECT", "ENVIRONMENT", "ACTOR", "DETAIL"]
@@ -105,7 +105,7 @@ def test_table(run, recorder):
 
 
 def test_a_page_token_goes_with_a_moment(run, recorder):
-    """After a filter by a span, the way to go on names the moment, to which the token belongs."""
+    """If --since was a duration, the hint for the next page has its instant, because the token belongs to it."""
     recorder.answers["ListEvents"] = [pb.ListEventsResponse(events=[EVENT], next_page_token="p2")]
     hint = run("events", "list", "--since", "1h")[1].splitlines()[-1]
     since = re.search(r"--since (\S+) --page-token p2", hint)[1]
@@ -116,7 +116,7 @@ def test_a_page_token_goes_with_a_moment(run, recorder):
 
 @pytest.mark.parametrize("columns", ["60", "80", "200"])
 def test_table_on_a_terminal(run, recorder, monkeypatch, columns):
-    """On a terminal, however narrow, the key's id and the type stay whole."""
+    """On a terminal of any width the key's id and the type are complete."""
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True)
@@ -127,12 +127,12 @@ def test_table_on_a_terminal(run, recorder, monkeypatch, columns):
 
 
 def test_empty_table(run):
-    """A list without events says so."""
+    """An empty list says that there are no events."""
     assert run("events", "list") == (0, "No events.\n", "")
 
 
 def test_a_type_of_a_newer_server(run, recorder):
-    """A type that this version does not know is shown as its number."""
+    """An event type unknown to this version is shown as its number."""
     recorder.answers["ListEvents"] = [pb.ListEventsResponse(events=[event_pb2.KeyEvent(type=99, key_id=KEY_ID)])]
     code, out, _ = run("events", "list")
     assert code == 0
@@ -140,7 +140,7 @@ def test_a_type_of_a_newer_server(run, recorder):
 
 
 def test_terminal_escapes(run, recorder):
-    """No control character of a name or a comment reaches the terminal."""
+    """Control characters in a name or a comment are escaped."""
     event = event_pb2.KeyEvent(actor=api_key_pb2.Actor(name="a\x1b[31m"), detail={"comment": "[red]\x9bx\ny"})
     recorder.answers["ListEvents"] = [pb.ListEventsResponse(events=[event])]
     out = run("events", "list")[1]
@@ -149,7 +149,7 @@ def test_terminal_escapes(run, recorder):
 
 
 def test_json(run, recorder):
-    """Programs read the response as protobuf JSON, with the proto's names."""
+    """With --json the response is protobuf JSON with the proto's names."""
     recorder.answers["ListEvents"] = [pb.ListEventsResponse(events=[EVENT])]
     (event,) = json.loads(run("events", "list", "--json")[1])["events"]
     assert (event["revision"], event["type"], event["key_id"]) == ("42", "KEY_EVENT_TYPE_ROTATION_DUE", KEY_ID)
@@ -158,7 +158,7 @@ def test_json(run, recorder):
 
 @pytest.mark.parametrize("line", ["events list", "keys watch"])
 def test_help(run, line):
-    """The command explains itself, and gives an example."""
+    """The help describes the command and has an example."""
     code, out, _ = run(*line.split(), "--help")
     assert code == 0
     assert "Example:" in out

@@ -1,4 +1,4 @@
-"""The questions before the last operator's key that works is ended or narrowed."""
+"""The questions before the last working operator's key is revoked, deactivated or narrowed."""
 
 import io
 import json
@@ -37,16 +37,16 @@ HARMLESS = {
 
 
 class Terminal(io.StringIO):
-    """A stdin that says it is a terminal."""
+    """A stdin that claims to be a terminal."""
 
     def isatty(self):
-        """Say yes."""
+        """Return True."""
         return True
 
 
 @pytest.fixture
 def changes(recorder):
-    """Return a function that gives the calls that change something."""
+    """Return a function that returns the calls that change something."""
     reading = (pb.ListRequest, pb.GetRequest)
     return lambda: [request for request in recorder.requests if not isinstance(request, reading)]
 
@@ -59,7 +59,7 @@ def last(recorder):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Sit at a terminal that answers each question with the next of these, and keep the questions."""
+    """Return a function that simulates a terminal with these answers, and returns the questions asked."""
 
     def sit(*answers):
         questions, left = [], list(answers)
@@ -73,7 +73,7 @@ def asked(monkeypatch):
 @pytest.mark.parametrize("line", ENDING.values(), ids=list(ENDING))
 @pytest.mark.parametrize("answers", [(False,), (True, False), (True, True)])
 def test_it_asks_twice(run, recorder, changes, last, asked, line, answers):
-    """On a terminal it asks twice, says how to come back, and changes nothing unless both are answered with yes."""
+    """On a terminal the command asks twice, names the remedy, and changes nothing unless both answers are yes."""
     questions = asked(*answers)
     code, _, err = run("keys", *line.split())
     assert (code, len(questions), len(changes())) == ((0, 2, 1) if all(answers) else (1, len(answers), 0))
@@ -86,7 +86,7 @@ def test_it_asks_twice(run, recorder, changes, last, asked, line, answers):
 
 @pytest.mark.parametrize("line", ENDING.values(), ids=list(ENDING))
 def test_a_script_says_so(run, changes, last, line):
-    """Where nobody can be asked it is refused, and says how to come back, and what a script adds."""
+    """Without a terminal the change is refused; the message names the remedy and the flag for scripts."""
     code, out, err = run("keys", *line.split())
     assert (code, out, changes()) == (1, "", [])
     assert "tumbler-server operator-key --output FILE" in err
@@ -97,14 +97,14 @@ def test_a_script_says_so(run, changes, last, line):
 
 @pytest.mark.parametrize("line", ENDING.values(), ids=list(ENDING))
 def test_yes_asks_nothing(run, recorder, last, line):
-    """With --yes nothing is asked, of nobody: the one call is the change."""
+    """With --yes the command asks nothing, and its only call is the change."""
     assert run("keys", *line.split(), "--yes")[0] == 0
     assert len(recorder.requests) == 1
 
 
 @pytest.mark.parametrize("line", HARMLESS.values(), ids=list(HARMLESS))
 def test_what_takes_nothing_away(run, changes, last, line):
-    """What neither ends nor narrows that key is not asked about."""
+    """A change that neither ends nor narrows the key asks nothing."""
     assert run("keys", *line.split())[0] == 0
     assert len(changes()) == 1
 
@@ -120,7 +120,7 @@ def test_what_takes_nothing_away(run, changes, last, line):
     ],
 )
 def test_by_name(run, changes, last, where, is_it):
-    """A key that is switched off by its name is recognised, too."""
+    """A key that is deactivated by its name is recognised, too."""
     arguments = [part.replace("\\", " ") for part in where.replace("\\ ", "\\").split()]
     assert run("keys", "deactivate", *arguments)[0] == (1 if is_it else 0)
     assert len(changes()) == (0 if is_it else 1)
@@ -128,7 +128,7 @@ def test_by_name(run, changes, last, where, is_it):
 
 @pytest.mark.parametrize("keys", [[], [OTHER], [LAST, OTHER]])
 def test_others_work(run, recorder, changes, keys):
-    """Where another operator's key works, nothing is asked but what always is."""
+    """If another operator's key works, there is no further question."""
     recorder.answers["List"] = [pb.ListResponse(api_keys=keys)]
     assert run("keys", "revoke", KEY_ID)[0] == 0
     assert len(changes()) == 1
@@ -140,7 +140,7 @@ def test_others_work(run, recorder, changes, keys):
     ids=["bound to networks", "about to expire"],
 )
 def test_others_that_may_not_do(run, recorder, changes, fields):
-    """A key that works from some networks only, or not for another day, is no other one to rely on."""
+    """A key restricted to networks, or soon to expire, does not count as another operator's key."""
     weak = api_key_pb2.ApiKey(id="Z" * 16, **fields)
     recorder.answers["List"] = [pb.ListResponse(api_keys=[LAST, weak])] * 2
     assert run("keys", "deactivate", KEY_ID)[0] == 1
@@ -150,7 +150,7 @@ def test_others_that_may_not_do(run, recorder, changes, fields):
 
 @pytest.mark.parametrize("status", ["PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"])
 def test_who_cannot_know_is_not_held_up(run, recorder, changes, monkeypatch, status):
-    """Who may not list those keys, or finds the server too busy for it, can end a key all the same."""
+    """If the keys cannot be listed, for lack of permission or overload, the change is made without a question."""
     recorder.errors["List"] = (grpc.StatusCode[status], "no")
     monkeypatch.setattr(sys, "stdin", Stdin())
     assert run("keys", "revoke", KEY_ID, "--timeout", "1m")[0] == 0
@@ -160,7 +160,7 @@ def test_who_cannot_know_is_not_held_up(run, recorder, changes, monkeypatch, sta
 
 
 def test_what_is_asked_of_the_server(run, recorder):
-    """It asks for the active keys of the reserved project that carry every scope."""
+    """The command lists the active keys of the reserved project that carry every scope."""
     run("keys", "revoke", KEY_ID)
     assert MessageToDict(recorder.requests[0], preserving_proto_field_name=True) == {
         "project_id": "tumbler",
@@ -171,7 +171,7 @@ def test_what_is_asked_of_the_server(run, recorder):
 
 
 def test_a_closed_stdin_is_nobody(run, changes, last, monkeypatch):
-    """Where stdin is closed there is nobody to ask."""
+    """A closed stdin is not a terminal, so the change is refused."""
     monkeypatch.setattr(sys, "stdin", None)
     assert run("keys", "revoke", KEY_ID)[0] == 1
     assert changes() == []

@@ -1,4 +1,4 @@
-"""Where secrets go that are shown once, for each command that shows one: a file, stdout, or nowhere."""
+"""Where each command writes a secret that is shown only once: a file, stdout, or nowhere."""
 
 import json
 import os
@@ -45,14 +45,14 @@ def answered(recorder):
 
 @pytest.fixture(params=COMMANDS)
 def shows(request):
-    """Give each command that shows a secret: its arguments, its RPC, the secret, and what to do once it is lost."""
+    """Return each command that shows a secret: its arguments, RPC, secret, and the remedy for its loss."""
     line, *rest = COMMANDS[request.param]
     return line.split(), *rest
 
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_into_a_file(run, tmp_path, shows, as_json):
-    """With --output a new file of mode 0600 holds the secret and a newline; nothing shows it, in JSON neither."""
+    """With --output the secret and a newline are in a new file of mode 0600, and are not shown, nor in JSON."""
     arguments, _, secret, _ = shows
     path = tmp_path / "secret"
     code, out, err = run(*arguments, "--output", str(path), *(["--json"] if as_json else []))
@@ -68,7 +68,7 @@ def test_into_a_file(run, tmp_path, shows, as_json):
 
 
 def test_what_is_there_stays(run, recorder, tmp_path, shows):
-    """A file that exists is refused in a clear line before any call, and stays as it is."""
+    """An existing file is refused before any call, and is kept."""
     path = tmp_path / "secret"
     path.write_text("in use")
     code, out, err = run(*shows[0], "--output", str(path))
@@ -79,7 +79,7 @@ def test_what_is_there_stays(run, recorder, tmp_path, shows):
 
 @pytest.mark.parametrize("name", ["-", ""])
 def test_stdout_is_no_file(run, recorder, tmp_path, monkeypatch, shows, name):
-    """What means stdin elsewhere is no file here: a secret is put into a file, or shown."""
+    """An --output of - or the empty string is refused: a secret goes into a file, or is shown."""
     monkeypatch.chdir(tmp_path)
     code, out, err = run(*shows[0], f"--output={name}")
     assert (code, out, recorder.requests, list(tmp_path.iterdir())) == (2, "", [], [])
@@ -88,7 +88,7 @@ def test_stdout_is_no_file(run, recorder, tmp_path, monkeypatch, shows, name):
 
 @pytest.mark.parametrize("status", ["PERMISSION_DENIED", "UNAVAILABLE"])
 def test_without_an_answer_there_is_no_file(run, recorder, tmp_path, shows, status):
-    """Where no secret came back, no empty file stays that could be taken for one."""
+    """If no secret is returned, no empty file remains that could be mistaken for one."""
     recorder.error = (grpc.StatusCode[status], "no")
     code, _, _ = run(*shows[0], "--output", str(tmp_path / "secret"))
     assert (code > 0, os.listdir(tmp_path)) == (True, [])
@@ -96,9 +96,9 @@ def test_without_an_answer_there_is_no_file(run, recorder, tmp_path, shows, stat
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_stdout_that_takes_nothing(process, shows, as_json):
-    """If stdout cannot be written, the command fails, names the key that was made, and says what to do."""
+    """If stdout cannot be written, the command fails, and the message says how to replace the lost secret."""
     arguments, rpc, secret, mend = shows
-    as_json = as_json or rpc == "Update"  # for people that shows its secret on stderr
+    as_json = as_json or rpc == "Update"  # without --json, Update shows its secret on stderr
     with open("/dev/full", "wb") as full:
         child = process(*arguments, *(["--json"] if as_json else []), stdout=full)
         code, err = child.wait(30), child.stderr.read().decode()
@@ -113,7 +113,7 @@ def test_a_stdout_that_takes_nothing(process, shows, as_json):
 
 
 def test_a_pipe_whose_reader_has_gone(process, shows):
-    """A secret that nobody reads any more is lost as well, and that is said."""
+    """A secret written to a pipe without a reader counts as lost."""
     arguments, _, _, mend = shows
     reader, writer = os.pipe()
     os.close(reader)
@@ -124,14 +124,14 @@ def test_a_pipe_whose_reader_has_gone(process, shows):
 
 
 def test_a_closed_stdout(process, recorder, shows):
-    """Where stdout is closed, nothing is asked of the server: the secret would be lost."""
+    """If stdout is closed, no call is made, because the secret would be lost."""
     child = process(*shows[0], closed=1)
     assert (child.wait(30), recorder.requests) == (2, [])
     assert b"stdout is closed" in child.stderr.read()
 
 
 def test_a_closed_stdout_and_a_file(process, tmp_path, shows):
-    """With a file no stdout is needed."""
+    """With --output, stdout may be closed."""
     arguments, _, secret, _ = shows
     child = process(*arguments, "--output", str(tmp_path / "secret"), closed=1)
     assert child.wait(30) == 0, child.stderr.read()
@@ -139,7 +139,7 @@ def test_a_closed_stdout_and_a_file(process, tmp_path, shows):
 
 
 def test_a_closed_stderr(process, shows):
-    """Where stderr is closed, what it would say does not come to stand on stdout."""
+    """If stderr is closed, its text does not go to stdout."""
     arguments, rpc, secret, _ = shows
     child = process(*arguments, stdout=subprocess.PIPE, stderr=None, closed=2)
     out, _ = child.communicate(timeout=30)
@@ -150,7 +150,7 @@ def test_a_closed_stderr(process, shows):
 
 @pytest.mark.parametrize("line", ["keys list", f"keys get {KEY_ID}", f"keys revoke {KEY_ID} --yes", "events list"])
 def test_other_answers_that_cannot_be_written(process, line):
-    """A command that shows no secret fails in one line too where stdout takes nothing, and needs no stdout at all."""
+    """A command without a secret also fails in one line if stdout cannot be written, and runs without a stdout."""
     with open("/dev/full", "wb") as full:
         child = process(*line.split(), stdout=full)
         assert child.wait(30) == 1
@@ -161,18 +161,18 @@ def test_other_answers_that_cannot_be_written(process, line):
 
 
 class TestTwoSecrets:
-    """A key and, with its webhook, a second secret."""
+    """A key and its webhook's secret in one answer."""
 
     LINE = ("keys", "create", "--project", "acme", "--rotation-interval", "7d", "--webhook-url", URL)
 
     @pytest.fixture(autouse=True)
     def both(self, recorder):
-        """Have Create answer with both."""
+        """Have Create answer with both secrets."""
         recorder.answers["Create"] = [pb.CreateResponse(api_key=NEW, key=KEY, webhook_secret=SECRET)]
 
     @pytest.mark.parametrize("as_json", [False, True])
     def test_a_file_for_each(self, run, tmp_path, as_json):
-        """Each goes into a file of its own, and none is shown."""
+        """Each secret goes into its own file, and neither is shown."""
         files = ("--output", str(tmp_path / "key"), "--webhook-secret-output", str(tmp_path / "secret"))
         code, out, err = run(*self.LINE, *files, *(["--json"] if as_json else []))
         assert code == 0
@@ -181,27 +181,27 @@ class TestTwoSecrets:
         assert KEY not in out + err
 
     def test_a_url_that_had_a_secret(self, run, recorder, tmp_path):
-        """Where the URL had a secret already, its file does not stay."""
+        """If the URL already had a secret, no file for it remains."""
         recorder.answers["Create"] = [ANSWERS["Create"]]
         files = ("--output", str(tmp_path / "key"), "--webhook-secret-output", str(tmp_path / "secret"))
         assert run(*self.LINE, *files)[0] == 0
         assert os.listdir(tmp_path) == ["key"]
 
     def test_a_file_for_one_alone(self, run, recorder, tmp_path):
-        """Who puts the key into a file does not want the other secret on a terminal or in a log."""
+        """A file for the key alone is refused, because the other secret would be shown."""
         code, _, err = run(*self.LINE, "--output", str(tmp_path / "key"))
         assert (code, recorder.requests, os.listdir(tmp_path)) == (2, [], [])
         assert "--webhook-secret-output" in err
 
     def test_a_file_for_no_secret(self, run, recorder, tmp_path):
-        """Without a webhook there is none."""
+        """A file for a webhook secret is refused without a webhook."""
         path = str(tmp_path / "secret")
         assert run("keys", "create", "--project", "acme", "--webhook-secret-output", path)[0] == 2
         assert run("keys", "update", KEY_ID, "--name", "new", "--webhook-secret-output", path)[0] == 2
         assert recorder.requests == []
 
     def test_both_are_lost(self, process):
-        """If stdout takes nothing, it is said what to do about both."""
+        """If stdout cannot be written, the message names the remedies for both secrets."""
         with open("/dev/full", "wb") as full:
             child = process(*self.LINE, "--json", stdout=full)
             assert child.wait(30) == 1
@@ -211,7 +211,7 @@ class TestTwoSecrets:
 
 
 def test_a_repeated_request_leaves_no_file(run, recorder, tmp_path):
-    """A request that was made before shows no key again, and leaves no file without one."""
+    """A replayed request returns no key, and leaves no file."""
     recorder.answers["Create"] = [pb.CreateResponse(api_key=NEW, secret_omitted=True)]
     code, out, err = run("keys", "create", "--project", "acme", "--output", str(tmp_path / "key"))
     assert (code, out, os.listdir(tmp_path)) == (0, "", [])

@@ -1,4 +1,4 @@
-"""A key's schedule and its webhook, as `keys create` and `keys update` set them."""
+"""A key's rotation schedule and webhook, as set by `keys create` and `keys update`."""
 
 import json
 import re
@@ -29,25 +29,25 @@ UPDATES = [
 
 
 def sent(recorder):
-    """Return the last request as plain data."""
+    """Return the last request as a dict."""
     return MessageToDict(recorder.requests[-1], preserving_proto_field_name=True)
 
 
 def test_create(run, recorder):
-    """A key is made with a schedule, and with who is told."""
+    """A key is created with a rotation interval and a webhook URL."""
     run("keys", "create", "--project", "acme", "--rotation-interval", "30d", "--webhook-url", URL)
     assert sent(recorder) == {"project_id": "acme", "rotation": {"interval": "2592000s", "webhook_url": URL}}
 
 
 def test_what_makes_no_schedule_is_the_servers_to_say(run, recorder):
-    """A webhook without an interval is sent as it was typed: the server knows the rule."""
+    """A webhook without an interval is sent as typed, because the server has the rule."""
     run("keys", "create", "--project", "acme", "--webhook-url", URL)
     assert sent(recorder)["rotation"] == {"webhook_url": URL}
 
 
 @pytest.mark.parametrize(("line", "reads", "rotation"), UPDATES, ids=[line for line, *_ in UPDATES])
 def test_update(run, recorder, line, reads, rotation):
-    """What is not named of a schedule stays; where it must be read first, nobody may change it in between."""
+    """Parts of a schedule that are not named are kept; if they are read first, the etag guards the update."""
     recorder.answers["Get"] = [pb.GetResponse(api_key=PRESENT)]
     code, _, err = run("keys", "update", KEY_ID, *line.split())
     assert code == 0, err
@@ -61,14 +61,14 @@ def test_update(run, recorder, line, reads, rotation):
 
 
 def test_a_typed_etag_counts(run, recorder):
-    """An etag that was typed is sent, not the one that was read."""
+    """A typed etag is sent instead of the one that was read."""
     recorder.answers["Get"] = [pb.GetResponse(api_key=PRESENT)]
     run("keys", "update", KEY_ID, "--webhook-url", URL, "--etag", "e1")
     assert sent(recorder)["api_key"]["etag"] == "e1"
 
 
 def test_a_webhook_secret_for_people(run, recorder):
-    """A new webhook's secret is shown once, on a labelled line of stderr: stdout is the key's, or the record's."""
+    """A new webhook's secret is shown once, on a labelled line of stderr."""
     recorder.answers["Create"] = [pb.CreateResponse(api_key=PRESENT, key=KEY, webhook_secret=SECRET)]
     code, out, err = run("keys", "create", "--project", "acme", "--rotation-interval", "30d", "--webhook-url", URL)
     assert (code, out) == (0, f"{KEY}\n")
@@ -81,7 +81,7 @@ def test_a_webhook_secret_for_people(run, recorder):
 
 
 def test_a_webhook_secret_for_programs(run, recorder):
-    """For programs it is a field beside the key and its record, and stderr stays empty."""
+    """With --json the webhook's secret is a field of the answer, and stderr is empty."""
     recorder.answers["Create"] = [pb.CreateResponse(api_key=PRESENT, key=KEY, webhook_secret=SECRET)]
     code, out, err = run("keys", "create", "--project", "acme", "--json")
     assert (code, err) == (0, "")
@@ -92,6 +92,6 @@ def test_a_webhook_secret_for_programs(run, recorder):
 
 
 def test_no_webhook_secret(run, recorder):
-    """Where the URL had a secret already, none is spoken of."""
+    """If the URL already had a secret, none is mentioned."""
     recorder.answers["Create"] = [pb.CreateResponse(api_key=PRESENT, key=KEY)]
     assert "webhook secret" not in run("keys", "create", "--project", "acme", "--webhook-url", URL)[2]

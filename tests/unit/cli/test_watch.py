@@ -32,7 +32,7 @@ UNKNOWN_CURSOR = (grpc.StatusCode.INVALID_ARGUMENT, "start_cursor: not of this i
 
 
 def told(revision, cursor, **fields):
-    """Return a response that tells of one change."""
+    """Return a response with one event."""
     event = event_pb2.KeyEvent()
     event.CopyFrom(EVENT)
     event.revision = revision
@@ -40,20 +40,20 @@ def told(revision, cursor, **fields):
 
 
 def cursors(recorder):
-    """Return where each stream began."""
+    """Return the start cursor of each stream."""
     return [request.start_cursor for request in recorder.requests]
 
 
 def revisions(out):
-    """Return the revisions of the changes that were printed as JSON lines, and resets."""
+    """Return the revisions printed as JSON lines, with "reset" for a reset."""
     return [line.get("revision", "reset") for line in map(json.loads, out.splitlines())]
 
 
 class TestLines:
-    """What programs and pipes read. The last stream of each test is refused, which ends the command."""
+    """The output for programs and pipes. Each test's last stream is refused, which ends the command."""
 
     def test_json(self, run, recorder):
-        """With --json each change is one line, the KeyEvent of the protos; heartbeats are not shown."""
+        """With --json each change is one line with a KeyEvent; heartbeats are not shown."""
         recorder.streams = [[OPENED, told(1, "c1"), OPENED, told(2, "c2"), REFUSED]]
         code, out, _ = run("keys", "watch", "--project", "acme", "--json")
         first, second = map(json.loads, out.splitlines())
@@ -66,14 +66,14 @@ class TestLines:
         assert recorder.deadlines[0] > 1e9, "it may last for ever"
 
     def test_json_reset(self, run, recorder):
-        """A reset is an object of its own, before the changes that came with it."""
+        """With --json a reset is its own object, before the changes that came with it."""
         recorder.streams = [[OPENED, told(7, "c7", reset=True), REFUSED]]
         out = run("keys", "watch", "--json")[1]
         assert json.loads(out.splitlines()[0]) == {"reset": True}
         assert revisions(out) == ["reset", "7"]
 
     def test_pipe(self, run, recorder):
-        """In a pipe each change is one line, without colours."""
+        """In a pipe each change is one line without colours."""
         recorder.streams = [[OPENED, told(1, "c1"), REFUSED]]
         _, out, err = run("keys", "watch")
         assert re.split(r"\s{2,}", out.rstrip("\n")) == [
@@ -83,25 +83,25 @@ class TestLines:
         assert "Watching for changes at 127.0.0.1:" in err
 
     def test_reset_in_a_pipe(self, run, recorder):
-        """A person reads of a reset on stderr."""
+        """Without --json a reset is reported on stderr."""
         recorder.streams = [[pb.WatchResponse(cursor="c1", reset=True), REFUSED]]
         _, out, err = run("keys", "watch")
         assert out == ""
         assert "may be missing" in err
 
     def test_terminal_escapes(self, run, recorder):
-        """No control character of a comment reaches the terminal, nor breaks the line."""
+        """Control characters in a comment are escaped, so none reaches the terminal or breaks the line."""
         event = event_pb2.KeyEvent(detail={"comment": "\x1b[31m\nx"})
         recorder.streams = [[pb.WatchResponse(events=[event]), REFUSED]]
         assert r"comment=\x1b[31m\nx" in run("keys", "watch")[1]
 
 
 class TestBroken:
-    """A stream that breaks."""
+    """Streams that break."""
 
     @pytest.mark.parametrize("end", [BROKEN, END, (grpc.StatusCode.RESOURCE_EXHAUSTED, "the reader is too slow")])
     def test_healed(self, run, recorder, end):
-        """It goes on at the last cursor; stderr says once that it broke, and once that it is healed."""
+        """A broken stream continues at the last cursor; stderr reports the break once and the recovery once."""
         recorder.streams = [[OPENED, told(1, "c1"), end], [BROKEN], [BROKEN], [told(2, "c2"), REFUSED]]
         code, out, err = run("keys", "watch", "--json")
         assert (code, revisions(out)) == (1, ["1", "2"])
@@ -110,14 +110,14 @@ class TestBroken:
         assert notes == ["open", "broken", "healed"]
 
     def test_for_people(self, run, recorder):
-        """The reason that people read is the server's, without what could be a secret."""
+        """People see the server's reason, with secrets redacted."""
         recorder.streams = [[OPENED, (*BROKEN[:1], f"stopping {KEY}")], [OPENED, REFUSED]]
         err = run("keys", "watch")[2]
         assert "The stream broke; reconnecting. UNAVAILABLE: stopping ***" in err
         assert "The stream resumed" in err
 
     def test_cursor_that_is_not_known_any_more(self, run, recorder):
-        """Where the server does not know the cursor, the stream begins anew, with a reset."""
+        """If the server does not know the cursor, the stream starts from the present, with a reset."""
         recorder.streams = [[OPENED, told(9, "c9"), BROKEN], [UNKNOWN_CURSOR], [OPENED, told(3, "c3"), REFUSED]]
         out = run("keys", "watch", "--json")[1]
         assert revisions(out) == ["9", "reset", "3"]
@@ -127,26 +127,26 @@ class TestBroken:
         ("error", "code"), [(BROKEN, 3), ((grpc.StatusCode.RESOURCE_EXHAUSTED, "too many"), 1), (REFUSED, 1)]
     )
     def test_never_opened(self, run, recorder, error, code):
-        """If the first attempt fails, the command ends as any other would."""
+        """If the first attempt fails, the command exits as any other command would."""
         recorder.streams = [[error]]
         assert run("keys", "watch")[:2] == (code, "")
         assert len(recorder.requests) == 1
 
     def test_unreachable(self, run):
-        """Where nothing listens the exit code is 3."""
+        """If nothing listens, the exit code is 3."""
         code, _, err = run("keys", "watch", "--endpoint", "127.0.0.1:1")
         assert code == 3
         assert "listening at 127.0.0.1:1?" in err
 
     def test_no_first_word(self, run, recorder):
-        """A server that accepts the call and says nothing has --timeout for its first word."""
+        """A server that accepts the call must send its first message within --timeout."""
         recorder.streams = [[]]
         code, _, err = run("keys", "watch", "--timeout", "100ms")
         assert code == 3
         assert "no heartbeat arrived for 0.1 s" in err
 
     def test_permission_lost(self, run, recorder):
-        """If the calling key loses its scope, the command says so and ends: trying again would not help."""
+        """If the calling key loses its scope, the command reports that and ends, because a retry would not help."""
         lost = (grpc.StatusCode.PERMISSION_DENIED, "missing scope", ErrorInfo(reason="SCOPE_MISSING"))
         recorder.streams = [[OPENED, BROKEN], [lost]]
         code, _, err = run("keys", "watch")
@@ -155,17 +155,17 @@ class TestBroken:
 
 
 class TestFollow:
-    """The stream below the command."""
+    """The stream that the command uses."""
 
     @pytest.fixture
-    def session(self, recorder):  # noqa: ARG002 - it sets the environment up
-        """Give a session with the recorder's server."""
+    def session(self, recorder):  # noqa: ARG002 - it sets the environment
+        """Yield a session with the recorder's server."""
         session = Session(Flags())
         yield session
         session.close()
 
     def test_silence(self, recorder, session):
-        """A stream that says nothing for too long is given up and opened anew."""
+        """A stream that is silent for too long is closed and opened again."""
         recorder.streams = [[OPENED], [told(1, "c1")]]
         news = follow(session, "", longest_silence=timedelta(milliseconds=50), sleep=lambda _: None)
         assert next(news) == OPENED
@@ -176,7 +176,7 @@ class TestFollow:
         assert cursors(recorder) == ["", "c0"]
 
     def test_pauses(self, recorder, session):
-        """Pauses grow, to 5 s at the most, and are short again once a response came; no two clients wait alike."""
+        """Pauses grow up to 5 s, are short again after a response, and have jitter."""
         recorder.streams = [[OPENED, BROKEN], *[[BROKEN]] * 30, [OPENED, BROKEN], [REFUSED]]
         pauses = []
         with pytest.raises(grpc.RpcError):
@@ -187,7 +187,7 @@ class TestFollow:
         assert len(set(pauses)) == len(pauses)
 
     def test_pause_that_the_server_asks_for(self, recorder, session):
-        """A server that says when to come back is not asked sooner."""
+        """A server's retry delay is respected."""
         later = RetryInfo(retry_delay=Duration(seconds=7))
         recorder.streams = [[OPENED, (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many", later)], [REFUSED]]
         pauses = []
@@ -197,7 +197,7 @@ class TestFollow:
 
 
 class Terminal:
-    """A terminal of so many columns, and what was shown on it."""
+    """A pseudo-terminal of the given width, and what was shown on it."""
 
     def __init__(self, columns=120):
         self.ours, self.its = os.openpty()
@@ -205,21 +205,21 @@ class Terminal:
         self.shown = ""
 
     def until(self, text):
-        """Read on until this text was shown."""
+        """Read until this text has been shown."""
         deadline = monotonic() + 30
         while text not in self.shown:
             assert monotonic() < deadline, self.shown
             self.shown += os.read(self.ours, 10_000).decode(errors="replace")
 
     def close(self):
-        """Take the terminal away."""
+        """Close the terminal."""
         os.close(self.ours)
         os.close(self.its)
 
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Give a terminal that can show colours and move its cursor."""
+    """Yield a terminal with colours and cursor movement."""
     for name in ("COLUMNS", "LINES", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
@@ -232,7 +232,7 @@ class TestTerminal:
     """The live display."""
 
     def test_changes_and_keys(self, process, recorder, terminal):
-        """A person reads each change, and below them the keys that changed last, as they are now."""
+        """The display shows each change and, below, the current state of the keys that changed last."""
         recorder.streams = [[OPENED, told(1, "c1")]]
         api_key = api_key_pb2.ApiKey(key_prefix=f"tmb_{KEY_ID}_", name="ci job", state="STATE_SUPERSEDED")
         recorder.answers["Get"] = [pb.GetResponse(api_key=api_key)]
@@ -248,7 +248,7 @@ class TestTerminal:
         assert "Traceback" not in terminal.shown
 
     def test_without_the_permission_to_read(self, process, recorder, terminal):
-        """A calling key that may not read keys is told so once, and still sees what changed."""
+        """If the calling key may not read keys, the display says so once and still shows the changes."""
         recorder.errors["Get"] = (grpc.StatusCode.PERMISSION_DENIED, "missing scope")
         gate = Event()
         recorder.streams = [[OPENED, told(1, "c1"), gate, told(2, "c2"), REFUSED]]
@@ -261,7 +261,7 @@ class TestTerminal:
         assert sum(isinstance(request, pb.GetRequest) for request in recorder.requests) == 1
 
     def test_notes_apart(self, process, recorder, terminal):
-        """Where stderr is no terminal, remarks go there and not into the display."""
+        """If stderr is not a terminal, notes go to stderr and not into the display."""
         recorder.streams = [[OPENED, told(1, "c1", reset=True), REFUSED]]
         child = process("keys", "watch", stdin=terminal.its, stdout=terminal.its)
         _, err = child.communicate(timeout=30)
@@ -271,7 +271,7 @@ class TestTerminal:
         assert "Watching" not in terminal.shown
 
     def test_the_keys_that_changed_last(self, process, recorder, terminal):
-        """Of many keys the ten that changed last stay below, and only they are read."""
+        """The display keeps the ten keys that changed last, and only reads those."""
         events = [event_pb2.KeyEvent(key_id=f"{number:016}", type="KEY_EVENT_TYPE_CREATED") for number in range(30)]
         recorder.errors["Get"] = (grpc.StatusCode.NOT_FOUND, "gone")
         recorder.streams = [[OPENED, pb.WatchResponse(events=events, cursor="c30"), REFUSED]]
@@ -285,10 +285,10 @@ class TestTerminal:
 
 
 class TestProcess:
-    """How it ends."""
+    """How the command ends."""
 
     def test_interrupted(self, process, recorder, monkeypatch):
-        """Ctrl-C ends it with 130; each change was written at once, also into a pipe."""
+        """Ctrl-C exits with 130; each change is written at once, also to a pipe."""
         monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
         recorder.streams = [[OPENED, told(1, "c1")]]
         child = process("keys", "watch", "--json", stdout=subprocess.PIPE)
@@ -300,7 +300,7 @@ class TestProcess:
 
     @pytest.mark.parametrize("then", [OPENED, told(2, "c2")], ids=["heartbeat", "change"])
     def test_reader_went_away(self, process, recorder, then):
-        """When the reader closes the pipe, as head does, it ends with 141: at the next heartbeat, if not sooner."""
+        """If the reader closes the pipe, as head does, the command exits with 141 at the next heartbeat or change."""
         gate = Event()
         recorder.streams = [[OPENED, told(1, "c1"), gate, then]]
         child = process("keys", "watch", stdout=subprocess.PIPE)

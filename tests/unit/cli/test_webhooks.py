@@ -1,4 +1,4 @@
-"""The commands on webhooks: `tumbler events deliveries`, `redeliver` and `rotate-secret`."""
+"""The commands for webhooks: `tumbler events deliveries`, `redeliver` and `rotate-secret`."""
 
 import json
 import re
@@ -73,7 +73,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("line", "request_"), REQUESTS, ids=lambda value: value if isinstance(value, str) else "")
 def test_request(run, recorder, line, request_):
-    """The request holds what was typed and nothing else."""
+    """The request contains what was typed and nothing else."""
     code, _, err = run("events", *line.split())
     assert code == 0, err
     assert MessageToDict(recorder.requests[-1], preserving_proto_field_name=True) == request_
@@ -81,7 +81,7 @@ def test_request(run, recorder, line, request_):
 
 @pytest.mark.parametrize(("line", "word"), USAGE_ERRORS, ids=lambda text: text.replace(KEY, "<key>"))
 def test_misuse(run, recorder, line, word):
-    """A misuse names the option, calls nothing, and shows no key that was typed."""
+    """Misuse names the option, makes no call, and shows no key that was typed."""
     code, out, err = run("events", *line.split())
     assert (code, out, recorder.requests) == (2, "", [])
     assert word in err
@@ -90,7 +90,7 @@ def test_misuse(run, recorder, line, word):
 
 @pytest.mark.parametrize(("line", "code", "reason", "hint"), REFUSALS, ids=lambda text: text[:24])
 def test_refusal(run, recorder, line, code, reason, hint):
-    """What the server refuses comes with what to do about it."""
+    """A refusal comes with its remedy."""
     recorder.error = (grpc.StatusCode[code], "no", ErrorInfo(reason=reason))
     exit_code, out, err = run("events", *line.split())
     assert (exit_code, out) == (1, "")
@@ -98,7 +98,7 @@ def test_refusal(run, recorder, line, code, reason, hint):
 
 
 def test_every_page(run, recorder):
-    """--all follows the tokens with one and the same filter."""
+    """--all follows the page tokens with the same filter."""
     recorder.answers["ListDeliveries"] = [
         pb.ListDeliveriesResponse(deliveries=[DELIVERY], next_page_token="two"),
         pb.ListDeliveriesResponse(deliveries=[DELIVERY, DELIVERY]),
@@ -113,7 +113,7 @@ def test_every_page(run, recorder):
 
 
 def test_table(run, recorder):
-    """People read what was told of which key, whether it arrived, what was answered, and when it is sent again."""
+    """The table shows what was sent about which key, its state, the last answer and the next attempt."""
     recorder.answers["ListDeliveries"] = [pb.ListDeliveriesResponse(deliveries=[DELIVERY] * 2, next_page_token="p2")]
     lines = run("events", "deliveries")[1].splitlines()
     titles = ["TIME", "TYPE", "KEY", "STATE", "ATTEMPTS", "LAST ANSWER", "NEXT ATTEMPT", "DELIVERY"]
@@ -134,7 +134,7 @@ def test_table(run, recorder):
     ],
 )
 def test_last_answer(run, recorder, code, error, shown):
-    """The status and the server's words stand beside each other, the status once, and no escape reaches a terminal."""
+    """The last answer shows the status once, then the error text with control characters escaped."""
     delivery = event_pb2.WebhookDelivery(id="msg_x", last_status_code=code, last_error=error)
     recorder.answers["ListDeliveries"] = [pb.ListDeliveriesResponse(deliveries=[delivery])]
     title, row = run("events", "deliveries")[1].splitlines()
@@ -144,7 +144,7 @@ def test_last_answer(run, recorder, code, error, shown):
 
 @pytest.mark.parametrize("columns", ["60", "80", "200"])
 def test_table_on_a_terminal(run, recorder, monkeypatch, columns):
-    """On a terminal, however narrow, a delivery's id and its state stay whole."""
+    """On a terminal of any width a delivery's id and state are complete."""
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True)
@@ -155,12 +155,12 @@ def test_table_on_a_terminal(run, recorder, monkeypatch, columns):
 
 
 def test_empty_table(run):
-    """A list without deliveries says so."""
+    """An empty list says that there are no deliveries."""
     assert run("events", "deliveries") == (0, "No deliveries.\n", "")
 
 
 def test_redeliver(run, recorder):
-    """Who sends a webhook again reads all that is known of it."""
+    """The command redeliver shows the delivery's record."""
     recorder.answers["Redeliver"] = [pb.RedeliverResponse(delivery=DELIVERY)]
     code, out, err = run("events", "redeliver", DELIVERY_ID)
     rows = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in out.splitlines())
@@ -170,14 +170,14 @@ def test_redeliver(run, recorder):
 
 
 def test_redeliver_json(run, recorder):
-    """Programs read the delivery as protobuf JSON."""
+    """With --json the delivery is protobuf JSON."""
     recorder.answers["Redeliver"] = [pb.RedeliverResponse(delivery=DELIVERY)]
     delivery = json.loads(run("events", "redeliver", DELIVERY_ID, "--json")[1])["delivery"]
     assert (delivery["id"], delivery["state"]) == (DELIVERY_ID, "DELIVERY_STATE_PENDING")
 
 
 def test_rotate_secret(run, recorder):
-    """The new secret stands alone on stdout; stderr says until when the old one signs too."""
+    """The new secret is alone on stdout; stderr says until when the old one also signs."""
     recorder.answers["RotateWebhookSecret"] = [
         pb.RotateWebhookSecretResponse(webhook_secret=SECRET, previous_expire_time=YEAR_2027)
     ]
@@ -190,7 +190,7 @@ def test_rotate_secret(run, recorder):
 
 
 def test_errors_show_no_webhook_secret(run, recorder):
-    """A webhook secret where a URL belongs is not repeated by a misuse, nor in what a server says."""
+    """A webhook secret typed as a URL is not shown by misuse, and redacted in the server's message."""
     assert "QUJD" not in run("events", "rotate-secret", URL, SECRET)[2]
     recorder.error = (grpc.StatusCode.NOT_FOUND, f"no {SECRET}.")
     assert run("events", "rotate-secret", SECRET)[2] == "NOT_FOUND: no ***.\n"
@@ -200,7 +200,7 @@ def test_errors_show_no_webhook_secret(run, recorder):
 
 @pytest.mark.parametrize("name", ["deliveries", "redeliver", "rotate-secret"])
 def test_help(run, name):
-    """Each command explains itself, names the scope that it needs, and gives an example."""
+    """Each command's help describes it, names the scope that it needs, and has an example."""
     code, out, _ = run("events", name, "--help")
     assert code == 0
     assert "The calling key needs the scope" in " ".join(out.split())
