@@ -33,7 +33,7 @@ PATIENCE = 30.0
 """Seconds after which an expected event counts as missing. Tests wait this long only when they fail."""
 
 OWN_CONNECTION = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
-"""Channel options: no proxy for local addresses, and no connection shared between channels."""
+"""Channel options: no HTTP proxy, and no connection shared between channels."""
 
 _READY = re.compile(r"tumbler-server is ready on (\S+:\d+)\n")
 

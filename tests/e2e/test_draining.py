@@ -15,7 +15,7 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 
 CONNECTIONS, CALLERS = 6, 5
-"""Connections, and callers on each; every fifth caller opens streams, the others make calls."""
+"""Connections, and callers on each. One caller per connection opens streams; the others make calls."""
 
 STOPS = 5
 

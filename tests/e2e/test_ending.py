@@ -86,7 +86,7 @@ def raw(service: Service, settings: bytes = b"") -> Iterator[Raw]:
 
 
 def complaints(service: Service) -> list[str]:
-    """Return the log lines above level info, except the stop message."""
+    """Return the log lines that are neither at level info nor the stop message."""
     news = ('"level": "info"', "Stopping: finishing the calls in flight.")
     return [line for line in service.stderr.splitlines() if not any(each in line for each in news)]
 

@@ -22,7 +22,7 @@ BY_NAME = {mode.name: mode for mode in MODES}
 
 @pytest.mark.parametrize("name", ["sqlite-workers", "postgresql-servers"])
 def test_a_short_history(name: str, new_database: Callable[[str], str], tmp_path: Path) -> None:
-    """While 100 keys are revoked under constant calls, no server or worker accepts one beyond the staleness bound."""
+    """While 100 keys are revoked under constant calls, no server and no worker accepts one for longer than it may."""
     mode = replace(BY_NAME[name], revokes=100)
     done = run(mode, tmp_path, new_database(mode.dialect))
     # On a busy machine, PostgreSQL sometimes stalls for seconds. Those calls fail with UNAVAILABLE and accept no key.

@@ -94,7 +94,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path, workers: int) -> None:
 
 
 def test_with_the_log_on_it(small_disk: Path) -> None:
-    """If the log is on the full disk too, dropped lines are counted and reported when there is space again."""
+    """If the log is on the full disk too, the server works as usual and later reports the dropped lines."""
     service = Service(small_disk / "data").init().start("--log-format", "json")
     try:
         key = service.create().key

@@ -199,7 +199,7 @@ class Life:
 
 
 def live(service: Service, receiver: Receiver, life: Life) -> None:
-    """Run rotations, with every possible failure, on a running server."""
+    """Run rotations and provoke their failures, on a running server."""
     url, other_url = receiver.url("/one"), receiver.url("/two")
 
     def claim(token: str) -> api_key_pb2.ApiKey:

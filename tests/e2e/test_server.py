@@ -98,7 +98,7 @@ def test_a_server_says_once_that_it_is_ready(installed: Service) -> None:
 
 
 def test_serving_what_was_never_founded_is_refused(tmp_path: Path) -> None:
-    """Without an installation, `serve` names `init` and creates nothing."""
+    """Without an installation, `serve` fails, names `init` and creates nothing."""
     service = Service(tmp_path / "data")
     refused = service.run("serve", "--listen", "127.0.0.1:0", *service.where)
     assert refused.returncode == 1
@@ -108,7 +108,7 @@ def test_serving_what_was_never_founded_is_refused(tmp_path: Path) -> None:
 
 
 def test_serving_an_empty_database_is_refused(database_url: str, tmp_path: Path) -> None:
-    """On an empty database, `serve` names `init`."""
+    """On an empty database, `serve` fails and names `init`."""
     service = Service(tmp_path / "data", database_url)
     refused = service.run("serve", "--listen", "127.0.0.1:0", *service.where)
     assert refused.returncode == 1

@@ -370,7 +370,7 @@ class TestUnread:
         assert Call(world, "List", key).send(pb.ListRequest()).answer().api_keys
 
     def test_nothing_is_read_for_it(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Nor does the server work for calls that were waiting when the project reached its limit."""
+        """Calls that were already waiting when the project reached its limit are refused before any work."""
         key = world.caller("tumbler:*")
         waiting = [Call(world, method, key) for method in self.LONG]
         self.unread(world, key)
@@ -411,7 +411,7 @@ class TestJudgedAgain:
         assert len(world.events()) == events
 
     def test_networks_between_headers_and_body(self, world: World) -> None:
-        """The same holds if the key is bound to other networks or loses its scope."""
+        """A call is refused if its key's networks or scopes exclude it between its headers and its message."""
         key = world.create(scopes=["tumbler:keys:read"])
         call = Call(world, "List", key.key)
         world.update(key.api_key.id, allowed_cidrs=["203.0.113.0/24"])
@@ -522,7 +522,7 @@ class TestGone:
     def test_deadline_while_waiting(
         self, world: World, seconds: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The same holds if the deadline passes while the call queues; the next call is served."""
+        """Nothing is written if the deadline passes, or the caller cancels, while the call queues."""
         begun, end = threading.Event(), threading.Event()
 
         def wait() -> None:

@@ -1,4 +1,4 @@
-"""Rows that were changed by hand: no call uses them, even if the row is restored later."""
+"""Rows that were changed by hand: no call uses them, and no cache keeps them after they are restored."""
 
 from typing import Any
 

@@ -191,7 +191,7 @@ def test_a_fault_at_the_door_is_told_to_nobody(
 def test_a_fault_in_the_domain_is_told_to_nobody(
     world: World, method: str, log: Callable[[], str], canaries: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same holds for an exception in the domain, after authentication."""
+    """In every RPC, an unexpected exception after authentication is also INTERNAL with a fixed text."""
     owner, name = DOMAIN[method]
     for fault in _faults(canaries):
 

@@ -21,7 +21,7 @@ ANSWER = limits.ANSWER_BYTES.most
 
 
 def metadata(size: int) -> dict[str, str]:
-    """Return metadata with ``size`` characters in values, 1,000 per pair, and some more."""
+    """Return metadata of ``size`` characters, keys included, and a few more: 1,000 per pair."""
     return {f"{number:04}": "v" * 996 for number in range(size // 1_000)} | {"rest": "v" * (size % 1_000)}
 
 

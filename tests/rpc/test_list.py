@@ -134,7 +134,7 @@ def test_without_a_filter_every_state_is_listed(world: World) -> None:
 
 
 def test_a_state_said_often_counts_once(world: World) -> None:
-    """A repeated state counts once."""
+    """A repeated state counts once, up to the maximum of entries."""
     world.create(name="alone")
     assert names(world, project_id="acme", states=["STATE_ACTIVE"] * ENTRIES["states"]) == ["alone"]
 

@@ -109,7 +109,7 @@ def test_the_last_page_has_no_token(world: World) -> None:
 
 
 def test_skip_counts_from_where_the_page_begins(world: World) -> None:
-    """The first keys are left out, as many as skip says, counted from the beginning or from the page_token."""
+    """A page leaves out its first ``skip`` keys, counted from the beginning or from the page_token."""
     ids = sorted(world.create().api_key.id for _ in range(6))
     order = {"project_id": "acme", "order_by": "create_time"}
     assert pages(world, **order, skip=4) == [ids[4:]]

@@ -167,7 +167,7 @@ def test_without_any_pepper_a_wrong_secret_is_not_found(world: World, bcrypt_run
 
 
 def test_keys_made_without_a_pepper_work(world: World) -> None:
-    """Without a pepper, keys can be created, rotated and revoked; they have a hash and no digest."""
+    """Without a pepper, keys can be created, listed, rotated and revoked; they have a hash and no digest."""
     lose_pepper(world)
     created = world.create()
     assert sealed(world, created.api_key.id) == (CHEAP, False, "")
