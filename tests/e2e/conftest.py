@@ -16,7 +16,7 @@ _numbers = itertools.count(1)
 def servers(
     new_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Service]]:
-    """Give a function that returns the one running server on a dialect, which all tests share."""
+    """Return a function that gives the running server for a dialect. All tests share it."""
     running: dict[str, Service] = {}
 
     def serve(dialect: str) -> Service:
@@ -31,7 +31,7 @@ def servers(
 
 @pytest.fixture(scope="session")
 def others(servers: Callable[[str], Service]) -> Iterator[Callable[[str], Service]]:
-    """Give a function that returns a second process on the database of a dialect's server."""
+    """Return a function that gives a second process on the database of a dialect's server."""
     running: dict[str, Service] = {}
 
     def serve(dialect: str) -> Service:
@@ -46,37 +46,37 @@ def others(servers: Callable[[str], Service]) -> Iterator[Callable[[str], Servic
 
 @pytest.fixture
 def server(dialect: str, servers: Callable[[str], Service]) -> Service:
-    """Give a running server on each database, for tests that leave it running; they keep to projects of their own."""
+    """Return a running server on each database. Tests leave it running and use projects of their own."""
     return servers(dialect)
 
 
 @pytest.fixture
 def other(dialect: str, others: Callable[[str], Service]) -> Service:
-    """Give a second running process on the database of ``server``."""
+    """Return a second running process on the database of ``server``."""
     return others(dialect)
 
 
 @pytest.fixture
 def sqlite_server(servers: Callable[[str], Service]) -> Service:
-    """Give the shared server on SQLite, for tests to which the database makes no difference."""
+    """Return the shared server on SQLite, for tests that do not depend on the database."""
     return servers("sqlite")
 
 
 @pytest.fixture
 def project() -> str:
-    """Name a project that no other test uses."""
+    """Return the name of a project that no other test uses."""
     return f"project-{next(_numbers)}"
 
 
 @pytest.fixture(scope="session")
 def founded(tmp_path_factory: pytest.TempPathFactory) -> Service:
-    """Give an installation on the embedded database that is never served, only copied: founding takes a second."""
+    """Return an installation on SQLite that is only copied, never served: ``init`` takes a second."""
     return Service(tmp_path_factory.mktemp("founded") / "data").init()
 
 
 @pytest.fixture
 def embedded(founded: Service, tmp_path: Path) -> Iterator[Service]:
-    """Give an installation of the test's own on the embedded database, which nothing serves yet."""
+    """Return a private installation on SQLite, not yet served."""
     service = Service(shutil.copytree(founded.data_dir, tmp_path / "data"), operator=founded.key)
     yield service
     service.close()
@@ -84,7 +84,7 @@ def embedded(founded: Service, tmp_path: Path) -> Iterator[Service]:
 
 @pytest.fixture
 def installed(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
-    """Give an installation of the test's own on each database, which nothing serves yet."""
+    """Return a private installation on each database, not yet served."""
     if dialect == "sqlite":
         yield request.getfixturevalue("embedded")
         return

@@ -1,4 +1,4 @@
-"""A real service: an installation made by ``init``, a process that serves it, and connections to it."""
+"""A real service: an installation made by ``init``, a server process and connections to it."""
 
 import os
 import re
@@ -30,16 +30,16 @@ from tumbler_server.store.database import Transaction, open_store
 T = TypeVar("T")
 
 PATIENCE = 30.0
-"""Seconds after which something that should have happened counts as not happening; no test waits for them in vain."""
+"""Seconds after which an expected event counts as missing. Tests wait this long only when they fail."""
 
 OWN_CONNECTION = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
-"""Channel options: no proxy for this machine, and no connection shared with another channel."""
+"""Channel options: no HTTP proxy, and no connection shared between channels."""
 
 _READY = re.compile(r"tumbler-server is ready on (\S+:\d+)\n")
 
 
 def eventually(happened: Callable[[], T], patience: float = PATIENCE) -> T:
-    """Return the first true value that ``happened`` returns, asking again and again; fail where there is none."""
+    """Poll ``happened`` and return its first true value. Raise AssertionError after ``patience`` seconds."""
     deadline = time.monotonic() + patience
     while True:
         value = happened()
@@ -51,7 +51,7 @@ def eventually(happened: Callable[[], T], patience: float = PATIENCE) -> T:
 
 
 def together(count: int, work: Callable[[int], T]) -> list[T | Refused]:
-    """Call ``work`` with 0 … ``count`` - 1, all at the same moment; return what each returned or was refused with."""
+    """Call ``work`` with 0 … ``count`` - 1 at the same moment. Return each result or refusal."""
     gate = threading.Barrier(count)
 
     def run(number: int) -> T | Refused:
@@ -66,12 +66,12 @@ def together(count: int, work: Callable[[int], T]) -> list[T | Refused]:
 
 
 def seconds(number: float) -> Duration:
-    """Return a span as protobuf's message for it."""
+    """Return a number of seconds as a protobuf Duration."""
     return Duration(nanos=int(number % 1 * 1e9), seconds=int(number))
 
 
 def plain_environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment without what is set for it alone or for another Tumbler, and with these."""
+    """Return the environment with a low bcrypt cost and ``variables``, but no TUMBLER_* or GRPC_ENABLE_FORK_SUPPORT."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -81,7 +81,7 @@ def plain_environment(**variables: str) -> dict[str, str]:
 
 
 class Client:
-    """One connection to a server, made with one key. ``key`` may be empty: then none is sent."""
+    """One connection to a server, with one key. If ``key`` is empty, no key is sent."""
 
     def __init__(self, target: str, key: str, credentials: grpc.ChannelCredentials | None = None) -> None:
         self.key = key
@@ -94,20 +94,20 @@ class Client:
         self.metadata = (("authorization", f"Bearer {key}"),) if key else ()
 
     def close(self) -> None:
-        """End the connection, and every call on it."""
+        """Close the connection and every call on it."""
         self.channel.close()
 
     def call(self, method: str, request: Message, timeout: float = PATIENCE) -> Any:
-        """Call an RPC and return the response. Raises ``Refused`` where it ended with an error status."""
+        """Call an RPC and return the response. Raises ``Refused`` if the call ends with an error status."""
         with refusals():
             return getattr(self._stub, method)(request, metadata=self.metadata, timeout=timeout)
 
     def begin(self, method: str, request: Message) -> grpc.Future:
-        """Call an RPC and do not wait for the response."""
+        """Start an RPC without waiting for the response."""
         return getattr(self._stub, method).future(request, metadata=self.metadata, timeout=PATIENCE)
 
     def ask_reflection(self, **question: str) -> reflection_pb2.ServerReflectionResponse:
-        """Ask the server what it offers; its services, unless the question is another."""
+        """Send one reflection request and return the response. By default, list the services."""
         stub = reflection_pb2_grpc.ServerReflectionStub(self.channel)
         request = reflection_pb2.ServerReflectionRequest(**(question or {"list_services": ""}))
         with refusals():
@@ -116,7 +116,7 @@ class Client:
 
     @contextmanager
     def idle_reflection(self, count: int) -> Iterator[None]:
-        """Hold reflection streams open that were answered once and then ask for nothing."""
+        """Hold ``count`` reflection streams open that send one request and then stay idle."""
         done = threading.Event()
 
         def asking() -> Iterator[reflection_pb2.ServerReflectionRequest]:
@@ -133,7 +133,7 @@ class Client:
                 stream.cancel()
 
     def create(self, **fields: Any) -> pb.CreateResponse:
-        """Create a key, in project ``acme`` unless another is named."""
+        """Create a key, in project ``acme`` by default."""
         return self.call("Create", pb.CreateRequest(**{"project_id": "acme", **fields}))
 
     def get(self, key_id: str) -> api_key_pb2.ApiKey:
@@ -145,7 +145,7 @@ class Client:
         return api_key_pb2.State.Name(self.get(key_id).state).removeprefix("STATE_")
 
     def set_active(self, key_id: str, active: bool) -> api_key_pb2.ApiKey:
-        """Switch a key on or off."""
+        """Activate or deactivate a key."""
         return self.call("SetActive", pb.SetActiveRequest(key_id=key_id, active=active)).api_key
 
     def revoke(self, key_id: str, **fields: Any) -> api_key_pb2.ApiKey:
@@ -153,7 +153,7 @@ class Client:
         return self.call("Revoke", pb.RevokeRequest(key_id=key_id, **fields)).api_key
 
     def rotate(self, key_id: str, grace: float | None = None, **fields: Any) -> pb.RotateResponse:
-        """Rotate a key, with a grace period in seconds."""
+        """Rotate a key. ``grace`` is the grace period in seconds."""
         if grace is not None:
             fields["grace_period"] = seconds(grace)
         return self.call("Rotate", pb.RotateRequest(key_id=key_id, **fields))
@@ -163,17 +163,17 @@ class Client:
         return self.call("Verify", pb.VerifyRequest(key=text, **fields))
 
     def verdict(self, text: str, **fields: Any) -> str:
-        """Verify a key and return the name of the code, without its prefix."""
+        """Verify a key and return the name of the verify code, without its prefix."""
         return pb.VerifyCode.Name(self.verify(text, **fields).code).removeprefix("VERIFY_CODE_")
 
     def watch(self, timeout: float = PATIENCE, beat: float | None = None, **fields: Any) -> "Watch":
-        """Open a stream of changes, with heartbeats every so many seconds."""
+        """Open a watch stream. ``beat`` is the heartbeat interval in seconds."""
         if beat is not None:
             fields["heartbeat_interval"] = seconds(beat)
         return Watch(self._stub.Watch(pb.WatchRequest(**fields), metadata=self.metadata, timeout=timeout))
 
     def health(self, service: str = "") -> str:
-        """Return the name of the status that the health service gives."""
+        """Return the name of the health service's status."""
         with refusals():
             answer = health_pb2_grpc.HealthStub(self.channel).Check(
                 health_pb2.HealthCheckRequest(service=service), timeout=PATIENCE
@@ -182,28 +182,28 @@ class Client:
 
 
 class Watch:
-    """A stream of changes, read by hand. ``cursor`` is that of the last response read."""
+    """A watch stream, read by hand. ``cursor`` is the cursor of the last response read."""
 
     def __init__(self, call: Any) -> None:
         self.call = call
         self.cursor = ""
 
     def next(self) -> pb.WatchResponse:
-        """Return the next response. Raises ``Refused`` where the stream ended with an error status."""
+        """Return the next response. Raises ``Refused`` if the stream ends with an error status."""
         with refusals():
             response: pb.WatchResponse = next(self.call)
         self.cursor = response.cursor
         return response
 
     def opened(self) -> "Watch":
-        """Read the first response, of a stream that is not told anything yet."""
+        """Read the first response, which must have no events and no reset."""
         first = self.next()
         assert not first.events
         assert not first.reset
         return self
 
     def events(self, count: int) -> list[event_pb2.KeyEvent]:
-        """Read until so many events have been told, and return them."""
+        """Read responses until they hold ``count`` events, and return the events."""
         found: list[event_pb2.KeyEvent] = []
         while len(found) < count:
             found += self.next().events
@@ -211,14 +211,14 @@ class Watch:
         return found
 
     def heartbeat(self) -> str:
-        """Read up to the next heartbeat, and return its cursor."""
+        """Read up to the next heartbeat and return its cursor."""
         while True:
             response = self.next()
             if not response.events and not response.reset:
                 return response.cursor
 
     def ended(self) -> Refused:
-        """Read to the end, and return what it says."""
+        """Read to the end of the stream and return its error status."""
         try:
             while True:
                 self.next()
@@ -226,12 +226,12 @@ class Watch:
             return refused
 
     def cancel(self) -> None:
-        """Leave."""
+        """Cancel the stream."""
         self.call.cancel()
 
 
 def alive(pid: int) -> bool:
-    """Whether a process is there."""
+    """Return whether a process exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -241,7 +241,7 @@ def alive(pid: int) -> bool:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn gRPC's exception into ``Refused``, which takes the details apart."""
+    """Turn gRPC's exception into ``Refused``, which parses the details."""
     try:
         yield
     except grpc.RpcError as failure:
@@ -249,13 +249,13 @@ def refusals() -> Iterator[None]:
 
 
 class Service(Client):
-    """An installation, at most one process that serves it, and the operator's connection to that.
+    """An installation, at most one process that serves it, and the operator's connection to that process.
 
-    ``options`` are flags of ``serve``. ``start`` must be called before any RPC, and ``close`` at the end.
+    ``options`` are flags of ``serve``. Call ``start`` before any RPC, and ``close`` at the end.
     """
 
     python = sys.executable
-    """The interpreter whose ``tumbler_server`` runs."""
+    """The Python interpreter that runs ``tumbler_server``."""
 
     def __init__(self, data_dir: Path, database_url: str = "", options: Sequence[str] = (), operator: str = "") -> None:
         self.installation = Installation(data_dir, database_url)
@@ -273,7 +273,7 @@ class Service(Client):
 
     @property
     def database_url(self) -> str:
-        """Return the URL of its database."""
+        """Return the URL of the database."""
         return self.installation.database_url
 
     @property
@@ -284,7 +284,7 @@ class Service(Client):
 
     @property
     def pepper_file(self) -> Path:
-        """Return where the peppers are."""
+        """Return the path of the pepper file."""
         return self.installation.pepper_file
 
     @property
@@ -313,7 +313,7 @@ class Service(Client):
         return self.run(*arguments, *self.where, patience=patience)
 
     def cli(self, *arguments: str, stdin: str = "", key: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run the ``tumbler`` command against this server, as the operator unless another key is given."""
+        """Run the ``tumbler`` command against this server, with the operator's key by default."""
         return subprocess.run(
             [str(Path(sys.executable).with_name("tumbler")), *arguments],
             input=stdin,
@@ -327,7 +327,7 @@ class Service(Client):
         )
 
     def init(self) -> "Service":
-        """Found the installation, and keep its first key."""
+        """Run ``init`` and keep the first key."""
         founded = self.command("init")
         assert founded.returncode == 0, founded.stderr
         self.key = founded.stdout.strip()
@@ -343,7 +343,7 @@ class Service(Client):
         return self
 
     def launch(self, *options: str, listen: str = "127.0.0.1:0") -> subprocess.Popen[bytes]:
-        """Start a process that serves the installation, and do not wait for it."""
+        """Start a process that serves the installation, without waiting for it."""
         assert self._ended() or self.process is None, "it is running"
         self._starts += 1
         command = [self.python, "-m", "tumbler_server", "serve", "--listen", listen]
@@ -363,40 +363,40 @@ class Service(Client):
         self.process.send_signal(number)
 
     def wait(self, patience: float = PATIENCE) -> int:
-        """Wait until the process has ended, and return its exit code."""
+        """Wait until the process has exited, and return its exit code."""
         assert self.process is not None
         return self.process.wait(patience)
 
     def stop(self) -> int:
-        """End the process as an operator would, and return its exit code."""
+        """Stop the process with SIGTERM and return its exit code."""
         self.signal(signal.SIGTERM)
         return self.wait()
 
     def restart(self, *options: str) -> None:
-        """End the process and start another one, at an address of its own."""
+        """Stop the process and start another one, on a new port."""
         if self._ended() is None:
             assert self.stop() == 0, self.stderr
         self.start(*options)
 
     def beside(self) -> "Service":
-        """Start another process on the same database and pepper file."""
+        """Start another process on the same database and pepper file, with its own data folder."""
         data_dir = self.data_dir.with_name(f"{self.data_dir.name}-beside")
         other = Service(data_dir, self.database_url, (*self.options, "--pepper-file", str(self.data_dir / "pepper")))
         other.key = self.key
         return other.start()
 
     def connect(self, key: str | None = None) -> Client:
-        """Open another connection, with another key if one is given."""
+        """Open another connection, with the operator's key by default."""
         client = Client(self.target, self.key if key is None else key)
         self._clients.append(client)
         return client
 
     def caller(self, *scopes: str, project_id: str = "acme", **fields: Any) -> Client:
-        """Create a key that may call the service with these scopes, and open a connection with it."""
+        """Create a key with these scopes and open a connection with it."""
         return self.connect(self.create(project_id=project_id, scopes=scopes, name="caller", **fields).key)
 
     def read(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Read from the database, past the server. The parameters are written ``?``."""
+        """Read from the database directly. Parameters are written ``?``."""
         store = open_store(self.database_url)
         try:
             return store.read(sql, parameters)
@@ -404,7 +404,7 @@ class Service(Client):
             store.close()
 
     def tamper(self, *statements: str) -> None:
-        """Change the database, past the server."""
+        """Change the database directly."""
         store = open_store(self.database_url)
         try:
             for statement in statements:
@@ -414,7 +414,7 @@ class Service(Client):
 
     @contextmanager
     def writers_waiting(self) -> Iterator[None]:
-        """Hold the lock that every change needs, so that changes wait while this lasts, and reading goes on."""
+        """Hold the write lock: changes wait, reads do not."""
         store = open_store(self.database_url)
         held, released = threading.Event(), threading.Event()
 
@@ -433,7 +433,7 @@ class Service(Client):
         store.close()
 
     def audit(self) -> None:
-        """Fail unless an audit, as ``audit verify`` makes it, finds everything as it was written."""
+        """Fail if an audit, as ``audit verify`` runs it, finds a problem."""
         store = open_store(self.database_url)
         try:
             assert audit.run(store).problems == ()
@@ -441,7 +441,7 @@ class Service(Client):
             store.close()
 
     def close(self) -> None:
-        """End all connections and the process."""
+        """Close all connections and stop the process."""
         for client in self._clients:
             client.close()
         self._clients.clear()

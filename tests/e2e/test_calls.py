@@ -1,4 +1,4 @@
-"""What calls leave behind in the process that serves them, and what becomes of those that nobody reads."""
+"""What calls leave behind in the server's process, and what happens to unread responses."""
 
 import asyncio
 import gc
@@ -37,7 +37,7 @@ SERVICE, CHECK = "/tumbler.v1.ApiKeyService", "/grpc.health.v1.Health/Check"
 
 
 def served(folder: Path) -> tuple[Server, str]:
-    """Start a server in this process, and return it and its operator's key."""
+    """Start a server in this process, and return it and the operator's key."""
     installation = Installation(folder, f"sqlite:///{folder / 'tumbler.db'}")
     operator = founding.found(installation, CHEAP, "tmb")
     server = build_server(Config(installation, listen="127.0.0.1:0", bcrypt_cost=CHEAP))
@@ -46,7 +46,7 @@ def served(folder: Path) -> tuple[Server, str]:
 
 
 def left_behind(folder: Path) -> dict[str, int]:
-    """Make calls of each kind, without a collector, and return how many of gRPC's objects for calls each has left."""
+    """Make calls of each kind without garbage collection, and return how many of gRPC's call objects each leaves."""
     with ExitStack() as few:
         for crowd in ("OPEN_CROWD", "HEALTH_WATCH_CROWD"):
             small = replace(getattr(shares, crowd), most=PLACES, most_each=PLACES)
@@ -96,13 +96,13 @@ def left_behind(folder: Path) -> dict[str, int]:
             before = states()
             for _ in range(CALLS):
                 call()
-            for _ in range(50):  # they end by themselves, or not at all
+            for _ in range(50):  # the calls end by themselves, or not at all
                 found[kind] = states() - before
                 if found[kind] <= FEW:
                     break
                 time.sleep(0.1)
         for _ in range(10_000):
-            never.put(None)  # the threads that wait to send something
+            never.put(None)  # release the threads that wait to send something
     server.stop()
     return found
 
@@ -114,19 +114,19 @@ def refused(call: Callable[[], object]) -> None:
 
 
 def given_up(call: grpc.Future) -> None:
-    """Give a call up once the server has its headers."""
+    """Cancel a call after the server has received its headers."""
     time.sleep(0.005)
     call.cancel()
 
 
 def left(stream: grpc.Call) -> None:
-    """Read a stream's first message, and leave."""
+    """Read a stream's first message and cancel the stream."""
     next(iter(stream))
     stream.cancel()
 
 
 def deaf(port: int) -> socket.socket:
-    """Watch health, and take no word."""
+    """Watch health without reading any response."""
     connection = socket.create_connection(("127.0.0.1", port))
     window_0 = (4).to_bytes(2, "big") + bytes(4)
     connection.sendall(wire.PREFACE + wire.frame(wire.SETTINGS, 0, 0, window_0))
@@ -138,22 +138,22 @@ def deaf(port: int) -> socket.socket:
 
 
 def states() -> int:
-    """Return how many calls gRPC has in its hands."""
+    """Return how many call objects gRPC holds."""
     return sum(type(each) is cygrpc.Call for each in gc.get_objects())
 
 
 def test_nothing_waits_for_the_collector(tmp_path: Path) -> None:
-    """A call's objects, and with them its stream, go with its end: no cycle keeps them until the collector comes."""
+    """A call's objects are freed when it ends: no reference cycle keeps them until the garbage collector runs."""
     code = f"from {__name__} import *; print(json.dumps(left_behind(Path(sys.argv[1]))))"
     command = [sys.executable, "-c", code, str(tmp_path)]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = json.loads(told.stdout.splitlines()[-1])  # the server logs there too
+    found = json.loads(told.stdout.splitlines()[-1])  # the server logs to stdout as well
     assert len(found) == 15
     assert not {kind: number for kind, number in found.items() if number > FEW}
 
 
 def test_what_is_not_read_is_cut_off(tmp_path: Path) -> None:
-    """An answer that is not taken in time is dropped, and its stream is reset; the connection goes on to serve."""
+    """A response that is not read in time is dropped and its stream is reset, while the connection stays open."""
     with mock.patch.object(shares, "SECONDS_TO_READ", Limit("patience", 1, "seconds", "")):
         server, operator = served(tmp_path)
 

@@ -21,14 +21,14 @@ from tumbler import keyformat
 
 
 def run(server: Service, *arguments: str, code: int = 0, **how: str) -> dict[str, Any]:
-    """Run ``tumbler … --json``, check its exit code, and return what it printed."""
+    """Run ``tumbler … --json``, check its exit code, and return its parsed output."""
     done = server.cli(*arguments, "--json", **how)
     assert done.returncode == code, done.stdout + done.stderr
     return json.loads(done.stdout)
 
 
 def test_a_keys_life_from_the_command_line(sqlite_server: Service, project: str) -> None:
-    """From a terminal I create a key, look at it, change it, switch it off and on, rotate it and revoke it."""
+    """The command line creates, reads, updates, deactivates, activates, rotates and revokes a key."""
     server = sqlite_server
     made = run(
         server, "keys", "create", "--project", project, "--name", "deploy", "--scope", "orders:read", "--ttl", "90d"
@@ -68,7 +68,7 @@ def test_a_keys_life_from_the_command_line(sqlite_server: Service, project: str)
 
 
 def test_a_new_key_as_json_is_the_record_and_the_key(sqlite_server: Service, project: str) -> None:
-    """My scripts read a new key from `.key` and what is known of it from `.api_key`."""
+    """With --json, a new key's text is in `.key` and its record in `.api_key`."""
     made = run(sqlite_server, "keys", "create", "--project", project, "--metadata", "tier=gold")
     assert {"api_key", "key"} <= made.keys()
     record = made["api_key"]
@@ -78,7 +78,7 @@ def test_a_new_key_as_json_is_the_record_and_the_key(sqlite_server: Service, pro
 
 
 def test_a_new_key_is_alone_on_stdout(sqlite_server: Service, project: str) -> None:
-    """Without --json, the key is the one line on stdout: I can pipe it to where secrets are kept."""
+    """Without --json, a new key is the only line on stdout, so that it can be piped to a secret store."""
     made = sqlite_server.cli("keys", "create", "--project", project, "--name", "piped")
     assert made.returncode == 0
     assert sqlite_server.verdict(made.stdout.removesuffix("\n")) == "VALID"
@@ -86,7 +86,7 @@ def test_a_new_key_is_alone_on_stdout(sqlite_server: Service, project: str) -> N
 
 
 def test_a_new_key_goes_into_a_file(sqlite_server: Service, project: str, tmp_path: Path) -> None:
-    """With --output each command that makes a secret puts it into a new file of mode 0600, and shows it nowhere."""
+    """With --output, each command that makes a secret writes it to a new file of mode 0600 and prints it nowhere."""
     server = sqlite_server
 
     def made(name: str, *arguments: str) -> str:
@@ -106,7 +106,7 @@ def test_a_new_key_goes_into_a_file(sqlite_server: Service, project: str, tmp_pa
 
 
 def test_the_last_operators_key(embedded: Service, tmp_path: Path) -> None:
-    """I cannot end the last operator's key by accident; once there is another, I can end the first."""
+    """The last operator's key can be ended only with --yes; as soon as there is another, the first can be revoked."""
     server = embedded.start()
     first = keyformat.parse(server.key).id
     for arguments in (
@@ -129,7 +129,7 @@ def test_the_last_operators_key(embedded: Service, tmp_path: Path) -> None:
 
 
 def test_people_get_tables(sqlite_server: Service, project: str) -> None:
-    """Without --json, I read a table of my keys, and no secret in it."""
+    """Without --json, the output is a table without any secret."""
     made = sqlite_server.create(project_id=project, name="seen by people")
     listed = sqlite_server.cli("keys", "list", "--project", project)
     assert "seen by people" in listed.stdout
@@ -139,7 +139,7 @@ def test_people_get_tables(sqlite_server: Service, project: str) -> None:
 
 
 def test_what_is_refused_is_explained(sqlite_server: Service, project: str) -> None:
-    """If the server refuses, I read the field that is wrong and the rule; the exit code is 1."""
+    """A refused call prints the field and the rule, and exits with 1."""
     refused = sqlite_server.cli("keys", "create", "--project", project, "--name", "ab")
     assert refused.returncode == 1
     assert "name" in refused.stderr
@@ -150,7 +150,7 @@ def test_what_is_refused_is_explained(sqlite_server: Service, project: str) -> N
 
 
 def test_a_key_that_may_not_is_told_the_scope_it_lacks(sqlite_server: Service, project: str) -> None:
-    """If my key lacks a permission, I am told its name; the exit code is 1."""
+    """If the key lacks a scope, the error names it, and the exit code is 1."""
     reader = sqlite_server.caller("tumbler:keys:read", project_id=project)
     refused = sqlite_server.cli("keys", "create", "--project", project, key=reader.key)
     assert refused.returncode == 1
@@ -159,13 +159,13 @@ def test_a_key_that_may_not_is_told_the_scope_it_lacks(sqlite_server: Service, p
 
 
 def test_a_misuse_ends_with_two(sqlite_server: Service) -> None:
-    """If I mistype a command, the exit code is 2, and no call is made."""
+    """A usage error exits with 2, without a call."""
     assert sqlite_server.cli("keys", "create").returncode == 2
     assert sqlite_server.cli("keys", "lsit").returncode == 2
 
 
 def test_a_server_that_is_not_there_ends_with_three(embedded: Service) -> None:
-    """If no server answers, the exit code is 3, and I am told where it was looked for."""
+    """If no server answers, the exit code is 3, and the error names the address."""
     embedded.start()
     embedded.stop()
     unreachable = embedded.cli("keys", "list", "--timeout", "5s")
@@ -174,7 +174,7 @@ def test_a_server_that_is_not_there_ends_with_three(embedded: Service) -> None:
 
 
 def test_who_did_what(sqlite_server: Service, project: str) -> None:
-    """From a terminal I read who did what to a key, and when; in a script I follow the pages."""
+    """`events list` shows a key's events with actors and details; scripts follow the pages as JSON."""
     server = sqlite_server
     caller = server.caller("tumbler:keys:*", project_id=project)
     key_id = caller.create(project_id=project).api_key.id
@@ -198,7 +198,7 @@ def test_who_did_what(sqlite_server: Service, project: str) -> None:
 
 @contextmanager
 def watching(server: Service, *arguments: str, stderr: Path, **how: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run ``tumbler keys watch`` until it says that it is watching, and end it afterwards."""
+    """Run ``tumbler keys watch`` until it reports that it is watching, and stop it afterwards."""
     program = [str(Path(sys.executable).with_name("tumbler")), "keys", "watch", *arguments]
     environment = plain_environment(TUMBLER_ENDPOINT=server.target, TUMBLER_API_KEY=server.key, TERM="xterm")
     with stderr.open("wb") as errors:
@@ -214,7 +214,7 @@ def watching(server: Service, *arguments: str, stderr: Path, **how: Any) -> Iter
 
 
 def test_changes_are_told_as_they_are_made(sqlite_server: Service, project: str, tmp_path: Path) -> None:
-    """A script that watches reads each change as a line of JSON, of its project alone, until it is interrupted."""
+    """`keys watch --json` prints each change of its project as one line of JSON until it is interrupted."""
     server = sqlite_server
     with watching(server, "--project", project, "--json", stderr=tmp_path / "stderr") as child:
         server.create(project_id="another")
@@ -231,7 +231,7 @@ def test_changes_are_told_as_they_are_made(sqlite_server: Service, project: str,
 
 
 def test_a_watch_outlives_the_server(embedded: Service, tmp_path: Path) -> None:
-    """If the server goes away and comes back, my watch goes on, and says so."""
+    """`keys watch` survives a restart of the server, and reports the broken and the resumed stream."""
     embedded.start()
     stderr = tmp_path / "stderr"
     with watching(embedded, stderr=stderr) as child:
@@ -246,7 +246,7 @@ def test_a_watch_outlives_the_server(embedded: Service, tmp_path: Path) -> None:
 
 
 def test_a_watch_ends_with_its_key(sqlite_server: Service, project: str, tmp_path: Path) -> None:
-    """If the key that I watch with is revoked, I am told, and the exit code is 1."""
+    """If the key of a `keys watch` is revoked, the command reports UNAUTHENTICATED and exits with 1."""
     caller = sqlite_server.caller("tumbler:keys:verify", project_id=project)
     environment = plain_environment(TUMBLER_ENDPOINT=sqlite_server.target, TUMBLER_API_KEY=caller.key)
     with watching(sqlite_server, stderr=tmp_path / "stderr", env=environment) as child:
@@ -256,7 +256,7 @@ def test_a_watch_ends_with_its_key(sqlite_server: Service, project: str, tmp_pat
 
 
 def test_a_watch_on_a_terminal(sqlite_server: Service, project: str, tmp_path: Path) -> None:
-    """On a terminal I see changes scroll by, and below them the keys that changed, by name and state."""
+    """On a terminal, `keys watch` scrolls the changes and shows the changed keys below, by name and state."""
     ours, its = pty.openpty()
     shown = ""
     with watching(sqlite_server, "--project", project, stderr=tmp_path / "stderr", stdout=its, stdin=its) as child:
@@ -267,7 +267,7 @@ def test_a_watch_on_a_terminal(sqlite_server: Service, project: str, tmp_path: P
             shown += os.read(ours, 10_000).decode()
         child.send_signal(signal.SIGINT)
         assert child.wait(PATIENCE) == 130
-    while "\x1b[?25h" not in shown:  # the cursor is back
+    while "\x1b[?25h" not in shown:  # the cursor is visible again
         shown += os.read(ours, 10_000).decode()
     os.close(ours)
     assert "on the board" in shown
@@ -277,7 +277,7 @@ def test_a_watch_on_a_terminal(sqlite_server: Service, project: str, tmp_path: P
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="it is about bash")
 def test_my_shell_completes(tmp_path: Path) -> None:
-    """After ``tumbler --install-completion`` a new shell of mine completes commands and values, without a server."""
+    """After ``tumbler --install-completion``, a new shell completes commands and values without a server."""
     bin_ = Path(sys.executable).parent
     environment = {"HOME": str(tmp_path), "PATH": f"{bin_}:/usr/bin:/bin", "TERM": "xterm"}
 
@@ -293,7 +293,7 @@ def test_my_shell_completes(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    shell("tumbler --install-completion; exit $?")  # a second command, or bash would not stay as its parent
+    shell("tumbler --install-completion; exit $?")  # with a second command, bash stays as the parent process
     offered = shell(
         "source ~/.bashrc && complete -p tumbler >/dev/null || exit 1\n"
         "COMP_WORDS=(tumbler keys list --state in) COMP_CWORD=4\n"

@@ -1,4 +1,4 @@
-"""A server whose machine has the wrong time: what it leaves as it is, and how it is told when the time is right."""
+"""A server on a machine with a wrong clock: what it leaves unchanged, and how an operator confirms the clock."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,7 @@ AHEAD = 500 * DAY
 
 DOUBTED = "this machine's clock is 500.0 days ahead of the installation's last known time: "
 
-# Python runs this at the beginning of each process that finds it: the server's, and those of all that it starts.
+# Python runs this at startup of the server's process and of all its children.
 _WRONG = """
 import os, time
 _right = time.time_ns
@@ -24,7 +24,7 @@ time.time_ns = lambda: _right() + int(os.environ["TEST_CLOCK_AHEAD"]) * 1_000
 
 @pytest.fixture
 def wrong_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Have all processes that are started from now on think that it is 500 days later, until it is undone."""
+    """Put the clock of all processes started from now on 500 days ahead, until the patch is undone."""
     (tmp_path / "wrong").mkdir()
     (tmp_path / "wrong" / "sitecustomize.py").write_text(_WRONG)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "wrong"))
@@ -33,20 +33,20 @@ def wrong_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.Monke
 
 
 def doubts(service: Service) -> bool:
-    """Whether the log says that the clock is not believed."""
+    """Return whether the log says that the clock is doubted."""
     return any(DOUBTED in line for line in service.stderr.splitlines())
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_server_started_with_a_wrong_clock(installed: Service, workers: str, request: pytest.FixtureRequest) -> None:
-    """Started once with its clock 500 days ahead, it removes and announces nothing, and leaves no use in the future.
+    """A server whose clock is 500 days ahead removes and announces nothing, and records no use in the future.
 
-    It says so in one line, and so does the doctor. Told that the clock is right, it removes what is old by that.
+    The log says so in one line, and so does the doctor. After `trust-clock`, the server removes old events.
     """
     installed.start()
     rotation = {"interval": {"seconds": 30 * 86_400}}
     keys = [installed.create(name=f"key {number}", rotation=rotation) for number in range(5)]
-    for key in keys:  # of each key the last event is kept, however old it is
+    for key in keys:  # The last event of each key is kept, however old it is.
         installed.set_active(key.api_key.id, False)
         installed.set_active(key.api_key.id, True)
     assert installed.stop() == 0

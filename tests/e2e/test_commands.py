@@ -1,4 +1,4 @@
-"""The `tumbler-server` command, as operators use it: founding, checking, mending."""
+"""The `tumbler-server` command as operators use it: init, audit, doctor, migrate and pepper."""
 
 import json
 import random
@@ -20,18 +20,18 @@ from tumbler_server.store.database import open_store
 
 
 def mode(path: Path) -> int:
-    """Return a file's permissions."""
+    """Return a file's permission bits."""
     return stat.S_IMODE(path.stat().st_mode)
 
 
 def doctor(service: Service) -> tuple[int, dict[str, dict[str, str]]]:
-    """Return the exit code of ``doctor``, and what it found by subject."""
+    """Return the exit code of ``doctor`` and its findings by subject."""
     examined = service.command("doctor", "--json")
     return examined.returncode, {finding["subject"]: finding for finding in json.loads(examined.stdout)}
 
 
 def test_init_prints_the_first_key_alone(tmp_path: Path) -> None:
-    """When I found an installation, its first key is all that stdout holds: I can send it to where secrets are kept."""
+    """`init` prints only the first key on stdout, so that it can be piped to a secret store."""
     service = Service(tmp_path / "data")
     founded = service.command("init")
     assert founded.returncode == 0
@@ -41,7 +41,7 @@ def test_init_prints_the_first_key_alone(tmp_path: Path) -> None:
 
 
 def test_what_init_makes_is_for_its_owner_alone(tmp_path: Path) -> None:
-    """The data folder, the pepper file and the database that init makes can be read by nobody else."""
+    """The data folder, the pepper file and the database that `init` makes are readable only by their owner."""
     data_dir = tmp_path / "data"
     service = Service(data_dir).init()
     assert mode(data_dir) == 0o700
@@ -55,13 +55,13 @@ def test_what_init_makes_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 def test_a_database_elsewhere_is_for_its_owner_alone(tmp_path: Path) -> None:
-    """A SQLite database that I put into another folder cannot be read by others either."""
+    """A SQLite database outside the data folder is readable only by its owner, too."""
     Service(tmp_path / "data", f"sqlite:////{str(tmp_path / 'keys.db').lstrip('/')}").init()
     assert mode(tmp_path / "keys.db") == 0o600
 
 
 def test_a_second_init_is_refused_and_changes_nothing(installed: Service) -> None:
-    """If I run init where an installation exists, it is refused, and the first key and the pepper stay."""
+    """A second `init` is refused and leaves the first key and the pepper unchanged."""
     pepper = installed.pepper_file.read_bytes()
     refused = installed.command("init")
     assert refused.returncode == 1
@@ -74,7 +74,7 @@ def test_a_second_init_is_refused_and_changes_nothing(installed: Service) -> Non
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the data folder of an installation in which two keys were made and revoked."""
+    """Return the data folder of an installation in which two keys were created and revoked."""
     service = Service(tmp_path_factory.mktemp("history") / "data").init().start()
     for _ in range(2):
         service.revoke(service.create().api_key.id)
@@ -84,7 +84,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_audit_of_an_untouched_log_is_fine(installed: Service) -> None:
-    """An audit says how many events it checked; programs get the same as JSON."""
+    """An audit of an intact log reports the number of events and keys that it checked, also as JSON."""
     installed.start()
     for _ in range(3):
         installed.revoke(installed.create().api_key.id)
@@ -102,7 +102,7 @@ def test_an_audit_of_an_untouched_log_is_fine(installed: Service) -> None:
 
 
 def test_a_copy_of_the_log_shows_what_the_log_forgot(installed: Service, tmp_path: Path) -> None:
-    """I keep an export, or a line of `audit head`, elsewhere, and learn from it that the log is another than it was."""
+    """`audit verify --against` compares the log with an export or an `audit head` line, and reports each difference."""
     installed.start()
     installed.revoke(installed.create().api_key.id)
     head = installed.command("audit", "head").stdout
@@ -150,7 +150,7 @@ def test_a_copy_of_the_log_shows_what_the_log_forgot(installed: Service, tmp_pat
     ],
 )
 def test_tampering_with_the_database_is_noticed(history: Path, tmp_path: Path, tampering: str, noticed: str) -> None:
-    """If somebody changes the log, or a key behind its back, an audit says what is wrong and exits with 1."""
+    """If the log is changed, or a key without an event, an audit reports the problem and exits with 1."""
     service = Service(shutil.copytree(history, tmp_path / "data"))
     service.tamper(tampering)
     audit = service.command("audit", "verify", "--json")
@@ -172,7 +172,7 @@ def test_tampering_with_the_database_is_noticed(history: Path, tmp_path: Path, t
     ],
 )
 def test_what_no_program_writes_is_told_in_a_line(history: Path, tmp_path: Path, tampering: str) -> None:
-    """If the log holds nonsense, each command says so without a traceback, and says what it found before."""
+    """If the log holds invalid values, audit commands report them without a traceback, after their earlier findings."""
     service = Service(shutil.copytree(history, tmp_path / "data"))
     copy = tmp_path / "copy"
     copy.write_text(service.command("audit", "export").stdout)
@@ -189,7 +189,7 @@ def test_what_no_program_writes_is_told_in_a_line(history: Path, tmp_path: Path,
 
 
 def test_a_failed_audit_is_told_to_people(embedded: Service) -> None:
-    """If an audit finds something wrong, I read it in plain words."""
+    """A failed audit describes the problem in plain words."""
     embedded.tamper("UPDATE event SET actor_name = 'somebody else'")
     audit = embedded.command("audit", "verify")
     assert (audit.returncode, audit.stderr) == (1, "")
@@ -197,7 +197,7 @@ def test_a_failed_audit_is_told_to_people(embedded: Service) -> None:
 
 
 def test_the_doctor_finds_nothing_wrong_with_a_new_installation(installed: Service) -> None:
-    """After init, the doctor is content, and says so to people and to programs."""
+    """The doctor finds nothing wrong after `init`, in text and in JSON."""
     code, findings = doctor(installed)
     assert code == 0
     assert {finding["severity"] for finding in findings.values()} == {"ok"}
@@ -207,7 +207,7 @@ def test_the_doctor_finds_nothing_wrong_with_a_new_installation(installed: Servi
 
 
 def test_the_doctor_warns_of_a_missing_pepper(embedded: Service) -> None:
-    """If the pepper file is gone, the doctor warns that each key costs bcrypt, and that is all: the service works."""
+    """If the pepper file is missing, the doctor only warns that each key costs bcrypt, and the server works."""
     embedded.pepper_file.unlink()
     code, findings = doctor(embedded)
     assert code == 0
@@ -217,7 +217,7 @@ def test_the_doctor_warns_of_a_missing_pepper(embedded: Service) -> None:
 
 
 def test_the_doctor_warns_of_a_data_folder_that_others_can_read(embedded: Service) -> None:
-    """If others can read the data folder, the doctor gives the command that mends it."""
+    """If others can read the data folder, the doctor gives the command that fixes it."""
     embedded.data_dir.chmod(0o755)
     code, findings = doctor(embedded)
     assert (code, findings["data folder"]["severity"]) == (0, "warning")
@@ -225,7 +225,7 @@ def test_the_doctor_warns_of_a_data_folder_that_others_can_read(embedded: Servic
 
 
 def test_a_pepper_file_that_others_can_read_is_refused(embedded: Service) -> None:
-    """If others can read the pepper file, the doctor calls it wrong, and the server does not start."""
+    """If others can read the pepper file, the doctor reports it as wrong, and the server does not start."""
     embedded.pepper_file.chmod(0o640)
     code, findings = doctor(embedded)
     assert (code, findings["pepper file"]["severity"]) == (1, "wrong")
@@ -235,7 +235,7 @@ def test_a_pepper_file_that_others_can_read_is_refused(embedded: Service) -> Non
 
 
 def test_the_doctor_says_that_nothing_was_founded(tmp_path: Path) -> None:
-    """Where there is no installation, the doctor says to make one, and makes none itself."""
+    """Without an installation, the doctor reports the database and the data folder as wrong, and creates nothing."""
     service = Service(tmp_path / "data")
     code, findings = doctor(service)
     assert code == 1
@@ -244,7 +244,7 @@ def test_the_doctor_says_that_nothing_was_founded(tmp_path: Path) -> None:
 
 
 def test_the_doctor_says_that_the_database_does_not_answer(tmp_path: Path) -> None:
-    """If the database server cannot be reached, the doctor says so."""
+    """If the database server is unreachable, the doctor says so."""
     nobody = f"postgresql://nobody@/nothing?host={tmp_path}"
     code, findings = doctor(Service(tmp_path / "data", nobody))
     assert code == 1
@@ -252,14 +252,14 @@ def test_the_doctor_says_that_the_database_does_not_answer(tmp_path: Path) -> No
 
 
 def test_the_doctor_finds_what_an_audit_finds(embedded: Service) -> None:
-    """If the audit trail was tampered with, the doctor says so, too."""
+    """If the audit trail was changed, the doctor reports it."""
     embedded.tamper("UPDATE event SET detail = '{}', actor_name = 'nobody'")
     code, findings = doctor(embedded)
     assert (code, findings["audit trail"]["severity"]) == (1, "wrong")
 
 
 def test_a_file_that_is_no_database_is_called_damaged(embedded: Service) -> None:
-    """If the database file was overwritten, the doctor calls it damaged, and the server does not start."""
+    """If the database file was overwritten, the doctor reports it as wrong, and the server does not start."""
     for path in embedded.data_dir.glob("tumbler.db*"):
         path.write_bytes(b"this is not a database, however long it may be " * 100)
     code, findings = doctor(embedded)
@@ -284,7 +284,7 @@ AWAY = {
 )
 @pytest.mark.parametrize("how", AWAY)
 def test_why_the_database_does_not_answer_is_said(embedded: Service, how: str, command: tuple[str, ...]) -> None:
-    """Each command says in one line that the database cannot be used, why, and what to do; and no password."""
+    """If the database is unreachable, each command says in one line why and what to do, without the password."""
     url, reason = AWAY[how]
     if url.startswith("sqlite") and command != ("init",):
         pytest.skip("there the file must exist")
@@ -299,7 +299,7 @@ def test_why_the_database_does_not_answer_is_said(embedded: Service, how: str, c
 
 @pytest.mark.parametrize("command", [("audit", "verify"), ("doctor",)])
 def test_damaged_pages_are_told_in_lines(embedded: Service, tmp_path: Path, command: tuple[str, ...]) -> None:
-    """Wherever a database is damaged, an audit and the doctor end with what they find, and without a traceback."""
+    """On a database with damaged pages, `audit verify` and `doctor` report their findings without a traceback."""
     store = open_store(embedded.database_url)
     domain = Domain(store, FrozenClock())
     for _ in range(40):
@@ -324,13 +324,13 @@ def test_damaged_pages_are_told_in_lines(embedded: Service, tmp_path: Path, comm
 
     with ThreadPoolExecutor(2) as threads:
         ends = list(threads.map(damaged, range(8)))
-    assert 1 in {code for code, _ in ends} <= {0, 1}  # what nobody reads for an audit can be damaged unseen
+    assert 1 in {code for code, _ in ends} <= {0, 1}  # an audit does not read every page
     assert all(text.strip() for _, text in ends)
 
 
 @pytest.mark.parametrize("command", [("init",), ("serve", "--listen", "127.0.0.1:0")])
 def test_what_the_system_refuses_is_said_in_a_line(tmp_path: Path, command: tuple[str, ...]) -> None:
-    """A folder that cannot be made, since a file is in its place, is a line and no traceback."""
+    """If the data folder cannot be made because a file is in its place, the error is one line without a traceback."""
     (tmp_path / "data").write_text("")
     refused = Service(tmp_path / "data").command(*command)
     assert refused.returncode == 1
@@ -339,7 +339,7 @@ def test_what_the_system_refuses_is_said_in_a_line(tmp_path: Path, command: tupl
 
 
 def test_migrating_an_up_to_date_database_changes_nothing(installed: Service) -> None:
-    """If the schema is what the program knows, migrate says so, however often I run it."""
+    """On an up-to-date database, `migrate` says that there is nothing to do, however often it runs."""
     for _ in range(2):
         migrated = installed.command("migrate")
         assert migrated.returncode == 0
@@ -348,7 +348,7 @@ def test_migrating_an_up_to_date_database_changes_nothing(installed: Service) ->
 
 
 def test_migrating_an_empty_database_is_refused(database_url: str, tmp_path: Path) -> None:
-    """A database in which nothing was founded is not made up by migrate."""
+    """`migrate` refuses an empty database and names `init`."""
     if database_url.startswith("sqlite"):
         Path("/" + database_url.removeprefix("sqlite:////")).touch()
     refused = Service(tmp_path / "data", database_url).command("migrate")
@@ -358,7 +358,7 @@ def test_migrating_an_empty_database_is_refused(database_url: str, tmp_path: Pat
 
 @pytest.mark.parametrize("command", [("serve", "--listen", "127.0.0.1:0"), ("migrate",), ("audit", "verify")])
 def test_a_newer_schema_is_left_alone(embedded: Service, command: tuple[str, ...]) -> None:
-    """If a newer program has migrated the database, an older one refuses to touch it, and says to upgrade."""
+    """An older program refuses a database that a newer one has migrated, leaves it unchanged, and says to upgrade."""
     embedded.tamper("UPDATE schema_version SET version = version + 1")
     refused = embedded.command(*command)
     assert refused.returncode == 1
@@ -369,7 +369,7 @@ def test_a_newer_schema_is_left_alone(embedded: Service, command: tuple[str, ...
 
 @pytest.mark.skipif(migrations.NEWEST < 2, reason="there is only one schema so far")
 def test_an_older_schema_is_not_served(embedded: Service) -> None:
-    """If the database has an older schema, the server refuses, and says to migrate."""
+    """The server refuses a database with an older schema and says to migrate."""
     embedded.tamper("UPDATE schema_version SET version = version - 1")
     refused = embedded.command("serve", "--listen", "127.0.0.1:0")
     assert refused.returncode == 1
@@ -377,7 +377,7 @@ def test_an_older_schema_is_not_served(embedded: Service) -> None:
 
 
 def test_after_a_pepper_rotation_every_key_works_and_is_signed_anew(installed: Service) -> None:
-    """I rotate the pepper and restart: old keys work, are signed anew as they are used, and outlive the old pepper."""
+    """After a pepper rotation and a restart, keys are rehashed on use, and then work without the old pepper."""
     installed.start()
     made = installed.create()
 
@@ -388,7 +388,7 @@ def test_after_a_pepper_rotation_every_key_works_and_is_signed_anew(installed: S
     rotated = installed.run("pepper", "rotate", "--data-dir", str(installed.data_dir))
     assert rotated.returncode == 0
     assert mode(installed.pepper_file) == 0o600
-    assert installed.verdict(made.key) == "VALID"  # the server that runs has the old one alone
+    assert installed.verdict(made.key) == "VALID"  # the running server has only the old pepper
 
     installed.restart()
     assert installed.verdict(made.key) == "VALID"
@@ -404,7 +404,7 @@ def test_after_a_pepper_rotation_every_key_works_and_is_signed_anew(installed: S
 
 
 def test_a_lost_pepper_locks_nobody_out(installed: Service) -> None:
-    """If the pepper file is lost for good and another one takes its place, every key works on, by bcrypt."""
+    """If the pepper file is lost and replaced, every key still works, by its bcrypt hash."""
     installed.start()
     made = installed.create()
     installed.pepper_file.unlink()
@@ -431,7 +431,7 @@ def test_a_new_pepper_file_takes_the_place_of_a_lost_one(installed: Service, tmp
 
 
 def test_rotating_a_pepper_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    """Where there is no pepper file, rotating it is refused in one line."""
+    """Rotating a pepper file that does not exist is refused in one line without a traceback."""
     refused = Service(tmp_path / "data").command("pepper", "rotate")
     assert refused.returncode == 1
     assert "no pepper file" in refused.stderr
@@ -450,14 +450,14 @@ def test_rotating_a_pepper_that_is_not_there_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_flag_that_makes_no_sense_is_a_misuse(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    """If I mistype a flag's value, the command ends with 2 and names the flag."""
+    """An invalid value of a flag is a usage error that names the flag."""
     misused = Service(tmp_path).command(*flags)
     assert misused.returncode == 2
     assert flags[1] in misused.stderr
 
 
 def test_a_database_url_of_no_known_form_is_refused(tmp_path: Path) -> None:
-    """If I give a database that is none of the three kinds, I am told which there are."""
+    """A database URL of an unknown kind is refused with the list of the three known kinds."""
     refused = Service(tmp_path / "data", "mysql://localhost/keys").command("serve")
     assert refused.returncode == 1
     for kind in ("sqlite:///", "postgresql://", "cockroachdb://"):
@@ -465,7 +465,7 @@ def test_a_database_url_of_no_known_form_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_password_of_a_database_is_never_printed(postgresql: str, tmp_path: Path) -> None:
-    """Whatever goes wrong with the database, the password in its URL appears neither in messages nor in the log."""
+    """No database error prints the URL's password."""
     password = "hunter2-is-my-password"
     service = Service(tmp_path / "data", postgresql.replace("postgres:@", f"nobody:{password}@"))
     with pytest.raises(psycopg.OperationalError):

@@ -10,7 +10,7 @@ DEMO = Path(__file__).parents[2] / "scripts" / "demo.py"
 
 
 def test_the_demonstration_shows_a_keys_life(tmp_path: Path) -> None:
-    """`make demo` shows me each step with its time, no whole key, and leaves nothing behind."""
+    """`make demo` shows each step with its time and no whole key, and leaves no files."""
     shown = subprocess.run(
         [sys.executable, str(DEMO)],
         capture_output=True,

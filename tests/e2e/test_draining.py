@@ -1,4 +1,4 @@
-"""How a server that is told to end parts from callers who go on calling."""
+"""How a stopping server ends the connections of busy callers."""
 
 import signal
 import threading
@@ -15,7 +15,7 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 
 CONNECTIONS, CALLERS = 6, 5
-"""Connections, and on each so many who call again as soon as they are answered; one of them has a stream."""
+"""Connections, and callers on each. One caller per connection opens streams; the others make calls."""
 
 STOPS = 5
 
@@ -23,7 +23,7 @@ OK, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
 
 
 class Load:
-    """Callers who call without a pause, one after the other answer, whatever that is."""
+    """Callers that call without pause, whatever the response."""
 
     def __init__(self, service: Service) -> None:
         self.ended: Counter[grpc.StatusCode] = Counter()
@@ -57,10 +57,10 @@ class Load:
                 self.ended[code] += 1
                 self.details[details] += 1
             if code is not OK:
-                time.sleep(0.001)  # a caller who has failed thinks for a moment
+                time.sleep(0.001)  # a short pause after an error
 
     def end(self) -> None:
-        """Have them call no more."""
+        """Stop the callers."""
         self._over.set()
         for thread in self._threads:
             thread.join(PATIENCE)
@@ -70,7 +70,7 @@ class Load:
 
 @contextmanager
 def load(service: Service) -> Iterator[Load]:
-    """Have callers call while this lasts."""
+    """Run callers until the context ends."""
     calling = Load(service)
     try:
         yield calling
@@ -81,7 +81,7 @@ def load(service: Service) -> Iterator[Load]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_no_call_is_cancelled(embedded: Service, workers: str, number: signal.Signals) -> None:
-    """Stopped under load again and again, a server answers each call or says UNAVAILABLE, which may be tried again."""
+    """Stopped repeatedly under load, a server answers each call or returns UNAVAILABLE, which is safe to retry."""
     for _ in range(STOPS):
         embedded.start("--workers", workers)
         with load(embedded) as calling:

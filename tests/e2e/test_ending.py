@@ -1,4 +1,4 @@
-"""How a server ends while callers hold on to it, and what its log says of callers who leave."""
+"""How a server exits while clients hold connections, and what its log says of clients that leave."""
 
 import signal
 import socket
@@ -30,7 +30,7 @@ from tumbler.v1 import api_key_service_pb2 as pb
 SERVICE = "tumbler.v1.ApiKeyService"
 
 NO_WINDOW = b"\x00\x04\x00\x00\x00\x00"
-"""The setting by which a peer takes nothing on any stream, until it says otherwise."""
+"""An HTTP/2 setting: the peer's streams start with an empty flow-control window."""
 
 ACK = 1
 
@@ -38,7 +38,7 @@ GRACE = 3.0
 
 
 class Raw:
-    """A connection on which calls can be left as no client library leaves them."""
+    """A raw connection, which can leave calls in states that no client library allows."""
 
     def __init__(self, service: Service, settings: bytes = b"") -> None:
         host, _, port = service.target.rpartition(":")
@@ -49,18 +49,18 @@ class Raw:
         threading.Thread(target=self._read, daemon=True).start()
 
     def begin(self, path: str, message: bytes | None = None, ended: bool = True) -> None:
-        """Send the headers of a call, and its message if there is one."""
+        """Send the headers of a call, and its message if given."""
         stream, self._next = self._next, self._next + 2
         self._socket.sendall(frame(HEADERS, END_HEADERS, stream, block(headers(path, self._service.key))))
         if message is not None:
             self._socket.sendall(frame(DATA, END_STREAM if ended else 0, stream, framed(message)))
 
     def send(self, data: bytes) -> None:
-        """Send any bytes."""
+        """Send raw bytes."""
         self._socket.sendall(data)
 
     def _read(self) -> None:
-        """Acknowledge pings, as the server's farewell waits for that, and drop all else."""
+        """Acknowledge pings, because the server's graceful GOAWAY waits for that, and drop everything else."""
         with suppress(OSError), self._socket.makefile("rb") as stream:
             while head := stream.read(9):
                 payload = stream.read(int.from_bytes(head[:3], "big"))
@@ -68,16 +68,16 @@ class Raw:
                     self._socket.sendall(frame(PING, ACK, 0, payload))
 
     def close(self) -> None:
-        """Hang up at once."""
+        """Reset the connection."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-        with suppress(OSError):  # it has been closed
-            self._socket.shutdown(socket.SHUT_RDWR)  # close() would wait for the one who reads
+        with suppress(OSError):  # already closed
+            self._socket.shutdown(socket.SHUT_RDWR)  # close() would wait for the reading thread
         self._socket.close()
 
 
 @contextmanager
 def raw(service: Service, settings: bytes = b"") -> Iterator[Raw]:
-    """Open such a connection."""
+    """Open a raw connection."""
     connection = Raw(service, settings)
     try:
         yield connection
@@ -86,19 +86,19 @@ def raw(service: Service, settings: bytes = b"") -> Iterator[Raw]:
 
 
 def complaints(service: Service) -> list[str]:
-    """Return the lines of the log that are no plain news."""
+    """Return the log lines that are neither at level info nor the stop message."""
     news = ('"level": "info"', "Stopping: finishing the calls in flight.")
     return [line for line in service.stderr.splitlines() if not any(each in line for each in news)]
 
 
 def watchers(service: Service) -> None:
-    """Hold streams open that are read."""
+    """Hold watch streams open."""
     for _ in range(20):
         service.watch().opened()
 
 
 def nothing_but_headers(service: Service, held: ExitStack) -> None:
-    """Begin calls of every kind, and send no message."""
+    """Start calls of every kind and send no message."""
     connection = held.enter_context(raw(service))
     for method in ("Verify", "BatchVerify", "Create", "Get", "Watch"):
         connection.begin(f"/{SERVICE}/{method}")
@@ -108,7 +108,7 @@ def nothing_but_headers(service: Service, held: ExitStack) -> None:
 
 
 def answers_nobody_takes(service: Service, held: ExitStack) -> None:
-    """Call on a connection that takes no byte of an answer."""
+    """Start calls on a connection that accepts no byte of a response."""
     connection = held.enter_context(raw(service, NO_WINDOW))
     key = service.key
     connection.begin(f"/{SERVICE}/Verify", pb.VerifyRequest(key=key).SerializeToString())
@@ -121,7 +121,7 @@ def answers_nobody_takes(service: Service, held: ExitStack) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_nobody_holds_a_server_beyond_its_grace(installed: Service, workers: int) -> None:
-    """Whatever streams are open, requests half sent and answers not taken: it ends within its grace, in order."""
+    """Open streams, half-sent requests and unread responses do not delay the exit beyond the grace period."""
     installed.start("--shutdown-grace", f"{GRACE:.0f}s", "--workers", str(workers))
     with ExitStack() as held:
         watchers(installed)
@@ -137,7 +137,7 @@ def test_nobody_holds_a_server_beyond_its_grace(installed: Service, workers: int
 
 
 def test_who_sends_nothing_or_listens_does_not_delay_the_end(embedded: Service) -> None:
-    """Streams, and calls whose request never came, are ended at once: they are not what the grace is for."""
+    """Streams and calls without a request end at once: the grace period does not apply to them."""
     embedded.start("--shutdown-grace", "1m")
     with ExitStack() as held:
         watchers(embedded)
@@ -148,7 +148,7 @@ def test_who_sends_nothing_or_listens_does_not_delay_the_end(embedded: Service) 
 
 
 def test_a_caller_whose_request_never_came_is_told_why(embedded: Service) -> None:
-    """When the server ends, a call that has not sent its request is told SERVER_STOPPING."""
+    """On shutdown, a call that has not sent its request ends with SERVER_STOPPING."""
     embedded.start("--shutdown-grace", "1m")
     over = threading.Event()
 
@@ -167,7 +167,7 @@ def test_a_caller_whose_request_never_came_is_told_why(embedded: Service) -> Non
 
 
 def test_the_log_says_nothing_of_callers_who_leave(installed: Service) -> None:
-    """Callers who cancel, vanish or send nonsense leave no line behind: they could fill the disk."""
+    """Clients that cancel, disconnect or send garbage cause no log line, because these could fill the disk."""
     installed.start("--workers", "2")
     for _ in range(10):
         with ExitStack() as held:

@@ -1,4 +1,4 @@
-"""Errors, as a client library takes them off the wire."""
+"""Errors as a client library receives them."""
 
 import grpc
 import pytest
@@ -10,16 +10,16 @@ from tests.rpc.test_errors import MONSTROUS, ROOM
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 
 ANSWERED = {name: case for name, case in MONSTROUS.items() if name != "too large"}
-"""Requests that the server reads; of a larger one gRPC says so by itself."""
+"""Requests that the server parses. gRPC itself refuses a larger one."""
 
 STRICT = (("grpc.max_metadata_size", ROOM), ("grpc.absolute_max_metadata_size", ROOM))
 
 
 @pytest.mark.parametrize(("method", "request_"), ANSWERED.values(), ids=ANSWERED)
 def test_a_client_that_takes_little_metadata_learns_why(server: Service, method: str, request_: Message) -> None:
-    """However many fields are wrong, a client that takes 6 KiB of metadata tells its user what the server said."""
+    """However many fields are wrong, a client that accepts only 6 KiB of metadata receives the server's error."""
     channel = grpc.insecure_channel(server.target, (*OWN_CONNECTION, *STRICT))
-    for name in ("long one", "long two"):  # so that a name can be ambiguous
+    for name in ("long one", "long two"):  # so that a name is ambiguous
         server.create(name="default", owner_id=name)
     with channel, pytest.raises(Refused) as refused, refusals():
         getattr(ApiKeyServiceStub(channel), method)(request_, metadata=server.metadata, timeout=PATIENCE)

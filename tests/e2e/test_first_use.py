@@ -1,4 +1,4 @@
-"""Keys that end when their successors are used, in server processes that are killed, and beside each other."""
+"""Old keys that end on their successors' first use, with killed servers and with several processes."""
 
 import signal
 
@@ -10,7 +10,7 @@ DAY = 86_400.0
 
 
 def rotate(client: Client, key_id: str) -> pb.RotateResponse:
-    """Rotate a key that is to end on its successor's first use."""
+    """Rotate a key so that it ends on its successor's first use."""
     return client.rotate(key_id, grace=DAY, old_key_ends="OLD_KEY_ENDS_ON_FIRST_USE")
 
 
@@ -21,7 +21,7 @@ def told(service: Service, happened: EventType, key_id: str) -> int:
 
 
 def test_killed_between_the_use_and_its_end(installed: Service) -> None:
-    """If the server dies after it let my new key in, my old key works until the new one is used again, then ends."""
+    """If the server dies before it records the first use of a new key, the old key works until the next use."""
     installed.start()
     old = installed.create()
     new = rotate(installed, old.api_key.id)
@@ -42,7 +42,7 @@ def test_killed_between_the_use_and_its_end(installed: Service) -> None:
 
 
 def test_two_servers(server: Service, other: Service, project: str) -> None:
-    """However many calls on however many servers see the first use, each old key ends once, on all of them."""
+    """However many concurrent calls on two servers see the first use, each old key ends once, on both servers."""
     old = [server.create(project_id=project) for _ in range(8)]
     new = [rotate(server, key.api_key.id) for key in old]
 
@@ -59,7 +59,7 @@ def test_two_servers(server: Service, other: Service, project: str) -> None:
 
 
 def test_two_workers(embedded: Service) -> None:
-    """The same among the workers of one server."""
+    """Concurrent first uses on two workers end the old key once, on both workers."""
     embedded.start("--workers", "2")
     old = embedded.create()
     new = rotate(embedded, old.api_key.id)

@@ -1,4 +1,4 @@
-"""Three ways in which people use the service, from beginning to end."""
+"""Three typical uses of the service, end to end."""
 
 import time
 from datetime import datetime, timedelta, timezone
@@ -16,25 +16,25 @@ MANAGER = ("tumbler:keys:create", "tumbler:keys:read", "tumbler:keys:update", "t
 
 
 def instant(days: float) -> Timestamp:
-    """Return the instant so many days from now."""
+    """Return the timestamp ``days`` from now."""
     result = Timestamp()
     result.FromDatetime(datetime.now(timezone.utc) + timedelta(days=days))
     return result
 
 
 def switch(client: Client, name: str, active: bool, **fields: str) -> pb.SetActiveResponse:
-    """Switch the key of this name on or off, in the caller's own project."""
+    """Activate or deactivate a key by name, in the caller's own project."""
     return client.call("SetActive", pb.SetActiveRequest(by_name=pb.KeyName(name=name, **fields), active=active))
 
 
 def test_an_organisation_keeps_long_lived_tokens(server: Service, project: str) -> None:
-    """I give my organisation's machines tokens by name, page through them, and switch one off and on again by name."""
+    """An organisation creates tokens by name, pages through them, and deactivates and activates one by name."""
     ours = server.caller(*MANAGER, project_id=project)
     names = ["billing", "chat", "deploy", "mail", "search"]
     tokens = {name: ours.create(project_id=project, name=name).key for name in names}
 
     first = ours.call("List", pb.ListRequest(page_size=2, order_by="name desc", show_total_size=True))
-    assert first.total_size == len(names) + 1  # the calling key itself is one of ours
+    assert first.total_size == len(names) + 1  # including the calling key
     assert [key.name for key in first.api_keys] == ["search", "mail"]
     shifted = ours.call("List", pb.ListRequest(page_size=2, skip=3, order_by="name desc", show_total_size=True))
     assert [key.name for key in shifted.api_keys] == ["chat", "caller"]
@@ -58,7 +58,7 @@ def test_an_organisation_keeps_long_lived_tokens(server: Service, project: str) 
 
 
 def test_another_organisation_sees_nothing_of_ours(server: Service, project: str) -> None:
-    """Another organisation cannot list, read, switch or even verify my organisation's tokens."""
+    """A caller of another project cannot list, read, deactivate or verify a project's tokens."""
     token = server.create(project_id=project, name="deploy")
     stranger = server.caller(*MANAGER, project_id=f"{project}-stranger")
     assert [key.name for key in stranger.call("List", pb.ListRequest()).api_keys] == ["caller"]
@@ -73,7 +73,7 @@ def test_another_organisation_sees_nothing_of_ours(server: Service, project: str
 
 
 def test_a_projects_key_is_rotated_while_it_is_in_use(server: Service, project: str) -> None:
-    """I rotate my project's live key: both keys work during the grace, then only the new one, with the same rights."""
+    """During the grace period of a rotation both keys work; after it, only the new one does, with the same fields."""
     made = server.create(
         project_id=project,
         environment_id="live",
@@ -100,7 +100,7 @@ def test_a_projects_key_is_rotated_while_it_is_in_use(server: Service, project: 
 
     def after() -> pb.VerifyResponse | None:
         answer = server.verify(made.key, **asked)
-        # Neither a moment too early nor a moment too late.
+        # The switch is exact to the microsecond.
         assert answer.valid == (answer.check_time.ToMicroseconds() < ends)
         return None if answer.valid else answer
 
@@ -117,7 +117,7 @@ def test_a_projects_key_is_rotated_while_it_is_in_use(server: Service, project: 
 
 
 def test_a_rotation_without_grace_ends_the_old_key_at_once(server: Service, project: str) -> None:
-    """When I rotate a key that leaked and give no grace, the old one is refused from that moment."""
+    """A rotation with a grace period of zero ends the old key at once."""
     made = server.create(project_id=project)
     rotated = server.rotate(made.api_key.id, grace=0)
     assert server.verdict(made.key) == "SUPERSEDED"
@@ -125,7 +125,7 @@ def test_a_rotation_without_grace_ends_the_old_key_at_once(server: Service, proj
 
 
 def test_a_users_key_ends_on_its_date(server: Service, project: str) -> None:
-    """I make a key that ends on a date: it works until then, and is refused from that instant on."""
+    """A key with an expire_time works until that instant, and is refused from then on."""
     expires = instant(days=1 / 86_400)
     made = server.create(project_id=project, name="my laptop", expire_time=expires)
     ends = expires.ToMicroseconds()
@@ -141,7 +141,7 @@ def test_a_users_key_ends_on_its_date(server: Service, project: str) -> None:
 
 
 def test_a_name_of_three_to_255_characters_need_not_be_unique(server: Service, project: str) -> None:
-    """I may call my key what I like, in 3 to 255 characters, even if I have one of that name already."""
+    """A name has 3 to 255 characters and need not be unique."""
     for name in ("abc", "ключ №1", "n" * 255, "n" * 255):
         made = server.create(project_id=project, name=name, expire_time=instant(days=30))
         assert made.api_key.name == name
@@ -152,7 +152,7 @@ def test_a_name_of_three_to_255_characters_need_not_be_unique(server: Service, p
 
 
 def test_a_name_that_fits_two_keys_switches_neither(server: Service, project: str) -> None:
-    """If I switch off by name and two of my keys are called so, I am told both ids and nothing happens."""
+    """SetActive by a name of two keys is refused with both IDs and changes neither."""
     twins = [server.create(project_id=project, name="my laptop") for _ in range(2)]
     with pytest.raises(Refused) as refused:
         switch(server, "my laptop", False, project_id=project)
@@ -162,7 +162,7 @@ def test_a_name_that_fits_two_keys_switches_neither(server: Service, project: st
 
 
 def test_a_past_expiry_date_is_refused_by_its_field(server: Service, project: str) -> None:
-    """If the date that I choose for my key has passed, I am told so, and which field it was."""
+    """An expire_time in the past is refused with the name of the field."""
     with pytest.raises(Refused) as refused:
         server.create(project_id=project, name="my laptop", expire_time=instant(days=-1))
     assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
@@ -171,7 +171,7 @@ def test_a_past_expiry_date_is_refused_by_its_field(server: Service, project: st
 
 
 def test_a_secret_is_shown_once_and_never_again(server: Service, project: str) -> None:
-    """My key is shown to me when it is made; no later answer holds it, not even to the same request repeated."""
+    """Only the first response of Create holds a key's secret; a replay omits it."""
     request = pb.CreateRequest(project_id=project, name="my laptop", request_id=str(uuid4()))
     made = server.call("Create", request)
     secret = made.key.rpartition("_")[2]
@@ -197,7 +197,7 @@ def test_a_secret_is_shown_once_and_never_again(server: Service, project: str) -
 
 
 def test_the_time_of_a_keys_making_is_told(server: Service, project: str) -> None:
-    """I can see when my key was made and by whom."""
+    """A key's record shows when it was created and by whom."""
     before = time.time()
     made = server.create(project_id=project)
     assert before - 1 <= made.api_key.create_time.ToMicroseconds() / 1e6 <= time.time() + 1
@@ -205,6 +205,6 @@ def test_the_time_of_a_keys_making_is_told(server: Service, project: str) -> Non
 
 
 def test_the_audit_trail_of_all_these_flows_is_whole(server: Service, project: str) -> None:
-    """After everything that was done here, the audit finds each event as it was written."""
+    """After all these flows, the audit finds no problem."""
     server.create(project_id=project)
     server.audit()

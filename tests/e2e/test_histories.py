@@ -1,4 +1,4 @@
-"""Short histories, and that the longer ones of `make histories` could fail."""
+"""Short histories, and proof that the longer ones of `make histories` can fail."""
 
 import threading
 from collections import Counter
@@ -22,10 +22,10 @@ BY_NAME = {mode.name: mode for mode in MODES}
 
 @pytest.mark.parametrize("name", ["sqlite-workers", "postgresql-servers"])
 def test_a_short_history(name: str, new_database: Callable[[str], str], tmp_path: Path) -> None:
-    """While 100 keys are revoked under my calls, no server and no worker lets one in for longer than it may."""
+    """While 100 keys are revoked under constant calls, no server and no worker accepts one for longer than it may."""
     mode = replace(BY_NAME[name], revokes=100)
     done = run(mode, tmp_path, new_database(mode.dialect))
-    # On a busy machine PostgreSQL stands still for seconds now and then; who is told so was let in by nobody.
+    # On a busy machine, PostgreSQL sometimes stalls for seconds. Those calls fail with UNAVAILABLE and accept no key.
     assert [text for text in done.findings.examples if "UNAVAILABLE" not in text] == []
     assert done.problems == []
     assert done.findings.revokes == 100
@@ -37,8 +37,8 @@ def test_a_short_history(name: str, new_database: Callable[[str], str], tmp_path
 
 
 def test_a_key_that_comes_back_is_noticed(tmp_path: Path) -> None:
-    """If a server let revoked keys in again, the history would say so."""
-    # A server refuses a key whose row is not as its event says: the event is made to say nothing.
+    """A history reports a server that accepts revoked keys again."""
+    # A server refuses a key whose row differs from its event, so clear the record of the event.
     undoing = (
         f"UPDATE event SET record = NULL WHERE type = {EventType.REVOKED:d} AND record IS NOT NULL",  # noqa: S608
         f"UPDATE api_key SET revoke_time = {NEVER} WHERE revoke_time <> {NEVER} "  # noqa: S608 - no input in either
@@ -60,7 +60,7 @@ def test_a_key_that_comes_back_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_short_cold_start(tmp_path: Path) -> None:
-    """A server that has seen no key lets all in: by no bcrypt run with the pepper, by one for each key without it."""
+    """A cold server verifies all keys without bcrypt if it has the pepper, and with one bcrypt run per key if not."""
     with_pepper, without = cold_start.run(tmp_path, number=100, cost=6, seconds=1.0, postgresql=None)
     assert with_pepper.problems == without.problems == []
     assert (with_pepper.bcrypt_runs, without.bcrypt_runs) == (0, 100)
@@ -70,8 +70,8 @@ def test_a_short_cold_start(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_few_streams(embedded: Service) -> None:
-    """A hundred streams are held while keys are verified, and of a hundred that were cancelled none is left."""
+    """A hundred streams stay open while keys are verified, and of a hundred cancelled streams none remains."""
     done = streams.run(embedded.start(*METRICS), streams=100, cancelled=100, seconds=1.0)
-    # How long a call takes beside other tests says nothing.
+    # Latency says nothing while other tests run.
     assert [problem for problem in done.problems if "p99" not in problem] == []
     assert streams.table(done).row_count == 3

@@ -1,4 +1,4 @@
-"""A few kills under writers, as `make kills` makes them; and what was lost or doubled is noticed on a real database."""
+"""A few kills during writes, as `make kills` runs them, and the detection of lost or doubled writes."""
 
 import random
 from collections import Counter
@@ -17,7 +17,7 @@ from tumbler_server.clock import NEVER
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_few_kills(kind: str, new_database: Callable[[str], str]) -> None:
-    """Whatever is killed, and when: each acknowledged write is there, once, and the audit says so."""
+    """Whatever is killed, and when, each acknowledged write exists once, and the audit finds no problem."""
     with memory() as folder:
         url = new_database(kind) if kind == "postgresql" else ""
         done = run(kind, folder, url, kills=2, writes=60, seed=1)
@@ -32,7 +32,7 @@ def test_a_few_kills(kind: str, new_database: Callable[[str], str]) -> None:
 
 
 def test_interrupted() -> None:
-    """A run that somebody ends early says so, and looks at what was done until then."""
+    """An interrupted run reports the interruption and checks what was done until then."""
 
     def interrupt(_: str, killed: int, __: int) -> None:
         if killed == 2:
@@ -47,12 +47,12 @@ def test_interrupted() -> None:
 
 
 def test_what_was_lost_or_doubled_is_noticed() -> None:
-    """If a database lost what was acknowledged, or did what was not asked, a run without any kill would say so."""
+    """A run without kills reports lost acknowledged writes and changes without a request."""
     forgotten = []
 
     def harm(service: Service) -> None:
         ((name, key_id),) = service.read("SELECT name, id FROM api_key WHERE revoke_time <> ? LIMIT 1", NEVER)
-        # A key without a schedule: switching one off and on may announce its rotation a second time.
+        # A key without a schedule: SetActive can announce a rotation a second time.
         ((other,),) = service.read(
             "SELECT MIN(id) FROM api_key WHERE active AND revoke_time = ? AND replaced_by_key_id = '' AND name LIKE ? "
             "AND rotation_interval = 0",
@@ -71,7 +71,7 @@ def test_what_was_lost_or_doubled_is_noticed() -> None:
     with memory() as folder:
         done = run("sqlite", folder, "", kills=0, writes=150, seed=1, before_checking=harm)
     revived, switched, event = forgotten
-    # Lost: an event. Doubled: a key and its event, and two switches.
+    # Lost: one event. Doubled: a key and its event, and two SetActives.
     assert (done.findings.lost, done.findings.doubled) == (1, 4)
     told = "\n".join(done.findings.examples)
     assert f"lost: Event(revision={event}" in told
@@ -83,7 +83,7 @@ def test_what_was_lost_or_doubled_is_noticed() -> None:
 
 @pytest.mark.parametrize("kills", range(1, 6))
 def test_lives(kills: int) -> None:
-    """Each kind of process is killed as often as was said, a worker only of two, and every life ends with a kill."""
+    """Each kind of process is killed ``kills`` times, workers only if there are two, and each life ends with a kill."""
     planned = lives(kills, random.Random(kills))  # noqa: S311 - no secret
     assert Counter(kind for life in planned for kind in life.kills) == dict.fromkeys(KINDS, kills)
     assert all(life.workers == 2 for life in planned if "worker" in life.kills)

@@ -3,7 +3,7 @@ from tests.load import load
 
 
 def test_under_load_nothing_fails_and_nothing_is_lost(installed: Service) -> None:
-    """While 32 of us make, change, use and end keys, no call fails, and every key ends as we were told."""
+    """While 32 callers create, change, use and end keys, no call fails, and every key ends as acknowledged."""
     done = load.run(installed.start(), seconds=3, callers=32)
     assert done.problems == []
     assert load.MIX.keys() <= done.took.keys()
@@ -12,7 +12,7 @@ def test_under_load_nothing_fails_and_nothing_is_lost(installed: Service) -> Non
 
 
 def test_a_key_that_was_lost_is_noticed(embedded: Service) -> None:
-    """If a server lost what it had acknowledged, the load test would say so."""
+    """The load test reports the loss of acknowledged changes."""
     embedded.start()
 
     def lose(_: float, __: int, ___: int) -> None:

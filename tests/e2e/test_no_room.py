@@ -1,4 +1,4 @@
-"""A disk that is full: what is verified goes on, what would change is refused for what it is, and all is told."""
+"""A full disk: verification goes on, changes are refused with the cause, and health and log report it."""
 
 import contextlib
 import json
@@ -13,12 +13,12 @@ from tests.e2e.service import Service, eventually
 from tests.harness import Refused
 
 SIZE = 3 * 1024 * 1024
-"""Bytes of the small disk."""
+"""The size of the small disk in bytes."""
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Give a folder on a disk of its own; skip the test where none may be made."""
+    """Return a folder on a private disk. Skip the test if mounting is not allowed."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]
@@ -30,7 +30,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def filled(folder: Path) -> Iterator[None]:
-    """Have a disk full for as long as a context lasts."""
+    """Fill a disk until the context ends."""
     ballast = folder / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
@@ -42,13 +42,13 @@ def filled(folder: Path) -> Iterator[None]:
 
 
 def told(service: Service, *words: str) -> list[dict[str, object]]:
-    """Return the lines of the log whose event has one of these words in it."""
+    """Return the log lines whose event contains one of these words."""
     lines = [json.loads(line) for line in service.stderr.splitlines() if line.startswith("{")]
     return [line for line in lines if any(word in str(line["event"]) for word in words)]
 
 
 def refused(call: Callable[[], object]) -> Refused:
-    """Call until it is refused, and return how."""
+    """Call until the call is refused, and return the refusal."""
 
     def once() -> Refused | None:
         try:
@@ -62,7 +62,7 @@ def refused(call: Callable[[], object]) -> Refused:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_full_disk(small_disk: Path, tmp_path: Path, workers: int) -> None:
-    """Keys are verified as ever; changes are refused and say why; health and log tell; and it ends with the cause."""
+    """On a full disk, Verify works, changes fail with the cause FULL, and health and log report it until it ends."""
     service = Service(tmp_path / "data", f"sqlite:///{small_disk}/tumbler.db").init()
     service.start("--workers", str(workers), "--log-format", "json")
     try:
@@ -94,7 +94,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path, workers: int) -> None:
 
 
 def test_with_the_log_on_it(small_disk: Path) -> None:
-    """Where the log is on the same disk, nothing else changes; it says how many lines were lost when there is room."""
+    """If the log is on the full disk too, the server works as usual and later reports the dropped lines."""
     service = Service(small_disk / "data").init().start("--log-format", "json")
     try:
         key = service.create().key
@@ -112,7 +112,7 @@ def test_with_the_log_on_it(small_disk: Path) -> None:
 
 
 def test_commands_on_a_full_disk(small_disk: Path) -> None:
-    """A command that needs room says so in a line, and the doctor says that there is none."""
+    """On a full disk, `init` fails with one error line, and the doctor reports that changes fail."""
     service = Service(small_disk / "data").init()
     with filled(small_disk):
         told = service.command("doctor")

@@ -1,4 +1,4 @@
-"""Servers of one installation whose pepper files are not the same."""
+"""Servers of one installation with different pepper files."""
 
 import pytest
 
@@ -13,7 +13,7 @@ FOREIGN = "keys are signed with peppers that this server does not have: each cos
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_server_with_another_pepper_file(installed: Service, workers: str) -> None:
-    """A server that was given a pepper file of its own says so in its log, by ids, and the doctor says it too."""
+    """A server with a different pepper file logs the pepper IDs, and the doctor warns of it."""
     installed.start("--workers", workers)
     own = installed.pepper_file.with_name("another")
     pepper.create(own)
@@ -41,7 +41,7 @@ def test_a_server_with_another_pepper_file(installed: Service, workers: str) -> 
 
 
 def test_keys_under_a_pepper_that_is_gone(embedded: Service) -> None:
-    """If the pepper file was replaced, the doctor tells that keys are signed under a pepper that it does not have."""
+    """If the pepper file was replaced, the doctor warns of keys that are signed with a missing pepper."""
     (old,) = pepper.load(embedded.pepper_file)
     assert doctor(embedded)[1]["peppers in use"]["severity"] == "ok"
     embedded.pepper_file.unlink()

@@ -1,4 +1,4 @@
-"""A server behind PgBouncer in transaction mode: no two statements of ours need the same connection to the database."""
+"""A server behind PgBouncer in transaction mode: no two statements need the same database connection."""
 
 import threading
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from tests.e2e.service import Client, Service, eventually
 from tests.faults.test_database_away import Bouncer, Server, pgbouncer
 
 CALLERS, ROUNDS = 16, 12
-"""Callers at once, and how often each creates, verifies and changes."""
+"""Concurrent callers, and rounds of calls by each."""
 
 
 @pytest.fixture(scope="module")
 def bounced(databases: Path) -> Iterator[str]:
-    """Give the URL of a PgBouncer that has two connections for everybody, before a server of its own."""
+    """Return the URL of a PgBouncer with two connections in total, in front of its own server."""
     program = pgbouncer()
     databases.chmod(0o711)
     for name in ("bounced", "bouncing"):
@@ -30,7 +30,7 @@ def bounced(databases: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def service(bounced: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Give a server of two workers on it, that was founded through it, too; no setting says that it is there."""
+    """Return a server with two workers behind PgBouncer, made by `init` through it, without any setting for it."""
     folder = tmp_path_factory.mktemp("bounced") / "data"
     service = Service(folder, bounced).init().start("--workers", "2", "--log-format", "json")
     yield service
@@ -38,7 +38,7 @@ def service(bounced: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def live(client: Client, number: int) -> int:
-    """Lead lives of keys, each step checked by what it answers; return how many calls were answered."""
+    """Run keys through their lives, check each response, and return the number of calls."""
     calls = 0
     for round_ in range(ROUNDS):
         name = f"{number}/{round_}"
@@ -54,7 +54,7 @@ def live(client: Client, number: int) -> int:
 
 
 def test_many_callers(service: Service) -> None:
-    """Hundreds of calls by callers at the same time are answered, each by what it asked; the log holds all of it."""
+    """Hundreds of concurrent calls get their own responses, and the log holds every change."""
     before = service.read("SELECT revision FROM log_head")[0][0]
     clients = [service.connect() for _ in range(CALLERS)]
     with ThreadPoolExecutor(CALLERS) as threads:
@@ -68,7 +68,7 @@ def test_many_callers(service: Service) -> None:
 
 
 def test_watch(service: Service) -> None:
-    """Streams at either worker hear of every change, in order, though LISTEN cannot work."""
+    """Streams of both workers receive every change in order, although LISTEN cannot work."""
     watches = [service.connect().watch().opened() for _ in range(6)]
     made: list[str] = []
     over = threading.Thread(target=lambda: made.extend(service.create().api_key.id for _ in range(20)))
@@ -81,7 +81,7 @@ def test_watch(service: Service) -> None:
 
 
 def test_two_servers(service: Service) -> None:
-    """What one server changes another finds within the bound, by polling."""
+    """A server finds another server's changes within the staleness bound, by polling."""
     other = service.beside()
     try:
         made = service.create()
@@ -93,14 +93,14 @@ def test_two_servers(service: Service) -> None:
 
 
 def test_it_says_so(service: Service) -> None:
-    """The log says once in each process that a pooler stands there, and that changes are found by polling."""
+    """Each process logs once, at level info, that it is behind a pooler and finds changes by polling."""
     said = [line for line in service.stderr.splitlines() if "the database is behind a pooler" in line]
     assert len(said) == 2
     assert all('"level": "info"' in line for line in said)
 
 
 def test_commands(service: Service) -> None:
-    """The commands work through it as well."""
+    """The commands work through PgBouncer."""
     for command in (("doctor",), ("audit", "verify"), ("migrate",)):
         done = service.command(*command)
         assert done.returncode == 0, done.stderr + done.stdout

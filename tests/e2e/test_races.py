@@ -1,4 +1,4 @@
-"""Many who want the same thing at the same moment, over real sockets, through one server and through two."""
+"""Concurrent calls for the same key or request over real sockets, through one server and through two."""
 
 import itertools
 import threading
@@ -20,18 +20,18 @@ FRESH = {"consistency": {"fully_consistent": True}}
 
 
 def connections(*servers: Service) -> list[Client]:
-    """Open connections of their own, to these servers in turn."""
+    """Open connections, round robin over these servers."""
     return [servers[number % len(servers)].connect() for number in range(CONNECTIONS)]
 
 
 def events(server: Service, key_id: str) -> list[EventType]:
-    """Return what the log says of a key, in order."""
+    """Return the types of a key's events, in order."""
     rows = server.read("SELECT type FROM event WHERE key_id = ? ORDER BY revision", key_id)
     return [EventType(number) for (number,) in rows]
 
 
 def rotate_by_many(key_id: str, clients: list[Client], server: Service) -> None:
-    """Rotate a key 50 times at the same moment, and check that exactly one of them did it."""
+    """Rotate a key 50 times at the same moment, and check that exactly one call succeeds."""
     outcomes = together(50, lambda number: clients[number % len(clients)].rotate(key_id))
     issued = [outcome for outcome in outcomes if isinstance(outcome, pb.RotateResponse)]
     refused = [outcome for outcome in outcomes if isinstance(outcome, Refused)]
@@ -45,17 +45,17 @@ def rotate_by_many(key_id: str, clients: list[Client], server: Service) -> None:
 
 
 def test_of_many_rotations_of_one_key_exactly_one_succeeds(server: Service) -> None:
-    """If 50 of us rotate one key at the same moment, there is one new key, and 49 are told of it."""
+    """Of 50 concurrent rotations of one key, one succeeds; the others get KEY_SUPERSEDED with the ID of the new key."""
     rotate_by_many(server.create().api_key.id, connections(server), server)
 
 
 def test_of_many_rotations_through_two_servers_exactly_one_succeeds(server: Service, other: Service) -> None:
-    """The same holds where half of us call another server of the same database."""
+    """Of 50 concurrent rotations of one key through two servers, exactly one succeeds."""
     rotate_by_many(server.create().api_key.id, connections(server, other), server)
 
 
 def test_many_revocations_of_one_key_are_one(server: Service) -> None:
-    """If 50 of us revoke one key at the same moment, all of us read the one time at which it was revoked."""
+    """Concurrent revocations of one key all succeed with the same revocation, which has one event."""
     made = server.create()
     clients = connections(server)
     outcomes = together(
@@ -69,7 +69,7 @@ def test_many_revocations_of_one_key_are_one(server: Service) -> None:
 
 
 def test_many_repetitions_of_one_request_make_one_key(server: Service, project: str) -> None:
-    """If my client sends one create 100 times at the same moment, one key is made, and one answer shows it."""
+    """Of 100 concurrent Creates with one request_id, one makes the key and shows it; the others return its record."""
     request = pb.CreateRequest(project_id=project, name="once", request_id=str(uuid4()))
     clients = connections(server)
     outcomes = together(100, lambda number: clients[number % CONNECTIONS].call("Create", request))
@@ -84,11 +84,11 @@ def test_many_repetitions_of_one_request_make_one_key(server: Service, project: 
 
 
 def test_many_repetitions_of_one_rotation_make_one_successor(server: Service) -> None:
-    """If my client sends one rotation 50 times with one request_id, all answers name the one new key."""
+    """Concurrent rotations with one request_id all return the one new key, and one of them its text."""
     made, request_id = server.create(), str(uuid4())
     clients = connections(server)
     outcomes = together(50, lambda number: clients[number % CONNECTIONS].rotate(made.api_key.id, request_id=request_id))
-    # A repetition must not find the key rotated by the very request that it repeats, and be told that it is too late.
+    # A replay must not be refused because its own first request has already rotated the key.
     assert [outcome for outcome in outcomes if isinstance(outcome, Refused)] == []
     assert len({outcome.api_key.id for outcome in outcomes}) == 1
     assert len([outcome for outcome in outcomes if outcome.key]) == 1
@@ -96,9 +96,9 @@ def test_many_repetitions_of_one_rotation_make_one_successor(server: Service) ->
 
 
 def switch_under_verification(switching: Client, verifying: list[Client], made: pb.CreateResponse) -> None:
-    """Switch a key off and on while others verify it, and check each verdict against what was true meanwhile.
+    """Deactivate and activate a key while others verify it, and check each verdict against the states at the time.
 
-    A verification may answer by any switch that was under way while it was; never by one that was over and undone.
+    A verdict may reflect any change in flight during the call, and never one that a later, finished change has undone.
     """
     switches: list[tuple[float, float, bool]] = [(0.0, 0.0, True)]
     verdicts: list[tuple[float, float, bool]] = []
@@ -130,7 +130,7 @@ def switch_under_verification(switching: Client, verifying: list[Client], made: 
 
 
 def test_a_switch_is_seen_by_every_verification_after_it(server: Service) -> None:
-    """While I switch a key off and on, each verification that begins after a switch returned tells of it."""
+    """A Verify that starts after a SetActive has returned reflects it."""
     made = server.create()
     switch_under_verification(server, connections(server)[:4], made)
     assert events(server, made.api_key.id)[1:] == [EventType.DEACTIVATED, EventType.ACTIVATED] * 30
@@ -138,14 +138,14 @@ def test_a_switch_is_seen_by_every_verification_after_it(server: Service) -> Non
 
 
 def test_a_switch_is_seen_by_every_verification_at_another_server(server: Service, other: Service) -> None:
-    """The same holds for verifications by another server of the same database."""
+    """A Verify at another server that starts after a SetActive has returned reflects it."""
     made = server.create()
     switch_under_verification(server, connections(other, server)[:4], made)
     server.audit()
 
 
 def test_many_switches_of_one_key_leave_one_truth(server: Service) -> None:
-    """If many of us switch one key on and off at once, the key, its verdict and its history agree in the end."""
+    """After many concurrent SetActive calls, the key, its verdict and its events agree."""
     made = server.create()
     clients = connections(server)
 
@@ -156,7 +156,7 @@ def test_many_switches_of_one_key_leave_one_truth(server: Service) -> None:
     outcomes = together(16, switch)
     assert not [outcome for outcome in outcomes if isinstance(outcome, Refused)]
     history = events(server, made.api_key.id)[1:]
-    # A switch that changes nothing leaves no event: the events alternate, from the first switch-off on.
+    # A call that changes nothing has no event, so the events alternate, beginning with DEACTIVATED.
     assert history == [EventType.DEACTIVATED, EventType.ACTIVATED] * (len(history) // 2) + (
         [EventType.DEACTIVATED] if len(history) % 2 else []
     )
@@ -166,14 +166,14 @@ def test_many_switches_of_one_key_leave_one_truth(server: Service) -> None:
 
 
 def revoke_under_verification(server: Service, clients: list[Client], **asked: Any) -> None:
-    """Revoke keys that others verify without pause, and check that none is let in after its revocation returned."""
+    """Revoke keys under constant verification, and check that none is valid after its Revoke has returned."""
     made = [server.create() for _ in range(20)]
     revoked: dict[str, float] = {}
     wrong: list[str] = []
     done = threading.Event()
 
     def verify(number: int) -> None:
-        # Each verifier goes round the keys, from a place of its own.
+        # Each verifier cycles over the keys from its own start.
         for each in itertools.cycle(made[number * 5 :] + made[: number * 5]):
             if done.is_set():
                 return
@@ -198,17 +198,17 @@ def revoke_under_verification(server: Service, clients: list[Client], **asked: A
 
 
 def test_a_revoked_key_is_never_let_in_again(server: Service) -> None:
-    """Once my revocation has returned, nobody's verification lets the key in, however busy they were with it."""
+    """After Revoke has returned, no Verify at the same server accepts the key, even under constant verification."""
     revoke_under_verification(server, connections(server)[:4])
 
 
 def test_a_revoked_key_is_never_let_in_by_another_server(server: Service, other: Service) -> None:
-    """The same holds for verifications by another server of the same database that ask for every change."""
+    """After Revoke has returned, no fully consistent Verify at another server accepts the key."""
     revoke_under_verification(server, connections(other)[:4], **FRESH)
 
 
 def test_a_change_through_one_server_is_seen_by_the_other_at_once(server: Service, other: Service) -> None:
-    """Whatever I do through one server, the other tells of it with the next answer, if it is asked for every change."""
+    """A fully consistent Verify at one server reflects every change that another server has acknowledged."""
     here, there = server.connect(), other.connect()
     for _ in range(5):
         made = here.create(scopes=["orders:read"])
@@ -230,7 +230,7 @@ def test_a_change_through_one_server_is_seen_by_the_other_at_once(server: Servic
 
 
 def test_a_revoked_caller_is_turned_away_by_both_servers(server: Service, other: Service) -> None:
-    """Once a calling key is revoked, the server that did it takes no other call from it, and the other soon neither."""
+    """A revoked calling key is refused at once by the server that revoked it, and soon by the other."""
     caller = server.caller("tumbler:keys:verify")
     key_id = caller.key.split("_")[1]
     elsewhere = other.connect(caller.key)
@@ -241,7 +241,7 @@ def test_a_revoked_caller_is_turned_away_by_both_servers(server: Service, other:
 
 
 def refused(caller: Client) -> str:
-    """Return why a caller is refused, or nothing if it is not."""
+    """Return the reason for which a caller is refused, or an empty string."""
     try:
         caller.verdict(caller.key)
     except Refused as refused:

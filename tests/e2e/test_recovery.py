@@ -1,4 +1,4 @@
-"""The way back: an operator's key that was lost, revoked or leaked, and a key that could not be shown."""
+"""Recovery from an operator's key that is lost, revoked or leaked, and from a key that could not be shown."""
 
 import os
 import shlex
@@ -19,7 +19,7 @@ COMMAND = "tumbler-server operator-key"
 
 
 def shell(service: Service, *arguments: str, redirect: str) -> subprocess.CompletedProcess[str]:
-    """Run a ``tumbler-server`` command on an installation, its stdout sent where a shell sends it."""
+    """Run a ``tumbler-server`` command in a shell, with a redirection."""
     command = shlex.join([service.python, "-m", "tumbler_server", *arguments, *service.where])
     return subprocess.run(
         ["sh", "-c", f"{command} {redirect}"],
@@ -32,7 +32,7 @@ def shell(service: Service, *arguments: str, redirect: str) -> subprocess.Comple
 
 
 def works(service: Service, key: str) -> bool:
-    """Say whether a key may list keys of the reserved project."""
+    """Return whether a key may list the keys of the reserved project."""
     try:
         service.connect(key).call("List", pb.ListRequest(project_id="tumbler"))
     except Refused as refused:
@@ -46,7 +46,7 @@ class TestOperatorKey:
     """``tumbler-server operator-key``."""
 
     def test_a_lost_key_is_replaced_while_servers_run(self, installed: Service, tmp_path: Path) -> None:
-        """I have lost the first key: the command gives me another, which the running server takes at once."""
+        """`operator-key` replaces a lost key, and a running server accepts the new one at once."""
         installed.start()
         file = tmp_path / "operator.key"
         made = installed.command("operator-key", "--output", str(file), "--name", "after the fire")
@@ -62,7 +62,7 @@ class TestOperatorKey:
         installed.audit()
 
     def test_the_audit_trail_names_the_command(self, installed: Service) -> None:
-        """Its event says that this command made the key: whoever reads the trail sees that no caller did."""
+        """The event of the new key names the command as its actor."""
         made = installed.command("operator-key")
         key_id = keyformat.parse(made.stdout.strip()).id
         events = installed.read("SELECT type, key_id, actor_key_id, actor_name FROM event ORDER BY revision")
@@ -70,9 +70,9 @@ class TestOperatorKey:
         assert installed.read("SELECT created_by_name FROM api_key WHERE id = ?", key_id) == [(COMMAND,)]
 
     def test_leaked_keys_end_with_it(self, installed: Service, tmp_path: Path) -> None:
-        """The operator's key has leaked: with --revoke-others all keys of its kind end, each with its event.
+        """With --revoke-others, every other operator's key is revoked, each with its event.
 
-        Keys of fewer scopes and of other projects stay.
+        Keys with fewer scopes and keys of other projects stay.
         """
         installed.start()
         ended = [installed.create(project_id="tumbler", scopes=["tumbler:*"]) for _ in range(3)]
@@ -89,7 +89,7 @@ class TestOperatorKey:
         assert made.returncode == 0, made.stderr
         new = keyformat.parse(file.read_text().strip()).id
         ids = [keyformat.parse(installed.key).id, *(each.api_key.id for each in ended)]
-        told = watch.events(5)  # by the log
+        told = watch.events(5)  # in log order
         assert [(event.type, event.key_id) for event in told] == [(1, new), *((5, key_id) for key_id in ids)]
         assert {event.actor.name for event in told} == {COMMAND}
         assert {event.detail["reason"] for event in told[1:]} == {"superseded"}
@@ -103,7 +103,7 @@ class TestOperatorKey:
         installed.audit()
 
     def test_every_process_learns_of_it(self, installed: Service, tmp_path: Path) -> None:
-        """Workers and other servers deny the old key and take the new one, though none of them made the change."""
+        """Workers and other servers refuse the old key and accept the new one, which another process made."""
         installed.start("--workers", "2")
         other = installed.beside()
         try:
@@ -118,13 +118,13 @@ class TestOperatorKey:
             other.close()
 
     def test_no_project_is_too_full_for_it(self, embedded: Service) -> None:
-        """Where the reserved project has as many keys as it may have, its operator is not locked out."""
+        """`operator-key` works even if the reserved project has its maximum of keys."""
         embedded.tamper("UPDATE project SET keys = 2000000")
         assert embedded.command("operator-key").returncode == 0
 
     @pytest.mark.parametrize("trouble", ["no pepper", "another pepper", "a pepper others read", "older schema"])
     def test_it_is_refused(self, installed: Service, tmp_path: Path, trouble: str) -> None:
-        """Without this database's own pepper, or with another schema, nothing is changed, and it says why."""
+        """Without the pepper of this database, or with another schema, the command changes nothing and says why."""
         if trouble == "no pepper":
             installed.pepper_file.unlink()
             said = ["there is no pepper file", "needs the database and the pepper file"]
@@ -148,7 +148,7 @@ class TestOperatorKey:
 
     @pytest.mark.parametrize("migrated", [False, True])
     def test_where_nothing_was_founded(self, database_url: str, tmp_path: Path, migrated: bool) -> None:
-        """A database without an installation gets no key by it: that is what init is for."""
+        """`operator-key` refuses a database without an installation and names `init`."""
         service = Service(tmp_path / "data", database_url)
         if migrated:
             service.init()
@@ -159,12 +159,12 @@ class TestOperatorKey:
         assert not (tmp_path / "new.key").exists()
 
     def test_peppers_that_were_rotated_count(self, installed: Service) -> None:
-        """After a rotation of the pepper, before any key was used, the file is still this database's."""
+        """After a pepper rotation, before any key is rehashed, the pepper file still counts as the database's."""
         assert installed.run("pepper", "rotate", "--data-dir", str(installed.data_dir)).returncode == 0
         assert installed.command("operator-key").returncode == 0
 
     def test_a_name_that_breaks_the_rule_is_a_misuse(self, embedded: Service, tmp_path: Path) -> None:
-        """A name of two characters is refused with the rule, as a misuse, and no file is left."""
+        """A name that breaks the rule is a usage error, and no file is left."""
         misused = embedded.command("operator-key", "--name", "ab", "--output", str(tmp_path / "new.key"))
         assert misused.returncode == 2
         assert "--name" in misused.stderr
@@ -173,10 +173,10 @@ class TestOperatorKey:
 
 
 class TestOutput:
-    """``--output`` of init and operator-key, and what becomes of a key that cannot be shown."""
+    """``--output`` of init and operator-key, and keys that cannot be shown."""
 
     def test_init_into_a_file(self, tmp_path: Path) -> None:
-        """The first key can go into a file of mode 0600: nothing secret is on stdout or stderr."""
+        """`init --output` writes the first key to a file of mode 0600, and no secret to stdout or stderr."""
         service, file = Service(tmp_path / "data"), tmp_path / "first-key"
         made = service.command("init", "--output", str(file))
         assert (made.returncode, made.stdout) == (0, "")
@@ -189,7 +189,7 @@ class TestOutput:
 
     @pytest.mark.parametrize("umask", ["000", "777"])
     def test_whatever_the_umask_is(self, tmp_path: Path, umask: str) -> None:
-        """The mode is 0600 under every umask."""
+        """The file has mode 0600 under every umask."""
         service, file = Service(tmp_path / "data"), tmp_path / "first-key"
         command = shlex.join([service.python, "-m", "tumbler_server", "init", "--output", str(file), *service.where])
         subprocess.run(
@@ -199,7 +199,7 @@ class TestOutput:
 
     @pytest.mark.parametrize("there", ["a file", "a dangling link", "a folder"])
     def test_what_is_there_stays(self, embedded: Service, tmp_path: Path, there: str) -> None:
-        """A file that exists is refused in one line and stays as it is, and nothing else is changed either."""
+        """A path that exists is refused and left as it is, and nothing else changes."""
         path = tmp_path / "key"
         if there == "a file":
             path.write_text("the key in use")
@@ -220,7 +220,7 @@ class TestOutput:
 
     @pytest.mark.parametrize("path", ["no-folder/key", "/dev/full/key"])
     def test_a_file_that_cannot_be_begun(self, tmp_path: Path, path: str) -> None:
-        """It is found out before anything is made."""
+        """An output file that cannot be created is refused before anything is made."""
         service = Service(tmp_path / "data")
         refused = service.command("init", "--output", str(tmp_path / path))
         assert (refused.returncode, refused.stdout) == (1, "")
@@ -229,7 +229,7 @@ class TestOutput:
         assert not service.data_dir.exists()
 
     def test_a_second_init_into_a_file_leaves_none(self, installed: Service, tmp_path: Path) -> None:
-        """A refused init names the way back, and takes its file away again; the pepper stays."""
+        """A refused `init` names `operator-key`, removes its output file and leaves the pepper unchanged."""
         before = installed.pepper_file.read_bytes()
         refused = installed.command("init", "--output", str(tmp_path / "second"))
         assert refused.returncode == 1
@@ -239,7 +239,7 @@ class TestOutput:
 
     @pytest.mark.parametrize("stdout", ["a full disk", "a pipe whose reader has gone", "open for reading only"])
     def test_a_first_key_that_cannot_be_shown(self, database_url: str, tmp_path: Path, stdout: str) -> None:
-        """If stdout takes nothing, the command fails, and says that the installation is there and how to get a key."""
+        """If the first key cannot be printed, `init` fails, says that the installation exists, and names the remedy."""
         service = Service(tmp_path / "data", database_url)
         if stdout == "a pipe whose reader has gone":
             lost = piped(service)
@@ -257,7 +257,7 @@ class TestOutput:
         service.close()
 
     def test_an_operator_key_that_cannot_be_shown(self, embedded: Service) -> None:
-        """It is told by its id, so that it can be revoked."""
+        """If the new key cannot be printed, the error gives its ID, so that it can be revoked."""
         lost = shell(embedded, "operator-key", redirect="> /dev/full")
         ((key_id,),) = embedded.read("SELECT id FROM api_key WHERE created_by_name = ?", COMMAND)
         assert lost.returncode == 1
@@ -265,7 +265,7 @@ class TestOutput:
 
     @pytest.mark.parametrize("command", ["init", "operator-key"])
     def test_a_closed_stdout_is_found_out_before(self, embedded: Service, tmp_path: Path, command: str) -> None:
-        """Where stdout is closed, nothing is made: the key would be lost."""
+        """If stdout is closed, the command fails before it makes a key that would be lost."""
         service = embedded if command == "operator-key" else Service(tmp_path / "new data")
         refused = shell(service, command, redirect=">&-")
         assert refused.returncode == 1
@@ -276,14 +276,14 @@ class TestOutput:
         assert shell(embedded, "operator-key", "--output", str(tmp_path / "key"), redirect=">&-").returncode == 0
 
     def test_a_closed_stderr_leaves_the_key_alone(self, tmp_path: Path) -> None:
-        """Where stderr is closed, what it would say does not come to stand beside the key on stdout."""
+        """If stderr is closed, stdout still holds only the key."""
         made = shell(Service(tmp_path / "data"), "init", redirect="2>&-")
         assert made.returncode == 0
         assert keyformat.is_well_formed(made.stdout.removesuffix("\n"))
 
 
 def piped(service: Service) -> subprocess.CompletedProcess[str]:
-    """Run init into a pipe whose reader has gone."""
+    """Run init with stdout as a pipe whose reader has closed."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -305,9 +305,9 @@ class TestFoundingTogether:
 
     @pytest.mark.parametrize("shared", [False, True])
     def test_one_makes_all(self, database_url: str, tmp_path: Path, shared: bool) -> None:
-        """Of several who found on one database one gets key and pepper file, which agree; the others make no file.
+        """Of several inits on one database, one gets a key and a matching pepper file; the others leave no file.
 
-        It is the same whether each has a folder of his own or all have one.
+        This holds whether they share a data folder or not.
         """
         crowd = [Service(tmp_path / ("data" if shared else f"data-{number}"), database_url) for number in range(4)]
         with ThreadPoolExecutor(len(crowd)) as pool:

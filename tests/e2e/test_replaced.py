@@ -1,7 +1,7 @@
-"""A backup that is put in the place of a database under running servers, in each way that comes to mind.
+"""A backup that replaces a database under running servers, in every likely way.
 
-No change is acknowledged that the database at the path has not got, no process goes on with what it remembers of the
-other one, and the server ends with a line that says what happened.
+No change is acknowledged that is not in the database at the path, no process goes on with memory of the old database,
+and the server exits with a line that says what happened.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from tests.e2e.service import Service, eventually
 from tests.harness import Refused
 
 NOTICED = 1.0
-"""Seconds within which it is noticed."""
+"""Seconds within which the server notices the replacement."""
 
 ENDED = 12.0
-"""Seconds within which the server has ended: streams have three to read how they end."""
+"""Seconds within which the server exits: streams get three to read their status."""
 
 
 def moved_over(database: Path, backup: Path) -> None:
@@ -123,7 +123,7 @@ WAYS = (
 
 
 def backed_up(service: Service) -> Path:
-    """Make a backup while the server runs, outside of its folder."""
+    """Make a backup, outside the data folder, while the server runs."""
     backup = service.data_dir.with_name("backup.db")
     database = service.data_dir / "tumbler.db"
     with contextlib.closing(sqlite3.connect(database)) as source, contextlib.closing(sqlite3.connect(backup)) as target:
@@ -132,7 +132,7 @@ def backed_up(service: Service) -> Path:
 
 
 class Writer:
-    """Creates keys as fast as they are answered, and notes when each was begun."""
+    """A client that creates keys as fast as it can, and records when each acknowledged call started."""
 
     def __init__(self, service: Service) -> None:
         self.acknowledged: list[tuple[float, str]] = []
@@ -159,7 +159,7 @@ class Writer:
 
 
 def ended(service: Service) -> str:
-    """Hold that a server ends by itself, not as if all were well, and return its last line."""
+    """Check that a server exits by itself with an error line, and return that line."""
     assert service.wait(ENDED) == 1
     last = service.stderr.strip().splitlines()[-1]
     assert last.startswith("tumbler-server: ")
@@ -170,7 +170,7 @@ def ended(service: Service) -> str:
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_a_file(embedded: Service, way: Callable[[Path, Path], None], workers: int) -> None:
-    """However a SQLite file is replaced or removed: nothing is acknowledged into the old one, and the server ends."""
+    """However a SQLite file is replaced or removed, no change goes to the old one, and the server exits."""
     embedded.start("--workers", str(workers), "--shutdown-grace", "2s")
     kept = embedded.create().key
     backup = backed_up(embedded)
@@ -181,7 +181,7 @@ def test_a_file(embedded: Service, way: Callable[[Path, Path], None], workers: i
         done = time.monotonic()
         line = ended(embedded)
     late = [key_id for began, key_id in writer.acknowledged if began > done]
-    if way is restored_by_sqlite:  # by SQLite's own means: what comes after it is in the file, and is not lost
+    if way is restored_by_sqlite:  # SQLite's own restore: later changes are in the file, and are not lost
         late = [key_id for key_id in late if not embedded.read("SELECT 1 FROM api_key WHERE id = ?", key_id)]
     assert late == []
     assert max((began for began, _ in writer.acknowledged), default=0) < done + NOTICED
@@ -200,7 +200,7 @@ def test_a_file(embedded: Service, way: Callable[[Path, Path], None], workers: i
 
 
 def test_the_old_log_is_not_taken_for_the_new_file_s(embedded: Service) -> None:
-    """The write-ahead log of the old file is put aside, whole: SQLite would mix it into the new file."""
+    """The write-ahead log of the old file is kept aside: SQLite would mix it into the new file."""
     embedded.start("--shutdown-grace", "2s")
     backup = backed_up(embedded)
     made = embedded.create()
@@ -209,7 +209,7 @@ def test_the_old_log_is_not_taken_for_the_new_file_s(embedded: Service) -> None:
     line = ended(embedded)
     (log,) = embedded.data_dir.glob("tumbler.db-*-replaced-wal")
     assert f"its last changes are kept in {log}" in line
-    # With the file that it belongs to, it is the old database, and all that was acknowledged is in it.
+    # Together with its file, it is the old database with every acknowledged change.
     log.rename(embedded.data_dir / "old.db-wal")
     with contextlib.closing(sqlite3.connect(embedded.data_dir / "old.db")) as old:
         assert old.execute("SELECT COUNT(*) FROM api_key WHERE id = ?", (made.api_key.id,)).fetchone() == (1,)
@@ -221,7 +221,7 @@ def test_the_old_log_is_not_taken_for_the_new_file_s(embedded: Service) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_postgresql(new_database: Callable[[str], str], postgresql: str, tmp_path: Path, workers: int) -> None:
-    """A PostgreSQL database that is dropped and made again from a backup is noticed by its log, and the server ends."""
+    """A PostgreSQL database that is dropped and restored from a backup is detected by its log, and the server exits."""
     url = new_database("postgresql")
     name = urlsplit(url).path.removeprefix("/")
     service = Service(tmp_path / "data", url).init()

@@ -1,4 +1,4 @@
-"""A server that removes old events, and what is left to read and to check."""
+"""A server that removes old events, and what can still be read and audited."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from tumbler_server.store.models import ApiKeyRow, EventRow, LogHeadRow
 
 
 def age(service: Service, *days: int) -> None:
-    """Put a log in place of the installation's, whose events are so many days old and about its first key."""
+    """Replace the installation's log by events of these ages in days, about its first key."""
     store = open_store(service.database_url)
     ((key_id,),) = store.read("SELECT id FROM api_key")
 
@@ -34,7 +34,7 @@ def age(service: Service, *days: int) -> None:
 
 
 def test_old_events_go_and_the_rest_can_be_checked(installed: Service) -> None:
-    """Told to keep events for a week, the server removes older ones soon; an audit tells where the log begins now."""
+    """With --event-retention 7d, the server removes older events, and an audit reports where the log begins."""
     age(installed, 30, 20, 8, 6, 3)
     installed.start("--event-retention", "7d")
     assert eventually(lambda: installed.read("SELECT anchor_revision FROM log_head") == [(3,)])
@@ -55,7 +55,7 @@ def test_old_events_go_and_the_rest_can_be_checked(installed: Service) -> None:
 
 
 def test_less_than_a_day_is_refused(embedded: Service) -> None:
-    """A retention so short that it can only be a mistake is refused before anything is removed."""
+    """A retention of less than a day is refused as a probable mistake."""
     refused = embedded.command("serve", "--listen", "127.0.0.1:0", "--event-retention", "23h")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "--event-retention must be at least 1d" in refused.stderr

@@ -1,4 +1,4 @@
-"""Rotations by real servers: who acts when the one that did is killed, stopped, or ended in order."""
+"""Rotations by real servers: takeover when the acting scheduler is killed, stopped or shut down."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ DEFAULT_LEASE = 15.0
 
 @pytest.fixture
 def pair(tmp_path: Path, new_database: Callable[[str], str]) -> Iterator[Pair]:
-    """Give a function that starts two servers on one PostgreSQL database, with options."""
+    """Return a function that starts two servers on one PostgreSQL database, with options."""
     with ExitStack() as open_:
 
         def start(*options: str) -> Crew:
@@ -39,27 +39,27 @@ def pair(tmp_path: Path, new_database: Callable[[str], str]) -> Iterator[Pair]:
 
 
 def apart(crew: Crew) -> tuple[Service, Service]:
-    """Return the server that acts, and the other."""
+    """Return the server whose scheduler acts, and the other one."""
     acting = crew.owner(crew.wait_for_acting())
     first, second = crew.services
     return (first, second) if first is acting else (second, first)
 
 
 def soon_due(server: Service, count: int = 1) -> list[str]:
-    """Create keys whose rotations are due in a second, and return their ids."""
+    """Create keys whose rotations are due in a second, and return their IDs."""
     return [
         server.create(name=f"key {number}", rotation={"interval": seconds(1)}).api_key.id for number in range(count)
     ]
 
 
 def announced(crew: Crew) -> list[str]:
-    """Return the keys whose rotations were announced so far, in order; one that was announced twice is there twice."""
+    """Return the keys with announced rotations, in order. A rotation that was announced twice is there twice."""
     rows = crew.store.read("SELECT key_id FROM event WHERE type = ? ORDER BY revision", (int(EventType.ROTATION_DUE),))
     return [key_id for (key_id,) in rows]
 
 
 def stand_still(pid: int, server: Service) -> None:
-    """Stop a process at a moment at which it holds nothing in a server's database that others wait for."""
+    """Stop a process at a moment when it holds no lock in the server's database."""
     busy = (
         "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
         "AND backend_type = 'client backend' AND state <> 'idle'"
@@ -70,7 +70,7 @@ def stand_still(pid: int, server: Service) -> None:
         for _ in range(10):
             if not server.read(busy):
                 return True
-            time.sleep(0.02)  # what the others do is over soon
+            time.sleep(0.02)  # other clients' transactions end soon
         os.kill(pid, signal.SIGCONT)
         return False
 
@@ -78,10 +78,10 @@ def stand_still(pid: int, server: Service) -> None:
 
 
 class TestTakeover:
-    """There is one that acts, and when it is gone another does what it would have done."""
+    """One scheduler acts, and when it dies, another takes over its work."""
 
     def test_killed(self, pair: Pair) -> None:
-        """With the default lease, what is due is announced within 30 s after the server that acts was killed."""
+        """With the default lease, due rotations are announced within 30 s after the acting server was killed."""
         crew = pair()
         acting, other = apart(crew)
         acting.signal(signal.SIGKILL)
@@ -91,7 +91,7 @@ class TestTakeover:
         eventually(lambda: announced(crew) == key_ids, LONGEST_TAKEOVER)
 
     def test_scheduler_killed(self, pair: Pair) -> None:
-        """A server that sees its scheduler die starts another, which need not wait until the lease runs out."""
+        """A server restarts its dead scheduler, which resumes without waiting for the lease to expire."""
         crew = pair()
         scheduler = crew.wait_for_acting()
         acting = crew.owner(scheduler)
@@ -103,7 +103,7 @@ class TestTakeover:
         assert "the scheduler ended" in acting.stderr
 
     def test_ended_in_order(self, pair: Pair) -> None:
-        """A server that ends in order leaves the lease to another at once: nobody waits for it to run out."""
+        """A server that shuts down cleanly releases the lease, so that another takes over at once."""
         crew = pair()
         acting, other = apart(crew)
         assert acting.stop() == 0
@@ -111,7 +111,7 @@ class TestTakeover:
         eventually(lambda: announced(crew) == key_ids, DEFAULT_LEASE / 2)
 
     def test_stopped_and_continued(self, pair: Pair) -> None:
-        """A scheduler that stood still beyond its lease sees that another acts; each rotation is announced once."""
+        """A scheduler that was stopped beyond its lease yields to the new one, and each rotation is announced once."""
         crew = pair("--scheduler-lease", "1s")
         acting, other = apart(crew)
         scheduler = crew.wait_for_acting()
@@ -133,7 +133,7 @@ class TestTakeover:
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_few_kills(kind: str, new_database: Callable[[str], str]) -> None:
-    """Whatever is killed, and when: each rotation is announced, told and claimed once."""
+    """Whatever is killed, and when, each rotation is announced, delivered and claimed once."""
     with memory() as folder:
         done = run(kind, folder, new_database(kind) if kind == "postgresql" else "", kills=2, keys=20, seed=1)
     assert done.findings.examples == []
@@ -146,7 +146,7 @@ def test_a_few_kills(kind: str, new_database: Callable[[str], str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_many_due(kind: str, new_database: Callable[[str], str], tmp_path: Path) -> None:
-    """What falls due at once is announced once and told once, and nobody who verifies is answered wrong."""
+    """Many rotations that fall due together are each announced and delivered once, and every Verify stays correct."""
     url = new_database(kind) if kind == "postgresql" else ""
     done = due.run(kind, True, tmp_path, url, keys=300, spell=1.0, progress=lambda _: None)
     assert done.problems == []

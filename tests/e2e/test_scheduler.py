@@ -1,4 +1,4 @@
-"""The process beside a server that does what the clock demands: when it is there, how it ends, what it counts."""
+"""The scheduler, a process beside the server: its lifetime and its metrics."""
 
 import os
 import re
@@ -18,7 +18,7 @@ ROTATING = ("--min-rotation-interval", "1s", "--metrics-listen", "127.0.0.1:0")
 
 @pytest.mark.parametrize("workers", ["1", "3"])
 def test_one_beside_a_server(embedded: Service, workers: str) -> None:
-    """A server has one scheduler, however many workers it has; it ends with the server, in order."""
+    """A server has one scheduler, however many workers it has, and it exits cleanly with the server."""
     embedded.start("--workers", workers)
     pid = the_scheduler(embedded)
     eventually(lambda: "this process now acts on schedules" in embedded.stderr)
@@ -31,7 +31,7 @@ def test_one_beside_a_server(embedded: Service, workers: str) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ends_with_a_killed_server(embedded: Service, workers: str) -> None:
-    """If the server is killed, its scheduler sees that, and ends too: it does not act alone."""
+    """A scheduler exits when its server is killed."""
     embedded.start("--workers", workers)
     pid = the_scheduler(embedded)
     embedded.signal(signal.SIGKILL)
@@ -40,7 +40,7 @@ def test_ends_with_a_killed_server(embedded: Service, workers: str) -> None:
 
 
 def test_follows_its_worker(embedded: Service) -> None:
-    """Where the worker that it belongs to is killed, the one that takes its place has a scheduler again."""
+    """If the scheduler's worker is killed, the new worker starts a new scheduler."""
     embedded.start("--workers", "2")
     before = the_scheduler(embedded)
     os.kill(pids(embedded)[1], signal.SIGKILL)
@@ -49,7 +49,7 @@ def test_follows_its_worker(embedded: Service) -> None:
 
 
 def test_ctrl_c(embedded: Service) -> None:
-    """Ctrl-C, which a terminal sends to the scheduler too, ends the server in order; nothing is started again."""
+    """Ctrl-C, which a terminal also sends to the scheduler, stops the server cleanly and restarts no scheduler."""
     embedded.start()
     pid = the_scheduler(embedded)
     eventually(lambda: "this process now acts on schedules" in embedded.stderr)
@@ -62,7 +62,7 @@ def test_ctrl_c(embedded: Service) -> None:
 
 
 def test_verifying_does_not_need_it(embedded: Service) -> None:
-    """While the scheduler stands still, keys are made and verified as ever."""
+    """While the scheduler is stopped, keys can be created and verified."""
     embedded.start()
     pid = the_scheduler(embedded)
     eventually(lambda: "this process now acts on schedules" in embedded.stderr)
@@ -75,7 +75,7 @@ def test_verifying_does_not_need_it(embedded: Service) -> None:
 def _stopped_outside_a_transaction(service: Service, pid: int) -> bool:
     os.kill(pid, signal.SIGSTOP)
     probe = apsw.Connection(service.database_url.removeprefix("sqlite:///"))
-    probe.set_busy_timeout(500)  # milliseconds: somebody else may be writing
+    probe.set_busy_timeout(500)  # milliseconds, in case another process writes
     try:
         probe.execute("BEGIN IMMEDIATE; ROLLBACK")
     except apsw.BusyError:
@@ -88,7 +88,7 @@ def _stopped_outside_a_transaction(service: Service, pid: int) -> bool:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_counts(embedded: Service, workers: str) -> None:
-    """What schedulers count is shown with the rest, also of one that has died, and every count once."""
+    """The metrics include those of schedulers, dead ones too, and each sample once."""
     embedded.start("--workers", workers, *ROTATING)
     embedded.create(name="rotating", rotation={"interval": seconds(1)})
     eventually(lambda: counted(embedded).get(DUE) == 1)

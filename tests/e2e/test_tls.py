@@ -1,4 +1,4 @@
-"""TLS, with an authority of the tests' own."""
+"""TLS, with the tests' own certificate authority."""
 
 import shutil
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certifi
 
 @dataclass(frozen=True)
 class Authority:
-    """A folder with a certificate authority and what it signed."""
+    """A folder with a certificate authority and the certificates that it signed."""
 
     folder: Path
 
@@ -24,7 +24,7 @@ class Authority:
         return self.folder / name
 
     def sign(self, name: str, extension: str) -> None:
-        """Make a private key and a certificate for it, ``<name>.key`` and ``<name>.pem``."""
+        """Make a private key ``<name>.key`` and its certificate ``<name>.pem``."""
         self.openssl("req", "-new", *_NEW_KEY, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         (self / f"{name}.ext").write_text(extension)
         authority = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial")
@@ -47,7 +47,7 @@ class Authority:
         subprocess.run(["openssl", *arguments], cwd=self.folder, check=True, capture_output=True)
 
     def credentials(self, client: str = "") -> grpc.ChannelCredentials:
-        """Return what a client trusts, and shows where it is named."""
+        """Return a client's credentials: the trusted authority, and the certificate of ``client`` if given."""
         pair = [(self / f"{client}.{kind}").read_bytes() for kind in ("key", "pem")] if client else [None, None]
         return grpc.ssl_channel_credentials((self / "ca.pem").read_bytes(), *pair)
 
@@ -57,7 +57,7 @@ _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Give an authority that has signed a server's certificate and a client's."""
+    """Return an authority that has signed a server's and a client's certificate."""
     made = Authority(tmp_path_factory.mktemp("authority"))
     made.openssl(
         "req", "-x509", *_NEW_KEY, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=Tests' authority"
@@ -68,13 +68,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 def flags(authority: Authority, client_ca: bool = False) -> list[str]:
-    """Return the server's flags for TLS, with certificates demanded of clients or not."""
+    """Return the server's TLS flags, with or without required client certificates."""
     demanded = ["--tls-client-ca", str(authority / "ca.pem")] if client_ca else []
     return ["--tls-cert", str(authority / "server.pem"), "--tls-key", str(authority / "server.key"), *demanded]
 
 
 def verdict(service: Service, credentials: grpc.ChannelCredentials | None) -> str:
-    """Verify the operator's key over a connection of these credentials; say UNREACHABLE where there is none."""
+    """Verify the operator's key over these credentials. Return UNREACHABLE if the connection fails."""
     client = Client(service.target, service.key, credentials)
     try:
         return client.verdict(service.key)
@@ -87,7 +87,7 @@ def verdict(service: Service, credentials: grpc.ChannelCredentials | None) -> st
 
 
 def test_keys_travel_encrypted(embedded: Service, authority: Authority) -> None:
-    """With a certificate, my server is reached by those who trust its authority, and in plaintext by nobody."""
+    """With a certificate, only clients that trust its authority can connect, and plaintext connections fail."""
     embedded.start(*flags(authority))
     assert verdict(embedded, authority.credentials()) == "VALID"
     assert verdict(embedded, None) == "UNREACHABLE"
@@ -98,7 +98,7 @@ def test_keys_travel_encrypted(embedded: Service, authority: Authority) -> None:
 
 
 def test_the_network_may_be_listened_to_with_tls(embedded: Service, authority: Authority) -> None:
-    """With a certificate, listening for the network needs no further word, and reflection is off there."""
+    """With a certificate, a public address needs no --insecure, and reflection is off."""
     embedded.start(*flags(authority), listen="0.0.0.0:0")
     port = embedded.target.rpartition(":")[2]
     client = Client(f"localhost:{port}", embedded.key, authority.credentials())
@@ -110,7 +110,7 @@ def test_the_network_may_be_listened_to_with_tls(embedded: Service, authority: A
 
 
 def test_clients_may_have_to_show_a_certificate(embedded: Service, authority: Authority) -> None:
-    """Where I demand a certificate of clients, whoever has none cannot even present a key."""
+    """With --tls-client-ca, a client without a certificate cannot connect."""
     embedded.start(*flags(authority, client_ca=True))
     assert verdict(embedded, authority.credentials("client")) == "VALID"
     assert verdict(embedded, authority.credentials()) == "UNREACHABLE"
@@ -131,7 +131,7 @@ def test_clients_may_have_to_show_a_certificate(embedded: Service, authority: Au
     ],
 )
 def test_half_of_tls_is_refused(embedded: Service, authority: Authority, half: list[str], named: str) -> None:
-    """If a file of TLS is missing, unreadable or belongs to another, the server does not start and says which it is."""
+    """If a TLS file is missing, unreadable or mismatched, the server does not start, and the error says why."""
     files = [word if word.startswith("--") else str(authority / word) for word in half]
     embedded.launch(*files)
     try:

@@ -1,4 +1,4 @@
-"""When keys were last used, in a server that ends."""
+"""The last-used times of keys when a server stops."""
 
 import time
 
@@ -7,7 +7,7 @@ from tumbler import keyformat
 
 
 def test_uses_are_written_before_the_server_ends(installed: Service) -> None:
-    """If a key was used, I read when, at the latest after the server was stopped; a refused key was not used."""
+    """A stopping server writes the last use of each key; a refused Verify is not a use."""
     installed.start()
     used, refused, untouched = (installed.create(name=name) for name in ("used", "refused", "untouched"))
     before = time.time()
@@ -26,7 +26,7 @@ def test_uses_are_written_before_the_server_ends(installed: Service) -> None:
 
 
 def test_a_calling_key_is_used_too(installed: Service) -> None:
-    """A key that only calls this service is used as well: I do not take it for one that nobody needs."""
+    """A call with a key counts as a use of the calling key."""
     installed.start()
     before = time.time()
     installed.caller("tumbler:keys:read").get(installed.create().api_key.id)

@@ -1,4 +1,4 @@
-"""Watch over real sockets: what a client is told, when, and how its stream ends."""
+"""Watch over real sockets: which events a client receives, when, and how its stream ends."""
 
 import signal
 import time
@@ -16,14 +16,14 @@ from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 VERIFY = "tumbler:keys:verify"
 
 SOON = 1.0
-"""Seconds within which a change is told, on a machine that is busy with other tests."""
+"""Seconds within which a change arrives, on a machine that is busy with other tests."""
 
 OPENED_AT_ONCE = 100
-"""Streams that a client opens before it waits for them: gRPC itself turns calls away where 1,000 are waiting."""
+"""Streams that a client opens before it waits for them: gRPC itself refuses calls if 1,000 are waiting."""
 
 
 def open_many(clients: list[Client], count: int, **fields: object) -> list[Watch]:
-    """Open many streams, over these connections in turn, and read the first response of each."""
+    """Open ``count`` streams, round robin over these connections, and read the first response of each."""
     streams: list[Watch] = []
     while len(streams) < count:
         new = [
@@ -35,7 +35,7 @@ def open_many(clients: list[Client], count: int, **fields: object) -> list[Watch
 
 
 def opened(clients: list[Client], count: int) -> list[Watch]:
-    """Open many streams; none, where the server has no room for all."""
+    """Open ``count`` streams. Return none if the server has no room for all."""
     streams: list[Watch] = []
     try:
         while len(streams) < count:
@@ -48,19 +48,19 @@ def opened(clients: list[Client], count: int) -> list[Watch]:
 
 
 def types(events: list[event_pb2.KeyEvent]) -> list[str]:
-    """Return what happened, as names."""
+    """Return the types of events as names."""
     return [event_pb2.KeyEventType.Name(event.type).removeprefix("KEY_EVENT_TYPE_") for event in events]
 
 
 def memory(server: Service) -> int:
-    """Return how many KiB of memory a server takes."""
+    """Return the server's resident memory in KiB."""
     assert server.process is not None
     with open(f"/proc/{server.process.pid}/status", encoding="utf-8") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
 
 
 def deaf(server: Service) -> Client:
-    """Open a connection whose streams hold little: what is not read soon waits at the server."""
+    """Open a connection with a small flow-control window, so that unread responses soon queue at the server."""
     client = server.connect()
     client.close()
     options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
@@ -71,8 +71,8 @@ def deaf(server: Service) -> Client:
 
 
 def make_noise(server: Service, project: str) -> int:
-    """Make so many changes that a stream which is not read holds no more; return how many events those are."""
-    made = server.create(project_id=project, name="🔑" * 255, scopes=["tumbler:keys:update"])  # an actor's name is told
+    """Make enough changes to fill an unread stream, and return the number of events."""
+    made = server.create(project_id=project, name="🔑" * 255, scopes=["tumbler:keys:update"])  # sent in each event
     key_id = server.create(project_id=project).api_key.id
     noisy = server.connect(made.key)
     for number in range(200):
@@ -82,10 +82,10 @@ def make_noise(server: Service, project: str) -> int:
 
 
 class TestRefusals:
-    """What is refused is refused as by any other call, before anything is told."""
+    """Watch refuses bad requests as any other call does, before it sends anything."""
 
     def test_bad_input(self, server: Service) -> None:
-        """A heartbeat out of bounds, or a cursor that was not issued here, is told by its field."""
+        """A heartbeat interval out of bounds or a foreign cursor is refused with the name of the field."""
         cursor = server.create().consistency_token
         for fields, wrong in (
             ({"beat": 0.999}, ["heartbeat_interval"]),
@@ -105,7 +105,7 @@ class TestRefusals:
             server.watch(beat=beat).opened().cancel()
 
     def test_who_may(self, server: Service, project: str) -> None:
-        """It needs the scope of Verify, and the caller's own project."""
+        """Watch needs the scope of Verify and the caller's own project."""
         allowed = server.caller(VERIFY, project_id=project)
         for client, fields, code, reason in (
             (server.connect(""), {}, "UNAUTHENTICATED", "UNAUTHENTICATED"),
@@ -118,7 +118,7 @@ class TestRefusals:
         allowed.watch(project_id=project).opened().cancel()
 
     def test_too_many_streams(self, embedded: Service) -> None:
-        """More streams than --max-watch-streams are refused with the advice to come back, until one ends."""
+        """Streams beyond --max-watch-streams are refused with a retry delay until one ends."""
         embedded.start("--max-watch-streams", "3")
         first, *_ = [embedded.watch().opened() for _ in range(3)]
         with pytest.raises(Refused) as refused:
@@ -131,10 +131,10 @@ class TestRefusals:
 
 
 class TestChanges:
-    """What is told."""
+    """Which events a stream receives."""
 
     def test_at_once(self, server: Service, project: str) -> None:
-        """As soon as a change is made, I am told what, when, and by whom."""
+        """A stream receives each change at once, with its type, its key and its actor."""
         stream = server.caller(VERIFY, project_id=project).watch().opened()
         made = server.create(project_id=project, environment_id="live")
         (event,) = stream.events(1)
@@ -151,7 +151,7 @@ class TestChanges:
         assert sorted(late for _, late in told)[10] < SOON
 
     def test_by_other_servers(self, server: Service, other: Service, project: str) -> None:
-        """A change made through another server of the installation is told as well, and soon."""
+        """A change made through another server of the installation arrives soon, too."""
         stream = server.caller(VERIFY, project_id=project).watch().opened()
         made = other.create(project_id=project)
         done = time.monotonic()
@@ -161,7 +161,7 @@ class TestChanges:
         assert types(stream.events(1)) == ["REVOKED"]
 
     def test_own_project_alone(self, server: Service, project: str) -> None:
-        """I am told of my project's keys and nothing of another's; the operator of all, or of the one that it names."""
+        """A caller receives only its own project's events; an operator receives all, or those of a project it names."""
         ours = server.caller(VERIFY, project_id=project).watch(beat=1).opened()
         every, named = server.watch().opened(), server.watch(project_id=project).opened()
         keys = [server.create(project_id=name).api_key.id for name in (project, f"{project}-other", project)]
@@ -173,7 +173,7 @@ class TestChanges:
         assert seen == keys
 
     def test_in_order_while_many_write(self, server: Service, other: Service, project: str) -> None:
-        """While many write through two servers, every stream on either is told each change once, in commit order."""
+        """While many clients write through two servers, every stream receives each change once, in commit order."""
         streams = [stream for each in (server, other) for stream in open_many([each.connect()], 10, project_id=project)]
         writers = [each.connect() for each in (server, other) for _ in range(3)]
 
@@ -193,7 +193,7 @@ class TestChanges:
             assert [event.revision for event in stream.events(120)] == written
 
     def test_after_a_broken_stream(self, server: Service, other: Service, project: str) -> None:
-        """If my stream breaks, I go on from my last cursor, at another server if need be, and miss nothing."""
+        """A stream resumes from its last cursor, on any server, and misses nothing."""
         stream = server.watch(project_id=project).opened()
         server.create(project_id=project)
         stream.events(1)
@@ -201,12 +201,12 @@ class TestChanges:
         keys = [server.create(project_id=project).api_key.id for _ in range(3)]
         again = other.watch(project_id=project, start_cursor=stream.cursor)
         assert [event.key_id for event in again.events(3)] == keys
-        assert again.next().events == []  # and at once the word that this was all
+        assert again.next().events == []  # Sent at once: the stream has caught up.
         token = server.create(project_id=project).consistency_token
         assert server.watch(project_id=project, start_cursor=token).opened()
 
     def test_a_cursor_is_a_consistency_token(self, server: Service, other: Service, project: str) -> None:
-        """What I am told of, Verify knows when I give it the cursor, whichever server I ask."""
+        """A Verify with a stream's cursor as its consistency token knows every event up to it, on any server."""
         stream = server.watch(project_id=project).opened()
         made = server.create(project_id=project)
         server.revoke(made.api_key.id)
@@ -215,7 +215,7 @@ class TestChanges:
         assert other.verdict(made.key, consistency=consistency) == "REVOKED"
 
     def test_reset(self, installed: Service) -> None:
-        """If what I missed is not kept any more, I am told to forget everything, and go on from the present."""
+        """If events after a cursor are no longer kept, the stream starts with a reset and goes on from the present."""
         installed.start()
         old = installed.create().consistency_token
         for _ in range(3):
@@ -237,10 +237,10 @@ class TestChanges:
 
 
 class TestHeartbeats:
-    """The word that there was nothing else to tell."""
+    """Heartbeats: responses without events."""
 
     def test_cadence(self, server: Service, project: str) -> None:
-        """I hear something at least as often as I asked for, and no oftener than that without need."""
+        """A stream sends something at least once per heartbeat interval, and no more often without need."""
         stream = server.watch(project_id=project, beat=1).opened()
         stream.heartbeat()
         began = time.monotonic()
@@ -249,7 +249,7 @@ class TestHeartbeats:
         assert 3 < time.monotonic() - began < 8
 
     def test_the_cursor_goes_on(self, server: Service, project: str) -> None:
-        """A heartbeat's cursor goes past changes that do not concern me: who comes back with it is told none."""
+        """A heartbeat's cursor moves past changes outside the stream's scope, so that a resumed stream skips them."""
         stream = server.watch(project_id=project, beat=1).opened()
         before = stream.cursor
         server.create(project_id=f"{project}-other")
@@ -258,10 +258,10 @@ class TestHeartbeats:
 
 
 class TestTheCallersKey:
-    """Who would not be let in any more is not told any more."""
+    """A stream ends as soon as its caller's key would be refused."""
 
     def test_revoked(self, server: Service, project: str) -> None:
-        """When my key is revoked, my streams end as my calls do."""
+        """Revoking the caller's key ends its streams with UNAUTHENTICATED."""
         mine = server.caller(VERIFY, project_id=project)
         streams = [mine.watch().opened() for _ in range(3)]
         (key_id,) = [key.id for key in server.call("List", pb.ListRequest(project_id=project)).api_keys]
@@ -271,20 +271,20 @@ class TestTheCallersKey:
             assert (refused.code, refused.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
 
     def test_revoked_through_another_server(self, server: Service, other: Service, project: str) -> None:
-        """It does not matter through which server."""
+        """A deactivation through another server ends the stream as well."""
         stream = server.caller(VERIFY, project_id=project).watch().opened()
         (key_id,) = [key.id for key in other.call("List", pb.ListRequest(project_id=project)).api_keys]
         other.set_active(key_id, False)
         assert stream.ended().reason == "UNAUTHENTICATED"
 
     def test_expired(self, server: Service, project: str) -> None:
-        """When my key expires, my stream ends, though the next heartbeat is far."""
+        """A stream ends when the caller's key expires, however long the heartbeat interval is."""
         mine = server.caller(VERIFY, project_id=project, ttl=seconds(2))
         refused = mine.watch(beat=3_600).opened().ended()
         assert (refused.code, refused.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
 
     def test_narrowed(self, server: Service, project: str) -> None:
-        """When my key loses the scope, my stream ends and I am told which one; another change does me no harm."""
+        """A stream ends with SCOPE_MISSING when its key loses the scope; other updates of the key leave it open."""
         mine = server.caller(VERIFY, "tumbler:keys:read", project_id=project)
         stream = mine.watch().opened()
         (key,) = server.call("List", pb.ListRequest(project_id=project)).api_keys
@@ -297,10 +297,10 @@ class TestTheCallersKey:
 
 
 class TestManyStreams:
-    """Streams neither take what calls need, nor leave anything behind."""
+    """Streams take no threads from calls and leave nothing behind."""
 
     def test_no_thread_each(self, embedded: Service) -> None:
-        """Hundreds of streams leave two threads free for those who verify keys, and all are told of a change."""
+        """With two threads, hundreds of streams do not delay Verify, and every stream receives a change."""
         embedded.start("--threads", "2")
         streams = open_many([embedded.connect() for _ in range(4)], 300)
         for _ in range(20):
@@ -309,14 +309,14 @@ class TestManyStreams:
         assert {event.key_id for stream in streams for event in stream.events(1)} == {made.api_key.id}
 
     def test_whichever_worker(self, embedded: Service) -> None:
-        """With several workers, a change made through one of them is told by all."""
+        """A change made through one worker arrives at the streams of all workers."""
         embedded.start("--workers", "2")
         streams = [embedded.connect().watch().opened() for _ in range(8)]
         made = embedded.create()
         assert [stream.events(1)[0].key_id for stream in streams] == [made.api_key.id] * 8
 
     def test_cancelled_streams_leave_nothing(self, embedded: Service) -> None:
-        """Streams that came and went do not count any more, and take no memory."""
+        """Cancelled streams no longer count and hold no memory."""
         embedded.start("--max-watch-streams", "200")
         clients = [embedded.connect() for _ in range(4)]
 
@@ -328,11 +328,11 @@ class TestManyStreams:
         come_and_go(5)
         before = memory(embedded)
         come_and_go(15)
-        assert memory(embedded) < before + 8_000  # what 1,500 streams leave, if they leave more than 5 KiB each
+        assert memory(embedded) < before + 8_000  # 1,500 streams, at most about 5 KiB left by each
         assert eventually(lambda: opened(clients, 100))
 
     def test_who_does_not_read(self, embedded: Service) -> None:
-        """Who does not read is cut off with a clear word; the others are told at once, and the server stays small."""
+        """A client that does not read is cut off; other streams stay prompt, and the server's memory stays small."""
         embedded.start("--max-watch-streams", "25")
         slow, patient = deaf(embedded), embedded.connect()
         unread = open_many([slow], 20, project_id="noisy")
@@ -350,7 +350,7 @@ class TestManyStreams:
             late.append(time.monotonic() - done)
         assert max(late) < 2 * SOON
         assert memory(embedded) < before + 30_000
-        eventually(lambda: opened([patient], 20))  # there is room again: the server has forgotten them
+        eventually(lambda: opened([patient], 20))  # There is room again: the server has dropped the slow streams.
         assert {stream.ended().code for stream in unread} <= {
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             grpc.StatusCode.CANCELLED,
@@ -359,7 +359,7 @@ class TestManyStreams:
         assert [stream.events(1)[0].key_id for stream in others] == [made.api_key.id] * 5
 
     def test_who_reads_again_is_told_why(self, embedded: Service) -> None:
-        """Who begins to read again after it was given up is told so, and to resume, and then misses nothing."""
+        """A slow client that reads again gets READER_TOO_SLOW with the advice to resume, and then misses nothing."""
         embedded.start()
         stream = deaf(embedded).watch(project_id="noisy").opened()
         cursor = stream.cursor
@@ -372,10 +372,10 @@ class TestManyStreams:
 
 
 class TestTheServersEnd:
-    """How streams end when the server does."""
+    """How streams end when the server stops."""
 
     def test_told_at_once(self, installed: Service) -> None:
-        """When the server stops, each stream is told to resume elsewhere, and none delays the end, read or not."""
+        """On shutdown, each stream ends with SERVER_STOPPING, and no stream, read or unread, delays the exit."""
         installed.start("--shutdown-grace", "1m")
         unread = deaf(installed).watch(project_id="noisy").opened()
         streams = open_many([installed.connect()], 20)
@@ -390,7 +390,7 @@ class TestTheServersEnd:
         assert unread.ended().code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
     def test_calls_under_way_are_finished(self, installed: Service) -> None:
-        """The streams' end takes nothing from the calls under way: they have their grace."""
+        """Streams end at once on shutdown, while calls in flight keep their grace period."""
         installed.start()
         stream = installed.watch().opened()
         with installed.writers_waiting():
@@ -403,7 +403,7 @@ class TestTheServersEnd:
         assert installed.wait() == 0
 
     def test_resumed_after_a_restart(self, installed: Service) -> None:
-        """After a restart I go on from my last cursor, though the server's memory is empty."""
+        """A stream resumes from its last cursor after a restart, although the server's memory is empty."""
         installed.start()
         stream = installed.watch().opened()
         installed.restart()

@@ -1,4 +1,4 @@
-"""What goes over the wire that no well-made client would send, and what comes back from a real server."""
+"""Requests on the wire that no well-behaved client sends, and a real server's responses."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ METHODS = [method.name for method in SERVICE.methods]
 
 
 def send(client: Client, method: str, data: bytes) -> bytes:
-    """Send an RPC's request as these bytes, and return the response's."""
+    """Send these bytes as an RPC's request and return the bytes of its response."""
     path = f"/{SERVICE.full_name}/{method}"
     with refusals():
         if SERVICE.methods_by_name[method].server_streaming:
@@ -51,7 +51,7 @@ def send(client: Client, method: str, data: bytes) -> bytes:
 
 
 def refused(client: Client, method: str, request: object) -> Refused:
-    """Call an RPC that must be refused, and return what it said."""
+    """Call an RPC that must be refused, and return the refusal."""
     with pytest.raises(Refused) as refusal:
         client.call(method, request)
     return refusal.value
@@ -59,7 +59,7 @@ def refused(client: Client, method: str, request: object) -> Refused:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_bytes_that_are_no_message_are_the_callers_mistake(sqlite_server: Service, method: str) -> None:
-    """If my client's stubs are broken and send rubbish, I am told so, and which message was expected."""
+    """Bytes that are no protobuf message are refused as UNDECODABLE, with the name of the expected message."""
     with pytest.raises(Refused) as refusal:
         send(sqlite_server, method, b"\xff\xff\xff\xff")
     assert (refusal.value.code, refusal.value.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "UNDECODABLE")
@@ -68,7 +68,7 @@ def test_bytes_that_are_no_message_are_the_callers_mistake(sqlite_server: Servic
 
 
 def test_a_string_that_is_not_utf8_is_the_callers_mistake(sqlite_server: Service) -> None:
-    """If a text that I send is not UTF-8, it is refused as undecodable, and not as a fault of the server."""
+    """A string that is not UTF-8 is refused as UNDECODABLE, not as an internal error."""
     project_id = b"\x0a\x02\xc3\x28"
     with pytest.raises(Refused) as refusal:
         send(sqlite_server, "Create", project_id)
@@ -76,28 +76,28 @@ def test_a_string_that_is_not_utf8_is_the_callers_mistake(sqlite_server: Service
 
 
 def test_rubbish_without_a_key_tells_nothing(sqlite_server: Service) -> None:
-    """Whoever has no key learns nothing of what a request should look like."""
+    """Without a key, an undecodable request is refused as UNAUTHENTICATED, which reveals nothing of its format."""
     with pytest.raises(Refused) as refusal:
         send(sqlite_server.connect(""), "Create", b"\xff\xff\xff\xff")
     assert refusal.value.reason == "UNAUTHENTICATED"
 
 
 def test_fields_of_a_newer_client_are_ignored(sqlite_server: Service, project: str) -> None:
-    """If my client is newer than the server and sends fields that it does not know, the rest still counts."""
+    """Fields that the server does not know are ignored, and the rest of the request counts."""
     unknown = b"\xfa\x3e\x03new"  # field 1007
     answer = send(sqlite_server, "Create", pb.CreateRequest(project_id=project).SerializeToString() + unknown)
     assert pb.CreateResponse.FromString(answer).api_key.project_id == project
 
 
 def test_a_message_beyond_every_limit_is_not_read(sqlite_server: Service) -> None:
-    """A request of several megabytes is refused before it is taken apart, and the connection goes on."""
+    """A request of several megabytes is refused before it is parsed, and the connection stays usable."""
     refusal = refused(sqlite_server, "Create", pb.CreateRequest(project_id="acme", name="n" * 2**21))
     assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert sqlite_server.verdict(sqlite_server.key) == "VALID"
 
 
 def test_random_bytes_never_break_the_server(sqlite_server: Service) -> None:
-    """Whatever bytes come, the answer is never an internal error, and the server goes on."""
+    """Random bytes never cause an internal error and never break the server."""
     for _ in range(100):
         for method in ("Create", "Verify", "Update"):
             try:
@@ -109,7 +109,7 @@ def test_random_bytes_never_break_the_server(sqlite_server: Service) -> None:
 
 
 def test_every_error_tells_its_reason(server: Service, project: str) -> None:
-    """Whatever goes wrong, I find a reason that my program can read, and what it is about."""
+    """Every error has a machine-readable reason and metadata that names its subject."""
     made = server.create(project_id=project, name="twin")
     twin = server.create(project_id=project, name="twin")
     revoked = server.create(project_id=project)
@@ -206,7 +206,7 @@ def test_every_error_tells_its_reason(server: Service, project: str) -> None:
 
 
 def test_bad_input_names_every_field_at_once(server: Service) -> None:
-    """If several of my fields break a rule, I am told all of them in one answer, by their paths."""
+    """If several fields break a rule, one response names them all, by path."""
     request = pb.CreateRequest(
         project_id="acme", name="ab", scopes=["fine", "not fine"], allowed_cidrs=["192.0.2.1/24"], ttl=seconds(0)
     )
@@ -214,7 +214,7 @@ def test_bad_input_names_every_field_at_once(server: Service) -> None:
 
 
 def test_a_caller_is_known_by_the_address_it_calls_from(server: Service, project: str) -> None:
-    """A calling key that is bound to networks is taken from there alone, by the address of the connection."""
+    """A calling key that is bound to networks is accepted only from those, by the address of the connection."""
     here = server.caller("tumbler:keys:verify", project_id=project, allowed_cidrs=["127.0.0.0/8"])
     elsewhere = server.caller("tumbler:keys:verify", project_id=project, allowed_cidrs=["10.0.0.0/8"])
     assert here.verdict(here.key, client_ip="127.0.0.1") == "VALID"
@@ -222,7 +222,7 @@ def test_a_caller_is_known_by_the_address_it_calls_from(server: Service, project
 
 
 def test_a_caller_over_ipv6_is_known_by_its_address(embedded: Service) -> None:
-    """The same holds over IPv6."""
+    """A calling key that is bound to networks is checked over IPv6 as well."""
     try:
         embedded.start(listen="[::1]:0")
     except AssertionError:
@@ -236,7 +236,7 @@ def test_a_caller_over_ipv6_is_known_by_its_address(embedded: Service) -> None:
 
 
 def test_a_key_may_come_in_either_header(sqlite_server: Service) -> None:
-    """My client may send its key as a bearer token or as x-api-key."""
+    """A client may send its key as a bearer token or as x-api-key."""
     client = sqlite_server.connect("")
     for metadata in (
         [("authorization", f"Bearer {sqlite_server.key}")],
@@ -250,7 +250,7 @@ def test_a_key_may_come_in_either_header(sqlite_server: Service) -> None:
 
 
 def test_on_this_machine_tools_may_ask_what_is_offered(sqlite_server: Service) -> None:
-    """On a loopback address, grpcurl and its like learn the services and their messages without any key."""
+    """On a loopback address, reflection lists the services and messages without a key."""
     nobody = sqlite_server.connect("")
     services = {service.name for service in nobody.ask_reflection().list_services_response.service}
     assert services == {SERVICE.full_name, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
@@ -259,7 +259,7 @@ def test_on_this_machine_tools_may_ask_what_is_offered(sqlite_server: Service) -
 
 
 def test_reflection_can_be_off(embedded: Service) -> None:
-    """With --no-reflection, tools learn nothing; calls go on as before."""
+    """With --no-reflection, reflection is unimplemented, and calls work as before."""
     embedded.start("--no-reflection")
     with pytest.raises(Refused) as refusal:
         embedded.ask_reflection()
@@ -268,7 +268,7 @@ def test_reflection_can_be_off(embedded: Service) -> None:
 
 
 def test_idle_reflection_streams_starve_nobody(embedded: Service) -> None:
-    """Eight tools that hold a reflection stream open take no thread from those who verify keys."""
+    """Eight idle reflection streams take no threads from Verify."""
     embedded.start("--threads", "2")
     with embedded.idle_reflection(8):
         for _ in range(20):
@@ -276,7 +276,7 @@ def test_idle_reflection_streams_starve_nobody(embedded: Service) -> None:
 
 
 def test_a_unix_socket_path_is_refused_as_an_address(tmp_path: Path) -> None:
-    """An address that is not HOST:PORT is refused before anything else happens."""
+    """An address that is not HOST:PORT is a usage error."""
     misused = Service(tmp_path).run("serve", "--listen", "unix:/tmp/tumbler")
     assert misused.returncode == 2
     assert "127.0.0.1:50051" in misused.stderr
@@ -284,7 +284,7 @@ def test_a_unix_socket_path_is_refused_as_an_address(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("in_flight", [90, 300])
 def test_many_calls_in_flight_on_one_connection(server: Service, project: str, in_flight: int) -> None:
-    """A gateway that keeps as many calls in flight as its connection has streams, or more, has none of them refused."""
+    """No call is refused if a client keeps as many calls in flight as its connection has streams, or more."""
     key = server.create(project_id=project, scopes=["orders:read"]).key
     gateway = server.create(project_id=project, scopes=["tumbler:keys:verify"]).key
     request, metadata = pb.VerifyRequest(key=key), (("authorization", f"Bearer {gateway}"),)
@@ -294,7 +294,7 @@ def test_many_calls_in_flight_on_one_connection(server: Service, project: str, i
             verify = ApiKeyServiceStub(channel).Verify
             await verify(
                 request, metadata=metadata, timeout=PATIENCE
-            )  # else gRPC does not know how many streams it has
+            )  # Until the first response, gRPC does not know the connection's limit of streams.
 
             async def caller() -> None:
                 for _ in range(20):
@@ -307,17 +307,17 @@ def test_many_calls_in_flight_on_one_connection(server: Service, project: str, i
 
 @pytest.mark.parametrize("size", [9_000, 15_500])
 def test_headers_that_are_allowed_are_never_refused(sqlite_server: Service, size: int) -> None:
-    """Headers of less than 16 KiB are taken each time, and not only as a rule."""
+    """Headers of less than 16 KiB are never refused."""
     metadata = [*sqlite_server.metadata, ("x-more", "y" * size)]
     get = ApiKeyServiceStub(sqlite_server.channel).Get
     for _ in range(60):
         with pytest.raises(grpc.RpcError) as raised:
             get(pb.GetRequest(), metadata=metadata, timeout=PATIENCE)
-        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # what is asked, not how
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # the request is refused, not its headers
 
 
 def test_headers_that_are_named_by_a_byte(embedded: Service) -> None:
-    """A stranger whose calls name a large header thousands of times is cut off, and nobody is kept waiting by it."""
+    """A stranger that repeats a large indexed header thousands of times is cut off and delays no other caller."""
     server = embedded.start()
     host, _, port = server.target.rpartition(":")
     fields = block(headers(f"/{SERVICE.full_name}/Verify"))
@@ -333,7 +333,7 @@ def test_headers_that_are_named_by_a_byte(embedded: Service) -> None:
 
 
 def test_bad_headers_fill_no_log(embedded: Service) -> None:
-    """What gRPC cannot read of a stranger's headers is not written down, line by line, for as long as they come."""
+    """Headers that gRPC cannot parse do not fill the log."""
     server = embedded.start()
     before = len(server.stderr)
     host, _, port = server.target.rpartition(":")
@@ -348,14 +348,14 @@ def test_bad_headers_fill_no_log(embedded: Service) -> None:
 
 
 def call_with_headers(key: str, size: int, stream: int = 3) -> bytes:
-    """Return the frames of a Get with so many more bytes of headers, in as many frames as that takes."""
+    """Return the frames of a Get with ``size`` more bytes of headers, in as many frames as they need."""
     begun = frame(HEADERS, 0, stream, block(headers(f"/{SERVICE.full_name}/Get", key)))
     more = frame(CONTINUATION, 0, stream, block([("x-more", "y" * 1_000)])) * (size // 1_000)
     return begun + more + frame(CONTINUATION, END_HEADERS, stream) + frame(DATA, END_STREAM, stream, framed(b""))
 
 
 def read(connection: socket.socket, until: bytes) -> bytes:
-    """Read until this has come, or the other side hangs up."""
+    """Read until ``until`` has arrived or the peer hangs up."""
     got = b""
     while until not in got and (data := connection.recv(65_536)):
         got += data
@@ -364,7 +364,7 @@ def read(connection: socket.socket, until: bytes) -> bytes:
 
 @pytest.mark.parametrize("size", [20_000, 1_000_000])
 def test_headers_without_end_end_the_connection_of_a_stranger(sqlite_server: Service, size: int) -> None:
-    """Headers beyond 16 KiB, which HTTP/2 lets go on in any number of frames, end a stranger's connection."""
+    """Headers beyond 16 KiB, which HTTP/2 allows in any number of frames, end a stranger's connection."""
     host, _, port = sqlite_server.target.rpartition(":")
     with socket.create_connection((host, int(port)), PATIENCE) as connection:
         connection.sendall(PREFACE + frame(SETTINGS, 0, 0))
@@ -374,7 +374,7 @@ def test_headers_without_end_end_the_connection_of_a_stranger(sqlite_server: Ser
 
 
 def test_headers_without_end_are_refused_to_who_is_known(sqlite_server: Service) -> None:
-    """On a connection on which a key was let in, as through a proxy, they end the call and not the connection."""
+    """On an authenticated connection, as through a proxy, headers beyond 16 KiB end the call, not the connection."""
     host, _, port = sqlite_server.target.rpartition(":")
     key = sqlite_server.key
     with socket.create_connection((host, int(port)), PATIENCE) as connection:
@@ -384,17 +384,17 @@ def test_headers_without_end_are_refused_to_who_is_known(sqlite_server: Service)
         assert b"key_id" in read(connection, b"key_id")
         connection.sendall(call_with_headers(key, 20_000))
         assert b"the header is" in read(connection, b"the header is")
-        time.sleep(0.3)  # long enough for it to be cut
+        time.sleep(0.3)  # long enough for the server to cut the connection
         connection.sendall(frame(PING, 0, 0, b"are you?"))
         assert b"are you?" in read(connection, b"are you?")
-        with contextlib.suppress(OSError):  # but no proxy lets this through
+        with contextlib.suppress(OSError):  # more than any proxy lets through
             connection.sendall(call_with_headers(key, 300_000, 5))
             read(connection, b"never said")
 
 
 @pytest.mark.parametrize("path", [b"/\xff\xfe/x", b"/tumbler.v1.ApiKeyService/Verif\xf9"])
 def test_a_path_that_is_no_text_harms_nobody(embedded: Service, path: bytes) -> None:
-    """Whoever calls a method whose name is not UTF-8 is told that there is none, and everybody else is served."""
+    """A call to a method whose name is not UTF-8 is answered as an unknown method, and other callers are served."""
     server = embedded.start()
     host, _, port = server.target.rpartition(":")
     fields = [(name, path if name == ":path" else value) for name, value in headers("")]
@@ -408,7 +408,7 @@ def test_a_path_that_is_no_text_harms_nobody(embedded: Service, path: bytes) -> 
 
 
 def test_headers_that_are_no_text_are_not_logged(embedded: Service) -> None:
-    """A stranger's headers that are not UTF-8 fill nobody's log: they are refused like others."""
+    """Headers that are not UTF-8 are refused like others and do not appear in the log."""
     server = embedded.start()
     host, _, port = server.target.rpartition(":")
     fields = [*headers(f"/{SERVICE.full_name}/Get"), *[("x", b"\xff")] * 100]
@@ -422,7 +422,7 @@ def test_headers_that_are_no_text_are_not_logged(embedded: Service) -> None:
 
 
 def test_a_stranger_with_many_calls_is_told_late(embedded: Service) -> None:
-    """After a hundred calls that were refused within ten seconds, the next refusal is late, and my own call is not."""
+    """After a hundred refused calls within ten seconds, a stranger's next refusal is late; other callers' are not."""
     own_server = embedded.start()
     stranger = own_server.connect("")
     request = pb.GetRequest()
@@ -431,12 +431,12 @@ def test_a_stranger_with_many_calls_is_told_late(embedded: Service) -> None:
     with pytest.raises(grpc.FutureTimeoutError):
         stranger.begin("Get", request).result(timeout=1)
     assert refused(own_server, "Get", request).reason == "INVALID_FIELD"
-    assert own_server.stop() == 0  # who waits to be told does not keep the server
+    assert own_server.stop() == 0  # pending refusals do not delay the exit
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much a connection has received")
 def test_who_sends_without_end_is_heard_no_more(embedded: Service) -> None:
-    """Strangers that send without end are read no more after a moment, and honest callers are answered meanwhile."""
+    """The server stops reading from strangers that send without end, and answers other callers meanwhile."""
     server = embedded.start()
     host, _, port = server.target.rpartition(":")
     unknown = frame(250, 0, 0, b"to be ignored") * 4_000
@@ -446,7 +446,7 @@ def test_who_sends_without_end_is_heard_no_more(embedded: Service) -> None:
             connection = open_.enter_context(socket.create_connection((host, int(port)), 2))
             connection.sendall(PREFACE + frame(SETTINGS, 0, 0))
             until = time.monotonic() + PATIENCE
-            with contextlib.suppress(TimeoutError):  # nothing is taken for two seconds
+            with contextlib.suppress(TimeoutError):  # nothing is read for two seconds
                 while time.monotonic() < until:
                     connection.sendall(unknown)
             assert time.monotonic() < until

@@ -1,4 +1,4 @@
-"""Several workers on one port: to a caller they are one server, whatever happens to any of them."""
+"""Several workers on one port behave as one server, whatever happens to any of them."""
 
 import json
 import os
@@ -23,22 +23,22 @@ from tumbler_server import metrics
 from tumbler_server.processes import TOGETHER
 
 MANY = 24
-"""Connections; the system spreads them, and that all come to one of two workers has odds of one to eight million."""
+"""Connections. The system spreads them: the odds that all reach one of two workers are one to eight million."""
 
 
 def logged(service: Service, event: str) -> list[dict[str, Any]]:
-    """Return the lines of the log that tell of an event, those of the workers included."""
+    """Return the log lines of an event, from all processes."""
     lines = (json.loads(line) for line in service.stderr.splitlines() if line.startswith("{"))
     return [line for line in lines if line["event"] == event]
 
 
 def pids(service: Service) -> dict[int, int]:
-    """Return the process of each worker, by its number, as the log tells them."""
+    """Return each worker's process ID, by the worker's number, as the log reports them."""
     return {line["worker"]: line["pid"] for line in logged(service, "a worker is ready")}
 
 
 def schedulers(service: Service) -> list[int]:
-    """Return the schedulers that a server has, whichever of its processes is above them."""
+    """Return the process IDs of a server's schedulers, at any depth below the server's process."""
     assert service.process is not None
     found = []
     for process in psutil.Process(service.process.pid).children(recursive=True):
@@ -52,13 +52,13 @@ def schedulers(service: Service) -> list[int]:
 
 
 def the_scheduler(service: Service) -> int:
-    """Wait until a server has a scheduler, and return it."""
+    """Wait until a server has a scheduler, and return its process ID."""
     (pid,) = eventually(lambda: schedulers(service))
     return int(pid)
 
 
 def refuses_connections(target: str) -> bool:
-    """Whether nobody listens there any more."""
+    """Return whether connections to the address are refused."""
     host, _, port = target.rpartition(":")
     try:
         socket.create_connection((host, int(port)), PATIENCE).close()
@@ -69,7 +69,7 @@ def refuses_connections(target: str) -> bool:
 
 @contextmanager
 def halted(pid: int) -> Iterator[None]:
-    """Let a process stand still."""
+    """Stop a process with SIGSTOP until the block ends."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -78,13 +78,13 @@ def halted(pid: int) -> Iterator[None]:
 
 
 def counted(service: Service) -> dict[str, float]:
-    """Return what a scraper reads: a number for each name with its labels."""
+    """Return the server's metrics: a number for each name with its labels."""
     text = scraped(service)
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")}
 
 
 def scraped(service: Service) -> str:
-    """Return what the server shows to a scraper."""
+    """Return the text of the server's metrics."""
     (line,) = logged(service, "metrics are served")
     with urllib.request.urlopen(f"http://{line['address']}/metrics", timeout=PATIENCE) as answer:
         return str(answer.read().decode())
@@ -94,7 +94,7 @@ def scraped(service: Service) -> str:
 def crews(
     new_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Service]]:
-    """Give a function that returns a server with two workers on a dialect, which the tests of this file share."""
+    """Return a function that gives a server with two workers on a dialect. The tests of this file share it."""
     running: dict[str, Service] = {}
 
     def serve(dialect: str) -> Service:
@@ -110,32 +110,32 @@ def crews(
 
 @pytest.fixture
 def crew(dialect: str, crews: Callable[[str], Service]) -> Service:
-    """Give a running server with two workers on each database, for tests that leave it running."""
+    """Return a running server with two workers on each database. Tests leave it running."""
     return crews(dialect)
 
 
 @pytest.fixture
 def pair(embedded: Service) -> Service:
-    """Give an installation of the test's own that will be served by two workers."""
+    """Return a private installation that two workers will serve."""
     embedded.options = ("--workers", "2")
     return embedded
 
 
 def everywhere(service: Service, key: str | None = None) -> Sequence[Client]:
-    """Open so many connections that each worker has some, and make them."""
+    """Open so many connections that each worker has some, and make a call on each."""
     clients = [service.connect(key) for _ in range(MANY)]
     assert {client.verdict(service.key) for client in clients} == {"VALID"}
     return clients
 
 
 def test_one_ready_line(crew: Service) -> None:
-    """A server with several workers says once that it is ready, as one without does."""
+    """A server with several workers prints one ready line, as a server with one worker does."""
     assert re.fullmatch(r"tumbler-server is ready on 127\.0\.0\.1:\d+\n", crew.stdout)
     assert len(set(pids(crew).values())) == 2
 
 
 def test_every_worker_serves(crew: Service) -> None:
-    """While one worker stands still, the other answers its callers, whichever of them it is."""
+    """While either worker is stopped, the other answers its callers."""
     clients = everywhere(crew)
     for pid in pids(crew).values():
         with halted(pid):
@@ -145,7 +145,7 @@ def test_every_worker_serves(crew: Service) -> None:
 
 
 def test_a_change_made_through_one_worker_holds_in_all(crew: Service, project: str) -> None:
-    """As soon as a key is made, turned off or revoked on one connection, all others go by it: none lags."""
+    """A key created, deactivated, activated or revoked on one connection has its new state on all others at once."""
     clients = everywhere(crew)
 
     def verdicts(text: str) -> set[Any]:
@@ -164,7 +164,7 @@ def test_a_change_made_through_one_worker_holds_in_all(crew: Service, project: s
 
 
 def test_a_dead_worker_is_replaced(installed: Service) -> None:
-    """When a worker is killed, the log says so, another takes its place, and what was acknowledged still holds."""
+    """A killed worker is logged and replaced, and every acknowledged change survives."""
     installed.options = ("--workers", "2")
     installed.start()
     made = [client.create() for client in everywhere(installed)]
@@ -178,7 +178,7 @@ def test_a_dead_worker_is_replaced(installed: Service) -> None:
         "signal 9 (Killed)",
         0,
     )
-    # Those who were connected to it may be told once that it has gone.
+    # Callers of the dead worker may get one error.
     eventually(lambda: refusal(installed) is None)
     clients = everywhere(installed)
     assert {clients[number].verdict(each.key) for number, each in enumerate(made)} == {"VALID"}
@@ -191,13 +191,13 @@ def test_a_dead_worker_is_replaced(installed: Service) -> None:
 
 
 def test_a_worker_can_be_replaced_in_order(pair: Service) -> None:
-    """When I send a worker SIGTERM, it finishes its calls under way, and another takes its place."""
+    """A worker that gets SIGTERM finishes its calls in flight and is replaced."""
     pair.start()
     clients = everywhere(pair)
     before = pids(pair)
     with pair.writers_waiting():
         calls = [client.begin("Create", pb.CreateRequest(project_id="acme", name="waits")) for client in clients[:8]]
-        # On the same connection, calls begin in order.
+        # On one connection, calls start in order.
         assert {client.verdict(pair.key) for client in clients[:8]} == {"VALID"}
         for pid in before.values():
             os.kill(pid, signal.SIGTERM)
@@ -208,7 +208,7 @@ def test_a_worker_can_be_replaced_in_order(pair: Service) -> None:
 
 
 def test_a_worker_that_cannot_start_is_tried_again(pair: Service) -> None:
-    """While a worker's place stays empty, the others serve; the log says why, and each try comes later."""
+    """If a worker cannot restart, the others serve, the log gives the reason, and each retry waits longer."""
     pair.start("--pepper-file", str(pair.pepper_file))
     hidden = pair.pepper_file.rename(pair.pepper_file.with_name("hidden"))
     os.kill(pids(pair)[2], signal.SIGKILL)
@@ -222,12 +222,12 @@ def test_a_worker_that_cannot_start_is_tried_again(pair: Service) -> None:
 
 
 def test_calls_under_way_are_finished_before_the_server_ends(pair: Service) -> None:
-    """When I stop the server, each worker answers the calls under way, new ones are refused, and nobody is left."""
+    """On shutdown, each worker answers its calls in flight, new calls are refused, and no process remains."""
     pair.start()
     clients = everywhere(pair)
     with pair.writers_waiting():
         under_way = [client.begin("Create", pb.CreateRequest(project_id="acme", name="last")) for client in clients[:8]]
-        # On the same connection, calls begin in order: these answers say that the others have begun.
+        # On one connection, calls start in order: these answers show that the Creates have started.
         assert {client.verdict(pair.key) for client in clients[:8]} == {"VALID"}
         pair.signal(signal.SIGTERM)
         eventually(lambda: refusal(pair) in ENDING)
@@ -242,7 +242,7 @@ def test_calls_under_way_are_finished_before_the_server_ends(pair: Service) -> N
 
 
 def test_ctrl_c_reaches_everybody(pair: Service) -> None:
-    """Ctrl-C, which a terminal sends to the workers too, ends the server in order, without a traceback."""
+    """Ctrl-C, which a terminal also sends to the workers, stops the server cleanly, without a traceback."""
     pair.start()
     made = pair.create()
     for pid in pids(pair).values():
@@ -256,7 +256,7 @@ def test_ctrl_c_reaches_everybody(pair: Service) -> None:
 
 
 def test_ctrl_c_while_it_starts(pair: Service) -> None:
-    """Ctrl-C before the workers are ready ends them as well, without a traceback, whatever they were at."""
+    """Ctrl-C during startup stops the workers cleanly, without a traceback."""
     supervisor = pair.launch("--log-level", "debug")
     starting = eventually(lambda: logged(pair, "a worker is starting"))
     begun = [line["pid"] for line in starting]
@@ -274,7 +274,7 @@ def test_ctrl_c_while_it_starts(pair: Service) -> None:
 
 
 def test_a_second_ctrl_c_gives_up(pair: Service) -> None:
-    """If calls under way take too long, a second Ctrl-C ends everything at once."""
+    """A second Ctrl-C stops the server at once, without waiting for calls in flight."""
     pair.start()
     with pair.writers_waiting():
         waiting = pair.begin("Create", pb.CreateRequest(project_id="acme", name="too slow"))
@@ -290,7 +290,7 @@ def test_a_second_ctrl_c_gives_up(pair: Service) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_the_same_signal_twice_is_one(embedded: Service, workers: str) -> None:
-    """If SIGTERM comes twice within a millisecond, as `timeout` sends it, calls under way are finished all the same."""
+    """A repeated SIGTERM, as `timeout` sends it within a millisecond, does not cut off calls in flight."""
     embedded.start("--workers", workers)
     with embedded.writers_waiting():
         waiting = embedded.begin("Create", pb.CreateRequest(project_id="acme", name="last"))
@@ -305,7 +305,7 @@ def test_the_same_signal_twice_is_one(embedded: Service, workers: str) -> None:
 
 
 def test_workers_end_with_their_supervisor(pair: Service) -> None:
-    """If the supervisor is killed, the workers finish their calls under way and end too: nobody serves on."""
+    """If the supervisor is killed, the workers finish their calls in flight and exit."""
     pair.start()
     clients = everywhere(pair)
     with pair.writers_waiting():
@@ -320,7 +320,7 @@ def test_workers_end_with_their_supervisor(pair: Service) -> None:
 
 @pytest.mark.parametrize(("there", "newcomer"), [("1", "2"), ("2", "1"), ("2", "2")])
 def test_a_port_in_use_is_refused(embedded: Service, there: str, newcomer: str) -> None:
-    """If another server runs on the port, with workers or without, a second one does not start, and says why."""
+    """A server refuses to start on a port that another server uses, with or without workers, and says why."""
     embedded.start("--workers", there)
     refused = embedded.command("serve", "--listen", embedded.target, "--workers", newcomer)
     assert refused.returncode == 1
@@ -330,7 +330,7 @@ def test_a_port_in_use_is_refused(embedded: Service, there: str, newcomer: str) 
 
 
 def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
-    """If nothing was founded there, one line says so, however many workers find out, and none is left."""
+    """If there is no installation, `serve` says so in one line for all workers, and no process remains."""
     refused = Service(tmp_path / "data").command("serve", "--listen", "127.0.0.1:0", "--workers", "4")
     assert refused.returncode == 1
     assert "tumbler-server init" in refused.stderr
@@ -340,13 +340,13 @@ def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", ["0", "-1", "65", "many"])
 def test_how_many_workers(embedded: Service, number: str) -> None:
-    """A number of workers that makes no sense is a mistake in how the command was called."""
+    """An invalid number of workers is a usage error."""
     assert embedded.command("serve", "--workers", number).returncode == 2
 
 
 @pytest.mark.parametrize("host", ["localhost", "[::1]"])
 def test_names_and_ipv6(pair: Service, host: str) -> None:
-    """Workers share a port of a host's name, or of an IPv6 address, as well."""
+    """Workers can share a port on a host name or on an IPv6 address."""
     try:
         pair.start(listen=f"{host}:0")
     except AssertionError:
@@ -360,7 +360,7 @@ def test_names_and_ipv6(pair: Service, host: str) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_counts_are_shown(embedded: Service, workers: str) -> None:
-    """A scraper reads one sum of what all workers have counted, and nothing of any key is in it."""
+    """A scraper reads the sum over all workers, and no metric contains a key ID, a secret or a key's name."""
     embedded.start("--workers", workers, "--metrics-listen", "127.0.0.1:0")
     made = embedded.create(name="in nobody's metrics")
     clients = everywhere(embedded)
@@ -381,7 +381,7 @@ def test_counts_are_shown(embedded: Service, workers: str) -> None:
 
 
 def test_counts_outlive_a_worker(pair: Service) -> None:
-    """What a worker had counted stays in the sum when it dies, and that it died is counted too."""
+    """A dead worker's counts stay in the sum, and its restart is counted."""
     pair.start("--metrics-listen", "127.0.0.1:0")
     for client in everywhere(pair):
         client.verdict("typing error")
@@ -396,13 +396,13 @@ def test_counts_outlive_a_worker(pair: Service) -> None:
 
 
 def folders(service: Service) -> list[Path]:
-    """Return where processes of a server count together."""
+    """Return the folders in which a server's processes share their metrics."""
     return list(service.data_dir.glob(".metrics-*"))
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_processes_are_replaced_though_their_folder_was_removed(embedded: Service, workers: str) -> None:
-    """If a cleaner takes the folder of counts, workers and schedulers that die are replaced, and counted anew."""
+    """If the metrics folder is deleted, dead workers and schedulers are still replaced, and new ones are counted."""
     embedded.start("--workers", workers, "--metrics-listen", "127.0.0.1:0")
     scheduler = the_scheduler(embedded)
     (folder,) = folders(embedded)
@@ -422,7 +422,7 @@ def test_processes_are_replaced_though_their_folder_was_removed(embedded: Servic
 
 
 def test_the_counts_of_a_killed_server_are_removed(embedded: Service) -> None:
-    """A server that is killed leaves its folder of counts behind; the next one removes it, and none that is in use."""
+    """A server removes the metrics folder of a killed server, but none that is in use."""
     embedded.start("--metrics-listen", "127.0.0.1:0")
     (left,) = folders(embedded)
     embedded.signal(signal.SIGKILL)
@@ -436,7 +436,7 @@ def test_the_counts_of_a_killed_server_are_removed(embedded: Service) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_counts_need_an_address_of_their_own(embedded: Service, workers: str) -> None:
-    """If something listens where the counts are to be shown, the server does not start, and says so in one line."""
+    """If the metrics address is in use, the server does not start, and says so in one line."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         refused = embedded.command(

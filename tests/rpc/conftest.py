@@ -12,7 +12,7 @@ from tumbler_server.webhooks.targets import Rules
 
 @pytest.fixture
 def world(database_url: str, tmp_path: Path, clock: FrozenClock) -> Iterator[World]:
-    """Give a service on each database, whose clock stands still."""
+    """Return a service on each database, with a frozen clock."""
     world = World(database_url, tmp_path / "data", clock)
     yield world
     world.close()
@@ -20,7 +20,7 @@ def world(database_url: str, tmp_path: Path, clock: FrozenClock) -> Iterator[Wor
 
 @pytest.fixture
 def twin(world: World) -> Iterator[World]:
-    """Give a second service on the same database, as another server would be."""
+    """Return a second service on the same database, as another server would be."""
     twin = world.twin()
     yield twin
     twin.close()
@@ -28,14 +28,14 @@ def twin(world: World) -> Iterator[World]:
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    """Give a receiver of webhooks on this machine, over real sockets."""
+    """Return a webhook receiver on this machine, over real sockets."""
     with Receiver() as receiver:
         yield receiver
 
 
 @pytest.fixture
 def mailing(database_url: str, tmp_path: Path, clock: FrozenClock) -> Iterator[World]:
-    """Give a service whose webhooks may go to this machine."""
+    """Return a service that may send webhooks to loopback addresses."""
     world = World(database_url, tmp_path / "data", clock, webhook_rules=Rules(loopback=True))
     yield world
     world.close()

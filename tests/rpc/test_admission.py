@@ -1,4 +1,4 @@
-"""What a call has to pass before anything is done for it, and in which order."""
+"""The checks that a call passes before any work, and their order."""
 
 import asyncio
 import contextlib
@@ -36,13 +36,13 @@ from tumbler_server.server import SERVICE, build_server
 METHODS = [*POLICY, "ClaimRotation"]
 
 HEADERS = 5_000
-"""Bytes of a call's headers."""
+"""The size of a call's headers in bytes."""
 
 CHANGES = ["Create", "Update", "SetActive", "Revoke", "Rotate"]
 
 
 class Slow(Context):
-    """What gRPC gives the handler of a call whose messages come when the test says so."""
+    """A gRPC context whose messages arrive when the test says so."""
 
     def __init__(self, peer: str, metadata: Any, left: float | None) -> None:
         super().__init__(peer, b"", metadata, left)
@@ -56,7 +56,7 @@ class Slow(Context):
 
 
 class Call:
-    """A call of which gRPC has the headers."""
+    """A call whose headers have arrived."""
 
     def __init__(self, world: World, method: str, key: str | None = None, left: float | None = None) -> None:
         self._world = world
@@ -67,11 +67,11 @@ class Call:
 
     @property
     def reads(self) -> int:
-        """How often the server has asked for a message."""
+        """Return how often the server has asked for a message."""
         return self.context.reads
 
     def send(self, *messages: Any) -> "Call":
-        """Have messages come."""
+        """Deliver messages."""
 
         async def send() -> None:
             for message in messages:
@@ -82,18 +82,18 @@ class Call:
         return self
 
     def answer(self) -> Any:
-        """Return the response. Raises ``Refused``."""
+        """Return the response. Raises ``Refused`` if the call ends with an error status."""
         answer = on_loop(self._end())
         return GetMessageClass(SERVICE.methods_by_name[self._method].output_type).FromString(answer)
 
     def refused(self) -> Refused:
-        """Return how the call was refused."""
+        """Return the refusal of the call."""
         with pytest.raises(Refused) as raised:
             self.answer()
         return raised.value
 
     def cancel(self) -> None:
-        """Have the caller leave."""
+        """Cancel the call."""
 
         async def cancel() -> None:
             self.task.cancel()
@@ -109,9 +109,9 @@ class Call:
         assert call is not None
         serve = call.stream_stream if call.response_streaming else call.stream_unary
         self.answered = asyncio.Event()
-        """That the answer is there."""
+        """Set when the response is ready."""
         self.taken = asyncio.Event()
-        """That the caller has taken it."""
+        """Set when the caller has read the response."""
 
         async def as_grpc_does() -> bytes:
             answer = await serve(None, self.context)
@@ -132,7 +132,7 @@ class Call:
 
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Give the monotonic clock of admission, which stands until ``now`` is set."""
+    """Return the clock of admission, frozen until the test sets ``now``."""
     clock = SimpleNamespace(now=1_000.0)
     clock.monotonic = lambda: clock.now
     for module in (engine, exchange, calls):
@@ -141,7 +141,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def sweep(world: World) -> None:
-    """Have the engine look once for callers who have not sent their request in time."""
+    """Run the engine's check for slow callers once."""
 
     async def once() -> None:
         sweeping = asyncio.ensure_future(world.core.engine.sweep())
@@ -153,17 +153,17 @@ def sweep(world: World) -> None:
 
 
 class TestOrder:
-    """Each step is cheaper than what it guards: the first that fails answers, and what comes after is not done."""
+    """Each check is cheaper than the work it guards: the first failure answers, and no later check runs."""
 
     def test_credential_before_body(self, world: World) -> None:
-        """Who is not known is refused by the headers: no message is asked for."""
+        """An unauthenticated call is refused by its headers, and the server reads no message."""
         for method, key in itertools.product(POLICY, ("", "garbage", generate("tmb").text)):
             call = Call(world, method, key)
             assert call.refused().code is grpc.StatusCode.UNAUTHENTICATED
             assert call.reads == 0
 
     def test_policy_before_body(self, world: World) -> None:
-        """Who lacks the scope is refused by the headers, whether or not the key is in memory already."""
+        """A call without the scope is refused by its headers, whether or not the key is cached."""
         key = world.caller("orders:read")
         for method in POLICY:
             call = Call(world, method, key)
@@ -171,12 +171,12 @@ class TestOrder:
             assert call.reads == 0
 
     def test_policy_before_size(self, world: World) -> None:
-        """Who lacks the scope does not learn that the request is too large."""
+        """A call without the scope does not learn that its request is too large."""
         call = Call(world, "Get", world.caller("orders:read")).send(b"x" * 1_000_000)
         assert call.refused().reason == "SCOPE_MISSING"
 
     def test_size_before_parse(self, world: World) -> None:
-        """What is too large is not decoded, and the answer names both sizes; up to the limit it is."""
+        """A request over the size limit is not decoded, and the error names both sizes; one at the limit is decoded."""
         for method in METHODS:
             most = engine.METHODS[method].size.most
             refused = Call(world, method).send(b"\xff" * (most + 1)).refused()
@@ -186,14 +186,14 @@ class TestOrder:
             assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "UNDECODABLE")
 
     def test_sizes(self) -> None:
-        """A Verify and a BatchVerify have sizes of their own; of all others none is larger than what a record needs."""
+        """Verify and BatchVerify have size limits of their own; all other methods share the limit for a record."""
         sizes = {method: row.size.most for method, row in engine.METHODS.items()}
         assert sizes.pop("Verify") == limits.VERIFY_BYTES.most
         assert sizes.pop("BatchVerify") == limits.BATCH_BYTES.most
         assert set(sizes.values()) == {limits.REQUEST_BYTES.most}
 
     def test_counts_before_rules(self, world: World) -> None:
-        """A list that is too long is told as such, and no entry of it is looked at."""
+        """A list that is too long is refused as a whole, and its entries are not checked."""
         refused = Call(world, "Create").send(pb.CreateRequest(name="x", scopes=["no scope!"] * 101)).refused()
         assert refused.fields == ["scopes"]
         assert "at most 100 entries" in refused.message
@@ -201,9 +201,9 @@ class TestOrder:
         assert (refused.reason, refused.fields) == ("INVALID_FIELD", ["key_id"])
 
     def test_a_place_before_the_body(self, world: World) -> None:
-        """Where a project has as many calls as it may, its next is refused before its message is asked for.
+        """A call beyond a project's limit of calls in flight is refused before the server reads its message.
 
-        Other projects go on, and so do its other kinds of calls: above all, it can stop a key.
+        Other projects and the project's other kinds of calls go on: above all, it can stop a key.
         """
         key, other = world.caller("tumbler:*"), world.caller("tumbler:*", project_id="globex")
         key_id = world.create().api_key.id
@@ -223,7 +223,7 @@ class TestOrder:
             call.cancel()
 
     def test_a_place_without_a_key(self, world: World) -> None:
-        """Where no key is needed, a connection counts as a project does."""
+        """Calls without a key are limited per connection."""
         waiting = [Call(world, "ClaimRotation", "") for _ in range(shares.OPEN_CROWD.most_each)]
         assert Call(world, "ClaimRotation", "").refused().reason == "OVERLOADED"
         world.peer = "ipv4:127.0.0.1:40001"
@@ -233,7 +233,7 @@ class TestOrder:
             call.cancel()
 
     def test_a_claim_token_before_the_lane(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What is no claim token of ours is refused before anything waits for a thread; many such, late."""
+        """Text that is not a claim token is refused without a thread, and after many such refusals, late."""
         monkeypatch.setattr(type(world.core.lanes.claim), "run", None)
         for token in ("", "token", "claim_token", "x" * 513):
             refused = Call(world, "ClaimRotation", "").send(pb.ClaimRotationRequest(claim_token=token)).refused()
@@ -245,15 +245,15 @@ class TestOrder:
 
 
 class TestBody:
-    """The message that has to come after the headers."""
+    """The message after the headers."""
 
     @pytest.fixture(autouse=True)
     def often(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let the engine look at each turn of the loop."""
+        """Run the engine's check for slow callers at each turn of the loop."""
         monkeypatch.setattr(engine, "SWEEP", 0)
 
     def test_none_in_time(self, world: World, seconds: SimpleNamespace) -> None:
-        """Whoever sends headers and nothing else is told so after as many seconds as there are for sending."""
+        """A call without a message is refused with REQUEST_TOO_SLOW after SECONDS_TO_SEND."""
         waiting = [Call(world, method) for method in METHODS]
         seconds.now += shares.SECONDS_TO_SEND.most - 0.01
         sweep(world)
@@ -266,7 +266,7 @@ class TestBody:
             assert (refused.code, refused.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TOO_SLOW")
 
     def test_what_has_come_is_counted(self, world: World) -> None:
-        """A call's headers count when it is listened to, and its message when it has come, while somebody asks."""
+        """While the counter runs, a call's headers count when it starts, and its message when it arrives."""
         request = pb.GetRequest(key_id=world.create().api_key.id)
         shedding = world.core.shedding
         shedding.heard = {}
@@ -280,7 +280,7 @@ class TestBody:
             shedding.heard = None
 
     def test_the_late_alone(self, world: World, seconds: SimpleNamespace) -> None:
-        """The seconds count for each call from its own headers, and a place is given back."""
+        """The time to send runs from each call's own headers, and a refused call gives its place back."""
         late = [Call(world, "Get") for _ in range(3)]
         seconds.now += shares.SECONDS_TO_SEND.most
         early = Call(world, "List")
@@ -289,7 +289,7 @@ class TestBody:
         assert early.send(pb.ListRequest()).answer().api_keys
 
     def test_late(self, world: World, seconds: SimpleNamespace) -> None:
-        """A message that comes late but in time is served, and the call is never ended for it after that."""
+        """A message that arrives just in time is served, and the call is not ended as slow afterwards."""
         call = Call(world, "List")
         seconds.now += shares.SECONDS_TO_SEND.most - 0.01
         call.send(pb.ListRequest())
@@ -298,20 +298,20 @@ class TestBody:
         assert call.answer().api_keys
 
     def test_none(self, world: World) -> None:
-        """A stream that ends without a message is none that can be decoded."""
+        """A stream that ends without a message is refused as UNDECODABLE."""
         for method in METHODS:
             refused = Call(world, method).send(grpc.aio.EOF).refused()
             assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "UNDECODABLE")
 
     def test_two(self, world: World) -> None:
-        """Of two messages the first is the request; the second is not even asked for."""
+        """The first of two messages is the request; the server does not read the second."""
         first, second = pb.VerifyRequest(key=world.operator), pb.VerifyRequest(key="garbage")
         call = Call(world, "Verify").send(first, second)
         assert call.answer().valid
         assert call.reads == 1
 
     def test_goodbye(self, world: World) -> None:
-        """A server that stops ends the calls whose message has not come, so that their callers go elsewhere."""
+        """A stopping server ends the calls without a message, so that their callers go elsewhere."""
         call = Call(world, "Get")
 
         async def say() -> None:
@@ -322,7 +322,7 @@ class TestBody:
         assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING")
 
     def test_gone(self, world: World, seconds: SimpleNamespace) -> None:
-        """A caller who leaves before sending anything leaves nothing behind."""
+        """A call that is cancelled before its message leaves nothing behind."""
         Call(world, "Get").cancel()
         seconds.now += shares.SECONDS_TO_SEND.most
         sweep(world)
@@ -330,27 +330,27 @@ class TestBody:
 
 
 class TestUnread:
-    """Answers that are not taken: how many bytes of them there may be, and for how long."""
+    """Unread responses: how many bytes of them are allowed, and for how long."""
 
     LONG = ("BatchVerify", "List", "ListEvents", "ListDeliveries")
 
     @pytest.fixture(autouse=True)
     def small(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let all answers be long, and one of them be as much as a project may leave unread."""
+        """Make every response count as long, and one response exhaust a project's share."""
         for name, most in (("LONG_ANSWER", 1), ("UNREAD_OF_A_PROJECT", 2), ("UNREAD", 10_000)):
             monkeypatch.setattr(shares, name, limits.Limit(name, most, "bytes", ""))
 
     @staticmethod
     def unread(world: World, key: str) -> Call:
-        """Make a call whose answer is there, and is not taken."""
+        """Make a call whose response is ready and not read."""
         call = Call(world, "List", key).send(pb.ListRequest())
         on_loop(soon(call.answered.is_set))
         return call
 
     def test_no_more(self, world: World) -> None:
-        """Where a project has so much unread, it gets no more long answers, and no message is asked for.
+        """A project with too many unread bytes gets no more long responses, and such a call's message is not read.
 
-        It goes on to verify and to change, and others go on to read.
+        The project's other calls and other projects go on.
         """
         key, other = world.caller("tumbler:*"), world.caller("tumbler:*", project_id="globex")
         unread = self.unread(world, key)
@@ -370,7 +370,7 @@ class TestUnread:
         assert Call(world, "List", key).send(pb.ListRequest()).answer().api_keys
 
     def test_nothing_is_read_for_it(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Nor is anything done for calls that came before the answers did which are not taken."""
+        """Calls that were already waiting when the project reached its limit are refused before any work."""
         key = world.caller("tumbler:*")
         waiting = [Call(world, method, key) for method in self.LONG]
         self.unread(world, key)
@@ -381,7 +381,7 @@ class TestUnread:
             assert call.send(request_for(method, "")).refused().reason == "OVERLOADED"
 
     def test_not_taken_in_time(self, world: World, seconds: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A call is ended whose answer is not taken for too long, of whatever method; its place is given back."""
+        """A call of any method is ended if its response is not read in time, and its place is given back."""
         monkeypatch.setattr(engine, "SWEEP", 0)
         crowd = world.core.engine._crowds[shares.VERIFY_CROWD]
         call = Call(world, "Verify").send(pb.VerifyRequest(key=world.operator))
@@ -397,10 +397,10 @@ class TestUnread:
 
 
 class TestJudgedAgain:
-    """A caller that changes while its call is under way."""
+    """A caller that changes while its call is in flight."""
 
     def test_between_headers_and_body(self, world: World) -> None:
-        """A key that is revoked after its headers came and before its message does gets nothing."""
+        """A call is refused if its key is revoked between its headers and its message."""
         key = world.create(scopes=["tumbler:*"])
         key_id = world.create().api_key.id
         waiting = {method: Call(world, method, key.key) for method in POLICY}
@@ -411,7 +411,7 @@ class TestJudgedAgain:
         assert len(world.events()) == events
 
     def test_networks_between_headers_and_body(self, world: World) -> None:
-        """So does one that is bound to other networks, and one that loses its scope."""
+        """A call is refused if its key's networks or scopes exclude it between its headers and its message."""
         key = world.create(scopes=["tumbler:keys:read"])
         call = Call(world, "List", key.key)
         world.update(key.api_key.id, allowed_cidrs=["203.0.113.0/24"])
@@ -422,7 +422,7 @@ class TestJudgedAgain:
         assert call.send(pb.ListRequest()).refused().reason == "SCOPE_MISSING"
 
     def test_forgotten_between_headers_and_body(self, world: World) -> None:
-        """A caller whom a small memory forgets meanwhile is read again, and served; who was revoked too is not."""
+        """A caller that a small cache evicts meanwhile is read again and served, unless its key was revoked."""
         world.reopen(cache_size=1)
         key = world.create(scopes=["tumbler:*"])
         for revoked in (False, True):
@@ -438,7 +438,7 @@ class TestJudgedAgain:
 
     @pytest.mark.parametrize("change", ["scopes", "networks", "active"])
     def test_a_grant_by_another_server(self, world: World, twin: World, change: str) -> None:
-        """Whom memory refuses may have been let in elsewhere: that counts as soon as a taking away would."""
+        """A grant by another server counts as soon as a revocation by it would, even if the cache says no."""
         key = world.create(scopes=["tumbler:keys:read"])
         if change == "scopes":
             world.update(key.api_key.id, "scopes")
@@ -470,7 +470,7 @@ class TestJudgedAgain:
     def test_inside_the_transaction(
         self, world: World, twin: World, method: str, change: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A caller that changes elsewhere after its admission is refused in the transaction, and nothing is written."""
+        """A caller that loses its permission after admission is refused in the transaction, and nothing is written."""
         key = world.create(scopes=["tumbler:*"], project_id="acme")
         key_id = world.create().api_key.id
         world.page(key.key)
@@ -497,7 +497,7 @@ class TestJudgedAgain:
         assert events == [len(world.events())]
 
     def test_by_its_network(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Inside the transaction the caller's connection counts as it did before."""
+        """The transaction checks the caller's address again."""
         key = world.create(scopes=["tumbler:*"], allowed_cidrs=["127.0.0.0/8"])
         assert Call(world, "Create", key.key).send(pb.CreateRequest(project_id="acme")).answer().key
         with before_work(monkeypatch, lambda: world.update(key.api_key.id, allowed_cidrs=["203.0.113.0/24"])):
@@ -508,10 +508,10 @@ class TestJudgedAgain:
 
 
 class TestGone:
-    """Callers who do not wait any more when their turn comes."""
+    """Callers that are gone when their turn comes."""
 
     def test_deadline(self, world: World) -> None:
-        """Nothing is written for a caller whose deadline is over when its turn comes."""
+        """Nothing is written for a caller whose deadline has passed when its turn comes."""
         key_id = world.create().api_key.id
         events = len(world.events())
         for method in CHANGES:
@@ -522,7 +522,7 @@ class TestGone:
     def test_deadline_while_waiting(
         self, world: World, seconds: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """So it is where the deadline passes while the call waits behind others of its project; the next is served."""
+        """Nothing is written if the deadline passes, or the caller cancels, while the call queues."""
         begun, end = threading.Event(), threading.Event()
 
         def wait() -> None:
@@ -546,7 +546,7 @@ class TestGone:
         assert Call(world, "Update").send(update).answer().api_key.name == "last"
 
     def test_while_it_waits_to_write(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Who leaves after its work has begun and before it may write gets nothing written."""
+        """Nothing is written for a caller that cancels after its work has begun and before the write."""
         begun, end = threading.Event(), threading.Event()
 
         def wait() -> None:
@@ -560,7 +560,7 @@ class TestGone:
             assert begun.wait(PATIENCE)
             call.cancel()
             end.set()
-            # Its place in the lane is held until its work is over: who comes after it comes after all that it did.
+            # The call keeps its place in the lane until its work ends, so a later call sees all that it did.
             world.update(key_id, name="after")
         assert len(world.events()) == events + 1
         assert world.get(key_id).name == "after"
@@ -572,7 +572,7 @@ class TestGone:
     ids=["small", "large"],
 )
 def test_calls_of_methods_that_there_are_not(world: World, size: int, kind: type[exchange.Refusal]) -> None:
-    """They are refused as strangers' calls are, late where they are many; and their headers are held to the limits."""
+    """Unknown methods are refused as strangers' calls are, late after many, and with the same header limits."""
     handler = world.core.engine.service(Details("", (), size))
     assert type(handler) is kind
 
@@ -580,7 +580,7 @@ def test_calls_of_methods_that_there_are_not(world: World, size: int, kind: type
 def test_a_server_whose_loop_ends_by_itself_asks_to_be_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should the loop end though nobody stopped the server, the process is told to end, and knows it has failed."""
+    """If the event loop ends by itself, the server sends itself SIGTERM and knows that it has failed."""
     url = f"sqlite:///{tmp_path}/tumbler.db"
     founding.found(Installation(tmp_path, url), CHEAP, "tmb")
     told: queue.Queue[tuple[int, int]] = queue.Queue()
@@ -595,11 +595,11 @@ def test_a_server_whose_loop_ends_by_itself_asks_to_be_started_again(
 
 
 class TestTables:
-    """A server does not start with an RPC that nobody has thought about."""
+    """A server does not start with an RPC that has no policy or limits."""
 
     @pytest.mark.parametrize("table", ["POLICY", "METHODS"])
     def test_a_row_is_missing(self, tmp_path: Path, table: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An RPC without a row in either table is named, and nothing listens."""
+        """An RPC without a row in either table is named in the error, and the server does not listen."""
         url = f"sqlite:///{tmp_path}/tumbler.db"
         founding.found(Installation(tmp_path, url), CHEAP, "tmb")
         config = Config(Installation(tmp_path, url), listen="127.0.0.1:0")
@@ -611,7 +611,7 @@ class TestTables:
                     build_server(config)
 
     def test_a_row_too_many(self) -> None:
-        """A row without an RPC is named as well: it may be one that is spelled wrong."""
+        """A row without an RPC is named in the error, because it may be misspelled."""
         engine.check_methods(SERVICE)
         with pytest.raises(SetupError, match="Destroy"):
             engine.check_methods(SERVICE, {**engine.METHODS, "Destroy": engine.METHODS["Revoke"]})
@@ -619,7 +619,7 @@ class TestTables:
 
 @contextlib.contextmanager
 def before_work(monkeypatch: pytest.MonkeyPatch, then: Callable[[], object]) -> Iterator[None]:
-    """Have something happen once after a call was admitted, on the thread of its lane, before its work begins."""
+    """Run ``then`` once after a call's admission, on its lane's thread, before its work begins."""
     waiting = [then]
     serving = calls.serving
 

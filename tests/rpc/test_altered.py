@@ -1,4 +1,4 @@
-"""Rows that were changed by hand: no call goes by them, not even if they are put back."""
+"""Rows that were changed by hand: no call uses them, and no cache keeps them after they are restored."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tumbler_server.store.models import ApiKeyRow, EventRow
 
 
 def alter(world: World, key_id: str, **columns: Any) -> dict[str, Any]:
-    """Change columns of a key's row by hand, and return what they were."""
+    """Change columns of a key's row by hand, and return their old values."""
     (row,) = world.core.store.select(ApiKeyRow.select().where(ApiKeyRow.id == key_id))
     before = {name: getattr(row, name) for name in columns}
     world.core.store.write(
@@ -29,7 +29,7 @@ def refusals() -> float:
 
 
 def test_a_secret_put_into_a_row_is_not_accepted(world: World) -> None:
-    """Not while it is in the row, without the pepper as it was put there, and not after the row is as it was."""
+    """A secret hash that was put into a row is refused while it is there and after the row is restored."""
     text = world.caller("tumbler:*")
     mine = forged(text)
     parsed = keyformat.parse(mine)
@@ -46,7 +46,7 @@ def test_a_secret_put_into_a_row_is_not_accepted(world: World) -> None:
 
 
 def test_a_revocation_taken_out_is_not_remembered(world: World) -> None:
-    """A revoked key is none while its row says otherwise, and REVOKED once it is put back."""
+    """A revoked key is NOT_FOUND while its row says otherwise, and REVOKED after the row is restored."""
     made = world.create()
     world.revoke(made.api_key.id)
     before = alter(world, made.api_key.id, revoke_time=NEVER)
@@ -56,7 +56,7 @@ def test_a_revocation_taken_out_is_not_remembered(world: World) -> None:
 
 
 def test_an_older_row_with_its_own_event_is_not_accepted(world: World) -> None:
-    """A row as it was before the key's last event fits an older event, which is not the last."""
+    """A row from before the key's last event is refused, although it matches an older event."""
     made = world.create()
     (old,) = world.core.store.select(ApiKeyRow.select().where(ApiKeyRow.id == made.api_key.id))
     world.revoke(made.api_key.id)
@@ -66,7 +66,7 @@ def test_an_older_row_with_its_own_event_is_not_accepted(world: World) -> None:
 
 
 def test_every_key_s_row_is_told_alike_by_both_ways(world: World) -> None:
-    """What the hot path compares is what the audit does, whatever is in a row: nothing that was written is refused."""
+    """The hot path compares rows as the audit does, whatever they contain, and refuses none that the service wrote."""
     plain = world.create()
     whole = world.create(
         name='ü"\\😀%s', scopes=["a:b"], metadata={"t": "ß%d"}, allowed_cidrs=["192.0.2.0/24"], owner_id="a'b"
@@ -86,7 +86,7 @@ def test_every_key_s_row_is_told_alike_by_both_ways(world: World) -> None:
 
 
 def test_a_key_that_no_event_tells_of_is_accepted(world: World) -> None:
-    """An event from before schema 7 says nothing of its key's row: there is nothing to compare."""
+    """A row whose events predate schema 7 is accepted, because there is no digest to compare."""
     made = world.create()
     told = EventRow.update(record=None).where(EventRow.key_id == made.api_key.id)
     world.core.store.write(lambda transaction: transaction.run(told))

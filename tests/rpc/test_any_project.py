@@ -1,4 +1,4 @@
-"""Who may be told of any tenant's key is told so: by `any_project` in each answer."""
+"""`any_project` in a response: the caller may see the keys of all projects."""
 
 import pytest
 
@@ -20,10 +20,10 @@ __all__ = ["mixed"]
     ],
 )
 def test_told_to_who_sees_all_projects_and_names_none(world: World, caller: str, named: str, told: bool) -> None:
-    """An answer says `any_project` to a key of the reserved project whose request names none, and to nobody else."""
+    """any_project is true only for a key of the reserved project whose request names no project."""
     key = world.caller("tumbler:keys:verify", project_id=caller)
     created = world.create(project_id="acme")
-    for _ in range(2):  # read, then remembered
+    for _ in range(2):  # from the database, then from the cache
         assert world.verify(created.key, key, project_id=named).any_project is told
     for text in ("garbage", forged(created.key)):
         assert world.verify(text, key, project_id=named).any_project is told
@@ -32,7 +32,7 @@ def test_told_to_who_sees_all_projects_and_names_none(world: World, caller: str,
 
 
 def test_each_item_of_a_batch_is_told_for_itself(world: World, mixed: list[pb.VerifyRequest]) -> None:
-    """In a batch each answer says it by its own request, whatever its code; to a tenant none does."""
+    """In a batch, each response has any_project by its own request, whatever its code."""
     key = world.caller("tumbler:keys:verify", project_id="tumbler")
     mixed += [pb.VerifyRequest(key=request.key, project_id="acme") for request in mixed]
     for _ in range(2):
@@ -43,6 +43,6 @@ def test_each_item_of_a_batch_is_told_for_itself(world: World, mixed: list[pb.Ve
 
 
 def test_an_item_that_was_not_decided_says_nothing(world: World) -> None:
-    """What a batch leaves undecided stays empty."""
+    """An undecided item of a batch has an empty response."""
     key = world.caller("tumbler:keys:verify", project_id="tumbler")
     assert batch(world, [pb.VerifyRequest(client_ip="nonsense")], key) == [pb.VerifyResponse()]

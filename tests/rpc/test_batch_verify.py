@@ -1,4 +1,4 @@
-"""Many keys in one call: each answer is the one that Verify gives."""
+"""BatchVerify: each response is the same as Verify's."""
 
 import grpc
 import pytest
@@ -38,7 +38,7 @@ def queries(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def mixed(world: World) -> list[pb.VerifyRequest]:
-    """Give requests of every outcome, some of them twice."""
+    """Return requests for every outcome, some of them twice."""
     good, other, revoked, inactive, expired, bound = (world.create(scopes=["a:b"], name=f"n{i:02}") for i in range(6))
     world.revoke(revoked.api_key.id)
     world.set_active(inactive.api_key.id, False)
@@ -67,7 +67,7 @@ def mixed(world: World) -> list[pb.VerifyRequest]:
 
 
 def test_in_order_with_the_answers_of_verify(world: World, mixed: list[pb.VerifyRequest]) -> None:
-    """The answers come in the order of the requests, each field as Verify gives it, known or not before."""
+    """The responses come in the order of the requests and equal those of Verify, cached or not."""
     world.reopen()
     together = batch(world, mixed)
     assert codes(together) == [
@@ -81,7 +81,7 @@ def test_in_order_with_the_answers_of_verify(world: World, mixed: list[pb.Verify
 def test_one_query_for_all_that_is_not_known(
     world: World, mixed: list[pb.VerifyRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the cache does not know is read by a single query; what it knows, by none."""
+    """Keys that are not cached are read by a single query, and cached ones by none."""
     world.reopen()
     world.verify(mixed[0].key)
     asked = queries(world, monkeypatch)
@@ -92,7 +92,7 @@ def test_one_query_for_all_that_is_not_known(
 
 
 def test_nothing_to_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch of typing errors needs no query at all."""
+    """A batch of malformed keys needs no query."""
     world.verdict(world.operator)
     asked = queries(world, monkeypatch)
     assert codes(batch(world, [pb.VerifyRequest(key="garbage")] * 10)) == ["MALFORMED"] * 10
@@ -110,7 +110,7 @@ def test_nothing_to_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     ids=lambda request: str(request).split(":", maxsplit=1)[0],
 )
 def test_a_bad_item_fails_no_other(world: World, bad: pb.VerifyRequest) -> None:
-    """An item that Verify would refuse gets an empty answer, which denies; the others get theirs."""
+    """An item that Verify would refuse gets an empty response, which denies; the other items are decided."""
     created = world.create()
     bad.key = created.key
     answers = batch(world, [pb.VerifyRequest(key=created.key), bad, pb.VerifyRequest(key=created.key)])
@@ -119,7 +119,7 @@ def test_a_bad_item_fails_no_other(world: World, bad: pb.VerifyRequest) -> None:
 
 
 def test_an_item_from_the_future_fails_no_other(world: World) -> None:
-    """A token of a revision that the database lacks leaves its own item undecided alone."""
+    """An item with a token of a revision that the database lacks stays undecided, and the other items are decided."""
     created = world.create()
     token = world.core.servicer._tokens.consistency(world.events()[-1].revision + 1)
     late = pb.VerifyRequest(key=created.key, consistency={"at_least_as_fresh": token})
@@ -127,7 +127,7 @@ def test_an_item_from_the_future_fails_no_other(world: World) -> None:
 
 
 def test_another_project_fails_no_other(world: World) -> None:
-    """An item that names a project which the caller may not see is undecided, and so tells nothing."""
+    """An item that names a project outside the caller's permission stays undecided and reveals nothing."""
     caller = world.caller("tumbler:keys:verify")
     created = world.create()
     requests = [pb.VerifyRequest(key=created.key, project_id=project) for project in ("acme", "other", "")]
@@ -136,7 +136,7 @@ def test_another_project_fails_no_other(world: World) -> None:
 
 @pytest.mark.parametrize("consistency", [{"fully_consistent": True}, "token"], ids=str)
 def test_the_freshest_item_counts_for_all(world: World, twin: World, consistency: dict[str, bool] | str) -> None:
-    """A batch rests on one view, which is as fresh as its most demanding item asks."""
+    """A batch uses one snapshot, as fresh as its most demanding item requires."""
     created, other = world.create(), world.create()
     assert twin.verdict(created.key) == "VALID"
     token = world.revoke(created.api_key.id).consistency_token
@@ -149,7 +149,7 @@ def test_the_freshest_item_counts_for_all(world: World, twin: World, consistency
 
 @pytest.mark.parametrize("count", [0, 1_001])
 def test_one_to_a_thousand(world: World, count: int) -> None:
-    """A batch has 1–1,000 items; anything else is refused whole."""
+    """A batch with fewer than 1 or more than 1,000 items is refused."""
     request = pb.BatchVerifyRequest(requests=[pb.VerifyRequest(key="x")] * count)
     refused = world.refused("BatchVerify", request)
     assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["requests"])
@@ -163,7 +163,7 @@ def test_a_thousand(world: World) -> None:
 
 
 def test_secrets_without_a_digest(world: World) -> None:
-    """Keys that only bcrypt can prove: a call checks so many, and the next goes on from there."""
+    """If only bcrypt can verify the keys, a call checks MOST_PROVEN of them, and a retry goes on from there."""
     keys = [world.create().key for _ in range(MOST_PROVEN + 1)]
     world.core.store.write(lambda change: change.run(ApiKeyRow.update(digest=None, pepper_id="")))
     retell(world.core.store)

@@ -1,4 +1,4 @@
-"""Who may call what: the caller's key, its scopes, and its project."""
+"""Permissions: the caller's key, its scopes and its project."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ SCOPES = sorted(set(POLICY.values()))
 
 
 def request_for(method: str, key_id: str) -> Message:
-    """Return a request of an RPC that is in order, about a key of project ``acme``."""
+    """Return a valid request of an RPC about a key of project ``acme``."""
     requests: dict[str, Message] = {
         "Create": pb.CreateRequest(project_id="acme"),
         "Get": pb.GetRequest(key_id=key_id),
@@ -67,12 +67,12 @@ def outcome(world: World, method: str, key: str, key_id: str = "", metadata: Any
 
 
 ALLOWED = dict.fromkeys(POLICY, "OK") | {"Redeliver": "NOT_FOUND", "RotateWebhookSecret": "NOT_FOUND"}
-"""What an RPC answers whoever may call it; of webhooks there are none here."""
+"""The status code of an RPC for an allowed caller. There are no webhooks here."""
 
 
 @pytest.mark.parametrize("method", POLICY)
 def test_one_scope_is_enough_and_no_other(world: World, method: str) -> None:
-    """Each RPC needs one scope: with it alone a key may call; with all others and `*` it may not, and learns why."""
+    """Each RPC needs exactly one scope; without it, even with all others and `*`, the error names it."""
     scope = POLICY[method]
     key_id = world.create().api_key.id
     others = [other for other in SCOPES if other != scope]
@@ -86,7 +86,7 @@ def test_one_scope_is_enough_and_no_other(world: World, method: str) -> None:
 
 @pytest.mark.parametrize("method", POLICY)
 def test_wildcards_below_the_reserved_name_grant(world: World, method: str) -> None:
-    """`tumbler:*` grants every RPC; `tumbler:keys:*` every one on keys, but not the audit trail."""
+    """`tumbler:*` grants every RPC; `tumbler:keys:*` grants every RPC on keys, but not the audit trail."""
     key_id = world.create().api_key.id
     allowed = ALLOWED[method]
     narrow = outcome(world, method, world.caller("tumbler:keys:*"), key_id)
@@ -96,13 +96,13 @@ def test_wildcards_below_the_reserved_name_grant(world: World, method: str) -> N
 
 
 def test_claim_rotation_asks_for_no_key(world: World) -> None:
-    """ClaimRotation's own token is its credential: a call without any key gets past the door."""
+    """ClaimRotation needs no key, because the claim token is its credential."""
     refused = world.refused("ClaimRotation", pb.ClaimRotationRequest(claim_token="token"), key="")
     assert (refused.code, refused.reason) == (grpc.StatusCode.UNAUTHENTICATED, "CLAIM_TOKEN_INVALID")
 
 
 def test_every_key_that_is_not_accepted_gets_one_answer(world: World) -> None:
-    """No key, or a malformed, unknown, forged, revoked, expired or inactive one: the answers cannot be told apart."""
+    """Missing, malformed, unknown, forged, revoked, expired and inactive keys get the same response, byte for byte."""
     scope = "tumbler:keys:read"
     made = {
         name: world.create(scopes=[scope], name=name, ttl=lasting(2 * HOUR))
@@ -113,7 +113,7 @@ def test_every_key_that_is_not_accepted_gets_one_answer(world: World) -> None:
     world.revoke(made["revoked"].api_key.id)
     world.set_active(made["inactive"].api_key.id, False)
     world.rotate(made["superseded"].api_key.id, grace_period=lasting(HOUR))
-    assert world.page(made["superseded"].key).api_keys  # within its grace it calls
+    assert world.page(made["superseded"].key).api_keys  # it may call within its grace period
     world.clock.advance(HOUR)
     good = made["environment"].key
     assert world.page(good).api_keys
@@ -146,7 +146,7 @@ def test_every_key_that_is_not_accepted_gets_one_answer(world: World) -> None:
 
 
 def test_unauthenticated_comes_before_all_else(world: World) -> None:
-    """Who is not known learns nothing of what is wrong with the request."""
+    """An unauthenticated caller learns nothing about its request."""
     for method in POLICY:
         broken = type(request_for(method, ""))()
         assert world.refused(method, broken, key="").code is grpc.StatusCode.UNAUTHENTICATED
@@ -154,18 +154,18 @@ def test_unauthenticated_comes_before_all_else(world: World) -> None:
 
 @pytest.mark.parametrize("form", ["Bearer {}", "bearer {}", "BEARER {}", "bEaReR {}", "Bearer   {}  "])
 def test_bearer_may_be_written_in_any_case(world: World, form: str) -> None:
-    """The scheme's case does not matter (RFC 9110), nor do blanks around the key."""
+    """The case of the scheme does not matter (RFC 9110), and neither do spaces around the key."""
     metadata = (("authorization", form.format(world.operator)),)
     assert outcome(world, "List", "", metadata=metadata) == "OK"
 
 
 def test_the_key_may_come_as_x_api_key(world: World) -> None:
-    """`x-api-key` holds the key and nothing else."""
+    """`x-api-key` holds only the key."""
     assert outcome(world, "List", "", metadata=(("x-api-key", world.operator),)) == "OK"
 
 
 def test_a_call_has_one_credential(world: World) -> None:
-    """More than one credential, of one kind or of two, is UNAUTHENTICATED, even if each of them is good."""
+    """More than one credential, of one kind or of two, is UNAUTHENTICATED, even if each is good."""
     good, other = world.operator, world.caller("tumbler:*")
     bearer, api_key = ("authorization", f"Bearer {good}"), ("x-api-key", good)
     for metadata in (
@@ -193,7 +193,7 @@ def test_a_call_has_one_credential(world: World) -> None:
     ],
 )
 def test_a_calling_key_is_bound_to_its_networks(world: World, peer: str, networks: list[str], expected: str) -> None:
-    """A caller's key with allowed_cidrs is good from there alone, by its connection's address, on each call anew."""
+    """A calling key with allowed_cidrs works only from those networks; each call's connection address is checked."""
     key = world.caller("tumbler:keys:read", allowed_cidrs=networks)
     world.peer = peer
     assert outcome(world, "List", key) == expected
@@ -204,18 +204,18 @@ def test_a_calling_key_is_bound_to_its_networks(world: World, peer: str, network
 @pytest.mark.parametrize("networks", [[], ["127.0.0.0/8"]], ids=["from anywhere", "bound to a network"])
 @pytest.mark.parametrize("method", sorted(POLICY))
 def test_a_call_is_a_use_of_the_callers_key(world: World, method: str, networks: list[str]) -> None:
-    """Whatever it calls, and whether or not it is bound to networks, a calling key gets its last_used_time."""
+    """Every call updates the last_used_time of its calling key, whether or not the key is bound to networks."""
     key_id = world.create().api_key.id
     caller = world.caller(POLICY[method], allowed_cidrs=networks)
     world.clock.advance(HOUR)
-    for _ in range(2):  # from the database, then from memory
+    for _ in range(2):  # from the database, then from the cache
         assert outcome(world, method, caller, key_id) != "UNAUTHENTICATED"
     world.core.usage.flush()
     assert world.get(parse(caller).id).last_used_time == at(world.clock.now)
 
 
 def test_an_update_of_the_caller_counts_at_once(world: World) -> None:
-    """A scope given to or taken from a calling key is in force at its next call."""
+    """A scope granted to or removed from a calling key takes effect at its next call."""
     caller = world.create(scopes=["tumbler:keys:read"])
     assert outcome(world, "List", caller.key) == "OK"
     world.update(caller.api_key.id, "scopes")
@@ -229,7 +229,7 @@ BY_ID = ("Get", "Update", "SetActive", "Revoke", "Rotate")
 
 @pytest.mark.parametrize("method", BY_ID)
 def test_a_key_of_another_project_does_not_exist(world: World, method: str) -> None:
-    """The id of another project's key gets exactly the answer of an id that no key has, and nothing changes."""
+    """A key of another project gets exactly the response of an unknown ID, and nothing changes."""
     caller = world.caller("tumbler:*", project_id="beta")
     created = world.create().api_key
     refused = world.refused(method, request_for(method, created.id), caller)
@@ -244,7 +244,7 @@ def test_a_key_of_another_project_does_not_exist(world: World, method: str) -> N
 
 @pytest.mark.parametrize("state", ["revoked", "superseded", "expired", "with reserved scopes", "with another etag"])
 def test_nothing_leaks_of_a_key_of_another_project(world: World, state: str) -> None:
-    """Whatever else would be wrong with a key, to another project it does not exist."""
+    """A key of another project does not exist for a caller, whatever else is wrong with the request."""
     caller = world.caller("tumbler:keys:*", project_id="beta")
     scopes = ["tumbler:*"] if state == "with reserved scopes" else []
     created = world.create(ttl=lasting(HOUR), scopes=scopes).api_key
@@ -272,7 +272,7 @@ NAMING: dict[str, Message] = {
 
 @pytest.mark.parametrize("method", NAMING)
 def test_naming_another_project_is_denied(world: World, method: str) -> None:
-    """A request that names another project is PERMISSION_DENIED, whether or not that project has any key."""
+    """A request that names another project is PERMISSION_DENIED, whether or not that project has a key."""
     caller = world.caller("tumbler:*", project_id="beta")
     empty = world.refused(method, NAMING[method], caller)
     world.create()
@@ -283,7 +283,7 @@ def test_naming_another_project_is_denied(world: World, method: str) -> None:
 
 
 def test_a_name_in_another_project_is_not_found(world: World) -> None:
-    """by_name without a project looks in the caller's own alone."""
+    """by_name without a project searches only the caller's own project."""
     world.create(name="worker")
     caller = world.caller("tumbler:*", project_id="beta")
     refused = world.refused("SetActive", pb.SetActiveRequest(by_name={"name": "worker"}), caller)
@@ -292,7 +292,7 @@ def test_a_name_in_another_project_is_not_found(world: World) -> None:
 
 @pytest.mark.parametrize("method", POLICY)
 def test_an_operator_acts_in_every_project(world: World, method: str) -> None:
-    """A key of the reserved project may do, in all projects, what its scopes say, and no more."""
+    """A key of the reserved project can act in all projects, within its scopes."""
     created = world.create()
     operator = world.caller(POLICY[method], project_id="tumbler")
     assert outcome(world, method, operator, created.api_key.id) == ALLOWED[method]
@@ -303,7 +303,7 @@ def test_an_operator_acts_in_every_project(world: World, method: str) -> None:
 
 
 def test_a_project_named_alike_is_another_one(world: World) -> None:
-    """Only the project `tumbler` itself is reserved; names are compared exactly."""
+    """Only the project `tumbler` is reserved; names are compared exactly."""
     world.create()
     for project in ("Tumbler", "tumbler2", "tumbler/acme"):
         caller = world.caller("tumbler:*", project_id=project)
@@ -312,7 +312,7 @@ def test_a_project_named_alike_is_another_one(world: World) -> None:
 
 
 def test_the_policy_has_a_row_for_every_rpc() -> None:
-    """A server does not start while an RPC has no row that says who may call it, or a row has no RPC."""
+    """A server does not start if an RPC has no row in the policy, or a row has no RPC."""
     auth.check_policy(SERVICE)
     assert {method: scope for method, scope in auth.POLICY.items() if scope} == POLICY
     without = {method: scope for method, scope in auth.POLICY.items() if method != "Revoke"}

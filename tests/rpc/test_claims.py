@@ -1,4 +1,4 @@
-"""ClaimRotation: by a token that only a webhook has ever held."""
+"""ClaimRotation with a token that only a webhook has held."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ from tumbler_server.keys.ledger import Ledger
 
 
 def due(world: World, receiver: Receiver, **fields: object) -> tuple[pb.CreateResponse, str]:
-    """Create a key, let its rotation become due, and return what Create answered and the claim token."""
+    """Create a key, let its rotation become due, and return the response of Create and the claim token."""
     schedule = {"interval": lasting(7 * DAY), "webhook_url": receiver.url}
     created = world.create(**{"rotation": schedule, "scopes": ["orders:read"], "owner_id": "ada", **fields})
     world.clock.advance(7 * DAY)
@@ -25,7 +25,7 @@ def due(world: World, receiver: Receiver, **fields: object) -> tuple[pb.CreateRe
 
 
 def claim(world: World, token: str, **fields: object) -> pb.ClaimRotationResponse:
-    """Claim, without any key."""
+    """Claim a rotation without a key."""
     answer: pb.ClaimRotationResponse = world.call(
         "ClaimRotation", pb.ClaimRotationRequest(claim_token=token, **fields), ""
     )
@@ -33,7 +33,7 @@ def claim(world: World, token: str, **fields: object) -> pb.ClaimRotationRespons
 
 
 def refused(world: World, token: str, **fields: object) -> tuple[grpc.StatusCode, str]:
-    """Claim in vain, and return why."""
+    """Make a claim that must be refused, and return the status code and the reason."""
     before = len(world.events())
     with pytest.raises(Refused) as caught:
         claim(world, token, **fields)
@@ -43,10 +43,10 @@ def refused(world: World, token: str, **fields: object) -> tuple[grpc.StatusCode
 
 
 class TestClaim:
-    """What a claim does."""
+    """Accepted claims."""
 
     def test_successor(self, mailing: World, receiver: Receiver) -> None:
-        """The successor carries everything over, its secret is shown, and the old key's grace begins at the claim."""
+        """The successor has the old key's fields, its secret is shown, and the grace period starts at the claim."""
         created, token = due(mailing, receiver)
         mailing.clock.advance(HOUR)
         claimed = claim(mailing, token)
@@ -62,12 +62,12 @@ class TestClaim:
         assert (mailing.verdict(claimed.key), mailing.verdict(created.key)) == ("VALID", "SUPERSEDED")
 
     def test_no_secret_before(self, mailing: World, receiver: Receiver) -> None:
-        """Until it is claimed there is no successor, and so no secret of one."""
+        """Before the claim, there is no successor and no secret of one."""
         due(mailing, receiver)
         assert mailing.page(project_id="acme", show_total_size=True).total_size == 1
 
     def test_events(self, mailing: World, receiver: Receiver) -> None:
-        """The log says that it was claimed, and by no key."""
+        """The events of a claim have the actor `claim` and no actor key."""
         _, token = due(mailing, receiver)
         claim(mailing, token)
         told = [(EventType(event.type), event.actor_key_id, event.actor_name) for event in mailing.events()[-3:]]
@@ -79,13 +79,13 @@ class TestClaim:
         assert audit.run(mailing.core.store)
 
     def test_grace(self, mailing: World, receiver: Receiver) -> None:
-        """The grace may be chosen; none ends the old key at once."""
+        """The claim may set the grace period; zero ends the old key at once."""
         created, token = due(mailing, receiver)
         claim(mailing, token, grace_period=lasting(0))
         assert mailing.verdict(created.key) == "SUPERSEDED"
 
     def test_overdue(self, mailing: World, receiver: Receiver) -> None:
-        """A rotation that is overdue can still be claimed, by the first token and by that of the reminder."""
+        """An overdue rotation can be claimed; the reminder has the same token."""
         _, token = due(mailing, receiver)
         mailing.clock.advance(2 * DAY)
         mailing.turn()
@@ -93,14 +93,14 @@ class TestClaim:
         assert claim(mailing, token).key
 
     def test_operators_too(self, mailing: World, receiver: Receiver) -> None:
-        """A caller that sends a key with its claim is neither better nor worse off."""
+        """A key sent with a claim is ignored."""
         _, token = due(mailing, receiver)
         request = pb.ClaimRotationRequest(claim_token=token)
         assert mailing.call("ClaimRotation", request, "no key of ours").key
 
 
 class TestRefused:
-    """What is no claim, and changes nothing."""
+    """Refused claims change nothing."""
 
     def test_twice(self, mailing: World, receiver: Receiver) -> None:
         """A token works once."""
@@ -109,7 +109,7 @@ class TestRefused:
         assert refused(mailing, token) == (grpc.StatusCode.FAILED_PRECONDITION, "KEY_SUPERSEDED")
 
     def test_concurrently(self, mailing: World, receiver: Receiver) -> None:
-        """Of many claims at the same time one succeeds, and there is one successor."""
+        """Of many concurrent claims one succeeds, and there is one successor."""
         created, token = due(mailing, receiver)
 
         def attempt(_: int) -> str:
@@ -126,7 +126,7 @@ class TestRefused:
         assert mailing.page(project_id="acme", show_total_size=True).total_size == 2
 
     def test_overtaken(self, mailing: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A claim that was in order when it began, and is not when it comes to its turn, changes nothing."""
+        """A claim that was valid when it began and is not when it is written changes nothing."""
         other = mailing.twin()  # a server works on one claim at a time
         _, token = due(mailing, receiver)
         both_began = threading.Barrier(2)
@@ -150,19 +150,19 @@ class TestRefused:
         assert mailing.page(project_id="acme", show_total_size=True).total_size == 2
 
     def test_rotated_since(self, mailing: World, receiver: Receiver) -> None:
-        """After a Rotate by hand there is nothing left to claim."""
+        """After a Rotate, the claim is refused with KEY_SUPERSEDED."""
         created, token = due(mailing, receiver)
         mailing.rotate(created.api_key.id)
         assert refused(mailing, token) == (grpc.StatusCode.FAILED_PRECONDITION, "KEY_SUPERSEDED")
 
     def test_revoked_since(self, mailing: World, receiver: Receiver) -> None:
-        """A revoked key has no successor."""
+        """A claim for a revoked key is refused."""
         created, token = due(mailing, receiver)
         mailing.revoke(created.api_key.id)
         assert refused(mailing, token) == (grpc.StatusCode.FAILED_PRECONDITION, "KEY_REVOKED")
 
     def test_switched_off_since(self, mailing: World, receiver: Receiver) -> None:
-        """A deactivation ends the token for ever, also where the key is switched on again; the new token works."""
+        """A deactivation voids the token forever, even after an activation; the new token works."""
         created, token = due(mailing, receiver)
         mailing.set_active(created.api_key.id, active=False)
         assert refused(mailing, token) == (grpc.StatusCode.FAILED_PRECONDITION, "CLAIM_OUTDATED")
@@ -175,20 +175,20 @@ class TestRefused:
         assert claim(mailing, newer).key
 
     def test_expired_since(self, mailing: World, receiver: Receiver) -> None:
-        """An expired key cannot be rotated, by a claim neither."""
+        """A claim for an expired key is refused."""
         _, token = due(mailing, receiver, ttl=lasting(8 * DAY))
         mailing.clock.advance(DAY)
         assert refused(mailing, token) == (grpc.StatusCode.FAILED_PRECONDITION, "KEY_EXPIRED")
 
     def test_another_schedule(self, mailing: World, receiver: Receiver) -> None:
-        """A token is for the rotation that it was made for, not for that of another interval."""
+        """A token is void after the interval has changed."""
         created, token = due(mailing, receiver)
         rotation = {"interval": lasting(2 * DAY), "webhook_url": receiver.url}
         mailing.update(created.api_key.id, "rotation", rotation=rotation)
         assert refused(mailing, token) == (grpc.StatusCode.FAILED_PRECONDITION, "CLAIM_OUTDATED")
 
     def test_another_url(self, mailing: World, receiver: Receiver) -> None:
-        """A token that went to a URL which the key has no more is void: the new one gets one of its own."""
+        """A token is void after the webhook URL has changed; the new URL receives its own token."""
         created, token = due(mailing, receiver)
         rotation = {"interval": lasting(7 * DAY), "webhook_url": f"{receiver.url}/new"}
         mailing.update(created.api_key.id, "rotation", rotation=rotation)
@@ -200,7 +200,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("how", ["empty", "garbage", "cut", "changed", "key", "page", "huge", "other peppers"])
     def test_no_token_of_ours(self, mailing: World, receiver: Receiver, how: str) -> None:
-        """What this installation did not sign under its peppers is UNAUTHENTICATED, and looks alike."""
+        """A token that is not signed with this installation's peppers is UNAUTHENTICATED, always in the same way."""
         created, token = due(mailing, receiver)
         if how == "other peppers":
             mailing.installation.pepper_file.unlink()
@@ -219,14 +219,14 @@ class TestRefused:
         assert refused(mailing, shown) == (grpc.StatusCode.UNAUTHENTICATED, "CLAIM_TOKEN_INVALID")
 
     def test_grace_too_long(self, mailing: World, receiver: Receiver) -> None:
-        """The grace keeps Rotate's rule, and a claim that breaks it uses nothing up."""
+        """The grace period has the rule of Rotate, and a refused claim does not use up the token."""
         _, token = due(mailing, receiver)
         code, reason = refused(mailing, token, grace_period=lasting(31 * DAY))
         assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
         assert claim(mailing, token).key
 
     def test_older_pepper(self, mailing: World, receiver: Receiver) -> None:
-        """A token outlives a pepper's rotation: the older one still verifies."""
+        """A token survives a pepper rotation, because the older pepper still verifies it."""
         _, token = due(mailing, receiver)
         pepper.rotate(mailing.installation.pepper_file)
         mailing.reopen()
@@ -234,7 +234,7 @@ class TestRefused:
 
 
 def test_from_one_rotation_to_the_next(mailing: World, receiver: Receiver) -> None:
-    """Due, told in vain, told again, claimed; both keys work, then the new one alone, until it is due in its turn."""
+    """A due rotation is sent, retried and claimed; then the new key takes over, until its own rotation is due."""
     created = mailing.create(rotation={"interval": lasting(7 * DAY), "webhook_url": receiver.url})
     receiver.status = 503
     mailing.clock.advance(7 * DAY)

@@ -1,4 +1,4 @@
-"""A clock that leaps by a year takes nothing away and announces nothing, whatever there is to remove or to announce."""
+"""A clock that jumps by a year removes and announces nothing, whatever is there to remove or announce."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ AHEAD, BEHIND = 500 * DAY, -365 * DAY
 
 
 def everything(world: World) -> dict[str, list[tuple[Any, ...]]]:
-    """Return all that time can take away or add to: events, keys but for their use, webhooks and their endpoints."""
+    """Return all that time can remove or change: events, keys without usage, webhooks, endpoints and requests."""
     keys = "id, project_id, revision, rotation_due_revision, rotation_overdue, expiry_warnings, alarm_time"
     queries = {
         "events": "SELECT * FROM event ORDER BY revision",
@@ -28,7 +28,7 @@ def everything(world: World) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def pass_by(world: World) -> None:
-    """Have the service do all that it does as time passes, for two hours, upkeep included."""
+    """Let two hours pass, with all periodic work."""
     for _ in range(2):
         world.uptime.advance(HOUR)
         world.clock.advance(HOUR)
@@ -40,7 +40,7 @@ def pass_by(world: World) -> None:
 
 @pytest.fixture
 def busy(mailing: World, receiver: Receiver) -> World:
-    """Give a service with something of each kind that time removes or announces, some of it soon."""
+    """Return a service with something of each kind that time removes or announces, some of it soon."""
     hook = {"interval": lasting(7 * DAY), "webhook_url": receiver.url}
     told = mailing.create(rotation=hook).api_key.id
     mailing.create(rotation=hook, ttl=lasting(30 * DAY))
@@ -54,15 +54,15 @@ def busy(mailing: World, receiver: Receiver) -> World:
     mailing.turn()
     states = [row[0] for row in mailing.core.store.read("SELECT DISTINCT state FROM webhook_delivery")]
     assert len(states) > 1, "some have been delivered, and some wait"
-    mailing.core.retention.remove()  # the first key was made by the machine's own clock, years ago
+    mailing.core.retention.remove()  # The first key was created by the machine's own clock, years ago.
     return mailing
 
 
 @pytest.mark.parametrize("leap", [AHEAD, BEHIND])
 def test_a_leap_removes_and_announces_nothing(busy: World, leap: int) -> None:
-    """Events, deliveries, endpoints and alarms are what they were, and the log is as it was written.
+    """A jump of the clock leaves events, deliveries, endpoints and alarms unchanged, and the audit finds no problem.
 
-    Once the clock is known to be right, what is due is done.
+    After the clock is confirmed, due work is done.
     """
     before = everything(busy)
     right = busy.clock.now
@@ -86,7 +86,7 @@ def test_a_leap_removes_and_announces_nothing(busy: World, leap: int) -> None:
 
 @pytest.mark.parametrize("leap", [AHEAD, BEHIND])
 def test_when_a_key_was_used_is_told_by_the_right_time(world: World, leap: int) -> None:
-    """A use while the clock is wrong is written as of when it was, and no time of the future is."""
+    """A use while the clock is wrong is recorded with the right time, and never with a time in the future."""
     created = world.create()
     world.turn()
     pass_by(world)

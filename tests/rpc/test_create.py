@@ -1,4 +1,4 @@
-"""Create, as its callers know it; `test_create_invalid.py` has what it refuses."""
+"""Create: accepted requests. `test_create_invalid.py` has the refused ones."""
 
 import re
 from typing import Any
@@ -15,7 +15,7 @@ YEAR_9999 = 253_402_300_799 * SECOND + 999_999
 
 
 def test_every_field_comes_back(world: World) -> None:
-    """What Create is given is what it returns and what Get returns; duplicates are dropped and networks written out."""
+    """Create and Get return the fields as given, with duplicates dropped and networks normalized."""
     now = world.clock.now
     created = world.create(
         environment_id="live",
@@ -55,7 +55,7 @@ def test_every_field_comes_back(world: World) -> None:
 
 
 def test_everything_but_the_project_may_be_left_out(world: World) -> None:
-    """A key made with nothing but its project is named `default`, never expires, and begins with `tmb`."""
+    """A key with only a project is named `default`, never expires, and begins with `tmb`."""
     created = world.create(project_id="acme")
     key = created.api_key
     assert key == api_key_pb2.ApiKey(
@@ -72,14 +72,14 @@ def test_everything_but_the_project_may_be_left_out(world: World) -> None:
 
 
 def test_the_operator_chooses_the_default_prefix(world: World) -> None:
-    """Where Create names no prefix, the key begins with the server's."""
+    """Without a prefix, the key begins with the server's default prefix."""
     world.reopen(default_prefix="ship_test")
     assert world.create().key.startswith("ship_test_")
     assert world.create(prefix="acme").key.startswith("acme_")
 
 
 def test_the_key_has_the_form_that_scanners_look_for(world: World) -> None:
-    """A key is `<prefix>_<id>_<secret><check>`, one word, and its key_prefix is all that stands before the secret."""
+    """A key is `<prefix>_<id>_<secret><check>`, a single word, and its key_prefix is everything before the secret."""
     created = world.create(prefix="acme_live")
     form = r"acme_live_([0-9A-Za-z]{16})_([0-9A-Za-z]{43})([0-9A-Za-z]{6})"
     match = re.fullmatch(form, created.key)
@@ -93,7 +93,7 @@ def test_the_key_has_the_form_that_scanners_look_for(world: World) -> None:
 
 
 def test_no_two_keys_share_an_id_or_a_secret(world: World) -> None:
-    """Two keys with the same name and everything else the same are two keys."""
+    """Two keys with equal fields have different IDs and secrets."""
     first, second = world.create(name="twins"), world.create(name="twins")
     assert first.api_key.id != second.api_key.id
     assert first.key[-49:-6] != second.key[-49:-6]
@@ -101,7 +101,7 @@ def test_no_two_keys_share_an_id_or_a_secret(world: World) -> None:
 
 
 def test_created_by_is_the_calling_key_as_it_was_called_then(world: World) -> None:
-    """created_by names the calling key's id and name, and stays as it was when that key is renamed."""
+    """created_by holds the calling key's ID and its name at that time, even if that key is renamed later."""
     maker = world.create(name="deploy robot", scopes=["tumbler:keys:create"])
     made = world.create(key=maker.key).api_key
     world.update(maker.api_key.id, "name", name="something else")
@@ -109,13 +109,13 @@ def test_created_by_is_the_calling_key_as_it_was_called_then(world: World) -> No
 
 
 def test_ttl_counts_from_now(world: World) -> None:
-    """A ttl becomes an expire_time that much later than the call."""
+    """A ttl becomes an expire_time, counted from the call."""
     created = world.create(ttl=lasting(90 * DAY)).api_key
     assert created.expire_time == at(world.clock.now + 90 * DAY)
 
 
 def test_times_are_kept_to_the_microsecond(world: World) -> None:
-    """Digits finer than a microsecond are dropped, from times and from spans."""
+    """Digits below a microsecond are dropped from timestamps and durations."""
     given = at(world.clock.now + DAY)
     given.nanos = 123_456_789
     created = world.create(expire_time=given).api_key
@@ -126,7 +126,7 @@ def test_times_are_kept_to_the_microsecond(world: World) -> None:
 
 
 def test_the_token_names_the_revision_of_the_creation(world: World) -> None:
-    """consistency_token can be handed to Verify at once, which has then seen the key."""
+    """Create's consistency_token is valid for Verify at once, and such a Verify knows the key."""
     created = world.create()
     token = created.consistency_token
     assert token
@@ -135,14 +135,14 @@ def test_the_token_names_the_revision_of_the_creation(world: World) -> None:
 
 
 def test_the_secret_is_needed(world: World) -> None:
-    """Neither the id nor the visible part of a key is enough: only its own secret opens."""
+    """A key with the right ID and a wrong secret is NOT_FOUND."""
     created = world.create()
     assert world.verdict(created.key) == "VALID"
     assert world.verdict(forged(created.key)) == "NOT_FOUND"
 
 
 def test_validate_only_makes_nothing(world: World) -> None:
-    """With validate_only the answer shows the key that would be, without id, key or token, and nothing is made."""
+    """validate_only returns the key that would be made, without ID, text and token, and makes nothing."""
     before = len(world.events())
     answer = world.create(
         name="not yet", scopes=["a:b"], ttl=lasting(HOUR), rotation={"interval": lasting(DAY)}, validate_only=True
@@ -166,7 +166,7 @@ def test_validate_only_makes_nothing(world: World) -> None:
 
 
 def test_validate_only_checks_everything(world: World) -> None:
-    """With validate_only the same requests are refused as without it."""
+    """validate_only refuses the same requests as a real Create."""
     maker = world.caller("tumbler:keys:create")
     past = pb.CreateRequest(project_id="acme", expire_time=at(world.clock.now), validate_only=True)
     assert world.refused("Create", past).fields == ["expire_time"]
@@ -175,7 +175,7 @@ def test_validate_only_checks_everything(world: World) -> None:
 
 
 def test_a_shorter_rotation_interval_can_be_allowed(world: World) -> None:
-    """The shortest rotation interval is the server's setting, one hour unless it is set."""
+    """The shortest rotation interval is a setting of the server."""
     world.reopen(min_rotation_interval=DAY)
     short = pb.CreateRequest(project_id="acme", rotation={"interval": lasting(DAY - 1)})
     assert world.refused("Create", short).fields == ["rotation.interval"]
@@ -214,7 +214,7 @@ JUST_ALLOWED: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("fields", [fields for _, fields in JUST_ALLOWED], ids=[name for name, _ in JUST_ALLOWED])
 def test_limits_are_inclusive(world: World, fields: dict[str, Any]) -> None:
-    """A value at the very limit of its rule is accepted, and a key that has it works."""
+    """A value at the limit of its rule is accepted, and the key works."""
     created = world.create(**fields)
     assert world.verdict(created.key, client_ip=fields.get("allowed_cidrs", [""])[-1]) == "VALID"
     shown = world.get(created.api_key.id)

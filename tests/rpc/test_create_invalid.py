@@ -1,4 +1,4 @@
-"""What Create refuses, field by field. Update shares most of these rules: see `test_update.py`."""
+"""Create: refused requests, field by field. Update shares most of these rules: see `test_update.py`."""
 
 from typing import Any
 
@@ -88,7 +88,7 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     ("fields", "path"), [(fields, path) for _, fields, path in INVALID], ids=[name for name, _, _ in INVALID]
 )
 def test_a_field_that_breaks_its_rule_is_named(world: World, fields: dict[str, Any], path: str) -> None:
-    """A value outside its rule is INVALID_ARGUMENT, BadRequest names the field's path, and nothing is made."""
+    """An invalid value is INVALID_ARGUMENT, BadRequest has the field's path, and nothing is made."""
     before = len(world.events())
     refused = world.refused("Create", pb.CreateRequest(**{"project_id": "acme", **fields}))
     assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
@@ -97,7 +97,7 @@ def test_a_field_that_breaks_its_rule_is_named(world: World, fields: dict[str, A
 
 
 def test_all_that_is_wrong_is_told_at_once(world: World) -> None:
-    """Several broken rules come back in one answer, each with its path."""
+    """All violations are in one response, each with its path."""
     request = pb.CreateRequest(
         environment_id="li ve",
         name="ab",
@@ -126,7 +126,7 @@ def test_all_that_is_wrong_is_told_at_once(world: World) -> None:
 
 @pytest.mark.parametrize("field", ["name", "owner_id", "scopes", "allowed_cidrs", "prefix", "request_id"])
 def test_a_secret_in_the_wrong_field_is_not_repeated(world: World, field: str) -> None:
-    """Where a whole key was pasted into another field, the refusal says what is wrong without quoting it."""
+    """A whole key in another field is refused without being quoted."""
     pasted = world.create().key
     value = pasted + "\n"
     fields = {field: [value] if field in ("scopes", "allowed_cidrs") else value}

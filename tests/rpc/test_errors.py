@@ -1,4 +1,4 @@
-"""What callers and the log learn when something goes wrong, and what they never do."""
+"""What errors tell callers and the log, and what they never tell."""
 
 import base64
 import re
@@ -65,10 +65,10 @@ DOORS: tuple[tuple[Any, str], ...] = (
     (counting, "demand"),
     (Verifier, "remembers"),
 )
-"""What every call passes before the domain gets to work."""
+"""The checks that every call passes before the domain works."""
 
 RESERVED = {"NOT_IMPLEMENTED"}
-"""Reasons that no RPC gives any more, and that keep their number."""
+"""Reasons that no RPC returns any more. They keep their number."""
 
 
 def _domain_errors() -> set[type]:
@@ -76,7 +76,7 @@ def _domain_errors() -> set[type]:
 
 
 def test_every_domain_error_has_a_status_and_a_reason() -> None:
-    """Each domain error has one status and one reason; the reasons are those of the proto, no more and no fewer."""
+    """Each domain error has one status and one reason, and the reasons are exactly those of the proto."""
     assert set(status.STATUSES) == _domain_errors() - {errors.TumblerError}
     reasons = [reason for _, reason in status.STATUSES.values()]
     assert len(set(reasons)) == len(reasons)
@@ -85,7 +85,7 @@ def test_every_domain_error_has_a_status_and_a_reason() -> None:
 
 
 def test_each_reason_has_the_status_that_the_proto_promises() -> None:
-    """The status that error_reason.proto names for a reason is the one that is sent."""
+    """Each reason is sent with the status that error_reason.proto names."""
     promised = dict(re.findall(r"// ERROR_REASON_([A-Z_]+), ([A-Z_]+):", PROTO.read_text()))
     sent = {reason: code.name for code, reason in status.STATUSES.values()}
     assert {reason: code for reason, code in promised.items() if reason not in RESERVED} == {
@@ -96,9 +96,9 @@ def test_each_reason_has_the_status_that_the_proto_promises() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_bytes_that_are_no_message_are_the_callers_mistake(world: World, method: str) -> None:
-    """Undecodable bytes are INVALID_ARGUMENT, once the caller is known, and the message that was expected is named."""
+    """Undecodable bytes are INVALID_ARGUMENT with the expected message's name, after authentication."""
     name = f"tumbler.v1.{method}Request"
-    broken = b"\x0a\xff"  # a text longer than the message
+    broken = b"\x0a\xff"  # a string longer than the message
     refused = world.refused(method, broken)
     assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "UNDECODABLE")
     assert refused.info.metadata == {"message": name}
@@ -107,7 +107,7 @@ def test_bytes_that_are_no_message_are_the_callers_mistake(world: World, method:
 
 
 def test_every_error_says_whose_it_is(world: World) -> None:
-    """ErrorInfo's domain is tumbler.dev, and the details repeat the call's status."""
+    """The domain of ErrorInfo is tumbler.dev, and the details repeat the call's status."""
     for request in (pb.GetRequest(key_id="0" * 16), pb.GetRequest()):
         refused = world.refused("Get", request)
         assert refused.info.domain == "tumbler.dev"
@@ -117,9 +117,9 @@ def test_every_error_says_whose_it_is(world: World) -> None:
 
 @pytest.fixture
 def log(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
-    """Give a function that returns what was logged, and otherwise written, since it was last called.
+    """Return a function that returns what was written to the log, stdout and stderr since its last call.
 
-    Called first, it begins: pytest changes the streams between a test's set-up and the test itself.
+    The test must call it first: pytest replaces the streams between the setup and the test itself.
     """
 
     def written() -> str:
@@ -133,7 +133,7 @@ def log(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
 
 @pytest.fixture
 def canaries(world: World) -> list[str]:
-    """Give texts that must never come out: a key, its secret, its hash and digest, and SQL."""
+    """Return texts that must never be shown: a key, its secret, hash and digest, and SQL."""
     created = world.create()
     (row,) = world.core.store.select(ApiKeyRow.select().where(ApiKeyRow.id == created.api_key.id))
     parsed = keyformat.parse(created.key)
@@ -141,7 +141,7 @@ def canaries(world: World) -> list[str]:
 
 
 class Unheard(errors.TumblerError):
-    """A domain error that nobody has given a status."""
+    """A domain error without a status."""
 
 
 def _faults(canaries: list[str]) -> Iterator[Exception]:
@@ -159,7 +159,7 @@ def _faults(canaries: list[str]) -> Iterator[Exception]:
 def _says_nothing(world: World, method: str, log: Callable[[], str], canaries: list[str]) -> None:
     log()
     request = request_for(method, "0" * 16)
-    if method == "ClaimRotation":  # a token of ours, so that it gets as far as others do
+    if method == "ClaimRotation":  # a valid token, so that the call gets as far as others
         request.claim_token = Claims(world.config.installation.peppers()).token("0" * 16, 1)
     refused = world.refused(method, request)
     assert (refused.code, refused.reason, refused.message) == (grpc.StatusCode.INTERNAL, "INTERNAL", INTERNAL)
@@ -175,7 +175,7 @@ def _says_nothing(world: World, method: str, log: Callable[[], str], canaries: l
 def test_a_fault_at_the_door_is_told_to_nobody(
     world: World, method: str, log: Callable[[], str], canaries: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In every RPC an unexpected exception answers INTERNAL with a fixed text; its own reaches no caller and no log."""
+    """In every RPC, an unexpected exception is INTERNAL with a fixed text; its own reaches no caller and no log."""
     for fault in _faults(canaries):
 
         def fail(*_: Any, fault: Exception = fault) -> None:
@@ -191,7 +191,7 @@ def test_a_fault_at_the_door_is_told_to_nobody(
 def test_a_fault_in_the_domain_is_told_to_nobody(
     world: World, method: str, log: Callable[[], str], canaries: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same holds for a fault after the caller was proven, in what the RPC does."""
+    """In every RPC, an unexpected exception after authentication is also INTERNAL with a fixed text."""
     owner, name = DOMAIN[method]
     for fault in _faults(canaries):
 
@@ -203,7 +203,7 @@ def test_a_fault_in_the_domain_is_told_to_nobody(
 
 
 def test_an_error_of_the_database_is_told_to_nobody(world: World, log: Callable[[], str]) -> None:
-    """Where the database refuses a statement, the caller gets the fixed text, the log no SQL, and nothing is made."""
+    """If the database refuses a statement, the caller gets the fixed text, and the log no SQL; nothing is written."""
     created = world.create()
     world.core.store.alone(lambda db: db.execute_sql("ALTER TABLE event RENAME COLUMN detail TO lost"))
     log()
@@ -221,7 +221,7 @@ def test_an_error_of_the_database_is_told_to_nobody(world: World, log: Callable[
 
 
 def test_an_ordinary_days_log_holds_no_secret(world: World, log: Callable[[], str]) -> None:
-    """At the most talkative level no key that was made, presented, mistyped or used for a call is logged."""
+    """Even at level debug, no key that was created, verified, mistyped or used for a call is logged."""
     log()
     created = world.create(name="worker")
     rotated = world.rotate(created.api_key.id)
@@ -242,7 +242,7 @@ def test_an_ordinary_days_log_holds_no_secret(world: World, log: Callable[[], st
 def test_a_database_that_does_not_answer_is_unavailable(
     world: World, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the database nothing is decided, past the bound from memory neither: UNAVAILABLE, until it is back."""
+    """If the database is down beyond the staleness bound, every RPC is UNAVAILABLE until it returns."""
     created = world.create()
     assert world.verdict(created.key) == "VALID"
 
@@ -256,7 +256,7 @@ def test_a_database_that_does_not_answer_is_unavailable(
         request = pb.VerifyRequest(key=created.key) if method == "Verify" else request_for(method, created.api_key.id)
         refused = world.refused(method, request)
         assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
-    world.let_lapse()  # the next call asks whether it is back
+    world.let_lapse()  # the next call checks whether the database is back
     assert world.verdict(created.key) == "VALID"
 
 
@@ -286,12 +286,12 @@ MONSTROUS: dict[str, tuple[str, Message]] = {
 
 
 ROOM = 6 * 1_024
-"""Bytes of metadata that an error takes at the most; clients take 8 KiB."""
+"""The most bytes of metadata that an error takes. Clients accept 8 KiB."""
 
 
 @pytest.mark.parametrize("name", MONSTROUS)
 def test_an_error_always_fits_into_grpcs_metadata(world: World, name: str) -> None:
-    """However much is wrong, status and details have room in what clients take: the caller learns the first of it."""
+    """However much is wrong, status and details fit into a client's metadata limit, with at least one violation."""
     if name == "same name":
         crowd(world, 500)
     method, request = MONSTROUS[name]
@@ -308,7 +308,7 @@ def test_an_error_always_fits_into_grpcs_metadata(world: World, name: str) -> No
 
 
 def test_what_is_left_out_is_counted(world: World) -> None:
-    """Of more broken rules than an error has room for, the last entry names no field and says how many are left."""
+    """If an error has no room for all violations, the last one has no field and gives the number of the rest."""
     refused = world.refused("Create", pb.CreateRequest(project_id="acme", scopes=["not a scope"] * 100))
     *shown, last = refused.violations
     assert [field for field, _ in shown] == [f"scopes[{number}]" for number in range(len(shown))]

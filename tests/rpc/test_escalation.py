@@ -1,4 +1,4 @@
-"""Nobody hands out a permission on this service that it does not hold itself."""
+"""No caller can grant a permission on this service that it does not hold."""
 
 import itertools
 from collections.abc import Callable
@@ -21,7 +21,7 @@ BEGAN = FrozenClock().now
 
 
 def told(world: World, method: str, request: Message, key: str) -> str:
-    """Call an RPC and return the scope that it refused to hand out; empty: it was done."""
+    """Call an RPC and return the scope that it refused to grant; empty if it succeeded."""
     try:
         world.call(method, request, key)
     except Refused as failure:
@@ -54,7 +54,7 @@ GIVEN = [
 def test_create_gives_what_the_caller_holds(
     world: World, project: str, held: list[str], given: list[str], refused: str
 ) -> None:
-    """A new key may carry any scope of other services, and of this one's those that the caller holds; operators too."""
+    """A new key may have any scope of other services, and those of this one that its caller holds; operators too."""
     caller = world.caller(*held, project_id=project)
     events = len(world.events())
     assert told(world, "Create", pb.CreateRequest(project_id=project, scopes=given), caller) == refused
@@ -79,7 +79,7 @@ def test_create_gives_what_the_caller_holds(
     ],
 )
 def test_update_adds_what_the_caller_holds(world: World, before: list[str], after: list[str], refused: str) -> None:
-    """Whoever adds a scope must hold what the key may then do to this service; taking away asks for nothing."""
+    """To add a scope, the caller must hold what the key may then do to this service; to remove one, nothing."""
     caller = world.caller("tumbler:keys:update")
     key = world.create(scopes=before).api_key
     request = pb.UpdateRequest(api_key={"id": key.id, "scopes": after}, update_mask={"paths": ["scopes"]})
@@ -88,14 +88,14 @@ def test_update_adds_what_the_caller_holds(world: World, before: list[str], afte
 
 
 def test_update_of_other_fields_asks_for_no_scope(world: World) -> None:
-    """A caller may rename a key that may do more than itself."""
+    """A caller can rename a key with more permissions than its own."""
     caller = world.caller("tumbler:keys:update")
     key = world.create(scopes=["tumbler:*"]).api_key
     assert world.update(key.id, "name", name="after", key=caller).api_key.name == "after"
 
 
 def test_nobody_promotes_itself(world: World) -> None:
-    """A key cannot give itself what it lacks."""
+    """A key cannot grant itself a scope that it lacks."""
     own = world.create(scopes=["tumbler:keys:update"])
     request = pb.UpdateRequest(api_key={"id": own.api_key.id, "scopes": ["tumbler:keys:*"]})
     assert told(world, "Update", request, own.key) == "tumbler:keys:*"
@@ -116,7 +116,7 @@ def test_nobody_promotes_itself(world: World) -> None:
 def test_rotate_shows_no_more_than_the_caller_holds(
     world: World, held: list[str], carried: list[str], refused: str
 ) -> None:
-    """Whoever rotates a key receives the successor's secret, so the caller must hold what it may do to this service."""
+    """Rotate returns the successor's secret, so the caller must hold the key's scopes on this service."""
     caller = world.caller(*held)
     key = world.create(scopes=carried).api_key
     assert told(world, "Rotate", pb.RotateRequest(key_id=key.id), caller) == refused
@@ -124,7 +124,7 @@ def test_rotate_shows_no_more_than_the_caller_holds(
 
 
 def test_a_key_rotates_itself(world: World) -> None:
-    """A key that may rotate can replace itself: it holds what it carries."""
+    """A key with the rotate scope can rotate itself, because it holds its own scopes."""
     own = world.create(scopes=["tumbler:keys:rotate", "orders:*"])
     successor = world.rotate(own.api_key.id, own.key)
     again = world.rotate(successor.api_key.id, successor.key)
@@ -132,7 +132,7 @@ def test_a_key_rotates_itself(world: World) -> None:
 
 
 def test_rotate_asks_what_the_key_carries_now(world: World) -> None:
-    """What counts are the key's scopes at the moment of the rotation, not those it was made with."""
+    """Rotate checks the key's scopes at the time of the rotation."""
     caller = world.caller("tumbler:keys:rotate")
     key = world.create(scopes=["tumbler:*"]).api_key
     world.update(key.id, "scopes", scopes=["orders:read"])
@@ -182,7 +182,7 @@ NARROWER = [
 
 
 def _strong(world: World) -> pb.CreateResponse:
-    """Make a key that may do everything, and is bound in every way."""
+    """Create a key with all permissions and every restriction."""
     return world.create(
         scopes=["tumbler:*"],
         allowed_cidrs=["10.1.0.0/16"],
@@ -193,7 +193,7 @@ def _strong(world: World) -> pb.CreateResponse:
 
 @pytest.mark.parametrize(("fields", "paths"), [case[1:] for case in WIDER], ids=[case[0] for case in WIDER])
 def test_whoever_widens_a_key_holds_its_scopes(world: World, fields: dict[str, Any], paths: list[str]) -> None:
-    """An Update that lets a key do more asks for the `tumbler:…` scopes that it carries."""
+    """An Update that lets a key do more requires the `tumbler:…` scopes that it carries."""
     key = _strong(world).api_key
     request = pb.UpdateRequest(api_key={"id": key.id, **fields}, update_mask={"paths": paths})
     caller = world.caller("tumbler:keys:update", "tumbler:keys:rotate")
@@ -204,14 +204,14 @@ def test_whoever_widens_a_key_holds_its_scopes(world: World, fields: dict[str, A
 
 @pytest.mark.parametrize(("fields", "paths"), [case[1:] for case in NARROWER], ids=[case[0] for case in NARROWER])
 def test_narrowing_asks_for_no_scope_of_the_key(world: World, fields: dict[str, Any], paths: list[str]) -> None:
-    """An Update that lets a key do less, or the same, needs `tumbler:keys:update` alone."""
+    """An Update that lets a key do less, or the same, needs only `tumbler:keys:update`."""
     key = _strong(world).api_key
     request = pb.UpdateRequest(api_key={"id": key.id, **fields}, update_mask={"paths": paths})
     assert told(world, "Update", request, world.caller("tumbler:keys:update")) == ""
 
 
 def test_switching_on_is_widening_and_switching_off_is_not(world: World) -> None:
-    """Whoever has `update` stops a key that may do more than itself, and cannot bring it back."""
+    """A caller with `update` can deactivate a key with more permissions than its own, but cannot activate it."""
     caller = world.caller("tumbler:keys:update")
     key = _strong(world).api_key
     world.set_active(key.id, False, caller)
@@ -223,7 +223,7 @@ def test_switching_on_is_widening_and_switching_off_is_not(world: World) -> None
 
 
 def test_an_expired_key_is_revived_by_who_holds_its_scopes(world: World) -> None:
-    """A later expiry is wider for an expired key too."""
+    """A later expiry of an expired key also requires the key's scopes."""
     created = world.create(scopes=["tumbler:keys:revoke"], ttl=lasting(HOUR))
     world.clock.advance(HOUR)
     request = pb.UpdateRequest(api_key={"id": created.api_key.id}, update_mask={"paths": ["expire_time"]})
@@ -248,7 +248,7 @@ def _refused_itself(world: World, method: str, request: Message, key: str) -> No
     ],
 )
 def test_no_key_widens_itself(world: World, fields: dict[str, Any], path: str) -> None:
-    """Not even a key that may do everything gives itself more; another key has to."""
+    """No key can widen itself, not even one with all permissions."""
     own = world.create(scopes=["tumbler:*"], ttl=lasting(10 * DAY))
     request = pb.UpdateRequest(api_key={"id": own.api_key.id, **fields}, update_mask={"paths": [path]})
     _refused_itself(world, "Update", request, own.key)
@@ -256,7 +256,7 @@ def test_no_key_widens_itself(world: World, fields: dict[str, Any], path: str) -
 
 
 def test_a_key_and_its_successors_are_one(world: World) -> None:
-    """While a grace lasts, the old key widens none that came after it, nor they the old one, nor does a rotation."""
+    """Within a grace period, no key of a line of rotations can widen another, by Update, Rotate or SetActive."""
     own = world.create(scopes=["tumbler:keys:*"], ttl=lasting(DAY), allowed_cidrs=["127.0.0.0/8"])
     first = world.rotate(own.api_key.id, own.key, grace_period=lasting(HOUR))
     second = world.rotate(first.api_key.id, own.key, grace_period=lasting(HOUR))
@@ -277,7 +277,7 @@ def test_a_key_and_its_successors_are_one(world: World) -> None:
 
 
 def test_a_line_too_long_to_be_read_counts_as_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody hides behind many rotations."""
+    """In a line of rotations that is too long to read, no key can widen another."""
     monkeypatch.setattr(widening, "_LONGEST", 2)
     monkeypatch.setattr(widening, "_LINE", widening._LINE.replace("1000", "2"))
     own = world.create(scopes=["tumbler:keys:*"], ttl=lasting(DAY))
@@ -289,7 +289,7 @@ def test_a_line_too_long_to_be_read_counts_as_one(world: World, monkeypatch: pyt
 
 
 def test_a_repeated_rotate_shows_no_more_than_the_first(world: World) -> None:
-    """Whoever knows another caller's request_id learns nothing of a key that it could not rotate."""
+    """A replay of another caller's Rotate is refused to a caller that could not rotate the key itself."""
     key = world.create(scopes=["tumbler:*"])
     request = pb.RotateRequest(key_id=key.api_key.id, request_id="123e4567-e89b-42d3-a456-426614174000")
     operator = world.caller("tumbler:*")
@@ -299,7 +299,7 @@ def test_a_repeated_rotate_shows_no_more_than_the_first(world: World) -> None:
 
 
 def test_a_webhooks_secret_is_held_to_every_scope_of_its_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many scopes the keys of a URL carry, each is looked at; too many are for who holds all."""
+    """RotateWebhookSecret checks every scope of the URL's keys; if there are too many, it requires `tumbler:*`."""
     url = "https://93.184.216.34/a"
     schedule = {"interval": lasting(30 * DAY), "webhook_url": url}
     for number in range(11):
@@ -315,7 +315,7 @@ def test_a_webhooks_secret_is_held_to_every_scope_of_its_keys(world: World, monk
 
 
 def test_a_key_narrows_itself(world: World) -> None:
-    """A key may give up what it has, and end itself earlier."""
+    """A key can remove its own scopes and shorten its own life."""
     own = world.create(scopes=["tumbler:*", "*"], ttl=lasting(10 * DAY))
     world.update(
         own.api_key.id,
@@ -329,7 +329,7 @@ def test_a_key_narrows_itself(world: World) -> None:
 
 
 def test_a_key_that_rotates_itself_lives_no_longer_than_before(world: World) -> None:
-    """A key's own Rotate may give the successor the old lifetime, counted from now, or a shorter one."""
+    """A key that rotates itself can give its successor at most its own lifetime, counted from now."""
     own = world.create(scopes=["tumbler:keys:rotate"], ttl=lasting(10 * DAY))
     _refused_itself(world, "Rotate", pb.RotateRequest(key_id=own.api_key.id, ttl=lasting(11 * DAY)), own.key)
     successor = world.call("Rotate", pb.RotateRequest(key_id=own.api_key.id, ttl=lasting(10 * DAY)), own.key)
@@ -337,7 +337,7 @@ def test_a_key_that_rotates_itself_lives_no_longer_than_before(world: World) -> 
 
 
 def test_a_webhooks_secret_is_for_who_holds_the_scopes_of_its_keys(world: World) -> None:
-    """Whoever has a signing secret can make up messages about its keys: the caller holds what they may do."""
+    """RotateWebhookSecret requires the scopes of the URL's keys, because the secret signs messages about them."""
     url = "https://93.184.216.34/a"
     key = _strong(world).api_key
     request = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=url)
@@ -349,11 +349,11 @@ def test_a_webhooks_secret_is_for_who_holds_the_scopes_of_its_keys(world: World)
 
 
 class TestNarrowedMeanwhile:
-    """A caller that was narrowed before its change was written may no longer give away what it has lost."""
+    """A caller that is narrowed before its change is written cannot grant the lost scopes."""
 
     @pytest.fixture
     def meanwhile(self, world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-        """Give a function that makes a caller, and changes its scopes once a call of its has begun and not written."""
+        """Return a function that makes a caller whose scopes change while its call is in flight, before the write."""
 
         def caller(at: tuple[type, str], *scopes: str, times: int = 1) -> str:
             made = world.create(name="caller", scopes=["tumbler:*"])
@@ -373,7 +373,7 @@ class TestNarrowedMeanwhile:
         return caller
 
     def test_create(self, world: World, meanwhile: Callable[..., str]) -> None:
-        """No key is made with scopes that the caller has lost; one without them is."""
+        """Create refuses scopes that the caller has lost, and accepts others."""
         for scopes, reason in ((["tumbler:*"], "SCOPE_ESCALATION"), (["orders:read"], "")):
             caller = meanwhile((Ledger, "make"), "tumbler:keys:create")
             before = len(world.events())
@@ -385,13 +385,13 @@ class TestNarrowedMeanwhile:
                 assert list(world.call("Create", request, caller).api_key.scopes) == scopes
 
     def test_rotate(self, world: World, meanwhile: Callable[..., str]) -> None:
-        """Nor is a key rotated that carries them."""
+        """Rotate refuses a key with scopes that the caller has lost."""
         admin = world.create(scopes=["tumbler:*"]).api_key
         caller = meanwhile((Ledger, "make"), "tumbler:keys:rotate")
         assert world.refused("Rotate", pb.RotateRequest(key_id=admin.id), caller).reason == "SCOPE_ESCALATION"
 
     def test_update(self, world: World, meanwhile: Callable[..., str]) -> None:
-        """Nor is one widened."""
+        """Update refuses to widen a key with scopes that the caller has lost."""
         admin = world.create(scopes=["tumbler:*"], allowed_cidrs=["192.0.2.0/24"]).api_key
         caller = meanwhile((Lifecycle, "_checked"), "tumbler:keys:update")
         request = pb.UpdateRequest(api_key={"id": admin.id}, update_mask={"paths": ["allowed_cidrs"]})
@@ -399,7 +399,7 @@ class TestNarrowedMeanwhile:
         assert list(world.get(admin.id).allowed_cidrs) == ["192.0.2.0/24"]
 
     def test_again_and_again(self, world: World, meanwhile: Callable[..., str]) -> None:
-        """A caller whose scopes change each time is refused after the third, and may retry."""
+        """A caller whose scopes change at every attempt is refused after the third, and may retry."""
         caller = meanwhile((Ledger, "make"), "tumbler:keys:create", times=9)
         refused = world.refused("Create", pb.CreateRequest(project_id="acme", name="one"), caller)
         assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED

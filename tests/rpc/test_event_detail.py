@@ -1,4 +1,4 @@
-"""KeyEvent.detail is what event.proto's tables say: each type's keys, the form of each value, and what Watch sends."""
+"""KeyEvent.detail matches event.proto's tables: each type's keys, each value's form, and what Watch sends."""
 
 import json
 import re
@@ -31,23 +31,23 @@ FORMS = {
     "text": r"(?s).+",
     "time": TIME,
 }
-"""The forms that the comment describes."""
+"""The forms that the proto's comment describes."""
 
 LONG = r"\(\d,\d{3} characters, sha256:[0-9a-f]{64}\)"
-"""What takes the place of a long value."""
+"""The replacement of a long value."""
 
 Row = tuple[str, str]
 
 
 def table(columns: int) -> list[tuple[str, ...]]:
-    """Return the rows of the one table of so many columns in event.proto."""
+    """Return the rows of event.proto's one table with ``columns`` columns."""
     found = re.findall(r"^ +//     \|(.*)\|$", PROTO.read_text(), re.MULTILINE)
     rows = [tuple(cell.strip() for cell in row.split("|")) for row in found]
     return [row for row in rows if len(row) == columns and not row[0].startswith("-")][1:]
 
 
 def specified() -> dict[Row, tuple[str, bool]]:
-    """Return the form of each type's keys, FIELD written out, and whether Watch sends them."""
+    """Return the form of each type's keys, with FIELD expanded, and whether Watch sends them."""
     fields = {row[0]: row[1] for row in table(2)}
     rows: dict[Row, tuple[str, bool]] = {}
     for kind, key, form, watched in table(4):
@@ -59,7 +59,7 @@ def specified() -> dict[Row, tuple[str, bool]]:
 
 
 def live(world: World, receiver: Receiver) -> None:
-    """Have every kind of event written, with every key that its detail can have."""
+    """Write every type of event, with every key that its detail can have."""
     fields: dict[str, Any] = {
         "name": "first name",
         "owner_id": "alice",
@@ -103,14 +103,14 @@ def live(world: World, receiver: Receiver) -> None:
     world.reopen()
     assert world.verdict(rehashed.key) == "VALID"
     world.core.resealer.drain()
-    # As an older server would have left it: of the key's last event no digest.
+    # Clear the digest of the key's last event, as an older server would have left it.
     old = EventRow.update(record=None).where(EventRow.revision == world.events()[-1].revision)
     world.core.store.write(lambda transaction: transaction.run(old))
     assert recording.record(world.core.store, world.clock) == 1
 
 
 def test_detail(mailing: World, receiver: Receiver) -> None:
-    """What is written is what the tables say, and all that they say is written."""
+    """The events match the tables, and every row of the tables occurs."""
     rows = specified()
     live(mailing, receiver)
     seen: set[Row] = set()
@@ -132,7 +132,7 @@ def test_detail(mailing: World, receiver: Receiver) -> None:
 
 
 def test_hash_is_opaque(mailing: World) -> None:
-    """A hash covers more than is sent of its event: from that it cannot be computed."""
+    """The hash covers more than the fields sent, so a client cannot compute it."""
     mailing.create()
     before, row = (as_event(event) for event in mailing.events()[-2:])
     assert row.record is not None

@@ -1,4 +1,4 @@
-"""The log: each change leaves exactly its event, a refused one none, and nothing stored holds a secret."""
+"""The log: each change has exactly its event, a refused one has none, and no secret is stored."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ from tumbler_server.store.models import MODELS, EventRow
 
 
 def told(event: EventRow) -> tuple[str, str, dict[str, str]]:
-    """Return an event's type, its key's id, and its detail."""
+    """Return an event's type, key ID and detail."""
     name = event_pb2.KeyEventType.Name(event.type).removeprefix("KEY_EVENT_TYPE_")
     return name, event.key_id, json.loads(event.detail)
 
@@ -30,12 +30,12 @@ class Since:
         self._number = len(world.events())
 
     def told(self) -> list[tuple[str, str, dict[str, str]]]:
-        """Return what happened since."""
+        """Return the events since then."""
         return [told(event) for event in self._world.events()[self._number :]]
 
 
 def test_the_first_event_is_the_first_key(world: World) -> None:
-    """The log begins with the making of the first key, by no key, and its revisions begin at 1."""
+    """The log begins at revision 1 with the creation of the first key, which has no actor key."""
     (first,) = world.events()
     assert first.revision == 1
     assert told(first) == (
@@ -47,7 +47,7 @@ def test_the_first_event_is_the_first_key(world: World) -> None:
 
 
 def test_an_event_says_who_changed_what_and_when(world: World) -> None:
-    """Each event names the key with project and environment, the calling key as it was called then, and the time."""
+    """Each event has key, project, environment, time, and the calling key with its name at that time."""
     caller = world.create(name="robot", scopes=["tumbler:keys:create"])
     world.clock.advance(HOUR)
     made = world.create(caller.key, environment_id="live").api_key
@@ -59,7 +59,7 @@ def test_an_event_says_who_changed_what_and_when(world: World) -> None:
 
 
 def test_create_leaves_created(world: World) -> None:
-    """A Create is one CREATED with every field that was given, or has a default."""
+    """A Create has one CREATED event with every field that was given or has a default."""
     since = Since(world)
     fields: dict[str, Any] = {
         "owner_id": "alice",
@@ -115,7 +115,7 @@ UPDATES: list[tuple[dict[str, Any], dict[str, str]]] = [
 
 @pytest.mark.parametrize(("fields", "detail"), UPDATES)
 def test_update_leaves_updated(world: World, fields: dict[str, Any], detail: dict[str, str]) -> None:
-    """An Update is one UPDATED with the fields that truly changed, each as it was and as it became."""
+    """An Update has one UPDATED event with the fields that changed, with their old and new values."""
     key_id = world.create(owner_id="alice", scopes=["a:b", "x:y"]).api_key.id
     since = Since(world)
     world.update(key_id, *fields, **fields)
@@ -123,7 +123,7 @@ def test_update_leaves_updated(world: World, fields: dict[str, Any], detail: dic
 
 
 def test_an_event_is_never_large(world: World) -> None:
-    """Of a long value an event tells its length and its digest."""
+    """An event holds the length and digest of a long value."""
     long = '"' * 1_000
     key_id = world.create(metadata={f"k{number}": long for number in range(13)}).api_key.id
     since = Since(world)
@@ -135,7 +135,7 @@ def test_an_event_is_never_large(world: World) -> None:
 
 
 def test_set_active_leaves_what_it_did(world: World) -> None:
-    """Switching off is one DEACTIVATED, switching on one ACTIVATED, by id or by name."""
+    """SetActive has one DEACTIVATED or ACTIVATED event, by ID or by name."""
     key_id = world.create(name="worker").api_key.id
     since = Since(world)
     world.set_active(key_id, False)
@@ -156,7 +156,7 @@ def test_set_active_leaves_what_it_did(world: World) -> None:
     ],
 )
 def test_revoke_leaves_revoked(world: World, fields: dict[str, Any], detail: dict[str, str]) -> None:
-    """A Revoke is one REVOKED with reason and comment."""
+    """A Revoke has one REVOKED event with reason and comment."""
     key_id = world.create().api_key.id
     since = Since(world)
     world.revoke(key_id, **fields)
@@ -164,7 +164,7 @@ def test_revoke_leaves_revoked(world: World, fields: dict[str, Any], detail: dic
 
 
 def test_rotate_leaves_created_and_rotated(world: World) -> None:
-    """A Rotate is CREATED for the successor and ROTATED for the old key, each naming the other, in this order."""
+    """A Rotate has CREATED for the successor and then ROTATED for the old key, each with the other's ID."""
     old = world.create().api_key.id
     since = Since(world)
     rotated = world.rotate(old, grace_period=lasting(DAY))
@@ -200,7 +200,7 @@ def _refusals(world: World) -> list[tuple[str, Message, str | None]]:
 
 
 def test_a_refused_change_leaves_no_event(world: World) -> None:
-    """A change that was refused, for whatever reason, is not in the log, and reading never is."""
+    """A refused change has no event, and neither has a read."""
     refusals = _refusals(world)
     before = [event.revision for event in world.events()]
     for method, request, key in refusals:
@@ -246,7 +246,7 @@ def _history(world: World) -> list[str]:
 
 
 def test_the_chain_holds_after_a_long_history(world: World, twin: World) -> None:
-    """After changes of every kind by two servers, revisions have no gap and the audit finds nothing wrong."""
+    """After all kinds of changes by two servers, revisions have no gap and the audit finds no problem."""
     _history(world)
     twin.clock.advance(DAY)
     for api_key in world.page(states=["STATE_ACTIVE"], project_id="acme", page_size=3).api_keys:
@@ -260,7 +260,7 @@ def test_the_chain_holds_after_a_long_history(world: World, twin: World) -> None
 
 
 def test_a_changed_event_shows(world: World) -> None:
-    """An event that somebody rewrote afterwards, or a key that was changed behind the log's back, fails the audit."""
+    """A rewritten event fails the audit."""
     key_id = world.create().api_key.id
     world.revoke(key_id)
     event = EventRow.update(actor_name="somebody else").where(EventRow.revision == 2)
@@ -269,7 +269,7 @@ def test_a_changed_event_shows(world: World) -> None:
 
 
 def test_nothing_stored_holds_a_secret(world: World) -> None:
-    """No column of any row of any table holds a key that was made, nor its secret, nor any half of that."""
+    """No column of any table holds a key, a secret or half of a secret."""
     shown = _history(world)
     secrets = [keyformat.parse(text).secret for text in shown]
     assert len(set(secrets)) == len(shown) > 9

@@ -1,4 +1,4 @@
-"""OLD_KEY_ENDS_ON_FIRST_USE: a rotated key that works until its successor is used, at most through its grace."""
+"""OLD_KEY_ENDS_ON_FIRST_USE: a rotated key works until its successor is used, at most through its grace period."""
 
 import json
 from collections.abc import Callable
@@ -27,28 +27,28 @@ Line = tuple[pb.CreateResponse, pb.RotateResponse]
 
 
 def rotated(world: World, **fields: Any) -> Line:
-    """Create a key and rotate it; return what both calls answered."""
+    """Create a key and rotate it. Return both responses."""
     created = world.create(**{"scopes": ["orders:read"], **fields})
     return created, world.rotate(created.api_key.id, **ON_FIRST_USE)
 
 
 def use(world: World, text: str) -> None:
-    """Verify a key, which must be valid, and let the server write what follows from it."""
+    """Verify a key, which must be valid, and write the consequences."""
     assert world.verdict(text) == "VALID"
     assert world.core.first_uses.flush()
 
 
 def told(world: World, after: int) -> list[tuple[str, str, dict[str, str]]]:
-    """Return type, key and detail of each event after the first ``after`` of them."""
+    """Return type, key ID and detail of each event after the first ``after`` events."""
     events = world.events()[after:]
     return [(EventType(event.type).name, event.key_id, json.loads(event.detail)) for event in events]
 
 
 class TestUntilThen:
-    """While the successor waits to be used."""
+    """Before the successor's first use."""
 
     def test_old_key_works(self, world: World) -> None:
-        """The old key works through its whole grace where nobody uses the successor, and then no more."""
+        """If the successor is never used, the old key works to the end of its grace period."""
         created, _ = rotated(world)
         world.clock.advance(WEEK - 1)
         use(world, created.key)
@@ -56,7 +56,7 @@ class TestUntilThen:
         assert world.verdict(created.key) == "SUPERSEDED"
 
     def test_record_says_so(self, world: World) -> None:
-        """The old key says that it waits for that use, and until when; the successor and other rotated keys do not."""
+        """Only the old key's record shows that it ends on first use, and when its grace period ends."""
         created, answer = rotated(world)
         old, new = world.get(created.api_key.id), world.get(answer.api_key.id)
         assert old == answer.old_api_key
@@ -65,7 +65,7 @@ class TestUntilThen:
         assert not world.rotate(world.create().api_key.id).old_api_key.grace_ends_on_first_use
 
     def test_log_says_so(self, world: World) -> None:
-        """The ROTATED event says how the old key ends; where it ends with its grace, it says nothing of it."""
+        """The ROTATED event shows that the old key ends on first use, and omits the field otherwise."""
         created, answer = rotated(world)
         (*_, (happened, key_id, detail)) = told(world, 0)
         assert (happened, key_id) == ("ROTATED", created.api_key.id)
@@ -74,7 +74,7 @@ class TestUntilThen:
         assert "old_key_ends" not in told(world, 0)[-1][2]
 
     def test_old_keys_own_expiry(self, world: World) -> None:
-        """The grace never outlives the old key's own expiry."""
+        """The grace period ends with the old key's own expiry at the latest."""
         created, answer = rotated(world, ttl=lasting(DAY))
         assert answer.old_api_key.grace_expire_time == created.api_key.expire_time
 
@@ -89,7 +89,7 @@ class TestUntilThen:
         ids=lambda value: value if isinstance(value, str) else "",
     )
     def test_what_is_no_use(self, world: World, demand: dict[str, Any], code: str) -> None:
-        """A successor that is presented and not let in has not been used: nothing is noted."""
+        """A denied Verify of the successor is not a use."""
         created, answer = rotated(world, allowed_cidrs=["198.51.100.0/24"] if code == "IP_NOT_ALLOWED" else [])
         if code == "INACTIVE":
             world.set_active(answer.api_key.id, active=False)
@@ -99,7 +99,7 @@ class TestUntilThen:
 
     @pytest.mark.parametrize("what", ["the old key", "a key rotated with a grace", "a key that was created"])
     def test_no_other_use(self, world: World, what: str) -> None:
-        """Keys whose use ends no other are not noted, so nothing is written on their account."""
+        """A key whose use ends no other key is not recorded, and nothing is written for it."""
         created, _ = rotated(world)
         texts = {
             "the old key": created.key,
@@ -111,7 +111,7 @@ class TestUntilThen:
         assert len(world.events()) == before
 
     def test_revoked_successor(self, world: World) -> None:
-        """A successor that is revoked before it is used leaves the old key its grace."""
+        """If the successor is revoked before its first use, the old key keeps its grace period."""
         created, answer = rotated(world)
         world.revoke(answer.api_key.id)
         assert world.verdict(answer.key) == "REVOKED"
@@ -140,21 +140,21 @@ class TestFirstUse:
 
     @pytest.mark.parametrize("way", WAYS)
     def test_every_use_counts(self, world: World, way: str) -> None:
-        """A VALID verdict for anybody is a use, and so is any call of this service that the successor makes."""
+        """Every VALID verdict on the successor is a use, and so is every call that it makes."""
         created, answer = rotated(world, scopes=["tumbler:keys:read", "tumbler:keys:verify"])
         WAYS[way](world, answer.key)
         assert world.core.first_uses.flush()
         assert world.verdict(created.key) == "SUPERSEDED"
 
     def test_use_of_a_remembered_key(self, world: World) -> None:
-        """It counts also where the successor was in memory before it was let in."""
+        """The first use counts even if the successor was already cached."""
         created, answer = rotated(world)
         assert world.verdict(answer.key, required_scopes=["orders:write"]) == "INSUFFICIENT_SCOPE"
         use(world, answer.key)
         assert world.verdict(created.key) == "SUPERSEDED"
 
     def test_old_key_says_so(self, world: World) -> None:
-        """The old key's grace has ended at that instant, and it does not wait any more; its etag is another."""
+        """At the first use, the old key's grace period ends, it no longer ends on first use, and its etag changes."""
         created, answer = rotated(world)
         world.clock.advance(HOUR)
         use(world, answer.key)
@@ -169,7 +169,7 @@ class TestFirstUse:
         assert world.verdict(created.key) == "SUPERSEDED"
 
     def test_events(self, world: World) -> None:
-        """The log tells the use and the end, once, and that nobody asked for it; the audit finds nothing wrong."""
+        """The first use and the old key's end are logged once, by actor `first-use`, and the audit finds no problem."""
         created, answer = rotated(world)
         world.clock.advance(HOUR)
         before = len(world.events())
@@ -193,7 +193,7 @@ class TestFirstUse:
         assert audit.run(world.core.store, world.clock)
 
     def test_after_the_grace(self, world: World) -> None:
-        """A first use after the grace moves no end that has come: that the successor was used is told, once."""
+        """A first use after the grace period is logged once and changes nothing."""
         created, answer = rotated(world)
         world.clock.advance(WEEK)
         before, old = len(world.events()), world.get(created.api_key.id)
@@ -203,7 +203,7 @@ class TestFirstUse:
         assert world.get(created.api_key.id) == old
 
     def test_revoked_old_key(self, world: World) -> None:
-        """A revoked key stays as it was revoked."""
+        """A first use does not change a revoked key."""
         created, answer = rotated(world)
         revoked = world.revoke(created.api_key.id).api_key
         use(world, answer.key)
@@ -211,7 +211,7 @@ class TestFirstUse:
         assert world.verdict(created.key) == "REVOKED"
 
     def test_name_is_one_keys_again(self, world: World) -> None:
-        """Once the old key has ended, its name fits the successor alone."""
+        """After the old key has ended, its name fits only the successor."""
         created, answer = rotated(world, name="worker")
         by_name = pb.SetActiveRequest(by_name={"project_id": "acme", "name": "worker"}, active=True)
         assert world.refused("SetActive", by_name).reason == "NAME_AMBIGUOUS"
@@ -221,7 +221,7 @@ class TestFirstUse:
         assert world.verdict(created.key) == "SUPERSEDED"
 
     def test_calls_of_the_old_key(self, world: World) -> None:
-        """A key that rotates itself goes on calling until its successor does; then it is a stranger."""
+        """A key that rotates itself can call until its successor is used, and is then unauthenticated."""
         own = world.caller("tumbler:keys:rotate", "tumbler:keys:read")
         key_id = own.split("_")[1]
         answer = world.rotate(key_id, own, **ON_FIRST_USE)
@@ -234,10 +234,10 @@ class TestFirstUse:
 
 
 class TestServers:
-    """With several servers, and servers that end."""
+    """Several servers, and servers that die."""
 
     def test_another_server_hears_of_it(self, world: World, twin: World) -> None:
-        """A key that another server remembers is denied there too, within its bound."""
+        """Another server refuses the old key within the staleness bound, even if it had cached it."""
         created, answer = rotated(world)
         assert twin.verdict(created.key) == "VALID"
         use(world, answer.key)
@@ -245,7 +245,7 @@ class TestServers:
         assert twin.verdict(created.key) == "SUPERSEDED"
 
     def test_once(self, world: World, twin: World) -> None:
-        """Where several servers let the successor in, one of them writes it, and the others find it written."""
+        """If several servers see the first use, one writes it, and the others find it written."""
         _, answer = rotated(world)
         assert world.verdict(answer.key) == twin.verdict(answer.key) == "VALID"
         before = len(world.events())
@@ -258,7 +258,7 @@ class TestServers:
         assert len(world.events()) == before + 2
 
     def test_crash_before_it_is_written(self, world: World) -> None:
-        """What a server noted and did not write when it died is written at the next use, by whichever server."""
+        """A first use that was not written before a crash is written at the next use, by any server."""
         created, answer = rotated(world)
         assert world.verdict(answer.key) == "VALID"
         world.reopen()
@@ -269,7 +269,7 @@ class TestServers:
 
     @pytest.mark.parametrize("fails", ["before anything is written", "between the two events", "at the commit"])
     def test_failed_write(self, world: World, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
-        """A write that fails leaves nothing of it behind, and stays noted: it is written as soon as it can be."""
+        """A failed write of a first use leaves no trace, stays pending and is retried."""
         created, answer = rotated(world)
         before = world.events()
         with monkeypatch.context() as broken:
@@ -290,7 +290,7 @@ class TestServers:
         assert [happened for happened, *_ in told(world, len(before))] == ["FIRST_USED", "UPDATED"]
 
     def test_not_on_the_way_of_a_verify(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A use is answered although nothing can be written."""
+        """A Verify succeeds even if the first use cannot be written."""
         _, answer = rotated(world)
         assert world.verdict(answer.key, required_scopes=["orders:write"]) == "INSUFFICIENT_SCOPE"
         monkeypatch.setattr(Store, "write", _unavailable)
@@ -300,10 +300,10 @@ class TestServers:
 
 
 class TestLines:
-    """A successor that is rotated before anybody has used it: since its secret was lost, for one."""
+    """A successor that is rotated before its first use, for example because its secret was lost."""
 
     def test_lost_answer(self, world: World) -> None:
-        """Who lost the answer rotates the successor that KEY_SUPERSEDED names; the old key works until that is used."""
+        """A caller that lost the response rotates the successor named by KEY_SUPERSEDED; its use ends the old key."""
         created, lost = rotated(world)
         refused = world.refused("Rotate", pb.RotateRequest(key_id=created.api_key.id, **ON_FIRST_USE))
         assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "KEY_SUPERSEDED")
@@ -317,7 +317,7 @@ class TestLines:
         ]
 
     def test_lost_answer_repeated(self, world: World) -> None:
-        """Repeated with its request_id, Rotate names the successor whose secret it cannot show again."""
+        """A replay of Rotate names the successor and omits its secret."""
         created = world.create()
         request_id = "6f2e4a1e-9f5b-4a43-8f0c-3d0c5f6d7a10"
         first = world.rotate(created.api_key.id, request_id=request_id, **ON_FIRST_USE)
@@ -327,7 +327,7 @@ class TestLines:
         assert world.refused("Rotate", other).code is grpc.StatusCode.ALREADY_EXISTS
 
     def test_events(self, world: World) -> None:
-        """Each key that ends has its event, the nearest first."""
+        """Each key that ends has its event, the most recent key first."""
         created, lost = rotated(world)
         answer = world.rotate(lost.api_key.id, **ON_FIRST_USE)
         before = len(world.events())
@@ -341,7 +341,7 @@ class TestLines:
 
     @pytest.mark.parametrize("grace", [0, HOUR])
     def test_successor_rotated_with_a_grace(self, world: World, grace: int) -> None:
-        """A successor that ends with its grace hands on what its own first use was to end."""
+        """A successor that is rotated with a grace period passes on the keys that its first use would have ended."""
         created, lost = rotated(world)
         answer = world.rotate(lost.api_key.id, grace_period=lasting(grace))
         assert world.verdict(created.key) == "VALID"
@@ -350,7 +350,7 @@ class TestLines:
         assert world.verdict(lost.key) == ("VALID" if grace else "SUPERSEDED")
 
     def test_first_use_of_the_one_in_between(self, world: World) -> None:
-        """A successor that was not lost after all ends the old key by its use, and then waits itself."""
+        """The first use of an intermediate successor ends the older key; it then waits for its own successor."""
         created, between = rotated(world)
         answer = world.rotate(between.api_key.id, **ON_FIRST_USE)
         use(world, between.key)
@@ -359,7 +359,7 @@ class TestLines:
         assert world.verdict(between.key) == "SUPERSEDED"
 
     def test_used_successor_rotated(self, world: World) -> None:
-        """From one rotation to the next, each use ends the one key before."""
+        """If each successor is used before the next rotation, each use ends exactly the previous key."""
         created, second = rotated(world)
         use(world, second.key)
         before = len(world.events())
@@ -373,7 +373,7 @@ class TestLines:
         ]
 
     def test_long_line(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Of a line that is longer than a change may be, the nearest keys end, and the others with their grace."""
+        """In a line longer than one change may end, the nearest keys end, and the others keep their grace period."""
         monkeypatch.setattr(first_use, "LINE", 2)
         line = [world.create()]
         for _ in range(4):
@@ -386,7 +386,7 @@ class TestLines:
 
 
 class TestRequest:
-    """What may be asked for."""
+    """Valid and invalid requests."""
 
     @pytest.mark.parametrize(
         ("ends", "grace", "fields"),
@@ -399,7 +399,7 @@ class TestRequest:
         ],
     )
     def test_refused(self, mailing: World, receiver: Receiver, ends: Any, grace: int, fields: list[str]) -> None:
-        """Rotate and ClaimRotation alike name each field that breaks a rule, and change nothing."""
+        """Rotate and ClaimRotation name each invalid field and change nothing."""
         created, token = due(mailing, receiver)
         before = mailing.events()
         asked = {"old_key_ends": ends, "grace_period": lasting(grace)}
@@ -412,7 +412,7 @@ class TestRequest:
         assert mailing.events() == before
 
     def test_rule_is_told(self, world: World) -> None:
-        """Who asks for no grace at all until a first use is told why that cannot be."""
+        """A grace period of zero with OLD_KEY_ENDS_ON_FIRST_USE is refused with the reason."""
         asked = {"old_key_ends": "OLD_KEY_ENDS_ON_FIRST_USE", "grace_period": lasting(0)}
         refused = world.refused("Rotate", pb.RotateRequest(key_id=world.create().api_key.id, **asked))
         assert "grace_period: must be more than 0 with OLD_KEY_ENDS_ON_FIRST_USE" in refused.message
@@ -429,7 +429,7 @@ class TestRequest:
         ],
     )
     def test_grace(self, world: World, ends: Any, grace: int | None, lasts: int) -> None:
-        """The grace is as long as asked for, 1 hour where nothing is, whatever the key waits for besides."""
+        """The grace period is as requested, by default 1 hour, whenever the old key ends."""
         asked = {} if grace is None else {"grace_period": lasting(grace)}
         old = world.rotate(world.create().api_key.id, old_key_ends=ends, **asked).old_api_key
         assert old.grace_expire_time == at(world.clock.now + lasts)
@@ -437,10 +437,10 @@ class TestRequest:
 
 
 class TestClaim:
-    """The same for who holds a claim token."""
+    """ClaimRotation with OLD_KEY_ENDS_ON_FIRST_USE."""
 
     def test_first_use(self, mailing: World, receiver: Receiver) -> None:
-        """A claimed key's first use ends the old key, which works until then."""
+        """The first use of a claimed key ends the old key, which works until then."""
         created, token = due(mailing, receiver)
         claimed = claim(mailing, token, **ON_FIRST_USE)
         assert claimed.old_api_key.grace_ends_on_first_use
@@ -450,7 +450,7 @@ class TestClaim:
         assert mailing.verdict(created.key) == "SUPERSEDED"
 
     def test_webhook(self, mailing: World, receiver: Receiver) -> None:
-        """The receiver is told how the old key ends."""
+        """The key.rotated webhook says how the old key ends."""
         _, token = due(mailing, receiver)
         claimed = claim(mailing, token, **ON_FIRST_USE)
         mailing.turn()
@@ -458,7 +458,7 @@ class TestClaim:
         assert (data["old_key_ends"], data["replaced_by_key_id"]) == ("on_first_use", claimed.api_key.id)
 
     def test_lost_answer(self, mailing: World, receiver: Receiver) -> None:
-        """Where the answer to a claim is lost, the old key works on, and the successor can be rotated in its turn."""
+        """If the response of a claim is lost, the old key works on, and the successor can be rotated."""
         created, token = due(mailing, receiver)
         claim(mailing, token, **ON_FIRST_USE)
         refused = mailing.refused("ClaimRotation", pb.ClaimRotationRequest(claim_token=token, **ON_FIRST_USE), "")

@@ -1,4 +1,4 @@
-"""Get, as its callers know it."""
+"""Get."""
 
 import grpc
 import pytest
@@ -10,7 +10,7 @@ from tumbler_server.clock import HOUR, SECOND
 
 
 def test_a_key_is_read_in_every_state(world: World) -> None:
-    """Get answers for a key in whatever state it is, and the state is that of the moment."""
+    """Get returns a key in every state, and the state is current."""
     created = world.create(ttl=lasting(HOUR))
     key_id = created.api_key.id
     states = [world.get(key_id).state]
@@ -33,7 +33,7 @@ def test_a_key_is_read_in_every_state(world: World) -> None:
 
 
 def test_the_instant_of_expiry_is_expired(world: World) -> None:
-    """A key is ACTIVE to the last microsecond before expire_time, and EXPIRED at it."""
+    """A key is ACTIVE to the last microsecond before expire_time, and EXPIRED from then on."""
     key_id = world.create(ttl=lasting(SECOND)).api_key.id
     world.clock.advance(SECOND - 1)
     assert world.get(key_id).state == api_key_pb2.STATE_ACTIVE
@@ -42,7 +42,7 @@ def test_the_instant_of_expiry_is_expired(world: World) -> None:
 
 
 def test_reading_changes_nothing(world: World) -> None:
-    """Two Gets return the same, and leave no event."""
+    """Two Gets return the same and have no event."""
     key_id = world.create().api_key.id
     events = len(world.events())
     assert world.get(key_id) == world.get(key_id)
@@ -50,7 +50,7 @@ def test_reading_changes_nothing(world: World) -> None:
 
 
 def test_no_answer_holds_a_secret(world: World) -> None:
-    """Neither Get nor List ever carries the secret, its hash or its digest."""
+    """Neither Get nor List returns the secret, its hash or its digest."""
     created = world.create()
     answers = [world.call("Get", pb.GetRequest(key_id=created.api_key.id)), world.page()]
     for answer in answers:
@@ -60,7 +60,7 @@ def test_no_answer_holds_a_secret(world: World) -> None:
 
 
 def test_an_unknown_id_is_not_found(world: World) -> None:
-    """The id of no key is NOT_FOUND, and named."""
+    """An unknown ID is NOT_FOUND and named."""
     refused = world.refused("Get", pb.GetRequest(key_id="0" * 16))
     assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "KEY_NOT_FOUND")
     assert refused.info.metadata["key_id"] == "0" * 16
@@ -68,7 +68,7 @@ def test_an_unknown_id_is_not_found(world: World) -> None:
 
 @pytest.mark.parametrize("method", ["Get", "Update", "SetActive", "Revoke", "Rotate"])
 def test_what_is_no_id_is_refused_and_not_repeated(world: World, method: str) -> None:
-    """An id that is empty, of another form or a whole key is INVALID_ARGUMENT, without quoting it."""
+    """An ID that is empty, malformed or a whole key is INVALID_ARGUMENT, and is not quoted."""
     key = world.create().key
     for text in ("", "0" * 15, "0" * 17, "0" * 15 + "-", "0" * 16 + "\n", "0" * 15 + "é", key):
         if method == "Update":

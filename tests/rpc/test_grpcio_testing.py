@@ -1,4 +1,4 @@
-"""The servicer without its engine: any server of gRPC's with threads can call it, and grpcio-testing does."""
+"""The servicer without its engine: any threaded gRPC server can call it, and grpcio-testing does."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,11 +17,11 @@ METHODS = [method.name for method in SERVICE.methods if not method.server_stream
 
 
 class _Aborted(Exception):
-    """What an abort raises, as gRPC's does."""
+    """Raised by an abort, as in gRPC."""
 
 
 class _Told:
-    """A servicer whose error details arrive: grpcio-testing's own abort drops the trailing metadata."""
+    """A servicer that keeps error details: grpcio-testing's own abort drops the trailing metadata."""
 
     def __init__(self, servicer: Any) -> None:
         self._servicer = servicer
@@ -45,7 +45,7 @@ class _Told:
 
 
 def call(world: World, method: str, request: Message, key: str) -> Any:
-    """Call an RPC through grpcio-testing. Raises ``Refused``."""
+    """Call an RPC through grpcio-testing. Raises ``Refused`` if the call ends with an error status."""
     server = grpc_testing.server_from_dictionary({SERVICE: _Told(world.core.servicer)}, grpc_testing.strict_real_time())
     metadata = (("authorization", f"Bearer {key}"),) if key else ()
     running = server.invoke_unary_unary(SERVICE.methods_by_name[method], metadata, request, None)
@@ -57,9 +57,9 @@ def call(world: World, method: str, request: Message, key: str) -> Any:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_rpc_answers_as_over_the_engine(world: World, method: str) -> None:
-    """Each RPC but Watch can be called with a request and a context, and comes out as it does elsewhere."""
+    """Each RPC except Watch works with a request and a context, with the same result as through the engine."""
     request = request_for(method, world.create().api_key.id)
-    expected = ALLOWED.get(method, "UNAUTHENTICATED")  # of ClaimRotation, whose claim token is none
+    expected = ALLOWED.get(method, "UNAUTHENTICATED")  # for ClaimRotation, whose claim token is invalid
     if expected == "OK":
         response = call(world, method, request, world.operator)
         assert response.DESCRIPTOR is SERVICE.methods_by_name[method].output_type
@@ -70,7 +70,7 @@ def test_each_rpc_answers_as_over_the_engine(world: World, method: str) -> None:
 
 
 def test_a_verdict_is_the_engines(world: World) -> None:
-    """Verify and BatchVerify give the engine's answer, to the letter."""
+    """Verify and BatchVerify return exactly the engine's responses."""
     requests = [pb.VerifyRequest(key=text) for text in (world.create().key, "no key")]
     expected = [world.call("Verify", request) for request in requests]
     assert [call(world, "Verify", request, world.operator) for request in requests] == expected
@@ -79,7 +79,7 @@ def test_a_verdict_is_the_engines(world: World) -> None:
 
 
 def test_an_error_has_its_details(world: World) -> None:
-    """An error's status carries ErrorInfo and BadRequest."""
+    """An error's status has ErrorInfo and BadRequest."""
     with pytest.raises(Refused) as caught:
         call(world, "Create", pb.CreateRequest(project_id="acme", name="ab"), world.operator)
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
@@ -88,7 +88,7 @@ def test_an_error_has_its_details(world: World) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_caller_is_proven(world: World, method: str) -> None:
-    """Without a credential nothing is done."""
+    """A call without a credential is refused, and nothing is written."""
     events = len(world.events())
     with pytest.raises(Refused) as caught:
         call(world, method, request_for(method, "0" * 16), "")

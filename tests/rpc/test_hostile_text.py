@@ -1,4 +1,4 @@
-"""Texts that PostgreSQL cannot hold: a NUL in any string of any request is the caller's mistake, never a fault."""
+"""Text that PostgreSQL cannot store: a NUL in any string of a request is the caller's error, never an internal one."""
 
 from collections.abc import Iterator
 
@@ -19,17 +19,17 @@ TEXTS = ("\0", "a\0b", "abc\0", "https://hooks.example.com/\0")
 ALLOWED = {
     grpc.StatusCode.OK,
     grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.UNAUTHENTICATED,  # a claim token that is none of ours
+    grpc.StatusCode.UNAUTHENTICATED,  # a claim token that is not valid
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.ABORTED,  # an etag that is not the key's
+    grpc.StatusCode.ABORTED,  # an etag that is not current
 }
 
 Path = tuple[FieldDescriptor, ...]
 
 
 def strings(descriptor: Descriptor, before: Path = ()) -> Iterator[Path]:
-    """Give the path of each string in a message, those in lists, maps and messages of its own included."""
+    """Yield the path of each string in a message, including those in lists, maps and nested messages."""
     for field in descriptor.fields:
         path = (*before, field)
         if field.message_type is not None:
@@ -63,7 +63,7 @@ CASES = [(method.name, path) for method in SERVICE.methods for path in strings(m
 
 
 def code(world: World, method: str, request: Message) -> grpc.StatusCode:
-    """Call an RPC, and return how it ended."""
+    """Call an RPC and return its status code."""
     try:
         world.call(method, request)
     except Refused as refused:
@@ -72,13 +72,13 @@ def code(world: World, method: str, request: Message) -> grpc.StatusCode:
 
 
 def test_every_rpc_takes_some_text() -> None:
-    """The table below is read off the descriptors: it has rows for each RPC."""
+    """CASES, which is built from the descriptors, covers each RPC."""
     assert {method for method, _ in CASES} == set(METHODS)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_nul_is_never_a_fault_of_ours(world: World, method: str) -> None:
-    """With a NUL in any string of a request the answer is right, or says that the request is not; on every database."""
+    """A request with a NUL in any string gets a response or the caller's error, on every database."""
     key_id = world.create().api_key.id
     for path in (path for name, path in CASES if name == method):
         for text in TEXTS:

@@ -1,4 +1,4 @@
-"""What a caller sends does not decide how much is kept, or how large an answer is."""
+"""Limits of what is stored and of response sizes, whatever a caller sends."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,12 +21,12 @@ ANSWER = limits.ANSWER_BYTES.most
 
 
 def metadata(size: int) -> dict[str, str]:
-    """Return metadata whose texts have so many characters together, and some more: 1,000 a pair."""
+    """Return metadata of ``size`` characters, keys included, and a few more: 1,000 per pair."""
     return {f"{number:04}": "v" * 996 for number in range(size // 1_000)} | {"rest": "v" * (size % 1_000)}
 
 
 def enlarge(world: World, key_id: str, size: int) -> None:
-    """Give a key, behind the service's back, as much metadata as keys could have before there was a limit."""
+    """Give a key more metadata than the limit, directly in the database, as it could have before the limit."""
     world.core.store.write(
         lambda transaction: transaction.run(
             ApiKeyRow.update(metadata=record.to_columns(record.Key("", "", metadata=metadata(size)))["metadata"]).where(
@@ -39,7 +39,7 @@ def enlarge(world: World, key_id: str, size: int) -> None:
 
 @pytest.mark.parametrize(("request_type", "path"), LISTS, ids=name)
 def test_too_many_entries(world: World, request_type: Any, path: Any) -> None:
-    """Whatever the RPC, a list or map with more entries than it may have is refused, and the field named."""
+    """In every RPC, a list or map with too many entries is refused with the name of the field."""
     request = filled(request_type, path, limits.ENTRIES[path[-1].name] + 1)
     refused = world.refused(METHODS[request_type.name], request)
     assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
@@ -47,15 +47,15 @@ def test_too_many_entries(world: World, request_type: Any, path: Any) -> None:
 
 
 class TestRecord:
-    """A key's record has at most 16 KiB as sent."""
+    """A key's record has at most 16 KiB in protobuf encoding."""
 
     @pytest.fixture
     def largest(self, world: World) -> pb.CreateResponse:
-        """Give a key that has as much metadata as fits, to some hundred bytes."""
+        """Return a key with nearly as much metadata as fits."""
         return world.create(metadata=metadata(14_000))
 
     def test_the_largest(self, world: World, largest: pb.CreateResponse) -> None:
-        """Nearly 16 KiB are accepted, carried by Rotate, and what Get sends has no more than that."""
+        """A record of nearly 16 KiB is accepted, and Rotate carries it over."""
         assert 14_000 < world.get(largest.api_key.id).ByteSize() <= LIMIT
         assert world.rotate(largest.api_key.id).api_key.metadata == largest.api_key.metadata
 
@@ -71,7 +71,7 @@ class TestRecord:
         ids=["the most metadata", "ascii", "scopes too", "mostly scopes", "two bytes each"],
     )
     def test_create(self, world: World, fields: dict[str, Any], path: str) -> None:
-        """A larger record is refused, even if each field keeps its rule; the answer names the largest, and the sum."""
+        """A larger record is refused, even if each field is valid, with the largest field and the total size."""
         before = len(world.events())
         refused = world.refused("Create", pb.CreateRequest(project_id="acme", **fields))
         assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
@@ -81,12 +81,12 @@ class TestRecord:
         assert len(world.events()) == before
 
     def test_validate_only(self, world: World) -> None:
-        """A key that is only validated is measured as well."""
+        """validate_only checks the size as well."""
         request = pb.CreateRequest(project_id="acme", metadata=metadata(16_000), validate_only=True)
         assert world.refused("Create", request).fields == ["metadata"]
 
     def test_update(self, world: World, largest: pb.CreateResponse) -> None:
-        """An Update that makes it larger than that is refused, by the whole record and not only what it changes."""
+        """Update checks the size of the whole record, not only of the changed fields."""
         request = pb.UpdateRequest(api_key=api_key_pb2.ApiKey(id=largest.api_key.id, scopes=["s" * 100] * 1))
         request.api_key.scopes.extend(f"s{number}:{'s' * 100}" for number in range(20))
         refused = world.refused("Update", request)
@@ -94,7 +94,7 @@ class TestRecord:
         assert not world.get(largest.api_key.id).scopes
 
     def test_from_before(self, world: World) -> None:
-        """A larger one from before works on, can be ended and made smaller, but neither larger nor rotated."""
+        """A record from before the limit works and can be ended or made smaller, but neither enlarged nor rotated."""
         made = world.create(scopes=["a:b", "a:c"])
         enlarge(world, made.api_key.id, 40_000)
         assert world.verdict(made.key) == "VALID"
@@ -112,20 +112,20 @@ class TestRecord:
 
 
 class TestAnswer:
-    """An answer has at most 3 MiB."""
+    """A response has at most 3 MiB."""
 
     LARGE = 700_000
 
     @pytest.fixture
     def keys(self, world: World) -> list[pb.CreateResponse]:
-        """Give nine keys as large as they could be before there was a limit on records."""
+        """Return nine keys of a size that was possible before the limit."""
         made = [world.create(name=f"large {number}") for number in range(9)]
         for each in made:
             enlarge(world, each.api_key.id, self.LARGE)
         return made
 
     def pages(self, world: World, **fields: Any) -> Iterator[pb.ListResponse]:
-        """Return all pages of a list."""
+        """Yield all pages of a list."""
         page = world.page(project_id="acme", **fields)
         yield page
         while page.next_page_token:
@@ -133,7 +133,7 @@ class TestAnswer:
             yield page
 
     def test_list(self, world: World, keys: list[pb.CreateResponse]) -> None:
-        """A page ends early, with a token, and none is skipped, repeated or empty."""
+        """A page ends early, with a token; no key is skipped or repeated, and no page is empty."""
         pages = list(self.pages(world, page_size=1_000))
         assert [len(page.api_keys) for page in pages] == [4, 4, 1]
         assert all(page.ByteSize() <= ANSWER for page in pages)
@@ -141,13 +141,13 @@ class TestAnswer:
         assert sorted(listed) == sorted(each.api_key.id for each in keys)
 
     def test_one_that_is_too_large(self, world: World, keys: list[pb.CreateResponse]) -> None:
-        """One that does not fit at all comes in a page of its own, so that a caller gets past it."""
+        """A key that exceeds the limit alone has a page of its own, so that a caller can go on."""
         enlarge(world, keys[4].api_key.id, 4_000_000)
         pages = list(self.pages(world, order_by="name"))
         assert [len(page.api_keys) for page in pages] == [4, 1, 4]
 
     def test_batch(self, world: World, keys: list[pb.CreateResponse]) -> None:
-        """What does not fit is left undecided, each in its place, and can be asked for again."""
+        """Items that do not fit stay undecided, each in its place, and can be sent again."""
         requests = [pb.VerifyRequest(key=each.key) for each in keys]
         response = world.call("BatchVerify", pb.BatchVerifyRequest(requests=requests))
         assert response.ByteSize() <= ANSWER
@@ -157,7 +157,7 @@ class TestAnswer:
         assert [each.code for each in response.responses] == [1] * 4 + [0]
 
     def test_batch_of_the_most(self, world: World) -> None:
-        """As many of the largest records as a batch may ask for come to an answer that a client takes."""
+        """A full batch of the largest records has a response within the limit."""
         key = world.create(metadata=metadata(14_000)).key
         request = pb.BatchVerifyRequest(requests=[pb.VerifyRequest(key=key)] * 1_000)
         response = world.call("BatchVerify", request)
@@ -168,16 +168,16 @@ class TestAnswer:
 
 
 class TestProjectKeys:
-    """A project has at most so many keys."""
+    """The limit of keys in a project."""
 
     @pytest.fixture
     def few(self, world: World) -> World:
-        """Give a service whose projects have at most three keys."""
+        """Return a service with a limit of three keys per project."""
         world.reopen(max_project_keys=3)
         return world
 
     def test_create(self, few: World) -> None:
-        """One more is refused, says which limit was met, and leaves nothing; other projects go on."""
+        """A key beyond the limit is refused with the name of the limit and leaves nothing; other projects go on."""
         for _ in range(3):
             few.create()
         before = len(few.events())
@@ -188,7 +188,7 @@ class TestProjectKeys:
         few.create(project_id="globex")
 
     def test_rotate(self, few: World) -> None:
-        """A successor is a key more; revoked and replaced ones count, since their rows are kept."""
+        """A successor counts, and so do revoked and superseded keys, because their rows are kept."""
         first = few.create().api_key.id
         second = few.rotate(first).api_key.id
         few.revoke(few.rotate(second).api_key.id)
@@ -196,7 +196,7 @@ class TestProjectKeys:
         assert refused.reason == "LIMIT_REACHED"
 
     def test_what_makes_no_key(self, few: World) -> None:
-        """Neither what was refused, nor validated only, nor repeated counts."""
+        """Refused, replayed and validate_only calls do not count."""
         request_id = "123e4567-e89b-42d3-a456-426614174000"
         few.create(request_id=request_id)
         for _ in range(5):
@@ -207,7 +207,7 @@ class TestProjectKeys:
         assert [row.keys for row in counted] == [1]
 
     def test_a_higher_limit(self, few: World) -> None:
-        """An operator who raises the limit has a project go on."""
+        """If the operator raises the limit, the project can create keys again."""
         for _ in range(3):
             few.create()
         few.reopen(max_project_keys=4)

@@ -1,4 +1,4 @@
-"""What List finds, and in which order; `test_list_pages.py` has how it pages."""
+"""List: filters and orders. `test_list_pages.py` has its paging."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def names(world: World, key: str | None = None, **fields: Any) -> list[str]:
 
 @pytest.fixture
 def shelf(world: World) -> World:
-    """Give a service that holds six keys in two projects."""
+    """Return a service with six keys in two projects."""
     world.create(name="Alpha", environment_id="live", owner_id="alice", scopes=["orders:read"])
     world.create(name="beta 100%", environment_id="test", owner_id="bob", scopes=["orders:*", "*"])
     world.create(name="STRASSE_1", owner_id="alice", scopes=["orders:read", "orders:write"], prefix="ship_yard")
@@ -66,20 +66,20 @@ FILTERS: list[tuple[dict[str, Any], list[str]]] = [
     ("fields", "expected"), FILTERS, ids=[",".join(map("=".join, fields.items())) for fields, _ in FILTERS]
 )
 def test_a_key_is_listed_where_all_filters_fit(shelf: World, fields: dict[str, Any], expected: list[str]) -> None:
-    """Filters compare exactly; search alone is a substring, in any case, and `%` and `_` in it mean themselves."""
+    """Filters compare exactly; only search is a substring, in any case, and `%` and `_` in it are literal."""
     assert sorted(names(shelf, **fields)) == expected
     assert shelf.page(**fields, show_total_size=True).total_size == len(expected)
 
 
 def test_search_finds_an_id(shelf: World) -> None:
-    """Since key_prefix holds the id, whoever has seen a key in a log finds it, in whatever case."""
+    """Search finds a key by its ID in any case, because key_prefix holds the ID."""
     found = shelf.page(search="alpha").api_keys[0]
     assert list(shelf.page(search=found.id.swapcase()).api_keys) == [found]
     assert list(shelf.page(search=found.key_prefix).api_keys) == [found]
 
 
 def test_a_listed_key_is_as_get_shows_it(shelf: World) -> None:
-    """List returns each key whole."""
+    """List returns each key's whole record."""
     for api_key in shelf.page().api_keys:
         assert api_key == shelf.get(api_key.id)
 
@@ -113,7 +113,7 @@ STATES = [
 def test_states_are_those_of_the_moment(
     world: World, states: list[str], before: list[str], after: list[str] | None
 ) -> None:
-    """The filter by state and the state shown agree, before and at the instant of an expiry."""
+    """The filter by state agrees with the returned state, before and at the instant of an expiry."""
     _one_of_each_state(world)
     wanted = [f"STATE_{state}" for state in states]
     for expected in (before, before if after is None else after):
@@ -125,7 +125,7 @@ def test_states_are_those_of_the_moment(
 
 
 def test_without_a_filter_every_state_is_listed(world: World) -> None:
-    """Revoked, superseded and expired keys are listed too, unless states leaves them out."""
+    """Without states, revoked, superseded and expired keys are listed, too."""
     _one_of_each_state(world)
     world.clock.advance(HOUR)
     found = world.page(owner_id="states").api_keys
@@ -134,13 +134,13 @@ def test_without_a_filter_every_state_is_listed(world: World) -> None:
 
 
 def test_a_state_said_often_counts_once(world: World) -> None:
-    """Repeating a state changes nothing, as often as a request may."""
+    """A repeated state counts once, up to the maximum of entries."""
     world.create(name="alone")
     assert names(world, project_id="acme", states=["STATE_ACTIVE"] * ENTRIES["states"]) == ["alone"]
 
 
 def test_an_empty_project_is_the_callers_own(shelf: World) -> None:
-    """Without project_id a project's caller sees its own keys, and an operator's key those of all projects."""
+    """Without project_id, a project's caller sees its own keys, and an operator those of all projects."""
     reader = shelf.caller("tumbler:keys:read", project_id="beta")
     assert sorted(names(shelf, reader)) == ["Straße", "caller"]
     assert {api_key.project_id for api_key in shelf.page().api_keys} == {"acme", "beta", "tumbler"}
@@ -149,7 +149,7 @@ def test_an_empty_project_is_the_callers_own(shelf: World) -> None:
 
 
 def test_naming_another_project_is_denied(shelf: World) -> None:
-    """A caller may name its own project and no other, whether that exists or not."""
+    """A caller can name its own project and no other, whether that exists or not."""
     reader = shelf.caller("tumbler:keys:read", project_id="beta")
     assert sorted(names(shelf, reader, project_id="beta")) == ["Straße", "caller"]
     for project in ("acme", "nobody", "tumbler"):
@@ -176,7 +176,7 @@ SORTED = {
 
 @pytest.mark.parametrize("order_by", SORTED, ids=lambda order_by: order_by or "nothing said")
 def test_keys_come_in_the_order_asked_for(world: World, order_by: str) -> None:
-    """Newest first unless said; names by code point; who never expires comes last, who was never used first."""
+    """By default newest first; names by code point; keys without expiry last; keys never used first."""
     used = {"á": 1, "d": 2, "a": 3, "B": 4}
     for number, name in enumerate(["a", "á", "B", "c", "d"]):
         life = lasting(10 * DAY - number * DAY - number * SECOND) if name != "a" else None
@@ -191,7 +191,7 @@ def test_keys_come_in_the_order_asked_for(world: World, order_by: str) -> None:
 
 
 def test_names_compare_by_code_point(world: World) -> None:
-    """Case, accents, digits and scripts are ordered by code point, on every database alike."""
+    """Names are ordered by code point on every database."""
     given = [
         "Zed",
         "abc",
@@ -217,7 +217,7 @@ def test_names_compare_by_code_point(world: World) -> None:
 
 @pytest.mark.parametrize("order_by", ["create_time", "name", "expire_time", "last_used_time"])
 def test_ties_are_broken_by_id(world: World, order_by: str) -> None:
-    """Keys with the same sort value come in the order of their ids, or in the opposite order with ` desc`."""
+    """Keys with equal sort values are ordered by ID, in reverse with ` desc`."""
     ids = sorted(world.create().api_key.id for _ in range(5))
     assert [key.id for key in world.page(project_id="acme", order_by=order_by).api_keys] == ids
     falling = world.page(project_id="acme", order_by=f"{order_by} desc").api_keys
@@ -255,6 +255,6 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ("fields", "path"), INVALID, ids=[f"{path}={next(iter(fields.values()))!a:.20}" for fields, path in INVALID]
 )
 def test_a_list_that_cannot_be_meant_is_refused(world: World, fields: dict[str, Any], path: str) -> None:
-    """A field outside its rule is INVALID_ARGUMENT and named; nothing is guessed or ignored."""
+    """An invalid field is INVALID_ARGUMENT and named; nothing is guessed or ignored."""
     refused = world.refused("List", pb.ListRequest(**fields))
     assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [path])

@@ -1,4 +1,4 @@
-"""ListEvents: the audit trail, page by page, for those who may see it."""
+"""ListEvents: the audit trail, page by page."""
 
 from typing import Any
 
@@ -18,12 +18,12 @@ LISTER = "tumbler:events:read"
 
 
 def listed(world: World, key: str | None = None, **fields: Any) -> pb.ListEventsResponse:
-    """Read a page of events."""
+    """Return a page of events."""
     return world.call("ListEvents", pb.ListEventsRequest(**fields), key)
 
 
 def told(response: pb.ListEventsResponse) -> list[tuple[str, str]]:
-    """Return type and key id of each event of a page."""
+    """Return type and key ID of each event of a page."""
     return [
         (event_pb2.KeyEventType.Name(event.type).removeprefix("KEY_EVENT_TYPE_"), event.key_id)
         for event in response.events
@@ -47,16 +47,16 @@ def pages(world: World, key: str | None = None, **fields: Any) -> list[list[int]
 
 
 def crowd(world: World, number: int) -> None:
-    """Append so many events of project ``acme`` at once."""
+    """Append ``number`` events of project ``acme`` in one transaction."""
     change = Change(EventType.UPDATED, "0" * 16, "acme", "", world.clock.now, Actor("", "a test"))
     world.core.store.write(lambda transaction: [append(transaction, change) for _ in range(number)])
 
 
 class TestEvents:
-    """What an event says."""
+    """What an event contains."""
 
     def test_the_call(self, world: World) -> None:
-        """An event says where its call came from and what the caller named it: by request_id, or by `x-request-id`."""
+        """An event has its call's address and its request ID, from request_id or from `x-request-id`."""
         named = "123e4567-E89b-42d3-a456-426614174000"
         key_id = world.create(request_id=named).api_key.id
         bearer = ("authorization", f"Bearer {world.operator}")
@@ -69,7 +69,7 @@ class TestEvents:
         assert told == [(name, "127.0.0.1") for name in (named.lower(), "from a proxy", "x" * 128, "", "", "")]
 
     def test_whole(self, world: World) -> None:
-        """An event has its place, what happened to which key and where, when, by whom, in which words, and its hash."""
+        """An event has its revision, type, key, project, environment, time, actor, detail and hash."""
         caller = world.create(name="robot", scopes=["tumbler:keys:*"])
         key_id = world.create(environment_id="live").api_key.id
         world.clock.advance(HOUR)
@@ -92,7 +92,7 @@ class TestEvents:
         assert len(event.hash) == 32
 
     def test_every_change_has_an_actor(self, world: World) -> None:
-        """Whoever changes a key, by whichever RPC, is named in the event, as it was called at that time."""
+        """Every change of a key names its actor in the event, with the actor's name at that time."""
         caller = world.create(name="robot", scopes=["tumbler:keys:*"])
         made = world.create(caller.key).api_key
         world.update(made.id, "name", key=caller.key, name="after")
@@ -121,12 +121,12 @@ class TestEvents:
         ]
 
     def test_the_first(self, world: World) -> None:
-        """The trail begins with the making of the first key, which no key made."""
+        """The trail begins with the creation of the first key, which has no actor key."""
         first = listed(world).events[0]
         assert (first.revision, first.actor.key_id, first.actor.name) == (1, "", "tumbler-server init")
 
     def test_in_commit_order(self, world: World, twin: World) -> None:
-        """Events come oldest first, in the order in which the changes were committed, whichever server made them."""
+        """Events are listed oldest first, in commit order, whichever server committed them."""
         ids = [(twin if number % 2 else world).create().api_key.id for number in range(4)]
         world.clock.advance(-HOUR)
         ids.append(world.create().api_key.id)
@@ -134,10 +134,10 @@ class TestEvents:
 
 
 class TestFilters:
-    """Which events come."""
+    """Filters."""
 
     def test_key(self, world: World) -> None:
-        """With a key_id only the events of that key come; one that never existed has none."""
+        """With key_id, only events of that key are listed; an unknown key has none."""
         one, other = (world.create().api_key.id for _ in range(2))
         world.revoke(other)
         world.set_active(one, False)
@@ -145,7 +145,7 @@ class TestFilters:
         assert listed(world, key_id="x" * 16) == pb.ListEventsResponse()
 
     def test_types(self, world: World) -> None:
-        """With types only events of one of them come, in order."""
+        """With types, only events of those types are listed, in order."""
         one, other = (world.create().api_key.id for _ in range(2))
         world.set_active(one, False)
         world.revoke(other)
@@ -156,7 +156,7 @@ class TestFilters:
         assert listed(world, types=["KEY_EVENT_TYPE_ROTATION_DUE"]) == pb.ListEventsResponse()
 
     def test_since(self, world: World) -> None:
-        """With since_time events at that instant and after it come, to the microsecond."""
+        """With since_time, only events at or after that time are listed, to the microsecond."""
         ids = []
         for _ in range(3):
             ids.append(world.create().api_key.id)
@@ -176,7 +176,7 @@ class TestFilters:
         assert [key_id for _, key_id in told(listed(world, project_id="acme", since_time=finer))] == ids[2:]
 
     def test_together(self, world: World) -> None:
-        """All filters must fit."""
+        """An event must match all filters."""
         one, other = (world.create().api_key.id for _ in range(2))
         world.set_active(one, False)
         world.clock.advance(HOUR)
@@ -189,15 +189,15 @@ class TestFilters:
 
 
 class TestProjects:
-    """Whose events a caller sees."""
+    """Which events a caller can see."""
 
     @pytest.fixture
     def ids(self, world: World) -> dict[str, str]:
-        """Give the id of one key in each of two projects."""
+        """Return the ID of one key in each of two projects."""
         return {project: world.create(project_id=project).api_key.id for project in ("acme", "beta")}
 
     def test_operators(self, world: World, ids: dict[str, str]) -> None:
-        """A caller of the reserved project sees all, or one project that it names."""
+        """A caller of the reserved project sees all events, or those of one project that it names."""
         operator = keyformat.parse(world.operator).id
         assert [key_id for _, key_id in told(listed(world))] == [operator, ids["acme"], ids["beta"]]
         assert [key_id for _, key_id in told(listed(world, project_id="beta"))] == [ids["beta"]]
@@ -205,14 +205,14 @@ class TestProjects:
         assert not listed(world, project_id="nobody").events
 
     def test_own(self, world: World, ids: dict[str, str]) -> None:
-        """Any other caller sees its own project, named or not."""
+        """Any other caller sees the events of its own project, whether it names the project or not."""
         reader = world.caller(LISTER)
         expected = [("CREATED", ids["acme"]), ("CREATED", keyformat.parse(reader).id)]
         assert told(listed(world, reader)) == expected
         assert told(listed(world, reader, project_id="acme")) == expected
 
     def test_other(self, world: World, ids: dict[str, str]) -> None:
-        """Naming another project is refused, and a key that lies in one has no events, as one that does not exist."""
+        """Naming another project is refused, and a key of another project has no events, like an unknown one."""
         reader = world.caller(LISTER)
         for project in ("beta", "tumbler", "nobody"):
             refused = world.refused("ListEvents", pb.ListEventsRequest(project_id=project), reader)
@@ -222,11 +222,11 @@ class TestProjects:
 
 
 class TestPages:
-    """How it pages."""
+    """Paging."""
 
     @pytest.mark.parametrize("fields", [{}, {"project_id": "acme"}, {"types": ["KEY_EVENT_TYPE_CREATED"]}])
     def test_together_they_are_all(self, world: World, fields: dict[str, Any]) -> None:
-        """Page by page comes what one large page shows."""
+        """The pages together hold exactly what one large page holds."""
         for number in range(7):
             world.create(project_id=("acme", "beta")[number % 2])
             world.set_active(world.create().api_key.id, False)
@@ -248,7 +248,7 @@ class TestPages:
             assert page.next_page_token
 
     def test_changes_between_pages(self, world: World) -> None:
-        """What happens between two pages moves nothing, and comes at the end."""
+        """Events between two pages move nothing and are listed at the end."""
         for _ in range(4):
             world.create()
         first = listed(world, project_id="acme", page_size=2)
@@ -259,7 +259,7 @@ class TestPages:
         assert not third.next_page_token
 
     def test_removed_between_pages(self, world: World) -> None:
-        """Where events have been removed by their age between two pages, the next begins with the oldest kept."""
+        """If events are removed by retention between two pages, the next page begins with the oldest event kept."""
         for _ in range(6):
             world.create()
             world.clock.advance(DAY)
@@ -269,7 +269,7 @@ class TestPages:
         assert revisions(listed(world)) == [6, 7]
 
     def test_since_and_pages(self, world: World) -> None:
-        """The pages of a list since a time are those of one list; the time is told with each."""
+        """With since_time, each page's request repeats it, and the pages form one list."""
         for _ in range(5):
             world.create()
             world.clock.advance(HOUR)
@@ -277,7 +277,7 @@ class TestPages:
         assert pages(world, since_time=since, page_size=2) == [[3, 4], [5, 6]]
 
     def test_another_server(self, world: World, twin: World) -> None:
-        """A list can be continued at another server, and after a restart."""
+        """A list can be continued at another server and after a restart."""
         for _ in range(3):
             world.create()
         token = listed(world, page_size=1).next_page_token
@@ -300,7 +300,7 @@ class TestPages:
         ids=lambda changed: str(*changed),
     )
     def test_bound_to_the_filter(self, world: World, changed: dict[str, Any]) -> None:
-        """A token with any other filter than it was made with is refused; size and the order of types may differ."""
+        """A page token is refused with a different filter; page_size and the order of types may differ."""
         key_id = world.create().api_key.id
         for number in range(2):
             world.set_active(key_id, bool(number))
@@ -313,7 +313,7 @@ class TestPages:
         assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["page_token"])
 
     def test_tokens_of_others(self, world: World) -> None:
-        """A token that another project's caller was given is refused, and so is one of another RPC, or nonsense."""
+        """A page token of another project's caller or another RPC, or an invalid one, is refused."""
         readers = {
             project: world.caller(LISTER, "tumbler:keys:read", project_id=project) for project in ("acme", "beta")
         }
@@ -347,14 +347,14 @@ INVALID = [
 
 @pytest.mark.parametrize(("fields", "named"), INVALID, ids=lambda value: str(value)[:40])
 def test_invalid(world: World, fields: dict[str, Any], named: list[str]) -> None:
-    """What breaks a rule is refused, and every field that does is named."""
+    """An invalid request is refused with the name of every invalid field."""
     refused = world.refused("ListEvents", pb.ListEventsRequest(**fields))
     assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
     assert refused.fields == named
 
 
 def test_large_events(world: World) -> None:
-    """A page ends early where an answer has no room for more, with a token, and none is skipped or empty."""
+    """A page ends early, with a token, if the response would be too large; no event is skipped, no page is empty."""
     made = world.create().api_key.id
     large = {"scopes_added": "s" * 700_000}
     changes = [Change(EventType.UPDATED, made, "acme", "", world.clock(), Actor("", ""), large) for _ in range(9)]
@@ -374,7 +374,7 @@ def test_large_events(world: World) -> None:
 
 
 def test_a_pasted_key_is_not_repeated(world: World) -> None:
-    """If somebody puts a key where its id belongs, the refusal does not say it back."""
+    """A key in place of its ID is not repeated in the error."""
     made = world.create()
     refused = world.refused("ListEvents", pb.ListEventsRequest(key_id=made.key, page_token=made.key))
     assert refused.fields == ["key_id"]
@@ -383,7 +383,7 @@ def test_a_pasted_key_is_not_repeated(world: World) -> None:
 
 
 def test_extreme_times(world: World) -> None:
-    """The first and the last instant that a timestamp can name are instants like others."""
+    """The first and the last timestamp that protobuf allows are accepted."""
     world.create()
     earliest = pb.ListEventsRequest(since_time={"seconds": -62_135_596_800})
     latest = pb.ListEventsRequest(since_time={"seconds": 253_402_300_799, "nanos": 999_999_999})

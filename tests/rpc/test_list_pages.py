@@ -1,4 +1,4 @@
-"""How List pages: nothing is skipped or repeated, and a token is good for its own list alone."""
+"""Paging of List: no key is skipped or repeated, and a token is valid only for its own list."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ ORDERS = [
 
 
 def pages(world: World, key: str | None = None, **fields: Any) -> list[list[str]]:
-    """Return the ids on each page, from the first to the last."""
+    """Return the IDs on each page, from the first to the last."""
     found, token = [], ""
     while True:
         page = world.page(key, **fields, page_token=token)
@@ -27,7 +27,7 @@ def pages(world: World, key: str | None = None, **fields: Any) -> list[list[str]
 
 
 def crowd(world: World, number: int) -> None:
-    """Put so many keys into project ``acme``, at once."""
+    """Create ``number`` keys in project ``acme``, directly in the database."""
     (row,) = world.core.store.select(ApiKeyRow.select().where(ApiKeyRow.id == world.create().api_key.id))
     rows = [{**row.__data__, "id": f"{place:016}"} for place in range(number - 1)]
 
@@ -40,7 +40,7 @@ def crowd(world: World, number: int) -> None:
 
 @pytest.mark.parametrize("order_by", ["", *ORDERS])
 def test_the_pages_together_are_the_whole_list(world: World, order_by: str) -> None:
-    """Page by page comes what one large page shows, in every order, ties across the edge of a page included."""
+    """The pages together hold what one large page holds, in every order, with ties across page boundaries."""
     for number in range(7):
         world.create(name=f"name {number // 3}", ttl=lasting(DAY) if number % 2 else None)
         world.clock.advance(SECOND * (number % 2))
@@ -55,7 +55,7 @@ def test_the_pages_together_are_the_whole_list(world: World, order_by: str) -> N
 
 @pytest.mark.parametrize("order_by", ["", "create_time asc", "name asc", "name desc", "expire_time asc"])
 def test_new_keys_between_pages_move_nothing(world: World, order_by: str) -> None:
-    """Of the keys that were there at the first page each comes exactly once, wherever new ones are put meanwhile."""
+    """Each key that existed at the first page is listed exactly once, wherever new keys appear meanwhile."""
     before = {world.create(name=f"name {number}", ttl=lasting(DAY + number)).api_key.id for number in range(6)}
     seen: list[str] = []
     token = ""
@@ -71,13 +71,13 @@ def test_new_keys_between_pages_move_nothing(world: World, order_by: str) -> Non
         world.create(name="name 9 after", ttl=lasting(9 * DAY))
         world.clock.advance(-SECOND)
         if len(seen) >= 12:
-            break  # the new keys after the page come too, without end
+            break  # new keys after the page are listed too, without end
     assert len(seen) == len(set(seen))
     assert before <= set(seen)
 
 
 def test_a_revoked_key_between_pages_moves_nothing(world: World) -> None:
-    """Changing the key that a page ended with does not disturb the next page."""
+    """A change of the last key of a page does not disturb the next page."""
     ids = sorted(world.create().api_key.id for _ in range(4))
     first = world.page(project_id="acme", order_by="create_time", page_size=2)
     world.revoke(first.api_keys[-1].id)
@@ -97,7 +97,7 @@ def test_a_page_has_20_keys_unless_said_and_1000_at_most(world: World) -> None:
 
 
 def test_the_last_page_has_no_token(world: World) -> None:
-    """next_page_token is empty where nothing follows, a full page at the very end included."""
+    """next_page_token is empty if no key follows, even after a full page."""
     for _ in range(4):
         world.create()
     first = world.page(project_id="acme", page_size=2)
@@ -109,7 +109,7 @@ def test_the_last_page_has_no_token(world: World) -> None:
 
 
 def test_skip_counts_from_where_the_page_begins(world: World) -> None:
-    """Skip leaves out that many keys, from the beginning or from the page_token."""
+    """A page leaves out its first ``skip`` keys, counted from the beginning or from the page_token."""
     ids = sorted(world.create().api_key.id for _ in range(6))
     order = {"project_id": "acme", "order_by": "create_time"}
     assert pages(world, **order, skip=4) == [ids[4:]]
@@ -122,7 +122,7 @@ def test_skip_counts_from_where_the_page_begins(world: World) -> None:
 
 
 def test_total_size_counts_all_pages(world: World) -> None:
-    """total_size is how many keys fit, wherever the page begins; 0 unless it is asked for."""
+    """total_size is the number of matching keys on all pages, and 0 unless requested."""
     for number in range(5):
         world.create(owner_id="odd" if number % 2 else "even")
     first = world.page(project_id="acme", page_size=2)
@@ -173,7 +173,7 @@ FILTER = {"project_id": "acme", "environment_id": "live", "owner_id": "alice", "
     ids=lambda changed: "=".join(map(str, *changed.items())),
 )
 def test_a_token_is_bound_to_its_filter(world: World, changed: dict[str, Any]) -> None:
-    """A token with any other filter or order than it was made with is refused."""
+    """A page token is refused with a different filter or order."""
     for _ in range(2):
         world.create(name="name", environment_id="live", owner_id="alice", scopes=["a:b"])
     token = world.page(**FILTER, page_size=1).next_page_token
@@ -183,7 +183,7 @@ def test_a_token_is_bound_to_its_filter(world: World, changed: dict[str, Any]) -
 
 
 def test_a_token_of_another_project_is_refused(world: World) -> None:
-    """A token that one project's caller was given is none for another's, though both left project_id empty."""
+    """A page token of one project's caller is refused to another's, even if both left project_id empty."""
     tokens = {}
     readers = {}
     for project in ("acme", "beta"):
@@ -197,7 +197,7 @@ def test_a_token_of_another_project_is_refused(world: World) -> None:
 
 
 def test_a_changed_token_is_refused(world: World) -> None:
-    """A token in which any character was changed, left out or added is refused, and so is one of another kind."""
+    """A page token with a character changed, removed or added is refused, and so is a token of another kind."""
     created = [world.create() for _ in range(2)]
     token = world.page(project_id="acme", page_size=1).next_page_token
     others = [
@@ -210,7 +210,7 @@ def test_a_changed_token_is_refused(world: World) -> None:
 
 
 def test_a_token_outlives_the_process(world: World, twin: World) -> None:
-    """A page can be continued at another server of the installation, and after a restart."""
+    """A list can be continued at another server of the installation and after a restart."""
     ids = sorted(world.create().api_key.id for _ in range(3))
     first = world.page(project_id="acme", order_by="name", page_size=1)
     world.reopen()

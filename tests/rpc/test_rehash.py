@@ -1,4 +1,4 @@
-"""Proof of secrets while peppers come and go: digests make it cheap, bcrypt outlives them."""
+"""Verification of secrets with changing peppers: digests make it cheap, and bcrypt works without any pepper."""
 
 import itertools
 import threading
@@ -21,24 +21,24 @@ from tumbler_server.store.models import ApiKeyRow
 
 
 def sealed(world: World, key_id: str) -> tuple[int, bool, str]:
-    """Return what is stored of a key's secret: bcrypt's cost, whether there is a digest, and its pepper's id."""
+    """Return what is stored of a key's secret: bcrypt's cost, whether there is a digest, and its pepper's ID."""
     (row,) = world.core.store.select(ApiKeyRow.select().where(ApiKeyRow.id == key_id))
     return int(row.secret_hash[4:6]), row.digest is not None, row.pepper_id
 
 
 def peppers(world: World) -> list[str]:
-    """Return the ids of the peppers in the file, newest first."""
+    """Return the IDs of the peppers in the file, newest first."""
     return [one.id for one in world.installation.peppers()]
 
 
 def rotate_pepper(world: World) -> None:
-    """Put a new pepper first, and begin again with it."""
+    """Add a new pepper and restart with it."""
     pepper.rotate(world.installation.pepper_file)
     world.reopen()
 
 
 def drop_old_peppers(world: World) -> None:
-    """Leave the newest pepper alone in the file, and begin again."""
+    """Keep only the newest pepper in the file, and restart."""
     path = world.installation.pepper_file
     comment, newest, *_ = path.read_text().splitlines()
     path.write_text(f"{comment}\n{newest}\n")
@@ -46,20 +46,20 @@ def drop_old_peppers(world: World) -> None:
 
 
 def lose_pepper(world: World) -> None:
-    """Take the pepper file away, and begin again without it."""
+    """Delete the pepper file and restart without it."""
     world.installation.pepper_file.unlink()
     world.reopen()
 
 
 def other_secret(text: str, number: int) -> str:
-    """Return a key with the prefix and id of another, and one of many secrets that are not its own."""
+    """Return a key with the prefix and ID of another and a wrong secret, one for each number."""
     parsed = keyformat.parse(text)
     return keyformat.build(parsed.prefix, parsed.id, f"{number:0{keyformat.SECRET_LENGTH}}")
 
 
 @pytest.fixture
 def bcrypt_runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Give a function that returns how often a secret was checked by bcrypt since it was last called."""
+    """Return a function that gives the number of bcrypt checks since its last call."""
     runs: list[int] = []
     check = Hasher.check_bcrypt
 
@@ -78,13 +78,13 @@ def bcrypt_runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 
 def test_a_key_is_stored_as_hash_and_digest(world: World) -> None:
-    """At rest there are a bcrypt hash of the configured cost, and a digest under the newest pepper."""
+    """A key is stored as a bcrypt hash of the configured cost and a digest under the newest pepper."""
     key_id = world.create().api_key.id
     assert sealed(world, key_id) == (CHEAP, True, peppers(world)[0])
 
 
 def test_with_a_pepper_bcrypt_never_runs(world: World, bcrypt_runs: Callable[[], int]) -> None:
-    """Neither a good key nor a wrong secret, known or unknown, costs a bcrypt run while its digest can be checked."""
+    """While a digest can be checked, neither a right nor a wrong secret costs a bcrypt run."""
     created = world.create()
     world.reopen()
     assert world.verdict(forged(created.key)) == "NOT_FOUND"
@@ -96,7 +96,7 @@ def test_with_a_pepper_bcrypt_never_runs(world: World, bcrypt_runs: Callable[[],
 
 
 def test_after_a_pepper_rotation_old_digests_prove(world: World, bcrypt_runs: Callable[[], int]) -> None:
-    """A key sealed under the older pepper is good without bcrypt, and is sealed under the newest once it was used."""
+    """A key with a digest under an older pepper is verified without bcrypt and rehashed under the newest on use."""
     created, unused = world.create(), world.create()
     (old,) = peppers(world)
     rotate_pepper(world)
@@ -110,7 +110,7 @@ def test_after_a_pepper_rotation_old_digests_prove(world: World, bcrypt_runs: Ca
 
 
 def test_a_wrong_secret_seals_nothing(world: World) -> None:
-    """Only a proven key is sealed anew."""
+    """Only a verified key is rehashed."""
     created = world.create()
     before = sealed(world, created.api_key.id)
     rotate_pepper(world)
@@ -120,7 +120,7 @@ def test_a_wrong_secret_seals_nothing(world: World) -> None:
 
 
 def test_the_old_pepper_can_go_once_keys_were_used(world: World, bcrypt_runs: Callable[[], int]) -> None:
-    """A key that was used under the new pepper needs the old one no more; bcrypt proves one that was not, once."""
+    """A key that was used under the new pepper no longer needs the old one; an unused one costs bcrypt once."""
     created, unused = world.create(), world.create()
     rotate_pepper(world)
     assert world.verdict(created.key) == "VALID"
@@ -141,7 +141,7 @@ def test_the_old_pepper_can_go_once_keys_were_used(world: World, bcrypt_runs: Ca
 def test_without_any_pepper_bcrypt_runs_once_a_key_and_process(
     world: World, twin: World, bcrypt_runs: Callable[[], int]
 ) -> None:
-    """With the pepper file lost every key still works: bcrypt proves it once in each process, then memory does."""
+    """Without the pepper file, every key works: bcrypt verifies it once in each process, then the cache does."""
     created = world.create()
     lose_pepper(world)
     twin.reopen()
@@ -149,14 +149,14 @@ def test_without_any_pepper_bcrypt_runs_once_a_key_and_process(
         for _ in range(3):
             assert server.verdict(created.key) == "VALID"
             assert server.verdict(forged(created.key)) == "NOT_FOUND"
-        assert bcrypt_runs() == 2  # the caller's key, and this one
+        assert bcrypt_runs() == 2  # the caller's key and this one
     world.set_active(created.api_key.id, False)
     assert world.verdict(created.key) == "INACTIVE"
     assert bcrypt_runs() == 0  # a secret never changes, whatever else does
 
 
 def test_without_any_pepper_a_wrong_secret_is_not_found(world: World, bcrypt_runs: Callable[[], int]) -> None:
-    """Bcrypt tells a wrong secret too, where nothing cheaper can."""
+    """Without a pepper, bcrypt refuses a wrong secret."""
     created = world.create()
     lose_pepper(world)
     world.page()
@@ -167,7 +167,7 @@ def test_without_any_pepper_a_wrong_secret_is_not_found(world: World, bcrypt_run
 
 
 def test_keys_made_without_a_pepper_work(world: World) -> None:
-    """Without a pepper keys can be made, listed, rotated and revoked as ever; they have a hash and no digest."""
+    """Without a pepper, keys can be created, listed, rotated and revoked; they have a hash and no digest."""
     lose_pepper(world)
     created = world.create()
     assert sealed(world, created.api_key.id) == (CHEAP, False, "")
@@ -178,7 +178,7 @@ def test_keys_made_without_a_pepper_work(world: World) -> None:
 
 
 def test_a_new_pepper_file_heals_the_installation(world: World, bcrypt_runs: Callable[[], int]) -> None:
-    """With a new pepper file after the old was lost, bcrypt proves each key once, and then it has a digest again."""
+    """With a new pepper file after a loss, bcrypt verifies each key once, and then it has a digest again."""
     created = world.create()
     lose_pepper(world)
     made_without = world.create()
@@ -187,7 +187,7 @@ def test_a_new_pepper_file_heals_the_installation(world: World, bcrypt_runs: Cal
     bcrypt_runs()
     for key in (created, made_without):
         assert world.verdict(key.key) == "VALID"
-    assert bcrypt_runs() == 3  # the caller's key too
+    assert bcrypt_runs() == 3  # including the caller's key
     world.core.resealer.drain()
     for key in (created, made_without):
         assert sealed(world, key.api_key.id) == (CHEAP, True, peppers(world)[0])
@@ -198,7 +198,7 @@ def test_a_new_pepper_file_heals_the_installation(world: World, bcrypt_runs: Cal
 
 
 def test_a_higher_cost_is_taken_on_with_use(world: World) -> None:
-    """When the cost is raised, a key's hash is remade at its next use; when it is lowered, better hashes stay."""
+    """If the bcrypt cost is raised, a key is rehashed at its next use; if it is lowered, stronger hashes stay."""
     created = world.create()
     key_id = created.api_key.id
     world.reopen(bcrypt_cost=CHEAP + 1)
@@ -214,7 +214,7 @@ def test_a_higher_cost_is_taken_on_with_use(world: World) -> None:
 
 
 def test_a_remade_hash_still_proves(world: World) -> None:
-    """The hash made anew is that of the same secret: it proves the key with every pepper lost."""
+    """A new hash is of the same secret, and verifies the key without any pepper."""
     created = world.create()
     world.reopen(bcrypt_cost=CHEAP + 1)
     assert world.verdict(created.key) == "VALID"
@@ -225,7 +225,7 @@ def test_a_remade_hash_still_proves(world: World) -> None:
 
 
 def test_sealing_anew_is_no_change_of_the_key(world: World) -> None:
-    """A key that was sealed anew is the same but for its etag; the log says that its proofs are others."""
+    """A rehashed key changes only its etag, and the log has a REHASHED event."""
     created = world.create()
     rotate_pepper(world)
     world.clock.advance(1)
@@ -241,7 +241,7 @@ def test_sealing_anew_is_no_change_of_the_key(world: World) -> None:
 
 
 def test_a_key_goes_on_working_where_sealing_anew_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When sealing anew goes wrong the key works as before, and its next use tries again."""
+    """If rehashing fails, the key works as before, and its next use retries."""
     created = world.create()
     before = sealed(world, created.api_key.id)
     rotate_pepper(world)
@@ -259,10 +259,10 @@ def test_a_key_goes_on_working_where_sealing_anew_fails(world: World, monkeypatc
 def test_too_many_secrets_to_prove_is_told_with_a_time_to_come_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of more secrets of a key than bcrypt checks at a time, the others get RESOURCE_EXHAUSTED with RetryInfo."""
+    """Beyond the limit of concurrent bcrypt checks of one key, a Verify is RESOURCE_EXHAUSTED with RetryInfo."""
     created = world.create()
     lose_pepper(world)
-    world.page()  # the caller's own key is proven
+    world.page()  # caches the caller's own key
     parsed = keyformat.parse(created.key)
     turned = [parsed.secret[n:] + parsed.secret[:n] for n in range(1, PROOFS_OF_A_KEY.most + 3)]
     presented = [keyformat.build(parsed.prefix, parsed.id, secret) for secret in turned]
@@ -276,7 +276,7 @@ def test_too_many_secrets_to_prove_is_told_with_a_time_to_come_back(
     with ThreadPoolExecutor(len(presented)) as others:
         calls = [others.submit(world.call, "Verify", pb.VerifyRequest(key=text)) for text in presented]
         refused = list(itertools.islice(as_completed(calls, PATIENCE), 2))
-        world.page()  # what is proven goes on
+        world.page()  # verified keys are still served
         end.set()
     for call in refused:
         failure = call.exception()
@@ -289,7 +289,7 @@ def test_too_many_secrets_to_prove_is_told_with_a_time_to_come_back(
 
 
 def test_without_any_pepper_the_prefix_still_counts(world: World) -> None:
-    """A key proven by bcrypt alone, which covers the secret, is good with its own prefix only."""
+    """Without a pepper, a key with another prefix is NOT_FOUND, although bcrypt covers only the secret."""
     created = world.create(prefix="acme_live")
     lose_pepper(world)
     parsed = keyformat.parse(created.key)

@@ -1,4 +1,4 @@
-"""Calls that are safe to repeat: request_id in Create and Rotate."""
+"""Idempotent calls: request_id in Create and Rotate."""
 
 import threading
 import uuid
@@ -16,12 +16,12 @@ from tumbler_server.keys.secret import Hasher
 
 @pytest.fixture
 def request_id() -> str:
-    """Give an id that nobody has used."""
+    """Return a new request ID."""
     return str(uuid.uuid4())
 
 
 def test_a_repeated_create_makes_no_second_key(world: World, request_id: str) -> None:
-    """The same id and body again: the same key and token, secret_omitted, and no key text, since none is stored."""
+    """A replay of Create returns the same key and token with secret_omitted and no key text, because none is stored."""
     first = world.create(name="once", metadata={"b": "2", "a": "1"}, request_id=request_id)
     events = len(world.events())
     again = world.create(name="once", metadata={"a": "1", "b": "2"}, request_id=request_id)
@@ -33,7 +33,7 @@ def test_a_repeated_create_makes_no_second_key(world: World, request_id: str) ->
 
 
 def test_a_repeated_rotate_makes_no_second_successor(world: World, request_id: str) -> None:
-    """The same Rotate again: the same two keys and token, secret_omitted, and no key text."""
+    """A replay of Rotate returns the same two keys and token with secret_omitted and no key text."""
     created = world.create()
     first = world.rotate(created.api_key.id, request_id=request_id, grace_period=lasting(DAY))
     events = len(world.events())
@@ -49,7 +49,7 @@ def test_a_repeated_rotate_makes_no_second_successor(world: World, request_id: s
 
 
 def test_a_repeated_call_shows_the_key_as_it_is_now(world: World, request_id: str) -> None:
-    """What comes back is the key's present record, and the token of its creation."""
+    """A replay returns the key's current record and the token of its creation."""
     first = world.create(request_id=request_id)
     world.clock.advance(HOUR)
     revoked = world.revoke(first.api_key.id).api_key
@@ -59,7 +59,7 @@ def test_a_repeated_call_shows_the_key_as_it_is_now(world: World, request_id: st
 
 
 def test_a_create_that_is_repeated_meanwhile(world: World, request_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another call with the same id has made, while this one's secret was hashed, is the answer of both."""
+    """If another call with the same request_id commits while this one hashes, both return the same key."""
     request = pb.CreateRequest(project_id="acme", name="once", request_id=request_id)
     world.create(name="so that the operator is known")
     events = len(world.events())
@@ -69,7 +69,7 @@ def test_a_create_that_is_repeated_meanwhile(world: World, request_id: str, monk
 
     def be_slow(hasher: Hasher, *arguments: Any) -> Any:
         monkeypatch.setattr(Hasher, "seal", seal)
-        # On the same thread: the project's turn to make keys is taken by the call that waits for this.
+        # On the same thread, because the call that waits for this one holds the project's turn to create keys.
         others.append(servicer.Create.answer(servicer, caller, request))  # type: ignore[attr-defined]
         return seal(hasher, *arguments)
 
@@ -87,7 +87,7 @@ def test_a_create_that_is_repeated_meanwhile(world: World, request_id: str, monk
     ids=["name", "scopes", "project", "expiry"],
 )
 def test_the_id_with_another_body_already_exists(world: World, request_id: str, changed: dict[str, Any]) -> None:
-    """The same id with any other body is ALREADY_EXISTS, names the id, and makes nothing."""
+    """A request_id with a different body is ALREADY_EXISTS, names the request_id, and makes nothing."""
     world.create(name="first", scopes=["a:b"], request_id=request_id)
     events = len(world.events())
     body = {"project_id": "acme", "name": "first", "scopes": ["a:b"], "request_id": request_id, **changed}
@@ -98,7 +98,7 @@ def test_the_id_with_another_body_already_exists(world: World, request_id: str, 
 
 
 def test_create_and_rotate_share_their_ids(world: World, request_id: str) -> None:
-    """An id that a Create used is taken for a Rotate, and the other way round."""
+    """A request_id of a Create is taken for Rotate, and vice versa."""
     created = world.create(request_id=request_id)
     rotate = pb.RotateRequest(key_id=created.api_key.id, request_id=request_id)
     assert world.refused("Rotate", rotate).reason == "REQUEST_ID_REUSED"
@@ -109,7 +109,7 @@ def test_create_and_rotate_share_their_ids(world: World, request_id: str) -> Non
 
 
 def test_a_rotate_of_another_key_already_exists(world: World, request_id: str) -> None:
-    """One id cannot rotate two keys, and one key not with two grace periods."""
+    """One request_id cannot rotate two keys, or one key with two grace periods."""
     one, two = world.create().api_key.id, world.create().api_key.id
     world.rotate(one, request_id=request_id)
     other_key = pb.RotateRequest(key_id=two, request_id=request_id)
@@ -120,7 +120,7 @@ def test_a_rotate_of_another_key_already_exists(world: World, request_id: str) -
 
 
 def test_ids_are_the_projects_own(world: World, request_id: str) -> None:
-    """Two projects may use one id, and neither sees the other's key."""
+    """Two projects can use the same request_id, and neither sees the other's key."""
     acme = world.caller("tumbler:keys:create")
     beta = world.caller("tumbler:keys:create", project_id="beta")
     first = world.create(acme, request_id=request_id)
@@ -131,7 +131,7 @@ def test_ids_are_the_projects_own(world: World, request_id: str) -> None:
 
 
 def test_ids_are_shared_inside_a_project(world: World, request_id: str) -> None:
-    """Another caller of the same project repeats the call too: ids are the project's, not the caller's."""
+    """A request_id belongs to the project, so another caller of the same project gets a replay."""
     first = world.create(world.caller("tumbler:keys:create"), request_id=request_id)
     again = world.create(world.caller("tumbler:keys:create"), request_id=request_id)
     assert again.api_key == first.api_key
@@ -139,7 +139,7 @@ def test_ids_are_shared_inside_a_project(world: World, request_id: str) -> None:
 
 
 def test_upper_case_is_the_same_id(world: World, request_id: str) -> None:
-    """A UUID in capitals is the same UUID."""
+    """A UUID in upper case is the same request_id."""
     first = world.create(request_id=request_id.upper())
     again = world.create(request_id=request_id.lower())
     assert again.api_key == first.api_key
@@ -147,7 +147,7 @@ def test_upper_case_is_the_same_id(world: World, request_id: str) -> None:
 
 
 def test_a_repeat_after_the_expiry_is_still_a_repeat(world: World, request_id: str) -> None:
-    """A retry that arrives once expire_time has passed returns the key: nothing new is asked for."""
+    """A replay after expire_time has passed returns the key, because it asks for nothing new."""
     expiry = at(world.clock.now + HOUR)
     created = world.create(request_id=request_id, expire_time=expiry)
     rotation_id = str(uuid.uuid4())
@@ -160,7 +160,7 @@ def test_a_repeat_after_the_expiry_is_still_a_repeat(world: World, request_id: s
 
 
 def test_validate_only_does_not_consume_the_id(world: World, request_id: str) -> None:
-    """A trial run leaves its request_id free for the real one."""
+    """A validate_only call leaves its request_id unused."""
     world.create(request_id=request_id, validate_only=True)
     created = world.create(request_id=request_id, name="the real one")
     assert created.key
@@ -168,7 +168,7 @@ def test_validate_only_does_not_consume_the_id(world: World, request_id: str) ->
 
 
 def test_a_refused_call_does_not_consume_the_id(world: World, request_id: str) -> None:
-    """A call that was refused leaves its request_id free for a corrected one."""
+    """A refused call leaves its request_id unused."""
     world.refused("Create", pb.CreateRequest(project_id="acme", name="ab", request_id=request_id))
     assert world.create(name="abc", request_id=request_id).key
 
@@ -187,16 +187,16 @@ def test_a_refused_call_does_not_consume_the_id(world: World, request_id: str) -
     ids=["number", "too short", "too long", "no hyphens", "braces", "not hexadecimal", "newline"],
 )
 def test_only_a_uuid_will_do(world: World, text: str) -> None:
-    """A request_id that is no UUID is refused, in Create and in Rotate."""
+    """A request_id that is not a UUID is refused by Create and Rotate."""
     assert world.refused("Create", pb.CreateRequest(project_id="acme", request_id=text)).fields == ["request_id"]
     rotate = pb.RotateRequest(key_id="0" * 16, request_id=text)
     assert world.refused("Rotate", rotate).fields == ["request_id"]
 
 
 def _together(monkeypatch: pytest.MonkeyPatch, *calls: Any) -> list[Any]:
-    """Make calls that all find nothing before any of them has written: each has sealed its secret first.
+    """Make calls that all seal their secrets before any of them writes.
 
-    Each is for a server of its own: how many of a project's one server works on at a time depends on the machine.
+    Each call needs its own server, because the number of a project's calls that one server runs at once varies.
     """
     barrier = threading.Barrier(len(calls))
     seal = Hasher.seal
@@ -226,7 +226,7 @@ def _together(monkeypatch: pytest.MonkeyPatch, *calls: Any) -> list[Any]:
 def test_of_two_creates_at_once_one_makes_the_key(
     world: World, twin: World, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two calls with the same id and body at the same time make one key, and one of them shows it."""
+    """Of two concurrent Creates with one request_id, one makes the key and returns its text."""
     results = _together(
         monkeypatch, *(lambda server=server: server.create(request_id=request_id) for server in (world, twin))
     )
@@ -238,7 +238,7 @@ def test_of_two_creates_at_once_one_makes_the_key(
 def test_of_two_rotates_at_once_one_makes_the_successor(
     world: World, twin: World, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two Rotates with the same id at the same time make one successor, and one of them shows it."""
+    """Of two concurrent Rotates with one request_id, one makes the successor and returns its text."""
     key_id = world.create().api_key.id
     results = _together(
         monkeypatch, *(lambda server=server: server.rotate(key_id, request_id=request_id) for server in (world, twin))
@@ -251,7 +251,7 @@ def test_of_two_rotates_at_once_one_makes_the_successor(
 def test_of_two_rotates_at_once_without_an_id_one_is_refused(
     world: World, twin: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of Rotates of one key at the same time exactly one succeeds; the other learns of its successor."""
+    """Of two concurrent Rotates without a request_id, one succeeds, and the other gets its successor's ID."""
     key_id = world.create().api_key.id
     results = _together(monkeypatch, *(lambda server=server: server.rotate(key_id) for server in (world, twin)))
     results.sort(key=lambda result: isinstance(result, Refused))

@@ -1,4 +1,4 @@
-"""Revoke, as its callers know it."""
+"""Revoke."""
 
 import grpc
 import pytest
@@ -13,7 +13,7 @@ REASONS = api_key_pb2.RevokeReason.keys()
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_a_revocation_is_kept_with_its_reason(world: World, reason: str) -> None:
-    """Time, reason and comment of a Revoke are part of the key's record from then on, and nothing else changes."""
+    """Revoke adds time, reason and comment to the key's record, and changes nothing else."""
     before = world.create(scopes=["a:b"], metadata={"k": "v"}).api_key
     world.clock.advance(HOUR)
     answer = world.revoke(before.id, reason=reason, comment="found in a public repository")
@@ -34,7 +34,7 @@ def test_a_revocation_is_kept_with_its_reason(world: World, reason: str) -> None
 
 
 def test_a_revoked_key_is_denied_at_once(world: World) -> None:
-    """A Verify that begins after Revoke returned is answered REVOKED, though the key was in memory as valid."""
+    """A Verify that starts after Revoke has returned is REVOKED, even if the key was cached as valid."""
     created = world.create()
     assert world.verdict(created.key) == "VALID"
     revoked = world.revoke(created.api_key.id)
@@ -44,7 +44,7 @@ def test_a_revoked_key_is_denied_at_once(world: World) -> None:
 
 
 def test_a_revocation_is_for_ever(world: World) -> None:
-    """No RPC and no passing of time brings a revoked key back."""
+    """No RPC and no passage of time restores a revoked key."""
     created = world.create(ttl=lasting(DAY))
     key_id = created.api_key.id
     revoked = world.revoke(key_id).api_key
@@ -61,7 +61,7 @@ def test_a_revocation_is_for_ever(world: World) -> None:
 
 
 def test_the_first_revocation_stays(world: World) -> None:
-    """Repeated, Revoke is no error: the first time, reason, comment and token come back, and no event is added."""
+    """A repeated Revoke returns the first time, reason, comment and token, and has no event."""
     key_id = world.create().api_key.id
     first = world.revoke(key_id, reason="REVOKE_REASON_OWNER_LEFT", comment="first")
     world.create()
@@ -74,7 +74,7 @@ def test_the_first_revocation_stays(world: World) -> None:
 
 @pytest.mark.parametrize("state", ["inactive", "expired", "superseded"])
 def test_a_key_can_be_revoked_in_any_state(world: World, state: str) -> None:
-    """Inactive, expired and superseded keys can be revoked, and are REVOKED before all else."""
+    """Inactive, expired and superseded keys can be revoked, and REVOKED takes precedence."""
     created = world.create(ttl=lasting(HOUR))
     key_id = created.api_key.id
     if state == "inactive":
@@ -88,7 +88,7 @@ def test_a_key_can_be_revoked_in_any_state(world: World, state: str) -> None:
 
 
 def test_revoking_a_rotated_key_spares_its_successor(world: World) -> None:
-    """A leaked old key can be cut off inside its grace while the new one goes on working, and the other way round."""
+    """Revoking a rotated key does not affect its successor, and vice versa."""
     created = world.create()
     rotated = world.rotate(created.api_key.id)
     world.revoke(created.api_key.id)
@@ -123,6 +123,6 @@ def test_the_longest_comment(world: World) -> None:
 
 
 def test_an_unknown_key_cannot_be_revoked(world: World) -> None:
-    """Revoking the id of no key is NOT_FOUND."""
+    """Revoking an unknown ID is NOT_FOUND."""
     refused = world.refused("Revoke", pb.RevokeRequest(key_id="0" * 16))
     assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "KEY_NOT_FOUND")

@@ -1,4 +1,4 @@
-"""Rotate, as its callers know it; `test_request_id.py` has what happens when it is repeated."""
+"""Rotate. `test_request_id.py` has its replays."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def test_the_successor_carries_everything_over(world: World) -> None:
 
 
 def test_the_old_key_says_what_became_of_it(world: World) -> None:
-    """The old key is SUPERSEDED, names its successor and the end of its grace, and has no next rotation any more."""
+    """The old key is SUPERSEDED, has its successor's ID and the end of its grace period, and no next_time."""
     before = world.create(rotation={"interval": lasting(30 * DAY)}, scopes=["a:b"]).api_key
     world.clock.advance(HOUR)
     rotated = world.rotate(before.id)
@@ -76,7 +76,7 @@ def test_the_old_key_says_what_became_of_it(world: World) -> None:
 
 
 def test_the_secret_is_a_new_one(world: World) -> None:
-    """Nothing of the old key's id or secret is in the new key."""
+    """The new key has a new ID and a new secret, which do not combine with the old ones."""
     created = world.create()
     rotated = world.rotate(created.api_key.id)
     old, new = keyformat.parse(created.key), keyformat.parse(rotated.key)
@@ -88,7 +88,7 @@ def test_the_secret_is_a_new_one(world: World) -> None:
 
 
 def test_the_new_key_works_at_once(world: World) -> None:
-    """Both keys are valid when Rotate has returned, and its token names a revision that knows of both."""
+    """Both keys are valid as soon as Rotate returns, and its token names a revision that includes both."""
     created = world.create()
     rotated = world.rotate(created.api_key.id)
     freshness = {"at_least_as_fresh": rotated.consistency_token}
@@ -116,7 +116,7 @@ GRACES = [
 def test_the_old_key_works_until_its_grace_ends(
     world: World, grace: int | None, life: int | None, expected: int
 ) -> None:
-    """The old key is valid up to, and SUPERSEDED from, the earlier of now + grace_period and its own expire_time."""
+    """The old key is valid until the earlier of now + grace_period and its expire_time, then SUPERSEDED."""
     created = world.create(ttl=None if life is None else lasting(life))
     rotated = world.rotate(created.api_key.id, grace_period=None if grace is None else lasting(grace))
     assert rotated.old_api_key.grace_expire_time == at(world.clock.now + expected)
@@ -134,7 +134,7 @@ def test_the_old_key_works_until_its_grace_ends(
     ids=["over 30 days", "negative", "a negative nanosecond", "two signs", "no span"],
 )
 def test_a_grace_of_more_than_30_days_is_refused(world: World, grace: Duration) -> None:
-    """A grace_period is between 0 and 30 days."""
+    """A grace_period outside 0 to 30 days is refused."""
     before = world.create().api_key
     refused = world.refused("Rotate", pb.RotateRequest(key_id=before.id, grace_period=grace))
     assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["grace_period"])
@@ -142,7 +142,7 @@ def test_a_grace_of_more_than_30_days_is_refused(world: World, grace: Duration) 
 
 
 def test_the_successor_lives_as_long_as_the_old_key_was_given(world: World) -> None:
-    """Without an expiry the new key gets the old one's whole lifetime, counted from now, at each rotation anew."""
+    """Without an expiry in the request, the new key gets the old one's lifetime, counted from now, at each rotation."""
     key_id = world.create(ttl=lasting(90 * DAY)).api_key.id
     world.clock.advance(60 * DAY)
     second = world.rotate(key_id).api_key
@@ -152,7 +152,7 @@ def test_the_successor_lives_as_long_as_the_old_key_was_given(world: World) -> N
 
 
 def test_a_key_that_never_expires_has_a_successor_that_never_does(world: World) -> None:
-    """Without an expiry on either side there is none afterwards."""
+    """The successor of a key without expiry has no expiry."""
     assert not world.rotate(world.create().api_key.id).api_key.HasField("expire_time")
 
 
@@ -172,7 +172,7 @@ def test_a_lifetime_never_leaves_the_calendar(world: World) -> None:
     ids=["ttl", "expire_time"],
 )
 def test_a_given_expiry_counts(world: World, fields: dict[str, Any], expected: int) -> None:
-    """An expiry in the request is the new key's; the old one keeps its own."""
+    """An expiry in the request applies to the new key; the old one keeps its own."""
     before = world.create(ttl=lasting(90 * DAY)).api_key
     rotated = world.rotate(before.id, **fields)
     assert rotated.api_key.expire_time == at(expected)
@@ -190,7 +190,7 @@ def test_a_given_expiry_counts(world: World, fields: dict[str, Any], expected: i
     ids=["now", "year 10000", "ttl 0", "ttl too long"],
 )
 def test_a_given_expiry_keeps_the_rules_of_create(world: World, fields: dict[str, Any], path: str) -> None:
-    """The new key's expiry lies in the future, or the call is refused and nothing is rotated."""
+    """An invalid expiry is refused, and nothing is rotated."""
     before = world.create().api_key
     refused = world.refused("Rotate", pb.RotateRequest(key_id=before.id, **fields))
     assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [path])
@@ -198,7 +198,7 @@ def test_a_given_expiry_keeps_the_rules_of_create(world: World, fields: dict[str
 
 
 def test_an_inactive_key_has_an_inactive_successor(world: World) -> None:
-    """Whether a key is switched on is carried over: a rotation opens nothing that was closed."""
+    """The successor of an inactive key is inactive: a rotation enables nothing that was disabled."""
     created = world.create()
     world.set_active(created.api_key.id, False)
     rotated = world.rotate(created.api_key.id)
@@ -209,7 +209,7 @@ def test_an_inactive_key_has_an_inactive_successor(world: World) -> None:
 
 
 def test_a_key_is_rotated_once(world: World) -> None:
-    """A superseded key is FAILED_PRECONDITION, within its grace and after it, and its successor is named."""
+    """Rotating a superseded key is FAILED_PRECONDITION, in its grace period and after it, and names its successor."""
     key_id = world.create().api_key.id
     successor = world.rotate(key_id).api_key.id
     for _ in range(2):
@@ -221,7 +221,7 @@ def test_a_key_is_rotated_once(world: World) -> None:
 
 @pytest.mark.parametrize("reason", ["KEY_REVOKED", "KEY_EXPIRED"])
 def test_a_dead_key_is_not_rotated(world: World, reason: str) -> None:
-    """A revoked or expired key is FAILED_PRECONDITION, with the reason, and no successor is made."""
+    """Rotating a revoked or expired key is FAILED_PRECONDITION with the reason, and makes no successor."""
     before = world.create(ttl=lasting(HOUR)).api_key
     if reason == "KEY_REVOKED":
         world.revoke(before.id)
@@ -235,7 +235,7 @@ def test_a_dead_key_is_not_rotated(world: World, reason: str) -> None:
 
 
 def test_an_expired_key_can_be_rotated_once_it_is_revived(world: World) -> None:
-    """A later expire_time makes a key that has expired rotatable again."""
+    """An expired key can be rotated after its expire_time is moved to the future."""
     created = world.create(ttl=lasting(HOUR))
     world.clock.advance(2 * HOUR)
     world.update(created.api_key.id, "expire_time", expire_time=at(world.clock.now + HOUR))
@@ -243,13 +243,13 @@ def test_an_expired_key_can_be_rotated_once_it_is_revived(world: World) -> None:
 
 
 def test_an_unknown_key_cannot_be_rotated(world: World) -> None:
-    """Rotating the id of no key is NOT_FOUND."""
+    """Rotating an unknown ID is NOT_FOUND."""
     refused = world.refused("Rotate", pb.RotateRequest(key_id="0" * 16))
     assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "KEY_NOT_FOUND")
 
 
 def test_successors_form_a_chain(world: World) -> None:
-    """Each key of a chain names the one before and the one after it, and keeps the name that the first had."""
+    """Each key in a chain names its predecessor and its successor, and keeps the first one's name."""
     texts = [world.create(name="worker")]
     for _ in range(3):
         texts.append(world.rotate(texts[-1].api_key.id))
@@ -264,7 +264,7 @@ def test_successors_form_a_chain(world: World) -> None:
 
 
 def test_an_update_during_the_grace_leaves_the_successor_alone(world: World) -> None:
-    """Once rotated, the two keys are two: an earlier expiry of the old one ends it early, and it alone."""
+    """After a rotation the two keys are independent: an Update of the old one does not change the successor."""
     created = world.create(scopes=["a:b"])
     rotated = world.rotate(created.api_key.id, grace_period=lasting(DAY))
     world.update(created.api_key.id, "scopes", "expire_time", expire_time=at(world.clock.now + HOUR))

@@ -1,4 +1,4 @@
-"""Schedules, with a clock that is stepped: due, overdue, changed meanwhile, and warnings before an expiry."""
+"""Schedules, with a stepped clock: due, overdue and changed rotations, and warnings before an expiry."""
 
 import pytest
 
@@ -13,7 +13,7 @@ WEEKLY = {"interval": lasting(7 * DAY)}
 
 
 def said(world: World, key_id: str = "") -> list[EventType]:
-    """Return what time has brought so far, in order."""
+    """Return the types of the scheduler's events so far, in order."""
     return [
         EventType(event.type)
         for event in world.events()
@@ -22,7 +22,7 @@ def said(world: World, key_id: str = "") -> list[EventType]:
 
 
 def step(world: World, span: int) -> None:
-    """Let time go by, and the service do what that demands."""
+    """Advance the clock and let the service act."""
     world.clock.advance(span)
     world.turn()
 
@@ -31,7 +31,7 @@ class TestRotation:
     """ROTATION_DUE and ROTATION_OVERDUE."""
 
     def test_due(self, world: World) -> None:
-        """Nothing is said before next_time, and at that instant it is said once, by nobody's key."""
+        """ROTATION_DUE is logged once, at next_time and not before, with the actor `schedule` and no actor key."""
         key = world.create(rotation=WEEKLY).api_key
         step(world, 7 * DAY - 1)
         assert said(world) == []
@@ -43,7 +43,7 @@ class TestRotation:
         assert event.detail == '{"due_time": "2030-01-08T00:00:00Z"}'
 
     def test_the_key_goes_on(self, world: World) -> None:
-        """A key that is due works as before; its record says the same next_time, and another etag."""
+        """A due key works as before; its record keeps next_time and gets a new etag."""
         created = world.create(rotation=WEEKLY)
         step(world, 8 * DAY)
         assert world.verdict(created.key) == "VALID"
@@ -52,7 +52,7 @@ class TestRotation:
         assert now.etag != created.api_key.etag
 
     def test_overdue_once(self, world: World) -> None:
-        """24 hours after next_time it is overdue; that is said once, however long it lasts."""
+        """ROTATION_OVERDUE is logged once, 24 hours after next_time, however long the rotation stays overdue."""
         world.create(rotation=WEEKLY)
         step(world, 7 * DAY)
         step(world, DAY - 1)
@@ -63,13 +63,13 @@ class TestRotation:
         assert said(world) == [DUE, OVERDUE]
 
     def test_nobody_was_there(self, world: World) -> None:
-        """Where no server ran for weeks, what is due is said once, and that it is overdue."""
+        """After weeks without a server, ROTATION_DUE and ROTATION_OVERDUE are each logged once."""
         world.create(rotation={"interval": lasting(HOUR)})
         step(world, 30 * DAY)
         assert said(world) == [DUE, OVERDUE]
 
     def test_rotated_by_hand(self, world: World) -> None:
-        """A rotation ends what was due; the successor's turn comes one interval after it was made."""
+        """A rotation ends the old key's due state; the successor is due one interval after its creation."""
         old = world.create(rotation=WEEKLY).api_key
         step(world, 7 * DAY + HOUR)
         new = world.rotate(old.id).api_key
@@ -82,7 +82,7 @@ class TestRotation:
         assert said(world, old.id) == [DUE]
 
     def test_interval_changed_while_due(self, world: World) -> None:
-        """A new interval begins at its change, and forgets that the old one was due."""
+        """A new interval starts at the Update and clears the due state."""
         key = world.create(rotation=WEEKLY).api_key
         step(world, 7 * DAY + HOUR)
         changed = world.update(key.id, "rotation", rotation={"interval": lasting(2 * DAY)}).api_key
@@ -95,7 +95,7 @@ class TestRotation:
         assert said(world) == [DUE, DUE, OVERDUE]
 
     def test_schedule_removed_while_due(self, world: World) -> None:
-        """Without a schedule nothing becomes overdue."""
+        """Without a schedule, nothing becomes overdue."""
         key = world.create(rotation=WEEKLY).api_key
         step(world, 7 * DAY)
         world.update(key.id, "rotation")
@@ -103,7 +103,7 @@ class TestRotation:
         assert said(world) == [DUE]
 
     def test_revoked_while_due(self, world: World) -> None:
-        """A revoked key is not overdue."""
+        """A revoked key does not become overdue."""
         key = world.create(rotation=WEEKLY).api_key
         step(world, 7 * DAY)
         world.revoke(key.id)
@@ -111,7 +111,7 @@ class TestRotation:
         assert said(world) == [DUE]
 
     def test_switched_off(self, world: World) -> None:
-        """A deactivated key is not due; switched on again, it is at once what it would have been."""
+        """An inactive key does not become due; on activation, a due rotation is announced at once."""
         key = world.create(rotation=WEEKLY).api_key
         world.set_active(key.id, active=False)
         step(world, 7 * DAY)
@@ -121,7 +121,7 @@ class TestRotation:
         assert said(world) == [DUE]
 
     def test_switched_off_while_due(self, world: World) -> None:
-        """What was due is announced again after a deactivation, since the claim tokens from before count no more."""
+        """After a deactivation, a due rotation is announced again, because its earlier claim tokens are void."""
         key = world.create(rotation=WEEKLY).api_key
         step(world, 7 * DAY)
         world.set_active(key.id, active=False)
@@ -131,7 +131,7 @@ class TestRotation:
         assert said(world) == [DUE, DUE, OVERDUE]
 
     def test_expired(self, world: World) -> None:
-        """A key that has expired is not due; one that is given more time is."""
+        """An expired key does not become due; with a later expiry, it does."""
         key = world.create(rotation=WEEKLY, ttl=lasting(6 * HOUR)).api_key
         step(world, 8 * DAY)
         assert said(world) == []
@@ -140,7 +140,7 @@ class TestRotation:
         assert said(world) == [DUE, OVERDUE]
 
     def test_clock_set_back(self, world: World) -> None:
-        """A clock that is set back says nothing twice, and is waited for."""
+        """A clock that is set back causes no second event; the next events wait for it."""
         world.create(rotation=WEEKLY)
         step(world, 7 * DAY)
         step(world, -3 * DAY)
@@ -152,7 +152,7 @@ class TestRotation:
         assert said(world) == [DUE, DUE, OVERDUE, OVERDUE]
 
     def test_clock_set_forward(self, world: World) -> None:
-        """A clock that was ahead for a moment makes things due once, and a rotation by the right one starts anew."""
+        """A clock that was ahead makes a rotation due once, and a Rotate at the right time starts a new interval."""
         key = world.create(rotation=WEEKLY).api_key
         step(world, 365 * DAY)
         step(world, -365 * DAY)
@@ -163,7 +163,7 @@ class TestRotation:
         assert said(world, new.id) == [DUE]
 
     def test_many(self, world: World) -> None:
-        """More keys than one transaction takes are all announced in one go of several, each once."""
+        """More due keys than one transaction holds are announced in several, each key once."""
         for _ in range(120):
             world.create(rotation=WEEKLY)
         step(world, 7 * DAY)
@@ -171,7 +171,7 @@ class TestRotation:
         assert len({event.key_id for event in world.events() if event.type == DUE}) == 120
 
     def test_two_servers(self, world: World, twin: World) -> None:
-        """Of two servers on one database, one acts."""
+        """Of two servers on one database, only one acts."""
         world.turn()
         world.create(rotation=WEEKLY)
         world.clock.advance(7 * DAY)
@@ -186,7 +186,7 @@ class TestExpiry:
     """EXPIRING, 7 days and 1 day ahead."""
 
     def test_twice(self, world: World) -> None:
-        """Both warnings come at their instant, each once."""
+        """Each of the two warnings is logged once, at its time."""
         world.create(ttl=lasting(30 * DAY))
         step(world, 23 * DAY - 1)
         assert said(world) == []
@@ -202,14 +202,14 @@ class TestExpiry:
         ("ttl", "warnings"), [(HOUR, 0), (DAY, 0), (DAY + SECOND, 1), (7 * DAY, 1), (7 * DAY + SECOND, 2)]
     )
     def test_short_lives(self, world: World, ttl: int, warnings: int) -> None:
-        """No warning comes that was nearer than its lead when the expiry was set: short-lived keys are not news."""
+        """A warning whose time had passed when the expiry was set is not logged, so short-lived keys have none."""
         world.create(ttl=lasting(ttl))
         for _ in range(16):
             step(world, DAY // 2)
         assert said(world) == [EXPIRING] * warnings
 
     def test_nobody_was_there(self, world: World) -> None:
-        """Of two warnings that have come meanwhile, one is given."""
+        """If both warnings became due while no server ran, one is logged."""
         world.create(ttl=lasting(30 * DAY))
         step(world, 29 * DAY + HOUR)
         assert said(world) == [EXPIRING]
@@ -217,13 +217,13 @@ class TestExpiry:
         assert said(world) == [EXPIRING]
 
     def test_too_late(self, world: World) -> None:
-        """An expired key is not warned of."""
+        """An expired key has no warning."""
         world.create(ttl=lasting(30 * DAY))
         step(world, 30 * DAY)
         assert said(world) == []
 
     def test_later_expiry(self, world: World) -> None:
-        """A later expiry is warned of anew; the same one, set again, is not."""
+        """A later expiry has new warnings; setting the same expiry again has none."""
         key = world.create(ttl=lasting(30 * DAY)).api_key
         step(world, 23 * DAY)
         world.update(key.id, "expire_time", expire_time=key.expire_time)
@@ -234,7 +234,7 @@ class TestExpiry:
         assert said(world) == [EXPIRING, EXPIRING]
 
     def test_replaced(self, world: World) -> None:
-        """A key that was rotated is not warned of; its successor is, in its own time."""
+        """A rotated key has no warning; its successor has its own."""
         old = world.create(ttl=lasting(30 * DAY)).api_key
         step(world, 10 * DAY)
         new = world.rotate(old.id, grace_period=lasting(30 * DAY)).api_key
@@ -245,7 +245,7 @@ class TestExpiry:
 
 
 def test_listed(world: World) -> None:
-    """Events that time brings are in the audit trail, whose chain stays whole."""
+    """The scheduler's events are in the audit trail, and the audit finds no problem."""
     key = world.create(rotation=WEEKLY, ttl=lasting(30 * DAY)).api_key
     step(world, 29 * DAY)
     assert said(world) == [DUE, OVERDUE, EXPIRING]

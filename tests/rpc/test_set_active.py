@@ -1,4 +1,4 @@
-"""SetActive, as its callers know it."""
+"""SetActive."""
 
 import grpc
 import pytest
@@ -10,13 +10,13 @@ from tumbler_server.clock import HOUR
 
 
 def by_name(world: World, name: str, active: bool, key: str | None = None, **fields: str) -> pb.SetActiveResponse:
-    """Switch the key of a name, in project ``acme`` unless said."""
+    """Activate or deactivate a key by name, in project ``acme`` by default."""
     target = {"project_id": "acme", "name": name, **fields}
     return world.call("SetActive", pb.SetActiveRequest(by_name=target, active=active), key)
 
 
 def test_a_key_is_switched_off_and_on_again(world: World) -> None:
-    """A key that is switched off is denied from the moment the call returns, and accepted again once switched on."""
+    """A deactivated key is denied as soon as the call returns, and accepted again after its activation."""
     created = world.create()
     key_id = created.api_key.id
     assert world.verdict(created.key) == "VALID"
@@ -34,7 +34,7 @@ def test_a_key_is_switched_off_and_on_again(world: World) -> None:
 
 @pytest.mark.parametrize("active", [False, True])
 def test_switching_twice_changes_nothing(world: World, active: bool) -> None:
-    """The second of two same calls returns the same key and the token of its last change, and leaves no event."""
+    """A repeated SetActive returns the same key and the token of its last change, and has no event."""
     key_id = world.create().api_key.id
     world.set_active(key_id, False)
     first = world.set_active(key_id, active)
@@ -46,7 +46,7 @@ def test_switching_twice_changes_nothing(world: World, active: bool) -> None:
 
 
 def test_only_the_switch_moves(world: World) -> None:
-    """Switching off and on leaves everything else of the key as it was."""
+    """Deactivation and activation change nothing else of the key."""
     before = world.create(scopes=["a:b"], metadata={"k": "v"}, owner_id="alice", ttl=lasting(HOUR)).api_key
     world.set_active(before.id, False)
     after = world.set_active(before.id, True).api_key
@@ -56,7 +56,7 @@ def test_only_the_switch_moves(world: World) -> None:
 
 
 def test_an_expired_key_can_be_switched(world: World) -> None:
-    """An expired key can be switched; it stays expired when it is on."""
+    """An expired key can be deactivated and activated, and stays expired."""
     created = world.create(ttl=lasting(HOUR))
     world.clock.advance(HOUR)
     assert world.set_active(created.api_key.id, False).api_key.state == api_key_pb2.STATE_INACTIVE
@@ -64,7 +64,7 @@ def test_an_expired_key_can_be_switched(world: World) -> None:
 
 
 def test_a_rotated_key_can_be_cut_off_during_its_grace(world: World) -> None:
-    """Switching off a superseded key ends its grace for as long as it is off, and its successor is not touched."""
+    """A deactivated superseded key is denied even in its grace period, and its successor is not affected."""
     created = world.create()
     rotated = world.rotate(created.api_key.id)
     assert world.set_active(created.api_key.id, False).api_key.state == api_key_pb2.STATE_SUPERSEDED
@@ -74,7 +74,7 @@ def test_a_rotated_key_can_be_cut_off_during_its_grace(world: World) -> None:
 
 @pytest.mark.parametrize("active", [False, True])
 def test_a_revoked_key_cannot_be_switched(world: World, active: bool) -> None:
-    """SetActive of a revoked key is FAILED_PRECONDITION, on or off, by id or by name."""
+    """SetActive of a revoked key is FAILED_PRECONDITION, on or off, by ID or by name."""
     key_id = world.create(name="gone").api_key.id
     world.revoke(key_id)
     target = {"project_id": "acme", "name": "gone"}
@@ -88,7 +88,7 @@ def test_a_revoked_key_cannot_be_switched(world: World, active: bool) -> None:
 
 
 def test_a_key_is_found_by_its_name(world: World) -> None:
-    """by_name finds the one key of exactly this name, in this project and environment."""
+    """by_name finds the one key with exactly this name, project and environment."""
     live = world.create(name="worker", environment_id="live").api_key.id
     none = world.create(name="worker").api_key.id
     beta = world.create(name="worker", project_id="beta").api_key.id
@@ -102,7 +102,7 @@ def test_a_key_is_found_by_its_name(world: World) -> None:
 
 
 def test_an_empty_project_is_the_callers_own(world: World) -> None:
-    """by_name without a project looks in the caller's, for an operator in the reserved one."""
+    """by_name without a project searches the caller's own, for an operator the reserved one."""
     acme = world.create(name="worker").api_key.id
     reserved = world.create(name="worker", project_id="tumbler").api_key.id
     caller = world.caller("tumbler:keys:update")
@@ -111,7 +111,7 @@ def test_an_empty_project_is_the_callers_own(world: World) -> None:
 
 
 def test_an_ambiguous_name_is_answered_with_the_ids(world: World) -> None:
-    """A name that fits several keys is FAILED_PRECONDITION; the ids to choose from are told, and nothing changes."""
+    """A name of several keys is FAILED_PRECONDITION with their IDs, and nothing changes."""
     ids = sorted(world.create(name="worker").api_key.id for _ in range(3))
     events = len(world.events())
     request = pb.SetActiveRequest(by_name={"project_id": "acme", "name": "worker"})
@@ -122,7 +122,7 @@ def test_an_ambiguous_name_is_answered_with_the_ids(world: World) -> None:
 
 
 def test_keys_that_can_never_work_again_are_passed_over(world: World) -> None:
-    """Revoked keys and rotated ones past their grace do not make a name ambiguous while another fits."""
+    """Revoked keys and superseded ones past their grace period do not make a name ambiguous."""
     revoked, rotated = world.create(name="worker").api_key.id, world.create(name="worker").api_key.id
     world.revoke(revoked)
     successor = world.rotate(rotated, grace_period=lasting(HOUR)).api_key.id
@@ -134,7 +134,7 @@ def test_keys_that_can_never_work_again_are_passed_over(world: World) -> None:
 
 
 def test_expired_and_inactive_keys_are_not_passed_over(world: World) -> None:
-    """Expired and inactive keys can work again, so they count."""
+    """Expired and inactive keys count for a name, because they can work again."""
     expired, inactive = world.create(name="worker", ttl=lasting(1)).api_key.id, world.create(name="worker").api_key.id
     world.set_active(inactive, False)
     world.clock.advance(1)
@@ -143,7 +143,7 @@ def test_expired_and_inactive_keys_are_not_passed_over(world: World) -> None:
 
 
 def test_the_only_key_of_a_name_is_found_though_it_is_dead(world: World) -> None:
-    """Where nothing else fits, a rotated key past its grace is the one that is meant."""
+    """If no other key matches, a superseded key past its grace period is found by its name."""
     key_id = world.create(name="worker").api_key.id
     successor = world.rotate(key_id, grace_period=lasting(0)).api_key.id
     world.update(successor, "name", name="renamed")
@@ -151,7 +151,7 @@ def test_the_only_key_of_a_name_is_found_though_it_is_dead(world: World) -> None
 
 
 def test_an_unknown_name_or_id_is_not_found(world: World) -> None:
-    """A name or id of no key is NOT_FOUND."""
+    """An unknown name or ID is NOT_FOUND."""
     for request in (
         pb.SetActiveRequest(by_name={"project_id": "acme", "name": "nobody"}),
         pb.SetActiveRequest(key_id="0" * 16),
@@ -173,6 +173,6 @@ def test_an_unknown_name_or_id_is_not_found(world: World) -> None:
     ids=["no target", "no name", "long name", "name with NUL", "bad project", "bad environment"],
 )
 def test_a_target_is_required(world: World, request_: pb.SetActiveRequest, path: str) -> None:
-    """Without a target that can be meant the call is INVALID_ARGUMENT, and the path is told."""
+    """A missing or invalid target is INVALID_ARGUMENT with its path."""
     refused = world.refused("SetActive", request_)
     assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [path])

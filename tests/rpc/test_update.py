@@ -1,4 +1,4 @@
-"""Update, as its callers know it."""
+"""Update."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def changed(before: api_key_pb2.ApiKey, after: api_key_pb2.ApiKey) -> set[str]:
 
 @pytest.mark.parametrize("field", EVERYTHING)
 def test_a_named_field_changes_and_nothing_else(world: World, field: str) -> None:
-    """The field in the mask takes its new value; all others stay, though other values were sent for them."""
+    """The field in the mask takes its new value; all others stay, even if the request has values for them."""
     before = world.create(**EVERYTHING, environment_id="live", prefix="ship").api_key
     world.clock.advance(HOUR)
     answer = world.update(before.id, field, **ANOTHER)
@@ -56,18 +56,18 @@ def test_a_named_field_changes_and_nothing_else(world: World, field: str) -> Non
 
 @pytest.mark.parametrize("field", EVERYTHING)
 def test_a_named_field_that_is_not_set_is_cleared(world: World, field: str) -> None:
-    """Naming a field without a value empties it: the name becomes `default`, the expiry never, the schedule none."""
+    """A field in the mask without a value is cleared: the name becomes `default`, expiry and schedule are removed."""
     before = world.create(**EVERYTHING).api_key
     after = world.update(before.id, field).api_key
     expected = api_key_pb2.ApiKey(name="default") if field == "name" else api_key_pb2.ApiKey()
     assert getattr(after, field) == getattr(expected, field)
     assert field not in {descriptor.name for descriptor, _ in after.ListFields()} - {"name"}
-    assert changed(before, after) == {field, "etag"}  # update_time too, but the clock stands
+    assert changed(before, after) == {field, "etag"}  # update_time too, but the clock is frozen
     assert world.get(before.id) == after
 
 
 def test_without_a_mask_what_is_set_changes(world: World) -> None:
-    """An Update without a mask changes those of the updatable fields that hold a value (AIP-134), and clears none."""
+    """Without a mask, Update changes the updatable fields that have a value (AIP-134), and clears none."""
     before = world.create(**EVERYTHING).api_key
     world.clock.advance(1)
     after = world.update(before.id, name="after", metadata={"only": "this"}).api_key
@@ -76,7 +76,7 @@ def test_without_a_mask_what_is_set_changes(world: World) -> None:
 
 
 def test_what_get_returned_can_be_sent_back(world: World) -> None:
-    """A record that was read, edited and sent back whole, without a mask, changes what was edited and no more."""
+    """A record that was read, edited and sent back whole, without a mask, changes only what was edited."""
     edited = world.get(world.create(**EVERYTHING).api_key.id)
     edited.owner_id = "carol"
     after = world.call("Update", pb.UpdateRequest(api_key=edited)).api_key
@@ -84,7 +84,7 @@ def test_what_get_returned_can_be_sent_back(world: World) -> None:
 
 
 def test_all_fields_change_at_once(world: World) -> None:
-    """All seven fields in one Update are one change, with one event."""
+    """An Update of all seven fields is one change with one event."""
     before = world.create(**EVERYTHING).api_key
     events = len(world.events())
     after = world.update(before.id, *EVERYTHING, **ANOTHER).api_key
@@ -100,7 +100,7 @@ def test_all_fields_change_at_once(world: World) -> None:
     ],
 )
 def test_only_the_seven_fields_can_be_named(world: World, path: str) -> None:
-    """Any other path, parts of a field and `*` included, is INVALID_ARGUMENT, and nothing changes."""
+    """Any other path, such as a part of a field or `*`, is INVALID_ARGUMENT, and nothing changes."""
     before = world.create(**EVERYTHING).api_key
     request = pb.UpdateRequest(api_key={"id": before.id, "name": "after"}, update_mask={"paths": ["name", path]})
     refused = world.refused("Update", request)
@@ -110,7 +110,7 @@ def test_only_the_seven_fields_can_be_named(world: World, path: str) -> None:
 
 
 def test_an_update_must_name_something(world: World) -> None:
-    """An empty mask, or no mask and no value, asks for nothing and is refused rather than guessed at."""
+    """An empty mask, or no mask and no value, is refused rather than guessed at."""
     key_id = world.create().api_key.id
     for request in (
         pb.UpdateRequest(api_key={"id": key_id}),
@@ -122,7 +122,7 @@ def test_an_update_must_name_something(world: World) -> None:
 
 
 def test_naming_a_field_twice_is_naming_it_once(world: World) -> None:
-    """A path may be repeated."""
+    """A path in the mask may be repeated."""
     key_id = world.create().api_key.id
     assert world.update(key_id, "name", "name", name="after").api_key.name == "after"
 
@@ -144,7 +144,7 @@ INVALID: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("field", "value", "path"), INVALID)
 def test_a_new_value_keeps_the_rules_of_create(world: World, field: str, value: Any, path: str) -> None:
-    """A value outside its field's rule is INVALID_ARGUMENT, with a path below api_key; an expiry lies in the future."""
+    """An invalid value is INVALID_ARGUMENT with a path below api_key; an expiry must lie in the future."""
     before = world.create(**EVERYTHING).api_key
     request = pb.UpdateRequest(api_key={"id": before.id, field: value}, update_mask={"paths": [field]})
     refused = world.refused("Update", request)
@@ -156,7 +156,7 @@ def test_a_new_value_keeps_the_rules_of_create(world: World, field: str, value: 
 
 @pytest.mark.parametrize(("field", "value", "path"), INVALID)
 def test_a_field_outside_the_mask_need_not_keep_any_rule(world: World, field: str, value: Any, path: str) -> None:
-    """What is not named is not looked at."""
+    """A field outside the mask is not validated."""
     key_id = world.create().api_key.id
     mask = "owner_id" if field == "name" else "name"
     request = {"id": key_id, "name": "after", "owner_id": "bob", field: value}
@@ -165,7 +165,7 @@ def test_a_field_outside_the_mask_need_not_keep_any_rule(world: World, field: st
 
 
 def test_a_stale_etag_is_aborted(world: World) -> None:
-    """Of two editors who read the same record the second is told, and the first one's work stays."""
+    """An Update with a stale etag is ABORTED, and the earlier change stays."""
     read = world.create().api_key
     first = world.update(read.id, "name", name="first", etag=read.etag).api_key
     request = pb.UpdateRequest(api_key={"id": read.id, "name": "second", "etag": read.etag})
@@ -177,7 +177,7 @@ def test_a_stale_etag_is_aborted(world: World) -> None:
 
 
 def test_every_change_makes_a_new_etag(world: World) -> None:
-    """Whatever changed the key since it was read, an Update, a switch, a rotation or a revocation, moved the etag."""
+    """Every change of a key, by Update, SetActive, Rotate or Revoke, changes its etag."""
     key_id = world.create().api_key.id
     etags = [world.get(key_id).etag]
     for change in (
@@ -193,7 +193,7 @@ def test_every_change_makes_a_new_etag(world: World) -> None:
 
 
 def test_changing_nothing_leaves_no_trace(world: World) -> None:
-    """An Update to the values that are there keeps the etag and leaves no event; a stale etag is refused even so."""
+    """An Update to the current values keeps the etag and has no event, but a stale etag is still refused."""
     before = world.create(**EVERYTHING).api_key
     events = len(world.events())
     world.clock.advance(HOUR)
@@ -205,7 +205,7 @@ def test_changing_nothing_leaves_no_trace(world: World) -> None:
 
 
 def test_the_schedule_counts_from_when_the_interval_was_given(world: World) -> None:
-    """A new interval starts a new period; the same interval again leaves next_time where it was."""
+    """A new interval starts a new period; the same interval again keeps next_time."""
     start = world.clock.now
     key_id = world.create(rotation={"interval": lasting(DAY)}).api_key.id
     world.clock.advance(HOUR)
@@ -216,7 +216,7 @@ def test_the_schedule_counts_from_when_the_interval_was_given(world: World) -> N
 
 
 def test_an_expired_key_is_revived_by_a_later_expiry(world: World) -> None:
-    """A key that has expired works again once its expire_time lies ahead, or is taken away."""
+    """An expired key works again after its expire_time is moved to the future or cleared."""
     created = world.create(ttl=lasting(HOUR))
     world.clock.advance(HOUR)
     assert world.verdict(created.key) == "EXPIRED"
@@ -242,7 +242,7 @@ def test_an_expired_key_is_revived_by_a_later_expiry(world: World) -> None:
 def test_a_change_is_in_force_when_it_returns(
     world: World, fields: dict[str, Any], demand: dict[str, Any], before: str, after: str
 ) -> None:
-    """The very next Verify decides by the new values, though the old ones were in memory."""
+    """The next Verify decides by the new values, even if the old ones were cached."""
     created = world.create(**EVERYTHING)
     demand = {"client_ip": "192.0.2.7", **demand}
     assert world.verdict(created.key, **demand) == before
@@ -254,7 +254,7 @@ def test_a_change_is_in_force_when_it_returns(
 
 
 def test_a_revoked_key_cannot_be_changed(world: World) -> None:
-    """Updating a revoked key is FAILED_PRECONDITION, whatever etag came along."""
+    """Updating a revoked key is FAILED_PRECONDITION, whatever its etag."""
     created = world.create().api_key
     revoked = world.revoke(created.id).api_key
     refused = world.refused(
@@ -266,6 +266,6 @@ def test_a_revoked_key_cannot_be_changed(world: World) -> None:
 
 
 def test_an_unknown_key_cannot_be_changed(world: World) -> None:
-    """Updating the id of no key is NOT_FOUND."""
+    """Updating an unknown ID is NOT_FOUND."""
     refused = world.refused("Update", pb.UpdateRequest(api_key={"id": "0" * 16, "name": "after"}))
     assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "KEY_NOT_FOUND")

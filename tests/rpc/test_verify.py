@@ -1,4 +1,4 @@
-"""The verdict: which code, and what is told with it. `test_verify_fresh.py` has how fresh it is."""
+"""Verdicts: the code and the fields of a response. `test_verify_fresh.py` has their freshness."""
 
 import random
 from collections.abc import Callable
@@ -31,7 +31,7 @@ FITTING: dict[str, Any] = {
 
 
 def test_a_valid_key_is_told_whole(world: World) -> None:
-    """A VALID answer holds all that the caller's own decisions may need, so that nobody has to Get the key as well."""
+    """A VALID response holds everything that a caller's own decisions need, so that no Get is necessary."""
     created = world.create(**EVERYTHING)
     answer = world.verify(created.key, project_id="acme", **FITTING)
     assert answer == pb.VerifyResponse(
@@ -68,10 +68,10 @@ DENIED: list[tuple[str, Callable[[World, str], object], dict[str, Any]]] = [
 def test_each_reason_to_deny_has_its_code(
     world: World, code: str, change: Callable[[World, str], object], demand: dict[str, Any]
 ) -> None:
-    """A key whose secret is proven is denied in an OK answer that says why, and its details are told all the same."""
+    """A key with the right secret is denied in an OK response with the reason and the key's details."""
     created = world.create(**EVERYTHING)
     change(world, created.api_key.id)
-    for _ in range(2):  # from the database, then from memory
+    for _ in range(2):  # from the database, then from the cache
         answer = world.verify(created.key, **{**FITTING, **demand})
         assert (answer.valid, pb.VerifyCode.Name(answer.code)) == (False, f"VERIFY_CODE_{code}")
         assert (answer.key_id, answer.owner_id) == (created.api_key.id, "alice")
@@ -79,7 +79,7 @@ def test_each_reason_to_deny_has_its_code(
 
 
 def test_the_first_reason_decides(world: World) -> None:
-    """Where several reasons apply, the answer is the first in the order of the contract."""
+    """If several reasons apply, the code is the first in the order of the contract."""
     created = world.create(**{**EVERYTHING, "ttl": lasting(2 * HOUR)})
     key_id = created.api_key.id
     demand = {"environment_id": "test", "client_ip": "198.51.100.1", "required_scopes": ["b:c"]}
@@ -129,7 +129,7 @@ def _mangled(text: str) -> list[str]:
 
 
 def test_what_is_no_key_is_malformed(world: World) -> None:
-    """Text that is not of the key's form, or whose check is wrong, is MALFORMED, and nothing is told but the time."""
+    """Text without a key's form, or with a wrong checksum, is MALFORMED, and the response has no details of a key."""
     created = world.create()
     assert world.verdict(created.key) == "VALID"
     for text in _mangled(created.key):
@@ -139,12 +139,12 @@ def test_what_is_no_key_is_malformed(world: World) -> None:
             check_time=at(world.clock.now),
             revision=answer.revision,
             consistency_token=answer.consistency_token,
-            any_project=True,  # an operator asks
+            any_project=True,  # the caller is an operator
         )
 
 
 def test_a_typing_error_is_always_malformed(world: World) -> None:
-    """Any one character changed makes a key MALFORMED: the check finds it."""
+    """Any one changed character makes a key MALFORMED, because the checksum fails."""
     text = world.create().key
     chance = random.Random(1)  # noqa: S311 - no secret
     for place in range(len(text)):
@@ -153,7 +153,7 @@ def test_a_typing_error_is_always_malformed(world: World) -> None:
 
 
 def test_not_found_tells_nothing(world: World) -> None:
-    """An unknown id, a wrong secret and a key of another project are answered byte for byte the same."""
+    """An unknown ID, a wrong secret and a key of another project get byte for byte the same response."""
     caller = world.caller("tumbler:keys:verify", project_id="beta")
     created = world.create(**EVERYTHING)
     revoked = world.create(**EVERYTHING)
@@ -170,7 +170,7 @@ def test_not_found_tells_nothing(world: World) -> None:
         "wrong secret of another project": forged(created.key),
     }
     answers = {}
-    for _ in range(2):  # before and after the keys themselves were proven
+    for _ in range(2):  # before and after the keys themselves were verified
         for name, text in presented.items():
             answer = world.verify(text, caller)
             assert pb.VerifyCode.Name(answer.code) == "VERIFY_CODE_NOT_FOUND"
@@ -188,7 +188,7 @@ def test_not_found_tells_nothing(world: World) -> None:
 
 
 def test_the_prefix_is_part_of_the_key(world: World) -> None:
-    """A key with another prefix, though its check fits, is NOT_FOUND, before and after the real one was proven."""
+    """A key with another prefix and a matching checksum is NOT_FOUND, before and after a Verify of the real key."""
     created = world.create(prefix="acme_live")
     parsed = keyformat.parse(created.key)
     other = keyformat.build("acme_test", parsed.id, parsed.secret)
@@ -202,7 +202,7 @@ def test_the_prefix_is_part_of_the_key(world: World) -> None:
     ("named", "expected"), [("", "VALID"), ("acme", "VALID"), ("beta", "NOT_FOUND"), ("Acme", "NOT_FOUND")]
 )
 def test_an_operator_may_ask_for_a_project(world: World, named: str, expected: str) -> None:
-    """Where the request names a project, a key of another one is NOT_FOUND."""
+    """If the request names a project, a key of another project is NOT_FOUND."""
     assert world.verdict(world.create().key, project_id=named) == expected
 
 
@@ -218,7 +218,7 @@ def test_an_operator_may_ask_for_a_project(world: World, named: str, expected: s
     ],
 )
 def test_an_environment_is_asked_for_by_name(world: World, own: str, asked: str, expected: str) -> None:
-    """Naming an environment asks for a key of that one; a key without an environment belongs to none."""
+    """If the request names an environment, the key must belong to it; a key without an environment belongs to none."""
     assert world.verdict(world.create(environment_id=own).key, environment_id=asked) == expected
 
 
@@ -247,7 +247,7 @@ def test_an_environment_is_asked_for_by_name(world: World, own: str, asked: str,
     ],
 )
 def test_scopes_grant_what_they_say(world: World, granted: list[str], required: list[str], expected: bool) -> None:
-    """A scope grants itself, `a:*` all below `a`, `*` all but this service's own; all that is required is needed."""
+    """A scope grants itself, `a:*` all below `a`, and `*` all but this service's own; each required scope counts."""
     text = world.create(scopes=granted).key
     assert world.verdict(text, required_scopes=required) == ("VALID" if expected else "INSUFFICIENT_SCOPE")
 
@@ -274,7 +274,7 @@ def test_scopes_grant_what_they_say(world: World, granted: list[str], required: 
     ],
 )
 def test_a_key_is_bound_to_its_networks(world: World, networks: list[str], client_ip: str, expected: bool) -> None:
-    """With allowed_cidrs set, the client's address must be known and lie in one of them; IPv4-mapped counts as IPv4."""
+    """With allowed_cidrs, the client's address must be given and lie in one of them; IPv4-mapped counts as IPv4."""
     text = world.create(allowed_cidrs=networks).key
     assert world.verdict(text, client_ip=client_ip) == ("VALID" if expected else "IP_NOT_ALLOWED")
 
@@ -307,7 +307,7 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ("fields", "path"), INVALID, ids=[f"{path}={next(iter(fields.values()))!a:.24}" for fields, path in INVALID]
 )
 def test_a_question_that_cannot_be_meant_is_refused(world: World, fields: dict[str, Any], path: str) -> None:
-    """A malformed question is the caller's mistake, INVALID_ARGUMENT, and never a verdict on the key."""
+    """A malformed request is INVALID_ARGUMENT and never a verdict."""
     text = world.create(scopes=["*"]).key
     refused = world.refused("Verify", pb.VerifyRequest(key=text, **fields))
     assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [path])

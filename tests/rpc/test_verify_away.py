@@ -1,4 +1,4 @@
-"""Verify while the database is away: never a stale "valid", unless an operator chose to be late rather than down."""
+"""Verify without the database: never a stale VALID, unless the operator prefers stale answers to none."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from tumbler_server.errors import StoreUnavailable
 
 @pytest.fixture
 def away(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Give what takes the service's database away."""
+    """Return a function that makes the service's database unavailable."""
 
     def fail(*_: Any) -> Any:
         raise StoreUnavailable
@@ -29,19 +29,19 @@ def away(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def unavailable(world: World, key: str, **fields: Any) -> bool:
-    """Say whether a Verify was refused since the database does not answer."""
+    """Return whether Verify is UNAVAILABLE with STORE_UNAVAILABLE."""
     refused = world.refused("Verify", pb.VerifyRequest(key=key, **fields))
     return (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
 
 
 def stale_answers() -> float:
-    """Return how many answers were counted as stale so far."""
+    """Return how many stale answers have been counted."""
     (family,) = metrics.STALE_ANSWERS.collect()
     return family.samples[0].value
 
 
 def test_denied_by_default(world: World, away: Callable[[], None]) -> None:
-    """Past the bound nobody is let in, known or not."""
+    """Beyond the staleness bound, every Verify is unavailable, for cached and uncached keys."""
     created = world.create()
     assert world.verdict(created.key) == "VALID"
     away()
@@ -51,7 +51,7 @@ def test_denied_by_default(world: World, away: Callable[[], None]) -> None:
 
 
 def test_a_typing_error_needs_no_database(world: World, away: Callable[[], None]) -> None:
-    """A text that is no key is MALFORMED all the same, once the caller is proven."""
+    """A malformed key is MALFORMED even without the database, if the caller is cached."""
     world.reopen(stale_if_error=MINUTE)
     world.verdict(world.operator)
     away()
@@ -59,7 +59,7 @@ def test_a_typing_error_needs_no_database(world: World, away: Callable[[], None]
 
 
 def test_a_caller_without_a_key_needs_no_database(world: World, away: Callable[[], None]) -> None:
-    """A credential that is no key is UNAUTHENTICATED all the same."""
+    """A malformed credential is UNAUTHENTICATED even without the database."""
     away()
     world.let_lapse()
     assert world.refused("List", pb.ListRequest(), "garbage").reason == "UNAUTHENTICATED"
@@ -70,11 +70,11 @@ class TestStaleIfError:
 
     @pytest.fixture(autouse=True)
     def opt_in(self, world: World) -> None:
-        """Have the operator opt in to a minute."""
+        """Set ``--stale-if-error`` to a minute."""
         world.reopen(stale_if_error=MINUTE)
 
     def test_goes_on(self, world: World, away: Callable[[], None]) -> None:
-        """A known key is answered, as of when the position was last confirmed, and may not be cached by the client."""
+        """A cached key gets a verdict with the check_time of the last confirmed position and without a cache_ttl."""
         created = world.create()
         fresh = world.verify(created.key)
         assert fresh.HasField("cache_ttl")
@@ -89,7 +89,7 @@ class TestStaleIfError:
         assert stale_answers() > counted
 
     def test_no_longer_than_was_said(self, world: World, away: Callable[[], None]) -> None:
-        """After the bound and the minute nobody is let in."""
+        """After the staleness bound and the minute, Verify is unavailable."""
         created = world.create()
         world.verify(created.key)
         away()
@@ -99,14 +99,14 @@ class TestStaleIfError:
         assert unavailable(world, created.key)
 
     def test_nobody_new(self, world: World, away: Callable[[], None]) -> None:
-        """A key that is not known cannot be proven."""
+        """An uncached key cannot be verified."""
         created = world.create()
         world.verdict(world.operator)
         away()
         assert unavailable(world, created.key)
 
     def test_the_clock_still_counts(self, world: World, away: Callable[[], None]) -> None:
-        """Expiry is decided by the present instant, not by when the position was confirmed."""
+        """Expiry is decided by the current time, not by the time of the last confirmed position."""
         created = world.create(expire_time=at(world.clock() + SECOND))
         assert world.verdict(created.key) == "VALID"
         away()
@@ -115,7 +115,7 @@ class TestStaleIfError:
         assert world.verdict(created.key) == "EXPIRED"
 
     def test_not_against_a_stricter_wish(self, world: World, away: Callable[[], None]) -> None:
-        """Whoever asks for every change is not given less."""
+        """A fully consistent Verify gets no stale answer."""
         created = world.create()
         world.verify(created.key)
         away()
@@ -123,7 +123,7 @@ class TestStaleIfError:
         assert unavailable(world, created.key, consistency={"fully_consistent": True})
 
     def test_what_was_known_stays(self, world: World, away: Callable[[], None]) -> None:
-        """A revocation that this server knew of is not forgotten."""
+        """A revocation that this server has seen stays in force."""
         created = world.create()
         world.verify(created.key)
         world.revoke(created.api_key.id)

@@ -1,4 +1,4 @@
-"""How fresh a verdict is, which log position it reflects, and how long it may be reused."""
+"""Freshness of verdicts: the log position that they reflect, and how long they may be cached."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +32,7 @@ from tumbler_server.keys.tokens import open_tokens
 def test_an_answer_may_be_reused_for_a_minute_at_most(
     world: World, life: int | None, grace: int | None, waited: int, expected: int
 ) -> None:
-    """cache_ttl is 60 s, and ends with the key's expiry or grace where that comes sooner."""
+    """cache_ttl is 60 s, or the time to the key's expiry or end of grace period if that is shorter."""
     created = world.create(ttl=None if life is None else lasting(life))
     if grace is not None:
         world.rotate(created.api_key.id, grace_period=lasting(grace))
@@ -41,7 +41,7 @@ def test_an_answer_may_be_reused_for_a_minute_at_most(
 
 
 def test_the_operator_chooses_how_long_an_answer_may_be_reused(world: World) -> None:
-    """The longest cache_ttl is the server's setting."""
+    """The longest cache_ttl is a setting of the server."""
     created, short = world.create(), world.create(ttl=lasting(HOUR))
     world.reopen(cache_ttl=DAY)
     assert world.verify(created.key).cache_ttl == lasting(DAY)
@@ -49,13 +49,13 @@ def test_the_operator_chooses_how_long_an_answer_may_be_reused(world: World) -> 
 
 
 def test_nothing_may_be_reused_of_a_key_that_was_not_proven(world: World) -> None:
-    """With MALFORMED and NOT_FOUND there is no cache_ttl."""
+    """MALFORMED and NOT_FOUND have no cache_ttl."""
     for text in ("garbage", world.create().key[:-1] + "!"):
         assert not world.verify(text).HasField("cache_ttl")
 
 
 def test_every_change_moves_the_revision_by_one(world: World) -> None:
-    """An answer's revision is that of the newest change: a change of any key moves it by one, reading does not."""
+    """A response's revision is that of the newest change of any key; each change adds one, and reads add nothing."""
     created = world.create()
     key_id = created.api_key.id
     first = world.verify(created.key)
@@ -77,7 +77,7 @@ def test_every_change_moves_the_revision_by_one(world: World) -> None:
 
 
 def test_a_token_of_a_change_is_honoured(world: World) -> None:
-    """An answer at least as fresh as a change knows of it; an older token asks for less and is good too."""
+    """A response that is at least as fresh as a change reflects it; an older token is valid and demands less."""
     created = world.create()
     revoked = world.revoke(created.api_key.id)
     for token in (created.consistency_token, revoked.consistency_token):
@@ -86,14 +86,14 @@ def test_a_token_of_a_change_is_honoured(world: World) -> None:
 
 @pytest.fixture
 def stranger(dialect: str, new_database: Callable[[str], str], tmp_path: Path, clock: FrozenClock) -> Iterator[World]:
-    """Give another installation, with a database and a pepper of its own."""
+    """Return another installation, with its own database and pepper."""
     stranger = World(new_database(dialect), tmp_path / "stranger", clock)
     yield stranger
     stranger.close()
 
 
 def test_a_token_of_another_installation_is_refused(world: World, stranger: World) -> None:
-    """A consistency or page token that this installation did not issue is INVALID_ARGUMENT."""
+    """A consistency token or page token of another installation is INVALID_ARGUMENT."""
     foreign = stranger.create().consistency_token
     request = pb.VerifyRequest(key=world.create().key, consistency={"at_least_as_fresh": foreign})
     refused = world.refused("Verify", request)
@@ -104,14 +104,14 @@ def test_a_token_of_another_installation_is_refused(world: World, stranger: Worl
 
 
 def test_a_key_of_another_installation_is_not_found(world: World, stranger: World) -> None:
-    """Keys are good in the installation that made them, for verification and for calling."""
+    """A key of another installation is NOT_FOUND, and UNAUTHENTICATED as a caller."""
     foreign = stranger.create(project_id="tumbler", scopes=["tumbler:*"]).key
     assert world.verdict(foreign) == "NOT_FOUND"
     assert world.refused("List", pb.ListRequest(), foreign).code is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_what_is_no_token_is_refused(world: World) -> None:
-    """A changed, empty or invented token is INVALID_ARGUMENT, whatever key is presented; so is one of another kind."""
+    """A changed, empty, invented or different kind of token is INVALID_ARGUMENT, whatever key is verified."""
     created = [world.create() for _ in range(2)]
     token = created[0].consistency_token
     page = world.page(page_size=1).next_page_token
@@ -124,7 +124,7 @@ def test_what_is_no_token_is_refused(world: World) -> None:
 
 
 def test_a_token_from_the_future_is_refused(world: World) -> None:
-    """A token of a revision that the database lacks, after a restored backup say, is never answered from less."""
+    """A token of a revision that the database lacks, for example after a restore, is refused."""
     created = world.create()
     tokens = open_tokens(world.core.store)
     newest = world.events()[-1].revision
@@ -155,9 +155,9 @@ CHANGES: dict[str, tuple[Callable[[World, str], object], str]] = {
 def test_another_server_sees_a_change_within_the_bound(
     world: World, twin: World, dialect: str, change: str, consistency: dict[str, bool] | None
 ) -> None:
-    """What one server changed the other decides by, though it knew the key and nothing told it.
+    """A server decides by another server's changes, although it has cached the key and gets no notification.
 
-    At once on SQLite, and everywhere with fully_consistent; on PostgreSQL when max_staleness has gone by.
+    This takes effect at once on SQLite and with fully_consistent, and on PostgreSQL after max_staleness.
     """
     created = world.create(scopes=["a:b"])
     asked = {"required_scopes": ["a:b"], "consistency": consistency}
@@ -172,7 +172,7 @@ def test_another_server_sees_a_change_within_the_bound(
 
 
 def test_another_server_sees_a_change_with_its_token_at_once(world: World, twin: World) -> None:
-    """An answer that must be as fresh as a change is never older, whoever made the change, and whatever is known."""
+    """A response that must be as fresh as a change reflects it, whichever server made it and whatever is cached."""
     created = world.create()
     assert twin.verdict(created.key) == "VALID"
     token = world.revoke(created.api_key.id).consistency_token
@@ -180,7 +180,7 @@ def test_another_server_sees_a_change_with_its_token_at_once(world: World, twin:
 
 
 def test_another_server_knows_a_new_key_at_once(world: World, twin: World) -> None:
-    """A key made at one server is good at the other, also where it was presented there before it existed."""
+    """A key that one server creates works at once at the other."""
     assert twin.verdict(twin.operator) == "VALID"
     created = world.create()
     assert twin.verdict(created.key) == "VALID"
@@ -193,7 +193,7 @@ def test_another_server_knows_a_new_key_at_once(world: World, twin: World) -> No
 
 
 def test_a_calling_key_is_shut_out_by_the_other_server_within_the_bound(world: World, twin: World) -> None:
-    """A caller whose key was revoked, or lost its scope, at one server is refused by the other."""
+    """A revoked or narrowed calling key is refused by the other server within the staleness bound."""
     reader = world.create(scopes=["tumbler:keys:read"])
     twin.page(reader.key)
     world.update(reader.api_key.id, "scopes")
@@ -205,7 +205,7 @@ def test_a_calling_key_is_shut_out_by_the_other_server_within_the_bound(world: W
 
 
 def test_a_calling_key_is_let_in_by_the_other_server_within_the_bound(world: World, twin: World) -> None:
-    """A caller that was given a scope, or switched on again, at one server is let in by the other."""
+    """A granted scope or an activation of a calling key takes effect at the other server within the staleness bound."""
     reader = world.create()
     assert twin.refused("List", pb.ListRequest(), reader.key).reason == "SCOPE_MISSING"
     world.update(reader.api_key.id, scopes=["tumbler:keys:read"])
@@ -220,7 +220,7 @@ def test_a_calling_key_is_let_in_by_the_other_server_within_the_bound(world: Wor
 
 
 def test_a_small_memory_forgets_and_errs_not(world: World) -> None:
-    """A server that may remember one key alone answers the same, only more slowly."""
+    """A server with a cache of one key gives the same verdicts, only more slowly."""
     world.reopen(cache_size=1)
     created = [world.create() for _ in range(3)]
     world.revoke(created[1].api_key.id)

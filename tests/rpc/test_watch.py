@@ -1,4 +1,4 @@
-"""Watch through a real gRPC server in this process, where a test can reach behind it."""
+"""Watch through a real gRPC server in this process, whose internals a test can reach."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ from tumbler_server.server import Core, build_core
 
 
 class Served:
-    """A server in this process, and its operator's connection."""
+    """A server in this process and its operator's connection."""
 
     def __init__(self, database_url: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         installation = Installation(data_dir, database_url)
@@ -37,25 +37,25 @@ class Served:
         self.client = self.connect(operator)
 
     def connect(self, key: str) -> Client:
-        """Open a connection, with a key."""
+        """Open a connection with a key."""
         return Client(f"127.0.0.1:{self._server.port}", key)
 
     def close(self) -> None:
-        """End both."""
+        """Close the connection and stop the server."""
         self.client.close()
         self._server.stop()
 
 
 @pytest.fixture
 def served(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """Give a server on each database."""
+    """Return a server on each database."""
     served = Served(database_url, tmp_path / "data", monkeypatch)
     yield served
     served.close()
 
 
 def test_from_the_first_response_to_the_last(served: Served) -> None:
-    """A stream tells what is made, and is forgotten when its client has left."""
+    """A stream sends each event and is removed when its client cancels."""
     stream = served.client.watch().opened()
     made = served.client.create()
     (event,) = stream.events(1)
@@ -68,7 +68,7 @@ def test_from_the_first_response_to_the_last(served: Served) -> None:
 
 
 def test_a_key_that_is_there_no_more(served: Served) -> None:
-    """If a caller's key was removed from the database itself, no stream begins, though memory still knows the key."""
+    """If a caller's row was deleted from the database, no stream starts, even if the key is cached."""
     made = served.client.create(scopes=["tumbler:keys:verify"])
     caller = served.connect(made.key)
     assert caller.verdict(made.key) == "VALID"
@@ -79,7 +79,7 @@ def test_a_key_that_is_there_no_more(served: Served) -> None:
 
 
 def test_who_may_verify_keys_reads_none(served: Served) -> None:
-    """A stream tells that a key changed and in which fields, not their values, nor who called from where."""
+    """A stream shows which fields of a key changed, not their values, and not the caller's address."""
     stream = served.client.watch().opened()
     made = served.client.create(owner_id="alice", scopes=["a:b"], metadata={"note": "confidential"})
     served.client.call(
@@ -96,7 +96,7 @@ def test_who_may_verify_keys_reads_none(served: Served) -> None:
 def test_a_fault_is_told_to_nobody(
     served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """If telling fails inside the server, the stream ends with a fixed text, and the next one can go on from there."""
+    """If an internal error ends a stream, its text is fixed, and the next stream can resume from the cursor."""
     stream = served.client.watch().opened()
 
     def fail(_: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Watch over real sockets, on a loop in this process: what the hub tells, as messages and statuses of gRPC."""
+"""Watch over real sockets, on an event loop in this process: the hub's messages and statuses."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -32,7 +32,7 @@ WAIT = 30.0
 
 @pytest.fixture
 def domain(database_url: str, clock: FrozenClock) -> Iterator[Domain]:
-    """Give the domain on each database, by a clock that stands still."""
+    """Return the domain on each database, with a frozen clock."""
     store = new_store(database_url)
     domain = Domain(store, clock)
     yield domain
@@ -58,7 +58,7 @@ class Serving:
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", {"Watch": watch}),))
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
-        # A connection that holds little: what is not read soon waits at the server.
+        # A small flow-control window, so that unread messages soon queue at the server.
         small = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16_384), ("grpc.enable_http_proxy", 0))
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", small)
         return self
@@ -70,7 +70,7 @@ class Serving:
         self._threads.shutdown()
 
     def watch(self) -> Any:
-        """Begin a stream."""
+        """Open a stream."""
         return self._channel.unary_stream("/test/Watch", response_deserializer=pb.WatchResponse.FromString)(b"")
 
     async def _watch(self, _: bytes, context: Any) -> None:
@@ -90,7 +90,7 @@ class Serving:
 
 
 def served(test: Callable[[Domain, Serving, Key], Awaitable[None]]) -> Callable[[Domain], None]:
-    """Run a test on a loop, with a server on it and the key that calls it."""
+    """Run a test on an event loop, with a server and its calling key."""
 
     def run(domain: Domain) -> None:
         async def whole() -> None:
@@ -106,17 +106,17 @@ def served(test: Callable[[Domain, Serving, Key], Awaitable[None]]) -> Callable[
 
 
 def make_noise(domain: Domain) -> None:
-    """Write so many large events that a stream which is not read holds no more."""
+    """Write enough large events to fill an unread stream."""
     record(domain, 60, fields="s" * 100_000)
 
 
 def update(domain: Domain, key: Key, **fields: Any) -> None:
-    """Change fields of a key."""
+    """Update fields of a key."""
     domain.lifecycle.update(OPERATOR, Edit(key.id, Draft("acme", **fields), tuple(fields)))
 
 
 def remove(domain: Domain, key: Key) -> None:
-    """Take a key's row away behind the service's back, and have its streams look by an event of the key."""
+    """Delete a key's row directly in the database, and append an event of the key, so that its streams check it."""
     delete = f"DELETE FROM api_key WHERE id = '{key.id}'"  # noqa: S608 - an id of our own
     domain.store.alone(lambda db: db.execute_sql(delete))
     change = Change(EventType.UPDATED, key.id, "acme", "", domain.clock(), Actor("", "the tests"), {})
@@ -126,7 +126,7 @@ def remove(domain: Domain, key: Key) -> None:
 
 @served
 async def test_from_the_first_response_to_the_last(domain: Domain, serving: Serving, caller: Key) -> None:
-    """A stream says at once where it begins, tells what is made, and is forgotten when its client has left."""
+    """A stream starts with its position, sends each event, and is removed when its client cancels."""
     stream = serving.watch()
     first = await stream.read()
     assert (list(first.events), first.reset) == ([], False)
@@ -141,7 +141,7 @@ async def test_from_the_first_response_to_the_last(domain: Domain, serving: Serv
 
 @served
 async def test_a_client_that_leaves_unread(domain: Domain, serving: Serving, caller: Key) -> None:
-    """A stream whose client leaves without having read is forgotten as well."""
+    """A stream whose client cancels with unread messages is removed as well."""
     stream = serving.watch()
     await stream.read()
     make_noise(domain)
@@ -162,7 +162,7 @@ async def test_a_client_that_leaves_unread(domain: Domain, serving: Serving, cal
     ids=["revoked", "switched off", "another network", "scope lost", "removed from the database"],
 )
 def test_the_callers_key_changes(domain: Domain, change: Callable[[Domain, Key], None], failure: type) -> None:
-    """When the calling key would not be let in any more, the stream ends with what a call would be answered."""
+    """If the calling key changes so that a call would be refused, the stream ends with the same error."""
 
     async def test(domain: Domain, serving: Serving, caller: Key) -> None:
         stream = serving.watch()
@@ -176,7 +176,7 @@ def test_the_callers_key_changes(domain: Domain, change: Callable[[Domain, Key],
 
 @served
 async def test_the_callers_key_expires(domain: Domain, serving: Serving, caller: Key) -> None:
-    """When the calling key expires, its stream ends; it is judged by the end that the key was given meanwhile."""
+    """A stream ends when its calling key expires, by the key's current expiry."""
     stream = serving.watch()
     await stream.read()
     update(domain, caller, expire_time=domain.clock() + DAY)
@@ -190,7 +190,7 @@ async def test_the_callers_key_expires(domain: Domain, serving: Serving, caller:
 
 @served
 async def test_who_does_not_read(domain: Domain, serving: Serving, caller: Key) -> None:
-    """A stream that is not read for five seconds ends; the others on the same connection do not."""
+    """A stream that is not read for five seconds ends; others on the same connection go on."""
     unread, other = serving.watch(), serving.watch()
     await unread.read()
     await other.read()
@@ -207,7 +207,7 @@ async def test_who_does_not_read(domain: Domain, serving: Serving, caller: Key) 
 
 @served
 async def test_goodbye(domain: Domain, serving: Serving, caller: Key) -> None:
-    """When the server ends, streams do at once, read or not."""
+    """On shutdown, streams end at once, read or not."""
     streams = [serving.watch() for _ in range(20)]
     for stream in streams:
         await stream.read()

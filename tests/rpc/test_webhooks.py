@@ -1,4 +1,4 @@
-"""Webhooks: what is sent, signed by whom, again when, and what callers can see and do of it."""
+"""Webhooks: messages, signatures, retries, and what callers can see and change."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ from tumbler_server.webhooks.endpoints import Endpoints
 from tumbler_server.webhooks.targets import Judge, Resolver, Rules
 
 EVER = {"interval": lasting(3_650 * DAY)}
-"""A schedule that brings nothing while a test lasts."""
+"""A schedule with no event during a test."""
 
 
 def watched(world: World, receiver: Receiver, **fields: object) -> pb.CreateResponse:
@@ -51,17 +51,17 @@ def state(delivery: event_pb2.WebhookDelivery) -> str:
 
 
 def signed(sent: Sent, secret: str) -> bool:
-    """Say whether a webhook carries a signature by a secret, whenever that was: the clock stands in 2030."""
+    """Return whether a webhook carries a signature by ``secret``, at any time: the frozen clock is in 2030."""
     when = datetime.fromtimestamp(int(sent.headers["webhook-timestamp"]), timezone.utc)
     signature = Webhook(secret).sign(sent.headers["webhook-id"], when, sent.body)
     return signature in sent.headers["webhook-signature"].split(" ")
 
 
 class TestMessages:
-    """What is told of which event."""
+    """The message of each event."""
 
     def test_revoked(self, mailing: World, receiver: Receiver) -> None:
-        """A revocation is told with its reason, and without the comment."""
+        """The webhook of a revocation has the reason but not the comment."""
         created = watched(mailing, receiver)
         mailing.revoke(created.api_key.id, reason="REVOKE_REASON_COMPROMISED", comment="found in a public place")
         mailing.turn()
@@ -74,7 +74,7 @@ class TestMessages:
         assert sent.headers["content-type"] == "application/json"
 
     def test_deactivated(self, mailing: World, receiver: Receiver) -> None:
-        """A deactivation is told; that a key is switched on again is not."""
+        """A deactivation has a webhook; an activation has none."""
         created = watched(mailing, receiver)
         mailing.set_active(created.api_key.id, active=False)
         mailing.set_active(created.api_key.id, active=True)
@@ -83,7 +83,7 @@ class TestMessages:
         assert receiver.waiting == 0
 
     def test_rotated(self, mailing: World, receiver: Receiver) -> None:
-        """A rotation is told with the successor's id and the end of the grace, and nothing of the secret."""
+        """The webhook of a rotation has the successor's ID and the end of the grace period, but no secret."""
         created = watched(mailing, receiver)
         rotated = mailing.rotate(created.api_key.id)
         mailing.turn()
@@ -97,7 +97,7 @@ class TestMessages:
         assert rotated.key[-49:] not in sent.body
 
     def test_due(self, mailing: World, receiver: Receiver) -> None:
-        """A rotation that is due is told with the claim token, and nothing else than the contract says."""
+        """The webhook of a due rotation has the claim token, and otherwise only the fields of the contract."""
         created = watched(mailing, receiver, rotation={"interval": lasting(DAY), "webhook_url": receiver.url})
         mailing.clock.advance(DAY)
         mailing.turn()
@@ -106,7 +106,7 @@ class TestMessages:
         assert data == {"key_id": created.api_key.id, "project_id": "acme", "due_time": "2030-01-02T00:00:00Z"}
 
     def test_expiring(self, mailing: World, receiver: Receiver) -> None:
-        """An expiry that comes near is told, twice."""
+        """A coming expiry has two webhooks."""
         watched(mailing, receiver, ttl=lasting(30 * DAY))
         for later in (23 * DAY, 6 * DAY):
             mailing.clock.advance(later)
@@ -120,7 +120,7 @@ class TestMessages:
         assert deliveries(mailing) == []
 
     def test_nothing_of_the_past(self, mailing: World, receiver: Receiver) -> None:
-        """What happened to a key before it had a URL is not told."""
+        """Events before a key had a URL have no webhook."""
         created = mailing.create()
         mailing.set_active(created.api_key.id, active=False)
         mailing.turn()
@@ -131,10 +131,10 @@ class TestMessages:
 
 
 class TestSecret:
-    """The secret that signs."""
+    """The signing secret."""
 
     def test_shown_once(self, mailing: World, receiver: Receiver) -> None:
-        """Whoever sets a URL that the project has not had gets its secret; who sets it again does not."""
+        """The first call that sets a URL in a project returns its secret; later calls do not."""
         first, second = watched(mailing, receiver), watched(mailing, receiver)
         assert first.webhook_secret.startswith("whsec_")
         assert not second.webhook_secret
@@ -143,21 +143,21 @@ class TestSecret:
         assert signed(receiver.next("key.revoked"), first.webhook_secret)
 
     def test_by_update(self, mailing: World, receiver: Receiver) -> None:
-        """Update shows it too."""
+        """Update returns the secret of a new URL, too."""
         key = mailing.create().api_key
         answer = mailing.update(key.id, "rotation", rotation=EVER | {"webhook_url": receiver.url})
         assert answer.webhook_secret.startswith("whsec_")
         assert answer.api_key.rotation.webhook_url == receiver.url
 
     def test_repeated_create(self, mailing: World, receiver: Receiver) -> None:
-        """A repeated request_id shows neither secret again."""
+        """A replay of Create omits the key and the webhook secret."""
         fields = {"request_id": "123e4567-e89b-42d3-a456-426614174000"}
         assert watched(mailing, receiver, **fields).webhook_secret
         again = watched(mailing, receiver, **fields)
         assert (again.secret_omitted, again.key, again.webhook_secret) == (True, "", "")
 
     def test_of_a_project(self, mailing: World, receiver: Receiver) -> None:
-        """Two projects with one URL have two secrets."""
+        """Two projects with one URL have different secrets."""
         one = watched(mailing, receiver)
         other = watched(mailing, receiver, project_id="globex")
         assert len({one.webhook_secret, other.webhook_secret, ""}) == 3
@@ -167,7 +167,7 @@ class TestSecret:
         assert (signed(sent, one.webhook_secret), signed(sent, other.webhook_secret)) == (False, True)
 
     def test_sealed(self, mailing: World, receiver: Receiver) -> None:
-        """The database has it only sealed, for this project and URL."""
+        """The database holds the secret only sealed."""
         created = watched(mailing, receiver)
         (row,) = mailing.core.store.select(EndpointRow.select())
         secret = base64.b64decode(created.webhook_secret.removeprefix("whsec_"))
@@ -175,7 +175,7 @@ class TestSecret:
         assert len(bytes(row.secret)) == len(secret) + 12 + 16
 
     def test_replaced(self, mailing: World, receiver: Receiver) -> None:
-        """For 24 hours after it was replaced, both secrets sign; then the new one alone."""
+        """For 24 hours after a rotation, both secrets sign; after that, only the new one does."""
         created = watched(mailing, receiver)
         request = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=receiver.url)
         replaced = mailing.call("RotateWebhookSecret", request)
@@ -191,7 +191,7 @@ class TestSecret:
         assert (signed(sent, created.webhook_secret), signed(sent, replaced.webhook_secret)) == (False, True)
 
     def test_replaced_is_an_event(self, mailing: World, receiver: Receiver) -> None:
-        """That a secret was replaced is in the log, by whom and of which URL, and never the secret."""
+        """The rotation of a secret is an event with actor and URL, and without the secret."""
         watched(mailing, receiver)
         request = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=receiver.url)
         replaced = mailing.call("RotateWebhookSecret", request)
@@ -203,7 +203,7 @@ class TestSecret:
         assert audit.run(mailing.core.store, mailing.clock)
 
     def test_replaced_again(self, mailing: World, receiver: Receiver) -> None:
-        """Whichever of a day's secrets the receiver has learnt of, it counts; three replaced ones sign at the most."""
+        """All secrets of the last 24 hours sign; a fourth rotation within that time is refused."""
         created = watched(mailing, receiver)
         request = pb.RotateWebhookSecretRequest(project_id="acme", webhook_url=receiver.url)
         secrets = [
@@ -221,14 +221,14 @@ class TestSecret:
 
     @pytest.mark.parametrize(("project", "path"), [("acme", "/other"), ("globex", "")])
     def test_replace_unknown(self, mailing: World, receiver: Receiver, project: str, path: str) -> None:
-        """A URL that the project never had has no secret to replace."""
+        """RotateWebhookSecret is refused for a URL that the project never had."""
         watched(mailing, receiver)
         request = pb.RotateWebhookSecretRequest(project_id=project, webhook_url=receiver.url + path)
         refused = mailing.refused("RotateWebhookSecret", request)
         assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "ENDPOINT_NOT_FOUND")
 
     def test_pepper_rotated(self, mailing: World, receiver: Receiver) -> None:
-        """A new pepper seals the secret anew within an hour, and the old one can then go."""
+        """A new pepper reseals the secret within an hour, so that the old pepper can be removed."""
         created = watched(mailing, receiver)
         newest = pepper.rotate(mailing.installation.pepper_file)
         mailing.reopen()
@@ -240,7 +240,7 @@ class TestSecret:
         assert signed(receiver.next("key.revoked"), created.webhook_secret)
 
     def test_pepper_gone(self, mailing: World, receiver: Receiver) -> None:
-        """Without the pepper that it was sealed under nothing is sent, and the delivery says what to do."""
+        """If the pepper of a secret is missing, nothing is sent, and the delivery says what to do."""
         created = watched(mailing, receiver)
         mailing.installation.pepper_file.unlink()
         pepper.create(mailing.installation.pepper_file)
@@ -254,7 +254,7 @@ class TestSecret:
         mailing.turn()
 
     def test_no_pepper(self, mailing: World, receiver: Receiver) -> None:
-        """A server without any pepper refuses webhooks, and says why."""
+        """A server without a pepper refuses webhook URLs with WEBHOOKS_NEED_PEPPER."""
         mailing.installation.pepper_file.unlink()
         mailing.reopen()
         schedule = EVER | {"webhook_url": receiver.url}
@@ -264,10 +264,10 @@ class TestSecret:
 
 
 class TestAttempts:
-    """When something is sent, and what comes of it."""
+    """Attempts to send, and their results."""
 
     def test_delivered(self, mailing: World, receiver: Receiver) -> None:
-        """A 2xx is success, and the end of it."""
+        """A 2xx status ends the delivery as DELIVERED."""
         mailing.revoke(watched(mailing, receiver).api_key.id)
         mailing.turn()
         sent = receiver.next("key.revoked")
@@ -280,7 +280,7 @@ class TestAttempts:
         assert receiver.waiting == 0
 
     def test_schedule(self, mailing: World, receiver: Receiver) -> None:
-        """After failures it is sent 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 10 h … later, plus a tenth, for three days."""
+        """Retries follow 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 10 h … later, plus up to a tenth, for three days."""
         receiver.status = 500
         mailing.revoke(watched(mailing, receiver).api_key.id)
         began = mailing.clock.now
@@ -308,7 +308,7 @@ class TestAttempts:
 
     @pytest.mark.parametrize("status", [300, 301, 302, 307, 308, 400, 401, 404, 429, 500, 503])
     def test_failures(self, mailing: World, receiver: Receiver, status: int) -> None:
-        """Whatever is not 2xx is a failure; nobody is led elsewhere by a redirect."""
+        """Every other status is a failure, and redirects are not followed."""
         receiver.status = status
         receiver.headers = {"Location": f"{receiver.url}/elsewhere"}
         mailing.revoke(watched(mailing, receiver).api_key.id)
@@ -318,7 +318,7 @@ class TestAttempts:
         assert (state(only(mailing)), only(mailing).last_status_code) == ("PENDING", status)
 
     def test_retry_after(self, mailing: World, receiver: Receiver) -> None:
-        """A receiver's Retry-After is honoured where it asks for more patience than we have."""
+        """A Retry-After that is longer than the schedule's delay is honoured."""
         receiver.status, receiver.headers = 503, {"Retry-After": "7200"}
         mailing.revoke(watched(mailing, receiver).api_key.id)
         mailing.turn()
@@ -329,7 +329,7 @@ class TestAttempts:
         assert receiver.waiting == 0
 
     def test_nobody_listens(self, mailing: World, receiver: Receiver) -> None:
-        """Where nobody listens, it is said in our own words, and tried again."""
+        """If the connection is refused, the delivery has an error and stays pending."""
         created = watched(mailing, receiver, rotation=EVER | {"webhook_url": "http://127.0.0.1:1/hook"})
         mailing.revoke(created.api_key.id)
         mailing.turn()
@@ -337,7 +337,7 @@ class TestAttempts:
         assert only(mailing).last_error
 
     def test_gone(self, mailing: World, receiver: Receiver) -> None:
-        """A 410 turns the endpoint off: for what waits, and for what comes, until its URL is set again."""
+        """A 410 turns the endpoint off for pending and new deliveries, until its URL is set again."""
         first, second, third = (watched(mailing, receiver) for _ in range(3))
         receiver.status = 410
         mailing.revoke(first.api_key.id)
@@ -353,7 +353,7 @@ class TestAttempts:
         assert [state(delivery) for delivery in deliveries(mailing)] == ["DELIVERED", "ENDPOINT_OFF", "ENDPOINT_OFF"]
 
     def test_one_dead_receiver(self, mailing: World, receiver: Receiver) -> None:
-        """One that fails is asked again by one delivery at a time, and does not hold up another."""
+        """A failing receiver is retried with one delivery at a time and does not delay other receivers."""
         dead = EVER | {"webhook_url": "http://127.0.0.1:1/hook"}
         keys = [mailing.create(rotation=dead).api_key.id for _ in range(40)]
         for key_id in keys:
@@ -368,7 +368,7 @@ class TestAttempts:
         assert sum(delivery.attempts for delivery in deliveries(mailing, page_size=100)) <= tried + 2
 
     def test_claimed_meanwhile(self, mailing: World, receiver: Receiver) -> None:
-        """A claim token that is void is not sent any more."""
+        """A void claim token is no longer sent."""
         receiver.status = 500
         schedule = {"interval": lasting(DAY), "webhook_url": receiver.url}
         created = watched(mailing, receiver, rotation=schedule)
@@ -386,7 +386,7 @@ class TestAttempts:
         assert [state(delivery) for delivery in deliveries(mailing)] == ["DELIVERED", "OUTDATED"]
 
     def test_clock_set_back(self, mailing: World, receiver: Receiver) -> None:
-        """What a clock that was a year ahead has put off is not put off for a year."""
+        """A clock that was a year ahead does not delay a retry by a year."""
         receiver.status = 500
         created = watched(mailing, receiver)
         mailing.clock.advance(365 * DAY)
@@ -400,7 +400,7 @@ class TestAttempts:
         assert state(only(mailing)) == "DELIVERED"
 
     def test_another_server(self, mailing: World, receiver: Receiver) -> None:
-        """What one server could not deliver, another does, under the same id."""
+        """Another server retries a failed delivery with the same ID and body."""
         receiver.status = 500
         mailing.revoke(watched(mailing, receiver).api_key.id)
         mailing.turn()
@@ -414,7 +414,7 @@ class TestAttempts:
         assert state(only(mailing)) == "DELIVERED"
 
     def test_forgotten(self, mailing: World, receiver: Receiver) -> None:
-        """Deliveries that are over go with the events that they were of."""
+        """Completed deliveries are removed together with their events."""
         created = watched(mailing, receiver)
         mailing.revoke(created.api_key.id)
         mailing.turn()
@@ -426,11 +426,11 @@ class TestAttempts:
 
 
 class TestShares:
-    """One project's receivers do not hold up another's webhooks."""
+    """One project's receivers do not delay another project's webhooks."""
 
     @pytest.mark.parametrize(("projects", "urls"), [(1, 200), (10, 200)])
     def test_black_holes(self, mailing: World, receiver: Receiver, projects: int, urls: int) -> None:
-        """Before any of many receivers that never answer is given up, another project's webhook has arrived."""
+        """Another project's webhook arrives before any of many hanging receivers has timed out."""
         endpoints = endpoints_of(mailing, projects * urls)
         with BadReceiver(accept_and_hang) as hole:
             for number in range(projects):
@@ -438,7 +438,7 @@ class TestShares:
                 key_id = mailing.create(project_id=project_id).api_key.id
                 targets = [f"http://127.0.0.1:{hole.port}/{project_id}/{each}" for each in range(urls)]
                 pile_up(mailing.core.store, endpoints, project_id, key_id, targets, mailing.clock.now)
-            for _ in range(8):  # as many as would fill all senders
+            for _ in range(8):  # as many as would occupy all senders
                 mailing.scheduler.acting.turn()
             mailing.revoke(watched(mailing, receiver).api_key.id)
             for _ in range(3):
@@ -451,35 +451,35 @@ class TestShares:
 
 
 def endpoints_of(world: World, most: int) -> Endpoints:
-    """Return what makes endpoints as the service does, but for the URLs that a project may have."""
+    """Return the service's maker of endpoints, with a different limit of URLs per project."""
     return Endpoints(pepper.vault(world.installation.peppers()), Judge(Rules(), Resolver()), most)
 
 
 def accept_and_hang(connection: socket.socket, over: threading.Event) -> None:
-    """Take what comes, and never answer."""
+    """Read everything and never respond."""
     while connection.recv(65_536):
         pass
 
 
 class TestLimit:
-    """How many URLs a project may have, and how it gets room again."""
+    """The limit of webhook URLs in a project, and how URLs are removed."""
 
     @pytest.fixture
     def limited(self, mailing: World, receiver: Receiver) -> World:
-        """Give a service whose projects may have two URLs, and one that has."""
+        """Return a service with a limit of two URLs, and a project that has two."""
         mailing.reopen(max_webhook_urls=2)
         for path in ("/0", "/1"):
             watched(mailing, receiver, rotation=EVER | {"webhook_url": receiver.url + path})
         return mailing
 
     def later(self, world: World) -> None:
-        """Let a day go by."""
+        """Advance the clocks by a day, and take a turn."""
         world.clock.advance(DAY)
         world.uptime.advance(HOUR)
         world.turn()
 
     def revoke_all(self, world: World) -> None:
-        """End all keys of the project."""
+        """Revoke all keys of the project."""
         for key in world.page(project_id="acme").api_keys:
             world.revoke(key.id)
         world.turn()
@@ -491,7 +491,7 @@ class TestLimit:
 
     @pytest.mark.parametrize("validate_only", [False, True])
     def test_create(self, limited: World, receiver: Receiver, validate_only: bool) -> None:
-        """One more is refused, and no key is made; one that the project has is not, and another project's neither."""
+        """A URL beyond the limit is refused and no key is made; known URLs and other projects are not affected."""
         keys = len(limited.page().api_keys)
         schedule = EVER | {"webhook_url": receiver.url}
         request = pb.CreateRequest(project_id="acme", rotation=schedule, validate_only=validate_only)
@@ -503,14 +503,14 @@ class TestLimit:
         assert watched(limited, receiver, project_id="globex").webhook_secret
 
     def test_update(self, limited: World, receiver: Receiver) -> None:
-        """Update refuses it too."""
+        """Update refuses a URL beyond the limit, too."""
         key = limited.create().api_key
         with pytest.raises(Refused) as caught:
             limited.update(key.id, "rotation", rotation=EVER | {"webhook_url": receiver.url})
         assert caught.value.reason == "LIMIT_REACHED"
 
     def test_forgotten(self, limited: World, receiver: Receiver) -> None:
-        """A URL that no key has is forgotten a day after that was seen, and there is room for another."""
+        """A URL without keys is removed a day after the server has noticed it, which frees its place."""
         self.revoke_all(limited)
         self.later(limited)
         assert self.urls(limited) == ["/0", "/1"]
@@ -519,7 +519,7 @@ class TestLimit:
         assert watched(limited, receiver).webhook_secret
 
     def test_replaced(self, limited: World) -> None:
-        """A key that was replaced counts as long as its grace lasts."""
+        """A rotated key keeps its URL during the grace period."""
         for key in limited.page(project_id="acme").api_keys:
             new = limited.rotate(key.id, grace_period=lasting(4 * DAY)).api_key
             limited.update(new.id, "rotation", rotation=EVER)
@@ -531,7 +531,7 @@ class TestLimit:
         assert self.urls(limited) == []
 
     def test_used(self, limited: World, receiver: Receiver) -> None:
-        """Kept are URLs of keys, and those for which something waits."""
+        """A URL is kept while a key or a pending delivery uses it."""
         receiver.status = 500
         (first,) = [key for key in limited.page().api_keys if key.rotation.webhook_url.endswith("/0")]
         limited.revoke(first.id)
@@ -554,7 +554,7 @@ class TestLimit:
         assert self.urls(limited) == ["/0"]
 
     def test_in_turns(self, limited: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        """However many there are, each is looked at, some in a turn."""
+        """Every URL is checked, a few in each turn."""
         monkeypatch.setattr(upkeep, "LOOKED_AT", 1)
         self.revoke_all(limited)
         self.later(limited)
@@ -562,7 +562,7 @@ class TestLimit:
         assert self.urls(limited) == []
 
     def test_redeliver(self, limited: World) -> None:
-        """What was for a URL that is forgotten cannot be sent again."""
+        """A delivery to a removed URL cannot be sent again."""
         self.revoke_all(limited)
         for _ in range(2):
             self.later(limited)
@@ -571,10 +571,10 @@ class TestLimit:
 
 
 class TestRedeliver:
-    """Sending again by hand."""
+    """Redeliver."""
 
     def test_failed(self, mailing: World, receiver: Receiver) -> None:
-        """What failed is sent at once, with the same id, and its attempts are counted on."""
+        """A failed delivery is sent again at once, with the same ID, and its attempts keep counting."""
         receiver.status = 500
         mailing.revoke(watched(mailing, receiver).api_key.id)
         mailing.turn()
@@ -587,7 +587,7 @@ class TestRedeliver:
         assert (state(only(mailing)), only(mailing).attempts) == ("DELIVERED", 2)
 
     def test_delivered(self, mailing: World, receiver: Receiver) -> None:
-        """What was delivered can be sent again: receivers lose things."""
+        """A delivered webhook can be sent again, because receivers lose messages."""
         mailing.revoke(watched(mailing, receiver).api_key.id)
         mailing.turn()
         receiver.next("key.revoked")
@@ -596,7 +596,7 @@ class TestRedeliver:
         assert receiver.next("key.revoked")
 
     def test_turned_off(self, mailing: World, receiver: Receiver) -> None:
-        """It turns an endpoint on that was off."""
+        """Redeliver turns a disabled endpoint on again."""
         receiver.status = 410
         mailing.revoke(watched(mailing, receiver).api_key.id)
         mailing.turn()
@@ -606,7 +606,7 @@ class TestRedeliver:
         assert state(only(mailing)) == "DELIVERED"
 
     def test_outdated(self, mailing: World, receiver: Receiver) -> None:
-        """A claim token that is void is sent to nobody, however one asks."""
+        """A void claim token cannot be sent again."""
         schedule = {"interval": lasting(DAY), "webhook_url": receiver.url}
         created = watched(mailing, receiver, rotation=schedule)
         mailing.clock.advance(DAY)
@@ -618,15 +618,15 @@ class TestRedeliver:
 
     @pytest.mark.parametrize(("delivery_id", "reason"), [("msg_0", "DELIVERY_NOT_FOUND"), ("", "INVALID_FIELD")])
     def test_unknown(self, mailing: World, delivery_id: str, reason: str) -> None:
-        """An id that there is not is refused."""
+        """An unknown delivery ID is refused."""
         assert mailing.refused("Redeliver", pb.RedeliverRequest(delivery_id=delivery_id)).reason == reason
 
 
 class TestCallers:
-    """Who may see and do what."""
+    """Permissions."""
 
     def test_other_projects(self, mailing: World, receiver: Receiver) -> None:
-        """Another project's deliveries do not exist, and its endpoints neither."""
+        """The deliveries and endpoints of another project do not exist for a caller."""
         mailing.revoke(watched(mailing, receiver).api_key.id)
         mailing.turn()
         delivery_id = only(mailing).id
@@ -648,13 +648,13 @@ class TestCallers:
         ],
     )
     def test_scopes(self, mailing: World, method: str, request_: object, scope: str) -> None:
-        """Each needs its scope."""
+        """Each method needs its scope."""
         without = mailing.caller("tumbler:keys:verify")
         refused = mailing.refused(method, request_, without)
         assert (refused.reason, dict(refused.info.metadata)) == ("SCOPE_MISSING", {"scope": scope})
 
     def test_update_alone(self, mailing: World, receiver: Receiver) -> None:
-        """Whoever may not rotate a key may not have its claim tokens sent somewhere; a URL that it has may stay."""
+        """A caller without the scope to rotate a key cannot set a new webhook URL, but may keep the old one."""
         updater = mailing.caller("tumbler:keys:update")
         bare, told = mailing.create().api_key, watched(mailing, receiver).api_key
         with pytest.raises(Refused) as caught:
@@ -666,7 +666,7 @@ class TestCallers:
         )
 
     def test_no_escalation(self, mailing: World, receiver: Receiver) -> None:
-        """Nobody gets hold of a key with permissions on this service that it lacks by a webhook of its own."""
+        """To set a key's webhook URL, a caller must hold the key's `tumbler:…` scopes."""
         strong = mailing.create(scopes=["tumbler:events:read"]).api_key
         weak = mailing.caller("tumbler:keys:update", "tumbler:keys:rotate")
         with pytest.raises(Refused) as caught:
@@ -674,7 +674,7 @@ class TestCallers:
         assert caught.value.reason == "SCOPE_ESCALATION"
 
     def test_pages(self, mailing: World, receiver: Receiver) -> None:
-        """Pages go on where the one before ended, newest first, and belong to their filter."""
+        """Pages continue where the last one ended, newest first, and are bound to their filter."""
         created = [watched(mailing, receiver).api_key.id for _ in range(5)]
         for key_id in created:
             mailing.revoke(key_id)
@@ -692,7 +692,7 @@ class TestCallers:
         assert mailing.refused("ListDeliveries", other).fields == ["page_token"]
 
     def test_filters(self, mailing: World, receiver: Receiver) -> None:
-        """Deliveries are found by project, key and state."""
+        """Deliveries can be filtered by project, key and state."""
         one, other = watched(mailing, receiver), watched(mailing, receiver, project_id="globex")
         for created in (one, other):
             mailing.revoke(created.api_key.id)
@@ -705,21 +705,21 @@ class TestCallers:
 
 
 class TestDoctor:
-    """What `tumbler-server doctor` says of webhooks."""
+    """What `tumbler-server doctor` reports about webhooks."""
 
     def finding(self, world: World) -> tuple[str, str]:
-        """Return how bad it is, and what to do."""
+        """Return the severity and the remedy."""
         (finding,) = [each for each in doctor.examine(world.installation) if each.subject == "webhooks"]
         return finding.severity, finding.mend
 
     def test_in_order(self, mailing: World, receiver: Receiver) -> None:
-        """Where nothing is wrong, nothing is to be done."""
+        """If nothing is wrong, the finding is ok and has no remedy."""
         assert self.finding(mailing) == ("ok", "")
         watched(mailing, receiver)
         assert self.finding(mailing) == ("ok", "")
 
     def test_off(self, mailing: World, receiver: Receiver) -> None:
-        """A receiver that is gone is a warning."""
+        """An endpoint that is off is a warning."""
         receiver.status = 410
         mailing.revoke(watched(mailing, receiver).api_key.id)
         mailing.turn()
@@ -728,7 +728,7 @@ class TestDoctor:
         assert "redeliver" in mend
 
     def test_pepper_gone(self, mailing: World, receiver: Receiver) -> None:
-        """A secret that cannot be opened any more is wrong."""
+        """A secret that cannot be opened is reported as wrong."""
         watched(mailing, receiver)
         mailing.installation.pepper_file.unlink()
         pepper.create(mailing.installation.pepper_file)
@@ -738,7 +738,7 @@ class TestDoctor:
 
 
 class TestUrls:
-    """Which URLs a key may have; tests/faults has the hostile ones."""
+    """Allowed URLs; tests/faults has the hostile ones."""
 
     @pytest.mark.parametrize(
         "url",
@@ -755,7 +755,7 @@ class TestUrls:
         ],
     )
     def test_refused(self, world: World, url: str) -> None:
-        """A URL that no webhook may go to is refused with its field, and not quoted; nothing is made."""
+        """A forbidden URL is refused with its field and is not quoted."""
         request = pb.CreateRequest(project_id="acme", rotation=EVER | {"webhook_url": url})
         refused = world.refused("Create", request)
         assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["rotation.webhook_url"])
@@ -766,16 +766,16 @@ class TestUrls:
         assert caught.value.fields == ["api_key.rotation.webhook_url"]
 
     def test_loopback(self, world: World) -> None:
-        """The server's own machine is refused unless the operator lets it through."""
+        """A loopback URL is refused unless the operator allows it."""
         rotation = EVER | {"webhook_url": "http://127.0.0.1:8000/"}
         assert world.refused("Create", pb.CreateRequest(project_id="acme", rotation=rotation)).fields
 
     def test_unknown_name(self, world: World) -> None:
-        """A name that has no address now may have one when it is sent to."""
+        """A host name without an address is accepted, because it may have one later."""
         assert world.create(rotation=EVER | {"webhook_url": "https://hooks.example.com/in"}).webhook_secret
 
     def test_validate_only(self, world: World) -> None:
-        """A Create that is only validated makes no endpoint."""
+        """A Create with validate_only makes no endpoint."""
         created = world.create(rotation=EVER | {"webhook_url": "https://hooks.example.com/in"}, validate_only=True)
         assert not created.webhook_secret
         assert created.api_key.rotation.webhook_url == "https://hooks.example.com/in"
