@@ -1,7 +1,7 @@
 """Serves a call with the operations of gRPC's core: two batches of them for most calls.
 
-Only for streams, and for calls that take longer than a moment, does the server ask gRPC to report when the caller goes
-away. For the others it learns that from the next operation.
+The server asks gRPC to report when a caller goes away only for streams, and for calls that take longer than a moment.
+For the others it learns that from the next operation.
 """
 
 import asyncio
