@@ -24,7 +24,7 @@ def system_clock() -> int:
 
 
 def uptime() -> int:
-    """Return microseconds on the monotonic clock; if the system can, it also runs while the machine sleeps."""
+    """Return microseconds on a monotonic clock, which includes the machine's sleep if the system supports that."""
     return time.clock_gettime_ns(_STEADY) // 1000
 
 

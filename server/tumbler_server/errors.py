@@ -1,4 +1,4 @@
-"""Domain errors. ``rpc.status`` maps each to a gRPC status; this module does not know gRPC.
+"""Domain errors. ``rpc.status`` maps each to a gRPC status; this module does not depend on gRPC.
 
 Messages and details are sent to callers and logged. So they never hold a secret, or text of a caller that could hold
 one.
@@ -228,7 +228,10 @@ class StoreUnavailable(TumblerError):
 
 
 def may_have_changed(failure: BaseException) -> bool:
-    """Return whether a change that ended with this may have been made: not known, or it was interrupted."""
+    """Return whether a change that ended with this failure may have been made.
+
+    That is so if its outcome is unknown, or if it was interrupted.
+    """
     if isinstance(failure, StoreUnavailable):
         return failure.detail.get("changed") != "no"
     return not isinstance(failure, Exception)

@@ -115,7 +115,7 @@ class _PepperFile:
             raise SetupError(f"the pepper file {self._path} changed during init: run `tumbler-server init` again")
 
     def remove_unused(self, store: Store) -> None:
-        """Remove the file if it was created here and signed no key. It stays if the database cannot say."""
+        """Remove the file if it was created here and signed no key. If the database does not answer, the file stays."""
 
         def work(transaction: Transaction) -> None:
             if not _signed(transaction, self.peppers):

@@ -17,7 +17,7 @@ class Handover:
     """
 
     def __init__(self, output: Path | None) -> None:
-        """Create the file, if there is to be one.
+        """Create the output file, if there is to be one.
 
         Raises ``SetupError`` if it exists or cannot be written, or if there is none and stdout is closed.
         """

@@ -114,7 +114,7 @@ class _Patient:
         if self._pipe is None:
             return True
         if sys.platform == "linux" and size > select.PIPE_BUF - _ABOUT_THE_LOST:
-            return False  # a writable pipe is sure to accept only so much without blocking
+            return False  # a writable pipe may not accept more without blocking
         poll = select.poll()
         poll.register(self._pipe, select.POLLOUT)
         return bool(poll.poll(0))

@@ -45,7 +45,7 @@ _SCHEDULED = frozenset(family.name for counter in (ALARMS, WEBHOOK_ATTEMPTS) for
 """Metrics that only schedulers count, and serving processes do not."""
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""Tells processes in which folder to count. The library reads it when it is imported."""
+"""The environment variable with the folder in which processes count. The library reads it when it is imported."""
 
 _PATIENCE = 10
 """Seconds that a connection may take to send its request."""

@@ -23,8 +23,8 @@ import structlog
 _GONE = {signal.SIGHUP} if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else set()
 
 ENDING = frozenset({signal.SIGTERM, signal.SIGINT, *_GONE})
-"""The signals that stop a server in order. SIGHUP (its terminal was closed) is one of them, unless it is ignored, as
-by nohup."""
+"""The signals that stop a server gracefully. SIGHUP (its terminal was closed) is one of them, unless it is ignored,
+as by nohup."""
 
 READY = b"ready"
 """What a process sends to its parent when it starts its work. Anything else is the reason why it does not."""
@@ -60,7 +60,7 @@ class Process:
         self.began = time.monotonic()
         told, self._lifeline = os.pipe()
         self.report, telling = os.pipe()
-        # The child inherits this: a signal to the whole group must wait until the child can end in order.
+        # The child inherits this: a signal to the whole group must wait until the child can end gracefully.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             self._process = subprocess.Popen(  # noqa: S603 - ourselves
@@ -90,7 +90,7 @@ class Process:
         self._process.send_signal(number)
 
     def release(self) -> None:
-        """Tell it to end, in order."""
+        """Tell it to end gracefully."""
         os.close(self._lifeline)
         self._lifeline = -1
 
@@ -136,7 +136,7 @@ class Patience:
 
 @contextlib.contextmanager
 def kept(what: str, start: Callable[[], Process]) -> Iterator["Keeper"]:
-    """Keep a process running beside this one: if it ends, another replaces it. It ends, in order, with the context."""
+    """Keep a process running beside this one: if it ends, another replaces it. With the context, it ends gracefully."""
     keeper = Keeper(what, start)
     keeper.begin()
     patience = 0.0  # no wait if the context ends with an exception

@@ -1,4 +1,4 @@
-"""The process that does what is due by the clock. Each server runs one, and one of all of them acts.
+"""The process that does timed work. Each server runs one, and one of all of them acts.
 
 It is a process of its own so that it shares no interpreter with those that verify. It has a lower priority (``nice``),
 so that they get the processors first, too. It does not use gRPC.

@@ -69,7 +69,7 @@ from tumbler_server.webhooks.targets import Judge, LookUp, Resolver
 SERVICE = api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"]
 
 _LAST_WORD = 0.25
-"""Seconds for clients that watch the server's health to learn that it stops, before they are cut off."""
+"""Seconds for health watchers to learn that the server stops, before they are cut off."""
 
 _UNREAD = 3.0
 """Seconds for callers to read how their streams end, if no call is in flight."""

@@ -87,7 +87,7 @@ def reserved(address: str) -> Iterator[int]:
 
 def _bind(held: contextlib.ExitStack, family: int, where: tuple[Any, ...]) -> int:
     with socket.socket(family, socket.SOCK_STREAM) as alone:
-        # Bind as a server does that does not share its port: that fails if another one listens. (Two servers that start
+        # Bind like a server that does not share its port: that fails if another one listens. (Two servers that start
         # within the same millisecond can both pass. They then share the port, and their answers are still correct.)
         alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         alone.bind(where)
@@ -95,7 +95,7 @@ def _bind(held: contextlib.ExitStack, family: int, where: tuple[Any, ...]) -> in
     # This socket never listens, so it gets no connections.
     shared = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
     shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    # For a minute after a server that did not share its port, its connections keep other sockets from the port.
+    # For a minute after a server that did not share its port, its connections keep the port from sockets without this.
     shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     shared.bind((where[0], port, *where[2:]))
     shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # the port is ours now
@@ -147,7 +147,7 @@ class _Worker:
 
 
 class _Crew:
-    """The workers. Leaving the context ends them, in order."""
+    """The workers. Leaving the context ends them gracefully."""
 
     def __init__(self, jobs: Sequence[Job], signals: int, counts: "_Counts") -> None:
         self._workers = [_Worker(job) for job in jobs]

@@ -12,8 +12,8 @@ AGAIN = MINUTE
 """Time between two lines while the trouble lasts."""
 
 QUIET = 5 * SECOND
-"""The trouble ends with a success, if nothing has failed for this long. So a failure now and then is not two lines
-each."""
+"""How long nothing must have failed before a success ends the trouble. Otherwise, alternating failures and successes
+would log a line each."""
 
 _log = structlog.get_logger(__name__)
 

@@ -23,7 +23,7 @@ class Allotment:
         return self._of[party]
 
     def is_full(self, party: str) -> bool:
-        """Return whether a party gets no more."""
+        """Return whether a party may take no more places."""
         return self._of[party] >= min(self.most_each, self._most - self.taken)
 
     def take(self, party: str, number: int) -> None:

@@ -1,4 +1,4 @@
-"""The table of methods, and the handler that says how each call is served."""
+"""The table of methods, and how a call gets its handler."""
 
 import asyncio
 import math
@@ -99,7 +99,7 @@ METHODS: Mapping[str, Row] = {
 """How each RPC is served, how large its request may be, how many calls may be in flight, and which lane runs them."""
 
 
-class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
+class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
     """Serves the methods of the service. Use it on the loop's thread only."""
 
     def __init__(self, service: ServiceDescriptor, house: House, lanes: Lanes) -> None:

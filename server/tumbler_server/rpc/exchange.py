@@ -120,7 +120,7 @@ class Exchange(Handler):
             return  # the record may be stale, or the network allowed: checked later, with a view and a context
 
     async def stream_unary(self, _: object, context: Any) -> bytes:
-        """Serve the call. gRPC's name for a handler of one response."""
+        """Serve the call. The name is gRPC's."""
         failed: Exception
         try:
             answer = await self.answer(context)
@@ -260,7 +260,7 @@ class Refusal(Handler):
         self._shedding = shedding
 
     async def stream_unary(self, _: object, context: Any) -> bytes:
-        """Refuse the call. gRPC's name for a handler of one response."""
+        """Refuse the call."""
         await self._shedding.refuse(context.peer())
         return await status.end(context, self._told)
 
@@ -274,7 +274,7 @@ class Farewell(Handler):
         self._told = told
 
     async def stream_unary(self, _: object, context: Any) -> bytes:
-        """Refuse the call. gRPC's name for a handler of one response."""
+        """Refuse the call."""
         return await status.end(context, self._told)
 
 
@@ -288,7 +288,7 @@ class Cut(Refusal):
         self._whoever = whoever
 
     async def stream_unary(self, _: object, context: Any) -> bytes:
-        """Refuse the call. gRPC's name for a handler of one response."""
+        """Refuse the call."""
         self._shedding.cut(context.peer(), self._whoever)
         return await status.end(context, self._told)
 
@@ -395,7 +395,7 @@ class Watch(Exchange):
     __slots__ = ()
 
     async def stream_stream(self, _: object, context: Any) -> None:
-        """Serve the stream. gRPC's name for a handler of a stream of responses."""
+        """Serve the stream. The name is gRPC's."""
         try:
             request = self.decode(await self.receive(context))
             await self.settle(context)

@@ -34,7 +34,7 @@ _SERVING, _NOT_SERVING, _UNKNOWN = (
 )
 
 
-class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
+class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
     """Answers health checks. ``service`` is the full name of our service. Use it on the loop's thread only."""
 
     paths: ClassVar[Mapping[str, int]] = {f"/{SERVICE}/Check": SOME, f"/{SERVICE}/Watch": FEW}

@@ -184,7 +184,7 @@ def _tell(
 
 
 def tellable(failure: BaseException) -> Exception:
-    """Return a failure as a future accepts it. Others would make the waiter wait forever, or end the loop."""
+    """Return a failure in a form that a future accepts. Others would make its waiter wait forever, or end the loop."""
     if isinstance(failure, Exception) and not isinstance(failure, StopIteration):
         return failure
     return RuntimeError(f"the work ended with {type(failure).__name__}")

@@ -84,7 +84,7 @@ class Loop(asyncio.BaseEventLoop):
             ) from None
         self._rings = False
         self._alone = 0
-        """How often to skip the check for a second event, because there was none last time."""
+        """Number of checks for a second event to skip, because there was none last time."""
 
     def select(self, timeout: float | None) -> tuple[()]:
         """Wait up to ``timeout`` seconds for events, and call the tags of those that arrive."""
@@ -172,7 +172,7 @@ class LoopThread:
 
 
 def _make_bell(queue: Any) -> Any:
-    """Return the bell: a finished call. Any thread rings it by an empty batch of operations, which completes at once.
+    """Return the bell: a finished call. Any thread rings it with an empty batch of operations, which completes at once.
 
     That puts an event into gRPC's queue; gRPC has no other way to do so. The call is made to ourselves, through a
     server that is then destroyed. It uses every part of gRPC that serving a call uses, so a version of gRPC that has

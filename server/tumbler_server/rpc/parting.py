@@ -1,4 +1,4 @@
-"""Stops serving callers that keep calling while the server stops.
+"""Disconnects callers when the server stops, although they keep calling.
 
 gRPC tells callers to leave (GOAWAY) when it stops accepting calls. Calls that they have sent by then, or send before
 they receive it, end with CANCELLED, as if the callers had cancelled them: no client retries such a call.

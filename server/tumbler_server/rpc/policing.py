@@ -35,16 +35,16 @@ _GREETING = 1 << 20
 loop, and gRPC reads some of each message before the server asks for it (``grpc.http2.lookahead_bytes``)."""
 
 _TRICKLE = 0.02
-"""Share of the rate. A stranger that sends less is not among those that divide the rate."""
+"""Share of the rate. Strangers that send less are not counted when the rate is divided."""
 
 _MOMENT = 0.05
-"""Seconds after which the traffic since the last check says nothing."""
+"""Seconds after which the traffic since the last check proves nothing."""
 
 _REST = 5
 """The pause between two scans of the connections, as a multiple of the processor time that a scan takes."""
 
 _OLD = 1.0
-"""Seconds after which an earlier reading says nothing."""
+"""Seconds after which an earlier reading is too old to compare with."""
 
 _THREADS = "/proc/self/task"
 _TRAFFIC, _TRAFFIC_6 = Path("/proc/self/net/netstat"), Path("/proc/self/net/snmp6")

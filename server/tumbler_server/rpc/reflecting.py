@@ -18,7 +18,7 @@ SERVICE = reflection.SERVICE_NAME
 METHOD = "ServerReflectionInfo"
 
 
-class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
+class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
     """Describes the services of these names. Use it on the loop's thread only."""
 
     paths: ClassVar[Mapping[str, int]] = {f"/{SERVICE}/{METHOD}": FEW}

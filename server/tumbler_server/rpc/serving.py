@@ -176,7 +176,7 @@ class Context:
         self._task = task()
 
     def let_go(self) -> None:
-        """Forget the task, which has finished."""
+        """Forget the task, so that it is no longer cancelled."""
         self._task = None
 
     async def _do(self, *operations: Any, receiving: Any = None) -> None:

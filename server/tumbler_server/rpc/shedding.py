@@ -205,13 +205,13 @@ class Shedding:
         self._thread.shutdown()
 
     def doom_overdrawn(self, ends: set[End]) -> None:
-        """Have these connections cut, which received more bytes than their calls explain."""
+        """Queue these connections to be cut, because they sent more bytes than their calls explain."""
         new = ends - self._doomed
         self._overdrawn += len(new)
         self.doom(new)
 
     def doom(self, ends: set[End]) -> None:
-        """Have these connections cut."""
+        """Queue these connections to be cut."""
         self._doomed |= ends
         if self._doomed:
             self._cutting = self._cutting or asyncio.ensure_future(self._cut_all())

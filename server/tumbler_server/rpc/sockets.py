@@ -91,12 +91,12 @@ def stop_listening(port: int) -> None:
 
 
 def finish(file: int) -> None:
-    """Send nothing more, after what has been sent. The peer can then only hang up."""
+    """Close our side of a connection, after all data sent on it. The peer can then only hang up."""
     _c.shutdown(file, socket.SHUT_WR)
 
 
 def hear(file: int) -> bool:
-    """Accept what the peer sends again, and return whether it was silenced. Linux only."""
+    """Stop dropping what the peer sends, and return whether it was silenced. Linux only."""
     return not _c.setsockopt(file, socket.SOL_SOCKET, _SO_DETACH_FILTER, bytes(4), 4)
 
 

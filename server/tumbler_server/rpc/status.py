@@ -84,14 +84,14 @@ def abort(context: grpc.ServicerContext, failure: BaseException, method: str) ->
     code, message, details = told(failure, method)
     context.set_trailing_metadata(((_DETAILS, details),))
     context.abort(code, message)
-    raise AssertionError("abort() returned")  # gRPC's raises
+    raise AssertionError("abort() returned")  # gRPC's abort() always raises
 
 
 async def end(context: grpc.aio.ServicerContext, last: Told) -> NoReturn:
     """End a call on the loop with a status."""
     context.set_trailing_metadata(((_DETAILS, last.details),))
     await context.abort(last.code, last.message)
-    raise AssertionError("abort() returned")  # gRPC's raises
+    raise AssertionError("abort() returned")  # gRPC's abort() always raises
 
 
 def told(failure: BaseException, method: str) -> Told:

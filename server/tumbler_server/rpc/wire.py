@@ -213,7 +213,7 @@ def timestamp(instant: int) -> Timestamp | None:
 
 
 def duration(span: int) -> Duration:
-    """Return a span as a message."""
+    """Return a duration as a message."""
     return Duration(seconds=span // SECOND, nanos=span % SECOND * 1_000)
 
 
