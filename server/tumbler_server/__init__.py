@@ -2,6 +2,6 @@
 
 import os
 
-# gRPC's core logs each header that it cannot read, as fast as anybody sends them, from the threads that read for all:
-# 60,000 lines a second, and a server that stands still where its log is not read. What matters of that we log.
+# gRPC's core logs every header that it cannot parse, as fast as clients send them, on the threads that read all
+# connections: 60,000 lines a second, and the server stops if its log is not read. We log what matters of that.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -1,7 +1,7 @@
-"""The call that a thread is working on: how long its caller waits, and what must still hold when it writes.
+"""The call that a thread works on: how long its caller waits, and what must still hold when it writes.
 
-The layer that serves sets it around the work of each call; the store asks it before it begins a transaction. So nothing
-in between has to hand it on, and no write can forget it.
+The serving layer sets it around the work of each call. The store reads it before it begins a transaction. So no layer
+in between has to pass it on, and no write can forget it.
 """
 
 import contextlib
@@ -15,44 +15,44 @@ from typing import Any
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """A caller's patience. ``deadline`` is an instant of ``time.monotonic``, in seconds."""
+    """What the store knows of a call. ``deadline`` is in seconds of ``time.monotonic``."""
 
     deadline: float = math.inf
     gone: bool = False
-    """Whether the caller has cancelled the call, or its connection has ended. Set by one thread, read by another."""
+    """Whether the caller has cancelled the call or disconnected. Set by one thread, read by another."""
     judge: Callable[[Any], None] | None = None
-    """Judges the caller again inside each write transaction (its argument), before anything is written.
+    """Checks the caller again inside each write transaction, its argument, before anything is written.
 
-    Raises what to answer.
+    Raises the error to answer with.
     """
     peer: Callable[[], str] | None = None
-    """Tells the caller's IP address; asked only where something is written."""
+    """Returns the caller's IP address. Called only if something is written."""
     request_id: str = ""
-    """What the caller named the call; the log tells it."""
+    """The caller's name for the call, for the event log."""
 
     def address(self) -> str:
-        """Return the caller's IP address; empty: there is none, as behind a Unix socket."""
+        """Return the caller's IP address; empty if it has none, as behind a Unix socket."""
         return self.peer() if self.peer else ""
 
     def alive(self) -> bool:
-        """Say whether anybody still waits for the answer."""
+        """Return whether the caller still waits for the answer."""
         return not self.gone and time.monotonic() < self.deadline
 
 
 NOBODY = Call()
-"""Where nobody has called: a command, or work in the background. It is never gone."""
+"""The call of work without a caller: a command, or background work. It is never gone."""
 
 _CURRENT: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
 def current() -> Call | None:
-    """Return the call that this thread works on; None outside of one, as in commands and in the background."""
+    """Return the call that this thread works on, or None outside of calls, as in commands and background work."""
     return _CURRENT.get()
 
 
 @contextlib.contextmanager
 def serving(call: Call | None) -> Iterator[None]:
-    """Work on a call for as long as the context lasts; with None, on what is everybody's and no one caller's."""
+    """Set the current call while the context lasts; None for work that is shared and belongs to no one caller."""
     token = _CURRENT.set(call)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Time as the service keeps it: whole microseconds since 1970-01-01 UTC."""
+"""Time as the service stores it: whole microseconds since 1970-01-01 UTC."""
 
 import datetime
 import time
@@ -12,24 +12,24 @@ HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
 END = 253_402_300_799 * SECOND + 999_999
-"""The end of the year 9999: the last instant that a timestamp on the wire can name."""
+"""The end of the year 9999: the last instant that a Timestamp message can hold."""
 
 NEVER = 2**63 - 1
 """Later than every instant: the expiry of a key that does not expire. It sorts last, and ``now >= NEVER`` is false."""
 
 
 def system_clock() -> int:
-    """Return the present instant by the operating system's wall clock."""
+    """Return the current time of the system's wall clock."""
     return time.time_ns() // 1000
 
 
 def uptime() -> int:
-    """Return microseconds on a clock that nobody sets, and that goes on while the machine sleeps, where it can."""
+    """Return microseconds on a monotonic clock, which includes the machine's sleep if the system supports that."""
     return time.clock_gettime_ns(_STEADY) // 1000
 
 
 def rfc3339(instant: int) -> str:
-    """Return an instant as people write it, in UTC."""
+    """Return an instant in the format of RFC 3339, in UTC."""
     moment = datetime.datetime.fromtimestamp(instant // SECOND, datetime.timezone.utc)
     return moment.replace(microsecond=instant % SECOND).isoformat().replace("+00:00", "Z")
 

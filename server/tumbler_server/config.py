@@ -1,6 +1,6 @@
-"""The settings of an operator. Each is a flag and an environment variable, declared only here.
+"""The server's settings. Each is a flag and an environment variable, declared only here.
 
-A test compares the table of docs/configuration.md with these declarations.
+A test compares the table in docs/configuration.md with these declarations.
 """
 
 import ipaddress

@@ -1,6 +1,7 @@
-"""What can go wrong, in the domain's own terms. ``rpc.status`` gives each its gRPC status; nothing here knows of it.
+"""Domain errors. ``rpc.status`` maps each to a gRPC status; this module does not depend on gRPC.
 
-No message or detail ever holds a secret or text of a caller's that could hold one: they are sent to callers and logged.
+Messages and details are sent to callers and logged. So they never hold a secret, or text of a caller that could hold
+one.
 """
 
 import enum
@@ -18,19 +19,20 @@ class Violation:
     rule: str
 
 
-# gRPC's clients take 8 KiB of metadata: what is larger reaches a caller as RESOURCE_EXHAUSTED. An InvalidFields stays
-# below 6 KiB: its message is sent percent-encoded, three bytes for one, and again in its details, as base64.
+# gRPC's clients accept 8 KiB of metadata. If there is more, the caller gets RESOURCE_EXHAUSTED instead. An
+# InvalidFields stays below 6 KiB: its message is sent percent-encoded, three bytes for one, and again in its details,
+# as base64.
 _SHOWN_IN_A_MESSAGE = 200
 _SHOWN_OF_A_FIELD = 256
 _SHOWN_OF_A_RULE = 256
 _MOST_SHOWN = 100
 _AROUND = 8
 _ROOM = 2_000
-"""Bytes of all violations together; of each, what protobuf puts around it."""
+"""Maximum bytes of all violations. ``_AROUND`` is what protobuf adds to each."""
 
 
 class TumblerError(Exception):
-    """The base of all that a caller may be told. ``detail`` becomes the metadata of ErrorInfo."""
+    """Base of all errors that a caller may get. ``detail`` becomes the metadata of ErrorInfo."""
 
     def __init__(self, message: str, /, **detail: str) -> None:
         super().__init__(message)
@@ -39,9 +41,9 @@ class TumblerError(Exception):
 
 
 class InvalidFields(TumblerError):
-    """One or more fields break a rule. ``violations`` are the first, as many as an answer has room for.
+    """One or more fields break a rule. ``violations`` has as many of them as an answer has room for.
 
-    Where that is not all of them, the last one names no field and says how many more there are.
+    If that is not all, the last one names no field and says how many more there are.
     """
 
     def __init__(self, violations: Sequence[Violation]) -> None:
@@ -66,42 +68,42 @@ class Undecodable(TumblerError):
 
 
 class Unauthenticated(TumblerError):
-    """No key came with the call, or one that is not accepted; it is not said which."""
+    """The call has no key, or one that is not accepted. The message does not say which."""
 
     def __init__(self) -> None:
         super().__init__("send a valid API key of this service as `authorization: Bearer <key>`")
 
 
 class ScopeMissing(TumblerError):
-    """The calling key lacks the scope that the RPC asks for."""
+    """The calling key lacks the scope that the RPC requires."""
 
     def __init__(self, scope: str) -> None:
         super().__init__(f"the calling key lacks the scope {scope}", scope=scope)
 
 
 class OtherProject(TumblerError):
-    """The request names a project that is not the caller's. Which one is not said back: it could be a pasted key."""
+    """The request names another project than the caller's. The message does not repeat it: it could be a pasted key."""
 
     def __init__(self) -> None:
         super().__init__("the calling key may only act in its own project")
 
 
 class ScopeEscalation(TumblerError):
-    """The caller would hand out a permission on this service that it does not hold."""
+    """The caller cannot grant a permission on this service that it does not hold."""
 
     def __init__(self, scope: str) -> None:
         super().__init__(f"the calling key cannot grant {scope}: it does not hold that scope itself", scope=scope)
 
 
 class SelfWidening(TumblerError):
-    """A key would make itself stronger; another one has to."""
+    """A key cannot widen its own permissions; another key can."""
 
     def __init__(self, key_id: str) -> None:
         super().__init__("a key cannot widen itself; make this change with another key", key_id=key_id)
 
 
 class KeyNotFound(TumblerError):
-    """No such key, or none that the caller may see: one answer for both."""
+    """No such key, or none that the caller may see. The message does not say which."""
 
     def __init__(self, key_id: str = "") -> None:
         super().__init__("no such key", **({"key_id": key_id} if key_id else {}))
@@ -115,7 +117,7 @@ class KeyIsRevoked(TumblerError):
 
 
 class KeyIsSuperseded(TumblerError):
-    """The key was rotated before."""
+    """The key has already been rotated."""
 
     def __init__(self, key_id: str, replaced_by_key_id: str) -> None:
         super().__init__(
@@ -133,11 +135,11 @@ class KeyIsExpired(TumblerError):
 
 
 NAMED = 100
-"""How many of the keys that a name fits are told, at the most."""
+"""Maximum number of matching keys that the error lists."""
 
 
 class NameIsAmbiguous(TumblerError):
-    """A name fits several keys; ``NAMED`` of them are told."""
+    """A name matches several keys. The error lists up to ``NAMED`` of them."""
 
     def __init__(self, key_ids: Sequence[str]) -> None:
         super().__init__("the name matches several keys; choose one by its key_id", key_ids=",".join(key_ids[:NAMED]))
@@ -151,14 +153,14 @@ class EtagMismatch(TumblerError):
 
 
 class RequestIdReused(TumblerError):
-    """A request_id came again with another body."""
+    """A request_id was used again with a different body."""
 
     def __init__(self, request_id: str) -> None:
         super().__init__("this request_id was already used with a different request body", request_id=request_id)
 
 
 class Overloaded(TumblerError):
-    """Too much work is waiting, or too much is open. ``retry_after`` is in microseconds."""
+    """Too much work is queued, or too much is open. ``retry_after`` is in microseconds."""
 
     def __init__(self, retry_after: int, why: str = "too much work is queued") -> None:
         super().__init__(f"{why}; retry later")
@@ -166,21 +168,21 @@ class Overloaded(TumblerError):
 
 
 class ReaderTooSlow(TumblerError):
-    """A stream's reader does not take what it is sent, or not as fast as it comes."""
+    """A stream's reader does not read, or not as fast as messages are sent."""
 
     def __init__(self) -> None:
         super().__init__("the stream was not read fast enough; read faster, and resume from the last cursor")
 
 
 class ServerStopping(TumblerError):
-    """The server ends, and its streams with it; a call that comes then is not begun."""
+    """The server is stopping, and its streams end. A call that arrives now is not begun."""
 
     def __init__(self) -> None:
         super().__init__("the server is stopping; reconnect, and resume each stream from its last cursor")
 
 
 class Cause(enum.Enum):
-    """Why the database does not do what it is asked: what a caller is told, and what an operator can do about it."""
+    """Why the database fails: what to tell the caller, and how an operator can fix it."""
 
     AWAY = ("the database does not answer", "check that it runs and is reachable, and that --database is correct")
     SLOW = ("the database does not answer in time", "find what locks it or keeps it busy")
@@ -205,10 +207,10 @@ class Cause(enum.Enum):
 
 
 class StoreUnavailable(TumblerError):
-    """The database does not answer, or refuses. ``said`` is its own reason in one line, for the operator alone.
+    """The database does not answer, or refuses. ``said`` is its own reason in one line, for the operator only.
 
-    ``changed`` says what became of the change that it was asked for: nothing was changed (``no``), nobody knows
-    (``unknown``), or it was asked for none (empty).
+    ``changed`` is the outcome of the requested change: nothing was changed (``no``), not known (``unknown``), or no
+    change was requested (empty).
     """
 
     _ENDINGS: ClassVar = {
@@ -226,7 +228,10 @@ class StoreUnavailable(TumblerError):
 
 
 def may_have_changed(failure: BaseException) -> bool:
-    """Say whether a change that ended with this may have been made: nobody knows, or it was interrupted."""
+    """Return whether a change that ended with this failure may have been made.
+
+    That is so if its outcome is unknown, or if it was interrupted.
+    """
     if isinstance(failure, StoreUnavailable):
         return failure.detail.get("changed") != "no"
     return not isinstance(failure, Exception)
@@ -240,14 +245,14 @@ class CallerGone(TumblerError):
 
 
 class LimitReached(TumblerError):
-    """A project has as many of something as it may have. ``limit`` names the row of docs/limits.md."""
+    """A project has reached a limit. ``limit`` names the row of docs/limits.md."""
 
     def __init__(self, limit: str, most: int) -> None:
         super().__init__(f"the project has reached its limit of {most:,} {limit}", limit=limit, most=str(most))
 
 
 class RequestTooLarge(TumblerError):
-    """A request has more bytes than its method takes, in its message or in its header."""
+    """A request has more bytes than its method accepts, in its message or in its headers."""
 
     def __init__(self, size: int, most: int, part: str = "request") -> None:
         super().__init__(
@@ -256,49 +261,49 @@ class RequestTooLarge(TumblerError):
 
 
 class RequestTooSlow(TumblerError):
-    """A caller has opened a call and does not send its request."""
+    """A caller opened a call, but did not send its request in time."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(f"the request did not arrive within {seconds} seconds after its headers")
 
 
 class ClaimTokenInvalid(TumblerError):
-    """What was shown is no claim token of this installation, or was changed."""
+    """A text is not a claim token of this installation, or was altered."""
 
     def __init__(self) -> None:
         super().__init__("this is not a claim token of this installation")
 
 
 class ClaimOutdated(TumblerError):
-    """A claim token was for a rotation that is not due any more."""
+    """The rotation of a claim token is no longer due."""
 
     def __init__(self, key_id: str) -> None:
         super().__init__("this claim token is out of date: its rotation is no longer due", key_id=key_id)
 
 
 class WebhooksNeedPepper(TumblerError):
-    """Webhook secrets and claim tokens are kept safe by the pepper, and there is none."""
+    """The pepper protects webhook secrets and claim tokens, and there is none."""
 
     def __init__(self) -> None:
         super().__init__("webhooks need a pepper file, and this server has none; ask its operator to create one")
 
 
 class EndpointNotFound(TumblerError):
-    """No key of the project was ever given this URL, or none has had it for so long that its secret is forgotten."""
+    """No key of the project ever had this URL, or the last one had it so long ago that its secret was deleted."""
 
     def __init__(self) -> None:
         super().__init__("no key of the project has this webhook_url, or had it recently")
 
 
 class DeliveryNotFound(TumblerError):
-    """No such delivery, or none that the caller may see: one answer for both."""
+    """No such delivery, or none that the caller may see. The message does not say which."""
 
     def __init__(self) -> None:
         super().__init__("no such delivery")
 
 
 class DeliveryOutdated(TumblerError):
-    """What a delivery was to tell is not true any more."""
+    """What a delivery would report is no longer true."""
 
     def __init__(self, delivery_id: str) -> None:
         super().__init__("this delivery is out of date; it is not sent again", delivery_id=delivery_id)
@@ -309,7 +314,7 @@ class SetupError(Exception):
 
 
 def explain(failure: SetupError | StoreUnavailable) -> str:
-    """Return what an operator is told of a command that cannot go on: what, why, and what to do."""
+    """Return the message for an operator when a command cannot continue: what failed, why, and what to do."""
     if isinstance(failure, SetupError):
         return str(failure)
     why = f": {failure.said}" if failure.said else ""
@@ -317,20 +322,20 @@ def explain(failure: SetupError | StoreUnavailable) -> str:
 
 
 class InstallationLost(SetupError):
-    """The database under a running server is not the one that was opened any more: the server has to end."""
+    """The database of a running server is no longer the one that was opened: the server must stop."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"{why}. To fix it: {Cause.REPLACED.mend}")
 
 
 class CannotListen(SetupError):
-    """An address that the operator chose cannot be had."""
+    """The server cannot listen on the address that the operator chose."""
 
     def __init__(self, address: str) -> None:
         super().__init__(f"cannot listen on {address}: is another server running there?")
 
 
 def _clipped(text: str, most: int) -> str:
-    """Return a text, cut where it has more than so many bytes in UTF-8."""
+    """Return a text, cut to at most this many bytes of UTF-8."""
     encoded = text.encode(errors="replace")
     return text if len(encoded) <= most else encoded[: most - 3].decode(errors="ignore") + "..."

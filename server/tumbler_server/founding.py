@@ -1,6 +1,7 @@
-"""An operator's key without a caller: the first, with its schema and pepper file, and another where that is lost.
+"""Makes an operator's key without a caller: the first, with the schema and the pepper file, or another if that is lost.
 
-There is no other way to either. Both ask for what only an operator has: the database, and the second also the pepper.
+There is no other way to make these keys. Both require what only an operator has: the database, and the second also
+the pepper.
 """
 
 import contextlib
@@ -20,16 +21,17 @@ from tumbler_server.store.database import POSTGRESQL, Store, Transaction, open_s
 _UNLIMITED = 2**62  # a full project does not lock its operator out
 
 Keep = Callable[[str], None]
-"""What is given a key's text before the key is in the database."""
+"""Receives a key's text before the key is in the database."""
 
 
 def found(installation: Installation, bcrypt_cost: int, prefix: str, keep: Keep = lambda _: None) -> str:
-    """Found an installation, and return its first key, which may do everything.
+    """Create an installation, and return its first key, which may do everything.
 
-    The pepper file is made with the write lock held, once it is certain that there is no key: of several who found at
-    the same time, wherever they are, one makes a file and the key that its pepper signs, and the others make nothing.
+    The pepper file is created while the write lock is held, after a check that there is no key. If several processes do
+    this at the same time, on any machines, one creates a file and the key that its pepper signs. The others create
+    nothing.
 
-    Raises ``SetupError`` where the database has an installation already; nothing is changed then.
+    Raises ``SetupError`` if the database already has an installation; nothing is changed then.
     """
     if not installation.database:
         installation.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,10 +62,10 @@ def found(installation: Installation, bcrypt_cost: int, prefix: str, keep: Keep 
 def make_operator_key(
     installation: Installation, bcrypt_cost: int, prefix: str, name: str, revoke_others: bool, keep: Keep
 ) -> Seated:
-    """Make another key that may do everything, and revoke the others if asked to. Servers may be running.
+    """Create another key that may do everything, and revoke the others if requested. Servers may be running.
 
-    Raises ``SetupError`` where there is no installation, or the schema is not this program's, or the pepper file is
-    missing or another installation's; and ``InvalidFields`` for a name that breaks the rule. Nothing is changed then.
+    Raises ``SetupError`` if there is no installation, the schema is not this program's, or the pepper file is missing
+    or another installation's. Raises ``InvalidFields`` if the name breaks the rule. Nothing is changed then.
     """
     with contextlib.closing(open_store(installation.database_url, timeout=MINUTE)) as store:
         migrations.check(store)
@@ -85,9 +87,10 @@ def make_operator_key(
 
 
 class _PepperFile:
-    """The pepper file of an installation that is being founded. All happens with the database's write lock held.
+    """The pepper file of an installation that is being created. Use it while the database's write lock is held.
 
-    So of several who found on one database only one at a time looks at the file, makes it or removes it.
+    So if several processes create an installation in one database, only one at a time checks, creates or removes the
+    file.
     """
 
     def __init__(self, installation: Installation) -> None:
@@ -95,15 +98,15 @@ class _PepperFile:
         self._new: Pepper | None = None
         self._made = False
         self.peppers: tuple[Pepper, ...] = ()
-        """What signs the first key, once ``look`` has been called."""
+        """The peppers that sign the first key, after ``look``."""
 
     def look(self) -> None:
-        """Take the peppers of the file, or choose one where there is no file. Raises ``SetupError``."""
+        """Load the peppers of the file, or generate one if there is no file. Raises ``SetupError``."""
         self._new = None if self._path.exists() else pepper.generate()
         self.peppers = pepper.load(self._path) if self._new is None else (self._new,)
 
     def make(self) -> None:
-        """Make the file, once, unless it was there. Raises ``SetupError`` where it has changed, or cannot be made."""
+        """Create the file, once, unless it existed. Raises ``SetupError`` if it has changed, or cannot be created."""
         if self._new is not None and not self._made:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             pepper.create(self._path, self._new)
@@ -112,7 +115,7 @@ class _PepperFile:
             raise SetupError(f"the pepper file {self._path} changed during init: run `tumbler-server init` again")
 
     def remove_unused(self, store: Store) -> None:
-        """Remove the file if it was made and no key was signed with it. Where the database cannot say, it stays."""
+        """Remove the file if it was created here and signed no key. If the database does not answer, the file stays."""
 
         def work(transaction: Transaction) -> None:
             if not _signed(transaction, self.peppers):
@@ -145,7 +148,7 @@ def _has_keys(database: Store | Transaction) -> bool:
 
 
 def _signed(database: Store | Transaction, peppers: Sequence[Pepper]) -> bool:
-    """Say whether any key was signed with one of these peppers."""
+    """Return whether any key was signed with one of these peppers."""
     slots = ", ".join("?" * len(peppers))
     signed = f"SELECT 1 FROM api_key WHERE pepper_id IN ({slots}) LIMIT 1"  # noqa: S608 - no input in it
     return bool(database.read(signed, [each.id for each in peppers]))
@@ -157,7 +160,7 @@ def _demand_no_keys(database: Store | Transaction, installation: Installation) -
 
 
 def peppers_of(installation: Installation, store: Store) -> Sequence[Pepper]:
-    """Return the peppers, if keys of this database were signed with one of them. Raises ``SetupError``."""
+    """Return the peppers, if one of them signed keys of this database. Raises ``SetupError``."""
     needed = "operator-key needs the database and the pepper file that the servers use"
     try:
         peppers = pepper.load(installation.pepper_file)

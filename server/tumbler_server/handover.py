@@ -1,4 +1,4 @@
-"""Where the key goes that a command of the server makes, and what is said where it cannot get there."""
+"""Hands over the key that a command makes, and reports if that fails."""
 
 import os
 import sys
@@ -10,17 +10,21 @@ from tumbler_server.errors import SetupError, StoreUnavailable, explain, may_hav
 
 
 class Handover:
-    """The file of ``--output``, of mode 0600 and begun before anything is changed; without one, stdout.
+    """The destination of a key: the file of ``--output``, or stdout.
 
-    A file holds the key before the database does, so that no key is lost; it is removed where none was made.
+    The file has mode 0600, and is created before anything is changed. It holds the key before the database does, so
+    that no key is lost. It is removed if no key was made.
     """
 
     def __init__(self, output: Path | None) -> None:
-        """Begin. Raises ``SetupError`` where the file exists or cannot be written, or where there is no stdout."""
+        """Create the output file, if there is to be one.
+
+        Raises ``SetupError`` if it exists or cannot be written, or if there is none and stdout is closed.
+        """
         self._announced = False
         self._file: SecretFile | None = None
         if output is None:
-            # ``sys.stdout`` is another one by now, which takes everything and shows nothing.
+            # ``sys.stdout`` has been replaced by now, with a file that discards everything.
             if sys.__stdout__ is None:
                 raise SetupError("stdout is closed, so the key would be lost. Nothing was changed; use --output FILE")
             return
@@ -57,7 +61,7 @@ class Handover:
             ) from exc_value
 
     def keep(self, text: str) -> None:
-        """Take a key that is about to be made: into the file, if there is one. Raises ``SetupError``."""
+        """Take a key that is about to be made, and write it to the file, if there is one. Raises ``SetupError``."""
         if self._file is not None:
             try:
                 self._file.keep(text)
@@ -66,9 +70,9 @@ class Handover:
         self._announced = True
 
     def show(self, text: str, made: str) -> None:
-        """Print a key that was made, alone on stdout, unless it is in a file.
+        """Print a key that was made, and nothing else, to stdout, unless it is in a file.
 
-        Raises ``SetupError``, which begins with what was ``made``, where it cannot be printed.
+        Raises ``SetupError``, which begins with ``made``, if it cannot be printed.
         """
         self._announced = False
         if self._file is not None:
@@ -76,7 +80,7 @@ class Handover:
         try:
             print(text, flush=True)
         except OSError as failure:
-            # What is still buffered would be tried again at the end.
+            # Otherwise Python would try to write the buffered text again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SetupError(
                 f"{made}, but its key could not be shown ({failure.strerror}) and is lost: "

@@ -35,7 +35,7 @@ MESSAGE_BYTES = Limit(
 RECORD_BYTES = Limit("a key's record, serialized", 16 * KIB, "bytes", "INVALID_ARGUMENT, INVALID_FIELD")
 ANSWER_BYTES = Limit(
     "an answer", 3 * MIB, "bytes", "a list ends the page early; a batch leaves the remaining items undecided"
-)  # gRPC's clients take 4 MiB unless told otherwise
+)  # gRPC's clients accept 4 MiB by default
 PAGE_ENTRIES = Limit("a page of a list", 1_000, "entries", "a larger page_size is reduced to 1,000")
 PROJECT_KEYS = Limit(
     "keys of a project", 1_000_000, "keys", "RESOURCE_EXHAUSTED, LIMIT_REACHED", "--max-project-keys"

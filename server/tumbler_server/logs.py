@@ -1,4 +1,4 @@
-"""The log: structured, on stderr, and never a secret in it."""
+"""The log: structured, on stderr, and free of secrets."""
 
 import contextlib
 import functools
@@ -20,7 +20,7 @@ from tumbler import keyformat
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 FORMATS = ("console", "json")
 
-# Keys without their word boundaries, since one that is glued to other text is one all the same; claim tokens; webhook
+# Keys, without word boundaries: a key that is glued to other text is still a key. Then claim tokens and webhook
 # secrets.
 _SECRET = re.compile(
     rf"{keyformat.PATTERN.pattern}|claim_[\w-]+\.[\w.-]*[\w-]|whsec_[A-Za-z0-9+/=]+".replace(r"\b", "")
@@ -30,7 +30,7 @@ REDACTED = "[redacted]"
 
 
 def redact(value: Any) -> Any:
-    """Return ``value`` with every text in it that has the form of a secret replaced."""
+    """Return ``value`` with every text in it that looks like a secret replaced."""
     if isinstance(value, str):
         return _SECRET.sub(REDACTED, value)
     if isinstance(value, dict):
@@ -39,12 +39,15 @@ def redact(value: Any) -> Any:
         return [redact(item) for item in value]
     if value is None or isinstance(value, bool | int | float):
         return value
-    # A message, say, whose text would show what it holds: its type is enough.
+    # The text of a protobuf message, for example, would show its content. The type is enough.
     return f"<{type(value).__name__}>"
 
 
 def configure(level: str = "info", form: str = "") -> None:
-    """Send the log to stderr, for people (``console``) or programs (``json``); empty: by what stderr is."""
+    """Log to stderr, for people (``console``) or programs (``json``).
+
+    If ``form`` is empty, it depends on whether stderr is a terminal.
+    """
     for_people = form == "console" or (not form and sys.stderr.isatty())
     renderer = structlog.dev.ConsoleRenderer() if for_people else structlog.processors.JSONRenderer()
     structlog.configure(
@@ -58,21 +61,21 @@ def configure(level: str = "info", form: str = "") -> None:
         logger_factory=structlog.WriteLoggerFactory(_Patient(sys.stderr)),  # type: ignore[arg-type]  # it need only write
     )
     logging.getLogger().addHandler(_LIBRARIES)
-    # gRPC would log each header that is not UTF-8, with its traceback: a caller without a key can send hundreds of them
-    # in as many bytes, and writing them would take the loop from everybody.
+    # gRPC would log each header that is not UTF-8, with a traceback. A caller without a key can send hundreds of them
+    # in as many bytes, and writing them would block the loop.
     library = logging.getLogger(_GRPC)
     library.exception = functools.partial(_unless_it_is_a_header, library)  # type: ignore[method-assign]
 
 
 _ABOUT_THE_LOST = 128
-"""Bytes of the line that says how many were left out."""
+"""Bytes of the line that reports dropped lines."""
 
 
 class _Patient:
-    """Writes to a file what the file takes at once, and leaves the rest out, by whole lines.
+    """Writes to a file what it accepts at once, and drops the rest, in whole lines.
 
-    A log that nobody reads must not stop the server: behind a pipe that is full, every thread that logs would wait. Nor
-    must one that is gone change what happens.
+    A log that is not read must not stop the server: if its pipe is full, every thread that logs would block. A log that
+    is closed must not change what the server does.
     """
 
     def __init__(self, file: TextIO) -> None:
@@ -83,20 +86,20 @@ class _Patient:
         self._lock = threading.Lock()
 
     def write(self, text: str) -> int:
-        """Write a text; return its length, whatever becomes of it."""
+        """Write or drop a text. Returns its length in either case."""
         with self._lock:
             try:
                 if self._takes(len(text.encode(errors="replace"))):
                     self._write(text)
                 else:
                     self._lost += 1
-            except (OSError, ValueError):  # the disk is full, say, and a part of the line may be on it
+            except (OSError, ValueError):  # for example, the disk is full; part of the line may be on it
                 self._lost += 1
                 self._torn = True
         return len(text)
 
     def flush(self) -> None:
-        """Hand over what was written."""
+        """Flush the file."""
         with contextlib.suppress(OSError, ValueError):
             self._file.flush()
 
@@ -111,25 +114,25 @@ class _Patient:
         if self._pipe is None:
             return True
         if sys.platform == "linux" and size > select.PIPE_BUF - _ABOUT_THE_LOST:
-            return False  # a pipe takes so much at once, or says that it takes nothing
+            return False  # a writable pipe may not accept more without blocking
         poll = select.poll()
         poll.register(self._pipe, select.POLLOUT)
         return bool(poll.poll(0))
 
 
 def _pipe(file: TextIO) -> int | None:
-    """Return the number of a file that somebody has to read; None where it is another."""
+    """Return the descriptor of a file that some process must read, or None for other files."""
     try:
         mode = os.fstat(file.fileno()).st_mode
-    except (OSError, ValueError, AttributeError):  # none of the system's
+    except (OSError, ValueError, AttributeError):  # not a file of the system
         return None
     return file.fileno() if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
 
 
 class _Libraries(logging.Handler):
-    """Writes what libraries log as our own log is written: a line each, and of an exception its type and places only.
+    """Logs what libraries log in our own format: one line each, and of an exception only its type and places.
 
-    Its text, and the objects that asyncio describes on further lines, can hold anything.
+    The exception's text, and the objects that asyncio describes on further lines, can hold anything.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -146,7 +149,7 @@ class _Libraries(logging.Handler):
 
 
 def places(failure: BaseException) -> list[str]:
-    """Return where an exception came by, the innermost eight places at most."""
+    """Return the places that an exception passed through: the innermost eight at most."""
     frames = traceback.extract_tb(failure.__traceback__)
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:]]
 
@@ -162,15 +165,15 @@ def _unless_it_is_a_header(library: logging.Logger, message: object, *arguments:
 
 
 def _is_no_news(record: logging.LogRecord) -> bool:
-    """Whether gRPC only says that a caller has gone before its answer was sent, or that the server ended first."""
+    """Return whether gRPC only reports that a caller left before its answer was sent, or that the server stopped."""
     if record.name != _GRPC:
         return False
     failure = record.exc_info[1] if record.exc_info else None
     if type(failure).__name__ == "ExecuteBatchError":
-        return "start_batch" not in str(failure)  # else gRPC refuses what we ask of it, which is a fault of ours
+        return "start_batch" not in str(failure)  # otherwise gRPC refused an operation, which is a bug of ours
     return record.getMessage().endswith("due to server stop.")
 
 
 def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    # Rendered, `exc_info` would show an exception's text, which can hold anything.
+    # A rendered `exc_info` would show an exception's text, which can hold anything.
     return {name: redact(value) for name, value in event.items() if name != "exc_info"}

@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system: after a flood, a server is as small as before it."""
+"""Returns freed memory to the system, so that a server is as small after a flood as before it."""
 
 import ctypes
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 def _find() -> Callable[[], None]:
-    """Return what has the C library give back what it keeps for later; where it has no such call, nothing."""
+    """Return the C library's function that returns freed memory, or one that does nothing if there is none."""
     if sys.platform != "linux":
         return lambda: None
     try:
@@ -21,4 +21,7 @@ def _find() -> Callable[[], None]:
 
 
 trim = _find()
-"""Give freed memory back. Takes milliseconds, and is for threads that nobody waits for: the interpreter is let go."""
+"""Return freed memory to the system.
+
+It takes milliseconds, so call it on a thread that no call waits for. It releases the interpreter lock.
+"""

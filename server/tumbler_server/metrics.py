@@ -1,4 +1,4 @@
-"""What the service counts of itself. Names and labels are for operators; nothing of a key is ever in them."""
+"""The service's counters, for operators. Names and labels hold nothing of a key."""
 
 import contextlib
 import fcntl
@@ -42,29 +42,29 @@ ALARMS = Counter(
 )
 WEBHOOK_ATTEMPTS = Counter("tumbler_webhook_attempts", "Webhook attempts, by outcome.", ["outcome"], registry=None)
 _SCHEDULED = frozenset(family.name for counter in (ALARMS, WEBHOOK_ATTEMPTS) for family in counter.describe())
-"""What is counted by schedulers alone, and by nobody who serves."""
+"""Metrics that only schedulers count, and serving processes do not."""
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""Where processes find the folder to which they write what they count. The library looks there as it is imported."""
+"""The environment variable with the folder in which processes count. The library reads it when it is imported."""
 
 _PATIENCE = 10
-"""Seconds that a connection may take to ask."""
+"""Seconds that a connection may take to send its request."""
 
 
 _PREFIX = ".metrics-"
 
 
 class Folder:
-    """A folder in which processes count together, for as long as its maker lives. ``path`` is where it is."""
+    """A folder in which processes count together, as long as its creator lives. ``path`` is its path."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     def environment(self) -> dict[str, str]:
-        """Return what a process is started with that is to count here.
+        """Return the environment of a process that is to count here.
 
-        Something that cleans up may have removed the folder: then it is made anew. Where it cannot be, the process is
-        started all the same, and nobody sees what it counts.
+        If a cleanup has removed the folder, it is created again. If that fails, the process starts all the same, but
+        its counts are not shown.
         """
         environment = dict(os.environ)
         environment.pop(FOLDER, None)
@@ -87,15 +87,15 @@ class Folder:
 
 
 def inherited() -> Folder | None:
-    """Return the folder in which this process was started to count, where it was."""
+    """Return the folder in which this process was started to count, if there is one."""
     return Folder(os.environ[FOLDER]) if FOLDER in os.environ else None
 
 
 @contextlib.contextmanager
 def folder(beside: Path) -> Iterator[Folder]:
-    """Make a folder in which processes count together, in ``beside`` where it can be. Raises ``SetupError``.
+    """Create a folder in which processes count together, in ``beside`` if that is writable. Raises ``SetupError``.
 
-    Among temporary files it would be removed one day by what cleans those up.
+    Among temporary files, a cleanup would remove it one day.
     """
     parent = beside if os.access(beside, os.W_OK | os.X_OK) else None
     if parent:
@@ -114,7 +114,7 @@ def folder(beside: Path) -> Iterator[Folder]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove the folders of servers that were killed: nobody holds the lock on those."""
+    """Remove the folders of servers that were killed: no process holds their locks."""
     for each in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             held = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -126,26 +126,26 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 class Counted(Collector):
-    """What the processes of a folder have counted, those that have ended included.
+    """The counts of all processes of a folder, including those that have ended.
 
-    A process's file is empty between its making and its first count, and stays so where the process was killed in
-    between. The library's own collector fails on such a file, and would for ever.
+    A process's file is empty between its creation and the first count, and stays empty if the process is killed in
+    between. The library's own collector fails on such a file, and would do so forever.
     """
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
 
     def collect(self) -> Iterator[Metric]:
-        """Give the counts."""
+        """Return the counts."""
         files = [str(file) for file in self._folder.glob("*.db") if _has_content(file)]
         return iter(MultiProcessCollector.merge(files))
 
 
 class Scheduled(Counted):
-    """What the schedulers of a folder have counted, for a process that shows its own counts beside."""
+    """The counts of a folder's schedulers, for a process that also shows its own counts."""
 
     def collect(self) -> Iterator[Metric]:
-        """Give the counts."""
+        """Return the counts."""
         return (family for family in super().collect() if family.name in _SCHEDULED)
 
 
@@ -158,9 +158,9 @@ def _has_content(file: Path) -> bool:
 
 @contextlib.contextmanager
 def served(address: str, registry: CollectorRegistry = REGISTRY) -> Iterator[None]:
-    """Answer who asks over HTTP with the counts, in Prometheus' text format. Raises ``SetupError``.
+    """Serve the counts over HTTP, in Prometheus' text format. Raises ``SetupError``.
 
-    The log says where, since port 0 becomes a free one.
+    The log says where, because port 0 becomes a free one.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -182,17 +182,17 @@ def served(address: str, registry: CollectorRegistry = REGISTRY) -> Iterator[Non
 class _Request(WSGIRequestHandler):
     timeout = _PATIENCE
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        """Log nothing: that somebody reads the counts is no news."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named so in the base class
+        """Log nothing: reading the counts is not worth a line."""
 
 
 class _Http(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
-    allow_reuse_port = False  # some versions of Python would let two servers share it
+    allow_reuse_port = False  # some versions of Python would let two servers share the port
 
     def __init__(self, family: socket.AddressFamily, where: Any) -> None:
         self.address_family = family
         super().__init__(where, _Request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Pass over a connection that broke: whoever asked has gone."""
+        """Ignore a broken connection: the client has gone away."""

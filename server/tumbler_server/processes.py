@@ -1,8 +1,8 @@
-"""Processes that we start: new ones, not forks, so that nothing is shared by accident, and none outlives its parent.
+"""Child processes: started afresh, not forked, so that they share nothing by accident; none outlives its parent.
 
-Two pipes join a process to its parent: it ends when that to its stdin closes, and is known to have ended when that from
-its stdout does. What it is to do is told by the first, since a database's URL can hold a password, and a command line
-is for all to read.
+Two pipes connect a process to its parent. The process ends when its stdin closes, and the parent knows that it has
+ended when its stdout closes. The job comes through stdin, because a database's URL can hold a password, and everyone
+can read a command line.
 """
 
 import atexit
@@ -23,43 +23,44 @@ import structlog
 _GONE = {signal.SIGHUP} if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else set()
 
 ENDING = frozenset({signal.SIGTERM, signal.SIGINT, *_GONE})
-"""The signals that end a server in order: that its terminal has gone, too, unless it was begun with nohup."""
+"""The signals that stop a server gracefully. SIGHUP (its terminal was closed) is one of them, unless it is ignored,
+as by nohup."""
 
 READY = b"ready"
-"""What a process tells its parent as soon as it does its work. Anything else is why it does not."""
+"""What a process sends to its parent when it starts its work. Anything else is the reason why it does not."""
 
 LOST = 4
-"""The exit code of a process whose database has become another one: none may take its place."""
+"""The exit code of a process whose database is no longer the one it opened. It must not be replaced."""
 
 YOUNG = 30.0
-"""Seconds; a process that lives longer is none that keeps dying."""
+"""Seconds. A process that lives longer is not one that keeps dying."""
 
 LONGEST_PAUSE = 30.0
-"""Seconds; the longest wait before a process is started again."""
+"""Maximum seconds before a process is restarted."""
 
 TOGETHER = 1.0
-"""Seconds; signals to end that come within it are one request: `timeout` signals its child, and then its group."""
+"""Seconds. Signals within it are one request to stop: `timeout` signals its child, and then its group."""
 
 _ENOUGH = 5.0
-"""Seconds that a process which was told to end may take for it."""
+"""Seconds that a process has to end after it was told to."""
 
-# With the path that we have: `-m` would put the present folder first, and whatever lies in it.
+# With our own path: `-m` would put the current folder first, and so whatever is in it.
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from {module} import main; main()"
 
 _log = structlog.get_logger(__name__)
 
 
 class Process:
-    """A process that runs ``main`` of a module, which takes up the ``job``.
+    """A process that runs ``main`` of a module, which receives the ``job``.
 
-    Raises ``OSError`` where the system has no room for one.
+    Raises ``OSError`` if the system cannot start one.
     """
 
     def __init__(self, module: str, job: object, environment: Mapping[str, str], files: Sequence[int] = ()) -> None:
         self.began = time.monotonic()
         told, self._lifeline = os.pipe()
         self.report, telling = os.pipe()
-        # Inherited: a signal to the whole group must wait until the process can end in order.
+        # The child inherits this: a signal to the whole group must wait until the child can end gracefully.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             self._process = subprocess.Popen(  # noqa: S603 - ourselves
@@ -81,7 +82,7 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Return the process's number."""
+        """Return the process's id."""
         return self._process.pid
 
     def signal(self, number: signal.Signals) -> None:
@@ -89,12 +90,12 @@ class Process:
         self._process.send_signal(number)
 
     def release(self) -> None:
-        """Let it end, in order."""
+        """Tell it to end gracefully."""
         os.close(self._lifeline)
         self._lifeline = -1
 
     def bury(self) -> int:
-        """Take leave of a process that has ended, and return its exit code: below zero, the signal that ended it."""
+        """Reap a process that has ended, and return its exit code; if negative, the signal that ended it."""
         code = self._process.wait()
         self._close()
         return code
@@ -106,39 +107,39 @@ class Process:
 
 
 def explain_end(code: int) -> str:
-    """Return in words how a process ended."""
+    """Return a text that says how a process ended."""
     return f"exit code {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"
 
 
 class Ending:
-    """A server that has been told to end, just now."""
+    """A request to stop, which came just now."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
 
     def again(self) -> bool:
-        """Return whether a signal that comes now is a second request: to end at once."""
+        """Return whether a signal that comes now is a second request: to end immediately."""
         return time.monotonic() - self._began >= TOGETHER
 
 
 class Patience:
-    """How long to wait before a process is started again: not at all, unless it keeps dying young."""
+    """How long to wait before a process is restarted: not at all, unless it keeps dying young."""
 
     def __init__(self) -> None:
         self._young = 0
 
     def after(self, lived: float) -> float:
-        """Return the seconds to wait after an end; the process had ``lived`` so many."""
+        """Return the seconds to wait before a restart. ``lived`` is how many seconds the process lived."""
         self._young = self._young + 1 if lived < YOUNG else 1
         return min(2.0 ** min(self._young - 2, 10), LONGEST_PAUSE) if self._young > 1 else 0.0
 
 
 @contextlib.contextmanager
 def kept(what: str, start: Callable[[], Process]) -> Iterator["Keeper"]:
-    """Keep a process beside this one: another takes its place where it ends. It ends, in order, with the context."""
+    """Keep a process running beside this one: if it ends, another replaces it. With the context, it ends gracefully."""
     keeper = Keeper(what, start)
     keeper.begin()
-    patience = 0.0  # for nothing, where the context is left in a hurry
+    patience = 0.0  # no wait if the context ends with an exception
     try:
         yield keeper
         patience = _ENOUGH
@@ -147,7 +148,7 @@ def kept(what: str, start: Callable[[], Process]) -> Iterator["Keeper"]:
 
 
 class Keeper:
-    """Sees to it that there is a process."""
+    """Keeps a process running."""
 
     def __init__(self, what: str, start: Callable[[], Process]) -> None:
         self._what = what
@@ -160,22 +161,22 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name=what, daemon=True)
 
     def begin(self) -> None:
-        """Start it."""
+        """Start the process."""
         self._thread.start()
 
     def dismiss(self) -> None:
-        """Let it end, and do not wait for that."""
+        """Tell the process to end, and do not wait."""
         with self._lock:
             if self._process and not self._ending.is_set():
                 self._process.release()
             self._ending.set()
 
     def end(self, patience: float) -> None:
-        """Let it end, for so many seconds."""
+        """Tell the process to end, and kill it after ``patience`` seconds."""
         self.dismiss()
         with self._lock:
             if self._process and not self._ready:
-                patience = 0.0  # it has begun nothing yet that it would have to finish
+                patience = 0.0  # it has no work to finish yet
         self._thread.join(patience)
         with self._lock:
             if self._process:
@@ -215,13 +216,13 @@ class Keeper:
 
 
 def take_up() -> tuple[Any, Callable[[bytes], None]]:
-    """Return a process's job, at its beginning, and how to tell its parent something.
+    """Return a process's job, and a function that reports to its parent. Called when the process starts.
 
-    The signals of ``ENDING`` are left blocked. Raises ``SystemExit`` where the parent has ended already.
+    The signals of ``ENDING`` are left blocked. Raises ``SystemExit`` if the parent has already ended.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    atexit.register(gc.freeze)  # the last collection, of memory that goes anyway, takes a fifth of a second
-    # Nothing but our own report may be taken for it.
+    atexit.register(gc.freeze)  # a last collection, of memory that is freed anyway, would take a fifth of a second
+    # The parent reads stdout, so only our own reports may go there.
     report = os.dup(1)
     os.dup2(2, 1)
     try:
@@ -237,7 +238,7 @@ def take_up() -> tuple[Any, Callable[[bytes], None]]:
 
 
 def wait_for_parent() -> None:
-    """Return when the parent has ended, or lets us end."""
-    # It never writes again: what is read is the end of the pipe, which it held open.
+    """Return when the parent has ended, or tells us to end."""
+    # The parent holds the pipe open and never writes again, so the read returns when the pipe is closed.
     while os.read(0, 1):
         pass

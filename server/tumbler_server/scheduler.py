@@ -1,7 +1,7 @@
-"""The process that does what the clock demands. Each server has one beside it, and one of all of them acts.
+"""The process that does timed work. Each server runs one, and one of all of them acts.
 
-It is a process of its own so that it shares no interpreter with those who verify, and a modest one (``nice``), so that
-they come first on the processors too. Nothing of gRPC is in it.
+It is a process of its own so that it shares no interpreter with those that verify. It has a lower priority (``nice``),
+so that they get the processors first, too. It does not use gRPC.
 """
 
 import os
@@ -29,7 +29,7 @@ from tumbler_server.webhooks.targets import Judge, LookUp, Resolver
 from tumbler_server.webhooks.upkeep import Upkeep
 
 NICENESS = 10
-"""How much the process stands back: where all processors are busy, it gets a tenth of what a serving one gets."""
+"""Niceness of the process: if all processors are busy, it gets a tenth of what a serving process gets."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Scheduler:
     resolver: Resolver
 
     def start(self) -> None:
-        """Begin to act, whenever the lease is ours."""
+        """Start to act, whenever this process has the lease."""
         self.acting.start()
 
     def close(self) -> None:
-        """Finish what is under way, leave the lease to another, and let go of the database."""
+        """Finish the work in progress, give up the lease, and close the database."""
         self.acting.close()
         self.dispatch.close()
         self.post.close()
@@ -62,9 +62,9 @@ def build_scheduler(
     uptime: Clock = uptime,
     look_up: LookUp | None = None,
 ) -> Scheduler:
-    """Wire the duties. ``holder`` is the name in the lease; names are resolved by ``look_up`` where one is given.
+    """Wire the duties. ``holder`` is the name in the lease. ``look_up`` resolves host names, if given.
 
-    Raises ``SetupError`` where the installation is not ready for it.
+    Raises ``SetupError`` if the installation is not ready.
     """
     store = open_store(config.installation.database_url, timeout=config.database_timeout)
     migrations.check(store)
@@ -89,7 +89,7 @@ def build_scheduler(
 
 
 def main() -> None:
-    """Be a scheduler, until the server beside which it is ends."""
+    """Run a scheduler until its server ends."""
     (config, holder), tell = take_up()
     os.nice(NICENESS)
     logs.configure(config.log_level, config.log_format)

@@ -1,4 +1,4 @@
-"""The only wiring: a configuration becomes a server."""
+"""The only wiring: turns a configuration into a server."""
 
 import asyncio
 import contextlib
@@ -69,46 +69,48 @@ from tumbler_server.webhooks.targets import Judge, LookUp, Resolver
 SERVICE = api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"]
 
 _LAST_WORD = 0.25
-"""Seconds for the word that the server ends to reach those who watch its health, before they are cut off."""
+"""Seconds for health watchers to learn that the server stops, before they are cut off."""
 
 _UNREAD = 3.0
-"""Seconds for callers to read how their streams end, where nothing else is under way."""
+"""Seconds for callers to read how their streams end, if no call is in flight."""
 
 LOOKERS, STREAM_READERS = 2, 2
-"""Threads that look for what is new in the log, for calls and for streams."""
+"""Threads that read what is new in the log, for calls and for streams."""
 
 _FILES = 512
-"""Files that are open beside connections: databases, listeners, webhooks."""
+"""Open files other than connections: databases, listeners, webhooks."""
 
 _ANY_SIZE = 1 << 30
 
 _BEHIND = 5
-"""How much gRPC's threads stand back for ours, where all processors are busy: a flood is read by theirs."""
+"""Niceness of gRPC's threads, which read what peers send. If all processors are busy, ours go first, and a flood
+waits."""
 
 _OPTIONS = (
-    # Pings are answered however often they come, and a peer that does not read the answers is read no further. Were
-    # they counted as strikes, each more would cost gRPC a copy of all complaints before, for as long as nobody reads.
+    # Pings are answered however often they come, and gRPC stops reading from a peer that does not read the answers. If
+    # they counted as strikes, each further one would make gRPC copy all earlier complaints, as long as the peer does
+    # not read.
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.max_receive_message_length", limits.MESSAGE_BYTES.most),
     ("grpc.max_send_message_length", limits.ANSWER_BYTES.most + limits.MIB),
     ("grpc.max_concurrent_streams", shares.STREAMS.most),
-    # It would count calls that have ended among a connection's streams until all of gRPC has let go of them, and refuse
-    # new ones meanwhile: of an honest gateway with 90 calls in flight every fifth. Resets are seen to by rpc.policing.
+    # It would count ended calls among a connection's streams until all of gRPC has released them, and refuse new ones
+    # meanwhile: every fifth call of an honest gateway with 90 calls in flight. rpc.policing handles resets.
     ("grpc.http.overload_protection", 0),
-    # Calls that wait to be taken up. Beyond its own limit of 1,000 gRPC cancels some of them, honest ones too.
+    # Calls that wait to be accepted. Beyond its own limit of 1,000, gRPC cancels some of them, honest ones too.
     ("grpc.server.max_pending_requests", shares.PENDING.most),
     ("grpc.server.max_pending_requests_hard_limit", 2 * shares.PENDING.most),
-    # Those that have waited for so long are dropped, and not handed to the loop: their callers have given up.
+    # Calls that have waited this long are dropped, and do not reach the loop: their callers have given up.
     ("grpc.server_max_unrequested_time_in_server", shares.SECONDS_PENDING.most),
-    # What is larger than our limit is told by the engine. gRPC would refuse some of what is smaller, by chance and
-    # without saying why; and what it refuses it hands on, after it has made a text of all its names and sizes.
+    # The engine refuses headers above our limit. gRPC would refuse some smaller ones, at random and without a reason.
+    # It would also hand on the refused ones, after building a text of all their names and sizes.
     ("grpc.max_metadata_size", _ANY_SIZE),
     ("grpc.absolute_max_metadata_size", _ANY_SIZE),
     ("grpc.server_handshake_timeout_ms", shares.SECONDS_TO_SHAKE_HANDS.most * 1_000),
     ("grpc.max_connection_idle_ms", shares.SECONDS_IDLE.most * 1_000),
     ("grpc.max_connection_age_ms", shares.SECONDS_OF_AGE.most * 1_000),
     ("grpc.max_connection_age_grace_ms", shares.SECONDS_OF_GRACE * 1_000),
-    # How much a peer may send that nobody has asked for yet; more is asked for as messages are received.
+    # How much a peer may send before the server asks for it. The server asks for more as it receives messages.
     ("grpc.http2.lookahead_bytes", 64 * limits.KIB),
     ("grpc.http2.bdp_probe", 0),
 )
@@ -140,7 +142,7 @@ class Core:
     closing: tuple[Callable[[], None], ...]
 
     def start(self) -> None:
-        """Begin what goes on in the background."""
+        """Start the background work."""
         self.following.start()
         self.usage.start()
         self.first_uses.start()
@@ -148,9 +150,9 @@ class Core:
         self.roster.start()
 
     def close(self, seconds: float = LAST) -> None:
-        """Finish what is under way, and let go of the database. The loop must not serve any more.
+        """Finish the work in progress, and close the database. The loop must not serve any more.
 
-        When keys were last used is written for so many seconds.
+        The last uses of keys are written for at most ``seconds``.
         """
         self.resolver.close()
         self.following.close()
@@ -172,10 +174,10 @@ def build_core(
     uptime: Clock = uptime,
     look_up: LookUp | None = None,
 ) -> Core:
-    """Wire the domain. ``board`` is the one that the server's workers share, where there are several.
+    """Wire the domain. ``board`` is the one that the server's workers share, if there are several.
 
-    Names are resolved by ``look_up`` where one is given, else as the system does. Raises ``SetupError`` where the
-    installation is not ready for it.
+    ``look_up`` resolves host names if given, otherwise the system does. Raises ``SetupError`` if the installation is
+    not ready.
     """
     store = open_store(config.installation.database_url, timeout=config.database_timeout, warm=config.threads)
     migrations.check(store)
@@ -246,17 +248,17 @@ def build_core(
 
 
 class Server:
-    """A server that is listening. ``port`` is the one it got where the configuration said 0."""
+    """A listening server. ``port`` is the actual port if the configuration said 0."""
 
     def __init__(self, core: Core, config: Config, services: Sequence[Service] = ()) -> None:
-        """``services`` are offered beside our own."""
+        """``services`` are offered in addition to our own."""
         auth.check_policy(SERVICE)
         self._core = core
         self._config = config
         self._services = services
         self._grace = config.shutdown_grace / SECOND
         self.failed = False
-        """Whether the loop has ended by itself: nobody is served, and the process is to end and be started again."""
+        """Whether the loop has ended by itself. Then no call is served, and the process must end and be restarted."""
         core.store.on_loss = self._lose
         self._patient = _begin_grpc()
         self._loop = LoopThread(self._fail)
@@ -268,12 +270,12 @@ class Server:
             raise
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Start to serve."""
         self._core.start()
         self._loop.run(self._serve())
 
     def stop(self) -> None:
-        """Refuse new calls, let those under way finish within the grace, and end."""
+        """Refuse new calls, let those in flight finish within the grace period, and stop."""
         until = time.monotonic() + self._grace
         if not self.failed:
             self._loop.run(self._end())
@@ -282,7 +284,7 @@ class Server:
         self._core.close(max(LAST, until - time.monotonic()))
 
     async def _listen(self) -> int:
-        # Two servers on one port would each serve half the calls: refuse the second, unless it is our own worker.
+        # Two servers on one port would each get half of the calls. Refuse the second, unless it is our own worker.
         reuse = ("grpc.so_reuseport", int(self._config.workers > 1))
         most = _room_for_connections()
         options = (*_OPTIONS, reuse, ("grpc.max_allowed_incoming_connections", most))
@@ -328,8 +330,8 @@ class Server:
         await self._core.hub.close()
         await Parting(shedding, self._accepting.under_way, lambda: engine.under_way).part(until)
         stopping = asyncio.ensure_future(self._accepting.stop(max(0.0, until - time.monotonic())))
-        # What has been told to end may not be read; only calls under way are worth the grace. Peers that do not even
-        # take that their call is cancelled do not keep the process.
+        # Statuses may stay unread: only calls in flight are worth the grace period. A peer that does not even read that
+        # its call was cancelled does not keep the process alive.
         quiet = 0.0
         while not stopping.done() and time.monotonic() < until + _LAST_WORD:
             await asyncio.wait((stopping,), timeout=_LAST_WORD)
@@ -347,14 +349,14 @@ class Server:
 
     @property
     def lost(self) -> str:
-        """Why the database is of no use any more, so that no server may go on with what it knows; mostly empty."""
+        """Why the database is no longer usable, so that no server may continue with what it knows; usually empty."""
         return self._core.store.lost
 
 
 def build_server(
     config: Config, clock: Clock = system_clock, board: Board | None = None, services: Sequence[Service] = ()
 ) -> Server:
-    """Build a server that listens and does not serve yet; ``services`` are offered too. Raises ``SetupError``."""
+    """Build a server that listens but does not serve yet, and also offers ``services``. Raises ``SetupError``."""
     core = build_core(config, clock, board)
     try:
         return Server(core, config, services)
@@ -364,16 +366,16 @@ def build_server(
 
 
 def _begin_grpc() -> grpc.Channel:
-    """Have gRPC begin on a thread that stands back, and return what keeps it going.
+    """Start gRPC on a thread of lower priority, and return what keeps gRPC running.
 
-    gRPC's own threads, which read what peers send, are made by that one, and stand back as it does.
+    That thread creates gRPC's own threads, which read what peers send, and they inherit its priority.
     """
     with ThreadPoolExecutor(1, initializer=stand_back, initargs=(_BEHIND,)) as thread:
         return thread.submit(grpc.insecure_channel, "localhost:0").result()  # it connects only when it is used
 
 
 def _room_for_connections() -> int:
-    """Have this process open as many files as it takes, or may, and return how many connections that leaves."""
+    """Raise the limit on open files as far as needed or allowed, and return how many connections that leaves."""
     wanted = shares.CONNECTIONS.most + _FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -392,7 +394,7 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
     try:
         pair = (tls.key.read_bytes(), tls.cert.read_bytes())  # type: ignore[union-attr]  # Tls checks that both are there
         client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
-        # gRPC would only say later that it cannot listen.
+        # gRPC would only report later that it cannot listen.
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.client_ca)
         context.load_cert_chain(tls.cert, tls.key, password="")  # type: ignore[arg-type]
     except ssl.SSLError:

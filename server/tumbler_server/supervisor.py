@@ -1,4 +1,4 @@
-"""Several processes that serve on one port, and the one that starts them, restarts what dies, and ends them.
+"""Runs several serving processes on one port: starts them, restarts those that die, and stops them.
 
 It has no gRPC object and serves no call.
 """
@@ -32,12 +32,13 @@ _log = structlog.get_logger(__name__)
 
 
 def supervise(config: Config, ready: Callable[[int], None], stopping: Callable[[], None]) -> None:
-    """Serve by ``config.workers`` processes until one of ``ENDING``; each then finishes its calls under way.
+    """Serve with ``config.workers`` processes until one of ``ENDING``; each then finishes its calls in flight.
 
     ``ready`` is called with the port once all of them serve, and ``stopping`` when they are told to end. A second
-    signal, ``TOGETHER`` later or more, ends them at once, and raises ``SystemExit``. Raises ``SetupError`` where one
-    cannot start the first time; whatever ends one later, another takes its place, unless the database has become
-    another one: ``SetupError`` too.
+    signal, at least ``TOGETHER`` later, ends them immediately, and raises ``SystemExit``.
+
+    Raises ``SetupError`` if a worker cannot start the first time. A worker that ends later is replaced, unless its
+    database is no longer the one it opened: that raises ``SetupError`` too.
     """
     with contextlib.ExitStack() as open_:
         signals = open_.enter_context(_signals())
@@ -46,7 +47,7 @@ def supervise(config: Config, ready: Callable[[int], None], stopping: Callable[[
         open_.callback(os.close, board)
         counts = open_.enter_context(_counts(config))
         host = config.listen.rpartition(":")[0]
-        # Their counts are shown here, as one sum.
+        # This process shows the counts of all workers, as one sum.
         config = replace(config, listen=f"{host}:{port}", metrics_listen="")
         jobs = [Job(config, board, slot) for slot in range(config.workers)]
         crew = open_.enter_context(_Crew(jobs, signals, counts))
@@ -58,9 +59,9 @@ def supervise(config: Config, ready: Callable[[int], None], stopping: Callable[[
 
 @contextlib.contextmanager
 def reserved(address: str) -> Iterator[int]:
-    """Keep a port, which is yielded, for the workers and from anybody else. Port 0 becomes a free one.
+    """Reserve a port for the workers, and yield it. Port 0 becomes a free one.
 
-    Raises ``SetupError`` where somebody serves there already.
+    Raises ``SetupError`` if another server listens there.
     """
     if not hasattr(socket, "SO_REUSEPORT"):
         raise SetupError("this system does not let several processes share a port: do not use --workers")
@@ -74,7 +75,7 @@ def reserved(address: str) -> Iterator[int]:
                     port = _bind(held, family, (name, port, *scope))
                     bound = True
                 except OSError as failure:
-                    # A name can stand for addresses of a kind that this machine does not have.
+                    # A name may resolve to addresses of a family that this machine does not have.
                     if failure.errno not in _NO_SUCH_ADDRESS:
                         raise
         except OSError:
@@ -86,23 +87,23 @@ def reserved(address: str) -> Iterator[int]:
 
 def _bind(held: contextlib.ExitStack, family: int, where: tuple[Any, ...]) -> int:
     with socket.socket(family, socket.SOCK_STREAM) as alone:
-        # As a server binds that shares with nobody: it fails where another listens. (Two servers that start within the
-        # same millisecond can both pass here; they would share the port, and their answers be right all the same.)
+        # Bind like a server that does not share its port: that fails if another one listens. (Two servers that start
+        # within the same millisecond can both pass. They then share the port, and their answers are still correct.)
         alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         alone.bind(where)
         port = int(alone.getsockname()[1])
-    # It never listens, so no connection comes here.
+    # This socket never listens, so it gets no connections.
     shared = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
     shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    # For a minute after a server that shared with nobody, its connections keep the port from any but such a socket.
+    # For a minute after a server that did not share its port, its connections keep the port from sockets without this.
     shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     shared.bind((where[0], port, *where[2:]))
-    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # now it is ours
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # the port is ours now
     return port
 
 
 class _Worker:
-    """A worker's place: processes come and go, the number and the slot on the board stay."""
+    """A worker's place. Its processes change; its number and its slot on the board stay."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -118,7 +119,7 @@ class _Worker:
         self.due: float | None = None
 
     def start(self, environment: dict[str, str]) -> None:
-        """Start a process, if the system lets us."""
+        """Start a process, if the system can."""
         self.ready, self.told, self.end, self.due = False, "", "", None
         try:
             self.process = Process("tumbler_server.worker", self.job, environment, [self.job.board])
@@ -128,7 +129,7 @@ class _Worker:
         _log.debug("a worker is starting", worker=self.number, pid=self.process.pid)
 
     def hear(self, process: Process) -> None:
-        """Take what the process has told; nothing, where it has ended."""
+        """Read what the process has sent. If that is nothing, the process has ended."""
         told = os.read(process.report, 4096)
         if told == READY:
             self.ready = True
@@ -146,7 +147,7 @@ class _Worker:
 
 
 class _Crew:
-    """The workers. Leaving its context ends them, in order."""
+    """The workers. Leaving the context ends them gracefully."""
 
     def __init__(self, jobs: Sequence[Job], signals: int, counts: "_Counts") -> None:
         self._workers = [_Worker(job) for job in jobs]
@@ -160,9 +161,9 @@ class _Crew:
         self._end(signal.SIGTERM)
 
     def begin(self) -> bool:
-        """Start all, and wait until they serve; false: a signal came before that.
+        """Start all workers, and wait until they serve. Returns false if a signal came before that.
 
-        Raises ``SetupError`` where one ends instead.
+        Raises ``SetupError`` if a worker ends instead.
         """
         for worker in self._workers:
             worker.start(self._counts.environment())
@@ -175,7 +176,7 @@ class _Crew:
         return True
 
     def keep(self) -> None:
-        """Put a new process in the place of each that ends, until a signal comes."""
+        """Replace every process that ends, until a signal comes."""
         signals = b""
         while not signals:
             now = time.monotonic()
@@ -183,10 +184,10 @@ class _Crew:
             signals = self._turn(min(pauses, default=None))
 
     def _replace(self, worker: _Worker, now: float) -> float:
-        """Start a process if it is time for it, and return the seconds until that.
+        """Start a new process if it is time, and return the seconds until then.
 
-        Raises ``SetupError`` where the one before found another database than it had opened: one that begins now
-        would see nothing of that, and serve beside those that know the old one.
+        Raises ``SetupError`` if the previous one found that the database is no longer the one it opened. A new process
+        would not see that, and would serve beside those that know the old database.
         """
         if worker.lost:
             raise SetupError(worker.told)
@@ -203,7 +204,7 @@ class _Crew:
         return worker.due - now
 
     def _end(self, number: signal.Signals) -> None:
-        """Hand a signal to all, and wait until they have ended."""
+        """Send a signal to all workers, and wait until they have ended."""
         told = Ending()
         ending = [worker for worker in self._workers if worker.process]
         for worker in ending:
@@ -219,7 +220,7 @@ class _Crew:
                 _log.warning("a worker did not end cleanly", worker=worker.number, end=worker.end)
 
     def _turn(self, timeout: float | None = None) -> bytes:
-        """Wait until something happens, take note of it, and return the numbers of the signals that came."""
+        """Wait until something happens, handle it, and return the numbers of the signals that came."""
         pipes = {worker.process.report: worker for worker in self._workers if worker.process}
         with selectors.DefaultSelector() as selector:
             for pipe in (self._signals, *pipes):
@@ -238,10 +239,10 @@ class _Crew:
 
 
 class _Counts:
-    """What all workers have counted, those that have ended included, as one sum."""
+    """The sum of what all workers have counted, including those that have ended."""
 
     def __init__(self, folder: metrics.Folder | None = None) -> None:
-        """Without a ``folder`` nobody asks, and each worker counts for itself."""
+        """Without a ``folder`` the counts are not shown, and each worker counts for itself."""
         self._folder = folder
         self.registry = CollectorRegistry()
         self.restarts = Counter(
@@ -253,11 +254,11 @@ class _Counts:
             self.registry.register(metrics.Counted(folder.path))
 
     def environment(self) -> dict[str, str]:
-        """Return what a worker is started with."""
+        """Return the environment of a worker."""
         return self._folder.environment() if self._folder else dict(os.environ)
 
     def forget(self, pid: int) -> None:
-        """Take what a process that has ended had open out of the sum; what it counted stays."""
+        """Remove the gauges of a process that has ended from the sum. Its counters stay."""
         if self._folder:
             mark_process_dead(pid, self._folder.path)
 
@@ -275,7 +276,7 @@ def _counts(config: Config) -> Iterator[_Counts]:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[int]:
-    """Give a pipe from which the numbers of the signals that came can be read, one a byte."""
+    """Yield a pipe from which the numbers of arriving signals can be read, one a byte."""
     receiver, sender = os.pipe()
     os.set_blocking(receiver, False)
     os.set_blocking(sender, False)

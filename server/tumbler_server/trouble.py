@@ -1,4 +1,4 @@
-"""Telling the log of what keeps failing: a line as it begins, one a minute while it lasts, and one as it ends."""
+"""Logs what keeps failing: a line when it begins, one a minute while it lasts, and one when it ends."""
 
 import threading
 from typing import Any
@@ -9,10 +9,11 @@ from tumbler_server import clock
 from tumbler_server.clock import MINUTE, SECOND, Clock
 
 AGAIN = MINUTE
-"""Between two lines while it lasts."""
+"""Time between two lines while the trouble lasts."""
 
 QUIET = 5 * SECOND
-"""It has ended when something succeeds and nothing has failed for so long: else one failure in two were two lines."""
+"""How long nothing must have failed before a success ends the trouble. Otherwise, alternating failures and successes
+would log a line each."""
 
 _log = structlog.get_logger(__name__)
 
@@ -21,7 +22,7 @@ class Trouble:
     """Something that fails again and again. Safe for use by many threads."""
 
     def __init__(self, what: str, uptime: Clock = clock.uptime) -> None:
-        """Name it as the log does, by a sentence without its full stop: "the database cannot be used"."""
+        """Name the trouble for the log: a sentence without its full stop, such as "the database cannot be used"."""
         self._what = what
         self._uptime = uptime
         self._lock = threading.Lock()
@@ -32,11 +33,11 @@ class Trouble:
 
     @property
     def lasts(self) -> bool:
-        """Whether it has begun and not ended."""
+        """Whether the trouble has begun and not ended."""
         return self._since is not None
 
     def met(self, **details: Any) -> None:
-        """Take note of a failure; ``details`` say why, and what to do."""
+        """Note a failure. ``details`` say why, and what to do."""
         now = self._uptime()
         with self._lock:
             self._latest = now
@@ -54,7 +55,7 @@ class Trouble:
             _log.warning(self._what, **details)
 
     def passed(self) -> None:
-        """Take note that it went well. It costs nothing while there is no trouble."""
+        """Note a success. This costs nothing while there is no trouble."""
         if self._since is None:
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""A process that serves: the only one, or one of several that a supervisor has started."""
+"""A serving process: the only one, or one of several that a supervisor has started."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ from tumbler_server.processes import ENDING, LOST, READY, Keeper, Process, kept,
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told.
+    """What a worker receives.
 
     ``board`` is the descriptor of the server's ``board_file``, and ``slot`` the worker's place on it.
     """
@@ -34,15 +34,15 @@ class Job:
 def serve(
     config: Config, board: Board, ready: Callable[[int], None], stopping: Callable[[], None], scheduling: bool = True
 ) -> None:
-    """Serve until one of ``ENDING``, then finish the calls under way; with ``scheduling``, a scheduler runs beside.
+    """Serve until one of ``ENDING``, then finish the calls in flight. With ``scheduling``, run a scheduler, too.
 
-    ``ready`` is called with the port once calls are taken, and ``stopping`` when no more are. The signals of ``ENDING``
-    are left blocked. Raises ``SetupError``, and ``StoreUnavailable`` where the database does not answer at the start;
-    ``InstallationLost`` where it has become another one.
+    ``ready`` is called with the port once calls are accepted, and ``stopping`` when no more are. The signals of
+    ``ENDING`` are left blocked. Raises ``SetupError``; ``StoreUnavailable`` if the database does not answer at the
+    start; and ``InstallationLost`` if the database is no longer the one that was opened.
     """
-    # Blocked before any thread exists, so that every thread inherits it and the signal waits for us below.
+    # Block the signals before any thread exists, so that every thread inherits this, and a signal waits for us below.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    # The supervisor knows this module, and needs neither gRPC nor the memory that it takes.
+    # The supervisor imports this module, and needs neither gRPC nor the memory that gRPC takes.
     from tumbler_server.server import build_server
 
     with contextlib.ExitStack() as open_:
@@ -59,7 +59,7 @@ def serve(
         signal.sigwait(ENDING)
         stopping()
         if scheduler:
-            scheduler.dismiss()  # both end at the same time
+            scheduler.dismiss()  # so that both end at the same time
         server.stop()
         if server.lost:
             raise InstallationLost(server.lost)
@@ -70,18 +70,19 @@ def serve(
 def _scheduler(
     config: Config, environment: Callable[[], Mapping[str, str]]
 ) -> contextlib.AbstractContextManager[Keeper]:
-    # One name for all that come after each other: what died can be followed at once, since we have seen it dead.
+    # All schedulers of this server have one name. A new one can take the lease of the last at once, because we have
+    # seen that one end.
     holder = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
     return kept("scheduler", lambda: Process("tumbler_server.scheduler", (config, holder), environment()))
 
 
 def main() -> None:
-    """Be a worker: take the job from the supervisor, tell it how it goes, and end when it does."""
+    """Run a worker: receive the job from the supervisor, report to it, and end when it ends."""
     job, tell = take_up()
     logs.configure(job.config.log_level, job.config.log_format)
     threading.Thread(target=_end_with_supervisor, name="supervisor", daemon=True).start()
     try:
-        # One of a server's workers sees to it that there is a scheduler, and all know which.
+        # Exactly one of a server's workers runs the scheduler: the first.
         serve(job.config, Board(job.board, job.slot), lambda _: tell(READY), lambda: None, scheduling=job.slot == 0)
     except (SetupError, StoreUnavailable) as failure:
         tell(explain(failure).encode())

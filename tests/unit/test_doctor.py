@@ -87,7 +87,7 @@ def test_no_way_back_without_the_pepper(installation: Installation, lost: bool) 
     assert "the pepper file is not the one that signed this database's keys" in finding.found
 
 
-def test_a_folder_that_may_not_be_entered(installation: Installation, tmp_path: Path) -> None:
+def test_a_folder_that_may_not_be_entered(tmp_path: Path) -> None:
     """A data folder that this user may not see into is a finding, not a failure of the doctor."""
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o700)

@@ -1,1 +1,1 @@
-"""gRPC: what comes in becomes a call to the domain, what the domain says goes out. No business state, no SQL."""
+"""gRPC: turns requests into calls to the domain, and results into messages. Holds no business state and no SQL."""

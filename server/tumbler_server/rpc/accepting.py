@@ -1,8 +1,8 @@
-"""Taking calls up from gRPC: those of each method apart from others, and several of each at a time.
+"""Accepts calls from gRPC: each method separately, and several calls of each at a time.
 
-gRPC's core has a queue of calls for each method that is registered with it, and hands out as many as were asked for.
-So a flood of one method does not hold up another, and of a flood of all methods those that matter most get most of
-the loop. Calls of methods that there are not have a queue of their own, too.
+gRPC's core has a queue of calls for each registered method, and hands out as many calls as the server has requested.
+So a flood of one method does not delay another. In a flood of all methods, the most important ones get most of the
+loop. Calls to methods that do not exist have a queue of their own, too.
 """
 
 import asyncio
@@ -18,20 +18,20 @@ from tumbler_server.rpc.loop import Loop
 from tumbler_server.rpc.serving import Serving
 
 FEW, SOME, MANY = 4, 16, 64
-"""Calls of one method that are asked for at a time: the shares of the methods where calls of all of them wait."""
+"""Calls of one method to request at a time. If calls of all methods wait, these are the methods' shares."""
 
 
 class Service(serving.Service, Protocol):
-    """A service with the paths of its methods, and how many calls of each are asked for at a time."""
+    """A service, with the paths of its methods and how many calls of each to request at a time."""
 
     paths: Mapping[str, int]
 
 
 class Accepting:
-    """A server of gRPC's on a loop, and what takes up the calls of these services. For that loop's thread.
+    """A gRPC server on a loop, which accepts the calls of these services. Use it on the loop's thread only.
 
-    Calls whose connection ``has_gone`` are ended at once: that costs a fifth of serving one.
-    Where there is no such method, or the headers are larger than is allowed, the first of the services is asked.
+    Calls whose connection ``has_gone`` are ended immediately: that costs a fifth of serving one. The first service
+    handles calls to methods that do not exist, and calls whose headers are too large.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Accepting:
         self._ended: asyncio.Future[None] | None = None
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
-        """Listen on an address, and return the port; 0 where it cannot be had."""
+        """Listen on an address, and return the port, or 0 if that fails."""
         secure = () if credentials is None else (credentials._credentials,)
         try:
             return int(self._server.add_http2_port(address.encode(), *secure))
@@ -65,14 +65,17 @@ class Accepting:
         return self._serving.under_way()
 
     def start(self) -> None:
-        """Begin to take calls up, until ``stop``."""
+        """Start to accept calls, until ``stop``."""
         self._server.start()
         for path, service in self._services.items():
             self._open(path, service, service.paths[path])
         self._open("", self._otherwise, FEW)
 
     async def stop(self, grace: float | None) -> None:
-        """Take up no more calls, and return once those under way have ended; after so many seconds cancel them."""
+        """Accept no more calls, and return once all have ended.
+
+        Calls that are still in flight after ``grace`` seconds are cancelled.
+        """
         if self._ended is None:
             self._ended = self._loop.create_future()
             self._server.shutdown(self._loop.queue, self._end)

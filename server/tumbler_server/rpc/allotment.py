@@ -1,13 +1,13 @@
-"""Shares of what there is a number of: how much each party has of it, and all together."""
+"""Shares of a countable resource: how much each party has of it, and how much all of them have."""
 
 from collections import Counter
 
 
 class Allotment:
-    """So many in all, and so many for each party at the most. For one loop's thread.
+    """A number of places, and a limit for each party. Use it on the loop's thread only.
 
-    A party may have as many as are free, and no more than its limit: so there is room for one that has none.
-    (Switches share their buffers so: Choudhury and Hahne, "Dynamic queue length thresholds", 1998.)
+    A party may have as many places as are free, and at most its limit, so there is room for a party that has none.
+    (Switches share their buffers in this way: Choudhury and Hahne, "Dynamic queue length thresholds", 1998.)
     """
 
     __slots__ = ("_most", "_of", "most_each", "taken")
@@ -19,20 +19,20 @@ class Allotment:
         self._of: Counter[str] = Counter()
 
     def of(self, party: str) -> int:
-        """Return how many a party has."""
+        """Return how many places a party has."""
         return self._of[party]
 
     def is_full(self, party: str) -> bool:
-        """Say whether a party gets no more."""
+        """Return whether a party may take no more places."""
         return self._of[party] >= min(self.most_each, self._most - self.taken)
 
     def take(self, party: str, number: int) -> None:
-        """Give a party so many."""
+        """Give a party this many places."""
         self.taken += number
         self._of[party] += number
 
     def give_back(self, party: str, number: int) -> None:
-        """Take back from a party what it was given."""
+        """Take this many places back from a party."""
         self.taken -= number
         self._of[party] -= number
         if not self._of[party]:

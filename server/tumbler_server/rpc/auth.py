@@ -1,4 +1,4 @@
-"""Who may call what: one table, and the proof of the caller."""
+"""Authentication and authorization: one table says which scope each RPC needs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import unquote
@@ -48,7 +48,7 @@ def check_policy(service: ServiceDescriptor, policy: Mapping[str, str] = POLICY)
 
 
 def credential(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """Return the key that came with a call. Raises ``Unauthenticated`` where there is none, or more than one."""
+    """Return the key that came with a call. Raises ``Unauthenticated`` if there is none, or more than one."""
     found = credential_in(metadata)
     if not isinstance(found, str):
         raise Unauthenticated
@@ -58,8 +58,8 @@ def credential(metadata: Iterable[tuple[str, str | bytes]]) -> str:
 def admit(key: Key | Code | None, method: str, now: int, address: Callable[[], str]) -> Key:
     """Return the caller's record, if it may call the method.
 
-    ``address`` is asked only where it matters: finding out costs more than the rest of this function. Raises
-    ``Unauthenticated`` and ``ScopeMissing``.
+    ``address`` is called only if the key has allowed networks: it costs more than the rest of this function.
+    Raises ``Unauthenticated`` and ``ScopeMissing``.
     """
     if key is None or isinstance(key, Code):
         raise Unauthenticated
@@ -75,7 +75,7 @@ def admit(key: Key | Code | None, method: str, now: int, address: Callable[[], s
 
 
 def named(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """Return what a call's ``x-request-id`` header names it; empty where that is none, too long or not printable."""
+    """Return a call's ``x-request-id`` header, or an empty text if it is missing, too long or not printable."""
     for name, value in metadata:
         if name == "x-request-id" and isinstance(value, str) and len(value) <= _LONGEST_ID and value.isprintable():
             return value
@@ -83,7 +83,10 @@ def named(metadata: Iterable[tuple[str, str | bytes]]) -> str:
 
 
 def peer_address(peer: str) -> str:
-    """Return the IP address in gRPC's name of a peer (``ipv4:192.0.2.1:443``, ``ipv6:%5B::1%5D:443``), or nothing."""
+    """Return the IP address in gRPC's name of a peer, or an empty text.
+
+    The names look like ``ipv4:192.0.2.1:443`` and ``ipv6:%5B::1%5D:443``.
+    """
     family, _, rest = peer.partition(":")
     if family not in ("ipv4", "ipv6"):
         return ""

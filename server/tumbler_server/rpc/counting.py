@@ -1,7 +1,7 @@
-"""How much a request holds, before anything of it is looked at: entries of lists and maps, and lengths of texts.
+"""Measures a request before anything else reads it: entries of lists and maps, and lengths of texts.
 
-What is to be counted is read off the descriptors, once, and how much is allowed off ``limits``: a field without a row
-there keeps the server from starting.
+What to measure comes from the descriptors, once, and how much is allowed from ``limits``. A field without a row there
+keeps the server from starting.
 """
 
 from collections.abc import Callable, Iterator, Sized
@@ -17,17 +17,17 @@ from tumbler_server.errors import InvalidFields, Violation
 from tumbler_server.limits import ENTRIES, LENGTHS
 
 OTHERWISE_ANSWERED = frozenset({"key", "claim_token"})
-"""Texts of which no length is refused here: too long a key is MALFORMED, and a claim token not one of ours."""
+"""Texts whose length is not checked here: a key that is too long is MALFORMED, and a long claim token is invalid."""
 
 COUNTED_WHERE_READ = frozenset({service_pb.VerifyRequest.DESCRIPTOR.full_name})
-"""Requests that ``reading.question`` counts, since it has each field at hand once.
+"""Requests that ``reading.question`` measures, because it reads each field anyway.
 
-To read one more costs a tenth of a microsecond, and most calls are a Verify.
+Reading a field again costs a tenth of a microsecond, and most calls are a Verify.
 """
 
 
 JUDGED_BY_MASK = frozenset({"tumbler.v1.ApiKey"})
-"""Messages of which texts may be sent that keep no rule: those that an update_mask does not name."""
+"""Messages whose texts may break rules, if the update_mask does not name them."""
 
 
 class Row(NamedTuple):
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 def rows(descriptor: Descriptor, path: str = "") -> Iterator[Row]:
-    """Return what is to be measured of a message, and of those in it that are no entries of a list."""
+    """Yield what to measure in a message and its submessages, but not in entries of lists."""
     for field in descriptor.fields:
         name = f"{path}{field.name}"
         if is_repeated(field):
@@ -53,14 +53,14 @@ def rows(descriptor: Descriptor, path: str = "") -> Iterator[Row]:
 
 
 def is_repeated(field: FieldDescriptor) -> bool:
-    """Say whether a field is a list or a map, in every version of protobuf that we run on."""
+    """Return whether a field is a list or a map, in every supported version of protobuf."""
     return isinstance(field.default_value, list)
 
 
 def _measures(request: Descriptor) -> list[tuple[Callable[[Any], Sized], int, Row]]:
     if request.full_name in COUNTED_WHERE_READ:
         return []
-    # A field of a message that is not set reads as its default.
+    # Fields of an unset message read as their defaults.
     return [(attrgetter(row.path), row.most, row) for row in rows(request)]
 
 
@@ -71,9 +71,9 @@ _MEASURES = {
 
 
 def demand(request: Message) -> None:
-    """Raise ``InvalidFields`` where a request holds more than it may; nothing is copied, and no entry looked at.
+    """Raise ``InvalidFields`` if a request holds more than it may. Copies nothing, and reads no entry.
 
-    Of a BatchVerify, the items are counted, and nothing in them: each is a request of its own.
+    Of a BatchVerify, only the items are counted: each is a request of its own.
     """
     measures = _MEASURES[type(request)]
     for read, most, _ in measures:

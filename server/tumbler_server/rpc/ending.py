@@ -1,4 +1,4 @@
-"""How a call ends: what is done once it is over, and how it is cut off when its caller takes nothing any more."""
+"""How a call ends: callbacks at its end, and how to cut it off if its caller has stopped reading."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from typing import Any, cast
 
 
 def at_end(callback: Callable[[Any], object]) -> None:
-    """Have this called with anything once the call is over that this task serves.
+    """Call ``callback``, with one argument, when the current call is over.
 
-    What a call's own context were to call would make a cycle of it: the call and its stream would then live until the
-    collector comes, and count among the connection's streams.
+    A callback of the call's own context would make a reference cycle. The call and its stream would then live until the
+    garbage collector runs, and count among the connection's streams.
     """
     task().add_done_callback(callback)
 
@@ -21,5 +21,5 @@ def cut_off(serving: "asyncio.Task[Any]", context: Any) -> None:
 
 
 def task() -> "asyncio.Task[Any]":
-    """Return the task that serves a call, to what is called by it."""
+    """Return the task that serves the current call."""
     return cast("asyncio.Task[Any]", asyncio.current_task())

@@ -1,4 +1,4 @@
-"""Which call is served how: the table of methods, and what gRPC asks for each call."""
+"""The table of methods, and how a call gets its handler."""
 
 import asyncio
 import math
@@ -29,15 +29,15 @@ from tumbler_server.rpc.serving import Details
 from tumbler_server.shares import CrowdLimit, LaneLimit
 
 SWEEP = 0.5
-"""Seconds between two looks for callers who have not sent their request in time."""
+"""Seconds between two checks for requests and answers that have timed out."""
 
 BEHIND = 10
-"""How much threads that hash stand back, where all processors are busy: see nice(2)."""
+"""Niceness of threads that hash; it matters only when all processors are busy. See nice(2)."""
 
 
 @dataclass(frozen=True)
 class Lanes:
-    """The threads behind the loop: a lane for each kind of work, so that no kind waits for another."""
+    """The threads behind the loop. Each kind of work has its own lane, so that none waits for another."""
 
     read: Lane
     change: Lane
@@ -45,10 +45,10 @@ class Lanes:
     claim: Lane
     stop: Lane
     batch: Lane
-    """Its places only: batches run on the loop, in slices."""
+    """Used only for its places: batches run on the loop, in slices."""
 
     def close(self) -> None:
-        """Finish what is under way in each."""
+        """Wait for the work in progress in each lane."""
         for lane in vars(self).values():
             lane.close()
 
@@ -57,7 +57,7 @@ class Lanes:
 class Row:
     """A method's row in the table.
 
-    ``lane`` takes the lanes and a request; ``long`` is as in ``Plan``, and ``at_a_time`` as in ``accepting``.
+    ``lane`` takes the lanes and a request. ``long`` is as in ``Plan``, and ``at_a_time`` as in ``accepting``.
     """
 
     kind: type[Exchange]
@@ -96,11 +96,11 @@ METHODS: Mapping[str, Row] = {
     "Redeliver": _managed(lambda lanes, _: lanes.change),
     "RotateWebhookSecret": _managed(lambda lanes, _: lanes.change),
 }
-"""Each RPC: how it is served, how large its request may be, how many may be in flight, and in which lane it runs."""
+"""How each RPC is served, how large its request may be, how many calls may be in flight, and which lane runs them."""
 
 
-class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
-    """Serves the methods of the service. For one loop's thread."""
+class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
+    """Serves the methods of the service. Use it on the loop's thread only."""
 
     def __init__(self, service: ServiceDescriptor, house: House, lanes: Lanes) -> None:
         check_methods(service)
@@ -121,7 +121,7 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         }
 
     def service(self, details: Details) -> Handler:
-        """Return what serves a call whose headers have come."""
+        """Return the handler of a call whose headers have arrived."""
         if details.size > shares.HEADER_BYTES.most:
             return Cut(
                 status.told(RequestTooLarge(details.size, shares.HEADER_BYTES.most, "header"), ""),
@@ -145,11 +145,11 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
 
     @property
     def under_way(self) -> int:
-        """How many calls have not had their answer; streams do not count."""
+        """The number of calls in flight, without streams."""
         return sum(map(len, self._calls))
 
     def awaited(self) -> dict[str, int]:
-        """Return for how many bytes of messages each peer is listened to now."""
+        """Return how many bytes of messages the server currently accepts from each peer."""
         awaited: dict[str, int] = {}
         for crowd in self._crowds.values():
             for call in crowd.waiting:
@@ -158,7 +158,7 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         return awaited
 
     async def sweep(self) -> None:
-        """End calls whose request does not come in time, or whose answer is not taken, until cancelled."""
+        """End calls whose request is late, and cut off calls whose answer is not read. Runs until cancelled."""
         to_send, to_read = shares.SECONDS_TO_SEND.most, shares.SECONDS_TO_READ.most
         while True:
             await asyncio.sleep(SWEEP)
@@ -168,7 +168,7 @@ class Engine(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
                 crowd.cut_unread(now - to_read)
 
     def say_goodbye(self) -> None:
-        """End all calls whose request has not come, and refuse new ones."""
+        """End all calls whose request has not arrived, and refuse new ones."""
         self._over = True
         for crowd in self._crowds.values():
             crowd.end_waiting(math.inf, ServerStopping())
@@ -184,7 +184,7 @@ def check_methods(service: ServiceDescriptor, methods: Mapping[str, Row] = METHO
 
 
 def lane_limits(threads: int, cores: int) -> Mapping[str, LaneLimit]:
-    """Return the limits of all lanes, for a process with so many threads for blocking work and so many cores."""
+    """Return the limits of all lanes, for a process with this many threads for blocking work and this many cores."""
     reads, read = max(1, threads // 8), max(2, threads // 4)
     return {
         "reads": LaneLimit("records to verify", reads, reads, 2_048, 1_024),

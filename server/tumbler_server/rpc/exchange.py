@@ -1,9 +1,9 @@
-"""A call on the loop, from its headers to its answer; one class for each way of being served.
+"""A call on the loop, from its headers to its answer; one class for each way of serving a call.
 
-Each step is cheaper than what it guards. The headers come first: the caller is found by its credential, and its scope
-held against the policy. Then the call is counted, and its message received, measured, parsed and counted. Only then
-does the domain get to work. What is in memory is answered on the loop; what reads, writes or hashes runs on the threads
-of its lane, behind a queue in which projects take turns.
+Each step costs less than what it protects. The headers come first: they identify the caller by its credential, and
+the caller's scopes are checked against the policy. Then the call is counted, and its message is received, measured,
+parsed and counted. Only then does the domain start to work. The loop answers what is in memory. Work that reads,
+writes or hashes runs on the threads of its lane, behind a queue in which projects take turns.
 """
 
 import asyncio
@@ -41,12 +41,12 @@ from tumbler_server.rpc.unsent import Unsent
 from tumbler_server.rpc.watch import Watching
 
 _AROUND = 1_024
-"""Bytes that HTTP/2 needs for a call, beside its headers and its message; at the most, as a rule."""
+"""Bytes that HTTP/2 adds to a call's headers and message; usually fewer."""
 
 
 @dataclass(frozen=True)
 class House:
-    """What calls are served with."""
+    """What calls share."""
 
     servicer: Servicer
     hotpath: HotPath
@@ -58,9 +58,9 @@ class House:
 
 @dataclass(frozen=True)
 class Plan:
-    """How one method is served. ``lane`` says on whose threads a request of it is worked on.
+    """How one method is served. ``lane`` returns the lane that a request runs in.
 
-    ``long`` says whether its answer may be long, and so is given only to who has read earlier ones.
+    ``long``: the answer may be long, so a project gets it only if it has read enough of its earlier ones.
     """
 
     method: str
@@ -74,7 +74,7 @@ class Plan:
 
 
 class Handler:
-    """What serves a call, from when its headers have come: whether a message is received is its own to decide."""
+    """Serves a call from the arrival of its headers, and decides whether to receive a message."""
 
     response_streaming: bool = False
     stream_unary: Any = None
@@ -101,26 +101,26 @@ class Exchange(Handler):
         self.task: asyncio.Task[Any] | None = None
         self.context: Any = None
         self.ended: TumblerError | None = None
-        """Why the call is ended while its message has not come."""
+        """Why the call is ended before its message arrives."""
 
     def judge_headers(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
-        """Judge the caller by the call's headers, as far as memory reaches. Raises ``Unauthenticated``."""
+        """Check the caller by the call's headers, using memory only. Raises ``Unauthenticated``."""
         method, verifier = self.plan.method, self.house.servicer.verifier
         if auth.POLICY[method] == auth.OPEN:
             return
         self.text = auth.credential(metadata)
         found = verifier.recall(self.text)
         if isinstance(found, Unknown):
-            return  # it is judged once there is a context
+            return  # checked later, with a context
         if not isinstance(found, Key):
             raise Unauthenticated
         try:
             self.caller = auth.admit(found, method, verifier.now(), str)
         except (Unauthenticated, ScopeMissing):
-            return  # it may have changed since, or be let in by its network: it is judged by a view, and with a context
+            return  # the record may be stale, or the network allowed: checked later, with a view and a context
 
     async def stream_unary(self, _: object, context: Any) -> bytes:
-        """Serve the call; gRPC's way in."""
+        """Serve the call. The name is gRPC's."""
         failed: Exception
         try:
             answer = await self.answer(context)
@@ -138,27 +138,27 @@ class Exchange(Handler):
         return await status.end(context, told)
 
     async def answer(self, context: Any) -> bytes:
-        """Return the serialized response. Raises what to tell instead."""
+        """Return the serialized response. Raises the error to send instead."""
         raise NotImplementedError
 
     def cut(self) -> None:
-        """Cut the call off: its answer is not taken."""
+        """Cut the call off, because its answer is not read."""
         if self.task is not None:
             cut_off(self.task, self.context)
 
     def end(self, failure: TumblerError) -> None:
-        """End the call, while its message has not come."""
+        """End the call, because its message has not arrived."""
         if self.task is not None:
             self.ended = failure
             self.task.cancel()
 
     def _finish(self) -> None:
-        """Note that nothing is left but to be taken by the caller."""
+        """Note that the call is finished, except that its answer is unread."""
         self.since = time.monotonic()
         self.plan.present.unread[self] = None
 
     async def receive(self, context: Any) -> bytes:
-        """Take the call in, and return its message.
+        """Admit the call, and return its message.
 
         Raises ``Unauthenticated``, ``ScopeMissing``, ``StoreUnavailable``, ``Overloaded``, ``RequestTooSlow``,
         ``RequestTooLarge`` and ``Undecodable``.
@@ -167,7 +167,7 @@ class Exchange(Handler):
             raise self.failure
         plan = self.plan
         if self.text and self.caller is auth.NOBODY:
-            await self.house.hotpath.view()  # what memory has of the caller counts no earlier
+            await self.house.hotpath.view()  # the caller's cached record is valid only under a view
             await self._authenticate(context)
         self.peer = peer = context.peer()
         if self.caller is auth.NOBODY:
@@ -205,23 +205,23 @@ class Exchange(Handler):
             heard[self.peer] = heard.get(self.peer, 0) + size
 
     def decode(self, data: bytes) -> Any:
-        """Return the request that a message is. Raises ``Undecodable`` and ``InvalidFields``."""
+        """Return the request that a message holds. Raises ``Undecodable`` and ``InvalidFields``."""
         plan = self.plan
         try:
             request = plan.request.FromString(data)
         except Exception:
-            # Whatever a parser makes of hostile bytes: it must not get away as INTERNAL.
+            # A parser may raise anything on hostile bytes. The caller must not get INTERNAL for that.
             raise Undecodable(plan.request.DESCRIPTOR.full_name) from None
         counting.demand(request)
         return request
 
     async def hold_back(self, failure: Exception, context: Any) -> None:
-        """Return when a caller may be told that it was not let in. Whatever else failed is told at once."""
+        """Wait until the caller may be told that its credential is invalid. Other failures do not wait."""
         if self.caller is auth.NOBODY and isinstance(failure, Unauthenticated | ClaimTokenInvalid):
             await self.house.shedding.refuse(context.peer())
 
     def settled(self) -> View | None:
-        """Return the view that the call rests on, if memory gives one and the caller has not changed by that."""
+        """Return a view for the call, if memory has one and the caller's record has not changed."""
         verifier, caller = self.house.servicer.verifier, self.caller
         view = self.house.hotpath.view_now()
         if view is None or not (verifier.remembers(caller) or caller is auth.NOBODY):
@@ -230,7 +230,7 @@ class Exchange(Handler):
         return view
 
     async def settle(self, context: Any) -> View:
-        """Take the view that the call rests on; where the caller has changed by that, judge it again.
+        """Return a view for the call. If the caller's record has changed, check the caller again.
 
         Raises ``Unauthenticated``, ``ScopeMissing``, ``Overloaded`` and ``StoreUnavailable``.
         """
@@ -246,12 +246,12 @@ class Exchange(Handler):
         found = verifier.recall(self.text)
         if isinstance(found, Unknown):
             found = await house.hotpath.find(found, context.peer())
-        address = lambda: auth.peer_address(context.peer())  # noqa: E731 - asked only where it matters
+        address = lambda: auth.peer_address(context.peer())  # noqa: E731 - called only if it matters
         self.caller = auth.admit(found, self.plan.method, verifier.now(), address)
 
 
 class Refusal(Handler):
-    """Ends calls with a status that is made once: it is what a flood costs us most of."""
+    """Ends calls with a status that is built once, because floods consist mostly of such calls."""
 
     __slots__ = ("_shedding", "_told")
 
@@ -260,13 +260,13 @@ class Refusal(Handler):
         self._shedding = shedding
 
     async def stream_unary(self, _: object, context: Any) -> bytes:
-        """Refuse the call; gRPC's way in."""
+        """Refuse the call."""
         await self._shedding.refuse(context.peer())
         return await status.end(context, self._told)
 
 
 class Farewell(Handler):
-    """Ends calls that come to a server which ends: at once, whoever calls."""
+    """Ends calls that arrive while the server stops: immediately, for every caller."""
 
     __slots__ = ("_told",)
 
@@ -274,12 +274,12 @@ class Farewell(Handler):
         self._told = told
 
     async def stream_unary(self, _: object, context: Any) -> bytes:
-        """Refuse the call; gRPC's way in."""
+        """Refuse the call."""
         return await status.end(context, self._told)
 
 
 class Cut(Refusal):
-    """Ends a call, and with it the connection of a stranger; with ``whoever``, everybody's."""
+    """Ends a call and cuts its connection if it is unauthenticated; with ``whoever``, cuts any connection."""
 
     __slots__ = ("_whoever",)
 
@@ -288,18 +288,18 @@ class Cut(Refusal):
         self._whoever = whoever
 
     async def stream_unary(self, _: object, context: Any) -> bytes:
-        """Refuse the call; gRPC's way in."""
+        """Refuse the call."""
         self._shedding.cut(context.peer(), self._whoever)
         return await status.end(context, self._told)
 
 
 class Verify(Exchange):
-    """A Verify: on the loop, but for records that have to be read and secrets that only bcrypt can prove."""
+    """A Verify: runs on the loop, except for records to read and secrets that only bcrypt can prove."""
 
     __slots__ = ()
 
     async def answer(self, context: Any) -> bytes:
-        """Give the verdict."""
+        """Return the verdict."""
         data = await self.receive(context)
         house = self.house
         if not house.verifying.now():
@@ -315,12 +315,12 @@ class Verify(Exchange):
 
 
 class BatchVerify(Exchange):
-    """A BatchVerify: on the loop too, item by item, between which others have their turn."""
+    """A BatchVerify: runs on the loop item by item, and yields to other calls in between."""
 
     __slots__ = ()
 
     async def answer(self, context: Any) -> bytes:
-        """Give the verdicts."""
+        """Return the verdicts."""
         request = self.decode(await self.receive(context))
         view = self.settled() or await self.settle(context)
         house, caller = self.house, self.caller
@@ -339,17 +339,17 @@ class BatchVerify(Exchange):
 
 
 class Manage(Exchange):
-    """A call that reads or writes keys: on a thread of its lane."""
+    """A call that reads or writes keys: runs on a thread of its lane."""
 
     __slots__ = ("named",)
 
     def judge_headers(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
-        """Judge the caller, and keep what it named the call. Raises ``Unauthenticated``."""
+        """Check the caller, and store the call's ``x-request-id``. Raises ``Unauthenticated``."""
         self.named = auth.named(metadata)
         super().judge_headers(metadata)
 
     async def answer(self, context: Any) -> bytes:
-        """Have the work done, if the caller still waits when its turn comes."""
+        """Run the work in its lane, if the caller still waits when its turn comes."""
         request = self.decode(await self.receive(context))
         await self.settle(context)
         caller, peer = self.caller, self.peer
@@ -371,39 +371,39 @@ class Manage(Exchange):
         if not call.alive():
             raise CallerGone
         if self.plan.long:
-            self.house.unsent.check(self.caller.project_id)  # again: others have been answered while it waited
+            self.house.unsent.check(self.caller.project_id)  # again: the project may have got other answers meanwhile
         plan = self.plan
         return self.house.servicer.work(plan.method, plan.work, self.caller, request, call).SerializeToString()
 
 
 class Claim(Manage):
-    """A ClaimRotation: its token is its credential, and is judged before anything waits for a thread."""
+    """A ClaimRotation: its token is its credential, and is checked before the call waits for a thread."""
 
     __slots__ = ()
 
     def decode(self, data: bytes) -> Any:
-        """Return the request, if its token is one of ours. Raises ``ClaimTokenInvalid`` too."""
+        """Return the request, if its token was issued by this installation. Also raises ``ClaimTokenInvalid``."""
         request = super().decode(data)
         self.house.servicer.read_claim(request.claim_token)
         return request
 
 
 class Watch(Exchange):
-    """A stream of changes: this task, for as long as the caller listens."""
+    """A stream of changes: its task runs for as long as the caller listens."""
 
     response_streaming = True
     __slots__ = ()
 
     async def stream_stream(self, _: object, context: Any) -> None:
-        """Serve the stream; gRPC's way in."""
+        """Serve the stream. The name is gRPC's."""
         try:
             request = self.decode(await self.receive(context))
             await self.settle(context)
             at_end(self.house.shedding.stay(context.peer()))
             wanted = self.house.servicer.wanted(self.caller, request)
             address = auth.peer_address(context.peer())
-            # First and by itself: gRPC would send it a second time, and so no status at all, if the stream were to end
-            # during its first write.
+            # Sent first and separately. If the stream ended during its first write, gRPC would send the metadata again,
+            # and then no status at all.
             await context.send_initial_metadata(())
             await self.house.watching.serve(self.caller, wanted, address, context.write)
             return

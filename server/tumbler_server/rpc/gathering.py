@@ -1,4 +1,4 @@
-"""Reads of records that come at the same time, gathered into one query: a thread and a statement for many callers."""
+"""Gathers reads of records that arrive together into one query: one thread and one statement for many callers."""
 
 import asyncio
 import contextlib
@@ -10,16 +10,16 @@ from tumbler_server.rpc.lanes import FairQueue, begun_threads, tellable
 from tumbler_server.shares import LaneLimit
 
 MOST = 64
-"""Records in one query: so many take a thread about a millisecond, and the loop waits no longer for the interpreter."""
+"""Maximum records per query. That many take a thread, which the loop may have to wait for, about a millisecond."""
 
 Found = Key | Doubtful | None
 Wanted = tuple[Unknown, "asyncio.Future[Found]"]
 
 
 class Gathering:
-    """Reads records, in turns by party. What is asked while a read is under way goes with the next one.
+    """Reads records, in turns by party. Requests that arrive during a read go into the next one.
 
-    For one loop's thread. ``read`` is called on threads of its own.
+    ``read`` is called on threads of its own. Use this on the loop's thread only.
     """
 
     def __init__(self, limit: LaneLimit, read: Callable[[Sequence[Unknown]], Sequence[Found]]) -> None:
@@ -33,8 +33,8 @@ class Gathering:
     async def find(self, unknown: Unknown, party: str) -> Found:
         """Return what is stored of a presented key.
 
-        Raises ``Overloaded`` where too many wait, and ``StoreUnavailable``. Nothing is read for who is cancelled before
-        its turn.
+        Raises ``Overloaded`` if too many requests wait, and ``StoreUnavailable``. A request that is cancelled before
+        its turn is not read.
         """
         loop = asyncio.get_running_loop()
         found: asyncio.Future[Found] = loop.create_future()
@@ -42,7 +42,7 @@ class Gathering:
         self._queue.put(party, wanted)
         if not self._launching:
             self._launching = True
-            loop.call_soon(self._launch, loop)  # with all that this turn of the loop still brings
+            loop.call_soon(self._launch, loop)  # together with all later requests of this turn of the loop
         try:
             return await found
         except asyncio.CancelledError:
@@ -50,7 +50,7 @@ class Gathering:
             raise
 
     def close(self) -> None:
-        """Finish what is under way."""
+        """Wait for the reads in progress."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _launch(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -71,9 +71,9 @@ class Gathering:
             found = self._read([unknown for unknown, _ in batch])
         except BaseException as raised:
             failure = tellable(raised)
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the wait for the result
             loop.call_soon_threadsafe(self._tell, loop, batch, found, failure)
-        del failure  # its traceback has this frame, and with it the keys that were presented
+        del failure  # its traceback refers to this frame, and so to the presented keys
 
     def _tell(
         self,

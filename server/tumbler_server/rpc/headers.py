@@ -1,7 +1,7 @@
-"""What is kept of a call's headers: as much as is allowed, and how much there was.
+"""Limits what is kept of a call's headers: as much as is allowed, and the size of all.
 
-gRPC takes in whatever comes over the wire, where a single byte may stand for a header of 4 KiB that was sent once
-(HPACK). Its bindings make objects of all of them before anybody can look: 4 KiB became 16 MiB.
+gRPC accepts whatever is sent, and with HPACK a single byte may stand for a header of 4 KiB that was sent once. Its
+bindings create objects for all headers before the server can look: 4 KiB became 16 MiB.
 """
 
 from threading import get_ident
@@ -16,7 +16,7 @@ _LEFT_OUT = ("", "")
 
 
 class Headers:
-    """How much of headers has come to the thread that calls ``begin``, and what is made of each of them there."""
+    """Measures and limits the headers that arrive on the thread that calls ``begin``."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -24,12 +24,12 @@ class Headers:
         self.thread = 0
 
     def begin(self) -> None:
-        """Stand where gRPC's bindings have their class of a header, for this thread."""
+        """Create the headers that arrive on this thread, instead of gRPC's bindings."""
         self.thread = get_ident()
         _by_thread[self.thread] = self
 
     def end(self) -> None:
-        """Leave it to the bindings again."""
+        """Leave that to the bindings again."""
         _by_thread.pop(self.thread, None)
 
 
@@ -39,9 +39,9 @@ _theirs = cygrpc._Metadatum
 
 
 def _take(name: str, value: str | bytes) -> tuple[str, str | bytes]:
-    """Return a header as handlers have it; nothing of one that comes after more than is allowed."""
+    """Return a header as handlers expect it, or an empty one after the allowed size."""
     headers = _by_thread.get(get_ident())
-    if headers is None:  # what a client is told
+    if headers is None:  # headers that a client receives
         return _theirs(name, value)  # type: ignore[no-any-return]
     before = headers.size
     headers.size = before + len(name) + len(value)

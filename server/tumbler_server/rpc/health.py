@@ -1,8 +1,8 @@
-"""The standard health service, by our own code: answered from memory, on the loop, to whoever asks.
+"""The standard health service, implemented here: answers from memory, on the loop, without a credential.
 
-``Check`` and ``Watch`` know four names: the server as a whole (``""``: may it be given calls?), the service's own,
-``liveness`` (does the process still answer at all?), and ``changes`` (can anything be changed?). Nothing that a caller
-names is kept.
+``Check`` and ``Watch`` know four names: the server as a whole (``""``: can it take calls?), the service's own,
+``liveness`` (does the process still answer?), and ``changes`` (can anything be changed?). Names that callers send are
+not kept.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from tumbler_server.rpc.shedding import Shedding
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 LIVENESS = "liveness"
-"""A name that is SERVING for as long as the process answers, whatever its database does."""
+"""A name that is SERVING as long as the process answers, whatever the state of its database."""
 
 CHANGES = "changes"
-"""A name that is not SERVING while the database takes no changes, since its disk is full, say, though keys are verified
-as ever: the server as a whole stays SERVING then, or a full disk would take it from those who only verify."""
+"""A name that is NOT_SERVING while the database accepts no changes, for instance because its disk is full. Keys are
+still verified then, so the server as a whole stays SERVING: clients that only verify must not lose it."""
 
 _Status = health_pb2.HealthCheckResponse
 _SERVING, _NOT_SERVING, _UNKNOWN = (
@@ -34,8 +34,8 @@ _SERVING, _NOT_SERVING, _UNKNOWN = (
 )
 
 
-class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
-    """Answers health checks. ``service`` is the full name of ours. For one loop's thread."""
+class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
+    """Answers health checks. ``service`` is the full name of our service. Use it on the loop's thread only."""
 
     paths: ClassVar[Mapping[str, int]] = {f"/{SERVICE}/Check": SOME, f"/{SERVICE}/Watch": FEW}
 
@@ -55,17 +55,17 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         self._over = False
 
     def say_serving(self, serving: bool) -> None:
-        """Tell who asks, or watches, whether calls can be served now."""
+        """Report whether calls can be served now."""
         told = _SERVING if serving and not self._over else _NOT_SERVING
         self._tell({**dict.fromkeys(self._names, told), CHANGES: told if self._changing else _NOT_SERVING})
 
     def say_changing(self, changing: bool) -> None:
-        """Tell who asks, or watches, whether changes can be made now; while nothing is served, they cannot."""
+        """Report whether changes can be made now. While nothing is served, they cannot."""
         self._changing = changing
         self._tell({CHANGES: self._statuses[""] if changing else _NOT_SERVING})
 
     def say_goodbye(self) -> None:
-        """Tell them NOT_SERVING, for good, and end their streams after that."""
+        """Report NOT_SERVING from now on, and then end the streams."""
         self._over = True
         self._tell(dict.fromkeys((*self._names, CHANGES), _NOT_SERVING))
         self._wake()
@@ -81,12 +81,12 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
             self._wake()
 
     def _wake(self) -> None:
-        # Each watcher waits for an event of its own time: what is set once wakes all, and holds none of them.
+        # Set the event that all watchers wait for now. Later waits use the new one.
         self._changed.set()
         self._changed = asyncio.Event()
 
     def service(self, details: grpc.HandlerCallDetails) -> Method | None:
-        """Return what serves a call, or None where the method is not ours."""
+        """Return the handler of a call, or None if the method is not ours."""
         if details.method == f"/{SERVICE}/Check":
             return Method(stream_unary=self._check)
         if details.method == f"/{SERVICE}/Watch":
@@ -131,7 +131,7 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
         await self._watching.refuse(context, failed, "Watch", visitor)
 
     async def _name(self, visitor: Visitor) -> str:
-        """Receive which service is asked about."""
+        """Receive the name of the service to check."""
         kind = health_pb2.HealthCheckRequest
         asked = await visitor.message(kind, shares.HEALTH_BYTES, shares.SECONDS_TO_SEND)
         if asked is None:

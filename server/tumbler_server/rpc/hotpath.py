@@ -1,6 +1,6 @@
-"""The way of a Verify on the loop: what is in memory is answered at once, the rest by bounded threads behind it.
+"""Serves a Verify on the loop: immediately from memory, the rest with bounded threads behind it.
 
-The stages are ``keys.verifier``'s. Here is only who waits for which of them.
+``keys.verifier`` has the stages. This module only decides which call waits for which of them.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from tumbler_server.rpc.spreading import spread
 from tumbler_server.shares import PROOFS_OF_A_KEY
 
 MOST_PROVEN = 64
-"""Keys of one batch that are proven by bcrypt; what is proven by then is remembered for the next call."""
+"""Maximum number of keys of one batch that bcrypt checks. Keys proven by then are cached for the next call."""
 
 
 class HotPath:
-    """Gives views, finds records and gives verdicts. For one loop's thread."""
+    """Returns views, records and verdicts. Use it on the loop's thread only."""
 
     def __init__(self, verifier: Verifier, glance: Glance, reads: Gathering, proofs: Lane) -> None:
         self._verifier = verifier
@@ -36,7 +36,7 @@ class HotPath:
         self._of_a_key: Counter[str] = Counter()
 
     def view_now(self) -> View | None:
-        """Take a view for a call that began before this, if memory gives one."""
+        """Return a view for a call that began before this, if memory has one."""
         try:
             position = self._glance.now()
         except StoreUnavailable:
@@ -44,7 +44,7 @@ class HotPath:
         return None if position is None else View(position)
 
     async def view(self, at_least: int = 0, exactly: bool = False) -> View:
-        """Take a view for a call that began before this. Raises ``StoreUnavailable``."""
+        """Return a view for a call that began before this. Raises ``StoreUnavailable``."""
         try:
             position = self._glance.now(at_least, exactly)
             return View(await self._glance.fresh() if position is None else position)
@@ -55,7 +55,7 @@ class HotPath:
             return view
 
     async def find(self, unknown: Unknown, party: str) -> Key | None:
-        """Return the record of a presented key that has to be read, None where it is no key.
+        """Read the record of a presented key, and return it, or None if the key is wrong.
 
         Raises ``Overloaded`` and ``StoreUnavailable``.
         """
@@ -63,7 +63,7 @@ class HotPath:
         return await self._prove(found) if isinstance(found, Doubtful) else found
 
     def verify_now(self, question: Question, view: View) -> Verdict | None:
-        """Return the verdict on a presented key if all that it takes is in memory."""
+        """Return the verdict on a presented key, if everything it needs is in memory."""
         if question.exactly or view.position < question.at_least:
             return None
         key = self._verifier.recall(question.text)
@@ -83,10 +83,10 @@ class HotPath:
         return self._verifier.judge(key, demand, view, self._verifier.now())
 
     async def verify_all(self, questions: Sequence[Question], view: View, party: str) -> list[Verdict | None]:
-        """Return the verdicts on many keys; None for each that names a revision which does not exist.
+        """Return the verdicts on many keys; None for each question that names a revision which does not exist.
 
-        All rest on one view and one instant. Raises ``Overloaded``, where some of them have been proven and remembered,
-        and ``StoreUnavailable``.
+        All rest on one view and one instant. Raises ``StoreUnavailable`` and ``Overloaded``; keys proven by then stay
+        cached.
         """
         at_least = max((question.at_least for question in questions), default=0)
         exactly = any(question.exactly for question in questions)
@@ -114,7 +114,7 @@ class HotPath:
         doubtful: list[Doubtful] = []
         for start in range(0, len(unknown), MOST):
             asked = unknown[start : start + MOST]
-            # One after the other would be a query for each: together they are one, or a few.
+            # Together they need one query, or a few; one after the other, they would need one each.
             answers = await asyncio.gather(*(self._reads.find(each, party) for each in asked))
             for each, answer in zip(asked, answers, strict=True):
                 if isinstance(answer, Doubtful):
@@ -128,7 +128,7 @@ class HotPath:
         return found
 
     async def _prove(self, doubtful: Doubtful) -> Key | None:
-        """Have bcrypt tell whether a presented key is the right one; those who present the same one share a run."""
+        """Check a presented key with bcrypt. Callers that present the same key share one run."""
         asked = doubtful.asked
         flight = self._flights.get(asked.tag)
         if flight is None:
@@ -144,11 +144,12 @@ class HotPath:
         finally:
             flight.waiting -= 1
             if not flight.waiting and not flight.begun:
-                # Nobody is left, and nobody is to join it any more. A run that has begun goes on, and counts.
+                # No caller is left, and none may join. A run that has begun continues, and counts against the key's
+                # limit.
                 self._forget(flight, asked.tag)
                 flight.task.cancel()
-        # They share the proof, which never changes. The record is each one's own: another's may have been read before a
-        # change that this call must know.
+        # Callers share the proof, which never changes, but not the record: another caller may have read its record
+        # before a change that this call must see.
         return doubtful.key if proven else None
 
     async def _fly(self, flight: "_Flight", doubtful: Doubtful) -> bool:
@@ -163,7 +164,7 @@ class HotPath:
         if not self._of_a_key[asked.id]:
             del self._of_a_key[asked.id]
         if not flight.task.cancelled():
-            flight.task.exception()  # where nobody waits for it any more, it is of no interest
+            flight.task.exception()  # marks it as retrieved, or asyncio would log it
 
     def _forget(self, flight: "_Flight", tag: bytes) -> None:
         if self._flights.get(tag) is flight:
@@ -171,7 +172,7 @@ class HotPath:
 
 
 class _Flight:
-    """A run of bcrypt, how many wait for it, and whether it has a place."""
+    """A run of bcrypt: how many callers wait for it, and whether it has a place."""
 
     __slots__ = ("begun", "task", "waiting")
     task: "asyncio.Task[bool]"

@@ -1,7 +1,7 @@
 """Fair shares of a bounded resource: who waits for what, how many may wait, and whose turn is next.
 
-Everything here belongs to one event loop and must be called on its thread. A *party* is whoever shares: a project, a
-key id, or, where nobody has been authenticated yet, a connection.
+Everything here belongs to one event loop and must be called on its thread. A *party* has a share: a project, a key id,
+or, before authentication, a connection.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from tumbler_server.shares import LaneLimit
 T = TypeVar("T")
 
 RETRY = SECOND // 2
-"""When a caller that was refused for want of room should come again, in microseconds."""
+"""How long a refused caller should wait before a retry, in microseconds."""
 
 
 class FairQueue(Generic[T]):
-    """A bounded queue in which parties take turns, however much each of them has put in.
+    """A bounded queue in which parties take turns, however much each of them has queued.
 
-    A party may have as many items in it as there is room for more, and no more than its limit.
+    A party may queue at most as many items as there are free places, and at most its limit.
     """
 
     def __init__(self, name: str, most: int, most_each: int) -> None:
@@ -41,7 +41,7 @@ class FairQueue(Generic[T]):
         return self._length
 
     def put(self, party: str, item: T) -> None:
-        """Put an item behind the party's others. Raises ``Overloaded`` where the party, or the queue, is full."""
+        """Append an item to the party's items. Raises ``Overloaded`` if the party's share or the queue is full."""
         items = self._waiting.get(party)
         if (len(items) if items else 0) >= min(self._most_each, self._most - self._length):
             self._refused.inc()
@@ -52,7 +52,7 @@ class FairQueue(Generic[T]):
         self._length += 1
 
     def take(self, allowed: Callable[[str], bool] = lambda _: True) -> tuple[str, T] | None:
-        """Take the oldest item of the party whose turn it is, passing over parties that are not allowed one now."""
+        """Take the oldest item of the party whose turn it is. Parties that are not ``allowed`` are skipped."""
         for party in self._waiting:
             if allowed(party):
                 items = self._waiting.pop(party)
@@ -64,7 +64,7 @@ class FairQueue(Generic[T]):
         return None
 
     def drop(self, party: str, item: T) -> None:
-        """Take out an item that is not wanted any more, if it is still there."""
+        """Remove an item, if it is still queued."""
         items = self._waiting.get(party)
         if items is not None:
             with contextlib.suppress(ValueError):
@@ -75,10 +75,10 @@ class FairQueue(Generic[T]):
 
 
 class Lane:
-    """A number of places for work of one kind, and threads of its own for work that blocks.
+    """A number of places for work of one kind, with a thread each for work that blocks.
 
-    A party holds at most its share of the places, so that one is free for the others, and waits in a queue in which
-    parties take turns. A place is held until the work is over, also where its caller has gone meanwhile.
+    A party holds at most its share of the places, which leaves room for others. Parties take turns in the queue. A
+    place is held until the work ends, even if its caller has gone away.
     """
 
     def __init__(self, limit: LaneLimit, niceness: int = 0) -> None:
@@ -89,16 +89,16 @@ class Lane:
         self._threads = begun_threads(limit.places, limit.name, niceness)
 
     async def run(self, party: str, work: Callable[..., T], *arguments: object) -> T:
-        """Run blocking work on one of the lane's threads, and return what it returns.
+        """Run blocking work on one of the lane's threads, and return its result.
 
-        It runs in the caller's context. Raises ``Overloaded`` where too much is waiting. Cancelling takes work that has
-        not begun out of the queue; work that has begun goes on, and holds its place until it ends.
+        The work runs in the caller's context. Raises ``Overloaded`` if too much is queued. If cancelled, queued work is
+        dropped; work that has begun continues, and holds its place until it ends.
         """
         await self.enter(party)
         return await self.use(party, work, *arguments)
 
     async def use(self, party: str, work: Callable[..., T], *arguments: object) -> T:
-        """Do what ``run`` does, on a place that ``enter`` has taken; the end of the work gives it back."""
+        """Do what ``run`` does, in a place that ``enter`` has taken. The place is released when the work ends."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
         try:
@@ -109,7 +109,7 @@ class Lane:
         return await outcome
 
     async def enter(self, party: str) -> None:
-        """Take a place, when it is the party's turn. ``leave`` gives it back. Raises ``Overloaded``."""
+        """Take a place when it is the party's turn; ``leave`` releases it. Raises ``Overloaded``."""
         if self._busy < self._width and self._may(party):
             self._take(party)
             return
@@ -119,13 +119,13 @@ class Lane:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.leave(party)  # it came in the same moment
+                self.leave(party)  # the turn came at the same moment
             else:
                 self._queue.drop(party, turn)
             raise
 
     def leave(self, party: str) -> None:
-        """Give a place back."""
+        """Release a place."""
         self._busy -= 1
         held = self._held[party] - 1
         if held:
@@ -139,7 +139,7 @@ class Lane:
                 turn.set_result(None)
 
     def close(self) -> None:
-        """Finish what is under way, and begin nothing more."""
+        """Wait for the work in progress, and begin nothing more."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _may(self, party: str) -> bool:
@@ -159,23 +159,23 @@ def _work(
     work: Callable[..., T],
     arguments: tuple[object, ...],
 ) -> None:
-    """Do blocking work on a thread of a lane, and tell the loop once what came of it."""
+    """Do blocking work on a thread of a lane, and report the result to the loop in one callback."""
     result: Any = None
     failure: Exception | None = None
     try:
         result = context.run(work, *arguments)
     except BaseException as raised:
         failure = tellable(raised)
-    with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+    with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the wait for the result
         loop.call_soon_threadsafe(_tell, outcome, leave, party, result, failure)
-    del failure  # its traceback has this frame, and with it the request: nothing is to wait for the collector
+    del failure  # its traceback refers to this frame, and so to the request: a cycle otherwise
 
 
 def _tell(
     outcome: "asyncio.Future[T]", leave: Callable[[str], None], party: str, result: T, failure: Exception | None
 ) -> None:
     leave(party)
-    if outcome.done():  # the caller has gone
+    if outcome.done():  # the caller has gone away
         return
     if failure is None:
         outcome.set_result(result)
@@ -184,16 +184,16 @@ def _tell(
 
 
 def tellable(failure: BaseException) -> Exception:
-    """Return a failure of work as a future takes it; its waiter would wait for ever, or its loop end, with others."""
+    """Return a failure in a form that a future accepts. Others would make its waiter wait forever, or end the loop."""
     if isinstance(failure, Exception) and not isinstance(failure, StopIteration):
         return failure
     return RuntimeError(f"the work ended with {type(failure).__name__}")
 
 
 def begun_threads(number: int, name: str, niceness: int = 0) -> ThreadPoolExecutor:
-    """Return a pool whose threads run already: a machine that has none left is noticed now, and not in a call's midst.
+    """Return a pool whose threads already run, so that a lack of threads shows now, and not during a call.
 
-    Raises ``RuntimeError`` then.
+    Raises ``RuntimeError`` if the system has no more threads.
     """
     threads = ThreadPoolExecutor(number, thread_name_prefix=name, initializer=stand_back, initargs=(niceness,))
     all_run = threading.Barrier(number)
@@ -208,7 +208,7 @@ def begun_threads(number: int, name: str, niceness: int = 0) -> ThreadPoolExecut
 
 
 def stand_back(niceness: int) -> None:
-    """Have this thread yield the processor to those that serve. Only Linux can do that for a single thread."""
+    """Lower this thread's priority below that of the threads that serve. Only Linux can do that for a single thread."""
     if niceness and sys.platform == "linux":
         import os
 

@@ -1,11 +1,11 @@
-"""The event loop that serves: an asyncio loop whose one source of events is gRPC's completion queue.
+"""The event loop that serves: an asyncio loop whose only source of events is gRPC's completion queue.
 
-``grpc.aio`` has a thread of its own wait for that queue, and tell an ordinary loop of each event by a socket: two
-switches between threads, three times a call. Here the loop waits for the queue itself. It knows no other files or
-sockets: whatever blocks runs on other threads, and these wake the loop by a bell.
+``grpc.aio`` waits for that queue on a thread of its own, and wakes an ordinary loop through a socket for each event:
+two thread switches, three times a call. This loop waits for the queue itself. It has no other files or sockets:
+blocking work runs on other threads, which wake the loop with a bell.
 
-What an event calls must only make something runnable, by a future or a task: ``events.glance`` counts on it that who
-looks at the database in a turn of the loop stood in its queue before.
+An event's callback must only make something runnable, through a future or a task. ``events.glance`` relies on that:
+every call that runs in a turn of the loop was in its queue before the turn's look at the database.
 """
 
 import asyncio
@@ -32,28 +32,28 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 TURN = 0.001
-"""Seconds that a thread may keep the interpreter while the loop waits for it. Callers would feel Python's own 5 ms."""
+"""Seconds that a thread may keep the interpreter while the loop waits for it. Callers would notice Python's 5 ms."""
 
 TURNS = 32
-"""What events may make runnable before it has its turn; then the next ones are taken."""
+"""Callbacks that events may make runnable before the loop runs them. Then it takes the next events."""
 
 EVENTS = 1_024
-"""Events that are taken at a time: those of callers who hang up make nothing runnable, and may be thousands."""
+"""Maximum events per turn. Those of callers that hang up make nothing runnable, and there may be thousands."""
 
 _ALONE = 8
-"""Times that an event is taken to have come alone, once one has: to ask for a second one costs a tenth of a call."""
+"""Events to take singly after a turn found no second one: checking for a second one costs a tenth of a call."""
 
 _LAST = 1.0
-"""Seconds that what is cancelled at the end has to end."""
+"""Seconds that cancelled tasks have to end at shutdown."""
 
 _YOUNG = 20_000
-"""Objects made, less those freed, until the collector looks at the young ones; Python's own figure is 700."""
+"""Objects allocated, less those freed, before the collector checks the youngest ones; Python's default is 700."""
 
 _LONGEST = 0.2
-"""Seconds that gRPC is waited for at a time. It reckons by a clock that may be set, which so matters no longer."""
+"""Maximum seconds of one wait for gRPC. gRPC uses the wall clock, which may be set; this bounds the effect."""
 
 _AT_ONCE = 0.0
-"""A point in time that is past."""
+"""A deadline in the past."""
 
 _PATIENCE = 10.0
 """Seconds to connect to ourselves."""
@@ -64,13 +64,13 @@ _NOTHING = cygrpc.CompletionType.queue_timeout
 
 
 class Loop(asyncio.BaseEventLoop):
-    """Waits for ``queue``: the tag of each of its events is called with the event."""
+    """Waits for ``queue``. The tag of each event is a callback, which is called with the event."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._selector = self  # what BaseEventLoop asks for events
+        self._selector = self  # BaseEventLoop gets events from its selector
         self.headers = Headers()
-        """The size of what the event that is being told came with."""
+        """Measures the headers of the event that is being handled."""
         try:
             self.queue = cygrpc.CompletionQueue()
             self._bell = _make_bell(self.queue)
@@ -84,11 +84,11 @@ class Loop(asyncio.BaseEventLoop):
             ) from None
         self._rings = False
         self._alone = 0
-        """For so many times it is not asked whether a second event has come: there was none the last time."""
+        """Number of checks for a second event to skip, because there was none last time."""
 
     def select(self, timeout: float | None) -> tuple[()]:
-        """Have the events told to their tags that have come, or that come within so many seconds."""
-        poll, ready = self.queue.poll, self._ready  # type: ignore[attr-defined]  # what has its turn next
+        """Wait up to ``timeout`` seconds for events, and call the tags of those that arrive."""
+        poll, ready = self.queue.poll, self._ready  # type: ignore[attr-defined]  # the callbacks of the next turn
         if timeout is None or timeout > _LONGEST:
             timeout = _LONGEST
         headers = self.headers
@@ -101,7 +101,7 @@ class Loop(asyncio.BaseEventLoop):
             except Exception as failure:
                 self.call_exception_handler({"message": "an event of gRPC's", "exception": failure})
             last -= 1
-            # Who sends far more headers than is allowed has cost enough, and is to be cut before the next such call.
+            # A call with far too many headers is expensive. Let it be cut before the next one arrives.
             if not last or len(ready) >= full or headers.size > shares.ABSURD:
                 break
             headers.size = 0
@@ -115,10 +115,10 @@ class Loop(asyncio.BaseEventLoop):
         return ()
 
     def _process_events(self, _: tuple[()]) -> None:
-        """Do nothing: they are told as they are taken."""
+        """Do nothing: ``select`` handles events as it takes them."""
 
     def _write_to_self(self) -> None:
-        """Wake the loop; for all threads."""
+        """Wake the loop. Any thread may call this."""
         if not self._rings:
             self._rings = True
             self._bell.start_server_batch((), self._hear)
@@ -128,11 +128,11 @@ class Loop(asyncio.BaseEventLoop):
 
 
 class LoopThread:
-    """Runs a loop on a thread of its own until ``close``. Should it end by itself, that thread calls ``failed``."""
+    """Runs a loop on its own thread until ``close``. If the loop ends by itself, that thread calls ``failed``."""
 
     def __init__(self, failed: Callable[[], None] = lambda: None) -> None:
         sys.setswitchinterval(TURN)
-        # A call makes dozens of objects that its end frees without the collector; looking for cycles so often is waste.
+        # A call creates dozens of objects that need no collector, so frequent searches for cycles are wasteful.
         gc.set_threshold(_YOUNG, 20, 50)
         self._failed = failed
         self.loop = Loop()
@@ -141,9 +141,9 @@ class LoopThread:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop, and return what it returns. For other threads.
+        """Run a coroutine on the loop from another thread, and return its result.
 
-        Raises ``RuntimeError`` where the loop ends meanwhile.
+        Raises ``RuntimeError`` if the loop ends meanwhile.
         """
         running = asyncio.run_coroutine_threadsafe(work, self.loop)
         while not futures.wait((running,), timeout=_LAST).done:
@@ -152,7 +152,7 @@ class LoopThread:
         return running.result()
 
     def close(self) -> None:
-        """Cancel what is still going on there, and end the loop."""
+        """Cancel all tasks, and end the loop."""
         if self._thread.is_alive():
             self.run(_cancel_others())
             self.loop.call_soon_threadsafe(self.loop.stop)
@@ -172,11 +172,11 @@ class LoopThread:
 
 
 def _make_bell(queue: Any) -> Any:
-    """Return what any thread may ring: a call that is over. To begin nothing on it is done at once, which is an event.
+    """Return the bell: a finished call. Any thread rings it with an empty batch of operations, which completes at once.
 
-    gRPC has no other way to put something into its queue. The call is one to ourselves, by a server that is gone before
-    anything else can come of it. It is served by all that is used of gRPC to serve any call: a version that has that
-    otherwise shows here. Raises ``SetupError``.
+    That puts an event into gRPC's queue; gRPC has no other way to do so. The call is made to ourselves, through a
+    server that is then destroyed. It uses every part of gRPC that serving a call uses, so a version of gRPC that has
+    changed one of them fails here. Raises ``SetupError``.
     """
     server = cygrpc.Server((("grpc.so_reuseport", 0),), False)
     server.register_completion_queue(queue)
@@ -200,13 +200,13 @@ def _make_bell(queue: Any) -> Any:
         if bell is None:
             server.cancel_all_calls()
         while _next(queue).tag is not server:
-            pass  # what was asked for fails first
+            pass  # the requests for calls fail first
         server.destroy()
     return bell
 
 
 def _answer(call: Any, queue: Any) -> None:
-    """Give a call its message back."""
+    """Echo a call's message."""
     message, closing = cygrpc.ReceiveMessageOperation(0), cygrpc.ReceiveCloseOnServerOperation(0)
     answer = (
         cygrpc.SendInitialMetadataOperation((), 0),
@@ -228,7 +228,7 @@ def _next(queue: Any) -> Any:
 
 
 def _tell(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what nobody caught by its type: asyncio's own handler would log its text, which could hold a secret."""
+    """Log an unhandled exception by its type. asyncio's own handler would log its text, which could hold a secret."""
     failure = context.get("exception")
     places = traceback.extract_tb(failure.__traceback__) if failure else ()
     with contextlib.suppress(Exception):  # a log that cannot be written must not change what happens

@@ -1,11 +1,11 @@
-"""Parting from callers who go on calling, as a server ends.
+"""Disconnects callers when the server stops, although they keep calling.
 
-gRPC tells them to go (GOAWAY) in the moment in which it takes up no more calls. What they have sent by then, or send
-before they hear it, it ends with CANCELLED, as if they had cancelled it themselves: nobody tries such a call again.
+gRPC tells callers to leave (GOAWAY) when it stops accepting calls. Calls that they have sent by then, or send before
+they receive it, end with CANCELLED, as if the callers had cancelled them: no client retries such a call.
 
-So it is told to shut down only when nobody is left. Before that the calls under way are answered, new ones are told
-UNAVAILABLE, and a connection that has none under way is closed from our side, behind what was sent on it. What its
-caller sends meanwhile is UNAVAILABLE too, by every client library, and the caller connects anew: to another server.
+So gRPC is shut down only when no caller is left. Before that, calls in flight are answered, new ones get UNAVAILABLE,
+and a connection without calls in flight is closed from our side, after all data sent on it. In every client library,
+calls that its caller sends meanwhile are UNAVAILABLE too, and the caller reconnects: to another server.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ from tumbler_server.rpc.shedding import Shedding, end_of_peer
 from tumbler_server.rpc.sockets import End
 
 PAUSE = 0.02
-"""Seconds between two looks at who is left."""
+"""Seconds between two checks of who is left."""
 
 LAST = 1.0
-"""Seconds for callers to hang up whose connections have been closed."""
+"""Seconds for callers to hang up after their connections were closed."""
 
 
 class Parting:
-    """Closes the connections of a server, from when new calls are refused. For one loop's thread.
+    """Closes the connections of a server that refuses new calls. Use it on the loop's thread only.
 
-    ``calls`` returns the calls that have not ended, and ``busy`` says whether some of them are worth waiting for.
+    ``calls`` returns the calls that have not ended, and ``busy`` whether some of them are worth waiting for.
     """
 
     def __init__(self, shedding: Shedding, calls: Callable[[], Set[Context]], busy: Callable[[], object]) -> None:
@@ -38,10 +38,10 @@ class Parting:
         self._closed: set[End] = set()
 
     async def part(self, until: float) -> None:
-        """Close each connection once its calls have been answered; all others once none is worth waiting for.
+        """Close each connection once its calls are answered, and all others once no call is worth waiting for.
 
-        Nobody can connect meanwhile. No call is waited for beyond ``until``, by the monotonic clock. Returns when all
-        callers have hung up, or soon.
+        New connections are refused meanwhile. ``until``, on the monotonic clock, ends the wait for calls. Returns when
+        all callers have hung up, or soon.
         """
         sockets.stop_listening(self._shedding.port)
         while self._busy() and time.monotonic() < until:
@@ -52,7 +52,7 @@ class Parting:
             await asyncio.sleep(PAUSE)
 
     async def _close(self, kept: Collection[End]) -> int:
-        """Close all connections but those that are kept, and return how many of them are still there."""
+        """Close all connections except those to keep, and return how many of the closed ones are still there."""
         found: list[End] = []
         await self._shedding.aside(lambda: found.extend(_close(self._shedding.port, kept, self._closed)))
         self._closed = set(found)

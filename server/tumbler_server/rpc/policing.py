@@ -1,7 +1,7 @@
-"""Connections that keep gRPC from reading the others: they are found by what they send, silenced, and cut later.
+"""Stops connections that keep gRPC from reading the others: they are found by what they send, silenced, and cut later.
 
-A thread of gRPC's that reads a connection goes on for as long as there is something to read. It has few of them, and
-makes no more than one a second: two peers that send without end stop a server of few cores for as long.
+A thread of gRPC stays with one connection as long as there is something to read. gRPC has few such threads, and adds at
+most one a second: on a server with few cores, two peers that send without a pause block all others for that long.
 """
 
 import asyncio
@@ -22,29 +22,29 @@ from tumbler_server.rpc.shedding import Shedding, end_of_peer
 from tumbler_server.rpc.sockets import End
 
 LOOK = 0.01
-"""Seconds between two looks at how busy gRPC is. They are taken on the loop, and cost it some microseconds each."""
+"""Seconds between two checks of how busy gRPC is. They run on the loop, and take a few microseconds each."""
 
 SILENCE = 10.0
-"""Seconds after which who is silenced is cut."""
+"""Seconds after which a silenced connection is cut."""
 
 _BUSY = 0.5
-"""The share of a core that gRPC's threads take, below which none of them has been reading all the time."""
+"""Share of a core. If gRPC's threads use less, none of them has been reading all the time."""
 
 _GREETING = 1 << 20
-"""Bytes that may come on a connection beyond its rate: a hundred calls' headers, 10 KiB each, may wait for the loop;
-and of messages that nobody has asked for yet gRPC takes in some (``grpc.http2.lookahead_bytes``)."""
+"""Bytes that a connection may send beyond its rate. The headers of a hundred calls, 10 KiB each, may wait for the
+loop, and gRPC reads some of each message before the server asks for it (``grpc.http2.lookahead_bytes``)."""
 
 _TRICKLE = 0.02
-"""The share of the rate below which a stranger is none of those who divide it up."""
+"""Share of the rate. Strangers that send less are not counted when the rate is divided."""
 
 _MOMENT = 0.05
-"""Seconds after which it says nothing how much has come since."""
+"""Seconds after which the traffic since the last check proves nothing."""
 
 _REST = 5
-"""So many times the processor's time that it took to look through the connections passes until they are again."""
+"""The pause between two scans of the connections, as a multiple of the processor time that a scan takes."""
 
 _OLD = 1.0
-"""Seconds after which it says nothing what a connection had received."""
+"""Seconds after which an earlier reading is too old to compare with."""
 
 _THREADS = "/proc/self/task"
 _TRAFFIC, _TRAFFIC_6 = Path("/proc/self/net/netstat"), Path("/proc/self/net/snmp6")
@@ -53,7 +53,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Readers:
-    """Knows how busy the threads are that read what peers send. They are those that Python has not made."""
+    """Measures how busy the threads are that read what peers send: all threads that Python did not create."""
 
     def __init__(self) -> None:
         self._clocks: list[int] = []
@@ -62,7 +62,7 @@ class Readers:
         self._used = 0.0
 
     def are_busy(self) -> bool:
-        """Say whether one of them may have been reading all the time since this was last asked."""
+        """Return whether one of them may have been reading without a pause since the last call."""
         now = time.monotonic()
         if now - self._found > _OLD:
             self._found, self._clocks, self._used = now, _clocks(), 0.0
@@ -76,13 +76,13 @@ class Readers:
 
 
 class Traffic:
-    """Knows how much comes to this machine, or to this container."""
+    """Measures how much traffic arrives at this machine, or this container."""
 
     def __init__(self) -> None:
         self._came = self._looked = 0.0
 
     def may_be_much(self) -> bool:
-        """Say whether one of all connections may have sent too much since this was last asked, or in a moment past."""
+        """Return whether one connection may have sent too much since the last call; True if that was too long ago."""
         now = time.monotonic()
         came = _came()
         before, self._came = self._came, came
@@ -92,13 +92,15 @@ class Traffic:
 
 
 class Policing:
-    """Ends what keeps gRPC busy with bytes that are no calls. For one loop's thread; on Linux only.
+    """Stops connections that keep gRPC busy with bytes that are not calls. Linux only.
 
-    Strangers who send without end are silenced, and cut later: were they cut at once, they would be back at once, and
-    gRPC reads those first who came last. Where somebody was let in, which may be a proxy, what came is held against the
-    messages that it brought, and what is still awaited; the connection is cut if that does not explain it.
+    Strangers that send without a pause are silenced, and cut later. If they were cut immediately, they would return
+    immediately, and gRPC reads the newest connections first. A connection with an authenticated caller may be a proxy.
+    Its bytes are compared with the calls that arrived on it and the messages that are still expected. If these do not
+    explain the bytes, the connection is cut.
 
-    ``awaited`` tells for how many bytes of messages each peer is listened to now.
+    ``awaited`` returns how many bytes of messages the server currently accepts from each peer. Use this on the loop's
+    thread only.
     """
 
     def __init__(
@@ -109,21 +111,21 @@ class Policing:
         self._clock = clock
         self._received: dict[End, int] = {}
         self._unexplained: dict[End, float] = {}
-        """Of those on whose connections somebody was let in."""
+        """Bytes that calls do not explain, of connections with an authenticated caller."""
         self._strange: dict[End, float] = {}
-        """Of all others."""
+        """Bytes beyond the rate, of strangers."""
         self._looked = self._took = 0.0
         self._silenced: dict[End, float] = {}
 
     async def watch(self) -> None:
-        """Look what is sent whenever gRPC is kept busy, until cancelled."""
+        """Check what peers send whenever gRPC is busy. Runs until cancelled."""
         if sys.platform != "linux":
             return
         readers, traffic = Readers(), Traffic()
         try:
             while True:
                 await asyncio.sleep(LOOK)
-                # In this order: each question costs a hundred times the one before.
+                # In this order: each check costs a hundred times the one before.
                 if readers.are_busy() and traffic.may_be_much():
                     await self.look()
                     await asyncio.sleep(_REST * self._took - LOOK)
@@ -135,14 +137,14 @@ class Policing:
             self._cut(self._silenced)
 
     async def look(self) -> None:
-        """Judge what has come on each connection since the last look."""
+        """Judge what has arrived on each connection since the last look."""
         heard, self._shedding.heard = self._shedding.heard or {}, {}
         await self._shedding.aside(lambda: self._look({end_of_peer(peer): size for peer, size in heard.items()}))
         if most := max(self._unexplained.values(), default=0.0):
             if most < _GREETING:
                 return
             awaited = Counter({end_of_peer(peer): size for peer, size in self._awaited().items()})
-            for peer, size in self._shedding.heard.items():  # what has ended while we looked
+            for peer, size in self._shedding.heard.items():  # calls that arrived during the scan
                 awaited[end_of_peer(peer)] += size
             self._shedding.doom_overdrawn(
                 {end for end, size in self._unexplained.items() if size > _GREETING + awaited[end]}
@@ -163,12 +165,12 @@ class Policing:
         talking = {end for end, size in came.items() if size > _TRICKLE * rate}
         talking |= self._strange.keys() & came.keys()
         strangers = set(self._shedding.strangers(talking)) if talking else set()
-        # Strangers have the rate together: who opens a hundred connections is not a hundred times as welcome.
+        # Strangers share the rate, so that a hundred connections get no more than one.
         owed = _debts(self._strange, came, dict.fromkeys(strangers, rate / max(1, len(strangers))))
         for end in [end for end, debt in owed.items() if debt > _GREETING]:
             del owed[end]
             file, _ = here[end]
-            if sockets.end_of(file, port) == end:  # it may have ended meanwhile, and the file be another one
+            if sockets.end_of(file, port) == end:  # the descriptor may be another connection's by now
                 sockets.silence(file)
                 self._silenced[end] = now
         self._strange = owed
@@ -178,13 +180,13 @@ class Policing:
         )
 
     def cut(self) -> None:
-        """Cut those who have been silenced for long enough."""
+        """Cut the connections that have been silenced long enough."""
         over = self._clock() - SILENCE
         self._cut([end for end, since in self._silenced.items() if since < over])
 
     def _cut(self, ends: Collection[End]) -> None:
         for end, file in sockets.connections(self._shedding.port) if ends else ():
-            if end in ends and sockets.hear(file):  # else it is another one of the same name
+            if end in ends and sockets.hear(file):  # otherwise it is a new connection from the same address and port
                 sockets.hang_up(file)
         metrics.CUT.inc(len(ends))
         if ends:
@@ -199,17 +201,20 @@ def _debts(before: Mapping[End, float], came: Mapping[End, int], explained: Mapp
 
 
 def _clocks() -> list[int]:
-    """Return the CPU clocks of the threads that Python has not made, as pthread_getcpuclockid(3) composes them."""
+    """Return the CPU clocks of the threads that Python did not create, as pthread_getcpuclockid(3) builds them."""
     ours = {thread.native_id for thread in threading.enumerate()}
     try:
         threads = [int(name) for name in os.listdir(_THREADS)]
-    except OSError:  # no more files may be opened: the next look will tell
+    except OSError:  # too many open files: the next check tries again
         return []
     return [~thread << 3 | 6 for thread in threads if thread not in ours]
 
 
 def _came() -> float:
-    """Return how many bytes have come by IP; where the system does not tell, each time more than can be sent."""
+    """Return how many bytes have arrived by IP.
+
+    If the system does not report that, return a number that grows faster than any traffic.
+    """
     try:
         lines = _TRAFFIC.read_bytes().splitlines()
         names, values = (line.split() for line in lines if line.startswith(b"IpExt:"))

@@ -1,4 +1,4 @@
-"""Who is here: calls of one kind, from their headers until their answer is taken, counted by party and in all."""
+"""Counts calls of one kind from their headers until their answer is read, by party and in all."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -11,22 +11,22 @@ from tumbler_server.rpc.lanes import RETRY
 from tumbler_server.shares import CrowdLimit
 
 _CHANCES = 16
-"""How many of those that wait longest are looked at for one of a stranger."""
+"""How many of the calls that have waited longest are searched for one of a stranger."""
 
 
 class Guest(Protocol):
-    """A call, as those know it who may end it."""
+    """A call that waits, and may be ended."""
 
     @property
     def peer(self) -> str:
-        """The connection, by the name that gRPC has for it."""
+        """The connection, by gRPC's name."""
 
     @property
     def since(self) -> float:
-        """From when on it waits for what it waits for, in seconds of the monotonic clock."""
+        """When the wait began, in seconds of the monotonic clock."""
 
     def end(self, failure: TumblerError) -> None:
-        """Have the call end with this."""
+        """End the call with this failure."""
 
 
 class Sender(Protocol):
@@ -34,7 +34,7 @@ class Sender(Protocol):
 
     @property
     def since(self) -> float:
-        """Since when, in seconds of the monotonic clock."""
+        """When the answer was ready, in seconds of the monotonic clock."""
 
     def cut(self) -> None:
         """Cut the call off."""
@@ -44,26 +44,26 @@ G = TypeVar("G", Guest, Sender)
 
 
 class Presence:
-    """Counts the calls of one kind. For one loop's thread."""
+    """Counts the calls of one kind. Use it on the loop's thread only."""
 
     def __init__(self, limit: CrowdLimit, known: Callable[[str], bool] = lambda _: False) -> None:
-        """``known`` tells of a connection whether somebody was let in on it."""
+        """``known`` returns whether a caller was authenticated on a connection."""
         self._gives_way = limit.gives_way
         self._known = known
         self._places = Allotment(limit.most, limit.most_each)
         self._refused = metrics.REFUSED.labels(limit.name)
         self.waiting: dict[Guest, None] = {}
-        """Calls that wait for their message or, where the crowd gives way, for anything; the oldest first."""
+        """Calls that wait for their message or, if the crowd gives way, for anything; the oldest first."""
         self.unread: dict[Sender, None] = {}
-        """Calls that have their answer, or their refusal, and have not ended; the oldest first."""
+        """Calls that have not ended, although their answer or refusal is ready; the oldest first."""
 
     def __len__(self) -> int:
         return self._places.taken
 
     def enter(self, party: str, guest: Guest) -> Callable[[object], None]:
-        """Count one more call of a party, and return what is to be called with anything once it is over.
+        """Count one more call of a party, and return the callback for its end.
 
-        Raises ``Overloaded`` where there is no room, and none is made.
+        Raises ``Overloaded`` if there is no room, and none can be made.
         """
         places = self._places
         if places.is_full(party) and not (
@@ -75,20 +75,20 @@ class Presence:
         return functools.partial(self._leave, party, guest)
 
     def end_waiting(self, since: float, failure: TumblerError) -> None:
-        """End all calls that have waited since then, or for longer."""
+        """End all calls that have waited since then, or longer."""
         for guest in _taken(self.waiting, since):
             guest.end(failure)
 
     def cut_unread(self, since: float) -> None:
-        """Cut all calls off whose answer has been there since then, or for longer."""
+        """Cut off all calls whose answer has been ready since then, or longer."""
         for sender in _taken(self.unread, since):
             sender.cut()
 
     def _make_room(self) -> bool:
-        """End the call that has waited longest, or cut off the one that has not taken its answer for longer.
+        """End the call that has waited longest, or cut off the one whose answer has been unread for longer.
 
-        Say whether there was one. Of those that wait, whoever is known goes behind all others instead, so that it is
-        not looked at again and again: strangers go first.
+        Return whether there was one. Waiting calls of authenticated connections are moved to the end instead, so that
+        they are not checked again and again: strangers go first.
         """
         for _ in range(min(_CHANCES, len(self.waiting))):
             oldest = next(iter(self.waiting))
@@ -111,7 +111,7 @@ class Presence:
 
 
 def _taken(guests: dict[G, None], since: float) -> Iterator[G]:
-    """Take out those who have been there since then, or for longer."""
+    """Remove and yield the calls that have been there since then, or longer."""
     while guests and (oldest := next(iter(guests))).since <= since:
         del guests[oldest]
         yield oldest

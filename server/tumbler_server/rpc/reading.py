@@ -1,4 +1,4 @@
-"""Requests become what the domain takes: presence, times and spans. The rules about them are the domain's."""
+"""Turns requests into plain data: presence, times and durations. The domain has the rules about them."""
 
 import copy
 import functools
@@ -30,7 +30,7 @@ from tumbler_server.keys.verifier import Question
 from tumbler_server.rpc.counting import demand
 from tumbler_server.rpc.watch import Wanted
 
-# The limits of the two messages, by google/protobuf/timestamp.proto and duration.proto.
+# The ranges of Timestamp and Duration, from google/protobuf/timestamp.proto and duration.proto.
 _EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799
 _LONGEST = 315_576_000_000
 
@@ -69,11 +69,11 @@ def edit(request: service_pb.UpdateRequest) -> Edit:
     key.CopyFrom(request.api_key)
     if request.HasField("update_mask"):
         fields = tuple(dict.fromkeys(request.update_mask.paths))
-    else:  # AIP-134: without a mask, what is set
+    else:  # AIP-134: without a mask, all fields that are set
         present = {descriptor.name for descriptor, _ in key.ListFields()}
         fields = tuple(name for name in UPDATABLE if name in present)
     for name in UPDATABLE:
-        if name not in fields:  # what is not to be changed need not keep any rule
+        if name not in fields:  # no rule applies to fields that do not change
             key.ClearField(name)
     return Edit(
         key_id=key.id,
@@ -107,7 +107,7 @@ def rotation(request: service_pb.RotateRequest) -> Rotation:
 
 
 def grace(request: service_pb.RotateRequest | service_pb.ClaimRotationRequest) -> int:
-    """Return how long a Rotate or ClaimRotation lets the old key work."""
+    """Return how long the old key works after a Rotate or ClaimRotation."""
     span = _optional_span(request, "grace_period", "grace_period")
     return DEFAULT_GRACE if span is None else span
 
@@ -135,7 +135,7 @@ def event_query(request: service_pb.ListEventsRequest) -> EventQuery:
     demand(request)
     since = _optional_instant(request, "since_time", "since_time")
     if since is not None and request.since_time.nanos % 1_000:
-        since += 1  # no event is between two microseconds
+        since += 1  # round up: events have whole microseconds
     return EventQuery(
         project_id=request.project_id,
         key_id=request.key_id,
@@ -161,11 +161,11 @@ def delivery_query(request: service_pb.ListDeliveriesRequest) -> DeliveryQuery:
 def question(caller: Key, request: service_pb.VerifyRequest, tokens: Tokens) -> Question:
     """Return what a Verify asks. Raises ``InvalidFields`` and ``OtherProject``."""
     scopes = request.required_scopes
-    if len(scopes) > _MOST_SCOPES:  # before they are copied; see counting.COUNTED_WHERE_READ
+    if len(scopes) > _MOST_SCOPES:  # check before copying; see counting.COUNTED_WHERE_READ
         raise InvalidFields([Violation("required_scopes", f"must hold at most {_MOST_SCOPES} entries")])
     project_id, environment_id, client_ip = request.project_id, request.environment_id, request.client_ip
-    own, required = access.scope_of(caller, ""), tuple(scopes[:])  # a slice, since an iteration takes twice as long
-    # Callers fill the memory of checked demands: only short ones enter.
+    own, required = access.scope_of(caller, ""), tuple(scopes[:])  # a slice takes half the time of an iteration
+    # Callers fill the cache of checked demands, so only short ones enter it.
     length = len(project_id) + len(environment_id) + len(client_ip) + len("".join(required))
     check = _checked_before if length <= _MEMORABLE else _checked
     wanted = check(own, project_id, environment_id, required, client_ip)
@@ -185,7 +185,7 @@ def question(caller: Key, request: service_pb.VerifyRequest, tokens: Tokens) -> 
 def _checked(
     own: str, project_id: str, environment_id: str, required_scopes: tuple[str, ...], client_ip: str
 ) -> Demand:
-    """Return what a key must be good for, checked. ``own`` is the project that is meant where none is named."""
+    """Return the conditions that a key must meet, checked. ``own`` is the project to use if the request names none."""
     check = Check()
     check.filter("project_id", project_id)
     check.filter("environment_id", environment_id)
@@ -196,14 +196,14 @@ def _checked(
     return Demand((project,) if project else (), environment_id, required, client_ip)
 
 
-# Most callers ask for the same few things again and again. What breaks a rule is not remembered.
+# Most callers send the same few demands again and again. Invalid demands are not cached.
 _checked_before = functools.lru_cache(maxsize=limits.CACHED_DEMANDS.most)(_checked)
 
 
 def questions(caller: Key, request: service_pb.BatchVerifyRequest, tokens: Tokens) -> Iterator[Question | None]:
-    """Give what a BatchVerify asks, None for each item that Verify would refuse to answer.
+    """Yield what a BatchVerify asks, or None for an item that Verify would reject.
 
-    Raises ``InvalidFields`` where there are none, or too many.
+    Raises ``InvalidFields`` if there are no items, or too many.
     """
     demand(request)
     if not request.requests:

@@ -1,4 +1,4 @@
-"""What calls that anybody may make have in common: a handler for gRPC, how long each step may take, refusals."""
+"""What calls without a credential share: a handler for gRPC, a timeout for each step, refusals."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ M = TypeVar("M", bound=Message)
 
 
 class Method(Handler):
-    """A method, by the function that serves it."""
+    """A method's handler, made from the function that serves it."""
 
     def __init__(
         self, stream_unary: Callable[..., Any] | None = None, stream_stream: Callable[..., Any] | None = None
@@ -40,7 +40,7 @@ class Method(Handler):
 
 
 class Receiving:
-    """Takes in the calls of one kind, and refuses them. For one loop's thread."""
+    """Admits and refuses the calls of one kind. Use it on the loop's thread only."""
 
     def __init__(self, crowd: CrowdLimit, shedding: Shedding) -> None:
         self.shedding = shedding
@@ -48,15 +48,15 @@ class Receiving:
         self.over = False
 
     def enter(self, context: Any) -> "Visitor":
-        """Take a call in. Raises ``Overloaded``."""
+        """Admit a call. Raises ``Overloaded``."""
         visitor = Visitor(context, self)
         at_end(self.present.enter(visitor.peer, visitor))
         return visitor
 
     async def refuse(self, context: Any, failure: TumblerError, method: str, visitor: "Visitor | None") -> NoReturn:
-        """End a call with what it failed by; late, where it is one of too many that go on asking.
+        """End a call with the status of its failure; with a delay, if its caller is refused too often.
 
-        ``visitor`` is the call, if it was taken in.
+        ``visitor`` is the call, if it was admitted.
         """
         if visitor is not None:
             visitor.answered()
@@ -66,13 +66,13 @@ class Receiving:
         await status.end(context, told)
 
     def say_goodbye(self) -> None:
-        """Wait for nothing any more."""
+        """End all waits, and begin no more."""
         self.over = True
         self.present.end_waiting(time.monotonic(), ServerStopping())
 
 
 class Visitor:
-    """A call that has been taken in. While it waits for anything, it may have to make room for others."""
+    """An admitted call. While it waits for anything, it may be ended to make room for others."""
 
     __slots__ = ("_context", "_failure", "_receiving", "_task", "peer", "since")
 
@@ -85,7 +85,7 @@ class Visitor:
         self._failure: TumblerError | None = None
 
     async def message(self, kind: type[M], size: Limit, seconds: Limit) -> M | None:
-        """Return the call's next message; None where there is none.
+        """Return the call's next message, or None if there is none.
 
         Raises ``RequestTooSlow``, ``RequestTooLarge``, ``Undecodable``, ``Overloaded`` and ``ServerStopping``.
         """
@@ -100,8 +100,9 @@ class Visitor:
             raise Undecodable(kind.DESCRIPTOR.full_name) from None
 
     async def write(self, message: bytes) -> None:
-        """Hand a message over. Who does not take it is cut off, when it has to end: it would not take a status either.
+        """Send a message.
 
+        If the call must end because of this, it is cut off: a caller that does not read would not read a status either.
         Raises ``ServerStopping``.
         """
         try:
@@ -114,7 +115,7 @@ class Visitor:
             raise asyncio.CancelledError from None
 
     def answered(self) -> None:
-        """Give the caller a while to take its answer. Until it has, the call may have to make room too."""
+        """Give the caller some time to read its answer. Until then, the call may still be cut off to make room."""
         timer = asyncio.get_running_loop().call_later(status.PATIENCE, self.cut)
         at_end(lambda _: timer.cancel())
         self.since = time.monotonic()
@@ -127,7 +128,7 @@ class Visitor:
     async def wait(
         self, begin: Callable[[], Awaitable[T]], seconds: float | None = None, too_slow: TumblerError | None = None
     ) -> T:
-        """Wait for something. Raises what the call is ended with meanwhile, ``too_slow`` after so many seconds."""
+        """Wait for something. Raises the failure that ends the call meanwhile, or ``too_slow`` after ``seconds``."""
         if self._receiving.over:
             raise ServerStopping
         waiting = self._receiving.present.waiting
@@ -148,7 +149,7 @@ class Visitor:
             waiting.pop(self, None)
 
     def end(self, failure: TumblerError) -> None:
-        """Have the call end with this."""
+        """End the call with this failure."""
         if self._failure is None:
             self._failure = failure
             self._task.cancel()

@@ -1,4 +1,4 @@
-"""Server reflection, for tools such as grpcurl: streams that anybody may open, bounded in number and in patience."""
+"""Server reflection, for tools such as grpcurl. Anyone may open a stream, so their number and idle time are limited."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -18,8 +18,8 @@ SERVICE = reflection.SERVICE_NAME
 METHOD = "ServerReflectionInfo"
 
 
-class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no types
-    """Says what the services of these names offer. For one loop's thread."""
+class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
+    """Describes the services of these names. Use it on the loop's thread only."""
 
     paths: ClassVar[Mapping[str, int]] = {f"/{SERVICE}/{METHOD}": FEW}
 
@@ -32,15 +32,15 @@ class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no t
         self._receiving.say_goodbye()
 
     def service(self, details: grpc.HandlerCallDetails) -> Method | None:
-        """Return what serves a call, or None where the method is not ours."""
+        """Return the handler of a call, or None if the method is not ours."""
         return Method(stream_stream=self._serve) if details.method in self.paths else None
 
     async def _serve(self, _: object, context: Any) -> None:
-        """Answer questions for as long as they keep coming."""
+        """Answer questions as long as they arrive."""
         visitor: Visitor | None = None
         try:
             visitor = self._receiving.enter(context)
-            # Closed, since generators that are left to themselves are a cycle, and keep the call.
+            # Close the generators: abandoned ones are a cycle, and keep the call.
             async with (
                 aclosing(self._questions(visitor)) as questions,
                 aclosing(self._offer.ServerReflectionInfo(questions, context)) as answers,
@@ -58,5 +58,5 @@ class Reflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # it ships no t
         try:
             while (question := await visitor.message(kind, size, time)) is not None:
                 yield question
-        except (RequestTooSlow, ServerStopping):  # it has had its answers: the stream ends in order
+        except (RequestTooSlow, ServerStopping):  # its questions are answered: the stream ends without an error
             return

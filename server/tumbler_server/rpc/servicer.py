@@ -1,4 +1,4 @@
-"""The service's RPCs, a few lines each: read, ask the domain, answer."""
+"""The service's RPCs, a few lines each: read the request, call the domain, build the answer."""
 
 import functools
 from collections import Counter
@@ -30,11 +30,11 @@ Response = TypeVar("Response")
 Answer = Callable[["Servicer", Any, Any], Response]
 
 _RESTARTS = 2
-"""How often a call's work is begun again at most because its caller's scopes have changed."""
+"""Maximum number of times that a call's work restarts because its caller's scopes have changed."""
 
 
 class _CallerChanged(Exception):
-    """The caller's scopes are not those that it was admitted with."""
+    """The caller's scopes have changed since it was admitted."""
 
     def __init__(self, standing: Key) -> None:
         super().__init__(standing.id)
@@ -45,11 +45,11 @@ _COUNTED = {code: metrics.VERDICTS.labels(code.name.lower()) for code in Code}
 
 
 def rpc(method: Answer[Response]) -> Callable[["Servicer", Any, grpc.ServicerContext], Response]:
-    """Make a method that takes the calling key and the request into an RPC.
+    """Make an RPC of a method that takes the calling key and the request.
 
-    ``answer`` of the RPC is the method itself: ``rpc.engine``, which has admitted the caller, calls it on a thread of
-    the RPC's lane. The RPC proves the caller first and maps what goes wrong: so can grpcio-testing call it, or any gRPC
-    server with threads.
+    ``answer`` of the RPC is the method itself. ``rpc.engine``, which has admitted the caller, calls it on a thread of
+    the RPC's lane. The RPC itself authenticates the caller first and maps exceptions to statuses, so grpcio-testing or
+    any threaded gRPC server can call it.
     """
     name = method.__name__
 
@@ -64,7 +64,8 @@ def rpc(method: Answer[Response]) -> Callable[["Servicer", Any, grpc.ServicerCon
             return self.work(name, method, caller, request, calls.Call(peer=address, request_id=named))
         except Exception as failure:
             failed = failure
-        # Outside, so that what gRPC raises to end the call does not drag the failure's text along.
+        # Outside the except block, so that the exception which gRPC raises to end the call does not refer to the
+        # failure.
         return status.abort(context, failed, name)
 
     handler.answer = method  # type: ignore[attr-defined]
@@ -79,7 +80,7 @@ def _address(context: grpc.ServicerContext) -> str:
 
 
 class Servicer(ApiKeyServiceServicer):
-    """The RPCs of ``ApiKeyService``. ``cache_ttl`` is what clients are allowed, in microseconds."""
+    """The RPCs of ``ApiKeyService``. ``cache_ttl`` is how long clients may cache an answer, in microseconds."""
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class Servicer(ApiKeyServiceServicer):
         self._cache_ttl = cache_ttl
 
     def admit(self, context: grpc.ServicerContext, method: str) -> Key:
-        """Return who makes a call; ``NOBODY`` for an RPC that carries its own credential.
+        """Return the calling key, or ``NOBODY`` for an RPC that carries its own credential.
 
         Raises ``Unauthenticated`` and ``ScopeMissing``.
         """
@@ -113,10 +114,11 @@ class Servicer(ApiKeyServiceServicer):
         return auth.admit(key, method, now, lambda: auth.peer_address(context.peer()))
 
     def work(self, name: str, method: Answer[Response], caller: Key, request: Any, call: calls.Call) -> Response:
-        """Do the work of a call, on the thread that waits for it.
+        """Do the work of a call, on the current thread.
 
-        Inside each write transaction the caller is judged again, by its record as it stands there. If its scopes have
-        changed since it was admitted, the work is begun again with that record: what it may give away is judged by it.
+        Each write transaction checks the caller again, by its record in that transaction. If the caller's scopes have
+        changed since it was admitted, the work restarts with the new record, which limits the scopes that the caller
+        may grant.
 
         Raises what ``method`` does, and ``Overloaded`` if the scopes change each time.
         """
@@ -144,7 +146,7 @@ class Servicer(ApiKeyServiceServicer):
         return reading.question(caller, request, self._tokens)
 
     def questions(self, caller: Key, request: pb.BatchVerifyRequest) -> Iterator[Question | None]:
-        """Give what a BatchVerify asks. Raises ``InvalidFields``."""
+        """Yield what a BatchVerify asks. Raises ``InvalidFields``."""
         return reading.questions(caller, request, self._tokens)
 
     def wanted(self, caller: Key, request: pb.WatchRequest) -> Wanted:
@@ -157,14 +159,14 @@ class Servicer(ApiKeyServiceServicer):
         return wire.verdict(outcome, self._cache_ttl, self._tokens.consistency)
 
     def verdicts(self, outcomes: Sequence[Verdict | None]) -> Iterator[bytes]:
-        """Give verdicts as the parts of a serialized BatchVerifyResponse, and count them."""
+        """Yield verdicts as the parts of a serialized BatchVerifyResponse, and count them."""
         for code, count in Counter(outcome.code for outcome in outcomes if outcome is not None).items():
             _COUNTED[code].inc(count)
         return wire.verdicts(outcomes, self._cache_ttl, self._tokens.consistency)
 
     @rpc
     def Create(self, caller: Key, request: pb.CreateRequest) -> pb.CreateResponse:
-        """Make a key."""
+        """Create a key."""
         issued = self._lifecycle.create(caller, reading.draft(request))
         return pb.CreateResponse(
             api_key=wire.api_key(issued.key, issued.now),
@@ -202,7 +204,7 @@ class Servicer(ApiKeyServiceServicer):
 
     @rpc
     def SetActive(self, caller: Key, request: pb.SetActiveRequest) -> pb.SetActiveResponse:
-        """Switch a key on or off."""
+        """Enable or disable a key."""
         if request.HasField("by_name"):
             name = request.by_name
             changed = self._lifecycle.set_active_by_name(
@@ -217,7 +219,7 @@ class Servicer(ApiKeyServiceServicer):
 
     @rpc
     def Revoke(self, caller: Key, request: pb.RevokeRequest) -> pb.RevokeResponse:
-        """End a key."""
+        """Revoke a key."""
         changed = self._lifecycle.revoke(caller, request.key_id, request.reason, request.comment)
         return pb.RevokeResponse(
             api_key=wire.api_key(changed.key, changed.now),
@@ -226,7 +228,7 @@ class Servicer(ApiKeyServiceServicer):
 
     @rpc
     def Rotate(self, caller: Key, request: pb.RotateRequest) -> pb.RotateResponse:
-        """Replace a key."""
+        """Rotate a key."""
         issued = self._rotations.rotate(caller, reading.rotation(request))
         return pb.RotateResponse(
             api_key=wire.api_key(issued.key, issued.now),
@@ -238,19 +240,19 @@ class Servicer(ApiKeyServiceServicer):
 
     @rpc
     def Verify(self, caller: Key, request: pb.VerifyRequest) -> pb.VerifyResponse:
-        """Give the verdict on a key."""
+        """Verify a key."""
         return pb.VerifyResponse.FromString(self.verdict(self.verifier.verify(self.question(caller, request))))
 
     @rpc
     def BatchVerify(self, caller: Key, request: pb.BatchVerifyRequest) -> pb.BatchVerifyResponse:
-        """Give the verdicts on many keys."""
+        """Verify many keys."""
         questions = self.questions(caller, request)
         outcomes = [question and self.verifier.verify(question) for question in questions]
         return pb.BatchVerifyResponse.FromString(b"".join(self.verdicts(outcomes)))
 
     @rpc
     def ListEvents(self, caller: Key, request: pb.ListEventsRequest) -> pb.ListEventsResponse:
-        """Read a page of the audit trail."""
+        """Read a page of the audit log."""
         page = self._trail.page(caller, reading.event_query(request))
         return pb.ListEventsResponse(
             events=[wire.event(event) for event in page.events], next_page_token=page.next_page_token
@@ -258,7 +260,7 @@ class Servicer(ApiKeyServiceServicer):
 
     @rpc
     def ClaimRotation(self, caller: Key, request: pb.ClaimRotationRequest) -> pb.ClaimRotationResponse:  # noqa: ARG002
-        """Replace a key whose rotation is due."""
+        """Rotate a key whose rotation is due."""
         issued = self._rotations.claim(request.claim_token, reading.grace(request), request.old_key_ends)
         return pb.ClaimRotationResponse(
             api_key=wire.api_key(issued.key, issued.now),
@@ -285,7 +287,7 @@ class Servicer(ApiKeyServiceServicer):
     def RotateWebhookSecret(
         self, caller: Key, request: pb.RotateWebhookSecretRequest
     ) -> pb.RotateWebhookSecretResponse:
-        """Give a webhook's URL a new secret."""
+        """Replace the secret of a webhook's URL."""
         replaced = self._deliveries.replace_secret(caller, request.project_id, request.webhook_url)
         return pb.RotateWebhookSecretResponse(
             webhook_secret=replaced.text, previous_expire_time=wire.timestamp(replaced.previous_expire_time)

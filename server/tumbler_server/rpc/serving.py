@@ -1,7 +1,7 @@
-"""Serving a call that has been taken up, by the operations that gRPC's core has: two batches of them for most calls.
+"""Serves a call with the operations of gRPC's core: two batches of them for most calls.
 
-Only for a stream, and a call that takes longer than a moment, is gRPC asked to tell should its caller go away. Of the
-others that is learnt by what they do next.
+The server asks gRPC to report when a caller goes away only for streams, and for calls that take longer than a moment.
+For the others it learns that from the next operation.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from tumbler_server.rpc.ending import task
 from tumbler_server.rpc.loop import Loop
 
 MOMENT = 0.01
-"""Seconds after which it is asked whether a caller goes away; twice as many at the most."""
+"""Seconds until the server asks gRPC to report when a caller goes away; at most twice as many."""
 
 PARTINGS = 16
-"""Callers who have gone that are seen to in a turn of the loop: thousands may hang up at the same moment."""
+"""Calls to end per turn of the loop because their callers went away: thousands may hang up at the same moment."""
 
 _FOR_EVER = 1e15
-"""What gRPC gives as the time of no deadline is later than this, and all others are earlier."""
+"""gRPC's value for "no deadline" is greater than this, and every deadline is less."""
 
 _FLAGS = 0
 _OK = grpc.StatusCode.OK.value[0]
@@ -36,29 +36,29 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 class Details(NamedTuple):
-    """What is known of a call before anything is done for it, as gRPC's handlers have it."""
+    """What is known of a call before it is served, in the form of gRPC's handlers."""
 
     method: str
     invocation_metadata: Metadata
     size: int
-    """Bytes of all its headers; of more than is allowed, not all are here."""
+    """Bytes of all its headers. If there are more than allowed, not all headers are here."""
 
 
 class Service(Protocol):
-    """Knows what serves a call."""
+    """Finds the handler of a call."""
 
     def service(self, details: Any) -> Any:
-        """Return what serves a call whose headers have come, or None where there is no such method."""
+        """Return the handler of a call whose headers have arrived, or None if there is no such method."""
 
 
 class Aborted(Exception):
-    """Raised in a handler that has ended its call by a status."""
+    """Raised in a handler after it has ended its call with a status."""
 
 
 class Context:
-    """A call, as its handler knows it: what ours use of ``grpc.aio.ServicerContext``, and ``cut``.
+    """A call, as its handler sees it: the part of ``grpc.aio.ServicerContext`` that our handlers use, and ``cut``.
 
-    Whatever waits here is cancelled where the caller has gone.
+    Every wait is cancelled if the caller goes away.
     """
 
     __slots__ = (
@@ -85,9 +85,9 @@ class Context:
         self._has_begun = False
         """Whether the answer's headers have been sent."""
         self._closing: Any = None
-        """The operation that tells how the caller closed the call, once it has been asked for."""
+        """The operation that reports how the caller closed the call, once it has been started."""
         self._is_gone = False
-        """Whether that has told that the caller has gone away."""
+        """Whether that operation has reported that the caller went away."""
 
     def invocation_metadata(self) -> Metadata:
         """Return the call's headers."""
@@ -98,16 +98,16 @@ class Context:
         return str(self._call.peer(), "utf-8")
 
     def time_remaining(self) -> float | None:
-        """Return for how many seconds the caller waits; None: for ever."""
+        """Return how many seconds the caller will wait, or None if it set no deadline."""
         deadline: float = self._details.deadline
         return max(0.0, deadline - time.time()) if deadline < _FOR_EVER else None
 
     def set_trailing_metadata(self, trailing: Metadata) -> None:
-        """Have these follow the answer, or what is told instead of it."""
+        """Set the metadata that follows the answer or error."""
         self._trailing = trailing
 
     async def read(self) -> Any:
-        """Receive the next message; ``grpc.aio.EOF`` where there is none."""
+        """Receive the next message, or ``grpc.aio.EOF`` if there is none."""
         operation = cygrpc.ReceiveMessageOperation(_FLAGS)
         await self._do(operation, receiving=operation)
         message = operation.message()
@@ -116,7 +116,7 @@ class Context:
         return grpc.aio.EOF if message is None else message
 
     async def send_initial_metadata(self, metadata: Metadata) -> None:
-        """Send the answer's headers, before there is an answer. Who does not take them is cut off."""
+        """Send the answer's headers before the answer. A caller that does not read them is cut off."""
         self._has_begun = True
         cutting = self._loop.call_later(status.PATIENCE, self.cut)
         try:
@@ -125,21 +125,21 @@ class Context:
             cutting.cancel()
 
     async def write(self, message: bytes) -> None:
-        """Send a message of a stream; returns once gRPC takes the next one."""
+        """Send a message of a stream. Returns when gRPC accepts the next one."""
         await self._do(*self._head(), cygrpc.SendMessageOperation(message, _FLAGS))
 
     async def abort(self, code: grpc.StatusCode, details: str = "") -> NoReturn:
-        """End the call with a status. Raises ``Aborted`` after that."""
+        """End the call with a status, then raise ``Aborted``."""
         await self.end(code.value[0], details)
         raise Aborted
 
     async def end(self, code: int = _OK, details: str = "") -> None:
-        """Send the status that ends the call. Who does not take even that is cut off."""
+        """Send the status that ends the call. A caller that does not read it is cut off."""
         ending = self._serving.ending
         if len(ending) >= shares.LAST_WORDS.most:
             oldest = next(iter(ending))
             del ending[oldest]
-            oldest.cut()  # who takes what is told has done so long before
+            oldest.cut()  # a caller that reads its status would have done so long ago
         ending[self] = None
         cutting = self._loop.call_later(status.PATIENCE, self.cut)
         try:
@@ -149,7 +149,7 @@ class Context:
             ending.pop(self, None)
 
     async def finish(self, answer: tuple[bytes, ...], code: int = _OK, details: str = "") -> None:
-        """Send the answer, where there is one, and the status that ends the call."""
+        """Send the answer, if there is one, and the status that ends the call."""
         closing: tuple[Any, ...] = ()
         if self._closing is None:
             self._closing = cygrpc.ReceiveCloseOnServerOperation(_FLAGS)
@@ -162,21 +162,21 @@ class Context:
         )
 
     def watch(self) -> None:
-        """Have the task cancelled should the caller go away, whatever it waits for."""
+        """Cancel the task if the caller goes away, whatever the task waits for."""
         if self._closing is None:
             self._closing = cygrpc.ReceiveCloseOnServerOperation(_FLAGS)
             self._call.start_server_batch((self._closing,), self._closed)
 
     def cut(self) -> None:
-        """Reset the call's stream: nothing more comes or goes."""
+        """Reset the call's stream, in both directions."""
         self._call.cancel()
 
     def take_hold(self) -> None:
-        """Note the task that serves the call: this one."""
+        """Store the current task as the one that serves the call."""
         self._task = task()
 
     def let_go(self) -> None:
-        """Let go of the task, which has done all it could."""
+        """Forget the task, so that it is no longer cancelled."""
         self._task = None
 
     async def _do(self, *operations: Any, receiving: Any = None) -> None:
@@ -205,35 +205,38 @@ class Context:
 
 
 class Serving:
-    """Serves calls on a loop, each by a task. For the loop's thread."""
+    """Serves calls on a loop, each in a task. Use it on the loop's thread only."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self.ending: dict[Context, None] = {}
-        """Calls that end by a status which has not been taken yet; the oldest first."""
+        """Calls whose final status has not been read yet; the oldest first."""
         self._calls: dict[asyncio.Task[None], Context] = {}
         self._young: set[Context] = set()
-        """Those of which nobody has asked yet whether their callers go away."""
+        """New calls, for which gRPC has not been asked to report when the caller goes away."""
         self._older: set[Context] = set()
         self._looks = False
         self._parting: deque[Callable[[], None]] = deque()
 
     def settle(self, done: "asyncio.Future[bool]", receiving: Any, event: Any) -> None:
-        """Have what waits for an operation go on, now that it has been done, or cannot be; or has received nothing."""
+        """Complete the future of an operation.
+
+        Failures and empty reads are queued, because thousands of callers may hang up at the same moment.
+        """
         if event.success and (receiving is None or receiving.message() is not None):
             _set(done, True)
         else:
             self.part(functools.partial(_set, done, event.success))
 
     def part(self, leave: Callable[[], None]) -> None:
-        """Have this called, which ends a call whose caller has gone, when its turn comes."""
+        """Queue a callback that ends a call whose caller has gone away."""
         self._parting.append(leave)
         if len(self._parting) == 1:
             self.loop.call_soon(self._part)
 
     def begin(self, event: Any, path: str, service: Service, size: int) -> None:
-        """Have a call served that has come with headers of so many bytes."""
-        # The event is let go of: it may be large, and thousands may come at once.
+        """Start to serve a new call. ``size`` is the number of bytes of its headers."""
+        # Do not keep the event: it may be large, and thousands may arrive at once.
         metadata = event.invocation_metadata if size <= shares.HEADER_BYTES.most else ()
         details = Details(path, metadata, size)
         context = Context(self, event, metadata)
@@ -260,8 +263,9 @@ class Serving:
                 self._look_after(context)
                 await context.finish((await handler.stream_unary(None, context),))
         except (asyncio.CancelledError, Aborted):
-            # It has been told how it ended, or has gone, or was cut off. A task that ended by an exception would keep
-            # its traceback, and with it the call, which knows the task: a cycle, until the collector comes.
+            # The call has its status, its caller has gone away, or it was cut off. A task that ended with an exception
+            # would keep the traceback, and with it the call, which refers to the task: a cycle, until the garbage
+            # collector runs.
             return
         except Exception as failure:
             failed = failure
@@ -272,7 +276,7 @@ class Serving:
             self._young.discard(context)
             self._older.discard(context)
         told = status.told(failed, details.method)
-        del failed  # its traceback has this frame
+        del failed  # its traceback refers to this frame
         with contextlib.suppress(asyncio.CancelledError, Aborted):
             await status.end(context, told)
 

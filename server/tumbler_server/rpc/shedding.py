@@ -1,7 +1,8 @@
-"""What strangers get who are many: refusals that come late, and connections that are cut.
+"""Countermeasures against floods of unauthenticated calls: delayed refusals, and cut connections.
 
-Whoever is let in on a connection is none: a proxy may carry honest calls and hostile ones on the same. Nor is who has a
-stream of changes open on it, which may say nothing for hours.
+A *stranger* is a connection on which no caller has been authenticated lately. A connection with an authenticated caller
+is spared: a proxy may carry honest and hostile calls on it. So is one with an open Watch stream, which may be silent
+for hours.
 """
 
 import asyncio
@@ -23,30 +24,30 @@ from tumbler_server.rpc.auth import peer_address
 from tumbler_server.rpc.sockets import End
 
 WINDOW = 10.0
-"""Seconds after which refused calls are forgotten; that somebody was let in is known twice as long."""
+"""Seconds after which refused calls are forgotten. Authenticated callers are remembered for up to twice as long."""
 
 DELAY = (5.0, 10.0)
-"""Seconds that a late refusal waits, somewhere between. As long as it does, it takes a stream of its connection."""
+"""Minimum and maximum seconds of a delayed refusal. Meanwhile the call holds a stream of its connection."""
 
 MOST = shares.CONNECTIONS.most
-"""How many connections, and how many addresses, are kept at the most."""
+"""Maximum number of connections, and of addresses, to keep."""
 
 _MOST_LET_IN = 8 * MOST
-"""How many connections are known at the most on which somebody was let in: some are opened for each call."""
+"""Maximum number of authenticated connections to remember. Some clients open one for each call."""
 
 _CROWDED = 4
-"""One in how many places has to be taken before strangers have to go who have been there for a while."""
+"""One in this many places must be taken before strangers are cut."""
 
 LOOK = 0.5
-"""Seconds between two looks at how many connections there are."""
+"""Seconds between two checks of the number of connections."""
 
 LOOKS, HURRIED = 5, 2
-"""A stranger has to go who is there for so many looks: a newcomer has two seconds to be let in, and half a one where
-more than half of all places are taken. Of more than three quarters, whoever is met by a look has to go: else nobody
-could come."""
+"""Checks after which a stranger is cut. A new connection has two seconds to authenticate, or half a second if more
+than half of all places are taken. If more than three quarters are taken, the first check cuts every stranger, so
+that others can connect."""
 
 _PAUSE = 0.02
-"""Seconds between two looks through the process's sockets, and between some that are cut and the next ones."""
+"""Seconds between two scans of the process's sockets, and between two batches of connections that are cut."""
 
 _CUT_AT_ONCE = 64
 
@@ -54,28 +55,29 @@ _log = structlog.get_logger(__name__)
 
 
 def shut_down(port: int, ends: Collection[End]) -> int:
-    """Shut down the connections that these have to a port of ours; return how many there were."""
+    """Shut down the connections of these peers to a port of ours, and return how many there were."""
     number = 0
     for end, file in sockets.connections(port):
         if end in ends:
             sockets.hang_up(file)
             number += 1
             if not number % _CUT_AT_ONCE:
-                time.sleep(_PAUSE)  # gRPC, too, sees to all of them before it reads what others send
+                time.sleep(_PAUSE)  # gRPC also handles all of them before it reads other connections
     return number
 
 
 class Shedding:
-    """Knows who was let in and who was refused, by gRPC's names of peers. For one loop's thread.
+    """Knows which callers were authenticated and which were refused, by gRPC's names of peers.
 
-    ``port`` is the one that is listened on, ``most`` the number of connections that there may be.
+    ``port`` is the port that the server listens on, ``most`` the maximum number of connections. Use it on the loop's
+    thread only.
     """
 
     def __init__(self) -> None:
         self.port = 0
         self.most = shares.CONNECTIONS.most
         self.heard: dict[str, int] | None = None
-        """While somebody wants to know: how many bytes of messages each peer has brought."""
+        """Bytes of calls that each peer has sent; None while ``policing`` does not need them."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shedding")
         self._refused: Counter[str] = Counter()
         self._late: set[asyncio.Future[None]] = set()
@@ -85,32 +87,32 @@ class Shedding:
         self._staying: Counter[str] = Counter()
         self._listening: Counter[str] = Counter()
         self._gone: dict[str, float] = {}
-        """Whose connections were cut a moment ago, and when."""
+        """The peers whose connections were cut a moment ago, and when."""
         self._cutting: asyncio.Task[None] | None = None
         self._cut = 0
         self._overdrawn = 0
         self._over = False
 
     def let_in(self, peer: str) -> None:
-        """Note that a call from this connection had a credential that counts."""
+        """Note that a call on this connection was authenticated."""
         if len(self._let_in[0]) < _MOST_LET_IN:
             self._let_in[0].add(peer)
 
     def has_been_let_in(self, peer: str) -> bool:
-        """Say whether a call from this connection had a credential that counts, some ten to twenty seconds ago."""
+        """Return whether a caller was authenticated here in the last 10 to 20 s, or has an open stream."""
         return peer in self._let_in[0] or peer in self._let_in[1] or peer in self._staying
 
     def stay(self, peer: str, stranger: bool = False) -> Callable[[object], None]:
-        """Note a stream on this connection, which may say nothing for hours; return what to call when it has ended.
+        """Note a stream on this connection, which may be silent for hours; return the callback for its end.
 
-        A stranger's keeps the connection from having to make room, and from nothing else.
+        The stream of a stranger only keeps its connection from being cut to make room.
         """
         streams = self._listening if stranger else self._staying
         streams[peer] += 1
         return functools.partial(_leave, streams, peer)
 
     async def refuse(self, peer: str) -> None:
-        """Note that a call from this connection is refused, and return when the caller may be told."""
+        """Note that a call on this connection is refused, and wait until the refusal may be sent."""
         if self.has_been_let_in(peer):
             return
         address = _network(peer)
@@ -126,7 +128,7 @@ class Shedding:
             self.cut(peer)
 
     def cut(self, peer: str, whoever: bool = False) -> None:
-        """End the connection, unless somebody was let in on it; with ``whoever``, even then, and before we return."""
+        """Cut the connection if it is a stranger; with ``whoever``, cut any connection, before this returns."""
         if len(self._gone) < MOST and (whoever or not self.has_been_let_in(peer)):
             self._gone[peer] = time.monotonic()
         if whoever:
@@ -138,20 +140,23 @@ class Shedding:
             self.doom({end_of_peer(peer)})
 
     def has_gone(self, call: Any) -> bool:
-        """Say whether a call's connection was cut a moment ago: those that wait to be taken up still come."""
+        """Return whether a call's connection was cut a moment ago.
+
+        Its calls that waited to be accepted still arrive.
+        """
         return bool(self._gone) and str(call.peer(), "utf-8") in self._gone
 
     def strangers(self, ends: Collection[End]) -> list[End]:
-        """Return those on whose connections nobody was let in. For all threads."""
-        # Each of these becomes a list at once: none can change meanwhile.
+        """Return the strangers among these. Any thread may call this."""
+        # Each set is copied in one step, so that it cannot change meanwhile.
         return _strangers(ends, {*chain([*self._let_in[0]], [*self._let_in[1]], [*self._staying])})
 
     async def aside(self, work: Callable[[], object]) -> None:
-        """Do some work on the thread that looks through the sockets."""
+        """Run some work on the thread that scans the sockets."""
         await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def watch(self) -> None:
-        """Forget what is old, and make room where connections are many, until cancelled."""
+        """Forget what is old, and make room if there are many connections. Runs until cancelled."""
         while True:
             for _ in range(int(WINDOW / LOOK)):
                 await asyncio.sleep(LOOK)
@@ -161,7 +166,7 @@ class Shedding:
             self.turn()
 
     async def make_room(self) -> None:
-        """Cut the connections of strangers who have been there for a while, where a quarter of all places are taken."""
+        """Cut strangers that have been connected for a while, if a quarter of all places is taken."""
         loop = asyncio.get_running_loop()
         ends = await loop.run_in_executor(self._thread, self._look)
         streams = self._staying.keys() | self._listening.keys()
@@ -174,13 +179,13 @@ class Shedding:
         self._strangers = looks
 
     def say_goodbye(self) -> None:
-        """Have nobody wait any more."""
+        """End all delays of refusals."""
         self._over = True
         for waiting in self._late:
             _wake(waiting)
 
     def turn(self) -> None:
-        """Begin a new window, and log what happened in the one before."""
+        """Begin a new window, and log what happened in the last one."""
         refused = sum(self._refused.values())
         strangers = self._cut - self._overdrawn
         if strangers > 0 or refused > shares.PROMPT_REFUSALS.most:
@@ -196,17 +201,17 @@ class Shedding:
         self._let_in = set(), self._let_in[0]
 
     def close(self) -> None:
-        """Finish what is under way."""
+        """Wait for the work in progress."""
         self._thread.shutdown()
 
     def doom_overdrawn(self, ends: set[End]) -> None:
-        """Have the connections of these ended, which brought more than their calls explain."""
+        """Queue these connections to be cut, because they sent more bytes than their calls explain."""
         new = ends - self._doomed
         self._overdrawn += len(new)
         self.doom(new)
 
     def doom(self, ends: set[End]) -> None:
-        """Have the connections of these ended."""
+        """Queue these connections to be cut."""
         self._doomed |= ends
         if self._doomed:
             self._cutting = self._cutting or asyncio.ensure_future(self._cut_all())
@@ -214,7 +219,7 @@ class Shedding:
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()
         waiting = loop.create_future()
-        # At random: calls that came together are not to be told together, nor their callers' next ones to come so.
+        # Random, so that calls that arrived together are not answered together, and do not return together.
         timer = loop.call_later(random.uniform(*DELAY), _wake, waiting)  # noqa: S311 - no secret
         self._late.add(waiting)
         try:
@@ -237,7 +242,7 @@ class Shedding:
                 ends = frozenset(self._doomed)
                 try:
                     cut = await loop.run_in_executor(self._thread, shut_down, self.port, ends)
-                except RuntimeError:  # it has been closed
+                except RuntimeError:  # the thread has been shut down
                     return
                 self._note_cut(cut)
                 await asyncio.sleep(_PAUSE)
@@ -251,7 +256,10 @@ class Shedding:
 
 
 def _network(peer: str) -> str:
-    """Return a peer's address; of an IPv6 one the first 64 bits: a single machine can have all that begin so."""
+    """Return a peer's IP address, or the /64 of an IPv6 address.
+
+    A single machine can have all addresses of a /64.
+    """
     address = peer_address(peer)
     if ":" not in address:
         return address
@@ -279,5 +287,8 @@ def _strangers(ends: Collection[End], known: Collection[str]) -> list[End]:
 
 
 def end_of_peer(peer: str) -> End:
-    """Return whom gRPC calls so; a socket does not tell the interface that a link-local address belongs to."""
+    """Return the address and port in gRPC's name of a peer.
+
+    The interface of a link-local address is dropped, because sockets do not report it.
+    """
     return peer_address(peer).partition("%")[0], peer.rpartition(":")[2]

@@ -1,7 +1,7 @@
-"""Sockets of our own process, behind gRPC's back: it offers no way to look at a connection of a server, or to end it.
+"""Access to this process's sockets, because gRPC offers no way to look at a connection of a server, or to end it.
 
-The C library is called without letting go of the interpreter. Each of these calls takes less than a microsecond; to let
-go and to ask for it again takes a hundred times that while the loop is busy, and there may be thousands of sockets.
+The C library is called without releasing the interpreter lock. Each call takes less than a microsecond. Releasing the
+lock and taking it again takes a hundred times that while the loop is busy, and there may be thousands of sockets.
 """
 
 import ctypes
@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from typing import Any
 
 _SLICE, _BREATH = 128, 0.001
-"""So many sockets are looked at, in a millisecond at the most, between two pauses of so many seconds."""
+"""The number of sockets to look at between two pauses, which takes at most a millisecond, and the seconds of a
+pause."""
 
 _DESCRIPTORS = "/dev/fd"
 
@@ -27,16 +28,16 @@ _SO_ATTACH_FILTER, _SO_DETACH_FILTER, _SO_ACCEPTCONN, _BPF_RET = 26, 27, 30, 6
 """See socket(7), and linux/filter.h."""
 
 _ALL = 1 << 30
-"""Bytes: more than a socket holds."""
+"""More bytes than a socket holds."""
 
 End = tuple[str, str]
-"""The other end of a connection: its address and its port."""
+"""The remote end of a connection: its address and its port."""
 
 _c = ctypes.PyDLL(None)
 
 
 def descriptors() -> list[int]:
-    """Return this process's open files; none where no more may be opened, not even to see that."""
+    """Return this process's open files; none if no more may be opened, not even to list them."""
     try:
         return [int(name) for name in os.listdir(_DESCRIPTORS)]
     except OSError:
@@ -44,28 +45,28 @@ def descriptors() -> list[int]:
 
 
 def connections(port: int) -> Iterator[tuple[End, int]]:
-    """Give whose connection to a port of ours each file is that is one. Takes pauses, where they are many."""
+    """Yield the remote end and the file of each connection to a port of ours. Pauses if there are many files."""
     look = _Look(port)
     for number, file in enumerate(descriptors(), 1):
         if not number % _SLICE:
-            time.sleep(_BREATH)  # or the loop, which has to ask for the interpreter, would stand behind all of them
+            time.sleep(_BREATH)  # lets the loop take the interpreter in between
         if (end := look.end_of(file)) is not None:
             yield end, file
 
 
 def file_of(end: End, port: int) -> int | None:
-    """Return the file of a connection to a port of ours. Takes no pauses: a millisecond for each thousand files."""
+    """Return the file of a connection to a port of ours. Does not pause: takes a millisecond per thousand files."""
     look = _Look(port)
     return next((file for file in descriptors() if look.end_of(file) == end), None)
 
 
 def end_of(file: int, port: int) -> End | None:
-    """Return whose connection to a port of ours this is; None where it is none, or has ended."""
+    """Return the remote end of a connection to a port of ours; None if it is not one, or has ended."""
     return _Look(port).end_of(file)
 
 
 def received(file: int) -> int:
-    """Return how many bytes a connection has received; 0 where it has ended. On Linux."""
+    """Return how many bytes a connection has received; 0 if it has ended. Linux only."""
     told = ctypes.create_string_buffer(_RECEIVED.stop)
     size = ctypes.c_uint32(_RECEIVED.stop)
     if _c.getsockopt(file, socket.IPPROTO_TCP, _TCP_INFO, told, ctypes.byref(size)):
@@ -74,7 +75,7 @@ def received(file: int) -> int:
 
 
 def silence(file: int) -> None:
-    """Have the system drop whatever the peer sends from now on: it is neither told nor heard. On Linux."""
+    """Drop whatever the peer sends from now on, without telling it. Linux only."""
     drop = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RET, 0, 0, 0))
     program = struct.pack("HP", 1, ctypes.addressof(drop))
     _c.setsockopt(file, socket.SOL_SOCKET, _SO_ATTACH_FILTER, program, len(program))
@@ -82,7 +83,7 @@ def silence(file: int) -> None:
 
 
 def stop_listening(port: int) -> None:
-    """Have nobody connect to a port of ours any more: to gRPC, accepting has failed. On Linux."""
+    """Accept no more connections to a port of ours. To gRPC, accepting has failed. Linux only."""
     look = _Look(port)
     for file in descriptors():
         if look.listens(file):
@@ -90,37 +91,37 @@ def stop_listening(port: int) -> None:
 
 
 def finish(file: int) -> None:
-    """Tell the peer that nothing more comes; what has been sent arrives before that. It can only hang up then."""
+    """Close our side of a connection, after all data sent on it. The peer can then only hang up."""
     _c.shutdown(file, socket.SHUT_WR)
 
 
 def hear(file: int) -> bool:
-    """Have the peer heard again, and say whether it was silenced. On Linux."""
+    """Stop dropping what the peer sends, and return whether it was silenced. Linux only."""
     return not _c.setsockopt(file, socket.SOL_SOCKET, _SO_DETACH_FILTER, bytes(4), 4)
 
 
 def hang_up(file: int) -> None:
-    """Shut a connection down. To gRPC the peer has hung up; it ends the calls, those too that we have not been given.
+    """Shut a connection down. To gRPC the peer has hung up: it ends the calls, also those not accepted yet.
 
-    It is gRPC's own number of the socket, and never a copy: to close a copy of what turned out to be SQLite's file
-    would drop the locks that this process has on it.
+    The file is gRPC's own descriptor, and never a copy. If a copy turned out to be of SQLite's file, closing it would
+    drop the locks that this process has on that file.
     """
     _c.shutdown(file, socket.SHUT_RDWR)
     _discard(file)
 
 
 def _discard(file: int) -> None:
-    """Throw away what has come and was not read: there may be megabytes, and gRPC would read all of it first."""
+    """Drop the data that has arrived and was not read. It may be megabytes, and gRPC would read all of it first."""
     if sys.platform == "linux":
         _c.recv(file, None, ctypes.c_size_t(_ALL), socket.MSG_TRUNC | socket.MSG_DONTWAIT)
 
 
 class _Look:
-    """Looks whose connections files are."""
+    """Finds the remote ends of connections."""
 
     def __init__(self, port: int) -> None:
         self._port = port.to_bytes(2, "big")
-        self._told = ctypes.create_string_buffer(128)  # a struct sockaddr of whatever family
+        self._told = ctypes.create_string_buffer(128)  # a struct sockaddr of any family
         self._size = ctypes.c_uint32()
 
     def listens(self, file: int) -> bool:

@@ -1,4 +1,4 @@
-"""Work on the loop, in portions between which others have their turn."""
+"""Splits work on the loop into portions, between which other work runs."""
 
 import asyncio
 import itertools
@@ -12,19 +12,19 @@ from tumbler_server.shares import CrowdLimit
 T = TypeVar("T")
 
 TURN = 0.001
-"""Seconds after which such work gives up its turn: a call takes half a dozen turns of the loop."""
+"""Seconds after which such work yields. A call takes half a dozen turns of the loop."""
 
 AT_A_LOOK = 8
-"""Items after which the clock is looked at; of the costliest, one takes a tenth of a millisecond."""
+"""Items between two looks at the clock. The costliest kind takes a tenth of a millisecond per item."""
 
 AT_ONCE = 4
-"""Calls that begin at once, in a turn of the loop or within ``TURN``."""
+"""Calls that begin at once, in one turn of the loop or within ``TURN``."""
 
 
 class Turns:
-    """Hands out turns to calls, so many at a time. Where more want one, projects take turns.
+    """Gives turns to calls, a few at a time. If more calls want one, projects take turns.
 
-    For one loop's thread.
+    Use it on the loop's thread only.
     """
 
     def __init__(self, limit: CrowdLimit) -> None:
@@ -33,7 +33,7 @@ class Turns:
         self._given, self._until = 0, 0.0
 
     def now(self) -> bool:
-        """Take a turn at once; say whether there was one."""
+        """Take a turn without waiting, and return whether there was one."""
         now = time.monotonic()
         if now >= self._until:
             self._given, self._until = 0, now + TURN
@@ -43,7 +43,7 @@ class Turns:
         return True
 
     async def wait(self, party: str) -> None:
-        """Wait for a turn. Raises ``Overloaded`` where too many wait."""
+        """Wait for a turn. Raises ``Overloaded`` if too many wait."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.put(party, turn)
         if not self._giving:
@@ -62,12 +62,12 @@ class Turns:
                 taken[1].set_result(None)
                 given += 1
         self._giving = bool(given)
-        if given:  # those who had their turn now have the next to themselves
+        if given:  # the calls that got a turn run before the next ones get theirs
             asyncio.get_running_loop().call_soon(self._give)
 
 
 async def spread(work: Iterator[T]) -> list[T]:
-    """Take all items of an iterator, and return them."""
+    """Return all items of an iterator. Yields to other work after each ``TURN``."""
     done: list[T] = []
     until = time.monotonic() + TURN
     while True:

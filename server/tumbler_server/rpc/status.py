@@ -1,7 +1,7 @@
-"""Exceptions become statuses here, and only here.
+"""The only place that maps exceptions to statuses.
 
-A domain error is told to the caller as it is. Anything else is a fault of ours: the caller gets a fixed text, and the
-log the exception's type and the places it passed through, but not its message, which could hold a secret.
+The caller gets a domain error as it is. Any other exception is a bug in the server: the caller gets a fixed text, and
+the log gets the exception's type and stack. Its message is not logged, because it could hold a secret.
 """
 
 import contextlib
@@ -51,28 +51,28 @@ STATUSES: dict[type[errors.TumblerError], tuple[grpc.StatusCode, str]] = {
     errors.DeliveryNotFound: (grpc.StatusCode.NOT_FOUND, "DELIVERY_NOT_FOUND"),
     errors.DeliveryOutdated: (grpc.StatusCode.FAILED_PRECONDITION, "DELIVERY_OUTDATED"),
 }
-"""Every domain error's status and ErrorReason, the latter without its prefix."""
+"""The status and ErrorReason of every domain error. The reason is without its prefix."""
 
 
 class Told(NamedTuple):
-    """What a caller is told instead of an answer."""
+    """The status that a caller gets instead of an answer."""
 
     code: grpc.StatusCode
     message: str
     details: bytes
 
 
-_NO_METHOD = "Method not found!"  # as gRPC's own servers have it
+_NO_METHOD = "Method not found!"  # the text of gRPC's own servers
 
 NO_METHOD = Told(
     grpc.StatusCode.UNIMPLEMENTED,
     _NO_METHOD,
     status_pb2.Status(code=grpc.StatusCode.UNIMPLEMENTED.value[0], message=_NO_METHOD).SerializeToString(),
 )
-"""What is told who calls a method that there is not."""
+"""The status of a call to a method that does not exist."""
 
 PATIENCE = 5.0
-"""Seconds that a caller has to take the status of its call."""
+"""Seconds that a caller has to read the status of its call."""
 
 _DETAILS = "grpc-status-details-bin"
 
@@ -84,18 +84,18 @@ def abort(context: grpc.ServicerContext, failure: BaseException, method: str) ->
     code, message, details = told(failure, method)
     context.set_trailing_metadata(((_DETAILS, details),))
     context.abort(code, message)
-    raise AssertionError("abort() returned")  # gRPC's raises
+    raise AssertionError("abort() returned")  # gRPC's abort() always raises
 
 
 async def end(context: grpc.aio.ServicerContext, last: Told) -> NoReturn:
-    """End a call on a loop."""
+    """End a call on the loop with a status."""
     context.set_trailing_metadata(((_DETAILS, last.details),))
     await context.abort(last.code, last.message)
-    raise AssertionError("abort() returned")  # gRPC's raises
+    raise AssertionError("abort() returned")  # gRPC's abort() always raises
 
 
 def told(failure: BaseException, method: str) -> Told:
-    """Return what is told of a failure, which then is forgotten; what is a fault of ours is logged."""
+    """Return the status to send for a failure, and log the failure if it is a bug. Clears its traceback."""
     status = to_status(failure)
     if status.code == grpc.StatusCode.INTERNAL.value[0]:
         _log_fault(failure, method)
@@ -104,10 +104,10 @@ def told(failure: BaseException, method: str) -> Told:
 
 
 def forget(failure: BaseException) -> None:
-    """Have a failure that has been dealt with forget where it happened.
+    """Clear the traceback and the context of a failure that has been handled.
 
-    Some of those places know the failure again, as a call does that it was to end by: a cycle, and with it the call and
-    its stream, until the collector comes.
+    A frame in the traceback may refer to the failure, as a call does that was ended by it. That would be a reference
+    cycle, which would keep the call and its stream until the garbage collector runs.
     """
     failure.__traceback__ = failure.__context__ = None
 
@@ -138,7 +138,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def _info(reason: str, metadata: dict[str, str]) -> error_details_pb2.ErrorInfo:
-    error_reason_pb2.ErrorReason.Value(f"ERROR_REASON_{reason}")  # the list is closed: an unknown one is our fault
+    error_reason_pb2.ErrorReason.Value(f"ERROR_REASON_{reason}")  # raises ValueError for an unknown reason
     return error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
 
 

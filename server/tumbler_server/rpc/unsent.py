@@ -1,4 +1,4 @@
-"""Long answers that their callers have not taken yet, counted in bytes: gRPC keeps them, and so do we."""
+"""Counts the bytes of long answers that callers have not read yet: gRPC keeps them, and so does the server."""
 
 import functools
 
@@ -10,20 +10,20 @@ from tumbler_server.rpc.lanes import RETRY
 
 
 class Unsent:
-    """Counts the bytes of long answers, by project and in all. For one loop's thread, but for ``check``."""
+    """Counts the bytes of long answers, by project and in all. Use it on the loop's thread, except for ``check``."""
 
     def __init__(self) -> None:
         self._bytes = Allotment(shares.UNREAD.most, shares.UNREAD_OF_A_PROJECT.most)
         self._refused = metrics.REFUSED.labels("unread answers")
 
     def check(self, project_id: str) -> None:
-        """Raise ``Overloaded`` where a project has so much unread that it gets no more."""
+        """Raise ``Overloaded`` if a project has too many unread bytes."""
         if self._bytes.is_full(project_id):
             self._refused.inc()
             raise Overloaded(RETRY, "the answers to earlier calls of the project have not been read")
 
     def hold(self, project_id: str, answer: bytes) -> None:
-        """Count the answer of the running call until it has been taken, if it is long. Raises what ``check`` does."""
+        """Count the current call's answer until it is read, if it is long. Raises what ``check`` does."""
         size = len(answer)
         if size > shares.LONG_ANSWER.most:
             self.check(project_id)

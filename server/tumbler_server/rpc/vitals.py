@@ -1,4 +1,4 @@
-"""Finding out, now and then, what the health service is to say: can calls be served, and can anything be changed."""
+"""Checks regularly what the health service reports: can calls be served, and can anything be changed."""
 
 import asyncio
 import contextlib
@@ -14,14 +14,17 @@ from tumbler_server.store.database import Store
 from tumbler_server.trouble import Trouble
 
 INTERVAL = 2.0
-"""Seconds between two looks at the database."""
+"""Seconds between two checks of the database."""
 
 _ATTEMPT = 1.0
-"""Seconds that an attempt may take to find out whether changes can be made again."""
+"""Maximum seconds of an attempt to find out whether changes can be made again."""
 
 
 class Vitals:
-    """Looks, and tells the health service. For one loop's thread; what blocks runs on ``threads``."""
+    """Checks the database, and updates the health service. Blocking work runs on ``threads``.
+
+    Use it on the loop's thread only.
+    """
 
     def __init__(self, health: Health, store: Store, glance: Glance, threads: Executor) -> None:
         self._health = health
@@ -31,18 +34,18 @@ class Vitals:
         self._trouble = Trouble("checking the database fails")
 
     async def watch(self) -> None:
-        """Look again and again whether calls can be served."""
+        """Check regularly whether calls can be served. Also returns freed memory to the system."""
         while True:
             await asyncio.sleep(INTERVAL)
             await self.look()
             await asyncio.get_running_loop().run_in_executor(self._threads, memory.trim)
 
     async def look(self) -> None:
-        """Look now whether calls can be served, and tell."""
+        """Check now whether calls can be served, and report it."""
         try:
             await self._glance.fresh()
         except Exception as failure:
-            # Whatever it was: were this to end, nobody would ever hear again whether the server can serve.
+            # Catch every exception: if this task ended, the health status would never change again.
             if not isinstance(failure, StoreUnavailable):
                 self._trouble.met(error=type(failure).__name__)
             self._health.say_serving(False)
@@ -51,11 +54,11 @@ class Vitals:
             self._health.say_serving(True)
 
     async def watch_changes(self) -> None:
-        """Tell again and again whether changes can be made, and find out when they can be made again."""
+        """Report regularly whether changes can be made, and find out when they can be made again."""
         while True:
             await asyncio.sleep(INTERVAL)
             if self._store.recovers:
-                with contextlib.suppress(TumblerError):  # it is what the store then says
+                with contextlib.suppress(TumblerError):  # the store reports the outcome
                     await asyncio.get_running_loop().run_in_executor(self._threads, self._try_to_change)
             self._health.say_changing(self._store.takes_changes)
 

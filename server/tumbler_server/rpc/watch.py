@@ -1,4 +1,4 @@
-"""A stream of Watch: what a hub tells becomes messages, and the calling key is judged again as it changes."""
+"""A Watch stream: turns what the hub reports into messages, and checks the calling key again when it changes."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from tumbler_server.rpc import auth, wire
 METHOD = "Watch"
 
 Write = Callable[[bytes], Awaitable[None]]
-"""Hands a message over to gRPC, and returns once it takes the next one."""
+"""Hands a message to gRPC, and returns when gRPC accepts the next one."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a Watch asks for. ``start``: after this revision; None: from now on."""
+    """What a Watch asks for: changes after revision ``start``, or from now on if it is None."""
 
     project_id: str
     start: int | None
@@ -29,7 +29,7 @@ class Wanted:
 
 
 class Watching:
-    """Serves streams, by the loop's thread."""
+    """Serves streams. Use it on the loop's thread only."""
 
     def __init__(self, hub: Hub, lifecycle: Lifecycle, tokens: Tokens, clock: Clock) -> None:
         self._hub = hub
@@ -38,17 +38,17 @@ class Watching:
         self._clock = clock
 
     async def serve(self, caller: Key, wanted: Wanted, address: str, write: Write) -> None:
-        """Tell a caller at this IP address what changes, until that ends: it raises why, and returns never.
+        """Send changes to a caller at this IP address. Never returns: raises the reason why the stream ends.
 
-        What ends it is ``Unauthenticated``, ``ScopeMissing``, ``ReaderTooSlow``, ``Overloaded``, ``ServerStopping`` or
-        ``StoreUnavailable``; or what ``write`` raises. Cancelled, it ends at once.
+        The reason is ``Unauthenticated``, ``ScopeMissing``, ``ReaderTooSlow``, ``Overloaded``, ``ServerStopping`` or
+        ``StoreUnavailable``, or what ``write`` raises. If cancelled, it ends at once.
         """
         listener = _Listener(caller, address, write, self._lifecycle, self._tokens, self._clock)
         await self._hub.serve(listener, wanted.project_id, _end_of(caller), wanted.interval, wanted.start)
 
 
 class _Listener:
-    """A caller, as the hub knows it."""
+    """A caller, as the hub expects it."""
 
     __slots__ = ("_address", "_caller", "_clock", "_lifecycle", "_tokens", "key_id", "tenant", "write")
 
@@ -72,7 +72,7 @@ class _Listener:
         ).SerializeToString()
 
     def date(self, age: int) -> bytes:
-        # Fields that follow a message's bytes are fields of that message.
+        # Fields appended to a message's bytes are fields of that message.
         return pb.WatchResponse(stream_age=wire.duration(age)).SerializeToString()
 
     def read(self) -> Key:

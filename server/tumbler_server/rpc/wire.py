@@ -1,4 +1,4 @@
-"""Records become messages. One direction: what comes in is read in ``rpc.reading``."""
+"""Builds messages from records. ``rpc.reading`` does the opposite."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from tumbler_server.limits import ANSWER_BYTES
 from tumbler_server.webhooks.messages import TYPES
 
 _MOMENTS = 256
-"""How many are remembered of what verdicts say besides the record: code, revision, how long it may be reused."""
+"""Number of cached parts of verdicts that do not depend on the record: code, revision, how long to cache."""
 
 
 def api_key(key: Key, now: int) -> pb.ApiKey:
@@ -60,24 +60,24 @@ def api_key(key: Key, now: int) -> pb.ApiKey:
 
 
 def verdict(outcome: Verdict, cache_ttl: int, token: Callable[[int], str]) -> bytes:
-    """Return a verdict as callers see it: a ``VerifyResponse``.
+    """Return a verdict as a serialized ``VerifyResponse``.
 
-    ``cache_ttl`` is the longest that a client may reuse it; ``token`` gives the consistency token of a revision.
+    ``cache_ttl`` is the maximum time that a client may cache it. ``token`` returns the consistency token of a revision.
     """
     return _rendered(outcome, cache_ttl, token) + _instant(outcome)
 
 
 def verdicts(outcomes: Sequence[Verdict | None], cache_ttl: int, token: Callable[[int], str]) -> Iterator[bytes]:
-    """Give the verdicts of a batch, each as ``verdict`` gives it, and an empty one where nothing was decided.
+    """Yield the verdicts of a batch, each as ``verdict`` returns it, or an empty one if nothing was decided.
 
-    Once the next does not fit into an answer, it and all after it are empty. Joined, they are the response.
+    If a verdict does not fit into the answer, it and all after it are empty. Joined, the parts are the response.
     """
     instant = b""
     room = ANSWER_BYTES.most - len(outcomes) * len(_UNDECIDED)
     for outcome in outcomes:
         item = _UNDECIDED
         if outcome is not None and room > 0:
-            instant = instant or _instant(outcome)  # all of a batch are of one
+            instant = instant or _instant(outcome)  # the same for the whole batch
             rendered = _rendered(outcome, cache_ttl, token)
             length = len(rendered) + len(instant)
             decided = b"".join((_RESPONSES, _varint(length), rendered, instant))
@@ -86,7 +86,7 @@ def verdicts(outcomes: Sequence[Verdict | None], cache_ttl: int, token: Callable
         yield item
 
 
-# A message in a list is its field's number and kind, its length, and itself; see protobuf's guide to its encoding.
+# An entry of a list is its field number and wire type, its length, and the message; see protobuf's encoding guide.
 _RESPONSES = bytes([service_pb.BatchVerifyResponse.RESPONSES_FIELD_NUMBER << 3 | 2])
 _UNDECIDED = _RESPONSES + b"\0"
 _CHECK_TIME = bytes([service_pb.VerifyResponse.CHECK_TIME_FIELD_NUMBER << 3 | 2])
@@ -99,16 +99,16 @@ def _varint(number: int) -> bytes:
 
 
 def _instant(outcome: Verdict) -> bytes:
-    """Return the instant of a verdict: protobuf merges messages whose bytes are joined."""
+    """Return the check time of a verdict. Its bytes can be appended, because protobuf merges concatenated messages."""
     instant = _timestamp(outcome.time - outcome.view.age).SerializeToString()
     return b"%b%c%b" % (_CHECK_TIME, len(instant), instant)
 
 
 def _rendered(outcome: Verdict, cache_ttl: int, token: Callable[[int], str]) -> bytes:
-    """Return a verdict without its instant: what it says of the record, and what of the moment.
+    """Return a verdict without its check time: the record's part, followed by the rest.
 
-    The former is the same for as long as the record, and kept beside it; as bytes, which take the least memory. What it
-    takes is counted by ``record.memory``. The latter is the same for nearly all verdicts until something changes.
+    The record's part changes only with the record, and is stored beside it, as bytes because they need the least
+    memory. ``record.memory`` counts them. The rest is the same for nearly all verdicts until something changes.
     """
     code, now, view, key, any_project = outcome
     if key is None:
@@ -156,16 +156,16 @@ def _record(key: Key) -> bytes:
 
 
 def _text(text: str) -> Any:
-    """Return a text so that a message can take it without leaving a copy of its bytes in the text itself.
+    """Return a text in a form that protobuf can take without leaving a copy in it.
 
-    Python keeps the UTF-8 of a text that is not ASCII beside it, for as long as the text lives, once anybody in C has
-    asked for it. Of a remembered record's texts that is a third copy that nobody reads.
+    When C code asks for the UTF-8 of a text that is not ASCII, CPython stores it in the text for the text's lifetime.
+    For a cached record that would be a third copy, which is never used.
     """
     return text if text.isascii() else text.encode()
 
 
 def event(happened: Event) -> event_pb.KeyEvent:
-    """Return an event as who may read events sees it."""
+    """Return an event as callers who may read events see it."""
     told = watched(happened, happened.detail)
     told.client_address = happened.address or ""
     told.request_id = happened.request_id or ""
@@ -174,7 +174,7 @@ def event(happened: Event) -> event_pb.KeyEvent:
 
 
 def watched(happened: Event, detail: Mapping[str, str] | None = None) -> event_pb.KeyEvent:
-    """Return an event as who may verify keys sees it: without fields' values, and without who called from where."""
+    """Return an event as callers who may verify keys see it: without field values, client address and request id."""
     return event_pb.KeyEvent(
         revision=happened.revision,
         type=happened.type,  # type: ignore[arg-type]  # the numbers are the same
@@ -213,7 +213,7 @@ def timestamp(instant: int) -> Timestamp | None:
 
 
 def duration(span: int) -> Duration:
-    """Return a span as a message."""
+    """Return a duration as a message."""
     return Duration(seconds=span // SECOND, nanos=span % SECOND * 1_000)
 
 

@@ -379,7 +379,11 @@ def open_store(url: str, create: bool = False, timeout: int = TIMEOUT, warm: int
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator:
         path = sqlite_path(url)
-        if not create and not path.exists():
+        try:
+            missing = not create and not path.exists()
+        except OSError as failure:
+            raise SetupError(f"the database {path} cannot be opened: {failure.strerror}") from None
+        if missing:
             raise SetupError(f"there is no database {path}: run `tumbler-server init` first, or correct --data-dir")
         return Store(open_sqlite(path), SQLITE, timeout)
     if scheme in ("postgresql", "postgres") and separator:
