@@ -51,8 +51,8 @@ type Verification struct {
 	// Code says why a key is not valid.
 	Code Code
 
-	// The following fields are empty with CodeMalformed and CodeNotFound: the secret was not proven, or the project is
-	// not accepted.
+	// The fields from KeyID to ExpireTime are empty with CodeMalformed and CodeNotFound: the secret was not proven, or
+	// the project is not accepted.
 
 	KeyID         string
 	ProjectID     string

@@ -6,8 +6,9 @@ import java.security.NoSuchAlgorithmException;
 import java.security.SecureRandom;
 
 /**
- * What is remembered of a presented key: SHA-256 over a random secret of this object and the key. Nobody sees a
- * fingerprint, so that the plain construction is enough, and it costs half of what HMAC does.
+ * Digests of presented keys: SHA-256 of a random secret of this object and the key. The cache keeps nothing else of a
+ * presented key. This allows length extension if a digest is known, but digests never leave the process; HMAC would cost
+ * twice as much.
  */
 final class Fingerprints {
     private static final ThreadLocal<MessageDigest> SHA_256 = ThreadLocal.withInitial(() -> {
@@ -24,14 +25,14 @@ final class Fingerprints {
         new SecureRandom().nextBytes(secret);
     }
 
-    /** Returns the fingerprint of a text. Characters that no key has may count as others that no key has. */
+    /** Returns the digest of a text. Characters beyond ISO 8859-1 are not told apart; no key has any. */
     byte[] of(String key) {
         MessageDigest sha256 = SHA_256.get();
         sha256.update(secret);
         return sha256.digest(key.getBytes(StandardCharsets.ISO_8859_1));
     }
 
-    /** Compares in constant time. The one place where fingerprints are compared. */
+    /** Compares two digests in constant time. No other code compares digests. */
     static boolean same(byte[] one, byte[] other) {
         return MessageDigest.isEqual(one, other);
     }
