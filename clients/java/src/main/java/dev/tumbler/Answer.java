@@ -8,8 +8,8 @@ import dev.tumbler.v1.VerifyResponse;
  *
  * @param record null with MALFORMED and NOT_FOUND
  * @param checkTime the instant of the verdict by the server's clock, in microseconds since the Unix epoch
- * @param sent when the call was sent, by the client's monotonic clock, in nanoseconds. That is before {@code checkTime},
- *     so the time that is counted from it is never too short
+ * @param sent when the call was sent, by the client's monotonic clock, in nanoseconds. That is before {@code
+ *     checkTime}, so the time that is counted from it is never too short
  * @param ttl how long the answer may be cached, in nanoseconds
  * @param revision the log position that the answer reflects
  * @param size the size of the response in bytes

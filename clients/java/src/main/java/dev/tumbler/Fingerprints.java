@@ -7,8 +7,7 @@ import java.security.SecureRandom;
 
 /**
  * Digests of presented keys: SHA-256 of a random secret of this object and the key. The cache keeps nothing else of a
- * presented key. This allows length extension if a digest is known, but digests never leave the process; HMAC would cost
- * twice as much.
+ * presented key. Digests never leave the process, so this construction is enough; HMAC would cost twice as much.
  */
 final class Fingerprints {
     private static final ThreadLocal<MessageDigest> SHA_256 = ThreadLocal.withInitial(() -> {
@@ -25,7 +24,7 @@ final class Fingerprints {
         new SecureRandom().nextBytes(secret);
     }
 
-    /** Returns the digest of a text. Characters beyond ISO 8859-1 are not told apart; no key has any. */
+    /** Returns the digest of a text. Characters beyond ISO 8859-1 count as '?', which no key contains. */
     byte[] of(String key) {
         MessageDigest sha256 = SHA_256.get();
         sha256.update(secret);

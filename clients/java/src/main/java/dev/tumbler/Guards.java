@@ -134,9 +134,9 @@ public final class Guards {
      * @param demand the demands on the key
      * @param verdict the verdict, which must be valid
      * @param since the {@link #moment} before the key was verified
-     * @param end called at most once, with the refusal that a new request would get, if the key stops being valid before
-     *     the stream has ended by itself. It runs in another thread, or in this one if the verifier is closed already,
-     *     and must not block
+     * @param end called at most once, with the refusal that a new request would get, if the key stops being valid
+     *     before the stream has ended by itself. It runs in another thread, or in this one if the verifier is closed
+     *     already, and must not block
      * @return run this when the stream has ended by itself
      */
     public static Runnable hold(

@@ -21,8 +21,8 @@ import java.util.concurrent.TimeUnit;
 
 /**
  * Verifies API keys, most of them without a call. It caches the server's record of a key, never a verdict: each call
- * decides again. It follows the server's Watch stream, so it denies a revoked key within milliseconds, and within {@code
- * maxStaleness} whatever breaks.
+ * decides again. It follows the server's Watch stream, so it denies a revoked key within milliseconds, and within
+ * {@code maxStaleness} whatever breaks.
  *
  * <p>Create one per process, and use it from any thread, including virtual threads. It is ready at once, even if the
  * server is not reachable yet. Its own threads are daemons.
