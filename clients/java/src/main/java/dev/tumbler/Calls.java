@@ -336,7 +336,8 @@ final class Calls {
             return;
         }
         if (status.getCode() == Status.Code.INVALID_ARGUMENT && batch.get(0).mayDoubt()) {
-            // Either the demand is wrong, or the cursor is (an older backup was restored). A call without it tells.
+            // Either the demand is wrong, or the cursor is (an older backup was restored).
+            // A call without the cursor shows which.
             batch.forEach(question -> question.doubted = question.position.cursor());
             back(batch, batch);
             return;
