@@ -91,8 +91,8 @@ class StreamsTest {
     }
 
     /**
-     * Sets the key's verdict from now on, and sends an event that names the key. Returns when the verifier has processed
-     * the event and called the server again.
+     * Sets the key's verdict from now on, and sends an event that names the key. Returns when the verifier has
+     * processed the event and called the server again.
      */
     private void becomes(VerifyCode code) {
         long now = ++revision;
