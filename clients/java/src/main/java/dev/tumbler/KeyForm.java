@@ -11,9 +11,9 @@ record KeyForm(String prefix, String id) {
 
     private static final String DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     private static final int CHECK_LENGTH = 6;
-    /** From the id's first character to the end. */
+    /** The length from the id's first character to the end. */
     private static final int ID_TO_END = 16 + 1 + 43 + CHECK_LENGTH;
-    /** From the secret's first character to the end. */
+    /** The length from the secret's first character to the end. */
     private static final int SECRET_TO_END = 43 + CHECK_LENGTH;
 
     private static final Pattern FORM =

@@ -32,8 +32,8 @@ record KeyRecord(
     static final long NEVER = Long.MAX_VALUE;
 
     /**
-     * Returns the record in an answer about a proven key. It is never revoked or inactive: no record of such a key is
-     * cached.
+     * Returns the record in an answer about a proven key, with revoked false and active true: no record of a revoked or
+     * inactive key is cached.
      */
     static KeyRecord of(VerifyResponse answer) {
         return new KeyRecord(
