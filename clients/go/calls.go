@@ -16,29 +16,30 @@ import (
 )
 
 const (
-	// mostUnderWay is how many calls are made at the same time. What is wanted meanwhile waits, and goes out together:
-	// under load the server is asked in batches, and without it nobody waits.
+	// mostUnderWay is the maximum number of calls in flight. Further misses queue, and go out as one batch: under load
+	// the server gets batches, and without load nothing waits.
 	mostUnderWay = 4
 
-	// mostInBatch is how many keys are asked for at once. The server takes more, but all of them wait for the slowest.
+	// mostInBatch is the maximum number of keys in a batch. The server accepts more, but all keys of a batch wait for
+	// the slowest.
 	mostInBatch = 500
 
-	// mostBytes is how large the requests of one call may be together. One that is larger goes out by itself.
+	// mostBytes is the maximum total size of the requests in a batch. A larger request goes by itself.
 	mostBytes = 256 << 10
 
-	// cursorBytes is room for the stream's cursor in a request.
+	// cursorBytes is the room for the Watch stream's cursor in a request.
 	cursorBytes = 128
 )
 
-// flight is a question to the server, and everybody who waits for its answer.
+// flight is a pending verification by the server, shared by all callers that wait for it.
 type flight struct {
-	keyID  string // shares the memory of key, so it is kept no longer
+	keyID  string // shares the memory of key: do not keep it longer than the flight
 	key    string
 	digest digest
 	demand verdict.Demand
-	most   int  // how many may share its next call: half as many as shared the last one
-	eager  int  // how many wait for it; guarded by the lock of calls
-	sent   bool // guarded by the lock of calls
+	most   int  // the maximum size of its next batch: half the size of its last one
+	eager  int  // the number of waiting callers; guarded by calls.mu
+	sent   bool // guarded by calls.mu
 	done   chan struct{}
 
 	// Set before done is closed.
@@ -46,34 +47,34 @@ type flight struct {
 	err    error
 }
 
-// answer is what a call brought.
+// answer is the result of a call.
 type answer struct {
 	code   Code
-	record *record // nil where nothing was proven
-	live   *entry  // set where the key is neither revoked, superseded, inactive nor expired: other demands may differ
+	record *record // nil: nothing was proven
+	live   *entry  // set if the key is not revoked, superseded, inactive or expired: the verdict depends on the demand
 }
 
-// calls asks the server, once for all who want to know the same at the same time.
+// calls verifies keys by calls to the server. Callers that present the same key at the same time share one call.
 type calls struct {
 	service  tumblerv1.ApiKeyServiceClient
 	memory   *memory
 	projects *projects
 	timeout  time.Duration
-	suspect  func()                           // the server was silent for too long
-	doubt    func(all bool, keyIDs ...string) // has the streams that keys let in looked at
+	suspect  func()                           // reports a call that ran into its deadline
+	doubt    func(all bool, keyIDs ...string) // queues the keys of guarded streams to be verified again
 	ctx      context.Context                  // ends when the Verifier is closed
 
 	mu       sync.Mutex
 	closed   bool
 	underWay int
 	waiting  []*flight
-	flights  map[string]*flight // those that may be joined, by key id
+	flights  map[string]*flight // by key id: the flights that callers may join
 	running  sync.WaitGroup
 }
 
-// join returns a flight for this key, and whether it was somebody else's before. Whoever joins must leave.
+// join returns a flight for this key, and whether another caller started it. Each join needs a leave.
 //
-// One that was sent is shared only while the stream vouches that nothing has changed since.
+// A flight that was sent before is shared only while the Watch stream is fresh, so that no change since is missed.
 func (c *calls) join(keyID, key string, d *digest, demand *verdict.Demand) (f *flight, joined bool) {
 	vouched := c.memory.vouched()
 	c.mu.Lock()
@@ -103,21 +104,21 @@ func (c *calls) join(keyID, key string, d *digest, demand *verdict.Demand) (f *f
 	default:
 		c.waiting = append(c.waiting, f)
 	}
-	// A text with another key's id, or an old secret, goes alone: whoever knows an id must not get in the way.
+	// A text with the id of another flight but a different secret is not shared: it must not displace the real key.
 	if other, taken := c.flights[keyID]; !taken || same(&other.digest, d) {
 		c.flights[keyID] = f
 	}
 	return f, false
 }
 
-// leave says that one of those who joined waits no longer.
+// leave records that a caller no longer waits.
 func (c *calls) leave(f *flight) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f.eager--
 }
 
-// outdate keeps everybody who comes from now on from joining a call whose answer may be older than a change.
+// outdate keeps later callers from joining a flight whose answer may be older than a change.
 func (c *calls) outdate(events []*tumblerv1.KeyEvent, all bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -129,7 +130,7 @@ func (c *calls) outdate(events []*tumblerv1.KeyEvent, all bool) {
 	}
 }
 
-// close returns once everything that is under way or waits has ended. The context must have ended before: it fails all.
+// close waits until all flights have ended. The context must have ended before: that fails them.
 func (c *calls) close() {
 	c.mu.Lock()
 	c.closed = true
@@ -137,7 +138,7 @@ func (c *calls) close() {
 	c.running.Wait()
 }
 
-// run makes one call after the other until nothing waits.
+// run makes one call after another until the queue is empty.
 func (c *calls) run(batch []*flight) {
 	defer c.running.Done()
 	for ; batch != nil; batch = c.next() {
@@ -149,8 +150,8 @@ func (c *calls) run(batch []*flight) {
 	}
 }
 
-// next takes what is to be asked together from those that wait, and gives the place up where there is nothing. What came
-// back from a batch keeps apart from what did not, and from what came back from a larger one.
+// next takes the next batch from the queue. If there is none, it gives up its slot. Flights with different limits do
+// not share a batch: retried flights stay apart from new ones, and from those retried after a larger batch.
 func (c *calls) next() (batch []*flight) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -164,9 +165,9 @@ func (c *calls) next() (batch []*flight) {
 			f.sent = true
 			batch = append(batch, f)
 		} else {
-			c.withdraw(f) // everybody has given up
+			c.withdraw(f) // all its callers have given up
 		}
-		c.waiting[0] = nil // the list holds no key for longer than it must
+		c.waiting[0] = nil // the array must not keep the key in memory
 		c.waiting = c.waiting[1:]
 	}
 	if batch == nil {
@@ -179,7 +180,7 @@ func (c *calls) ask(f *flight) {
 	began := c.memory.mark()
 	response, err := c.verify(f, began)
 	if began.cursor != "" && isInvalid(err) {
-		// Either the demand is wrong or the cursor, after an older backup was restored. Without it the server tells.
+		// Either the demand is wrong, or the cursor is (an older backup was restored). A call without it shows which.
 		refused := began.cursor
 		began.cursor = ""
 		if response, err = c.verify(f, began); err == nil {
@@ -230,7 +231,7 @@ func (c *calls) askTogether(batch []*flight) {
 		if err == nil {
 			a, failure = c.take(f, response.Responses[place], began)
 		}
-		// A batch leaves undecided what its answer has no room for, and items that are not of the right form.
+		// A batch leaves an item undecided if its answer has no room for it, or if the item has the wrong form.
 		if halve || errors.Is(failure, errUndecided) {
 			again = append(again, f)
 		} else {
@@ -242,10 +243,10 @@ func (c *calls) askTogether(batch []*flight) {
 	for _, f := range again {
 		f.most, f.sent = (len(batch)+1)/2, false
 	}
-	c.waiting = append(again, c.waiting...) // in front: they have waited longest
+	c.waiting = append(again, c.waiting...) // at the front: they have waited longest
 }
 
-// take reads an answer and remembers what may be remembered of it.
+// take checks an answer, and caches its record if it may be cached.
 func (c *calls) take(f *flight, response *tumblerv1.VerifyResponse, began mark) (answer, error) {
 	a := answer{code: Code(response.GetCode())}
 	if response.GetValid() != (a.code == CodeValid) {
@@ -285,14 +286,14 @@ func (c *calls) take(f *flight, response *tumblerv1.VerifyResponse, began mark) 
 	return a, nil
 }
 
-// deny forgets a key that the server has denied, and has what it let in looked at.
+// deny evicts a key that the server has denied. If it was cached, its guarded streams are verified again.
 func (c *calls) deny(f *flight) {
 	if c.memory.forget(f.keyID, &f.digest) {
 		c.doubt(false, f.keyID)
 	}
 }
 
-// land tells everybody who waits.
+// land delivers the result to all waiting callers.
 func (c *calls) land(f *flight, a answer, err error) {
 	c.mu.Lock()
 	c.withdraw(f)
@@ -338,8 +339,8 @@ func (c *calls) request(f *flight, cursor string) *tumblerv1.VerifyRequest {
 	return request
 }
 
-// verdict returns what somebody who waited is told: what the server said, or, to whoever joined another's call and may
-// demand something else, what follows from the record that it brought.
+// verdict returns the verdict for one caller: the server's, or, for a caller that joined and may have other demands, a
+// decision on the record.
 func (f *flight) verdict(demand *verdict.Demand, now time.Duration, joined bool) *Verification {
 	a := &f.answer
 	if a.record != nil && demand.Excludes(a.record.ProjectID) {
@@ -352,7 +353,7 @@ func (f *flight) verdict(demand *verdict.Demand, now time.Duration, joined bool)
 	return a.live.lasting(a.record.verification(a.code, false))
 }
 
-// wait returns once the flight has landed, or the context has ended.
+// wait returns when the flight has landed or the context has ended.
 func (f *flight) wait(ctx context.Context) error {
 	select {
 	case <-f.done:

@@ -18,7 +18,7 @@ import (
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
 )
 
-// result is what a Verify in the background came to.
+// result is the result of a Verify in the background.
 type result struct {
 	found *Verification
 	err   error
@@ -33,7 +33,7 @@ func (w *world) start(key string, options ...VerifyOption) <-chan result {
 	return results
 }
 
-// await returns what a Verify in the background came to.
+// await returns the result of a Verify in the background.
 func (w *world) await(one <-chan result) result {
 	w.Helper()
 	select {
@@ -45,7 +45,7 @@ func (w *world) await(one <-chan result) result {
 	}
 }
 
-// eager waits until so many callers wait for a key's call.
+// eager waits until this many callers wait for a key's flight.
 func (w *world) eager(key string, callers int) {
 	w.Helper()
 	w.eventually("the callers wait", func() bool {
@@ -56,7 +56,7 @@ func (w *world) eager(key string, callers int) {
 	})
 }
 
-// occupy has all calls that may be under way be so, until the server's answers are released.
+// occupy starts the maximum number of calls, which stay in flight until release is called.
 func (w *world) occupy() (release func()) {
 	w.Helper()
 	release = w.holdAnswers()
@@ -95,7 +95,7 @@ func TestManyWhoWantTheSameKeyShareOneCall(t *testing.T) {
 	}
 }
 
-// Without a stream nobody would have said that the key was revoked meanwhile.
+// Without a stream the Verifier would miss a revocation of the key in between.
 func TestWithoutAStreamNobodyJoinsACallThatWasSent(t *testing.T) {
 	w := newWorld(t, WithoutWatch())
 	release := w.holdAnswers()
@@ -394,7 +394,7 @@ func TestWhatAnAnswerHasNoRoomForIsAskedAgain(t *testing.T) {
 	for _, batch := range w.server.batches {
 		sizes = append(sizes, len(batch.GetRequests()))
 	}
-	slices.Sort(sizes) // halves are asked for side by side
+	slices.Sort(sizes) // the two halves are sent concurrently
 	if !slices.Equal(sizes, []int{20, 20, 50, 100}) {
 		t.Errorf("the calls were for %v", sizes)
 	}
@@ -420,7 +420,7 @@ func TestABatchIsBoundedInBytes(t *testing.T) {
 			t.Errorf("%d bytes went together", size)
 		}
 	}
-	if _, batches := w.server.calls(); batches < 3 { // six go together; what is left over may go one by one
+	if _, batches := w.server.calls(); batches < 3 { // six fit into a batch; the rest may go one by one
 		t.Errorf("%d calls for several", batches)
 	}
 }

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// serviceConfig has calls go to every server that the target names, and so to those that are left where one is
-	// lost, and has gRPC itself repeat a call that did not get through.
+	// serviceConfig spreads calls over all servers of the target by round robin, so if one is lost, calls go to the
+	// others. gRPC itself retries calls that fail with UNAVAILABLE.
 	serviceConfig = `{"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{
 		"name": [
 			{"service": "tumbler.v1.ApiKeyService", "method": "Verify"},
@@ -29,30 +29,30 @@ const (
 		}
 	}]}`
 
-	// largestAnswer leaves room above the server's own limit, 3 MiB; gRPC's default of 4 MiB leaves little.
+	// largestAnswer leaves room above the server's own limit of 3 MiB; gRPC's default of 4 MiB leaves little.
 	largestAnswer = 16 << 20
 
 	connectAtMost = 5 * time.Second
-	pingAfter     = 10 * time.Second // gRPC's own least, and the server's
+	pingAfter     = 10 * time.Second // the minimum of gRPC, and of the server
 	pingAtMost    = 5 * time.Second
 
-	// reconnectAfter is the time between two replacements of the channel, at least: a server that is only slow must not
-	// be busy with them.
+	// reconnectAfter is the minimum time between two replacements of the channel. Reconnecting must not load a server
+	// that is only slow.
 	reconnectAfter = 10 * time.Second
 
-	// spare is how long after the last call on it has ended by its deadline a replaced channel is closed.
+	// spare is how long a replaced channel stays open after the deadline of its last call.
 	spare = time.Second
 )
 
-// connection is a channel to the servers, and the one that takes its place when they were silent for too long: a
-// connection whose other end stands still, while its kernel still acknowledges, looks like any other.
+// connection is a channel to the servers that is replaced if they are silent for too long. If a server hangs while its
+// kernel still acknowledges packets, the connection looks healthy.
 type connection struct {
 	dial    func() (*grpc.ClientConn, error)
 	timeout time.Duration
 
 	mu       sync.Mutex
 	current  *grpc.ClientConn
-	former   *grpc.ClientConn // closed soon; nil: there is none
+	former   *grpc.ClientConn // the replaced channel, to be closed soon; nil: none
 	replaced time.Time
 	closed   bool
 }
@@ -80,8 +80,8 @@ func (c *connection) channel() *grpc.ClientConn {
 	return c.current
 }
 
-// suspect has everything from now on go over new connections, if it is time. The stream is opened anew over them a
-// little later.
+// suspect makes new connections for later calls, at most once in reconnectAfter. The Watch stream reopens over them
+// when the former channel closes.
 func (c *connection) suspect() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -90,14 +90,14 @@ func (c *connection) suspect() {
 	}
 	channel, err := c.dial()
 	if err != nil {
-		return // it was made before by the same options
+		return // unlikely: the same options worked before
 	}
 	if c.former != nil {
 		c.former.Close()
 	}
 	former := c.current
 	c.current, c.former, c.replaced = channel, former, time.Now()
-	time.AfterFunc(c.timeout+spare, func() { former.Close() }) // fails only where it has been closed before
+	time.AfterFunc(c.timeout+spare, func() { former.Close() }) // fails only if it is closed already
 }
 
 func (c *connection) close() {
@@ -121,16 +121,16 @@ func dial(target string, s *settings) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(transport),
 		grpc.WithPerRPCCredentials(newBearer(s.apiKey, s.plaintext())),
 		grpc.WithDefaultServiceConfig(serviceConfig),
-		grpc.WithDisableServiceConfig(), // a name server has no say in it
+		grpc.WithDisableServiceConfig(), // ignore service configs from DNS
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(largestAnswer)),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: connectAtMost}),
 		grpc.WithResolvers(listed("ipv4"), listed("ipv6")),
-		// A connection that leads nowhere any more ends by this.
+		// Pings close dead connections.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingAtMost}),
 	)
 }
 
-// bearer sends the Verifier's own key with each call. It is hidden in a function, which no way of printing shows.
+// bearer sends the Verifier's own key with each call. The key is hidden in a closure, so that no print verb shows it.
 type bearer struct {
 	header    func() map[string]string
 	plaintext bool

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// clock is where time comes from. Tests have one that stands still until it is moved.
+// clock is the source of time. Tests use one that moves only when they advance it.
 type clock interface {
-	// now is the time since some instant of the past. It never goes back, whatever is done to the wall clock.
+	// now returns the time since some instant in the past, by the monotonic clock.
 	now() time.Duration
-	// afterFunc calls f in a goroutine of its own once so much time has gone by, unless stop is called before.
+	// afterFunc calls f in its own goroutine after d, unless stop is called first.
 	afterFunc(d time.Duration, f func()) (stop func())
 }
 
@@ -24,7 +24,7 @@ func (c systemClock) afterFunc(d time.Duration, f func()) func() {
 	return func() { timer.Stop() }
 }
 
-// pause returns after a time, or as soon as the context ends.
+// pause waits for d, or until the context ends.
 func pause(ctx context.Context, c clock, d time.Duration) {
 	over := make(chan struct{})
 	defer c.afterFunc(d, func() { close(over) })()

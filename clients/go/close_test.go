@@ -52,11 +52,11 @@ func TestNoGoroutineIsLeftAfterClosing(t *testing.T) {
 	}
 	release()
 	w.grpc.Stop()
-	// gRPC's own end a moment after its Close.
+	// gRPC's own goroutines end a moment after its Close.
 	w.eventually("gRPC's goroutines have ended", func() bool { return goroutines("google.golang.org/grpc") == "" })
 }
 
-// goroutines returns the stacks that show one of the names.
+// goroutines returns the stacks of goroutines that contain one of the names.
 func goroutines(names ...string) string {
 	var all bytes.Buffer
 	pprof.Lookup("goroutine").WriteTo(&all, 2)

@@ -8,11 +8,11 @@ import (
 // Why a request has no credential.
 var (
 	errNoCredential   = errors.New("no credential")
-	errTwoCredentials = errors.New("more than one credential") // somebody in between may have judged another
+	errTwoCredentials = errors.New("more than one credential") // a gateway in front may have checked another one
 )
 
-// credential returns the one key that comes with a request, by its headers of these names, each of which counts
-// whatever it holds. The rule is that of the server; tests/vectors/credentials.json holds both to it.
+// credential returns the one key of a request, given all its Authorization and X-Api-Key headers. Each header counts,
+// whatever it holds. The server has the same rule; tests/vectors/credentials.json tests both.
 func credential(authorization, apiKey []string) (string, error) {
 	if len(authorization)+len(apiKey) > 1 {
 		return "", errTwoCredentials

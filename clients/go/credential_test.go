@@ -38,7 +38,7 @@ func credentialVectors(t *testing.T) []credentialVector {
 	return file.Vectors
 }
 
-// with returns the headers with a key that is well-formed in place of "good", as names and values in turn.
+// with returns the headers with key in place of "good", as alternating names and values.
 func (v *credentialVector) with(key string) (headers []string) {
 	for _, header := range v.Headers {
 		headers = append(headers, header[0], strings.ReplaceAll(header[1], "good", key))
@@ -68,7 +68,7 @@ func TestTheMiddlewareTakesOneCredential(t *testing.T) {
 	for _, v := range credentialVectors(t) {
 		t.Run(v.Name, func(t *testing.T) {
 			want := http.StatusUnauthorized
-			if v.Credential == "good" { // others are no keys
+			if v.Credential == "good" { // the others are not keys
 				want = http.StatusOK
 			}
 			if got := get(handler, "/", v.with(testKey(1, 'a'))...); got.Code != want {
@@ -87,7 +87,7 @@ func TestTheInterceptorsTakeOneCredential(t *testing.T) {
 	for _, v := range credentialVectors(t) {
 		headers := v.with(testKey(1, 'a'))
 		if strings.Contains(strings.Join(headers, ""), "\t") {
-			continue // gRPC does not send these
+			continue // gRPC does not send tabs
 		}
 		t.Run(v.Name, func(t *testing.T) {
 			want := codes.Unauthenticated

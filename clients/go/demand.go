@@ -7,39 +7,40 @@ import (
 	"tumbler.dev/go/internal/verdict"
 )
 
-// VerifyOption says what a key must be good for. Several of a kind add up; of two environments or addresses the last
-// counts. It is a plain value: one that is the same for every call may be made once and used for ever.
+// VerifyOption is a demand on a key. Required scopes add up, and projects narrow each other. If several environments or
+// addresses are given, the last counts. A VerifyOption is a plain value: create it once and reuse it for all calls.
 //
-// As an option of a guard it holds for every request.
+// As an option of a guard it applies to every request.
 type VerifyOption struct {
 	demand   verdict.Demand
-	nameless bool // a project has no name
+	nameless bool // Project got no id, or an empty one
 }
 
-// RequireScopes demands that the key grants all of these, at most 100. Wildcards cannot be required.
+// RequireScopes demands that the key grants all of these scopes, at most 100. Wildcards cannot be required.
 func RequireScopes(scopes ...string) VerifyOption {
 	return VerifyOption{demand: verdict.Demand{RequiredScopes: scopes}}
 }
 
-// ClientIP says where the key was presented from, IPv4 or IPv6, without a port. A key that is restricted to networks is
-// denied without it. Empty: not known.
+// ClientIP sets the address that the key was presented from, IPv4 or IPv6, without a port. Empty means unknown. A key
+// that is restricted to networks is denied without it.
 func ClientIP(address string) VerifyOption {
 	return VerifyOption{demand: verdict.Demand{ClientIP: address}}
 }
 
-// Environment demands that the key belongs to this environment. Empty: to any, or to none.
+// Environment demands that the key belongs to this environment. Empty means no demand.
 func Environment(id string) VerifyOption {
 	return VerifyOption{demand: verdict.Demand{EnvironmentID: id}}
 }
 
-// Project demands that the key belongs to one of these projects; a key of another is answered CodeNotFound. It narrows
-// what WithProjectID says, and never widens it; so does each that is said beside another. None, or one without a name,
-// is ErrInvalidRequest.
+// Project demands that the key belongs to one of these projects. A key of another project is CodeNotFound. Project
+// narrows what WithProjectID accepts, and never widens it; several Project options narrow each other. No id, or an
+// empty one, is ErrInvalidRequest.
 func Project(ids ...string) VerifyOption {
 	return VerifyOption{demand: verdict.Demand{ProjectIDs: ids}, nameless: !areNamed(ids)}
 }
 
-// merge returns what all the options demand together, and whether a project that they name has no name.
+// merge returns the combined demand of all options, and whether one of them is a Project without ids or with an empty
+// one.
 func merge(options []VerifyOption) (all verdict.Demand, nameless bool) {
 	for _, option := range options {
 		nameless = nameless || option.nameless
@@ -63,7 +64,7 @@ func merge(options []VerifyOption) (all verdict.Demand, nameless bool) {
 	return all, nameless
 }
 
-// common returns what is in both lists; never nil.
+// common returns the elements of both lists. The result is never nil.
 func common(one, other []string) []string {
 	both := make([]string, 0, len(one))
 	for _, id := range one {
@@ -74,9 +75,8 @@ func common(one, other []string) []string {
 	return both
 }
 
-// clone returns a copy that shares no memory, but for the projects: the server is not asked for those of a caller, so
-// that its answer serves others too. A call keeps one, so that the options of a Verify that needs no call can
-// stay on its caller's stack.
+// clone returns a deep copy without the projects: those are checked here and not sent, so that the answer serves other
+// callers too. A call keeps a clone, so the options of a Verify that needs no call can stay on the caller's stack.
 func clone(demand *verdict.Demand) verdict.Demand {
 	scopes := make([]string, len(demand.RequiredScopes))
 	for place, scope := range demand.RequiredScopes {
@@ -89,7 +89,7 @@ func clone(demand *verdict.Demand) verdict.Demand {
 	}
 }
 
-// sameDemand says whether the server is asked the same.
+// sameDemand reports whether both demands lead to the same request.
 func sameDemand(one, other *verdict.Demand) bool {
 	return one.EnvironmentID == other.EnvironmentID && one.ClientIP == other.ClientIP &&
 		slices.Equal(one.RequiredScopes, other.RequiredScopes)

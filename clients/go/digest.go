@@ -8,20 +8,20 @@ import (
 	"tumbler.dev/go/keyformat"
 )
 
-// digest is what is kept of a presented key.
+// digest is the only thing that the cache keeps of a presented key.
 type digest [sha256.Size]byte
 
-// digester makes digests under a random key of its own: they are worth nothing outside this process. SHA-256 with the
-// key before the text would let whoever knows a digest make that of a longer text; here nobody is ever shown one.
+// digester computes digests with a random secret of its own, so they are worthless outside this process. SHA-256 of the
+// secret and the text allows length extension if a digest is known; digests never leave the process.
 type digester struct{ secret [32]byte }
 
 func newDigester() *digester {
 	d := new(digester)
-	rand.Read(d.secret[:]) // never fails: it ends the program where there is no randomness
+	rand.Read(d.secret[:]) // never returns an error: it crashes the program if there is no randomness
 	return d
 }
 
-// of returns the digest of a text that is no longer than a key can be.
+// of returns the digest of a text of at most keyformat.MaxLength.
 func (d *digester) of(key string) digest {
 	var text [len(d.secret) + keyformat.MaxLength]byte
 	length := copy(text[:], d.secret[:])
@@ -29,7 +29,7 @@ func (d *digester) of(key string) digest {
 	return sha256.Sum256(text[:length])
 }
 
-// same is the one place where digests are compared, in a time that does not depend on what they are.
+// same compares two digests in constant time. No other code compares digests.
 func same(one, other *digest) bool {
 	return subtle.ConstantTimeCompare(one[:], other[:]) == 1
 }

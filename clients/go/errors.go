@@ -8,19 +8,19 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// What Verify fails with, by errors.Is; the cause is wrapped beside it, a gRPC status where there is one. Each of them
-// means that nothing was decided, so that the request at hand must be denied or tried again. None shows a key.
+// The errors of Verify, to be tested with errors.Is. The returned error also wraps the cause, a gRPC status if there is
+// one. Each means that nothing was decided: deny the request, or retry. None contains a key.
 var (
-	// ErrUnavailable: the server cannot be reached, does not answer in time or has too much to do, the context has
-	// ended, or the Verifier is closed. Trying again may help.
+	// ErrUnavailable: the server is unreachable, overloaded or does not answer in time, the context has ended, or the
+	// Verifier is closed. A retry may help.
 	ErrUnavailable = errors.New("tumbler: keys cannot be verified at the moment")
 
-	// ErrNotAllowed: the Verifier's own key is refused. It is unknown, revoked or expired, or lacks the scope
-	// tumbler:keys:verify; or it sees the keys of all projects, and it was not said whose to accept.
+	// ErrNotAllowed: the server refuses the Verifier's own key. It is unknown, revoked or expired, or lacks the scope
+	// tumbler:keys:verify. Or it sees the keys of all projects, and no option says which projects to accept.
 	ErrNotAllowed = errors.New("tumbler: the server refused the verifier's own key")
 
-	// ErrInvalidRequest: a required scope, the address, the environment or a project is not of the right form. A bug of the
-	// caller, or something of a client's that was passed on unchecked.
+	// ErrInvalidRequest: a required scope, the address, the environment or a project has the wrong form. Either the
+	// program has a bug, or it passed on a client's input unchecked.
 	ErrInvalidRequest = errors.New("tumbler: the request is invalid")
 )
 
@@ -32,7 +32,7 @@ var (
 	errConfused  = fmt.Errorf("%w: the server's answer does not match the request", ErrUnavailable)
 )
 
-// classify says which of the errors a failed call is.
+// classify wraps the error of a failed call in one of the exported errors.
 func classify(err error) error {
 	switch status.Code(err) {
 	case codes.Unauthenticated, codes.PermissionDenied:
@@ -44,8 +44,8 @@ func classify(err error) error {
 	}
 }
 
-// isOfBatch says whether a batch that failed so may do better in halves: neither is the server out of reach nor the
-// Verifier refused.
+// isOfBatch reports whether half of a failed batch may succeed. It may not if the server is unreachable or refuses the
+// Verifier's key.
 func isOfBatch(err error) bool {
 	switch status.Code(err) {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Unauthenticated, codes.PermissionDenied:

@@ -34,7 +34,7 @@ func Example() {
 func ExampleWithCredentials() {
 	verifier, err := tumbler.NewVerifier("tumbler.example.com:443",
 		tumbler.WithAPIKey(os.Getenv("TUMBLER_API_KEY")),
-		tumbler.WithCredentials(credentials.NewTLS(nil)), // the system's roots
+		tumbler.WithCredentials(credentials.NewTLS(nil)), // trusts the system's roots
 	)
 	if err != nil {
 		log.Fatal(err)

@@ -20,12 +20,12 @@ import (
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
 )
 
-// patience is how long a test waits for what must happen before it fails.
+// patience is how long a test waits for an expected event before it fails.
 const patience = 20 * time.Second
 
 var testTime = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// testKey returns a well-formed key; the secrets of one id differ by their digit.
+// testKey returns a well-formed key. Its secret is one character, repeated.
 func testKey(id int, secret byte) string {
 	const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	body := fmt.Sprintf("tmb_%016d_%s", id, strings.Repeat(string(secret), 43))
@@ -37,23 +37,23 @@ func testKey(id int, secret byte) string {
 	return body + string(check)
 }
 
-// idOf returns the id of a key that testKey made.
+// idOf returns the id of a key from testKey.
 func idOf(key string) string { return key[4:20] }
 
-// fakeServer answers as a test tells it to.
+// fakeServer is a server whose answers a test sets.
 type fakeServer struct {
 	tumblerv1.UnimplementedApiKeyServiceServer
 	streams chan *fakeStream
 
 	mu      sync.Mutex
 	verify  func(*tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error)
-	refuse  func(*tumblerv1.BatchVerifyRequest) error // nil: no batch is refused as a whole
+	refuse  func(*tumblerv1.BatchVerifyRequest) error // nil: no batch fails as a whole
 	singles []*tumblerv1.VerifyRequest
 	batches []*tumblerv1.BatchVerifyRequest
 	headers []metadata.MD
 }
 
-// fakeStream is a Watch that a client has opened.
+// fakeStream is one Watch stream, on the server's side.
 type fakeStream struct {
 	request *tumblerv1.WatchRequest
 	words   chan *tumblerv1.WatchResponse
@@ -122,14 +122,14 @@ func (s *fakeServer) BatchVerify(
 	return response, nil
 }
 
-// answer has each Verify answered by a function from now on.
+// answer sets the function that answers each Verify from now on.
 func (s *fakeServer) answer(verify func(*tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.verify = verify
 }
 
-// answerWith has each Verify answered by a good key's record, changed by a function.
+// answerWith makes each Verify return goodAnswer, modified by a function.
 func (s *fakeServer) answerWith(change func(*tumblerv1.VerifyResponse)) {
 	s.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
 		response := goodAnswer(request)
@@ -138,7 +138,7 @@ func (s *fakeServer) answerWith(change func(*tumblerv1.VerifyResponse)) {
 	})
 }
 
-// calls returns how many calls there were, those that asked for one key and those for several.
+// calls returns the numbers of Verify and BatchVerify calls so far.
 func (s *fakeServer) calls() (singles, batches int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -151,7 +151,7 @@ func (s *fakeServer) lastRequest() *tumblerv1.VerifyRequest {
 	return s.singles[len(s.singles)-1]
 }
 
-// goodAnswer is what the server says of a key that may do orders:read, at revision 10.
+// goodAnswer returns the answer for a valid key with the scope orders:read, at revision 10.
 func goodAnswer(request *tumblerv1.VerifyRequest) *tumblerv1.VerifyResponse {
 	return &tumblerv1.VerifyResponse{
 		Valid:            true,
@@ -170,7 +170,7 @@ func goodAnswer(request *tumblerv1.VerifyRequest) *tumblerv1.VerifyResponse {
 	}
 }
 
-// fakeClock stands still until it is moved.
+// fakeClock is a clock that moves only when a test advances it.
 type fakeClock struct {
 	mu     sync.Mutex
 	time   time.Duration
@@ -214,7 +214,7 @@ func (c *fakeClock) advance(d time.Duration) {
 	}
 }
 
-// waits says whether somebody waits for just this long from now.
+// waits reports whether a timer is due after exactly d.
 func (c *fakeClock) waits(d time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -226,7 +226,7 @@ func (c *fakeClock) waits(d time.Duration) bool {
 	return false
 }
 
-// world is a Verifier, the server that it talks to, and its clock.
+// world is a Verifier with its server and its clock.
 type world struct {
 	*testing.T
 	server   *fakeServer
@@ -238,7 +238,7 @@ type world struct {
 	silence  time.Duration
 }
 
-// logs is what was logged.
+// logs collects log lines.
 type logs struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -270,7 +270,7 @@ func newWorld(t *testing.T, options ...Option) *world {
 	t.Cleanup(func() { w.grpc.Stop() })
 	options = append([]Option{
 		WithAPIKey(ownKey),
-		WithTimeout(10 * patience), // what a test waits for comes to pass or fails before
+		WithTimeout(10 * patience), // a test's own patience ends first
 		WithLogger(slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))),
 		func(s *settings) { s.clock = w.clock },
 	}, options...)
@@ -284,7 +284,7 @@ func newWorld(t *testing.T, options ...Option) *world {
 	return w
 }
 
-// listening returns a world whose Verifier's stream has begun, and that stream.
+// listening returns a world whose Verifier has processed its stream's first heartbeat, and that stream.
 func listening(t *testing.T, options ...Option) (*world, *fakeStream) {
 	w := newWorld(t, options...)
 	stream := w.stream()
@@ -303,7 +303,7 @@ func (w *world) serve(address string) {
 	go w.grpc.Serve(listener)
 }
 
-// stream returns the next stream that the Verifier opens, hurrying it along where it pauses.
+// stream returns the next stream that the Verifier opens. It advances the clock over the pause before.
 func (w *world) stream() *fakeStream {
 	w.Helper()
 	deadline := time.After(patience)
@@ -312,8 +312,8 @@ func (w *world) stream() *fakeStream {
 		case stream := <-w.server.streams:
 			return stream
 		case <-time.After(time.Millisecond):
-			// The pause before another attempt is random. While a stream is being opened the clock stands: trust
-			// counts from when that began.
+			// The pause before an attempt is random. The clock must not move while a stream is being opened:
+			// freshness counts from the request.
 			if !w.clock.waits(w.silence) {
 				w.clock.advance(10 * time.Millisecond)
 			}
@@ -323,7 +323,7 @@ func (w *world) stream() *fakeStream {
 	}
 }
 
-// say sends a word, and returns once the Verifier has taken it in.
+// say sends a message, and returns when the Verifier has processed it.
 func (w *world) say(stream *fakeStream, word *tumblerv1.WatchResponse) {
 	w.Helper()
 	w.send(stream, word)
@@ -348,7 +348,7 @@ func (w *world) end(stream *fakeStream, err error) {
 	}
 }
 
-// gone returns once the Verifier has given a stream up.
+// gone waits until the Verifier has closed a stream.
 func (w *world) gone(stream *fakeStream) {
 	w.Helper()
 	select {
@@ -376,7 +376,7 @@ func (w *world) verify(key string, options ...VerifyOption) *Verification {
 	return found
 }
 
-// expect verifies, and checks the code and whether the answer was remembered.
+// expect verifies a key, and checks the verdict's code and whether it came from the cache.
 func (w *world) expect(code Code, cached bool, key string, options ...VerifyOption) {
 	w.Helper()
 	found := w.verify(key, options...)
@@ -397,7 +397,7 @@ func changed(cursor string, revision int64, keys ...string) *tumblerv1.WatchResp
 	return word
 }
 
-// heartbeat returns a word that says nothing else was to tell when its stream was of that age.
+// heartbeat returns a heartbeat that confirms the instant at which its stream had this age.
 func heartbeat(age time.Duration) *tumblerv1.WatchResponse {
 	return &tumblerv1.WatchResponse{Cursor: "beat", StreamAge: durationpb.New(age)}
 }

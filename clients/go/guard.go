@@ -9,8 +9,8 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// FromContext returns the verdict by which a guard let the request at hand pass; ok is false where none did, as for an
-// exempted one.
+// FromContext returns the verdict by which a guard admitted the current request. ok is false if no guard verified it,
+// for example because it is exempt.
 func FromContext(ctx context.Context) (v *Verification, ok bool) {
 	v, ok = ctx.Value(contextKey{}).(*Verification)
 	return v, ok
@@ -22,7 +22,7 @@ func newContext(ctx context.Context, v *Verification) context.Context {
 	return context.WithValue(ctx, contextKey{}, v)
 }
 
-// refusal is what whoever presented a key is told: never which rule it broke.
+// refusal is the answer to a caller who is not admitted. It never says which rule the key broke.
 type refusal struct {
 	grpc codes.Code
 	http int
@@ -38,16 +38,16 @@ var (
 
 const cannotVerify = "API keys cannot be verified at the moment"
 
-// guard is what the guards of all kinds have in common.
+// guard is the common part of all guards.
 type guard struct {
 	verifier *Verifier
 	fixed    []VerifyOption
-	outlive  bool // what a key has let in goes on when it is not valid any more
+	outlive  bool // streams continue when their key stops being valid
 }
 
-// check lets a request in where the verdict is VALID, and else returns what to answer.
+// check admits a request if the verdict is VALID, and otherwise returns the refusal.
 //
-// The headers are all that came of their names.
+// authorization and apiKey hold all of the request's headers with these names.
 func (g *guard) check(
 	ctx context.Context, authorization, apiKey []string, clientIP string, scopes []string,
 ) (*admission, *refusal) {
@@ -66,14 +66,14 @@ func (g *guard) check(
 	return &admission{found, key, held, since}, nil
 }
 
-// judge logs, and returns, what follows from a verdict or the lack of one; nil: the request may pass.
+// judge returns the refusal that a verdict or an error leads to, and logs it. nil means that the request may pass.
 func (g *guard) judge(ctx context.Context, found *Verification, err error) *refusal {
 	refused, log := g.weigh(ctx, found, err)
 	log()
 	return refused
 }
 
-// weigh is judge for whoever must not wait for a log.
+// weigh is judge for callers that must not wait for the logger: it returns a function that logs.
 func (g *guard) weigh(ctx context.Context, found *Verification, err error) (refused *refusal, log func()) {
 	if err != nil {
 		level, refused := slog.LevelError, refusedForNow
@@ -81,7 +81,7 @@ func (g *guard) weigh(ctx context.Context, found *Verification, err error) (refu
 		case isInvalid(err):
 			refused = refusedForever
 		case ctx.Err() != nil:
-			level = slog.LevelDebug // whoever asked does not wait any more
+			level = slog.LevelDebug // the caller no longer waits
 		case isUnavailable(err):
 			level = slog.LevelWarn
 		}
@@ -103,13 +103,14 @@ func (g *guard) weigh(ctx context.Context, found *Verification, err error) (refu
 	}
 }
 
-// unlisted refuses what the guard's function of scopes does not know.
+// unlisted refuses a request that the guard's scopes function does not know.
 func (g *guard) unlisted(ctx context.Context) *refusal {
 	g.verifier.log.InfoContext(ctx, "tumbler: denied: no scopes are listed for this request")
 	return refusedUse
 }
 
-// address returns the address of a peer's host and port, or nothing where there is none that means the same elsewhere.
+// address returns the IP address in a peer's host:port. It returns "" if there is none, or if the address has a zone,
+// which has a meaning only on this machine.
 func address(hostPort string) string {
 	found, err := netip.ParseAddrPort(hostPort)
 	if err != nil || found.Addr().Zone() != "" {

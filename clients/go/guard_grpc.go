@@ -9,7 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// GRPCOption changes what an interceptor demands. A VerifyOption is one too, and holds for every call.
+// GRPCOption configures an interceptor. A VerifyOption is one too, and applies to every call.
 type GRPCOption interface{ applyGRPC(*grpcGuard) }
 
 type grpcGuard struct {
@@ -25,19 +25,20 @@ func (o grpcOption) applyGRPC(g *grpcGuard) { o(g) }
 
 func (o VerifyOption) applyGRPC(g *grpcGuard) { g.fixed = append(g.fixed, o) }
 
-// ScopesByMethod demands what a function says of the method ("/shop.v1.Orders/List"), beside what is demanded of all. A
-// method that it does not know is refused; one for which it knows of no scopes passes with any valid key.
+// ScopesByMethod demands the scopes that a function returns for the method ("/shop.v1.Orders/List"), in addition to the
+// demands on every call. A method that the function does not know is refused. A known method without scopes accepts any
+// valid key.
 func ScopesByMethod(scopes func(fullMethod string) (required []string, known bool)) GRPCOption {
 	return grpcOption(func(g *grpcGuard) { g.scopes = scopes })
 }
 
-// ClientIPByContext sends what a function makes of the call as the address that the key came from. Without it that is
-// the connection's peer, which behind a proxy is the proxy. Read metadata only if your own proxy sets it.
+// ClientIPByContext sets a function that returns the client's address for a call. The default is the connection's peer,
+// which behind a proxy is the proxy. Read metadata only if your own proxy sets it.
 func ClientIPByContext(clientIP func(context.Context) string) GRPCOption {
 	return grpcOption(func(g *grpcGuard) { g.clientIP = clientIP })
 }
 
-// ExemptMethods lets calls of exactly these methods pass without a key: "/grpc.health.v1.Health/Check", for example.
+// ExemptMethods admits calls of exactly these methods without a key: "/grpc.health.v1.Health/Check", for example.
 func ExemptMethods(fullMethods ...string) GRPCOption {
 	return grpcOption(func(g *grpcGuard) {
 		for _, method := range fullMethods {
@@ -46,13 +47,13 @@ func ExemptMethods(fullMethods ...string) GRPCOption {
 	})
 }
 
-// UnaryServerInterceptor returns what lets only calls with a valid key through to a handler, which finds the verdict by
-// FromContext. Without options any valid key will do.
+// UnaryServerInterceptor returns an interceptor that admits only calls with a valid key. The handler gets the verdict
+// from FromContext. Without options any valid key is accepted.
 //
-// The key is that of authorization: Bearer or of x-api-key; with more than one of these there is none. What is not let
-// through ends with UNAUTHENTICATED without a valid key, PERMISSION_DENIED where the key is not good for this,
-// UNAVAILABLE where keys cannot be verified, and INTERNAL where what is demanded is not of the right form. The reason is
-// logged and not told.
+// The guard takes the key from authorization: Bearer or from x-api-key, and refuses a call with more than one of these.
+// A refused call ends with UNAUTHENTICATED if there is no valid key, PERMISSION_DENIED if the key does not allow the
+// call, UNAVAILABLE if keys cannot be verified, and INTERNAL if a demand has the wrong form. The reason is logged, and
+// not sent to the caller.
 func UnaryServerInterceptor(v *Verifier, options ...GRPCOption) grpc.UnaryServerInterceptor {
 	g := newGRPCGuard(v, options)
 	return func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
@@ -64,9 +65,10 @@ func UnaryServerInterceptor(v *Verifier, options ...GRPCOption) grpc.UnaryServer
 	}
 }
 
-// StreamServerInterceptor is UnaryServerInterceptor for streams. The key is verified when a stream begins, and the stream
-// ends when the key stops being valid (EndStreams): its context ends, Send and Recv fail, though the caller neither reads
-// nor writes, and as soon as the handler has returned the caller is told what a new call would be.
+// StreamServerInterceptor is UnaryServerInterceptor for streams. The guard verifies the key when the stream begins, and
+// ends the stream when the key stops being valid (EndStreams). The stream's context ends, and Send and Recv fail, even
+// while they wait for a caller who neither reads nor writes. When the handler has returned, the caller gets the status
+// that a new call would get.
 func StreamServerInterceptor(v *Verifier, options ...GRPCOption) grpc.StreamServerInterceptor {
 	g := newGRPCGuard(v, options)
 	return func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
@@ -83,13 +85,13 @@ func StreamServerInterceptor(v *Verifier, options ...GRPCOption) grpc.StreamServ
 		defer release()
 		err = handler(server, &heldStream{stream, ctx})
 		if ended := ended(ctx); ended != nil {
-			return ended // whatever the handler made of it
+			return ended // whatever the handler returned
 		}
 		return err
 	}
 }
 
-// heldStream is a stream that ends with its context, which carries the verdict.
+// heldStream is a guarded stream. It ends with its context, which carries the verdict.
 type heldStream struct {
 	grpc.ServerStream
 	ctx context.Context
@@ -97,18 +99,19 @@ type heldStream struct {
 
 func (s *heldStream) Context() context.Context { return s.ctx }
 
-// SendMsg does not wait for a caller who does not read, who need never do so.
+// SendMsg returns as soon as the key has ended the stream, even if the caller does not read.
 func (s *heldStream) SendMsg(message any) error {
 	return s.unlessEnded(func() error { return s.ServerStream.SendMsg(message) })
 }
 
-// RecvMsg does not wait for a caller who may have nothing to say for hours.
+// RecvMsg returns as soon as the key has ended the stream, even if the caller sends nothing for hours.
 func (s *heldStream) RecvMsg(message any) error {
 	return s.unlessEnded(func() error { return s.ServerStream.RecvMsg(message) })
 }
 
-// unlessEnded returns what do does, or the status by which the stream has ended with its key, as soon as it has. What do
-// waits for then ends with the call, when the handler returns: there is one of each kind under way at the most.
+// unlessEnded returns the result of do. As soon as the key has ended the stream, it returns the status of that end
+// instead; do then returns when the handler has returned and the call ends. At most one send and one receive are in
+// flight.
 func (s *heldStream) unlessEnded(do func() error) error {
 	if err := ended(s.ctx); err != nil {
 		return err
@@ -132,7 +135,7 @@ func (s *heldStream) unlessEnded(do func() error) error {
 		if ended := ended(s.ctx); ended != nil {
 			return ended
 		}
-		o := <-done // the caller has gone, and this ends by it
+		o := <-done // the caller has disconnected, so this returns
 		return o.result()
 	}
 }
@@ -142,7 +145,7 @@ type outcome struct {
 	panicked any
 }
 
-// result panics in the handler's goroutine, where a server may recover from it.
+// result returns the error. A panic is repeated in the handler's goroutine, where a server may recover from it.
 func (o outcome) result() error {
 	if o.panicked != nil {
 		panic(o.panicked)
@@ -150,7 +153,7 @@ func (o outcome) result() error {
 	return o.err
 }
 
-// ended returns the status by which a stream has ended with its key, if it has.
+// ended returns the status with which the key has ended the stream, or nil.
 func ended(ctx context.Context) error {
 	if _, known := status.FromError(context.Cause(ctx)); known && ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -171,7 +174,7 @@ func newGRPCGuard(v *Verifier, options []GRPCOption) *grpcGuard {
 	return g
 }
 
-// admit returns nothing for a method that is exempt.
+// admit verifies the key of a call. It returns nil, nil for an exempt method.
 func (g *grpcGuard) admit(ctx context.Context, method string) (*admission, error) {
 	if g.exempt[method] {
 		return nil, nil

@@ -6,7 +6,7 @@ import (
 	"net/http"
 )
 
-// HTTPOption changes what a Middleware demands. A VerifyOption is one too, and holds for every request.
+// HTTPOption configures a Middleware. A VerifyOption is one too, and applies to every request.
 type HTTPOption interface{ applyHTTP(*httpGuard) }
 
 type httpGuard struct {
@@ -22,19 +22,19 @@ func (o httpOption) applyHTTP(g *httpGuard) { o(g) }
 
 func (o VerifyOption) applyHTTP(g *httpGuard) { g.fixed = append(g.fixed, o) }
 
-// ScopesByRequest demands what a function says of the request, beside what is demanded of all. A request that it does
-// not know is refused; one for which it knows of no scopes passes with any valid key.
+// ScopesByRequest demands the scopes that a function returns for the request, in addition to the demands on every
+// request. A request that the function does not know is refused. A known request without scopes accepts any valid key.
 func ScopesByRequest(scopes func(*http.Request) (required []string, known bool)) HTTPOption {
 	return httpOption(func(g *httpGuard) { g.scopes = scopes })
 }
 
-// ClientIPByRequest sends what a function makes of the request as the address that the key came from. Without it that
-// is the connection's peer, which behind a proxy is the proxy. Read a header only if your own proxy sets it.
+// ClientIPByRequest sets a function that returns the client's address for a request. The default is the connection's
+// peer, which behind a proxy is the proxy. Read a header only if your own proxy sets it.
 func ClientIPByRequest(clientIP func(*http.Request) string) HTTPOption {
 	return httpOption(func(g *httpGuard) { g.clientIP = clientIP })
 }
 
-// ExemptPaths lets requests for exactly these paths pass without a key.
+// ExemptPaths admits requests for exactly these paths without a key.
 func ExemptPaths(paths ...string) HTTPOption {
 	return httpOption(func(g *httpGuard) {
 		for _, path := range paths {
@@ -43,18 +43,19 @@ func ExemptPaths(paths ...string) HTTPOption {
 	})
 }
 
-// Middleware returns what lets only requests with a valid key through to a handler, which finds the verdict by
-// FromContext. Without options any valid key will do.
+// Middleware returns a middleware that admits only requests with a valid key. The handler gets the verdict from
+// FromContext. Without options any valid key is accepted.
 //
-// The key is that of authorization: Bearer or of x-api-key; with more than one of these headers there is none. What is
-// not let through is answered with JSON: 401 without a valid key, 403 where the key is not good for this, 503 where keys
-// cannot be verified, and 500 where what is demanded is not of the right form. The reason is logged and not told.
+// The guard takes the key from authorization: Bearer or from x-api-key, and refuses a request with more than one of
+// these headers. It answers with JSON: 401 if there is no valid key, 403 if the key does not allow the request, 503 if
+// keys cannot be verified, and 500 if a demand has the wrong form. The reason is logged, and not sent to the caller.
 //
-// An answer that streams is broken off when its key stops being valid (EndStreams): the request's context ends, what the
-// handler writes fails with an error, and the caller sees a connection that is closed or a stream that is reset. A
-// connection that the handler has taken over (a WebSocket's, for example) is closed. No end waits for a handler, nor for a
-// caller that does not read. What wraps the writer outside of this needs an Unwrap method (http.ResponseController), or a
-// write that waits for such a caller is left only when the caller reads or goes; nothing is written after it.
+// The guard breaks off an answer that streams when its key stops being valid (EndStreams). The request's context ends,
+// the handler's writes fail, and the caller sees a closed connection or a reset stream. A connection that the handler
+// has taken over (for a WebSocket, for example) is closed. The guard waits neither for the handler nor for a caller who
+// does not read. Middleware outside the guard that wraps the http.ResponseWriter needs an Unwrap method (see
+// http.ResponseController). Without it, a write that waits for such a caller returns only when the caller reads or
+// disconnects; nothing is written after it.
 func Middleware(v *Verifier, options ...HTTPOption) func(http.Handler) http.Handler {
 	g := &httpGuard{
 		guard:    guard{verifier: v},
@@ -107,5 +108,5 @@ func refuse(w http.ResponseWriter, refused *refusal) {
 		header.Set("Retry-After", "1")
 	}
 	w.WriteHeader(refused.http)
-	json.NewEncoder(w).Encode(map[string]string{"error": refused.text}) // fails only where nobody reads any more
+	json.NewEncoder(w).Encode(map[string]string{"error": refused.text}) // fails only if the caller has disconnected
 }

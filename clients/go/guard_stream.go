@@ -6,26 +6,26 @@ import (
 	"tumbler.dev/go/internal/verdict"
 )
 
-// StreamOption says what becomes of a stream when its key stops being valid. It is an option of all guards.
+// StreamOption sets what happens to a stream when its key stops being valid. It is an option of all guards.
 type StreamOption bool
 
-// EndStreams says whether what a key has let in ends when the key stops being valid, which is so where it is not said:
-// calls of gRPC that stream, and HTTP answers that were flushed, are longer than 64 KiB, or whose connection was taken
-// over (WebSockets). Ordinary calls and answers run to their end.
+// EndStreams sets whether a guard ends streams when their key stops being valid. The default is true. Streams are
+// streaming gRPC calls, and HTTP answers that are flushed, are longer than 64 KiB, or whose connection was taken over
+// (WebSockets). Ordinary calls and answers run to their end.
 func EndStreams(end bool) StreamOption { return StreamOption(end) }
 
 func (o StreamOption) applyGRPC(g *grpcGuard) { g.outlive = !bool(o) }
 func (o StreamOption) applyHTTP(g *httpGuard) { g.outlive = !bool(o) }
 
-// admission is a request that was let in, and what its key was held to.
+// admission is an admitted request, and the demand that its key met.
 type admission struct {
 	found  *Verification
 	key    string
 	demand verdict.Demand
-	since  uint64
+	since  uint64 // sessions.words before the key was verified
 }
 
-// context returns one that carries the verdict; that of a request that needed no key is left as it is.
+// context returns a context that carries the verdict. A nil admission (no key needed) returns ctx.
 func (a *admission) context(ctx context.Context) context.Context {
 	if a == nil {
 		return ctx
@@ -33,13 +33,13 @@ func (a *admission) context(ctx context.Context) context.Context {
 	return newContext(ctx, a.found)
 }
 
-// hold has end called, once at the most, when the key is not valid any more, unless release is called before. The end of
-// one stream must not hold up that of others: end must not wait for anything.
+// hold calls end, at most once, when the key stops being valid, unless release is called first. end must not block: one
+// stream must not delay the end of another.
 func (g *guard) hold(ctx context.Context, a *admission, end func(*refusal)) (release func()) {
 	if g.outlive {
 		return func() {}
 	}
-	// The context may have ended by the time; what it holds for logs counts still.
+	// The context may have ended by then, but logs still need its values.
 	ctx = context.WithoutCancel(ctx)
 	opened := g.verifier.sessions.open(g.verifier.digester.of(a.key), a.key, &a.demand, a.found, a.since,
 		func(found *Verification, err error) {

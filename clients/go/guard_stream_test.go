@@ -20,7 +20,7 @@ import (
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
 )
 
-// handling is a guarded gRPC service of one method that streams both ways, and how its handler ended.
+// handling is a guarded gRPC service with one bidirectional method. over gets the error that its handler returned.
 type handling struct {
 	begun, over chan error
 	handle      grpc.StreamHandler
@@ -62,7 +62,7 @@ func (h *handling) serve(t *testing.T, w *world, options ...GRPCOption) grpc.Cli
 	return stream
 }
 
-// speaks sends a message every few milliseconds.
+// speaks is a handler that sends a message every few milliseconds.
 func speaks(_ any, stream grpc.ServerStream) error {
 	for {
 		if err := stream.SendMsg(&emptypb.Empty{}); err != nil {
@@ -72,7 +72,7 @@ func speaks(_ any, stream grpc.ServerStream) error {
 	}
 }
 
-// listens takes what is sent, and would take an orderly end for one.
+// listens is a handler that receives messages. It returns nil only after an orderly half-close.
 func listens(_ any, stream grpc.ServerStream) error {
 	for {
 		if err := stream.RecvMsg(&emptypb.Empty{}); err == io.EOF {
@@ -151,7 +151,7 @@ func TestAGRPCStreamGoesOnWhereItsKeyIsStillGoodForItOrItShallNotEnd(t *testing.
 	}
 }
 
-// web serves a handler behind the guard, and returns an answer that has begun.
+// web serves a handler behind the guard, and returns an answer that has started.
 func web(t *testing.T, w *world, http2 bool, handler http.HandlerFunc, options ...HTTPOption) (*http.Response, error) {
 	server := httptest.NewUnstartedServer(Middleware(w.verifier, options...)(handler))
 	server.EnableHTTP2 = http2

@@ -47,7 +47,7 @@ func TestAGRPCStreamEndsThoughItsCallerDoesNotRead(t *testing.T) {
 	}
 }
 
-// A handler that goes on after its end has one message of each kind under way at the most.
+// A handler that continues after the end has at most one send and one receive in flight.
 func TestAnEndedGRPCStreamWaitsForNothingMore(t *testing.T) {
 	w, stream := listening(t)
 	h := &handling{handle: func(_ any, stream grpc.ServerStream) error {
@@ -67,7 +67,7 @@ func TestAnEndedGRPCStreamWaitsForNothingMore(t *testing.T) {
 	}
 }
 
-// A panic while a message is sent is the handler's, as without the guard, and no end of the program.
+// A panic while a message is sent reaches the handler, as it does without the guard. It does not end the program.
 func TestAPanicWhileSendingIsTheHandlers(t *testing.T) {
 	w, _ := listening(t)
 	h := &handling{handle: func(_ any, stream grpc.ServerStream) (err error) {

@@ -24,10 +24,10 @@ import (
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
 )
 
-// opaque is a writer of some other middleware's that shows nothing of the one below it.
+// opaque is a writer of another middleware that hides the writer below it: it has no Unwrap method.
 type opaque struct{ http.ResponseWriter }
 
-// floods writes until that fails.
+// floods writes until a write fails.
 func floods(w io.Writer) error {
 	part := make([]byte, 1<<20)
 	for {
@@ -37,7 +37,7 @@ func floods(w io.Writer) error {
 	}
 }
 
-// begin has a key's answer begin, and returns once its caller has seen that. The body is not read.
+// begin sends a request, and returns when its answer has started. It does not read the body.
 func begin(t *testing.T, server *httptest.Server) *http.Response {
 	t.Helper()
 	request, _ := http.NewRequest("GET", server.URL, nil)
@@ -58,7 +58,7 @@ func serveTLS(t *testing.T, http2 bool, handler http.Handler) *httptest.Server {
 	return server
 }
 
-// stuck is what an answer may be stuck in.
+// stuck lists ways in which an answer can be stuck.
 var stuck = map[string]func(w http.ResponseWriter, silent io.Reader){
 	"a silent source": func(w http.ResponseWriter, silent io.Reader) { io.Copy(w, silent) },
 	"a silent source with an end": func(w http.ResponseWriter, silent io.Reader) {
@@ -68,7 +68,7 @@ var stuck = map[string]func(w http.ResponseWriter, silent io.Reader){
 	"a handler that waits":       func(_ http.ResponseWriter, silent io.Reader) { silent.Read(make([]byte, 1)) },
 }
 
-// One answer that is stuck holds up neither the end of the key's other streams nor that of the Verifier.
+// A stuck answer delays neither the end of the key's other streams nor the Verifier's Close.
 func TestAStuckAnswerHoldsUpNoEnd(t *testing.T) {
 	for outer, wrap := range map[string]func(http.ResponseWriter) http.ResponseWriter{
 		"plain":  func(w http.ResponseWriter) http.ResponseWriter { return w },
@@ -118,7 +118,7 @@ func TestAStuckAnswerHoldsUpNoEnd(t *testing.T) {
 	}
 }
 
-// full is a log that takes nothing more, as one whose disk or reader does not.
+// full is a log handler that blocks, as if its disk or reader were stuck.
 type full struct {
 	slog.Handler
 	free <-chan struct{}
@@ -131,7 +131,7 @@ func (f full) Handle(_ context.Context, record slog.Record) error {
 	return nil
 }
 
-// A log that is stuck holds up no end either.
+// A stuck log does not delay the end of streams either.
 func TestAStuckLogHoldsUpNoEnd(t *testing.T) {
 	free := make(chan struct{})
 	defer close(free)
@@ -151,7 +151,7 @@ func TestAStuckLogHoldsUpNoEnd(t *testing.T) {
 	w.verifier.Close()
 }
 
-// The caller of an answer sees it broken off, though its handler goes on.
+// The caller sees an answer broken off even if its handler continues.
 func TestAnAnswerIsBrokenOffThoughItsHandlerGoesOn(t *testing.T) {
 	for name, http2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
 		for kind, goes := range map[string]func(http.ResponseWriter, io.Reader){
@@ -193,7 +193,7 @@ func TestAnAnswerIsBrokenOffThoughItsHandlerGoesOn(t *testing.T) {
 	}
 }
 
-// files is a server of one file, and how its handler's answers went.
+// files serves one file. The channel gets a value whenever its handler has returned.
 func files(t *testing.T, w *world, http2 bool, content []byte) (*httptest.Server, <-chan struct{}) {
 	path := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(path, content, 0o600); err != nil {
@@ -216,7 +216,7 @@ func TestAFileThatIsLongIsBrokenOff(t *testing.T) {
 			w.eventually("it is noted", func() bool { return w.verifier.sessions.len() == 1 })
 			w.server.answerWith(becomes(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED))
 			w.say(stream, changed("a", 11, testKey(1, 'a')))
-			<-over // though nobody reads
+			<-over // although the caller does not read
 			if n, err := io.Copy(io.Discard, answer.Body); err == nil {
 				t.Errorf("all %d bytes came", n)
 			}
@@ -239,7 +239,7 @@ func TestAFileOverAnUnencryptedConnectionIsBrokenOff(t *testing.T) {
 	}
 }
 
-// A file arrives as it is, by either way to the connection, and only a long one is held to its key.
+// A file arrives complete, over TLS and over plaintext.
 func TestAFileIsServedWhole(t *testing.T) {
 	for _, size := range []int{0, 1, streaming, streaming + 1, 3*streaming + 7} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
@@ -260,7 +260,7 @@ func TestAFileIsServedWhole(t *testing.T) {
 	}
 }
 
-// late is a writer whose deadline takes until the answer has ended.
+// late is a writer on which setting a later deadline takes until the end has set its own.
 type late struct {
 	http.ResponseWriter
 	meanwhile func()
@@ -282,7 +282,7 @@ func (l *late) SetWriteDeadline(deadline time.Time) error {
 	return nil
 }
 
-// A deadline that a handler sets while its key ends does not undo the end.
+// A deadline that a handler sets while its stream ends does not undo the end.
 func TestADeadlineDoesNotOutliveTheKey(t *testing.T) {
 	writer := &late{ResponseWriter: httptest.NewRecorder(), past: make(chan struct{}, 2)}
 	s := &stream{cancel: func(error) {}, writer: writer}
@@ -294,7 +294,7 @@ func TestADeadlineDoesNotOutliveTheKey(t *testing.T) {
 	}
 }
 
-// blocked is a writer with nothing but a connection, that waits for a caller whatever is done to it.
+// blocked is a writer that waits for the caller to read, whatever the guard does. It has only a connection to close.
 type blocked struct {
 	http.ResponseWriter
 	begun, read chan struct{}
@@ -309,7 +309,7 @@ func (b *blocked) Write(part []byte) (int, error) {
 
 func (b *blocked) Hijack() (net.Conn, *bufio.ReadWriter, error) { return b.conn, nil, nil }
 
-// The end does not wait for a write that nothing ends, and who writes closes the connection when it is over.
+// The end does not wait for a write that cannot be interrupted. After that write, the writer closes the connection.
 func TestAWriteThatOutlivesTheKeyIsTheLast(t *testing.T) {
 	conn, caller := net.Pipe()
 	writer := &blocked{httptest.NewRecorder(), make(chan struct{}), make(chan struct{}), conn}
@@ -333,7 +333,7 @@ func TestAWriteThatOutlivesTheKeyIsTheLast(t *testing.T) {
 	}
 }
 
-// direct is a writer that a file goes to by a way of its own, and whose answer ends meanwhile.
+// direct is a writer with its own ReadFrom, during which the answer ends.
 type direct struct {
 	http.ResponseWriter
 	meanwhile func()
@@ -344,7 +344,7 @@ func (d *direct) ReadFrom(from io.Reader) (int64, error) {
 	return io.Copy(io.Discard, from)
 }
 
-// Of a file too, no more than a part is written after the key has ended.
+// At most one part of a file is written after the end.
 func TestAPartOfAFileThatOutlivesTheKeyIsTheLast(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
 )
 
-// outcomes are what the server may say or do, and what whoever presented the key is told.
+// outcomes lists what the server may answer, and what the guard answers to the caller.
 var outcomes = []struct {
 	name string
 	code tumblerv1.VerifyCode
@@ -45,7 +45,7 @@ var outcomes = []struct {
 	{"invalid request", 0, codes.InvalidArgument, 500, codes.Internal, "API keys cannot be verified at the moment"},
 }
 
-// say has each Verify answered with a code, or failed.
+// say makes each Verify return this code, or fail.
 func (s *fakeServer) say(code tumblerv1.VerifyCode, fail codes.Code) {
 	s.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {
 		answer := goodAnswer(request)
@@ -54,7 +54,7 @@ func (s *fakeServer) say(code tumblerv1.VerifyCode, fail codes.Code) {
 	})
 }
 
-// whoami is a handler that answers with the owner of the key that it was called with.
+// whoami is a handler that answers with the owner of the caller's key.
 func whoami(w http.ResponseWriter, r *http.Request) {
 	if found, ok := FromContext(r.Context()); ok {
 		w.Write([]byte(found.OwnerID))
@@ -154,7 +154,7 @@ func TestMiddlewareDemandsWhatItsFunctionsSay(t *testing.T) {
 		path string
 		want int
 	}{
-		{"/orders", 200}, // first, so that the others are judged by what is remembered: the fake server says yes to all
+		{"/orders", 200}, // first, so that the others are decided from the cache: the fake server accepts everything
 		{"/admin", 403},
 		{"/me", 200},
 		{"/forgotten", 403},
@@ -182,7 +182,7 @@ func TestThePeersAddressIsSentOnlyWhereItMeansTheSameElsewhere(t *testing.T) {
 	}
 }
 
-// guarded starts a gRPC service behind the interceptors, and returns what is needed to call it.
+// guarded starts a gRPC service behind the interceptors, and returns a client for it.
 func guarded(t *testing.T, w *world, seen func(context.Context), options ...GRPCOption) healthv1.HealthClient {
 	watch := func(ctx context.Context) { seen(ctx) }
 	server := grpc.NewServer(

@@ -13,32 +13,32 @@ import (
 	"time"
 )
 
-// streaming is how much of an answer may be written before it counts as one that streams, though it was never flushed.
+// streaming is the length beyond which an answer counts as a stream even if it was never flushed.
 const streaming = 64 << 10
 
 var errKeyEnded = errors.New("tumbler: the response was aborted: its API key is no longer valid")
 
-// stream is an HTTP request while it is answered. It is held to its key from when its answer streams.
+// stream is an HTTP request while it is answered. It ends with its key from the moment when its answer streams.
 //
-// Ending it never waits for the handler, for the peer, or for what the answer is read from: mu is only tried.
+// Ending it never waits for the handler, for the peer, or for the source of the answer: it only tries to lock mu.
 type stream struct {
 	hold   func(end func(*refusal)) (release func())
 	cancel context.CancelCauseFunc
 
 	noting sync.Once
 	sent   atomic.Int64
-	mu     sync.Mutex // held while anything is written, and so for as long as the peer does not read
+	mu     sync.Mutex // held during writes, so for as long as the peer does not read
 	writer http.ResponseWriter
 
-	state   sync.Mutex // never held while anything waits
+	state   sync.Mutex // never held while anything blocks
 	release func()
-	conn    net.Conn // set once it was taken over, by the handler or to be closed
-	isOver  bool     // the key has ended it, or the handler
-	isEnded bool     // the key has
+	conn    net.Conn // set when it is taken over, by the handler or by cut
+	isOver  bool     // ended by the key or by the handler
+	isEnded bool     // ended by the key
 	cutting sync.WaitGroup
 }
 
-// note has the stream end with its key from now on.
+// note makes the stream end with its key from now on.
 func (s *stream) note() {
 	s.noting.Do(func() {
 		release := s.hold(func(*refusal) { s.end() })
@@ -48,8 +48,8 @@ func (s *stream) note() {
 	})
 }
 
-// end breaks the answer off, whatever its handler is doing. When it returns nothing more may be written; the connection
-// is broken in a goroutine of the stream's own, as that may take a while.
+// end breaks off the answer, whatever its handler is doing. After it returns, new writes fail. The connection is closed
+// in a goroutine of its own, because that may take a while.
 func (s *stream) end() {
 	s.state.Lock()
 	if s.isOver {
@@ -67,7 +67,7 @@ func (s *stream) end() {
 	}()
 }
 
-// expire has a write that waits for the peer let go, and a read; HTTP/2 resets the stream.
+// expire makes blocked writes and reads fail, by deadlines in the past. HTTP/2 resets the stream.
 func (s *stream) expire() {
 	control := http.NewResponseController(s.writer)
 	past := time.Unix(1, 0)
@@ -75,8 +75,8 @@ func (s *stream) expire() {
 	control.SetReadDeadline(past)
 }
 
-// cut closes the connection, so that to the peer the answer does not look like a whole one. While something is written,
-// it is left to whoever writes.
+// cut closes the connection, so that the answer does not look complete to the peer. During a write it does nothing: the
+// writer calls cut afterwards.
 func (s *stream) cut() {
 	if conn := s.taken(); conn != nil {
 		conn.Close()
@@ -95,7 +95,7 @@ func (s *stream) cut() {
 	}
 }
 
-// writing does what writes so many bytes of the answer to the peer, unless the key has ended it.
+// writing calls write, which sends size bytes of the answer to the peer, unless the key has ended the stream.
 func (s *stream) writing(size int64, write func() error) error {
 	if s.sent.Add(size) > streaming {
 		s.note()
@@ -104,7 +104,7 @@ func (s *stream) writing(size int64, write func() error) error {
 	defer func() {
 		s.mu.Unlock()
 		if s.ended() {
-			s.cut() // end may have found it being written
+			s.cut() // end may have come during the write
 		}
 	}()
 	if s.ended() {
@@ -113,7 +113,8 @@ func (s *stream) writing(size int64, write func() error) error {
 	return write()
 }
 
-// finish notes that the handler has returned, or panics where an answer that has no connection of its own was broken off.
+// finish records that the handler has returned. It panics with http.ErrAbortHandler if the answer was broken off but
+// has no connection of its own to close.
 func (s *stream) finish() {
 	s.state.Lock()
 	release, ended := s.release, s.isEnded
@@ -123,7 +124,7 @@ func (s *stream) finish() {
 		release()
 	}
 	if ended {
-		s.cutting.Wait() // nothing may touch the writer once the handler has returned
+		s.cutting.Wait() // nothing may touch the writer after the handler has returned
 		if s.taken() == nil {
 			panic(http.ErrAbortHandler)
 		}
@@ -148,7 +149,8 @@ func (s *stream) taken() net.Conn {
 	return s.conn
 }
 
-// wrap returns what the handler is to write to; it is what the writer is: a Flusher, a Hijacker or neither.
+// wrap returns the writer for the handler. It is a Flusher if the original writer is one, and also a Hijacker if the
+// original writer is both.
 func (s *stream) wrap() http.ResponseWriter {
 	_, flushes := s.writer.(http.Flusher)
 	_, hijacks := s.writer.(http.Hijacker)
@@ -181,7 +183,7 @@ func (w *heldWriter) WriteHeader(status int) {
 	})
 }
 
-// Write writes by parts, so that no more than one is written after the key has ended.
+// Write writes in parts, so that at most one part is written after the end.
 func (w *heldWriter) Write(all []byte) (written int, err error) {
 	for {
 		part := all[written:min(len(all), written+streaming)]
@@ -197,8 +199,8 @@ func (w *heldWriter) Write(all []byte) (written int, err error) {
 	}
 }
 
-// ReadFrom keeps a file's own way to the connection open, by parts. Other sources may wait for what there is to read, and
-// nothing may be held meanwhile.
+// ReadFrom uses the writer's own ReadFrom (sendfile) for a file behind an io.LimitedReader, in parts. Reading from
+// other sources may block, and mu must not be held meanwhile.
 func (w *heldWriter) ReadFrom(from io.Reader) (copied int64, err error) {
 	to, can := w.s.writer.(io.ReaderFrom)
 	limited, isLimited := from.(*io.LimitedReader)
@@ -231,7 +233,7 @@ func isFile(from io.Reader) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// SetReadDeadline, SetWriteDeadline and EnableFullDuplex are what http.ResponseController looks for.
+// SetReadDeadline, SetWriteDeadline and EnableFullDuplex are methods that http.ResponseController looks for.
 func (w *heldWriter) SetReadDeadline(deadline time.Time) error {
 	return w.setting(func() error { return http.NewResponseController(w.s.writer).SetReadDeadline(deadline) })
 }
@@ -246,7 +248,7 @@ func (w *heldWriter) setting(set func() error) error {
 	}
 	err := set()
 	if w.s.ended() {
-		w.s.expire() // the key ended meanwhile, and its deadline counts
+		w.s.expire() // the stream ended meanwhile, and its deadline counts
 		return errKeyEnded
 	}
 	return err

@@ -8,34 +8,35 @@ import (
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
 )
 
-// recentChanges is how many changes are kept for answers that were under way meanwhile.
+// recentChanges is the number of latest changes that are kept, to compare them with answers to calls in flight.
 const recentChanges = 1024
 
-// entryBytes is what a remembered key counts beside its record: the digest, and what holds the entry.
+// entryBytes is what a cached key counts in addition to its answer: the digest and the entry itself.
 const entryBytes = 1024
 
-// ahead is how far the server's clock may run ahead of ours in a stream's life; beyond it, ours has stood still.
+// ahead is how far in the future a heartbeat may be. A larger lead shows that the client's own clock stood still.
 const ahead = 500 * time.Millisecond
 
-// young is how old a heartbeat may be for its stream to be listened to further, however short the staleness allowed is.
+// young is the age up to which a heartbeat never makes the client reopen the stream, however short maxStaleness is.
 const young = time.Second
 
-// entry is a remembered key. It is never changed.
+// entry is a cached key. It is immutable once it is in the cache.
 type entry struct {
 	record   *record
 	digest   digest
 	asked    time.Duration // when the call was about to be sent
-	answered int64         // the server's clock, in microseconds, at some moment after that
-	until    time.Duration
-	size     int // in bytes
+	answered int64         // the server's clock at some instant after that, in microseconds
+	until    time.Duration // the entry expires then
+	size     int           // in bytes
 }
 
-// serverTime returns what the server's clock shows now, or a little more, never less: whatever ends, ends in time.
+// serverTime returns the time on the server's clock, or slightly later, but never earlier. So no key is accepted too
+// long.
 func (e *entry) serverTime(now time.Duration) int64 {
 	return e.answered + (now - e.asked).Microseconds()
 }
 
-// lasting notes in a verdict for how long it may be relied on.
+// lasting records in a verdict how long a guarded stream may rely on it.
 func (e *entry) lasting(v *Verification) *Verification {
 	if e != nil && v.Valid {
 		v.until = e.until
@@ -43,31 +44,31 @@ func (e *entry) lasting(v *Verification) *Verification {
 	return v
 }
 
-// mark is the state of the memory at the moment at which a call is sent.
+// mark is the state of the cache when a call is sent.
 type mark struct {
 	at         time.Duration
 	cursor     string
 	generation uint64
 }
 
-// memory holds what is known of keys, and decides how long that may be relied on.
+// memory is the LRU cache of keys. It also tracks whether the Watch stream is fresh.
 type memory struct {
 	clock        clock
 	capacity     int
 	room         int           // in bytes
-	watched      bool          // a stream says what has changed
-	maxStaleness time.Duration // with a stream: how old its last word may be
-	heartbeat    time.Duration // and how often it speaks at least
-	fixedTTL     time.Duration // without one: how long an entry lives
+	watched      bool          // there is a Watch stream
+	maxStaleness time.Duration // with a stream: the maximum age of its last heartbeat
+	heartbeat    time.Duration // with a stream: the heartbeat interval
+	fixedTTL     time.Duration // without a stream: the lifetime of an entry
 
 	mu         sync.Mutex
 	entries    map[string]*list.Element // by key id, of *entry
-	order      *list.List               // the one used last in front
-	bytes      int                      // what the entries count together
-	heard      bool
-	word       time.Duration // the latest moment by which the stream has told everything
-	position   string        // the stream's cursor
-	generation uint64        // how often everything was forgotten
+	order      *list.List               // most recently used first
+	bytes      int                      // the total size of the entries
+	heard      bool                     // word is valid
+	word       time.Duration            // the latest instant that a heartbeat confirms
+	position   string                   // the Watch stream's cursor
+	generation uint64                   // how often the whole cache was evicted
 	changes    changes
 }
 
@@ -86,7 +87,7 @@ func newMemory(s *settings) *memory {
 	}
 }
 
-// recall returns what is remembered under a key id, if it may be relied on now.
+// recall returns the entry of a key id, if the cache is fresh and the entry has not expired.
 func (m *memory) recall(keyID string) (found *entry, now time.Duration) {
 	now = m.clock.now()
 	m.mu.Lock()
@@ -104,16 +105,16 @@ func (m *memory) recall(keyID string) (found *entry, now time.Duration) {
 	return found, now
 }
 
-// mark returns the present state, for a call that is to be sent.
+// mark returns the current state, for a call that is about to be sent.
 func (m *memory) mark() mark {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return mark{at: m.clock.now(), cursor: m.position, generation: m.generation}
 }
 
-// remember keeps what a call brought, unless something has been heard since that the answer may not hold. One to a call
-// without the stream's cursor may even be older than where the stream began: so a stream that begins without a cursor
-// finds nothing remembered, and nothing that is under way will be.
+// remember caches the result of a call, unless the Watch stream has since delivered a change that the answer may not
+// include. It also rejects the answer to a call without a cursor, which may be older than the start of the stream. So
+// when a stream starts without a cursor, the cache is empty, and calls in flight do not fill it.
 func (m *memory) remember(e *entry, began mark, revision int64, ttl time.Duration) {
 	if !m.watched {
 		ttl = min(ttl, m.fixedTTL)
@@ -137,8 +138,8 @@ func (m *memory) remember(e *entry, began mark, revision int64, ttl time.Duratio
 	}
 }
 
-// forget drops what is remembered of a key that the server has denied, whatever the stream has told so far, and says
-// whether there was anything.
+// forget evicts a key that the server has denied, whatever the stream has delivered so far, and reports whether the key
+// was cached.
 func (m *memory) forget(keyID string, d *digest) (known bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -149,10 +150,10 @@ func (m *memory) forget(keyID string, d *digest) (known bool) {
 	return known
 }
 
-// hear takes in what a stream said that was opened then, and says whether to listen to it any longer.
+// hear processes a message of a stream that was requested at opened, and reports whether to keep the stream.
 //
-// Only a word without events counts for freshness: it alone says that there was nothing else to tell. Events may be of
-// long ago, with more of them still on their way.
+// Only a heartbeat, a message without events, renews freshness: it shows that the stream has delivered everything.
+// Events may be old, with more of them on their way.
 func (m *memory) hear(said *tumblerv1.WatchResponse, opened time.Duration) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -169,17 +170,17 @@ func (m *memory) hear(said *tumblerv1.WatchResponse, opened time.Duration) bool 
 	return len(said.GetEvents()) > 0 || said.GetReset_() || m.renew(said, opened)
 }
 
-// renew takes in a heartbeat. It may have been on its way for long, or have waited here: it counts from the moment that
-// it is true of. The server opened the stream after we had asked for it, so what counts from then is never too late.
+// renew processes a heartbeat. It may have travelled or waited in a socket for long, so it counts from the instant that
+// it confirms: opened plus stream_age. The server opened the stream after opened, so the sum is never too late.
 func (m *memory) renew(heartbeat *tumblerv1.WatchResponse, opened time.Duration) bool {
 	now := m.clock.now()
 	trueAt := now
 	if age := heartbeat.GetStreamAge(); age != nil {
 		trueAt = opened + age.AsDuration()
 	} else if m.heard && opened < m.word+m.maxStaleness && !m.fresh(now) {
-		return false // an older server's: it may have waited for as long as we heard nothing
+		return false // an older server's heartbeat: it may have waited for as long as nothing arrived
 	}
-	if trueAt > now+ahead { // this machine stood still, and its clock with it
+	if trueAt > now+ahead { // this machine's clock stood still
 		m.heard = false
 		return false
 	}
@@ -187,18 +188,18 @@ func (m *memory) renew(heartbeat *tumblerv1.WatchResponse, opened time.Duration)
 	if !m.heard || trueAt > m.word {
 		m.heard, m.word = true, trueAt
 	}
-	// Where trust would lapse before the next one, the stream is slow, or it took long to be opened.
+	// If freshness would lapse before the next heartbeat, the stream is slow, or took long to open: reopen it.
 	return now-trueAt <= max(young, m.maxStaleness-m.heartbeat)
 }
 
-// cursor returns where the next stream begins; empty: now.
+// cursor returns the position where the next stream starts. Empty means now.
 func (m *memory) cursor() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.position
 }
 
-// mistrust forgets everything, and remembers nothing until the stream has been heard again.
+// mistrust evicts everything. Nothing is cached until the next heartbeat.
 func (m *memory) mistrust() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -206,7 +207,7 @@ func (m *memory) mistrust() {
 	m.heard = false
 }
 
-// dropCursor forgets a cursor that the server does not know, and everything with it.
+// dropCursor drops a cursor that the server does not know, and evicts everything.
 func (m *memory) dropCursor(cursor string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -229,7 +230,7 @@ func (m *memory) fresh(now time.Duration) bool {
 	return m.heard && now-m.word < m.maxStaleness
 }
 
-// freshUntil returns until when what is remembered may be relied on, unless the stream speaks before.
+// freshUntil returns when freshness lapses if no further heartbeat arrives.
 func (m *memory) freshUntil() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -243,7 +244,7 @@ func (m *memory) freshUntil() time.Duration {
 	}
 }
 
-// vouched says whether what was known a moment ago may be told to who asks now.
+// vouched reports whether the cache is fresh now, so that a new caller may share the answer to an earlier call.
 func (m *memory) vouched() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -255,7 +256,7 @@ func (m *memory) forgetAll() {
 	clear(m.entries)
 	m.order.Init()
 	m.bytes = 0
-	// The revisions may be of another history: answers that were under way are told by their generation.
+	// The revisions may belong to another history. Answers to calls in flight are rejected by their generation.
 	m.changes = newChanges()
 }
 
@@ -265,7 +266,7 @@ func (m *memory) drop(element *list.Element) {
 	m.bytes -= gone.size
 }
 
-// changes are the latest events: which key, and the revision.
+// changes holds the key ids and revisions of the latest events.
 type changes struct {
 	revisions map[string]int64
 	ring      [recentChanges]struct {
@@ -273,7 +274,7 @@ type changes struct {
 		revision int64
 	}
 	next  int
-	floor int64 // the highest revision that has been dropped
+	floor int64 // the highest revision that has dropped out of the ring
 }
 
 func newChanges() changes { return changes{revisions: make(map[string]int64)} }
@@ -289,7 +290,7 @@ func (c *changes) note(keyID string, revision int64) {
 	c.revisions[keyID] = max(revision, c.revisions[keyID])
 }
 
-// after says whether the key has, or may have, changed after the revision.
+// after reports whether the key has, or may have, changed after the revision.
 func (c *changes) after(keyID string, revision int64) bool {
 	return revision < c.floor || revision < c.revisions[keyID]
 }

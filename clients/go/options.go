@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// What holds where no option says otherwise.
+// The defaults of the options.
 const (
 	DefaultCacheSize    = 10_000
 	DefaultCacheBytes   = 32 << 20
@@ -19,13 +19,13 @@ const (
 	DefaultTimeout      = 2 * time.Second
 )
 
-// The server's limits.
+// The server's limits on the heartbeat interval.
 const (
 	shortestHeartbeat = time.Second
 	longestHeartbeat  = time.Hour
 )
 
-// Option changes how a Verifier works.
+// Option configures a Verifier.
 type Option func(*settings)
 
 type settings struct {
@@ -49,56 +49,57 @@ type settings struct {
 // WithAPIKey sets the Verifier's own key, which needs the scope tumbler:keys:verify. Required.
 func WithAPIKey(key string) Option { return func(s *settings) { s.apiKey = key } }
 
-// WithProjectID sets whose keys are accepted: those of these projects. A key of another is answered CodeNotFound. Without
-// it these are the keys of the project of the Verifier's own key. Where that key sees all projects, being one of the
-// reserved project tumbler, it must be said: by this or by WithAnyProject.
+// WithProjectID sets the projects whose keys are accepted. A key of another project is CodeNotFound. The default is the
+// project of the Verifier's own key. If that key belongs to the reserved project tumbler, it sees all projects: then
+// WithProjectID or WithAnyProject is required.
 func WithProjectID(ids ...string) Option {
 	return func(s *settings) { s.projects.named, s.projectsSet = slices.Clone(ids), true }
 }
 
-// WithAnyProject accepts the keys of all projects that the Verifier's own key sees, whichever tenant's they are.
+// WithAnyProject accepts the keys of all projects that the Verifier's own key sees, of every tenant.
 func WithAnyProject() Option { return func(s *settings) { s.projects.any = true } }
 
-// WithCredentials sets how the connection is secured: credentials.NewTLS(nil) for the system's roots, for example.
-// Without it the connection is plaintext, which is refused unless the target is this machine.
+// WithCredentials secures the connection: credentials.NewTLS(nil) uses the system's roots, for example. The default is
+// plaintext, which is refused unless the target is this machine.
 func WithCredentials(c credentials.TransportCredentials) Option {
 	return func(s *settings) { s.credentials = c }
 }
 
-// WithInsecure permits plaintext to another machine. Keys then cross the network for everybody on the way to read.
+// WithInsecure allows plaintext to another machine. Anyone on the network path can then read the keys.
 func WithInsecure() Option { return func(s *settings) { s.insecure = true } }
 
-// WithCacheSize sets how many keys are remembered; 0: none, each Verify is a call. See DefaultCacheSize.
+// WithCacheSize sets the maximum number of cached keys. With 0 there is no cache, and each Verify is a call. See
+// DefaultCacheSize.
 func WithCacheSize(keys int) Option { return func(s *settings) { s.cacheSize = keys } }
 
-// WithCacheBytes sets how many bytes they may take together, each counted as the server's answer and 1,024 bytes beside
-// it; 0: none is remembered. See DefaultCacheBytes.
+// WithCacheBytes sets the maximum size of the cache in bytes. A key counts as the size of the server's answer plus
+// 1,024. With 0 there is no cache. See DefaultCacheBytes.
 func WithCacheBytes(bytes int) Option { return func(s *settings) { s.cacheBytes = bytes } }
 
-// WithMaxStaleness sets how long what is remembered may be used after the stream of changes last said that it was
-// complete. It bounds how long a revoked key can go on being accepted while the server cannot be reached. Longer than
-// the heartbeat. See DefaultMaxStaleness.
+// WithMaxStaleness sets the maximum age of the Watch stream's last heartbeat; the cache does not answer beyond it. This
+// bounds how long a revoked key is still accepted if the server is unreachable. It must be longer than the heartbeat.
+// See DefaultMaxStaleness.
 func WithMaxStaleness(d time.Duration) Option { return func(s *settings) { s.maxStaleness = d } }
 
-// WithHeartbeat sets how often the server says that nothing has changed: 1 s to 1 h. See DefaultHeartbeat.
+// WithHeartbeat sets how often the server sends a heartbeat on the Watch stream: 1 s to 1 h. See DefaultHeartbeat.
 func WithHeartbeat(d time.Duration) Option { return func(s *settings) { s.heartbeat = d } }
 
-// WithTimeout sets the longest that a Verify may take. See DefaultTimeout.
+// WithTimeout sets the longest duration of a Verify. See DefaultTimeout.
 func WithTimeout(d time.Duration) Option { return func(s *settings) { s.timeout = d } }
 
-// WithoutWatch opens no stream of changes. Nothing is then remembered, but for WithFixedTTL.
+// WithoutWatch opens no Watch stream. Nothing is cached unless WithFixedTTL is set.
 func WithoutWatch() Option { return func(s *settings) { s.noWatch = true } }
 
-// WithFixedTTL remembers keys for so long, though nobody says when one is revoked: a revoked key may be accepted for
-// that time. Only with WithoutWatch.
+// WithFixedTTL caches keys for this long without a Watch stream. No revocation is seen, so a revoked key may be
+// accepted for that time. It is allowed only with WithoutWatch.
 func WithFixedTTL(d time.Duration) Option {
 	return func(s *settings) { s.fixedTTL, s.fixedTTLSet = d, true }
 }
 
-// WithLogger sets where the Verifier and its guards log; slog.Default() where it is left out. No key is ever logged.
+// WithLogger sets the logger of the Verifier and its guards. The default is slog.Default(). No key is ever logged.
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
-// watches says whether there is a stream of changes. Where nothing is remembered there is nothing to keep fresh.
+// watches reports whether a Watch stream is opened. Without a cache there is nothing to keep fresh.
 func (s *settings) watches() bool { return !s.noWatch && s.cacheSize > 0 && s.cacheBytes > 0 }
 
 func newSettings(target string, options []Option) (*settings, error) {
@@ -124,7 +125,7 @@ func newSettings(target string, options []Option) (*settings, error) {
 	return s, nil
 }
 
-// plaintext says whether keys would cross the connection for all to read.
+// plaintext reports whether keys would cross the connection unencrypted.
 func (s *settings) plaintext() bool {
 	return s.credentials == nil || s.credentials.Info().SecurityProtocol == "insecure"
 }

@@ -5,19 +5,19 @@ import (
 	"slices"
 )
 
-// errUnsaid is what a Verifier that was not told whose keys to accept answers, where its own key sees those of all.
+// errUnsaid is the error of a Verifier whose own key sees all projects if no option says which projects to accept.
 var errUnsaid = fmt.Errorf("%w: the verifier's own key can verify the keys of all projects: "+
 	"use WithProjectID, or WithAnyProject, or a key of one project", ErrNotAllowed)
 
-// projects are those whose keys a Verifier accepts: those that are named, else all that its own key sees.
+// projects are the projects whose keys a Verifier accepts: the named ones, or else all that its own key sees.
 type projects struct {
 	named []string
-	any   bool // that they are all is wished for
+	any   bool // WithAnyProject is set
 }
 
 func (p *projects) unsaid() bool { return len(p.named) == 0 && !p.any }
 
-// only returns the project that the server is asked for, where it is one.
+// only returns the project to name in requests if there is exactly one, and otherwise "".
 func (p *projects) only() string {
 	if len(p.named) == 1 {
 		return p.named[0]
@@ -27,5 +27,5 @@ func (p *projects) only() string {
 
 func (p *projects) accepts(id string) bool { return len(p.named) == 0 || slices.Contains(p.named, id) }
 
-// areNamed says whether there are projects, and each has a name.
+// areNamed reports whether there is at least one id, and none is empty.
 func areNamed(ids []string) bool { return len(ids) > 0 && !slices.Contains(ids, "") }

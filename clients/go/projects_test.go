@@ -14,7 +14,7 @@ import (
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
 )
 
-// nothingTold fails where a verification tells more than that there is no such key.
+// nothingTold fails if a verdict is not CodeNotFound, or contains any detail of the key.
 func nothingTold(t *testing.T, found *Verification) {
 	t.Helper()
 	if want := (&Verification{Code: CodeNotFound, Cached: found.Cached}); !reflect.DeepEqual(found, want) {
@@ -22,7 +22,7 @@ func nothingTold(t *testing.T, found *Verification) {
 	}
 }
 
-// inProject has the server know all keys as one project's.
+// inProject makes the server answer that all keys belong to one project.
 func (s *fakeServer) inProject(id string) {
 	s.answerWith(func(a *tumblerv1.VerifyResponse) { a.ProjectId = id })
 }
@@ -74,7 +74,7 @@ func TestACallNarrowsAndNeverWidens(t *testing.T) {
 	w, _ := listening(t, WithAnyProject())
 	w.server.inProject("globex")
 	key := testKey(1, 'a')
-	for range 2 { // asked for, and remembered
+	for range 2 { // by a call, and from the cache
 		nothingTold(t, w.verify(key, Project("acme")))
 	}
 	w.expect(CodeValid, true, key)
@@ -179,7 +179,7 @@ func TestNoProjectIsNotAnyProject(t *testing.T) {
 
 func TestAGuardNarrowsWhatItsVerifierAccepts(t *testing.T) {
 	w := newWorld(t, WithoutWatch(), WithAnyProject())
-	key := []string{"x-api-key", testKey(1, 'a')} // of acme
+	key := []string{"x-api-key", testKey(1, 'a')} // a key of acme
 	for _, c := range []struct {
 		option VerifyOption
 		http   int

@@ -13,30 +13,30 @@ import (
 )
 
 const (
-	// mostAsked is how many keys are verified anew at a time.
+	// mostAsked is the maximum number of keys that are being verified again at a time.
 	mostAsked = 256
-	// retryPause is how long to wait before a key that could not be verified is asked about again.
+	// retryPause is the wait before the next attempt after a key could not be verified.
 	retryPause = time.Second
-	// shortestTrust is how long an answer counts at least: the last ones before an expiry live for microseconds.
+	// shortestTrust is how long an answer counts at least. Just before an expiry, answers live for microseconds only.
 	shortestTrust = 100 * time.Millisecond
-	// spread is from one key to the next, where all have to be verified: 1,000 a second.
+	// spread is the time from one key to the next if all must be verified again: 1,000 a second.
 	spread = time.Millisecond
-	// always is later than every moment.
+	// always is later than every instant.
 	always = time.Duration(math.MaxInt64)
 )
 
-// sessions are the open streams that a Verifier's guards have let in, and the keys that they were let in by.
+// sessions holds the guarded streams of a Verifier that are open, and their keys.
 //
-// A key is verified anew when nothing vouches for it any more: after an event that names it, a reset, a loss of trust in
-// the stream of changes, an answer that denied it, and at the end of its record's cache_ttl, which is never past its
-// expiry or the end of its grace. Streams whose key is then not VALID end.
+// A key is verified again after an event that names it, after a reset, after an answer that denied it, when freshness
+// lapses, and when its record's cache_ttl ends, which is never after the key's expiry or the end of its grace period.
+// If the key is then not VALID, its streams end.
 type sessions struct {
 	clock    clock
 	memory   *memory
-	patience time.Duration // for so long a stream may go on whose key cannot be verified
+	patience time.Duration // how long a stream continues while its key cannot be verified
 	verify   func(context.Context, string, ...VerifyOption) (*Verification, error)
 
-	// words is how often anything was told. Noted before a key is verified, it shows what came in between.
+	// words counts the reports to heard. A caller reads it before it verifies a key, to detect a report in between.
 	words atomic.Uint64
 
 	asking sync.WaitGroup
@@ -62,7 +62,7 @@ const (
 	beingAsked
 )
 
-// held is a key, what it was presented for, and the streams that it let in. Its text is kept for as long as one is open.
+// held is a key, its demand, and its open streams. The key's text is kept as long as one stream is open.
 type held struct {
 	id       heldID
 	keyID    string
@@ -70,16 +70,16 @@ type held struct {
 	demand   verdict.Demand
 	sessions map[*session]bool
 	state    heldState
-	again    bool          // something was told while it was asked about
-	until    time.Duration // while the stream of changes is alive, the last answer counts until then
-	doubted  bool
-	since    time.Duration // and since when it is
-	armed    int
+	again    bool          // a change was reported while it was being verified
+	until    time.Duration // while the cache is fresh, the last answer counts until then
+	doubted  bool          // it must be verified again
+	since    time.Duration // when it became doubted
+	armed    int           // counts the timers, so that a former timer has no effect
 	stop     func()
 }
 
-// session is one open stream. ended is called once at the most, in the goroutine that reads the stream of changes, or that
-// closes the Verifier, or any: it must not wait.
+// session is one open stream. ended is called at most once, in any goroutine, for example the one that reads the Watch
+// stream or the one that closes the Verifier. It must not block.
 type session struct {
 	all   *sessions
 	held  *held
@@ -96,7 +96,7 @@ func newSessions(s *settings, m *memory) *sessions {
 	}
 }
 
-// open notes a stream that was let in by a verdict, asked for when words was since.
+// open registers a stream that a verdict admitted. since is the value of words before that verification.
 func (s *sessions) open(
 	d digest, key string, demand *verdict.Demand, found *Verification, since uint64, ended func(*Verification, error),
 ) *session {
@@ -111,7 +111,7 @@ func (s *sessions) open(
 	h, known := s.held[id]
 	if !known {
 		h = &held{id: id, keyID: found.KeyID, key: key, demand: clone(demand), sessions: make(map[*session]bool)}
-		h.demand.ProjectIDs = slices.Clone(demand.ProjectIDs) // a call's own demand has none
+		h.demand.ProjectIDs = slices.Clone(demand.ProjectIDs) // clone leaves them out
 		s.held[id] = h
 		if s.byID[h.keyID] == nil {
 			s.byID[h.keyID] = make(map[*held]bool)
@@ -130,7 +130,7 @@ func (s *sessions) open(
 	return opened
 }
 
-// close forgets a stream that has ended by itself. It may be called again.
+// close removes a stream that has ended by itself. It may be called more than once.
 func (o *session) close() {
 	s := o.all
 	s.mu.Lock()
@@ -141,7 +141,7 @@ func (o *session) close() {
 	}
 }
 
-// heard notes that keys have changed, or that all may have.
+// heard records that these keys have changed, or that all may have, and queues them to be verified again.
 func (s *sessions) heard(all bool, keyIDs ...string) {
 	s.words.Add(1)
 	s.mu.Lock()
@@ -162,7 +162,7 @@ func (s *sessions) heard(all bool, keyIDs ...string) {
 	over.end()
 }
 
-// close ends all streams, and each that is opened later.
+// close ends all streams, and every stream that is opened later.
 func (s *sessions) close(err error) {
 	s.mu.Lock()
 	s.closed = err
@@ -183,7 +183,7 @@ func (s *sessions) len() (open int) {
 	return open
 }
 
-// ending is streams that are to end, once no lock is held any more.
+// ending holds streams to end after the lock is released.
 type ending struct {
 	sessions []*session
 	found    *Verification
@@ -196,7 +196,7 @@ func (e ending) end() {
 	}
 }
 
-// pump asks about those whose turn it is. The lock must be held, here and in all that follows but ask.
+// pump starts verifications of queued keys. mu must be held, as in all functions below except ask and look.
 func (s *sessions) pump(now time.Duration) (over ending) {
 	over.err = errNotInTime
 	for s.asked < mostAsked && len(s.queue) > 0 {
@@ -258,7 +258,7 @@ func (s *sessions) doubt(h *held, now, delay time.Duration) {
 	}
 }
 
-// rest lets a key be that was found valid: for as long as the answer counts, and is vouched for.
+// rest leaves a valid key until its answer expires. If the cache is not fresh, the key rests for at most patience.
 func (s *sessions) rest(h *held, until, now time.Duration) {
 	if now >= s.memory.freshUntil() {
 		until = min(until, now+s.patience)
@@ -266,7 +266,7 @@ func (s *sessions) rest(h *held, until, now time.Duration) {
 	s.arm(h, max(until, now+shortestTrust), now)
 }
 
-// arm has a key looked at then, and when trust lapses.
+// arm sets the timer to look at a key at until, or earlier when freshness lapses.
 func (s *sessions) arm(h *held, until, now time.Duration) {
 	h.until = until
 	if fresh := s.memory.freshUntil(); fresh > now {

@@ -35,7 +35,7 @@ func (e *ends) all() string {
 	return fmt.Sprint(e.seen)
 }
 
-// asked is a verification of a held key that a test answers.
+// asked is a verification of a guarded stream's key, which the test answers.
 type asked struct {
 	key    string
 	demand verdict.Demand
@@ -54,7 +54,7 @@ func (a *asked) fail() {
 	close(a.done)
 }
 
-// holding is sessions of a Verifier whose stream was heard, with a clock and verdicts that a test controls.
+// holding is the sessions of a Verifier that is fresh, with a clock and verdicts that a test controls.
 type holding struct {
 	*world
 	*sessions
@@ -68,7 +68,7 @@ func newHolding(t *testing.T, options ...Option) *holding {
 	h.world, h.stream = listening(t, options...)
 	h.sessions = h.verifier.sessions
 	over := make(chan struct{})
-	t.Cleanup(func() { close(over) }) // whoever still asks must not keep the Verifier from closing
+	t.Cleanup(func() { close(over) }) // a pending verification must not keep the Verifier from closing
 	h.sessions.verify = func(_ context.Context, key string, options ...VerifyOption) (*Verification, error) {
 		demand, _ := merge(options)
 		a := &asked{key: key, demand: demand, done: make(chan struct{})}
@@ -101,7 +101,7 @@ func (h *holding) next() *asked {
 	}
 }
 
-// quiet returns once no more than these are being asked about.
+// quiet waits until only these keys are being verified.
 func (h *holding) quiet(under ...*asked) {
 	h.Helper()
 	h.eventually("no more is asked about", func() bool {

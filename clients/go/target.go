@@ -9,8 +9,8 @@ import (
 	"google.golang.org/grpc/resolver"
 )
 
-// listed resolves a target that lists addresses, ipv4:192.0.2.1:50051,192.0.2.2:50051 for example. gRPC has these
-// schemes in other languages.
+// listed resolves a target that lists addresses, ipv4:192.0.2.1:50051,192.0.2.2:50051 for example. gRPC supports these
+// schemes in other languages, but not in Go.
 type listed string
 
 func (l listed) Scheme() string { return string(l) }
@@ -24,27 +24,27 @@ func (l listed) Build(
 		if err != nil {
 			return nil, fmt.Errorf("tumbler: target: %w", err)
 		}
-		// Each server's certificate is for its own address.
+		// Each server's certificate names its own address.
 		state.Addresses = append(state.Addresses, resolver.Address{Addr: address, ServerName: host})
 	}
 	return settled{}, channel.UpdateState(state)
 }
 
-// OverrideAuthority returns the first address: a list is no authority.
+// OverrideAuthority returns the first address, because a list is not a valid authority.
 func (listed) OverrideAuthority(target resolver.Target) string {
 	first, _, _ := strings.Cut(target.Endpoint(), ",")
 	return first
 }
 
-// settled is a resolver of what never changes.
+// settled is a resolver whose addresses never change.
 type settled struct{}
 
 func (settled) ResolveNow(resolver.ResolveNowOptions) {}
 func (settled) Close()                                {}
 
-// isLoopback says whether a gRPC target can only be this machine, so that plaintext to it crosses no network: a Unix
-// socket, localhost, 127.0.0.0/8 or ::1. What is in doubt is not; dns://<server>/localhost, for instance, is whatever
-// that server says.
+// isLoopback reports whether a gRPC target can only be this machine: a Unix socket, localhost, 127.0.0.0/8 or ::1.
+// Plaintext to it crosses no network. If in doubt it returns false: dns://<server>/localhost, for example, is whatever
+// that server answers.
 func isLoopback(target string) bool {
 	if strings.HasPrefix(target, "unix:") || strings.HasPrefix(target, "unix-abstract:") {
 		return true

@@ -9,32 +9,32 @@ import (
 	"tumbler.dev/go/internal/verdict"
 )
 
-// Code is the outcome of a verification. The zero value is no outcome, and denies.
+// Code is the outcome of a verification. The zero value is not an outcome, and denies.
 //
-// It is for operators, logs and handlers. Whoever presented the key should not be told it.
+// It is for operators, logs and handlers. Do not show it to the caller who presented the key.
 type Code int32
 
-// The outcomes; the first that applies, in this order from CodeMalformed on, decides.
+// The outcomes. If several reasons to deny apply, the first in this order counts, from CodeMalformed on.
 const (
-	// CodeValid: the key may do what was asked. The only code that allows anything.
+	// CodeValid: the key is accepted. It is the only code that allows anything.
 	CodeValid = Code(tumblerv1.VerifyCode_VERIFY_CODE_VALID)
-	// CodeMalformed: not of a key's form, or its check is wrong: most likely a typing error.
+	// CodeMalformed: the text does not have the form of a key, or its check is wrong. Most likely a typing error.
 	CodeMalformed = Code(tumblerv1.VerifyCode_VERIFY_CODE_MALFORMED)
-	// CodeNotFound: no such key, a wrong secret, or a key of another project than the Verifier's own.
+	// CodeNotFound: no such key, a wrong secret, or a key of a project that is not accepted.
 	CodeNotFound = Code(tumblerv1.VerifyCode_VERIFY_CODE_NOT_FOUND)
-	// CodeRevoked: revoked.
+	// CodeRevoked: the key is revoked.
 	CodeRevoked = Code(tumblerv1.VerifyCode_VERIFY_CODE_REVOKED)
-	// CodeSuperseded: rotated, and the grace is over.
+	// CodeSuperseded: the key was rotated, and its grace period is over.
 	CodeSuperseded = Code(tumblerv1.VerifyCode_VERIFY_CODE_SUPERSEDED)
-	// CodeInactive: switched off.
+	// CodeInactive: the key is switched off.
 	CodeInactive = Code(tumblerv1.VerifyCode_VERIFY_CODE_INACTIVE)
-	// CodeExpired: its expiry has been reached.
+	// CodeExpired: the key has expired.
 	CodeExpired = Code(tumblerv1.VerifyCode_VERIFY_CODE_EXPIRED)
-	// CodeEnvironmentMismatch: it belongs to another environment than was asked for.
+	// CodeEnvironmentMismatch: the key does not belong to the demanded environment.
 	CodeEnvironmentMismatch = Code(tumblerv1.VerifyCode_VERIFY_CODE_ENVIRONMENT_MISMATCH)
-	// CodeIPNotAllowed: it may not be used from this address, or no address was given.
+	// CodeIPNotAllowed: the key may not be used from this address, or no address was given.
 	CodeIPNotAllowed = Code(tumblerv1.VerifyCode_VERIFY_CODE_IP_NOT_ALLOWED)
-	// CodeInsufficientScope: it does not grant a required scope.
+	// CodeInsufficientScope: the key does not grant a required scope.
 	CodeInsufficientScope = Code(tumblerv1.VerifyCode_VERIFY_CODE_INSUFFICIENT_SCOPE)
 )
 
@@ -43,32 +43,33 @@ func (c Code) String() string {
 	return strings.TrimPrefix(tumblerv1.VerifyCode(c).String(), "VERIFY_CODE_")
 }
 
-// Verification is the verdict on a presented key. Scopes and Metadata are the same for all who verify the key, and must
-// not be changed; no change of them can change a verdict.
+// Verification is the verdict on a presented key. All callers that verify a key share its Scopes and Metadata. Do not
+// modify them; no modification can change a verdict.
 type Verification struct {
 	// Valid is true if and only if Code is CodeValid.
 	Valid bool
-	// Code says why not.
+	// Code says why a key is not valid.
 	Code Code
 
-	// What follows is empty with CodeMalformed and CodeNotFound: nothing is told of a key whose secret was not proven.
+	// The fields from KeyID to ExpireTime are empty with CodeMalformed and CodeNotFound: the secret was not proven, or
+	// the project is not accepted.
 
 	KeyID         string
 	ProjectID     string
-	EnvironmentID string // empty: the key belongs to none
+	EnvironmentID string // empty: the key has no environment
 	OwnerID       string // on whose behalf the key acts
 	Name          string
-	Scopes        []string // all that the key grants, not only what was required
+	Scopes        []string // all scopes that the key grants, not only the required ones
 	Metadata      map[string]string
 	ExpireTime    time.Time // the first instant at which the key is not accepted; zero: it never expires
 
-	// Cached says that the answer came from what is remembered, without a call.
+	// Cached is true if the verdict came from the cache, without a call.
 	Cached bool
 
-	until time.Duration // by the Verifier's clock: an open stream may rest on it until then, while changes are told
+	until time.Duration // by the Verifier's clock: a guarded stream relies on the verdict until then, while it is fresh
 }
 
-// record is a proven key. It is shared by many goroutines and never changed.
+// record holds the data of a key whose secret was proven. It is immutable and shared by goroutines.
 type record struct {
 	verdict.Record
 	keyID      string
@@ -76,10 +77,11 @@ type record struct {
 	name       string
 	metadata   map[string]string
 	expireTime time.Time
-	shown      []string // Scopes once more, to hand out: what callers hold is never what decides
+	shown      []string // a copy of Scopes for callers: what they modify never decides
 }
 
-// newRecord returns what an answer tells of a proven key that was neither revoked nor switched off.
+// newRecord returns the record in an answer about a proven key. It does not set Revoked and Inactive: the caller caches
+// no record of such a key.
 func newRecord(answer *tumblerv1.VerifyResponse) *record {
 	r := &record{
 		Record: verdict.Record{
@@ -106,8 +108,8 @@ func newRecord(answer *tumblerv1.VerifyResponse) *record {
 	return r
 }
 
-// verification returns the verdict with this code; a nil record means that nothing was proven, and CodeNotFound that
-// nothing is to be told, since the key is of another project than was demanded.
+// verification returns a verdict with this code. The verdict has no details if the record is nil (nothing was proven)
+// or the code is CodeNotFound (the key belongs to a project that was not demanded).
 func (r *record) verification(code Code, cached bool) *Verification {
 	if r == nil || code == CodeNotFound {
 		return &Verification{Code: code, Cached: cached}

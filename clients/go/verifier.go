@@ -14,8 +14,8 @@ import (
 	"tumbler.dev/go/keyformat"
 )
 
-// Verifier says of presented keys whether they may do what is asked. It remembers what the server told it of a key, and
-// listens to what changes. All methods may be called by many goroutines; one Verifier is enough for a program.
+// Verifier decides whether presented keys are valid for what is demanded. It caches the server's records of keys, and
+// follows the Watch stream. It is safe for concurrent use by multiple goroutines; one Verifier is enough for a program.
 type Verifier struct {
 	timeout  time.Duration
 	log      *slog.Logger
@@ -30,9 +30,9 @@ type Verifier struct {
 	closed   atomic.Bool
 }
 
-// NewVerifier returns a Verifier that asks the server at a gRPC target, "127.0.0.1:50051" for example. It connects in the
-// background, so an error here is an option's: it names the option and the rule. Close it when it is not needed any
-// more.
+// NewVerifier returns a Verifier that calls the server at a gRPC target, "127.0.0.1:50051" for example. It connects in
+// the background, so an error means that the target or an option is wrong; it names the option and the rule.
+// Close the Verifier after use.
 func NewVerifier(target string, options ...Option) (*Verifier, error) {
 	s, err := newSettings(target, options)
 	if err != nil {
@@ -87,11 +87,12 @@ func NewVerifier(target string, options ...Option) (*Verifier, error) {
 	return v, nil
 }
 
-// Verify says whether a presented key may do what the options ask, now. It answers from what is remembered where it
-// can, in less than a microsecond, and asks the server otherwise, for at most the Verifier's timeout or until ctx ends.
+// Verify decides whether a presented key is valid now for what the options demand. It answers from the cache if it can,
+// in less than a microsecond. Otherwise it calls the server, and waits at most for the Verifier's timeout or until ctx
+// ends.
 //
-// The error is ErrUnavailable, ErrNotAllowed or ErrInvalidRequest, and the Verification nil, where nothing was decided.
-// A key that is not accepted is no error: look at Valid.
+// If Verify cannot decide, it returns a nil Verification and ErrUnavailable, ErrNotAllowed or ErrInvalidRequest.
+// A key that is not valid is not an error: check Valid.
 func (v *Verifier) Verify(ctx context.Context, key string, options ...VerifyOption) (*Verification, error) {
 	if v.closed.Load() {
 		return nil, errClosed
@@ -113,13 +114,13 @@ func (v *Verifier) Verify(ctx context.Context, key string, options ...VerifyOpti
 	if !keyformat.WellFormed(key) {
 		return &Verification{Code: CodeMalformed}, nil
 	}
-	if known != nil { // an id has one key, and this is not it
+	if known != nil { // an id has one key, and this is a different text
 		return &Verification{Code: CodeNotFound, Cached: true}, nil
 	}
 	return v.ask(ctx, keyID, key, &digest, &demand)
 }
 
-// ask waits for a call of its own, or for one that is under way for the same key.
+// ask waits for a call of its own, or joins one in flight for the same key.
 func (v *Verifier) ask(
 	ctx context.Context, keyID, key string, digest *digest, demand *verdict.Demand,
 ) (*Verification, error) {
@@ -133,19 +134,19 @@ func (v *Verifier) ask(
 		case err == nil:
 			return f.verdict(demand, v.clock.now(), joined), nil
 		case joined && isInvalid(err) && !sameDemand(&f.demand, demand):
-			continue // what is wrong with the other's demand says nothing about this one
+			continue // the first caller's demand was invalid; this one differs
 		default:
 			return nil, err
 		}
 	}
 }
 
-// Remembered returns how many keys are remembered at the moment, for metrics.
+// Remembered returns the number of cached keys, for metrics.
 func (v *Verifier) Remembered() int { return v.memory.len() }
 
-// Close ends the stream, the connection and every Verify that waits, which then fails with ErrUnavailable, as does each
-// that comes later. It ends what guards hold to its keys, without waiting for their handlers. It returns when no goroutine of
-// the Verifier is left, and may be called again.
+// Close closes the Watch stream and the connection. Pending and later calls of Verify fail with ErrUnavailable. Close
+// ends all guarded streams, without waiting for their handlers. It returns when no goroutine of the Verifier is left.
+// It may be called more than once.
 func (v *Verifier) Close() error {
 	v.closed.Store(true)
 	v.cancel()
@@ -158,5 +159,5 @@ func (v *Verifier) Close() error {
 	return nil
 }
 
-// Format keeps every way of printing from showing what a Verifier holds.
+// Format prints only the type's name with every verb, so that no verb shows a secret.
 func (v *Verifier) Format(f fmt.State, _ rune) { io.WriteString(f, "tumbler.Verifier") }

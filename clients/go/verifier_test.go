@@ -34,7 +34,7 @@ func TestAVerificationTellsAllThatTheServerTold(t *testing.T) {
 	})
 	for _, cached := range []bool{false, true} {
 		found := *w.verify(testKey(1, 'a'))
-		found.until = 0 // for the guards alone
+		found.until = 0 // only for the guards
 		got := fmt.Sprintf("%+v", found)
 		want := fmt.Sprintf("%+v", Verification{
 			Valid: true, Code: CodeValid, KeyID: "0000000000000001", ProjectID: "acme", EnvironmentID: "live",
@@ -267,11 +267,11 @@ func TestRecordsAreForgottenWhereTheirBytesHaveNoRoom(t *testing.T) {
 
 	w.server.answerWith(named(100_000))
 	w.expect(CodeValid, false, testKey(4, 'a'))
-	w.expect(CodeValid, false, testKey(4, 'a')) // it has no room at all
-	w.expect(CodeValid, true, testKey(0, 'a'))  // and takes nobody's
+	w.expect(CodeValid, false, testKey(4, 'a')) // it is larger than the cache
+	w.expect(CodeValid, true, testKey(0, 'a'))  // and evicts no other key
 
 	w.server.answerWith(named(1000))
-	for range 5 { // what is forgotten gives its room back
+	for range 5 { // an evicted key frees its bytes
 		w.say(stream, changed("again", 10, testKey(0, 'a')))
 		w.verify(testKey(0, 'a'))
 	}
@@ -419,7 +419,7 @@ func TestACallerWhoseContextEndsWaitsNoLonger(t *testing.T) {
 	}
 }
 
-// holdAnswers has the server answer nothing until release is called.
+// holdAnswers makes the server hold back its answers until release is called.
 func (w *world) holdAnswers() (release func()) {
 	held := make(chan struct{})
 	w.server.answer(func(request *tumblerv1.VerifyRequest) (*tumblerv1.VerifyResponse, error) {

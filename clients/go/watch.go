@@ -27,10 +27,10 @@ var (
 	errLate   = errors.New("its heartbeats arrive too late to be used")
 )
 
-// silence is how long a stream may say nothing before it is given up.
+// silence is how long a stream may be silent before it is closed and reopened.
 func silence(heartbeat time.Duration) time.Duration { return heartbeat * 5 / 2 }
 
-// watcher keeps the memory true: it listens to what changes, and begins again whenever the stream breaks.
+// watcher follows the Watch stream, and evicts changed keys from the cache. It reopens the stream whenever it breaks.
 type watcher struct {
 	service   tumblerv1.ApiKeyServiceClient
 	conn      *connection
@@ -39,11 +39,11 @@ type watcher struct {
 	sessions  *sessions
 	clock     clock
 	heartbeat time.Duration
-	project   string // empty: all that the Verifier's own key sees
+	project   string // empty: all projects that the Verifier's own key sees
 	log       *slog.Logger
 }
 
-// run listens until the context ends.
+// run follows the stream until the context ends.
 func (w *watcher) run(ctx context.Context) {
 	failures := 0
 	for {
@@ -57,11 +57,11 @@ func (w *watcher) run(ctx context.Context) {
 		w.tell(ctx, err, failures)
 		pause(ctx, w.clock, w.after(err, failures))
 		failures++
-		w.conn.channel().ResetConnectBackoff() // the pause was made here; the channel's own would come on top
+		w.conn.channel().ResetConnectBackoff() // the pause was here; the channel's own backoff would add to it
 	}
 }
 
-// follow listens to one stream until it breaks, and says whether it brought anything.
+// follow reads one stream until it breaks, and reports whether it delivered any message.
 func (w *watcher) follow(ctx context.Context) (heard bool, err error) {
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
@@ -75,7 +75,7 @@ func (w *watcher) follow(ctx context.Context) (heard bool, err error) {
 		ProjectId:         w.project,
 		StartCursor:       cursor,
 		HeartbeatInterval: durationpb.New(w.heartbeat),
-	}, grpc.WaitForReady(true)) // begins as soon as there is a connection
+	}, grpc.WaitForReady(true)) // starts as soon as there is a connection
 	if err != nil {
 		return false, w.broken(ctx, err, cursor)
 	}
@@ -88,7 +88,7 @@ func (w *watcher) follow(ctx context.Context) (heard bool, err error) {
 		stop = listen()
 		listen := w.hear(said, opened)
 		if !heard && cursor == "" {
-			// What let streams in may be older than where this one begins.
+			// The verdicts that admitted guarded streams may be older than the start of this stream.
 			w.sessions.heard(true)
 		}
 		if !listen {
@@ -98,8 +98,8 @@ func (w *watcher) follow(ctx context.Context) (heard bool, err error) {
 	}
 }
 
-// hear forgets what is said to have changed, and says whether to listen any longer. Calls under way are left to those
-// who wait for them: whoever comes after a change asks anew.
+// hear evicts the keys that a message names, and reports whether to keep the stream. Calls in flight go on for the
+// callers that wait for them; a caller that arrives after a change makes a new call.
 func (w *watcher) hear(said *tumblerv1.WatchResponse, opened time.Duration) bool {
 	listen := w.memory.hear(said, opened)
 	w.calls.outdate(said.GetEvents(), said.GetReset_())
@@ -113,7 +113,7 @@ func (w *watcher) hear(said *tumblerv1.WatchResponse, opened time.Duration) bool
 	return listen
 }
 
-// broken does what the end of a stream that began at a cursor asks for, and returns why it ended.
+// broken handles the end of a stream that started at cursor, and returns the cause.
 func (w *watcher) broken(ctx context.Context, err error, cursor string) error {
 	if cause := context.Cause(ctx); errors.Is(cause, errSilent) {
 		w.conn.suspect()
@@ -130,13 +130,14 @@ func (w *watcher) broken(ctx context.Context, err error, cursor string) error {
 	return err
 }
 
-// outdate has everything asked anew.
+// outdate keeps new callers from joining calls in flight, and has all keys of guarded streams verified again.
 func (w *watcher) outdate() {
 	w.calls.outdate(nil, true)
 	w.sessions.heard(true)
 }
 
-// after returns how long to wait: a span that doubles, and any part of it, so that clients do not all come at once.
+// after returns the pause before the next attempt: exponential backoff with full jitter, so that clients do not all
+// reconnect at once.
 func (w *watcher) after(err error, failures int) time.Duration {
 	if isRefusal(status.Code(err)) {
 		return refusedPause

@@ -289,7 +289,7 @@ func TestThePauseBetweenStreamsDoublesAndIsRandom(t *testing.T) {
 	}
 }
 
-// verifyMeanwhile asks for a key, does something while the call is under way, and returns when it is back.
+// verifyMeanwhile verifies a key, and runs a function while that call is in flight.
 func (w *world) verifyMeanwhile(key string, meanwhile func()) {
 	w.Helper()
 	before, _ := w.server.calls()

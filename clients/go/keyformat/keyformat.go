@@ -1,8 +1,8 @@
-// Package keyformat knows the form of a Tumbler key: <prefix>_<id>_<secret><check>, for example
+// Package keyformat checks the form of Tumbler keys: <prefix>_<id>_<secret><check>, for example
 // acme_live_<16 characters>_<49 characters>.
 //
-// It needs no server. A key that is well formed may still be unknown, revoked or expired; one that is not can be refused
-// on the spot, since its check is wrong after any single typing error. Anybody can compute the check: it proves nothing.
+// It needs no server. A well-formed key may still be unknown, revoked or expired. A malformed one can be refused
+// without a call: the check detects every single typing error. Anyone can compute the check, so it proves nothing.
 package keyformat
 
 import (
@@ -17,10 +17,10 @@ const (
 	SecretLength = 43
 	CheckLength  = 6
 
-	// MaxLength is that of the longest key.
+	// MaxLength is the length of the longest key.
 	MaxLength = longestPrefix + 1 + IDLength + 1 + SecretLength + CheckLength
 
-	// MinLength is that of the shortest key.
+	// MinLength is the length of the shortest key.
 	MinLength = shortestPrefix + 1 + IDLength + 1 + SecretLength + CheckLength
 
 	shortestPrefix = 2
@@ -29,27 +29,27 @@ const (
 	longestSecond  = 15
 )
 
-// alphabet holds the 62 digits of ids, secrets and checks, by value.
+// alphabet holds the 62 digits of ids, secrets and checks, in order of value.
 const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// Pattern finds keys in other text, for secret scanners and log filters. It cannot tell a wrong check: Parse can.
+// Pattern finds keys in other text, for secret scanners and log filters. It does not verify the check; Parse does.
 var Pattern = regexp.MustCompile(`\b[a-z][a-z0-9]{1,15}(?:_[a-z0-9]{1,15})?_[0-9A-Za-z]{16}_[0-9A-Za-z]{49}\b`)
 
-// ErrMalformed says that a text is no key. Errors of this kind never repeat any part of the text.
+// ErrMalformed means that a text is not a key. Errors of this kind never contain any part of the text.
 var ErrMalformed = errors.New("malformed key")
 
-// Key is what may be shown of a key.
+// Key holds the parts of a key that are not secret.
 type Key struct {
-	// Prefix is what was chosen when the key was made, acme_live for example.
+	// Prefix was chosen when the key was created, acme_live for example.
 	Prefix string
-	// ID is the id by which the key is managed; no secret.
+	// ID is the id by which the key is managed. It is not secret.
 	ID string
 }
 
-// Parse takes a key apart, after checking its form and its check. The error is ErrMalformed where the text is not
-// exactly one key; white space around it counts too.
+// Parse splits a key into its parts, after verifying its form and its check. It returns ErrMalformed if the text is not
+// exactly one key; surrounding white space is an error too.
 //
-// The parts share the text's memory: whoever keeps one for longer than the key may be kept clones it (strings.Clone).
+// The parts share the text's memory. To keep one longer than the key, clone it (strings.Clone).
 func Parse(text string) (Key, error) {
 	id, ok := PeekID(text)
 	if !ok {
@@ -67,14 +67,14 @@ func Parse(text string) (Key, error) {
 	return Key{Prefix: prefix, ID: id}, nil
 }
 
-// WellFormed says whether Parse would accept the text.
+// WellFormed reports whether Parse accepts the text.
 func WellFormed(text string) bool {
 	_, err := Parse(text)
 	return err == nil
 }
 
-// PeekID returns the characters that are the id if the text is a key. It looks at nothing but the text's length and its
-// last two underscores: a few nanoseconds, to look something up by.
+// PeekID returns the id if the text is a key. It checks only the text's length and its last two underscores, which
+// takes a few nanoseconds: enough for a lookup.
 func PeekID(text string) (id string, ok bool) {
 	if len(text) < MinLength || len(text) > MaxLength {
 		return "", false
@@ -87,7 +87,7 @@ func PeekID(text string) (id string, ok bool) {
 	return text[begin:end], true
 }
 
-// checksum returns the check of a text: its CRC-32 as six base62 digits, the highest first.
+// checksum returns the check of a text: its CRC-32 as six base62 digits, most significant first.
 func checksum(body string) (digits [CheckLength]byte) {
 	rest := crc32.ChecksumIEEE([]byte(body))
 	for place := CheckLength - 1; place >= 0; place-- {
@@ -97,7 +97,7 @@ func checksum(body string) (digits [CheckLength]byte) {
 	return digits
 }
 
-// isPrefix says whether a text is [a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?.
+// isPrefix reports whether a text matches [a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?.
 func isPrefix(text string) bool {
 	first := 0
 	for first < len(text) && isLowerOrDigit(text[first]) {

@@ -17,7 +17,7 @@ type vector struct {
 	ID         string          `json:"id"`
 }
 
-// text returns the vector's key, which is written as a text or as {"repeat": [text, n]}.
+// text returns the vector's key, which is either a text or {"repeat": [text, n]}.
 func (v vector) text(t *testing.T) string {
 	var text string
 	if json.Unmarshal(v.Key, &text) == nil {

@@ -1,5 +1,5 @@
-// Command conformance lets the tests that all of Tumbler's clients have in common (tests/clients) drive this one: a JSON
-// object a line on standard input, an answer for each on standard output, in whatever order they are ready.
+// Command conformance lets the common tests of all clients (tests/clients) drive this client. It reads one JSON object
+// per line from standard input, and writes an answer to each to standard output, in the order in which they are ready.
 package main
 
 import (
@@ -213,7 +213,7 @@ func (p *program) opened() (*tumbler.Verifier, error) {
 	return p.verifier, nil
 }
 
-// presented is what the operations that verify have in common.
+// presented holds the common arguments of the operations that verify.
 type presented struct {
 	Key            string   `json:"key"`
 	Keys           []string `json:"keys"`
@@ -225,7 +225,7 @@ type presented struct {
 	ProjectID      *ids     `json:"project_id"`
 }
 
-// ids are one text or several.
+// ids is a list, which JSON may give as a single string.
 type ids []string
 
 func (i *ids) UnmarshalJSON(raw []byte) error {
@@ -353,7 +353,7 @@ func (p *program) raceStop([]byte) (reply, error) {
 	return running.end(), nil
 }
 
-// race is callers who verify a key again and again.
+// race is a set of callers that verify a key again and again.
 type race struct {
 	stop    chan struct{}
 	ending  sync.Once
@@ -403,7 +403,7 @@ func (r *race) verify(verifier *tumbler.Verifier, key string, options []tumbler.
 		}
 		if err == nil && found.Cached {
 			seen.cached++
-			runtime.Gosched() // the stream is to be read, too
+			runtime.Gosched() // let the Watch stream be read
 		} else {
 			time.Sleep(200 * time.Microsecond)
 		}

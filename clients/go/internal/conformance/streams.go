@@ -11,10 +11,10 @@ import (
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
 )
 
-// tick is from one word of a stream to the next.
+// tick is the time between two messages of a stream.
 const tick = 20 * time.Millisecond
 
-// services are guarded ones whose streams speak without end.
+// services are guarded services whose streams send messages without end.
 type services struct {
 	grpc *grpc.Server
 	http *http.Server

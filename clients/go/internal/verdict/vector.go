@@ -6,8 +6,8 @@ import (
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
 )
 
-// Vector is a case of tests/vectors/verify.json, whose comment says what may be left out and what that means. The unit
-// test and the conformance program read it.
+// Vector is a case of tests/vectors/verify.json. That file's comment describes which fields may be left out, and what
+// that means. The unit test and the conformance program read it.
 type Vector struct {
 	Record *struct {
 		ProjectID       string     `json:"project_id"`
@@ -28,7 +28,7 @@ type Vector struct {
 	Now time.Time `json:"now"`
 }
 
-// Decide returns the code of the case.
+// Decide returns the verdict's code for this case.
 func (v Vector) Decide() tumblerv1.VerifyCode {
 	demand := Demand(v.Request)
 	if v.Record == nil {

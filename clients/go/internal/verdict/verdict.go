@@ -1,4 +1,4 @@
-// Package verdict decides whether a key may do something: the same rules as in the server, tested by the same vectors
+// Package verdict decides whether a key meets a demand. It has the same rules as the server, tested by the same vectors
 // (tests/vectors/verify.json).
 package verdict
 
@@ -11,34 +11,34 @@ import (
 	tumblerv1 "tumbler.dev/go/gen/tumbler/v1"
 )
 
-// Never is the instant that does not come.
+// Never is an instant after all others.
 const Never = math.MaxInt64
 
-// reserved begins the scopes that are permissions on Tumbler itself; * does not grant them.
+// reserved is the prefix of scopes that are permissions on Tumbler itself. The scope * does not grant them.
 const reserved = "tumbler:"
 
-// Record is what decides of a key whose secret was proven. Times are microseconds since the Unix epoch.
+// Record is the part of a proven key that decides. Times are microseconds since the Unix epoch.
 type Record struct {
 	ProjectID       string
 	EnvironmentID   string
 	Scopes          []string
-	Networks        []netip.Prefix // none: from anywhere
+	Networks        []netip.Prefix // empty: any address
 	Revoked         bool
 	Inactive        bool
-	ExpireTime      int64 // Never where the key does not expire
-	GraceExpireTime int64 // Never where the key was not rotated
+	ExpireTime      int64 // Never: the key does not expire
+	GraceExpireTime int64 // Never: the key was not rotated
 }
 
-// Demand is what a key is presented for. What is empty, or nil, is not asked for.
+// Demand is what a caller demands of a key. A zero field is no demand.
 type Demand struct {
-	ProjectIDs     []string // the key must belong to one; nil: to any
+	ProjectIDs     []string // the key must belong to one of them; nil: to any; empty: to none
 	EnvironmentID  string
 	RequiredScopes []string
 	ClientIP       string
 }
 
-// Decide returns the first reason to deny, or VALID where there is none. A nil record means that nothing was proven.
-// The form of the key is not its business, so it never returns MALFORMED.
+// Decide returns the first reason to deny, or VALID if there is none. A nil record means that nothing was proven.
+// Decide does not check the form of the key, so it never returns MALFORMED.
 func Decide(record *Record, demand *Demand, now int64) tumblerv1.VerifyCode {
 	switch {
 	case record == nil, demand.Excludes(record.ProjectID):
@@ -64,13 +64,13 @@ func Decide(record *Record, demand *Demand, now int64) tumblerv1.VerifyCode {
 	return tumblerv1.VerifyCode_VERIFY_CODE_VALID
 }
 
-// Excludes says whether keys of a project are not asked for.
+// Excludes reports whether the demand rules out keys of this project.
 func (d *Demand) Excludes(projectID string) bool {
 	return d.ProjectIDs != nil && !slices.Contains(d.ProjectIDs, projectID)
 }
 
-// Networks returns what a key's allowed_cidrs name. One that cannot be read stays in the list and holds no address: a
-// key must not become usable from anywhere because this client does not understand where from.
+// Networks parses a key's allowed_cidrs. An entry that cannot be parsed stays in the list and contains no address:
+// otherwise a key could become usable from anywhere because this client does not understand its networks.
 func Networks(cidrs []string) []netip.Prefix {
 	var networks []netip.Prefix
 	for _, cidr := range cidrs {
@@ -84,9 +84,9 @@ func Networks(cidrs []string) []netip.Prefix {
 }
 
 func within(networks []netip.Prefix, clientIP string) bool {
-	// An error would hold on to the text, and with it everybody's demands would move to the heap.
+	// ParseAddr's error keeps the text: without the clone, every caller's demand would move to the heap.
 	address, err := netip.ParseAddr(strings.Clone(clientIP))
-	// An address with a zone names something else on every machine, and so nothing.
+	// An address with a zone has a meaning only on its own machine, so it matches no network.
 	if err != nil || address.Zone() != "" {
 		return false
 	}

@@ -12,7 +12,7 @@ public final class Sample {
         VerifyOptions read = VerifyOptions.requireScopes("orders:read");
         try (Verifier verifier = Verifier.builder(System.getenv("TUMBLER_ENDPOINT"))
                 .apiKey(System.getenv("TUMBLER_API_KEY"))
-                .timeout(Duration.ofSeconds(20)) // the first call of a JVM takes long on a busy machine
+                .timeout(Duration.ofSeconds(20)) // a JVM's first call takes long on a busy machine
                 .build()) {
             for (int i = 0; i < 2; i++) {
                 Verification told = verifier.verify(System.getenv("PRESENTED_KEY"), read);

@@ -1,21 +1,22 @@
 package dev.tumbler;
 
 /**
- * An IP address, strictly read, and never resolved: {@link java.net.InetAddress} would ask a name server about whatever
- * is no address.
+ * A strict parser of IP addresses that never resolves a name. {@link java.net.InetAddress} would query DNS for any text
+ * that is not an address.
  */
 final class Address {
     private Address() {}
 
     /**
-     * Returns the 4 or 16 bytes of the address, of an IPv4-mapped IPv6 address the 4 of the IPv4 one, or null where the
-     * text is no address. One with a zone ({@code fe80::1%eth0}) names something else on every machine, and so none.
+     * Returns the 4 or 16 bytes of an address, or null if the text is not an address. An IPv4-mapped IPv6 address gives
+     * the 4 bytes of the IPv4 address. An address with a zone ({@code fe80::1%eth0}) has a meaning only on its own
+     * machine, so it gives null.
      */
     static byte[] parse(String text) {
         return text.indexOf(':') < 0 ? parse4(text) : unmapped(parse6(text));
     }
 
-    /** As {@link #parse}, but an IPv4-mapped address stays as it is written. */
+    /** Like {@link #parse}, but an IPv4-mapped address gives its 16 bytes. */
     static byte[] parseAsWritten(String text) {
         return text.indexOf(':') < 0 ? parse4(text) : parse6(text);
     }
@@ -53,7 +54,7 @@ final class Address {
         return address;
     }
 
-    /** Returns the bytes of groups between colons; the last may be an IPv4 address where they are the text's end. */
+    /** Returns the bytes of groups separated by colons. If they end the text, the last may be an IPv4 address. */
     private static byte[] groups(String text, boolean atEnd) {
         if (text.isEmpty()) {
             return new byte[0];
@@ -88,7 +89,7 @@ final class Address {
         return new byte[] {address[12], address[13], address[14], address[15]};
     }
 
-    /** Returns the value of 1 to {@code longest} ASCII digits, or -1 where the text is something else. */
+    /** Returns the value of 1 to {@code longest} ASCII digits, or -1 if the text is anything else. */
     static int number(String text, int longest, int radix) {
         if (text.isEmpty() || text.length() > longest) {
             return -1;

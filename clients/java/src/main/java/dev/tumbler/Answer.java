@@ -4,18 +4,18 @@ import com.google.protobuf.Duration;
 import dev.tumbler.v1.VerifyResponse;
 
 /**
- * What the server said of a key.
+ * The server's answer about a key.
  *
  * @param record null with MALFORMED and NOT_FOUND
- * @param checkTime the instant that it is true of, by the server's clock, in microseconds since the Unix epoch
- * @param sent when the call was sent, by our monotonic clock, in nanoseconds; before {@code checkTime}, so that what is
- *     counted from it is never too little
- * @param ttl for how long it may be remembered, in nanoseconds
- * @param revision the log position that it reflects
- * @param size bytes of the response
+ * @param checkTime the instant of the verdict by the server's clock, in microseconds since the Unix epoch
+ * @param sent when the call was sent, by the client's monotonic clock, in nanoseconds. That is before {@code
+ *     checkTime}, so the time that is counted from it is never too short
+ * @param ttl how long the answer may be cached, in nanoseconds
+ * @param revision the log position that the answer reflects
+ * @param size the size of the response in bytes
  */
 record Answer(Code code, KeyRecord record, long checkTime, long sent, long ttl, long revision, int size) {
-    /** Returns what a response about the key of this id says, or null where it decides nothing. */
+    /** Returns the answer in a response about the key with this id, or null if the response decides nothing. */
     static Answer of(VerifyResponse response, String id, long sent) {
         Code code = Code.of(response.getCode());
         if (code == null || response.getValid() != (code == Code.VALID) || !response.hasCheckTime()) {
@@ -38,7 +38,7 @@ record Answer(Code code, KeyRecord record, long checkTime, long sent, long ttl, 
                 response.getSerializedSize());
     }
 
-    /** Returns this, or where the key is of no project that is accepted, that there is no such key. */
+    /** Returns this answer, or NOT_FOUND if the key belongs to a project that is not accepted. */
     Answer of(Projects accepted) {
         return record == null || accepted.accept(record.projectId())
                 ? this
@@ -46,9 +46,9 @@ record Answer(Code code, KeyRecord record, long checkTime, long sent, long ttl, 
     }
 
     /**
-     * Returns the verdict on a demand.
+     * Returns the verdict's code for a demand.
      *
-     * @param asked whether it is what the server was asked, but for the projects
+     * @param asked whether this is the demand that was sent to the server, apart from the projects
      */
     Code decide(VerifyOptions demand, boolean asked, long now) {
         if (record != null && demand.excludes(record.projectId())) {
@@ -57,7 +57,7 @@ record Answer(Code code, KeyRecord record, long checkTime, long sent, long ttl, 
         return asked ? code : decide(demand, now);
     }
 
-    /** Returns what this makes of other demands than those that it answers; the instant is our monotonic clock's. */
+    /** Decides on another demand than the one that was sent. {@code now} is the client's monotonic clock. */
     Code decide(VerifyOptions demand, long now) {
         return code.dependsOnDemand()
                 ? Verdict.decide(record, demand, checkTime + (now - sent) / 1_000)

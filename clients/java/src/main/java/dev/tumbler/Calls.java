@@ -30,14 +30,19 @@ import java.util.function.Consumer;
 import java.util.function.Function;
 import java.util.stream.IntStream;
 
-/** Asks the server: callers that want the same key share a call, and under load many keys share one. */
+/**
+ * Verifies keys by calls to the server. Callers that present the same key at the same time share one call. Under load,
+ * many keys go out as one batch.
+ */
 final class Calls {
+    /** The maximum number of calls in flight. Further misses queue, and go out as one batch. */
     static final int MOST_UNDER_WAY = 4;
+    /** The maximum number of keys in a batch. */
     static final int MOST_IN_A_BATCH = 500;
-    /** How large the requests of one call may be together. One that is larger goes out by itself. */
+    /** The maximum total size of the requests in a batch. A larger request goes by itself. */
     static final int MOST_BYTES = 256 * 1024;
 
-    /** What a smaller batch would end with as well: the server is out of reach, or refuses the verifier itself. */
+    /** Half of a failed batch would fail too: the server is unreachable, or refuses the verifier's own key. */
     private static final Set<Status.Code> NOT_OF_THE_BATCH = EnumSet.of(
             Status.Code.UNAVAILABLE,
             Status.Code.DEADLINE_EXCEEDED,
@@ -54,7 +59,7 @@ final class Calls {
     private final Runnable onUnreachable;
     private final Runnable onSilent;
 
-    /** Guards all that follows; never held while something is sent, or a caller told. */
+    /** Guards the fields below. Never held while a call is sent or a result is delivered. */
     private final ReentrantLock lock = new ReentrantLock();
 
     private final Map<String, Question> open = new HashMap<>();
@@ -81,19 +86,19 @@ final class Calls {
         this.onSilent = onSilent;
     }
 
-    /** A key that somebody waits to be told of. */
+    /** A pending verification by the server, shared by all callers that wait for it. */
     private static final class Question {
         final String key;
         final String id;
         final VerifyOptions demand;
         final CompletableFuture<Answer> answer = new CompletableFuture<>();
-        /** Where the stream was when it was sent; null: it waits to be. */
+        /** The Watch stream's position when the question was sent; null: it is queued. */
         Position position;
-        /** When somebody last began to wait for it. */
+        /** When a caller last began to wait for it. */
         long wanted;
-        /** How many may share its next call: half as many as shared the last one. */
+        /** The maximum size of its next batch: half the size of its last one. */
         int most = MOST_IN_A_BATCH;
-        /** The cursor that was refused, maybe, when it was asked last. */
+        /** The cursor that the server may have refused in the last attempt; empty: none. */
         String doubted = "";
 
         Question(String key, String id, VerifyOptions demand) {
@@ -107,12 +112,12 @@ final class Calls {
         }
     }
 
-    /** Asks about a key whose form is right. Fails with a {@link TumblerException}, within the timeout. */
+    /** Verifies a well-formed key. Fails with a {@link TumblerException}, within the timeout. */
     CompletableFuture<Verification> verify(String key, String id, VerifyOptions demand) {
         return ask(key, id, demand).thenApply(Told::verification);
     }
 
-    /** Does as {@link #verify}, and says until when an open stream may rest on the outcome while changes are told. */
+    /** Like {@link #verify}. Also returns until when a guarded stream may rely on the verdict. */
     CompletableFuture<Told> ask(String key, String id, VerifyOptions demand) {
         long now = time.nanos();
         Question question;
@@ -122,7 +127,7 @@ final class Calls {
                 return CompletableFuture.failedFuture(closed());
             }
             question = open.get(key);
-            // Who comes after a change must not be told what was asked before it.
+            // A caller that arrives after a change must not join a call that was sent before it.
             if (question == null
                     || question.position != null && !memory.unchangedSince(question.position, id, now)) {
                 question = new Question(key, id, demand);
@@ -137,7 +142,7 @@ final class Calls {
         return told(question, demand);
     }
 
-    /** Fails all who wait, and all who come. */
+    /** Fails all pending and later callers. */
     void close() {
         List<Question> left = new ArrayList<>();
         lock.lock();
@@ -158,7 +163,7 @@ final class Calls {
     }
 
     /**
-     * An outcome, and until when it may be rested on.
+     * A verdict, and until when a guarded stream may rely on it.
      *
      * @param until in nanoseconds of the verifier's clock
      */
@@ -176,7 +181,7 @@ final class Calls {
                                 new Told(answer.verification(code, false), answer.sent() + answer.ttl()));
                     }
                     Throwable cause = failure instanceof CompletionException ? failure.getCause() : failure;
-                    if (cause instanceof InvalidRequestException && !own) { // what is wrong may be the other's demands
+                    if (cause instanceof InvalidRequestException && !own) { // the first caller's demand may be wrong
                         return ask(question.key, question.id, demand);
                     }
                     return CompletableFuture.failedStage(
@@ -187,18 +192,18 @@ final class Calls {
                 .thenCompose(Function.identity());
     }
 
-    /** Sends what waits, as far as calls may be under way. */
+    /** Sends queued questions, up to the maximum number of calls in flight. */
     private void send() {
         for (List<Question> next = next(); !next.isEmpty(); next = next()) {
             List<Question> batch = next;
-            // A call that many wait for must not end with the server call, maybe, in which the first of them was made.
+            // A shared call must not be cancelled with the gRPC context of the caller that started it.
             Context.ROOT.run(() -> send(batch));
         }
     }
 
     /**
-     * Takes what is to be asked next, together. What came back from a batch keeps apart from what did not, and from
-     * what came back from a larger one.
+     * Takes the next batch from the queue. Questions with different limits do not share a batch: retried ones stay
+     * apart from new ones, and from those retried after a larger batch.
      */
     private List<Question> next() {
         List<Question> batch = new ArrayList<>();
@@ -260,7 +265,7 @@ final class Calls {
     private VerifyRequest request(Question question, Position position) {
         VerifyRequest.Builder request = VerifyRequest.newBuilder()
                 .setKey(question.key)
-                .setProjectId(projects.only()) // of a caller none is: the answer is to serve others too
+                .setProjectId(projects.only()) // never a caller's project: the answer serves other callers too
                 .setEnvironmentId(question.demand.environmentId())
                 .addAllRequiredScopes(question.demand.requiredScopes())
                 .setClientIp(question.demand.clientIp());
@@ -294,7 +299,7 @@ final class Calls {
                 }
             }
         }
-        // A batch leaves undecided what its answer has no room for, and items that are not of the right form.
+        // A batch leaves an item undecided if its answer has no room for it, or if the item has the wrong form.
         List<Question> undecided = batch.size() == 1
                 ? List.of()
                 : IntStream.range(0, batch.size())
@@ -313,7 +318,7 @@ final class Calls {
         }
     }
 
-    /** Says whether an answer may be about any tenant's key, without that having been wished for. */
+    /** Returns whether the verifier's own key sees all projects, and no option says which projects to accept. */
     private boolean refused(VerifyResponse response) {
         return response.getAnyProject() && projects.unsaid();
     }
@@ -331,7 +336,8 @@ final class Calls {
             return;
         }
         if (status.getCode() == Status.Code.INVALID_ARGUMENT && batch.get(0).mayDoubt()) {
-            // It may be our cursor that the server does not know. Without it, what is said is about the demands.
+            // Either the demand is wrong, or the cursor is (an older backup was restored).
+            // A call without the cursor shows which.
             batch.forEach(question -> question.doubted = question.position.cursor());
             back(batch, batch);
             return;
@@ -348,8 +354,8 @@ final class Calls {
     }
 
     /**
-     * Takes note that a call is back, puts what it left open first in line, to be asked in batches half as large, and
-     * sends what waits.
+     * Ends a call: frees its slot, puts the questions that it left open at the front of the queue, for batches of half
+     * the size, and sends what is queued.
      */
     private void back(List<Question> batch, List<Question> again) {
         lock.lock();
@@ -371,7 +377,7 @@ final class Calls {
         send();
     }
 
-    /** Takes the one answer of a call. */
+    /** Receives the one response of a call. */
     private static final class Reply<T> implements StreamObserver<T> {
         private final Consumer<T> answered;
         private final Consumer<Throwable> failed;
@@ -394,7 +400,7 @@ final class Calls {
 
         @Override
         public void onCompleted() {
-            answered.accept(response); // gRPC has seen to it that there is exactly one
+            answered.accept(response); // gRPC ensures that there is exactly one
         }
     }
 }

@@ -2,30 +2,32 @@ package dev.tumbler;
 
 import dev.tumbler.v1.VerifyCode;
 
-/** The outcome of a verification. The first that applies, in this order from MALFORMED on, decides. */
+/**
+ * The outcome of a verification. If several reasons to deny apply, the first in this order counts, from MALFORMED on.
+ */
 public enum Code {
-    /** The key may do what was asked. The only one that allows anything. */
+    /** The key is accepted. The only code that allows anything. */
     VALID,
-    /** Not of a key's form, or its check is wrong: most likely a typing error. */
+    /** The text does not have the form of a key, or its check is wrong. Most likely a typing error. */
     MALFORMED,
-    /** No such key, a wrong secret, or a key of a project that the verifier may not see. */
+    /** No such key, a wrong secret, or a key of a project that is not accepted. */
     NOT_FOUND,
-    /** Revoked, for ever. */
+    /** The key is revoked, permanently. */
     REVOKED,
-    /** Rotated, and the grace period is over. */
+    /** The key was rotated, and its grace period is over. */
     SUPERSEDED,
-    /** Deactivated; it can be activated again. */
+    /** The key is switched off; it can be activated again. */
     INACTIVE,
-    /** Its expiry has been reached. */
+    /** The key has expired. */
     EXPIRED,
-    /** The key belongs to another environment than the one that was asked for. */
+    /** The key does not belong to the demanded environment. */
     ENVIRONMENT_MISMATCH,
-    /** The key may be used from certain networks alone, and the address is in none of them, or was not given. */
+    /** The key may not be used from this address, or no address was given. */
     IP_NOT_ALLOWED,
-    /** A required scope is not granted. */
+    /** The key does not grant a required scope. */
     INSUFFICIENT_SCOPE;
 
-    /** Returns what a server's code says, or null where it is none that decides. */
+    /** Returns the code for a server's code, or null if that is not a verdict. */
     static Code of(VerifyCode code) {
         return switch (code) {
             case VERIFY_CODE_VALID -> VALID;
@@ -42,7 +44,7 @@ public enum Code {
         };
     }
 
-    /** Says whether a record is proven and working, so that what is demanded of it decides. */
+    /** Returns whether the verdict depends on the demand: the key is not revoked, superseded, inactive or expired. */
     boolean dependsOnDemand() {
         return this == VALID || this == ENVIRONMENT_MISMATCH || this == IP_NOT_ALLOWED || this == INSUFFICIENT_SCOPE;
     }

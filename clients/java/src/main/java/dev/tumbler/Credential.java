@@ -5,11 +5,10 @@ import java.util.List;
 import java.util.regex.Pattern;
 
 /**
- * The one key that comes with a request. The rule is that of the server; tests/vectors/credentials.json holds both to
- * it.
+ * The one key of a request. The server has the same rule; tests/vectors/credentials.json tests both.
  *
- * @param text the key; null where there is none
- * @param refused why there is none; null where there is one
+ * @param text the key; null: there is none
+ * @param refused why there is no key; null: there is one
  */
 record Credential(String text, Refused refused) {
     private static final String BEARER = "Bearer ";
@@ -17,11 +16,11 @@ record Credential(String text, Refused refused) {
 
     enum Refused {
         MISSING,
-        /** There is more than one: who stands in between may have judged another than we would. */
+        /** There is more than one key: a gateway in front may have checked another one. */
         AMBIGUOUS
     }
 
-    /** Returns the key in the headers of these names, each of which counts, whatever it holds; null: none came. */
+    /** Returns the key in all headers with these names. Each header counts, whatever it holds. Null: no headers. */
     static Credential of(Iterable<String> authorization, Iterable<String> xApiKey) {
         List<String> found = new ArrayList<>(1);
         if (authorization != null) {

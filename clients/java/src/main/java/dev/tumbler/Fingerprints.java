@@ -6,8 +6,8 @@ import java.security.NoSuchAlgorithmException;
 import java.security.SecureRandom;
 
 /**
- * What is remembered of a presented key: SHA-256 over a random secret of this object and the key. Nobody sees a
- * fingerprint, so that the plain construction is enough, and it costs half of what HMAC does.
+ * Digests of presented keys: SHA-256 of a random secret of this object and the key. The cache keeps nothing else of a
+ * presented key. Digests never leave the process, so this construction is enough; HMAC would cost twice as much.
  */
 final class Fingerprints {
     private static final ThreadLocal<MessageDigest> SHA_256 = ThreadLocal.withInitial(() -> {
@@ -24,14 +24,14 @@ final class Fingerprints {
         new SecureRandom().nextBytes(secret);
     }
 
-    /** Returns the fingerprint of a text. Characters that no key has may count as others that no key has. */
+    /** Returns the digest of a text. Characters beyond ISO 8859-1 count as '?', which no key contains. */
     byte[] of(String key) {
         MessageDigest sha256 = SHA_256.get();
         sha256.update(secret);
         return sha256.digest(key.getBytes(StandardCharsets.ISO_8859_1));
     }
 
-    /** Compares in constant time. The one place where fingerprints are compared. */
+    /** Compares two digests in constant time. No other code compares digests. */
     static boolean same(byte[] one, byte[] other) {
         return MessageDigest.isEqual(one, other);
     }

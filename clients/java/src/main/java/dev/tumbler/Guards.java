@@ -7,23 +7,23 @@ import java.util.concurrent.CompletionException;
 import java.util.function.Consumer;
 
 /**
- * What all guards do alike: where the key is, and which of a few answers follows. For guards of frameworks that have
- * none here; {@link dev.tumbler.grpc.KeyInterceptor} and {@link dev.tumbler.servlet.KeyFilter} are made of it.
+ * The common part of all guards: finding the key, and choosing the answer. Use it to write a guard for another
+ * framework; {@link dev.tumbler.grpc.KeyInterceptor} and {@link dev.tumbler.servlet.KeyFilter} are built on it.
  */
 public final class Guards {
     static final System.Logger LOG = System.getLogger("dev.tumbler.guards");
 
     private Guards() {}
 
-    /** What whoever presented a key is told. It says nothing about the key. */
+    /** The answer to a caller who is not admitted. It never says which rule the key broke. */
     public enum Refusal {
-        /** There is no key, or it is none that works. */
+        /** There is no valid key. */
         KEY_REQUIRED(401, Status.Code.UNAUTHENTICATED, "a valid API key is required"),
-        /** The key works, and is not good for this. */
+        /** The key does not allow the request. */
         NOT_ALLOWED(403, Status.Code.PERMISSION_DENIED, "this API key does not allow that"),
-        /** There is no verdict at the moment. */
+        /** Keys cannot be verified at the moment. */
         UNDECIDED(503, Status.Code.UNAVAILABLE, "API keys cannot be verified at the moment"),
-        /** There never will be one: what the guard demands is not valid, or it is broken. The log says why. */
+        /** A demand of the guard has the wrong form, or the guard failed. A retry does not help. The log says why. */
         MISTAKEN(500, Status.Code.INTERNAL, "API keys cannot be verified at the moment");
 
         private final int httpStatus;
@@ -37,7 +37,7 @@ public final class Guards {
         }
 
         /**
-         * Returns the HTTP status. A 401 goes with {@code WWW-Authenticate: Bearer}, a 503 with {@code Retry-After: 1}.
+         * Returns the HTTP status. Send {@code WWW-Authenticate: Bearer} with 401, and {@code Retry-After: 1} with 503.
          *
          * @return 401, 403, 500 or 503
          */
@@ -46,7 +46,7 @@ public final class Guards {
         }
 
         /**
-         * Returns the gRPC status, with the text.
+         * Returns the gRPC status, with the text as its description.
          *
          * @return a status that is not OK
          */
@@ -55,9 +55,9 @@ public final class Guards {
         }
 
         /**
-         * Returns what to say.
+         * Returns the text for the caller.
          *
-         * @return a text that is safe to show and to put into JSON
+         * @return a text that is safe to show, and needs no escaping in JSON
          */
         public String text() {
             return text;
@@ -65,11 +65,11 @@ public final class Guards {
     }
 
     /**
-     * Returns the one key that comes with a request: that of {@code Authorization: Bearer …} or of {@code X-API-Key}.
-     * With more than one of these headers there is none, whatever they hold; that is logged.
+     * Returns the one key of a request, from {@code Authorization: Bearer …} or {@code X-API-Key}. With more than one
+     * of these headers, whatever they hold, it returns no key, and logs why.
      *
-     * @param authorization all headers of this name, as they came; null: none
-     * @param xApiKey all headers {@code x-api-key}, likewise
+     * @param authorization all the request's {@code Authorization} headers, unchanged; null: none
+     * @param xApiKey all its {@code X-API-Key} headers, likewise
      * @return the key; empty: refuse the request with {@link Refusal#KEY_REQUIRED}
      */
     public static Optional<String> presentedKey(Iterable<String> authorization, Iterable<String> xApiKey) {
@@ -81,10 +81,10 @@ public final class Guards {
     }
 
     /**
-     * Returns a peer's address in the form that a verifier takes.
+     * Returns a peer's address in the form that a verifier accepts.
      *
-     * @param address where a request came from; null: not known
-     * @return the same if it is an IPv4 or IPv6 address, also in brackets; else empty
+     * @param address the address that a request came from; null: unknown
+     * @return the address without brackets if it is an IPv4 or IPv6 address, otherwise empty
      */
     public static String clientIp(String address) {
         if (address == null) {
@@ -97,10 +97,10 @@ public final class Guards {
     }
 
     /**
-     * Returns what follows from a verdict, and logs one that denies: its code, and the key's id where it is known.
+     * Returns the refusal that a verdict leads to, and logs its code, and the key's id if it is known.
      *
-     * @param verdict of a verifier
-     * @return empty: let it pass
+     * @param verdict a verifier's verdict
+     * @return empty: the request may pass
      */
     public static Optional<Refusal> refusal(Verification verdict) {
         if (verdict.valid()) {
@@ -116,26 +116,28 @@ public final class Guards {
     }
 
     /**
-     * Returns what to note before a key is verified that may let a stream in.
+     * Returns a marker to take before verifying a key that may admit a stream. With it {@link #hold} detects a change
+     * that was reported in between.
      *
-     * @param verifier that will be asked
-     * @return how often it was told anything until now
+     * @param verifier the verifier that will verify the key
+     * @return the number of changes reported to it so far
      */
     public static long moment(Verifier verifier) {
         return verifier.sessions().words();
     }
 
     /**
-     * Holds a stream to the key that let it in, from now on.
+     * Ends a stream when the key that admitted it stops being valid.
      *
-     * @param verifier that said yes
-     * @param key the key's whole text, which is kept until the stream has ended
-     * @param demand what it was presented for
-     * @param verdict the outcome, which is valid
+     * @param verifier the verifier that verified the key
+     * @param key the key's whole text, which stays in memory until the stream has ended
+     * @param demand the demands on the key
+     * @param verdict the verdict, which must be valid
      * @param since the {@link #moment} before the key was verified
-     * @param end told once, by another thread, how a new request would be refused, if the key stops being valid before
-     *     the stream has ended by itself; it must not block
-     * @return to be run when the stream has ended by itself
+     * @param end called at most once, with the refusal that a new request would get, if the key stops being valid
+     *     before the stream has ended by itself. It runs in another thread, or in this one if the verifier is closed
+     *     already, and must not block
+     * @return run this when the stream has ended by itself
      */
     public static Runnable hold(
             Verifier verifier,
@@ -150,10 +152,10 @@ public final class Guards {
     }
 
     /**
-     * Returns what follows where there is no verdict, and logs why there is none.
+     * Returns the refusal if there is no verdict, and logs the failure.
      *
-     * @param failure what was thrown, by a verifier or on the way to it
-     * @return what to answer
+     * @param failure an exception of the verifier, or of code that runs before it
+     * @return the refusal to answer with
      */
     public static Refusal refusal(Throwable failure) {
         Throwable cause = failure instanceof CompletionException ? failure.getCause() : failure;

@@ -1,7 +1,8 @@
 package dev.tumbler;
 
 /**
- * A required scope, address or environment is not of the right form. The message says which; the caller must change.
+ * A required scope, the address, the environment or a project has the wrong form. Either the program has a bug, or it
+ * passed on a client's input unchecked. The message says which field is wrong.
  */
 public final class InvalidRequestException extends TumblerException {
     private static final long serialVersionUID = 1L;

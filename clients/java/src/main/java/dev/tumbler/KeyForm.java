@@ -5,23 +5,23 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.zip.CRC32;
 
-/** The form of a key, {@code <prefix>_<id>_<secret><check>}: its parts that are not secret. */
+/** The parts of a key, {@code <prefix>_<id>_<secret><check>}, that are not secret. */
 record KeyForm(String prefix, String id) {
     static final int MAX_LENGTH = 32 + 1 + 16 + 1 + 43 + 6;
 
     private static final String DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     private static final int CHECK_LENGTH = 6;
-    /** From the id's first character to the end. */
+    /** The length from the id's first character to the end. */
     private static final int ID_TO_END = 16 + 1 + 43 + CHECK_LENGTH;
-    /** From the secret's first character to the end. */
+    /** The length from the secret's first character to the end. */
     private static final int SECRET_TO_END = 43 + CHECK_LENGTH;
 
     private static final Pattern FORM =
             Pattern.compile("([a-z][a-z0-9]{1,15}(?:_[a-z0-9]{1,15})?)_([0-9A-Za-z]{16})_[0-9A-Za-z]{49}");
 
     /**
-     * Takes a key apart, or returns null where the text is not exactly one. A bounded effort, however long the text
-     * is.
+     * Splits a key into its parts, after verifying its form and its check. Returns null if the text is not exactly one
+     * key. The effort is bounded, however long the text is.
      */
     static KeyForm parse(String text) {
         if (text.length() > MAX_LENGTH) {
@@ -35,8 +35,8 @@ record KeyForm(String prefix, String id) {
     }
 
     /**
-     * Returns where the id would be if the text were a key, or null where it cannot be one. Enough to look something up
-     * that is proven by other means; {@link #parse} costs several times as much.
+     * Returns the id if the text is a key, or null if its length rules that out. Enough for a lookup whose result is
+     * verified by other means; {@link #parse} costs several times as much.
      */
     static String idOf(String text) {
         int length = text.length();
@@ -45,7 +45,7 @@ record KeyForm(String prefix, String id) {
                 : text.substring(length - ID_TO_END, length - SECRET_TO_END - 1);
     }
 
-    /** Returns what ends a key that begins so: the CRC-32 of the text in base 62, the highest digit first. */
+    /** Returns the check of a text: its CRC-32 as six base62 digits, most significant first. */
     static String check(String before) {
         CRC32 crc = new CRC32();
         crc.update(before.getBytes(StandardCharsets.US_ASCII));

@@ -10,10 +10,10 @@ import java.util.Objects;
 import java.util.Optional;
 
 /**
- * What is known of a key that was proven. Instants are microseconds since the Unix epoch.
+ * The data of a key whose secret was proven. Times are microseconds since the Unix epoch.
  *
- * @param networks what of the restriction could be read
- * @param restricted whether the key may be used from {@code networks} alone
+ * @param networks those of the key's networks that could be parsed
+ * @param restricted whether the key may be used only from {@code networks}
  */
 record KeyRecord(
         String keyId,
@@ -31,7 +31,10 @@ record KeyRecord(
         long expireTime) {
     static final long NEVER = Long.MAX_VALUE;
 
-    /** Returns the record in an answer that shows one, taken to be neither revoked nor inactive. */
+    /**
+     * Returns the record in an answer about a proven key, with revoked false and active true: no record of a revoked or
+     * inactive key is cached.
+     */
     static KeyRecord of(VerifyResponse answer) {
         return new KeyRecord(
                 answer.getKeyId(),
@@ -53,7 +56,7 @@ record KeyRecord(
         return time.getSeconds() * 1_000_000 + time.getNanos() / 1_000;
     }
 
-    /** Returns the networks that the texts name; one that names none holds no address. */
+    /** Parses a key's allowed_cidrs. An entry that cannot be parsed is left out: it contains no address. */
     static List<Network> networks(List<String> cidrs) {
         List<Network> networks = new ArrayList<>(cidrs.size());
         cidrs.stream().map(Network::parse).filter(Objects::nonNull).forEach(networks::add);

@@ -13,18 +13,18 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * Resolves a target that lists addresses, {@code ipv4:192.0.2.1:50051,192.0.2.2:50051} for example. gRPC has these
- * schemes in other languages.
+ * Resolves a target that lists addresses, {@code ipv4:192.0.2.1:50051,192.0.2.2:50051} for example. gRPC supports these
+ * schemes in other languages, but not in Java.
  */
 final class ListedNameResolver extends NameResolver {
     private final List<String> addresses;
 
     private ListedNameResolver(String list) {
         addresses = List.of(list.split(","));
-        addresses.forEach(ListedNameResolver::group); // what is wrong is to be told at once
+        addresses.forEach(ListedNameResolver::group); // fail at once if an address is wrong
     }
 
-    /** Makes the schemes known to gRPC, unless it knows them. */
+    /** Registers the schemes with gRPC, unless it knows them. */
     static void register() {
         NameResolverRegistry registry = NameResolverRegistry.getDefaultRegistry();
         for (String scheme : List.of("ipv4", "ipv6")) {
@@ -40,7 +40,7 @@ final class ListedNameResolver extends NameResolver {
     }
 
     @Override
-    @SuppressWarnings("deprecation") // what replaces it is younger than the oldest gRPC that will do
+    @SuppressWarnings("deprecation") // its replacement is newer than the oldest supported gRPC
     public void start(Listener2 listener) {
         List<EquivalentAddressGroup> groups = new ArrayList<>();
         addresses.forEach(address -> groups.add(group(address)));
@@ -59,7 +59,7 @@ final class ListedNameResolver extends NameResolver {
                 throw new IllegalArgumentException("target: " + address + " is not address:port");
             }
             int port = Integer.parseInt(address.substring(colon + 1));
-            // Each server's certificate is for its own address.
+            // Each server's certificate names its own address.
             return new EquivalentAddressGroup(
                     new InetSocketAddress(InetAddress.getByAddress(host), port),
                     Attributes.newBuilder()
@@ -94,7 +94,7 @@ final class ListedNameResolver extends NameResolver {
 
         @Override
         protected int priority() {
-            return 4; // below DNS, whose scheme is that of a target without one
+            return 4; // below DNS, which must stay the default for a target without a scheme
         }
     }
 }

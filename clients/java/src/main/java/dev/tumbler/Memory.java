@@ -11,26 +11,25 @@ import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Consumer;
 
 /**
- * What is remembered of keys, and what the Watch stream has told. Both are one thing: whether an answer may be
- * remembered, and whether what is remembered may be used, depends on the stream.
+ * The cache of keys, with the state of the Watch stream. Whether an answer may be cached, and whether the cache may
+ * answer, depends on the stream.
  *
- * <p>Looking something up takes no lock. What is to go is chosen by second chance: of those that came first, the first
- * one that was not used since it was last looked at. That is nearly the least recently used, and a hit need not write
- * to what all threads share.
+ * <p>A lookup takes no lock. Eviction is by second chance: it evicts the oldest entry that was not used since it was
+ * last examined. That is nearly the least recently used one, and a hit rarely writes to shared memory.
  *
- * <p>Instants are nanoseconds of the monotonic clock.
+ * <p>Times are nanoseconds of the monotonic clock.
  */
 final class Memory {
-    /** How many changed keys' revisions are kept for answers that are under way. */
+    /** The number of latest changed keys whose revisions are kept, to compare them with answers to calls in flight. */
     static final int CHANGES = 1_024;
 
-    /** What a remembered key counts beside its record: the fingerprint, and what holds the entry. */
+    /** What a cached key counts in addition to its answer: the digest and the entry itself. */
     static final int ENTRY_BYTES = 1_024;
 
-    /** How far the server's clock may run ahead of ours in a stream's life; beyond it, ours has stood still. */
+    /** How far in the future a heartbeat may be. A larger lead shows that the client's own clock stood still. */
     static final long AHEAD = Duration.ofMillis(500).toNanos();
 
-    /** How old a heartbeat may be for its stream to be listened to further, however short the staleness allowed is. */
+    /** The age up to which a heartbeat never makes the client reopen the stream, however short maxStaleness is. */
     private static final long YOUNG = Duration.ofSeconds(1).toNanos();
 
     private static final String NOWHERE = "";
@@ -39,35 +38,35 @@ final class Memory {
     private final long room;
     private final long maxStaleness;
     private final long heartbeat;
-    /** For how long all is remembered where there is no stream; 0: there is one, or nothing is remembered. */
+    /** Without a stream: the lifetime of an entry. 0: there is a stream, or no cache. */
     private final long fixedTtl;
 
     private final ConcurrentHashMap<String, Entry> entries = new ConcurrentHashMap<>();
     private volatile long freshUntil;
 
-    /** Guards all that follows, and every change of {@code entries}. */
+    /** Guards the fields below, and every change of {@code entries}. */
     private final ReentrantLock lock = new ReentrantLock();
 
     private final LinkedHashMap<String, Entry> queue = new LinkedHashMap<>();
-    /** The last revision of each key that changed lately, the latest change at the end. */
+    /** The latest revision of each recently changed key, the latest change last. */
     private final LinkedHashMap<String, Long> changes = new LinkedHashMap<>();
-    /** The highest revision that is not in {@code changes} any more. */
+    /** The highest revision that has dropped out of {@code changes}. */
     private long lost;
-    /** The highest revision that was told. */
+    /** The highest revision that the stream has delivered. */
     private long told;
 
-    /** What {@code entries} count together. */
+    /** The total size of {@code entries}. */
     private long bytes;
 
     private long resets;
     private String cursor = NOWHERE;
 
-    /** Told the id of each key that has changed, or was denied; null: any may have. Not while the lock is held. */
+    /** Gets the id of each key that has changed or was denied; null: any key may have. Called without the lock. */
     private volatile Consumer<String> listener = id -> {};
 
     /**
-     * Remembers nothing where {@code size} or {@code room}, in bytes, is 0, and without a fixed time to live nothing before the stream's first
-     * word.
+     * Creates an empty cache of {@code size} keys and {@code room} bytes; with 0 of either nothing is cached. Unless
+     * there is a fixed time to live, nothing is cached before the stream's first heartbeat.
      */
     Memory(int size, long room, long maxStaleness, long heartbeat, long fixedTtl, long now) {
         this.size = size;
@@ -78,11 +77,11 @@ final class Memory {
         this.freshUntil = now;
     }
 
-    /** A remembered answer; of the key that it is about only the fingerprint. */
+    /** A cached answer. It holds the digest of the presented key, not the key. */
     static final class Entry {
         final byte[] fingerprint;
         final Answer answer;
-        /** What is returned where it is valid: the same for all. */
+        /** The verdict if the key is valid, shared by all callers. */
         final Verification allowed;
 
         private final long expires;
@@ -101,13 +100,13 @@ final class Memory {
     }
 
     /**
-     * What the stream had told when a call was sent.
+     * The state of the stream when a call is sent.
      *
-     * @param cursor empty: nothing yet
+     * @param cursor empty: the stream has not delivered any message
      */
     record Position(long resets, long told, String cursor) {}
 
-    /** Returns what is remembered of the key with this id, or null where nothing is that may be used now. */
+    /** Returns the entry of a key id, or null if there is none, it has expired, or the cache is not fresh. */
     Entry find(String id, long now) {
         if (!fresh(now)) {
             return null;
@@ -126,18 +125,18 @@ final class Memory {
         this.listener = listener;
     }
 
-    /** Returns until when what is remembered of the key with this id lives; {@code now} where nothing is. */
+    /** Returns when the entry of a key id expires; {@code now} if there is none. */
     long until(String id, long now) {
         Entry entry = entries.get(id);
         return entry == null ? now : entry.expires;
     }
 
-    /** Returns for how long from now on the stream's last word counts; 0 or less: it does not. */
+    /** Returns how long the cache stays fresh if no further heartbeat arrives; 0 or less: it is not fresh. */
     long freshFor(long now) {
         return fixedTtl > 0 ? Long.MAX_VALUE : freshUntil - now;
     }
 
-    /** Returns how many keys are remembered. */
+    /** Returns the number of cached keys. */
     int size() {
         return entries.size();
     }
@@ -151,7 +150,7 @@ final class Memory {
         }
     }
 
-    /** Says whether what was asked there may be told to who asks now: no change of this key can have come between. */
+    /** Returns whether this key cannot have changed since the position, so that a new caller may share that call. */
     boolean unchangedSince(Position position, String id, long now) {
         lock.lock();
         try {
@@ -164,7 +163,10 @@ final class Memory {
         }
     }
 
-    /** Remembers an answer about a key in good standing, to a call that was sent at this position, if it will bear it. */
+    /**
+     * Caches an answer about a key that is not revoked, superseded, inactive or expired. It does not if the stream has
+     * delivered a reset since {@code position}, or a change that the answer may not include.
+     */
     void remember(byte[] fingerprint, Answer answer, Position position, long now) {
         long ttl = fixedTtl > 0 ? Math.min(fixedTtl, answer.ttl()) : answer.ttl();
         if (size == 0 || ttl <= 0) {
@@ -192,7 +194,7 @@ final class Memory {
         }
     }
 
-    /** Forgets a key that the server has denied, whatever the stream has told so far. */
+    /** Evicts a key that the server has denied, whatever the stream has delivered so far. */
     void refuse(String id, byte[] fingerprint) {
         boolean known;
         lock.lock();
@@ -210,7 +212,7 @@ final class Memory {
         }
     }
 
-    /** Takes in what the stream told. That renews no trust: it may be part of what a new stream has to catch up with. */
+    /** Processes events. They do not renew freshness: they may be old, from a stream that is catching up. */
     void hear(List<KeyEvent> events, String cursor) {
         lock.lock();
         try {
@@ -233,14 +235,14 @@ final class Memory {
     }
 
     /**
-     * Takes in that there was nothing else to tell, and says whether to listen to the stream any longer.
+     * Processes a heartbeat, which renews freshness, and returns whether to keep the stream.
      *
-     * <p>A heartbeat may have been on its way for long, or have waited here: it counts from the instant that it is true
-     * of. The server opened the stream after we had asked for it, so what counts from then is never too late.
+     * <p>A heartbeat may have travelled or waited in a socket for long, so it counts from the instant that it confirms:
+     * {@code opened} plus {@code age}. The server opened the stream after {@code opened}, so the sum is never too late.
      *
-     * @param opened when its stream was opened
-     * @param age of what age the stream was at the instant that it is true of; null: an older server's does not say
-     * @param now when it was received
+     * @param opened when the stream was requested
+     * @param age how long the stream had been open at that instant; null: an older server does not send it
+     * @param now when the heartbeat arrived
      */
     boolean beat(String cursor, long opened, Duration age, long now) {
         lock.lock();
@@ -248,10 +250,10 @@ final class Memory {
             this.cursor = cursor;
             boolean lapsed = now - freshUntil >= 0;
             if (age == null && lapsed && freshUntil - opened > 0) {
-                return false; // it may have waited for as long as we heard nothing
+                return false; // it may have waited for as long as nothing arrived
             }
             long trueAt = age == null ? now : opened + age.toNanos();
-            if (trueAt - now > AHEAD) { // this machine stood still, and its clock with it
+            if (trueAt - now > AHEAD) { // this machine's clock stood still
                 freshUntil = now;
                 return false;
             }
@@ -260,14 +262,14 @@ final class Memory {
             if (lapsed || until - freshUntil > 0) {
                 freshUntil = until;
             }
-            // Where trust would lapse before the next one, the stream is slow, or it took long to be opened.
+            // If freshness would lapse before the next heartbeat, the stream is slow, or took long to open: reopen it.
             return old <= Math.max(YOUNG, maxStaleness - heartbeat);
         } finally {
             lock.unlock();
         }
     }
 
-    /** Forgets all that was remembered and told, and goes on where the stream is now. */
+    /** Evicts everything, and continues from the stream's new cursor. */
     void reset(String cursor) {
         lock.lock();
         try {
@@ -279,7 +281,7 @@ final class Memory {
         listener.accept(null);
     }
 
-    /** Forgets all that was remembered and told, and remembers nothing before the stream's next word. */
+    /** Evicts everything. Nothing is cached until the next heartbeat. */
     void distrust(long now) {
         lock.lock();
         try {
@@ -291,7 +293,7 @@ final class Memory {
         listener.accept(null);
     }
 
-    /** Does as {@link #distrust}, and forgets where the stream was, if it was there. */
+    /** Like {@link #distrust}. Also drops the cursor if it is the one that the server does not know. */
     void lose(String place, long now) {
         lock.lock();
         try {

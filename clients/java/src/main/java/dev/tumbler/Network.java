@@ -2,7 +2,7 @@ package dev.tumbler;
 
 /** A range of IP addresses in CIDR notation: the first {@code bits} of {@code address}, whose other bits are zero. */
 record Network(byte[] address, int bits) {
-    /** Returns the network that the text names, or null where it names none, or has bits set beyond its mask. */
+    /** Parses a network. Returns null if the text is not a network, or has bits set beyond its mask. */
     static Network parse(String text) {
         int slash = text.indexOf('/');
         byte[] address = Address.parseAsWritten(slash < 0 ? text : text.substring(0, slash));

@@ -1,8 +1,8 @@
 package dev.tumbler;
 
 /**
- * The verifier's own key is refused, or lacks the scope {@code tumbler:keys:verify}; or it sees the keys of all projects,
- * and it was not said whose to accept.
+ * The server refuses the verifier's own key. It is unknown, revoked or expired, or lacks the scope {@code
+ * tumbler:keys:verify}. Or it sees the keys of all projects, and no option says which projects to accept.
  */
 public final class NotAllowedException extends TumblerException {
     private static final long serialVersionUID = 1L;

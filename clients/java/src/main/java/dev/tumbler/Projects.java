@@ -3,10 +3,10 @@ package dev.tumbler;
 import java.util.List;
 
 /**
- * Whose keys a verifier accepts.
+ * The projects whose keys a verifier accepts.
  *
- * @param named those of these projects; empty: all that the verifier's own key sees
- * @param any whether that these are all is wished for
+ * @param named their ids; empty: all projects that the verifier's own key sees
+ * @param any whether anyProject() is set
  */
 record Projects(List<String> named, boolean any) {
     static final String NAMELESS = "projectId: must be one or more project ids, none of them empty";
@@ -18,12 +18,12 @@ record Projects(List<String> named, boolean any) {
         named = List.copyOf(named);
     }
 
-    /** Says whether there are projects, and each has a name. */
+    /** Returns whether there is at least one id, and none is empty. */
     static boolean areNamed(List<String> ids) {
         return !ids.isEmpty() && ids.stream().noneMatch(id -> id == null || id.isEmpty());
     }
 
-    /** Returns what the server is asked for itself: the project, where it is one, else nothing. */
+    /** Returns the project to name in requests if there is exactly one, and otherwise an empty text. */
     String only() {
         return named.size() == 1 ? named.get(0) : "";
     }

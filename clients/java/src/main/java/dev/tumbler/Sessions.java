@@ -19,26 +19,26 @@ import java.util.function.BiFunction;
 import java.util.function.LongUnaryOperator;
 
 /**
- * The open streams that a verifier's guards have let in, and the keys that they were let in by.
+ * The guarded streams of a verifier that are open, and their keys.
  *
- * <p>A key is verified anew when nothing vouches for it any more: after an event that names it, a reset, a loss of trust
- * in the stream of changes, an answer that denied it, and at the end of its record's {@code cache_ttl}, which is never
- * past its expiry or the end of its grace. Streams whose key is then not VALID end.
+ * <p>A key is verified again after an event that names it, after a reset, after an answer that denied it, when
+ * freshness lapses, and when its record's {@code cache_ttl} ends, which is never after the key's expiry or the end of
+ * its grace period. If the key is then not VALID, its streams end.
  *
- * <p>Times are nanoseconds of the verifier's clock; only differences mean anything. What is to be done is done by its
- * timer's thread.
+ * <p>Times are nanoseconds of the verifier's clock; only differences have a meaning. Verifications start in its timer's
+ * thread.
  */
 final class Sessions {
-    /** How many keys are verified anew at a time. */
+    /** The maximum number of keys that are being verified again at a time. */
     static final int MOST_ASKED = 256;
 
-    /** How long to wait before a key that could not be verified is asked about again. */
+    /** The wait before the next attempt after a key could not be verified. */
     static final long RETRY = Duration.ofSeconds(1).toNanos();
 
-    /** How long an answer counts at least: the last ones before an expiry live for microseconds. */
+    /** How long an answer counts at least. Just before an expiry, answers live for microseconds only. */
     private static final long SHORTEST = Duration.ofMillis(100).toNanos();
 
-    /** From one key to the next, where all have to be verified: 1,000 a second. */
+    /** The time from one key to the next if all must be verified again: 1,000 a second. */
     private static final long SPREAD = Duration.ofMillis(1).toNanos();
 
     private final BiFunction<String, VerifyOptions, CompletableFuture<Told>> verify;
@@ -56,11 +56,10 @@ final class Sessions {
     private volatile long words;
 
     /**
-     * Makes them.
+     * Creates an empty set.
      *
-     * @param verify verifies a key without waiting
-     * @param freshFor says for how long, from an instant on, the stream vouches for what it has told; 0 or less: it does
-     *     not
+     * @param verify verifies a key without blocking
+     * @param freshFor returns how long the cache stays fresh after a given instant; 0 or less: it is not fresh
      */
     Sessions(
             BiFunction<String, VerifyOptions, CompletableFuture<Told>> verify,
@@ -75,7 +74,7 @@ final class Sessions {
         this.time = time;
     }
 
-    /** What a stream is ended by: a verdict that denies its key, or why none could be had; the other is null. */
+    /** Ends a stream, by a verdict that denies its key or by the failure to get a verdict; the other is null. */
     interface Ended extends BiConsumer<Verification, Throwable> {}
 
     private record Ident(String fingerprint, VerifyOptions demand) {}
@@ -86,21 +85,25 @@ final class Sessions {
         ASKED
     }
 
-    /** A key, what it was presented for, and the streams that it let in. Its text is kept while one is open. */
+    /** A key, its demand, and its open streams. The key's text is kept as long as one stream is open. */
     private static final class Held {
         final Ident ident;
         final String id;
         final String key;
         final Set<Session> sessions = new HashSet<>();
         State state = State.RESTING;
-        /** Whether something was told while it was asked about. */
+        /** Whether a change was reported while it was being verified. */
         boolean again;
+        /** While the cache is fresh, the last answer counts until then. */
         long until;
+        /** Whether it must be verified again. */
         boolean doubted;
-        /** Since when it is. */
+        /** When it became doubted. */
         long since;
 
+        /** Counts the timers, so that a former timer has no effect. */
         int armed;
+
         Runnable cancel = () -> {};
 
         Held(Ident ident, String id, String key) {
@@ -118,12 +121,12 @@ final class Sessions {
         }
     }
 
-    /** Returns how often anything was told. Noted before a key is verified, it shows what came in between. */
+    /** Counts the calls of {@link #heard}. A caller reads it before it verifies a key, to detect a call in between. */
     long words() {
         return words;
     }
 
-    /** Returns how many streams are open. */
+    /** Returns the number of open streams. */
     int size() {
         lock.lock();
         try {
@@ -134,9 +137,11 @@ final class Sessions {
     }
 
     /**
-     * Notes a stream that was let in by a verdict, asked for when {@link #words} was {@code since} and good until then.
+     * Registers a stream that a verdict admitted.
      *
-     * @return forgets it: it has ended by itself
+     * @param until when the verdict stops counting
+     * @param since the value of {@link #words} before that verification
+     * @return removes the stream when it has ended by itself
      */
     Runnable open(String key, String id, VerifyOptions demand, long until, long since, Ended ended) {
         Session session = new Session(ended);
@@ -175,7 +180,7 @@ final class Sessions {
         }
     }
 
-    /** Takes note that a key has changed; null: that any may have. */
+    /** Records that a key has changed, or with null that any may have, and queues keys to be verified again. */
     void heard(String id) {
         lock.lock();
         try {
@@ -194,7 +199,7 @@ final class Sessions {
         }
     }
 
-    /** Ends all streams, and each that is opened later. */
+    /** Ends all streams, and every stream that is opened later. */
     void close(RuntimeException failure) {
         List<Session> over = new ArrayList<>();
         lock.lock();
@@ -207,7 +212,7 @@ final class Sessions {
         end(over, null, failure);
     }
 
-    /** Asks about those whose turn it is. */
+    /** Starts verifications of queued keys. */
     private void pump() {
         List<Held> turns = new ArrayList<>();
         List<Session> late = new ArrayList<>();
@@ -263,7 +268,7 @@ final class Sessions {
             lock.unlock();
         }
         if (!over.isEmpty()) {
-            // Not here: a call that others wait for is about to be answered.
+            // Not in this thread: it is completing a call that other callers wait for.
             List<Session> ending = over;
             time.after(0, () -> end(ending, told == null ? null : told.verification(), cause));
         }
@@ -293,14 +298,14 @@ final class Sessions {
         }
     }
 
-    /** Lets a key be that was found valid: for as long as the answer counts, and is vouched for. */
+    /** Leaves a valid key until its answer expires, but for at most {@code patience} if the cache is not fresh. */
     private void rest(Held held, long until) {
         long now = time.nanos();
         long counts = freshFor.applyAsLong(now) > 0 ? until - now : Math.min(until - now, patience);
         arm(held, now + Math.max(counts, SHORTEST));
     }
 
-    /** Has a key looked at then, and when trust lapses. */
+    /** Sets the timer to look at a key at {@code until}, or earlier when freshness lapses. */
     private void arm(Held held, long until) {
         held.until = until;
         held.cancel.run();
@@ -319,7 +324,7 @@ final class Sessions {
             }
             long now = time.nanos();
             if (held.until - now > 0 && freshFor.applyAsLong(now) > 0) {
-                arm(held, held.until); // the stream has spoken since
+                arm(held, held.until); // a heartbeat has arrived since
             } else {
                 doubt(held, 0);
             }

@@ -4,7 +4,7 @@ import java.util.Arrays;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
-/** Where a server is, and whether the way there leaves this machine. */
+/** Classifies gRPC targets. */
 final class Target {
     private static final Pattern HOST_SCHEME = Pattern.compile("dns:(?:///)?|ipv4:|ipv6:");
     private static final Network LOOPBACK_4 = Network.parse("127.0.0.0/8");
@@ -13,9 +13,9 @@ final class Target {
     private Target() {}
 
     /**
-     * Says whether a gRPC target can only be this machine, so that plaintext to it crosses no network: {@code
-     * localhost}, an address of 127.0.0.0/8 or ::1, or a Unix socket. One that is in doubt is not: another name may
-     * resolve to anything, so may {@code localhost} at a name server of choice ({@code dns://server/localhost}).
+     * Returns whether a gRPC target can only be this machine: a Unix socket, {@code localhost}, 127.0.0.0/8 or ::1.
+     * Plaintext to it crosses no network. If in doubt it returns false: another name may resolve to anything, and so
+     * may {@code localhost} on a chosen DNS server ({@code dns://server/localhost}).
      */
     static boolean isLoopback(String target) {
         if (target.startsWith("unix:") || target.startsWith("unix-abstract:")) {

@@ -4,22 +4,19 @@ import java.util.concurrent.ScheduledFuture;
 import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 
-/** The passing of time, which tests hold still. */
+/** The source of time. Tests use one that moves only when they advance it. */
 interface Time extends AutoCloseable {
-    /**
-     * Returns nanoseconds since some instant, never set back: {@link System#nanoTime}. Only differences mean
-     * anything.
-     */
+    /** Returns the monotonic clock in nanoseconds, see {@link System#nanoTime}. Only differences have a meaning. */
     long nanos();
 
-    /** Runs a short task once, after so many nanoseconds, unless what is returned is run before. */
+    /** Runs a short task once, after {@code nanos} nanoseconds, unless the returned Runnable is run first. */
     Runnable after(long nanos, Runnable task);
 
-    /** Runs nothing any more. */
+    /** Cancels all tasks. */
     @Override
     void close();
 
-    /** Time as it is, with one thread for what is to happen later. */
+    /** Returns the system's time, with one thread that runs the tasks. */
     static Time real() {
         ScheduledThreadPoolExecutor timer = new ScheduledThreadPoolExecutor(1, task -> {
             Thread thread = new Thread(task, "tumbler-timer");
@@ -28,7 +25,7 @@ interface Time extends AutoCloseable {
         });
         timer.setRemoveOnCancelPolicy(true);
         timer.setExecuteExistingDelayedTasksAfterShutdownPolicy(false);
-        timer.setRejectedExecutionHandler((task, executor) -> {}); // closed meanwhile
+        timer.setRejectedExecutionHandler((task, executor) -> {}); // already closed
         return new Time() {
             @Override
             public long nanos() {

@@ -1,6 +1,6 @@
 package dev.tumbler;
 
-/** A verification that came to no verdict. Whatever the reason: the key at hand must not be let pass. */
+/** A verification without a verdict: nothing was decided. Deny the request, or retry. */
 public abstract sealed class TumblerException extends RuntimeException
         permits UnavailableException, NotAllowedException, InvalidRequestException {
     private static final long serialVersionUID = 1L;

@@ -1,6 +1,9 @@
 package dev.tumbler;
 
-/** The server could not be asked in time, and nothing that is remembered answers. Trying again later may help. */
+/**
+ * The server is unreachable, overloaded or does not answer in time, the thread was interrupted, or the verifier is
+ * closed. A retry may help.
+ */
 public final class UnavailableException extends TumblerException {
     private static final long serialVersionUID = 1L;
 

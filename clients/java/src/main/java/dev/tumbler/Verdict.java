@@ -3,19 +3,19 @@ package dev.tumbler;
 import java.util.List;
 
 /**
- * The verdict: may this key do this, now? The same rules as in the server; tests/vectors/verify.json holds both to
- * them.
+ * Decides whether a key meets a demand. It has the same rules as the server, tested by the same vectors
+ * (tests/vectors/verify.json).
  */
 final class Verdict {
-    /** Scopes that begin so are permissions on Tumbler itself; {@code *} does not grant them. */
+    /** The prefix of scopes that are permissions on Tumbler itself. The scope {@code *} does not grant them. */
     private static final String RESERVED = "tumbler:";
 
     private Verdict() {}
 
     /**
-     * Returns the first reason to deny, in the order of docs/contract.md, "Verdicts", or VALID where there is none.
+     * Returns the first reason to deny, in the order of docs/contract.md, "Verdicts", or VALID if there is none.
      *
-     * @param key null where nothing was proven
+     * @param key null: nothing was proven
      * @param now microseconds since the Unix epoch
      */
     static Code decide(KeyRecord key, VerifyOptions demand, long now) {

@@ -6,19 +6,19 @@ import java.util.Map;
 import java.util.Optional;
 
 /**
- * The outcome of a verification. With MALFORMED and NOT_FOUND, all but the code is empty: nothing is told of a key
- * whose secret was not proven. Immutable.
+ * The verdict on a presented key. With MALFORMED and NOT_FOUND, all fields except code and cached are empty: the secret
+ * was not proven, or the project is not accepted. Immutable.
  *
- * @param code why it is allowed or denied; for operators and logs, not for whoever presented the key
- * @param keyId the key's id, no secret
+ * @param code why the key is accepted or denied; for operators and logs, not for the caller who presented the key
+ * @param keyId the key's id, which is not secret
  * @param projectId the key's project
- * @param environmentId the key's environment; empty: it has none
+ * @param environmentId the key's environment; empty: the key has no environment
  * @param ownerId on whose behalf the key acts
- * @param name what people call the key
- * @param scopes all that the key grants, not only what was asked for
+ * @param name the key's name, for people
+ * @param scopes all scopes that the key grants, not only the required ones
  * @param metadata the key's metadata
  * @param expireTime the first instant at which the key is not accepted; empty: it never expires
- * @param cached whether it was decided on what the verifier remembered, without a call
+ * @param cached whether the verdict came from the cache, without a call
  */
 public record Verification(
         Code code,
@@ -32,14 +32,14 @@ public record Verification(
         Optional<Instant> expireTime,
         boolean cached) {
 
-    /** Makes an outcome, with copies of the collections. */
+    /** Creates a verdict, with copies of the collections. */
     public Verification {
         scopes = List.copyOf(scopes);
         metadata = Map.copyOf(metadata);
     }
 
     /**
-     * Says whether to let the key pass.
+     * Returns whether to accept the key.
      *
      * @return true if and only if the code is VALID
      */
@@ -47,7 +47,7 @@ public record Verification(
         return code == Code.VALID;
     }
 
-    /** Returns an outcome that tells nothing of the key. */
+    /** Returns a verdict without any details of the key. */
     static Verification unproven(Code code, boolean cached) {
         return new Verification(code, "", "", "", "", "", List.of(), Map.of(), Optional.empty(), cached);
     }

@@ -20,12 +20,12 @@ import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 
 /**
- * Verifies API keys, most of them without a call: it remembers what the server said of a key, decides anew on each use,
- * and listens to what changes, so that a revoked key is denied within moments, and within {@code maxStaleness} whatever
- * breaks.
+ * Verifies API keys, most of them without a call. It caches the server's record of a key, never a verdict: each call
+ * decides again. It follows the server's Watch stream, so it denies a revoked key within milliseconds, and within
+ * {@code maxStaleness} whatever breaks.
  *
- * <p>Make one for a process, and use it from all threads, virtual ones too. It is ready at once and need not be
- * reachable then; its own threads are daemons.
+ * <p>Create one per process, and use it from any thread, including virtual threads. It is ready at once, even if the
+ * server is not reachable yet. Its own threads are daemons.
  *
  * <pre>{@code
  * try (Verifier verifier = Verifier.builder("127.0.0.1:50051").apiKey(System.getenv("TUMBLER_API_KEY")).build()) {
@@ -33,19 +33,19 @@ import java.util.concurrent.TimeUnit;
  * }
  * }</pre>
  *
- * <p>No presented key is kept for longer than a call.
+ * <p>No presented key stays in memory longer than a call or a guarded stream.
  */
 public final class Verifier implements AutoCloseable {
     private static final long SHORTEST_RESET_INTERVAL = Duration.ofSeconds(2).toNanos();
 
-    /** A server that is only slow must not be busy with new connections. */
+    /** The minimum time between reconnections. Reconnecting must not load a server that is only slow. */
     private static final long SHORTEST_RECONNECT_INTERVAL = Duration.ofSeconds(10).toNanos();
-    /** The server's own limit is 3 MiB; gRPC's default of 4 MiB leaves little above it. */
+    /** Leaves room above the server's own limit of 3 MiB; gRPC's default of 4 MiB leaves little. */
     private static final int LARGEST_ANSWER = 16 * 1024 * 1024;
 
     /**
-     * Calls go to every server that the target names, and so to those that are left where one is lost. gRPC itself
-     * repeats calls that did not get through; docs/clients.md says how often.
+     * Spreads calls over all servers of the target by round robin, so if one is lost, calls go to the others. gRPC
+     * itself retries calls that fail with UNAVAILABLE; docs/clients.md says how often.
      */
     private static final Map<String, ?> SERVICE_CONFIG = Map.of(
             "loadBalancingConfig",
@@ -86,7 +86,7 @@ public final class Verifier implements AutoCloseable {
                         options.credentials == null ? InsecureChannelCredentials.create() : options.credentials)
                 .defaultServiceConfig(SERVICE_CONFIG)
                 .maxInboundMessageSize(LARGEST_ANSWER)
-                // A connection that leads nowhere any more ends by this: the server allows a ping every ten seconds.
+                // Pings close dead connections. The server allows one ping every ten seconds.
                 .keepAliveTime(10, TimeUnit.SECONDS)
                 .keepAliveTimeout(5, TimeUnit.SECONDS)
                 .build();
@@ -106,7 +106,7 @@ public final class Verifier implements AutoCloseable {
         calls = new Calls(stub, memory, options.projects, fingerprints, time, options.timeout, this::connectAnew, this::suspect);
         sessions = new Sessions(this::renew, memory::freshFor, fingerprints, options.maxStaleness, time);
         memory.onChange(sessions::heard);
-        watcher = options.watch && options.cacheSize > 0 && options.cacheBytes > 0 // else there is nothing to keep fresh
+        watcher = options.watch && options.cacheSize > 0 && options.cacheBytes > 0 // else nothing is to be kept fresh
                 ? new Watcher(stub, channel, memory, options.projects.only(), time, options.heartbeat, options.logger)
                 : null;
         if (watcher != null) {
@@ -115,35 +115,37 @@ public final class Verifier implements AutoCloseable {
     }
 
     /**
-     * Begins to describe a verifier.
+     * Returns a builder of a verifier.
      *
-     * @param target where the server is, a gRPC target: {@code 127.0.0.1:50051}, {@code dns:///keys.example:50051} …
-     * @return a builder with the defaults
+     * @param target the server's gRPC target: {@code 127.0.0.1:50051}, {@code dns:///keys.example:50051} …
+     * @return a builder with the default options
      */
     public static Builder builder(String target) {
         return new Builder(target);
     }
 
     /**
-     * Verifies a key without demanding anything of it. As {@link #verify(String, VerifyOptions)}.
+     * Verifies a key without demands. Like {@link #verify(String, VerifyOptions)}.
      *
      * @param key the key's whole text, as it was presented
-     * @return the outcome
+     * @return the verdict
      */
     public Verification verify(String key) {
         return verify(key, VerifyOptions.NONE);
     }
 
     /**
-     * Verifies a key. Answers at once where it can; else it waits for the server, at most for the timeout.
+     * Verifies a key. It answers from the cache if it can. Otherwise it calls the server, and waits at most for the
+     * timeout.
      *
      * @param key the key's whole text, as it was presented
-     * @param options what it is presented for
-     * @return the outcome; let pass only what is {@link Verification#valid() valid}
-     * @throws UnavailableException if the server could not be asked in time, the verifier is closed, or the thread was
-     *     interrupted (it stays so)
-     * @throws NotAllowedException if the verifier's own key is refused; or it sees all projects, and none was said
-     * @throws InvalidRequestException if something in the options is not of the right form
+     * @param options the demands on the key
+     * @return the verdict; accept the key only if it is {@link Verification#valid() valid}
+     * @throws UnavailableException if the server is unreachable or does not answer in time, the verifier is closed, or
+     *     the thread was interrupted (it stays interrupted)
+     * @throws NotAllowedException if the server refuses the verifier's own key; or that key sees all projects, and no
+     *     option says which projects to accept
+     * @throws InvalidRequestException if an option has the wrong form
      */
     public Verification verify(String key, VerifyOptions options) {
         Verification known = recall(key, options);
@@ -164,12 +166,12 @@ public final class Verifier implements AutoCloseable {
     }
 
     /**
-     * Verifies a key without waiting. As {@link #verify(String, VerifyOptions)}, with its exceptions in the future.
+     * Verifies a key without blocking. Like {@link #verify(String, VerifyOptions)}; exceptions complete the future.
      *
      * @param key the key's whole text, as it was presented
-     * @param options what it is presented for
-     * @return the outcome; complete already where no call was needed. What depends on it must not block the thread that
-     *     completes it: give it an executor.
+     * @param options the demands on the key
+     * @return the verdict; already complete if no call is needed. Dependent stages must not block the thread that
+     *     completes it: give them an executor.
      */
     public CompletableFuture<Verification> verifyAsync(String key, VerifyOptions options) {
         try {
@@ -182,7 +184,10 @@ public final class Verifier implements AutoCloseable {
         }
     }
 
-    /** Ends the stream and whoever waits; they, and all who come later, get {@link UnavailableException}. */
+    /**
+     * Closes the Watch stream and the connection, and ends all guarded streams. Pending and later calls of verify fail
+     * with {@link UnavailableException}.
+     */
     @Override
     public void close() {
         closed = true;
@@ -196,22 +201,22 @@ public final class Verifier implements AutoCloseable {
         channel.shutdownNow();
     }
 
-    /** Returns how many keys are remembered. */
+    /** Returns the number of cached keys. */
     int remembered() {
         return memory.size();
     }
 
-    /** Returns how far the stream has come; empty: it has not begun. */
+    /** Returns the Watch stream's cursor; empty: the stream has not delivered any message. */
     String cursor() {
         return memory.position().cursor();
     }
 
-    /** Returns the open streams of the guards. */
+    /** Returns the guarded streams. */
     Sessions sessions() {
         return sessions;
     }
 
-    /** Returns until when an open stream may rest on a verdict that has just been given, while changes are told. */
+    /** Returns until when a guarded stream may rely on a verdict just given, while the cache is fresh. */
     long until(Verification verdict) {
         return memory.until(verdict.keyId(), time.nanos());
     }
@@ -227,7 +232,7 @@ public final class Verifier implements AutoCloseable {
         }
     }
 
-    /** Returns what can be said of a key without a call, or null. */
+    /** Returns the verdict if no call is needed, or null. */
     private Verification recall(String key, VerifyOptions options) {
         Objects.requireNonNull(key, "key");
         Objects.requireNonNull(options, "options");
@@ -247,11 +252,11 @@ public final class Verifier implements AutoCloseable {
         if (KeyForm.parse(key) == null) {
             return Verification.unproven(Code.MALFORMED, false);
         }
-        // An id has one key, and this is not it.
+        // An id has one key, and this is a different text.
         return entry == null ? null : Verification.unproven(Code.NOT_FOUND, true);
     }
 
-    /** Has the channel connect at once, though not again and again: gRPC's own pause grows to minutes. */
+    /** Makes the channel reconnect at once, at most every 2 s. gRPC's own backoff grows to minutes. */
     private void connectAnew() {
         long now = time.nanos();
         if (now - connectedAnew >= SHORTEST_RESET_INTERVAL) {
@@ -261,8 +266,8 @@ public final class Verifier implements AutoCloseable {
     }
 
     /**
-     * Has what follows go over new connections: one whose other end stands still, while its kernel still acknowledges,
-     * looks like any other. What is under way goes on over the old ones.
+     * Makes new connections for later calls. If a server hangs while its kernel still acknowledges packets, the
+     * connection looks healthy. Calls in flight continue on the old connections.
      */
     private void suspect() {
         long now = time.nanos();
@@ -272,7 +277,7 @@ public final class Verifier implements AutoCloseable {
         }
     }
 
-    /** Describes a verifier. Only the key is required. */
+    /** Builds a verifier. Only the key is required. */
     public static final class Builder {
         private final String target;
         private String apiKey;
@@ -296,7 +301,7 @@ public final class Verifier implements AutoCloseable {
         }
 
         /**
-         * Sets the key with which the verifier itself calls. It needs the scope {@code tumbler:keys:verify}.
+         * Sets the verifier's own key, which needs the scope {@code tumbler:keys:verify}.
          *
          * @param key the key's whole text
          * @return this
@@ -307,11 +312,11 @@ public final class Verifier implements AutoCloseable {
         }
 
         /**
-         * Sets whose keys are accepted: those of a project, or of several. A key of another is {@link Code#NOT_FOUND}.
-         * Unset: those of the project of the verifier's own key. Where that key sees all projects (it is one of the
-         * reserved project {@code tumbler}), it must be said: by this, or by {@link #anyProject}.
+         * Sets the projects whose keys are accepted. A key of another project is {@link Code#NOT_FOUND}. The default is
+         * the project of the verifier's own key. If that key belongs to the reserved project {@code tumbler}, it sees
+         * all projects: then this or {@link #anyProject} is required.
          *
-         * @param ids the projects
+         * @param ids the ids of the projects, at least one
          * @return this
          */
         public Builder projectId(String... ids) {
@@ -320,7 +325,7 @@ public final class Verifier implements AutoCloseable {
         }
 
         /**
-         * Accepts the keys of all projects that the verifier's own key sees, whichever tenant's they are.
+         * Accepts the keys of all projects that the verifier's own key sees, of every tenant.
          *
          * @return this
          */
@@ -330,10 +335,10 @@ public final class Verifier implements AutoCloseable {
         }
 
         /**
-         * Sets how the server is trusted: {@code io.grpc.TlsChannelCredentials.create()}, or with a certificate
-         * authority of your own. Unset: no TLS, which is refused unless the target is this machine.
+         * Secures the connection: {@code io.grpc.TlsChannelCredentials.create()}, or with a certificate authority of
+         * your own. The default is plaintext, which is refused unless the target is this machine.
          *
-         * @param credentials of the channel
+         * @param credentials the channel's credentials
          * @return this
          */
         public Builder credentials(ChannelCredentials credentials) {
@@ -342,7 +347,8 @@ public final class Verifier implements AutoCloseable {
         }
 
         /**
-         * Allows plaintext to another machine: all keys, and this verifier's own, can then be read on the way.
+         * Allows plaintext to another machine. Anyone on the network path can then read the keys, including the
+         * verifier's own.
          *
          * @return this
          */
@@ -352,9 +358,9 @@ public final class Verifier implements AutoCloseable {
         }
 
         /**
-         * Sets how many keys are remembered at most. Default 10,000; 0: none, and so nothing is listened to.
+         * Sets the maximum number of cached keys. Default 10,000. With 0 there is no cache, and no Watch stream.
          *
-         * @param keys how many
+         * @param keys 0 or more
          * @return this
          */
         public Builder cacheSize(int keys) {
@@ -363,10 +369,10 @@ public final class Verifier implements AutoCloseable {
         }
 
         /**
-         * Sets how many bytes they may take together, each counted as the server's answer and 1,024 bytes beside it.
-         * Default 33,554,432 (32 MiB); 0: none, and so nothing is listened to.
+         * Sets the maximum size of the cache in bytes. A key counts as the size of the server's answer plus 1,024.
+         * Default 33,554,432 (32 MiB). With 0 there is no cache, and no Watch stream.
          *
-         * @param bytes how many
+         * @param bytes 0 or more
          * @return this
          */
         public Builder cacheBytes(long bytes) {
@@ -375,9 +381,11 @@ public final class Verifier implements AutoCloseable {
         }
 
         /**
-         * Sets for how long what is remembered is used after the stream's last word. Default 15 s.
+         * Sets the maximum age of the Watch stream's last heartbeat; the cache does not answer beyond it. Default 15 s.
+         * This bounds how long a revoked key is still accepted if the server is unreachable.
          *
-         * @param span more than the heartbeat; within two and a half heartbeats a silent stream is made anew
+         * @param span longer than the heartbeat, at most 365 days; a stream that is silent for two and a half
+         *     heartbeats is closed and reopened
          * @return this
          */
         public Builder maxStaleness(Duration span) {
@@ -386,7 +394,7 @@ public final class Verifier implements AutoCloseable {
         }
 
         /**
-         * Sets how often the stream says that nothing changed. Default 5 s.
+         * Sets how often the server sends a heartbeat on the Watch stream. Default 5 s.
          *
          * @param interval 1 s to 1 h
          * @return this
@@ -397,9 +405,9 @@ public final class Verifier implements AutoCloseable {
         }
 
         /**
-         * Sets for how long a caller waits at most. Default 2 s.
+         * Sets the longest duration of a verification. Default 2 s.
          *
-         * @param span more than zero
+         * @param span more than zero, at most 365 days
          * @return this
          */
         public Builder timeout(Duration span) {
@@ -408,10 +416,10 @@ public final class Verifier implements AutoCloseable {
         }
 
         /**
-         * Sets whether to listen to changes. On unless said otherwise; off, nothing is remembered (but see
-         * {@link #fixedTtl}).
+         * Sets whether to follow the Watch stream. Default on. Without it nothing is cached unless {@link #fixedTtl} is
+         * set.
          *
-         * @param on whether to
+         * @param on true to follow the stream
          * @return this
          */
         public Builder watch(boolean on) {
@@ -420,9 +428,10 @@ public final class Verifier implements AutoCloseable {
         }
 
         /**
-         * Remembers for a fixed time without listening: a revocation is seen no sooner. Only with {@link #watch} off.
+         * Caches keys for this long without a Watch stream. No revocation is seen, so a revoked key may be accepted for
+         * that time. It is allowed only with {@link #watch} off.
          *
-         * @param span for how long at most; a record's own {@code cache_ttl} may be less
+         * @param span the maximum lifetime of a cached key; a record's own {@code cache_ttl} may be shorter
          * @return this
          */
         public Builder fixedTtl(Duration span) {
@@ -431,9 +440,10 @@ public final class Verifier implements AutoCloseable {
         }
 
         /**
-         * Sets where to say what happens to the stream. Default: the platform's logger {@code dev.tumbler}.
+         * Sets the logger for the Watch stream. The default is the system logger {@code dev.tumbler}. No key is ever
+         * logged, neither a presented one nor the verifier's own.
          *
-         * @param logger gets no key, neither presented ones nor the verifier's own
+         * @param logger a logger
          * @return this
          */
         public Builder logger(System.Logger logger) {
@@ -441,17 +451,18 @@ public final class Verifier implements AutoCloseable {
             return this;
         }
 
-        /** Sets the time, for tests. */
+        /** Sets the source of time, for tests. */
         Builder time(Time time) {
             this.time = time;
             return this;
         }
 
         /**
-         * Makes the verifier, which begins to listen. It need not reach the server yet.
+         * Builds the verifier. It connects in the background, so the server need not be reachable yet.
          *
-         * @return a verifier; close it when it is not needed any more
-         * @throws IllegalArgumentException if an option breaks a rule; the message says which, and never shows the key
+         * @return a verifier; close it after use
+         * @throws IllegalArgumentException if an option is wrong; the message names the option and the rule, and never
+         *     shows the key
          */
         public Verifier build() {
             demand(apiKey != null && apiKey.matches("[!-~]+"), "apiKey: must be one key of visible ASCII characters");

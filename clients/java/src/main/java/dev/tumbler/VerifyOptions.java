@@ -4,26 +4,25 @@ import java.util.Arrays;
 import java.util.List;
 
 /**
- * What a key is presented for. What is left out is not asked for. Immutable: make one for each kind of request, and use
- * it again and again.
+ * The demands on a key. An empty field is no demand. Immutable: create one per kind of request, and reuse it.
  *
- * @param requiredScopes scopes that the key must all grant, without wildcards, at most 100; empty: none
- * @param clientIp where the key was presented from, IPv4 or IPv6; empty: not known, and so in no network that a key is
- *     restricted to
- * @param environmentId the environment that the key must belong to; empty: any
- * @param projectIds the projects that the key must belong to one of; empty: those that the verifier accepts. They narrow
- *     these, and never widen them. A key of another project is {@link Code#NOT_FOUND}
+ * @param requiredScopes the key must grant all of these scopes, at most 100; wildcards cannot be required
+ * @param clientIp the address that the key was presented from, IPv4 or IPv6; empty: unknown. A key that is restricted
+ *     to networks is denied without it
+ * @param environmentId the environment that the key must belong to
+ * @param projectIds the key must belong to one of these projects. They narrow what the verifier accepts, and never
+ *     widen it. A key of another project is {@link Code#NOT_FOUND}
  */
 public record VerifyOptions(
         List<String> requiredScopes, String clientIp, String environmentId, List<String> projectIds) {
-    /** Asks for nothing in particular. */
+    /** No demands. */
     public static final VerifyOptions NONE = new VerifyOptions(List.of(), "", "", List.of());
 
     /**
-     * Makes options; a null address or environment counts as empty.
+     * Creates options. A null address or environment counts as empty.
      *
-     * @throws NullPointerException if the scopes, the projects or one of them is null: what is demanded must not get lost
-     * @throws IllegalArgumentException if a project's id is empty
+     * @throws NullPointerException if a list or one of its elements is null: a demand must not get lost
+     * @throws IllegalArgumentException if a project id is empty
      */
     public VerifyOptions {
         requiredScopes = List.copyOf(requiredScopes);
@@ -36,62 +35,62 @@ public record VerifyOptions(
     }
 
     /**
-     * Makes options that name no project; a null address or environment counts as empty.
+     * Creates options without projects. A null address or environment counts as empty.
      *
-     * @param requiredScopes as {@link #requiredScopes()}
-     * @param clientIp as {@link #clientIp()}
-     * @param environmentId as {@link #environmentId()}
+     * @param requiredScopes see {@link #requiredScopes()}
+     * @param clientIp see {@link #clientIp()}
+     * @param environmentId see {@link #environmentId()}
      */
     public VerifyOptions(List<String> requiredScopes, String clientIp, String environmentId) {
         this(requiredScopes, clientIp, environmentId, List.of());
     }
 
     /**
-     * Demands scopes.
+     * Demands only scopes.
      *
-     * @param scopes what the key must grant
-     * @return options that demand them, and nothing else
+     * @param scopes the scopes that the key must grant
+     * @return options with these scopes and no other demand
      */
     public static VerifyOptions requireScopes(String... scopes) {
         return NONE.withRequiredScopes(List.of(scopes));
     }
 
     /**
-     * Demands other scopes.
+     * Replaces the required scopes.
      *
-     * @param scopes what the key must grant
-     * @return these options with the scopes in place of those they had
+     * @param scopes the scopes that the key must grant
+     * @return a copy of these options with the scopes
      */
     public VerifyOptions withRequiredScopes(List<String> scopes) {
         return new VerifyOptions(scopes, clientIp, environmentId, projectIds);
     }
 
     /**
-     * Says where the key was presented from.
+     * Replaces the address that the key was presented from.
      *
      * @param address an IPv4 or IPv6 address
-     * @return these options with the address in place of the one they had
+     * @return a copy of these options with the address
      */
     public VerifyOptions withClientIp(String address) {
         return new VerifyOptions(requiredScopes, address, environmentId, projectIds);
     }
 
     /**
-     * Demands an environment.
+     * Replaces the demanded environment.
      *
-     * @param id what the key must belong to
-     * @return these options with the environment in place of the one they had
+     * @param id the environment that the key must belong to
+     * @return a copy of these options with the environment
      */
     public VerifyOptions withEnvironment(String id) {
         return new VerifyOptions(requiredScopes, clientIp, id, projectIds);
     }
 
     /**
-     * Demands a project, or one of several.
+     * Replaces the demanded projects.
      *
-     * @param ids what the key must belong to one of
-     * @return these options with the projects in place of those they had
-     * @throws IllegalArgumentException if there is none, or one has an empty id
+     * @param ids the key must belong to one of these projects
+     * @return a copy of these options with the projects
+     * @throws IllegalArgumentException if there is no id, or an empty one
      */
     public VerifyOptions withProject(String... ids) {
         if (!Projects.areNamed(Arrays.asList(ids))) {
@@ -100,7 +99,7 @@ public record VerifyOptions(
         return new VerifyOptions(requiredScopes, clientIp, environmentId, List.of(ids));
     }
 
-    /** Says whether keys of a project are not asked for. */
+    /** Returns whether the demand rules out keys of this project. */
     boolean excludes(String projectId) {
         return !projectIds.isEmpty() && !projectIds.contains(projectId);
     }

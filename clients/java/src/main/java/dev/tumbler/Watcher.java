@@ -13,7 +13,7 @@ import java.time.Duration;
 import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.locks.ReentrantLock;
 
-/** Listens to what changes, and tells the memory. One stream after another, until it is closed. */
+/** Follows the Watch stream, and updates the cache. It reopens the stream whenever it breaks, until it is closed. */
 final class Watcher {
     private static final long FIRST_PAUSE = Duration.ofMillis(100).toNanos();
     private static final long LONGEST_PAUSE = Duration.ofSeconds(5).toNanos();
@@ -26,7 +26,7 @@ final class Watcher {
     private final Duration heartbeat;
     private final System.Logger log;
 
-    /** Guards all that follows. */
+    /** Guards the fields below. */
     private final ReentrantLock lock = new ReentrantLock();
 
     private Stream current;
@@ -62,7 +62,7 @@ final class Watcher {
         } finally {
             lock.unlock();
         }
-        // gRPC's own pause grows to minutes, and a call that is made in it fails without an attempt.
+        // gRPC's own backoff grows to minutes, and a call made during it fails without an attempt.
         channel.resetConnectBackoff();
         WatchRequest request = WatchRequest.newBuilder()
                 .setProjectId(project)
@@ -90,7 +90,7 @@ final class Watcher {
         }
     }
 
-    /** One attempt to listen. Its callbacks come one at a time; once it is not the current one, they do nothing. */
+    /** One stream. Its callbacks come one at a time. When it is no longer the current one, they do nothing. */
     private final class Stream implements ClientResponseObserver<WatchRequest, WatchResponse> {
         private final String start;
         private final long patience = heartbeat.toNanos() / 2 * 5;
@@ -117,7 +117,7 @@ final class Watcher {
             }
         }
 
-        /** Takes in a word, and says whether to listen any longer. */
+        /** Processes a message, and returns whether to keep the stream. */
         private boolean take(WatchResponse word, long now) {
             lock.lock();
             try {
@@ -125,7 +125,7 @@ final class Watcher {
                     return true;
                 }
                 heard = now;
-                // Where there was no place to begin at, what changed before the first word is never told.
+                // Without a start cursor, changes before the first message are never delivered.
                 if (word.getReset() || !begun && start.isEmpty()) {
                     memory.reset(word.getCursor());
                 }
@@ -163,12 +163,12 @@ final class Watcher {
         }
 
         void cancel() {
-            if (call != null) { // else it is about to begin, on a channel that is shut down
+            if (call != null) { // else the call is about to start, on a channel that is shut down
                 call.cancel("the stream is no longer used", null);
             }
         }
 
-        /** Gives up when nothing is heard for too long. */
+        /** Closes and reopens the stream if it is silent for too long. */
         void mind() {
             lock.lock();
             try {
@@ -189,7 +189,7 @@ final class Watcher {
             }
         }
 
-        /** Plans the next attempt, and says whether this was the current one. */
+        /** Schedules the next attempt, and returns whether this was the current stream. */
         private boolean end(Status status) {
             lock.lock();
             try {

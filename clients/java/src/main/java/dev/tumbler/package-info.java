@@ -1,2 +1,2 @@
-/** Verifies API keys that a Tumbler server issued; {@link dev.tumbler.Verifier} is where to begin. */
+/** Verifies API keys against a Tumbler server. Start with {@link dev.tumbler.Verifier}. */
 package dev.tumbler;

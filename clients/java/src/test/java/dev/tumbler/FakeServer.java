@@ -35,12 +35,11 @@ import java.util.function.Consumer;
 import java.util.function.Function;
 
 /**
- * A server that says what a test tells it to. As it is, every key is valid, at revision 1, and may be kept for a
- * minute.
+ * A server whose answers a test sets. By default every key is valid, at revision 1, and may be cached for a minute.
  */
 final class FakeServer implements AutoCloseable {
     static final String KEY = key("0123456789abcdef");
-    /** Long after every reader of this has lost interest, and not the clock of this machine. */
+    /** The server's time in seconds: far in the future, and different from this machine's clock. */
     static final long NOW = 4_000_000_000L;
 
     final BlockingQueue<VerifyRequest> verifies = new LinkedBlockingQueue<>();
@@ -67,7 +66,7 @@ final class FakeServer implements AutoCloseable {
                 .start();
     }
 
-    /** Returns a well-formed key with this id, whose secret was never real. */
+    /** Returns a well-formed key with this id and a made-up secret. */
     static String key(String id) {
         return key(id, '0');
     }
@@ -100,23 +99,23 @@ final class FakeServer implements AutoCloseable {
         return server.getPort();
     }
 
-    /** Answers so from now on; may throw a status. */
+    /** Sets the function that answers each verification from now on. It may throw a status. */
     void answer(Function<VerifyRequest, VerifyResponse.Builder> with) {
         answers = with;
     }
 
-    /** Has each batch looked at first from now on, which may throw a status. */
+    /** Sets a check of each batch from now on. It may throw a status, which fails the batch. */
     void refuse(Consumer<BatchVerifyRequest> with) {
         refusal = with;
     }
 
-    /** Keeps answers back from now on, until what is returned is counted down. */
+    /** Holds back answers from now on, until the returned latch is counted down. */
     CountDownLatch hold() {
         gate = new CountDownLatch(1);
         return gate;
     }
 
-    /** Waits for the next Watch. */
+    /** Waits for the next Watch stream. */
     Stream stream() {
         return next(streams);
     }
@@ -142,10 +141,10 @@ final class FakeServer implements AutoCloseable {
         }
     }
 
-    /** One Watch, seen from the server. */
+    /** One Watch stream, on the server's side. */
     static final class Stream {
         final WatchRequest request;
-        /** Where it comes from, which is another port for another connection. */
+        /** The client's address. Another connection has another port. */
         final String peer;
         private final StreamObserver<WatchResponse> to;
 
@@ -159,7 +158,7 @@ final class FakeServer implements AutoCloseable {
             to.onNext(WatchResponse.newBuilder().setCursor(cursor).build());
         }
 
-        /** Says that nothing else was to tell when the stream was of that age. */
+        /** Sends a heartbeat that confirms the instant at which the stream had this age. */
         void beat(String cursor, java.time.Duration age) {
             to.onNext(WatchResponse.newBuilder()
                     .setCursor(cursor)

@@ -4,12 +4,12 @@ import java.time.Duration;
 import java.util.Comparator;
 import java.util.PriorityQueue;
 
-/** Time that passes when a test says so. What is due then happens at once, in the test's thread. */
+/** Time that moves only when a test advances it. Tasks that become due run at once, in the test's thread. */
 final class FakeTime implements Time {
     private record Task(long due, Runnable task) {}
 
     private final PriorityQueue<Task> tasks = new PriorityQueue<>(Comparator.comparingLong(Task::due));
-    private long now = Long.MAX_VALUE - 1_000_000_000; // soon to overflow, as System.nanoTime may
+    private long now = Long.MAX_VALUE - 1_000_000_000; // overflows soon, as System.nanoTime may
 
     @Override
     public synchronized long nanos() {
@@ -18,7 +18,7 @@ final class FakeTime implements Time {
 
     @Override
     public synchronized Runnable after(long nanos, Runnable task) {
-        // A queue's order would break where the sum overflows; so it is ordered by what is counted from the beginning.
+        // The queue is ordered by the time since the start: absolute times overflow, which would break its order.
         Task planned = new Task(passed() + Math.max(0, nanos), task);
         tasks.add(planned);
         return () -> {
@@ -46,7 +46,7 @@ final class FakeTime implements Time {
         }
     }
 
-    /** Returns how long it is until something happens; a year where nothing is planned. */
+    /** Returns the time until the next task; a year if there is none. */
     synchronized Duration untilNext() {
         return tasks.isEmpty() ? Duration.ofDays(365) : Duration.ofNanos(tasks.element().due - passed());
     }

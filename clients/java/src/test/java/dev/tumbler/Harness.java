@@ -26,8 +26,8 @@ import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Consumer;
 
 /**
- * Puts a verifier at the disposal of tests in other languages: one JSON object a line on standard input, one line on
- * standard output for each, in whatever order they are ready.
+ * Lets the common tests of all clients (tests/clients) drive this client. It reads one JSON object per line from
+ * standard input, and writes an answer to each to standard output, in the order in which they are ready.
  */
 final class Harness {
     private static final Gson JSON = new GsonBuilder().serializeNulls().disableHtmlEscaping().create();
@@ -44,7 +44,7 @@ final class Harness {
 
     private Harness() {}
 
-    /** Serves until the end of standard input. */
+    /** Answers requests until the end of standard input. */
     public static void main(String[] args) throws IOException {
         Harness harness = new Harness();
         PrintStream out = new PrintStream(System.out, true, StandardCharsets.UTF_8);
@@ -86,7 +86,7 @@ final class Harness {
         }
     }
 
-    // How a verifier is made, and what it says.
+    // Opening and calling a verifier.
 
     private JsonObject open(JsonObject request) {
         close();
@@ -190,7 +190,7 @@ final class Harness {
         return answer;
     }
 
-    // A key that is verified again and again while somebody revokes it.
+    // Callers that verify a key again and again, while the test revokes it.
 
     private JsonObject startRace(JsonObject request) {
         race = new Race(request.get("key").getAsString(), demand(request), number(request, "callers", 1));
@@ -285,7 +285,7 @@ final class Harness {
         return answer;
     }
 
-    // How long it takes.
+    // Benchmarks.
 
     private static JsonObject bench(Verifier verifier, JsonObject request) {
         String key = request.get("key").getAsString();

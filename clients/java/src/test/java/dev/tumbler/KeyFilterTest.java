@@ -38,7 +38,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
-/** The guard of servlets, in a container. */
+/** Tests of the servlet guard, in a container. */
 @Timeout(60)
 class KeyFilterTest {
     private final HttpClient client = HttpClient.newHttpClient();
@@ -68,7 +68,7 @@ class KeyFilterTest {
         guard(response -> {}, options);
     }
 
-    /** What another filter, before the guard, does with a response. */
+    /** What a filter before the guard does with the response. */
     private interface Before {
         void act(HttpServletResponse response) throws IOException;
     }

@@ -47,7 +47,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
-/** The guard of gRPC servers, before a service of our own and with callers of our own. */
+/** Tests of the gRPC guard, with a service and callers of the test's own. */
 @Timeout(60)
 class KeyInterceptorTest {
     private static final MethodDescriptor<GetRequest, GetResponse> UNARY = ApiKeyServiceGrpc.getGetMethod();
@@ -90,7 +90,7 @@ class KeyInterceptorTest {
                 .addMethod(UNARY, ServerCalls.asyncUnaryCall(this::get))
                 .build();
         server = Grpc.newServerBuilderForPort(0, InsecureServerCredentials.create())
-                .directExecutor() // the transport's own thread: what blocks it stops everything
+                .directExecutor() // calls run in the transport's own thread: blocking it stops all calls
                 .intercept(options.apply(KeyInterceptor.builder(verifier)).build())
                 .addService(shop)
                 .addService(get)

@@ -28,7 +28,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/** Whose keys a verifier accepts. */
+/** Tests of the projects whose keys a verifier accepts. */
 @Timeout(60)
 class ProjectsTest {
     private static final VerifyOptions ACME = VerifyOptions.NONE.withProject("acme");
@@ -49,7 +49,7 @@ class ProjectsTest {
         server.close();
     }
 
-    /** Makes a verifier that remembers for a minute, without a stream. */
+    /** Creates a verifier that caches for a minute, without a stream. */
     private void open(UnaryOperator<Verifier.Builder> say) {
         end(verifier);
         verifier = say.apply(Verifier.builder(server.target()).apiKey("own-key"))

@@ -18,7 +18,7 @@ import org.junit.jupiter.api.TestFactory;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/** The rules that all languages and the server share, by the vectors that they share. */
+/** Tests of the rules that the server and all clients share, by the common test vectors. */
 class RulesTest {
     @TestFactory
     @DisplayName("The verdict is the server's.")

@@ -16,7 +16,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 
-/** Open streams: when their keys are verified anew, which of them end, and how much of it there is at a time. */
+/** Tests of guarded streams: when their keys are verified again, which streams end, and how many keys at a time. */
 @Timeout(60)
 class SessionsTest {
     private static final Duration STALENESS = Duration.ofSeconds(15);

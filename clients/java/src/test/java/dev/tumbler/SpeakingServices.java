@@ -22,7 +22,7 @@ import org.eclipse.jetty.server.Server;
 import org.eclipse.jetty.server.ServerConnector;
 import org.eclipse.jetty.util.thread.QueuedThreadPool;
 
-/** Guarded services whose streams speak without end: what {@code serve} starts. */
+/** Guarded services whose streams send messages without end. The harness's {@code serve} starts them. */
 final class SpeakingServices {
     private static final int TICK_MILLIS = 20;
     private static final String SCOPE = "orders:read";

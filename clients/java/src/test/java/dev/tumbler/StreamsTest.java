@@ -58,7 +58,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/** What a key let in ends with it: gRPC streams, and answers of servlets that stream. */
+/** Tests of how gRPC streams and streaming answers of servlets end with their key. */
 @Timeout(60)
 class StreamsTest {
     private final BlockingQueue<String> ends = new LinkedBlockingQueue<>();
@@ -90,7 +90,10 @@ class StreamsTest {
         tumbler.close();
     }
 
-    /** Has the key answered so from now on, and the stream say that it has changed; returns when that was acted on. */
+    /**
+     * Sets the key's verdict from now on, and sends an event that names the key. Returns when the verifier has
+     * processed the event and called the server again.
+     */
     private void becomes(VerifyCode code) {
         long now = ++revision;
         tumbler.verifies.clear();
@@ -115,7 +118,7 @@ class StreamsTest {
             .setFullMethodName("test.Shop/Chat")
             .build();
 
-    /** Serves a method whose handler speaks or listens, and begins a call of it; returns how it ends. */
+    /** Serves a method whose handler sends or receives, and starts a call of it. The queue gets the call's status. */
     private BlockingQueue<Status> call(boolean speaks, boolean endStreams, ClientCall<?, ?>[] called) throws Exception {
         var server = Grpc.newServerBuilderForPort(0, InsecureServerCredentials.create())
                 .intercept(KeyInterceptor.builder(verifier).endStreams(endStreams).build())
@@ -213,7 +216,7 @@ class StreamsTest {
         eventually(() -> verifier.sessions().size() == 0);
     }
 
-    /** Serves a servlet that answers by its path, and begins to read an answer. */
+    /** Serves a servlet that answers by the request's path, and starts to read an answer. */
     private InputStream get(String path, boolean endStreams) throws Exception {
         ServletContextHandler servlets = new ServletContextHandler();
         FilterHolder filter =

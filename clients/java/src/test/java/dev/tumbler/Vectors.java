@@ -13,7 +13,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.stream.Stream;
 
-/** The test vectors that all languages share, and what their JSON means. */
+/** The common test vectors, and the meaning of their JSON. */
 final class Vectors {
     private Vectors() {}
 
@@ -49,7 +49,7 @@ final class Vectors {
         return instant.getEpochSecond() * 1_000_000 + instant.getNano() / 1_000;
     }
 
-    /** Returns a text, empty where it was left out. */
+    /** Returns a text; empty if it was left out. */
     static String text(JsonObject object, String name) {
         return has(object, name) ? object.get(name).getAsString() : "";
     }
@@ -59,7 +59,7 @@ final class Vectors {
         return array.asList().stream().map(JsonElement::getAsString).toList();
     }
 
-    /** Returns the values of a row's headers of a name, in their order. */
+    /** Returns the values of a row's headers with this name, in order. */
     static List<String> headers(JsonObject row, String name) {
         return row.getAsJsonArray("headers").asList().stream()
                 .map(JsonElement::getAsJsonArray)

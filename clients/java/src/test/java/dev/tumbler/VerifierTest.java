@@ -49,7 +49,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/** What docs/clients.md promises of a verifier. */
+/** Tests of what docs/clients.md promises of a verifier. */
 @Timeout(60)
 class VerifierTest {
     private static final String ID = KeyForm.idOf(KEY);
@@ -78,7 +78,7 @@ class VerifierTest {
         return Verifier.builder(server.target()).apiKey("own-key").time(time).timeout(Duration.ofSeconds(20));
     }
 
-    /** Makes the verifier, and waits until its stream has said that there is nothing else to tell. */
+    /** Creates the verifier, and waits until it has processed the stream's first heartbeat. */
     private Stream listening(Verifier.Builder options) {
         verifier = options.build();
         Stream stream = server.stream();
@@ -103,11 +103,11 @@ class VerifierTest {
         }
     }
 
-    /** Lets time pass until the next attempt to listen. */
+    /** Advances time until the stream is reopened. */
     private Stream reconnected() {
         until(() -> {
             Duration pause = time.untilNext();
-            if (pause.compareTo(Duration.ofSeconds(5)) <= 0) { // else it is that for which a silent stream is minded
+            if (pause.compareTo(Duration.ofSeconds(5)) <= 0) { // else it is the timer for a silent stream
                 time.pass(pause);
             }
             return !server.streams.isEmpty();
@@ -255,7 +255,7 @@ class VerifierTest {
         void ttl() {
             listening();
             server.answer(request -> {
-                time.pass(Duration.ofSeconds(2)); // on its way
+                time.pass(Duration.ofSeconds(2)); // the time that the call takes
                 return valid(request.getKey()).setCacheTtl(com.google.protobuf.Duration.newBuilder().setSeconds(10));
             });
             verifier.verify(KEY);
@@ -822,7 +822,7 @@ class VerifierTest {
             assertEquals(odd, next(server.verifies).getKey());
         }
 
-        /** Has keys wait for one batch, lets it go, and returns the sizes of the batches that became of it. */
+        /** Queues keys for one batch, lets it go, and returns the sizes of the batches that the server received. */
         private List<Integer> gathered(int keys, IntFunction<VerifyOptions> demand) {
             CountDownLatch gate = server.hold();
             IntStream.range(0, 4).forEach(i -> call(key("filler%010d".formatted(i)), VerifyOptions.NONE));
@@ -856,7 +856,7 @@ class VerifierTest {
             });
             List<Integer> sizes = gathered(100, i -> VerifyOptions.NONE);
             assertEquals(100, sizes.get(0));
-            assertEquals(2, Collections.frequency(sizes, 50), sizes.toString()); // in any order with smaller ones
+            assertEquals(2, Collections.frequency(sizes, 50), sizes.toString()); // smaller ones may come in between
             assertTrue(sizes.size() <= 13, sizes.toString());
             for (int i = 0; i < 100; i++) {
                 if (i == 37) {

@@ -10,11 +10,11 @@ import java.util.List;
 import java.util.function.Consumer;
 import java.util.function.Supplier;
 
-/** Stands for a call's listener until there is one. What comes before is kept, and told it in turn. */
+/** Stands in for a call's listener until there is one. Earlier events are queued, and delivered to it in order. */
 final class DeferredListener<Q> extends ServerCall.Listener<Q> {
     private static final System.Logger LOG = System.getLogger("dev.tumbler.guards");
 
-    /** What happens to the call is told one after another, though by different threads. */
+    /** Delivers the call's events one at a time, although they come from different threads. */
     private final SynchronizationContext inTurn;
 
     private final List<Consumer<ServerCall.Listener<Q>>> early = new ArrayList<>();
@@ -22,17 +22,17 @@ final class DeferredListener<Q> extends ServerCall.Listener<Q> {
 
     DeferredListener(ServerCall<Q, ?> call) {
         inTurn = new SynchronizationContext((thread, failure) -> {
-            // As gRPC does with what a handler throws.
+            // gRPC does the same with an exception of a handler.
             LOG.log(Level.ERROR, "a handler failed", failure);
             try {
                 call.close(Status.UNKNOWN.withDescription("Application error processing RPC"), new Metadata());
             } catch (IllegalStateException closed) {
-                // by the handler itself
+                // the handler has closed the call itself
             }
         });
     }
 
-    /** Makes the listener that there shall be from now on. */
+    /** Creates the listener, and delivers the queued events to it. */
     void proceed(Supplier<ServerCall.Listener<Q>> make) {
         inTurn.execute(() -> {
             listener = make.get();

@@ -8,11 +8,11 @@ import io.grpc.ServerCall;
 import io.grpc.Status;
 
 /**
- * A call that streams, and that another thread than the handler's may end. The handler is then told what it is told when
- * the caller hangs up.
+ * A streaming call that another thread than the handler's may end. The handler then sees what it sees when the caller
+ * hangs up.
  */
 final class HeldCall<Q, A> extends SimpleForwardingServerCall<Q, A> {
-    /** Guards the call, which is not made for several threads, and what follows. */
+    /** Guards the call, which is not thread-safe, and the fields below. */
     private final Object lock = new Object();
 
     private volatile boolean ended;
@@ -23,7 +23,7 @@ final class HeldCall<Q, A> extends SimpleForwardingServerCall<Q, A> {
         super(call);
     }
 
-    /** Ends it, unless it has ended. */
+    /** Ends the call with the refusal's status, unless it has ended. */
     void end(Refusal refusal) {
         synchronized (lock) {
             if (!closed) {
@@ -34,14 +34,14 @@ final class HeldCall<Q, A> extends SimpleForwardingServerCall<Q, A> {
         }
     }
 
-    /** Sets what is to be run when it has ended. */
+    /** Sets what to run when the call has ended. */
     void onEnd(Runnable release) {
         synchronized (lock) {
             this.release = release;
         }
     }
 
-    /** Returns what is told of the call: nothing any more but that it was cancelled, once it was ended. */
+    /** Wraps the handler's listener. After {@link #end} it delivers only the cancellation. */
     ServerCall.Listener<Q> listener(ServerCall.Listener<Q> handler) {
         return new SimpleForwardingServerCallListener<>(handler) {
             @Override
@@ -53,7 +53,7 @@ final class HeldCall<Q, A> extends SimpleForwardingServerCall<Q, A> {
 
             @Override
             public void onHalfClose() {
-                if (!ended) { // else it may be no orderly end
+                if (!ended) { // else it may not be an orderly half-close
                     super.onHalfClose();
                 }
             }

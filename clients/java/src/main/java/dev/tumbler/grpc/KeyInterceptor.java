@@ -24,15 +24,15 @@ import java.util.function.Function;
 import java.util.function.Predicate;
 
 /**
- * Lets a call pass only with a key that a verifier says yes to. The key is that of {@code authorization: Bearer …} or of
- * {@code x-api-key}; a call with more than one of these headers is refused.
+ * Admits only calls with a valid key. The guard takes the key from {@code authorization: Bearer …} or from {@code
+ * x-api-key}, and refuses a call with more than one of these headers.
  *
- * <p>It never blocks: a call whose key the server must be asked about waits without a thread, and goes on in the
- * interceptor's executor. So calls with remembered keys get through while the server is slow, also where the server's
- * own executor is small or is the transport's thread.
+ * <p>It never blocks. A call whose key needs a call to the Tumbler server waits without a thread, and continues in the
+ * interceptor's executor. So calls with cached keys are not delayed while that server is slow, even if the gRPC
+ * server's own executor is small or is the transport's thread.
  *
- * <p>A call that streams, either way, ends when its key stops being valid, with the status that a new call would get. Its
- * handler is told what it is told when the caller hangs up: it is cancelled. Unary calls run to their end.
+ * <p>A call that streams in either direction ends when its key stops being valid, with the status that a new call would
+ * get. Its handler sees what it sees when the caller hangs up: the call is cancelled. Unary calls run to their end.
  */
 public final class KeyInterceptor implements ServerInterceptor {
     private static final Context.Key<Verification> IDENTITY = Context.key("dev.tumbler.Verification");
@@ -62,19 +62,19 @@ public final class KeyInterceptor implements ServerInterceptor {
     }
 
     /**
-     * Begins to describe an interceptor.
+     * Returns a builder of an interceptor.
      *
-     * @param verifier is asked about every key; it is not closed here
-     * @return a builder; as it is, any valid key will do, and no method is exempt
+     * @param verifier verifies the keys; the interceptor does not close it
+     * @return a builder; by default any valid key is accepted, and no method is exempt
      */
     public static Builder builder(Verifier verifier) {
         return new Builder(verifier);
     }
 
     /**
-     * Returns whose key let the present call pass.
+     * Returns the verdict by which a guard admitted the current call.
      *
-     * @return a valid outcome; empty where no interceptor of this kind stands before the method, or it is exempt
+     * @return a valid verdict; empty if no interceptor of this kind guards the method, or the method is exempt
      */
     public static Optional<Verification> identity() {
         return Optional.ofNullable(IDENTITY.get());
@@ -83,7 +83,7 @@ public final class KeyInterceptor implements ServerInterceptor {
     @Override
     public <Q, A> ServerCall.Listener<Q> interceptCall(
             ServerCall<Q, A> call, Metadata headers, ServerCallHandler<Q, A> next) {
-        CompletableFuture<Verification> verdict = null; // none is needed
+        CompletableFuture<Verification> verdict = null; // null: the method is exempt
         Function<HeldCall<Q, A>, Runnable> hold = held -> () -> {};
         try {
             if (!exempt.test(call.getMethodDescriptor())) {
@@ -98,7 +98,7 @@ public final class KeyInterceptor implements ServerInterceptor {
                 hold = held -> Guards.hold(verifier, key.get(), demand, asked.join(), since, held::end);
                 verdict = asked;
             }
-        } catch (RuntimeException failure) { // of a function that we were given
+        } catch (RuntimeException failure) { // from a function of the application
             return refuse(call, Guards.refusal(failure));
         }
         if (verdict == null) {
@@ -155,7 +155,7 @@ public final class KeyInterceptor implements ServerInterceptor {
                 : "";
     }
 
-    /** Made when the first call has to wait. */
+    /** Created when the first call must wait. */
     private static final class Threads {
         static final Executor SHARED = Executors.newCachedThreadPool(task -> {
             Thread thread = new Thread(task, "tumbler-guard");
@@ -164,7 +164,7 @@ public final class KeyInterceptor implements ServerInterceptor {
         });
     }
 
-    /** Describes an interceptor. */
+    /** Builds an interceptor. */
     public static final class Builder {
         private final Verifier verifier;
         private Function<? super ServerCall<?, ?>, List<String>> scopes = call -> List.of();
@@ -182,7 +182,7 @@ public final class KeyInterceptor implements ServerInterceptor {
         /**
          * Demands the same scopes for all methods.
          *
-         * @param required what a key must grant
+         * @param required the scopes that a key must grant
          * @return this
          */
         public Builder requireScopes(String... required) {
@@ -191,10 +191,10 @@ public final class KeyInterceptor implements ServerInterceptor {
         }
 
         /**
-         * Demands scopes by what is called.
+         * Demands scopes that depend on the call.
          *
-         * @param required what a key must grant for a call; where it throws or returns null, the call is refused with
-         *     INTERNAL
+         * @param required returns the scopes that a key must grant for a call; if it throws or returns null, the call
+         *     is refused with INTERNAL
          * @return this
          */
         public Builder requireScopes(Function<? super ServerCall<?, ?>, List<String>> required) {
@@ -205,7 +205,7 @@ public final class KeyInterceptor implements ServerInterceptor {
         /**
          * Demands an environment.
          *
-         * @param id what a key must belong to
+         * @param id the environment that a key must belong to
          * @return this
          */
         public Builder environment(String id) {
@@ -214,11 +214,11 @@ public final class KeyInterceptor implements ServerInterceptor {
         }
 
         /**
-         * Demands a project, or one of several. That narrows what the verifier accepts, and never widens it.
+         * Demands a project. This narrows what the verifier accepts, and never widens it.
          *
-         * @param ids what a key must belong to one of
+         * @param ids a key must belong to one of these projects
          * @return this
-         * @throws IllegalArgumentException if there is none, or one has an empty id
+         * @throws IllegalArgumentException if there is no id, or an empty one
          */
         public Builder projectId(String... ids) {
             projectIds = VerifyOptions.NONE.withProject(ids).projectIds();
@@ -226,9 +226,10 @@ public final class KeyInterceptor implements ServerInterceptor {
         }
 
         /**
-         * Says where calls come from, if not from the peer: behind a proxy, what the proxy says.
+         * Sets a function that returns the client's address for a call. The default is the connection's peer, which
+         * behind a proxy is the proxy. Read metadata only if your own proxy sets it.
          *
-         * @param address an IPv4 or IPv6 address, or empty; not what the client could have written itself
+         * @param address returns an IPv4 or IPv6 address, or an empty text
          * @return this
          */
         public Builder clientIp(BiFunction<? super ServerCall<?, ?>, Metadata, String> address) {
@@ -237,9 +238,9 @@ public final class KeyInterceptor implements ServerInterceptor {
         }
 
         /**
-         * Lets methods be called without a key: health checks, say.
+         * Admits calls of these methods without a key: health checks, for example.
          *
-         * @param methods says which, for example {@code method ->
+         * @param methods returns true for an exempt method, for example {@code method ->
          *     "grpc.health.v1.Health".equals(method.getServiceName())}
          * @return this
          */
@@ -249,9 +250,9 @@ public final class KeyInterceptor implements ServerInterceptor {
         }
 
         /**
-         * Sets where calls go on that had to wait. Default: threads of their own, as many as needed.
+         * Sets where calls continue that had to wait. The default is a pool of daemon threads, as many as needed.
          *
-         * @param executor may run handlers, and so must be one that they may block
+         * @param executor may run handlers, so they must be allowed to block it
          * @return this
          */
         public Builder executor(Executor executor) {
@@ -260,9 +261,9 @@ public final class KeyInterceptor implements ServerInterceptor {
         }
 
         /**
-         * Sets whether what a key let in ends when the key stops being valid. On unless said otherwise.
+         * Sets whether the guard ends streaming calls when their key stops being valid. The default is true.
          *
-         * @param end whether calls that stream do
+         * @param end true to end them
          * @return this
          */
         public Builder endStreams(boolean end) {
@@ -271,7 +272,7 @@ public final class KeyInterceptor implements ServerInterceptor {
         }
 
         /**
-         * Makes the interceptor.
+         * Builds the interceptor.
          *
          * @return an interceptor for {@code ServerBuilder.intercept}
          */

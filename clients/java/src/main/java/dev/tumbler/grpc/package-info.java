@@ -1,2 +1,2 @@
-/** A guard for gRPC servers. */
+/** The guard for gRPC servers. */
 package dev.tumbler.grpc;

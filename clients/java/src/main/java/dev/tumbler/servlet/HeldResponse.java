@@ -10,14 +10,14 @@ import java.io.PrintWriter;
 import java.util.function.Function;
 
 /**
- * An answer that ends with the key that let its request in, from when it streams: it was flushed, or is longer than
- * {@link #STREAMING}.
+ * An answer that ends with its request's key from the moment when it streams: when it is flushed, or becomes longer
+ * than {@link #STREAMING}.
  */
 final class HeldResponse extends HttpServletResponseWrapper {
-    /** How many bytes, or characters, may be written before an answer counts as one that streams. */
+    /** The length, in bytes or characters, beyond which an answer counts as a stream even if it was never flushed. */
     private static final int STREAMING = 64 * 1024;
 
-    /** In Jetty, and by no standard: breaks the answer off, also one that has begun. */
+    /** An extension of Jetty, not of the standard: breaks off the answer, even if it has begun. */
     private static final int BREAK_OFF = -1;
 
     private final ServletRequest request;
@@ -34,9 +34,9 @@ final class HeldResponse extends HttpServletResponseWrapper {
     private PrintWriter writer;
 
     /**
-     * Makes it, in the request's thread.
+     * Creates the response. Call it in the request's thread.
      *
-     * @param hold has what it is given run when the key is not valid any more, unless what it returns is run before
+     * @param hold runs its argument when the key stops being valid, unless the Runnable that it returns is run first
      */
     HeldResponse(ServletRequest request, HttpServletResponse response, Function<Runnable, Runnable> hold) {
         super(response);
@@ -45,21 +45,21 @@ final class HeldResponse extends HttpServletResponseWrapper {
     }
 
     /**
-     * Takes note that the request's thread comes back from the handler.
+     * Records that the request's thread has left the handler.
      *
-     * @throws IOException if the answer was broken off: to its reader it must not look like a whole one
+     * @throws IOException if the answer was broken off: it must not look complete to its reader
      */
     void handled() throws IOException {
         synchronized (lock) {
             isHandled = false;
             if (isEnded) {
-                Thread.interrupted(); // that was for the handler
+                Thread.interrupted(); // the interrupt was for the handler
             }
         }
         check();
     }
 
-    /** Takes note that the answer is complete. */
+    /** Records that the answer is complete. */
     void over() {
         Runnable released;
         synchronized (lock) {
@@ -86,13 +86,13 @@ final class HeldResponse extends HttpServletResponseWrapper {
         try {
             super.sendError(BREAK_OFF);
         } catch (IOException | RuntimeException elsewhere) {
-            // Not Jetty: a handler that writes, or is interrupted, ends by that.
+            // Not Jetty: the handler ends at its next write, or by the interrupt.
         }
-        if (isLeft) { // by its thread, so that nobody would throw
+        if (isLeft) { // the request's thread has left the handler, so handled() cannot throw
             try {
                 request.getAsyncContext().complete();
             } catch (IllegalStateException completed) {
-                // by Jetty, or by its handler
+                // completed by Jetty, or by the handler
             }
         }
     }

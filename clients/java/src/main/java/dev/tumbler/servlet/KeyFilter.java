@@ -26,14 +26,14 @@ import java.util.function.Function;
 import java.util.function.Predicate;
 
 /**
- * Lets a request pass only with a key that a verifier says yes to. The key is that of {@code Authorization: Bearer …} or
- * of {@code X-API-Key}; a request with more than one of these headers is refused. It waits for the verifier in the request's thread, at most for the verifier's
- * timeout.
+ * Admits only requests with a valid key. The guard takes the key from {@code Authorization: Bearer …} or from {@code
+ * X-API-Key}, and refuses a request with more than one of these headers. It waits for the verifier in the request's
+ * thread, at most for the verifier's timeout.
  *
- * <p>An answer that streams (it was flushed, or is longer than 64 KiB) ends when its key stops being valid: what is
- * written fails with an {@link IOException}, the request's thread is interrupted, and the answer is broken off, so that
- * its reader sees an error. Of an asynchronous answer that waits, and whose handler does not write, only Jetty lets us
- * break the answer off; other containers complete it. Ordinary answers run to their end.
+ * <p>The guard breaks off an answer that streams (that is flushed, or is longer than 64 KiB) when its key stops being
+ * valid. The handler's writes fail with an {@link IOException}, the request's thread is interrupted, and the reader
+ * sees an error. If an asynchronous answer is waiting and its handler does not write, only Jetty can break it off;
+ * other containers complete it normally. Ordinary answers run to their end.
  */
 public final class KeyFilter implements Filter {
     /** The request attribute that holds the {@link Verification}. */
@@ -58,20 +58,20 @@ public final class KeyFilter implements Filter {
     }
 
     /**
-     * Begins to describe a filter.
+     * Returns a builder of a filter.
      *
-     * @param verifier is asked about every key; it is not closed here
-     * @return a builder; as it is, any valid key will do, and no request is exempt
+     * @param verifier verifies the keys; the filter does not close it
+     * @return a builder; by default any valid key is accepted, and no request is exempt
      */
     public static Builder builder(Verifier verifier) {
         return new Builder(verifier);
     }
 
     /**
-     * Returns whose key let a request pass.
+     * Returns the verdict by which a guard admitted a request.
      *
-     * @param request in a servlet behind the filter
-     * @return a valid outcome; empty where no filter of this kind stands before the servlet, or the request is exempt
+     * @param request a request in a servlet behind the filter
+     * @return a valid verdict; empty if no filter of this kind guards the servlet, or the request is exempt
      */
     public static Optional<Verification> identity(ServletRequest request) {
         return Optional.ofNullable((Verification) request.getAttribute(IDENTITY));
@@ -113,7 +113,7 @@ public final class KeyFilter implements Filter {
         }
     }
 
-    /** A request whose asynchronous answer is held, too: else it would be the container's own. */
+    /** A request whose asynchronous answer is guarded too: otherwise startAsync() uses the container's own response. */
     private static final class Request extends HttpServletRequestWrapper {
         private final HeldResponse response;
 
@@ -137,7 +137,7 @@ public final class KeyFilter implements Filter {
         }
     }
 
-    /** Takes note that an asynchronous answer is complete. */
+    /** Records that an asynchronous answer is complete. */
     private record Completion(HeldResponse response) implements AsyncListener {
         @Override
         public void onComplete(AsyncEvent event) {
@@ -177,7 +177,7 @@ public final class KeyFilter implements Filter {
         return refusal;
     }
 
-    /** Returns all headers of a name; null where the container does not tell. */
+    /** Returns all headers with a name; null if the container does not give access to them. */
     private static List<String> all(HttpServletRequest request, String name) {
         Enumeration<String> values = request.getHeaders(name);
         return values == null ? null : Collections.list(values);
@@ -185,7 +185,7 @@ public final class KeyFilter implements Filter {
 
     private static void refuse(HttpServletResponse response, Refusal refusal) throws IOException {
         if (response.isCommitted()) {
-            return; // somebody else's answer is under way
+            return; // something else has already answered
         }
         response.setStatus(refusal.httpStatus());
         if (refusal == Refusal.KEY_REQUIRED) {
@@ -196,15 +196,15 @@ public final class KeyFilter implements Filter {
         response.setContentType("application/json");
         String body = "{\"error\": \"" + refusal.text() + "\"}";
         response.resetBuffer();
-        response.setContentLength(body.length()); // of ASCII
+        response.setContentLength(body.length()); // the body is ASCII
         try {
             response.getOutputStream().print(body);
-        } catch (IllegalStateException writerIsInUse) { // a filter before this one has asked for it
+        } catch (IllegalStateException writerIsInUse) { // by a filter before this one
             response.getWriter().print(body);
         }
     }
 
-    /** Describes a filter. */
+    /** Builds a filter. */
     public static final class Builder {
         private final Verifier verifier;
         private Function<? super HttpServletRequest, List<String>> scopes = request -> List.of();
@@ -222,7 +222,7 @@ public final class KeyFilter implements Filter {
         /**
          * Demands the same scopes for all requests.
          *
-         * @param required what a key must grant
+         * @param required the scopes that a key must grant
          * @return this
          */
         public Builder requireScopes(String... required) {
@@ -231,10 +231,10 @@ public final class KeyFilter implements Filter {
         }
 
         /**
-         * Demands scopes by what is requested.
+         * Demands scopes that depend on the request.
          *
-         * @param required what a key must grant for a request; where it throws or returns null, the request is refused
-         *     with 500
+         * @param required returns the scopes that a key must grant for a request; if it throws or returns null, the
+         *     request is refused with 500
          * @return this
          */
         public Builder requireScopes(Function<? super HttpServletRequest, List<String>> required) {
@@ -245,7 +245,7 @@ public final class KeyFilter implements Filter {
         /**
          * Demands an environment.
          *
-         * @param id what a key must belong to
+         * @param id the environment that a key must belong to
          * @return this
          */
         public Builder environment(String id) {
@@ -254,11 +254,11 @@ public final class KeyFilter implements Filter {
         }
 
         /**
-         * Demands a project, or one of several. That narrows what the verifier accepts, and never widens it.
+         * Demands a project. This narrows what the verifier accepts, and never widens it.
          *
-         * @param ids what a key must belong to one of
+         * @param ids a key must belong to one of these projects
          * @return this
-         * @throws IllegalArgumentException if there is none, or one has an empty id
+         * @throws IllegalArgumentException if there is no id, or an empty one
          */
         public Builder projectId(String... ids) {
             projectIds = VerifyOptions.NONE.withProject(ids).projectIds();
@@ -266,9 +266,10 @@ public final class KeyFilter implements Filter {
         }
 
         /**
-         * Says where requests come from, if not from the peer: behind a proxy, what the proxy says.
+         * Sets a function that returns the client's address for a request. The default is the connection's peer, which
+         * behind a proxy is the proxy. Read a header only if your own proxy sets it.
          *
-         * @param address an IPv4 or IPv6 address, or empty; not what the client could have written itself
+         * @param address returns an IPv4 or IPv6 address, or an empty text
          * @return this
          */
         public Builder clientIp(Function<? super HttpServletRequest, String> address) {
@@ -277,9 +278,9 @@ public final class KeyFilter implements Filter {
         }
 
         /**
-         * Lets requests pass without a key: health checks, say.
+         * Admits these requests without a key: health checks, for example.
          *
-         * @param requests says which
+         * @param requests returns true for an exempt request
          * @return this
          */
         public Builder exempt(Predicate<? super HttpServletRequest> requests) {
@@ -288,9 +289,9 @@ public final class KeyFilter implements Filter {
         }
 
         /**
-         * Sets whether what a key let in ends when the key stops being valid. On unless said otherwise.
+         * Sets whether the guard breaks off answers that stream when their key stops being valid. The default is true.
          *
-         * @param end whether answers that stream do
+         * @param end true to break them off
          * @return this
          */
         public Builder endStreams(boolean end) {
@@ -299,9 +300,9 @@ public final class KeyFilter implements Filter {
         }
 
         /**
-         * Makes the filter.
+         * Builds the filter.
          *
-         * @return a filter to register for the paths that it is to guard
+         * @return a filter to register for the paths that it guards
          */
         public KeyFilter build() {
             return new KeyFilter(this);

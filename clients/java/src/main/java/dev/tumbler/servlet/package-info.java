@@ -1,2 +1,2 @@
-/** A guard for servlet containers. Needs {@code jakarta.servlet-api}, which they bring. */
+/** The guard for servlet containers. It needs {@code jakarta.servlet-api}, which the container provides. */
 package dev.tumbler.servlet;

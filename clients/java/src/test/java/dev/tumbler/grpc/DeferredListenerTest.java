@@ -8,7 +8,7 @@ import java.util.List;
 import org.junit.jupiter.api.DisplayName;
 import org.junit.jupiter.api.Test;
 
-/** What stands for a call's listener until there is one. */
+/** Tests of the listener that stands in for a call's listener until there is one. */
 class DeferredListenerTest {
     private final List<String> told = new ArrayList<>();
 
