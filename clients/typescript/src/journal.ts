@@ -1,7 +1,7 @@
 /** For how many changed keys the last revision is kept. */
 const KEPT_CHANGES = 1_024;
 
-/** How far the server's clock may run ahead of ours while a stream is open, in ms. If further, ours stood still. */
+/** How far the server's clock may run ahead of ours while a stream is open, in ms. If further, ours stopped. */
 const AHEAD = 500;
 
 /** The age, in ms, up to which a heartbeat does not end its stream, however short `maxStaleness` is. */
@@ -42,7 +42,7 @@ export class Journal {
     if (age === undefined && opened < this.#freshUntil && this.#freshUntil <= now) return false;
     const trueAt = age === undefined ? now : opened + age;
     if (trueAt > now + AHEAD) {
-      this.silence(); // this machine stood still, and its clock with it
+      this.silence(); // this machine was stopped, and its clock with it
       return false;
     }
     const old = Math.max(0, now - trueAt);

@@ -166,7 +166,7 @@ def test_an_event_while_it_is_asked(world: World) -> None:
 
 
 def test_an_answer_that_denies_a_key(world: World) -> None:
-    """A verification that denies a cached key verifies its streams' keys too, whatever the stream has delivered."""
+    """If a verification denies a cached key, the key is verified for its streams too, whatever the stream delivered."""
     world.open(1)
     world.memory.heard(key_of(1)[-66:-50])
     assert len(world.asked()) == 1

@@ -326,7 +326,7 @@ class TestStream:
 
     @pytest.mark.parametrize(("age", "trusted"), [(1.5, True), (1.500_001, False)])
     def test_words_of_the_future(self, fake: Fake, verifier: Any, passing: Clock, age: float, trusted: bool) -> None:
-        """A heartbeat from the future shows that our clock stood still. Freshness ends at once."""
+        """A heartbeat from the future shows that our clock stopped for a while. Freshness ends at once."""
         key = fake.knows(1)
         verifier.verify(key)
         passing.pass_by(1)

@@ -35,7 +35,7 @@ CHANGES_KEPT = 1_024
 """For how many changed keys the last revision is kept."""
 
 AHEAD = SECOND // 2
-"""How far the server's clock may run ahead of ours while a stream is open. If it is further ahead, ours stood still."""
+"""How far the server's clock may run ahead of ours while a stream is open. If it is further ahead, ours stopped."""
 
 ENTRY_BYTES = 1_024
 """Bytes that a cached key counts in addition to its record, for the digest and the entry."""
@@ -326,7 +326,7 @@ class Memory:
         if heartbeat.HasField("stream_age"):
             # The server opened the stream after we requested it, so this instant is never too late.
             true_at = opened + _span(heartbeat.stream_age)
-            if true_at > now + AHEAD:  # this machine stood still, and its clock with it
+            if true_at > now + AHEAD:  # this machine was stopped, and its clock with it
                 self._fresh_until = -NEVER
                 return False
         elif opened < self._fresh_until <= now:

@@ -199,7 +199,7 @@ class Sessions:
         self.wake()
 
     def pause(self) -> float | None:
-        """Return the seconds until ``due`` has work, unless woken before. None: no stream is open."""
+        """Return the seconds after which to call ``due``, unless woken before. None: no stream is open."""
         with self._lock:
             if not self._held:
                 return None
@@ -256,7 +256,7 @@ class Sessions:
         held.check_at = instant
         heapq.heappush(self._timers, (instant, next(self._numbers), held))
         if len(self._timers) > 2 * len(self._held) + 64:
-            # Streams come and go faster than their timers.
+            # Streams open and close faster than their timers fire, so remove outdated timers.
             alive = [timer for timer in self._timers if timer[2].sessions and timer[2].check_at == timer[0]]
             heapq.heapify(alive)
             self._timers = alive
@@ -264,7 +264,7 @@ class Sessions:
     def _drop(self, held: Held) -> list[Session]:
         over = list(held.sessions)
         held.sessions.clear()
-        held.key = ""  # its timer may have a minute to go
+        held.key = ""  # not later: its timer may run for another minute
         if self._held.get(held.ident) is held:
             del self._held[held.ident]
             alike = self._by_id[held.key_id]

@@ -188,8 +188,8 @@ class Verifier(BaseVerifier):
             while True:
                 reading = asyncio.ensure_future(call.read())
                 reading.add_done_callback(_seen)
-                # Not `asyncio.wait_for`: before Python 3.12 it forgets that it was cancelled where the word comes, or
-                # the stream breaks, in the same moment; and the task would go on for ever.
+                # Not `asyncio.wait_for`: before Python 3.12 it loses a cancellation if a message arrives, or the stream
+                # breaks, at the same moment. Then the task would run forever.
                 done, _ = await asyncio.wait({reading}, timeout=self._stream.silence)
                 if not done:
                     self._suspect()
@@ -204,11 +204,11 @@ class Verifier(BaseVerifier):
         except grpc.RpcError as error:
             return _status(error)
         finally:
-            call.cancel()  # and with it a read under way
+            call.cancel()  # also cancels a pending read
 
 
 def _seen(reading: "asyncio.Future[Any]") -> None:
-    """Look at how a read ended that nobody waits for any more, or asyncio would complain."""
+    """Retrieve the exception of a read that no one awaits any more, or asyncio would log it."""
     if not reading.cancelled():
         reading.exception()
 

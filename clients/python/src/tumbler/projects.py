@@ -1,4 +1,4 @@
-"""The projects whose keys a verifier accepts: named ones, or any if it says `ANY_PROJECT`."""
+"""The projects whose keys a verifier accepts: named ones, or all with `ANY_PROJECT`."""
 
 import enum
 from collections.abc import Iterable

@@ -73,7 +73,7 @@ class Board:
             del self._keys[key_id]
         self._live.refresh()
 
-    def note(self, state: str, text: str) -> None:  # noqa: ARG002 - the text says the state
+    def note(self, state: str, text: str) -> None:  # noqa: ARG002 - the text includes the state
         """Print the state of the stream."""
         self._say(text)
 

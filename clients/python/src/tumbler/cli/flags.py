@@ -15,7 +15,7 @@ __all__ = ["Flags", "option", "takes_flags"]
 
 
 def option(name: str, text: str, *more_names: str, **settings: Any) -> Any:
-    """Declare an option with this help text. typer does not show its default: the text mentions it where it matters."""
+    """Declare an option with this help text. typer does not show its default: the text mentions it if it matters."""
     return typer.Option(name, *more_names, help=text, show_default=False, **settings)
 
 

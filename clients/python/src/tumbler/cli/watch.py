@@ -38,7 +38,7 @@ class _Lines:
         for event in response.events:
             print(render.event_line(event).plain, flush=True)
 
-    def note(self, state: str, text: str) -> None:  # noqa: ARG002 - the text says the state
+    def note(self, state: str, text: str) -> None:  # noqa: ARG002 - the text includes the state
         render.print_note(text)
 
 

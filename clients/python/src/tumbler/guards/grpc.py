@@ -1,4 +1,4 @@
-"""A guard for gRPC servers with threads.
+"""A guard for threaded gRPC servers.
 
 ::
 

@@ -1,4 +1,4 @@
-"""A guard for asyncio gRPC servers, otherwise like `tumbler.guards.grpc`.
+"""A guard for asyncio gRPC servers. It works like `tumbler.guards.grpc`.
 
 ::
 
