@@ -58,7 +58,7 @@ export interface VerifierOptions {
   /** Follow the server's stream of changes. Default true. Without it nothing is cached, unless `fixedTtl` is set. */
   readonly watch?: boolean | undefined;
 
-  /** Cache for this long without the stream. Only with `watch: false`. A revoked key may pass that long. Default off. */
+  /** Cache for this long without the stream (`watch: false` only). A revoked key may pass that long. Default off. */
   readonly fixedTtl?: number | undefined;
 
   /** Receives reports of trouble. Default: warnings and errors go to the console. No key is ever logged. */
