@@ -11,10 +11,10 @@ export interface Network {
 }
 
 /**
- * Returns the address that the text names, or undefined if it names none. An IPv4-mapped IPv6 address is returned as
- * IPv4.
+ * Returns the address that the text names, or undefined if it names none.
  *
- * An address with a zone (`fe80::1%eth0`) means something else on every machine, so it names none.
+ * An IPv4-mapped IPv6 address is returned as IPv4. An address with a zone (`fe80::1%eth0`) means something else on
+ * every machine, so it names none.
  */
 export function parseAddress(text: string): Address | undefined {
   const bytes = toBytes(text);

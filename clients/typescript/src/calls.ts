@@ -153,8 +153,7 @@ export class Calls {
   }
 
   /**
-   * Lets no further caller join the sent flights of the chosen keys: their answers may lack what the stream has just
-   * delivered.
+   * Lets no further caller join the sent flights of the chosen keys. Their answers may lack the stream's last message.
    */
   part(chosen: (key: string) => boolean): void {
     for (const [key, { sentSince }] of this.#joinable) {

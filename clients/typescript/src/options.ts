@@ -38,8 +38,8 @@ export interface VerifierOptions {
   readonly cacheSize?: number | undefined;
 
   /**
-   * Maximum size of the cache in bytes. A key counts as the server's answer plus 1,024 bytes. Default 33,554,432 (32
-   * MiB). 0: no cache.
+   * Maximum size of the cache in bytes. A key counts as the server's answer plus 1,024 bytes. 0: no cache. Default
+   * 33,554,432 (32 MiB).
    */
   readonly cacheBytes?: number | undefined;
 

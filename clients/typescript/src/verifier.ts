@@ -105,9 +105,10 @@ export class Verifier implements AsyncDisposable {
    * Text that is no key, and undefined, are denied as MALFORMED.
    *
    * @throws {UnavailableError} The server did not answer within `timeout` and no valid record was cached, or the
-   * verifier   is closed. Nothing was decided.
+   *   verifier is closed. Nothing was decided.
    * @throws {NotAllowedError} The server refused the verifier's own key, or that key sees all projects and you named
-   * none. @throws {InvalidRequestError} A scope, the address, the environment or a project has the wrong form.
+   *   none.
+   * @throws {InvalidRequestError} A scope, the address, the environment or a project has the wrong form.
    */
   verify(key: string | undefined, options: VerifyOptions = {}): Promise<Verification> {
     if (this.#closed) return Promise.reject(new UnavailableError("the verifier is closed"));

@@ -1,8 +1,8 @@
 """The Python client of Tumbler, the self-hosted API key service.
 
-`Verifier` verifies a presented key (`tumbler.aio.Verifier` does so in asyncio), and `tumbler.guards` protects a service
-with one. `tumbler.keyformat` checks the form of a key without a server. `tumbler.v1` holds the generated messages and
-stubs.
+`Verifier` verifies a presented key (`tumbler.aio.Verifier` does so in asyncio).
+`tumbler.guards` protects a service with a verifier.
+`tumbler.keyformat` checks the form of a key without a server. `tumbler.v1` holds the generated messages and stubs.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -63,15 +63,13 @@ class BaseVerifier:
                 unless the target is this machine.
             insecure: Allow plaintext to another machine.
             cache_size: Maximum number of cached keys. 0: no cache.
-            cache_bytes: Maximum size of the cache in bytes. A key counts as the server's answer plus 1,024 bytes.
-                0: no cache.
+            cache_bytes: Maximum size of the cache. A key counts as the server's answer plus 1,024 bytes. 0: no cache.
             max_staleness: Maximum age of the instant that the stream's last heartbeat confirms. The cache does not
                 answer beyond it.
             heartbeat: The longest silence of a healthy stream: 1 second to 1 hour, shorter than ``max_staleness``.
             timeout: The longest wait for the server in one ``verify``.
             watch: Follow the server's stream of changes. Without it nothing is cached, unless ``fixed_ttl`` is set.
-            fixed_ttl: Cache for this long without the stream. Only with ``watch=False``. A revoked key may pass that
-                long.
+            fixed_ttl: Cache for this long without the stream (``watch=False`` only). A revoked key may pass that long.
             logger: Receives reports of trouble with the stream. Default: the logger ``tumbler``. No key is ever logged.
             clock: Returns microseconds of a monotonic clock. For tests.
 

@@ -23,8 +23,7 @@ class Refused(enum.Enum):
 def credential_in(headers: Iterable[tuple[str, str | bytes]]) -> str | Refused:
     """Return the key of a request, from ``authorization: Bearer <key>`` or ``x-api-key: <key>``.
 
-    ``headers`` are all headers of the request, with lower-case names. Each of these two names counts, whatever it
-    holds.
+    ``headers`` are all headers of the request, with lower-case names. Each header of these names counts, even if empty.
     """
     found: list[str | bytes] = []
     for name, value in headers:

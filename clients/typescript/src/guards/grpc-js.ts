@@ -22,8 +22,7 @@ export interface GrpcGuardOptions extends GuardOptions<GuardedCall> {
   readonly unguarded?: readonly string[];
 }
 
-// A handler's call holds the same metadata object that the guard let pass, and nothing that a peer sends can add to
-// this.
+// A handler's call holds the metadata object that the guard let pass. Nothing that a peer sends can add to this map.
 const passed = new WeakMap<Metadata, Verification>();
 
 /** Returns the verification of the key that let a call pass: `verified(call)`. Undefined without a guard. */

@@ -10,8 +10,7 @@ const CANCEL = 0x8; // the HTTP/2 error code
  * handed it over, otherwise with the answer 101. When the key stops being valid, it is destroyed: its reader sees an
  * error, and its writer sees "close".
  *
- * The header `Upgrade` by itself is only a request. Most servers ignore it, and the socket goes on to serve other
- * requests.
+ * The header `Upgrade` by itself is only a request. Most servers ignore it, and keep the socket for other requests.
  */
 export function holdAnswer(request: IncomingMessage, response: ServerResponse, hold: Hold): void {
   // Node sets this when it emits "upgrade" or "connect". It then reads no further request from this socket.

@@ -14,9 +14,10 @@ def end_call(context: Any, status: grpc.StatusCode, details: str) -> None:
 
     gRPC ends a call with a status only in the handler's own thread, which may wait for a message for hours. Another
     thread can only cancel the call, and then the caller receives CANCELLED. So this does what gRPC does when a handler
-    aborts, and then what it does when the caller has hung up. If a version of gRPC has different internals, the call is
-    cancelled. It is also cancelled a second later if the handler's thread is still sending to a peer that does not
-    read.
+    aborts, and then what it does when the caller has hung up.
+
+    If a version of gRPC has different internals, the call is cancelled. It is also cancelled a second later if the
+    handler's thread is still sending to a peer that does not read.
     """
     try:
         from grpc import _server
