@@ -33,7 +33,7 @@ export interface Answer {
 export interface Learned {
   readonly code: Code;
   readonly record: KeyRecord;
-  /** Microseconds from our clock to the server's. NaN if the text proves no key. */
+  /** Microseconds from our clock to the server's. NaN if the answer has no `check_time`. */
   readonly serverTimeAhead: number;
   /** When the answer expires, by our clock. */
   readonly until: number;

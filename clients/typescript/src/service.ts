@@ -108,7 +108,7 @@ export class Service {
 
 const OF_CALLER: readonly Code[] = [Code.DeadlineExceeded, Code.Unauthenticated, Code.PermissionDenied];
 
-/** Returns whether a batch that failed so may succeed in halves: the server was reached, and the key not refused. */
+/** Returns whether a batch that failed so may succeed in halves: the server was reached, and did not refuse our key. */
 export function isOfBatch(error: ConnectError): boolean {
   return !isPassing(error) && !OF_CALLER.includes(error.code);
 }
