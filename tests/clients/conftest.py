@@ -10,12 +10,12 @@ import pytest
 from tests.e2e.service import Service
 
 OPTIONS = ("--metrics-listen", "127.0.0.1:0", "--cache-ttl", "10m")
-"""Flags of ``serve``: counts can be read, and a key that clients forget was not merely remembered for long enough."""
+"""Flags of ``serve``: counts can be read, and keys stay cached so long that one that leaves a cache was evicted."""
 
 
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Service:
-    """Give an installation that is never served, only copied: founding takes a second."""
+    """Return an installation that is never served, only copied: creating one takes a second."""
     return Service(tmp_path_factory.mktemp("installation") / "data").init()
 
 
@@ -31,13 +31,13 @@ def served_copy(installation: Service, folder: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def shared_server(installation: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Give a running server for tests that leave it running; they keep to projects of their own."""
+    """Yield a running server for tests that leave it running. Each keeps to its own project."""
     with served_copy(installation, tmp_path_factory.mktemp("shared")) as service:
         yield service
 
 
 @pytest.fixture
 def own_server(installation: Service, tmp_path: Path) -> Iterator[Service]:
-    """Give a running server of the test's own, which it may stop."""
+    """Yield a running server for one test, which may stop it."""
     with served_copy(installation, tmp_path) as service:
         yield service

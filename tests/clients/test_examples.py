@@ -1,4 +1,4 @@
-"""The examples: each service, started as its README says, lets in who may come in, and nobody else."""
+"""Each example, started as its README says, lets only permitted callers in."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ NOT_THAT = "this API key does not allow that"
 
 @contextlib.contextmanager
 def running(name: str, service: Service, key: str, output: Path) -> Iterator[str]:
-    """Run an example and give its URL."""
+    """Run an example and yield its URL."""
     example = EXAMPLES[name]
     try:
         example.make()
@@ -57,7 +57,7 @@ def running(name: str, service: Service, key: str, output: Path) -> Iterator[str
 
 
 def get(url: str, **headers: str) -> Answer:
-    """Ask for a page, and return its status and what its JSON says."""
+    """Request a page, and return its status and its JSON."""
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http, to this machine
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -67,18 +67,18 @@ def get(url: str, **headers: str) -> Answer:
     with answer:
         assert answer.headers["WWW-Authenticate"] == ("Bearer" if answer.status == 401 else None)
         told = json.load(answer)
-        # FastAPI says "detail", the others "error".
+        # FastAPI uses the name "detail", the others "error".
         return answer.status, told if answer.status == 200 else "; ".join(told.values())
 
 
 def presented(url: str, key: str) -> Answer:
-    """Ask for a page with a key."""
+    """Request a page with a key."""
     return get(url, Authorization=f"Bearer {key}")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_lets_in_who_may_come_in(name: str, shared_server: Service, tmp_path: Path) -> None:
-    """No key and a revoked one are 401, a key without the scope is 403, and a good one is told whose it is."""
+    """No key or a revoked one gets 401, a key without the scope 403, and a good one its owner."""
     project = f"{name}"
 
     def create(*scopes: str) -> tuple[str, str]:

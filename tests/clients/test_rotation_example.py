@@ -1,4 +1,4 @@
-"""The example receiver: a key that is replaced on its schedule, from the webhook to the file that holds the new one."""
+"""The example receiver replaces a key on schedule, from the webhook to the file with the new key."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ from tumbler import keyformat
 
 @pytest.fixture
 def service(installation: Service, tmp_path: Path) -> Iterator[Service]:
-    """Give a running server that sends webhooks to this machine."""
+    """Yield a running server that sends webhooks to this machine."""
     service = Service(shutil.copytree(installation.data_dir, tmp_path / "data"), "", OPTIONS, installation.key)
     try:
         yield service.start()
@@ -35,7 +35,7 @@ def service(installation: Service, tmp_path: Path) -> Iterator[Service]:
 
 
 class Example:
-    """The example, running, with a folder for its file and one for what it prints."""
+    """The example, with a folder for its key file and a file for its output."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}/"
@@ -72,16 +72,16 @@ class Example:
 
     @property
     def key(self) -> str:
-        """Return the key in the file; empty, while there is none."""
+        """Return the key in the file, or "" while there is none."""
         return self.key_file.read_text().strip() if self.key_file.exists() else ""
 
     @property
     def files(self) -> list[tuple[str, int]]:
-        """Return what the file's folder holds, each with its mode."""
+        """Return the files in the key file's folder, with their modes."""
         return [(path.name, stat.S_IMODE(path.stat().st_mode)) for path in self.key_file.parent.iterdir()]
 
     def post(self, sent: Sent, **changed: str) -> int:
-        """Hand it a webhook, as it was sent but for a header or the body, and return the status of its answer."""
+        """Post a webhook, with a changed header or body if given, and return the status of the answer."""
         body = changed.pop("body", sent.body).encode()
         headers = {**sent.headers, "content-length": str(len(body)), **changed}
         request = urllib.request.Request(self.url, body, headers)  # noqa: S310 - http, to this machine
@@ -96,13 +96,13 @@ class Example:
 
 @pytest.fixture
 def example(tmp_path: Path) -> Example:
-    """Give the example, not yet running, with a port of its own: a key needs the URL before the secret is known."""
+    """Return the example, not running, with a free port: a key needs the URL before the secret is known."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return Example(tmp_path, free.getsockname()[1])
 
 
 def scheduled(service: Service, url: str) -> dict[str, Any]:
-    """Make a key by the command line that is soon due, and whose webhooks go to a URL; return what was printed."""
+    """Create a key with the command, due in a second, with webhooks to this URL. Return the command's output."""
     made = service.cli(
         *("keys", "create", "--project", "acme", "--name", "orders", "--scope", "orders:read"),
         *("--rotation-interval", "1s", "--webhook-url", url, "--json"),
@@ -112,7 +112,7 @@ def scheduled(service: Service, url: str) -> dict[str, Any]:
 
 
 def descent(service: Service, key_id: str) -> list[str]:
-    """Return the ids of a key and of all that took its place, one after the other."""
+    """Return the ids of a key and of all its successors, in order."""
     ids = [key_id]
     while successor := service.get(ids[-1]).replaced_by_key_id:
         ids.append(successor)
@@ -120,7 +120,7 @@ def descent(service: Service, key_id: str) -> list[str]:
 
 
 def too_long(sent: Sent, secret: str) -> dict[str, str]:
-    """Return what makes a webhook longer than anything that is read, and is signed as it should be."""
+    """Return the changes that make a webhook longer than the receiver reads, with a correct signature."""
     body = sent.body + " " * 65_536
     time = datetime.fromtimestamp(int(sent.headers["webhook-timestamp"]), timezone.utc)
     return {"body": body, "webhook-signature": Webhook(secret).sign(sent.headers["webhook-id"], time, body)}
@@ -128,18 +128,18 @@ def too_long(sent: Sent, secret: str) -> dict[str, str]:
 
 @pytest.fixture
 def told(service: Service) -> tuple[dict[str, Any], Sent]:
-    """Make a key that is due, and return it with the webhook that says so, which nobody has acted on."""
+    """Create a key that is due, and return it with its webhook, which no one has acted on."""
     with Receiver() as receiver:
         made = scheduled(service, receiver.url)
         return made, receiver.next("key.rotation_due")
 
 
 def test_the_whole_loop(service: Service, example: Example) -> None:
-    """A key whose time has come is replaced by nobody's hand: the new one is in the file; its use ends the old."""
+    """A key that is due is replaced without human help: the new key is in the file, and its use ends the old one."""
     made = scheduled(service, example.url)
     with example.running(service.target, made["webhook_secret"]):
         new = eventually(lambda: example.key)
-        # A second on, the new key is due in its turn.
+        # A second later the new key is due too.
         line = descent(service, made["api_key"]["id"])
         assert keyformat.parse(new).id in line[1:]
         assert service.get(line[1]).replaces_key_id == line[0]
@@ -152,7 +152,7 @@ def test_the_whole_loop(service: Service, example: Example) -> None:
 
 
 def test_what_it_answers(service: Service, example: Example, told: tuple[dict[str, Any], Sent]) -> None:
-    """A forged webhook is 400 and changes nothing; a true one is 204, and its repetition too, which changes nothing."""
+    """A forged webhook gets 400 and changes nothing. A true one gets 204, as does a replay, which changes nothing."""
     made, due = told
     key_id, signature = made["api_key"]["id"], due.headers["webhook-signature"]
     forged = {"webhook-signature": "v1," + "A" * 43 + "="}
@@ -177,7 +177,7 @@ def test_what_it_answers(service: Service, example: Example, told: tuple[dict[st
 
 
 def test_a_type_that_it_does_not_know(service: Service, example: Example) -> None:
-    """What it has no use for is taken, and nothing is claimed."""
+    """A webhook of an unknown type is accepted, and nothing is claimed."""
     with Receiver() as receiver:
         made = scheduled(service, receiver.url)
         service.set_active(made["api_key"]["id"], active=False)
@@ -188,7 +188,7 @@ def test_a_type_that_it_does_not_know(service: Service, example: Example) -> Non
 
 
 def test_a_server_that_is_away(service: Service, example: Example, told: tuple[dict[str, Any], Sent]) -> None:
-    """Where the claim fails for a passing reason it answers 500, so that it is told again; nothing stays behind."""
+    """A claim that fails for a transient reason gets 500, so that the webhook is retried. Nothing is left behind."""
     made, due = told
     with example.running("127.0.0.1:1", made["webhook_secret"]):
         assert example.post(due) == 500
@@ -199,7 +199,7 @@ def test_a_server_that_is_away(service: Service, example: Example, told: tuple[d
 
 
 def test_a_file_that_cannot_be_written(service: Service, example: Example, told: tuple[dict[str, Any], Sent]) -> None:
-    """Where the file cannot be written nothing is claimed, and the webhook counts as not taken."""
+    """If the file cannot be written, nothing is claimed, and the webhook counts as not delivered."""
     made, due = told
     example.key_file.parent.rmdir()
     with example.running(service.target, made["webhook_secret"]):
@@ -211,7 +211,7 @@ def test_a_file_that_cannot_be_written(service: Service, example: Example, told:
 
 
 def test_a_claim_by_the_command_line(service: Service, told: tuple[dict[str, Any], Sent], tmp_path: Path) -> None:
-    """With a webhook's token and no key at all, `tumbler keys claim -` gets the new key, once; its use ends the old."""
+    """`tumbler keys claim -` exchanges a webhook's token for the new key, once, without a key. Its use ends the old."""
     made, due = told
     token, path = due.data["claim_token"], tmp_path / "new-key"
     claimed = service.cli("keys", "claim", "-", "--output", str(path), "--json", stdin=f"{token}\n", key="")

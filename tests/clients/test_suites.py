@@ -1,4 +1,4 @@
-"""The clients' own tests and checks, each by its language's own tools, and its package as somebody who installs it."""
+"""The clients' own tests and checks, with each language's own tools, and each package as a user installs it."""
 
 import os
 
@@ -18,7 +18,7 @@ from tests.clients.conformance.programs import (
 
 @pytest.fixture(params=["go", "typescript", "java"])
 def language(request: pytest.FixtureRequest) -> str:
-    """Name a language whose tools are there."""
+    """Return a language whose tools are installed."""
     name = str(request.param)
     for tool in PROGRAMS[name].tools:
         if found := tool.lack():
@@ -28,9 +28,9 @@ def language(request: pytest.FixtureRequest) -> str:
 
 
 def test_a_clients_own_tests_and_checks_pass(language: str) -> None:
-    """What a developer of that client would run; a failure shows what was printed."""
+    """The client's own tests and checks pass. A failure shows their output."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    with locked(PROGRAMS[language].lock):  # the programs of the other tests are made of the same sources
+    with locked(PROGRAMS[language].lock):  # the other tests' programs are built from the same sources
         _RUN[language]()
 
 

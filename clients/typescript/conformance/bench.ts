@@ -1,4 +1,4 @@
-/** What a cached verify costs, against a server in this process. Takes the number of calls. */
+/** Measures the cost of a cached verify, against a server in this process. Takes the number of calls. */
 
 import { Verifier } from "../src/verifier.js";
 import { FakeServer, makeKey } from "../test/fake-server.js";
@@ -19,7 +19,7 @@ for (const part of [calls / 10, calls]) {
   const [began, cpu] = [process.hrtime.bigint(), process.cpuUsage()];
   for (let call = 0; call < part; call++) {
     if ((await verifier.verify(key, demand)).cached) cached++;
-    if (call % 100_000 === 0) await new Promise((resolve) => setImmediate(resolve)); // reads the stream
+    if (call % 100_000 === 0) await new Promise((resolve) => setImmediate(resolve)); // lets the stream be read
   }
   const took = Number(process.hrtime.bigint() - began) / part;
   const { user, system } = process.cpuUsage(cpu);

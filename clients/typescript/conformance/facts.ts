@@ -1,7 +1,7 @@
 import { parseNetwork } from "../src/address.js";
 import type { Demand, Facts } from "../src/decide.js";
 
-/** A record as `tests/vectors/verify.json` has it. */
+/** A record as in `tests/vectors/verify.json`. */
 export interface VectorRecord {
   project_id: string;
   environment_id?: string;

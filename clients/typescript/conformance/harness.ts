@@ -1,5 +1,5 @@
 /**
- * Lets the scenarios of `tests/clients` drive this library: a JSON object a line in, one out, in any order.
+ * Lets the scenarios of `tests/clients` drive this library: one JSON object per line in and out, answers in any order.
  * Durations are milliseconds.
  */
 

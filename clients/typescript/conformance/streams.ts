@@ -1,4 +1,4 @@
-/** Guarded services whose streams speak without end: what `serve` starts. */
+/** Guarded services with endless streams, started by `serve`. */
 
 import { once } from "node:events";
 import { createServer, type Server, type ServerResponse } from "node:http";
@@ -17,7 +17,7 @@ import * as grpcGuard from "../src/guards/grpc-js.js";
 import { ApiKeyService } from "../src/v1.js";
 import type { Verifier } from "../src/verifier.js";
 
-const TICK = 20; // ms from one word to the next
+const TICK = 20; // ms from one message to the next
 const OPTIONS = { requiredScopes: ["orders:read"], logger: { info() {}, warn() {}, error() {} } };
 
 export interface Services {

@@ -1,4 +1,4 @@
-/** Addresses and networks as bytes, so that the rule on `allowed_cidrs` can be decided without a server. */
+/** IP addresses and networks as bytes, so that `allowed_cidrs` can be checked without a server. */
 
 import { isIPv4, isIPv6 } from "node:net";
 
@@ -11,16 +11,17 @@ export interface Network {
 }
 
 /**
- * Returns the address that the text names, an IPv4-mapped IPv6 address as IPv4, or undefined where it names none.
+ * Returns the address that the text names, or undefined if it names none.
  *
- * One with a zone (`fe80::1%eth0`) names something else on every machine, and so none.
+ * An IPv4-mapped IPv6 address is returned as IPv4. An address with a zone (`fe80::1%eth0`) means something else on
+ * every machine, so it names none.
  */
 export function parseAddress(text: string): Address | undefined {
   const bytes = toBytes(text);
   return bytes?.length === 16 && isMapped(bytes) ? bytes.slice(12) : bytes;
 }
 
-/** Returns the network that the text names, or undefined where it names none: an address is in no such network. */
+/** Returns the network that the text names, or undefined if it names none. No address is in an undefined network. */
 export function parseNetwork(text: string): Network | undefined {
   const slash = text.indexOf("/");
   const address = toBytes(slash < 0 ? text : text.slice(0, slash));
@@ -31,7 +32,7 @@ export function parseNetwork(text: string): Network | undefined {
   return /^\d{1,3}$/.test(bits) && Number(bits) <= all ? { address, bits: Number(bits) } : undefined;
 }
 
-/** Says whether the address is in the network; one of the other family never is. */
+/** Returns whether the address is in the network. An address of the other family never is. */
 export function contains(network: Network, address: Address): boolean {
   if (network.address.length !== address.length) return false;
   for (let index = 0, left = network.bits; left > 0; index++, left -= 8) {

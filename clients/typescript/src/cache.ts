@@ -1,21 +1,21 @@
 import type { KeyRecord } from "./verification.js";
 
-/** What a remembered key counts beside its record: the digest, and what holds the entry. */
+/** Bytes that a cached key counts in addition to its record, for the digest and the entry. */
 export const ENTRY_BYTES = 1_024;
 
-/** A remembered key. */
+/** A cached key. */
 export interface Entry {
   readonly digest: Buffer;
   readonly record: KeyRecord;
-  /** Until when it may answer, by the clock. */
+  /** Until when it may answer, by our clock. */
   readonly aliveUntil: number;
-  /** What the server's time in microseconds is ahead of the clock's. */
+  /** Microseconds from our clock to the server's. */
   readonly serverTimeAhead: number;
-  /** What it counts, in bytes. */
+  /** The bytes that it counts. */
   readonly size: number;
 }
 
-/** The entries by key id; of more than `capacity`, or `room` in bytes, the least recently used is forgotten. */
+/** The records by key id. Beyond `capacity` entries or `room` bytes, the least recently used is evicted. */
 export class Cache {
   readonly #capacity: number;
   readonly #room: number;
@@ -34,7 +34,7 @@ export class Cache {
   get(keyId: string): Entry | undefined {
     const entry = this.#entries.get(keyId);
     if (entry !== undefined) {
-      // The record's own text: an id that was cut out of a presented key would keep the whole key in memory.
+      // Not `keyId`: it may be a slice of a presented key, and would keep that whole key in memory.
       this.#entries.delete(entry.record.keyId);
       this.#entries.set(entry.record.keyId, entry);
     }

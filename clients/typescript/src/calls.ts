@@ -15,35 +15,35 @@ import type { KeyRecord } from "./verification.js";
 
 const CALLS_AT_ONCE = 4;
 const KEYS_AT_ONCE = 500;
-/** How large the requests of one call may be together. One that is larger goes out by itself. */
+/** Maximum size of the requests of one call together. A larger request goes by itself. */
 const BYTES_AT_ONCE = 256 * 1024;
-/** Room in a request for the stream's cursor, and for what encoding adds. */
+/** Bytes of a request for the stream's cursor and the encoding. */
 const SPARE_BYTES = 256;
 
-/** What the server said, and what is needed to judge whether it may be remembered. */
+/** The server's response, and what decides whether it may be cached. */
 export interface Answer {
   readonly response: VerifyResponse;
-  /** The clock before the call was sent. */
+  /** Our clock before the call was sent. */
   readonly sentAt: number;
-  /** The journal's epoch before the call was sent; undefined: the answer must not be remembered. */
+  /** The journal's epoch before the call was sent. Undefined: the answer must not be cached. */
   readonly epoch: number | undefined;
 }
 
-/** What an answer says of a key, once somebody has looked at it. */
+/** A checked answer about a key. */
 export interface Learned {
   readonly code: Code;
   readonly record: KeyRecord;
-  /** What the server's time in microseconds is ahead of the clock's; not a number where nothing was proven. */
+  /** Microseconds from our clock to the server's. NaN if the answer has no `check_time`. */
   readonly serverTimeAhead: number;
-  /** Until when the answer's lifetime lasts, by the clock. */
+  /** When the answer expires, by our clock. */
   readonly until: number;
 }
 
-/** One question to the server, and everybody who waits for its answer. */
+/** One key on its way to the server and back, and all callers that wait for it. */
 export interface Flight {
   readonly key: string;
   readonly demand: Demand;
-  /** What was learned; fails with TumblerError. */
+  /** The checked answer. Rejects with TumblerError. */
   readonly outcome: Promise<Learned>;
 }
 
@@ -51,16 +51,16 @@ interface OpenFlight extends Flight {
   readonly deadline: number;
   readonly land: (answer: Answer) => void;
   readonly fail: (error: TumblerError) => void;
-  /** When its call was sent, by `performance.now()`; undefined: it waits for its turn. */
+  /** When its call was sent, by `performance.now()`. Undefined: it is queued. */
   sentSince: number | undefined;
-  /** How many may share its next call: half as many as shared the last one. */
+  /** Maximum number of keys in its next call. After a retry: half of the keys in its last call, rounded up. */
   most: number;
   readonly bytes: number;
 }
 
 /**
- * Asks the server about keys that memory cannot answer: at most four calls at once, one flight for each key, and what
- * waits for a call goes out together with the next.
+ * Verifies keys that the cache cannot answer. At most four calls are in flight. Callers with the same key share a
+ * flight. Queued flights go out together with the next call.
  */
 export class Calls {
   readonly #service: Service;
@@ -75,9 +75,9 @@ export class Calls {
   #underWay = 0;
 
   /**
-   * `project` is what the server is asked for; empty: any. Those of single callers are not, so that an answer serves
-   * others too. `learn` is called once with each answer, before anybody receives what it makes
-   * of it, or throws.
+   * `project` is the project that requests name. Empty: none. They do not name the projects of single callers, so that
+   * an answer serves other callers too. `learn` is called once with each answer. Callers receive what it returns or
+   * throws.
    */
   constructor(
     service: Service,
@@ -96,8 +96,8 @@ export class Calls {
   }
 
   /**
-   * Returns the flight that asks about the key already, whatever it demands, or begins one. One that was sent is shared
-   * only while the stream is fresh: else the key may have been revoked since, and nobody would have said so.
+   * Returns the flight of the key, whatever its demand, or begins one. A sent flight is shared only while the stream is
+   * fresh: otherwise the key may have been revoked since, and the stream would not have reported it.
    */
   joinOrBegin(key: string, demand: Demand): Flight {
     const open = this.#joinable.get(key);
@@ -105,7 +105,7 @@ export class Calls {
     return this.begin(key, demand);
   }
 
-  /** Begins a flight of its own for the demand. It ends after `timeout` at the latest. */
+  /** Begins a separate flight for the demand. It ends after at most `timeout`. */
   begin(key: string, demand: Demand): Flight {
     let resolve!: (learned: Learned) => void;
     let reject!: (error: unknown) => void;
@@ -153,8 +153,7 @@ export class Calls {
   }
 
   /**
-   * Lets nobody else join the flights that were sent before now, of the keys chosen: what the stream has just told is
-   * not in their answers.
+   * Lets no further caller join the sent flights of the chosen keys. Their answers may lack the stream's last message.
    */
   part(chosen: (key: string) => boolean): void {
     for (const [key, { sentSince }] of this.#joinable) {
@@ -171,8 +170,8 @@ export class Calls {
   }
 
   /**
-   * Takes the flights of the next call: the longest waiting, and with it all that may share a call. What came back from
-   * a batch keeps apart from what did not, and from what came back from a larger one.
+   * Takes the flights of the next call: the one that has waited longest, and all that may share its call. A retried
+   * flight shares a batch only with flights of the same `most`: from a batch of the same size.
    */
   #next(): OpenFlight[] {
     const flights: OpenFlight[] = [];
@@ -199,7 +198,7 @@ export class Calls {
         flights.map((flight) => this.#request(flight, cursor ? { case: "atLeastAsFresh", value: cursor } : NO_WISH)),
         left,
       );
-      // A batch leaves undecided what its answer has no room for, and items that are not of the right form.
+      // A batch leaves an item undecided if the answer has no room for it, or if the item has the wrong form.
       const undecided: OpenFlight[] = [];
       responses.forEach((response, index) => {
         const flight = flights[index];
@@ -223,7 +222,7 @@ export class Calls {
     }
   }
 
-  /** Has flights asked again, before all others, in batches half as large as the one that they shared. */
+  /** Puts flights back at the front of the queue, in batches half as large as the one that they shared. */
   #askAgain(flights: readonly OpenFlight[], shared: number): void {
     const open = flights.filter((flight) => this.#open.has(flight));
     for (const flight of open) {
@@ -234,8 +233,8 @@ export class Calls {
   }
 
   /**
-   * Asks again where it may be the cursor that the server does not know, after an older backup was restored: whoever
-   * asks is not to blame for that. The stream will find out by itself; until then nothing is remembered.
+   * Retries without the cursor: a server does not know it after an older backup was restored, and the caller is not to
+   * blame for that. The stream will find out by itself. Until then nothing is cached.
    */
   async #askWithoutCursor(flight: OpenFlight, sentAt: number): Promise<void> {
     try {

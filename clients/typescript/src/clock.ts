@@ -1,9 +1,9 @@
-/** Time, so that tests can let it pass. */
+/** Time, replaceable in tests. */
 export interface Clock {
-  /** Milliseconds of a clock that never goes back, from some beginning of its own. */
+  /** Milliseconds of a monotonic clock with an arbitrary start. */
   now(): number;
 
-  /** Runs something once, so many milliseconds from now, unless the function it returns is called before. */
+  /** Calls `run` once after so many milliseconds, unless the returned function is called before. */
   after(milliseconds: number, run: () => void, keepProcessAlive: boolean): () => void;
 }
 

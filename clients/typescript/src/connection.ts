@@ -10,20 +10,20 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Credentials } from "./options.js";
 import type { Endpoint } from "./target.js";
 
-/** How long a server may take to say its first word on a new connection, before another is made. */
+/** Milliseconds that a server has to send its first settings on a new connection, before another is made. */
 const CONNECT_AT_MOST = 2_000;
-/** How long a server that could not be reached is left alone, where there are others. */
+/** Milliseconds that an unreachable server is left out, if there are others. */
 const PAUSE = 1_000;
 
 /**
- * One HTTP/2 connection at a time to each server, opened when it is needed. Requests go to the servers in turn, and
- * only to those that are there.
+ * One HTTP/2 connection at a time to each server, opened on demand. Requests go to the servers in turn, and only to
+ * those that are reachable.
  *
- * Connect's own manager keeps the process alive while any stream is open, and so for ever with Watch. This one never
- * does: what waits for an answer has a timer of its own that does.
+ * Connect's own manager keeps the process alive while a stream is open, with Watch forever. This one never does: a
+ * pending call has its own timer that keeps it alive.
  */
 export class Connection {
-  /** The origin of all requests; part of what Connect asks of a session manager. */
+  /** The origin of all requests. Connect requires it of a session manager. */
   readonly authority: string;
   readonly #ways: readonly Way[];
   #next = 0;
@@ -45,9 +45,9 @@ export class Connection {
   }
 
   /**
-   * Begins new connections with the next request, but for those that have brought something since that moment of
-   * `performance.now()`. Without this, a connection whose other end vanished silently would be used until TCP gives it
-   * up, a quarter of an hour later; and one whose other end stands still, for ever.
+   * Makes new connections for later requests, except where a connection has received something since that moment of
+   * `performance.now()`. Without this, a connection whose other end vanished silently would be used until TCP gives up,
+   * a quarter of an hour later. One whose other end has stopped would be used forever.
    */
   suspect(since: number): void {
     for (const way of this.#ways) if (way.heardAt < since) way.giveUp();
@@ -58,7 +58,7 @@ export class Connection {
     for (const way of this.#ways) way.close();
   }
 
-  /** Returns the session of the server whose turn it is, and of the first that is ready where that one is not. */
+  /** Returns the session of the server whose turn it is. If that one is not ready, of the first that is. */
   async #choose(): Promise<ClientHttp2Session> {
     const ways = [...this.#ways.slice(this.#next), ...this.#ways.slice(0, this.#next)];
     this.#next = (this.#next + 1) % this.#ways.length;
@@ -74,17 +74,17 @@ export class Connection {
   }
 }
 
-/** The way to one server. */
+/** The connection to one server. */
 class Way {
   readonly authority: string;
   readonly #endpoint: Endpoint;
   readonly #credentials: Credentials | undefined;
   readonly #open = new Set<ClientHttp2Session>();
-  /** The connection that the next request uses. */
+  /** The session that the next request uses. */
   session: ClientHttp2Session | undefined;
-  /** When it last brought something. */
+  /** When it last received something. */
   heardAt = 0;
-  /** Whether the server has said its first word on it. */
+  /** Whether the server has sent its settings on it. */
   isReady = false;
   #readiness: Promise<ClientHttp2Session> | undefined;
   #failedAt = Number.NEGATIVE_INFINITY;
@@ -95,13 +95,13 @@ class Way {
     this.authority = new URL(`${credentials ? "https" : "http"}://${endpoint.host}`).origin;
   }
 
-  /** Returns a connection at once, which may only be being opened: what is asked on it fails if that fails. */
+  /** Returns a session at once. It may still be connecting; if that fails, its requests fail. */
   use(): ClientHttp2Session {
     const { session } = this;
     return session === undefined || session.closed || session.destroyed ? this.#connect() : session;
   }
 
-  /** Returns a connection once the server has said its first word on it. */
+  /** Returns a session once the server has sent its settings on it. */
   ready(): Promise<ClientHttp2Session> {
     const { session } = this;
     if (this.#readiness !== undefined && session !== undefined && !session.closed && !session.destroyed) {
@@ -110,7 +110,7 @@ class Way {
     this.isReady = false;
     if (performance.now() - this.#failedAt < PAUSE) return failed();
     this.#readiness = this.#dial();
-    this.#readiness.catch(() => {}); // nobody waits for it where another server is ready
+    this.#readiness.catch(() => {}); // no one awaits it if another server is ready
     return this.#readiness;
   }
 
@@ -118,7 +118,7 @@ class Way {
     const { session } = this;
     this.session = undefined;
     this.isReady = false;
-    // What waits for a connection that is only being opened would fail if it were closed before.
+    // Closing a session that is still connecting would fail the requests that wait for it.
     if (session?.connecting) session.once("connect", () => session.close());
     else session?.close();
   }
@@ -158,7 +158,7 @@ class Way {
       }),
     });
     session.unref();
-    session.on("error", () => {}); // every stream of the session receives it, and it is handled there
+    session.on("error", () => {}); // every stream of the session receives the error and handles it
     session.on("close", () => this.#open.delete(session));
     this.#open.add(session);
     this.session = session;
@@ -169,6 +169,6 @@ class Way {
 
 function failed(): Promise<never> {
   const failure = Promise.reject(new ConnectError("the server cannot be reached", Code.Unavailable));
-  failure.catch(() => {}); // nobody waits for it where another server is ready
+  failure.catch(() => {}); // no one awaits it if another server is ready
   return failure;
 }

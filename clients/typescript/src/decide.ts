@@ -1,15 +1,15 @@
 /**
- * The verdict: may this key do this now? The rules are those of docs/contract.md, "Verdicts", the same as in the server
- * and in every other client; `tests/vectors/verify.json` tests them all.
+ * The verdict: may this key do this now? The rules are those of docs/contract.md, "Verdicts". The server and all
+ * clients share them, and `tests/vectors/verify.json` tests them all.
  */
 
 import { contains, type Network, parseAddress } from "./address.js";
 import type { ProjectId } from "./projects.js";
 
 /**
- * Why a key is accepted or not. `UNSPECIFIED` stands for a denial that this version of the library has no name for.
+ * Why a key is accepted or not. `UNSPECIFIED` is a denial that this version of the library has no name for.
  *
- * Show it to operators and logs, not to whoever presented the key.
+ * For logs and operators, not for the caller who presented the key.
  */
 export type Code =
   | "UNSPECIFIED"
@@ -24,12 +24,12 @@ export type Code =
   | "IP_NOT_ALLOWED"
   | "INSUFFICIENT_SCOPE";
 
-/** What a verdict depends on. Times are microseconds since 1970; Infinity: never. */
+/** What `decide` needs to know of a key. Times are microseconds since 1970. Infinity: never. */
 export interface Facts {
   readonly projectId: string;
   readonly environmentId: string;
   readonly scopes: readonly string[];
-  /** An entry that is undefined holds no address. */
+  /** An undefined entry contains no address. */
   readonly networks: readonly (Network | undefined)[];
   readonly active: boolean;
   readonly revoked: boolean;
@@ -37,7 +37,7 @@ export interface Facts {
   readonly expireTime: number;
 }
 
-/** What a key is presented for. What is empty or left out is not asked for. */
+/** What a key must satisfy. Empty or omitted: any. */
 export interface Demand {
   readonly projectId?: ProjectId | undefined;
   readonly environmentId?: string | undefined;
@@ -45,7 +45,7 @@ export interface Demand {
   readonly clientIp?: string | undefined;
 }
 
-/** Returns the first reason to deny, in the contract's order, or VALID where there is none. Without facts: NOT_FOUND. */
+/** Returns the first reason to deny, in the order of the contract's table, or VALID. Without facts: NOT_FOUND. */
 export function decide(facts: Facts | undefined, demand: Demand, now: number): Code {
   if (facts === undefined || excludes(demand, facts.projectId)) return "NOT_FOUND";
   if (facts.revoked) return "REVOKED";
@@ -60,7 +60,7 @@ export function decide(facts: Facts | undefined, demand: Demand, now: number): C
   return "VALID";
 }
 
-/** Says whether keys of a project are not asked for. */
+/** Returns whether the demand excludes keys of a project. */
 export function excludes({ projectId: wanted }: Demand, projectId: string): boolean {
   if (wanted === undefined) return false;
   return typeof wanted === "string" ? wanted !== projectId : !wanted.includes(projectId);

@@ -1,30 +1,30 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { KEY_PATTERN } from "./keyformat.js";
 
-/** Nothing was decided, so the request at hand must be denied, or tried again. Never a verdict, and never "yes". */
+/** Nothing was decided: deny the request, or let the caller retry. Never a verdict, and never "yes". */
 export class TumblerError extends Error {
   override name = "TumblerError";
 }
 
-/** The server cannot be reached, does not answer in time, has too much to do, or the verifier is closed. */
+/** The server cannot be reached, does not answer in time or is overloaded, or the verifier is closed. */
 export class UnavailableError extends TumblerError {
   override name = "UnavailableError";
 }
 
 /**
- * The verifier's own key is refused, or lacks the scope `tumbler:keys:verify`; or it sees the keys of all projects, and it
- * was not said whose to accept. Waiting does not mend it.
+ * The server refused the verifier's own key, or the key lacks the scope `tumbler:keys:verify`. Or it sees the keys of
+ * all projects, and the verifier does not know which of them to accept. Retrying does not help.
  */
 export class NotAllowedError extends TumblerError {
   override name = "NotAllowedError";
 }
 
-/** A required scope, the address, the environment or a project is not of the right form: the code that asked is at fault. */
+/** A demand has the wrong form: a scope, an address, an environment or a project. The calling code is at fault. */
 export class InvalidRequestError extends TumblerError {
   override name = "InvalidRequestError";
 }
 
-/** Returns what a failed call means for whoever asked. */
+/** Returns the error that a failed call means for the caller. */
 export function fromCall(reason: unknown): TumblerError {
   const error = ConnectError.from(reason);
   const said = describe(error);
@@ -40,8 +40,8 @@ export function fromCall(reason: unknown): TumblerError {
 }
 
 /**
- * Returns a failure in words that may be logged. The original is not attached to our errors, and what reads like a key
- * is cut out of its text: neither is ours to vouch for.
+ * Returns a failure as text that may be logged. The original error is not attached to ours, and text that looks like a
+ * key is removed from its message: neither is under our control.
  */
 export function describe(reason: unknown): string {
   const error = ConnectError.from(reason);

@@ -1,22 +1,22 @@
-/** How many changed keys are kept for answers that are under way. */
+/** For how many changed keys the last revision is kept. */
 const KEPT_CHANGES = 1_024;
 
-/** How far the server's clock may run ahead of ours in a stream's life; beyond it, ours has stood still. In ms. */
+/** How far the server's clock may run ahead of ours while a stream is open, in ms. If further, ours stopped. */
 const AHEAD = 500;
 
-/** How old a heartbeat may be, in ms, for its stream to be listened to further, however short `maxStaleness` is. */
+/** The age, in ms, up to which a heartbeat does not end its stream, however short `maxStaleness` is. */
 const YOUNG = 1_000;
 
 /**
- * How much the stream has told, and so which answers may be remembered, and for how long memory may answer.
+ * What the stream has delivered. This decides which answers may be cached, and how long the cache may answer.
  *
- * It knows nothing of connections, and nothing of what is remembered.
+ * It knows nothing of connections, and nothing of the cache.
  */
 export class Journal {
-  /** The newest position in the server's log that the stream has told; empty: none. */
+  /** The newest cursor of the stream. Empty: none. */
   cursor = "";
 
-  /** Counts how often everything had to be forgotten. An answer whose call began in another epoch is not remembered. */
+  /** Counts how often everything was evicted. An answer whose call began in another epoch is not cached. */
   epoch = 0;
 
   readonly #maxStaleness: number;
@@ -31,31 +31,32 @@ export class Journal {
   }
 
   /**
-   * A stream that was opened at that time has said that it had told everything by the time at which it was of this age;
-   * an older server's does not say when. Returns whether to listen to it any longer; all times are in ms.
+   * Handles a heartbeat of a stream that was requested at `opened`. Returns whether to keep the stream. All times are
+   * in ms.
    *
-   * The heartbeat may have been on its way for long, or have waited here. The server opened the stream after we had
-   * asked for it, so what counts from then is never too late.
+   * `age` is how long the stream had been open when everything was delivered; an older server does not send it. The
+   * heartbeat may have travelled or waited for long. The server opened the stream after we requested it, so the instant
+   * `opened + age` is never too late.
    */
   heard(now: number, opened: number, age: number | undefined): boolean {
     if (age === undefined && opened < this.#freshUntil && this.#freshUntil <= now) return false;
     const trueAt = age === undefined ? now : opened + age;
     if (trueAt > now + AHEAD) {
-      this.silence(); // this machine stood still, and its clock with it
+      this.silence(); // this machine was stopped, and its clock with it
       return false;
     }
     const old = Math.max(0, now - trueAt);
     this.#freshUntil = Math.max(this.#freshUntil, now - old + this.#maxStaleness);
-    // Where trust would lapse before the next one, the stream is slow, or it took long to be opened.
+    // If freshness would lapse before the next heartbeat, the stream is slow, or took long to open.
     return old <= Math.max(YOUNG, this.#maxStaleness - this.#heartbeat);
   }
 
-  /** Until when the stream's last word counts. */
+  /** Until when the last heartbeat keeps the cache fresh. */
   get freshUntil(): number {
     return this.#freshUntil;
   }
 
-  /** Says whether memory may answer: the stream's last word is true of a time that is young enough. */
+  /** Returns whether the cache may answer: the last heartbeat is recent enough. */
   isFresh(now: number): boolean {
     return now < this.#freshUntil;
   }
@@ -71,19 +72,19 @@ export class Journal {
     }
   }
 
-  /** Says whether an answer of that revision, to a call of that epoch, holds everything the stream has told of the key. */
+  /** Returns whether an answer of that revision and epoch includes all changes delivered for the key. */
   admits(keyId: string, revision: bigint, epoch: number): boolean {
     return epoch === this.epoch && revision >= this.#forgottenChange && revision >= (this.#changes.get(keyId) ?? 0n);
   }
 
-  /** Nothing that was told before counts any more: not the changes either, since another log may count from below. */
+  /** Starts over. The changes are dropped too, because another log may count from below. */
   beginAnew(): void {
     this.epoch++;
     this.#changes.clear();
     this.#forgottenChange = 0n;
   }
 
-  /** All that the stream has said is void at once. */
+  /** Ends freshness at once. */
   silence(): void {
     this.#freshUntil = Number.NEGATIVE_INFINITY;
   }

@@ -1,11 +1,11 @@
-/** Where the library says what its owner should know: `console`, and the loggers of most libraries, will do. */
+/** Receives the library's messages. `console` and the loggers of most libraries fit. */
 export interface Logger {
   info(message: string): void;
   warn(message: string): void;
   error(message: string): void;
 }
 
-/** Warnings and errors go to the console, and what is a matter of course nowhere. */
+/** Writes warnings and errors to the console, and drops the rest. */
 export const defaultLogger: Logger = {
   info() {},
   warn: (message) => console.warn(`tumbler: ${message}`),

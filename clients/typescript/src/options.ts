@@ -3,75 +3,75 @@ import { defaultLogger, type Logger } from "./logger.js";
 import { ANY_PROJECT, areNamed, NAMELESS, type ProjectId } from "./projects.js";
 import { type Endpoint, parseTarget } from "./target.js";
 
-/** How TLS is spoken. `{}`: trust what the system trusts. The server's certificate is always checked. */
+/** The TLS options. `{}`: trust the system's certificate authorities. The server's certificate is always verified. */
 export interface Credentials
   extends Pick<SecureContextOptions, "ca" | "cert" | "key" | "passphrase" | "minVersion" | "ciphers"> {
-  /** The name that the server's certificate must bear, where it is not the host of the target. */
+  /** The name in the server's certificate, if it is not the host of the target. */
   readonly servername?: string;
 }
 
-/** What a verifier is made of. All durations are milliseconds. */
+/** The options of a verifier. Durations are in milliseconds. */
 export interface VerifierOptions {
-  /** The server: `host:port` (also with `dns:` before it), `unix:/path/of.sock`, or several: `ipv4:a:1,b:2`. */
+  /** The server: `host:port`, optionally after `dns:`, `unix:/path/of.sock`, or several: `ipv4:a:1,b:2`. */
   readonly target: string;
 
-  /** The verifier's own key, which needs the scope `tumbler:keys:verify`. */
+  /** The verifier's own key. It needs the scope `tumbler:keys:verify`. */
   readonly apiKey: string;
 
   /**
-   * Whose keys are accepted: the id of a project, or several. A key of another project is NOT_FOUND. Left out: those of
-   * the project of {@link apiKey}. Where that key sees all projects (it is one of the reserved project `tumbler`), it must
-   * be said: a project, or {@link ANY_PROJECT}.
+   * The project whose keys are accepted, or several. A key of another project is NOT_FOUND. Default: the project of
+   * {@link apiKey}. If that key sees all projects (it belongs to the reserved project `tumbler`), you must name a
+   * project or pass {@link ANY_PROJECT}.
    */
   readonly projectId?: ProjectId | typeof ANY_PROJECT | undefined;
 
   /**
-   * TLS. Without it the connection is plaintext, and both keys, yours and the presented one, travel in it: that is
-   * refused for a target that is not this machine, unless {@link insecure} is said.
+   * TLS. Default: plaintext, in which your key and the presented key travel. That is refused unless the target is this
+   * machine or {@link insecure} is set.
    */
   readonly credentials?: Credentials | undefined;
 
-  /** Allows plaintext to another machine. */
+  /** Allow plaintext to another machine. */
   readonly insecure?: boolean | undefined;
 
-  /** How many keys are remembered, the least recently used being forgotten first. Default 10,000; 0: none. */
+  /** Maximum number of cached keys. The least recently used is evicted first. Default 10,000. 0: no cache. */
   readonly cacheSize?: number | undefined;
 
   /**
-   * How many bytes they may take together, each counted as the server's answer and 1,024 bytes beside it. Default
-   * 33,554,432 (32 MiB); 0: none is remembered.
+   * Maximum size of the cache in bytes. A key counts as the server's answer plus 1,024 bytes. 0: no cache. Default
+   * 33,554,432 (32 MiB).
    */
   readonly cacheBytes?: number | undefined;
 
   /**
-   * How old the stream's last word may be for memory to answer: the longest that a revoked key is accepted while the
-   * stream is broken. Default 15,000.
+   * Maximum age of the instant that the stream's last heartbeat confirms. The cache does not answer beyond it, so this
+   * is the longest that a revoked key is accepted while the stream is broken. Default 15,000.
    */
   readonly maxStaleness?: number | undefined;
 
-  /** The longest silence of a stream that works: 1,000–3,600,000, and shorter than `maxStaleness`. Default 5,000. */
+  /** The longest silence of a healthy stream: 1,000–3,600,000, and shorter than `maxStaleness`. Default 5,000. */
   readonly heartbeat?: number | undefined;
 
-  /** How long a call of verify may take before it fails with UnavailableError. Default 2,000. */
+  /** The longest wait for the server in one `verify`, which then fails with UnavailableError. Default 2,000. */
   readonly timeout?: number | undefined;
 
-  /** Whether to listen to changes. Default true. Without it nothing is remembered, unless `fixedTtl` says so. */
+  /** Follow the server's stream of changes. Default true. Without it nothing is cached, unless `fixedTtl` is set. */
   readonly watch?: boolean | undefined;
 
-  /** Without the stream: how long a key is remembered, and so how late a revocation may be seen. Default: not at all. */
+  /** Cache for this long without the stream (`watch: false` only). A revoked key may pass that long. Default off. */
   readonly fixedTtl?: number | undefined;
 
-  /** Where it is said what the owner should know. Default: warnings and errors to the console. Never receives a key. */
+  /** Receives reports of trouble. Default: warnings and errors go to the console. No key is ever logged. */
   readonly logger?: Logger | undefined;
 }
 
-/** The options as they count: checked, and with every default in place. */
+/** The options, checked and with all defaults. */
 export interface Settings {
   readonly endpoints: readonly Endpoint[];
   readonly apiKey: string;
-  /** Whose keys are accepted; none: any project's that the verifier's own key sees. */
+  /** The projects whose keys are accepted. Empty: all projects that the verifier's own key sees. */
   readonly projects: readonly string[];
-  /** Whether that was said. */
+  /** Whether `projectId` was given. */
   readonly projectsSaid: boolean;
   readonly credentials: Credentials | undefined;
   readonly cacheSize: number;
@@ -84,13 +84,13 @@ export interface Settings {
   readonly logger: Logger;
 }
 
-// Node runs a timer of more milliseconds at once.
+// Node fires a timer with a longer delay at once.
 const LONGEST = 2 ** 31 - 1;
 
 /**
- * Returns the settings that the options make.
+ * Returns the settings that result from the options.
  *
- * @throws {TypeError} An option breaks its rule; the message names the option and the rule, and never shows a key.
+ * @throws {TypeError} An option breaks its rule. The message names both, and never shows a key.
  */
 export function settle(options: VerifierOptions): Settings {
   const endpoints = parseTarget(String(options.target));

@@ -45,8 +45,8 @@ export class Service {
   }
 
   /**
-   * Asks about one key by Verify or about several (at most 1,000) by BatchVerify, in at most `timeout` milliseconds.
-   * Answers are in the order of the requests. What passes by is tried again: Verify changes nothing.
+   * Sends one request by Verify or several (at most 1,000) by BatchVerify, with a deadline of `timeout` milliseconds.
+   * Answers have the order of the requests. Transient errors are retried: Verify changes nothing.
    */
   async verify(
     requests: readonly MessageInitShape<typeof VerifyRequestSchema>[],
@@ -66,7 +66,7 @@ export class Service {
     }
   }
 
-  /** Follows the changes. A silent stream should be ended by the signal, and its connection is then given up as well. */
+  /** Follows the stream of changes. To end a silent stream, abort the signal: its connection is then replaced too. */
   async *watch(
     request: MessageInitShape<typeof WatchRequestSchema>,
     signal: AbortSignal,
@@ -83,7 +83,7 @@ export class Service {
     }
   }
 
-  /** A call that was sent at that moment of `performance.now()` has waited in vain: its connection may be dead. */
+  /** Reports that a call sent at that moment of `performance.now()` timed out: its connection may be dead. */
   suspect(since: number): void {
     this.#connection.suspect(since);
   }
@@ -101,19 +101,19 @@ export class Service {
     const [only] = requests;
     if (requests.length === 1 && only !== undefined) return [await this.#client.verify(only, options)];
     const { responses } = await this.#client.batchVerify({ requests: [...requests] }, options);
-    // Whatever the server leaves out counts as undecided.
+    // An item that the server leaves out counts as undecided.
     return requests.map((_, index) => responses[index] ?? create(VerifyResponseSchema));
   }
 }
 
 const OF_CALLER: readonly Code[] = [Code.DeadlineExceeded, Code.Unauthenticated, Code.PermissionDenied];
 
-/** Says whether a batch that failed so may do better in halves: the server was reached, and the verifier not refused. */
+/** Returns whether a batch that failed so may succeed in halves: the server was reached, and did not refuse our key. */
 export function isOfBatch(error: ConnectError): boolean {
   return !isPassing(error) && !OF_CALLER.includes(error.code);
 }
 
-/** Says whether another attempt may do better: the server says so, or a connection broke, which has several names. */
+/** Returns whether a retry may succeed: the server says so, or a connection broke, which has several names. */
 function isPassing({ code, cause }: ConnectError): boolean {
   return PASSING.includes(code) || (cause instanceof Error && "code" in cause);
 }

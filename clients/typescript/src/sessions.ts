@@ -4,26 +4,26 @@ import { UnavailableError } from "./errors.js";
 import type { Verification } from "./verification.js";
 import type { VerifyOptions } from "./verifier.js";
 
-/** How many keys are verified anew at a time. */
+/** Maximum number of keys being verified again at a time. */
 export const MOST_ASKED = 256;
 
-/** How long to wait, in ms, before a key that could not be verified is asked about again. */
+/** How long to wait, in ms, before a key that could not be verified is retried. */
 const RETRY = 1_000;
 
-/** How long an answer counts at least, in ms: the last ones before an expiry live for microseconds. */
+/** Minimum time that an answer counts, in ms. The last answers before an expiry live for microseconds. */
 const SHORTEST = 100;
 
-/** How long a timer runs at most, in ms. */
+/** Maximum time of a timer, in ms. */
 const LOOK = 60_000;
 
-/** What a stream is ended by: the verdict that denies its key, or why none could be had. */
+/** Why a stream ends: the verdict that denies its key, or the error if there is no verdict. */
 export type Outcome = Verification | Error;
 
-/** What the sessions need to know of a verifier. Times are by its clock, in ms. */
+/** The parts of a verifier that the sessions use. Times are in ms, by its clock. */
 export interface Vouching {
-  /** Verifies a key; the number is until when an open stream may rest on the verdict while changes are told. */
+  /** Verifies a key. The number is until when an open stream may rely on the verdict, while changes arrive. */
   verify(key: string, options: VerifyOptions): Promise<readonly [Verification, number]>;
-  /** Until when the stream's last word counts. */
+  /** Until when the last heartbeat keeps the cache fresh. */
   freshUntil(): number;
 }
 
@@ -31,7 +31,7 @@ interface Session {
   readonly ended: (outcome: Outcome) => void;
 }
 
-/** A key, what it was presented for, and the streams that it let in. Its text is kept for as long as one is open. */
+/** A key, the demand, and the streams that it opened. The key's text stays in memory while one of them is open. */
 interface Held {
   readonly id: string;
   readonly keyId: string;
@@ -39,25 +39,25 @@ interface Held {
   readonly options: VerifyOptions;
   readonly sessions: Set<Session>;
   state: "resting" | "queued" | "asked";
-  /** Whether something was told while it was asked about. */
+  /** Whether the stream delivered something while the verification was in flight. */
   again: boolean;
   until: number;
-  /** Whether the stream vouched for it when that was set. */
+  /** Whether the stream was fresh when that was set. */
   byStream: boolean;
-  /** Since when it is not vouched for. */
+  /** Since when nothing confirms the key. */
   doubted: number | undefined;
   cancel: () => void;
 }
 
 /**
- * The open streams that a verifier's guards have let in, and the keys that they were let in by.
+ * The open streams that a verifier's guards let in, and their keys.
  *
- * A key is verified anew when nothing vouches for it any more: after an event that names it, a reset, a loss of trust in
- * the stream of changes, an answer that denied it, and at the end of its record's `cache_ttl`, which is never past its
- * expiry or the end of its grace. Streams whose key is then not VALID end.
+ * A key is verified again when nothing confirms it any more: after an event that names it, a reset, lapsed freshness of
+ * the stream of changes, an answer that denied it, and when its record's `cache_ttl` ends. That is never after the
+ * key's expiry or the end of its grace period. If the key is then not VALID, its streams end.
  */
 export class Sessions {
-  /** How often anything was told. Noted before a key is verified, it shows what came in between. */
+  /** Counts changes to keys. A difference from before a verification shows that one came in between. */
   words = 0;
 
   readonly #vouching: Vouching;
@@ -75,7 +75,7 @@ export class Sessions {
     this.#clock = clock;
   }
 
-  /** How many streams are open. */
+  /** The number of open streams. */
   get size(): number {
     let open = 0;
     for (const { sessions } of this.#held.values()) open += sessions.size;
@@ -83,8 +83,8 @@ export class Sessions {
   }
 
   /**
-   * Notes a stream that was let in by a verdict, asked for when `words` was `since`; returns what forgets it. `ended` is
-   * called if the key stops being valid before.
+   * Registers a stream that a verdict let in. `since` is `words` from before the verification. `ended` is called if the
+   * key stops being valid before the returned function, which removes the stream, is called.
    */
   open(
     key: string,
@@ -129,7 +129,7 @@ export class Sessions {
     };
   }
 
-  /** Notes that a key has changed; without one, that any may have. */
+  /** Notes that a key has changed. Undefined: any key may have changed. */
   heard(keyId?: string): void {
     this.words++;
     if (keyId === undefined) {
@@ -141,7 +141,7 @@ export class Sessions {
     this.#pump();
   }
 
-  /** Ends all streams, and each that is opened later. */
+  /** Ends all streams, and every stream that is opened later. */
   close(error: Error): void {
     this.#closed = error;
     for (const held of [...this.#held.values()]) end(this.#drop(held), error);
@@ -207,14 +207,14 @@ export class Sessions {
     }
   }
 
-  /** Lets a key be that was found valid: for as long as the answer counts, and is vouched for. */
+  /** Schedules the next check of a valid key: when its answer expires, or sooner if freshness has lapsed. */
   #rest(held: Held, until: number): void {
     const now = this.#clock.now();
     const counts = now < this.#vouching.freshUntil() ? until : Math.min(until, now + this.#patience);
     this.#arm(held, Math.max(counts, now + SHORTEST));
   }
 
-  /** Has a key looked at then, and when trust lapses. */
+  /** Schedules a check of a key for then, and for when freshness lapses. */
   #arm(held: Held, until: number): void {
     held.until = until;
     held.cancel();
@@ -228,7 +228,7 @@ export class Sessions {
   #look(held: Held): void {
     const now = this.#clock.now();
     if (now < held.until && (!held.byStream || now < this.#vouching.freshUntil())) {
-      this.#arm(held, held.until); // the stream has spoken since, or the timer came a little early
+      this.#arm(held, held.until); // freshness was renewed since, or the timer was a little early
     } else {
       this.#doubt(held);
       this.#pump();

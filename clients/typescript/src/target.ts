@@ -1,19 +1,19 @@
-/** Where a server is, and whether the way there leaves this machine. */
+/** The address of a server, and whether the connection leaves this machine. */
 
 import { parseAddress } from "./address.js";
 
 export interface Endpoint {
-  /** `host:port` as it stands in a URL. */
+  /** `host:port` as in a URL. */
   readonly host: string;
-  /** The path of a Unix socket, where the server listens on one. */
+  /** The path of the Unix socket, if the server listens on one. */
   readonly socketPath: string | undefined;
-  /** True where the way there cannot leave this machine, so that plaintext crosses no network. In doubt: false. */
+  /** Whether the connection cannot leave this machine, so that plaintext crosses no network. In doubt: false. */
   readonly loopback: boolean;
 }
 
 const HOST_AND_PORT = /^(\[[0-9A-Fa-f:.]+\]|[^:/?#@[\]\s,]+):(\d{1,5})$/;
 
-/** Returns the endpoints that a gRPC target names, or undefined where it is none of the forms that are understood. */
+/** Returns the endpoints that a gRPC target names, or undefined if its form is not supported. */
 export function parseTarget(target: string): readonly Endpoint[] | undefined {
   if (target.startsWith("unix:")) {
     const socketPath = target.slice("unix:".length).replace(/^\/\/(?=\/)/, "");

@@ -4,33 +4,33 @@ import type { Code, Facts } from "./decide.js";
 import { VerifyCode, type VerifyResponse } from "./gen/tumbler/v1/api_key_service_pb.js";
 
 /**
- * The outcome of a verification. **Every object is true to JavaScript: ask for `valid`.**
+ * The verdict on a presented key, and the key's identity. **Every object is truthy in JavaScript: check `valid`.**
  *
- * With MALFORMED and NOT_FOUND everything about the key is empty: nothing is told of a key that was not proven.
+ * With MALFORMED and NOT_FOUND all fields about the key are empty.
  */
 export interface Verification {
-  /** True if and only if the key may do what was asked, now. */
+  /** Whether the key may do what was asked, now. */
   readonly valid: boolean;
-  /** Why. Show it to operators and logs, not to whoever presented the key. */
+  /** The reason. For logs and operators, not for the caller who presented the key. */
   readonly code: Code;
   readonly keyId: string;
   readonly projectId: string;
-  /** Empty: the key belongs to no environment. */
+  /** The key's environment. Empty if it has none. */
   readonly environmentId: string;
-  /** On whose behalf the key acts, as your own service said when it made the key. */
+  /** On whose behalf the key acts, as its creator wrote it. May be empty. */
   readonly ownerId: string;
   readonly name: string;
-  /** All that the key grants, not only what was asked for. Frozen. */
+  /** All scopes that the key grants, not only the required ones. Frozen. */
   readonly scopes: readonly string[];
-  /** What was attached to the key. Frozen, and without a prototype. */
+  /** The key's metadata. Frozen, and without a prototype. */
   readonly metadata: Readonly<Record<string, string>>;
-  /** The first instant at which the key is not accepted; undefined: it never expires. */
+  /** The first instant at which the key is not accepted. Undefined if it never expires. */
   readonly expireTime: Date | undefined;
-  /** Whether memory answered, without a call. */
+  /** Whether a cached record decided this, without a call. */
   readonly cached: boolean;
 }
 
-/** What an answer tells of a key: what verdicts depend on, and what is handed to whoever verifies it. */
+/** What an answer says about a key: the facts that verdicts depend on, and the fields that callers receive. */
 export interface KeyRecord extends Facts {
   readonly keyId: string;
   readonly ownerId: string;
@@ -53,7 +53,7 @@ const NOTHING_PROVEN: KeyRecord = {
   expireTime: Number.POSITIVE_INFINITY,
 };
 
-/** Returns the outcome that a verdict makes of what is known. */
+/** Returns the result of a verification with this verdict. */
 export function verification(code: Code, record: KeyRecord | undefined, cached: boolean): Verification {
   const known = record === undefined || code === "NOT_FOUND" || code === "MALFORMED" ? NOTHING_PROVEN : record;
   return {
@@ -89,15 +89,15 @@ export function codeOf(response: VerifyResponse): Code {
   return CODES[response.code] ?? "UNSPECIFIED";
 }
 
-// The only answers whose record another demand can be decided on: whatever is denied for another reason stays denied.
+// Only these verdicts depend on the demand, so only their records can decide another demand.
 const OF_A_LIVING_KEY: readonly Code[] = ["VALID", "ENVIRONMENT_MISMATCH", "IP_NOT_ALLOWED", "INSUFFICIENT_SCOPE"];
 
-/** Says whether the verdict shows a key that is neither revoked, superseded, inactive nor expired. */
+/** Returns whether the verdict shows a key that is neither revoked, superseded, inactive nor expired. */
 export function showsLivingKey(code: Code): boolean {
   return OF_A_LIVING_KEY.includes(code);
 }
 
-/** Returns what the answer tells of the key. It is shared by everybody who asks, and therefore frozen. */
+/** Returns the record in an answer. It is frozen, because all callers share it. */
 export function recordOf(response: VerifyResponse): KeyRecord {
   return Object.freeze({
     keyId: response.keyId,
@@ -115,7 +115,7 @@ export function recordOf(response: VerifyResponse): KeyRecord {
   });
 }
 
-/** Returns the time in microseconds since 1970: exact until the year 2255, and to 32 microseconds after. */
+/** Returns the time in microseconds since 1970. Exact until the year 2255, then to 32 microseconds. */
 export function microseconds(time: Timestamp | undefined, unset: number): number {
   return time === undefined ? unset : Number(time.seconds) * 1e6 + Math.floor(time.nanos / 1000);
 }

@@ -15,26 +15,26 @@ import { Sessions } from "./sessions.js";
 import { codeOf, microseconds, recordOf, showsLivingKey, type Verification, verification } from "./verification.js";
 import { Watcher } from "./watcher.js";
 
-/** What a key is presented for. */
+/** What a key must satisfy. */
 export interface VerifyOptions {
-  /** Scopes that must all be granted, at most 100. Left out: none in particular. No wildcards. */
+  /** Scopes that the key must grant, all of them. At most 100, without wildcards. Default: none. */
   readonly requiredScopes?: readonly string[] | undefined;
-  /** Where the key was presented from, IPv4 or IPv6. A key that is bound to networks is denied without it. */
+  /** The address that presented the key, IPv4 or IPv6. Without it, a key that is bound to networks is denied. */
   readonly clientIp?: string | undefined;
-  /** The environment that the key must belong to. Left out: any. */
+  /** The environment that the key must belong to. Default: any. */
   readonly environmentId?: string | undefined;
   /**
-   * The project, or several, that the key must belong to one of. It narrows the verifier's own `projectId`, and never
-   * widens it. A key of another is NOT_FOUND.
+   * A project, or several: the key must belong to one of them. This narrows the verifier's own `projectId`, and never
+   * widens it. A key of another project is NOT_FOUND.
    */
   readonly projectId?: ProjectId | undefined;
 }
 
 /**
- * Says whether presented keys may do what is asked of them, from memory wherever that is certain.
+ * Verifies presented keys. Caches their records while the server's stream confirms them.
  *
- * One for each process and server is enough; calls may overlap at will. It listens to changes from the moment it is
- * made. That alone does not keep the process alive: only calls that wait for an answer do.
+ * Create one per process and server. Calls may overlap. It follows the stream from its construction until
+ * {@link close}. The stream does not keep the process alive; pending calls do.
  */
 export class Verifier implements AsyncDisposable {
   readonly #settings: Settings;
@@ -50,7 +50,7 @@ export class Verifier implements AsyncDisposable {
    * @internal
    */
   readonly sessions: Sessions;
-  /** Of verdicts that the server was asked for, until when their answers count. */
+  /** Until when answers count, for verdicts from the server. */
   readonly #until = new WeakMap<Verification, number>();
   #closed = false;
 
@@ -100,14 +100,15 @@ export class Verifier implements AsyncDisposable {
   }
 
   /**
-   * Verifies a presented key. The outcome allows something only where its `valid` is true.
+   * Returns whether a presented key may do what is asked, now. It may only if `valid` is true in the result.
    *
-   * Text that is no key at all, undefined included, is denied like one that is malformed.
+   * Text that is no key, and undefined, are denied as MALFORMED.
    *
-   * @throws {UnavailableError} Nothing certain is remembered, and the server did not answer within `timeout`; or the
-   *   verifier is closed.
-   * @throws {NotAllowedError} The verifier's own key is refused; or it sees all projects, and none was said.
-   * @throws {InvalidRequestError} A required scope, the address, the environment or a project is not of the right form.
+   * @throws {UnavailableError} The server did not answer within `timeout` and no valid record was cached, or the
+   *   verifier is closed. Nothing was decided.
+   * @throws {NotAllowedError} The server refused the verifier's own key, or that key sees all projects and you named
+   *   none.
+   * @throws {InvalidRequestError} A scope, the address, the environment or a project has the wrong form.
    */
   verify(key: string | undefined, options: VerifyOptions = {}): Promise<Verification> {
     if (this.#closed) return Promise.reject(new UnavailableError("the verifier is closed"));
@@ -118,7 +119,7 @@ export class Verifier implements AsyncDisposable {
     return this.#recall(key, options) ?? this.#ask(key, options);
   }
 
-  /** Ends the stream, and every call that waits with UnavailableError; forgets everything. Calling it again is no error. */
+  /** Closes the stream, fails all pending calls with UnavailableError, and evicts everything. May be called again. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
@@ -129,13 +130,13 @@ export class Verifier implements AsyncDisposable {
     this.#cache.clear();
   }
 
-  /** Does what {@link close} does, for `await using`. */
+  /** Calls {@link close}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
   }
 
   /**
-   * How many keys are remembered.
+   * How many keys are cached at the moment.
    *
    * @internal
    */
@@ -144,7 +145,7 @@ export class Verifier implements AsyncDisposable {
   }
 
   /**
-   * Until when an open stream may rest on a verdict that a key has just been given, while changes are told.
+   * Until when an open stream may rely on a verdict just given to a key, while the stream of changes is fresh.
    *
    * @internal
    */
@@ -152,7 +153,7 @@ export class Verifier implements AsyncDisposable {
     return this.#until.get(verification) ?? this.#cache.get(idWithin(key))?.aliveUntil ?? this.#clock.now();
   }
 
-  /** Answers from memory, or returns undefined. This is the way of nearly all calls: no promise is awaited on it. */
+  /** Answers from the cache, or returns undefined. Nearly all calls end here, so nothing is awaited. */
   #recall(key: string, demand: Demand): Promise<Verification> | undefined {
     const now = this.#clock.now();
     if (this.#settings.watch && !this.#journal.isFresh(now)) return undefined;
@@ -181,7 +182,7 @@ export class Verifier implements AsyncDisposable {
       learned = await flight.outcome;
     } catch (error) {
       if (!(error instanceof InvalidRequestError) || isSame(flight.demand, demand)) throw error;
-      // It was another's demand that the server refused.
+      // The server refused another caller's demand.
       flight = this.#calls.begin(key, demand);
       learned = await flight.outcome;
     }
@@ -197,10 +198,10 @@ export class Verifier implements AsyncDisposable {
   }
 
   /**
-   * Takes in an answer about a key.
+   * Checks an answer about a key, and caches its record.
    *
-   * @throws {UnavailableError} It is about another one, or contradicts itself.
-   * @throws {NotAllowedError} It may be about any tenant's key, and nobody has wished for that.
+   * @throws {UnavailableError} It is about another key, or contradicts itself.
+   * @throws {NotAllowedError} The verifier's own key sees all projects, and none was named.
    */
   #learn(key: string, { response, sentAt, epoch }: Answer): Learned {
     const keyId = idWithin(key);
@@ -242,7 +243,7 @@ export class Verifier implements AsyncDisposable {
     return learned;
   }
 
-  /** Ends what is remembered of a key that the server has denied, whatever the stream has told so far. */
+  /** Evicts a key that the server has denied, whatever the stream has delivered so far. */
   #refuse(key: string, keyId: string): void {
     const entry = this.#cache.get(keyId);
     if (entry !== undefined && isDigestOf(entry.digest, key)) {
@@ -254,7 +255,7 @@ export class Verifier implements AsyncDisposable {
 
 const MALFORMED = Promise.resolve(verification("MALFORMED", undefined, false));
 
-/** Says whether the server is asked the same. */
+/** Returns whether both demands make the same request to the server. */
 function isSame(one: Demand, other: Demand): boolean {
   const oneScopes = one.requiredScopes ?? [];
   const otherScopes = other.requiredScopes ?? [];

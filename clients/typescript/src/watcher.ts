@@ -16,13 +16,13 @@ function milliseconds(span: Duration | undefined): number | undefined {
   return span && Number(span.seconds) * 1_000 + span.nanos / 1e6;
 }
 
-/** What has to be forgotten. */
+/** What to evict. */
 export interface Listener {
   forget(keyId: string): void;
   forgetAll(): void;
 }
 
-/** Keeps one Watch stream open for as long as it lives, and writes into the journal what the stream tells. */
+/** Keeps one Watch stream open until it is closed, and writes what the stream delivers into the journal. */
 export class Watcher {
   readonly #service: Service;
   readonly #journal: Journal;
@@ -34,7 +34,7 @@ export class Watcher {
   readonly #closing = new AbortController();
   #failures = 0;
 
-  /** `project` is the one whose changes are followed; empty: all that the verifier's own key sees. */
+  /** `project` is the project whose changes are followed. Empty: all that the verifier's own key sees. */
   constructor(
     service: Service,
     journal: Journal,
@@ -72,7 +72,7 @@ export class Watcher {
     }
   }
 
-  /** Returns when the server ends the stream; fails when it breaks, is silent for too long, or speaks too late. */
+  /** Returns when the server ends the stream. Rejects when it breaks, is silent for too long, or is too late. */
   async #listen(opened: number): Promise<void> {
     const journal = this.#journal;
     const startCursor = journal.cursor;
@@ -95,7 +95,7 @@ export class Watcher {
         if (beginsAnew || response.reset) this.#forgetAll();
         beginsAnew = false;
         this.#tell(response);
-        // Events may be late ones, of a stream that is catching up: only a heartbeat says that this was all.
+        // Events may be late, from a stream that is catching up. Only a heartbeat says that everything was delivered.
         if (response.events.length > 0 || response.reset) continue;
         if (!journal.heard(this.#clock.now(), opened, milliseconds(response.streamAge))) {
           throw new ConnectError("its heartbeats arrive too late to be used", Code.Aborted);
@@ -103,7 +103,7 @@ export class Watcher {
       }
     } finally {
       stopTimer();
-      ending.abort(); // a stream that is not listened to any longer is not to go on
+      ending.abort(); // an abandoned stream must not go on
     }
   }
 
@@ -135,7 +135,7 @@ export class Watcher {
     return this.#backOff(began, describe(error));
   }
 
-  /** Returns how long to wait before the next attempt: at most 100 ms at first, and twice as long each time. */
+  /** Returns how long to wait before the next attempt: at first at most 100 ms, and twice as long each time. */
   #backOff(began: number, why: string): number {
     if (this.#clock.now() - began >= this.#heartbeat) this.#failures = 0;
     if (this.#failures === 0) this.#logger.warn(`the stream broke and will be reopened: ${why}`);

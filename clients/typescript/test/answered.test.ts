@@ -1,4 +1,4 @@
-/** Guards where something else has answered, the caller has gone, or what stands behind fails: the process goes on. */
+/** If something else has answered, the caller has gone, or a handler fails, a guard does not end the process. */
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -24,7 +24,7 @@ const note = (reason: unknown) => unhandled.push(reason);
 before(() => process.on("unhandledRejection", note));
 finally_(() => process.off("unhandledRejection", note));
 
-/** Fails if a promise that nobody looked at has failed: outside of a test the process would have ended. */
+/** Fails if an unhandled promise has rejected: outside of a test the process would have ended. */
 async function nothingUnhandled(): Promise<void> {
   for (let turns = 0; turns < 5; turns++) await turn();
   assert.deepEqual(unhandled.splice(0), []);

@@ -1,4 +1,4 @@
-/** The one credential of a request, by the rows that the guards of all languages and the server are held to. */
+/** The one credential of a request. The server and the guards of all languages are tested with the same rows. */
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -53,12 +53,12 @@ test("of grpc-js's headers, several of x-api-key and two kinds are more than one
   const found = (headers: Record<string, string>) => credentialOf(headersOf(Metadata.fromHttp2Headers(headers)));
   assert.deepEqual(found({ "x-api-key": "good" }), { credential: "good" });
   assert.deepEqual(found({ authorization: "Bearer good" }), { credential: "good" });
-  assert.deepEqual(found({ "x-api-key": "good, other" }), { refused: "ambiguous" }); // two of them, joined by Node
+  assert.deepEqual(found({ "x-api-key": "good, other" }), { refused: "ambiguous" }); // two headers, joined by Node
   assert.deepEqual(found({ authorization: "Basic other", "x-api-key": "good" }), { refused: "ambiguous" });
   assert.deepEqual(found({}), { refused: "missing" });
 });
 
-/** A verifier that accepts every key, and keeps it. */
+/** A verifier that accepts every key, and records it. */
 class Recorder {
   readonly asked: string[] = [];
 
@@ -109,7 +109,7 @@ async function serve(t: TestContext, listener: RequestListener): Promise<Address
   return server.address() as AddressInfo;
 }
 
-/** Sends a request with these very headers, and returns the status. */
+/** Sends a request with exactly these headers, and returns the status. */
 async function ask({ port }: AddressInfo, headers: readonly Header[]): Promise<number | undefined> {
   const all = [["Host", "127.0.0.1"], ["Connection", "close"], ["Content-Type", "application/json"], ...headers];
   const asked = request({ port, host: "127.0.0.1", method: "POST", path: "/tumbler.v1.ApiKeyService/Get" });

@@ -64,15 +64,15 @@ export class Stream {
   }
 }
 
-/** A server in this process that says what a test wants, and remembers what it was asked. */
+/** A server in this process that answers what a test wants, and records its requests. */
 export class FakeServer {
-  /** What is answered to a question about a key. */
+  /** Returns the answer to a request. */
   answer: (request: VerifyRequest) => Reply | Promise<Reply> = (request) => valid(request.key);
-  /** What happens to a call before it is answered: nothing, or a failure. */
+  /** Runs before a call is answered, and may fail it. */
   beforeCall: () => void | Promise<void> = () => {};
-  /** Why streams are refused, if they are. */
+  /** Returns the status with which a stream is refused, if it is. */
   refuseStreams: ((request: WatchRequest) => Code | undefined) | undefined;
-  /** Each call's questions. */
+  /** The requests of each call. */
   readonly calls: VerifyRequest[][] = [];
   readonly authorizations = new Set<string | null>();
   watchAttempts = 0;
@@ -94,7 +94,7 @@ export class FakeServer {
         }),
     });
     this.#http = tls ? createSecureServer(tls, handler) : createServer(handler);
-    // Of the sockets, since Node 20 can spin for ever when it destroys a session whose peer is gone.
+    // Close the sockets, not the sessions: Node 20 can spin forever when it destroys a session whose peer has gone.
     this.#http.on("connection", (socket: Socket) => {
       this.#sockets.add(socket);
       socket.on("close", () => this.#sockets.delete(socket));
@@ -116,7 +116,7 @@ export class FakeServer {
     return `127.0.0.1:${this.port}`;
   }
 
-  /** Returns the next stream that a client opens, which has been told nothing yet. */
+  /** Returns the next stream that a client opens. Nothing has been sent on it yet. */
   async stream(): Promise<Stream> {
     for (;;) {
       const stream = this.#streams.shift();
@@ -151,7 +151,7 @@ export class FakeServer {
   }
 }
 
-/** A key with its check. The secret is 43 times one character: none was ever real. */
+/** Returns a key with its check. The secret is one character 43 times: no such key was ever real. */
 export function makeKey(id: string, secret = "0"): string {
   const text = `tmb_${id.padStart(16, "0")}_${secret.repeat(43)}`;
   const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -168,7 +168,7 @@ export function idOf(key: string): string {
   return key.slice(4, 20);
 }
 
-/** What the server says of a key that may do everything, at revision 1, with the changes given. */
+/** Returns the server's answer for a key that may do everything, at revision 1, with these changes. */
 export function valid(key: string, changes: Reply = {}): Reply {
   return {
     valid: true,
@@ -188,7 +188,7 @@ export function denied(code: VerifyCode, keyId = ""): Reply {
   return { valid: false, code, keyId, checkTime: { seconds: BigInt(CHECK_TIME) }, revision: 1n };
 }
 
-/** Waits, turn by turn of the event loop, for what no promise tells. */
+/** Waits for a condition that no promise reports, one turn of the event loop at a time. */
 export async function until(condition: () => boolean): Promise<void> {
   for (const began = performance.now(); !condition(); await turn()) {
     if (performance.now() - began > 60_000) throw new Error(`never came true: ${condition}`);

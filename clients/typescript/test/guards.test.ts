@@ -22,7 +22,7 @@ import type { Verifier, VerifyOptions } from "../src/verifier.js";
 
 const ACCEPTED = { ...verification("VALID", undefined, false), keyId: "0123456789abcdef", ownerId: "u1" };
 
-/** A verifier that accepts `good`, with what it was asked last. */
+/** A verifier that accepts `good`, and records its last call. */
 class FakeVerifier {
   asked: [string | undefined, VerifyOptions] | undefined;
   outcome: Verification | Error = ACCEPTED;
@@ -45,7 +45,7 @@ const OPTIONS = {
   logger: { info() {}, warn() {}, error() {} },
 };
 
-/** What a guarded service answers: an HTTP or a gRPC status, and a text. */
+/** The answer of a guarded service: an HTTP or a gRPC status, and a text. */
 interface Answer {
   http?: number;
   grpc?: number;

@@ -1,4 +1,4 @@
-/** Whose keys a verifier accepts. */
+/** Which projects' keys a verifier accepts. */
 
 import assert from "node:assert/strict";
 import test, { type TestContext } from "node:test";
@@ -13,7 +13,7 @@ import { denied, FakeServer, idOf, makeKey, until, valid } from "./fake-server.j
 const KEY = makeKey("a");
 const SEVERAL = ["acme", "globex"] as const;
 
-/** Makes a verifier that remembers for a minute, without a stream. */
+/** Creates a verifier that caches for a minute, without a stream. */
 async function open(t: TestContext, options: Partial<VerifierOptions> = {}) {
   const server = await FakeServer.start();
   const logger = { info() {}, warn() {}, error() {} };

@@ -18,7 +18,7 @@ interface Question {
   answer(outcome: Verification | Error, ttl?: number): Promise<void>;
 }
 
-/** Sessions whose verifications a test answers, whose stream it vouches for, and whose time it lets pass. */
+/** Sessions with a test's own clock, freshness and answers to verifications. */
 class World {
   readonly clock = new FakeClock();
   readonly asked: Question[] = [];

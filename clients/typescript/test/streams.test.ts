@@ -1,4 +1,4 @@
-/** What a key let in ends with it, over real sockets. */
+/** What a key let in ends with the key, over real sockets. */
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { Agent, createServer, get, type IncomingMessage, type ServerResponse } from "node:http";
@@ -20,16 +20,16 @@ import { Verifier } from "../src/verifier.js";
 import { denied, FakeServer, idOf, makeKey, type Stream, until, valid } from "./fake-server.js";
 
 const KEY = makeKey("a");
-/** What the tests vary. */
+/** The options that the tests vary. */
 type StreamOptions = { endStreams?: boolean };
 
 const logger = { info() {}, warn() {}, error() {} };
 
-/** A verifier that hears a stream of changes, and what the handlers of a guarded service tell. */
+/** A verifier with a stream of changes, and the ends that the handlers of a guarded service report. */
 class Scene {
   readonly ends: string[] = [];
   begun = 0;
-  /** Lets handlers that wait go on. */
+  /** Releases the waiting handlers. */
   go = false;
   #revision = 1;
 
@@ -56,7 +56,7 @@ class Scene {
     return this.verifier.sessions.size;
   }
 
-  /** Has the key answered so from now on, and the stream say that it has changed; returns when that was acted on. */
+  /** Changes the key's answer and delivers the change. Returns when the verifier has acted on it. */
   async becomes(code: VerifyCode): Promise<void> {
     const revision = ++this.#revision;
     this.server.answer = ({ key }) => {
@@ -200,7 +200,7 @@ for (const [name, serve] of Object.entries(GRPC)) {
   });
 }
 
-/** Services whose "/stream" speaks without end, whose "/piped" is a stream that was handed over, and "/slow" waits. */
+/** Services: "/stream" sends endlessly, "/piped" sends from a stream that was handed over, and "/slow" waits. */
 const HTTP: Record<string, (t: TestContext, scene: Scene, options?: StreamOptions) => Promise<number>> = {
   async express(t, scene, options = {}) {
     const app = express();
@@ -264,7 +264,7 @@ async function begin(port: number, path: string): Promise<IncomingMessage> {
   return answer;
 }
 
-/** Reads to the end, and returns whether that was an orderly one. */
+/** Reads to the end, and returns whether that was a normal end. */
 async function isWhole(answer: IncomingMessage): Promise<boolean> {
   try {
     for await (const _ of answer);
@@ -370,7 +370,7 @@ test("A socket that is upgraded is destroyed when its key stops being valid.", a
   const guard = expressGuard.requireApiKey(scene.verifier, { logger });
   const server = createServer((request, response) => void guard(request, response, () => scene.begun++));
   server.on("upgrade", (request, socket) => {
-    // As express-ws and @fastify/websocket do: the upgrade goes through the application's middleware.
+    // Like express-ws and @fastify/websocket: the upgrade goes through the application's middleware.
     server.emit("request", request, Object.assign(Object.create(null), { socket }));
     socket.on("close", () => scene.ends.push("told"));
   });

@@ -23,7 +23,7 @@ try {
   const npm = (...args) => run("npm", ["install", "--silent", "--no-audit", "--no-fund", ...args]);
   npm(`./${filename}`);
 
-  // What needs nobody else's package must do without it.
+  // The entry points that need no other package must work without one.
   writeFileSync(
     join(folder, "alone.mjs"),
     `import { Verifier, isWellFormed } from "@tumbler/client";

@@ -25,7 +25,7 @@ interface Scene {
   clock: FakeClock;
   verifier: Verifier;
   logged: string[];
-  /** The first stream, which has said one word: memory may answer. */
+  /** The first stream, which has sent one message: the cache may answer. */
   stream: Stream;
 }
 
@@ -51,7 +51,7 @@ async function listening(t: TestContext, options: Partial<VerifierOptions> = {})
   return { ...scene, stream };
 }
 
-/** Lets the stream say where it begins, and returns when memory works. */
+/** Sends the stream's first cursor, and returns when the cache answers. */
 async function greet({ server, verifier }: Omit<Scene, "stream">, stream: Stream): Promise<void> {
   stream.send({ cursor: "r1" });
   const probe = makeKey("probe");
@@ -61,7 +61,7 @@ async function greet({ server, verifier }: Omit<Scene, "stream">, stream: Stream
   server.calls.length = 0;
 }
 
-/** Returns when the verifier has heard all that the stream said. */
+/** Returns when the verifier has handled all messages of the stream. */
 async function heard(stream: Stream, verifier: Verifier): Promise<void> {
   const probe = makeKey("heard");
   await verifier.verify(probe);
@@ -83,14 +83,14 @@ async function nextStream({ server, clock }: Omit<Scene, "stream">): Promise<Str
   return server.stream();
 }
 
-/** Returns all text that is alive in this process, as far as it could be part of a key. */
+/** Returns all text on this process's heap that is long enough to be part of a key. */
 async function heap(): Promise<string> {
   let text = "";
   for await (const part of getHeapSnapshot()) text += part;
   return (text.match(/[0-9A-Za-z_]{40,}/g) ?? []).join("\n");
 }
 
-/** A door that calls wait at until the test opens it. */
+/** A gate that calls wait at until the test opens it. */
 function door(): { pass: () => Promise<void>; open: () => void } {
   let open = () => {};
   const opened = new Promise<void>((resolve) => {
@@ -468,7 +468,7 @@ test("no presented key stays in memory once its call is over", async (t) => {
   const { server, verifier } = await listening(t);
   await verifier.verify(makeKey("a", "Z"));
   assert.equal((await verifier.verify(makeKey("a", "Z"))).cached, true);
-  await verifier.verify(OTHER); // the last call of all may linger in the connection
+  await verifier.verify(OTHER); // the last call may linger in the connection
   server.calls.length = 0;
   assert.equal((await heap()).includes("Z".repeat(12)), false);
   assert.equal(verifier.size, 2);

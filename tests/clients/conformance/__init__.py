@@ -1,1 +1,1 @@
-"""One set of scenarios that the verifiers of all languages are held against; docs/clients.md is what they check."""
+"""Scenarios that the verifiers of all languages must pass. They check docs/clients.md."""

@@ -1,4 +1,4 @@
-"""Each verifier's program, started once by a test process, and a scene for each test."""
+"""Each verifier's program, started once per test process, and a scene for each test."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from tests.e2e.service import Service
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Program]]:
-    """Give a function that returns the one running program of a name."""
+    """Yield a function that returns the running program of a name."""
     running: dict[str, Program] = {}
     logs = tmp_path_factory.mktemp("programs")
 
@@ -34,13 +34,13 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
 
 @pytest.fixture(params=PROGRAMS)
 def program(request: pytest.FixtureRequest, programs: Callable[[str], Program]) -> Program:
-    """Give the program of each verifier; every test that asks for it runs with each."""
+    """Return the program of each verifier. A test that uses it runs with each."""
     return programs(request.param)
 
 
 @pytest.fixture
 def scene(program: Program, shared_server: Service) -> Iterator[Scene]:
-    """Give a scene on the server that all share, in a project of its own."""
+    """Yield a scene on the shared server, in its own project."""
     scene = Scene(program, shared_server)
     yield scene
     scene.close()
@@ -48,7 +48,7 @@ def scene(program: Program, shared_server: Service) -> Iterator[Scene]:
 
 @pytest.fixture
 def own_scene(program: Program, own_server: Service) -> Iterator[Scene]:
-    """Give a scene with a server of its own."""
+    """Yield a scene with its own server."""
     scene = Scene(program, own_server)
     yield scene
     scene.close()
@@ -56,7 +56,7 @@ def own_scene(program: Program, own_server: Service) -> Iterator[Scene]:
 
 @pytest.fixture
 def crowded_scene(program: Program, shared_server: Service) -> Iterator[Scene]:
-    """Give a scene on the server that all share, in the project of the crowd."""
+    """Yield a scene on the shared server, in the crowd's project."""
     scene = Scene(program, shared_server, seed.PROJECT)
     yield scene
     scene.close()
@@ -64,5 +64,5 @@ def crowded_scene(program: Program, shared_server: Service) -> Iterator[Scene]:
 
 @pytest.fixture(scope="session")
 def many_keys(shared_server: Service) -> list[str]:
-    """Give 10,000 keys that every test leaves as they are."""
+    """Return 10,000 keys that no test changes."""
     return crowd(shared_server, 10_000)

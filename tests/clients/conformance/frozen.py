@@ -23,7 +23,7 @@ from tests.clients.conformance.test_late_words import PHASES, freeze
 from tests.e2e.service import Service
 
 TOGETHER = 12
-"""Verifiers that are tried at a time."""
+"""Verifiers that run at a time."""
 
 
 def burn() -> None:
@@ -33,7 +33,7 @@ def burn() -> None:
 
 
 def rounds(service: Service, name: str, number: int, folder: Path) -> Counter[str]:
-    """Freeze verifiers of a name so often in each phase; return how many were right and what went wrong."""
+    """Freeze verifiers of a name this often in each phase. Count the right outcomes and the failures."""
     found: Counter[str] = Counter()
     work = itertools.product(range(number), PHASES)
     lock = threading.Lock()
@@ -61,7 +61,7 @@ def rounds(service: Service, name: str, number: int, folder: Path) -> Counter[st
 
 
 def main() -> int:
-    """Freeze them, and say what was found."""
+    """Freeze the verifiers, and print the outcomes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200, help="for each verifier and phase (default 200)")
     parser.add_argument("--only", action="append", choices=list(PROGRAMS), help="this verifier; may be repeated")

@@ -1,4 +1,4 @@
-"""A TCP connection's way to a server, which can be cut, closed, held up and slowed down."""
+"""A TCP proxy before a server, which can cut, refuse, stall and slow down its connections."""
 
 import contextlib
 import selectors
@@ -11,16 +11,16 @@ from collections import deque
 _CHUNK = 65_536
 
 LAG_RATE = 0.4
-"""Seconds by which a slow way becomes slower in a second: little enough for words a second apart to be no silence."""
+"""Seconds that the delay grows per second. It is small enough that messages a second apart do not count as silence."""
 
 MOST_LAG = 6.0
 
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER with no patience: closing resets the connection, as a broken way does."""
+"""SO_LINGER with a timeout of zero: closing resets the connection, like a broken network."""
 
 
 class Link:
-    """Passes bytes between whoever connects to ``address`` and a server. Close it at the end."""
+    """Passes bytes between the clients of ``address`` and a server. Close it at the end."""
 
     def __init__(self, server: str) -> None:
         host, _, port = server.rpartition(":")
@@ -42,7 +42,7 @@ class Link:
         self._ways.set()
 
     def cut(self) -> None:
-        """End every connection; new ones are let through."""
+        """Reset every connection. New ones are accepted."""
         with self._lock:
             for near in self._open:
                 with contextlib.suppress(OSError):
@@ -50,29 +50,29 @@ class Link:
                     near.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
 
     def refuse(self) -> None:
-        """End every connection, and refuse new ones until ``heal``."""
+        """Reset every connection, and refuse new ones until ``heal``."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._listener.close()
         self.cut()
 
     def stall(self) -> None:
-        """Hold up every byte, on new connections too, until ``heal``; nobody is told. None is on its way."""
+        """Hold back every byte, also on new connections, until ``heal``. Neither end notices. No byte is in transit."""
         with self._passing:
             self._ways.clear()
 
     def lag(self) -> None:
-        """Bring the server's bytes late from now on, by ever more, up to ``MOST_LAG`` seconds. None is lost."""
+        """Delay the server's bytes from now on, by ever more, up to ``MOST_LAG`` seconds. None is lost."""
         self._lag_from = time.monotonic()
 
     @property
     def late(self) -> float:
-        """How many seconds late the server's bytes are now."""
+        """The present delay of the server's bytes, in seconds."""
         since = self._lag_from
         return 0.0 if since is None else min(MOST_LAG, (time.monotonic() - since) * LAG_RATE)
 
     def heal(self) -> None:
-        """Pass bytes again, those that were held up first, and let new connections through."""
+        """Pass bytes again, the held ones first, and accept new connections."""
         if self._listener.fileno() < 0:
             self._listener = self._listen(int(self.address.rpartition(":")[2]))
         self._ways.set()
@@ -89,7 +89,7 @@ class Link:
             except OSError:
                 return
             with self._lock:
-                if listener.fileno() < 0:  # it came while connections were refused
+                if listener.fileno() < 0:  # it arrived while connections were refused
                     near.close()
                     return
                 self._open.add(near)
@@ -113,14 +113,14 @@ class Link:
     def _carry(
         self, ready: selectors.BaseSelector, held: deque[tuple[float, socket.socket, bytes]], far: socket.socket
     ) -> bool:
-        """Pass on what has come and is due, and say whether there can be more."""
+        """Pass on the bytes that have arrived and are due. Return whether more can follow."""
         for arrived, _ in ready.select(max(0.0, held[0][0] - time.monotonic()) if held else None):
             assert isinstance(arrived.fileobj, socket.socket)
             chunk = arrived.fileobj.recv(_CHUNK)
             if arrived.fileobj is far:
                 held.append((time.monotonic() + self.late, arrived.data, chunk))
                 if not chunk:
-                    ready.unregister(far)  # its end is passed on when all before it has been
+                    ready.unregister(far)  # its end is passed on after all earlier bytes
             elif not self._passed(arrived.data, chunk):
                 return False
         while held and held[0][0] <= time.monotonic():
@@ -129,7 +129,7 @@ class Link:
         return True
 
     def _passed(self, to: socket.socket, chunk: bytes) -> bool:
-        """Pass a chunk on, and say whether it was not the end."""
+        """Pass a chunk on. Return whether it was not the end."""
         while not self._send(to, chunk):
             self._ways.wait()
         return bool(chunk)

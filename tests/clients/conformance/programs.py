@@ -1,7 +1,7 @@
-"""What is made of the clients' sources: for each language a program that stands for its verifier, and an example.
+"""The programs built from the clients' sources: for each language a verifier, and an example.
 
-A verifier's program reads a JSON object a line and answers each with one; ``Program`` is the driver's end of that.
-``python -m tests.clients.conformance.programs`` makes them all ahead of the tests, and needs nothing installed.
+A verifier's program reads and answers JSON lines. ``Program`` is the driver's end of that.
+``python -m tests.clients.conformance.programs`` builds them all before the tests, and needs nothing installed.
 """
 
 import contextlib
@@ -31,30 +31,30 @@ EXAMPLES_FOLDER = ROOT / "examples"
 JAVA_PROGRAM, JAVA_EXAMPLE = BUILD / "java.arguments", BUILD / "java-example.arguments"
 
 DEMAND_ALL = "TUMBLER_DEMAND_ALL"
-"""The variable that makes a missing toolchain a failure, where it would only be said."""
+"""The variable that turns a missing toolchain from a skipped test into a failure."""
 
 PATIENCE = 60.0
 """Seconds after which a program that has not answered counts as broken."""
 
 
 class Missing(Exception):
-    """A language cannot be tried here, and why."""
+    """A language cannot be tested here, and the reason."""
 
 
 class Broken(Exception):
-    """A program that ended, did not answer, or answered that it does not know how to go on."""
+    """A program that exited, did not answer, or reported an internal error."""
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A command, and its oldest version that will do, as far as that matters."""
+    """A command, and its oldest supported version if that matters."""
 
     command: str
     asked: str = ""
     oldest: tuple[int, int] = (0, 0)
 
     def lack(self) -> str:
-        """Return what is wrong with it; nothing, if it will do."""
+        """Return what is wrong with it, or "" if it is usable."""
         if shutil.which(self.command) is None:
             return f"{self.command} is not installed"
         if not self.asked:
@@ -73,7 +73,7 @@ _JAVA = (Tool("java", "--version", (17, 0)), Tool("mvn"))
 
 @dataclass(frozen=True)
 class Product:
-    """Something to be run, and how it is made of what."""
+    """A program, its sources and how to build it."""
 
     name: str
     tools: tuple[Tool, ...]
@@ -83,11 +83,11 @@ class Product:
 
     @property
     def lock(self) -> Path:
-        """What is held while it is made: each toolchain has one, since its products are made of the same sources."""
+        """The lock to hold while it is built. Each toolchain has one, because its products share their sources."""
         return BUILD / f"{self.tools[0].command if self.tools else 'python'}.lock"
 
     def make(self) -> None:
-        """Make it, unless it was made of these sources before. Raises ``Missing``, and ``Broken`` where that fails."""
+        """Build it, unless its sources have not changed since. Raises ``Missing``, or ``Broken`` if the build fails."""
         for tool in self.tools:
             if found := tool.lack():
                 raise Missing(f"{self.name}: {found}")
@@ -108,7 +108,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def fingerprint(*folders_: Path) -> str:
-    """Return what differs as soon as a source in the folders does; what tools leave beside them does not count."""
+    """Return a digest that changes with every source in the folders. Files that tools generate there do not count."""
     left = {"node_modules", "target", "dist", "build", "__pycache__"}
     digest = hashlib.sha256()
     for parent, folders, files in itertools.chain.from_iterable(map(os.walk, folders_)):
@@ -120,14 +120,14 @@ def fingerprint(*folders_: Path) -> str:
 
 
 def run(*command: str, cwd: Path) -> None:
-    """Run a tool to its end. Raises ``Broken`` with what it said where it failed."""
+    """Run a tool to its end. Raises ``Broken`` with its output if it fails."""
     ended = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if ended.returncode:
         raise Broken(f"{' '.join(command)} ended with {ended.returncode}:\n{ended.stdout[-4000:]}")
 
 
 def _nothing() -> None:
-    """Leave it as it is: Python runs from its sources."""
+    """Build nothing: Python runs from its sources."""
 
 
 def _go(folder: Path, package: str, program: Path) -> Callable[[], None]:
@@ -146,7 +146,7 @@ def _typescript_example() -> None:
 
 
 def install_npm_packages(folder: Path) -> None:
-    """Install what a folder's lock file names, unless that is done."""
+    """Install the packages in a folder's lock file, unless they are installed."""
     installed, wanted = folder / "node_modules" / ".package-lock.json", folder / "package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < wanted.stat().st_mtime:
         run("npm", "ci", "--silent", "--no-audit", "--no-fund", cwd=folder)
@@ -166,14 +166,14 @@ def _java_example() -> None:
 
 
 def maven(*goals: str, cwd: Path) -> None:
-    """Run Maven with the repository of the Java client's own scripts: what is installed here is for nobody else."""
+    """Run Maven with the repository of the Java client's scripts, so that it installs nothing for other projects."""
     run("mvn", "-q", "-B", f"-Dmaven.repo.local={ROOT / 'build' / 'java' / 'm2'}", *goals, cwd=cwd)
 
 
 def _name_classes(to: Path, main: str, *classes: Path) -> None:
-    """Write the arguments of a ``java`` command that runs a class; a file among the paths is a list of more.
+    """Write the arguments of a ``java`` command that runs a class. A file among the paths lists more paths.
 
-    It gets copies, so that compiling anew takes nothing away from a program that runs.
+    It gets copies of the classes, so that a new compilation does not affect a running program.
     """
     copies = to.with_suffix("")
     shutil.rmtree(copies, ignore_errors=True)
@@ -214,7 +214,7 @@ PROGRAMS: Mapping[str, Product] = {
         ),
     )
 }
-"""The verifiers, each a program that speaks the line protocol."""
+"""The verifiers, each as a program that speaks the line protocol."""
 
 EXAMPLES: Mapping[str, Product] = {
     product.name: product
@@ -243,17 +243,17 @@ EXAMPLES: Mapping[str, Product] = {
         ),
     )
 }
-"""The services of ``examples/``, run from the repository's root."""
+"""The services in ``examples/``. They run in the repository's root."""
 
 
 def make_all() -> None:
-    """Make what can be made here, each toolchain's products beside the others'."""
+    """Build what can be built here, the toolchains in parallel."""
     products = (*PROGRAMS.values(), *EXAMPLES.values())
     by_lock = {product.lock: [each for each in products if each.lock == product.lock] for product in products}
 
     def make(products: list[Product]) -> None:
         for product in products:
-            with contextlib.suppress(Missing, Broken):  # the tests say so
+            with contextlib.suppress(Missing, Broken):  # the tests report it
                 product.make()
 
     with ThreadPoolExecutor() as pool:
@@ -266,7 +266,7 @@ class Program:
 
     name: str
     log: Path
-    """Where its stderr goes."""
+    """The file for its stderr."""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _waiting: dict[int, "Future[dict[str, Any]]"] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -294,7 +294,7 @@ class Program:
         self.close()
 
     def begin(self, op: str, **arguments: Any) -> "Future[dict[str, Any]]":
-        """Ask for something, and do not wait for the answer."""
+        """Send a request, and do not wait for the answer."""
         future: Future[dict[str, Any]] = Future()
         with self._lock:
             number = next(self._numbers)
@@ -308,7 +308,7 @@ class Program:
         return future
 
     def call(self, op: str, patience: float = PATIENCE, **arguments: Any) -> dict[str, Any]:
-        """Ask for something and return the answer. Raises ``Broken`` where it is none."""
+        """Send a request and return the answer. Raises ``Broken`` if there is none."""
         try:
             answer = self.begin(op, **arguments).result(patience)
         except NoAnswer:
@@ -319,7 +319,7 @@ class Program:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Have its process stand still meanwhile, as in a container that is paused."""
+        """Stop its process meanwhile, as in a paused container."""
         self._process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -327,11 +327,11 @@ class Program:
             self._process.send_signal(signal.SIGCONT)
 
     def said(self) -> str:
-        """Return the end of what it has logged."""
+        """Return the end of its log."""
         return self.log.read_text(errors="replace")[-2000:]
 
     def close(self) -> None:
-        """End the process, which an end of its input does."""
+        """End the process by closing its stdin."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()

@@ -1,4 +1,4 @@
-"""A process on the way to a server, which can be stopped: its kernel goes on acknowledging, and nobody answers."""
+"""A proxy process before a server. When it is stopped, its kernel still acknowledges, but nothing answers."""
 
 import signal
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Relay:
-    """Passes bytes between whoever connects to ``address`` and a server. Close it at the end."""
+    """Passes bytes between the clients of ``address`` and a server. Close it at the end."""
 
     def __init__(self, server: str) -> None:
         self._process = subprocess.Popen(
@@ -32,16 +32,16 @@ class Relay:
         self._process.communicate()
 
     def stop(self) -> None:
-        """Stand still, until ``go_on``."""
+        """Stop the process until ``go_on``."""
         self._process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Pass bytes again, those first that have come meanwhile."""
+        """Pass bytes again, those that have arrived meanwhile first."""
         self._process.send_signal(signal.SIGCONT)
 
 
 def main() -> None:
-    """Pass bytes until the input ends."""
+    """Pass bytes until stdin ends."""
     with Link(sys.argv[1]) as link:
         print(link.address, flush=True)
         sys.stdin.read()

@@ -1,4 +1,4 @@
-"""What the scenarios are told in: a server, a verifier in some language, and keys."""
+"""The setting of a scenario: a server, a verifier in some language, and keys."""
 
 import itertools
 import time
@@ -14,11 +14,11 @@ from tumbler.v1 import api_key_pb2
 from tumbler.v1 import api_key_service_pb2 as pb
 
 PROMPTLY = 40.0
-"""Seconds within which a stream, a new one included, has told a change, on a machine that is very busy."""
+"""Seconds within which a stream, even a new one, delivers a change on a very busy machine."""
 
 PATIENT = {"max_staleness": 120_000, "timeout": 10_000}
-"""Options of a verifier that a busy machine does not disturb. Nothing but the stream's word, the server's ``cache_ttl``
-being long, makes it forget a key within ``PROMPTLY``."""
+"""Options for a verifier that a busy machine does not disturb. As the server's ``cache_ttl`` is long, only the stream
+makes it evict a key within ``PROMPTLY``."""
 
 Demand = dict[str, Any]
 
@@ -26,7 +26,7 @@ _projects = itertools.count(1)
 
 
 class Scene:
-    """A verifier, made by ``open``, for a project of its own."""
+    """A verifier, created by ``open``, for its own project."""
 
     def __init__(self, program: Program, service: Service, project: str = "") -> None:
         self.program = program
@@ -37,10 +37,10 @@ class Scene:
         self._secrets: list[str] = []
 
     def open(self, target: str = "", settled: bool = True, **options: Any) -> None:
-        """Make a verifier, in place of the one before; return when it remembers what it is told, unless it cannot.
+        """Create a verifier that replaces the previous one. Return when it caches, unless it cannot.
 
-        Its stream says nothing of keys that were made before, while one made later may be forgotten once, when the word
-        that it was created arrives.
+        Its stream does not report keys that were created before. A key created later may be evicted once, when its
+        creation is delivered.
         """
         probe = self.create().key
         sent = {"target": target or self.service.target, "api_key": self.own.key, **PATIENT, **options}
@@ -51,7 +51,7 @@ class Scene:
             self.remembered(probe)
 
     def close(self) -> None:
-        """End the verifier. Nothing of a key may have been logged."""
+        """Close the verifier. It must not have logged any part of a key's secret."""
         self.program.call("close")
         with self.program.log.open(errors="replace") as log:
             log.seek(self._logged)
@@ -64,34 +64,34 @@ class Scene:
         return self.service.create(project_id=self.project, scopes=scopes, **fields)
 
     def crowd(self, size: int) -> list[str]:
-        """Put so many keys into the database, past the server, and return their texts; the project must be theirs."""
+        """Put this many keys into the database directly, and return their texts. The project must be the crowd's."""
         assert self.project == seed.PROJECT
         return crowd(self.service, size)
 
     def update(self, key_id: str, *mask: str, **fields: Any) -> None:
-        """Change the fields of a key that the mask names, else those that are given."""
+        """Change the fields of a key that the mask names, or without a mask the given ones."""
         key = api_key_pb2.ApiKey(id=key_id, **fields)
         self.service.call("Update", pb.UpdateRequest(api_key=key, update_mask={"paths": mask} if mask else None))
 
     def verify(self, text: str, **demand: Any) -> dict[str, Any]:
-        """Verify a key, and return the answer; a true one has the one code that allows anything."""
+        """Verify a key, and return the answer. It is valid if and only if the code is VALID."""
         return self._checked(text, self.program.call("verify", key=text, **demand))
 
     def verify_together(self, *asked: tuple[str, Demand]) -> list[str]:
-        """Verify keys at the same time, and return how each ended."""
+        """Verify keys at the same time, and return each outcome."""
         under_way = [(text, self.program.begin("verify", key=text, **demand)) for text, demand in asked]
         return [outcome(self._checked(text, answer.result(PATIENCE))) for text, answer in under_way]
 
     def verify_many(self, keys: list[str], callers: int = 64) -> dict[str, Any]:
-        """Verify each key once, by so many callers at the same time, and return what was counted."""
+        """Verify each key once, with this many concurrent callers, and return the counts."""
         return self.program.call("verify_many", keys=keys, callers=callers, patience=120.0)
 
     def code(self, text: str, **demand: Any) -> str:
-        """Verify a key, and return the code, or the error where there was none."""
+        """Verify a key, and return the code, or the error if there is none."""
         return outcome(self.verify(text, **demand))
 
     def becomes(self, text: str, expected: str, patience: float = PROMPTLY, **demand: Any) -> None:
-        """Verify a key until it ends as expected."""
+        """Verify a key until the outcome is as expected."""
         found, deadline = self.code(text, **demand), time.monotonic() + patience
         while found != expected:
             assert time.monotonic() < deadline, f"it is {found} still, and not {expected}"
@@ -99,7 +99,7 @@ class Scene:
             found = self.code(text, **demand)
 
     def answered(self, text: str, seconds: float, **demand: Any) -> set[str]:
-        """Verify a key again and again for so long, or until it is not valid, and return how that ended."""
+        """Verify a key repeatedly for this long, or until it is not valid, and return the outcomes."""
         ended, deadline = set(), time.monotonic() + seconds
         while time.monotonic() < deadline and ended <= {"VALID"}:
             ended.add(self.code(text, **demand))
@@ -107,9 +107,9 @@ class Scene:
         return ended
 
     def last_valid(self, text: str, expected: str, **demand: Any) -> float:
-        """Verify a key until it is not valid any more, which must be as expected.
+        """Verify a key until it is no longer valid. The outcome must then be as expected.
 
-        Return when the last call that said VALID began, in seconds since 1970; 0 where none did.
+        Return when the last call that returned VALID began, in seconds since 1970, or 0 if there was none.
         """
         last, deadline = 0.0, time.monotonic() + 2 * PROMPTLY
         while time.monotonic() < deadline:
@@ -123,7 +123,7 @@ class Scene:
         raise AssertionError(f"it is valid still, and not {expected}")
 
     def remembered(self, *keys: str) -> None:
-        """Verify keys until each is answered from memory."""
+        """Verify keys until each answer is cached."""
         for text in keys:
             eventually(lambda text=text: self.verify(text).get("cached"), PROMPTLY)
 
@@ -132,7 +132,7 @@ class Scene:
         return round(sum(number for name, number in counted(self.service).items() if name.startswith(_VERDICTS)))
 
     def size(self) -> int:
-        """Return how many records the verifier remembers."""
+        """Return how many records the verifier caches."""
         return int(self.program.call("size")["size"])
 
     def _checked(self, text: str, answer: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def outcome(answer: dict[str, Any]) -> str:
 
 
 def crowd(service: Service, size: int) -> list[str]:
-    """Put so many keys of project ``acme`` into a server's database, past the server, and return their texts."""
+    """Put this many keys of project ``acme`` into a server's database directly, and return their texts."""
     keys = list(seed.texts(size))
     seed.add_digested(service.database_url, Path(service.pepper_file), keys)
     return keys

@@ -1,4 +1,4 @@
-"""Changes that the stream tells, each seen by a verifier that remembers the key."""
+"""A verifier that has cached a key sees each change that the stream delivers."""
 
 from tests.clients.conformance.scene import Scene
 
@@ -7,7 +7,7 @@ DAY = 86_400.0
 
 
 def test_a_revoked_key_is_denied(scene: Scene) -> None:
-    """Once the stream has told of it, a revoked key is denied, and others are remembered as before."""
+    """A revoked key is denied once the stream has delivered the event. Other keys stay cached."""
     doomed, other = scene.create(), scene.create()
     scene.open()
     scene.remembered(doomed.key, other.key)
@@ -29,7 +29,7 @@ def test_a_key_is_switched_off_and_on(scene: Scene) -> None:
 
 
 def test_a_rotated_key_works_through_its_grace(scene: Scene) -> None:
-    """The old key and the new are both valid until the grace ends; at that instant the old one is not any more."""
+    """The old key and the new one are valid until the grace period ends. At that instant the old one is denied."""
     scene.open()
     old = scene.create("orders:read")
     scene.remembered(old.key)
@@ -42,13 +42,13 @@ def test_a_rotated_key_works_through_its_grace(scene: Scene) -> None:
 
 
 def test_a_rotated_key_ends_on_its_successors_first_use(scene: Scene) -> None:
-    """An old key that waits for its successor's use is valid from memory until that, and denied promptly after it."""
+    """An old key that waits for its successor's first use is valid from the cache until then, and denied soon after."""
     scene.open()
     old = scene.create()
     waits = {"old_key_ends": "OLD_KEY_ENDS_ON_FIRST_USE"}
     rotated = scene.service.rotate(old.api_key.id, grace=DAY, **waits)
     scene.remembered(old.key)
-    # The first secret is lost, and the successor rotated in its turn.
+    # The first new secret is lost, so the successor is rotated too.
     again = scene.service.rotate(rotated.api_key.id, grace=DAY, **waits)
     assert scene.verify(old.key)["cached"] is True
     assert scene.code(again.key) == "VALID"
@@ -58,7 +58,7 @@ def test_a_rotated_key_ends_on_its_successors_first_use(scene: Scene) -> None:
 
 
 def test_a_key_is_rotated_without_grace(scene: Scene) -> None:
-    """Without a grace, the stream's word ends the old key."""
+    """Without a grace period, the event ends the old key."""
     scene.open()
     old = scene.create()
     scene.remembered(old.key)
@@ -68,7 +68,7 @@ def test_a_key_is_rotated_without_grace(scene: Scene) -> None:
 
 
 def test_scopes_are_taken_and_given(scene: Scene) -> None:
-    """A scope that a key loses is not granted any more, and one that it gets is."""
+    """A scope that a key loses is no longer granted, and one that it gets is granted."""
     scene.open()
     created = scene.create("orders:read")
     asked = {"required_scopes": ["orders:read"]}
@@ -82,7 +82,7 @@ def test_scopes_are_taken_and_given(scene: Scene) -> None:
 
 
 def test_other_fields_are_changed(scene: Scene) -> None:
-    """Networks, owner and metadata are as they were changed, soon after."""
+    """Changed networks, owner and metadata take effect soon after."""
     scene.open()
     created = scene.create(owner_id="owner-1", metadata={"plan": "silver"})
     scene.remembered(created.key)
@@ -98,7 +98,7 @@ def test_other_fields_are_changed(scene: Scene) -> None:
 
 
 def test_an_end_is_set(scene: Scene) -> None:
-    """A key that never expired is told to, and does at that instant."""
+    """A key without an expiry gets one, and expires at that instant."""
     scene.open()
     created = scene.create()
     scene.remembered(created.key)

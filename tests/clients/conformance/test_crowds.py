@@ -1,4 +1,4 @@
-"""Many keys, many callers, and changes in the middle of their calls."""
+"""Many keys, many callers, and changes during their calls."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +13,7 @@ LOT = 50
 
 
 def test_64_callers_at_the_same_time(crowded_scene: Scene, many_keys: list[str]) -> None:
-    """Of 2,000 keys verified by 64 callers none fails; remembered, they cost no call."""
+    """2,000 keys verified by 64 callers are all valid. Once cached, they cost no call."""
     scene, keys = crowded_scene, many_keys[:2_000]
     scene.open()
 
@@ -28,7 +28,7 @@ def test_64_callers_at_the_same_time(crowded_scene: Scene, many_keys: list[str])
 
 
 def test_more_keys_than_there_is_room(crowded_scene: Scene, many_keys: list[str]) -> None:
-    """10,000 keys through a cache of 1,000: each is verified, and never are more than 1,000 remembered."""
+    """10,000 keys through a cache of 1,000 are all verified, and at most 1,000 are cached at any time."""
     scene = crowded_scene
     scene.open(cache_size=1_000)
     for begin in range(0, len(many_keys), 2_500):
@@ -40,7 +40,7 @@ def test_more_keys_than_there_is_room(crowded_scene: Scene, many_keys: list[str]
 
 
 def test_more_bytes_than_there_is_room(crowded_scene: Scene, many_keys: list[str]) -> None:
-    """2,000 keys through a cache of 1 MiB: each is verified, and none counts less than 1,024 bytes."""
+    """2,000 keys through a cache of 1 MiB are all verified, and each counts at least 1,024 bytes."""
     scene = crowded_scene
     scene.open(cache_bytes=2**20)
     assert scene.verify_many(many_keys[:2_000])["codes"] == {"VALID": 2_000}
@@ -50,7 +50,7 @@ def test_more_bytes_than_there_is_room(crowded_scene: Scene, many_keys: list[str
 
 
 def test_a_revocation_in_the_middle_of_calls(crowded_scene: Scene) -> None:
-    """Callers who verify a key again and again are denied after its revocation, and from then on for ever."""
+    """Callers who verify a key again and again are denied after its revocation, and from then on always."""
     scene = crowded_scene
     scene.open()
     for text in scene.crowd(20):
@@ -67,9 +67,9 @@ def test_a_revocation_in_the_middle_of_calls(crowded_scene: Scene) -> None:
 
 @pytest.mark.parametrize("lots", [6, pytest.param(20, marks=pytest.mark.slow)])
 def test_an_answer_that_a_revocation_overtakes_is_not_remembered(crowded_scene: Scene, lots: int) -> None:
-    """Of hundreds of keys revoked while they are being verified, none is valid once the stream has told.
+    """Of hundreds of keys revoked during their verification, none is valid once the stream has delivered the events.
 
-    That it has is known by a key revoked after them: it is remembered, so that nothing but the stream's word ends it.
+    A sentinel key revoked after them shows that it has: the sentinel is cached, so only the stream can evict it.
     """
     scene = crowded_scene
     scene.open()
@@ -77,7 +77,7 @@ def test_an_answer_that_a_revocation_overtakes_is_not_remembered(crowded_scene: 
     with ThreadPoolExecutor(4) as pool:
         for number, sentinel in enumerate(sentinels):
             lot = keys[number * LOT : (number + 1) * LOT]
-            # Half of them are remembered, and half are not known yet.
+            # Half of them are cached, and half are not known yet.
             assert scene.verify_many(lot[::2])["codes"] == {"VALID": LOT // 2}
             scene.remembered(sentinel)
             verifying, revoking = [], []

@@ -1,4 +1,4 @@
-"""What a verifier answers where it hears late: frozen itself, or on a way that slows down. Nobody loses a byte."""
+"""A verifier that receives messages late, because it is frozen or its connection slows down. No byte is lost."""
 
 import time
 from collections.abc import Callable
@@ -13,23 +13,23 @@ from tests.clients.python.fake import OWN_KEY, Fake, id_of, key_of
 from tumbler.v1 import api_key_service_pb2 as pb
 
 PILED = BOUND + 0.5
-"""Seconds in which heartbeats pile up in the socket of a process that stands still."""
+"""Seconds in which heartbeats pile up in the socket of a frozen process."""
 
 HURRIED = 64
 """Calls that wait for a frozen process, and are the first thing that it sees."""
 
 
 def idle(_: Scene, __: str) -> None:
-    """Leave everything as it is."""
+    """Do nothing."""
 
 
 def under_way(scene: Scene, key: str) -> None:
-    """Have calls under way all the time."""
+    """Keep calls in flight all the time."""
     scene.program.call("race_start", key=key, callers=4)
 
 
 def catching_up(scene: Scene, _: str) -> None:
-    """Have the stream tell much."""
+    """Make the stream deliver many events."""
     for _ in range(200):
         scene.create()
 
@@ -38,13 +38,13 @@ PHASES = (idle, under_way, catching_up)
 
 
 def freeze(scene: Scene, phase: Callable[[Scene, str], None]) -> None:
-    """Have a verifier's process stand still, and find it right when it goes on."""
+    """Freeze a verifier's process, and check what it answers when it continues."""
     doomed, good = scene.create(), scene.create()
     scene.open(**QUICK)
     scene.remembered(doomed.key, good.key)
     phase(scene, doomed.key)
     with scene.program.frozen():
-        time.sleep(PILED)  # so that heartbeats stand before the event
+        time.sleep(PILED)  # so that heartbeats are queued before the event
         revoked = time.time()
         scene.service.revoke(doomed.api_key.id)
         time.sleep(PILED)
@@ -59,12 +59,12 @@ def freeze(scene: Scene, phase: Callable[[Scene, str], None]) -> None:
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_the_verifier_is_frozen(scene: Scene, phase: Callable[[Scene, str], None]) -> None:
-    """A process that stood still accepts no key that was revoked meanwhile, however much it finds in its sockets."""
+    """A process that was frozen accepts no key that was revoked meanwhile, however much is queued in its sockets."""
     freeze(scene, phase)
 
 
 def test_the_way_slows_down(scene: Scene) -> None:
-    """A way that brings everything, ever later, lets no revoked key be valid for longer than ``max_staleness``."""
+    """On a connection that delivers everything, but ever later, no revoked key is valid beyond ``max_staleness``."""
     doomed, good = scene.create(), scene.create()
     with Link(scene.service.target) as link:
         scene.open(link.address, **QUICK)
@@ -88,7 +88,7 @@ ODD = {
 
 
 def test_the_server_makes_no_sense(scene: Scene) -> None:
-    """An answer about another key, or one that contradicts itself, decides nothing and is not remembered."""
+    """An answer about another key, or one that contradicts itself, decides nothing and is not cached."""
     fake = Fake()
     try:
         answer = scene.program.call("open", target=fake.target, api_key=OWN_KEY, timeout=10_000)

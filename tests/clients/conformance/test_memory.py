@@ -1,4 +1,4 @@
-"""What a verifier remembers, and what it decides from it."""
+"""What a verifier caches, and what it decides from the cache."""
 
 import time
 from typing import Any
@@ -10,7 +10,7 @@ from tests.harness import forged
 
 
 def test_a_remembered_key_is_verified_without_a_call(scene: Scene) -> None:
-    """A key that was verified before is answered from memory, with everything that was said of it at first."""
+    """A key that was verified before is answered from the cache, with all the fields of the first answer."""
     created = scene.create(
         "orders:*", environment_id="live", owner_id="owner-7", name="shop", metadata={"plan": "gold"}
     )
@@ -37,7 +37,7 @@ def test_a_remembered_key_is_verified_without_a_call(scene: Scene) -> None:
 
 
 def test_the_end_of_a_key_is_told(scene: Scene) -> None:
-    """The time at which a key expires is the server's, to the second and beyond."""
+    """The expiry in the result is the server's, to the second."""
     scene.open()
     created = scene.create(ttl={"seconds": 3_600})
     told = scene.verify(created.key)["expire_time"]
@@ -46,11 +46,11 @@ def test_the_end_of_a_key_is_told(scene: Scene) -> None:
 
 
 def test_each_demand_is_decided_anew(scene: Scene) -> None:
-    """A remembered key is held against every call's scopes, environment and address, without a call."""
+    """Each call's scopes, environment and address are checked against a cached key, without a call."""
     key = scene.create("orders:*", environment_id="live", allowed_cidrs=["192.0.2.0/24"]).key
     scene.open()
     inside = {"client_ip": "192.0.2.7"}
-    # Whatever was asked first, the record is remembered.
+    # The record is cached, whatever the first demand was.
     assert scene.code(key, client_ip="198.51.100.1") == "IP_NOT_ALLOWED"
     before = scene.calls()
     assert scene.code(key) == "IP_NOT_ALLOWED"
@@ -64,7 +64,7 @@ def test_each_demand_is_decided_anew(scene: Scene) -> None:
 
 
 def test_another_secret_is_not_the_key(scene: Scene) -> None:
-    """The id of a remembered key with another secret is denied without a call, tells nothing, and forgets nothing."""
+    """The id of a cached key with another secret is denied without a call, without any field, and evicts nothing."""
     key = scene.create("orders:read", owner_id="owner-7").key
     scene.open()
     scene.remembered(key)
@@ -76,7 +76,7 @@ def test_another_secret_is_not_the_key(scene: Scene) -> None:
 
 
 def test_what_is_no_key_is_denied_without_a_call(scene: Scene) -> None:
-    """Text that is no key, a typing error among it, costs nobody a call."""
+    """Text that is no key, such as one with a typing error, is denied without a call."""
     scene.open()
     key = scene.create().key
     typed = key[:-1] + ("0" if key[-1] != "0" else "1")
@@ -86,7 +86,7 @@ def test_what_is_no_key_is_denied_without_a_call(scene: Scene) -> None:
 
 
 def test_what_is_denied_for_good_is_not_remembered(scene: Scene) -> None:
-    """Unknown, revoked and inactive keys take no place, so that a spray of them drives nothing out."""
+    """Unknown, revoked and inactive keys are not cached, so a flood of them evicts nothing."""
     good, revoked, inactive = scene.create(), scene.create(), scene.create()
     scene.open(cache_size=5)
     scene.remembered(good.key)
@@ -103,7 +103,7 @@ def test_what_is_denied_for_good_is_not_remembered(scene: Scene) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"watch": False, "fixed_ttl": 60_000}], ids=["watching", "for a fixed time"])
 def test_a_key_expires_while_it_is_remembered(scene: Scene, options: dict[str, Any]) -> None:
-    """At the instant of its end, not later, a remembered key is not valid any more, however long it is remembered."""
+    """A cached key is denied from the instant of its expiry on, however long it may be cached."""
     scene.open(**options)
     created = scene.create(ttl={"seconds": 2})
     scene.remembered(created.key)
@@ -113,7 +113,7 @@ def test_a_key_expires_while_it_is_remembered(scene: Scene, options: dict[str, A
 
 
 def test_without_room_nothing_is_remembered(scene: Scene) -> None:
-    """With a cache of none, each verification is a call."""
+    """With a cache size of 0, each verification is a call."""
     scene.open(settled=False, cache_size=0)
     key = scene.create().key
     before = scene.calls()
@@ -123,7 +123,7 @@ def test_without_room_nothing_is_remembered(scene: Scene) -> None:
 
 
 def test_without_the_stream_nothing_is_remembered(scene: Scene) -> None:
-    """A verifier that does not listen asks each time: a revoked key is denied by the next call."""
+    """Without the stream each verification is a call, so the next call denies a revoked key."""
     scene.open(settled=False, watch=False)
     created = scene.create()
     before = scene.calls()
@@ -134,7 +134,7 @@ def test_without_the_stream_nothing_is_remembered(scene: Scene) -> None:
 
 
 def test_without_the_stream_a_time_can_be_fixed(scene: Scene) -> None:
-    """A verifier that does not listen may be told how long to remember; a revocation is seen by then, and no later."""
+    """Without the stream a fixed time to live can be set. A revocation is seen by its end."""
     scene.open(settled=False, watch=False, fixed_ttl=1_500)
     created = scene.create()
     scene.remembered(created.key)
@@ -144,7 +144,7 @@ def test_without_the_stream_a_time_can_be_fixed(scene: Scene) -> None:
 
 
 def test_a_demand_of_the_wrong_form_is_an_error(scene: Scene) -> None:
-    """A scope or an address that is none fails the call that made it, and none that is under way beside it."""
+    """A scope or an address of the wrong form fails only the call that sent it, not others in flight."""
     scene.open()
     *keys, one, two = (scene.create("orders:*").key for _ in range(22))
     right = [(key, {"required_scopes": ["orders:read"]}) for key in keys]

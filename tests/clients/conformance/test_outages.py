@@ -1,4 +1,4 @@
-"""What a verifier answers while it cannot know, and how it comes back."""
+"""What a verifier answers during an outage, and how it recovers."""
 
 import signal
 import sqlite3
@@ -15,15 +15,15 @@ from tests.e2e.service import Service
 
 BOUND = 2.0
 LATE = 0.5
-"""Seconds that a busy machine may take to read what had arrived: the bound counts from then."""
+"""Seconds that a busy machine may take to read a message that has arrived. The bound counts from then."""
 NOTICED = 10.0
-"""Seconds within which nothing is sent any more to a server that stands still."""
+"""Seconds within which no more requests go to a server that is stopped."""
 QUICK = {"heartbeat": 1_000, "max_staleness": int(BOUND * 1_000), "timeout": 1_000}
 
 
 @pytest.mark.parametrize("spoil", [Link.refuse, Link.stall], ids=["refused", "held up"])
 def test_the_way_is_broken_and_healed(scene: Scene, spoil: Callable[[Link], None]) -> None:
-    """With no way to the server, nothing is valid for longer than ``max_staleness``; with one, all is as it was."""
+    """Without a connection to the server, nothing is valid for longer than ``max_staleness``. Then all is as before."""
     doomed, good = scene.create(), scene.create()
     with Link(scene.service.target) as link:
         scene.open(link.address, **QUICK)
@@ -40,7 +40,7 @@ def test_the_way_is_broken_and_healed(scene: Scene, spoil: Callable[[Link], None
 
 
 def test_a_way_that_breaks_again_and_again_is_no_outage(scene: Scene) -> None:
-    """Connections that end and can be made anew do not keep a key from being verified, nor a change from being told."""
+    """Connections that break and can be made again neither fail a verification nor lose a change."""
     doomed, good = scene.create(), scene.create()
     with Link(scene.service.target) as link:
         scene.open(link.address)
@@ -54,7 +54,7 @@ def test_a_way_that_breaks_again_and_again_is_no_outage(scene: Scene) -> None:
 
 
 def test_a_change_that_was_missed_is_caught_up(scene: Scene) -> None:
-    """What was changed while the stream was broken is told first when it is open again."""
+    """Changes made while the stream was broken are delivered first when it is open again."""
     doomed, good = scene.create(), scene.create()
     with Link(scene.service.target) as link:
         scene.open(link.address)
@@ -68,7 +68,7 @@ def test_a_change_that_was_missed_is_caught_up(scene: Scene) -> None:
 
 
 def test_a_server_that_comes_later_is_found(scene: Scene) -> None:
-    """A verifier made before its server can be reached says so, and works as soon as it can."""
+    """A verifier created before its server is reachable reports that, and works as soon as the server is."""
     key = scene.create().key
     with Link(scene.service.target) as link:
         link.refuse()
@@ -80,7 +80,7 @@ def test_a_server_that_comes_later_is_found(scene: Scene) -> None:
 
 
 def test_the_server_is_frozen(own_scene: Scene) -> None:
-    """While the server stands still, nothing is valid for longer than ``max_staleness``; then it is again."""
+    """While the server is frozen, nothing is valid for longer than ``max_staleness``. Afterwards keys are again."""
     scene = own_scene
     remembered, other = scene.create().key, scene.create().key
     scene.open(**QUICK)
@@ -97,9 +97,9 @@ def test_the_server_is_frozen(own_scene: Scene) -> None:
 
 
 def test_one_of_two_servers_stands_still(scene: Scene) -> None:
-    """A server that stands still, while its kernel acknowledges, is noticed within ten seconds; the other answers then.
+    """A stopped server whose kernel still acknowledges is detected within ten seconds. Then the other one answers.
 
-    What is remembered would answer without a server, and so nothing is.
+    The cache is off, because it would answer without a server.
     """
     key = scene.create().key
     with Relay(scene.service.target) as still, Relay(scene.service.target) as healthy:
@@ -115,7 +115,7 @@ def test_one_of_two_servers_stands_still(scene: Scene) -> None:
 
 
 def test_the_server_is_restarted(own_scene: Scene) -> None:
-    """While the server is restarted, remembered keys are valid; the new process's changes are told."""
+    """While the server restarts, cached keys are valid. The new process's changes are delivered."""
     scene = own_scene
     doomed, good = scene.create(), scene.create()
     scene.open()
@@ -131,7 +131,7 @@ def test_the_server_is_restarted(own_scene: Scene) -> None:
 
 
 def test_an_older_backup_is_restored(own_scene: Scene) -> None:
-    """Where the log goes back, everything is forgotten: what was made since then is not there any more."""
+    """If the log goes back, everything is evicted: a key created since the backup does not exist any more."""
     scene = own_scene
     kept = scene.create()
     backup = copied(scene.service)
@@ -149,7 +149,7 @@ def test_an_older_backup_is_restored(own_scene: Scene) -> None:
 
 
 def test_the_verifiers_own_key_is_revoked(scene: Scene) -> None:
-    """A verifier whose own key is not accepted any more has no answers: not even those that it remembers."""
+    """A verifier whose own key is refused gives no answers, not even cached ones."""
     key = scene.create().key
     scene.open()
     scene.remembered(key)
@@ -159,7 +159,7 @@ def test_the_verifiers_own_key_is_revoked(scene: Scene) -> None:
 
 
 def test_the_verifiers_own_key_loses_its_scope_and_gets_it_back(scene: Scene) -> None:
-    """A verifier that may not verify any more says so, and goes on when it may again."""
+    """A verifier that may no longer verify reports that, and continues when it may again."""
     key = scene.create().key
     scene.open()
     scene.remembered(key)
@@ -176,7 +176,7 @@ def database(service: Service) -> Path:
 
 
 def copied(service: Service) -> Path:
-    """Make a backup of a server's database while it is served."""
+    """Back up a server's database while it is served."""
     backup = service.data_dir / "backup.db"
     with sqlite3.connect(database(service)) as source, sqlite3.connect(backup) as target:
         source.backup(target)
@@ -186,7 +186,7 @@ def copied(service: Service) -> Path:
 
 
 def restore(service: Service, backup: Path) -> None:
-    """Put a backup in the place of a stopped server's database."""
+    """Replace a stopped server's database with a backup."""
     for suffix in ("-wal", "-shm"):
         Path(f"{database(service)}{suffix}").unlink(missing_ok=True)
     backup.replace(database(service))

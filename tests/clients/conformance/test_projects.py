@@ -1,4 +1,4 @@
-"""Whose keys a verifier accepts, of all that its own key sees."""
+"""Which projects' keys a verifier accepts, of those that its own key sees."""
 
 from collections.abc import Iterator
 
@@ -9,31 +9,31 @@ from tests.clients.conformance.scene import Scene
 from tests.e2e.service import Service
 
 EMPTY = {"key_id": "", "project_id": "", "environment_id": "", "owner_id": "", "name": "", "scopes": [], "metadata": {}}
-"""What is told of a key that is not found."""
+"""The fields of a key that is not found."""
 
 
 @pytest.fixture
 def others(shared_server: Service) -> list[str]:
-    """Give a key of each of two projects, neither of them the verifier's own."""
+    """Return a key of each of two projects, neither of them the verifier's own."""
     return [shared_server.create(project_id=project, name=project).key for project in ("acme", "globex")]
 
 
 @pytest.fixture
 def operator(program: Program, shared_server: Service) -> Iterator[Scene]:
-    """Give a verifier whose own key is of the reserved project, and sees all."""
+    """Yield a verifier whose own key belongs to the reserved project, and sees all projects."""
     scene = Scene(program, shared_server, project="tumbler")
     yield scene
     scene.close()
 
 
 def nothing_told(scene: Scene, text: str, **demand: object) -> bool:
-    """Say whether a key is not found, and nothing is told of it."""
+    """Return whether a key is not found, and all its fields are empty."""
     told = scene.verify(text, **demand)
     return told["code"] == "NOT_FOUND" and told.items() >= EMPTY.items() and told["expire_time"] is None
 
 
 def test_it_must_be_said(operator: Scene, others: list[str]) -> None:
-    """A verifier whose own key sees all projects, and that was not told which, says yes to no key."""
+    """A verifier whose own key sees all projects, and that names none, accepts no key."""
     operator.open(settled=False)
     for _ in range(2):
         for text in (*others, operator.own.key):
@@ -45,7 +45,7 @@ def test_it_must_be_said(operator: Scene, others: list[str]) -> None:
 
 
 def test_one_project(operator: Scene, others: list[str]) -> None:
-    """Of the project that was named keys are known, and of no other."""
+    """A verifier that names one project knows its keys, and no others."""
     operator.open(project_id="acme", settled=False)
     operator.remembered(others[0])
     for _ in range(2):
@@ -55,7 +55,7 @@ def test_one_project(operator: Scene, others: list[str]) -> None:
 
 
 def test_several_projects(operator: Scene, others: list[str]) -> None:
-    """Of the projects that were named keys are known, and of no other; others take no room."""
+    """A verifier that names several projects knows their keys, and no others. Others take no room in the cache."""
     operator.open(project_id=["acme", "globex"], settled=False)
     operator.remembered(*others)
     size = operator.size()
@@ -65,14 +65,14 @@ def test_several_projects(operator: Scene, others: list[str]) -> None:
 
 
 def test_any_project_by_name(operator: Scene, others: list[str]) -> None:
-    """Where that is wished for by name, each project's keys are known."""
+    """A verifier that asks for any project by name knows the keys of all."""
     operator.open(any_project=True)
     operator.remembered(*others)
     assert [operator.verify(text)["project_id"] for text in others] == ["acme", "globex"]
 
 
 def test_a_call_narrows(operator: Scene, others: list[str]) -> None:
-    """What one call does not accept of a remembered key another does, and no call accepts more than the verifier."""
+    """A key that one call's projects exclude is valid for another. No call accepts more than the verifier."""
     operator.open(any_project=True)
     operator.remembered(*others)
     hers, his = others
@@ -88,7 +88,7 @@ def test_a_call_narrows(operator: Scene, others: list[str]) -> None:
 
 
 def test_a_change_is_told_of_the_project_that_was_named(operator: Scene, shared_server: Service) -> None:
-    """The stream of one project tells of what changes in it."""
+    """The stream of one project delivers its changes."""
     created = shared_server.create(project_id="acme")
     operator.open(project_id="acme", settled=False)
     operator.remembered(created.key)
@@ -97,7 +97,7 @@ def test_a_change_is_told_of_the_project_that_was_named(operator: Scene, shared_
 
 
 def test_a_tenant_needs_not_say_it(scene: Scene, others: list[str]) -> None:
-    """A verifier whose own key sees one project knows the keys of that one, said or not."""
+    """A verifier whose own key sees one project knows the keys of that one, whether it is named or not."""
     key = scene.create().key
     for said in ({}, {"project_id": scene.project}, {"project_id": [scene.project, "acme"]}, {"any_project": True}):
         scene.open(**said)
@@ -106,7 +106,7 @@ def test_a_tenant_needs_not_say_it(scene: Scene, others: list[str]) -> None:
 
 
 def test_a_tenant_cannot_say_another(scene: Scene, others: list[str]) -> None:
-    """A verifier that names a project which its own key may not see is told so, and says yes to nothing."""
+    """A verifier that names a project which its own key may not see gets an error, and accepts nothing."""
     scene.open(project_id="acme", settled=False)
     assert scene.code(others[0]) == "not_allowed"
     assert scene.code(scene.create().key) == "not_allowed"
@@ -114,6 +114,6 @@ def test_a_tenant_cannot_say_another(scene: Scene, others: list[str]) -> None:
 
 @pytest.mark.parametrize("said", ["", [], [""], ["acme", ""]])
 def test_none_is_not_any(scene: Scene, said: object) -> None:
-    """An empty id is refused where the verifier is made."""
+    """An empty id is refused when the verifier is created."""
     answer = scene.program.call("open", target=scene.service.target, api_key=scene.own.key, project_id=said)
     assert answer["error"] == "option"

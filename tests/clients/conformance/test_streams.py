@@ -1,4 +1,4 @@
-"""What a key let in ends with it: streams of gRPC and HTTP behind each guard, and a key that a real server changes."""
+"""Streams of gRPC and HTTP behind each guard end with their key, when a real server changes it."""
 
 import contextlib
 import http.client
@@ -22,7 +22,7 @@ BROKEN_OFF = ("broken off", "")
 
 
 class Stream:
-    """One stream that is read by a thread."""
+    """A stream that a thread reads."""
 
     def __init__(self, name: str, read: Callable[["Stream"], tuple[str, str]]) -> None:
         self.name = name
@@ -40,7 +40,7 @@ class Stream:
 
 
 def by_grpc(port: int, key: str) -> Callable[[Stream], tuple[str, str]]:
-    """Return what reads a stream of gRPC, and how it ended."""
+    """Return a function that reads a gRPC stream, and returns how it ended."""
 
     def read(stream: Stream) -> tuple[str, str]:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -58,7 +58,7 @@ def by_grpc(port: int, key: str) -> Callable[[Stream], tuple[str, str]]:
 
 
 def by_http(port: int, key: str) -> Callable[[Stream], tuple[str, str]]:
-    """Return what reads an answer that is sent in parts, and how it ended."""
+    """Return a function that reads a response sent in parts, and returns how it ended."""
 
     def read(stream: Stream) -> tuple[str, str]:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2 * PROMPTLY)
@@ -78,7 +78,7 @@ def by_http(port: int, key: str) -> Callable[[Stream], tuple[str, str]]:
 
 
 class Streams:
-    """A stream by each service that a program offers, all by one key."""
+    """A stream of each service that a program offers, all with one key."""
 
     def __init__(self, scene: Scene, *scopes: str, **fields: Any) -> None:
         self.scene = scene
@@ -94,21 +94,21 @@ class Streams:
         self.speak()
 
     def speak(self) -> None:
-        """Return once each has said five words more."""
+        """Return once each stream has sent five more messages."""
         before = [stream.words for stream in self.all]
         for stream, words in zip(self.all, before, strict=True):
             eventually(lambda stream=stream, words=words: stream.words >= words + 5 or stream.end, PROMPTLY)
             assert stream.end is None, (stream.name, stream.end)
 
     def become(self, end: tuple[str, str], not_before: float = 0.0) -> None:
-        """Return once each has ended, as it should; what was sent in parts can only be broken off."""
+        """Return once each stream has ended as it should. A response sent in parts can only be broken off."""
         for stream in self.all:
             eventually(lambda stream=stream: stream.end, PROMPTLY)
             assert stream.end in (end, BROKEN_OFF), (stream.name, stream.end)
             assert stream.ended_at >= not_before, stream.name
 
     def hang_up(self) -> None:
-        """End those that are left."""
+        """Hang up the streams that are left."""
         for stream in self.all:
             if stream.end is None:
                 stream.hang_up()
@@ -116,7 +116,7 @@ class Streams:
 
 @pytest.fixture
 def streams(scene: Scene) -> Iterator[Callable[..., Streams]]:
-    """Give a function that opens streams behind the verifier that a program has open."""
+    """Yield a function that opens streams behind a program's verifier."""
     scene.open()
     made = []
 
@@ -143,7 +143,7 @@ CHANGES: dict[str, tuple[Callable[[Streams], Any], tuple[str, str]]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_ends_what_it_forbids(streams: Callable[..., Streams], change: str) -> None:
-    """After a change that forbids it, every stream of the key ends, and one of another key goes on."""
+    """A change that forbids a key ends all its streams, and no stream of another key."""
     make, end = CHANGES[change]
     ending, other = streams(), streams()
     make(ending)
@@ -152,14 +152,14 @@ def test_a_change_ends_what_it_forbids(streams: Callable[..., Streams], change: 
 
 
 def test_an_end_that_comes_by_itself(streams: Callable[..., Streams]) -> None:
-    """An expiry, which no event tells, ends every stream at that instant, and not before."""
+    """An expiry, which no event announces, ends every stream at that instant, and not before."""
     ends = int(time.time()) + 4
     opened = streams(expire_time={"seconds": ends})
     opened.become(NOT_VALID, not_before=ends - 0.5)
 
 
 def test_the_end_of_a_grace(streams: Callable[..., Streams]) -> None:
-    """A rotated key's streams go on through its grace, and end with it."""
+    """A rotated key's streams continue through its grace period, and end with it."""
     opened = streams()
     rotated = opened.scene.service.rotate(opened.key_id, grace=GRACE)
     ends = rotated.old_api_key.grace_expire_time.ToNanoseconds() / 1e9
@@ -167,7 +167,7 @@ def test_the_end_of_a_grace(streams: Callable[..., Streams]) -> None:
 
 
 def test_a_change_that_forbids_nothing(streams: Callable[..., Streams]) -> None:
-    """After a change that leaves the key good for it, every stream goes on."""
+    """A change that leaves the key valid for a stream does not end the stream."""
     opened = streams(SCOPE, "other:read")
     scene, key = opened.scene, opened.created.key
     scene.update(opened.key_id, scopes=["orders:*"], owner_id="another", allowed_cidrs=["127.0.0.0/8"])

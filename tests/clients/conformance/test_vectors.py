@@ -1,4 +1,4 @@
-"""The shared vectors, decided by each language's own code."""
+"""The shared test vectors, with each language's own code."""
 
 import json
 from pathlib import Path
@@ -16,13 +16,13 @@ NOT_WATCHING = {"watch": False, "fixed_ttl": 1_000}
 
 
 def rows(name: str) -> list[dict[str, Any]]:
-    """Return a file's rows."""
+    """Return the rows of a file."""
     vectors: list[dict[str, Any]] = json.loads((VECTORS / name).read_text())["vectors"]
     return vectors
 
 
 def test_every_row_is_decided_as_in_the_server(program: Program) -> None:
-    """The code of each record, request and instant is the one that the file says."""
+    """Each record, request and time of the file gets the file's code."""
     asked = [
         (row, program.begin("decide", record=row["record"], request=row["request"], now=row["now"]))
         for row in rows("verify.json")
@@ -32,7 +32,7 @@ def test_every_row_is_decided_as_in_the_server(program: Program) -> None:
 
 
 def test_every_row_is_of_a_keys_form_or_not(program: Program) -> None:
-    """Each text is a well-formed key or none, and the parts of one are found."""
+    """Each text is a well-formed key or not, as the file says, and the parts of a key are found."""
     wrong = {}
     for row in rows("keyformat.json"):
         text = row["key"]
@@ -63,7 +63,7 @@ def test_every_row_is_of_a_keys_form_or_not(program: Program) -> None:
     ids=lambda options: " ".join(f"{name}={value!r}" for name, value in options.items()),
 )
 def test_options_that_cannot_be_meant_are_refused(program: Program, options: dict[str, Any]) -> None:
-    """No verifier is made of options that break a rule; the message names one of them."""
+    """Options that break a rule are refused, and the message names one of them."""
     answer = program.call("open", **{**GOOD, **options})
     assert answer.get("error") == "option", answer
     assert answer["message"]
@@ -82,6 +82,6 @@ def test_options_that_cannot_be_meant_are_refused(program: Program, options: dic
     ids=lambda options: " ".join(f"{name}={value!r}" for name, value in options.items()) or "none",
 )
 def test_options_at_the_edge_are_taken(program: Program, options: dict[str, Any]) -> None:
-    """What breaks no rule makes a verifier, whether there is a server or not."""
+    """Options that break no rule are accepted, whether there is a server or not."""
     assert program.call("open", **{**GOOD, **options}) == {}
     assert program.call("close") == {}

@@ -1,6 +1,6 @@
-"""The Python verifiers, driven by lines of JSON: ``python python.py sync|aio``. For the scenarios of all languages.
+"""The Python verifiers, driven by JSON lines: ``python python.py sync|aio``. For the scenarios of all languages.
 
-One request a line on stdin, one answer a line on stdout, in any order; it ends with stdin.
+One request per line on stdin, one answer per line on stdout, in any order. It exits when stdin ends.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ Request = dict[str, Any]
 
 
 def options_of(request: Request) -> Request:
-    """Return the options that a request gives, as the verifiers want them."""
+    """Return the options in a request, in the verifiers' units."""
     options = {name: value for name, value in request.items() if name not in ("id", "op") and value is not None}
     if options.pop("any_project", False):
         options["project_id"] = tumbler.ANY_PROJECT
@@ -45,13 +45,13 @@ def options_of(request: Request) -> Request:
 
 
 def arguments_of(request: Request) -> Request:
-    """Return the arguments of ``verify`` that a request gives, but for the key."""
+    """Return the arguments of ``verify`` in a request, except the key."""
     names = ("required_scopes", "client_ip", "environment_id", "project_id")
     return {name: request[name] for name in names if request.get(name) is not None}
 
 
 def shown(told: tumbler.Verification) -> Request:
-    """Return what a verification says."""
+    """Return a verification as JSON data."""
     expires = told.expire_time
     return {
         "valid": told.valid,
@@ -69,7 +69,7 @@ def shown(told: tumbler.Verification) -> Request:
 
 
 def instant(text: str) -> int:
-    """Return RFC 3339 text as microseconds."""
+    """Return an RFC 3339 timestamp in microseconds."""
     match = re.fullmatch(r"(.{19})(?:\.(\d{1,6}))?Z", text)
     assert match is not None
     moment = datetime.fromisoformat(match[1]).replace(tzinfo=timezone.utc)
@@ -107,7 +107,7 @@ def now_us() -> int:
 
 
 class Race:
-    """What the callers of a race have seen together."""
+    """The shared results of the callers of a race."""
 
     def __init__(self) -> None:
         self.over = False
@@ -133,7 +133,7 @@ class Race:
                 self.first_denied = min(self.first_denied or ended, ended)
 
     def summary(self) -> Request:
-        """Return what ``race_stop`` answers."""
+        """Return the answer of ``race_stop``."""
         return {
             "calls": self.calls,
             "cached": self.cached,
@@ -145,7 +145,7 @@ class Race:
 
 
 class Sync:
-    """The operations, by `tumbler.Verifier`; each request has a thread."""
+    """The operations with `tumbler.Verifier`. Each request runs in a thread."""
 
     def __init__(self) -> None:
         self.verifier: Any = None
@@ -172,7 +172,7 @@ class Sync:
             self.op_close({})
 
     def answer(self, request: Request) -> Request:
-        """Return the answer to a request, whatever becomes of it."""
+        """Return the answer to a request, even if it fails."""
         operation = getattr(self, f"op_{request.get('op')}", None)
         try:
             result = {"error": "op"} if operation is None else operation(request)
@@ -275,7 +275,7 @@ class Sync:
 
 
 class Many:
-    """What ``verify_many`` counts."""
+    """The counts of ``verify_many``."""
 
     def __init__(self) -> None:
         self.codes: Counter[str] = Counter()
@@ -288,12 +288,12 @@ class Many:
         self.cached += told.cached
 
     def summary(self) -> Request:
-        """Return what is answered."""
+        """Return the answer."""
         return {"codes": dict(self.codes), "cached": self.cached, "errors": dict(self.errors)}
 
 
 class Aio:
-    """The operations, by `tumbler.aio.Verifier`; each request has a task."""
+    """The operations with `tumbler.aio.Verifier`. Each request runs in a task."""
 
     def __init__(self) -> None:
         self.verifier: Any = None
@@ -424,7 +424,7 @@ class Aio:
 
 
 def problem(error: Exception) -> Request:
-    """Return what is answered where an operation raised."""
+    """Return the answer for an operation that raised."""
     return {"error": ERRORS.get(type(error), "internal"), "message": f"{type(error).__name__}: {error}"}
 
 

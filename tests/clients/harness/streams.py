@@ -1,4 +1,4 @@
-"""Guarded services whose streams speak without end, for the scenarios of all languages: what ``serve`` starts."""
+"""Guarded services with endless streams, for the scenarios of all languages. ``serve`` starts them."""
 
 import asyncio
 import socket
@@ -15,13 +15,13 @@ from tumbler.guards import grpc as guard
 
 SCOPES = ["orders:read"]
 TICK = 0.02
-"""Seconds between two words."""
+"""Seconds between two messages."""
 
 _SERVICE, _METHOD = "tumbler.v1.ApiKeyService", "Watch"
 
 
 def serve(verifier: Any) -> tuple[grpc.Server, dict[str, Any]]:
-    """Start a service of threads; return it, and what the scenarios are told of it."""
+    """Start a threaded service. Return it, and its ports for the scenarios."""
 
     def words(_: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         while context.is_active():
@@ -37,10 +37,10 @@ def serve(verifier: Any) -> tuple[grpc.Server, dict[str, Any]]:
 
 
 class AioServices:
-    """Services of asyncio: of gRPC, and of ASGI."""
+    """Asyncio services, one of gRPC and one of ASGI."""
 
     async def start(self, verifier: Any) -> dict[str, Any]:
-        """Start them; return what the scenarios are told of them."""
+        """Start them. Return their ports for the scenarios."""
 
         async def words(_: bytes, __: Any) -> AsyncIterator[bytes]:
             while True:
@@ -67,7 +67,7 @@ class AioServices:
         return {"grpc": {"grpc.aio": port}, "http": {"asgi": listening.getsockname()[1]}}
 
     async def stop(self) -> None:
-        """End them."""
+        """Stop them."""
         self._http.should_exit = self._http.force_exit = True
         await self._serving
         await self._grpc.stop(None)

@@ -1,4 +1,4 @@
-"""Both verifiers behind one face, so that each test is run on each."""
+"""Both verifiers behind one interface, so that each test runs with each."""
 
 import asyncio
 import threading
@@ -39,21 +39,21 @@ class Threads:
         return self.verifier.verify(key, **demand)
 
     def begin(self, key: str, **demand: Any) -> "futures.Future[tumbler.Verification]":
-        """Begin to verify a key."""
+        """Start to verify a key."""
         return self._threads.submit(self.verifier.verify, key, **demand)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the verifier."""
         self.verifier.close()
 
     def end(self) -> None:
-        """Close all."""
+        """Close the verifier and its threads."""
         self.close()
         self._threads.shutdown()
 
 
 class Loop:
-    """A `tumbler.aio.Verifier`, in a loop that runs in a thread of its own."""
+    """A `tumbler.aio.Verifier`, in an event loop with its own thread."""
 
     def __init__(self, target: str, **options: Any) -> None:
         self.verifier = tumbler.aio.Verifier(target, **options)
@@ -67,15 +67,15 @@ class Loop:
         return self._run(self.verifier.verify(key, **demand))
 
     def begin(self, key: str, **demand: Any) -> "futures.Future[tumbler.Verification]":
-        """Begin to verify a key."""
+        """Start to verify a key."""
         return asyncio.run_coroutine_threadsafe(self.verifier.verify(key, **demand), self._loop)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the verifier."""
         self._run(self.verifier.close())
 
     def end(self) -> None:
-        """Close all."""
+        """Close the verifier and its event loop."""
         self.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -87,7 +87,7 @@ class Loop:
 
 @pytest.fixture
 def fake() -> Iterator[Fake]:
-    """Give a server."""
+    """Yield a fake server."""
     fake = Fake()
     yield fake
     fake.stop()
@@ -95,13 +95,13 @@ def fake() -> Iterator[Fake]:
 
 @pytest.fixture
 def passing() -> Clock:
-    """Give a clock."""
+    """Return a clock."""
     return Clock()
 
 
 @pytest.fixture(params=[Threads, Loop], ids=["sync", "aio"])
 def opened(request: pytest.FixtureRequest, fake: Fake, passing: Clock) -> Iterator[Callable[..., Any]]:
-    """Give a function that makes a verifier of the server, and has it hear the stream's first word if there is one."""
+    """Yield a function that creates a verifier, and waits for the stream's first message if the server sends one."""
     made = []
 
     def make(**options: Any) -> Any:
@@ -119,5 +119,5 @@ def opened(request: pytest.FixtureRequest, fake: Fake, passing: Clock) -> Iterat
 
 @pytest.fixture
 def verifier(opened: Callable[..., Any]) -> Any:
-    """Give a verifier that hears the stream."""
+    """Return a verifier that follows the stream."""
     return opened()

@@ -1,4 +1,4 @@
-"""A server of Verify, BatchVerify and Watch that does what a test tells it to, and remembers what it was asked."""
+"""A fake server of Verify, BatchVerify and Watch. A test sets its answers, and it records its requests."""
 
 import queue
 import threading
@@ -22,11 +22,11 @@ NONSENSE = "nonsense"
 """A client_ip that the server refuses."""
 
 NOW = 1_900_000_000
-"""Seconds: the server's clock, which stands still."""
+"""The server's clock, in seconds. It stands still."""
 
 
 def key_of(number: int, fill: str = "0") -> str:
-    """Return a key; its id is made of the number."""
+    """Return a key whose id contains the number."""
     return keyformat.build("tmb", f"{number:016d}", fill * keyformat.SECRET_LENGTH)
 
 
@@ -36,11 +36,11 @@ def id_of(key: str) -> str:
 
 
 PROBE = key_of(10**15)
-"""A key that is unknown, and so never remembered."""
+"""A key that is unknown, so never cached."""
 
 
 class Watching:
-    """One stream that was opened."""
+    """An open stream."""
 
     def __init__(self, request: pb.WatchRequest) -> None:
         self.request = request
@@ -48,7 +48,7 @@ class Watching:
 
 
 class Fake(ApiKeyServiceServicer):
-    """The server. Unknown keys are NOT_FOUND; a stream is greeted with a heartbeat unless ``greets`` is unset."""
+    """The server. Unknown keys are NOT_FOUND. A stream starts with a heartbeat unless ``greets`` is unset."""
 
     def __init__(self) -> None:
         self.answers: dict[str, pb.VerifyResponse] = {}
@@ -72,16 +72,16 @@ class Fake(ApiKeyServiceServicer):
 
     @property
     def target(self) -> str:
-        """Where it is."""
+        """The address of the server."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def cursor(self) -> str:
-        """How far the log has come."""
+        """The newest cursor of the log."""
         return f"cursor-{self.revision}"
 
     def knows(self, number: int, **fields: Any) -> str:
-        """Know a key; return its text. A field is what Verify answers."""
+        """Add a key and return its text. The fields are those of Verify's answer."""
         key = key_of(number)
         answer = pb.VerifyResponse(
             valid=True, code=pb.VERIFY_CODE_VALID, key_id=id_of(key), project_id="acme", scopes=["orders:*"]
@@ -99,7 +99,7 @@ class Fake(ApiKeyServiceServicer):
         return key
 
     def hold(self, key: str) -> Callable[[], None]:
-        """Let calls for a key wait after they were decided; return what lets them go on."""
+        """Make calls for a key wait after their decision. Return a function that releases them."""
         gate = self._held[key] = threading.Event()
 
         def release() -> None:
@@ -114,16 +114,16 @@ class Fake(ApiKeyServiceServicer):
 
     @property
     def most_at_once(self) -> int:
-        """How many calls were under way at a time, at the most."""
+        """Maximum number of calls in flight at a time so far."""
         return self._most
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Return once a condition on what this server was asked holds."""
+        """Return once a condition on this server's requests is true."""
         with self._changed:
             assert self._changed.wait_for(condition, PATIENCE), "it never came to be"
 
     def say(self, *changed: str, reset: bool = False, age: float | None = None) -> None:
-        """Tell the newest stream that these keys have changed; without any, a heartbeat, of that age in seconds."""
+        """Send the newest stream an event of each key, or without keys a heartbeat of this age in seconds."""
         self.until(lambda: bool(self.streams))
         events = []
         for key in changed:
@@ -143,7 +143,7 @@ class Fake(ApiKeyServiceServicer):
             self.until(lambda: len(self.streams) > number)
 
     def heard(self, verifier: Any) -> None:
-        """Return once a verifier has heard all that was said: it asks for an answer as fresh as that."""
+        """Return once a verifier has handled all messages: it then sends the newest cursor."""
         for _ in range(PATIENCE * 1000):
             verifier.verify(PROBE)
             if self._probed == self.cursor:
@@ -154,7 +154,7 @@ class Fake(ApiKeyServiceServicer):
         raise AssertionError("it was never heard")
 
     def heard_by(self, server: Any) -> None:
-        """Return once a guarded server's verifier has heard all that was said, and knows of no key to verify anew."""
+        """Return once a guarded server's verifier has handled all messages, and has no key to verify again."""
         for _ in range(PATIENCE * 100):
             held = list(server.verifier._sessions._held.values())
             if server.verifier._memory.cursor == self.cursor and all(one.doubted is None for one in held):
@@ -163,7 +163,7 @@ class Fake(ApiKeyServiceServicer):
         raise AssertionError("it was never heard")
 
     def stop(self) -> None:
-        """End."""
+        """Stop the server."""
         for gate in self._held.values():
             gate.set()
         for stream in self.streams:

@@ -1,4 +1,4 @@
-"""Verifiers that say what a test tells them to, for guards."""
+"""Verifiers with outcomes set by a test, for guards."""
 
 from typing import Any
 
@@ -25,18 +25,18 @@ OUTCOMES: list[tuple[Code | type[Exception], str, int, str]] = [
     (InvalidRequest, "INTERNAL", 500, UNDECIDED_TEXT),
     (ZeroDivisionError, "INTERNAL", 500, UNDECIDED_TEXT),
 ]
-"""What a verifier says, and what a guard answers: gRPC status, HTTP status, text."""
+"""The outcome of a verification, and the guard's answer: gRPC status, HTTP status, text."""
 
 
 class Says:
-    """A verifier of threads."""
+    """A threaded verifier."""
 
     def __init__(self) -> None:
         self.outcome: Code | type[Exception] = Code.VALID
         self.asked: list[dict[str, Any]] = []
 
     def verify(self, **question: Any) -> Verification:
-        """Say it."""
+        """Return or raise the outcome."""
         self.asked.append(question)
         if isinstance(self.outcome, Code):
             return Verification(self.outcome, owner_id="owner")
@@ -44,8 +44,8 @@ class Says:
 
 
 class SaysAio(Says):
-    """A verifier of asyncio."""
+    """An asyncio verifier."""
 
     async def verify(self, **question: Any) -> Verification:  # type: ignore[override]
-        """Say it."""
+        """Return or raise the outcome."""
         return super().verify(**question)

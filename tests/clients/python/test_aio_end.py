@@ -1,4 +1,4 @@
-"""How the verifier for asyncio ends, whatever its stream does in the same moment."""
+"""The asyncio verifier can be closed, whatever its stream does at the same moment."""
 
 import asyncio
 from typing import Any
@@ -10,26 +10,26 @@ from tests.clients.python.fake import OWN_KEY, PATIENCE
 
 
 class Broken(Exception):
-    """What ends a call of the stream."""
+    """The error that ends a call of the stream."""
 
 
 class Call:
-    """A call of Watch, whose next word comes, or fails to come, when the test says so."""
+    """A call of Watch. The test decides when its next message arrives or fails."""
 
     def __init__(self) -> None:
         self.word: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     async def read(self) -> Any:
-        """Wait for a word."""
+        """Wait for a message."""
         return await self.word
 
     def cancel(self) -> None:
-        """End it."""
+        """End the call."""
         self.word.cancel()
 
 
 class Stub:
-    """What a verifier calls."""
+    """The stub that a verifier calls."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -43,7 +43,7 @@ class Stub:
 @pytest.mark.parametrize("later", range(6))
 @pytest.mark.parametrize("by", ["close", "cancel"])
 def test_a_stream_that_breaks_in_the_same_moment(by: str, later: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closing it, or ending its loop, ends it, also where the stream breaks at that very instant or just before."""
+    """Closing a verifier, or cancelling its task, ends it even if the stream breaks at that instant or just before."""
     stub = Stub()
     monkeypatch.setattr(tumbler.aio, "ApiKeyServiceStub", lambda _: stub)
     monkeypatch.setattr(tumbler.aio.grpc, "RpcError", Broken)

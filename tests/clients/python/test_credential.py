@@ -1,4 +1,4 @@
-"""The one credential of a request, for the server and each guard, by the rows that all languages are held to."""
+"""The one credential of a request, for the server and each guard, with the rows that test all languages."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row["name"])
 
 
 def headers_of(row: dict[str, Any]) -> list[tuple[str, str | bytes]]:
-    """Return a row's headers."""
+    """Return the headers of a row."""
     return [(name, value) for name, value in row["headers"]]
 
 
@@ -35,14 +35,14 @@ def test_row(row: dict[str, Any]) -> None:
 
 
 def test_bytes_are_no_credential() -> None:
-    """A value that gRPC did not take for text is none; it counts as one all the same."""
+    """A binary value of gRPC is not a key, but counts as a credential."""
     assert credential_in([("x-api-key", b"good")]) is Refused.MISSING
     assert credential_in([("authorization", b"Bearer good"), ("x-api-key", "good")]) is Refused.AMBIGUOUS
 
 
 @rows
 def test_server(row: dict[str, Any]) -> None:
-    """The server takes what a row says, and nothing else."""
+    """The server takes exactly the credential of a row."""
     if "credential" in row:
         assert auth.credential(headers_of(row)) == row["credential"]
     else:
@@ -51,7 +51,7 @@ def test_server(row: dict[str, Any]) -> None:
 
 
 def check(row: dict[str, Any], says: SaysAio, passed: bool, logged: str) -> None:
-    """Fail unless a guard did what a row says."""
+    """Check that a guard did what a row says."""
     assert passed is ("credential" in row)
     assert [question["key"] for question in says.asked] == ([row["credential"]] if passed else [])
     assert ("more than one credential" in logged) is (row.get("refused") == "ambiguous")
@@ -60,7 +60,7 @@ def check(row: dict[str, Any], says: SaysAio, passed: bool, logged: str) -> None
 @rows
 @pytest.mark.parametrize("kind", ["asgi", "fastapi"])
 def test_http(row: dict[str, Any], kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A guard of ASGI and one of FastAPI ask about a row's credential, or refuse; the log says that there were two."""
+    """A guard of ASGI or FastAPI verifies a row's credential, or refuses. The log says if there were two."""
     says = SaysAio()
     app = asgi.RequireKey(application(), verifier=says) if kind == "asgi" else dependent(fastapi.RequireKey(says))
     with caplog.at_level(logging.INFO, "tumbler.guards"):
@@ -69,7 +69,7 @@ def test_http(row: dict[str, Any], kind: str, caplog: pytest.LogCaptureFixture) 
 
 
 def test_http_names_without_case(caplog: pytest.LogCaptureFixture) -> None:
-    """Names are compared without case, should a server of ASGI not have lowered them."""
+    """Header names are compared without case, in case an ASGI server has not lowered them."""
     for headers in ([(b"X-API-Key", b"good")], [(b"Authorization", b"Bearer good")]):
         assert connect(asgi.RequireKey(application(), verifier=SaysAio()), headers)[0]["type"] == "websocket.accept"
     both = [(b"X-API-Key", b"good"), (b"authorization", b"Basic x")]
@@ -78,7 +78,7 @@ def test_http_names_without_case(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("kind", [Threads, Loop], ids=["sync", "aio"])
 def test_grpc(kind: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """A guard of a gRPC server asks about a row's credential, or refuses; the log says that there were two."""
+    """A guard of a gRPC server verifies a row's credential, or refuses. The log says if there were two."""
     server = kind()
     try:
         for row in ROWS:

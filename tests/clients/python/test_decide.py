@@ -1,4 +1,4 @@
-"""The client's rules against the rows that the server and every client are held to."""
+"""The client's rules, with the rows that test the server and every client."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ ROWS: list[dict[str, Any]] = json.loads((Path(__file__).parents[2] / "vectors" /
 
 
 def record_of(fields: dict[str, Any] | None) -> KeyRecord | None:
-    """Return a row's record, as it would be remembered."""
+    """Return a row's record, as it would be cached."""
     if fields is None:
         return None
     known = {name: value for name, value in fields.items() if name not in ("revoke_time", "replaced_by_key_id")}

@@ -1,4 +1,4 @@
-"""Which call carries which key, without any call."""
+"""How keys are assigned to calls, without any call."""
 
 import logging
 from concurrent import futures
@@ -22,7 +22,7 @@ NOTHING_IN_PARTICULAR = demand_of((), None, None)
 
 @pytest.fixture
 def desk(passing: Clock) -> Desk:
-    """Give a desk whose memory has no stream."""
+    """Return a desk whose cache has no stream."""
     settings = Settings(
         "localhost:1", OWN_KEY, None, False, 10, 2**20, 15, 5, 2, False, None, logging.getLogger("tests")
     )
@@ -30,12 +30,12 @@ def desk(passing: Clock) -> Desk:
 
 
 def join(desk: Desk, number: int, demand: Demand = NOTHING_IN_PARTICULAR) -> tuple[Flight, Sending | None]:
-    """Ask for a key."""
+    """Join the flight of a key."""
     return desk.join(key_of(number), demand, futures.Future)
 
 
 def gather(desk: Desk, number: int) -> tuple[list[Flight], Sending]:
-    """Have so many keys wait for one call, and return it."""
+    """Queue this many keys behind a full set of calls, and return the batch that they share."""
     first, *_ = fill(desk)
     waiting = [join(desk, 5 + place)[0] for place in range(number)]
     batch = answer(desk, first)
@@ -45,7 +45,7 @@ def gather(desk: Desk, number: int) -> tuple[list[Flight], Sending]:
 
 
 def answer(desk: Desk, sending: Sending) -> Sending | None:
-    """Let a call come back: no such key, for each."""
+    """Answer a call: every key is NOT_FOUND."""
     response = pb.VerifyResponse(code=pb.VERIFY_CODE_NOT_FOUND)
     return desk.answered(
         sending, pb.BatchVerifyResponse(responses=[response] * len(sending.flights)) if sending.is_batch else response
@@ -53,22 +53,22 @@ def answer(desk: Desk, sending: Sending) -> Sending | None:
 
 
 def fill(desk: Desk) -> list[Sending]:
-    """Have as many calls under way as there may be."""
+    """Start as many calls as may be in flight."""
     sendings = [join(desk, number)[1] for number in range(1, 5)]
     assert all(sending is not None and not sending.is_batch for sending in sendings)
     return [sending for sending in sendings if sending is not None]
 
 
 def outcome(flight: Flight) -> Any:
-    """Return what a flight brought."""
+    """Return the outcome of a flight."""
     return flight.future.result(0)
 
 
 class TestDesk:
-    """Few calls, and every flight ends."""
+    """Few calls are in flight, and every flight ends."""
 
     def test_four_calls_at_most(self, desk: Desk) -> None:
-        """The fifth key waits; when a call is back, it goes out in its place."""
+        """The fifth key waits. When a call returns, the key goes out in its place."""
         (first, *_) = fill(desk)
         waiting, sending = join(desk, 5)
         assert sending is None
@@ -78,7 +78,7 @@ class TestDesk:
         assert outcome(first.flights[0]).code is Code.NOT_FOUND
 
     def test_those_that_wait_go_together(self, desk: Desk) -> None:
-        """What has gathered goes out as one call, in order, and of no more than 500 keys."""
+        """Queued keys go out as one call, in order, at most 500 of them."""
         first, second, *_ = fill(desk)
         waiting = [join(desk, number)[0] for number in range(5, 5 + MOST_KEYS + 1)]
         full, rest = answer(desk, first), answer(desk, second)
@@ -91,12 +91,12 @@ class TestDesk:
         assert {outcome(flight).code for flight in full.flights} == {Code.NOT_FOUND}
 
     def test_the_same_key_waits_once(self, desk: Desk) -> None:
-        """Who asks for a key that waits to be sent waits with it."""
+        """A caller with a key that is queued joins its flight."""
         fill(desk)
         assert join(desk, 5)[0] is join(desk, 5)[0]
 
     def test_an_undecided_item_is_asked_alone(self, desk: Desk) -> None:
-        """An item that a batch leaves open is asked for again by itself, to be told why; the others are done."""
+        """An item that a batch leaves undecided is sent again by itself, to get its error. The others are done."""
         first, *_ = fill(desk)
         bad, good = join(desk, 5)[0], join(desk, 6)[0]
         batch = answer(desk, first)
@@ -123,7 +123,7 @@ class TestDesk:
         ids=lambda status: status.name,
     )
     def test_a_batch_that_fails_is_halved(self, desk: Desk, status: grpc.StatusCode) -> None:
-        """Of a batch that fails as a whole only the key at fault fails; no key is asked for more than log2 times."""
+        """If a batch fails as a whole, only the key at fault fails. No key is sent more than 1 + log2(n) times."""
         waiting, following = gather(desk, 100)
         bad = waiting[37]
         sizes, calls_with_bad = [], 0
@@ -150,19 +150,19 @@ class TestDesk:
         ids=lambda value: getattr(value, "name", None),
     )
     def test_a_batch_that_half_of_it_would_not_mend(self, desk: Desk, status: grpc.StatusCode, kind: type) -> None:
-        """A server that is not reached, or refuses the verifier itself, is not asked again in smaller batches."""
+        """If the server is not reached, or refuses the verifier, the batch is not retried in smaller ones."""
         waiting, batch = gather(desk, 3)
         assert desk.failed(batch, status, "") is None
         assert [outcome(flight).kind for flight in waiting] == [kind] * 3
 
     def test_halving_ends_with_the_callers_patience(self, desk: Desk, passing: Clock) -> None:
-        """What nobody waits for any more is not asked for again."""
+        """Keys whose callers have given up are not retried."""
         _, batch = gather(desk, 100)
         passing.pass_by(2)
         assert desk.failed(batch, grpc.StatusCode.INTERNAL, "") is None
 
     def test_an_answer_without_room(self, desk: Desk) -> None:
-        """Items that the answer had no room for are asked for again in smaller batches, until all are decided."""
+        """Items that the answer had no room for are retried in smaller batches, until all are decided."""
         room = 30
         waiting, following = gather(desk, 100)
         sizes = []
@@ -175,7 +175,7 @@ class TestDesk:
         assert {outcome(flight).code for flight in waiting} == {Code.NOT_FOUND}
 
     def test_a_batch_in_which_nothing_is_ever_decided(self, desk: Desk) -> None:
-        """A server that decides nothing is asked a bounded number of times, and then that is an error."""
+        """If the server decides nothing, the number of calls is bounded, and the outcome is an error."""
         waiting, following = gather(desk, 16)
         calls = 0
         while following is not None:
@@ -188,7 +188,7 @@ class TestDesk:
         assert {outcome(flight).kind for flight in waiting} == {Unavailable}
 
     def test_a_refused_cursor_is_found_by_halving(self, desk: Desk) -> None:
-        """A batch refused for its cursor descends to one key; that one is asked without, and the others follow."""
+        """A batch refused for its cursor shrinks to one key. That key is retried without it, then the others follow."""
         memory = desk._memory
         memory.cursor = "of another history"
         waiting, following = gather(desk, 64)
@@ -204,7 +204,7 @@ class TestDesk:
         assert (calls, memory.cursor) == (7 + 1 + 6, "")
 
     def test_a_batch_is_bounded_in_bytes(self, desk: Desk) -> None:
-        """Requests of one call are at most 256 KiB together; one that is larger goes by itself."""
+        """The requests of one call have at most 256 KiB together. A larger one goes by itself."""
         first, *_ = fill(desk)
         large = demand_of(["s" * 40_000], None, None)
         for number in range(5, 25):
@@ -221,7 +221,7 @@ class TestDesk:
         assert sizes == [6, 6, 6, 2, 1, 1]
 
     def test_a_batch_of_another_length(self, desk: Desk) -> None:
-        """An answer with too few items is an answer to none of them."""
+        """An answer with too few items answers none of them."""
         first, *_ = fill(desk)
         waiting = [join(desk, number)[0] for number in (5, 6)]
         batch = answer(desk, first)
@@ -230,7 +230,7 @@ class TestDesk:
         assert [outcome(flight).kind for flight in waiting] == [Unavailable, Unavailable]
 
     def test_nobody_waits_any_more(self, desk: Desk, passing: Clock) -> None:
-        """A key whose callers have all given up is not asked for; who comes later is."""
+        """A key whose callers have all given up is not sent. A later caller gets a new flight."""
         first, *_ = fill(desk)
         given_up, _ = join(desk, 5)
         passing.pass_by(2)
@@ -240,7 +240,7 @@ class TestDesk:
         assert sending is not None
 
     def test_closed(self, desk: Desk) -> None:
-        """Closing settles what is under way and what waits, and lets nobody begin."""
+        """Closing settles the flights that are sent or queued, and refuses new ones."""
         first, *_ = fill(desk)
         waiting, _ = join(desk, 5)
         desk.close("closed")
@@ -250,6 +250,6 @@ class TestDesk:
             join(desk, 6)
 
     def test_nothing_shows_a_key(self, desk: Desk) -> None:
-        """Printing a flight or a call shows no key."""
+        """The repr of a flight or a call shows no key."""
         flight, sending = join(desk, 1)
         assert "0" * 43 not in repr(flight) + repr(sending)

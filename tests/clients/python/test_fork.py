@@ -1,4 +1,4 @@
-"""A process that forks."""
+"""A verifier in a process that forks."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ with tumbler.Verifier(target, api_key=sys.stdin.read()) as verifier:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_fork_answers_nothing(fake: Fake) -> None:
-    """A forked process is told so instead of being answered from a memory that nobody tends; its parent goes on."""
+    """A forked process gets an error instead of an answer from a stale cache. Its parent continues."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, fake.target, fake.knows(1)],
         input=OWN_KEY,

@@ -1,4 +1,4 @@
-"""The verifier where gevent has patched threads: it works once gRPC knows, and refuses to freeze all otherwise."""
+"""With gevent's patched threads, the verifier works once gRPC is switched to gevent, and refuses to hang otherwise."""
 
 import subprocess
 import sys
@@ -56,13 +56,13 @@ say("closed")
 
 
 def ended(code: str) -> tuple[int, str]:
-    """Run a program to its end, and return its exit code and the last line of what it said."""
+    """Run a program to its end, and return its exit code and the last line of its stderr."""
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     return process.returncode, process.stderr.strip().rpartition("\n")[2]
 
 
 def test_it_does_not_freeze() -> None:
-    """Where gRPC was not told, a verifier is not made, and what is raised says what to call."""
+    """If gRPC was not switched, the constructor raises, and the message says what to call."""
     code, said = ended(PATCHED + "import tumbler; tumbler.Verifier('127.0.0.1:1', api_key='own')")
     assert code == 1
     assert said.startswith("RuntimeError: gevent has patched threads")
@@ -71,7 +71,7 @@ def test_it_does_not_freeze() -> None:
 
 @pytest.mark.parametrize("told", ["", TOLD], ids=["untold", "told"])
 def test_asyncio_does_not_freeze(told: str) -> None:
-    """The verifier of asyncio is not made there, whether gRPC was told or not."""
+    """The asyncio verifier cannot be created with gevent, whether gRPC was switched or not."""
     code, said = ended(PATCHED + told + "import tumbler.aio; tumbler.aio.Verifier('127.0.0.1:1', api_key='own')")
     assert code == 1
     assert "use tumbler.Verifier" in said
@@ -79,14 +79,14 @@ def test_asyncio_does_not_freeze(told: str) -> None:
 
 @pytest.mark.parametrize("patch", ["import gevent.monkey", "from gevent import monkey; monkey.patch_all(thread=False)"])
 def test_threads_that_are_none_of_gevents(patch: str) -> None:
-    """Where gevent is there, and has left threads as they are, nothing is to be told."""
+    """If gevent is imported but has not patched threads, nothing needs to be switched."""
     made = "import tumbler, tumbler.aio; tumbler.Verifier('127.0.0.1:1', api_key='own').close()"
     assert ended(f"{patch}\n{made}\ntumbler.aio.Verifier('127.0.0.1:1', api_key='own')")[0] == 0
 
 
 @contextmanager
 def running(*arguments: str) -> Iterator[Any]:
-    """Run a program, and end it if it does not end by itself."""
+    """Run a program, and kill it if it does not exit."""
     with subprocess.Popen([sys.executable, "-c", *arguments], stdout=subprocess.PIPE, text=True) as process:
         ending = threading.Timer(60, process.kill)
         ending.start()
@@ -99,7 +99,7 @@ def running(*arguments: str) -> Iterator[Any]:
 
 
 def test_it_works_once_grpc_knows(fake: Fake) -> None:
-    """Greenlets wait for the server while others run, keys are remembered, changes heard, and closing ends it."""
+    """Other greenlets run while one waits for the server. Keys are cached, changes arrive, and closing works."""
     key = fake.knows(1)
     release = fake.hold(key)
     with running(WORKS, fake.target, OWN_KEY, key) as process:

@@ -1,4 +1,4 @@
-"""The guards of gRPC servers: with threads and of asyncio, for all four kinds of method."""
+"""The guards of threaded and asyncio gRPC servers, with all four kinds of method."""
 
 import asyncio
 import logging
@@ -53,7 +53,7 @@ async def _writes_aio(_: Any, context: Any) -> None:
 
 
 class Threads:
-    """A server of threads."""
+    """A threaded server."""
 
     def __init__(self, **options: Any) -> None:
         self.says = Says()
@@ -65,12 +65,12 @@ class Threads:
         self.server.start()
 
     def stop(self) -> None:
-        """End."""
+        """Stop the server."""
         self.server.stop(None).wait()
 
 
 class Loop:
-    """A server of asyncio, in a thread of its own."""
+    """An asyncio server, in its own thread."""
 
     def __init__(self, **options: Any) -> None:
         self.says = SaysAio()
@@ -81,7 +81,7 @@ class Loop:
         assert self.ready.wait(20)
 
     def stop(self) -> None:
-        """End."""
+        """Stop the server."""
         self.loop.call_soon_threadsafe(self.stopping.set)
         self.thread.join()
 
@@ -99,7 +99,7 @@ class Loop:
 
 @pytest.fixture(params=[Threads, Loop], ids=["sync", "aio"])
 def serve(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
-    """Give a function that starts a guarded server."""
+    """Yield a function that starts a guarded server."""
     made = []
 
     def start(**options: Any) -> Any:
@@ -112,7 +112,7 @@ def serve(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
 
 
 def call(server: Any, kind: str = "unary_unary", metadata: Any = BEARER) -> list[bytes]:
-    """Call a method of a kind; return all that it answers. Raises ``grpc.RpcError``."""
+    """Call a method of a kind, and return all of its answers. Raises ``grpc.RpcError``."""
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         method = getattr(channel, kind)(f"/test.Service/{kind}")
         request = iter([b"one", b"two"]) if kind.startswith("stream") else b"one"
@@ -122,14 +122,14 @@ def call(server: Any, kind: str = "unary_unary", metadata: Any = BEARER) -> list
 
 @pytest.mark.parametrize("kind", KINDS)
 class TestEveryKind:
-    """Of method."""
+    """All four kinds of method."""
 
     def test_passes(self, serve: Callable[..., Any], kind: str) -> None:
-        """A good key lets the call pass, and the handler knows whose it is, to its last word."""
+        """A good key lets the call pass, and its handler knows the key's identity until its last message."""
         assert set(call(serve(), kind)) == {b"owner"}
 
     def test_refused(self, serve: Callable[..., Any], kind: str) -> None:
-        """Without a key the handler is never reached, and the verifier not asked."""
+        """Without a key the handler is not called, and the verifier neither."""
         server = serve()
         with pytest.raises(grpc.RpcError) as raised:
             call(server, kind, metadata=())
@@ -137,15 +137,15 @@ class TestEveryKind:
         assert server.says.asked == []
 
     def test_exempt(self, serve: Callable[..., Any], kind: str) -> None:
-        """A method that is exempt needs no key, and its handler knows nobody."""
+        """An exempt method needs no key, and its handler has no identity."""
         assert set(call(serve(exempt=[f"/test.Service/{kind}"]), kind, metadata=())) == {b"nobody"}
 
 
 class TestGuard:
-    """What is asked, and what is answered."""
+    """The arguments of the verification, and the answers."""
 
     def test_outcomes(self, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
-        """Each outcome has one status and one generic text; the log says more, and never the key."""
+        """Each outcome has one status and one generic text. The log says more, and never the key."""
         server = serve()
         for outcome, status, _, text in OUTCOMES:
             server.says.outcome = outcome
@@ -157,7 +157,7 @@ class TestGuard:
             assert GOOD not in caplog.text
 
     def test_what_is_demanded(self, serve: Callable[..., Any]) -> None:
-        """The scopes, the environment and the project are as configured, the address is the peer's."""
+        """The scopes, the environment and the project are the configured ones. The address is the peer's."""
         server = serve(scopes=["orders:read"], environment_id="live", project_id="acme")
         call(server)
         (asked,) = server.says.asked
@@ -166,7 +166,7 @@ class TestGuard:
         assert asked["project_id"] == ("acme",)
 
     def test_by_method(self, serve: Callable[..., Any]) -> None:
-        """Scopes and the address may be made of the call."""
+        """Scopes and address can be functions of the call."""
         server = serve(
             scopes=lambda call: [call.method.rpartition("/")[2]], client_ip=lambda call: call.metadata["x-real-ip"]
         )
@@ -175,7 +175,7 @@ class TestGuard:
         assert (asked["required_scopes"], asked["client_ip"]) == (("unary_stream",), "192.0.2.7")
 
     def test_a_function_that_fails(self, serve: Callable[..., Any]) -> None:
-        """Where it cannot be said what a call needs, it does not pass."""
+        """If the function that names the scopes fails, the call does not pass."""
         server = serve(scopes={}.__getitem__)
         with pytest.raises(grpc.RpcError) as raised:
             call(server)
@@ -184,7 +184,7 @@ class TestGuard:
 
     @pytest.mark.parametrize("options", [{"scopes": "orders:read"}, {"exempt": "/test.Service/x"}], ids=str)
     def test_one_text_is_no_list(self, options: Any) -> None:
-        """A text where a list is meant is refused."""
+        """A string in place of a list is refused."""
         with pytest.raises(TypeError):
             guard.RequireKey(Says(), **options)
 
@@ -202,7 +202,7 @@ class TestGuard:
     ],
 )
 def test_peer_address(peer: str, address: str | None) -> None:
-    """A peer's address is found in what gRPC writes of it, if it has one."""
+    """A peer's address is parsed from gRPC's text, if it has one."""
     assert guard.peer_address(guard.Call("/test.Service/x", peer, {})) == address
 
 
@@ -215,12 +215,12 @@ def test_peer_address(peer: str, address: str | None) -> None:
     ],
 )
 def test_health_and_reflection(method: str, exempt: bool) -> None:
-    """Health and reflection are known by their names."""
+    """Health and reflection are recognized by their names."""
     assert guard.health_and_reflection(method) is exempt
 
 
 def test_a_handler_that_does_not_block() -> None:
-    """A handler that gRPC's own thread runs cannot wait for a verdict: to guard it is refused, to exempt it is not."""
+    """A non-blocking handler cannot wait for a verdict. Guarding it is refused; exempting it is not."""
 
     def behavior(*_: Any) -> None: ...
 
@@ -234,6 +234,6 @@ def test_a_handler_that_does_not_block() -> None:
 
 
 def test_no_such_method() -> None:
-    """A method that nobody handles stays so."""
+    """A method without a handler stays without one."""
     details = type("Details", (), {"method": "/test.Service/x"})
     assert guard.RequireKey(Says()).intercept_service(lambda _: None, details) is None

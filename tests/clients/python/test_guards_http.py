@@ -17,7 +17,7 @@ BEARER = {"authorization": f"Bearer {GOOD}"}
 
 
 def get(app: Any, path: str = "/orders", client: tuple[str, int] = ("192.0.2.7", 1), **headers: str) -> httpx.Response:
-    """Make a request of an application."""
+    """Send a request to an application."""
 
     async def request() -> httpx.Response:
         transport = httpx.ASGITransport(app, client=client)
@@ -28,7 +28,7 @@ def get(app: Any, path: str = "/orders", client: tuple[str, int] = ("192.0.2.7",
 
 
 def connect(app: Any, headers: Any = (), extensions: Any = None) -> list[dict[str, Any]]:
-    """Ask an application for a WebSocket; return what it sends."""
+    """Request a WebSocket of an application, and return what it sends."""
     scope = {
         "type": "websocket",
         "path": "/socket",
@@ -53,7 +53,7 @@ def connect(app: Any, headers: Any = (), extensions: Any = None) -> list[dict[st
 
 
 def application() -> FastAPI:
-    """Return an application that says whose key it was."""
+    """Return an application that answers with the key's owner."""
     app = FastAPI()
 
     @app.get("/orders")
@@ -78,12 +78,12 @@ class TestAsgi:
     """The middleware."""
 
     def test_passes(self) -> None:
-        """A good key lets a request pass, and the application knows whose it is."""
+        """A good key lets a request pass, and the application knows the key's identity."""
         response = get(asgi.RequireKey(application(), verifier=SaysAio()), **BEARER)
         assert (response.status_code, response.json()) == (200, {"owner": "owner"})
 
     def test_no_key(self) -> None:
-        """Without a key the verifier is not even asked."""
+        """Without a key the verifier is not called."""
         says = SaysAio()
         response = get(asgi.RequireKey(application(), verifier=says))
         assert (response.status_code, response.json()) == (401, {"error": KEY_TEXT})
@@ -93,7 +93,7 @@ class TestAsgi:
 
     @pytest.mark.parametrize(("outcome", "_", "status", "text"), OUTCOMES)
     def test_outcomes(self, outcome: Any, _: str, status: int, text: str, caplog: pytest.LogCaptureFixture) -> None:
-        """Each outcome has one status and one generic text; the log says more, and never the key."""
+        """Each outcome has one status and one generic text. The log says more, and never the key."""
         says = SaysAio()
         says.outcome = outcome
         with caplog.at_level(logging.INFO, "tumbler.guards"):
@@ -104,14 +104,14 @@ class TestAsgi:
         assert GOOD not in caplog.text
 
     def test_exempt(self) -> None:
-        """What is exempt needs no key, by path or by a function; what is not is not."""
+        """Exempt requests need no key, by path or by a function. Others do."""
         for exempt in (["/healthz"], lambda scope: scope["path"] == "/healthz"):
             app = asgi.RequireKey(application(), verifier=SaysAio(), exempt=exempt)
             assert get(app, "/healthz").json() == {"known": False}
             assert get(app, "/healthz/").status_code == 401
 
     def test_what_is_demanded(self) -> None:
-        """Scopes, environment, project and address are as configured, or made of the request."""
+        """Scopes, environment, project and address are the configured ones, or functions of the request."""
         says = SaysAio()
         get(
             asgi.RequireKey(
@@ -145,7 +145,7 @@ class TestAsgi:
         ]
 
     def test_a_caller_who_has_gone(self) -> None:
-        """Where nobody is left to read a refusal, the server is not troubled with that."""
+        """If the caller has gone, the error of sending a refusal does not reach the server."""
 
         async def send(_: Any) -> None:
             raise OSError("the caller has gone")
@@ -154,7 +154,7 @@ class TestAsgi:
         asyncio.run(asgi.RequireKey(application(), verifier=SaysAio())(scope, None, send))
 
     def test_lifespan(self) -> None:
-        """A server's own messages pass."""
+        """A server's lifespan messages pass."""
         seen = []
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -170,7 +170,7 @@ class TestAsgi:
         assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send", "websocket.close"]
 
     def test_websocket_refused(self) -> None:
-        """A WebSocket is refused before it is accepted: with an HTTP answer, where the server can give one."""
+        """A WebSocket is refused before it is accepted, with an HTTP answer if the server can send one."""
         app = asgi.RequireKey(application(), verifier=SaysAio())
         assert connect(app) == [{"type": "websocket.close", "code": 1008, "reason": KEY_TEXT}]
         start, body = connect(app, extensions={"websocket.http.response": {}})
@@ -179,7 +179,7 @@ class TestAsgi:
 
     @pytest.mark.parametrize("options", [{"scopes": "orders:read"}, {"exempt": "/healthz"}], ids=str)
     def test_one_text_is_no_list(self, options: Any) -> None:
-        """A text where a list is meant is refused."""
+        """A string in place of a list is refused."""
         with pytest.raises(TypeError):
             asgi.RequireKey(application(), verifier=SaysAio(), **options)
 
@@ -209,7 +209,7 @@ class TestFastApi:
     """The dependency."""
 
     def test_passes(self) -> None:
-        """A good key lets a request pass, the route is told whose it is, and other routes are as they were."""
+        """A good key lets a request pass, the route gets the key's identity, and other routes are unchanged."""
         says = SaysAio()
         app = dependent(
             fastapi.RequireKey(says, "orders:read", "orders:list", environment_id="live", project_id="acme")
@@ -227,7 +227,7 @@ class TestFastApi:
         assert get(app, "/healthz").status_code == 200
 
     def test_no_key(self) -> None:
-        """Without a key the verifier is not even asked."""
+        """Without a key the verifier is not called."""
         says = SaysAio()
         response = get(dependent(fastapi.RequireKey(says)))
         assert (response.status_code, response.json()) == (401, {"detail": KEY_TEXT})
@@ -244,7 +244,7 @@ class TestFastApi:
         assert response.headers.get("retry-after") == ("1" if status == 503 else None)
 
     def test_by_request(self) -> None:
-        """Scopes and the address may be made of the request."""
+        """Scopes and address can be functions of the request."""
         says = SaysAio()
 
         def scopes(request: HTTPConnection) -> list[str]:
@@ -264,7 +264,7 @@ class TestFastApi:
             fastapi.RequireKey(says, "orders:read", scopes_of=scopes)
 
     def test_websocket(self) -> None:
-        """A WebSocket is accepted with a good key, and refused before it is accepted without."""
+        """A WebSocket is accepted with a good key, and refused without one before it is accepted."""
         app = dependent(fastapi.RequireKey(SaysAio()))
         sent = connect(app, [(b"x-api-key", GOOD.encode())])
         assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send", "websocket.close"]
@@ -272,7 +272,7 @@ class TestFastApi:
         assert (refused["type"], refused["code"]) == ("websocket.close", 1008)
 
     def test_described(self) -> None:
-        """The API's description says that a route needs a key."""
+        """The OpenAPI description says that a route needs a key."""
         description = get(dependent(fastapi.RequireKey(SaysAio())), "/openapi.json").json()
         assert description["paths"]["/orders"]["get"]["security"] == [{"ApiKey": []}]
         assert description["components"]["securitySchemes"]["ApiKey"]["scheme"] == "bearer"

@@ -1,4 +1,4 @@
-"""What a key let in ends with it: gRPC streams, WebSockets and streaming answers, over real sockets."""
+"""gRPC streams, WebSockets and streaming responses end with their key, over real sockets."""
 
 import asyncio
 import contextlib
@@ -28,14 +28,14 @@ from tumbler.v1 import api_key_service_pb2 as pb
 
 KINDS = ("unary_stream", "stream_unary", "stream_stream")
 TICK = 0.02
-"""Seconds between two words of a stream that speaks."""
+"""Seconds between two messages of a stream that sends."""
 
 FLOOD = b"x" * 1_000_000
-"""A word that soon fills what a peer takes without reading."""
+"""A message large enough to fill the buffers of a peer that does not read."""
 
 
 class Handlers:
-    """Handlers of threads: ``speaks`` sends without end, else they wait; they note how they ended."""
+    """Threaded handlers. ``speaks``: they send endlessly, else they wait. They record how they ended."""
 
     def __init__(self) -> None:
         self.speaks = True
@@ -47,12 +47,12 @@ class Handlers:
         self.blocked = threading.Event()
 
     def noted(self, end: str) -> None:
-        """Note how a handler ended."""
+        """Record how a handler ended."""
         self.ends.append(end)
         self.over.release()
 
     def unary_stream(self, _: bytes, context: Any) -> Iterator[bytes]:
-        """Send without end, or wait."""
+        """Send endlessly, or wait."""
         context.add_callback(lambda: self.noted("told"))
         self.begun.release()
         while self.floods:
@@ -68,7 +68,7 @@ class Handlers:
         self.blocked.wait(PATIENCE)
 
     def stream_unary(self, requests: Iterator[bytes], _: Any) -> bytes:
-        """Take all that is sent."""
+        """Read all requests."""
         self.begun.release()
         try:
             for _word in requests:
@@ -91,10 +91,10 @@ class Handlers:
 
 
 class AioHandlers(Handlers):
-    """The same for asyncio."""
+    """The same handlers for asyncio."""
 
     async def unary_stream(self, _: bytes, __: Any) -> AsyncIterator[bytes]:  # type: ignore[override]
-        """Send without end, or wait."""
+        """Send endlessly, or wait."""
         self.begun.release()
         try:
             while self.floods:
@@ -109,7 +109,7 @@ class AioHandlers(Handlers):
             raise
 
     async def stream_unary(self, requests: AsyncIterator[bytes], _: Any) -> bytes:  # type: ignore[override]
-        """Take all that is sent."""
+        """Read all requests."""
         self.begun.release()
         try:
             async for _word in requests:
@@ -121,7 +121,7 @@ class AioHandlers(Handlers):
         return b"done"
 
     async def stream_stream(self, requests: AsyncIterator[bytes], context: Any) -> None:  # type: ignore[override]
-        """Echo, by writing itself."""
+        """Echo, by writing to the context."""
         self.begun.release()
         try:
             async for request in requests:
@@ -133,7 +133,7 @@ class AioHandlers(Handlers):
 
 
 class Threads:
-    """A guarded server of threads, with its verifier."""
+    """A guarded threaded server, with its verifier."""
 
     def __init__(self, fake: Fake, **options: Any) -> None:
         self.handlers = Handlers()
@@ -147,18 +147,18 @@ class Threads:
 
     @property
     def open(self) -> int:
-        """How many streams are noted."""
+        """The number of tracked streams."""
         return len(self.verifier._sessions)
 
     def stop(self) -> None:
-        """End."""
+        """Stop the server and its verifier."""
         self.handlers.blocked.set()
         self.server.stop(None).wait()
         self.verifier.close()
 
 
 class Loop:
-    """A guarded server of asyncio, with its verifier."""
+    """A guarded asyncio server, with its verifier."""
 
     def __init__(self, fake: Fake, **options: Any) -> None:
         self.handlers = AioHandlers()
@@ -169,11 +169,11 @@ class Loop:
 
     @property
     def open(self) -> int:
-        """How many streams are noted."""
+        """The number of tracked streams."""
         return len(self.verifier._sessions)
 
     def stop(self) -> None:
-        """End."""
+        """Stop the server and its verifier."""
         self.loop.call_soon_threadsafe(self.stopping.set)
         self.thread.join()
 
@@ -197,7 +197,7 @@ def _generic(handlers: Handlers) -> grpc.GenericRpcHandler:
 
 @pytest.fixture(params=[Threads, Loop], ids=["sync", "aio"])
 def serve(request: pytest.FixtureRequest, fake: Fake) -> Iterator[Callable[..., Any]]:
-    """Give a function that starts a guarded server."""
+    """Yield a function that starts a guarded server."""
     made = []
 
     def start(**options: Any) -> Any:
@@ -210,7 +210,7 @@ def serve(request: pytest.FixtureRequest, fake: Fake) -> Iterator[Callable[..., 
 
 
 class Caller:
-    """A call of one kind that is under way, and sends a word every TICK where it may."""
+    """A call of one kind in flight. If its requests stream, it sends one every TICK."""
 
     def __init__(self, server: Any, kind: str, key: str) -> None:
         self._channel = grpc.insecure_channel(f"127.0.0.1:{server.port}")
@@ -224,7 +224,7 @@ class Caller:
         self.kind = kind
 
     def end(self) -> tuple[str, str]:
-        """Read all that comes, until the call ends; return its status and text."""
+        """Read until the call ends, and return its status and text."""
         try:
             if self.kind == "stream_unary":
                 self.call.result(PATIENCE)
@@ -250,7 +250,7 @@ class Caller:
 
 @pytest.mark.parametrize("kind", KINDS)
 class TestGrpc:
-    """Calls that stream, either way."""
+    """Calls that stream in either direction."""
 
     @pytest.mark.parametrize(
         ("code", "end"),
@@ -262,7 +262,7 @@ class TestGrpc:
         ],
     )
     def test_ends(self, serve: Callable[..., Any], fake: Fake, kind: str, code: Any, end: Any) -> None:
-        """A call ends with the status that a new one would get, and its handler is told, never of an orderly end."""
+        """A call ends with the status that a new one would get, and its handler never sees a normal end."""
         key = fake.knows(1)
         server = serve()
         caller = Caller(server, kind, key)
@@ -274,7 +274,7 @@ class TestGrpc:
         assert server.open == 0
 
     def test_goes_on(self, serve: Callable[..., Any], fake: Fake, kind: str) -> None:
-        """A change after which the key is still good for it ends nothing; hanging up leaves nothing."""
+        """A change after which the key is still valid for the call ends nothing. Hanging up leaves nothing."""
         key = fake.knows(1)
         server = serve()
         caller = Caller(server, kind, key)
@@ -298,7 +298,7 @@ class TestGrpc:
         caller.close()
 
     def test_an_end_by_itself(self, serve: Callable[..., Any], fake: Fake, kind: str) -> None:
-        """The end of the key's record comes without an event, and ends the call all the same."""
+        """The end of the key's record, which no event announces, ends the call."""
         key = fake.knows(1)
         fake.answers[key].cache_ttl.FromMilliseconds(300)
         server = serve()
@@ -307,7 +307,7 @@ class TestGrpc:
         assert caller.end() == ("UNAUTHENTICATED", KEY_TEXT)
 
     def test_the_verifier_is_closed(self, serve: Callable[..., Any], fake: Fake, kind: str) -> None:
-        """Once nobody can verify keys, what they let in ends."""
+        """Closing the verifier ends all streams."""
         key = fake.knows(1)
         server = serve()
         caller = Caller(server, kind, key)
@@ -318,7 +318,7 @@ class TestGrpc:
 
 
 def test_a_handler_that_waits(serve: Callable[..., Any], fake: Fake) -> None:
-    """A call whose handler waits for something else, and sends nothing, ends at once all the same."""
+    """A call whose handler waits for something else, and sends nothing, ends at once."""
     key = fake.knows(1)
     server = serve()
     server.handlers.speaks = False
@@ -329,7 +329,7 @@ def test_a_handler_that_waits(serve: Callable[..., Any], fake: Fake) -> None:
 
 
 def test_a_peer_that_does_not_read(serve: Callable[..., Any], fake: Fake) -> None:
-    """A handler whose peer does not read is let go all the same, and the call is over for the peer, too."""
+    """A handler whose peer does not read is released, and the call ends for the peer too."""
     key = fake.knows(1)
     server = serve()
     server.handlers.floods = True
@@ -344,7 +344,7 @@ def test_a_peer_that_does_not_read(serve: Callable[..., Any], fake: Fake) -> Non
 
 
 def test_without_grpcs_own_parts(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a version of gRPC that has no such parts, a call is cancelled."""
+    """If a version of gRPC lacks the internals, the call is cancelled."""
     monkeypatch.delattr("grpc._server._abort")
     key = fake.knows(1)
     server = Threads(fake)
@@ -357,7 +357,7 @@ def test_without_grpcs_own_parts(fake: Fake, monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Web:
-    """An ASGI application that streams, served by uvicorn; ``guarded`` puts the guard before it or into it."""
+    """A streaming ASGI application, served by uvicorn. ``guarded`` puts the guard around it or into it."""
 
     def __init__(self, fake: Fake, guarded: Callable[[Any], Any]) -> None:
         self.fake = fake
@@ -373,34 +373,34 @@ class Web:
 
     @property
     def open(self) -> int:
-        """How many streams are noted."""
+        """The number of tracked streams."""
         return len(self.verifier._sessions)
 
     def stop(self) -> None:
-        """End."""
+        """Stop the server."""
         self.server.should_exit = True
         self.thread.join()
 
     @contextlib.contextmanager
     def get(self, path: str, key: str) -> Iterator[http.client.HTTPResponse]:
-        """Begin to read an answer, and hang up in the end."""
+        """Start to read a response, and hang up at the end."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         connection.request("GET", path, headers={"authorization": f"Bearer {key}"})
         with contextlib.closing(connection), connection.getresponse() as answer:
             yield answer
 
     def read(self, path: str, key: str) -> bytes:
-        """Return a whole answer."""
+        """Return a whole response."""
         with self.get(path, key) as answer:
             return answer.read()
 
     def stays(self) -> None:
-        """Return once all that was said of keys has been acted on, and nothing ended."""
+        """Return once the verifier has acted on all events, and check that nothing ended."""
         self.fake.heard_by(self)
         assert self.ends == []
 
     async def words(self) -> AsyncIterator[bytes]:
-        """Yield without end."""
+        """Yield endlessly."""
         try:
             while True:
                 yield b"word\n"
@@ -411,7 +411,7 @@ class Web:
             raise
 
     async def late(self) -> AsyncIterator[bytes]:
-        """Yield twice, once the test says so."""
+        """Yield twice, once the test releases it."""
         try:
             await self._until_released()
             yield b"word\n"
@@ -422,7 +422,7 @@ class Web:
             raise
 
     async def slow(self) -> dict[str, str]:
-        """Answer once the test says so."""
+        """Answer once the test releases it."""
         await self._until_released()
         return {"all": "right"}
 
@@ -432,7 +432,7 @@ class Web:
             await asyncio.sleep(0.01)
 
     async def talk(self, websocket: WebSocket) -> None:
-        """Send without end."""
+        """Send endlessly."""
         await websocket.accept()
         try:
             while True:
@@ -459,7 +459,7 @@ class Web:
 
 
 class Socket:
-    """The other end of a WebSocket, for an application that runs in a loop of its own; it stands for a server."""
+    """A WebSocket client for an application in its own event loop. It takes the place of a server."""
 
     def __init__(self, web: Web, key: str) -> None:
         self._loop = web.loop
@@ -482,15 +482,15 @@ class Socket:
         assert first == "websocket.accept", first
 
     def receive(self) -> str:
-        """Return what comes next."""
+        """Return the next message."""
         return str(self._next()["text"])
 
     def close(self) -> tuple[int, str]:
-        """Wait until it is closed, and return the code and the text; whatever would come after that is a fault."""
+        """Wait until the server closes it, and return the code and the text. No message may follow."""
         while (message := self._next())["type"] == "websocket.send":
             pass
         self._come({"type": "websocket.disconnect", "code": message["code"]})
-        with contextlib.suppress(RuntimeError):  # Starlette's, for a handler that goes on sending
+        with contextlib.suppress(RuntimeError):  # Starlette's, for a handler that continues to send
             self._served.result(PATIENCE)
         assert self._sent.empty()
         return message["code"], message["reason"]
@@ -517,14 +517,14 @@ class Socket:
 
 
 class Whole(Response):
-    """An answer in one piece that comes long after its headers."""
+    """A response in one piece that is sent long after its headers."""
 
     def __init__(self, web: Web) -> None:
         super().__init__(b"whole")
         self._web = web
 
     async def __call__(self, _: Any, __: Any, send: Any) -> None:
-        """Send it."""
+        """Send the response."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await self._web._until_released()
         await send({"type": "http.response.body", "body": self.body})
@@ -589,7 +589,7 @@ def _dependency_alone(web: Web) -> Any:
 
 @pytest.fixture
 def web(fake: Fake) -> Iterator[Callable[..., Web]]:
-    """Give a function that serves an application."""
+    """Yield a function that serves an application."""
     made: list[Web] = []
 
     def start(guarded: Callable[[Any], Any]) -> Web:
@@ -605,12 +605,12 @@ GUARDS = pytest.mark.parametrize("guarded", [_asgi, _dependency, _before_a_middl
 
 
 class TestHttp:
-    """Answers that stream."""
+    """Streaming responses."""
 
     @GUARDS
     @pytest.mark.parametrize("path", ["/stream", "/threads"])
     def test_ends(self, web: Callable[..., Web], fake: Fake, guarded: Any, path: str) -> None:
-        """An answer is broken off: its reader sees an error, not an end, and who makes it is cancelled."""
+        """A response is broken off: its reader sees an error, not an end, and its producer is cancelled."""
         key = fake.knows(1)
         serving = web(guarded)
         with serving.get(path, key) as answer:
@@ -625,7 +625,7 @@ class TestHttp:
 
     @GUARDS
     def test_ends_before_its_first_part(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
-        """An answer whose headers are sent is broken off while its maker waits before the first part."""
+        """A response whose headers are sent is broken off while its producer waits before the first part."""
         key = fake.knows(1)
         serving = web(guarded)
         with serving.get("/late", key) as answer:
@@ -641,7 +641,7 @@ class TestHttp:
 
     @GUARDS
     def test_no_part_after_the_end(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
-        """An answer that says how long it is, and comes in parts all the same, ends at the first of them."""
+        """A response with a content-length that is nevertheless sent in parts ends at the first of them."""
         key = fake.knows(1)
         serving = web(guarded)
         with serving.get("/promised", key) as answer:
@@ -657,7 +657,7 @@ class TestHttp:
 
     @GUARDS
     def test_an_answer_in_one_piece(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
-        """An answer that says how long it is, and comes in one piece, runs to its end however late that comes."""
+        """A response with a content-length that is sent in one piece runs to its end, however late."""
         key = fake.knows(1)
         serving = web(guarded)
         with serving.get("/whole", key) as answer:
@@ -671,7 +671,7 @@ class TestHttp:
 
     @GUARDS
     def test_goes_on(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
-        """A change after which the key is still good for it ends nothing; hanging up leaves nothing."""
+        """A change after which the key is still valid for the response ends nothing. Hanging up leaves nothing."""
         key = fake.knows(1)
         serving = web(guarded)
         with serving.get("/stream", key) as answer:
@@ -685,7 +685,7 @@ class TestHttp:
 
     @GUARDS
     def test_an_ordinary_answer(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
-        """A request that is being worked on when its key is revoked is answered, and not noted as a stream."""
+        """A request in progress when its key is revoked is answered, and not tracked as a stream."""
         key = fake.knows(1)
         serving = web(guarded)
         with futures.ThreadPoolExecutor() as threads:
@@ -699,7 +699,7 @@ class TestHttp:
             assert answer.result(PATIENCE) == b'{"all":"right"}'
 
     def test_says_why_it_was_broken_off(self, web: Callable[..., Web], fake: Fake, caplog: Any) -> None:
-        """What the server logs of a broken answer says that it was meant, and can be told from a fault by its class."""
+        """The server's log of a broken response says that it was on purpose. Its class tells it apart from a fault."""
         key = fake.knows(1)
         serving = web(_asgi)
         with serving.get("/late", key):
@@ -714,7 +714,7 @@ class TestHttp:
 
     @pytest.mark.parametrize("make", [_asgi, _dependency])
     def test_off(self, web: Callable[..., Web], fake: Fake, make: Any) -> None:
-        """With end_streams off an answer outlives its key."""
+        """With end_streams off a response outlives its key."""
         key = fake.knows(1)
         serving = web(lambda web: make(web, end_streams=False))
         with serving.get("/stream", key) as answer:
@@ -734,7 +734,7 @@ class TestWebSocket:
         [(pb.VERIFY_CODE_REVOKED, KEY_TEXT), (pb.VERIFY_CODE_INSUFFICIENT_SCOPE, FORBIDDEN_TEXT)],
     )
     def test_ends(self, web: Callable[..., Web], fake: Fake, guarded: Any, code: Any, text: str) -> None:
-        """A WebSocket is closed with 1008 and the generic text, and its handler is told."""
+        """A WebSocket is closed with 1008 and the generic text, and its handler ends."""
         key = fake.knows(1)
         serving = web(guarded)
         with Socket(serving, key) as client:
@@ -747,7 +747,7 @@ class TestWebSocket:
 
     @pytest.mark.parametrize("guarded", [_asgi, _dependency, _dependency_alone])
     def test_goes_on(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
-        """A change after which the key is still good for it ends nothing; hanging up leaves nothing."""
+        """A change after which the key is still valid for the socket ends nothing. Hanging up leaves nothing."""
         key = fake.knows(1)
         serving = web(guarded)
         with Socket(serving, key) as client:
@@ -759,7 +759,7 @@ class TestWebSocket:
 
     @pytest.mark.parametrize("guarded", [_asgi, _dependency, _dependency_alone])
     def test_refused(self, web: Callable[..., Web], fake: Fake, guarded: Any) -> None:
-        """A WebSocket that is refused is no stream."""
+        """A refused WebSocket is not tracked as a stream."""
         key = fake.knows(1, code=pb.VERIFY_CODE_REVOKED)
         serving = web(guarded)
         with pytest.raises(AssertionError, match="websocket"):
@@ -768,7 +768,7 @@ class TestWebSocket:
 
 
 def _stands_still(count: Callable[[], int]) -> None:
-    """Return once a count has not grown for a while: whoever counts is blocked."""
+    """Return once a count has stopped growing, which means that its handler is blocked."""
     seen, since = -1, time.monotonic()
     deadline = since + PATIENCE
     while time.monotonic() - since < 10 * TICK or seen < 1:

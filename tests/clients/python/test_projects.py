@@ -1,4 +1,4 @@
-"""Whose keys a verifier accepts."""
+"""Which projects' keys a verifier accepts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ HERS, HIS, THEIRS = 1, 2, 3
 
 @pytest.fixture
 def keys(fake: Fake) -> list[str]:
-    """Give a key of each of three projects."""
+    """Return a key of each of three projects."""
     return [
         fake.knows(number, project_id=project)
         for number, project in ((HERS, "acme"), (HIS, "globex"), (THEIRS, "initech"))
@@ -25,7 +25,7 @@ def keys(fake: Fake) -> list[str]:
 
 
 def nothing_told(told: tumbler.Verification) -> bool:
-    """Say whether a verification tells that there is no such key, and nothing else."""
+    """Return whether a verification is NOT_FOUND with all its fields empty."""
     return told == tumbler.Verification(Code.NOT_FOUND, cached=told.cached)
 
 
@@ -42,7 +42,7 @@ def nothing_told(told: tumbler.Verification) -> bool:
 def test_the_server_is_asked_for_a_project_that_is_the_only_one(
     opened: Opened, fake: Fake, keys: list[str], said: dict[str, Any], asked: str
 ) -> None:
-    """One project goes with each call, and with the stream; of several the verifier itself sees to each answer."""
+    """A single project goes with each call and with the stream. With several the verifier checks each answer itself."""
     opened(**said).verify(keys[0])
     (call,) = fake.calls
     assert isinstance(call, pb.VerifyRequest)
@@ -51,7 +51,7 @@ def test_the_server_is_asked_for_a_project_that_is_the_only_one(
 
 @pytest.mark.parametrize("said", ["acme", ["acme"], ("acme", "globex"), {"acme", "globex"}])
 def test_a_key_of_another_project_is_not_found(opened: Opened, fake: Fake, keys: list[str], said: Any) -> None:
-    """Whatever the server answers of it, nothing is told of a key of another project, and nothing remembered."""
+    """A key of another project is NOT_FOUND with all fields empty, whatever the server answers, and is not cached."""
     verifier = opened(project_id=said)
     fake.knows(THEIRS, project_id="initech", code=pb.VERIFY_CODE_REVOKED)
     for _ in range(2):
@@ -64,9 +64,9 @@ def test_a_key_of_another_project_is_not_found(opened: Opened, fake: Fake, keys:
 
 @pytest.mark.parametrize("said", [tumbler.ANY_PROJECT, ("acme", "globex", "initech")])
 def test_a_call_narrows_and_never_widens(opened: Opened, keys: list[str], said: Any) -> None:
-    """What one caller does not accept of a key that is remembered, another may."""
+    """A cached key that one caller's projects exclude is valid for another."""
     verifier = opened(project_id=said)
-    for _ in range(2):  # asked for, and remembered
+    for _ in range(2):  # uncached, then cached
         assert nothing_told(verifier.verify(keys[1], project_id="acme"))
     assert verifier.verify(keys[1], project_id=["acme", "globex"]).cached
     assert verifier.verify(keys[1]).project_id == "globex"
@@ -78,7 +78,7 @@ def test_a_call_narrows_and_never_widens(opened: Opened, keys: list[str], said: 
 
 
 def test_what_is_not_remembered_is_narrowed_too(opened: Opened, fake: Fake) -> None:
-    """Nothing is told of a key that was revoked, either, to who does not accept its project."""
+    """A revoked key is NOT_FOUND for a caller who does not accept its project."""
     revoked = fake.knows(HIS, project_id="globex", code=pb.VERIFY_CODE_REVOKED)
     verifier = opened(project_id=tumbler.ANY_PROJECT)
     assert nothing_told(verifier.verify(revoked, project_id="acme"))
@@ -86,7 +86,7 @@ def test_what_is_not_remembered_is_narrowed_too(opened: Opened, fake: Fake) -> N
 
 
 def test_who_shares_a_call_has_demands_of_its_own(opened: Opened, fake: Fake, keys: list[str]) -> None:
-    """Callers for one key share a call, and each has its own projects."""
+    """Callers with the same key share a call, and each has its own projects."""
     verifier = opened(project_id=tumbler.ANY_PROJECT)
     release = fake.hold(keys[1])
     first = verifier.begin(keys[1], project_id="acme")
@@ -104,7 +104,7 @@ def test_who_shares_a_call_has_demands_of_its_own(opened: Opened, fake: Fake, ke
 def test_a_key_that_sees_all_projects_must_say_which(
     opened: Opened, fake: Fake, code: int, narrowed: dict[str, str]
 ) -> None:
-    """Where the server says that any project's key would do, a verifier that was told nothing refuses to answer."""
+    """If the verifier's own key sees all projects and it names none, it refuses to answer."""
     key = fake.knows(HERS, any_project=True, code=code)
     verifier = opened()
     for _ in range(2):
@@ -117,13 +117,13 @@ def test_a_key_that_sees_all_projects_must_say_which(
 
 @pytest.mark.parametrize("said", [tumbler.ANY_PROJECT, ("acme", "globex")])
 def test_a_key_that_sees_all_projects_may_be_told_which(opened: Opened, fake: Fake, said: Any) -> None:
-    """Who has said which projects, or any, is answered."""
+    """If the verifier names projects, or any project, it answers."""
     key = fake.knows(HERS, any_project=True)
     assert opened(project_id=said).verify(key)
 
 
 def test_in_a_batch_too(opened: Opened, fake: Fake) -> None:
-    """Keys that are asked for together are refused alike."""
+    """Keys in a batch are refused in the same way."""
     keys = [fake.knows(number, any_project=True) for number in range(10, 20)]
     verifier = opened()
     releases = [fake.hold(key) for key in keys]
@@ -139,7 +139,7 @@ def test_in_a_batch_too(opened: Opened, fake: Fake) -> None:
 
 @pytest.mark.parametrize("said", ["", [], (), [""], ["acme", ""], [None], [tumbler.ANY_PROJECT]])
 def test_no_project_is_not_any_project(opened: Opened, said: Any) -> None:
-    """An empty id, from a variable that is not set perhaps, is a mistake and not a wish for all."""
+    """An empty id, perhaps from an unset variable, is an error. It does not mean any project."""
     with pytest.raises(ValueError, match="project_id: must be"):
         opened(project_id=said)
     with pytest.raises(tumbler.InvalidRequest, match="project_id: must be"):

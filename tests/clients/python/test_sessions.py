@@ -1,4 +1,4 @@
-"""Open streams: when their keys are verified anew, which of them end, and how much of it there is at a time."""
+"""When the keys of open streams are verified again, which streams end, and how many keys are verified at a time."""
 
 import logging
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ DOWN = Unavailable("as the test has it")
 
 
 class World:
-    """Sessions, the memory that they follow, and a clock that a test moves."""
+    """Sessions, their cache, and a clock that a test moves."""
 
     def __init__(self, watch: bool = True) -> None:
         self.clock = Clock()
@@ -51,16 +51,16 @@ class World:
             self.beat()
 
     def beat(self) -> None:
-        """Have the stream say that nothing else has changed."""
+        """Deliver a heartbeat."""
         self.memory.told(pb.WatchResponse(cursor="c"), False, self.clock())
 
     def changed(self, *numbers: int) -> None:
-        """Have the stream tell that keys have changed."""
+        """Deliver events of keys."""
         events = [event_pb2.KeyEvent(revision=20, key_id=key_of(number)[-66:-50]) for number in numbers]
         self.memory.told(pb.WatchResponse(events=events, cursor="c"), False, self.clock())
 
     def open(self, number: int, name: Any = None, since: int | None = None, demand: Demand = READ) -> Session:
-        """Open a stream that a key has let in, valid for TTL from now on."""
+        """Open a stream of a key that is valid for TTL from now on."""
         known_since = self.sessions.words if since is None else since
         return self.sessions.open(
             key_of(number),
@@ -71,15 +71,15 @@ class World:
         )
 
     def valid(self, ttl: float = TTL) -> Verification:
-        """Say that a key is valid for so long from now on."""
+        """Return the verdict that a key is valid for this long from now on."""
         return Verification(Code.VALID, until=self.clock() + int(ttl * 1_000_000))
 
     def asked(self) -> list[Held]:
-        """Take what has to be verified now."""
+        """Take the keys to verify now."""
         return self.sessions.due()
 
     def settle(self, asked: Iterable[Held], outcome: Any) -> None:
-        """Answer it all alike."""
+        """Settle them all with the same outcome."""
         for held in asked:
             self.sessions.settle(held, held.turn, outcome)
 
@@ -89,12 +89,12 @@ class World:
 
 @pytest.fixture
 def world() -> World:
-    """Give one whose stream of changes is alive."""
+    """Return a world whose stream of changes is fresh."""
     return World()
 
 
 def test_nothing_is_asked_while_the_stream_vouches(world: World) -> None:
-    """While the stream is alive and says nothing of the key, it is not verified anew before its cache_ttl is over."""
+    """While the stream is fresh and has no event of the key, the key is not verified before its cache_ttl ends."""
     world.open(1)
     for _ in range(11):
         world.clock.pass_by(5)
@@ -107,7 +107,7 @@ def test_nothing_is_asked_while_the_stream_vouches(world: World) -> None:
 
 @pytest.mark.parametrize("code", [code for code in Code if code is not Code.VALID])
 def test_an_event_ends_a_stream(world: World, code: Code) -> None:
-    """An event of its key has it verified at once; any verdict but VALID ends its streams, each once, and no others."""
+    """An event verifies its key at once. Any verdict but VALID ends its streams, each once, and no others."""
     world.open(1, "one")
     world.open(1, "two")
     world.open(2, "other")
@@ -125,7 +125,7 @@ def test_an_event_ends_a_stream(world: World, code: Code) -> None:
 
 
 def test_an_event_that_changes_nothing_here(world: World) -> None:
-    """A stream whose key is still good for it after a change goes on."""
+    """A stream whose key is still valid for it after a change continues."""
     world.open(1)
     world.changed(1)
     world.settle(world.asked(), world.valid())
@@ -133,7 +133,7 @@ def test_an_event_that_changes_nothing_here(world: World) -> None:
 
 
 def test_demands_differ(world: World) -> None:
-    """Streams of one key that were let in for different things are judged each by its own."""
+    """Streams of one key with different demands are decided separately."""
     world.open(1, "reads")
     world.open(1, "writes", demand=Demand(required_scopes=("orders:write",)))
     world.changed(1)
@@ -144,7 +144,7 @@ def test_demands_differ(world: World) -> None:
 
 
 def test_an_event_between_the_verdict_and_the_stream(world: World) -> None:
-    """What is told after a key was asked about, and before its stream is noted, counts."""
+    """An event between the verification of a key and the registration of its stream counts."""
     since = world.sessions.words
     world.changed(1)
     world.open(1, since=since)
@@ -152,7 +152,7 @@ def test_an_event_between_the_verdict_and_the_stream(world: World) -> None:
 
 
 def test_an_event_while_it_is_asked(world: World) -> None:
-    """An answer that may be older than the last event of its key is not the last word."""
+    """If an event arrives while its key is being verified, the key is verified again."""
     world.open(1)
     world.changed(1)
     first = world.asked()
@@ -166,7 +166,7 @@ def test_an_event_while_it_is_asked(world: World) -> None:
 
 
 def test_an_answer_that_denies_a_key(world: World) -> None:
-    """A verification that denies a remembered key has its streams looked at, whatever the stream has told so far."""
+    """If a verification denies a cached key, the key is verified for its streams too, whatever the stream delivered."""
     world.open(1)
     world.memory.heard(key_of(1)[-66:-50])
     assert len(world.asked()) == 1
@@ -174,7 +174,7 @@ def test_an_answer_that_denies_a_key(world: World) -> None:
 
 @pytest.mark.parametrize("left", [0.0004, 3.0], ids=str)
 def test_the_end_of_a_record(world: World, left: float) -> None:
-    """A key is verified when its record ends by itself, expiry or grace, and not a tenth of a second later."""
+    """A key is verified within a tenth of a second when its record ends by itself, by expiry or grace."""
     world.open(1)
     world.changed(1)
     world.settle(world.asked(), world.valid(left))
@@ -186,7 +186,7 @@ def test_the_end_of_a_record(world: World, left: float) -> None:
 
 
 def test_trust_that_lapses(world: World) -> None:
-    """Once the stream of changes was silent for max_staleness, every key is verified each max_staleness."""
+    """Once the stream has been silent for max_staleness, every key is verified every max_staleness."""
     world.open(1)
     world.open(2)
     world.clock.pass_by(STALENESS - 0.001)
@@ -215,7 +215,7 @@ def test_without_a_stream_of_changes() -> None:
 
 
 def test_a_key_that_cannot_be_verified(world: World) -> None:
-    """In doubt, a stream goes on while its key is asked about each second; after max_staleness it ends."""
+    """If a key cannot be verified, it is retried each second. Its stream ends after max_staleness."""
     world.open(1)
     world.changed(1)
     for _ in range(int(STALENESS)):
@@ -229,7 +229,7 @@ def test_a_key_that_cannot_be_verified(world: World) -> None:
 
 
 def test_a_server_that_comes_back_in_time(world: World) -> None:
-    """A key that is found valid before its time is over is not in doubt any more."""
+    """A key that is found valid in time is no longer in doubt."""
     world.open(1)
     world.changed(1)
     for _ in range(int(STALENESS) - 1):
@@ -242,7 +242,7 @@ def test_a_server_that_comes_back_in_time(world: World) -> None:
 
 
 def test_a_flood_of_events(world: World) -> None:
-    """Ten thousand changes, each told three times, are so many verifications, and few of them at a time."""
+    """Ten thousand keys with three events each are verified once each, and few at a time."""
     for number in range(10_000):
         world.open(number)
     for _ in range(3):
@@ -257,7 +257,7 @@ def test_a_flood_of_events(world: World) -> None:
 
 
 def test_a_reset_is_spread(world: World) -> None:
-    """After a reset every key is verified, a thousand a second, and all before max_staleness is half over."""
+    """After a reset every key is verified, a thousand a second, and all within half of max_staleness."""
     for number in range(10_000):
         world.open(number)
     world.memory.told(pb.WatchResponse(cursor="c", reset=True), False, world.clock())
@@ -277,7 +277,7 @@ def test_a_reset_is_spread(world: World) -> None:
 
 
 def test_too_many_to_ask_in_time(world: World) -> None:
-    """Keys whose turn does not come within max_staleness end their streams: slow answers delay no end."""
+    """Keys that are not verified within max_staleness end their streams: slow answers delay no end."""
     for number in range(MOST_ASKED + 10):
         world.open(number)
     world.changed(*range(MOST_ASKED + 10))
@@ -304,14 +304,14 @@ def test_nothing_is_left_of_a_stream(world: World) -> None:
 
 
 def test_no_key_outlives_its_streams(world: World) -> None:
-    """A key's text is forgotten with the last stream that it let in, though its timer has not run out."""
+    """A key's text is dropped with the last stream that it opened, even if its timer is still running."""
     world.open(1).close()
     (timer,) = world.sessions._timers
     assert timer[2].key == ""
 
 
 def test_closing(world: World) -> None:
-    """Closing the verifier ends all streams, and each that would be noted later."""
+    """Closing the verifier ends all streams, and every stream that is opened later."""
     world.open(1)
     world.sessions.close(DOWN)
     world.open(2)
@@ -320,7 +320,7 @@ def test_closing(world: World) -> None:
 
 
 def test_an_end_that_fails(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """A stream that cannot be ended is told of, and does not keep the others from ending."""
+    """If ending a stream fails, that is logged, and the other streams still end."""
 
     def fails(_: Any) -> None:
         raise ZeroDivisionError

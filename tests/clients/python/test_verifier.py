@@ -1,4 +1,4 @@
-"""What both verifiers promise, against a server that does what it is told."""
+"""What both verifiers promise, against a fake server."""
 
 import gc
 import logging
@@ -20,10 +20,10 @@ Opened = Callable[..., Any]
 
 
 class TestVerification:
-    """What is told of a key."""
+    """The result of a verification."""
 
     def test_everything_that_the_server_tells(self, fake: Fake, verifier: Any) -> None:
-        """A verdict says whose key it is, the first time and from memory alike."""
+        """A verdict has the key's identity, from the server and from the cache."""
         key = fake.knows(
             1, environment_id="live", owner_id="o-1", name="ci", metadata={"tier": "gold"}, expire_time=NOW + 90
         )
@@ -61,27 +61,27 @@ class TestVerification:
         assert fake.calls == []
 
     def test_one_text_is_no_list_of_scopes(self, verifier: Any) -> None:
-        """A scope that was forgotten to be put into a list is an error, not a list of its letters."""
+        """A scope that is not in a list is an error, not a list of its letters."""
         with pytest.raises(TypeError, match="required_scopes"):
             verifier.verify(key_of(1), required_scopes="orders:read")
 
 
 class TestCache:
-    """Records are remembered, never verdicts."""
+    """Records are cached, never verdicts."""
 
     def test_a_remembered_key_needs_no_call(self, fake: Fake, verifier: Any) -> None:
-        """The second time a key is presented, the server is not asked."""
+        """The second time a key is presented, no call is made."""
         key = fake.knows(1)
         assert [verifier.verify(key).cached for _ in range(3)] == [False, True, True]
         assert len(fake.calls) == verifier.verifier.remembered == 1
 
     def test_no_cache(self, fake: Fake, opened: Opened) -> None:
-        """With room for none, none is remembered."""
+        """With a cache size of 0, nothing is cached."""
         verifier, key = opened(cache_size=0), fake.knows(1)
         assert [verifier.verify(key).cached for _ in range(2)] == [False, False]
 
     def test_eviction(self, fake: Fake, opened: Opened) -> None:
-        """Where there is no more room, the key goes that was not presented for longest."""
+        """If the cache is full, the least recently used key is evicted."""
         verifier = opened(cache_size=2)
         one, two, three = (fake.knows(number) for number in (1, 2, 3))
         for key in (one, two, one, three):
@@ -90,9 +90,9 @@ class TestCache:
         assert [verifier.verify(key).cached for key in (one, three, two)] == [True, True, False]
 
     def test_eviction_by_bytes(self, fake: Fake, opened: Opened) -> None:
-        """Records count as they are received, and 1,024 bytes each; the key goes that was not presented for longest."""
+        """A record counts as the answer's size plus 1,024 bytes. The least recently used key is evicted."""
         one, two, three = (fake.knows(number, name="n" * 1_000) for number in (1, 2, 3))
-        size = fake.answers[one].ByteSize() + 8 + 1_024  # a revision of one byte more or less, and some to spare
+        size = fake.answers[one].ByteSize() + 8 + 1_024  # the revision may differ by a byte; some spare
         verifier = opened(cache_bytes=2 * size)
         for key in (one, two, one, three):
             verifier.verify(key)
@@ -100,7 +100,7 @@ class TestCache:
         assert [verifier.verify(key).cached for key in (one, three, two)] == [True, True, False]
 
     def test_bytes_are_given_back(self, fake: Fake, opened: Opened) -> None:
-        """What is forgotten, or received once more, leaves its room to others."""
+        """A record that is evicted or replaced frees its bytes."""
         verifier = opened(cache_bytes=4_000)
         one, two = (fake.knows(number, name="n" * 500) for number in (1, 2))
         for _ in range(5):
@@ -110,7 +110,7 @@ class TestCache:
         assert [verifier.verify(key).cached for key in (one, two, one, two)] == [False, False, True, True]
 
     def test_a_record_that_is_larger_than_all_room(self, fake: Fake, opened: Opened) -> None:
-        """A record without room is not remembered, and drives nothing out."""
+        """A record larger than the whole cache is not cached, and evicts nothing."""
         verifier = opened(cache_bytes=4_000)
         small, large = fake.knows(1), fake.knows(2, name="n" * 4_000)
         for key in (small, large):
@@ -118,7 +118,7 @@ class TestCache:
         assert [verifier.verify(key).cached for key in (small, large)] == [True, False]
 
     def test_what_an_entry_holds(self, fake: Fake, verifier: Any) -> None:
-        """Of a key no more is kept than verdicts and callers need: neither its text nor the answer that told it."""
+        """An entry holds only what verdicts and callers need, neither the key's text nor the whole answer."""
         key = fake.knows(1, consistency_token="c" * 100)
         assert verifier.verify(key).valid
         assert verifier.verify(key).cached
@@ -134,20 +134,20 @@ class TestCache:
             held += gc.get_referents(each)
 
     def test_another_secret(self, fake: Fake, verifier: Any) -> None:
-        """A remembered key with another secret is denied without a call, and tells nothing."""
+        """A cached key with another secret is denied without a call, with all fields empty."""
         verifier.verify(fake.knows(1))
         told = verifier.verify(key_of(1, fill="1"))
         assert (told.code, told.cached, told.key_id) == (Code.NOT_FOUND, True, "")
         assert len(fake.calls) == 1
 
     def test_another_prefix(self, fake: Fake, verifier: Any) -> None:
-        """The whole text counts, not the secret alone."""
+        """The whole text counts, not only the secret."""
         verifier.verify(fake.knows(1))
         other = tumbler.keyformat.build("other", id_of(key_of(1)), "0" * 43)
         assert verifier.verify(other).code is Code.NOT_FOUND
 
     def test_a_wrong_check_of_a_remembered_key(self, fake: Fake, verifier: Any) -> None:
-        """A typing error in a remembered key is MALFORMED, as in any other."""
+        """A typing error in a cached key is MALFORMED, as in any other key."""
         key = fake.knows(1)
         verifier.verify(key)
         assert verifier.verify(key[:-1] + ("0" if key[-1] != "0" else "1")).code is Code.MALFORMED
@@ -168,17 +168,17 @@ class TestCache:
         ids=lambda value: getattr(value, "name", None),
     )
     def test_what_is_remembered(self, fake: Fake, verifier: Any, code: Code, remembered: int) -> None:
-        """Only keys in good standing are remembered, whatever was demanded of them."""
+        """Only keys that are not revoked, superseded, inactive or expired are cached, whatever the demand was."""
         assert verifier.verify(fake.knows(1, code=int(code))).code is code
         assert verifier.verifier.remembered == remembered
 
     def test_without_a_lifetime(self, fake: Fake, verifier: Any) -> None:
-        """An answer without cache_ttl is not remembered."""
+        """An answer without cache_ttl is not cached."""
         verifier.verify(fake.knows(1, cache_ttl=0))
         assert verifier.verifier.remembered == 0
 
     def test_the_lifetime_counts_from_before_the_call(self, fake: Fake, verifier: Any, passing: Clock) -> None:
-        """Of a lifetime of 60 seconds, those that the call took are gone."""
+        """The time that a call takes counts toward the lifetime of 60 seconds."""
         key = fake.knows(1)
         release = fake.hold(key)
         begun = verifier.begin(key)
@@ -207,7 +207,7 @@ class TestCache:
         ],
     )
     def test_decided_anew(self, fake: Fake, verifier: Any, fields: Any, demand: Any, code: Code) -> None:
-        """What is demanded of a remembered key is decided here, by the rules of the server."""
+        """Each demand on a cached key is decided in the client, by the rules of the server."""
         key = fake.knows(1, **fields)
         verifier.verify(key)
         told = verifier.verify(key, **demand)
@@ -216,7 +216,7 @@ class TestCache:
 
     @pytest.mark.parametrize(("field", "code"), [("expire_time", Code.EXPIRED), ("grace_expire_time", Code.SUPERSEDED)])
     def test_ends_while_remembered(self, fake: Fake, verifier: Any, passing: Clock, field: str, code: Code) -> None:
-        """A remembered key ends at its instant by the server's clock, however long it might be remembered."""
+        """A cached key ends at its instant by the server's clock, however long it may be cached."""
         key = fake.knows(1, **{field: NOW + 10})
         verifier.verify(key)
         passing.pass_by(9.999_999)
@@ -227,10 +227,10 @@ class TestCache:
 
 
 class TestStream:
-    """What is remembered answers while the stream vouches for it."""
+    """The cache answers while the stream confirms it."""
 
     def test_before_its_first_word(self, fake: Fake, opened: Opened) -> None:
-        """Until the stream speaks, nothing is remembered; nor is what was asked for before that."""
+        """Before the stream's first heartbeat nothing is cached, nor is the answer to a call that began before it."""
         fake.greets = False
         verifier, key = opened(), fake.knows(1)
         release = fake.hold(key)
@@ -243,7 +243,7 @@ class TestStream:
         assert verifier.verifier.remembered == 0
 
     def test_an_event(self, fake: Fake, verifier: Any) -> None:
-        """A changed key is forgotten, and no other."""
+        """An event evicts its key, and no other."""
         one, two = fake.knows(1), fake.knows(2)
         verifier.verify(one)
         verifier.verify(two)
@@ -254,7 +254,7 @@ class TestStream:
         assert verifier.verify(two).cached
 
     def test_a_reset(self, fake: Fake, verifier: Any) -> None:
-        """After a reset nothing is remembered of what was."""
+        """A reset evicts everything."""
         key = fake.knows(1)
         verifier.verify(key)
         fake.say(reset=True)
@@ -262,7 +262,7 @@ class TestStream:
         assert [verifier.verify(key).cached for _ in range(2)] == [False, True]
 
     def test_stale(self, fake: Fake, verifier: Any, passing: Clock) -> None:
-        """When the last word is as old as max_staleness, the server is asked again, until the stream speaks."""
+        """If the last heartbeat is max_staleness old, the server is called again, until the next heartbeat."""
         key = fake.knows(1)
         verifier.verify(key)
         passing.pass_by(14.999)
@@ -274,7 +274,7 @@ class TestStream:
         assert verifier.verify(key).cached
 
     def test_a_word_that_was_long_on_its_way(self, fake: Fake, verifier: Any, passing: Clock) -> None:
-        """Trust counts from the instant that a heartbeat is true of, not from its arrival."""
+        """Freshness counts from the instant that a heartbeat confirms, not from its arrival."""
         key = fake.knows(1)
         verifier.verify(key)
         passing.pass_by(10)
@@ -287,7 +287,7 @@ class TestStream:
 
     @pytest.mark.parametrize("ages", [[15], [3, 14, 15]], ids=["one", "a pile"])
     def test_words_that_come_too_late(self, fake: Fake, verifier: Any, passing: Clock, ages: list[float]) -> None:
-        """Heartbeats that are as old as max_staleness restore no trust; another stream is opened."""
+        """Heartbeats that are max_staleness old do not renew freshness. The stream is reopened."""
         key = fake.knows(1)
         verifier.verify(key)
         passing.pass_by(30)
@@ -301,7 +301,7 @@ class TestStream:
         assert verifier.verify(key).cached
 
     def test_words_that_would_not_last(self, fake: Fake, verifier: Any, passing: Clock) -> None:
-        """A stream is opened anew as soon as trust would lapse between two of its heartbeats."""
+        """A stream is reopened when freshness would lapse between two of its heartbeats."""
         key = fake.knows(1)
         verifier.verify(key)
         passing.pass_by(12)
@@ -312,7 +312,7 @@ class TestStream:
         assert verifier.verify(key).cached
 
     def test_words_without_a_date(self, fake: Fake, verifier: Any, passing: Clock) -> None:
-        """Of an older server's heartbeats, those of a stream that was opened after trust had lapsed restore it."""
+        """With an older server, only heartbeats of a stream opened after freshness had lapsed renew it."""
         key = fake.knows(1)
         verifier.verify(key)
         passing.pass_by(15)
@@ -326,7 +326,7 @@ class TestStream:
 
     @pytest.mark.parametrize(("age", "trusted"), [(1.5, True), (1.500_001, False)])
     def test_words_of_the_future(self, fake: Fake, verifier: Any, passing: Clock, age: float, trusted: bool) -> None:
-        """A heartbeat that cannot have been sent yet shows that our clock stood still: nothing is trusted any more."""
+        """A heartbeat from the future shows that our clock stopped for a while. Freshness ends at once."""
         key = fake.knows(1)
         verifier.verify(key)
         passing.pass_by(1)
@@ -339,7 +339,7 @@ class TestStream:
         assert verifier.verify(key).cached is trusted
 
     def test_news_is_no_heartbeat(self, fake: Fake, verifier: Any, passing: Clock) -> None:
-        """A word that tells changes does not say that there are no others, and so renews no trust."""
+        """A message with events does not say that there are no others, so it does not renew freshness."""
         key, other = fake.knows(1), fake.knows(2)
         verifier.verify(key)
         passing.pass_by(10)
@@ -349,7 +349,7 @@ class TestStream:
         assert not verifier.verify(key).cached
 
     def test_reconnects_from_its_cursor(self, fake: Fake, verifier: Any) -> None:
-        """A broken stream is opened anew where it broke, and what is remembered stays."""
+        """A broken stream is reopened at its cursor, and the cache is kept."""
         key = fake.knows(1)
         verifier.verify(key)
         fake.say()
@@ -362,14 +362,14 @@ class TestStream:
         assert not verifier.verify(key).cached
 
     def test_the_first_begins_at_now(self, fake: Fake, opened: Opened) -> None:
-        """The first stream has no cursor, and asks for the heartbeat that was chosen."""
+        """The first stream has no cursor, and requests the configured heartbeat."""
         opened(heartbeat=2.5)
         (stream,) = fake.streams
         assert stream.request.start_cursor == ""
         assert stream.request.heartbeat_interval.ToMilliseconds() == 2500
 
     def test_an_unknown_cursor(self, fake: Fake, verifier: Any) -> None:
-        """A cursor that the server does not know is dropped, and everything forgotten with it."""
+        """A cursor that the server does not know is dropped, and everything is evicted."""
         key = fake.knows(1)
         verifier.verify(key)
         fake.unknown_cursor = fake.cursor
@@ -383,7 +383,7 @@ class TestStream:
     def test_its_own_key_refused(
         self, fake: Fake, verifier: Any, status: grpc.StatusCode, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A verifier whose own key is refused forgets everything at once, and says so in the log."""
+        """If the verifier's own key is refused, everything is evicted at once, and the log says so."""
         key = fake.knows(1)
         verifier.verify(key)
         fake.refuses_streams = status
@@ -399,7 +399,7 @@ class TestStream:
             assert status.name in caplog.text
 
     def test_silence(self, fake: Fake, opened: Opened) -> None:
-        """A stream that says nothing for two and a half heartbeats is given up, and opened anew."""
+        """A stream that is silent for two and a half heartbeats is closed and reopened."""
         fake.greets = False
         opened(heartbeat=1, max_staleness=3)
         fake.until(lambda: len(fake.streams) == 2)
@@ -414,10 +414,10 @@ class TestStream:
 
 
 class TestCalls:
-    """What becomes of answers, and how few calls there are."""
+    """What happens to answers, and how few calls there are."""
 
     def test_overtaken_by_an_event(self, fake: Fake, verifier: Any) -> None:
-        """An answer that is older than an event of its key is not remembered."""
+        """An answer older than an event of its key is not cached."""
         key = fake.knows(1)
         release = fake.hold(key)
         begun = verifier.begin(key)
@@ -430,7 +430,7 @@ class TestCalls:
         assert [verifier.verify(key).cached for _ in range(2)] == [False, True]
 
     def test_overtaken_by_an_event_of_another_key(self, fake: Fake, verifier: Any) -> None:
-        """An event of another key is no reason to forget."""
+        """An event of another key does not prevent caching."""
         key = fake.knows(1)
         release = fake.hold(key)
         begun = verifier.begin(key)
@@ -442,7 +442,7 @@ class TestCalls:
         assert verifier.verify(key).cached
 
     def test_overtaken_by_a_reset(self, fake: Fake, verifier: Any) -> None:
-        """An answer to a call that began before a reset is not remembered."""
+        """An answer to a call that began before a reset is not cached."""
         key = fake.knows(1)
         release = fake.hold(key)
         begun = verifier.begin(key)
@@ -455,7 +455,7 @@ class TestCalls:
 
     @pytest.mark.parametrize(("changes", "remembered"), [(1_025, 1), (1_026, 0)])
     def test_overtaken_by_more_than_can_be_kept(self, fake: Fake, verifier: Any, changes: int, remembered: int) -> None:
-        """Of more changed keys than are kept track of, it is not known which: an older answer is not kept."""
+        """An answer older than a revision that was dropped from the list of changed keys is not cached."""
         key = fake.knows(1)
         release = fake.hold(key)
         fake.revision += 1
@@ -474,7 +474,7 @@ class TestCalls:
     def test_a_refusal_ends_what_is_remembered(
         self, fake: Fake, verifier: Any, passing: Clock, code: pb.VerifyCode
     ) -> None:
-        """Once the server has said that a key is not good, memory never says otherwise, whatever the stream tells."""
+        """Once the server has denied a key, the cache never accepts it, whatever the stream delivers."""
         key = fake.knows(1)
         verifier.verify(key)
         passing.pass_by(15)
@@ -483,7 +483,7 @@ class TestCalls:
         assert verifier.verifier.remembered == 0
 
     def test_a_refusal_of_another_secret_ends_nothing(self, fake: Fake, verifier: Any, passing: Clock) -> None:
-        """A wrong secret for the id of a remembered key, which the server does not find, does not cost it its place."""
+        """A wrong secret for a cached id, which the server does not find, does not evict the key."""
         key = fake.knows(1)
         verifier.verify(key)
         passing.pass_by(15)
@@ -496,7 +496,7 @@ class TestCalls:
         ids=["of another key", "of no key", "of no time", "not valid", "of no code"],
     )
     def test_an_answer_that_makes_no_sense(self, fake: Fake, verifier: Any, lie: dict[str, Any]) -> None:
-        """An answer that is not about the key, or contradicts itself, decides nothing and is not remembered."""
+        """An answer about another key, or one that contradicts itself, decides nothing and is not cached."""
         key = fake.knows(1)
         for name, value in lie.items():
             fake.answers[key].ClearField(name)
@@ -507,14 +507,14 @@ class TestCalls:
         assert verifier.verifier.remembered == 0
 
     def test_as_fresh_as_the_stream(self, fake: Fake, verifier: Any) -> None:
-        """A call asks for an answer that holds all that the stream has told."""
+        """A call requests an answer that includes everything that the stream has delivered."""
         fake.say()
         fake.heard(verifier)
         verifier.verify(fake.knows(1))
         assert fake.calls[0].consistency.at_least_as_fresh == fake.cursor
 
     def test_a_cursor_that_verify_does_not_know(self, fake: Fake, verifier: Any) -> None:
-        """Where the server does not know the cursor, it is asked without one, and everything is forgotten."""
+        """If the server does not know the cursor, the call is repeated without one, and everything is evicted."""
         one, two = fake.knows(1), fake.knows(2)
         verifier.verify(one)
         fake.unknown_cursor = fake.cursor
@@ -523,7 +523,7 @@ class TestCalls:
         assert [call.consistency.at_least_as_fresh for call in fake.calls[1:]] == [fake.cursor, ""]
 
     def test_many_callers_share_a_call(self, fake: Fake, verifier: Any) -> None:
-        """Callers that want the same key meanwhile wait for the same call, and each is judged by its own demand."""
+        """Concurrent callers with the same key share one call, and each has its own demand decided."""
         key = fake.knows(1)
         release = fake.hold(key)
         first = verifier.begin(key)
@@ -537,7 +537,7 @@ class TestCalls:
         assert len(fake.calls) == 1
 
     def test_nobody_shares_a_call_that_is_older_than_what_was_told(self, fake: Fake, verifier: Any) -> None:
-        """Who asks after an event is not answered by a call that was sent before it."""
+        """A caller that arrives after an event does not join a call that was sent before it."""
         key = fake.knows(1)
         release = fake.hold(key)
         before = verifier.begin(key)
@@ -552,7 +552,7 @@ class TestCalls:
         assert after.result(PATIENCE).code is Code.REVOKED
 
     def test_another_callers_fault(self, fake: Fake, verifier: Any) -> None:
-        """A caller whose demand is in order is not failed by another's, whose call it shared."""
+        """A correct demand does not fail because of the wrong demand of another caller on the same call."""
         key = fake.knows(1)
         release = fake.hold(key)
         bad = verifier.begin(key, client_ip=NONSENSE)
@@ -565,14 +565,14 @@ class TestCalls:
             bad.result(PATIENCE)
 
     def test_large_answers(self, fake: Fake, verifier: Any) -> None:
-        """An answer may have 16 MiB, where gRPC itself would refuse more than four."""
+        """An answer may have 16 MiB. By default gRPC refuses more than 4 MiB."""
         large, larger = (fake.knows(number, name="n" * (size << 20)) for number, size in ((1, 15), (2, 17)))
         assert verifier.verify(large).valid
         with pytest.raises(tumbler.Unavailable, match="RESOURCE_EXHAUSTED"):
             verifier.verify(larger)
 
     def test_a_batch_whose_answer_is_too_large(self, fake: Fake, verifier: Any) -> None:
-        """A batch that fails costs nobody the verdict: it is asked for in halves."""
+        """A batch that fails costs no key its verdict: it is retried in halves."""
         keys = [fake.knows(number, name="n" * (2 << 20)) for number in range(1, 21)]
         releases = [fake.hold(key) for key in keys[:4]]
         first = [verifier.begin(key) for key in keys[:4]]
@@ -584,7 +584,7 @@ class TestCalls:
         assert all(each.result(PATIENCE).valid for each in first + later)
 
     def test_gathered(self, fake: Fake, verifier: Any) -> None:
-        """At most four calls are under way; a hundred keys that come meanwhile cost no call each, and none is lost."""
+        """At most four calls are in flight. A hundred keys that arrive meanwhile share calls, and none is lost."""
         keys = [fake.knows(number) for number in range(1, 105)]
         releases = [fake.hold(key) for key in keys[:4]]
         first = [verifier.begin(key) for key in keys[:4]]
@@ -613,7 +613,7 @@ class TestCalls:
     def test_errors(
         self, fake: Fake, verifier: Any, status: grpc.StatusCode, error: type[tumbler.TumblerError]
     ) -> None:
-        """Each failure of a call is one of three errors, and none a verdict."""
+        """Each failure of a call is one of three errors, and never a verdict."""
         key = fake.knows(1)
         fake.failures = [status]
         with pytest.raises(error, match=status.name) as raised:
@@ -622,7 +622,7 @@ class TestCalls:
         assert verifier.verify(key).valid
 
     def test_invalid_request(self, fake: Fake, verifier: Any) -> None:
-        """What the server finds not of the right form is the caller's mistake, and remembered keys stay so."""
+        """A demand of the wrong form is the caller's error, and cached keys stay cached."""
         other = fake.knows(1)
         verifier.verify(other)
         with pytest.raises(tumbler.InvalidRequest):
@@ -630,12 +630,12 @@ class TestCalls:
         assert verifier.verify(other).cached
 
     def test_text_that_cannot_be_sent(self, fake: Fake, verifier: Any) -> None:
-        """A demand that no message can carry is the caller's mistake too."""
+        """A demand that cannot be encoded is the caller's error too."""
         with pytest.raises(tumbler.InvalidRequest):
             verifier.verify(fake.knows(1), environment_id="\udc80")
 
     def test_unavailable_is_tried_again(self, fake: Fake, verifier: Any) -> None:
-        """A server that is away for a moment is asked up to three times."""
+        """If the server is unavailable, a call is attempted up to three times."""
         key = fake.knows(1)
         fake.failures = [grpc.StatusCode.UNAVAILABLE] * 2
         assert verifier.verify(key).valid
@@ -646,13 +646,13 @@ class TestCalls:
             verifier.verify(key)
 
     def test_unreachable(self, opened: Opened) -> None:
-        """Where there is no server, nothing is decided."""
+        """Without a server, nothing is decided."""
         verifier = opened(target="127.0.0.1:1", watch=False)
         with pytest.raises(tumbler.Unavailable):
             verifier.verify(key_of(1))
 
     def test_too_slow(self, fake: Fake, opened: Opened) -> None:
-        """A server that does not answer in time has not decided; nor have the callers who wait behind it."""
+        """If the server does not answer in time, nothing is decided, also for the callers whose keys are queued."""
         verifier = opened(watch=False, timeout=0.2)
         keys = [fake.knows(number) for number in range(1, 7)]
         for key in keys:
@@ -687,7 +687,7 @@ class TestWithoutStream:
     """With ``watch`` off."""
 
     def test_nothing_is_remembered(self, fake: Fake, opened: Opened) -> None:
-        """Without a stream nothing is remembered, and none is opened."""
+        """Without a stream nothing is cached, and no stream is opened."""
         verifier, key = opened(watch=False), fake.knows(1)
         assert [verifier.verify(key).cached for _ in range(2)] == [False, False]
         assert fake.streams == []
@@ -695,7 +695,7 @@ class TestWithoutStream:
 
     @pytest.mark.parametrize(("fixed_ttl", "lasts"), [(5, 5), (3_600, 60)])
     def test_a_fixed_time(self, fake: Fake, opened: Opened, passing: Clock, fixed_ttl: float, lasts: float) -> None:
-        """A fixed time to live bounds what is remembered, and so does the server's."""
+        """A fixed time to live limits how long a key is cached, and so does the server's cache_ttl."""
         verifier, key = opened(watch=False, fixed_ttl=fixed_ttl), fake.knows(1)
         verifier.verify(key)
         passing.pass_by(lasts - 0.001)
@@ -704,7 +704,7 @@ class TestWithoutStream:
         assert not verifier.verify(key).cached
 
     def test_no_call_is_shared_that_was_sent(self, fake: Fake, opened: Opened) -> None:
-        """Where nobody would tell of a change, everybody asks: an answer may be older than the question."""
+        """Without a stream no caller joins a call that was sent: its answer may be older than the request."""
         verifier, key = opened(watch=False), fake.knows(1)
         release = fake.hold(key)
         begun = [verifier.begin(key) for _ in range(2)]
@@ -714,10 +714,10 @@ class TestWithoutStream:
 
 
 class TestLife:
-    """From beginning to end."""
+    """From construction to close."""
 
     def test_closed(self, fake: Fake, verifier: Any) -> None:
-        """A closed verifier decides nothing, not even from memory; closing it twice does nothing."""
+        """A closed verifier decides nothing, not even from the cache. Closing it twice does nothing."""
         key = fake.knows(1)
         verifier.verify(key)
         verifier.close()
@@ -727,7 +727,7 @@ class TestLife:
         assert verifier.verifier.remembered == 0
 
     def test_closing_ends_waiting(self, fake: Fake, verifier: Any) -> None:
-        """Who waits when a verifier is closed is told at once."""
+        """Callers that wait when a verifier is closed get an error at once."""
         keys = [fake.knows(number) for number in range(1, 7)]
         for key in keys[:4]:
             fake.hold(key)
@@ -777,7 +777,7 @@ class TestLife:
         ids=lambda value: value if isinstance(value, str) else "-".join(value),
     )
     def test_options(self, fake: Fake, opened: Opened, options: Any, message: str) -> None:
-        """An option that cannot be meant is refused by name, and no key is shown."""
+        """An option that breaks its rule is refused by name, and no key is shown."""
         with pytest.raises(ValueError, match=f"^{message}:") as raised:
             opened(**options)
         assert "secret" not in str(raised.value)
@@ -787,5 +787,5 @@ class TestLife:
         "options", [{"insecure": True}, {"credentials": grpc.ssl_channel_credentials()}], ids=["insecure", "tls"]
     )
     def test_another_machine(self, opened: Opened, options: Any) -> None:
-        """Another machine may be called with TLS, or in plaintext where that is asked for."""
+        """Another machine may be called with TLS, or in plaintext if that is requested."""
         assert "tumbler.example" in repr(opened(target="tumbler.example:443", watch=False, **options).verifier)

@@ -1,8 +1,8 @@
 """The Python client of Tumbler, the self-hosted API key service.
 
-`Verifier` says whether a presented key may do what is asked (`tumbler.aio.Verifier` says it in asyncio), and
-`tumbler.guards` puts one in front of a service. `tumbler.keyformat` checks the form of a key without a server;
-`tumbler.v1` holds the generated messages and stubs.
+`Verifier` verifies a presented key (`tumbler.aio.Verifier` does so in asyncio).
+`tumbler.guards` protects a service with a verifier.
+`tumbler.keyformat` checks the form of a key without a server. `tumbler.v1` holds the generated messages and stubs.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # Whoever wants the form of a key alone does not load gRPC, and a server forks before it does.
+    # Importing only the key format does not load gRPC, and a server can fork before it loads gRPC.
     if name == "Verifier":
         from tumbler.verifier import Verifier
 

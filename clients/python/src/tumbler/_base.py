@@ -1,4 +1,4 @@
-"""What the two verifiers have in common: all but the calls."""
+"""The parts that the two verifiers share: everything except the calls."""
 
 import logging
 import os
@@ -20,10 +20,10 @@ from tumbler.projects import AnyProject, ProjectId, projects_of
 from tumbler.verification import Verification
 
 _RECONNECT_INTERVAL = 10.0
-"""Seconds between two replacements of the channel, at least: a server that is only slow must not be busy with them."""
+"""Minimum seconds between two replacements of the channel, so that they do not burden a server that is only slow."""
 
 SPARE = 1.0
-"""Seconds: a channel that was replaced is closed so long after the last call on it has ended by its deadline."""
+"""Seconds that a replaced channel stays open after the deadline of its last call."""
 
 _MALFORMED = Verification(Code.MALFORMED)
 _CLOSED = "the verifier is closed"
@@ -31,7 +31,7 @@ _FORKED = "the verifier was made before this process was forked; make one in eac
 
 
 class BaseVerifier:
-    """Options, memory, and what becomes of a key before and after a call."""
+    """Options, cache, and what happens to a key before and after a call."""
 
     def __init__(
         self,
@@ -51,31 +51,31 @@ class BaseVerifier:
         logger: logging.Logger | None = None,
         clock: Clock = steady_clock,
     ) -> None:
-        """Make a verifier. Spans are seconds.
+        """Create a verifier. Durations are in seconds.
 
         Args:
             target: The server, ``HOST:PORT`` or any gRPC target.
-            api_key: The verifier's own key; it needs the scope ``tumbler:keys:verify``.
-            project_id: Whose keys are accepted: the id of a project, or several. A key of another project is NOT_FOUND.
-                Left out: those of the project of ``api_key``. Where that key sees all projects (it is one of the
-                reserved project ``tumbler``), it must be said: a project, or `ANY_PROJECT`.
-            credentials: TLS, ``grpc.ssl_channel_credentials()`` for example. Left out: plaintext, which is refused
+            api_key: The verifier's own key. It needs the scope ``tumbler:keys:verify``.
+            project_id: The project whose keys are accepted, or several. A key of another project is NOT_FOUND. Default:
+                the project of ``api_key``. If that key sees all projects (it belongs to the reserved project
+                ``tumbler``), you must name a project or pass `ANY_PROJECT`.
+            credentials: TLS, ``grpc.ssl_channel_credentials()`` for example. Default: plaintext, which is refused
                 unless the target is this machine.
             insecure: Allow plaintext to another machine.
-            cache_size: How many keys are remembered at the most; 0: none.
-            cache_bytes: How many bytes they may take together, each counted as the server's answer and 1,024 bytes
-                beside it; 0: none is remembered.
-            max_staleness: How old the stream's last word may be for anything remembered to answer.
+            cache_size: Maximum number of cached keys. 0: no cache.
+            cache_bytes: Maximum size of the cache. A key counts as the server's answer plus 1,024 bytes. 0: no cache.
+            max_staleness: Maximum age of the instant that the stream's last heartbeat confirms. The cache does not
+                answer beyond it.
             heartbeat: The longest silence of a healthy stream: 1 second to 1 hour, shorter than ``max_staleness``.
             timeout: The longest wait for the server in one ``verify``.
-            watch: Follow the server's stream of changes. Without it nothing is remembered.
-            fixed_ttl: With ``watch=False`` only: remember for so long all the same. A revoked key may pass that long.
-            logger: Where to tell of the stream's troubles; left out: the logger ``tumbler``. No key is ever logged.
-            clock: Microseconds on a clock that nobody sets; for tests.
+            watch: Follow the server's stream of changes. Without it nothing is cached, unless ``fixed_ttl`` is set.
+            fixed_ttl: Cache for this long without the stream (``watch=False`` only). A revoked key may pass that long.
+            logger: Receives reports of trouble with the stream. Default: the logger ``tumbler``. No key is ever logged.
+            clock: Returns microseconds of a monotonic clock. For tests.
 
         Raises:
             ValueError: An option breaks its rule. The message names both.
-            RuntimeError: gevent has patched threads, and gRPC would freeze. The message says what to do.
+            RuntimeError: gevent has patched threads, so gRPC would hang. The message says what to do.
 
         """
         self._settings = Settings(
@@ -105,7 +105,7 @@ class BaseVerifier:
         _living.add(self)
 
     def _open(self) -> None:
-        """Prepare to call."""
+        """Prepare to make calls."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -113,11 +113,11 @@ class BaseVerifier:
 
     @property
     def remembered(self) -> int:
-        """How many keys are remembered at the moment."""
+        """How many keys are cached at the moment."""
         return len(self._memory)
 
     def _known(self, key: str, demand: Demand) -> Verification | None:
-        """Return the verdict where it needs no call."""
+        """Return the verdict if it needs no call, else None."""
         if len(key) > MAX_LENGTH or not key.isascii():
             return _MALFORMED
         found = self._memory.recall(key, demand)
@@ -126,10 +126,12 @@ class BaseVerifier:
         return found
 
     def _landed(self, flight: Flight, demand: Demand, outcome: Answer | Failure) -> Verification | None:
-        """Return the verdict that a flight brought; None: it failed by another's fault, and this one has to ask anew.
+        """Return the verdict that a flight brought.
+
+        None: the flight failed because of another caller's demand, so this caller must ask again.
 
         Raises:
-            TumblerError: It brought none.
+            TumblerError: The flight brought no verdict.
 
         """
         if isinstance(outcome, Answer):
@@ -139,9 +141,9 @@ class BaseVerifier:
         raise outcome.kind(outcome.text)
 
     def _suspects(self) -> bool:
-        """Say whether the channel is to be replaced, now that the server was silent for too long.
+        """Return whether to replace the channel, now that the server has been silent for too long.
 
-        A connection whose other end stands still, while its kernel still acknowledges, looks like any other.
+        If the other end has stopped while its kernel still acknowledges packets, the connection looks healthy.
         """
         now = time.monotonic()
         if self._closed or now - self._replaced < _RECONNECT_INTERVAL:
@@ -153,7 +155,7 @@ class BaseVerifier:
         return Unavailable(f"the server did not answer within {self._settings.timeout:g} s")
 
     def _shut(self) -> bool:
-        """Remember nothing, let nobody wait; return whether this is the first time, so that there is more to close."""
+        """Empty the cache and fail all waiting callers. Return whether this is the first time, so more must close."""
         first, self._closed = not self._closed, True
         if first:
             self._memory.distrust()
@@ -162,7 +164,7 @@ class BaseVerifier:
         return first
 
     def _abandon(self) -> None:
-        # gRPC's channel does not work in this process, not even to be closed.
+        # gRPC's channel does not work in a forked process. It cannot even be closed.
         self._closed = True
         self._memory.abandon()
         self._desk.abandon(_FORKED)
@@ -182,7 +184,7 @@ def demand_of(
         projects = () if project_id is None else projects_of(project_id)
     except ValueError as error:
         raise InvalidRequest(str(error)) from None
-    # Demand(...) would go by a function in Python, at twice the cost, on the way of every call.
+    # Demand(...) would call a Python function and cost twice as much. Every verification runs this.
     return tuple.__new__(Demand, (projects, environment_id or "", tuple(required_scopes), client_ip or ""))
 
 

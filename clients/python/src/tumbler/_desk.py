@@ -1,6 +1,6 @@
-"""Which call carries which key: one call for all who want the same, few calls at a time, and the rest gathered.
+"""Assigns keys to calls: callers with the same key share a call, few calls run at a time, and other keys are batched.
 
-No I/O. What has to be sent is returned to the caller; what came back is handed in. Safe for use by many threads.
+No I/O. The caller sends what is returned, and hands in what comes back. Thread-safe.
 """
 
 import threading
@@ -19,22 +19,22 @@ from tumbler.projects import UNSAID
 from tumbler.v1 import api_key_service_pb2 as pb
 
 MOST_CALLS = 4
-"""How many calls are under way at a time."""
+"""Maximum number of calls in flight."""
 
 MOST_KEYS = 500
-"""How many keys a call carries."""
+"""Maximum number of keys in a call."""
 
 MOST_BYTES = 256 * 1024
-"""How large the requests of one call may be together. One that is larger goes out by itself."""
+"""Maximum size of the requests of one call together. A larger request goes by itself."""
 
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 _UNREACHED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-"""What a smaller batch would end with as well."""
+"""Statuses with which a smaller batch would fail too."""
 
 
 class Failure(NamedTuple):
-    """Why nothing was decided. Each who waits makes an exception of it: a shared one would collect their stacks."""
+    """Why nothing was decided. Each caller makes its own exception: a shared one would collect their tracebacks."""
 
     kind: type[TumblerError]
     text: str
@@ -44,14 +44,14 @@ class Settled(Protocol):
     """A future, of threads or of asyncio."""
 
     def done(self) -> bool:
-        """Say whether it has a result."""
+        """Return whether it has a result."""
 
     def set_result(self, result: Any, /) -> None:
-        """Wake all who wait for it."""
+        """Set the result and wake all waiting callers."""
 
 
 class Flight:
-    """One key on its way to the server and back, and all who wait for it."""
+    """One key on its way to the server and back, and all callers that wait for it."""
 
     def __init__(self, request: pb.VerifyRequest, demand: Demand, future: Any, deadline: int) -> None:
         self.request = request
@@ -61,13 +61,13 @@ class Flight:
         self.sent: int | None = None
         self.since = Moment(0, 0, "")
         self.most = MOST_KEYS
-        """How many keys may share its next call: half as many as shared the last one."""
+        """Maximum number of keys in its next call. After a retry: half of the keys in its last call, rounded up."""
         self.cursor_in_doubt = ""
 
 
-@dataclass(frozen=True, slots=True, repr=False)  # printing it would show keys
+@dataclass(frozen=True, slots=True, repr=False)  # repr() would show keys
 class Sending:
-    """What has to be sent next: a Verify, or a BatchVerify of several flights."""
+    """The next call to send: a Verify, or a BatchVerify of several flights."""
 
     flights: list[Flight]
     request: pb.VerifyRequest | pb.BatchVerifyRequest
@@ -79,7 +79,7 @@ class Sending:
 
 
 class Desk:
-    """Gives out flights and calls. A call that is given out must come back, by ``answered`` or ``failed``."""
+    """Hands out flights and calls. The caller must return every call, with ``answered`` or ``failed``."""
 
     def __init__(self, settings: Settings, memory: Memory, clock: Clock) -> None:
         self._timeout = int(settings.timeout * SECOND)
@@ -93,11 +93,11 @@ class Desk:
         self._lock = threading.Lock()
 
     def join(self, key: str, demand: Demand, new_future: Callable[[], Settled]) -> tuple[Flight, Sending | None]:
-        """Return the flight that will bring the key's answer, and what the caller has to send now, if anything.
+        """Return the flight that will bring the key's answer, and the call to send now, if any.
 
         Raises:
             Unavailable: The desk is closed.
-            InvalidRequest: The demand cannot even be written down.
+            InvalidRequest: The demand cannot be encoded.
 
         """
         deadline = self._clock() + self._timeout
@@ -113,7 +113,7 @@ class Desk:
             return flight, self._next()
 
     def answered(self, sending: Sending, response: Any) -> Sending | None:
-        """Settle the flights of a call that came back, and return what has to be sent in its place."""
+        """Settle the flights of a call that succeeded, and return the call to send next."""
         answers = list(response.responses) if sending.is_batch else [response]
         if len(answers) != len(sending.flights):
             return self._settle(sending, [_odd()] * len(sending.flights))
@@ -121,7 +121,7 @@ class Desk:
         return self._settle(sending, [self._read(*pair, sending.is_batch) for pair in pairs])
 
     def failed(self, sending: Sending, status: grpc.StatusCode, detail: str) -> Sending | None:
-        """Settle, or ask again for, the flights of a call that failed; return what has to be sent in its place."""
+        """Settle or requeue the flights of a call that failed, and return the call to send next."""
         outcome: Failure | None
         if status in _REFUSED:
             outcome = Failure(NotAllowed, f"the server refused the verifier's own key: {status.name}: {detail}")
@@ -134,7 +134,7 @@ class Desk:
         return self._settle(sending, [outcome] * len(sending.flights))
 
     def close(self, text: str) -> None:
-        """Let nobody wait any longer, and nobody begin to."""
+        """Fail all waiting callers and refuse new ones."""
         with self._lock:
             self._closed = Failure(Unavailable, text)
             flights, self._flights = list(self._flights.values()), {}
@@ -143,15 +143,15 @@ class Desk:
             _finish(flight, self._closed)
 
     def abandon(self, text: str) -> None:
-        """Close, in a process that was forked: those who wait, or hold the lock, are not here."""
+        """Close, in a forked process. The threads that wait or hold the lock do not exist here."""
         self._lock = threading.Lock()
         self._closed = Failure(Unavailable, text)
         self._flights.clear()
 
     def _blamed(self, sending: Sending, detail: str) -> Failure | None:
-        """Return whose fault a single call's INVALID_ARGUMENT is; None: asking again has to show it.
+        """Return the error for a single call's INVALID_ARGUMENT, or None to retry without the cursor.
 
-        It is the demand's, or that of our cursor, which a server does not know after an older backup was restored.
+        The demand is at fault, or our cursor: a server does not know it after an older backup was restored.
         """
         (flight,) = sending.flights
         if flight.since.cursor and not flight.cursor_in_doubt:
@@ -160,9 +160,9 @@ class Desk:
         return Failure(InvalidRequest, detail)
 
     def _read(self, flight: Flight, response: pb.VerifyResponse, in_batch: bool) -> Answer | Failure | None:
-        """Return what came back for a flight, after remembering it; None: it has to be asked for again.
+        """Return the outcome of a flight, after caching it. None: the key must be sent again.
 
-        A batch leaves undecided what its answer has no room for, and items that are not of the right form.
+        A batch leaves an item undecided if the answer has no room for it, or if the item has the wrong form.
         """
         if response.code == pb.VERIFY_CODE_UNSPECIFIED and in_batch:
             return None
@@ -182,7 +182,7 @@ class Desk:
 
     def _settle(self, sending: Sending, outcomes: list[Any]) -> Sending | None:
         with self._lock:
-            # Backwards: what is asked for again goes to the front, and keeps its order.
+            # Backwards, because retried flights go to the front of the queue and keep their order.
             for flight, outcome in zip(reversed(sending.flights), reversed(outcomes), strict=True):
                 if outcome is None and self._closed is None:
                     flight.most, flight.sent = (len(sending.flights) + 1) // 2, None
@@ -197,7 +197,7 @@ class Desk:
         return following
 
     def _request(self, key: str, demand: Demand) -> pb.VerifyRequest:
-        # The projects that the caller names are not asked for: what the answer tells is to serve others too.
+        # The request does not name the caller's projects, so that the answer serves other callers too.
         try:
             return pb.VerifyRequest(
                 key=key,
@@ -217,7 +217,7 @@ class Desk:
         size = 0
         while self._queue:
             flight = self._queue[0]
-            if now >= flight.deadline:  # all who waited have given up
+            if now >= flight.deadline:  # all callers have given up
                 self._queue.popleft()
                 if self._flights.get(flight.request.key) is flight:
                     del self._flights[flight.request.key]
@@ -226,7 +226,7 @@ class Desk:
             if since.cursor and not flight.cursor_in_doubt:
                 flight.request.consistency.at_least_as_fresh = since.cursor
             size += flight.request.ByteSize()
-            # What came back from a batch keeps apart from what did not, and from what came back from a larger one.
+            # A retried flight shares a batch only with flights of the same `most`: from a batch of the same size.
             if flights and (len(flights) >= flight.most or flight.most != flights[0].most or size > MOST_BYTES):
                 break
             flights.append(self._queue.popleft())

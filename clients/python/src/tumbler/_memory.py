@@ -1,6 +1,6 @@
-"""What Verify told, for as long as the stream vouches for it. Records, never verdicts.
+"""The cache of records from Verify, valid while the stream confirms them. It holds records, never verdicts.
 
-No I/O. Safe for use by many threads.
+No I/O. Thread-safe.
 """
 
 import functools
@@ -26,19 +26,19 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.verification import NOTHING, Verification
 
 Clock = Callable[[], int]
-"""Microseconds on a clock that nobody sets."""
+"""Returns microseconds of the monotonic clock."""
 
 NEVER = 2**63 - 1
 """Later than every instant."""
 
 CHANGES_KEPT = 1_024
-"""Of how many changed keys the last revision is known."""
+"""For how many changed keys the last revision is kept."""
 
 AHEAD = SECOND // 2
-"""How far the server's clock may run ahead of ours in a stream's life; beyond it, ours has stood still."""
+"""How far the server's clock may run ahead of ours while a stream is open. If it is further ahead, ours stopped."""
 
 ENTRY_BYTES = 1_024
-"""What a remembered key counts beside its record: the digest, and what holds the entry."""
+"""Bytes that a cached key counts in addition to its record, for the digest and the entry."""
 
 _steady_ns: Callable[[], int] = (
     functools.partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
@@ -47,19 +47,19 @@ _steady_ns: Callable[[], int] = (
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _LASTING = frozenset({Code.VALID, Code.ENVIRONMENT_MISMATCH, Code.IP_NOT_ALLOWED, Code.INSUFFICIENT_SCOPE})
-"""The codes of a key in good standing: what was demanded decided."""
+"""Codes that depend on the demand. The key itself is neither revoked, superseded, inactive nor expired."""
 _UNPROVEN = frozenset({Code.MALFORMED, Code.NOT_FOUND})
-"""The codes that say nothing of a key."""
+"""Codes that say nothing about the key."""
 
 
 def steady_clock() -> int:
-    """Return microseconds on a clock that nobody sets, and that goes on while the machine sleeps, where it can."""
+    """Return microseconds of the monotonic clock. If the system allows, it counts while the machine sleeps."""
     return _steady_ns() // 1000
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What is remembered of a key. Times are microseconds since 1970, by the server's clock."""
+    """What is cached of a key. Times are microseconds since 1970, by the server's clock."""
 
     key_id: str
     project_id: str
@@ -75,8 +75,8 @@ class KeyRecord:
     revoked: bool = False
 
     def verification(self, code: Code, cached: bool, until: int = 0) -> Verification:
-        """Return what is told of the key with this verdict."""
-        if code is Code.NOT_FOUND:  # it is of another project than was demanded
+        """Return the result of a verification with this verdict."""
+        if code is Code.NOT_FOUND:  # the demand excludes its project
             return Verification(code, cached=cached)
         expire_time = None if self.expire_time == NEVER else _EPOCH + timedelta(microseconds=self.expire_time)
         return Verification(
@@ -95,21 +95,21 @@ class KeyRecord:
 
 
 class Answer(NamedTuple):
-    """What the server told of a key: a verdict on one demand, and the record for any other."""
+    """The server's answer about a key: a verdict on one demand, and the record to decide any other."""
 
     code: Code
     record: KeyRecord | None
     ahead: int
-    """Microseconds from our clock to the server's; never too few."""
+    """Microseconds from our clock to the server's. Never too few."""
     ttl: int
     until: int
-    """When its lifetime ends, by our clock; it counts from before the call was sent."""
+    """When the answer expires, by our clock. Counted from before the call was sent."""
     revision: int
     size: int
-    """Bytes of the response that told it."""
+    """Size of the response in bytes."""
 
     def verdict(self, demand: Demand, now: int, sent: bool) -> Verification:
-        """Return the verdict on a demand. ``sent``: it is what the server was asked, but for the projects."""
+        """Return the verdict on a demand. ``sent``: the server decided this demand, apart from the projects."""
         code = self.code
         if self.record is None:
             return Verification(code)
@@ -121,10 +121,10 @@ class Answer(NamedTuple):
 
 
 def read_answer(response: pb.VerifyResponse, key: str, sent: int) -> Answer:
-    """Return what a response says of a presented key. ``sent`` is when it was asked for, by our clock.
+    """Return what a response says about a presented key. ``sent`` is when the call was sent, by our clock.
 
     Raises:
-        ValueError, OverflowError: It says something that this version does not understand, or contradicts itself.
+        ValueError, OverflowError: This version does not understand the response, or it contradicts itself.
 
     """
     code = Code(response.code)
@@ -161,7 +161,7 @@ def _span(duration: Duration) -> int:
 
 
 def id_in(key: str) -> str:
-    """Return what stands where a key has its id."""
+    """Return the part of the text that is the id if the text is a key."""
     return key[-66:-50]
 
 
@@ -180,7 +180,7 @@ class _Entry:
 
 
 class Moment(NamedTuple):
-    """How much the memory had been told when a call began."""
+    """What the cache had received from the stream when a call began."""
 
     resets: int
     changes: int
@@ -188,7 +188,7 @@ class Moment(NamedTuple):
 
 
 class Memory:
-    """Records of lately presented keys, the stream's view of them, and the rule that joins the two."""
+    """The records of recently presented keys, the freshness of the stream, and the rule that joins the two."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._clock = clock
@@ -207,24 +207,24 @@ class Memory:
         self._fresh_until = -NEVER if self._fixed_ttl is None else NEVER
         self._lock = threading.Lock()
         self.cursor = ""
-        """How far the stream has come; empty: begin anew."""
+        """The position in the stream. Empty: start over."""
         self.heard: Callable[[str | None], None] = lambda _: None
-        """Called with the id of each key that is forgotten because it has, or may have, changed; None: with all."""
+        """Called with the id of each key that is evicted because it changed or may have changed. None: all keys."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
     def fresh_until(self) -> int:
-        """Until when the stream's word counts."""
+        """Until when the last heartbeat keeps the cache fresh."""
         return self._fresh_until
 
     def recall(self, key: str, demand: Demand) -> Verification | None:
-        """Return the verdict on a remembered key, or None where the server must be asked.
+        """Return the verdict on a cached key, or None if the server must decide.
 
-        No lock is taken: each step on the dictionary is one step, and an entry is never changed.
+        It takes no lock: each operation on the dictionary is atomic, and an entry never changes.
         """
-        key_id = key[-66:-50]  # as id_in does; if this is no key, it has not the digest of one either
+        key_id = key[-66:-50]  # as in id_in; if this is not a key, no entry has its digest
         entry = self._entries.get(key_id)
         if entry is None:
             return None
@@ -237,25 +237,25 @@ class Memory:
         try:  # noqa: SIM105 - suppress() costs as much as all the rest of this function
             self._entries.move_to_end(key_id)
         except KeyError:
-            pass  # forgotten a moment ago: this call began before that
+            pass  # evicted a moment ago, after this call began
         code = decide(entry.record, demand, now + entry.ahead)
         if code is Code.VALID:
             return entry.granted
         return entry.record.verification(code, cached=True)
 
     def moment(self) -> Moment:
-        """Return how much was told until now."""
+        """Return what the stream has delivered so far."""
         with self._lock:
             return Moment(self._resets, self._changes, self.cursor)
 
     def shareable(self, since: Moment) -> bool:
-        """Say whether an answer that was asked for then may serve who asks now: nothing was told since, as we know."""
+        """Return whether a caller may share the answer to a call from then: fresh, and nothing was delivered since."""
         return self._clock() < self._fresh_until and (since.resets, since.changes) == (self._resets, self._changes)
 
     def remember(self, key: str, answer: Answer, sent: int, since: Moment) -> None:
-        """Keep an answer for its lifetime, if it can still be true of all that was told since the call began.
+        """Cache an answer for its lifetime, if nothing that the stream delivered since the call began contradicts it.
 
-        One that denies the key itself ends what was remembered of it, whatever the stream has told so far.
+        An answer that denies the key itself evicts it, whatever the stream has delivered so far.
         """
         record, ttl, size = answer.record, answer.ttl, answer.size + ENTRY_BYTES
         if answer.code not in _LASTING:
@@ -279,12 +279,12 @@ class Memory:
                 self._bytes -= self._entries.popitem(last=False)[1].size
 
     def told(self, response: pb.WatchResponse, anew: bool, opened: int) -> bool:
-        """Take note of what a stream said that was opened at that instant; say whether to listen to it any longer.
+        """Apply a message of a stream that was requested at ``opened``. Return whether to keep the stream.
 
-        ``anew``: it says something for the first time, and had no cursor to begin at.
+        ``anew``: it is the first message of a stream that started without a cursor.
 
-        Only a heartbeat says that there is nothing else to tell, and so only that renews trust. It may have been on its
-        way for long, or have waited here: trust counts from the instant that it is true of.
+        Only a heartbeat says that the stream has delivered everything, so only a heartbeat renews freshness. It may
+        have travelled or waited for long: it counts from the instant that it confirms.
         """
         with self._lock:
             if response.reset or anew:
@@ -304,38 +304,38 @@ class Memory:
             return self._renew(response, opened)
 
     def lose_cursor(self, cursor: str) -> None:
-        """Forget everything, and the cursor if it is still this one: the server does not know it."""
+        """Evict everything, and drop the cursor if it is still this one: the server does not know it."""
         with self._lock:
             self._forget_all()
             if self.cursor == cursor:
                 self.cursor = ""
 
     def distrust(self) -> None:
-        """Forget everything, and remember nothing until the stream speaks again."""
+        """Evict everything, and cache nothing until the next heartbeat."""
         with self._lock:
             self._forget_all()
             self._fresh_until = -NEVER
 
     def abandon(self) -> None:
-        """Distrust, in a process that was forked: whoever held the lock is not here to give it back."""
+        """Distrust, in a forked process. The thread that held the lock does not exist here."""
         self._lock = threading.Lock()
         self.distrust()
 
     def _renew(self, heartbeat: pb.WatchResponse, opened: int) -> bool:
         now = self._clock()
         if heartbeat.HasField("stream_age"):
-            # The server opened the stream after we had asked for it, so we are never too late with this.
+            # The server opened the stream after we requested it, so this instant is never too late.
             true_at = opened + _span(heartbeat.stream_age)
-            if true_at > now + AHEAD:  # this machine stood still, and its clock with it
+            if true_at > now + AHEAD:  # this machine was stopped, and its clock with it
                 self._fresh_until = -NEVER
                 return False
         elif opened < self._fresh_until <= now:
-            return False  # an older server's: it may have waited for as long as we heard nothing
+            return False  # from an older server: it may have waited for as long as we received nothing
         else:
             true_at = now
         age = max(0, now - true_at)
         self._fresh_until = max(self._fresh_until, now - age + self._max_staleness)
-        # Where trust would lapse before the next one, the stream is slow, or it took long to be opened.
+        # If freshness would lapse before the next heartbeat, the stream is slow, or took long to open.
         return age <= max(SECOND, self._max_staleness - self._heartbeat)
 
     def _refuse(self, key: str) -> None:
@@ -360,7 +360,7 @@ class Memory:
         self.heard(None)
 
     def tag(self, key: str) -> bytes:
-        """Return what stands for a key's text in this process."""
+        """Return a digest of the key, made with a random key of this process."""
         keyed = self._hash.copy()
         keyed.update(key.encode())
         return keyed.digest()

@@ -1,8 +1,8 @@
-"""Open streams and the keys that they were let in by: which key to verify anew when, and which streams end. No I/O.
+"""Open streams and their keys: which key to verify again and when, and which streams end. No I/O.
 
-A key is verified anew when nothing vouches for it any more: after an event that names it, a reset, a loss of trust in
-the stream of changes, an answer that denied it, and at the end of its record's ``cache_ttl``, which is never past its
-expiry or the end of its grace.
+A key is verified again when nothing confirms it any more: after an event that names it, a reset, lapsed freshness of
+the stream of changes, an answer that denied it, and when its record's ``cache_ttl`` ends. That is never after the key's
+expiry or the end of its grace period.
 """
 
 import heapq
@@ -18,28 +18,28 @@ from tumbler.errors import Unavailable
 from tumbler.verification import Verification
 
 MOST_ASKED = 256
-"""How many keys are verified anew at a time."""
+"""Maximum number of keys being verified again at a time."""
 
 RETRY = SECOND
-"""How long to wait before a key that could not be verified is asked about again."""
+"""How long to wait before a key that could not be verified is retried."""
 
 _SHORTEST = SECOND // 10
-"""How long an answer counts at least: the last ones before an expiry live for microseconds."""
+"""Minimum time that an answer counts. The last answers before an expiry live for microseconds."""
 
 _SPREAD = SECOND // 1_000
-"""From one key to the next, where all have to be verified: 1,000 a second."""
+"""Interval from one key to the next when all must be verified: 1,000 a second."""
 
 LOOK = 1.0
-"""Seconds after which to look at the clock again at the latest: it may have jumped, after the machine has slept."""
+"""Maximum seconds between two looks at the clock: it may have jumped while the machine slept."""
 
 Ended = Callable[[Verification | Exception], None]
-"""What a stream is ended by: the verdict that denies its key, or the error for which none could be had."""
+"""Called when a stream must end: with the verdict that denies its key, or the error if there is no verdict."""
 
 _IDLE, _QUEUED, _ASKED = range(3)
 
 
 class Held:
-    """A key, what it was presented for, and the streams that it let in. Its text is kept for as long as one is open."""
+    """A key, the demand, and the streams that it opened. The key's text stays in memory while one of them is open."""
 
     def __init__(self, ident: tuple[bytes, Demand], key: str, key_id: str) -> None:
         self.ident = ident
@@ -48,16 +48,16 @@ class Held:
         self.sessions: set[Session] = set()
         self.state = _IDLE
         self.turn = 0
-        """Which asking this is: an answer to an earlier one does not count."""
+        """Number of the current verification. Answers to earlier ones do not count."""
         self.again = False
-        """Whether something was told while it was asked about."""
+        """Whether the stream delivered something while the verification was in flight."""
         self.check_at = NEVER
         self.doubted: int | None = None
-        """Since when it is not vouched for."""
+        """Since when nothing confirms the key."""
 
     @property
     def demand(self) -> Demand:
-        """What it was presented for."""
+        """The demand with which the key was presented."""
         return self.ident[1]
 
 
@@ -72,12 +72,12 @@ class Session:
         self.ended = ended
 
     def close(self) -> None:
-        """Forget it: it has ended by itself. May be called again."""
+        """Forget the stream: it has ended by itself. May be called again."""
         self._all.forget(self)
 
 
 class Sessions:
-    """All open streams of one verifier. Safe for use by many threads; ``wake`` is called where there is work."""
+    """All open streams of one verifier. Thread-safe. Calls ``wake`` when there is work."""
 
     def __init__(self, settings: Settings, memory: Memory, clock: Clock) -> None:
         self._memory = memory
@@ -94,16 +94,16 @@ class Sessions:
         self._closed: Exception | None = None
         self._lock = threading.Lock()
         self.words = 0
-        """How often anything was told. Noted before a key is verified, it shows what came in between."""
+        """Counts changes to keys. A difference from before a verification shows that one came in between."""
         self.wake: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
         return sum(len(held.sessions) for held in list(self._held.values()))
 
     def open(self, key: str, demand: Demand, told: Verification, since: int, ended: Ended) -> Session:
-        """Note a stream that was let in by this verdict, asked for when ``words`` was ``since``.
+        """Register a stream that this verdict let in. ``since`` is ``words`` from before the verification.
 
-        ``ended`` is called once, by another thread maybe, if the key stops being valid before the session is closed.
+        ``ended`` is called once, perhaps by another thread, if the key stops being valid before the session is closed.
         """
         now, ident = self._clock(), (self._memory.tag(key), demand)
         with self._lock:
@@ -126,14 +126,14 @@ class Sessions:
         return session
 
     def forget(self, session: Session) -> None:
-        """Note that a stream has ended by itself."""
+        """Remove a stream that has ended by itself."""
         with self._lock:
             session.held.sessions.discard(session)
             if not session.held.sessions:
                 self._drop(session.held)
 
     def heard(self, key_id: str | None) -> None:
-        """Note that a key has changed; None: that any may have."""
+        """Note that a key has changed. None: any key may have changed."""
         with self._lock:
             self.words += 1
             now = self._clock()
@@ -147,7 +147,7 @@ class Sessions:
             self.wake()
 
     def due(self) -> list[Held]:
-        """Return the keys to verify now; each must come back by ``settle``, with its ``turn``."""
+        """Return the keys to verify now. The caller must return each with `settle` and its ``turn``."""
         ready: list[Held] = []
         over: list[Session] = []
         with self._lock:
@@ -172,7 +172,7 @@ class Sessions:
         return ready
 
     def settle(self, held: Held, turn: int, outcome: Verification | Exception | None) -> None:
-        """Take what came of asking; None: nothing, and it has to be asked again."""
+        """Handle the outcome of a verification. None: there is none, and the key must be verified again."""
         over: list[Session] = []
         with self._lock:
             if held.turn != turn or held.state != _ASKED:
@@ -199,7 +199,7 @@ class Sessions:
         self.wake()
 
     def pause(self) -> float | None:
-        """Return the seconds after which to ask for what is ``due``, unless woken before; None: no stream is open."""
+        """Return the seconds after which to call ``due``, unless woken before. None: no stream is open."""
         with self._lock:
             if not self._held:
                 return None
@@ -209,14 +209,14 @@ class Sessions:
             return min(LOOK, max(0.0, (following - self._clock()) / SECOND))
 
     def close(self, error: Exception) -> None:
-        """End all streams, and each that is opened later."""
+        """End all streams, and every stream that is opened later."""
         with self._lock:
             self._closed = error
             over = [session for held in list(self._held.values()) for session in self._drop(held)]
         self._end(over, error)
 
     def abandon(self, error: Exception) -> None:
-        """Forget all streams, in a process that was forked: they are not this one's."""
+        """Forget all streams, in a forked process: they belong to the parent."""
         self._lock = threading.Lock()
         self._closed = error
         self._held, self._by_id, self._timers = {}, {}, []
@@ -247,7 +247,7 @@ class Sessions:
             self._queue.append(held)
 
     def _rest(self, held: Held, until: int, now: int) -> None:
-        """Let a key be that was found valid: for as long as the answer counts, and is vouched for."""
+        """Schedule the next check of a valid key: when its answer expires, or sooner if freshness has lapsed."""
         if now >= self._memory.fresh_until:
             until = min(until, now + self._patience)
         self._at(held, max(until, now + _SHORTEST))
@@ -256,7 +256,7 @@ class Sessions:
         held.check_at = instant
         heapq.heappush(self._timers, (instant, next(self._numbers), held))
         if len(self._timers) > 2 * len(self._held) + 64:
-            # Streams come and go faster than their timers.
+            # Streams open and close faster than their timers fire, so remove outdated timers.
             alive = [timer for timer in self._timers if timer[2].sessions and timer[2].check_at == timer[0]]
             heapq.heapify(alive)
             self._timers = alive
@@ -264,7 +264,7 @@ class Sessions:
     def _drop(self, held: Held) -> list[Session]:
         over = list(held.sessions)
         held.sessions.clear()
-        held.key = ""  # its timer may have a minute to go
+        held.key = ""  # not later: its timer may run for another minute
         if self._held.get(held.ident) is held:
             del self._held[held.ident]
             alike = self._by_id[held.key_id]

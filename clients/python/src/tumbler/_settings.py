@@ -1,4 +1,4 @@
-"""What a verifier is made with: the options, checked, and how it connects."""
+"""The options of a verifier, checked, and its channel options."""
 
 import json
 import logging
@@ -15,10 +15,10 @@ SECOND = 1_000_000
 _SHORTEST_HEARTBEAT, _LONGEST_HEARTBEAT = 1.0, 3_600.0
 
 _LARGEST_ANSWER = 16 * 1024 * 1024
-"""Bytes. The server's own limit is 3 MiB; with gRPC's default of 4 MiB an older server's batches would fail."""
+"""Bytes. The server's own limit is 3 MiB. With gRPC's default of 4 MiB, an older server's batches would fail."""
 
 _SERVICE_CONFIG = {
-    # Calls go to every server that the target names, and so to those that are left where one is lost.
+    # Calls go to the target's servers in turn, so if one fails they go to the others.
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
@@ -37,27 +37,27 @@ _SERVICE_CONFIG = {
 _CHANNEL = [
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     ("grpc.max_receive_message_length", _LARGEST_ANSWER),
-    # A server that was away is found again soon: neither a pause nor one attempt to connect is longer than this.
+    # A server that was down is found again soon: no backoff and no attempt to connect is longer than this.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # A connection whose other end is gone without a word ends by this: the server allows a ping every ten seconds. The
-    # ping that measures the flow has a limit of its own, a minute, and keepalive waits for it.
+    # This detects a connection whose other end vanished silently. The server allows a ping every ten seconds. The ping
+    # that measures the flow has its own limit of a minute, and keepalive waits for it.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # A channel that is made in place of one that is suspected must not get its connections.
+    # A channel that replaces a suspected one must not share its connections.
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
-# With http_proxy set, plaintext for this machine would first go to the proxy's.
+# With http_proxy set, plaintext to this machine would go through the proxy.
 _NO_PROXY = [("grpc.enable_http_proxy", 0)]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of a verifier; spans are seconds. Making one raises ValueError for what cannot be meant."""
+    """The options of a verifier. Durations are in seconds. Raises ValueError if an option breaks its rule."""
 
     target: str
     api_key: str = field(repr=False)
@@ -73,12 +73,12 @@ class Settings:
     logger: logging.Logger
     project_id: ProjectId | AnyProject | None = None
     projects: tuple[str, ...] = field(init=False)
-    """Whose keys are accepted; none: any project's that the verifier's own key sees."""
+    """The projects whose keys are accepted. Empty: all projects that the verifier's own key sees."""
 
     def __post_init__(self) -> None:
         if not self.target or self.target.startswith(("http:", "https:")):
             raise ValueError("target: must be host:port or another gRPC target, without http:// or https://")
-        # gRPC would refuse it too, with an error that shows the key.
+        # gRPC would refuse it too, but its error shows the key.
         if not self.api_key or not self.api_key.isascii() or not self.api_key.isprintable() or " " in self.api_key:
             raise ValueError("api_key: must be one key of visible ASCII characters")
         if self.credentials is not None and self.insecure:
@@ -109,19 +109,19 @@ class Settings:
 
     @property
     def project(self) -> str:
-        """What the server is to ask for itself: the project, where it is one."""
+        """The project that requests name, or "" if they name none."""
         return self.projects[0] if len(self.projects) == 1 else ""
 
     def accepts(self, project_id: str) -> bool:
-        """Say whether keys of a project are accepted."""
+        """Return whether keys of a project are accepted."""
         return not self.projects or project_id in self.projects
 
     @property
     def channel_options(self) -> list[tuple[str, Any]]:
-        """What the channel is made with."""
+        """The options of the gRPC channel."""
         return _CHANNEL + (_NO_PROXY if self.credentials is None else [])
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with each call: whose it is."""
+        """The metadata of each call: the verifier's own key."""
         return (("authorization", f"Bearer {self.api_key}"),)

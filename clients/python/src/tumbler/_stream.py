@@ -1,4 +1,4 @@
-"""How the Watch stream is followed: what to ask for, and what to make of its words and of its end. No I/O."""
+"""The rules for following the Watch stream: what to request, and how to handle its messages and its end. No I/O."""
 
 import random
 
@@ -12,13 +12,13 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _REFUSED_PAUSE = 5.0
 
 LATE = "its heartbeats arrive too late to be used"
-"""How a stream ended that is not listened to any longer."""
+"""The reason for closing a stream whose heartbeats are too late."""
 
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
 class Stream:
-    """The state of one verifier's stream, over all its attempts. Used by whoever reads it alone."""
+    """The state of one verifier's stream across reconnects. Only the reader of the stream uses it."""
 
     def __init__(self, settings: Settings, memory: Memory, clock: Clock) -> None:
         self._memory = memory
@@ -32,17 +32,17 @@ class Stream:
         self._opened = 0
         self._failures = 0
         self.silence = 2.5 * settings.heartbeat
-        """Seconds without a word after which a stream is given up."""
+        """Seconds without a message after which a stream is closed."""
 
     def request(self) -> pb.WatchRequest:
-        """Return what to open the next attempt with, at once: its words are dated from now on."""
+        """Return the request for the next attempt. Send it at once: the age of heartbeats counts from now."""
         self._cursor, self._begun, self._opened = self._memory.cursor, False, self._clock()
         request = pb.WatchRequest(project_id=self._project, start_cursor=self._cursor)
         request.heartbeat_interval.FromMicroseconds(self._heartbeat)
         return request
 
     def told(self, response: pb.WatchResponse) -> bool:
-        """Take note of a word, and say whether to listen any longer; if not, another stream is to be opened."""
+        """Handle a message. Return whether to keep the stream; if not, open another."""
         anew, self._begun = not self._begun and not self._cursor, True
         if not self._memory.told(response, anew, self._opened):
             return False
@@ -52,7 +52,7 @@ class Stream:
         return True
 
     def ended(self, status: grpc.StatusCode, detail: str) -> float:
-        """Take note of an attempt's end, and return the seconds to wait before the next."""
+        """Handle the end of an attempt, and return the seconds to wait before the next."""
         self._failures += 1
         if status in _REFUSED:
             self._memory.distrust()
@@ -63,4 +63,4 @@ class Stream:
         level = self._log.warning if self._failures == 1 else self._log.debug
         level("the stream from %s broke and will be reopened: %s: %s", self._target, status.name, detail)
         longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
-        return random.uniform(0, longest)  # noqa: S311 - to spread clients out, no secret
+        return random.uniform(0, longest)  # noqa: S311 - jitter, not a secret

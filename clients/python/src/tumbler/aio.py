@@ -24,8 +24,8 @@ __all__ = ["Verifier"]
 class Verifier(BaseVerifier):
     """`tumbler.Verifier` for asyncio, with the same options.
 
-    It may be made anywhere, and belongs to the event loop in which it is first used: there it connects, and listens to
-    the stream in a task of its own until ``close``.
+    It can be created anywhere. It belongs to the event loop that first uses it: there it connects, and follows the
+    stream in a task of its own until ``close``.
     """
 
     def _open(self) -> None:
@@ -45,12 +45,12 @@ class Verifier(BaseVerifier):
         environment_id: str | None = None,
         project_id: ProjectId | None = None,
     ) -> Verification:
-        """Say whether a presented key may do what is asked, now; see `tumbler.Verifier.verify`.
+        """Return whether a presented key may do what is asked, now. See `tumbler.Verifier.verify`.
 
         Raises:
-            Unavailable: The server could not be asked, or the verifier is closed. Nothing was decided.
-            NotAllowed: The verifier's own key was refused; or it sees all projects, and none was said.
-            InvalidRequest: A scope, the address, the environment or a project is not of the right form.
+            Unavailable: The server could not be reached, or the verifier is closed. Nothing was decided.
+            NotAllowed: The server refused the verifier's own key, or that key sees all projects and you named none.
+            InvalidRequest: A scope, the address, the environment or a project has the wrong form.
             RuntimeError: The verifier was first used in another event loop.
 
         """
@@ -59,7 +59,7 @@ class Verifier(BaseVerifier):
         return known if known is not None else await self._ask(key, demand)
 
     async def close(self) -> None:
-        """End the stream, and let nobody wait any longer. Closing it again does nothing."""
+        """Close the stream and fail all waiting callers. Closing again does nothing."""
         if self._shut():
             tasks = list(self._tasks)
             for task in tasks:
@@ -78,7 +78,7 @@ class Verifier(BaseVerifier):
         await self.close()
 
     def _connect(self) -> None:
-        """Connect, and begin to listen, when first used: a channel of asyncio belongs to the loop it is made in."""
+        """Connect and start to follow the stream, on first use: an asyncio channel belongs to the loop that made it."""
         loop = asyncio.get_running_loop()
         if self._loop is loop or self._closed:
             return
@@ -98,7 +98,7 @@ class Verifier(BaseVerifier):
         self._stub = ApiKeyServiceStub(self._channel)
 
     def _suspect(self) -> None:
-        """Call over new connections from now on, if it is time. The stream is opened anew over them a little later."""
+        """Make new connections for later calls, if it is time. The stream moves to them a little later."""
         old = self._channel
         if old is not None and self._suspects():
             self._make_channel()
@@ -115,7 +115,7 @@ class Verifier(BaseVerifier):
         while True:
             flight, sending = self._desk.join(key, demand, asyncio.get_running_loop().create_future)
             if sending is not None:
-                # A task of its own: whoever waits may be cancelled, while others wait for the same key.
+                # A task of its own: this caller may be cancelled while others wait for the same key.
                 self._start(self._send(sending))
             await asyncio.wait({flight.future}, timeout=max(0.0, until - time.monotonic()))
             if not flight.future.done():
@@ -153,7 +153,7 @@ class Verifier(BaseVerifier):
         self._woken.set()
 
     async def _attend(self, woken: asyncio.Event) -> None:
-        """Verify the keys of open streams anew, as they become due."""
+        """Verify the keys of open streams again as they become due."""
         loop = asyncio.get_running_loop()
         while True:
             woken.clear()
@@ -188,8 +188,8 @@ class Verifier(BaseVerifier):
             while True:
                 reading = asyncio.ensure_future(call.read())
                 reading.add_done_callback(_seen)
-                # Not `asyncio.wait_for`: before Python 3.12 it forgets that it was cancelled where the word comes, or
-                # the stream breaks, in the same moment; and the task would go on for ever.
+                # Not `asyncio.wait_for`: before Python 3.12 it loses a cancellation if a message arrives, or the stream
+                # breaks, at the same moment. Then the task would run forever.
                 done, _ = await asyncio.wait({reading}, timeout=self._stream.silence)
                 if not done:
                     self._suspect()
@@ -204,11 +204,11 @@ class Verifier(BaseVerifier):
         except grpc.RpcError as error:
             return _status(error)
         finally:
-            call.cancel()  # and with it a read under way
+            call.cancel()  # also cancels a pending read
 
 
 def _seen(reading: "asyncio.Future[Any]") -> None:
-    """Look at how a read ended that nobody waits for any more, or asyncio would complain."""
+    """Retrieve the exception of a read that no one awaits any more, or asyncio would log it."""
     if not reading.cancelled():
         reading.exception()
 

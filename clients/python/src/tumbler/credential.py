@@ -1,6 +1,6 @@
-"""The one credential of a request (docs/contract.md, "Callers"). Server and guards share this rule.
+"""The one credential of a request (docs/contract.md, "Callers"). The server and the guards share this rule.
 
-The guards in other languages carry the same function, and ``tests/vectors/credentials.json`` tests them all.
+The guards in other languages have the same function, and ``tests/vectors/credentials.json`` tests them all.
 """
 
 import enum
@@ -17,13 +17,13 @@ class Refused(enum.Enum):
 
     MISSING = enum.auto()
     AMBIGUOUS = enum.auto()
-    """There is more than one: who stands in between may have judged another than we would."""
+    """There is more than one: a proxy in between may have checked a different one than we would."""
 
 
 def credential_in(headers: Iterable[tuple[str, str | bytes]]) -> str | Refused:
-    """Return the key that comes with a request, as ``authorization: Bearer <key>`` or ``x-api-key: <key>``.
+    """Return the key of a request, from ``authorization: Bearer <key>`` or ``x-api-key: <key>``.
 
-    ``headers`` are all that came, with names in lower case: each of these two names counts, whatever it holds.
+    ``headers`` are all headers of the request, with lower-case names. Each header of these names counts, even if empty.
     """
     found: list[str | bytes] = []
     for name, value in headers:

@@ -1,6 +1,6 @@
-"""The verdict: may this key do this now? Server and client share these rules (docs/contract.md, "Verdicts").
+"""The verdict: may this key do this now? The server and the client share these rules (docs/contract.md, "Verdicts").
 
-The clients in other languages carry the same function, and ``tests/vectors/verify.json`` tests them all.
+The clients in other languages have the same function, and ``tests/vectors/verify.json`` tests them all.
 """
 
 import enum
@@ -25,11 +25,11 @@ __all__ = [
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 RESERVED = "tumbler:"
-"""Scopes that begin so are permissions on the service itself; ``*`` does not grant them."""
+"""The prefix of scopes that are permissions on the service itself. ``*`` does not grant them."""
 
 
 class Code(enum.IntEnum):
-    """The outcome of a verification; the numbers are the proto's. Only VALID allows anything."""
+    """The outcome of a verification, with the numbers of the proto. Only VALID allows anything."""
 
     VALID = 1
     MALFORMED = 2
@@ -44,7 +44,7 @@ class Code(enum.IntEnum):
 
 
 class Record(Protocol):
-    """What must be known of a key to judge it. Times are microseconds; one that never comes is later than any other."""
+    """What `decide` needs to know of a key. Times are microseconds. A time that never comes is later than any other."""
 
     @property
     def project_id(self) -> str: ...  # noqa: D102 - named as in the protos, as are all that follow
@@ -72,7 +72,7 @@ class Record(Protocol):
 
 
 class Demand(NamedTuple):
-    """What a key is presented for: a key of one of these projects. None, or an empty environment: no particular one."""
+    """What a key must satisfy. No project ids, or an empty environment: any. Several ids: the key belongs to one."""
 
     project_ids: tuple[str, ...] = ()
     environment_id: str = ""
@@ -81,9 +81,9 @@ class Demand(NamedTuple):
 
 
 def decide(key: Record | None, demand: Demand, now: int) -> Code:
-    """Return the first reason to deny, in the order of the contract's table, or VALID where there is none.
+    """Return the first reason to deny, in the order of the contract's table, or VALID if there is none.
 
-    ``key`` is None where nothing was proven. Pure: no I/O, no clock of its own.
+    ``key`` is None if the presented text proves no key. Pure: no I/O, no clock of its own.
     """
     if key is None or (demand.project_ids and key.project_id not in demand.project_ids):
         return Code.NOT_FOUND
@@ -100,7 +100,7 @@ def decide(key: Record | None, demand: Demand, now: int) -> Code:
     if key.allowed_cidrs and not _within(key.allowed_cidrs, demand.client_ip):
         return Code.IP_NOT_ALLOWED
     required, held = demand.required_scopes, key.scopes
-    if len(required) == 1 and required[0] in held:  # nearly always
+    if len(required) == 1 and required[0] in held:  # the common case
         return Code.VALID
     if required:
         granted = frozenset(held)
@@ -110,9 +110,9 @@ def decide(key: Record | None, demand: Demand, now: int) -> Code:
 
 
 def grants(granted: str, required: str) -> bool:
-    """Say whether ``granted`` covers ``required``.
+    """Return whether ``granted`` covers ``required``.
 
-    A wildcard that is itself asked for is covered by itself and by any wider one.
+    A required wildcard is covered by itself and by any wider wildcard.
     """
     if granted == required:
         return True
@@ -122,9 +122,9 @@ def grants(granted: str, required: str) -> bool:
 
 
 def any_grants(granted: Collection[str], required: str) -> bool:
-    """Say whether one of ``granted`` covers ``required``; an empty list covers nothing.
+    """Return whether one of ``granted`` covers ``required``. An empty collection covers nothing.
 
-    It costs a look-up for each part of ``required``, however many are granted: a set is looked up at once.
+    The cost is one look-up for each part of ``required``, however many scopes are granted, if ``granted`` is a set.
     """
     if required in granted or ("*" in granted and grants("*", required)):
         return True
@@ -137,9 +137,10 @@ def any_grants(granted: Collection[str], required: str) -> bool:
 
 
 def parse_address(text: str) -> Address | None:
-    """Return the address that ``text`` names, an IPv4-mapped IPv6 address as IPv4, or None where it names none.
+    """Return the address that ``text`` names, or None if it names none.
 
-    One with a zone (``fe80::1%eth0``) names something else on every machine, and so none.
+    An IPv4-mapped IPv6 address is returned as IPv4. An address with a zone (``fe80::1%eth0``) means something else on
+    every machine, so it names none.
     """
     if "%" in text:
         return None
@@ -152,7 +153,7 @@ def parse_address(text: str) -> Address | None:
 
 @functools.lru_cache(maxsize=10_000)
 def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """Return the network that ``text`` names. Raises ValueError where it names none, or has host bits set."""
+    """Return the network that ``text`` names. Raises ValueError if it names none, or has host bits set."""
     return ipaddress.ip_network(text)
 
 

@@ -1,7 +1,7 @@
 """The form of a key: ``<prefix>_<id>_<secret><check>``, for example ``acme_live_<16 characters>_<49 characters>``.
 
-Nothing here needs a server, a file or the network. A key that is well formed may still be unknown, revoked or expired;
-one that is not well formed can be refused on the spot, since its check is wrong after any single typing error.
+Nothing here needs a server, a file or the network. A well-formed key may still be unknown, revoked or expired. A
+malformed one can be refused at once: after any single typing error the check does not match.
 The form is fixed (docs/contract.md, "The form of a key"). The clients in all languages run the same test vectors
 (``tests/vectors/keyformat.json``).
 """
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-"""The 62 digits of ids, secrets and checks, by value."""
+"""The 62 digits of ids, secrets and checks, in the order of their values."""
 
 ID_LENGTH: Final = 16
 """Characters in a key's id."""
@@ -41,17 +41,17 @@ CHECK_LENGTH: Final = 6
 """Characters in a key's check: 32 bits in base 62."""
 
 PREFIX_PATTERN: Final = re.compile(r"[a-z][a-z0-9]{1,15}(?:_[a-z0-9]{1,15})?", re.ASCII)
-"""A prefix, when the whole text matches (see `valid_prefix`)."""
+"""A prefix, if the whole text matches (see `valid_prefix`)."""
 
 _PAIRS: Final = [one + other for one in ALPHABET for other in ALPHABET]
 
 MAX_LENGTH: Final = 32 + 1 + ID_LENGTH + 1 + SECRET_LENGTH + CHECK_LENGTH
-"""Characters in the longest key."""
+"""Characters in the longest possible key."""
 
 PATTERN: Final = re.compile(r"\b[a-z][a-z0-9]{1,15}(?:_[a-z0-9]{1,15})?_[0-9A-Za-z]{16}_[0-9A-Za-z]{49}\b", re.ASCII)
-"""Finds keys in other text, for secret scanners and log filters. It cannot tell a wrong check: `parse` can."""
+"""Finds keys in other text, for secret scanners and log filters. It does not verify the check; `parse` does."""
 
-# An underscore inside the prefix is no ambiguity: the last 66 characters are of fixed length and hold one underscore.
+# An underscore in the prefix is not ambiguous: the last 66 characters have a fixed length and one underscore.
 _WHOLE_KEY: Final = re.compile(
     rf"({PREFIX_PATTERN.pattern})_([0-9A-Za-z]{{{ID_LENGTH}}})"
     rf"_([0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9A-Za-z]{{{CHECK_LENGTH}}})",
@@ -60,35 +60,35 @@ _WHOLE_KEY: Final = re.compile(
 
 
 class MalformedKey(ValueError):
-    """The text is no key. The message says what is wrong with it and never repeats any part of it."""
+    """The text is not a key. The message says what is wrong with it and never repeats any part of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedKey:
-    """The parts of a well-formed key. Printing it does not show the secret; its fields do."""
+    """The parts of a well-formed key. Its repr does not show the secret; its fields do."""
 
     prefix: str
-    """What was chosen when the key was made, ``acme_live`` for example."""
+    """The prefix chosen when the key was created, ``acme_live`` for example."""
 
     id: str
-    """The id by which the key is managed; no secret."""
+    """The id by which the key is managed. Not a secret."""
 
     secret: str = field(repr=False)
     """The part that proves possession, without the check."""
 
     @property
     def key_prefix(self) -> str:
-        """Return everything before the secret, ``acme_live_<id>_`` for example: what a list may show of the key."""
+        """Return everything before the secret, ``acme_live_<id>_`` for example. A list may show it."""
         return f"{self.prefix}_{self.id}_"
 
 
 def parse(text: str) -> ParsedKey:
-    """Take a key apart, after checking its form and its check.
+    """Split a key into its parts, after verifying its form and its check.
 
-    A few microseconds, however long the text is.
+    It takes a few microseconds, however long the text is.
 
     Raises:
-        MalformedKey: The text is not exactly one key; white space around it counts too.
+        MalformedKey: The text is not exactly one key. White space around it counts too.
 
     """
     if len(text) > MAX_LENGTH:
@@ -103,7 +103,7 @@ def parse(text: str) -> ParsedKey:
 
 
 def is_well_formed(text: str) -> bool:
-    """Say whether `parse` would accept the text."""
+    """Return whether `parse` accepts the text."""
     try:
         parse(text)
     except MalformedKey:
@@ -112,10 +112,10 @@ def is_well_formed(text: str) -> bool:
 
 
 def build(prefix: str, key_id: str, secret: str) -> str:
-    """Join the parts of a key and add the check: what `parse` takes apart.
+    """Join the parts of a key and append the check. The inverse of `parse`.
 
     Raises:
-        ValueError: A part is not of its form. The message names the part and never shows it.
+        ValueError: A part has the wrong form. The message names the part and never shows it.
 
     """
     if not valid_prefix(prefix):
@@ -129,14 +129,14 @@ def build(prefix: str, key_id: str, secret: str) -> str:
 
 
 def valid_prefix(prefix: str) -> bool:
-    """Say whether a key may begin so: ``[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?``."""
+    """Return whether a key may begin with this prefix: ``[a-z][a-z0-9]{1,15}(_[a-z0-9]{1,15})?``."""
     return PREFIX_PATTERN.fullmatch(prefix) is not None
 
 
 def checksum(text_before: str) -> str:
     """Return the check that ends a key: the CRC-32 of the text before it, as six base62 digits, the highest first.
 
-    It finds typing errors and proves nothing: anybody can compute it.
+    It finds typing errors and proves nothing: anyone can compute it.
 
     Raises:
         UnicodeEncodeError: The text is not ASCII.

@@ -1,4 +1,4 @@
-"""Whose keys are accepted: those of named projects, or of any, where that is said by name."""
+"""The projects whose keys a verifier accepts: named ones, or all with `ANY_PROJECT`."""
 
 import enum
 from collections.abc import Iterable
@@ -14,20 +14,20 @@ class AnyProject(enum.Enum):
 
 
 ANY_PROJECT: Final = AnyProject.ANY_PROJECT
-"""For a verifier whose own key sees the keys of all projects: accept them all, whichever tenant's they are."""
+"""Accept the keys of all projects, of every tenant. For a verifier whose own key sees all projects."""
 
 ProjectId = str | Iterable[str]
-"""A project, or several, one of which a key must belong to."""
+"""A project, or several: a key must belong to one of them."""
 
 UNSAID = (
     "the verifier's own key can verify the keys of all projects: set project_id, or ANY_PROJECT, "
     "or use a key of one project"
 )
-"""Why a verifier does not answer that was not told whose keys to accept."""
+"""The error of a verifier that sees all projects and does not know whose keys to accept."""
 
 
 def projects_of(project_id: ProjectId) -> tuple[str, ...]:
-    """Return the projects that are named. Raises ValueError where there are none, or one has no name."""
+    """Return the named projects. Raises ValueError if there are none, or one has an empty name."""
     named = (project_id,) if isinstance(project_id, str) else tuple(project_id)
     if not named or not all(isinstance(each, str) and each for each in named):
         raise ValueError("project_id: must be one or more project ids, none of them empty")

@@ -1,4 +1,4 @@
-"""A new file that receives one secret. It needs nothing but the standard library."""
+"""A new file for one secret. Needs only the standard library."""
 
 import errno
 import os
@@ -15,17 +15,17 @@ _ROOM: Final = b" " * (keyformat.MAX_LENGTH + 1)
 
 
 class SecretFile:
-    """A file of mode 0600, whatever the umask is. It is created empty, before the secret that it is for.
+    """A file of mode 0600, whatever the umask is. Create it, empty, before the secret exists.
 
-    So what cannot be written is found out while nothing is lost. As a context manager it removes the file again unless
-    `keep` has put a secret into it.
+    Then a file that cannot be written is found before anything is lost. As a context manager it removes the file at the
+    end, unless `keep` has written a secret to it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Create the file.
 
         Raises:
-            FileExistsError: Something is there already, a symbolic link for example. It stays as it is.
+            FileExistsError: The path exists already, perhaps as a symbolic link. It is left unchanged.
             OSError: The file cannot be created or written.
 
         """
@@ -33,12 +33,12 @@ class SecretFile:
             raise OSError(errno.EINVAL, "must name a file, so that the secret is not shown")
         self.path: Final = Path(path)
         self.holds_secret = False
-        """Whether the file holds a secret, on the disk."""
+        """Whether the file holds a secret on disk."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         self._file = os.fdopen(descriptor, "r+b", buffering=0)
         try:
             os.fchmod(descriptor, 0o600)
-            # A disk that is full says so now.
+            # A full disk fails here.
             self._write(_ROOM)
         except OSError:
             self.discard()
@@ -59,15 +59,15 @@ class SecretFile:
             self.discard()
 
     def keep(self, secret: str) -> None:
-        """Put the secret and a newline into the file, and make sure that they outlast a crash.
+        """Write the secret and a newline to the file, and sync them to disk.
 
         Raises:
-            OSError: They cannot be written. The file does not count as holding the secret.
+            OSError: They cannot be written. The file then does not count as holding the secret.
 
         """
         self._write(secret.encode() + b"\n")
         self.holds_secret = True
-        with suppress(OSError):  # some file systems cannot do that to a folder
+        with suppress(OSError):  # some file systems cannot sync a directory
             folder = os.open(self.path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -75,7 +75,7 @@ class SecretFile:
                 os.close(folder)
 
     def discard(self) -> None:
-        """Remove the file, if it is still the one that was created, with whatever is in it."""
+        """Remove the file and its content, if it is still the file that was created."""
         self.holds_secret = False
         if self._file.closed:
             return

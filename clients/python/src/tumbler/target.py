@@ -1,4 +1,4 @@
-"""Where a server is, and whether the way there leaves this machine."""
+"""The address of a server, and whether the connection leaves this machine."""
 
 import ipaddress
 import re
@@ -10,11 +10,11 @@ _HOST_SCHEME = re.compile(r"dns:(?:///)?|ipv4:|ipv6:")
 
 
 def is_loopback(target: str) -> bool:
-    """Say whether a gRPC target can only be this machine, so that plaintext to it crosses no network.
+    """Return whether a gRPC target can only be this machine, so that plaintext to it crosses no network.
 
-    That is `localhost`, an address of 127.0.0.0/8 or ::1, or a Unix socket. A target that is in doubt is not: another
-    name may resolve to anything, so may `localhost` at a name server of choice (`dns://<server>/localhost`), and of an
-    `ipv4:` list every address must be a loopback address.
+    That is `localhost`, an address of 127.0.0.0/8 or ::1, or a Unix socket. In doubt it returns False. Another name may
+    resolve to anything, and so may `localhost` if the target names its own name server (`dns://<server>/localhost`).
+    Every address of an `ipv4:` list must be a loopback address.
     """
     if target.startswith(_LOCAL_SCHEMES):
         return True

@@ -1,4 +1,4 @@
-"""What is told of a presented key."""
+"""The result of a verification."""
 
 import types
 from collections.abc import Mapping
@@ -14,48 +14,48 @@ NOTHING: Mapping[str, str] = types.MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The verdict on a presented key, and whose it is. True only when the key may do what was asked.
+    """The verdict on a presented key, and the key's identity. True only when the key may do what was asked.
 
-    With MALFORMED and NOT_FOUND nothing is told of the key: every other field is empty.
+    With MALFORMED and NOT_FOUND all other fields are empty.
     """
 
     code: Code
-    """Why. For logs and operators, not for whoever presented the key."""
+    """The reason. For logs and operators, not for the caller who presented the key."""
 
     key_id: str = ""
-    """The key's id; no secret."""
+    """The key's id. Not a secret."""
 
     project_id: str = ""
     """The key's project."""
 
     environment_id: str = ""
-    """The key's environment; empty: it has none."""
+    """The key's environment. Empty if it has none."""
 
     owner_id: str = ""
-    """On whose behalf the key acts, as whoever made it wrote it; may be empty."""
+    """On whose behalf the key acts, as its creator wrote it. May be empty."""
 
     name: str = ""
-    """The key's name, for people; not unique."""
+    """The key's name, for people. Not unique."""
 
     scopes: tuple[str, ...] = ()
-    """All that the key grants, not only what was asked for."""
+    """All scopes that the key grants, not only the required ones."""
 
     metadata: Mapping[str, str] = field(default_factory=lambda: NOTHING)
-    """What was noted with the key; read-only."""
+    """The key's metadata. Read-only."""
 
     expire_time: datetime | None = None
-    """The first instant (UTC) at which the key is not accepted; None: it never expires."""
+    """The first instant (UTC) at which the key is not accepted. None if it never expires."""
 
     cached: bool = False
-    """Whether this was decided on a remembered record, without a call."""
+    """Whether a cached record decided this, without a call."""
 
     until: int = field(default=0, repr=False, compare=False)
-    """For the guards: until when, by the verifier's clock, an open stream may rest on it while the stream of changes is
-    alive."""
+    """For the guards: until when, by the verifier's clock, an open stream may rely on this while the stream of changes
+    is fresh."""
 
     @property
     def valid(self) -> bool:
-        """Whether the key may do what was asked: the code is VALID."""
+        """Whether the key may do what was asked, that is, whether the code is VALID."""
         return self.code is Code.VALID
 
     def __bool__(self) -> bool:

@@ -25,11 +25,11 @@ __all__ = ["Verifier"]
 
 
 class Verifier(BaseVerifier):
-    """Says whether presented keys may do what is asked; remembers records while the server's stream vouches for them.
+    """Verifies presented keys. Caches their records while the server's stream confirms them.
 
-    Make one for each process, after any fork, and use it from as many threads as you like. It listens to the stream in
-    threads of its own from the moment it is made until ``close``. Under gevent's monkey patch these are greenlets,
-    and gRPC has to know: ``grpc.experimental.gevent.init_gevent()``.
+    Create one per process, after any fork, and share it among threads. It follows the stream in threads of its own from
+    its construction until ``close``. Under gevent's monkey patch these are greenlets, and gRPC needs
+    ``grpc.experimental.gevent.init_gevent()``.
     """
 
     def _open(self) -> None:
@@ -65,24 +65,24 @@ class Verifier(BaseVerifier):
         environment_id: str | None = None,
         project_id: ProjectId | None = None,
     ) -> Verification:
-        """Say whether a presented key may do what is asked, now.
+        """Return whether a presented key may do what is asked, now.
 
         Args:
-            key: The key's whole text, as it was presented.
-            required_scopes: What it must grant, all of it; at most 100, without wildcards.
-            client_ip: Where it was presented from. A key that is bound to networks is denied without it.
-            environment_id: The environment that it must belong to; left out: any.
-            project_id: The project, or several, that it must belong to one of. That narrows the verifier's own
+            key: The whole text of the key, as presented.
+            required_scopes: Scopes that the key must grant, all of them. At most 100, without wildcards.
+            client_ip: The address that presented the key. Without it, a key that is bound to networks is denied.
+            environment_id: The environment that the key must belong to. Default: any.
+            project_id: A project, or several: the key must belong to one of them. This narrows the verifier's own
                 ``project_id``, and never widens it.
 
         Returns:
-            The verdict, true only when the key may. It takes microseconds where the key is remembered, and ``timeout``
-            at the most.
+            The verdict, which is true only when the key may. It takes microseconds if the key is cached, and at most
+            ``timeout``.
 
         Raises:
-            Unavailable: The server could not be asked, or the verifier is closed. Nothing was decided.
-            NotAllowed: The verifier's own key was refused; or it sees all projects, and none was said.
-            InvalidRequest: A scope, the address, the environment or a project is not of the right form.
+            Unavailable: The server could not be reached, or the verifier is closed. Nothing was decided.
+            NotAllowed: The server refused the verifier's own key, or that key sees all projects and you named none.
+            InvalidRequest: A scope, the address, the environment or a project has the wrong form.
 
         """
         demand = demand_of(required_scopes, client_ip, environment_id, project_id)
@@ -90,14 +90,14 @@ class Verifier(BaseVerifier):
         return known if known is not None else self._ask(key, demand)
 
     def close(self) -> None:
-        """End the stream, and let nobody wait any longer. Closing it again does nothing."""
+        """Close the stream and fail all waiting callers. Closing again does nothing."""
         if self._shut():
             self._closing.set()
             self._woken.set()
             with self._connecting:
                 self._channel.close()
             if self._listening is not None:
-                self._listening.cancel()  # it may be on a channel that was replaced
+                self._listening.cancel()  # it may be on a replaced channel
 
     def __enter__(self) -> "Verifier":
         return self
@@ -124,13 +124,13 @@ class Verifier(BaseVerifier):
                 return verdict
 
     def _send_here(self, sending: Sending) -> None:
-        """Call in the caller's own thread, which costs it a third less than to be woken by another."""
+        """Call in the caller's own thread. That costs it a third less than being woken by another thread."""
         try:
             response = self._stub.Verify(sending.request, self._settings.timeout, self._settings.metadata)
         except grpc.RpcError as error:
             following = self._failed(sending, error)
         except BaseException as error:
-            # Interrupted, maybe, but others may wait for the same key.
+            # It may be an interrupt, but other callers may wait for the same key.
             following = self._desk.failed(sending, grpc.StatusCode.CANCELLED, type(error).__name__)
             if not isinstance(error, Exception):
                 self._send(following)
@@ -140,7 +140,7 @@ class Verifier(BaseVerifier):
         self._send(following)
 
     def _send(self, sending: Sending | None) -> None:
-        """Call, and return at once; what comes back is dealt with in gRPC's thread."""
+        """Start a call and return at once. gRPC's thread handles the response."""
         while sending is not None:
             method = self._stub.BatchVerify if sending.is_batch else self._stub.Verify
             try:
@@ -164,7 +164,7 @@ class Verifier(BaseVerifier):
         return self._desk.failed(sending, status, detail)
 
     def _suspect(self) -> None:
-        """Call over new connections from now on, if it is time. The stream is opened anew over them a little later."""
+        """Make new connections for later calls, if it is time. The stream moves to them a little later."""
         with self._connecting:
             if self._suspects():
                 ending = threading.Timer(self._settings.timeout + SPARE, self._channel.close)
@@ -196,7 +196,7 @@ class Verifier(BaseVerifier):
         return grpc.StatusCode.OK, "the server ended it"
 
     def _tend(self) -> None:
-        """Give the stream up when it has been silent for too long."""
+        """Cancel the stream when it has been silent for too long."""
         left = self._stream.silence
         while not self._closing.wait(left):
             left = self._heard + self._stream.silence - time.monotonic()
@@ -215,7 +215,7 @@ class Verifier(BaseVerifier):
                     self._attending.start()
 
     def _attend(self) -> None:
-        """Verify the keys of open streams anew, as they become due."""
+        """Verify the keys of open streams again as they become due."""
         while not self._closing.is_set():
             self._woken.wait(self._sessions.pause())
             self._woken.clear()
@@ -224,7 +224,7 @@ class Verifier(BaseVerifier):
             self._collect()
 
     def _renew(self, held: Held) -> None:
-        """Ask about a key; what comes of it is collected later, since nobody may wait for one server's slow answer."""
+        """Verify a key again. `_collect` handles the answer later, so one slow answer does not delay the other keys."""
         try:
             known = self._known(held.key, held.demand)
             if known is not None:

@@ -12,10 +12,10 @@ import type { Verifier } from "../verifier.js";
 import { type Header, type NodeHeaders, nodeHeaders } from "./credential.js";
 import { BROKEN, type GuardOptions, judge, tell } from "./guard.js";
 
-/** Whose key let a call pass: `context.values.get(verified)` in a handler. Undefined without the guard. */
+/** The verification of the key that let a call pass: `context.values.get(verified)`. Undefined without a guard. */
 export const verified = createContextKey<Verification | undefined>(undefined, { description: "tumbler" });
 
-/** What Node knows of a request, and Connect does not tell interceptors. */
+/** What Node knows about a request, and Connect does not pass to interceptors. */
 interface Came {
   readonly address: string | undefined;
   readonly headers: readonly Header[];
@@ -24,8 +24,8 @@ interface Came {
 const came = createContextKey<Came | undefined>(undefined, { description: "tumbler: how the request came" });
 
 /**
- * Makes known to the guard what Connect does not tell interceptors: the peer's address, and each header that came. The
- * guard needs it: `connectNodeAdapter({ …, contextValues: withPeer })`; for Fastify's plugin,
+ * Gives the guard what Connect does not pass to interceptors: the peer's address, and each raw header. The guard
+ * requires it: `connectNodeAdapter({ …, contextValues: withPeer })`, or for Fastify's plugin
  * `contextValues: (request) => withPeer(request.raw)`.
  */
 export function withPeer(
@@ -36,20 +36,20 @@ export function withPeer(
 }
 
 export interface ConnectGuardOptions extends GuardOptions<UnaryRequest | StreamRequest> {
-  /** Services that need no key, `grpc.health.v1.Health` for example. Left out: every service needs one. */
+  /** Services that need no key, `grpc.health.v1.Health` for example. Default: none. */
   readonly unguarded?: readonly string[];
 }
 
 /**
- * Returns an interceptor for servers that lets calls with an accepted API key pass, and fails all others. A call that
- * streams fails when its key stops being valid: its handler's `context.signal` is aborted.
+ * Returns a server interceptor that lets a call pass only with a key that the verifier accepts. A streaming call fails
+ * when its key stops being valid: its handler's `context.signal` is aborted.
  */
 export function requireApiKey(verifier: Verifier, options: ConnectGuardOptions = {}): Interceptor {
   return (next) => async (request) => {
     if (options.unguarded?.includes(request.service.typeName)) return next(request);
     const how = request.contextValues.get(came);
     if (how === undefined) {
-      // Of several headers of a name, those of Connect have one, or all in one.
+      // Connect's own headers have only one value of a repeated header, or join them.
       tell(options, "error", "requireApiKey needs contextValues: withPeer; without it every request is denied");
       throw new ConnectError(BROKEN.text, BROKEN.grpc);
     }
@@ -70,10 +70,10 @@ export function requireApiKey(verifier: Verifier, options: ConnectGuardOptions =
   };
 }
 
-/** The end of a call by its key, which may come while anything is awaited. */
+/** The end of a call by its key, which may come during any await. */
 class Ending {
   #error: ConnectError | undefined;
-  // What is awaited at the moment. A promise of the end itself would collect a reaction for each message.
+  // The pending awaits. With a single promise for the end, each message would add a reaction to it.
   readonly #waiting = new Set<(error: ConnectError) => void>();
 
   end(error: ConnectError): void {
@@ -82,7 +82,7 @@ class Ending {
     this.#waiting.clear();
   }
 
-  /** Returns what is awaited, or fails if the end comes sooner. */
+  /** Returns the awaited value, or fails if the end comes first. */
   orSooner<T>(awaited: Promise<T>): Promise<T> {
     return new Promise((resolve, reject) => {
       const settled = () => this.#waiting.delete(reject);
@@ -92,7 +92,7 @@ class Ending {
     });
   }
 
-  /** Yields what comes, until the end; `over` is called when nothing more does. */
+  /** Yields the messages until the end. Calls `over` when no more follow. */
   async *each<T>(messages: AsyncIterable<T>, over: () => void = () => {}): AsyncGenerator<T> {
     const iterator = messages[Symbol.asyncIterator]();
     let whole = false;
@@ -108,7 +108,7 @@ class Ending {
       }
     } finally {
       over();
-      // Whoever makes them may be waiting for something else, and is not waited for.
+      // The producer may be waiting for something else, so it is not awaited.
       if (!whole) iterator.return?.().catch(() => {});
     }
   }

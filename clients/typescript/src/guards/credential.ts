@@ -1,14 +1,14 @@
 import type { IncomingHttpHeaders } from "node:http";
 
-/** A header as it came; its name in any case. */
+/** A raw header. Its name may be in any case. */
 export type Header = readonly [name: string, value: string];
 
-/** Why a request has no credential. `ambiguous`: who stands in between may have judged another one than we would. */
+/** Why a request has no credential. `ambiguous`: a proxy in between may have checked a different one than we would. */
 export type NoCredential = "missing" | "ambiguous";
 
 /**
- * Returns the one key that comes with a request, as `authorization: Bearer <key>` or `x-api-key: <key>`; each of these
- * headers counts, whatever it holds. The rule is that of the server; `tests/vectors/credentials.json` holds both to it.
+ * Returns the key of a request, from `authorization: Bearer <key>` or `x-api-key: <key>`. Each of these headers counts,
+ * whatever it holds. The server has the same rule, and `tests/vectors/credentials.json` tests both.
  */
 export function credentialOf(
   headers: Iterable<Header>,
@@ -28,14 +28,14 @@ export function credentialOf(
   return credential === "" ? { refused: "missing" } : { credential };
 }
 
-/** What Node has of a request's headers. */
+/** The headers of a request in Node. */
 export interface NodeHeaders {
   readonly headers: IncomingHttpHeaders;
-  /** Names and values in turn, as they came. In `headers`, Node has joined several of a name, or dropped all but one. */
+  /** Raw names and values in turn. In `headers`, Node has joined repeated headers, or dropped all but one. */
   readonly rawHeaders: readonly string[];
 }
 
-/** Returns the headers in which credentials are, as they came; one that did not come, but was set here, counts as well. */
+/** Returns the raw headers that may hold credentials. A header that was only set here counts as well. */
 export function nodeHeaders({ headers, rawHeaders }: NodeHeaders): Header[] {
   const found: Header[] = [];
   for (const name of ["authorization", "x-api-key"]) {

@@ -8,19 +8,19 @@ import { holdAnswer } from "./http.js";
 declare global {
   namespace Express {
     interface Request {
-      /** Whose key let this request pass; set by `requireApiKey`. */
+      /** The verification of the key that let this request pass. Set by `requireApiKey`. */
       tumbler?: Verification;
     }
   }
 }
 
 /**
- * Returns a middleware that lets requests with an accepted API key pass, with `request.tumbler` set, and answers all
- * others. For Express 4 and 5, and whatever else calls `(request, response, next)`. An answer that is written in parts is
- * destroyed when its key stops being valid.
+ * Returns a middleware that lets a request pass only with a key that the verifier accepts, and sets `request.tumbler`.
+ * It answers all other requests. For Express 4 and 5, and whatever else calls `(request, response, next)`. A response
+ * that is sent in parts is destroyed when its key stops being valid.
  *
- * The promise that it returns never fails: Express 4, like Node itself, does not look at it, and the process would end.
- * Where somebody else has answered meanwhile, or the caller has gone, nothing more is done.
+ * The returned promise never rejects: Express 4 and Node do not handle it, and the process would end. If something else
+ * has already answered, or the caller has gone, the guard does nothing more.
  */
 export function requireApiKey<Request extends IncomingMessage & { tumbler?: Verification }>(
   verifier: Verifier,
@@ -39,7 +39,7 @@ export function requireApiKey<Request extends IncomingMessage & { tumbler?: Veri
         refuse(response, judgement.refusal);
       }
     } catch (error) {
-      // Express catches what its handlers throw; others leave it to whoever called them, and nobody did but us.
+      // Express catches what its handlers throw. Other servers leave it to the caller of next(), which is this guard.
       tell(options, "error", `the handler behind the guard failed: ${described(error)}`);
       try {
         refuse(response, BROKEN);
@@ -51,7 +51,7 @@ export function requireApiKey<Request extends IncomingMessage & { tumbler?: Veri
 }
 
 function refuse(response: ServerResponse, { http, httpHeaders, text }: Refusal): void {
-  if (response.headersSent) return; // somebody else's answer is under way
+  if (response.headersSent) return; // something else is answering
   response.writeHead(http, { ...httpHeaders, "content-type": "application/json" });
   response.end(JSON.stringify({ error: text }));
 }

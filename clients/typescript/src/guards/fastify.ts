@@ -7,15 +7,15 @@ import { holdAnswer } from "./http.js";
 
 declare module "fastify" {
   interface FastifyRequest {
-    /** Whose key let this request pass; set by `requireApiKey`. */
+    /** The verification of the key that let this request pass. Set by `requireApiKey`. */
     tumbler?: Verification;
   }
 }
 
 /**
- * Returns an `onRequest` hook, for a route or for `app.addHook`, that lets requests with an accepted API key pass, with
- * `request.tumbler` set, and answers all others before their body is read. An answer that is written in parts, and a
- * WebSocket, are destroyed when their key stops being valid.
+ * Returns an `onRequest` hook, for a route or for `app.addHook`, that lets a request pass only with a key that the
+ * verifier accepts, and sets `request.tumbler`. It answers all other requests before their body is read. A response
+ * that is sent in parts, or a WebSocket, is destroyed when its key stops being valid.
  */
 export function requireApiKey(
   verifier: Verifier,
@@ -29,7 +29,7 @@ export function requireApiKey(
       holdAnswer(request.raw, reply.raw, judgement.hold);
       return undefined;
     }
-    if (reply.sent || reply.raw.headersSent) return reply; // somebody else has answered meanwhile
+    if (reply.sent || reply.raw.headersSent) return reply; // something else has already answered
     const { http, httpHeaders, text } = judgement.refusal;
     return reply.code(http).headers(httpHeaders).send({ error: text });
   };

@@ -10,7 +10,7 @@ import type { Verifier } from "../verifier.js";
 import type { Header } from "./credential.js";
 import { BROKEN, described, type GuardOptions, judge, type Refusal, tell } from "./guard.js";
 
-/** What a guard knows of a call before it passes. */
+/** A call, as passed to a guard's functions. */
 export interface GuardedCall {
   /** `/package.Service/Method`. */
   readonly path: string;
@@ -18,21 +18,21 @@ export interface GuardedCall {
 }
 
 export interface GrpcGuardOptions extends GuardOptions<GuardedCall> {
-  /** Services that need no key, `grpc.health.v1.Health` for example. Left out: every service needs one. */
+  /** Services that need no key, `grpc.health.v1.Health` for example. Default: none. */
   readonly unguarded?: readonly string[];
 }
 
-// A handler's call holds the very metadata that the guard let pass, and nothing that a peer sends can add to this.
+// A handler's call holds the metadata object that the guard let pass. Nothing that a peer sends can add to this map.
 const passed = new WeakMap<Metadata, Verification>();
 
-/** Returns whose key let the call pass: `verified(call)` in a handler. Undefined without the guard. */
+/** Returns the verification of the key that let a call pass: `verified(call)`. Undefined without a guard. */
 export function verified(call: { readonly metadata: Metadata }): Verification | undefined {
   return passed.get(call.metadata);
 }
 
 /**
- * Returns an interceptor, for `new Server({ interceptors: […] })`, that lets calls with an accepted API key pass. A call
- * that streams ends when its key stops being valid: its handler sees "cancelled".
+ * Returns an interceptor, for `new Server({ interceptors: […] })`, that lets a call pass only with a key that the
+ * verifier accepts. A streaming call ends when its key stops being valid: its handler sees "cancelled".
  */
 export function requireApiKey(verifier: Verifier, options: GrpcGuardOptions = {}): ServerInterceptor {
   return (method, call) => {
@@ -45,7 +45,7 @@ export function requireApiKey(verifier: Verifier, options: GrpcGuardOptions = {}
       refuse(refusal);
     };
     const admit = async (metadata: Metadata, next: (metadata: Metadata) => void) => {
-      // Nobody looks at the promise that this returns: it must not fail, or the process ends.
+      // Nothing handles the promise that this returns. If it rejected, the process would end.
       try {
         const guarded: GuardedCall = { path: method.path, metadata };
         if (options.unguarded?.includes(method.path.split("/")[1] ?? "")) return next(metadata);
@@ -65,7 +65,7 @@ export function requireApiKey(verifier: Verifier, options: GrpcGuardOptions = {}
       .withOnReceiveMessage((message, next) => {
         if (!ended) next(message);
       })
-      // The end of what was sent so far is no orderly end.
+      // If the call was ended, the end of the messages so far is not a normal end.
       .withOnReceiveHalfClose((next) => {
         if (!ended) next();
       })
@@ -87,8 +87,8 @@ export function requireApiKey(verifier: Verifier, options: GrpcGuardOptions = {}
 }
 
 /**
- * Returns the headers in which credentials are. Node's HTTP/2 joins several of `x-api-key`, and no key has a comma; of
- * several of `authorization` it hands on the first alone, so that nobody behind it can tell.
+ * Returns the headers that may hold credentials. Node's HTTP/2 joins repeated `x-api-key` headers, and no key has a
+ * comma. Of repeated `authorization` headers it passes on only the first, so they cannot be detected.
  *
  * @internal
  */
@@ -101,7 +101,7 @@ export function headersOf(metadata: Metadata): Header[] {
   );
 }
 
-/** `192.0.2.7:443` and `2001:db8::7:443` are addresses with a port; a Unix socket's peer has none. */
+/** Returns the address of `192.0.2.7:443` or `2001:db8::7:443`. The peer of a Unix socket has none. */
 function hostOf(peer: string): string | undefined {
   return /^([0-9A-Fa-f.:]+):\d+$/.exec(peer)?.[1];
 }

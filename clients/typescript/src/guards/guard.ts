@@ -6,41 +6,41 @@ import type { Verification } from "../verification.js";
 import type { Verifier } from "../verifier.js";
 import { credentialOf, type Header } from "./credential.js";
 
-/** What a guard demands of the keys that it lets pass. */
+/** The options of a guard. */
 export interface GuardOptions<Request> {
-  /** Scopes that must all be granted, the same for every request or chosen for each. Left out: any accepted key may pass. */
+  /** Scopes that a key must grant: the same for all requests, or a function of the request. Default: none. */
   readonly requiredScopes?: readonly string[] | ((request: Request) => readonly string[]);
 
-  /** The environment that keys must belong to. Left out: any. */
+  /** The environment that keys must belong to. Default: any. */
   readonly environmentId?: string;
 
   /**
-   * The project, or several, that keys must belong to one of. It narrows what the verifier accepts, and never widens it.
-   * Left out: what the verifier accepts.
+   * A project, or several: keys must belong to one of them. This narrows what the verifier accepts, and never widens
+   * it. Default: what the verifier accepts.
    */
   readonly projectId?: ProjectId;
 
   /**
-   * Where a request comes from. Left out: the peer's address, which behind a proxy is the proxy's. Trust a header only
-   * where your proxy sets it.
+   * Returns the address of a request. Default: the peer's, which behind a proxy is the proxy's. Trust a header only if
+   * your proxy sets it.
    */
   readonly clientIp?: (request: Request) => string | undefined;
 
   /**
-   * Whether what a key let in ends when the key stops being valid: calls of gRPC that stream, answers that are written in
-   * parts, and sockets that were upgraded. Ordinary calls and answers run to their end. Default true.
+   * End what a key let in when the key stops being valid: gRPC calls that stream, responses sent in parts, and upgraded
+   * sockets. Unary calls and ordinary responses run to their end. Default true.
    */
   readonly endStreams?: boolean;
 
-  /** Where it is said why keys were denied (info) and why none can be verified (error). Default: errors to the console. */
+  /** Receives why keys were denied (info) and why none can be verified (error). Default: errors go to the console. */
   readonly logger?: Logger;
 }
 
-/** One of the few answers that whoever presented a key may read. */
+/** The refusal that the caller who presented a key receives. It says nothing about the key. */
 export interface Refusal {
   readonly http: number;
   readonly httpHeaders: Readonly<Record<string, string>>;
-  /** The code of gRPC, the same number in Connect and in grpc-js. */
+  /** The gRPC status, the same number in Connect and in grpc-js. */
   readonly grpc: number;
   readonly text: string;
 }
@@ -56,14 +56,14 @@ const NOT_ENOUGH: Refusal = { http: 403, httpHeaders: {}, grpc: 7, text: "this A
 const UNAVAILABLE: Refusal = { http: 503, httpHeaders: { "retry-after": "1" }, grpc: 14, text: CANNOT_VERIFY };
 export const BROKEN: Refusal = { http: 500, httpHeaders: {}, grpc: 13, text: CANNOT_VERIFY };
 
-/** Has `end` called when the key that let a stream in is not valid any more; returns what says that it has ended. */
+/** Calls `end` when the key that let a stream in is no longer valid. Returns the function to call when it has ended. */
 export type Hold = (end: (refusal: Refusal) => void) => () => void;
 
 export type Judgement =
   | { readonly verification: Verification; readonly refusal?: undefined; readonly hold: Hold }
   | { readonly refusal: Refusal };
 
-/** Returns who may pass, or how to refuse. It never fails: what goes wrong is refused, the logger's failures included. */
+/** Returns the verification or the refusal. It never rejects: any failure is a refusal, even one of the logger. */
 export async function judge<Request>(
   verifier: Verifier,
   options: GuardOptions<Request>,
@@ -79,7 +79,7 @@ export async function judge<Request>(
       return { refusal: NOT_ACCEPTED };
     }
     const demanded = typeof requiredScopes === "function" ? requiredScopes(request) : requiredScopes;
-    // A function that has no answer, say a look-up of a method that was forgotten, lets nobody in.
+    // A function without a result, say a look-up of an unlisted method, lets no one in.
     if (typeof requiredScopes === "function" && !Array.isArray(demanded)) return { refusal: NOT_ENOUGH };
     const question = {
       requiredScopes: demanded,
@@ -87,7 +87,7 @@ export async function judge<Request>(
       projectId,
       clientIp: clientIp ? clientIp(request) : address(peer),
     };
-    // A verifier that is not ours, in a test for example, may know nothing but to verify.
+    // A verifier that is not ours, in a test for example, may have no sessions.
     const sessions: Verifier["sessions"] | undefined = verifier.sessions;
     const since = sessions?.words;
     const key = found.credential;
@@ -107,7 +107,7 @@ export async function judge<Request>(
   }
 }
 
-/** Returns how to refuse after a verdict, or where there is none; undefined: it may pass. */
+/** Returns the refusal that follows from a verdict or an error, or undefined if the request may pass. */
 function refusalAfter(outcome: Verification | Error, options: { logger?: Logger }): Refusal | undefined {
   if (outcome instanceof Error) return refusalWithout(outcome, options);
   if (outcome.valid) return undefined;
@@ -123,22 +123,22 @@ function refusalWithout(error: unknown, options: { logger?: Logger }): Refusal {
   return known ? UNAVAILABLE : BROKEN;
 }
 
-/** Logs. A log that cannot be written changes nothing of what a guard does. */
+/** Logs. A logger that fails does not change what a guard does. */
 export function tell({ logger = defaultLogger }: { logger?: Logger }, level: "info" | "error", message: string): void {
   try {
     logger[level](message);
   } catch {
-    // There is nobody left to be told.
+    // There is nowhere left to report this.
   }
 }
 
-/** Returns what may be logged of an error that another's code threw. */
+/** Returns what may be logged of an error from other code. */
 export function described(error: unknown): string {
   return String((error instanceof Error && error.stack) || error).replaceAll(KEY_PATTERN, "<key>");
 }
 
-// The address of a peer on the same link has a zone, which means nothing to anybody else; so do the peers of Unix
-// sockets have none. Both count as unknown: keys that are bound to networks are denied.
+// The address of a peer on the same link has a zone, which means nothing elsewhere. A Unix socket's peer has no
+// address. Both count as unknown, so keys that are bound to networks are denied.
 function address(peer: string | undefined): string | undefined {
   return peer?.includes("%") ? undefined : peer;
 }

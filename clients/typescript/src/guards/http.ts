@@ -3,18 +3,17 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Http2ServerResponse } from "node:http2";
 import type { Hold } from "./guard.js";
 
-const CANCEL = 0x8; // of HTTP/2
+const CANCEL = 0x8; // the HTTP/2 error code
 
 /**
- * Holds an answer to its key from when a part of it is written, and a socket that leaves HTTP from when it does: at once
- * where the server has handed it over, otherwise with the answer 101. When the key stops being valid, it is destroyed:
- * whoever reads it sees an error, and whoever writes it sees "close".
+ * Holds a response to its key from its first part on, and a socket from when it leaves HTTP: at once if the server has
+ * handed it over, otherwise with the answer 101. When the key stops being valid, it is destroyed: its reader sees an
+ * error, and its writer sees "close".
  *
- * The header `Upgrade` by itself is a caller's wish. Most servers answer as if it were not there, on a socket that goes on
- * to serve other requests.
+ * The header `Upgrade` by itself is only a request. Most servers ignore it, and keep the socket for other requests.
  */
 export function holdAnswer(request: IncomingMessage, response: ServerResponse, hold: Hold): void {
-  // Set by Node where it emits "upgrade" or "connect": then it reads no further request from this socket.
+  // Node sets this when it emits "upgrade" or "connect". It then reads no further request from this socket.
   if ((request as { upgrade?: boolean }).upgrade === true) {
     holdSocket(request, hold);
     return;

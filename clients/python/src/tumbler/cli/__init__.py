@@ -1,6 +1,6 @@
 """The command `tumbler`: manages and verifies keys on a server, for people and for scripts.
 
-It needs the extra `cli` (``pip install 'tumbler[cli]'``); the rest of the package does not.
+It needs the extra `cli` (``pip install 'tumbler[cli]'``). The rest of the package does not.
 """
 
 import atexit
@@ -15,13 +15,13 @@ _EXTRA = {"google", "rich", "typer"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments (those of the process, if left out) and return its exit code.
+    """Run the command and return its exit code. Default arguments: those of the process.
 
-    0: done, or the key is valid. 1: refused, or the key is not valid. 2: the command was misused.
-    3: the server cannot be reached, or did not answer in time. 130 and 141: interrupted, and the reader went away.
+    0: done, or the key is valid. 1: refused, or the key is not valid. 2: usage error.
+    3: the server cannot be reached, or did not answer in time. 130: interrupted. 141: the reader of stdout went away.
     """
-    atexit.register(gc.freeze)  # the last collection, of memory that goes anyway, takes a tenth of a second
-    # gRPC's C core would write its own lines between the error messages; it reads this once, when it is loaded.
+    atexit.register(gc.freeze)  # the last garbage collection takes a tenth of a second and frees nothing of use
+    # gRPC's C core would write its own lines between the error messages. It reads this variable once, when loaded.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from tumbler.cli.app import run

@@ -1,4 +1,4 @@
-"""The command's root: the options before a subcommand, and what becomes of a misuse or an interruption."""
+"""The root of the command: the options before a subcommand, usage errors and interruptions."""
 
 import io
 import os
@@ -11,10 +11,10 @@ import typer
 from tumbler import __version__
 from tumbler.cli import (
     claim,  # noqa: F401 - adds itself to the keys' commands
-    ending,  # noqa: F401 - and this
+    ending,  # noqa: F401 - adds itself to the keys' commands
     render,
-    verify,  # noqa: F401 - so does this
-    watch,  # noqa: F401 - and this
+    verify,  # noqa: F401 - adds itself to the keys' commands
+    watch,  # noqa: F401 - adds itself to the keys' commands
     webhooks,  # noqa: F401 - adds its commands to those of events
 )
 from tumbler.cli.commands import help_text
@@ -58,10 +58,10 @@ app.callback(help=help_text(root, "TUMBLER_API_KEY=$(cat operator.key) tumbler k
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command and return its exit code, with a message on stderr for whatever went wrong."""
+    """Run the command and return its exit code. Print a message on stderr if something went wrong."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it is closed; what is printed to None goes to the other one
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
+        if getattr(sys, name) is None:  # closed; what is printed to None goes to the other stream
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open as long as the process
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A name that the terminal's encoding cannot show must not lose the rest of the answer.
@@ -76,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except Exception as error:
-        # typer moved from click's exceptions to its own; this method is what the usage errors of both have in common.
+        # typer moved from click's exceptions to its own. The usage errors of both have this method.
         if not hasattr(error, "format_message"):
             raise
         context = getattr(error, "ctx", None)

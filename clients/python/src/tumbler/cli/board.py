@@ -1,4 +1,4 @@
-"""The live display of changes: they scroll by, and the keys that changed last stand below them."""
+"""The live display of changes: the changes scroll, and the keys that changed last are listed below them."""
 
 import sys
 from types import TracebackType
@@ -28,7 +28,7 @@ _LAYOUT: Final = Layout(
 
 
 class Board:
-    """A display on stdout, which must be a terminal, for as long as the context lasts."""
+    """A display on stdout, which must be a terminal. It lasts as long as the context."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -56,7 +56,7 @@ class Board:
         self._live.stop()
 
     def show(self, response: WatchResponse) -> None:
-        """Print the changes, and read the keys anew that they concern."""
+        """Print the changes, and read the changed keys again."""
         if response.reset:
             self._keys.clear()
             self._say(render.RESET)
@@ -73,8 +73,8 @@ class Board:
             del self._keys[key_id]
         self._live.refresh()
 
-    def note(self, state: str, text: str) -> None:  # noqa: ARG002 - the text says it
-        """Say how the stream is."""
+    def note(self, state: str, text: str) -> None:  # noqa: ARG002 - the text includes the state
+        """Print the state of the stream."""
         self._say(text)
 
     def _read(self, event: KeyEvent) -> ApiKey:
@@ -89,7 +89,7 @@ class Board:
         return ApiKey(key_prefix=event.key_id, project_id=event.project_id)
 
     def _say(self, text: str) -> None:
-        # Where stderr is this terminal too, what is written past the display would garble it.
+        # If stderr is this terminal too, writing to it would garble the display.
         if sys.stderr.isatty():
             self._console.print(Text(visible(text), "bold"))
         else:

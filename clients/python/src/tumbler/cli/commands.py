@@ -1,4 +1,4 @@
-"""How a function becomes a subcommand: its options, its connection, and the exit code of whatever goes wrong."""
+"""Turns a function into a subcommand: its options, its connection, and the exit code of its errors."""
 
 import inspect
 import sys
@@ -25,8 +25,8 @@ _READER_WENT_AWAY = 141  # as a shell reports SIGPIPE
 def command(group: typer.Typer, name: str, *, example: str) -> Callable[[_Command[_P]], _Command[_P]]:
     """Add a function to a group of commands, under this name.
 
-    Its first parameter is the `Session` that it works in; the rest become options, and the connection's join them.
-    Its docstring and the example are the command's help. Calls that fail are printed and end the command.
+    Its first parameter is its `Session`. The others become options, together with those of the connection. Its
+    docstring and the example are the command's help. An error of a call is printed and ends the command.
     """
 
     def register(function: _Command[_P]) -> _Command[_P]:

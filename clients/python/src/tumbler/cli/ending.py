@@ -1,4 +1,4 @@
-"""The commands that end a key, for a while or for ever: `tumbler keys deactivate`, `activate` and `revoke`."""
+"""The commands that end a key, temporarily or permanently: `tumbler keys deactivate`, `activate` and `revoke`."""
 
 from typing import Annotated
 

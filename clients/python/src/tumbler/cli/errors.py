@@ -1,4 +1,4 @@
-"""What a refused or failed call says, read from the status and the details that every error of the service carries."""
+"""The error of a refused or failed call, from the status and the details that every error of the service carries."""
 
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -39,37 +39,37 @@ _HINTS: Final = {
     "DEADLINE_EXCEEDED": "{endpoint} did not answer in time; use a longer --timeout. The change may have been made: "
     "check before you retry.",
 }
-"""By the error's reason, else by its status. Placeholders are the metadata of its ErrorInfo, and the endpoint."""
+"""Hints by the error's reason, else by its status. The metadata of its ErrorInfo and the endpoint fill placeholders."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One failed call, in words and in data. Nothing in it is escaped for a terminal yet."""
+    """A failed call, as text and as data. Nothing in it is escaped for a terminal yet."""
 
     code: str
     """The gRPC status, `PERMISSION_DENIED` for example."""
 
     message: str
-    """What the server, or gRPC, says."""
+    """The message of the server, or of gRPC."""
 
     reason: str = ""
-    """The name of the service's `ErrorReason`, without its prefix; empty where the service did not answer."""
+    """The name of the service's `ErrorReason`, without its prefix. Empty if the service did not answer."""
 
     metadata: dict[str, str] = field(default_factory=dict)
-    """What the reason is about, `{"scope": "tumbler:keys:create"}` for example."""
+    """The metadata of the reason, `{"scope": "tumbler:keys:create"}` for example."""
 
     violations: tuple[tuple[str, str], ...] = ()
-    """For bad input: each field's path, and the rule that it breaks."""
+    """For invalid input: each field's path, and the rule that it breaks."""
 
     retry_seconds: float | None = None
-    """When the server asks to come back."""
+    """How long the server asks to wait before a retry."""
 
     hint: str = ""
     """What to do about it."""
 
     @classmethod
     def of(cls, error: grpc.RpcError, endpoint: str, api_key: str) -> "Failure":
-        """Read what gRPC raised for a call to this endpoint with this key. Unreadable details count as none."""
+        """Read the error of a call to this endpoint with this key. Details that cannot be parsed are ignored."""
         code = error.code().name
         info = error_details_pb2.ErrorInfo()
         violations: tuple[tuple[str, str], ...] = ()
@@ -102,11 +102,11 @@ class Failure:
 
     @property
     def exit_code(self) -> int:
-        """3 where nothing was decided because the server cannot be reached, 1 where it refused."""
+        """3 if nothing was decided because the server cannot be reached, 1 if it refused."""
         return 3 if self.code in _UNREACHABLE else 1
 
     def as_data(self) -> dict[str, Any]:
-        """Return what `--json` prints of it."""
+        """Return the data that `--json` prints."""
         return {
             "error": {
                 "code": self.code,

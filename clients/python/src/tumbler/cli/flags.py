@@ -1,4 +1,4 @@
-"""How an option is declared, and those that every command has: which server, as whom, how long, in what form."""
+"""Declares options, and those that every command has: the server, the calling key, the timeout and the output."""
 
 import inspect
 from collections.abc import Callable
@@ -15,7 +15,7 @@ __all__ = ["Flags", "option", "takes_flags"]
 
 
 def option(name: str, text: str, *more_names: str, **settings: Any) -> Any:
-    """Declare an option with this help text; its default, which the text tells where it matters, is not shown."""
+    """Declare an option with this help text. typer does not show its default: the text mentions it if it matters."""
     return typer.Option(name, *more_names, help=text, show_default=False, **settings)
 
 
@@ -25,7 +25,7 @@ def _connection(name: str, text: str, **settings: Any) -> Any:
 
 @dataclass(frozen=True)
 class Flags:
-    """What was typed of these options, at one level of the command line; `None` or false is what was not typed."""
+    """The values of these options at one level of the command line. `None` or false: not given."""
 
     endpoint: Annotated[
         str | None,
@@ -62,7 +62,7 @@ class Flags:
     as_json: Annotated[bool, option("--json", "Print JSON, also for errors.")] = False
 
     def inside(self, outer: "Flags") -> "Flags":
-        """Return these options, and for one that was not typed, that of the level before."""
+        """Return these options. An option that was not given takes the value of the outer level."""
         typed = {name: value for name in _NAMES if (value := getattr(self, name)) is not None and value is not False}
         return replace(outer, **typed)
 
@@ -76,7 +76,7 @@ _PARAMETERS = tuple(
 
 
 def takes_flags(function: Callable[..., None]) -> Callable[..., None]:
-    """Give typer each option of `Flags` in place of the function's one parameter `flags`."""
+    """Replace the function's parameter `flags` with one typer option for each field of `Flags`."""
     signature = inspect.signature(function)
 
     @wraps(function)

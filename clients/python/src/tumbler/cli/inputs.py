@@ -1,4 +1,4 @@
-"""Files and stdin, as the options that name them read them."""
+"""Reads the files that options name, or stdin."""
 
 import sys
 from pathlib import Path
@@ -9,10 +9,10 @@ __all__ = ["read_bytes", "read_key"]
 
 
 def read_bytes(path: str, option: str) -> bytes:
-    """Read a file; stdin where the path is `-`.
+    """Read a file, or stdin if the path is `-`.
 
     Raises:
-        typer.BadParameter: It cannot be read; the message names the option.
+        typer.BadParameter: It cannot be read. The message names the option.
 
     """
     try:
@@ -22,5 +22,5 @@ def read_bytes(path: str, option: str) -> bytes:
 
 
 def read_key(path: str, option: str) -> str:
-    """Read the one text in a file, without the white space around it. Bytes that are no UTF-8 become U+FFFD."""
+    """Read the text of a file, without the white space around it. Bytes that are not UTF-8 become U+FFFD."""
     return read_bytes(path, option).decode("utf-8", "replace").strip()

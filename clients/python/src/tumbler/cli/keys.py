@@ -1,4 +1,4 @@
-"""The commands that manage keys: each builds one request, calls the server and prints the answer."""
+"""The commands that manage keys. Each builds one request, calls the server and prints the answer."""
 
 from typing import Annotated, Any
 
@@ -299,7 +299,7 @@ def rotate(
 
 
 def print_record(session: Session, answer: Any) -> None:
-    """Print the key that a call has answered with."""
+    """Print the key of an answer."""
     if session.as_json:
         render.print_json(answer)
     else:
@@ -323,7 +323,7 @@ def _rotation(interval: Duration | None, webhook_url: str | None) -> api_key_pb2
 
 
 def _keep_rest_of_rotation(session: Session, changed: api_key_pb2.ApiKey, sets_webhook: bool) -> None:
-    """Fill in what was not typed of a schedule: Update replaces all of it. The etag keeps others out meanwhile."""
+    """Fill in the fields of a schedule that were not given: Update replaces it as a whole. The etag excludes races."""
     present = session.call("Get", api_key_service_pb2.GetRequest(key_id=changed.id)).api_key
     if not sets_webhook:
         changed.rotation.webhook_url = present.rotation.webhook_url

@@ -1,4 +1,4 @@
-"""Questions before a key is ended or narrowed: one before an end for ever, two before the last operator's key goes."""
+"""Confirmation before a key is ended or narrowed: once before a permanent end, twice for the last operator's key."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ from tumbler.v1.api_key_service_pb2 import ListRequest
 __all__ = ["OPERATOR_SCOPE", "confirm"]
 
 OPERATOR_SCOPE = "tumbler:*"
-"""What a key carries that may do everything. No other scope grants it."""
+"""The scope of a key that may do everything. No other scope grants it."""
 
 _PROJECT = "tumbler"
 _PATIENCE = timedelta(seconds=2)
@@ -28,14 +28,13 @@ _WAY_BACK = "with the server's database and pepper file, run tumbler-server oper
 def confirm(
     session: Session, what: str, is_meant: Callable[[ApiKey], bool], *, yes: bool, always: bool = False
 ) -> None:
-    """Return if the key that is meant may be changed as `what` says; end the command, with nothing changed, if not.
+    """Return if the change that `what` describes may be made, else end the command with nothing changed.
 
-    The last operator's key that works, from anywhere and for longer than a day, is asked about twice on a terminal, and
-    elsewhere needs `yes`. Another key is
-    asked about where that is `always` done, and once.
+    The last operator's key that works, from anywhere and for longer than a day, is confirmed twice on a terminal, and
+    elsewhere needs `yes`. Any other key is confirmed once if `always` is set.
 
     Raises:
-        typer.Exit: The answer was no, or there is nobody to ask.
+        typer.Exit: The answer was no, or there is no terminal to ask on.
 
     """
     if yes:
@@ -65,10 +64,10 @@ def _ask(question: str) -> None:
 
 
 def _last(session: Session) -> ApiKey | None:
-    """Return the one operator's key that works; None where there are more, or where the caller cannot know.
+    """Return the only operator's key that works. None if there are more, or if the caller cannot find out.
 
-    Keys that are bound to networks, or expire within a day, count only where there are no others.
-    Who may not list the reserved project, or gets no answer soon, is not kept from ending a key.
+    Keys that are bound to networks, or expire within a day, count only if there are no others.
+    A caller who may not list the reserved project, or gets no answer soon, may still end a key.
     """
     request = ListRequest(
         project_id=_PROJECT, scope=OPERATOR_SCOPE, states=[State.STATE_ACTIVE], page_size=1_000, show_total_size=False

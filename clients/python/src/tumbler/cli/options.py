@@ -34,27 +34,27 @@ __all__ = [
 
 _LARGEST: Final = 2**31 - 1
 _LONGEST_WAIT: Final = 7 * 86_400
-"""Seconds that a new key may be left unused, unless something else is typed: time to notice that it is used nowhere."""
+"""Seconds that a new key may stay unused by default. That is time to notice that no program uses it."""
 _KEY_ID_TEXT: Final = "The key's id, or the prefix that lists show."
 
 
 def times(name: str, text: str) -> Any:
-    """Declare an option that takes a moment."""
+    """Declare an option that takes a time."""
     return option(name, text, metavar="TIME", parser=timestamp)
 
 
 def spans(name: str, text: str, *more_names: str) -> Any:
-    """Declare an option that takes a span of time."""
+    """Declare an option that takes a duration."""
     return option(name, text, *more_names, metavar="DURATION", parser=duration)
 
 
 def names(name: str, text: str, of: Names, metavar: str) -> Any:
-    """Declare an option that takes one of an enum's names, which the shell can complete."""
+    """Declare an option that takes the name of an enum value, with shell completion."""
     return option(name, text, metavar=metavar, parser=of.read, autocompletion=of.complete)
 
 
 def ending(grace: Duration | None, old_key_ends: str | None) -> dict[str, Any]:
-    """Return what a request says of the old key's end: its first use is what counts, unless only a grace was typed."""
+    """Return the fields of a request that end the old key: its end is the first use, unless only a grace was given."""
     if old_key_ends is None and grace is None:
         old_key_ends = "OLD_KEY_ENDS_ON_FIRST_USE"
     if grace is None and old_key_ends == "OLD_KEY_ENDS_ON_FIRST_USE":

@@ -1,4 +1,4 @@
-"""Where a secret goes that is shown once: into a new file, else onto stdout; and what is said where it gets lost."""
+"""The output of a secret that is shown once: a new file, else stdout. And the error message if it gets lost."""
 
 import os
 import shlex
@@ -43,16 +43,16 @@ OnlyWebhookSecretOutput = Annotated[
 
 @contextmanager
 def receiver(output: str | None, named: str = "'--output'") -> Iterator[SecretFile | None]:
-    """Begin the file that an option names; without one, see that there is a stdout. To be done before any call.
+    """Create the file that an option names, or check that stdout is open. To be called before any call.
 
-    The file is removed at the end unless a secret was put into it.
+    The file is removed at the end unless a secret was written to it.
 
     Raises:
         typer.BadParameter: The file exists or cannot be written, or stdout is closed.
 
     """
     if output is None:
-        # A closed stdout was replaced by one that shows nothing.
+        # A closed stdout was replaced by /dev/null.
         if sys.__stdout__ is None:
             raise typer.BadParameter("stdout is closed, so the secret would be lost.", param_hint=named)
         yield None
@@ -72,11 +72,11 @@ def receiver(output: str | None, named: str = "'--output'") -> Iterator[SecretFi
 def webhook_receiver(
     output: str | None, webhook_url: str | None, key_output: str | None = None
 ) -> Manager[SecretFile | None]:
-    """Begin the file for the secret of a webhook that is about to be set; nothing where none is.
+    """Create the file for the secret of a webhook that is about to be set. Do nothing if none is set.
 
     Raises:
-        typer.BadParameter: As `receiver` does; or no webhook is set; or only the key goes into a file, while this
-            secret would be shown.
+        typer.BadParameter: As in `receiver`. Or the option is given without a webhook. Or only the key goes to a file,
+            so that this secret would be shown.
 
     """
     if webhook_url is None:
@@ -92,7 +92,7 @@ def webhook_receiver(
 
 
 def lost_key(api_key: ApiKey) -> str:
-    """Say what to do about a key that was made and that nobody has seen."""
+    """Return what to do about a key that was created and that no one has seen."""
     return (
         f"The key {api_key.id} is lost. Replace it: tumbler keys rotate {api_key.id} --output FILE; "
         f"or revoke it: tumbler keys revoke {api_key.id}"
@@ -100,7 +100,7 @@ def lost_key(api_key: ApiKey) -> str:
 
 
 def lost_webhook_secret(url: str, project_id: str) -> str:
-    """Say what to do about the secret of a webhook that nobody has seen."""
+    """Return what to do about the secret of a webhook that no one has seen."""
     project = f" --project {shlex.quote(project_id)}" if project_id else ""
     return (
         f"The webhook's secret is lost. Make another: tumbler events rotate-secret {shlex.quote(url)}{project} "
@@ -109,10 +109,10 @@ def lost_webhook_secret(url: str, project_id: str) -> str:
 
 
 def put(file: SecretFile | None, answer: Any, field: str) -> str:
-    """Move a secret from this field of an answer into the file, and return the file's path; nothing without either.
+    """Move a secret from this field of an answer to the file, and return the file's path. Without either, return "".
 
     Raises:
-        OSError: It cannot be written, and is still in the answer.
+        OSError: It cannot be written. The answer still holds it.
 
     """
     secret = getattr(answer, field)
@@ -125,10 +125,10 @@ def put(file: SecretFile | None, answer: Any, field: str) -> str:
 
 @contextmanager
 def handing_over(session: Session, answer: Any, **lost: str) -> Iterator[None]:
-    """Show what a call has answered, or put it into files; if that fails, say which secrets are lost, and what to do.
+    """Report the lost secrets and what to do, if an answer cannot be shown or written to files.
 
-    `lost` has a sentence for each field of the answer that may hold a secret. A field that is empty by then is told of
-    no more: its secret is in its file.
+    `lost` has a sentence for each field of the answer that may hold a secret. An empty field is not reported: its
+    secret is in its file.
     """
     try:
         yield
@@ -145,6 +145,6 @@ def handing_over(session: Session, answer: Any, **lost: str) -> Iterator[None]:
 
 
 def forget_stdout() -> None:
-    """Drop what could not be written: at the end it would be tried again, with a message of Python's own."""
+    """Discard unwritten output. Otherwise Python would retry it at exit, and print its own message."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,8 +1,7 @@
-"""What the command prints: tables for people, protobuf JSON for programs.
+"""The output of the command: tables for people, protobuf JSON for programs.
 
-Every text that came from a server or was typed is shown as text: rich's markup in it is not read, and an escape or any
-other control character is written out. In errors, which may repeat what was typed, a word as long as a secret is left
-out.
+Text from a server or the command line is shown as plain text: rich's markup is not interpreted, and control characters
+are written as escapes. In errors, which may repeat an argument, every word as long as a secret is replaced.
 """
 
 import json
@@ -55,7 +54,7 @@ __all__ = [
 
 
 RESET: Final = "Changes before this point may be missing: the server can no longer deliver them."
-"""What a person reads where the stream of changes has a gap."""
+"""The note for people when the stream of changes has a gap."""
 
 _STATE_STYLES: Final = {
     State.STATE_ACTIVE: "green",
@@ -98,19 +97,19 @@ _DELIVERIES: Final = Layout(
 
 
 def print_json(message: Message) -> None:
-    """Print a message as protobuf JSON with the proto's names, its empty fields too."""
+    """Print a message as protobuf JSON with the proto's field names. Include empty fields."""
     print(_json(message, indent=2))
 
 
 def print_json_line(message: Message) -> None:
-    """Print the same on one line, at once."""
+    """Print a message on one line, and flush."""
     print(_json(message, indent=None), flush=True)
 
 
 def print_new_key(
     key: str, api_key: ApiKey, secret_omitted: bool, previous: ApiKey | None = None, kept_in: str = ""
 ) -> None:
-    """Print a key that was just made, alone on stdout, and all else on stderr; a key in a file is not printed."""
+    """Print a new key as the only line on stdout, and everything else on stderr. Do not print a key in a file."""
     notes = console(sys.stderr)
     if kept_in:
         notes.print(Text(f"The new key is in {visible(kept_in)}.", "green"))
@@ -133,7 +132,7 @@ def print_new_key(
 
 
 def print_webhook_secret(secret: str, kept_in: str = "") -> None:
-    """Print the secret of a webhook that was just set, with what it is, or its file; nothing where there is none."""
+    """Print the secret of a new webhook, or the name of its file. Print nothing if there is none."""
     if kept_in:
         console(sys.stderr).print(Text(f"The webhook's secret is in {visible(kept_in)}.", "green"))
     elif secret:
@@ -143,7 +142,7 @@ def print_webhook_secret(secret: str, kept_in: str = "") -> None:
 
 
 def print_rotated_webhook_secret(answer: RotateWebhookSecretResponse, kept_in: str = "") -> None:
-    """Print a webhook's new secret, alone on stdout, or its file, and on stderr until when the one before it counts."""
+    """Print a webhook's new secret as the only line on stdout, or its file. Print the old one's end on stderr."""
     notes = console(sys.stderr)
     if kept_in:
         notes.print(Text(f"The new secret is in {visible(kept_in)}.", "green"))
@@ -154,12 +153,12 @@ def print_rotated_webhook_secret(answer: RotateWebhookSecretResponse, kept_in: s
 
 
 def print_record(api_key: ApiKey) -> None:
-    """Print all that is known of one key."""
+    """Print the whole record of a key."""
     console(sys.stdout).print(_record(api_key))
 
 
 def print_keys(page: ListResponse) -> None:
-    """Print a page of keys, one on a line, and below it what there is beyond the page."""
+    """Print a page of keys, one on a line, and below it the total and the next page's token."""
     rows = list(_key_rows(page.api_keys))
     if rows:
         _KEYS.print(rows)
@@ -172,20 +171,20 @@ def print_keys(page: ListResponse) -> None:
 
 
 def print_events(page: ListEventsResponse, since: Timestamp | None) -> None:
-    """Print a page of events, one on a line, and below it how to go on with the same filter, `since`."""
+    """Print a page of events, one on a line, and below it how to continue with the same filter, `since`."""
     rows = list(_event_rows(page.events))
     if rows:
         _EVENTS.print(rows)
     else:
         print("No events.")
     if page.next_page_token:
-        # A token belongs to its filter, and a span would not mean the same moment any more.
+        # A token belongs to its filter, and the same duration would mean another time by then.
         filtered = f"--since {since.ToJsonString()} " if since else ""
         _print_below(f"More: {filtered}--page-token {page.next_page_token}, or --all.")
 
 
 def print_deliveries(page: ListDeliveriesResponse) -> None:
-    """Print a page of deliveries, one on a line, and below it how to go on."""
+    """Print a page of deliveries, one on a line, and below it how to continue."""
     rows = list(_delivery_rows(page.deliveries))
     if rows:
         _DELIVERIES.print(rows)
@@ -196,7 +195,7 @@ def print_deliveries(page: ListDeliveriesResponse) -> None:
 
 
 def print_delivery(delivery: WebhookDelivery) -> None:
-    """Print all that is known of one delivery."""
+    """Print all fields of a delivery."""
     rows: list[tuple[str, str | Text]] = [
         ("id", delivery.id),
         ("type", delivery.type),
@@ -214,7 +213,7 @@ def print_delivery(delivery: WebhookDelivery) -> None:
 
 
 def event_line(event: KeyEvent) -> Text:
-    """Make a line that says, without the titles of a table, what happened when, to which key, by whom."""
+    """Return a line that says, without table headings, what happened when, to which key, by whom."""
     place = "/".join(filter(None, (event.project_id, event.environment_id)))
     kind = event_type(event)
     kind.pad_right(max(0, len("rotation-overdue") - len(kind)))
@@ -230,7 +229,7 @@ def event_line(event: KeyEvent) -> Text:
 
 
 def print_verdict(answer: VerifyResponse) -> None:
-    """Print whether the key is valid, why not, and what is known of it."""
+    """Print whether the key is valid, the reason if not, and its fields."""
     answers = console(sys.stdout)
     code = VerifyCode.Name(answer.code).removeprefix("VERIFY_CODE_")
     answers.print(Text(code, "bold green") if answer.valid else Text(f"not valid: {code}", "bold red"))
@@ -252,7 +251,7 @@ def print_verdict(answer: VerifyResponse) -> None:
 
 
 def print_note(text: str) -> None:
-    """Print a remark for people, on stderr."""
+    """Print a note for people on stderr."""
     console(sys.stderr).print(Text(visible(text)))
 
 
@@ -263,7 +262,7 @@ def print_failure(failure: Failure, as_json: bool) -> None:
         return
     headline = f"{failure.code}, {failure.reason}" if failure.reason not in ("", failure.code) else failure.code
     lines = [f"{headline}: {failure.message}" if failure.message else headline]
-    # The server's message usually says them already, for callers who do not read details.
+    # The server's message usually includes them, for callers who do not read details.
     lines += [f"  {path}: {rule}" for path, rule in failure.violations if rule not in failure.message]
     lines += [f"  {name}: {value}" for name, value in failure.metadata.items()]
     if failure.retry_seconds is not None:
@@ -274,7 +273,7 @@ def print_failure(failure: Failure, as_json: bool) -> None:
 
 
 def print_misuse(message: str, command: str, as_json: bool) -> None:
-    """Print on stderr why the command could not be understood."""
+    """Print a usage error on stderr."""
     if as_json:
         data = {"error": {"code": "USAGE", "message": message, "hint": f"{command} --help"}}
         print(without_secrets(json.dumps(data, indent=2)), file=sys.stderr)
@@ -291,17 +290,17 @@ def _print_error_lines(lines: Sequence[str]) -> None:
 
 
 def state(api_key: ApiKey) -> Text:
-    """Make the word for a key's state."""
+    """Return the word for a key's state."""
     return Text(STATES.write(api_key.state), _STATE_STYLES.get(api_key.state, ""))
 
 
 def event_type(event: KeyEvent) -> Text:
-    """Make the word for what happened."""
+    """Return the word for the type of an event."""
     return Text(EVENT_TYPES.write(event.type), _TYPE_STYLES.get(event.type, ""))
 
 
 def who(event: KeyEvent) -> str:
-    """Name the credential that made a change."""
+    """Return the name and the id of the key that made a change."""
     return " ".join(filter(None, (event.actor.name, event.actor.key_id)))
 
 
@@ -335,7 +334,7 @@ def _key_rows(api_keys: Iterable[ApiKey]) -> Iterator[list[Text]]:
 
 
 def _more(event: KeyEvent) -> list[str]:
-    """Return what an event says besides, as pairs: the call's address and name too, where they are told."""
+    """Return the other fields of an event as pairs. The address and the request id are included if known."""
     call = {"client_address": event.client_address, "request_id": event.request_id}
     return [*_pairs(event.detail), *_pairs({name: value for name, value in call.items() if value})]
 
@@ -411,13 +410,13 @@ def _record(api_key: ApiKey) -> Table:
 
 
 def _end(api_key: ApiKey, successor: str) -> str:
-    """Say what ends a rotated key, and when."""
+    """Return when a rotated key ends, and what ends it."""
     end = time(api_key.grace_expire_time) if api_key.HasField("grace_expire_time") else "now"
     return f"{successor} is first used, at the latest {end}" if api_key.grace_ends_on_first_use else end
 
 
 def _facts(rows: Iterable[tuple[str, str | Text | Iterable[str]]]) -> Table:
-    """Make a table of what is known: rows without a value are left out, several texts take a line each."""
+    """Return a table of fields. Rows without a value are left out. Several texts take one line each."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")

@@ -18,14 +18,14 @@ __all__ = ["Session"]
 
 _DEFAULT_ENDPOINT = "127.0.0.1:50051"
 _DEFAULT_TIMEOUT = timedelta(seconds=10)
-# With http_proxy set, plaintext for this machine would first go to the proxy's.
+# With http_proxy set, plaintext to this machine would go through the proxy.
 _NO_PROXY = (("grpc.enable_http_proxy", 0),)
-# Left alone, a channel would wait for minutes before it looks for a server that has gone away.
+# By default a channel would wait for minutes before it reconnects to a server that was down.
 _RECONNECT = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 2000))
 
 
 class Session:
-    """What a command calls the server with. It connects at the first call, so that a misuse costs no connection."""
+    """A command's access to the server. It connects at the first call, so a usage error costs no connection."""
 
     def __init__(self, flags: Flags) -> None:
         self.as_json = flags.as_json
@@ -47,9 +47,9 @@ class Session:
         return timeout
 
     def call(self, rpc: str, request: Message, *, with_key: bool = True, at_most: timedelta = timedelta.max) -> Any:
-        """Call one RPC of the service and return its answer; without a key, none is looked for and none is sent.
+        """Call an RPC of the service and return its answer. Without a key, none is read and none is sent.
 
-        It waits for as long as the options say, and for `at_most` so long.
+        The timeout is that of the options, or `at_most` if that is shorter.
 
         Raises:
             typer.BadParameter: The options or the environment do not say how to connect, or would send keys in
@@ -60,7 +60,7 @@ class Session:
         return self._begin(rpc, request, min(self.timeout, at_most).total_seconds(), with_key)
 
     def stream(self, rpc: str, request: Message) -> Any:
-        """Begin a stream, which may last for ever; reading it, and beginning it, raise what `call` does."""
+        """Start a stream, which may last forever. Starting and reading it raise the errors of `call`."""
         return self._begin(rpc, request, None, with_key=True)
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ class Session:
         return method(request, timeout=seconds, metadata=metadata)
 
     def _credentials(self) -> grpc.ChannelCredentials | None:
-        """Return what to encrypt with; `None` for plaintext, where that is safe or was asked for."""
+        """Return the TLS credentials, or `None` for plaintext if that is safe or was requested."""
         flags = self._flags
         if "://" in self.endpoint and self.endpoint.startswith(("http:", "https:")):
             raise typer.BadParameter(
@@ -119,7 +119,7 @@ class Session:
                 )
         else:
             key, source = read_key(path, "--api-key-file"), "'--api-key-file'"
-        # gRPC would refuse it too, with an error that shows the key.
+        # gRPC would refuse it too, but its error shows the key.
         if not key or not key.isascii() or not key.isprintable() or " " in key:
             raise typer.BadParameter("must be one key on one line.", param_hint=source)
         return key

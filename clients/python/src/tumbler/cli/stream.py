@@ -1,4 +1,4 @@
-"""The stream of changes, taken up again where it broke."""
+"""The stream of changes, resumed where it broke."""
 
 import random
 import time
@@ -27,18 +27,18 @@ _FINAL: Final = (
     grpc.StatusCode.UNAUTHENTICATED,
     grpc.StatusCode.UNIMPLEMENTED,
 )
-"""What trying again would not change."""
+"""Statuses that a retry would not change."""
 
 
 @dataclass(frozen=True)
 class Broken:
-    """The stream broke, or could not be taken up again."""
+    """The stream broke, or could not be resumed."""
 
     failure: Failure
 
 
 class _Lost(grpc.RpcError):  # type: ignore[misc] # gRPC ships no types
-    """A stream that did not end with an error of its own."""
+    """The error for a stream that did not end with its own error."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
         super().__init__()
@@ -61,14 +61,14 @@ def follow(
     longest_silence: timedelta = 2.5 * _HEARTBEAT,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[WatchResponse | Broken]:
-    """Yield what Watch tells, from now on and for ever, heartbeats too.
+    """Yield the responses of Watch, from now on and forever, including heartbeats.
 
-    A stream that breaks, or says nothing for `longest_silence`, yields a `Broken` and is taken up again from its last
-    cursor, after a pause that grows to at most 5 s; so does each attempt that fails. Where the server does not know the
-    cursor any more, the stream begins anew, and the next response has `reset` set.
+    If the stream breaks, or is silent for `longest_silence`, this yields a `Broken` and resumes from the last cursor,
+    after a pause that grows to at most 5 s. It does the same after each failed attempt. If the server no longer knows
+    the cursor, the stream starts over, and the next response has `reset` set.
 
     Raises:
-        grpc.RpcError: The server was never reached, or refuses for a reason that does not pass.
+        grpc.RpcError: The server was never reached, or refuses for a permanent reason.
 
     """
     request = WatchRequest(project_id=project, heartbeat_interval=_seconds(_HEARTBEAT))
@@ -104,7 +104,7 @@ def _responses(session: Session, request: WatchRequest, longest_silence: timedel
 
 
 def _next(call: Any, patience: timedelta) -> WatchResponse:
-    """Read a response. The call has no deadline, so somebody else must end it where nothing comes."""
+    """Read a response. The call has no deadline, so a timer ends it if nothing arrives."""
     silent = Event()
 
     def give_up() -> None:
@@ -129,9 +129,9 @@ def _next(call: Any, patience: timedelta) -> WatchResponse:
 
 
 def _pause(failures: int) -> float:
-    """Return how many seconds to wait: at random, so that the clients of a server that stopped do not come at once."""
-    # An exponent without a bound would overflow after a day without a server.
-    return random.uniform(0, min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2 ** min(failures, 10)))  # noqa: S311 - no secret
+    """Return the seconds to wait: random, so that the clients of a stopped server do not all return at once."""
+    # An unbounded exponent would overflow after a day without a server.
+    return random.uniform(0, min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2 ** min(failures, 10)))  # noqa: S311 - jitter
 
 
 def _seconds(span: timedelta) -> Duration:

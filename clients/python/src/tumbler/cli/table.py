@@ -1,4 +1,4 @@
-"""Tables: laid out to fit a terminal, or one line a row in a pipe."""
+"""Tables that fit the terminal, or have one line per row in a pipe."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,15 +17,15 @@ _GAP: Final = 2
 
 @dataclass(frozen=True)
 class Layout:
-    """A table's columns, and what becomes of them where the terminal is narrow."""
+    """The columns of a table, and how they shrink on a narrow terminal."""
 
     titles: tuple[str, ...]
 
     least_widths: Mapping[str, int]
-    """The columns that may be folded, down to this many cells. The others, which name things, stay whole."""
+    """The columns that may be folded, and their minimum width in cells. The others, which name things, stay whole."""
 
     least_wanted: tuple[str, ...]
-    """The columns to do without, the least wanted first, where folding is not enough."""
+    """The columns to drop if folding is not enough, in this order."""
 
     def print(self, rows: Sequence[Sequence[Text]]) -> None:
         """Print the table on stdout."""
@@ -37,7 +37,7 @@ class Layout:
                 print(line)
 
     def fitted(self, rows: Sequence[Sequence[Text]], width: int) -> Table:
-        """Make a table that fits into this many cells."""
+        """Return a table that fits into this many cells."""
         columns = dict(zip(self.titles, zip(*rows, strict=True), strict=True))
         widths = {title: max(len(title), *(cell.cell_len for cell in cells)) for title, cells in columns.items()}
         least = {title: min(widest, self.least_widths.get(title, widest)) for title, widest in widths.items()}
@@ -58,7 +58,7 @@ class Layout:
         return table
 
     def _lines(self, rows: Sequence[Sequence[Text]]) -> Iterator[str]:
-        # rich would take a millisecond for each.
+        # rich takes a millisecond for each row.
         rows = [[Text(title) for title in self.titles], *rows]
         widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
         for row in rows:

@@ -1,7 +1,7 @@
-"""How values are written on the command line: spans, times, pairs, names of enum values, ids of keys.
+"""Parses and formats values of the command line: durations, times, pairs, enum names and key ids.
 
-Each function takes what was typed and returns what it means. What cannot be read raises `typer.BadParameter`, and typer
-adds the option's name. No message repeats a text that could be a key.
+A parser raises `typer.BadParameter` for invalid text, and typer adds the option's name. No message repeats text that
+could be a key.
 """
 
 import re
@@ -36,7 +36,7 @@ __all__ = [
 
 _SPAN = re.compile(r"(\d{1,18})(ms|s|m|h|d)", re.ASCII)
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-# A protobuf Duration goes no further.
+# The maximum of a protobuf Duration.
 _LONGEST_SPAN = timedelta(seconds=315_576_000_000)
 
 _TIME = re.compile(
@@ -49,7 +49,7 @@ _KEY_PREFIX = re.compile(rf"{keyformat.PREFIX_PATTERN.pattern}_([0-9A-Za-z]{{{ke
 
 
 def span(text: str) -> timedelta:
-    """Read a span of time: a whole number and one of ms, s, m, h, d."""
+    """Parse a duration: a whole number and one of ms, s, m, h, d."""
     match = _SPAN.fullmatch(text)
     if match:
         number, unit = match.groups()
@@ -63,7 +63,7 @@ def span(text: str) -> timedelta:
 
 
 def span_text(value: timedelta) -> str:
-    """Write a span as `span` reads it, in the largest unit that leaves no remainder."""
+    """Format a duration as `span` reads it, in the largest unit that leaves no remainder."""
     milliseconds = value // timedelta(milliseconds=1)
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
         if milliseconds % size == 0:
@@ -72,14 +72,14 @@ def span_text(value: timedelta) -> str:
 
 
 def duration(text: str) -> Duration:
-    """Read a span as protobuf's message for it."""
+    """Parse a duration into protobuf's message."""
     result = Duration()
     result.FromTimedelta(span(text))
     return result
 
 
 def timestamp(text: str) -> Timestamp:
-    """Read a moment: RFC 3339, or a date for its first moment in UTC. Digits past the microsecond are dropped."""
+    """Parse a time: RFC 3339, or a date for midnight UTC. Digits below the microsecond are dropped."""
     match = _TIME.fullmatch(text)
     try:
         if match:
@@ -95,7 +95,7 @@ def timestamp(text: str) -> Timestamp:
 
 
 def moment(text: str) -> Timestamp:
-    """Read a moment as `timestamp` does, or a span: so long ago by this machine's clock."""
+    """Parse a time as `timestamp` does, or a duration: that long ago by this machine's clock."""
     if _SPAN.fullmatch(text):
         result = Timestamp()
         try:
@@ -107,7 +107,7 @@ def moment(text: str) -> Timestamp:
 
 
 def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
-    """Read the pairs that a repeatable option was given as `name=value`; the value may hold further equals signs."""
+    """Parse the `name=value` pairs of a repeatable option. A value may contain equals signs."""
     result: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -124,7 +124,7 @@ def _spoken(name: str) -> str:
 
 
 class Names:
-    """The names of an enum as people write them: without what they begin with, in lower case, with hyphens."""
+    """The names of an enum as people write them: without their prefix, in lower case, with hyphens."""
 
     def __init__(self, enum: EnumTypeWrapper, *prefixes: str) -> None:
         self._names = {}
@@ -138,19 +138,19 @@ class Names:
         self.complete = beginning_with(self._names)
 
     def read(self, text: str) -> str:
-        """Return the enum's own name for what was typed."""
+        """Return the enum's own name for an argument."""
         name = self._names.get(_spoken(text))
         if name is None:
             raise typer.BadParameter(f"must be one of {', '.join(self._names)}.")
         return name
 
     def write(self, number: int) -> str:
-        """Write a value, and one that only a newer server knows as its number; nothing for the unspecified one."""
+        """Format a value. A value that only a newer server knows becomes its number, and the unspecified one ''."""
         return self._spoken.get(number, str(number) if number else "")
 
 
 def beginning_with(choices: Iterable[str]) -> Callable[[str], list[str]]:
-    """Make what a shell's completion asks: which of these choices begin with what was typed so far."""
+    """Return a shell completion that offers the choices beginning with the text so far."""
     known = list(choices)
 
     def complete(incomplete: str) -> list[str]:
@@ -167,7 +167,7 @@ DELIVERY_STATES: Final = Names(DeliveryState, "DELIVERY_STATE_")
 
 
 def key_id(text: str) -> str:
-    """Read a key's id, or what lists show of the key (`acme_live_<id>_`), as its id. A whole key is refused."""
+    """Parse a key's id, or the prefix that lists show (`acme_live_<id>_`), into the id. A whole key is refused."""
     match = _KEY_PREFIX.match(text)
     if match is None and len(text) <= keyformat.MAX_LENGTH - keyformat.SECRET_LENGTH:
         return text

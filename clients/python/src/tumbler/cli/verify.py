@@ -71,7 +71,7 @@ def _presented_key(session: Session, argument: str | None, path: str | None) -> 
     if argument not in (None, "-"):
         return argument
     if argument is None and path is None and sys.stdin.isatty():
-        # typer's prompt shows itself before it turns the echo off, and what is pasted in between would be seen.
+        # typer prints its prompt before it turns echo off, so text pasted in between would be visible.
         return getpass.getpass("Key: ").strip()
     path = path or "-"
     if path == "-" and session.reads_key_from_stdin:

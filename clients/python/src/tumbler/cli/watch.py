@@ -20,17 +20,17 @@ __all__: list[str] = []
 
 
 class _View(Protocol):
-    """Where the stream is shown."""
+    """Shows the stream."""
 
     def show(self, response: WatchResponse) -> None:
-        """Show what was told; a reset comes before the changes."""
+        """Show a response. A reset comes before the changes."""
 
     def note(self, state: str, text: str) -> None:
-        """Say on stderr how the stream is: open, broken or healed."""
+        """Report the state of the stream on stderr: open, broken or healed."""
 
 
 class _Lines:
-    """A line for each change, for pipes."""
+    """One line for each change, for pipes."""
 
     def show(self, response: WatchResponse) -> None:
         if response.reset:
@@ -38,12 +38,12 @@ class _Lines:
         for event in response.events:
             print(render.event_line(event).plain, flush=True)
 
-    def note(self, state: str, text: str) -> None:  # noqa: ARG002 - the text says it
+    def note(self, state: str, text: str) -> None:  # noqa: ARG002 - the text includes the state
         render.print_note(text)
 
 
 class _JsonLines:
-    """An object for each change, for programs."""
+    """One JSON object for each change, for programs."""
 
     def show(self, response: WatchResponse) -> None:
         if response.reset:
@@ -92,7 +92,7 @@ def _view(session: Session) -> AbstractContextManager[_View]:
 
 
 def _fail_if_nobody_reads() -> None:
-    """Raise what writing would: a pipe's reader may go away long before there is something to write."""
+    """Raise BrokenPipeError if the pipe's reader has gone. It may go long before there is something to write."""
     if not hasattr(select, "poll"):
         return
     poll = select.poll()

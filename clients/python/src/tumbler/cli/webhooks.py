@@ -1,4 +1,4 @@
-"""The commands on webhooks: what became of them, sending one again, and a new secret to sign them with."""
+"""The commands for webhooks: list deliveries, send one again, and make a new signing secret."""
 
 from typing import Annotated
 

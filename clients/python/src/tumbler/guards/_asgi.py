@@ -1,4 +1,4 @@
-"""A request of an ASGI application while it is answered, and how it ends with the key that let it in."""
+"""A request to an ASGI application, and how it ends when its key stops being valid."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -12,31 +12,31 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Opening = Callable[[Callable[[Refusal], None]], Session | None]
-"""What opens the session of a request that streams."""
+"""Opens the session of a request that streams."""
 
 STREAM = "tumbler.stream"
-"""Under which name the scope has the request's `Stream`."""
+"""The name under which the ASGI scope holds the request's `Stream`."""
 
 _CLOSING = 1.0
-"""Seconds within which a WebSocket is told that it is closed."""
+"""Maximum seconds for sending the closing message of a WebSocket."""
 
 _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
 
 
 _PARTS = frozenset({"http.response.body", "http.response.zerocopysend", "http.response.pathsend"})
-"""What an answer's body is sent by; the last is always whole. Where the server has such an extension."""
+"""Messages that carry a response's body. The last two need a server extension, and the last sends the whole body."""
 
 
 class KeyEnded(ConnectionError):
-    """An answer was broken off: the key that had let it begin is not valid any more. As if the peer had hung up."""
+    """A response was broken off: its key is no longer valid. The application sees it like a peer that hung up."""
 
     def __init__(self) -> None:
-        """Say so in whatever log it comes to: it is no fault of the application's."""
+        """Set a message that says, in whatever log it ends up, that the application is not at fault."""
         super().__init__("the response was aborted on purpose: its API key is no longer valid")
 
 
 class Stream:
-    """A request while it is answered, in the task that it was made in."""
+    """A request while it is answered. It belongs to the task that created it."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._is_socket = scope["type"] == "websocket"
@@ -51,13 +51,13 @@ class Stream:
         self._closing: asyncio.Task[None] | None = None
 
     def let_in(self, opening: Opening) -> None:
-        """Note that a key has let it in. It ends with that key, from when it is held: a WebSocket at once."""
+        """Note that a key let the request in. The key holds a WebSocket from now on, a response from its start."""
         self._opening.append(opening)
         if self._is_socket:
             self._note()
 
     async def run(self, app: App, scope: Scope, receive: Receive) -> None:
-        """Have it answered. Raises `KeyEnded` where an answer was broken off: a mere return may look like its end."""
+        """Run the application. Raises `KeyEnded` if the response was broken off: a plain return may look complete."""
         try:
             if self._refusal is None:
                 self._is_running = True
@@ -78,9 +78,9 @@ class Stream:
             raise KeyEnded
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
-        """Send for the application. Raises `KeyEnded`.
+        """Send a message of the application. Raises `KeyEnded`.
 
-        An answer is held from its start on, since its first part may come hours later.
+        A response is held to its key from its start, because its first part may come hours later.
         """
         if message["type"] == "http.response.start":
             self._missing = _length(message)
@@ -88,12 +88,12 @@ class Stream:
         elif message["type"] in _PARTS:
             self._part(message)
         if self._refusal is not None:
-            await asyncio.sleep(0)  # to be cancelled, where it is not yet
+            await asyncio.sleep(0)  # lets a pending cancellation take effect
             raise KeyEnded
         await self._send(message)
 
     def end(self, refusal: Refusal) -> None:
-        """End it; an answer that is to come in one piece only if it comes in several."""
+        """End the request. A response with a content-length ends only if it is sent in several parts."""
         if self._refusal is not None:
             return
         if self._missing is not None:
@@ -106,7 +106,7 @@ class Stream:
             self._cancel()
 
     def _part(self, message: MutableMapping[str, Any]) -> None:
-        # A middleware may make an ordinary answer of one piece and an empty one.
+        # A middleware may split an ordinary response into one part and an empty one.
         whole = self._missing is not None and self._missing == len(message.get("body", b""))
         if whole or not message.get("more_body"):
             for session in self._sessions:
@@ -124,7 +124,7 @@ class Stream:
                 self._sessions.append(session)
 
     async def _close(self, refusal: Refusal) -> None:
-        # A peer that does not read must not keep the application from being cancelled.
+        # A peer that does not read must not delay cancelling the application.
         sending = asyncio.ensure_future(self._send(closing(refusal)))
         sending.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.wait({sending}, timeout=_CLOSING)
@@ -137,7 +137,7 @@ class Stream:
 
 
 def _length(start: MutableMapping[str, Any]) -> int | None:
-    """Return how many bytes an answer says it has; None: it does not."""
+    """Return the content-length of a response, or None if it has none."""
     for name, value in start.get("headers", ()):
         if name.lower() == b"content-length" and value.isdigit():
             return int(value)
@@ -150,10 +150,10 @@ def closing(refusal: Refusal) -> dict[str, Any]:
 
 
 def _is_only_ours(task: Any) -> bool:
-    """Say whether nobody else has cancelled the task as well, as far as that can be known (from Python 3.11 on)."""
+    """Return whether nothing else cancelled the task too. Before Python 3.11 this is unknown, and assumed."""
     return not hasattr(task, "uncancel") or task.uncancel() == 0
 
 
 def closing_code(refusal: Refusal) -> int:
-    """Return what a WebSocket is closed with that cannot be answered otherwise."""
+    """Return the code that closes a WebSocket that cannot get an HTTP answer."""
     return _TRY_AGAIN_LATER if refusal.http >= 500 else _POLICY_VIOLATION

@@ -1,4 +1,4 @@
-"""Ending a call of a gRPC server with threads from beside its handler."""
+"""Ends a call of a threaded gRPC server from outside its handler."""
 
 import threading
 from typing import Any
@@ -6,16 +6,18 @@ from typing import Any
 import grpc
 
 _SENDING = 1.0
-"""Seconds within which a peer is to read what is being sent to it when its call is ended."""
+"""Seconds that a peer has to read the message being sent to it when its call is ended."""
 
 
 def end_call(context: Any, status: grpc.StatusCode, details: str) -> None:
     """End a call with a status, now, whatever its handler is doing or waiting for.
 
-    gRPC ends a call by a status only in the handler's own thread, which may wait for a message for hours; from another
-    thread it can only be cancelled, and the caller be told CANCELLED. So this does what gRPC does when a handler
-    aborts, and then what it does when the caller has hung up. With a version that has these parts otherwise, the call
-    is cancelled. So it is where the handler's thread is still sending to a peer that does not read, a second later.
+    gRPC ends a call with a status only in the handler's own thread, which may wait for a message for hours. Another
+    thread can only cancel the call, and then the caller receives CANCELLED. So this does what gRPC does when a handler
+    aborts, and then what it does when the caller has hung up.
+
+    If a version of gRPC has different internals, the call is cancelled. It is also cancelled a second later if the
+    handler's thread is still sending to a peer that does not read.
     """
     try:
         from grpc import _server
@@ -42,7 +44,7 @@ def _cancel_if_stuck(context: Any, state: Any, sending: Any) -> None:
         if is_stuck:
             context.cancel()
 
-    # At most one for each thread of the server's pool.
+    # At most one timer for each thread of the server's pool.
     timer = threading.Timer(_SENDING, look)
     timer.daemon = True
     timer.start()

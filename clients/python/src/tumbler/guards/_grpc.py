@@ -1,4 +1,4 @@
-"""What the two interceptors of gRPC have in common."""
+"""The parts that the two gRPC interceptors share."""
 
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -16,21 +16,21 @@ identity: ContextVar[Verification | None] = ContextVar("tumbler_identity", defau
 
 
 class Call(NamedTuple):
-    """What a guard's functions are told of a call."""
+    """A call, as passed to a guard's functions."""
 
     method: str
     """Its full name, ``/package.Service/Method``."""
     peer: str
-    """Where it comes from, as gRPC writes it: ``ipv4:192.0.2.7:51234``."""
+    """The peer, as gRPC writes it: ``ipv4:192.0.2.7:51234``."""
     metadata: dict[str, str | bytes]
-    """What came with it, the first of each name; keys among it: do not log it whole."""
+    """The first metadata value of each name. It includes keys: do not log it as a whole."""
 
 
 def current() -> Verification:
-    """Return whose key let the present call pass. For handlers behind a guard.
+    """Return the verification of the key that let the present call pass. For handlers behind a guard.
 
     Raises:
-        LookupError: No guard let this call pass: the method is exempt, or there is none.
+        LookupError: No guard let this call pass: the method is exempt, or there is no guard.
 
     """
     found = identity.get()
@@ -40,7 +40,7 @@ def current() -> Verification:
 
 
 def peer_address(call: Call) -> str | None:
-    """Return the address that a call comes from; None for a Unix socket."""
+    """Return the IP address of the peer, or None for a Unix socket."""
     scheme, _, rest = call.peer.partition(":")
     if scheme == "ipv4":
         return address_or_none(rest.rpartition(":")[0])
@@ -50,12 +50,12 @@ def peer_address(call: Call) -> str | None:
 
 
 def health_and_reflection(method: str) -> bool:
-    """Say whether a method belongs to gRPC's own health or reflection service: what ``exempt`` is often given."""
+    """Return whether a method belongs to gRPC's health or reflection service. Often passed as ``exempt``."""
     return method.startswith(("/grpc.health.v1.", "/grpc.reflection."))
 
 
 class Guard:
-    """The options of an interceptor, and what it makes of a call."""
+    """The options of an interceptor, and the arguments that it verifies a call with."""
 
     def __init__(
         self,
@@ -68,19 +68,19 @@ class Guard:
         project_id: ProjectId | None = None,
         end_streams: bool = True,
     ) -> None:
-        """Make an interceptor.
+        """Create an interceptor.
 
         Args:
-            verifier: Asked about every key.
-            scopes: What a key must grant: for all methods the same, or a function of the `Call`.
-            exempt: Which methods need no key, by their full names (``/package.Service/Method``), or a function of them,
-                `health_and_reflection` for example. None is exempt by itself.
-            client_ip: Where a call comes from, if not from the peer: behind a proxy, what the proxy says.
-            environment_id: The environment that keys must belong to; left out: any.
-            project_id: The project, or several, that keys must belong to one of; left out: those that the verifier
-                accepts. It narrows these, and never widens them.
-            end_streams: End calls that stream, either way, when their key stops being valid, with the status that a new
-                call would get. A unary call runs to its end.
+            verifier: Verifies every key.
+            scopes: Scopes that a key must grant: the same for all methods, or a function of the `Call`.
+            exempt: Methods that need no key: their full names (``/package.Service/Method``), or a function of the name,
+                `health_and_reflection` for example. Nothing is exempt by default.
+            client_ip: Returns the address of a call, if not the peer's: behind a proxy, what the proxy says.
+            environment_id: The environment that keys must belong to. Default: any.
+            project_id: A project, or several: keys must belong to one of them. This narrows what the verifier accepts,
+                and never widens it. Default: what the verifier accepts.
+            end_streams: End calls that stream in either direction when their key stops being valid, with the status
+                that a new call would get. A unary call runs to its end.
 
         """
         if isinstance(exempt, str):
@@ -91,7 +91,7 @@ class Guard:
         self._exempt = exempt if callable(exempt) else frozenset(exempt).__contains__
 
     def _question(self, method: str, context: Any) -> dict[str, Any] | None:
-        """Return the arguments of ``verify``; None: there is no key."""
+        """Return the arguments of ``verify``, or None if there is no key."""
         metadata = [(str(name), value) for name, value in context.invocation_metadata() or ()]
         key = key_in(metadata)
         if key is None:
@@ -100,5 +100,5 @@ class Guard:
 
 
 def status_of(refusal: Refusal) -> grpc.StatusCode:
-    """Return the refusal's gRPC status."""
+    """Return the gRPC status of a refusal."""
     return grpc.StatusCode[refusal.grpc]

@@ -1,4 +1,4 @@
-"""What all guards do alike: where the key is, what is demanded of it, and which of the few answers follows."""
+"""The rules that all guards share: where the key is, what it must satisfy, and which refusal follows."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from tumbler.verification import Verification
 Request = TypeVar("Request")
 
 Scopes = Iterable[str] | Callable[[Request], Iterable[str]]
-"""The scopes that a request needs: always the same, or made of the request by a function."""
+"""The scopes that a request needs: always the same, or a function of the request."""
 
 LOGGER = logging.getLogger("tumbler.guards")
 
@@ -23,7 +23,7 @@ _FORBIDDEN = frozenset({Code.ENVIRONMENT_MISMATCH, Code.IP_NOT_ALLOWED, Code.INS
 
 @dataclass(frozen=True)
 class Refusal:
-    """What whoever presented a key is told; it says nothing about the key."""
+    """The refusal that the caller who presented a key receives. It says nothing about the key."""
 
     grpc: str
     """The name of a gRPC status."""
@@ -32,7 +32,7 @@ class Refusal:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What goes with it over HTTP."""
+        """The HTTP headers of the refusal."""
         if self.http == 401:
             return {"www-authenticate": "Bearer"}
         return {"retry-after": "1"} if self.http == 503 else {}
@@ -73,7 +73,7 @@ class Rules(Generic[Request]):
 
 
 def key_in(headers: Iterable[tuple[str, str | bytes]]) -> str | None:
-    """Return the one key that comes with a request; None: there is none, or more than one."""
+    """Return the key of a request, or None if there is none or more than one."""
     found = credential_in(headers)
     if found is Refused.AMBIGUOUS:
         LOGGER.info("denied: more than one credential")
@@ -81,12 +81,12 @@ def key_in(headers: Iterable[tuple[str, str | bytes]]) -> str | None:
 
 
 def decoded(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str | bytes]]:
-    """Return the headers of an ASGI scope as texts."""
+    """Return the headers of an ASGI scope as text."""
     return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers]
 
 
 def refusal_of(told: Verification) -> Refusal | None:
-    """Return what follows from a verdict; None: the request may pass."""
+    """Return the refusal that follows from a verdict, or None if the request may pass."""
     if told:
         return None
     LOGGER.info("denied: %s, key %s", told.code.name, told.key_id or "unknown")
@@ -94,7 +94,7 @@ def refusal_of(told: Verification) -> Refusal | None:
 
 
 def refusal_after(error: Exception) -> Refusal:
-    """Return what follows where there is no verdict."""
+    """Return the refusal for an error instead of a verdict."""
     if isinstance(error, TumblerError) and not isinstance(error, InvalidRequest):
         LOGGER.error("undecided: %s: %s", type(error).__name__, error)
         return UNDECIDED
@@ -103,5 +103,5 @@ def refusal_after(error: Exception) -> Refusal:
 
 
 def address_or_none(text: str | None) -> str | None:
-    """Return the text if it is an IP address: of a Unix socket or a test's client there is none."""
+    """Return the text if it is an IP address, else None: a Unix socket or a test client has none."""
     return text if text and parse_address(text) is not None else None

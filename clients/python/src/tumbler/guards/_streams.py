@@ -1,4 +1,4 @@
-"""What all guards do with a stream that a key let in: it ends when the key stops being valid."""
+"""The rule that all guards share for streams: a stream ends when its key stops being valid."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,20 +16,20 @@ class Streams:
     """The streams behind one guard."""
 
     def __init__(self, verifier: Any, end_streams: bool) -> None:
-        # One that is not ours, in a test for example, may know nothing but to verify.
+        # A verifier that is not ours, in a test for example, may have no sessions.
         self._sessions = getattr(verifier, "_sessions", None) if end_streams else None
 
     @property
     def words(self) -> int:
-        """What to note before a key is verified that may let a stream in."""
+        """The counter to note before verifying a key that may let a stream in."""
         return self._sessions.words if self._sessions is not None else 0
 
     def open(
         self, question: Question, told: Verification, since: int, ended: Callable[[Refusal], None]
     ) -> Session | None:
-        """Have ``ended`` called, by another thread maybe, when a key that let a stream in is not valid any more.
+        """Call ``ended``, perhaps in another thread, when the key that let a stream in is no longer valid.
 
-        The session is to be closed when the stream has ended by itself. None: the stream goes on whatever happens.
+        Return the session, to be closed when the stream has ended by itself. None: the stream outlives its key.
         """
         if self._sessions is None:
             return None

@@ -1,12 +1,12 @@
-"""A guard for every ASGI framework: a middleware that looks at HTTP requests and WebSockets alike.
+"""A guard for every ASGI framework: a middleware for HTTP requests and WebSockets.
 
 ::
 
     app = RequireKey(app, verifier=verifier, scopes=["orders:read"], exempt=["/healthz"])
 
 Behind it, ``scope["tumbler"]`` (in Starlette also ``request.state.tumbler``) is the `Verification` of the key that let
-the request pass. When that key stops being valid, a WebSocket is closed, and an answer that is still being streamed is
-broken off; ``app`` is cancelled.
+the request pass. When that key stops being valid, the guard closes a WebSocket, breaks off a response that is still
+being streamed, and cancels ``app``.
 """
 
 import contextlib
@@ -33,13 +33,13 @@ __all__ = ["EndStreams", "KeyEnded", "RequireKey", "peer_address"]
 
 
 def peer_address(scope: Scope) -> str | None:
-    """Return the address that a request comes from; None where it comes from none."""
+    """Return the IP address of the peer, or None if it has none."""
     client = scope.get("client")
     return address_or_none(client[0]) if client else None
 
 
 class RequireKey:
-    """Lets a request pass only with a key that the verifier says yes to."""
+    """Lets a request pass only with a key that the verifier accepts."""
 
     def __init__(
         self,
@@ -53,20 +53,20 @@ class RequireKey:
         project_id: ProjectId | None = None,
         end_streams: bool = True,
     ) -> None:
-        """Put a guard before an application.
+        """Guard an application.
 
         Args:
-            app: What is guarded.
-            verifier: Asked about every key.
-            scopes: What a key must grant: for all requests the same, or a function of the ASGI scope.
-            exempt: Which requests need no key: their exact paths, or a function of the ASGI scope. None is exempt by
-                itself, so let a middleware that answers CORS preflights stand before this one.
-            client_ip: Where a request comes from, if not from the peer: behind a proxy, what the proxy says.
-            environment_id: The environment that keys must belong to; left out: any.
-            project_id: The project, or several, that keys must belong to one of; left out: those that the verifier
-                accepts. It narrows these, and never widens them.
-            end_streams: End what a key let in when it stops being valid: WebSockets, with code 1008, and answers that
-                have begun. Those with a content-length that come in one piece are sent as they are.
+            app: The application to guard.
+            verifier: Verifies every key.
+            scopes: Scopes that a key must grant: the same for all requests, or a function of the ASGI scope.
+            exempt: Requests that need no key: their exact paths, or a function of the ASGI scope. Nothing is exempt by
+                default, so put a middleware that answers CORS preflights outside this one.
+            client_ip: Returns the address of a request, if not the peer's: behind a proxy, what the proxy says.
+            environment_id: The environment that keys must belong to. Default: any.
+            project_id: A project, or several: keys must belong to one of them. This narrows what the verifier accepts,
+                and never widens it. Default: what the verifier accepts.
+            end_streams: End what a key let in when the key stops being valid: WebSockets, with code 1008, and responses
+                that have begun. A response with a content-length that is sent in one piece runs to its end.
 
         """
         if isinstance(exempt, str):
@@ -78,14 +78,14 @@ class RequireKey:
         self._exempt = exempt if callable(exempt) else _by_path(frozenset(exempt))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or hand it on."""
+        """Answer a request, or pass it to the application."""
         if scope["type"] == "lifespan" or self._exempt(scope):
             await self._app(scope, receive, send)
             return
         stream = Stream(scope, send)
         refusal, scope = await self._judge(scope, stream)
         if refusal is not None:
-            with contextlib.suppress(OSError):  # a server says so where the caller has gone
+            with contextlib.suppress(OSError):  # servers raise this if the caller has gone
                 await _refuse(refusal, scope, send)
         else:
             await stream.run(self._app, scope, receive)
@@ -107,7 +107,7 @@ class RequireKey:
 
 
 class EndStreams:
-    """Lets a guard that stands further in end what is streamed: `tumbler.guards.fastapi.RequireKey`.
+    """Lets a guard inside it end streams: `tumbler.guards.fastapi.RequireKey`.
 
     ::
 
@@ -115,11 +115,11 @@ class EndStreams:
     """
 
     def __init__(self, app: App) -> None:
-        """Put it before an application."""
+        """Wrap an application."""
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request on."""
+        """Pass a request on."""
         if scope["type"] == "lifespan" or STREAM in scope:
             await self._app(scope, receive, send)
         else:

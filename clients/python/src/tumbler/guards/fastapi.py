@@ -1,12 +1,12 @@
-"""A guard for single routes of FastAPI: a dependency whose value is the `Verification`. It needs the extra ``fastapi``.
+"""A guard for single FastAPI routes: a dependency whose value is the `Verification`. Needs the extra ``fastapi``.
 
 ::
 
     @app.get("/orders")
     async def orders(caller: Annotated[Verification, Depends(RequireKey(verifier, "orders:read"))]): ...
 
-When the key stops being valid, a WebSocket is closed. A dependency cannot break off an answer that is being streamed;
-this middleware does it for all of them::
+When the key stops being valid, the guard closes a WebSocket. A dependency cannot break off a response that is being
+streamed. This middleware does it for all of them::
 
     app.add_middleware(tumbler.guards.asgi.EndStreams)
 """
@@ -33,15 +33,15 @@ __all__ = ["RequireKey", "peer_address"]
 
 
 def peer_address(request: HTTPConnection) -> str | None:
-    """Return the address that a request comes from; None where it comes from none."""
+    """Return the IP address of the peer, or None if it has none."""
     return asgi.peer_address(request.scope)
 
 
 class RequireKey(SecurityBase):
-    """Lets a request pass only with a key that the verifier says yes to; the route is told whose it is.
+    """Lets a request pass only with a key that the verifier accepts, and gives the route the key's identity.
 
-    A refusal is FastAPI's own: an `HTTPException`, whose body is ``{"detail": "…"}`` unless the application says
-    otherwise, or before a WebSocket a `WebSocketException`. The API's description shows that a key is needed.
+    It refuses with FastAPI's own `HTTPException`, whose body is ``{"detail": "…"}`` unless the application changes it,
+    or before a WebSocket with a `WebSocketException`. The OpenAPI description shows that a key is needed.
     """
 
     def __init__(
@@ -54,18 +54,18 @@ class RequireKey(SecurityBase):
         project_id: ProjectId | None = None,
         end_streams: bool = True,
     ) -> None:
-        """Make a dependency.
+        """Create a dependency.
 
         Args:
-            verifier: Asked about every key.
-            scopes: What a key must grant, all of it.
-            scopes_of: The same as a function of the request, instead.
-            client_ip: Where a request comes from, if not from the peer: behind a proxy, what the proxy says.
-            environment_id: The environment that keys must belong to; left out: any.
-            project_id: The project, or several, that keys must belong to one of; left out: those that the verifier
-                accepts. It narrows these, and never widens them.
-            end_streams: End what a key let in when it stops being valid: WebSockets, with code 1008, and behind
-                `tumbler.guards.asgi.EndStreams` answers sent in parts.
+            verifier: Verifies every key.
+            scopes: Scopes that a key must grant, all of them.
+            scopes_of: Returns these scopes for a request, instead.
+            client_ip: Returns the address of a request, if not the peer's: behind a proxy, what the proxy says.
+            environment_id: The environment that keys must belong to. Default: any.
+            project_id: A project, or several: keys must belong to one of them. This narrows what the verifier accepts,
+                and never widens it. Default: what the verifier accepts.
+            end_streams: End what a key let in when the key stops being valid: WebSockets, with code 1008, and behind
+                `tumbler.guards.asgi.EndStreams` responses sent in parts.
 
         """
         if scopes and scopes_of is not None:
@@ -77,7 +77,7 @@ class RequireKey(SecurityBase):
         self.scheme_name = "ApiKey"
 
     async def __call__(self, request: HTTPConnection) -> Verification:
-        """Return whose key it is. Raises `HTTPException` or `WebSocketException`."""
+        """Return the verification of the request's key. Raises `HTTPException` or `WebSocketException`."""
         refusal, since = NO_KEY, self._streams.words
         try:
             key = key_in(decoded(request.scope["headers"]))
@@ -107,5 +107,5 @@ class RequireKey(SecurityBase):
 
 
 async def _close(socket: WebSocket, refusal: Refusal) -> None:
-    with contextlib.suppress(Exception):  # it was closed already
+    with contextlib.suppress(Exception):  # already closed
         await socket.close(closing_code(refusal), refusal.text)

@@ -1,4 +1,4 @@
-"""A guard for gRPC servers with threads.
+"""A guard for threaded gRPC servers.
 
 ::
 
@@ -8,9 +8,9 @@
     server = grpc.server(ThreadPoolExecutor(), interceptors=[guard])
 
 In a handler, ``current()`` is the `Verification` of the key that let the call pass. When that key stops being valid, a
-call that streams ends; its handler sees what it sees when the caller hangs up (``context.is_active()`` is false, its
-callbacks are called, the iterator of requests raises ``grpc.RpcError``). Where the peer does not read, the thread is
-let go a second later.
+streaming call ends. Its handler sees what it sees when the caller hangs up: ``context.is_active()`` is false, its
+callbacks are called, and the iterator of requests raises ``grpc.RpcError``. If the peer does not read, the guard
+releases the thread a second later.
 """
 
 import contextvars
@@ -37,17 +37,17 @@ _KINDS = {
 
 
 class RequireKey(Guard, grpc.ServerInterceptor):  # type: ignore[misc] # grpc ships no types
-    """Lets a call pass only with a key that the verifier (a `tumbler.Verifier`) says yes to."""
+    """Lets a call pass only with a key that the verifier (a `tumbler.Verifier`) accepts."""
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
-        """Wrap the handler: the key is verified in the handler's thread, since here all calls would wait for it."""
+        """Wrap the handler. The key is verified in the handler's thread: verifying here would block all calls."""
         handler, method = continuation(handler_call_details), handler_call_details.method
         if handler is None or self._exempt(method):
             return handler
         name, make = _KINDS[handler.request_streaming, handler.response_streaming]
         behavior = getattr(handler, name)
         if getattr(behavior, "experimental_non_blocking", False):
-            # It would be handed a third argument, and run where it must not wait for the verifier.
+            # gRPC would pass it a third argument, and run it in a thread that must not wait for the verifier.
             raise NotImplementedError(f"{method}: a non-blocking handler cannot be guarded; exempt it")
         guarded = self._guarded(method, behavior, handler.response_streaming, handler.request_streaming)
         return make(guarded, handler.request_deserializer, handler.response_serializer)
@@ -78,13 +78,13 @@ class RequireKey(Guard, grpc.ServerInterceptor):  # type: ignore[misc] # grpc sh
                 if hasattr(responses, "close"):
                     admitted.run(responses.close)
 
-        # With all that is noted on it: a handler may bring a thread pool of its own.
+        # wraps() also copies the handler's attributes: it may have its own thread pool.
         return functools.wraps(behavior)(stream if streams else unary)
 
     def _admit(
         self, method: str, context: grpc.ServicerContext, is_stream: bool
     ) -> tuple[contextvars.Context, Session | None]:
-        """Return the context for the handler to run in, with the key's identity; or end the call."""
+        """Return the context to run the handler in, with the key's identity; or abort the call."""
         refusal, since = NO_KEY, self._streams.words
         try:
             question = self._question(method, context)
@@ -109,6 +109,6 @@ class RequireKey(Guard, grpc.ServerInterceptor):  # type: ignore[misc] # grpc sh
 
         session = self._streams.open(question, told, since, ended)
         if session is not None:
-            # A handler that waits for something else may not see for long that its caller has gone.
+            # A handler that waits for something else may notice only much later that its caller has gone.
             context.add_callback(session.close)
         return session

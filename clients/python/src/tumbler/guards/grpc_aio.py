@@ -1,4 +1,4 @@
-"""A guard for gRPC servers of asyncio, otherwise as `tumbler.guards.grpc`.
+"""A guard for asyncio gRPC servers. It works like `tumbler.guards.grpc`.
 
 ::
 
@@ -7,7 +7,7 @@
     guard = RequireKey(verifier, ["orders:read"], exempt=health_and_reflection)
     server = grpc.aio.server(interceptors=[guard])
 
-When its key stops being valid, a call that streams ends: its handler is cancelled.
+When the key stops being valid, a streaming call ends: its handler is cancelled.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ __all__ = ["Call", "RequireKey", "current", "health_and_reflection", "peer_addre
 
 
 class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc ships no types
-    """Lets a call pass only with a key that the verifier (a `tumbler.aio.Verifier`) says yes to."""
+    """Lets a call pass only with a key that the verifier (a `tumbler.aio.Verifier`) accepts."""
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
-        """Wrap the handler: the key is verified when it is called."""
+        """Wrap the handler. The key is verified when the handler is called."""
         handler, method = await continuation(handler_call_details), handler_call_details.method
         if handler is None or self._exempt(method):
             return handler
@@ -39,7 +39,7 @@ class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grp
         return make(guarded, handler.request_deserializer, handler.response_serializer)
 
     def _guarded(self, method: str, behavior: Callable[..., Any], streams: bool, is_fed: bool) -> Callable[..., Any]:
-        # gRPC gives each call a task, and so a context of its own: what is set here is seen by its handler alone.
+        # gRPC gives each call its own task, and so its own context: only its handler sees what is set here.
         async def unary(request: Any, context: Any) -> Any:
             async with await self._admit(method, context, is_fed):
                 return await behavior(request, context)
@@ -48,7 +48,7 @@ class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grp
             async with await self._admit(method, context, True) as call:
                 responses = behavior(request, context)
                 if inspect.isawaitable(responses):
-                    await responses  # a handler that writes to the context itself
+                    await responses  # the handler writes to the context itself
                     return
                 try:
                     async for response in responses:
@@ -86,7 +86,7 @@ class RequireKey(Guard, grpc.aio.ServerInterceptor):  # type: ignore[misc] # grp
 
 
 class _Admitted:
-    """A call while its handler runs, in whose task it was made; it is cancelled when the key stops being valid."""
+    """A call while its handler runs, created in the handler's task. Cancels the task when the key stops being valid."""
 
     def __init__(self, context: Any) -> None:
         self.session: Session | None = None
@@ -102,8 +102,8 @@ class _Admitted:
         if self._task is None:
             return
         if self.is_sending:
-            # A peer that does not read must not keep the handler. What is cancelled are gRPC's own frames, which tell
-            # the caller nothing. So the status is queued beside them, behind what is being sent.
+            # A peer that does not read must not hold up the handler. The cancellation hits gRPC's own frames, which
+            # send no status to the caller. So the status is queued as well, behind the message being sent.
             loop = asyncio.get_running_loop()
             self._telling = loop.create_task(self._tell(refusal))
             self._telling.add_done_callback(lambda told: told.cancelled() or told.exception())
@@ -118,10 +118,10 @@ class _Admitted:
         if self.session is not None:
             self.session.close()
         if self._telling is not None:
-            if kind is not GeneratorExit:  # it was sent meanwhile, and gRPC would take a mere return for an orderly end
+            if kind is not GeneratorExit:  # this raises the abort's error: a plain return would look like a normal end
                 await asyncio.shield(self._telling)
         elif self.refusal is not None:
-            # Whatever the handler made of being cancelled. Where the caller hung up as well, nobody hears it.
+            # Whatever the handler did when it was cancelled. If the caller has hung up too, this reaches no one.
             await self._tell(self.refusal)
 
     async def _tell(self, refusal: Refusal) -> None:

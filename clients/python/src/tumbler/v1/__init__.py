@@ -1,1 +1,1 @@
-"""The generated messages and stubs of ``tumbler.v1``; everything here but this file is made by ``make generate``."""
+"""The generated messages and stubs of ``tumbler.v1``. ``make generate`` writes everything here except this file."""
