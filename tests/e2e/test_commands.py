@@ -417,12 +417,13 @@ def test_a_lost_pepper_locks_nobody_out(installed: Service) -> None:
 def test_a_new_pepper_file_takes_the_place_of_a_lost_one(installed: Service, tmp_path: Path) -> None:
     """`pepper rotate --create` makes a file; after one verified key it also serves to make an operator's key."""
     output = str(tmp_path / "new.key")
-    assert "already exists" in installed.command("pepper", "rotate", "--create").stderr
+    create = ("pepper", "rotate", "--create", "--data-dir", str(installed.data_dir))
+    assert "already exists" in installed.run(*create).stderr
     installed.start()
     made = installed.create()
     installed.pepper_file.unlink()
     assert "`tumbler-server pepper rotate --create`" in installed.command("operator-key", "--output", output).stderr
-    created = installed.command("pepper", "rotate", "--create")
+    created = installed.run(*create)
     assert (created.returncode, installed.pepper_file.stat().st_mode & 0o777) == (0, 0o600), created.stderr
     installed.restart()
     assert installed.command("operator-key", "--output", output).returncode == 1
