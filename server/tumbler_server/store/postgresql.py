@@ -41,8 +41,8 @@ _LIBPQ_DEFAULTS: dict[str, Any] = {
 }
 
 IDLE_LIMIT = 10_000
-"""Milliseconds that a PostgreSQL transaction may be idle. Otherwise a process that was stopped in a transaction, or lost
-its network, would hold its locks forever, and block all writers of all servers."""
+"""Milliseconds that a PostgreSQL transaction may be idle. Without a limit, a process that is stopped in a transaction,
+or loses its network, would hold its locks forever, and block all writers of all servers."""
 
 _LOCK = "SELECT id FROM log_head WHERE id = 1 FOR UPDATE"
 
@@ -85,7 +85,7 @@ class Connection(psycopg.Connection[Any]):
 
 
 def _bounded(steps: Generator[Any, Any, T], until: float) -> Generator[Any, Any, T]:
-    """Run psycopg's generator, and raise ``Silent`` in it at ``until``."""
+    """Run the steps of psycopg's generator. Raise ``Silent`` once it is too late."""
     try:
         waiting = next(steps)
         while True:
