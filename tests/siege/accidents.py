@@ -1,4 +1,4 @@
-"""What happens without anybody's ill will: locks that are held, databases that stand still, callers who have gone."""
+"""Accidents, without an attacker: locks that are held, databases that stop, callers who have gone."""
 
 import asyncio
 import contextlib
@@ -17,10 +17,10 @@ from tumbler.v1 import api_key_service_pb2 as pb
 from tumbler.v1.api_key_service_pb2_grpc import ApiKeyServiceStub
 
 PATIENCE_OF_THE_GONE = 0.04
-"""Seconds after which a caller gives up: less than bcrypt takes at its default cost."""
+"""Seconds after which a caller gives up, less than bcrypt takes at its default cost."""
 
 IN_WORK = 16
-"""At most so many calls can have been in work when their callers left."""
+"""Most calls that can have been in progress when their callers left."""
 
 
 async def write_lock(scene: Scene, tally: Tally) -> None:
@@ -49,7 +49,7 @@ async def database_stands_still(scene: Scene, tally: Tally) -> None:
 
 @contextmanager
 def _stopped(pid: int) -> Iterator[int]:
-    """Stop PostgreSQL's first process, so that it starts no other, and then the others."""
+    """Stop PostgreSQL's first process, so that it starts no others, and then its children."""
     first = psutil.Process(pid)
     stopped = [first]
     try:
@@ -64,7 +64,7 @@ def _stopped(pid: int) -> Iterator[int]:
 
 
 def wake(pid: int) -> None:
-    """Let all processes of a PostgreSQL go on."""
+    """Continue all processes of a PostgreSQL server."""
     first = psutil.Process(pid)
     for process in (*first.children(recursive=True), first):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -87,7 +87,7 @@ async def gone_rotates(scene: Scene, tally: Tally) -> None:
             return str(made.key)
 
         given_up = [text for _ in range(20) if (text := await rotate())]
-        await asyncio.sleep(1)  # whatever still goes on is done then
+        await asyncio.sleep(1)  # for calls that are still in progress
         for text in given_up:
             answer = await _call(scene, stub.Verify, "verify", pb.VerifyRequest(key=text))
             tally.counts["lost keys"] += not answer.valid
