@@ -6,7 +6,8 @@
 ``writes``: clients create, update, activate, rotate and revoke keys, and retry calls without a response. Meanwhile the
 server (with one process or two workers), a worker or the acting scheduler is killed at any moment. At the end each
 acknowledged write must be in the log and in the database, once (``checker``), and ``audit verify`` must succeed.
-``rotations``: the acting scheduler is killed while rotations are due (``tests.rotations.kills``).
+``rotations``: the acting scheduler, its worker or its server is killed while rotations are due
+(``tests.rotations.kills``).
 The exit code is 1 if anything is wrong.
 """
 
