@@ -80,7 +80,7 @@ class WorstDays(Lines):
 
     @rule(server=servers, choice=choices, ttl=lives)
     def change_expiry(self, server: int, choice: int, ttl: int | None) -> None:
-        """Change when a key expires."""
+        """Change or remove a key's expiry."""
         Lives.change_expiry(self, server, self._any(choice), ttl)
 
     @rule(server=servers, choice=choices, what=st.sampled_from(["create", "revoke", "off", "rotate"]))

@@ -24,7 +24,7 @@ IN_WORK = 16
 
 
 async def write_lock(scene: Scene, tally: Tally) -> None:
-    """Hold SQLite's write lock from another process while ten Creates come."""
+    """Hold SQLite's write lock from another process while ten Creates arrive."""
     connection = apsw.Connection(scene.database.removeprefix("sqlite:///"))
     connection.set_busy_timeout(10_000)  # milliseconds
     connection.execute("BEGIN IMMEDIATE")
@@ -96,7 +96,7 @@ async def gone_rotates(scene: Scene, tally: Tally) -> None:
 
 
 async def gone_creates(scene: Scene, tally: Tally) -> None:
-    """Begin 100 Creates and cancel them after 40 ms: nothing may be begun for callers who have gone."""
+    """Begin 100 Creates and cancel them after 40 ms: no work may begin for callers who have gone."""
     async with scene.channel() as channel:
         stub = ApiKeyServiceStub(channel)
         request = pb.CreateRequest(project_id=TENANT, environment_id="gone", name="unwanted")
@@ -126,7 +126,7 @@ async def gone_creates(scene: Scene, tally: Tally) -> None:
 
 
 async def silent_webhooks(scene: Scene, tally: Tally) -> None:
-    """Have 200 webhooks sent to a receiver that accepts connections and never answers."""
+    """Cause 200 webhooks to a receiver that accepts connections and never answers."""
     open_: list[asyncio.StreamWriter] = []
 
     def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

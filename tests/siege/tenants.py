@@ -249,7 +249,7 @@ async def watch_unread(scene: Scene, tally: Tally) -> None:
 
 
 async def wrong_secrets(scene: Scene, tally: Tally) -> None:
-    """Keep 64 Verifies in flight of one known id, each with another wrong secret, when all digests are void."""
+    """Keep 64 Verifies of one known id in flight, each with a different wrong secret, when all digests are void."""
     parsed = keyformat.parse(scene.known)
 
     def bodies() -> Iterator[bytes]:

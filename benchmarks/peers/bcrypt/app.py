@@ -25,7 +25,7 @@ def database() -> sqlite3.Connection:
 
 
 def make() -> None:
-    """Make the table and a key."""
+    """Create the table and a key."""
     secret = secrets.token_urlsafe(32)
     hashed = bcrypt.hashpw(secret.encode(), bcrypt.gensalt(COST))
     with database() as connection:

@@ -38,19 +38,19 @@ def service(session: AsyncSession) -> ApiKeyService:
 
 
 async def with_session() -> AsyncIterator[AsyncSession]:
-    """Give a request its session and transaction."""
+    """Yield a request's session, in a transaction."""
     async with sessions() as session, session.begin():
         yield session
 
 
 async def with_service(session: Annotated[AsyncSession, Depends(with_session)]) -> ApiKeyService:
-    """Give a request its service."""
+    """Return a request's service."""
     return service(session)
 
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Make the table and a key."""
+    """Create the table and a key."""
     async with engine.connect() as connection:
         await connection.exec_driver_sql("PRAGMA journal_mode = wal")
     async with sessions() as session, session.begin():

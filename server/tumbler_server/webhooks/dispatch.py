@@ -36,7 +36,7 @@ LANES = 8
 """Webhooks in flight to one endpoint. An endpoint that failed or was slow the last time gets only one."""
 
 SLOW = 2.0
-"""Seconds. An endpoint whose last answer took longer is slow."""
+"""Seconds above which an endpoint's last response makes it count as slow."""
 
 MOST_PROJECTS = 256
 """Projects that one turn looks at. If there are more, the next turn continues after them."""
